@@ -1,0 +1,39 @@
+# make venv | test | test-all | check | demo | bench | clean
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := test
+.PHONY: venv test test-all check demo bench clean
+
+venv: $(STAMP)
+
+# Made anew only when pyproject.toml is younger than the stamp; an existing environment is brought up to date, not thrown away.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "regraft needs Python 3.11 or later; found " + sys.version.split()[0] + ". Set one with: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[all,dev]'
+	@touch $@
+
+test: venv
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: venv
+	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/check.py
+	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 src/regraft
+
+demo: venv
+	$(BIN)/regraft demo
+
+bench: venv
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(wildcard src tests scripts benchmarks examples) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,163 @@
+"""What all checks of the gate share: a python file read once, the limits, and the place where violations are put down."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+LIMITS = {
+    "function code lines, median": 8,
+    "function code lines, p90": 25,
+    "function code lines, max": 60,
+    "file lines, p90": 300,
+    "file lines, max": 500,
+    "python files in a folder, max": 12,
+    "folder depth, max": 2,
+    "arguments, max": 7,
+    "positional arguments, max": 2,
+}
+OVER = re.compile(r"#\s*over the limit:\s*(\S.*)")
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Found:
+    """One violation, or, with a reason, one item that is exempt."""
+
+    path: Path
+    line: int
+    what: str
+    reason: str = ""
+
+
+@dataclass
+class Source:
+    """One python file, read once."""
+
+    path: Path
+    relative: Path
+    package: str
+    text: str = field(repr=False)
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, filename=str(self.path))
+
+    @cached_property
+    def tokens(self) -> list[tokenize.TokenInfo]:
+        return list(tokenize.generate_tokens(io.StringIO(self.text).readline))
+
+    @cached_property
+    def comments(self) -> dict[int, str]:
+        return {token.start[0]: token.string for token in self.tokens if token.type == tokenize.COMMENT}
+
+    @cached_property
+    def code(self) -> set[int]:
+        """Lines that hold code; all lines of a string over several lines count."""
+        idle = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+        return {line for token in self.tokens if token.type not in idle for line in range(token.start[0], token.end[0] + 1)}
+
+    @property
+    def is_init(self) -> bool:
+        return self.relative.name == "__init__.py"
+
+    @property
+    def is_top(self) -> bool:
+        return self.relative == Path("__init__.py")
+
+    @property
+    def module(self) -> str:
+        parts = [self.package, *self.relative.with_suffix("").parts]
+        return ".".join(parts[:-1] if self.is_init else parts)
+
+    @property
+    def room(self) -> str:
+        return self.relative.with_suffix("").parts[0]
+
+    @property
+    def is_public(self) -> bool:
+        return not any(part.startswith("_") for part in self.relative.with_suffix("").parts if part != "__init__")
+
+    def functions(self) -> list[Function]:
+        return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+
+    def reason(self, *lines: int) -> str:
+        """Return the reason of the first of these lines that carries one."""
+        for line in lines:
+            match = OVER.search(self.comments.get(line, ""))
+            if match:
+                return match.group(1)
+        return ""
+
+    def function_reason(self, node: Function) -> str:
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        return self.reason(first - 1, *range(first, node.body[0].lineno))
+
+
+class Gate:
+    """Collects what breaks a limit, and the figures."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.found: list[Found] = []
+        self.exempt: list[Found] = []
+        self.table: list[tuple[str, str, str, bool]] = []
+        self.sources = [
+            Source(path, path.relative_to(root), root.name, path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.py"))
+        ]
+        self.modules = {source.module: source for source in self.sources}
+
+    def report(self, source: Source, line: int, what: str, *, reason: str | None = None) -> None:
+        why = source.reason(line) if reason is None else reason
+        (self.exempt if why else self.found).append(Found(source.path, line, what, why))
+
+    def figure(self, name: str, value: float, limit: str, *, fine: bool) -> None:
+        shown = f"{value:.0%}" if limit.endswith("%") else f"{value:g}"
+        self.table.append((name, shown, limit, fine))
+
+    def at_most(self, name: str, value: int, *, fine: bool | None = None) -> None:
+        """Add a figure that LIMITS bounds; `fine` where exempt items may go over."""
+        self.figure(name, value, f"<= {LIMITS[name]}", fine=value <= LIMITS[name] if fine is None else fine)
+
+    def count(self, name: str, violations: int, limit: str = "0") -> None:
+        self.figure(name, violations, limit, fine=violations == 0)
+
+    def since(self, start: int) -> int:
+        """Return how many violations were added after `start` of them."""
+        return len(self.found) - start
+
+
+def rank(values: Sequence[int], share: float) -> int:
+    """Return the nearest-rank percentile; 0 of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0
+
+
+def is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def methods_of(tree: ast.Module) -> set[Function]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            found |= {part for part in node.body if isinstance(part, Function)}
+    return found
+
+
+def decorator_names(node: Function) -> set[str]:
+    return {ast.unparse(decorator).split("(")[0].split(".")[-1] for decorator in node.decorator_list}
+
+
+def own_arguments(node: Function, *, method: bool) -> tuple[list[str], list[str], list[str]]:
+    """Return positional-only, plain and keyword-only argument names, without self or cls."""
+    first, plain, named = ([argument.arg for argument in part] for part in (node.args.posonlyargs, node.args.args, node.args.kwonlyargs))
+    if method and "staticmethod" not in decorator_names(node):
+        first, plain = (first[1:], plain) if first else (first, plain[1:])
+    return first, plain, named

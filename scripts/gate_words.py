@@ -1,0 +1,143 @@
+"""Checks of names and docstrings."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+
+from gate import Function, Gate, Source, decorator_names, own_arguments
+
+
+def exported(source: Source) -> tuple[int, list[object]] | None:
+    """Return the line and the elements of `__all__`, or None where there is none."""
+    for node in source.tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id == "__all__" and isinstance(node, ast.Assign | ast.AnnAssign):
+            parts = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
+            return node.lineno, [part.value if isinstance(part, ast.Constant) else part for part in parts if part is not None]
+    return None
+
+
+def screaming_first(name: str) -> tuple[int, str]:
+    """The order of ruff's RUF022: CONSTANTS, Classes, then the rest."""
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2, name)
+
+
+def check_exports(gate: Gate) -> None:
+    start = len(gate.found)
+    for source in gate.sources:
+        defined = {node.name for node in source.tree.body if isinstance(node, Function | ast.ClassDef)}
+        public = {name for name in defined if not name.startswith("_")}
+        listing = exported(source)
+        if listing is None:
+            if public and source.is_public and not source.is_init:
+                gate.report(source, 1, f"no __all__; it defines {', '.join(sorted(public))}")
+            continue
+        line, elements = listing
+        names = [name for name in elements if isinstance(name, str)]
+        if len(names) != len(elements):
+            gate.report(source, line, "__all__ holds something that is not a string")
+        if names not in (sorted(names), sorted(names, key=screaming_first)):
+            gate.report(source, line, "__all__ is not sorted")
+        missing = sorted(public - set(names))
+        if missing and source.is_public:
+            gate.report(source, line, f"public but not in __all__: {', '.join(missing)}; add or begin with an underscore")
+    gate.count("faults of __all__", gate.since(start))
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return the sections of a docstring by their heading; the text before the first stands under ""."""
+    parts = re.split(r"^\s*([A-Z][a-z]+):[ \t]*$", text, flags=re.MULTILINE)
+    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def raised(node: Function) -> set[str]:
+    """Return the exception classes that the body itself raises; functions within it have their own."""
+    names: set[str] = set()
+    todo: list[ast.AST] = list(node.body)
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Function | ast.Lambda | ast.ClassDef):
+            continue
+        if isinstance(part, ast.Raise) and part.exc is not None:
+            called = part.exc.func if isinstance(part.exc, ast.Call) else part.exc
+            name = ast.unparse(called).split(".")[-1]
+            names |= {name} if name[:1].isupper() else set()
+        todo.extend(ast.iter_child_nodes(part))
+    return names
+
+
+def missing_words(node: Function, *, method: bool, class_words: str = "") -> list[str]:
+    """Return what the docstring of a public function leaves out.
+
+    An argument is described where its name stands, in a section Args or in the sentence; the result in a section Returns, or in a sentence
+    with return, yield or whether. A short function may so have a docstring of one line.
+    """
+    text = (ast.get_docstring(node) or "") + "\n" + class_words
+    if not text.strip():
+        return ["has no docstring"]
+    parts, faults = sections(text), []
+    for name in itertools.chain(*own_arguments(node, method=method)):
+        if not re.search(rf"\b{name}\b", text):
+            faults.append(f"does not describe the argument {name}")
+    silent = node.returns is None or ast.unparse(node.returns) in ("None", "NoReturn", "Never")
+    told = re.search(r"\b(returns?|yields?|whether)\b", text, re.IGNORECASE)
+    if not silent and not told and "property" not in "".join(decorator_names(node)):
+        faults.append("does not describe what it returns")
+    return faults + [f"raises {name} and does not list it" for name in sorted(raised(node)) if name not in parts.get("Raises", "")]
+
+
+def inherited(gate: Gate, owner: ast.ClassDef, name: str) -> bool:
+    """Return whether a base class within the package documents the method."""
+    bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in owner.bases}
+    for source in gate.sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef) and node.name in bases and node is not owner:
+                own = any(isinstance(part, Function) and part.name == name and ast.get_docstring(part) for part in node.body)
+                if own or inherited(gate, node, name):
+                    return True
+    return False
+
+
+def check_docstrings(gate: Gate) -> None:
+    start = len(gate.found)
+    for source in gate.sources:
+        listing = exported(source)
+        if listing is None or not source.is_public:
+            continue
+        for node in source.tree.body:
+            if not isinstance(node, Function | ast.ClassDef) or node.name not in listing[1]:
+                continue
+            if isinstance(node, Function):
+                report_words(gate, source, node, missing_words(node, method=False))
+            else:
+                check_class_words(gate, source, node)
+    gate.count("public docstrings that leave something out", gate.since(start))
+
+
+def check_class_words(gate: Gate, source: Source, owner: ast.ClassDef) -> None:
+    words = ast.get_docstring(owner) or ""
+    if not words:
+        gate.report(source, owner.lineno, f"class {owner.name} has no docstring")
+    for node in owner.body:
+        if not isinstance(node, Function) or (node.name.startswith("_") and node.name != "__init__"):
+            continue
+        if "setter" in decorator_names(node) or inherited(gate, owner, node.name):
+            continue  # the base class says it
+        faults = missing_words(node, method=True, class_words=words if node.name == "__init__" else "")
+        report_words(gate, source, node, [f"(class {owner.name}) {fault}" for fault in faults])
+
+
+def report_words(gate: Gate, source: Source, node: Function, faults: list[str]) -> None:
+    for fault in faults:
+        gate.report(source, node.lineno, f"function {node.name} {fault}", reason=source.function_reason(node))
+
+
+def check_sources(gate: Gate) -> None:
+    start = len(gate.found)
+    for source in gate.sources:
+        named = re.search(r"Source:|arXiv|\b(19|20)\d\d\b", source.text)
+        if source.room == "methods" and source.is_public and not source.is_init and source.relative.name != "contract.py" and not named:
+            gate.report(source, 1, "a method without its source (paper and equation)")
+    gate.count("methods without a source", gate.since(start))

@@ -1,0 +1,166 @@
+"""From arrays to a network's input: type and shape, and nothing else unless asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .dataset import Dataset
+from .items import take
+from .preprocessing import Preprocessing
+
+__all__ = ["ArrayPreprocessing", "augmented_array"]
+
+NOISE = 0.05
+SHIFT = 0.05
+SAMPLE = 2000
+MOST_POSITIONS = 4096
+"""For larger items one number stands for the spread of all positions, so that the saved description stays small."""
+
+
+@dataclass(frozen=True)
+class ArrayPreprocessing(Preprocessing):
+    """Arrays as they are, float32, brought to the network's shape where only axes of length 1 differ.
+
+    Attributes:
+        shape: of one item as the network takes it (None: any length); None leaves shapes unchecked.
+        mean: subtracted: one number, or as many as the last axis or the whole item has.
+        std: divided by, likewise.
+        integers: the network takes integers (token ids); they stay int64.
+        spread: standard deviation by position over the data, or one number; the measure of a view's noise. None before `fit`.
+        inferred: made from the network's shape alone, because it carries no preprocessing of its own.
+
+    Views add Gaussian noise of 5 % of the spread (not to integers) and shift items of two axes or more by up to 5 % along the longest.
+    """
+
+    kind: ClassVar[str] = "array"
+    shape: tuple[int | None, ...] | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+    integers: bool = False
+    spread: float | tuple[float, ...] | None = None
+    inferred: bool = False
+
+    @classmethod
+    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
+        """Return arrays as they are, checked against the network's shape; the layout is part of the shape."""
+        return cls(shape=input_shape or None)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the spread of the data is known; only views need it."""
+        return self.spread is not None
+
+    def fit(self, data: Dataset) -> ArrayPreprocessing:
+        """Check the first item's shape and measure the spread of up to 2,000 items.
+
+        Args:
+            data: arrays of one shape.
+
+        Returns:
+            The fitted preprocessing.
+
+        Raises:
+            DataError: if the items are files or texts, or their shape does not fit.
+        """
+        if not isinstance(data[0], np.ndarray | np.generic | int | float):
+            raise DataError(
+                f"The network takes arrays and the data are {data.kind} items, such as {data.name_of(0)}; expected numbers (X, y). "
+                "For files and texts give the network's preprocessing=."
+            )
+        self.batch(take(data.items, [0]))
+        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64))
+        spread = np.asarray(take(data.items, rows), dtype=np.float64).std(axis=0).ravel()
+        return dataclasses.replace(self, spread=tuple(spread.tolist()) if 1 < spread.size <= MOST_POSITIONS else float(spread.mean()))
+
+    def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
+        """Return n arrays as the network takes them.
+
+        Args:
+            items: (n, ...) array or n arrays of one shape.
+            view: 0 for the plain arrays, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item.
+
+        Returns:
+            (n, *shape) float32, or int64 where `integers`.
+
+        Raises:
+            DataError: if the shape of the items does not fit the network.
+        """
+        arrays = np.asarray(items) if isinstance(items, np.ndarray) else np.stack([np.asarray(item) for item in items])
+        arrays = arrays.astype(np.int64 if self.integers else np.float32)
+        shape = self._shape_for(arrays.shape[1:])
+        if view:
+            noise = self._noise(arrays[0])
+            generators = [np.random.default_rng([seed, view]) for seed in seeds or [0] * len(arrays)]
+            arrays = np.stack([augmented_array(*pair, noise=noise) for pair in zip(arrays, generators, strict=True)])
+        if self.mean is not None:
+            arrays = arrays - self._constant(self.mean, arrays.shape[1:])
+        if self.std is not None:
+            arrays = arrays / self._constant(self.std, arrays.shape[1:])
+        return torch.from_numpy(np.ascontiguousarray(arrays.reshape(len(arrays), *shape)))
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        kept = "integers" if self.integers else "float32"
+        shape = "any shape" if self.shape is None else f"the shape {tuple('any' if side is None else side for side in self.shape)}"
+        scaled = "" if self.mean is None and self.std is None else ", minus mean, divided by std"
+        return f"arrays: {kept} of {shape}{scaled}" + (", inferred from the network's input" if self.inferred else "")
+
+    def _shape_for(self, received: tuple[int, ...]) -> tuple[int, ...]:
+        if self.shape is None or _fits(received, self.shape):
+            return received
+        open_sides = iter(side for side in received if side != 1)
+        squeezed = tuple(side for side in received if side != 1)
+        if _fits(squeezed, tuple(side for side in self.shape if side != 1)):
+            return tuple(1 if side == 1 else next(open_sides) for side in self.shape)
+        picture = len(self.shape) == 3 and len(received) in (2, 3)
+        hint = " For pictures to be resized to it, read the data with kind='image'." if picture else ""
+        raise DataError(f"An item has the shape {received}; expected {self.shape}, as the network takes it. Reshape X.{hint}")
+
+    def _noise(self, array: np.ndarray) -> np.ndarray | float:
+        if self.integers or self.spread is None:
+            return 0.0
+        return NOISE * self._constant(self.spread, array.shape)
+
+    def _constant(self, value: float | tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """Return a constant so that it broadcasts over an item: a number, one by last axis, or one by position."""
+        constant = np.asarray(value, dtype=np.float32)
+        if constant.size in (1, shape[-1] if shape else 1):
+            return constant
+        if constant.size == int(np.prod(shape)):
+            return constant.reshape(shape)
+        raise DataError(f"mean, std or spread has {constant.size} numbers for items of the shape {shape}; expected 1, {shape[-1:]} or all.")
+
+
+def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(received) == len(expected) and all(want in (None, have) for have, want in zip(received, expected, strict=True))
+
+
+def augmented_array(array: np.ndarray, generator: np.random.Generator, *, noise: np.ndarray | float = 0.0) -> np.ndarray:
+    """Return an item with noise, and shifted along its longest axis where it has two axes or more.
+
+    Args:
+        array: one item.
+        generator: decides noise and shift.
+        noise: standard deviation of the noise, by position or one number; 0 for none.
+
+    Returns:
+        An array of the same shape and type; what a shift leaves open is filled with the edge.
+    """
+    if np.any(noise):
+        array = (array + generator.standard_normal(array.shape) * noise).astype(array.dtype)
+    if array.ndim < 2:
+        return array
+    axis = int(np.argmax(array.shape))
+    most = int(array.shape[axis] * SHIFT)
+    offset = int(generator.integers(-most, most + 1))
+    rows = np.clip(np.arange(array.shape[axis]) - offset, 0, array.shape[axis] - 1)
+    return np.take(array, rows, axis=axis)

@@ -1,0 +1,223 @@
+"""From recordings (files, waveforms) to a network's input: log-mel spectrograms or MFCCs, as librosa defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError, optional_import
+from .dataset import Dataset
+from .decoding.threads import in_threads
+from .preprocessing import Preprocessing
+
+__all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]
+
+SECONDS = 2.0
+SHIFT = 0.1
+GAIN_DB = 6.0
+NOISE_DB = 20.0
+SMALLEST_STD = 1e-5
+
+
+@dataclass(frozen=True)
+class AudioPreprocessing(Preprocessing):
+    """Recordings to spectrograms: mono, resampled, cut or padded at both ends to a fixed length, float32.
+
+    Attributes:
+        features: "log_mel" (decibels, 80 dB below the loudest at most) or "mfcc".
+        sample_rate: in Hz; files are resampled to it, and waveforms in arrays are taken to have it.
+        seconds: length of every item.
+        n_mels: mel bands.
+        n_mfcc: coefficients, for "mfcc".
+        n_fft: window, in samples.
+        hop_length: step, in samples.
+        layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1).
+        channel: whether there is a channel axis; without it (n, frames).
+        standardise: bring each item to mean 0 and standard deviation 1.
+        inferred: made from the network's shape alone, because it carries no preprocessing of its own.
+
+    Views shift by up to 10 % of the length, change the gain by up to 6 dB, and add white noise at 20 dB below the signal.
+    """
+
+    kind: ClassVar[str] = "audio"
+    features: str = "log_mel"
+    sample_rate: int = 16000
+    seconds: float = SECONDS
+    n_mels: int = 64
+    n_mfcc: int = 40
+    n_fft: int = 1024
+    hop_length: int = 256
+    layout: str = "channels_first"
+    channel: bool = True
+    standardise: bool = True
+    inferred: bool = False
+
+    def __post_init__(self) -> None:
+        for name, valid in (("features", ("log_mel", "mfcc")), ("layout", ("channels_first", "channels_last"))):
+            if getattr(self, name) not in valid:
+                raise DataError(f"{name}={getattr(self, name)!r} is unknown to audio preprocessing; expected one of {valid}.")
+        if self.features == "mfcc" and self.n_mfcc > self.n_mels:
+            raise DataError(f"n_mfcc={self.n_mfcc} is more than n_mels={self.n_mels}; expected at most as many coefficients as bands.")
+
+    @classmethod
+    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel") -> Self:
+        """Return bands and a hop by which about two seconds fill the network's input exactly.
+
+        Args:
+            input_shape: (1, n, frames), (n, frames, 1) or (n, frames); None where a side is open.
+            layout: "channels_first" or "channels_last".
+            features: "log_mel" or "mfcc".
+
+        Returns:
+            The preprocessing; 64 bands and a hop of 256 where the shape leaves them open.
+
+        Raises:
+            DataError: if the shape is not that of a spectrogram.
+        """
+        shape = input_shape or (1, None, None)[:: 1 if layout == "channels_first" else -1]
+        sides = shape if len(shape) == 2 else shape[1:] if layout == "channels_first" else shape[:-1]
+        single = len(shape) == 2 or (len(shape) == 3 and shape[0 if layout == "channels_first" else 2] in (1, None))
+        if not single or sides[1] in (0, 1):
+            expected = "(1, bands, frames), (bands, frames, 1) or (bands, frames)"
+            raise DataError(f"The network takes items of the shape {shape}; expected {expected} for audio. Give preprocessing=.")
+        bands, frames = sides
+        hop, seconds = cls.hop_length, SECONDS
+        if frames:
+            hop = max(1, round(SECONDS * cls.sample_rate / (frames - 1)))
+            seconds = hop * (frames - 1) / cls.sample_rate
+        n_mels, n_mfcc = (bands or cls.n_mels, cls.n_mfcc) if features == "log_mel" else (max(cls.n_mels, bands or 0), bands or cls.n_mfcc)
+        return cls(
+            features, seconds=seconds, n_mels=n_mels, n_mfcc=min(n_mfcc, n_mels), hop_length=hop, layout=layout, channel=len(shape) == 3
+        )
+
+    @property
+    def samples(self) -> int:
+        """The length of every item in samples."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def fitted(self) -> bool:
+        """True: nothing depends on the data."""
+        return True
+
+    def fit(self, data: Dataset) -> AudioPreprocessing:
+        """Return this: nothing depends on the data.
+
+        Raises:
+            DataError: if the items are images or texts.
+        """
+        if data.kind in ("image", "text"):
+            raise DataError(f"The network takes audio and the data are {data.kind} items; expected audio files or waveforms.")
+        return self
+
+    def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
+        """Return n recordings as spectrograms; each is read and transformed in a thread.
+
+        Args:
+            items: n paths, or n waveforms (samples,) or (channels, samples).
+            view: 0 for the plain recordings, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item.
+
+        Returns:
+            (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32.
+
+        Raises:
+            DataError: if a file cannot be read or has no samples.
+        """
+        optional_import("librosa", "audio", "spectrograms")  # here, because its lazy parts should not be imported by several threads
+        jobs = list(zip(items, seeds or [0] * len(items), strict=True))
+        made = torch.from_numpy(np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs)))
+        if not self.channel:
+            return made
+        return made[:, None] if self.layout == "channels_first" else made[..., None]
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
+        line = f"audio: {self.seconds:g} s at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
+        return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
+
+    def _spectrogram(self, item: Any, view: int, *, seed: int) -> np.ndarray:
+        """Return (bands, frames) float32 of one item."""
+        wave = self._read(Path(item)) if isinstance(item, str | Path) else _mono(np.asarray(item))
+        if not wave.size:
+            raise DataError(f"A recording has no samples: {item if isinstance(item, str | Path) else 'an array of length 0'}. Remove it.")
+        wave = fitted_length(wave, self.samples)
+        if view:
+            wave = augmented_waveform(wave, np.random.default_rng([seed, view]))
+        values = self._features(wave)
+        if self.standardise:
+            values = (values - values.mean()) / max(float(values.std()), SMALLEST_STD)
+        return values.astype(np.float32)
+
+    def _read(self, path: Path) -> np.ndarray:
+        soundfile = optional_import("soundfile", "audio", "reading audio files")
+        try:
+            wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        except (RuntimeError, OSError) as error:
+            raise DataError(f"The recording cannot be decoded: {path} ({error}). Repair or remove it.") from error
+        mono = np.asarray(wave.mean(axis=1))
+        if rate == self.sample_rate:
+            return mono
+        return np.asarray(optional_import("soxr", "audio", "resampling audio").resample(mono, rate, self.sample_rate))
+
+    def _features(self, wave: np.ndarray) -> np.ndarray:
+        librosa = optional_import("librosa", "audio", "spectrograms")
+        power = librosa.feature.melspectrogram(
+            y=wave, sr=self.sample_rate, n_fft=self.n_fft, hop_length=self.hop_length, n_mels=self.n_mels
+        )
+        decibels = librosa.power_to_db(power)
+        return np.asarray(decibels if self.features == "log_mel" else librosa.feature.mfcc(S=decibels, n_mfcc=self.n_mfcc))
+
+
+def _mono(wave: np.ndarray) -> np.ndarray:
+    """Return a waveform (samples,) float32 in -1..1 from any number type and either order of channels."""
+    if wave.ndim > 2 or wave.ndim == 0:
+        raise DataError(f"A waveform has the shape {wave.shape}; expected (samples,) or (channels, samples).")
+    if wave.dtype.kind in "iu":
+        limits = np.iinfo(wave.dtype)
+        middle = 0.0 if wave.dtype.kind == "i" else (limits.max + 1) / 2
+        wave = (wave - middle) / ((float(limits.max) - limits.min + 1) / 2)
+    wave = wave.astype(np.float32)
+    return wave if wave.ndim == 1 else np.asarray(wave.mean(axis=int(np.argmin(wave.shape))))
+
+
+def fitted_length(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Return a waveform of exactly this length: its middle, or itself in the middle of silence.
+
+    Args:
+        wave: (n,).
+        samples: the wanted length.
+
+    Returns:
+        (samples,).
+    """
+    excess = len(wave) - samples
+    if excess >= 0:
+        return wave[excess // 2 : excess // 2 + samples]
+    return np.pad(wave, (-excess // 2, -excess - -excess // 2))
+
+
+def augmented_waveform(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return a waveform shifted in time, louder or softer, with white noise at 20 dB below it.
+
+    Args:
+        wave: (samples,).
+        generator: decides shift, gain and noise.
+
+    Returns:
+        (samples,) float32; what the shift leaves open is silence.
+    """
+    most = int(len(wave) * SHIFT)
+    offset = int(generator.integers(-most, most + 1))
+    moved = np.zeros_like(wave)
+    moved[max(0, offset) : len(wave) + min(0, offset)] = wave[max(0, -offset) : len(wave) + min(0, -offset)]
+    loudness = float(np.sqrt(np.mean(np.square(moved))))
+    noise = generator.standard_normal(len(wave)) * loudness * 10 ** (-NOISE_DB / 20)
+    return np.asarray((moved + noise) * 10 ** (generator.uniform(-GAIN_DB, GAIN_DB) / 20), dtype=np.float32)

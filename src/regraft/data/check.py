@@ -1,0 +1,140 @@
+"""Finding items that cannot be used: corrupt files, numbers that are not finite, texts that are none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, optional_import
+from .dataset import Dataset
+from .decoding.threads import in_threads
+from .items import listed, take
+
+__all__ = ["bad_items", "checked", "rows_not_finite"]
+
+CHUNK_BYTES = 2**26
+FILES_AT_ONCE = 256
+DRAFT_SIZE = (64, 64)
+
+
+def checked(data: Dataset, skip_bad: bool) -> Dataset:
+    """Return data of which every item can be decoded.
+
+    Args:
+        data: the data as read.
+        skip_bad: leave out what cannot be used, and note it, instead of raising.
+
+    Returns:
+        The same data, or those of its items that are usable with a note that lists the others.
+
+    Raises:
+        DataError: if items cannot be used and `skip_bad` is false, or if none can be used.
+    """
+    bad = bad_items(data)
+    if not bad:
+        return data
+    named = listed(f"{data.name_of(index)} ({reason})" for index, reason in bad.items())
+    count = f"{len(bad)} of {len(data)} items cannot be used: {named}"
+    if not skip_bad:
+        raise DataError(f"{count}. Repair or remove them, or leave them out with skip_bad=True.")
+    if len(bad) == len(data):
+        raise DataError(f"{count}; expected at least one usable item.")
+    kept = data.subset([index for index in range(len(data)) if index not in bad])
+    return dataclasses.replace(kept, notes=(*kept.notes, f"left out: {count}"))
+
+
+def bad_items(data: Dataset) -> dict[int, str]:
+    """Decode every file, look at every number and text, and return what is wrong.
+
+    Args:
+        data: any data set.
+
+    Returns:
+        Index of the item -> reason, in order; empty where all is well.
+    """
+    if data.kind == "text":
+        reasons = {index: _text_reason(item) for index, item in enumerate(data.items)}
+        return {index: reason for index, reason in reasons.items() if reason}
+    if _is_block(data.items):
+        return {int(row): "NaN or infinity" for row in rows_not_finite(data.items)}
+    return _bad_in_threads(data, _image_reason if data.kind == "image" else _audio_reason)
+
+
+def rows_not_finite(items: Any) -> np.ndarray:
+    """Return the rows that hold NaN or infinity, reading the array in chunks.
+
+    Args:
+        items: (N, ...) array, memory map or view of one.
+
+    Returns:
+        (n,) int64 rows, in order.
+    """
+    if items.dtype.kind not in "fc" or not len(items):
+        return np.zeros(0, dtype=np.int64)
+    row_bytes = max(1, int(np.prod(items.shape[1:])) * items.dtype.itemsize)
+    step = max(1, CHUNK_BYTES // row_bytes)
+    found = [
+        start + np.flatnonzero(~np.isfinite(np.reshape(rows, (len(rows), -1))).all(axis=1))
+        for start in range(0, len(items), step)
+        for rows in [take(items, np.arange(start, min(start + step, len(items))))]
+    ]
+    return np.concatenate(found)
+
+
+def _is_block(items: Any) -> bool:
+    return not isinstance(items, list | tuple) and items.dtype.kind != "O"
+
+
+def _bad_in_threads(data: Dataset, reason_of: Callable[[Any], str]) -> dict[int, str]:
+    bad: dict[int, str] = {}
+    for start in range(0, len(data), FILES_AT_ONCE):
+        indices = list(range(start, min(start + FILES_AT_ONCE, len(data))))
+        reasons = in_threads(lambda index: reason_of(data.items[index]), indices)
+        bad.update({index: reason for index, reason in zip(indices, reasons, strict=True) if reason})
+    return bad
+
+
+def _text_reason(item: Any) -> str:
+    if item is None:
+        return "missing text"
+    return "" if isinstance(item, str) else f"{type(item).__name__} in place of a text"
+
+
+def _image_reason(item: Any) -> str:
+    if not isinstance(item, str | Path):
+        return _array_reason(item)
+    image = optional_import("PIL.Image", "vision", "reading images")
+    try:
+        with image.open(item) as picture:
+            picture.draft("RGB", DRAFT_SIZE)
+            picture.load()
+    except Exception as error:  # decoders raise whatever the broken bytes lead them to
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _audio_reason(item: Any) -> str:
+    if not isinstance(item, str | Path):
+        return _array_reason(item)
+    soundfile = optional_import("soundfile", "audio", "reading audio files")
+    try:
+        blocks = soundfile.blocks(str(item), blocksize=2**18)
+        finite = [bool(np.isfinite(block).all()) for block in blocks]
+    except Exception as error:  # as above
+        return f"{type(error).__name__}: {error}"
+    if not finite:
+        return "no samples"
+    return "" if all(finite) else "NaN or infinity"
+
+
+def _array_reason(item: Any) -> str:
+    array = np.asarray(item)
+    if array.dtype.kind not in "biuf":
+        return f"{array.dtype} values in place of numbers"
+    if not array.size:
+        return "empty"
+    return "" if np.isfinite(array).all() else "NaN or infinity"

@@ -1,0 +1,125 @@
+"""Files of data sets: their kinds by extension, their natural order, and finding them below a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ...errors import DataError
+from ..items import listed
+
+__all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of", "kind_of_files", "natural_key"]
+
+EXTENSIONS = {
+    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
+}
+_KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Return a sort key by which "img2" comes before "img10".
+
+    Args:
+        text: a name or relative path.
+
+    Returns:
+        Numbers and texts in turn, comparable with those of any other name.
+    """
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file holds, by its extension.
+
+    Args:
+        path: the file; it is not opened.
+
+    Returns:
+        "image", "audio", or None where it is neither.
+    """
+    return _KIND_OF.get(path.suffix.lower())
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """Return a folder after checking that it is one.
+
+    Args:
+        path: of the folder.
+        what: how the message begins, such as "The folder of the files".
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: if it does not exist or is a file.
+    """
+    if not path.exists():
+        raise DataError(f"{what} does not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
+    if not path.is_dir():
+        raise DataError(f"{what} is a file: {path}; expected a folder.")
+    return path
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder.
+
+    Args:
+        folder: where to look; links to folders are followed.
+
+    Returns:
+        The files in natural order; hidden files and folders are left out.
+    """
+    return sorted(_walk(folder), key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from (Path(parent, name) for name in names if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder belongs to the operating system rather than to the user.
+
+    Args:
+        name: without its folder.
+
+    Returns:
+        True for names with a leading dot and the like.
+    """
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> str:
+    """Return the one kind of the files.
+
+    Args:
+        paths: the files found.
+        where: the folder they lie in, for messages.
+        kind: what the user said, or None.
+
+    Returns:
+        "image" or "audio".
+
+    Raises:
+        DataError: if no file is of a known kind, or several kinds are there and the user has not said which.
+    """
+    files = list(paths)
+    kinds = [kind_of(path) for path in files]
+    found = {known: kinds.count(known) for known in EXTENSIONS if known in kinds}
+    if kind in found:
+        return str(kind)
+    if len(found) == 1 and kind is None:
+        return next(iter(found))
+    if found and kind is None:
+        counts = " and ".join(f"{count} {known} files" for known, count in found.items())
+        raise DataError(f"{where} holds {counts}; expected one kind. Say which with kind=, or separate them.")
+    present = sorted({path.suffix.lower() or "no extension" for path in files})
+    wanted = [extension for known in ([kind] if kind in EXTENSIONS else EXTENSIONS) for extension in EXTENSIONS[str(known)]]
+    raise DataError(
+        f"{where} holds no file of a known kind: {len(files)} files with {listed(present) or 'no extensions'}; "
+        f"expected {listed(wanted, 20)}."
+    )

@@ -1,0 +1,144 @@
+"""Pixels: decoding files, the geometry of resizing, and arrays of any channel order and value range as 0..255."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataError, optional_import
+from ..check import CHUNK_BYTES
+from ..items import take
+
+__all__ = ["MODES", "decode", "geometry", "pixel_batch", "value_range_of"]
+
+MODES = {"bilinear": 2, "bicubic": 3}
+"""Interpolation -> its number in PIL; the names are torch's."""
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+LUMA = (0.299, 0.587, 0.114)
+
+
+def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float, crop: bool) -> tuple[int, int, int, int]:
+    """Return how a picture is resized and where it is cut.
+
+    Args:
+        size: (height, width) of the picture.
+        wanted: (height, width) of the result.
+        fraction: the part of the resized picture that is kept, in (0, 1].
+        crop: keep the aspect ratio: the picture just covers the wanted size.
+
+    Returns:
+        (height, width) to resize to, then (top, left) of the cut, all in pixels.
+    """
+    target = [int(side / fraction) for side in wanted]
+    if crop:
+        factor = max(target[0] / size[0], target[1] / size[1])
+        covers = [max(aim, int(side * factor)) for aim, side in zip(target, size, strict=True)]
+        target = covers
+    top, left = (round((have - want) / 2) for have, want in zip(target, wanted, strict=True))
+    return target[0], target[1], top, left
+
+
+def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tensor:
+    """Return one picture as pixels.
+
+    Args:
+        source: a path or a PIL image; its EXIF orientation is applied.
+        channels: 1, 3 or 4.
+        resized: from PIL image to PIL image.
+
+    Returns:
+        (1, channels, h, w) float32 in 0..255.
+
+    Raises:
+        DataError: if the file cannot be decoded, or `channels` is not a number of channels that files have.
+    """
+    if channels not in PIL_MODES:
+        raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
+    image, orientation = (optional_import(f"PIL.{part}", "vision", "reading images") for part in ("Image", "ImageOps"))
+    try:
+        picture = image.open(source) if isinstance(source, Path) else source
+        with picture if isinstance(source, Path) else picture.copy() as opened:
+            upright = orientation.exif_transpose(opened)
+            pixels = np.asarray(resized(_in_mode(image, upright, mode=PIL_MODES[channels])), dtype=np.float32)
+    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
+        raise DataError(f"The picture cannot be decoded: {source} ({error}). Repair or remove it.") from error
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)[None]
+
+
+def _in_mode(image: Any, picture: Any, *, mode: str) -> Any:
+    """Convert to a PIL mode; pictures of 16 bits are brought to 8 rather than clipped."""
+    if picture.mode.startswith("I"):
+        picture = image.fromarray((np.asarray(picture, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, float] | None) -> Tensor:
+    """Return arrays of pictures as pixels; grey ones keep one channel, which the normalisation repeats.
+
+    Args:
+        arrays: (n, H, W), (n, H, W, C), or (n, C, H, W) where the last axis cannot be channels and the first can.
+        channels: what the network takes.
+        value_range: (least, most) value, which become 0 and 255; None: found from these arrays.
+
+    Returns:
+        (n, 1 or channels, H, W) float32 in 0..255.
+
+    Raises:
+        DataError: if the number of channels can neither be taken nor converted.
+    """
+    least, most = value_range or value_range_of(arrays) or (0.0, 255.0)
+    pixels = torch.from_numpy(np.array(_channels_first(arrays, channels), dtype=np.float32, order="C"))
+    if (least, most) != (0.0, 255.0):
+        pixels = ((pixels - least) * (255.0 / max(most - least, 1e-12))).clamp_(0, 255)
+    have = pixels.shape[1]
+    if have in (1, channels):
+        return pixels
+    if have in (3, 4) and channels == 3:
+        return pixels[:, :3]
+    if have in (3, 4) and channels == 1:
+        return (pixels[:, :3] * torch.tensor(LUMA).reshape(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    raise DataError(f"Pictures of the shape {arrays.shape[1:]} have {have} channels; expected {channels}, 1, or a colour picture for grey.")
+
+
+def _channels_first(arrays: np.ndarray, channels: int) -> np.ndarray:
+    if arrays.ndim == 3:
+        return arrays[:, None]
+    known = {1, 3, 4, channels}
+    if arrays.ndim == 4 and arrays.shape[3] in known:
+        return np.moveaxis(arrays, 3, 1)
+    if arrays.ndim == 4 and arrays.shape[1] in known:
+        return arrays
+    raise DataError(
+        f"An array of the shape {arrays.shape[1:]} is no picture with {channels} channels; expected (H, W), (H, W, C) or (C, H, W) "
+        f"with C in {sorted(known)}."
+    )
+
+
+def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | None:
+    """Return the values that stand for black and white in array items.
+
+    Args:
+        items: N pictures; arrays are read in chunks.
+
+    Returns:
+        (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it, else the least and most value;
+        None where the items are files or PIL images.
+    """
+    if not len(items) or not isinstance(items[0], np.ndarray):
+        return None
+    if items[0].dtype == np.uint8:
+        return 0.0, 255.0
+    step = max(1, CHUNK_BYTES // max(1, items[0].nbytes))
+    chunks = (take(items, np.arange(start, min(start + step, len(items)))) for start in range(0, len(items), step))
+    limits = [(float(part.min()), float(part.max())) for chunk in chunks for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk)]
+    least, most = min(low for low, _ in limits), max(high for _, high in limits)
+    if least >= 0 and most <= 1:
+        return 0.0, 1.0
+    return (0.0, 255.0) if least >= 0 and 127 < most <= 255 else (least, most)

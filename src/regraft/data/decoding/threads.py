@@ -1,0 +1,57 @@
+"""Threads for decoding: one small pool for the whole program, and one batch of prefetch."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["in_threads", "prefetched"]
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+MOST_THREADS = 8
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="regraft-data")
+
+
+def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[Made]:
+    """Apply a function to each value in the shared pool; a single value is done here.
+
+    Args:
+        function: releases the interpreter lock for most of its time (decoding, hashing, reading); never calls this again.
+        values: n inputs.
+
+    Returns:
+        n results in order.
+    """
+    if len(values) < 2:
+        return [function(value) for value in values]
+    return list(_pool().map(function, values))
+
+
+def prefetched(function: Callable[[Given], Made], values: Iterable[Given]) -> Iterator[tuple[Given, Made]]:
+    """Yield each value with its result; the next result is made while the present one is in use.
+
+    Args:
+        function: makes a result, such as a batch.
+        values: its inputs.
+
+    Yields:
+        Pairs of value and result, in order.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-prefetch") as ahead:
+        waiting = None
+        for value in values:
+            following = (value, ahead.submit(function, value))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()

@@ -1,0 +1,163 @@
+"""Raw items: taking some of them without copying the rest, their content digests, and lists of them in messages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+__all__ = ["ArrayView", "as_numpy", "as_rows", "is_frame", "item_digest", "listed", "take"]
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayView(Sequence[Any]):
+    """Some rows of an array or memory map, in a given order, read only when asked for.
+
+    Attributes:
+        base: (N, ...) the whole array.
+        indices: (n,) rows of `base`.
+    """
+
+    base: np.ndarray
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> ArrayView: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return ArrayView(self.base, self.indices[index])
+        return self.base[self.indices[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.base[self.indices], dtype=dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the rows would have as one array."""
+        return (len(self.indices), *self.base.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of one number."""
+        return self.base.dtype
+
+
+def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray | list[Any]:
+    """Return these items now: one array (n, ...) where they are rows of one, else a list.
+
+    Args:
+        items: all items.
+        indices: (n,) which ones.
+
+    Returns:
+        (n, ...) array in memory, or a list of n raw items.
+    """
+    rows = np.asarray(indices, dtype=np.int64)
+    if isinstance(items, ArrayView):
+        return np.asarray(items.base[items.indices[rows]])
+    if isinstance(items, np.ndarray):
+        return np.asarray(items[rows])
+    return [items[int(index)] for index in rows]
+
+
+def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[Any]:
+    """Return these items later: a view of rows where they are rows of an array, else a list of references.
+
+    Args:
+        items: all items.
+        indices: (n,) int64, which ones.
+
+    Returns:
+        A sequence of n items that holds no copy of array content.
+    """
+    if isinstance(items, ArrayView):
+        return ArrayView(items.base, items.indices[indices])
+    if isinstance(items, np.ndarray):
+        return ArrayView(items, indices)
+    return [items[int(index)] for index in indices]
+
+
+def as_numpy(values: Any) -> np.ndarray:
+    """Return an array, tensor, series or list as a numpy array, without copying where that is possible.
+
+    Args:
+        values: anything array-like; a torch tensor may be on any device.
+
+    Returns:
+        The array; lists that are ragged become an object array.
+    """
+    if type(values).__module__.split(".")[0] == "torch":
+        return np.asarray(values.detach().cpu().numpy())
+    if is_frame(values):
+        return np.asarray(values.to_numpy())
+    try:
+        return np.asarray(values)
+    except ValueError:
+        ragged = np.empty(len(values), dtype=object)
+        ragged[:] = values
+        return ragged
+
+
+def is_frame(value: Any) -> bool:
+    """Return whether a value is a pandas or polars object, without importing either library.
+
+    Args:
+        value: anything.
+
+    Returns:
+        True for data frames and series.
+    """
+    return type(value).__module__.split(".")[0] in ("pandas", "polars")
+
+
+def item_digest(item: Any, kind: str) -> bytes:
+    """Return the blake2b digest of an item's content, 16 bytes.
+
+    Args:
+        item: a path, array, text or PIL image.
+        kind: the data set's kind; a string is a text where this is "text" or "array", else a path.
+
+    Returns:
+        The digest: equal content, equal digest, wherever the item lies.
+    """
+    if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
+        with open(item, "rb") as stream:
+            return hashlib.file_digest(stream, _hasher).digest()
+    hasher = _hasher()
+    if isinstance(item, str):
+        hasher.update(item.encode())
+    else:
+        array = np.ascontiguousarray(item)
+        hasher.update(f"{array.dtype.str}{np.shape(item)}".encode())
+        hasher.update(array.tobytes())
+    return hasher.digest()
+
+
+def _hasher() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=DIGEST_BYTES)
+
+
+def listed(values: Iterable[object], shown: int = 5) -> str:
+    """Return values for a message: the first few, then "and N more".
+
+    Args:
+        values: what to list.
+        shown: so many are written out.
+
+    Returns:
+        Such as `"a, b, c, d, e and 3 more"`.
+    """
+    texts = [str(value) for value in values]
+    more = len(texts) - shown
+    return ", ".join(texts[:shown]) + (f" and {more} more" if more > 0 else "")

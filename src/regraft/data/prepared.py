@@ -1,0 +1,107 @@
+"""A data set as the network takes it: batches by index and view, and the identity of what they are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import SettingError
+from ..networks.contract import Inputs
+from .dataset import Dataset
+from .decoding.threads import in_threads, prefetched
+from .items import take
+from .preprocessing import Preprocessing
+
+__all__ = ["Prepared"]
+
+HASHED_AT_ONCE = 256
+
+
+class Prepared:
+    """A data set with the preprocessing of a network; items are read when a batch is asked for, and then forgotten.
+
+    Attributes:
+        data: the data set.
+        preprocessing: fitted to the data if it was not fitted before.
+        view_seed: decides all augmented versions together.
+    """
+
+    def __init__(self, data: Dataset, preprocessing: Preprocessing, *, view_seed: int = 0) -> None:
+        self.data = data
+        self.preprocessing = preprocessing if preprocessing.fitted else preprocessing.fit(data)
+        self.view_seed = view_seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices: Sequence[int] | np.ndarray, view: int = 0) -> Inputs:
+        """Return some items as one batch.
+
+        Args:
+            indices: (n,) which items.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+
+        Returns:
+            Tensor (n, ...), or named tensors (n, length).
+        """
+        seeds = [self._seed(int(index)) for index in indices] if view else None
+        return self.preprocessing.batch(take(self.data.items, indices), view, seeds=seeds)
+
+    # over the limit: size, items and view are what a batch is called by everywhere
+    def batches(
+        self, batch_size: int, indices: Sequence[int] | np.ndarray | None = None, view: int = 0
+    ) -> Iterator[tuple[np.ndarray, Inputs]]:
+        """Yield consecutive batches; where items are files, the next batch is read while the present one is in use.
+
+        Args:
+            batch_size: most items of one batch.
+            indices: (n,) which items, in this order; None for all.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+
+        Yields:
+            Indices (b,) int64 and the batch of these items.
+
+        Raises:
+            SettingError: if `batch_size` is less than 1.
+        """
+        if batch_size < 1:
+            raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
+        order = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if len(self) and isinstance(self.data.items[0], str | Path) and self.data.kind != "text":
+            yield from prefetched(lambda part: self.batch(part, view), parts)
+            return
+        for part in parts:
+            yield part, self.batch(part, view)
+
+    def identity(self, views: int) -> str:
+        """Return a digest of all that decides the batches.
+
+        Args:
+            views: how many views are used; from two on, their number and seed count too.
+
+        Returns:
+            32 hexadecimal digits: of the preprocessing, each item's content in order, and the views.
+        """
+        hasher = hashlib.blake2b(digest_size=16)
+        hasher.update(json.dumps([self.preprocessing.to_dict(), self.data.kind, len(self)], sort_keys=True).encode())
+        if views > 1:
+            hasher.update(json.dumps([views, self.view_seed]).encode())
+        for start in range(0, len(self), HASHED_AT_ONCE):
+            indices = list(range(start, min(start + HASHED_AT_ONCE, len(self))))
+            for digest in self._digests(indices):
+                hasher.update(digest)
+        return hasher.hexdigest()
+
+    def _digests(self, indices: list[int]) -> list[bytes]:
+        if isinstance(self.data.items[0], Path):
+            return in_threads(self.data.digest, indices)
+        return [self.data.digest(index) for index in indices]
+
+    def _seed(self, index: int) -> int:
+        """Return an item's own seed, mixed so that neighbouring items and seeds have nothing in common."""
+        return int(np.random.SeedSequence([self.view_seed, index]).generate_state(1, np.uint64)[0])

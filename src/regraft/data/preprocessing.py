@@ -1,0 +1,258 @@
+"""What every preprocessing offers: from raw items to the tensors that a network takes.
+
+One file for each kind stands beside this one; a subclass registers itself by its `kind`.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from ..errors import DataError, near_names
+from ..networks.contract import Inputs
+from .dataset import Dataset
+from .decoding.files import files_below, kind_of
+from .items import as_numpy, is_frame, take
+
+__all__ = ["Item", "Preprocessing", "as_dataset", "collate", "default_preprocessing", "from_dict"]
+
+Item = np.ndarray | dict[str, np.ndarray]
+"""One item as the network takes it, without the batch axis."""
+
+_KNOWN: dict[str, type[Preprocessing]] = {}
+
+
+class Preprocessing(abc.ABC):
+    """From a raw item to the tensor that the network takes; saved with the network. Subclasses are frozen dataclasses.
+
+    View 0 of an item is the plain item; view k > 0 is its k-th fixed augmented version, a pure function of the item, k and a seed.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        _KNOWN[cls.kind] = cls
+
+    @classmethod
+    @abc.abstractmethod
+    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
+        """Return what suits a network that takes items of this shape.
+
+        Args:
+            input_shape: of one item without batch axis (None: any length); empty where it is unknown.
+            layout: "channels_first" or "channels_last".
+
+        Returns:
+            The preprocessing.
+        """
+
+    @property
+    @abc.abstractmethod
+    def fitted(self) -> bool:
+        """Whether what depends on the data has been fixed."""
+
+    @abc.abstractmethod
+    def fit(self, data: Dataset) -> Preprocessing:
+        """Fix what depends on the data, such as the value range or the text length.
+
+        Args:
+            data: what the network is to be adapted to.
+
+        Returns:
+            The fitted preprocessing.
+        """
+
+    @abc.abstractmethod
+    def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
+        """Return n raw items as one batch.
+
+        Args:
+            items: n raw items in memory or paths of files.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item; 0 where none are given.
+
+        Returns:
+            Tensor (n, ...) float32, or named tensors (n, length) int64.
+        """
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """Return one line for people."""
+
+    def item(self, item: Any, view: int = 0, seed: int = 0) -> Item:  # over the limit: which view, by which seed: one address
+        """Return one raw item as the network takes it, without batch axis.
+
+        Args:
+            item: a raw item of the kind.
+            view: 0 for the plain item, k > 0 for its k-th augmented version.
+            seed: decides the augmentation together with `view`; it should differ from item to item.
+
+        Returns:
+            Array, or named arrays (text).
+        """
+        made = self.batch([item], view, seeds=[seed])
+        if isinstance(made, dict):
+            return {name: np.asarray(values[0].numpy()) for name, values in made.items()}
+        return np.asarray(made[0].numpy())
+
+    def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
+        """Yield items of any supported form as consecutive batches.
+
+        Args:
+            items: a `Dataset`, raw items, an array (N, ...), or paths of files or folders.
+            batch_size: most items of one batch.
+
+        Yields:
+            Batches in the items' order, n <= `batch_size` items each.
+        """
+        data = as_dataset(items, self.kind)
+        ready = self if self.fitted else self.fit(data)
+        for start in range(0, len(data), batch_size):
+            yield ready.batch(take(data.items, np.arange(start, min(start + batch_size, len(data)))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which `from_dict` makes the same preprocessing again."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+        return {"kind": self.kind, **{each.name: _plain(getattr(self, each.name)) for each in fields}}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def from_dict(plain: dict[str, Any]) -> Preprocessing:
+    """Make a preprocessing from plain data.
+
+    Args:
+        plain: `{"kind": "image", "height": 224, …}`: the kind and the fields that differ from their defaults.
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        DataError: if the kind or a field is unknown.
+    """
+    cls = _known(str(plain.get("kind")))
+    valid = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
+    given = {name: _tuples(value) for name, value in plain.items() if name != "kind"}
+    unknown = [name for name in given if name not in valid]
+    if unknown:
+        raise DataError(f"{cls.kind} preprocessing has no setting {unknown[0]!r}{near_names(unknown[0], valid)}")
+    return cls(**given)
+
+
+def _known(kind: str) -> type[Preprocessing]:
+    if kind not in _KNOWN:
+        raise DataError(f"No kind of preprocessing is called {kind!r}{near_names(kind, _KNOWN)}")
+    return _KNOWN[kind]
+
+
+# over the limit: shape and layout are one record
+def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None, layout: str) -> Preprocessing:
+    """Return a preprocessing for a network that carries none; its description says that it was inferred.
+
+    Args:
+        kind: of the data: "array", "image", "audio" or "text".
+        input_shape: shape of one item without batch axis (None: any length), or None where it is unknown.
+        layout: "channels_first" (PyTorch) or "channels_last" (Keras).
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        DataError: if the kind is unknown, or the shape cannot be served (texts always need the network's own tokenizer).
+    """
+    made = _known(kind).for_shape(() if input_shape is None else tuple(input_shape), layout)
+    return dataclasses.replace(made, inferred=True)  # type: ignore[type-var]  # subclasses are dataclasses with that field
+
+
+def collate(items: Sequence[Item]) -> Inputs:
+    """Stack items into one batch.
+
+    Args:
+        items: n arrays of one shape, or n dicts of arrays with the same names.
+
+    Returns:
+        Tensor (n, ...), or a dict of tensors.
+
+    Raises:
+        DataError: if there is no item, or shapes differ.
+    """
+    if not items:
+        raise DataError("A batch of 0 items was asked for; expected one item or more.")
+    first = items[0]
+    if isinstance(first, dict):
+        rows = [item for item in items if isinstance(item, dict)]
+        return {name: _stacked([row[name] for row in rows]) for name in first}
+    return _stacked([item for item in items if isinstance(item, np.ndarray)])
+
+
+def _stacked(arrays: list[np.ndarray]) -> torch.Tensor:
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise DataError(f"The items of a batch have {len(shapes)} shapes, such as {shapes[:3]}; expected one.")
+    return torch.from_numpy(np.stack(arrays))
+
+
+def as_dataset(items: Any, kind: str) -> Dataset:
+    """Return items without labels as a data set, whatever form they have.
+
+    Args:
+        items: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series, or a path of a file or folder.
+        kind: of the preprocessing: a string is a path where this is "image" or "audio", else a text.
+
+    Returns:
+        The data set; its targets are zeros and mean nothing.
+
+    Raises:
+        DataError: if a path does not exist or there are no items.
+    """
+    if isinstance(items, Dataset):
+        return items
+    rows = _unlabelled(items, kind)
+    if not len(rows):
+        raise DataError(f"No items were received ({type(items).__name__} of length 0); expected one or more.")
+    return Dataset(rows, np.zeros(len(rows), dtype=np.float32), (), kind, "regression", names=_names(rows))
+
+
+def _names(rows: Any) -> tuple[str, ...] | None:
+    return tuple(str(row) for row in rows) if isinstance(rows, list) and isinstance(rows[0], Path) else None
+
+
+def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
+    of_files = kind in ("image", "audio")
+    if isinstance(items, Path) or (isinstance(items, str) and of_files):
+        return _paths(Path(items), kind)
+    if isinstance(items, str):
+        return [items]
+    if is_frame(items) or type(items).__module__.split(".")[0] == "torch":
+        items = as_numpy(items)
+    if isinstance(items, np.ndarray):
+        return list(items.tolist()) if items.dtype.kind in "OUS" and not of_files else items
+    values = list(items)
+    if of_files:
+        return [part for value in values for part in (_paths(Path(value), kind) if isinstance(value, str | Path) else [value])]
+    if values and not isinstance(values[0], str):
+        return as_numpy(values)
+    return values
+
+
+def _paths(path: Path, kind: str) -> list[Any]:
+    if not path.exists():
+        raise DataError(f"The file does not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
+    if path.is_file():
+        return [path]
+    found = [file for file in files_below(path) if kind_of(file) == kind]
+    if not found:
+        raise DataError(f"{path} holds no {kind} files; expected one or more.")
+    return found

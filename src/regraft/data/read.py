@@ -1,0 +1,94 @@
+"""One door for all data: the source decides which reader is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, near_names
+from .dataset import KINDS, Dataset
+from .items import is_frame
+from .readers.arrays import read_arrays
+from .readers.folders import read_folder
+from .readers.tables import TABLE_EXTENSIONS, read_frame, read_table
+from .readers.targets import ReadOptions, label_array, make_targets
+
+__all__ = ["read"]
+
+
+def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
+    source: Any,
+    *,
+    target: Any = None,
+    files: str | Path | None = None,
+    group: Any = None,
+    condition: Any = None,
+    kind: str | None = None,
+    skip_bad: bool = False,
+    classes: Iterable[str] | None = None,
+) -> Dataset:
+    """Read data of any supported kind without decoding the items.
+
+    Args:
+        source: a folder of class folders (images, audio), a CSV or Parquet file, a pandas or polars data frame, a pair (X, y),
+            or a `Dataset`.
+        target: a column name, several (multi-label), or an array of N labels.
+        files: the folder in which the files lie that a column of the table names.
+        group: a column name or an array of N labels; a group is never on both sides of a split.
+        condition: a column name or an array of N labels.
+        kind: "array", "image", "audio" or "text", where it is not to be found out.
+        skip_bad: leave out what cannot be used, and note it, instead of raising.
+        classes: class names in the wanted order.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: if the source cannot be read as asked; all problems of a kind are listed in one message.
+    """
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"No kind of data is called {kind!r}{near_names(str(kind), KINDS)}")
+    names = None if classes is None else tuple(str(name) for name in classes)
+    options = ReadOptions(target, files, group, condition, kind, skip_bad, names)
+    if isinstance(source, Dataset):
+        return _again(source, options)
+    if isinstance(source, str | Path):
+        return _read_path(Path(source), options)
+    if is_frame(source):
+        return read_frame(source, options)
+    if isinstance(source, tuple | list) and (isinstance(source, tuple) or len(source) == 2):
+        return read_arrays(source, options)
+    raise DataError(
+        f"Data of the type {type(source).__name__} cannot be read; expected a folder, a CSV or Parquet file, a data frame, "
+        "a pair (X, y), or a Dataset."
+    )
+
+
+def _read_path(path: Path, options: ReadOptions) -> Dataset:
+    if not path.exists():
+        raise DataError(f"The data do not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
+    if path.is_dir():
+        return read_folder(path, options)
+    if path.suffix.lower() in TABLE_EXTENSIONS:
+        return read_table(path, options)
+    raise DataError(f"{path} cannot be read as data; expected a folder, or a file with one of {', '.join(TABLE_EXTENSIONS)}.")
+
+
+def _again(data: Dataset, options: ReadOptions) -> Dataset:
+    """Return a data set with what was asked for put in place of what it has."""
+    if options.target is not None:
+        if len(options.target) != len(data) or isinstance(options.target, str):
+            raise DataError(f"target has {len(options.target)} labels for {len(data)} items; expected an array of one for each item.")
+        targets = make_targets(options.target, options.classes)
+        data = dataclasses.replace(data, targets=targets.values, classes=targets.classes, task=targets.task)
+    groups = label_array(options.group, len(data), what="group")
+    conditions = label_array(options.condition, len(data), what="condition")
+    data = dataclasses.replace(
+        data,
+        kind=options.kind or data.kind,
+        groups=data.groups if groups is None else groups,
+        conditions=data.conditions if conditions is None else conditions,
+    )
+    return data if options.classes is None else data.with_classes(options.classes)

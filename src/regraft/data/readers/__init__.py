@@ -1,0 +1,1 @@
+"""One reader for each form of source: pairs of arrays, tables, folders; and labels to targets."""

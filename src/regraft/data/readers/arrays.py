@@ -1,0 +1,108 @@
+"""Reading (X, y)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ..check import checked
+from ..dataset import Dataset
+from ..decoding.files import kind_of
+from ..items import as_numpy
+from .targets import ReadOptions, label_array, make_targets
+
+__all__ = ["read_arrays"]
+
+
+def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
+    """Read a pair of items and labels.
+
+    Args:
+        source: (X, y): X an array or tensor (N, ...), a data frame of numbers, or a list of N texts, paths, PIL images or
+            arrays; y as `make_targets` takes it.
+        options: `group` and `condition` are arrays; `target` replaces y.
+
+    Returns:
+        The data; an array or memory map X is kept as it is, not copied.
+
+    Raises:
+        DataError: if the lengths differ, there is nothing, or items are not finite or not of one kind.
+    """
+    if len(source) != 2:
+        raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of items and their labels.")
+    items, kind = _items(source[0], options.kind)
+    labels = source[1] if options.target is None else options.target
+    if isinstance(labels, str):
+        raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
+    if len(items) == 0:
+        raise DataError(f"The data are empty: X has {_size(items)}; expected one item or more.")
+    if len(labels) != len(items):
+        raise DataError(f"X has {len(items)} items and y has {len(labels)}; expected one label for each item.")
+    targets = make_targets(labels, options.classes)
+    data = Dataset(
+        items,
+        targets.values,
+        targets.classes,
+        kind,
+        targets.task,
+        groups=label_array(options.group, len(items), what="group"),
+        conditions=label_array(options.condition, len(items), what="condition"),
+        names=tuple(str(item) for item in items) if _is_paths(items) else None,
+        notes=targets.notes,
+    )
+    return data if _is_paths(items) else checked(data, options.skip_bad)
+
+
+def _size(items: Any) -> str:
+    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{len(items)} items"
+
+
+def _is_paths(items: Any) -> bool:
+    return isinstance(items, list) and bool(items) and isinstance(items[0], Path)
+
+
+def _items(values: Any, kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
+    """Return X as a data set keeps it, and its kind."""
+    if isinstance(values, list | tuple) and values and not isinstance(values[0], int | float | list | tuple):
+        return _listed_items(list(values), kind)
+    array = as_numpy(values)
+    if array.ndim == 0:
+        raise DataError(f"X is a single {type(values).__name__}; expected N items.")
+    if array.dtype.kind in "OUS":
+        return _listed_items(array.tolist(), kind)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"X has the type {array.dtype}; expected numbers, texts or paths.")
+    if kind == "text":
+        raise DataError(f"X has the shape {array.shape} and the type {array.dtype}; expected a list of texts for kind='text'.")
+    return array, kind or "array"
+
+
+def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
+    first = values[0] if values else ""
+    if isinstance(first, str) and kind not in ("image", "audio"):
+        return values, "text"
+    if isinstance(first, str | Path):
+        paths = [Path(value) for value in values]
+        found = kind or kind_of(paths[0])
+        if found is None:
+            raise DataError(f"The kind of {paths[0]} is unknown by its extension; expected an image or audio file. Say it with kind=.")
+        return paths, found
+    if type(first).__module__.split(".")[0] == "PIL":
+        return values, "image"
+    return _array_items([as_numpy(value) for value in values], kind)
+
+
+def _array_items(arrays: list[np.ndarray], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
+    shapes = {array.shape for array in arrays}
+    if any(array.dtype.kind not in "biuf" for array in arrays):
+        raise DataError(f"X is a list of {arrays[0].dtype} values; expected numbers, texts, paths or images.")
+    if len(shapes) == 1:
+        return np.stack(arrays), kind or "array"
+    if kind in ("image", "audio"):
+        return list(arrays), kind
+    sizes = sorted(shapes)[:3]
+    raise DataError(f"The items of X differ in shape, such as {sizes}; expected one shape, or kind='image' or kind='audio'.")

@@ -1,0 +1,92 @@
+"""Reading a folder of class folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from ..dataset import Dataset
+from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files, natural_key
+from ..items import listed
+from .targets import ReadOptions, label_array, make_targets
+
+__all__ = ["read_folder"]
+
+SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test", "testing"}
+
+
+def read_folder(folder: Path, options: ReadOptions) -> Dataset:
+    """Read images or audio files, one folder for each class; with an array `target`, all files below the folder.
+
+    Args:
+        folder: its folders are the classes; hidden files are left out, and the order is natural ("img2" before "img10").
+        options: `group`, `condition` and `target` are arrays in that order.
+
+    Returns:
+        The data; no file has been opened.
+
+    Raises:
+        DataError: if there are no class folders, one is empty, no file is of a known kind, or the folders look like splits.
+    """
+    existing_folder(folder, "The folder of the data")
+    files = files_below(folder) if options.target is not None else _class_files(folder)
+    kind = kind_of_files(files, folder, kind=options.kind)
+    paths = [path for path in files if kind_of(path) == kind]
+    others = [path.relative_to(folder).as_posix() for path in files if kind_of(path) != kind]
+    notes = [f"left out {len(others)} files that are not {kind} files: {listed(others)}"] if others else []
+    if options.target is not None:
+        labels = label_array(options.target, len(paths), what="target")
+        targets = make_targets(options.target, options.classes) if labels is not None else None
+    else:
+        notes += _empty_classes(folder, paths, skip=options.skip_bad)
+        targets = make_targets([path.relative_to(folder).parts[0] for path in paths])
+    if targets is None:
+        raise DataError(f"target={options.target!r} gives no labels; expected one for each of the {len(paths)} files.")
+    data = Dataset(
+        paths,
+        np.asarray(targets.values),
+        targets.classes,
+        kind,
+        targets.task,
+        groups=label_array(options.group, len(paths), what="group"),
+        conditions=label_array(options.condition, len(paths), what="condition"),
+        names=tuple(path.relative_to(folder).as_posix() for path in paths),
+        notes=(*notes, *targets.notes),
+    )
+    return data if options.classes is None else data.with_classes(options.classes)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def _class_files(folder: Path) -> list[Path]:
+    classes = _class_folders(folder)
+    if not classes:
+        count = len(files_below(folder))
+        raise DataError(
+            f"{folder} has no class folders: {count} files lie in it directly; expected one folder for each class. "
+            "Move the files, or give their labels in a CSV with files=, or as target=."
+        )
+    names = [path.name.lower() for path in classes]
+    if set(names) <= SPLIT_NAMES and all(_class_folders(path) for path in classes):
+        raise DataError(
+            f"The folders of {folder} look like splits, not classes: {listed(names)}. "
+            f"Give one of them as the data, such as {classes[0]}, and another as test=."
+        )
+    return [path for part in classes for path in files_below(part)]
+
+
+def _empty_classes(folder: Path, paths: list[Path], *, skip: bool) -> list[str]:
+    """Return a note on class folders without items, where leaving them out was asked for."""
+    filled = {path.relative_to(folder).parts[0] for path in paths}
+    empty = [path.name for path in _class_folders(folder) if path.name not in filled]
+    if empty and not skip:
+        raise DataError(
+            f"Class folders of {folder} are empty: {listed(map(repr, empty))}; expected files in each. "
+            "Fill or remove them, or leave them out with skip_bad=True."
+        )
+    return [f"left out empty class folders: {listed(map(repr, empty))}"] if empty else []

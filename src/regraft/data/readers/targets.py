@@ -1,0 +1,196 @@
+"""From labels as users have them to targets: class indices, numbers, or a table of 0 and 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, near_names
+from ...networks.names import normal_name
+from ..decoding.files import natural_key
+from ..items import as_numpy, listed
+
+__all__ = ["ReadOptions", "Targets", "label_array", "make_targets"]
+
+FEW_VALUES = 20
+"""Up to so many distinct whole numbers, float targets are probably classes, and a note says so."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user asked of `read`, handed to the reader of the kind of source."""
+
+    target: Any = None
+    files: Any = None
+    group: Any = None
+    condition: Any = None
+    kind: str | None = None
+    skip_bad: bool = False
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets as a data set keeps them.
+
+    Attributes:
+        values: (N,) int64, (N,) float32, or (N, C) float32.
+        classes: class names in row order; empty for regression.
+        task: "classification", "multi-label" or "regression".
+        notes: what was decided.
+    """
+
+    values: np.ndarray
+    classes: tuple[str, ...]
+    task: str
+    notes: tuple[str, ...] = ()
+
+
+def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
+    """Return one label for each item as strings.
+
+    Args:
+        values: anything array-like of N labels, or None.
+        count: N.
+        what: "group" or "condition", for messages.
+
+    Returns:
+        (N,) str array, or None where none were given.
+
+    Raises:
+        DataError: if a column name is given where there are no columns, the length is not N, or a label is missing.
+    """
+    if values is None:
+        return None
+    if isinstance(values, str):
+        raise DataError(f"{what}={values!r} names a column, and this source has no columns; expected an array of {count} labels.")
+    array = as_numpy(values)
+    if array.ndim != 1 or len(array) != count:
+        raise DataError(f"{what} has the shape {array.shape} for {count} items; expected one label for each item: ({count},).")
+    missing = _missing_rows(array)
+    if missing.size:
+        raise DataError(f"{what} is missing in rows {listed(missing)}; expected a label in each row.")
+    return np.array([str(value) for value in array.tolist()], dtype=np.str_)
+
+
+def make_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
+    """Decide what labels mean and return them as targets.
+
+    Strings and integers are classes; floating-point numbers are regression (or class indices, where `classes` is given);
+    rows of 0 and 1 are one-hot where every row has exactly one 1, else multi-label.
+
+    Args:
+        values: (N,) or (N, C), anything array-like.
+        classes: class names in row order; without it the sorted distinct labels.
+
+    Returns:
+        The targets.
+
+    Raises:
+        DataError: if labels are missing, not finite, not among `classes`, or of a shape that has no meaning.
+    """
+    array = as_numpy(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2:
+        return _from_rows(array, classes)
+    if array.ndim != 1:
+        raise DataError(f"Targets have the shape {array.shape}; expected (N,) or, for one-hot and multi-label, (N, C).")
+    missing = _missing_rows(array)
+    if missing.size:
+        raise DataError(f"Targets are missing or not finite in rows {listed(missing)}; expected a label in each row. Fill or remove them.")
+    if array.dtype.kind == "O":
+        array = _typed(array)
+    if array.dtype.kind == "f" and not (classes and (array == np.round(array)).all()):
+        return _regression(array)
+    if array.dtype.kind == "f":
+        array = array.astype(np.int64)
+    return _classification(array, classes)
+
+
+def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise DataError(
+            f"Targets of the shape {array.shape} hold values other than 0 and 1, such as {_odd_value(array)!r}; expected one-hot or "
+            "multi-label rows of 0 and 1, or one label for each item."
+        )
+    names = tuple(classes) if classes else tuple(str(column) for column in range(array.shape[1]))
+    if len(names) != array.shape[1]:
+        raise DataError(f"Targets have {array.shape[1]} columns and {len(names)} class names were given; expected as many.")
+    if (array.sum(axis=1) == 1).all():
+        return Targets(array.argmax(axis=1).astype(np.int64), names, "classification")
+    return Targets(array.astype(np.float32), names, "multi-label")
+
+
+def _odd_value(array: np.ndarray) -> Any:
+    return array[~np.isin(array, (0, 1))].flat[0]
+
+
+def _regression(array: np.ndarray) -> Targets:
+    distinct = np.unique(array)
+    notes: tuple[str, ...] = ()
+    if len(distinct) <= FEW_VALUES and (distinct == np.round(distinct)).all():
+        notes = (f"the {len(distinct)} distinct float targets are read as numbers (regression); for classes give integers or strings",)
+    return Targets(array.astype(np.float32), (), "regression", notes)
+
+
+def _classification(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
+    distinct, inverse = np.unique(array, return_inverse=True)
+    labels = [str(value) for value in distinct.tolist()]
+    if classes is not None:
+        return Targets(_known_rows(distinct, labels, classes=classes)[inverse], tuple(classes), "classification")
+    _check_distinct(labels, np.bincount(inverse))
+    order = sorted(range(len(labels)), key=lambda row: row if array.dtype.kind in "iu" else natural_key(labels[row]))
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels))
+    return Targets(rank[inverse], tuple(labels[row] for row in order), "classification")
+
+
+def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:
+    """Return the row of each distinct label: by name, or by index where they are integers and none of them is a name."""
+    rows = {normal_name(name): row for row, name in enumerate(classes)}
+    unknown = [label for label in labels if normal_name(label) not in rows]
+    if not unknown:
+        return np.array([rows[normal_name(label)] for label in labels], dtype=np.int64)
+    if len(unknown) == len(labels) and distinct.dtype.kind in "iu" and distinct.min() >= 0 and distinct.max() < len(classes):
+        return distinct.astype(np.int64)
+    raise DataError(
+        f"Labels of the data are not among the {len(classes)} classes: {listed(map(repr, unknown))}. "
+        f"Rename them, or add them to the classes{near_names(unknown[0], classes)}"
+    )
+
+
+def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
+    seen: dict[str, int] = {}
+    for row, label in enumerate(labels):
+        other = seen.setdefault(normal_name(label), row)
+        if other != row:
+            raise DataError(
+                f"Two labels are the same once trimmed and case-folded: {labels[other]!r} ({counts[other]} items) and {label!r} "
+                f"({counts[row]} items). Make them equal, or rename one."
+            )
+
+
+def _missing_rows(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "f":
+        return np.flatnonzero(~np.isfinite(array))
+    if array.dtype.kind == "O":
+        return np.array([row for row, value in enumerate(array) if _is_missing(value)], dtype=np.int64)
+    return np.flatnonzero(array == "") if array.dtype.kind == "U" else np.zeros(0, dtype=np.int64)
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, float):
+        return value != value
+    return value is None or (isinstance(value, str) and not value) or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _typed(array: np.ndarray) -> np.ndarray:
+    """Return an object array of numbers as numbers, anything else as strings."""
+    values = array.tolist()
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return np.array(values)
+    return np.array([str(value) for value in values], dtype=np.str_)

@@ -1,0 +1,137 @@
+"""Two parts of a data set that resemble each other: by class, and with whole groups on one side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import DataError
+
+__all__ = ["grouped_split", "stratified_split"]
+
+TRIES = 12
+"""Random orders of the groups that are tried; the split nearest to the asked shares is taken."""
+MANY_GROUPS = 2000
+"""From so many groups on one order is enough: each group is a small part of the whole."""
+
+
+def stratified_split(strata: np.ndarray, valid: float, *, seed: int) -> np.ndarray:
+    """Choose the second part so that every stratum gives its share of it.
+
+    Args:
+        strata: (N,) int64, the class or quantile of each item.
+        valid: share of the second part, in (0, 1).
+        seed: equal seeds give equal parts.
+
+    Returns:
+        (N,) bool, true where an item belongs to the second part. A stratum of n items gives n * valid of them, off by at most
+        one, at least one where n >= 2, and never all.
+
+    Raises:
+        DataError: if every stratum has a single item, so that nothing can be given.
+    """
+    generator = np.random.default_rng(seed)
+    counts = np.bincount(strata)
+    chosen = np.zeros(len(strata), dtype=bool)
+    for stratum, quota in enumerate(_quotas(counts, valid)):
+        members = np.flatnonzero(strata == stratum)
+        chosen[generator.permutation(members)[:quota]] = True
+    if not chosen.any():
+        raise DataError(f"{len(strata)} items cannot be split: every class has one item; expected a class with two or more. Add items.")
+    return chosen
+
+
+def _quotas(counts: np.ndarray, valid: float) -> np.ndarray:
+    ideal = counts * valid
+    most = np.maximum(counts - 1, 0)
+    quotas = np.clip(np.floor(ideal), counts >= 2, most).astype(np.int64)
+    missing = round(counts.sum() * valid) - int(quotas.sum())
+    for stratum in np.argsort(quotas - ideal, kind="stable"):
+        if missing <= 0:
+            break
+        if quotas[stratum] < min(most[stratum], ideal[stratum]):
+            quotas[stratum] += 1
+            missing -= 1
+    return quotas
+
+
+def grouped_split(counts: np.ndarray, sizes: np.ndarray, *, valid: float, seed: int, keep: bool = True, cover: bool = False) -> np.ndarray:
+    """Choose whole groups for the second part so that the classes keep their shares.
+
+    Greedy: in a random order, a group is taken if that brings the class counts nearer to the asked share. Of several orders
+    the nearest result is kept. A group is never taken if a class would have no item left in the first part.
+
+    Args:
+        counts: (G, C) how many items of each class a group has.
+        sizes: (G,) how many items a group has.
+        valid: share of the second part, in (0, 1).
+        seed: equal seeds give equal parts.
+        keep: every class keeps an item in the first part; without it only the first part as a whole is kept non-empty.
+        cover: afterwards take further groups so that each class with items in two groups has some in the second part.
+
+    Returns:
+        (G,) bool, true where a group belongs to the second part.
+
+    Raises:
+        DataError: if no group can be taken without emptying a class, or the first part.
+    """
+    generator = np.random.default_rng(seed)
+    table = np.column_stack([counts, sizes]).astype(np.float64)
+    guarded = np.append(np.full(counts.shape[1], keep), True)
+    search = _Search(table, valid, guarded=guarded)
+    orders = [generator.permutation(len(table)) for _ in range(1 if len(table) > MANY_GROUPS else TRIES)]
+    results = [search.greedy(order) for order in orders]
+    chosen = min(results, key=lambda result: search.cost(table[result].sum(axis=0)))
+    if not chosen.any():
+        chosen = search.single()
+    return search.covered(chosen, orders[0]) if cover else chosen
+
+
+class _Search:
+    """The state that the greedy choice shares: class counts (G, C + 1) with the group sizes last, and the aim."""
+
+    def __init__(self, table: np.ndarray, valid: float, *, guarded: np.ndarray) -> None:
+        self.table = table
+        self.total = table.sum(axis=0)
+        self.aim = self.total * valid
+        self.weight = np.where(self.total > 0, 1 / np.maximum(self.total, 1), 0.0)
+        self.guarded = guarded & (self.total > 0)
+
+    def cost(self, taken: np.ndarray) -> float:
+        return float((((taken - self.aim) * self.weight) ** 2).sum())
+
+    def allowed(self, taken: np.ndarray) -> bool:
+        return not bool((self.guarded & (taken >= self.total)).any())
+
+    def greedy(self, order: np.ndarray) -> np.ndarray:
+        chosen = np.zeros(len(self.table), dtype=bool)
+        taken = np.zeros_like(self.total)
+        cost = self.cost(taken)
+        for group in order:
+            after = taken + self.table[group]
+            new_cost = self.cost(after)
+            if new_cost < cost and self.allowed(after):
+                chosen[group], taken, cost = True, after, new_cost
+        return chosen
+
+    def single(self) -> np.ndarray:
+        options = [group for group in range(len(self.table)) if self.allowed(self.table[group])]
+        if not options:
+            raise DataError(
+                f"{len(self.table)} groups cannot be split: each of them holds all items of some class (or all items); expected every "
+                "class in two groups or more. Give finer groups, or none."
+            )
+        chosen = np.zeros(len(self.table), dtype=bool)
+        chosen[min(options, key=lambda group: self.cost(self.table[group]))] = True
+        return chosen
+
+    def covered(self, chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
+        chosen = chosen.copy()
+        for column in np.flatnonzero(self.total >= 2):
+            taken = self.table[chosen].sum(axis=0)
+            if taken[column] > 0:
+                continue
+            for group in order[self.table[order, column] > 0]:
+                if self.allowed(taken + self.table[group]):
+                    chosen[group] = True
+                    break
+        return chosen

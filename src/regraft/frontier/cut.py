@@ -1,0 +1,383 @@
+"""Find the cut between frozen and trainable part by running the network, and prove it.
+
+The largest frozen modules are recorded on a sample; then the network is run with their outputs replayed from the record. An
+output is *live* if NaN in its place makes the scores NaN. Only live outputs need to be kept for each item; the trainable part
+runs by replaying them. This works with any Python forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ..networks.contract import Inputs, Network, Scores
+from ..networks.structure import prefixes
+from ..networks.tracing import trace
+from .selection import is_dropout
+
+__all__ = ["Cut", "Live", "Refusal", "find_cut"]
+
+
+@dataclass(frozen=True)
+class Live:
+    """One kept output: its name, and its shape and dtype for one item."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network in two parts.
+
+    Attributes:
+        live: what has to be kept of each item.
+        frozen_part: inputs -> one tensor (B, *shape) for each of `live`.
+        trainable_part: those tensors -> raw scores by task, with gradients where they are on.
+        layers: names of the layers in the frozen part.
+    """
+
+    live: tuple[Live, ...]
+    frozen_part: Callable[[Inputs], list[Tensor]]
+    trainable_part: Callable[[Sequence[Tensor]], Scores]
+    layers: frozenset[str]
+
+
+_Parts = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why there is no cut; the uncached road is taken."""
+
+    reason: str
+
+
+class _Refused(Exception):
+    """Inside this file: the cut cannot be made; carries the reason."""
+
+
+class _Stop(BaseException):
+    """Ends a forward pass once all live outputs are seen. Not an Exception, so that no layer turns it into another error."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One tensor among the outputs of one call of a module, or one input (module "")."""
+
+    module: str
+    call: int
+    leaf: int
+    axis: int  # the batch axis
+    factor: int  # entries of that axis for each item
+
+    def by_item(self, value: Tensor) -> Tensor:
+        """Return the value with the items on the first axis, (B, …)."""
+        moved = value.movedim(self.axis, 0)
+        return moved if self.factor == 1 else moved.unflatten(0, (-1, self.factor))
+
+    def native(self, value: Tensor) -> Tensor:
+        """Return what `by_item` was given."""
+        whole = value if self.factor == 1 else value.flatten(0, 1)
+        return whole.movedim(0, self.axis)
+
+
+@dataclass
+class _Call:
+    leaves: list[Any]
+    spec: TreeSpec
+    slots: list[_Slot | None]
+
+
+def _recorded(network: Network, names: Sequence[str], inputs: Inputs) -> dict[str, list[tuple[list[Any], TreeSpec]]]:
+    """Return the outputs of each call of these modules, flattened."""
+    record: dict[str, list[tuple[list[Any], TreeSpec]]] = {name: [] for name in names}
+    modules = network.modules()
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _args, output: record[name].append(tree_flatten(output))
+
+    with ExitStack() as stack, torch.no_grad():
+        for name in names:
+            stack.callback(modules[name].register_forward_hook(keep(name)).remove)
+        network.scores(inputs)
+    return record
+
+
+def _batch_slot(module: str, call: int, leaf: int, small: Any, large: Any) -> _Slot | None:
+    """Compare an output for two items and for three; None where it does not depend on their number."""
+    if not isinstance(small, Tensor):
+        return None
+    axes = [axis for axis, (two, three) in enumerate(zip(small.shape, large.shape, strict=True)) if two != three]
+    if not axes:
+        return None
+    axis = axes[0]
+    factor, rest = divmod(small.shape[axis], 2)
+    if len(axes) > 1 or rest or large.shape[axis] != 3 * factor:
+        raise _Refused(f"the output of '{module}' has shape {tuple(small.shape)} for two items and {tuple(large.shape)} for three")
+    return _Slot(module, call, leaf, axis, factor)
+
+
+def _calls(network: Network, names: Sequence[str], two: Inputs, three: Inputs) -> dict[str, list[_Call]]:
+    small, large = _recorded(network, names, two), _recorded(network, names, three)
+    calls: dict[str, list[_Call]] = {}
+    for name in names:
+        if len(small[name]) != len(large[name]):
+            raise _Refused(f"'{name}' is called {len(small[name])} times for two items and {len(large[name])} times for three")
+        calls[name] = []
+        for number, ((leaves, spec), (others, _)) in enumerate(zip(small[name], large[name], strict=True)):
+            slots = [_batch_slot(name, number, index, leaf, other) for index, (leaf, other) in enumerate(zip(leaves, others, strict=True))]
+            calls[name].append(_Call([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec, slots))
+    return calls
+
+
+def _maximal(network: Network, layers: Collection[str], sample: Inputs) -> list[str]:
+    """Return the called modules all of whose layers are in the frozen part, without those inside another of them."""
+    modules = network.modules()
+    order = trace(modules, lambda: network.scores(sample)).order
+    outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
+    inside = {prefix for name in layers for prefix in prefixes(name)}
+    whole = [name for name in order if name in inside and name not in outside]
+    chosen = set(whole)
+    return [name for name in whole if not any(prefix in chosen for prefix in prefixes(name)[1:])]
+
+
+class _Replay:
+    """The trainable part: runs the network with the frozen modules' outputs taken from a store."""
+
+    def __init__(self, network: Network, calls: dict[str, list[_Call]], sample: Inputs) -> None:
+        self.network = network
+        self.calls = calls
+        self.sample = sample
+        self.live: tuple[_Slot, ...] = ()
+        self.live_inputs: tuple[str, ...] = ()
+
+    def slots(self) -> list[_Slot]:
+        """Return every floating-point output that depends on the items."""
+        return [slot for calls in self.calls.values() for call in calls for slot in call.slots if slot is not None]
+
+    def recorded(self, slot: _Slot) -> Tensor:
+        """Return the sample's own value, (2, …)."""
+        return slot.by_item(cast(Tensor, self.calls[slot.module][slot.call].leaves[slot.leaf]))
+
+    def run(self, values: dict[_Slot, Tensor], inputs: Inputs, size: int) -> Scores:
+        """Run the trainable part; outputs without a value are filled with the first sample item's."""
+        modules = self.network.modules()
+        with ExitStack() as stack:
+            for name, calls in self.calls.items():
+                stack.enter_context(_replaced(modules[name], self._replayed(calls, values, size)))
+            return self.network.scores(inputs)
+
+    def _replayed(self, calls: list[_Call], values: dict[_Slot, Tensor], size: int) -> Callable[..., Any]:
+        counter = iter(calls)
+
+        def forward(*_args: Any, **_kwargs: Any) -> Any:
+            call = next(counter)
+            leaves = [self._leaf(leaf, slot, values, size) for leaf, slot in zip(call.leaves, call.slots, strict=True)]
+            return tree_unflatten(leaves, call.spec)
+
+        return forward
+
+    @staticmethod
+    def _leaf(recorded: Any, slot: _Slot | None, values: dict[_Slot, Tensor], size: int) -> Any:
+        if slot is None:
+            return recorded
+        if slot in values:
+            return slot.native(values[slot])
+        first = slot.by_item(recorded)[:1]
+        return slot.native(first.expand(size, *first.shape[1:]))
+
+    def dummy_inputs(self, size: int, kept: dict[str, Tensor]) -> Inputs:
+        """Return inputs of that many items: the kept ones where they are live, the sample's first item otherwise."""
+        if isinstance(self.sample, Tensor):
+            return kept[""] if "" in kept else self.sample[:1].expand(size, *self.sample.shape[1:])
+        return {name: kept[name] if name in kept else tensor[:1].expand(size, *tensor.shape[1:]) for name, tensor in self.sample.items()}
+
+
+@contextmanager
+def _replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Put another forward in place of a module's own, on the instance only."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def _named(inputs: Inputs) -> dict[str, Tensor]:
+    return inputs if isinstance(inputs, dict) else {"": inputs}
+
+
+def _poisoned(tensor: Tensor) -> Tensor:
+    """Return NaN of that shape, or, for integers, other valid values: zeros and ones exchanged."""
+    return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else (tensor == 0).to(tensor.dtype)
+
+
+def _live_among(slots: Sequence[_Slot], is_live: Callable[[Sequence[_Slot]], bool]) -> list[_Slot]:
+    """Return the live slots by halving: k live ones among n take about k log2(n) runs."""
+    if not slots or not is_live(slots):
+        return []
+    if len(slots) == 1:
+        return list(slots)
+    half = len(slots) // 2
+    return [*_live_among(slots[:half], is_live), *_live_among(slots[half:], is_live)]
+
+
+def _changed(scores: Scores, plain: Scores) -> bool:
+    return any(not torch.equal(scores[task], plain[task]) for task in plain)
+
+
+def _find_live_(replay: _Replay) -> None:
+    """Determine which outputs and inputs the scores depend on."""
+    sample = replay.sample
+    recorded = {slot: replay.recorded(slot) for slot in replay.slots()}
+    plain = replay.run(recorded, sample, 2)
+
+    def is_live(slots: Sequence[_Slot]) -> bool:
+        return _changed(replay.run(recorded | {slot: _poisoned(recorded[slot]) for slot in slots}, sample, 2), plain)
+
+    replay.live = tuple(_live_among(replay.slots(), is_live))
+    named = _named(sample)
+    for name, tensor in named.items():
+        other = {**named, name: _poisoned(tensor)}
+        if _changed(replay.run(recorded, other if isinstance(sample, dict) else other[""], 2), plain):
+            replay.live_inputs = (*replay.live_inputs, name)
+
+
+def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
+    """Run the frozen part and stop as soon as every live output is there."""
+    values: dict[_Slot, Tensor] = {}
+    modules = replay.network.modules()
+    by_module = {name: [slot for slot in replay.live if slot.module == name] for name in {slot.module for slot in replay.live}}
+
+    def keep(name: str) -> Callable[..., None]:
+        numbers = iter(range(len(replay.calls[name])))
+
+        def hook(_module: Module, _args: Any, output: Any) -> None:
+            number, leaves = next(numbers), tree_flatten(output)[0]
+            values.update({slot: slot.by_item(leaves[slot.leaf]) for slot in by_module[name] if slot.call == number})
+            if len(values) == len(replay.live):
+                raise _Stop
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name in by_module:
+            stack.callback(modules[name].register_forward_hook(keep(name)).remove)
+        try:
+            replay.network.scores(inputs)
+        except _Stop:
+            pass
+    return values
+
+
+def _as_cut(replay: _Replay, layers: frozenset[str]) -> Cut:
+    live = [Live(f"{slot.module}#{slot.call}.{slot.leaf}", tuple(value.shape[1:]), value.dtype) for slot in replay.live for value in [replay.recorded(slot)]]
+    named = _named(replay.sample)
+    live += [Live(f"input {name}".strip(), tuple(named[name].shape[1:]), named[name].dtype) for name in replay.live_inputs]
+
+    def frozen_part(inputs: Inputs) -> list[Tensor]:
+        replay.network.mode_(False)
+        values = _seen_live(replay, inputs)
+        return [*(values[slot] for slot in replay.live), *(_named(inputs)[name] for name in replay.live_inputs)]
+
+    def trainable_part(tensors: Sequence[Tensor]) -> Scores:
+        values = dict(zip(replay.live, tensors, strict=False))
+        kept = dict(zip(replay.live_inputs, tensors[len(replay.live) :], strict=True))
+        size = len(tensors[0])
+        return replay.run(values, replay.dummy_inputs(size, kept), size)
+
+    return Cut(tuple(live), frozen_part, trainable_part, layers)
+
+
+def _items(inputs: Inputs, indices: Sequence[int]) -> Inputs:
+    return {name: tensor[list(indices)] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[list(indices)]
+
+
+def find_cut(network: Network, layers: frozenset[str], sample: Inputs, tolerance: float = 1e-5) -> Cut | Refusal:
+    """Cut a network behind its frozen layers, and prove on the sample that the two parts give the whole.
+
+    Args:
+        network: in which `layers` are frozen.
+        layers: the frozen layers that are called before any trainable one (`selection.cacheable_layers`).
+        sample: at least two real items as the network takes them.
+        tolerance: largest difference of a score, relative to the largest score, that proves the cut.
+
+    Returns:
+        The cut, or the reason why there is none.
+    """
+    network.mode_(False)
+    two = _items(sample, [0, 1])
+    names = _maximal(network, layers, two) if layers else []
+    if not names:
+        return Refusal("no frozen module is called before the trainable part")
+    with torch.no_grad():
+        for direct in (_before_head(network, layers), network.split(layers)):
+            proved = _proved(network, _of_parts(direct, two, layers), sample, tolerance) if direct else None
+            if isinstance(proved, Cut):
+                return proved
+        try:
+            replay = _Replay(network, _calls(network, names, two, _items(sample, [0, 1, 0])), two)
+            _find_live_(replay)
+            return _proved(network, _as_cut(replay, layers), sample, tolerance)
+        except _Refused as refusal:
+            return Refusal(str(refusal))
+
+
+def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
+    """Cut at the head's input, where the head alone is trained."""
+    after = [layer for layer in network.layers if layer.name not in layers]
+    if len(network.heads) != 1 or [layer.name for layer in after if layer.parameters or is_dropout(layer)] != [network.head.layer]:
+        return None
+    head = network.modules()[network.head.layer]
+
+    def frozen_part(inputs: Inputs) -> list[Tensor]:
+        network.mode_(False)
+        seen: list[Tensor] = []
+
+        def stop(_module: Module, args: tuple[Tensor, ...]) -> None:
+            seen.append(args[0])
+            raise _Stop
+
+        handle = head.register_forward_pre_hook(stop)
+        try:
+            with torch.no_grad():
+                network.scores(inputs)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        return seen
+
+    return frozen_part, lambda tensors: network.scores_of_features(tensors[0])
+
+
+def _of_parts(parts: _Parts, two: Inputs, layers: frozenset[str]) -> Cut:
+    live = [Live(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(parts[0](two))]
+    return Cut(tuple(live), parts[0], parts[1], layers)
+
+
+def _proved(network: Network, cut: Cut, sample: Inputs, tolerance: float) -> Cut | Refusal:
+    if not cut.live:
+        return Refusal("the scores do not depend on the frozen part")
+    whole, parts = network.scores(sample), cut.trainable_part(cut.frozen_part(sample))
+    for task, scores in whole.items():
+        if scores.shape != parts[task].shape:
+            return Refusal(f"replayed scores have shape {tuple(parts[task].shape)}, the full forward {tuple(scores.shape)}")
+        scale = float(scores.abs().max()) or 1.0
+        difference = float((scores - parts[task]).abs().max()) / scale
+        if not difference <= tolerance:
+            return Refusal(f"replayed scores differ from the full forward by {difference:.1e} of the largest score")
+    return cut

@@ -1,0 +1,59 @@
+"""What an activation cache is a cache of: a digest that changes whenever the cached values would."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from ..networks.contract import Network
+
+__all__ = ["cache_identity", "frozen_digest"]
+
+_FORMAT = 1
+"""Raised when the layout of a cache or the meaning of its values changes: caches of older versions then do not match."""
+
+
+def frozen_digest(network: Network, layers: Collection[str]) -> str:
+    """Return a digest of the bytes and the structure of some layers.
+
+    Args:
+        network: the network.
+        layers: names of its frozen layers.
+
+    Returns:
+        Hexadecimal text; it differs if one weight, one moving statistic or one option of these layers differs.
+    """
+    digest = hashlib.blake2b(network.structure(layers).encode(), digest_size=16)
+    wanted = set(layers)
+    for name, tensor in sorted(network.state().items()):
+        if name.rpartition(".")[0] in wanted or any(name.startswith(f"{layer}.") for layer in wanted):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cache_identity(frozen: str, live: Collection[str], items: str, dtype: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a cache and the facts from which it is made.
+
+    Args:
+        frozen: `frozen_digest` of the layers.
+        live: names of the outputs that are kept.
+        items: identity of items, preprocessing, views and view seed (`Prepared.identity`).
+        dtype: "float32" or "float16".
+
+    Returns:
+        A hexadecimal key and the facts as plain data.
+    """
+    facts = {
+        "format": _FORMAT,
+        "frozen": frozen,
+        "live": sorted(live),
+        "items": items,
+        "dtype": dtype,
+        "torch": torch.__version__,
+    }
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest(), facts

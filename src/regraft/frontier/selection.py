@@ -1,0 +1,105 @@
+"""Which layers are frozen: everything up to a block, layer or module."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from ..errors import SettingError, near_names
+from ..networks.contract import Layer, Network
+from ..networks.structure import below, prefixes
+
+__all__ = ["cacheable_layers", "frozen_up_to", "frozen_up_to_head", "is_dropout"]
+
+
+def is_dropout(layer: Layer) -> bool:
+    """Tell whether a layer drops activations in training."""
+    return "drop" in layer.kind.lower()
+
+
+def _prefix(layers: Sequence[Layer], end: int) -> frozenset[str]:
+    """Return the first `end` layers without the dropout that stands between them and the trained part.
+
+    That dropout regularises the trained part, so it stays on its side. Dropout inside a module that is frozen as a whole is frozen.
+    """
+    last = max((index for index in range(end) if layers[index].parameters), default=-1)
+    beyond = {prefix for layer in layers[end:] for prefix in prefixes(layer.name)}
+    late = (index for index in range(last + 1, end) if is_dropout(layers[index]) and prefixes(layers[index].name)[1] in beyond)
+    return frozenset(layer.name for layer in layers[: next(late, end)])
+
+
+def _extended(layers: Sequence[Layer], end: int) -> int:
+    """Move the end over following layers without parameters: caching after a pooling is cheaper than before it."""
+    while end < len(layers) and not layers[end].parameters:
+        end += 1
+    return end
+
+
+def frozen_up_to_head(network: Network) -> frozenset[str]:
+    """Return all layers that are called before the head.
+
+    Args:
+        network: with one head.
+
+    Returns:
+        Layer names.
+    """
+    position = next(index for index, layer in enumerate(network.layers) if layer.name == network.head.layer)
+    return _prefix(network.layers, position)
+
+
+def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
+    """Return the layers of the first blocks, or all up to a block, layer or module, that one included.
+
+    Args:
+        network: the network.
+        end: number of blocks in [0, blocks - 1], or a name.
+
+    Returns:
+        Layer names; the head is never among them.
+
+    Raises:
+        SettingError: if the number is out of range, the name is unknown, or nothing would be left to train.
+    """
+    layers = network.layers
+    if isinstance(end, str):
+        position = _position_of(network, end)
+    else:
+        if not 0 <= end < len(network.blocks):
+            raise SettingError(f"frozen={end}: this network has {len(network.blocks)} blocks; expected 0 to {len(network.blocks) - 1}, or a name.")
+        inside = {name for block in network.blocks[:end] for name in block.layers}
+        position = max((index + 1 for index, layer in enumerate(layers) if layer.name in inside), default=0)
+    position = _extended(layers, position) if position else 0
+    chosen = _prefix(layers, position)
+    if network.heads and network.head.layer in chosen:
+        raise SettingError(f"frozen={end!r} includes the head '{network.head.layer}'; nothing would be left to train. Choose an earlier block.")
+    return chosen
+
+
+def _position_of(network: Network, name: str) -> int:
+    inside = [index for index, layer in enumerate(network.layers) if below(layer.name, name)] if name else []
+    if not inside:
+        inside = [index for index, layer in enumerate(network.layers) for block in network.blocks if block.name == name and layer.name in block.layers]
+    if not inside:
+        known = [*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]
+        raise SettingError(f"frozen={name!r}: the network has no block, layer or module of that name{near_names(name, known)}")
+    return max(inside) + 1
+
+
+def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str]:
+    """Return the frozen layers that are called before the first trainable one: their outputs do not change in training.
+
+    Args:
+        network: the network.
+        frozen: names of frozen layers.
+
+    Returns:
+        A subset of `frozen`.
+    """
+    kept = []
+    for layer in network.layers:
+        if layer.name not in frozen:
+            if layer.parameters:
+                break
+            continue
+        kept.append(layer.name)
+    return frozenset(kept)

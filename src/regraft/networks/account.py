@@ -1,0 +1,72 @@
+"""The account: the readable record of what a change kept, and by which rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Account"]
+
+_ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped")
+_MEANING = {
+    "matched": "weights taken from the file",
+    "reshaped": "other size: not taken",
+    "missing": "not in the file: left as they were",
+    "unexpected": "in the file, no place for them",
+    "kept": "rows carried over by name",
+    "renamed": "rows carried over under a new name",
+    "new": "rows that start anew",
+    "dropped": "rows left behind",
+}
+
+
+@dataclass(frozen=True)
+class Account:
+    """Which weights or rows were kept, renamed, new or dropped, and by which rule.
+
+    Attributes:
+        entries: by heading ("kept", "renamed", "new", "dropped", "matched", "reshaped", "missing", "unexpected"), the names;
+            a heading that does not apply is absent.
+        rules: name -> the rule by which it was matched.
+        notes: sentences for people.
+    """
+
+    entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: the headings that apply, then "rules" and "notes" where there are any."""
+        plain: dict[str, Any] = {key: list(self.entries[key]) for key in _ORDER if key in self.entries}
+        if self.rules:
+            plain["rules"] = dict(self.rules)
+        if self.notes:
+            plain["notes"] = list(self.notes)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Account:
+        """Return the account that `to_dict` wrote."""
+        entries = {key: list(plain[key]) for key in _ORDER if key in plain}
+        return cls(entries, dict(plain.get("rules", {})), tuple(plain.get("notes", ())))
+
+    def joined(self, later: Account) -> Account:
+        """Return one account of two changes, this one first."""
+        entries = {key: [*self.entries.get(key, ()), *later.entries.get(key, ())] for key in _ORDER if key in self.entries or key in later.entries}
+        return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes))
+
+    def __str__(self) -> str:
+        lines = []
+        for key in _ORDER:
+            if key not in self.entries:
+                continue
+            names = list(self.entries[key])
+            shown = ", ".join(names[:6]) + (f", … ({len(names) - 6} more)" if len(names) > 6 else "")
+            lines.append(f"{key:<11}{len(names):>6}  {_MEANING[key]:<36} {shown}".rstrip())
+        counts: dict[str, int] = {}
+        for rule in self.rules.values():
+            counts[rule] = counts.get(rule, 0) + 1
+        lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines) if lines else "nothing was changed"

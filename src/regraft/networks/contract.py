@@ -1,0 +1,247 @@
+"""What every network offers, whatever its family.
+
+Shape letters, used in the whole project: N items, d features, C classes.
+The families are `torch_modules.TorchNetwork` and `keras_models.KerasNetwork`; nothing above this room asks which one it has.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import NetworkError
+from .account import Account
+from .names import checked_classes, index_of
+from .predictions import Predictions, concatenated, predictions
+
+__all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores"]
+
+Inputs = Tensor | dict[str, Tensor]
+"""One batch as the network takes it: a tensor, or named tensors (text)."""
+Scores = dict[str, Tensor]
+"""Raw scores by task name, each (N, C), before the activation."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module without trained parts of its own below it, in the order of execution.
+
+    `parameters` counts the numbers that training may change; `kind` is the class name, such as "Conv2d".
+    """
+
+    name: str
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit of the network in execution order; depth is counted in blocks."""
+
+    name: str
+    parameters: int
+    frozen: bool
+    layers: tuple[str, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear layer that makes the scores of one task.
+
+    Attributes:
+        task: the task's name.
+        classes: class names in row order, or None where nobody has given them.
+        kind: "classification", "multi-label" or "regression".
+        activation: "linear", "softmax" or "sigmoid": what turns raw scores into the network's own output.
+        layer: the name of the linear layer within the network.
+        weight: (C, d) copy.
+        bias: (C,) copy; zeros where the layer has none.
+    """
+
+    task: str
+    classes: tuple[str, ...] | None
+    kind: str
+    activation: str
+    layer: str
+    weight: np.ndarray = field(repr=False)
+    bias: np.ndarray = field(repr=False)
+
+    @property
+    def features(self) -> int:
+        """The number of features d that the head reads."""
+        return int(self.weight.shape[1])
+
+    def row(self, name: str) -> tuple[np.ndarray, np.floating[Any]]:
+        """Return weight (d,) and bias of one class.
+
+        Raises:
+            NetworkError: if there is no class of that name; the nearest names are listed.
+        """
+        index = index_of(name, self.classes or ())
+        return self.weight[index].copy(), self.bias[index]
+
+
+class Preprocessing(Protocol):
+    """From raw items (files, texts, arrays) to the tensors that the network takes; saved with the network."""
+
+    def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
+        """Yield the items of any supported kind as consecutive batches."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which the same preprocessing can be made again."""
+
+    def describe(self) -> str:
+        """Return one line for people."""
+
+
+class Network(abc.ABC):
+    """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is."""
+
+    family: ClassVar[str]
+    module: Any
+    blocks: tuple[Block, ...]
+    layers: tuple[Layer, ...]
+    heads: dict[str, Head]
+    account: Account
+    preprocessing: Preprocessing
+    input_shape: tuple[int | None, ...]
+    origin: dict[str, Any]
+    input_guessed: bool
+
+    @property
+    def head(self) -> Head:
+        """The only head.
+
+        Raises:
+            NetworkError: if there is none, or more than one.
+        """
+        if len(self.heads) != 1:
+            found = ", ".join(repr(task) for task in self.heads) or "none"
+            raise NetworkError(f"Expected a network with one head; found {found}. Use net.heads[task], or give it one with regraft.retarget.")
+        return next(iter(self.heads.values()))
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names of the only head, in row order; None where nobody has given them."""
+        return self.head.classes
+
+    def name_classes_(self, classes: Sequence[str]) -> None:
+        """Give the head's rows their class names.
+
+        Raises:
+            NetworkError: if there is no head, or another number of rows.
+        """
+        names, head = checked_classes(classes), self.head
+        if len(names) != len(head.weight):
+            raise NetworkError(f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name a row.")
+        self.heads = {head.task: replaced(head, classes=names)}
+
+    def raw_scores(self, items: Any, batch_size: int = 64) -> np.ndarray:
+        """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads."""
+        task = self.head.task
+        return concatenated(lambda batch: self.scores(batch)[task], self, items, batch_size)
+
+    def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
+        """Return what the head reads, (N, d)."""
+        return concatenated(self.feature_batch, self, items, batch_size)
+
+    def predict(self, items: Any, condition: str | None = None) -> Predictions:
+        """Return labels and probabilities of items: files, texts, arrays, or a Dataset.
+
+        Raises:
+            NetworkError: if `condition` is given to a network that knows no conditions.
+        """
+        if condition is not None:
+            raise NetworkError(f"Received condition={condition!r}; this network knows no conditions.")
+        return predictions(self.raw_scores(items), self.head.kind, self.head.classes)
+
+    def summary(self) -> str:
+        """Return a table of the blocks and the head, for people."""
+        total = sum(block.parameters for block in self.blocks)
+        lines = [f"{self.family} network {self.origin.get('source', '')}: {total:,} parameters in {len(self.blocks)} blocks"]
+        lines += [f"{index + 1:>4}  {block.name:<40}{block.parameters:>12,}{'  frozen' if block.frozen else ''}" for index, block in enumerate(self.blocks)]
+        for head in self.heads.values():
+            names = "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
+            lines.append(f"head  {head.layer}: {len(head.weight)} rows of {head.features} features, {head.kind}, {head.activation}; {names}")
+        lines.append(f"takes {self.preprocessing.describe()}")
+        return "\n".join(lines)
+
+    @abc.abstractmethod
+    def copy(self) -> Self:
+        """Return an independent copy: same weights, no shared storage."""
+
+    @abc.abstractmethod
+    def reinitialised(self, seed: int) -> Self:
+        """Return a copy with freshly drawn weights, as the framework draws them: training from scratch starts here."""
+
+    @abc.abstractmethod
+    def scores(self, inputs: Inputs) -> Scores:
+        """Return raw scores (N, C) by task, with gradients where they are on, in the present mode."""
+
+    @abc.abstractmethod
+    def feature_batch(self, inputs: Inputs) -> Tensor:
+        """Return what the head reads, (N, d); for a network without a head, its pooled output."""
+
+    @abc.abstractmethod
+    def scores_of_features(self, features: Tensor) -> Scores:
+        """Return the raw scores (N, C) that the only head makes of its input (N, d)."""
+
+    @abc.abstractmethod
+    def sample_features(self) -> Tensor:
+        """Return `feature_batch` of the two made-up items that the network was inspected with: its width is what matters."""
+
+    @abc.abstractmethod
+    def freeze_(self, layers: Collection[str]) -> None:
+        """Freeze exactly these layers: no gradients, BatchNorm statistics unmoved, dropout off, in every mode."""
+
+    @abc.abstractmethod
+    def mode_(self, training: bool) -> None:
+        """Switch the part that is not frozen to training or to inference."""
+
+    @abc.abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return all parameters and buffers by name, sharing storage with the network."""
+
+    @abc.abstractmethod
+    def layer_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
+
+    @abc.abstractmethod
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Return every module by name, containers too; a part of a container is called "container.part"."""
+
+    @abc.abstractmethod
+    def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
+        """Return the family's own cut behind these layers (frozen part, trainable part), or None where it has none."""
+
+    @abc.abstractmethod
+    def structure(self, layers: Collection[str]) -> str:
+        """Return text that changes whenever the computation of these layers changes, their weights left aside."""
+
+    @abc.abstractmethod
+    def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of a linear layer's weight (C, d) and bias (C,)."""
+
+    @abc.abstractmethod
+    def reseed_(self, seed: int) -> None:
+        """Set the network's own random generators (Keras keeps one per dropout layer)."""
+
+    @abc.abstractmethod
+    def with_head(self, head: Head) -> Self:
+        """Return a copy whose head of that task has these rows; a network without a head gets one on its pooled output."""
+
+    @abc.abstractmethod
+    def write(self, folder: Path) -> Mapping[str, Any]:
+        """Write the weights into `folder` and return what opening them needs, as plain data."""
+
+    @abc.abstractmethod
+    def export(self, path: str | Path) -> Path:
+        """Write one file for use without regraft: `.keras` (Keras) or `.pt2`, an exported program (torch)."""

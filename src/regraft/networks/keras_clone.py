@@ -1,0 +1,179 @@
+"""Copy a Keras model as it stands: every layer, graph node and variable once, whether or not the model can be serialised.
+
+Keras copies a model by saving and loading it, which takes seconds for deep networks and fails for models without a
+config. Here each layer, variable, node and symbolic tensor is made as an empty shell first and filled second; functions,
+classes and data types are shared. One object is pickled at a time, so the depth of the network does not matter.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+from collections import OrderedDict
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .keras_library import keras
+
+__all__ = ["cloned"]
+
+_graphs: Any = keras.src.ops.function
+_tracking: Any = keras.src.utils.tracking
+
+_SHELLS = (
+    keras.Operation,
+    keras.KerasTensor,
+    keras.Variable,
+    keras.random.SeedGenerator,
+    keras.metrics.Metric,
+    keras.optimizers.Optimizer,
+    keras.losses.Loss,
+    keras.src.ops.node.Node,
+)
+_SHARED = (
+    type,
+    ModuleType,
+    FunctionType,
+    BuiltinFunctionType,
+    inspect.Signature,
+    torch.dtype,
+    torch.device,
+    keras.initializers.Initializer,
+    keras.dtype_policies.DTypePolicy,
+)
+_TRACKED = (_tracking.TrackedList, _tracking.TrackedDict, _tracking.TrackedOrderedDict, _tracking.TrackedSet)
+_OWN_FUNCTIONS = ("build", "quantize")  # closures over the instance that Keras makes in `__new__`
+_COMPILED = ("optimizer", "loss", "train_function", "test_function", "predict_function", "_compile_loss", "_compile_metrics", "_loss_tracker")
+
+
+class _Parts:
+    """The objects met so far, each with its copy."""
+
+    def __init__(self) -> None:
+        self.old: list[Any] = []
+        self.new: list[Any] = []
+        self.index: dict[int, int] = {}
+
+    def number(self, value: Any) -> int:
+        """Return the number of an object, making its copy (or its empty shell) at the first meeting."""
+        number = self.index.get(id(value))
+        if number is None:
+            number = self.index[id(value)] = len(self.old)
+            self.old.append(value)
+            self.new.append(_twin(value))
+        return number
+
+
+def _twin(value: Any) -> Any:
+    if isinstance(value, torch.nn.Parameter):
+        return torch.nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, _SHELLS):
+        return type(value).__new__(type(value))
+    return value
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, parts: _Parts) -> None:
+        super().__init__(file, protocol=5)
+        self.parts = parts
+
+    def persistent_id(self, obj: Any) -> int | None:
+        """Name parts by number; everything else goes into the stream."""
+        return self.parts.number(obj) if isinstance(obj, (Tensor, *_SHELLS, *_SHARED)) else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Make tracked containers empty and without a tracker, as filling one that has a tracker would track twice."""
+        if not isinstance(obj, _TRACKED):
+            return NotImplemented
+        state = dict(vars(obj))
+        if isinstance(obj, _tracking.TrackedSet):
+            return type(obj), (list(obj),), state
+        if isinstance(obj, _tracking.TrackedList):
+            return type(obj), (), state, iter(obj)
+        return type(obj), (), state, None, iter(obj.items())
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, parts: _Parts) -> None:
+        super().__init__(file)
+        self.parts = parts
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return the copy of the part with this number."""
+        return self.parts.new[pid]
+
+
+def _state_of(value: Any, root: Any) -> dict[str, Any]:
+    """Return an object's attributes without what a copy must not share: hooks, graphs of other models, the compiled state."""
+    state = dict(vars(value))
+    if isinstance(value, keras.Operation):
+        state["_outbound_nodes"] = []
+        state = {key: OrderedDict() if "_hooks" in key and isinstance(part, dict) else part for key, part in state.items()}
+    if isinstance(value, keras.Layer):
+        state = {key: part for key, part in state.items() if key not in _OWN_FUNCTIONS}
+    if isinstance(value, keras.Model):
+        state = {key: None if key in _COMPILED else part for key, part in state.items()}
+        state["compiled"] = False
+    if value is root:
+        state["_inbound_nodes"] = []
+    return state
+
+
+def _fill_(twin: Any, state: dict[str, Any]) -> None:
+    own = {key: vars(twin)[key] for key in _OWN_FUNCTIONS if key in vars(twin)} if isinstance(twin, keras.Layer) else {}
+    vars(twin).clear()
+    vars(twin).update(state, **own)
+    tracker = state.get("_tracker")
+    if isinstance(tracker, _tracking.Tracker):
+        tracker.stored_ids = {name: {id(value) for value in store} for name, (_, store) in tracker.config.items()}
+
+
+def _number_nodes_(model: Any) -> None:
+    """Name the nodes of a functional model anew: Keras names them by the address of their layer."""
+    nodes = [node for level in model._nodes_by_depth.values() for node in level]
+    positions = ((node.operation, next(at for at, other in enumerate(node.operation._inbound_nodes) if other is node)) for node in nodes)
+    vars(model)["_nodes"] = {_graphs.make_node_key(operation, at) for operation, at in positions}
+
+
+def cloned(model: Any) -> Any:
+    """Return an independent copy of a Keras model: same class, same weights, no shared storage, not compiled.
+
+    Args:
+        model: any Keras model or layer.
+
+    Returns:
+        The copy. Functions that the model holds are shared. Torch hooks are not copied.
+    """
+    parts = _Parts()
+    parts.number(model)
+    try:
+        streams = _streams(parts, model)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return copy.deepcopy(model)
+    for number, stream in streams.items():
+        _fill_(parts.new[number], _Unpickler(io.BytesIO(stream), parts).load())
+    for part in parts.new:
+        if isinstance(part, _graphs.Function):
+            _number_nodes_(part)
+    return parts.new[0]
+
+
+def _streams(parts: _Parts, root: Any) -> dict[int, bytes]:
+    """Return each shell's attributes as bytes; parts met on the way are added to the list while it is walked."""
+    streams = {}
+    number = 0
+    while number < len(parts.old):
+        value = parts.old[number]
+        if isinstance(value, _SHELLS):
+            file = io.BytesIO()
+            _Pickler(file, parts).dump(_state_of(value, root))
+            streams[number] = file.getvalue()
+        number += 1
+    return streams

@@ -1,0 +1,33 @@
+"""The one door to Keras: every other file here takes it from this one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ..errors import NetworkError, optional_import
+
+__all__ = ["keras"]
+
+
+def _opened() -> Any:
+    """Import Keras on its torch backend.
+
+    Raises:
+        MissingExtraError: if Keras is not installed.
+        NetworkError: if Keras runs on another backend.
+    """
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+    library: Any = optional_import("keras", "keras", "A Keras network")
+    backend = library.config.backend()
+    if backend != "torch":
+        raise NetworkError(
+            f"Keras runs on the backend {backend!r}; this needs 'torch'. Save the model with model.save('network.keras') and give the path "
+            "to regraft in a process of its own, or set the environment variable KERAS_BACKEND=torch before Keras is imported."
+        )
+    return library
+
+
+keras: Any = _opened()

@@ -1,0 +1,90 @@
+"""Cut the graph of a Keras model at the border of its frozen layers and run the two parts apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .contract import Inputs, Scores
+from .keras_library import keras
+from .keras_structure import graph_of, steps_of
+from .structure import below
+
+if TYPE_CHECKING:
+    from .keras_models import KerasNetwork
+
+__all__ = ["Split", "split_graph"]
+
+Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[list[Tensor]], Scores]]
+
+
+def split_graph(network: KerasNetwork, frozen: Collection[str]) -> Split | None:
+    """Return the frozen and the live part of a network as functions, None where its graph cannot be cut so.
+
+    Args:
+        network: a Keras network.
+        frozen: names of layers.
+    """
+    graph = graph_of(network.module)
+    if graph is None or len(graph.inputs) != 1:
+        return None
+    frozen_steps, live_steps = _parted(network, graph, set(frozen))
+    made = {id(tensor) for node in frozen_steps for tensor in node.outputs}
+    if any(id(tensor) not in made and id(tensor) not in _ids(graph.inputs) for node in frozen_steps for tensor in node.input_tensors):
+        return None
+    border = _border(graph, live_steps, made | _ids(graph.inputs))
+    if not frozen_steps or not live_steps or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
+        return None
+
+    def frozen_part(inputs: Inputs) -> list[Tensor]:
+        with torch.no_grad():
+            known = {id(graph.inputs[0]): inputs}
+            _run_(frozen_steps, known, training=False)
+        return [known[id(tensor)] for tensor in border]  # type: ignore[misc]
+
+    def live_part(tensors: list[Tensor]) -> Scores:
+        def run() -> Any:
+            known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
+            _run_(live_steps, known, training=network._training)
+            return [known[id(tensor)] for tensor in graph.outputs]
+
+        return network.scores_of(run)
+
+    return frozen_part, live_part
+
+
+def _ids(tensors: Sequence[Any]) -> set[int]:
+    return {id(tensor) for tensor in tensors}
+
+
+def _parted(network: KerasNetwork, graph: Any, frozen: set[str]) -> tuple[list[Any], list[Any]]:
+    """Divide the steps: a layer's step is frozen with all its layers; a step without weights if all that it reads is."""
+    names = {id(module): name for name, module in network.modules().items()}
+    known = [layer.name for layer in network.layers]
+    made, frozen_steps, live_steps = _ids(graph.inputs), [], []
+    for node in steps_of(graph):
+        name = names.get(id(node.operation))
+        inside = [layer for layer in known if name is not None and below(layer, name)]
+        still = frozen.issuperset(inside) if inside else all(id(tensor) in made for tensor in node.input_tensors)
+        (frozen_steps if still else live_steps).append(node)
+        made |= _ids(node.outputs) if still else set()
+    return frozen_steps, live_steps
+
+
+def _border(graph: Any, live_steps: Sequence[Any], made: set[int]) -> list[Any]:
+    """Return the tensors that live steps read, or the model returns, and the frozen part makes."""
+    read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
+    return list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())
+
+
+def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
+    """Run nodes of a graph in order and put what they make into `known`, by the symbolic tensor's id."""
+    for node in steps:
+        args, kwargs = node.arguments.fill_in(known)
+        if "training" in getattr(node.operation, "_call_context_args", ()):
+            kwargs["training"] = training
+        outputs = node.operation(*args, **kwargs)
+        known.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))

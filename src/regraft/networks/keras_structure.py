@@ -1,0 +1,185 @@
+"""Names, layers and blocks of a Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .contract import Block, Layer
+from .keras_library import keras
+from .structure import below, merged_blocks
+
+__all__ = ["blocks_of_model", "graph_of", "is_leaf", "layers_of", "named_modules", "own_variables", "steps_of", "sublayers", "variables_below"]
+
+_MOST_BLOCKS = 40
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Return the layers directly below a layer, without input layers."""
+    found = layer.layers if isinstance(layer, keras.Model) else layer._flatten_layers(include_self=False, recursive=False)
+    return [part for part in found if not isinstance(part, keras.layers.InputLayer)]
+
+
+def is_leaf(layer: Any) -> bool:
+    """Tell whether a layer counts as one: everything but models and the user's own layers that hold layers."""
+    if isinstance(layer, keras.Model):
+        return False
+    return type(layer).__module__.split(".")[0] == "keras" or not sublayers(layer)
+
+
+def named_modules(model: Any) -> dict[str, Any]:
+    """Return every layer of a model by name, with containers; a part of a container is called "container.part".
+
+    A layer used in several places has the name of the first; equal names in one container get "_1", "_2", ….
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = {id(model)}
+
+    def walk(layer: Any, prefix: str) -> None:
+        for part in sublayers(layer):
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            name = _unused(prefix + part.name, found)
+            found[name] = part
+            walk(part, name + ".")
+
+    walk(model, "")
+    return found
+
+
+def _unused(name: str, taken: Mapping[str, Any]) -> str:
+    count, free = 0, name
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    return free
+
+
+def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dict[str, Any]:
+    """Return the variables that a layer itself holds, by state name; those of its parts are not among them."""
+    prefix = f"{name}." if name else ""
+    variables = list(layer._trainable_variables)
+    if not trainable_only:
+        variables += [*layer._non_trainable_variables, *(generator.state for generator in layer._seed_generators)]
+    found: dict[str, Any] = {}
+    for variable in variables:
+        found[_unused(prefix + variable.name, found)] = variable
+    return found
+
+
+def variables_below(name: str, modules: Mapping[str, Any], *, trainable_only: bool = False) -> dict[str, Any]:
+    """Return the variables that belong to the layer called `name`: a leaf's with those of its parts, a container's own only."""
+    inside = [part for part in modules if below(part, name)] if is_leaf(modules[name]) else [name]
+    return {key: value for part in inside for key, value in own_variables(part, modules[part], trainable_only=trainable_only).items()}
+
+
+def layers_of(modules: Mapping[str, Any], order: Sequence[str]) -> tuple[Layer, ...]:
+    """Return the layers in the order of execution; those that hold parameters and were not called come last.
+
+    Args:
+        modules: as `named_modules` returns them.
+        order: names of the modules called, by the beginning of their first call.
+    """
+    inner = {part for name, module in modules.items() if is_leaf(module) for part in modules if part != name and below(part, name)}
+    found = []
+    for name in [*order, *(name for name in modules if name not in set(order))]:
+        count = sum(variable.value.numel() for variable in variables_below(name, modules, trainable_only=True).values())
+        if name not in inner and (count or (is_leaf(modules[name]) and name in order)):
+            found.append(Layer(name, type(modules[name]).__name__, count))
+    return tuple(found)
+
+
+def graph_of(model: Any) -> Any | None:
+    """Return the functional graph of a functional or Sequential model, None for others."""
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return model if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth") else None
+
+
+def steps_of(graph: Any) -> list[Any]:
+    """Return the nodes of a functional graph, inputs left out, such that each comes after all that it reads."""
+    return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth] if not node.is_input]
+
+
+def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:
+    """Tell of each step whether all data flow through it: no tensor made before it is read after it."""
+    last_use: dict[int, int] = {id(tensor): len(steps) for tensor in graph.outputs}
+    for at, node in enumerate(steps):
+        for tensor in node.input_tensors:
+            last_use[id(tensor)] = max(at, last_use.get(id(tensor), -1))
+    farthest = max((last_use.get(id(tensor), -1) for tensor in graph.inputs), default=-1)
+    found = []
+    for at, node in enumerate(steps):
+        found.append(farthest <= at)
+        farthest = max([farthest, *(last_use.get(id(tensor), at) for tensor in node.outputs)])
+    return found
+
+
+def _stretches(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
+    """Return module names in groups between the points through which all data flow; nested models are opened."""
+    graph = graph_of(layer)
+    if graph is None:
+        return _opened_children(layer, names)
+    steps = steps_of(graph)
+    groups: list[list[str]] = [[]]
+    for node, bottleneck in zip(steps, _bottlenecks(graph, steps), strict=True):
+        name = names.get(id(node.operation))
+        if bottleneck and isinstance(node.operation, keras.Model):
+            groups += [*_stretches(node.operation, names), []]
+            continue
+        groups[-1] += [name] if name else []
+        if bottleneck:
+            groups.append([])
+    return [group for group in groups if group]
+
+
+def _opened_children(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
+    total = layer.count_params() if layer.built else 0
+    groups: list[list[str]] = []
+    for part in sublayers(layer):
+        opened = not is_leaf(part) and (graph_of(part) is not None or part.count_params() > total / 2)
+        groups += _stretches(part, names) if opened else [[names[id(part)]]]
+    return groups
+
+
+def blocks_of_model(model: Any, modules: Mapping[str, Any], layers: Sequence[Layer]) -> tuple[Block, ...]:
+    """Return the blocks of a model: stretches between the layers through which all data flow, at most 40.
+
+    A normalisation on its own joins the block before it. A model without a graph has its children as blocks.
+
+    Args:
+        model: the model.
+        modules: as `named_modules` returns them.
+        layers: as `layers_of` returns them.
+    """
+    names = {id(module): name for name, module in modules.items()}
+    groups = _stretches(model, names)
+    members: list[list[Layer]] = [[] for _ in groups]
+    last = 0
+    for layer in layers:
+        last = next((at for at, group in enumerate(groups) if any(below(layer.name, name) for name in group)), last)
+        members[last].append(layer)
+    filled = [group for group in members if group]
+    filled.sort(key=lambda group: layers.index(group[0]))
+    blocks = merged_blocks([(_name_of(group), group) for group in _joined(filled)])
+    return blocks
+
+
+def _name_of(group: Sequence[Layer]) -> str:
+    return next((layer.name for layer in group if layer.parameters), group[0].name)
+
+
+def _joined(groups: Sequence[list[Layer]]) -> list[list[Layer]]:
+    joined: list[list[Layer]] = []
+    for group in groups:
+        if joined and all(layer.kind.endswith("Normalization") or not layer.parameters for layer in group):
+            joined[-1] += group
+        else:
+            joined.append(list(group))
+    sizes = [sum(layer.parameters for layer in group) for group in joined]
+    while len(joined) > _MOST_BLOCKS:
+        at = min(range(len(joined) - 2), key=lambda at: sizes[at] + sizes[at + 1])
+        joined[at : at + 2] = [joined[at] + joined[at + 1]]
+        sizes[at : at + 2] = [sizes[at] + sizes[at + 1]]
+    return joined

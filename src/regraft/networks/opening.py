@@ -1,0 +1,228 @@
+"""Open any source of a network: live object, file, name or saved folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import Module
+
+from ..errors import MissingExtraError, NetworkError, near_names, optional_import
+from .account import Account
+from .contract import Head, Inputs, Network
+from .files import put_weights_, read_facts, read_torch_weights
+from .samples import sample_of
+from .torch_modules import TorchNetwork, open_torch
+from .zoo import open_named
+
+__all__ = ["Source", "open_source"]
+
+_KERAS_FILES = (".keras", ".h5", ".hdf5")
+_TORCH_FILES = (".safetensors", ".pt", ".pth")
+_NAMED = ("timm", "torchvision", "keras", "hf")
+Architecture = Module | Callable[[], Any] | None
+
+
+@dataclass
+class Source:
+    """An opened network and the preprocessing that its source knows, as plain data (None: to be inferred)."""
+
+    network: Network
+    preprocessing: dict[str, Any] | None = None
+
+
+def open_source(
+    source: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    architecture: Architecture = None,
+    inputs: Sequence[int] | None = None,
+) -> Source:
+    """Open a network from whatever the user has.
+
+    Args:
+        source: a live module or Keras model, a path, "timm:NAME" and so on, or a folder saved by regraft.
+        classes: class names in row order.
+        weights: a weights-only file put into `source`.
+        architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
+        inputs: shape of one item without the batch axis.
+
+    Returns:
+        The network, with the account of a weights file, and its preprocessing.
+
+    Raises:
+        NetworkError: if the source cannot be opened; the message says what would do.
+    """
+    opened = _open(source, architecture, inputs, pretrained=weights is None)
+    if weights is not None:
+        opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
+        opened.network = _refreshed(opened.network)
+    if classes is not None:
+        opened.network.name_classes_(classes)
+    return opened
+
+
+def _open(source: Any, architecture: Architecture, inputs: Sequence[int] | None, *, pretrained: bool) -> Source:
+    if isinstance(source, Network):
+        return Source(source.copy(), source.preprocessing.to_dict())
+    if isinstance(source, Module) or _is_keras(source):
+        return Source(_open_live(source, inputs))
+    if not isinstance(source, (str, Path)):
+        raise NetworkError(
+            f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
+            f"or a name such as 'timm:resnet18'."
+        )
+    kind, _, name = str(source).partition(":")
+    if name and kind in _NAMED:
+        return _open_name(kind, str(source), inputs, pretrained=pretrained)
+    path = Path(source)
+    if not path.exists():
+        hint = f" A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, _NAMED) if name else '.'}"
+        raise NetworkError(f"There is no file or folder {str(source)!r}.{hint}")
+    if path.is_dir():
+        return _open_folder(path, architecture)
+    return _open_file(path, architecture, inputs)
+
+
+def _is_keras(source: Any) -> bool:
+    """Tell a Keras model without importing keras."""
+    return any(kind.__module__.split(".")[0] == "keras" and kind.__name__ == "Layer" for kind in type(source).__mro__)
+
+
+def _keras_door(name: str) -> ModuleType:
+    """Return one of this room's Keras files; only a user of Keras pays for the import.
+
+    Raises:
+        MissingExtraError: if keras or h5py is not installed.
+    """
+    try:
+        return importlib.import_module(f".{name}", __package__)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in {"keras", "h5py"}:
+            raise
+        raise MissingExtraError(f"Keras networks need '{error.name}', which is not installed. Install it with: pip install 'regraft[keras]'") from error
+
+
+def _open_live(source: Any, inputs: Sequence[int] | None) -> Network:
+    if _is_keras(source):
+        return cast(Network, _keras_door("keras_models").open_keras(source, inputs=inputs))
+    return open_torch(source, inputs=inputs)
+
+
+def _open_name(kind: str, source: str, inputs: Sequence[int] | None, *, pretrained: bool) -> Source:
+    if kind == "keras":
+        network, preprocessing = _keras_door("keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
+        return Source(network, preprocessing)
+    opened = open_named({"source": source}, pretrained=pretrained)
+    sample = opened.sample if inputs is None else sample_of(inputs)
+    network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True)
+    if opened.classes is not None and network.heads:
+        network.name_classes_(opened.classes)
+    network.account = Account(notes=tuple(opened.notes))
+    return Source(network, opened.preprocessing)
+
+
+def _made(architecture: Architecture) -> Any:
+    """Return the live object of `architecture`: itself, or what the function makes."""
+    return architecture() if callable(architecture) and not isinstance(architecture, Module) and not _is_keras(architecture) else architecture
+
+
+def _open_file(path: Path, architecture: Architecture, inputs: Sequence[int] | None) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in _KERAS_FILES:
+        files = _keras_door("keras_files")
+        if architecture is None or files.is_full_model(path):
+            return Source(_keras_door("keras_models").open_keras(files.open_keras_file(path), inputs=inputs, origin={"source": str(path)}))
+    elif suffix not in _TORCH_FILES:
+        raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *_TORCH_FILES))}.")
+    elif architecture is None:
+        if suffix != ".safetensors":
+            read_torch_weights(path)  # a pickle of objects is refused before anything else is said
+        raise NetworkError(f"{path.name!r} holds weights only; give the network that they belong to with architecture=, a module or a function that makes it.")
+    network = _open_live(_made(architecture), inputs)
+    network.account = _put_file_(network, path)
+    return Source(_refreshed(network))
+
+
+def _put_file_(network: Network, path: Path) -> Account:
+    if not path.is_file():
+        raise NetworkError(f"There is no weights file {str(path)!r}.")
+    if isinstance(network, TorchNetwork):
+        if path.suffix.lower() not in _TORCH_FILES:
+            raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join(_TORCH_FILES)}.")
+        return put_weights_(network, read_torch_weights(path))
+    if path.suffix.lower() not in _KERAS_FILES:
+        raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join(_KERAS_FILES)}.")
+    return cast(Account, _keras_door("keras_files").put_keras_weights_(network, path))
+
+
+def _refreshed(network: Network) -> Network:
+    """Return the network with the head's copies of its rows taken anew, after weights were put in."""
+    for task, head in network.heads.items():
+        weight, bias = network.rows(head.layer)
+        network.heads[task] = replace(head, weight=weight, bias=bias)
+    return network
+
+
+def _open_folder(folder: Path, architecture: Architecture) -> Source:
+    facts = read_facts(folder)
+    if facts["family"] == "keras":
+        path = folder / facts["network"]["file"]
+        network: Network = _keras_door("keras_models").open_keras(_keras_door("keras_files").open_keras_file(path), origin={"source": str(folder)})
+    else:
+        network = _open_torch_folder(folder, facts, architecture)
+    for head in facts["heads"]:
+        if head["task"] in network.heads:
+            network.heads[head["task"]] = replace(network.heads[head["task"]], kind=head["kind"], classes=tuple(head["classes"]) if head["classes"] else None)
+    network.account = Account.from_dict(facts["account"])
+    return Source(network, facts["preprocessing"])
+
+
+def _sample_from(facts: Mapping[str, Any]) -> Inputs:
+    tensors = {name: sample_of(shape, integers="int" in dtype) for name, (shape, dtype) in facts.items()}
+    for name, tensor in tensors.items():
+        if "mask" in name:
+            tensors[name] = torch.ones_like(tensor)
+    return tensors[""] if list(tensors) == [""] else cast(dict[str, Tensor], tensors)
+
+
+def _open_torch_folder(folder: Path, facts: Mapping[str, Any], architecture: Architecture) -> Network:
+    origin = facts["network"]["origin"]
+    sample = _sample_from(facts["network"]["sample"])
+    if architecture is not None:
+        network = open_torch(_made(architecture), sample=sample, origin=origin)
+    elif origin["source"] == "module":
+        return _open_program(folder, facts, sample)
+    else:
+        network = open_torch(open_named(origin, pretrained=False).module, sample=sample, origin=origin, take=True)
+    for head in facts["heads"]:
+        rows = Head(head["task"], None, head["kind"], head["activation"], head["layer"], np.zeros((head["rows"], head["features"]), np.float32), np.zeros(head["rows"], np.float32))
+        network = network.with_head(rows)
+    try:
+        network.module.load_state_dict(load_file(folder / facts["network"]["file"]), strict=True)
+    except RuntimeError as error:
+        raise NetworkError(f"The weights in {str(folder)!r} do not fit the architecture given ({origin.get('class', origin['source'])}): {error}") from error
+    return _refreshed(network)
+
+
+def _open_program(folder: Path, facts: Mapping[str, Any], sample: Inputs) -> Network:
+    """Open the exported program of a user's own class: it predicts, but cannot be adapted further.
+
+    Raises:
+        NetworkError: if there is none; the message names the class to give.
+    """
+    path = folder / "network.pt2"
+    own = facts["network"]["origin"].get("class", "your class")
+    if not path.is_file():
+        raise NetworkError(f"The network in {str(folder)!r} is of the class {own}; give it with architecture=, a module or a function that makes it.")
+    module = torch.export.load(path).module()
+    return ProgramNetwork(module, sample, {"source": "program", "class": own}, facts["heads"])

@@ -1,0 +1,89 @@
+"""Make a small batch that a network accepts, where nobody has said what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..errors import NetworkError
+from .contract import Inputs
+
+__all__ = ["first_working_sample", "sample_of", "to_inputs"]
+
+_SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
+_LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
+
+
+def to_inputs(sample: Inputs) -> Inputs:
+    """Return the sample without gradients."""
+    return {name: tensor.detach() for name, tensor in sample.items()} if isinstance(sample, dict) else sample.detach()
+
+
+def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int = 2) -> Tensor:
+    """Return a repeatable random batch, (batch, *shape): standard normal, or token ids 0 and 1.
+
+    Args:
+        shape: shape of one item; a free axis (None) gets length 32.
+        integers: token ids in place of real numbers.
+        batch: number of items.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = (batch, *(32 if size is None else int(size) for size in shape))
+    return torch.randint(0, 2, sizes, generator=generator) if integers else torch.randn(sizes, generator=generator)
+
+
+def _candidates(module: Module) -> Iterator[Tensor]:
+    """Guess from the first layers that fix an input: their width, at several common sizes."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            yield from (sample_of((layer.in_channels, side, side)) for side in _SIDES)
+        elif isinstance(layer, torch.nn.Conv1d):
+            yield from (sample_of((layer.in_channels, length)) for length in _LENGTHS)
+        elif isinstance(layer, torch.nn.Linear):
+            yield sample_of((layer.in_features,))
+            yield sample_of((16, layer.in_features))
+        elif isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+            yield from (sample_of((length,), integers=True) for length in _LENGTHS)
+        elif isinstance(layer, torch.nn.RNNBase):
+            yield sample_of((16, layer.input_size))
+        else:
+            continue
+        return
+
+
+def first_working_sample(run: Callable[[Tensor], Any], module: Module, shape: Sequence[int] | None) -> Tensor:
+    """Return a batch of two that the network accepts.
+
+    Args:
+        run: calls the network with a batch.
+        module: looked through for the layer that fixes the input.
+        shape: the shape of one item, where it is known.
+
+    Returns:
+        The batch, float32 or int64.
+
+    Raises:
+        NetworkError: if none is accepted; the message asks for `inputs=`.
+    """
+    integers = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
+    if shape is None:
+        options = list(_candidates(module))
+    else:
+        options = [sample_of(shape)] + ([sample_of(shape, integers=True)] if integers else [])
+    problem: Exception | None = None
+    for option in options:
+        try:
+            with torch.no_grad():
+                run(option)
+            return option
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            problem = error
+    received = f"items of shape {tuple(shape)}" if shape is not None else "no shape of its items"
+    raise NetworkError(
+        f"{type(module).__name__} cannot be run on a sample: received {received}. "
+        f"Give the shape of one item without the batch, such as inputs=(3, 224, 224). Last problem: {problem}"
+    )

@@ -1,0 +1,138 @@
+"""From a trace to layers and blocks, the units in which depth is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch.nn import Embedding, Module
+
+from .contract import Block, Layer
+
+__all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units"]
+
+_MOST_BLOCKS = 40
+
+
+def below(name: str, container: str) -> bool:
+    """Tell whether the module called `name` is `container` or a part of it ("" is the whole network)."""
+    return container == "" or name == container or name.startswith(container + ".")
+
+
+def prefixes(name: str) -> list[str]:
+    """Return the names of a module and of all that contain it: "a.b" gives "a.b", "a" and "" (the whole network)."""
+    parts = name.split(".") if name else []
+    return [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
+
+
+def _own_parameters(module: Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
+
+
+def torch_layers(modules: Mapping[str, Module], order: Sequence[str]) -> tuple[Layer, ...]:
+    """Return the layers of a torch network in the order of execution.
+
+    A layer is a module that owns parameters or has no modules below it. A parametrised weight (weight norm) belongs to its layer.
+
+    Args:
+        modules: name -> module, containers too.
+        order: names of the modules called, by the beginning of their first call.
+
+    Returns:
+        The layers that were called, in that order. One that owns parameters and was not called itself (attention reads the
+        weights of its projections directly) stands behind the nearest module around it that was; unused ones stand last.
+    """
+    layers = []
+    for name in _with_uncalled(modules, order):
+        module = modules[name]
+        reparametrised = "parametrizations" in dict(module.named_children())
+        parameters = sum(parameter.numel() for parameter in module.parameters()) if reparametrised else _own_parameters(module)
+        if parameters or reparametrised or not list(module.children()):
+            layers.append(Layer(name, type(module).__name__, parameters))
+    return tuple(layers)
+
+
+def _with_uncalled(modules: Mapping[str, Module], order: Sequence[str]) -> list[str]:
+    called = set(order)
+    behind: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        if name not in called and _own_parameters(module) and ".parametrizations" not in f".{name}":
+            behind.setdefault(next((outer for outer in prefixes(name)[1:-1] if outer in called), ""), []).append(name)
+    unused = behind.pop("", [])
+    names = [member for name in order for member in (name, *behind.get(name, ()))]
+    return [name for name in [*names, *unused] if ".parametrizations" not in f".{name}"]
+
+
+def torch_units(modules: Mapping[str, Module]) -> list[str]:
+    """Return the module names that become blocks: children, with containers and any child holding over half of the weights opened.
+
+    Embedding tables do not count: they are looked up, not computed, and would outweigh the layers of a small text encoder.
+
+    Args:
+        modules: name -> module, in the order of definition.
+
+    Returns:
+        Names such that every module is at or below exactly one of them, or above all of them.
+    """
+    total = _computed_parameters(modules[""])
+    units = _children("", modules)
+    while True:
+        opened: list[str] = []
+        for name in units:
+            inner = _children(name, modules)
+            plain_container = type(modules[name]).__name__ in {"Sequential", "ModuleList", "ModuleDict"}
+            opened += inner if inner and (plain_container or _computed_parameters(modules[name]) > total / 2) else [name]
+        if opened == units or len(opened) > 2 * _MOST_BLOCKS:
+            return units
+        units = opened
+
+
+def _computed_parameters(module: Module) -> int:
+    return sum(_own_parameters(part) for part in module.modules() if not isinstance(part, Embedding))
+
+
+def _children(name: str, modules: Mapping[str, Module]) -> list[str]:
+    prefix = f"{name}." if name else ""
+    return [prefix + child for child, _ in modules[name].named_children() if child != "parametrizations" and prefix + child in modules]
+
+
+def blocks_of(layers: Sequence[Layer], units: Sequence[str]) -> tuple[Block, ...]:
+    """Group layers into blocks in the order of execution.
+
+    Args:
+        layers: in the order of execution.
+        units: names of the modules that become blocks; a layer outside all of them (parameters held by the network itself,
+            such as a class token) joins the block that is open when it is met.
+
+    Returns:
+        Blocks with at least one parameter each: units without parameters (pooling, activations) join the block before them.
+    """
+    groups: dict[str, list[Layer]] = {}
+    current = units[0] if units else ""
+    for layer in layers:
+        current = next((unit for unit in units if below(layer.name, unit)), current)
+        groups.setdefault(current, []).append(layer)
+    return merged_blocks([(name, members) for name, members in groups.items()])
+
+
+def merged_blocks(groups: Sequence[tuple[str, Sequence[Layer]]]) -> tuple[Block, ...]:
+    """Join groups without parameters to the block before them (the first ones to the block after).
+
+    Args:
+        groups: (name, layers) in the order of execution.
+
+    Returns:
+        The blocks, none of them frozen.
+    """
+    merged: list[tuple[str, list[Layer]]] = []
+    waiting: list[Layer] = []
+    for name, members in groups:
+        if sum(layer.parameters for layer in members):
+            merged.append((name, [*waiting, *members]))
+            waiting = []
+        elif merged:
+            merged[-1][1].extend(members)
+        else:
+            waiting.extend(members)
+    if waiting:
+        merged.append((groups[0][0], waiting))
+    return tuple(Block(name, sum(layer.parameters for layer in members), False, tuple(layer.name for layer in members)) for name, members in merged)

@@ -1,0 +1,154 @@
+"""Run a network once and see which modules were called, in which order, with what.
+
+Both families are torch modules (Keras 3 layers on its torch backend too), so forward hooks serve both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+__all__ = ["Trace", "as_tensor", "capture", "flat_tensors", "head_reading", "pooled", "trace"]
+
+
+@dataclass
+class Trace:
+    """What one run did.
+
+    Attributes:
+        order: names in the order in which their first call began.
+        inputs: name -> first positional argument of its last call.
+        outputs: name -> output of its last call.
+        result: what the run returned.
+    """
+
+    order: list[str] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    result: Any = None
+
+
+def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
+    """Call `run` and record the calls of `modules` (inputs and outputs are kept: use a small batch).
+
+    Args:
+        modules: name -> module.
+        run: makes one forward pass.
+
+    Returns:
+        The record; modules that were not called are absent.
+    """
+    seen = Trace()
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name not in seen.inputs:
+                seen.order.append(name)
+            seen.inputs[name] = args[0] if args else next(iter(kwargs.values()), None)
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(_module: Module, _args: Any, output: Any) -> None:
+            seen.outputs[name] = output
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(before(name), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(after(name)).remove)
+        seen.result = run()
+    return seen
+
+
+@contextmanager
+def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Record input and output of one module while the context lasts.
+
+    Args:
+        module: the module to watch.
+        replace_by_input: hand on the module's input in place of its output.
+
+    Yields:
+        A dict that receives "input" and "output".
+    """
+    found: dict[str, Tensor] = {}
+
+    def hook(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        found["input"] = args[0] if args else next(iter(kwargs.values()))
+        found["output"] = output
+        return found["input"] if replace_by_input else None
+
+    handle = module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def flat_tensors(value: Any) -> list[Tensor]:
+    """Return the tensors inside nested tuples, lists and mappings, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for part in value.values() for tensor in flat_tensors(part)]
+    if isinstance(value, (tuple, list)):
+        return [tensor for part in value for tensor in flat_tensors(part)]
+    return []
+
+
+def as_tensor(result: Any) -> Tensor | None:
+    """Return the scores of a forward pass: the tensor itself, the entry "logits", or the only tensor there is."""
+    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
+        return result["logits"]
+    tensors = flat_tensors(result)
+    return tensors[0] if tensors else None
+
+
+def pooled(values: Tensor, channels_last: bool) -> Tensor:
+    """Return (N, d): the mean over all positions of (N, d, …), or of (N, …, d) where `channels_last`."""
+    if values.ndim <= 2:
+        return values
+    return values.flatten(1, -2).mean(1) if channels_last else values.flatten(2).mean(2)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda scores: scores,
+    "softmax": lambda scores: scores.softmax(-1),
+    "log_softmax": lambda scores: scores.log_softmax(-1),
+    "sigmoid": torch.sigmoid,
+}
+
+
+def head_reading(head_output: Tensor, result: Tensor, channels_last: bool) -> str | None:
+    """Tell how a network's result follows from the output of a linear layer.
+
+    Args:
+        head_output: the layer's output, (N, C), (N, C, …) or (N, …, C).
+        result: the network's own result, (N, C).
+        channels_last: whether the class axis of `head_output` is the last one.
+
+    Returns:
+        "linear", "softmax", "log_softmax" or "sigmoid" of the (averaged) output; "tail" for a further step without
+        weights (ReLU before the average, the choice of one token); None if the result does not follow from it.
+    """
+    if result.ndim != 2 or head_output.ndim < 2:
+        return None
+    scores = pooled(head_output, channels_last)
+    if scores.shape == result.shape:
+        for name, activation in _ACTIVATIONS.items():
+            if torch.allclose(activation(scores), result, rtol=1e-4, atol=1e-5):
+                return name
+        if torch.allclose(pooled(head_output.relu(), channels_last), result, rtol=1e-4, atol=1e-5):
+            return "tail"
+    if channels_last and head_output.ndim == 3 and head_output.shape[-1] == result.shape[-1]:
+        same = torch.isclose(head_output, result[:, None, :], rtol=1e-4, atol=1e-5).all(-1).any(-1)
+        return "tail" if bool(same.all()) else None
+    return None

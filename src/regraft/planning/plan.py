@@ -1,0 +1,137 @@
+"""The plan: what will be done and why, as plain data. Made first, then carried out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ..errors import SettingError, near_names
+from ..training import Settings
+
+__all__ = ["STRATEGIES", "Plan", "make_plan"]
+
+STRATEGIES = ("auto", "head", "partial", "full", "scratch")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Strategy, settings and reasons. The same plan, data and seed give the same weights on the same machine.
+
+    Attributes:
+        strategy: "auto", "head", "partial", "full" or "scratch".
+        classes: class names of the new head, in row order.
+        frozen: for "partial": a number of blocks, or the name of a block, layer or module, that one included.
+        views: fixed versions of each fitting item, the plain one included.
+        valid: share of the items kept aside to judge.
+        select: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
+        seed: decides splits, order and dropout.
+        settings: of the training.
+        reasons: sentences for people.
+    """
+
+    strategy: str
+    classes: tuple[str, ...] = ()
+    frozen: int | str | None = None
+    views: int = 1
+    valid: float = 0.2
+    select: float = 0.15
+    seed: int = 0
+    settings: Settings = field(default_factory=Settings)
+    reasons: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return {**asdict(self), "classes": list(self.classes), "reasons": list(self.reasons), "settings": self.settings.to_dict()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
+        """Return the plan that `to_dict` wrote, edited or not.
+
+        Args:
+            plain: as `to_dict` gives it.
+
+        Returns:
+            The plan.
+
+        Raises:
+            SettingError: if a name is unknown or a value out of its range.
+        """
+        unknown = [name for name in plain if name not in cls.__dataclass_fields__]
+        if unknown:
+            raise SettingError(f"A plan has no {unknown[0]!r}{near_names(unknown[0], cls.__dataclass_fields__)}")
+        settings = Settings.of({name: value for name, value in plain.get("settings", {}).items()})
+        given = {**plain, "classes": tuple(plain.get("classes", ())), "reasons": tuple(plain.get("reasons", ())), "settings": settings}
+        plan = cls(**given)
+        check_plan(plan)
+        return plan
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    def with_reasons(self, *reasons: str) -> Plan:
+        """Return the plan with further reasons."""
+        return replace(self, reasons=(*self.reasons, *reasons))
+
+    def __str__(self) -> str:
+        defaults = Settings().to_dict()
+        changed = [f"{name}={value!r}" for name, value in self.settings.to_dict().items() if value != defaults[name]]
+        lines = [f"strategy   {self.strategy}" + (f", frozen up to {self.frozen!r}" if self.frozen is not None else "")]
+        lines += [f"classes    {len(self.classes)}: {', '.join(self.classes[:6])}{', …' if len(self.classes) > 6 else ''}"]
+        lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}, seed {self.seed}"]
+        lines += [f"because    {reason}" for reason in self.reasons]
+        return "\n".join(lines)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise if a value of the plan is out of its range.
+
+    Args:
+        plan: the plan.
+
+    Raises:
+        SettingError: naming what was received and what was expected.
+    """
+    if plan.strategy not in STRATEGIES:
+        raise SettingError(f"strategy={plan.strategy!r} is not known{near_names(plan.strategy, STRATEGIES)}")
+    if plan.strategy == "partial" and plan.frozen is None:
+        raise SettingError("strategy='partial' needs frozen=: a number of blocks, or the name of a block, layer or module, that one included.")
+    if plan.strategy != "partial" and plan.frozen is not None:
+        raise SettingError(f"frozen={plan.frozen!r} goes with strategy='partial'; received strategy={plan.strategy!r}.")
+    if not isinstance(plan.views, int) or plan.views < 1:
+        raise SettingError(f"views={plan.views!r}: expected a whole number, 1 or more; the plain item counts as one.")
+    if not 0 < plan.valid < 1:
+        raise SettingError(f"valid={plan.valid!r}: expected a share between 0 and 1, such as 0.2.")
+
+
+def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
+    """Make a plan from what the user asked for.
+
+    Args:
+        strategy: a name, or a plan, which is taken as it is.
+        options: frozen, views, valid, seed, classes, and any setting.
+
+    Returns:
+        The plan, checked.
+
+    Raises:
+        SettingError: listing every unknown name and every value out of range.
+    """
+    if isinstance(strategy, Plan):
+        check_plan(strategy)
+        return strategy
+    own = ("frozen", "views", "valid", "seed", "classes")
+    try:
+        settings = Settings.of({name: value for name, value in options.items() if name not in own})
+    except SettingError as error:
+        raise SettingError(f"{error}. Besides the settings: {', '.join(own[:-1])}") from None
+    plan = Plan(strategy, settings=settings, **{name: options[name] for name in own if name in options})
+    check_plan(plan)
+    return plan

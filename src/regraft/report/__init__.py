@@ -1,0 +1,10 @@
+"""The report of one adaptation: a single HTML file made from plain data."""
+
+from __future__ import annotations
+
+from .curves import plot_history
+from .media import picture_uri, sound_uri
+from .page import read_facts, write_facts, write_report
+from .verdict import verdict
+
+__all__ = ["picture_uri", "plot_history", "read_facts", "sound_uri", "verdict", "write_facts", "write_report"]

@@ -1,0 +1,72 @@
+"""Learning curves as a PNG, for papers and slides; the page draws its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, optional_import
+
+__all__ = ["curve", "plot_history", "stage_starts"]
+
+
+def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Return one quantity over the epochs.
+
+    Args:
+        history: one mapping an epoch, over all stages.
+        key: such as "train_loss".
+
+    Returns:
+        Points (epoch counted from 1 over all stages, value); epochs where the value is missing or not finite are left out.
+    """
+    points = [(float(number), entry.get(key)) for number, entry in enumerate(history, start=1)]
+    return [(x, float(y)) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
+
+
+def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """Return the epochs of `history` where a stage begins, with its name; nothing where there is only one stage."""
+    starts: dict[float, str] = {}
+    before: object = None
+    for number, entry in enumerate(history, start=1):
+        stage = entry.get("stage")
+        if stage is not None and stage != before:
+            starts[float(number)] = str(stage)
+        before = stage
+    return starts if len(starts) > 1 else {}
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+    """Draw loss and accuracy by epoch with matplotlib.
+
+    Args:
+        history: one mapping an epoch with "train_loss", "select_loss", "select_accuracy", where they apply.
+        path: the file to write; its ending chooses the format (.png, .pdf, .svg).
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: if no epoch has any of the three.
+    """
+    losses = {"fit": curve(history, "train_loss"), "select": curve(history, "select_loss")}
+    accuracy = {"select": [(x, 100.0 * y) for x, y in curve(history, "select_accuracy")]}
+    panels = [(name, lines) for name, lines in (("loss", losses), ("accuracy (%)", accuracy)) if any(lines.values())]
+    if not panels:
+        raise DataError(f"Nothing to draw: none of {len(history)} epochs has a train_loss, select_loss or select_accuracy.")
+    figure = optional_import("matplotlib.figure", "report", purpose="A plot of the history").Figure(
+        figsize=(5 * len(panels), 3.4), layout="constrained"
+    )
+    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for label, points in lines.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+        for start in stage_starts(history):
+            axes.axvline(start, linestyle=":", linewidth=1, color="gray")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=150)
+    return Path(path)

@@ -1,0 +1,105 @@
+"""Pictures and sounds as data URIs, so that a report is one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MissingExtraError, optional_import
+
+__all__ = ["picture_uri", "sound_uri"]
+
+
+def picture_uri(source: npt.ArrayLike | str | Path, *, size: int = 96) -> str | None:
+    """Return a small PNG of a picture as a data URI.
+
+    Args:
+        source: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W); uint8 as it is, floats in [0, 1] times 255,
+            other numbers stretched from their least to their greatest.
+        size: the longer side at most, in pixels; smaller pictures are enlarged by whole numbers without smoothing.
+
+    Returns:
+        "data:image/png;base64,…", or None where Pillow is not installed or the picture cannot be read.
+    """
+    image = _library("PIL.Image", "vision")
+    if image is None:
+        return None
+    try:
+        picture = image.open(source) if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))
+        picture = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
+        times = size // max(picture.size)
+        if times > 1:
+            picture = picture.resize((picture.width * times, picture.height * times), image.Resampling.NEAREST)
+        picture.thumbnail((size, size))
+    except (OSError, TypeError, ValueError):
+        return None
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return _uri("image/png", file.getvalue())
+
+
+def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float = 5.0) -> str | None:
+    """Return the beginning of a sound as a data URI: WAV, one channel, 16 bit.
+
+    Args:
+        source: a file, or (waveform, rate): (N,) or (N, channels) floats in [-1, 1] or int16, and samples a second.
+        seconds: how much is kept.
+
+    Returns:
+        "data:audio/wav;base64,…", or None where soundfile is needed and not installed or the file cannot be read.
+    """
+    if isinstance(source, tuple):
+        waveform, rate = np.asarray(source[0]), int(source[1])
+    else:
+        soundfile = _library("soundfile", "audio")
+        try:
+            read = None if soundfile is None else soundfile.read(str(source), always_2d=True)
+        except (OSError, RuntimeError):
+            return None
+        if read is None:
+            return None
+        waveform, rate = np.asarray(read[0]), int(read[1])
+    return _uri("audio/wav", _wave(waveform[: int(seconds * rate)], rate))
+
+
+def _wave(waveform: np.ndarray, rate: int) -> bytes:
+    scale = 32768.0 if waveform.dtype == np.int16 else 1.0
+    floats = waveform.astype(np.float64) / scale
+    single = floats.mean(axis=1) if floats.ndim == 2 else floats
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes((np.clip(single, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def _pixels(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    array = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    values = np.nan_to_num(array.astype(np.float64))
+    low, high = float(values.min()), float(values.max())
+    if low < 0.0 or high > 1.0:
+        values = (values - low) / (high - low or 1.0)
+    return np.ascontiguousarray((values * 255.0).round().astype(np.uint8))
+
+
+def _library(module: str, extra: str) -> ModuleType | None:
+    try:
+        return optional_import(module, extra, purpose="A picture or sound in the report")
+    except MissingExtraError:
+        return None
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,135 @@
+"""The verdict: one honest sentence from figures with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["baseline_name", "difference_interval", "judged_part", "verdict"]
+
+_NAMES = {
+    "class_mean": "the nearest class mean",
+    "knn": "the nearest neighbours",
+    "lda": "the closed-form probe (LDA)",
+    "majority": "the majority class",
+    "mean": "the mean of the targets",
+    "nearest_class_mean": "the nearest class mean",
+    "nearest_mean": "the nearest class mean",
+    "probe": "the closed-form probe",
+    "ridge": "the closed-form probe (ridge)",
+    "scratch": "the same network trained from scratch",
+    "source": "the network as it came",
+}
+_CONSTANT = ("majority", "mean")  # what one reaches without looking at the item
+
+
+def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say in one sentence how good the adapted network is, and whether it is better than the best baseline.
+
+    Args:
+        scores: what `judge` gave, by part ({"valid": …, "test": …}) or for one part; the test part is preferred.
+        baselines: name -> what `judge` gave on the same items; "difference", where it is there, is what
+            `paired_difference(adapted, baseline)` gave and is believed before the interval of unpaired shares.
+
+    Returns:
+        A sentence. It says so when the difference is within noise, when a baseline is better, and when there is none.
+    """
+    _, figures = judged_part(scores)
+    if "accuracy" in figures:
+        return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other})
+    if "mae" in figures:
+        return _of_error(figures, {name: other for name, other in baselines.items() if "mae" in other})
+    return "The adapted network has not been judged: there are no held-out items."
+
+
+def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the name and the figures of the part that judges: "test" where `scores` has it, else "valid", else the figures themselves."""
+    for name in ("test", "valid"):
+        if isinstance(scores.get(name), Mapping) and scores[name]:
+            return name, scores[name]
+    return "", scores
+
+
+def baseline_name(name: str) -> str:
+    """Return what the baseline called `name` is, in words."""
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two accuracies from their own intervals.
+
+    For two networks judged on the same items it is wider than the paired interval whenever they tend to fail together,
+    so that what it calls better is better.
+
+    Args:
+        figures: with "accuracy" and "accuracy_interval".
+        other: the same of the other network.
+
+    Returns:
+        (lo, hi) of `figures` minus `other`, in [-1, 1].
+
+    Source:
+        Newcombe 1998, Statistics in Medicine 17:873-890, method 10.
+    """
+    first, (low, high) = figures["accuracy"], figures.get("accuracy_interval", (0.0, 1.0))
+    second, (least, most) = other["accuracy"], other.get("accuracy_interval", (0.0, 1.0))
+    difference = first - second
+    return difference - math.hypot(first - low, most - second), difference + math.hypot(high - first, second - least)
+
+
+def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    what = "of the labels of" if "micro_f1" in figures else "of"
+    said = f"The adapted network reads {_percent(figures['accuracy'])} {what} the {figures.get('items', 0)} held-out items correctly"
+    if "accuracy_interval" in figures:
+        low, high = figures["accuracy_interval"]
+        said += f" (95 % interval {100 * low:.1f} to {_percent(high)})"
+    if not baselines:
+        return said + "; no baseline was run beside it."
+    best = max(baselines, key=lambda name: float(baselines[name]["accuracy"]))
+    said += _against(figures, baselines[best], name=baseline_name(best))
+    if "majority" in baselines and best != "majority":
+        said += f"; the majority class gives {_percent(baselines['majority']['accuracy'])}"
+    return said + "."
+
+
+def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str) -> str:
+    difference = figures["accuracy"] - other["accuracy"]
+    paired = other.get("difference")
+    low, high = paired["interval"] if isinstance(paired, Mapping) else difference_interval(figures, other)
+    points = f"{100 * abs(difference):.1f} points"
+    if high < 0:
+        return f", but {name} is better: {_percent(other['accuracy'])}, {points} more"
+    if low > 0:
+        return f", {points} above {name}"
+    if f"{100 * abs(difference):.1f}" == "0.0":
+        return f", no more than {name}"
+    return f", {points} {'above' if difference > 0 else 'below'} {name}, a difference within noise on so few items"
+
+
+def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    said = f"The adapted network is off by {figures['mae']:.3g} on average over {figures.get('items', 0)} held-out items"
+    if "mae_interval" in figures:
+        low, high = figures["mae_interval"]
+        said += f" (95 % interval {low:.3g} to {high:.3g})"
+    if not baselines:
+        return said + "; no baseline was run beside it."
+    best = min(baselines, key=lambda name: float(baselines[name]["mae"]))
+    other = baselines[best]
+    apart = _apart(figures.get("mae_interval"), other.get("mae_interval"))
+    if figures["mae"] < other["mae"]:
+        said += f", {1 - figures['mae'] / other['mae']:.0%} less than {baseline_name(best)} ({other['mae']:.3g})".replace("%", " %")
+    else:
+        said += f"; {baseline_name(best)} is off by {other['mae']:.3g}, which is {'better' if apart else 'no worse'}"
+    if not apart:
+        said += ", a difference within noise on so few items"
+    constant = next((name for name in _CONSTANT if name in baselines and name != best), None)
+    return said + (f"; {baseline_name(constant)} is off by {baselines[constant]['mae']:.3g}." if constant else ".")
+
+
+def _apart(first: Any, second: Any) -> bool:
+    return first is None or second is None or first[1] < second[0] or second[1] < first[0]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,25 @@
+"""What scores mean: targets, losses, figures and how sure they are."""
+
+from __future__ import annotations
+
+from .intervals import bootstrap_interval, paired_difference, wilson_interval
+from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
+from .metrics import brier_score, expected_calibration_error, judge, log_loss, probabilities
+
+__all__ = [
+    "KINDS",
+    "Loss",
+    "bootstrap_interval",
+    "brier_score",
+    "class_weights",
+    "classification_loss",
+    "expected_calibration_error",
+    "judge",
+    "log_loss",
+    "loss_for",
+    "multi_label_loss",
+    "paired_difference",
+    "probabilities",
+    "regression_loss",
+    "wilson_interval",
+]

@@ -1,0 +1,151 @@
+"""What training minimises: one loss per kind of task, all with the same signature.
+
+Shape letters: B items of one batch, C classes (or labels, or outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import SettingError, near_names
+
+__all__ = ["KINDS", "Loss", "class_weights", "classification_loss", "loss_for", "multi_label_loss", "regression_loss"]
+
+KINDS = ("classification", "multi-label", "regression")
+"""The kinds of task, as `Head.kind` names them."""
+
+
+class Loss(Protocol):
+    """The signature that all losses share."""
+
+    def __call__(self, scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+        """Return the scalar loss of one batch."""
+
+
+def classification_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross entropy of raw scores, in nats.
+
+    Without weights the plain mean over the batch; with weights `sum(w[y] * loss) / sum(w[y])`, so that the scale of the
+    weights does not change the step size.
+
+    Args:
+        scores: (B, C) raw scores, before the softmax.
+        targets: (B,) integers in 0 … C-1.
+        class_weight: (C,) weights >= 0, or None for all equal.
+        label_smoothing: in [0, 1): this share of the target mass is spread evenly over the C classes
+            (Szegedy et al. 2016, arXiv:1512.00567, section 7). With class weights the spread mass is weighted by class too.
+
+    Returns:
+        The loss, a scalar with the gradient of `scores`.
+    """
+    weight = None if class_weight is None else class_weight.to(scores)
+    return functional.cross_entropy(scores, targets.long(), weight=weight, label_smoothing=label_smoothing)
+
+
+def multi_label_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Return the binary cross entropy of raw scores, in nats, averaged over items and labels.
+
+    Args:
+        scores: (B, C) raw scores, before the sigmoid.
+        targets: (B, C) numbers in [0, 1].
+        class_weight: (C,) weights >= 0 of the labels, or None for all equal; the mean is `sum(w * loss) / sum(w)`.
+        label_smoothing: in [0, 1): targets become `y * (1 - s) + s / 2`.
+
+    Returns:
+        The loss, a scalar with the gradient of `scores`.
+    """
+    smooth = targets.to(scores) * (1.0 - label_smoothing) + label_smoothing / 2.0
+    losses = functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
+    return _mean_over_columns(losses, class_weight)
+
+
+def regression_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean squared error, in squared units of the targets.
+
+    Args:
+        scores: (B, C) predicted values.
+        targets: (B, C) true values; (B,) is taken for (B, 1).
+        class_weight: (C,) weights >= 0 of the outputs, or None for all equal; the mean is `sum(w * loss) / sum(w)`.
+        label_smoothing: must be 0; the argument exists so that all losses are called alike.
+
+    Returns:
+        The loss, a scalar with the gradient of `scores`.
+
+    Raises:
+        SettingError: if `label_smoothing` is not 0.
+    """
+    if label_smoothing:
+        raise SettingError(f"label_smoothing={label_smoothing} has no meaning for regression; leave it at 0.")
+    truth = targets.to(scores).reshape(scores.shape)
+    return _mean_over_columns((scores - truth) ** 2, class_weight)
+
+
+def loss_for(kind: str) -> Loss:
+    """Return the loss of one kind of task.
+
+    Args:
+        kind: "classification", "multi-label" or "regression".
+
+    Returns:
+        A function of `(scores, targets, *, class_weight, label_smoothing)`.
+
+    Raises:
+        SettingError: if there is no such kind.
+    """
+    losses: dict[str, Loss] = dict(zip(KINDS, (classification_loss, multi_label_loss, regression_loss), strict=True))
+    if kind not in losses:
+        raise SettingError(f"Unknown kind of task: {kind!r}{near_names(str(kind), KINDS)}")
+    return losses[kind]
+
+
+def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[float] | None) -> np.ndarray | None:
+    """Return the weight of each class in the loss.
+
+    "balanced" gives `n / (k * n_c)` with n items in the k classes that have any (King & Zeng 2001, as scikit-learn
+    does): every class then has the same total weight. A class without items gets weight 1; no item ever carries it.
+
+    Args:
+        counts: (C,) items of each class.
+        how: "balanced", the C weights themselves, or None.
+
+    Returns:
+        (C,) float64 weights, or None where all classes weigh the same by choice.
+
+    Raises:
+        SettingError: if `how` is another word, has another length than `counts`, or holds a weight below 0 or none above 0.
+    """
+    if how is None:
+        return None
+    numbers = np.asarray(counts, dtype=np.float64)
+    if not isinstance(how, str):
+        return _checked_weights(how, len(numbers))
+    if how != "balanced":
+        raise SettingError(f"Unknown class_weight {how!r}; expected 'balanced', a list of {len(numbers)} weights, or None.")
+    present = numbers > 0
+    weights = np.ones(len(numbers), dtype=np.float64)
+    weights[present] = numbers.sum() / (present.sum() * numbers[present])
+    return weights
+
+
+def _checked_weights(weights: Sequence[float], length: int) -> np.ndarray:
+    given = np.asarray(weights, dtype=np.float64)
+    if given.shape != (length,):
+        raise SettingError(f"class_weight has shape {given.shape}; expected {length} weights, one for each class in row order.")
+    if not np.isfinite(given).all() or (given < 0).any() or not (given > 0).any():
+        raise SettingError(f"class_weight must hold finite weights >= 0, at least one above 0; received {given.tolist()}.")
+    return given
+
+
+def _mean_over_columns(losses: Tensor, weight: Tensor | None) -> Tensor:
+    columns = losses.mean(dim=0)
+    if weight is None:
+        return columns.mean()
+    shares = weight.to(columns)
+    return torch.dot(columns, shares) / shares.sum()

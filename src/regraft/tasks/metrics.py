@@ -1,0 +1,254 @@
+"""How good the scores are: pure functions of arrays, and `judge`, which puts all figures of one set of items together.
+
+Shape letters: N items, C classes (or labels, or outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, r2_score
+
+from ..errors import DataError, SettingError, near_names
+from .intervals import bootstrap_interval, wilson_interval
+
+__all__ = ["brier_score", "expected_calibration_error", "judge", "log_loss", "probabilities"]
+
+_SMALLEST = 1e-12
+
+
+def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.ndarray:
+    """Return what raw scores mean as probabilities.
+
+    Args:
+        scores: (N, C) raw scores, before any activation.
+        kind: "classification" or "softmax": rows sum to 1; "multi-label" or "sigmoid": each in [0, 1] by itself;
+            "regression" or "linear": the scores as they are.
+
+    Returns:
+        (N, C) float64.
+
+    Raises:
+        SettingError: if `kind` is another word.
+    """
+    raw = np.asarray(scores, dtype=np.float64)
+    if kind in ("classification", "softmax"):
+        powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+        shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+    if kind in ("multi-label", "sigmoid"):
+        logistic: np.ndarray = 0.5 * (1.0 + np.tanh(0.5 * raw))
+        return logistic
+    if kind in ("regression", "linear"):
+        return raw
+    known = ("classification", "softmax", "multi-label", "sigmoid", "regression", "linear")
+    raise SettingError(f"Unknown kind or activation: {kind!r}{near_names(str(kind), known)}")
+
+
+def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
+    """Return the mean negative natural logarithm of the true class's probability, in nats.
+
+    Args:
+        chances: (N, C) probabilities; each is clipped to at least 1e-12, so one sure error costs at most 27.6.
+        targets: (N,) integers in 0 … C-1.
+
+    Returns:
+        A number >= 0; ln C for a network that knows nothing.
+    """
+    table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
+    true = table[np.arange(len(truth)), truth]
+    return float(-np.log(np.clip(true, _SMALLEST, 1.0)).mean())
+
+
+def brier_score(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
+    """Return the mean squared distance between probabilities and the truth, summed over classes.
+
+    Args:
+        chances: (N, C) probabilities.
+        targets: (N,) integers in 0 … C-1.
+
+    Returns:
+        A number in [0, 2]; 0 is perfect.
+
+    Source:
+        Brier 1950, Monthly Weather Review 78:1-3, equation (2).
+    """
+    table, truth = np.array(chances, dtype=np.float64), np.asarray(targets)
+    table[np.arange(len(truth)), truth] -= 1.0
+    return float((table**2).sum(axis=1).mean())
+
+
+def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 15) -> float:
+    """Return the mean gap between how sure the network is and how often it is right.
+
+    Items are sorted by the probability of the predicted class and divided into bins of equal size, which wastes no bin
+    on confidences that do not occur.
+
+    Args:
+        chances: (N, C) probabilities.
+        targets: (N,) integers in 0 … C-1.
+        bins: how many; at most N are used.
+
+    Returns:
+        A number in [0, 1]; 0 is perfect.
+
+    Raises:
+        SettingError: if `bins` is below 1.
+
+    Source:
+        Guo et al. 2017, arXiv:1706.04599, equation (3), with the equal-mass bins of Nixon et al. 2019, arXiv:1904.01685.
+    """
+    if bins < 1:
+        raise SettingError(f"bins must be at least 1; received {bins}.")
+    table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
+    sure = table.max(axis=1)
+    right = table.argmax(axis=1) == truth
+    parts = np.array_split(np.argsort(sure, kind="stable"), min(bins, len(sure)))
+    return float(sum(len(part) * abs(right[part].mean() - sure[part].mean()) for part in parts) / len(sure))
+
+
+# over the limit: scores, targets and their class names are one record, given in this order everywhere
+def judge(
+    scores: npt.ArrayLike, targets: npt.ArrayLike, classes: Sequence[str] | None = None, kind: str = "classification"
+) -> dict[str, Any]:
+    """Return all figures of one set of items, as plain data.
+
+    Args:
+        scores: (N, C) raw scores, before the activation.
+        targets: (N,) integers for classification; (N, C) of 0 and 1 for multi-label; (N, C) or (N,) values for regression.
+        classes: names of the C columns; None names them "0", "1", …
+        kind: "classification", "multi-label" or "regression".
+
+    Returns:
+        Always "items". Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the
+        classes that occur among truths or predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier",
+        "per_class" {name: {"recall", "interval", "items"}} (recall None without items), "confusion" (C x C, rows true).
+        Multi-label, at threshold 0.5: "accuracy" (mean over labels) and its interval (bootstrap over items), "macro_f1",
+        "micro_f1", "map" (mean average precision of the labels that occur, else None), "log_loss", "per_class".
+        Regression, mean over outputs: "mae" and "mae_interval" (bootstrap), "rmse", "r2" (None for a single item),
+        "per_class" {name: {"mae", "rmse", "r2"}}.
+
+    Raises:
+        SettingError: if `kind` is unknown.
+        DataError: if shapes do not fit together, nothing is to be judged, a score is not finite, or a target is out of range.
+    """
+    judges: dict[str, Callable[..., dict[str, Any]]] = {
+        "classification": _classification,
+        "multi-label": _multi_label,
+        "regression": _regression,
+    }
+    if kind not in judges:
+        raise SettingError(f"Unknown kind of task: {kind!r}{near_names(str(kind), judges)}")
+    raw = np.asarray(scores, dtype=np.float64)
+    if raw.ndim != 2 or 0 in raw.shape:
+        raise DataError(f"Scores must have shape (N, C) with at least one item; received {raw.shape}.")
+    names = [str(name) for name in classes] if classes is not None else [str(column) for column in range(raw.shape[1])]
+    if len(names) != raw.shape[1]:
+        raise DataError(f"Scores have {raw.shape[1]} columns and there are {len(names)} class names; expected as many.")
+    broken = int((~np.isfinite(raw)).any(axis=1).sum())
+    if broken:
+        raise DataError(
+            f"The scores of {broken} of {len(raw)} items are not finite: the network has diverged, or its input holds NaN. "
+            "Lower learning_rate, set clip_norm, or check the data."
+        )
+    return judges[kind](raw, np.asarray(targets), names=names)
+
+
+def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) -> dict[str, Any]:
+    truth = _checked_targets(targets, len(scores), classes=len(names))
+    chances = probabilities(scores)
+    predicted = scores.argmax(axis=1)
+    right = int((predicted == truth).sum())
+    table = confusion_matrix(truth, predicted, labels=np.arange(len(names)))
+    return {
+        "items": len(truth),
+        "accuracy": right / len(truth),
+        "accuracy_interval": list(wilson_interval(right, len(truth))),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
+        "log_loss": log_loss(chances, truth),
+        "ece": expected_calibration_error(chances, truth),
+        "brier": brier_score(chances, truth),
+        "per_class": {name: _recall(int(table[row, row]), int(table[row].sum())) for row, name in enumerate(names)},
+        "confusion": table.tolist(),
+    }
+
+
+def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) -> dict[str, Any]:
+    truth = _checked_table(targets, scores.shape)
+    if not np.isin(truth, (0, 1)).all():
+        raise DataError(f"Multi-label targets must be 0 or 1; received values from {truth.min()} to {truth.max()}.")
+    truth = truth.astype(int)
+    predicted = (scores >= 0.0).astype(int)
+    same = (predicted == truth).mean(axis=1)
+    present = np.flatnonzero(truth.any(axis=0))
+    precisions = {int(c): float(average_precision_score(truth[:, c], scores[:, c])) for c in present}
+    found = (predicted & truth).sum(axis=0)
+    per_class = {
+        name: {**_recall(int(found[c]), int(truth[:, c].sum())), "average_precision": precisions.get(c)} for c, name in enumerate(names)
+    }
+    return {
+        "items": len(truth),
+        "accuracy": float(same.mean()),
+        "accuracy_interval": list(bootstrap_interval(same)),
+        "macro_f1": _label_f1(truth, predicted, average="macro"),
+        "micro_f1": _label_f1(truth, predicted, average="micro"),
+        "map": float(np.mean(list(precisions.values()))) if precisions else None,
+        "log_loss": float((np.logaddexp(0.0, scores) - truth * scores).mean()),
+        "per_class": per_class,
+    }
+
+
+def _label_f1(truth: np.ndarray, predicted: np.ndarray, *, average: str) -> float:
+    if truth.shape[1] == 1:  # scikit-learn takes one column for classes 0 and 1, and would count the zeros as a class
+        return float(f1_score(truth[:, 0], predicted[:, 0], zero_division=0.0))
+    return float(f1_score(truth, predicted, average=average, zero_division=0.0))
+
+
+def _regression(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) -> dict[str, Any]:
+    truth = _checked_table(targets.reshape(-1, 1) if targets.ndim == 1 else targets, scores.shape)
+    errors = np.abs(scores - truth)
+    per_class = {name: _errors(scores[:, c], truth[:, c]) for c, name in enumerate(names)}
+    fitted = [figures["r2"] for figures in per_class.values() if figures["r2"] is not None]
+    return {
+        "items": len(truth),
+        "mae": float(errors.mean()),
+        "mae_interval": list(bootstrap_interval(errors.mean(axis=1))),
+        "rmse": float(np.mean([figures["rmse"] for figures in per_class.values()])),
+        "r2": float(np.mean(fitted)) if fitted else None,
+        "per_class": per_class,
+    }
+
+
+def _errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    gaps = predicted - truth
+    return {
+        "mae": float(np.abs(gaps).mean()),
+        "rmse": float(np.sqrt((gaps**2).mean())),
+        "r2": float(r2_score(truth, predicted)) if len(truth) > 1 else None,
+    }
+
+
+def _recall(found: int, items: int) -> dict[str, Any]:
+    return {"recall": found / items if items else None, "interval": list(wilson_interval(found, items)), "items": items}
+
+
+def _checked_targets(targets: np.ndarray, items: int, *, classes: int) -> np.ndarray:
+    if targets.shape != (items,):
+        raise DataError(f"Expected {items} targets, one integer for each item; received shape {targets.shape}.")
+    whole = targets.astype(np.int64)
+    if not np.array_equal(whole, targets) or whole.min() < 0 or whole.max() >= classes:
+        span = f"{targets.min()} … {targets.max()} ({targets.dtype})"
+        raise DataError(f"Targets must be whole numbers from 0 to {classes - 1}, rows of the head; received {span}.")
+    return whole
+
+
+def _checked_table(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if targets.shape != shape:
+        raise DataError(f"Expected targets of the shape of the scores, {shape}; received {targets.shape}.")
+    table = targets.astype(np.float64)
+    if not np.isfinite(table).all():
+        raise DataError(f"{int((~np.isfinite(table)).sum())} targets are not finite; leave those items out.")
+    return table

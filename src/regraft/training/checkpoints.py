@@ -1,0 +1,52 @@
+"""Checkpoints: after every epoch, atomic, and only taken up by the run that wrote them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..errors import SettingError
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One file that holds where a training stands.
+
+    Attributes:
+        path: of the file.
+        run: digest of plan, data and starting weights; a checkpoint of another run is refused.
+    """
+
+    path: Path
+    run: str
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write the file so that it is either the old or the new one, never half of it."""
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("wb") as file:
+            torch.save({**content, "run": self.run}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what was written last, or None.
+
+        Raises:
+            SettingError: if the file is of another run.
+        """
+        if not self.path.is_file():
+            return None
+        content = cast(dict[str, Any], torch.load(self.path, map_location="cpu", weights_only=True))
+        if content["run"] != self.run:
+            raise SettingError(
+                f"{str(self.path.parent)!r} holds an unfinished run with another plan, data or network. "
+                "Give another folder with out=, or resume=False to start anew there."
+            )
+        return content

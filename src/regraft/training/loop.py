@@ -1,0 +1,341 @@
+"""The one training loop.
+
+Read it from `train` down: `train` -> `_epoch` -> `_fit_step` is the road to the loss.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..console import progress, say
+from ..networks.contract import Network
+from ..tasks import Loss
+from .checkpoints import Checkpoint
+from .feeds import Feed, Payload
+from .optimizers import PlateauFactor, cosine_factor, make_optimizer, set_rate_
+from .settings import Settings
+
+__all__ = ["Objective", "Trained", "Training", "evaluate", "train"]
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised.
+
+    Attributes:
+        task: name of the head.
+        loss: from scores and targets to a scalar.
+        targets: (N, …) of all items of the feed.
+        class_weight: (C,) or None.
+        label_smoothing: in [0, 1).
+    """
+
+    task: str
+    loss: Loss
+    targets: Tensor
+    class_weight: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+        targets = self.targets[indices].to(scores.device)
+        return self.loss(scores.float(), targets, class_weight=self.class_weight, label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that one training needs.
+
+    Attributes:
+        network: whose trainable part is trained, in place.
+        feed: batches and scores.
+        objective: what is minimised.
+        fit: (n,) indices of the items to learn from.
+        select: (m,) indices of the items that choose the epoch, the rate and when to stop; may be empty.
+        settings: how it goes.
+        seed: decides the order of the items, dropout and views.
+        frozen: layers that stay frozen from the first epoch to the last.
+        checkpoint: where to go on from, or None.
+        stage: a word for the history, such as "head".
+    """
+
+    network: Network
+    feed: Feed
+    objective: Objective
+    fit: np.ndarray
+    select: np.ndarray
+    settings: Settings
+    seed: int
+    frozen: frozenset[str]
+    checkpoint: Checkpoint | None = None
+    stage: str = "train"
+
+
+@dataclass
+class Trained:
+    """Where a training stands; what a checkpoint holds.
+
+    Attributes:
+        rate: learning rate of the head.
+        epoch: number of the next epoch.
+        best_loss: lowest selection loss so far (fit loss, where nothing was kept for selection).
+        best: copy of the trained tensors at that epoch.
+        waited: epochs since then.
+        plateau: state of the schedule "plateau".
+        history: one dict an epoch.
+    """
+
+    rate: float
+    epoch: int = 0
+    best_loss: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+    waited: int = 0
+    plateau: PlateauFactor = field(default_factory=PlateauFactor)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(training: Training) -> list[dict[str, Any]]:
+    """Train the part that is not frozen, and leave the best weights in the network.
+
+    Args:
+        training: all that it needs.
+
+    Returns:
+        The history: one dict an epoch, over all resumes.
+    """
+    settings, accelerator = training.settings, Accelerator(mixed_precision=_precision())
+    training.network.freeze_(training.frozen)
+    optimizer = make_optimizer(training.network, settings)
+    state = _resumed(training, optimizer)
+    if state is None:
+        rate = settings.learning_rate or _found_rate(training, accelerator)
+        state = Trained(rate, best=_copied(trained_tensors(training)))
+    with progress(training.stage, settings.epochs) as advance:
+        advance(state.epoch)
+        while state.epoch < settings.epochs and not _finished(state, settings):
+            _epoch_(training, state, optimizer, accelerator)
+            advance(1)
+            if training.checkpoint is not None:
+                _save(training, state, optimizer)
+    _restore_(trained_tensors(training), state.best)
+    training.network.freeze_(training.frozen)
+    training.network.mode_(False)
+    return state.history
+
+
+def _precision() -> str:
+    """Mixed precision where the device has it."""
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def _finished(state: Trained, settings: Settings) -> bool:
+    return settings.patience is not None and state.waited >= settings.patience
+
+
+def _epoch_(training: Training, state: Trained, optimizer: Optimizer, accelerator: Accelerator) -> None:
+    """Run one epoch: fit, evaluate, take note."""
+    began, settings, network = time.perf_counter(), training.settings, training.network
+    seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
+    torch.manual_seed(seed)
+    network.reseed_(seed)
+    network.freeze_(_frozen_now(training, state.epoch))
+    network.mode_(True)
+    parts = _shuffled(training, seed)
+    first_step, steps = state.epoch * len(parts), settings.epochs * len(parts)
+    losses = []
+    for number, (indices, payload) in enumerate(training.feed.batches(parts)):
+        set_rate_(optimizer, state.rate * _factor(settings, state, first_step + number, steps))
+        losses.append(_fit_step(training, optimizer, accelerator, indices, payload) * len(indices))
+    entry = {"stage": training.stage, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
+    entry |= evaluate(training, training.select)
+    entry |= {"learning_rate": state.rate * _factor(settings, state, first_step + len(parts) - 1, steps)}
+    entry |= {"seconds": round(time.perf_counter() - began, 3)}
+    _note_(training, state, entry)
+
+
+def _fit_step(training: Training, optimizer: Optimizer, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
+    """Learn from one batch and return its loss."""
+    with accelerator.autocast():
+        scores = training.feed.scores(payload)[training.objective.task]
+    loss = training.objective(scores, indices)
+    accelerator.backward(loss)
+    if training.settings.clip_norm is not None:
+        accelerator.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], training.settings.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _factor(settings: Settings, state: Trained, step: int, steps: int) -> float:
+    if settings.schedule == "cosine":
+        return cosine_factor(step, steps, settings.warmup)
+    return state.plateau.factor if settings.schedule == "plateau" else 1.0
+
+
+def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the batches of one epoch: item indices in random order, and a view for each of them."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(training.fit)
+    views = generator.integers(0, training.feed.views, len(order)) if training.feed.views > 1 else np.zeros(len(order), np.int64)
+    count = max(1, round(len(order) / training.settings.batch_size))
+    return list(zip(np.array_split(order, count), np.array_split(views, count), strict=True))
+
+
+def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
+    """Return the layers that are frozen in this epoch: staged unfreezing opens the head first, then block by block from the top."""
+    every = training.settings.unfreeze_every
+    if every is None:
+        return training.frozen
+    trained = [block for block in training.network.blocks if not training.frozen.issuperset(block.layers)]
+    closed = trained[: max(0, len(trained) - 1 - epoch // every)]
+    return training.frozen.union(*(block.layers for block in closed))
+
+
+def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
+    """Return loss and, for classification, accuracy of some items in inference mode, as "select_loss" and "select_accuracy"."""
+    if not len(indices):
+        return {}
+    scores = torch.from_numpy(raw_scores(training.network, training.feed, training.objective.task, indices))
+    targets = training.objective.targets[indices]
+    found = {"select_loss": float(training.objective.loss(scores, targets))}
+    if targets.ndim == 1 and not targets.is_floating_point():
+        found["select_accuracy"] = float((scores.argmax(1) == targets).float().mean())
+    return found
+
+
+def raw_scores(network: Network, feed: Feed, task: str, indices: np.ndarray) -> np.ndarray:
+    """Return the raw scores (n, C) of some items in inference mode, view 0.
+
+    Args:
+        network: whose mode is set to inference.
+        feed: gives batches and scores.
+        task: name of the head.
+        indices: (n,).
+
+    Returns:
+        (n, C) float32.
+    """
+    network.mode_(False)
+    parts = [(part, np.zeros(len(part), np.int64)) for part in _consecutive(indices)]
+    with torch.inference_mode():
+        return np.concatenate([feed.scores(payload)[task].float().cpu().numpy() for _, payload in feed.batches(parts)])
+
+
+def _consecutive(indices: np.ndarray) -> list[np.ndarray]:
+    return [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
+
+
+def _note_(training: Training, state: Trained, entry: dict[str, Any]) -> None:
+    """Add an epoch to the history; keep its weights if they are the best so far."""
+    state.history.append(entry)
+    state.epoch += 1
+    loss = entry.get("select_loss", entry["train_loss"])
+    state.plateau.see_(loss)
+    if loss < state.best_loss - training.settings.min_delta:
+        state.best_loss, state.waited = loss, 0
+        state.best = _copied(trained_tensors(training))
+    else:
+        state.waited += 1
+    say(f"{training.stage} epoch {entry['epoch']}: " + ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if isinstance(value, float)))
+
+
+def trained_tensors(training: Training) -> dict[str, Tensor]:
+    """Return the tensors that training may change: all of the network's state but the frozen layers'."""
+    frozen = training.frozen
+    return {name: tensor for name, tensor in training.network.state().items() if name.rpartition(".")[0] not in frozen}
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _restore_(tensors: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+
+
+def _save(training: Training, state: Trained, optimizer: Optimizer) -> None:
+    content = {"tensors": _copied(trained_tensors(training)), "optimizer": optimizer.state_dict(), "best": state.best}
+    plain = {"rate": state.rate, "epoch": state.epoch, "best_loss": state.best_loss, "waited": state.waited, "history": state.history}
+    plateau = {"factor": state.plateau.factor, "best": state.plateau.best, "waited": state.plateau.waited}
+    if training.checkpoint is not None:
+        training.checkpoint.write({**content, **plain, "plateau": plateau})
+
+
+def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
+    """Put network and optimizer where the checkpoint left them, if there is one."""
+    saved = training.checkpoint.read() if training.checkpoint is not None else None
+    if saved is None:
+        return None
+    _restore_(trained_tensors(training), saved["tensors"])
+    optimizer.load_state_dict(saved["optimizer"])
+    plain = {name: saved[name] for name in ("rate", "epoch", "best_loss", "best", "waited", "history")}
+    return Trained(**plain, plateau=PlateauFactor(**saved["plateau"]))
+
+
+# ── learning-rate range test ───────────────────────────────────────────────────────────────────────────────────────────
+
+RANGE = (1e-6, 1.0)
+RANGE_STEPS = 60
+
+
+def _found_rate(training: Training, accelerator: Accelerator) -> float:
+    """Pick a learning rate by raising it step by step and watching the loss, then put everything back.
+
+    Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the one with the lowest smoothed loss; the
+    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers.
+
+    Args:
+        training: all that training needs.
+        accelerator: runs the steps.
+
+    Returns:
+        The learning rate of the head.
+    """
+    before = _copied(trained_tensors(training))
+    torch.manual_seed(training.seed)
+    training.network.reseed_(training.seed)
+    training.network.mode_(True)
+    optimizer = make_optimizer(training.network, training.settings)
+    rates = np.geomspace(*RANGE, RANGE_STEPS)
+    losses: list[float] = []
+    one_epoch = _shuffled(training, training.seed)
+    parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
+    for rate, (indices, payload) in zip(rates, training.feed.batches(parts), strict=True):
+        set_rate_(optimizer, float(rate))
+        losses.append(_fit_step(training, optimizer, accelerator, indices, payload))
+        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
+            break
+    _restore_(trained_tensors(training), before)
+    return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
+
+
+def pick_rate(rates: Sequence[float] | np.ndarray, losses: Sequence[float], *, highest: float) -> float:
+    """Return a tenth of the rate at which the smoothed loss is lowest.
+
+    Args:
+        rates: rising.
+        losses: at these rates, as many.
+        highest: no rate above it is returned.
+
+    Returns:
+        The rate, within [1e-5, highest].
+    """
+    smoothed, average = [], losses[0]
+    for step, loss in enumerate(losses):
+        average = 0.8 * average + 0.2 * (loss if math.isfinite(loss) else max(losses[:step], default=1.0) * 4)
+        smoothed.append(average)
+    return float(np.clip(rates[int(np.argmin(smoothed))] / 10, 1e-5, highest))

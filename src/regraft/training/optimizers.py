@@ -1,0 +1,124 @@
+"""Optimizers, learning rates by depth, and schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from ..networks.contract import Network
+from .settings import Settings
+
+__all__ = ["PlateauFactor", "cosine_factor", "depth_factors", "make_optimizer", "set_rate_"]
+
+
+def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]:
+    """Return the learning-rate factor of each trained block, lowest first; the topmost has 1.
+
+    Source: discriminative fine-tuning (Howard & Ruder, ACL 2018, section 3.2).
+
+    Args:
+        trained_blocks: how many blocks are trained, 1 or more.
+        layer_decay: factor from one block to the block below, in (0, 1]; None: the lowest gets 0.1.
+
+    Returns:
+        One factor a block, rising.
+    """
+    decay = layer_decay if layer_decay is not None else 0.1 ** (1 / max(trained_blocks - 1, 1))
+    return [decay ** (trained_blocks - 1 - index) for index in range(trained_blocks)]
+
+
+def make_optimizer(network: Network, settings: Settings) -> Optimizer:
+    """Make the optimizer over all trainable parameters, in groups by depth and by whether they decay.
+
+    Args:
+        network: with its frozen layers set.
+        settings: optimizer, weight decay, momentum and layer decay.
+
+    Returns:
+        The optimizer; every group has a "factor" that its learning rate is multiplied with.
+    """
+    parameters = network.layer_parameters()
+    by_block = [[parameter for name in block.layers for parameter in parameters.get(name, {}).values() if parameter.requires_grad] for block in network.blocks]
+    known = {id(parameter) for block in by_block for parameter in block}
+    rest = [parameter for group in parameters.values() for parameter in group.values() if parameter.requires_grad and id(parameter) not in known]
+    trained = [_unique(block) for block in [*by_block, rest] if block]
+    groups = []
+    for block, factor in zip(trained, depth_factors(len(trained), settings.layer_decay), strict=True):
+        matrices = [parameter for parameter in block if parameter.ndim > 1]
+        vectors = [parameter for parameter in block if parameter.ndim <= 1]
+        groups += [
+            {"params": chosen, "factor": factor, "weight_decay": decay} for chosen, decay in ((matrices, settings.weight_decay), (vectors, 0.0)) if chosen
+        ]
+    return _optimizer(groups, settings)
+
+
+def _unique(parameters: Iterable[Parameter]) -> list[Parameter]:
+    return list({id(parameter): parameter for parameter in parameters}.values())
+
+
+def _optimizer(groups: list[dict[str, object]], settings: Settings) -> Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=1.0, momentum=settings.momentum)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
+    return kinds[settings.optimizer](groups, lr=1.0)
+
+
+def set_rate_(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of the head; every group gets its factor of it.
+
+    Args:
+        optimizer: made by `make_optimizer`.
+        rate: of the topmost block.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def cosine_factor(step: int, steps: int, warmup: float) -> float:
+    """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
+
+    Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.
+
+    Args:
+        step: number of the step, from 0.
+        steps: of the whole training.
+        warmup: share of the steps in which the rate rises, in [0, 1).
+
+    Returns:
+        A number in (0, 1].
+    """
+    rising = int(warmup * steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+@dataclass
+class PlateauFactor:
+    """Reduce on plateau: a tenth after two epochs without progress.
+
+    Attributes:
+        factor: of the learning rate.
+        best: lowest loss so far.
+        waited: epochs since then.
+    """
+
+    factor: float = 1.0
+    best: float = math.inf
+    waited: int = 0
+
+    def see_(self, loss: float) -> None:
+        """Take note of the loss of an epoch."""
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited > 2:
+            self.factor, self.waited = self.factor * 0.1, 0

@@ -1,0 +1,126 @@
+"""Settings of a training: one meaning everywhere, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingError, near_names
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Settings"]
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "nadam")
+SCHEDULES = ("cosine", "plateau", "constant")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a training goes.
+
+    Attributes:
+        epochs: at most so many passes over the fitting items; 0 trains nothing.
+        batch_size: items a step.
+        optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop" or "nadam".
+        learning_rate: of the head; None: picked by a learning-rate range test.
+        weight_decay: decoupled for "adamw", else L2; of weights, not of biases and normalisation.
+        momentum: of "sgd" and "rmsprop", in [0, 1).
+        schedule: "cosine" (with warm-up), "plateau" (a tenth after 2 epochs without progress) or "constant".
+        warmup: share of all steps in which the rate rises from 0, in [0, 1).
+        layer_decay: factor of the learning rate from one block to the block below, in (0, 1]; None: such that the lowest
+            trained block gets a tenth of the head's.
+        unfreeze_every: epochs between the stages of staged unfreezing: the head first, then block by block from the top;
+            None trains all at once.
+        patience: epochs without progress of the selection loss after which training stops; None never stops early.
+        min_delta: smallest fall of the loss that counts as progress.
+        clip_norm: largest norm of the gradient; None clips nothing.
+        class_weight: "balanced", one weight a class, or None.
+        label_smoothing: in [0, 1).
+        cache: folder of activation caches, "memory", or None to compute the frozen part every epoch; "auto": the user's cache folder.
+        dtype: of cached activations, "float32" or "float16".
+        device: such as "cpu" or "cuda"; None: what the machine has.
+        baselines: also train the same architecture from scratch, as a yardstick.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    layer_decay: float | None = None
+    unfreeze_every: int | None = None
+    patience: int | None = 5
+    min_delta: float = 0.0
+    clip_norm: float | None = None
+    class_weight: Any = None
+    label_smoothing: float = 0.0
+    cache: str | None = "auto"
+    dtype: str = "float32"
+    device: str | None = None
+    baselines: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Make settings from keywords.
+
+        Args:
+            given: name -> value; names left out keep their defaults.
+
+        Returns:
+            The settings, every value in its range.
+
+        Raises:
+            SettingError: listing every unknown name and every value out of range, at once.
+        """
+        known = [field.name for field in fields(cls)]
+        problems = [f"unknown setting {name!r}{near_names(name, known)}" for name in given if name not in known]
+        values = {name: str(value) if name == "cache" and isinstance(value, Path) else value for name, value in given.items() if name in known}
+        problems += [f"{name}={values[name]!r}: expected {rule}" for name, (rule, holds) in _RULES.items() if name in values and not _holds(holds, values[name])]
+        if problems:
+            raise SettingError("; ".join(problems))
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        weights = plain["class_weight"]
+        plain["class_weight"] = weights if weights is None or isinstance(weights, str) else [float(weight) for weight in weights]
+        return plain
+
+
+def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return bool(rule(value))
+    except TypeError:
+        return False
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "epochs": ("a whole number, 0 or more", lambda value: _whole(value) and value >= 0),
+    "batch_size": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
+    "optimizer": (f"one of {', '.join(OPTIMIZERS)}", lambda value: value in OPTIMIZERS),
+    "learning_rate": ("a number above 0, or None", lambda value: value is None or value > 0),
+    "weight_decay": ("a number, 0 or more", lambda value: value >= 0),
+    "momentum": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "schedule": (f"one of {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES),
+    "warmup": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "layer_decay": ("a number in (0, 1], or None", lambda value: value is None or 0 < value <= 1),
+    "unfreeze_every": ("a whole number, 1 or more, or None", lambda value: value is None or (_whole(value) and value >= 1)),
+    "patience": ("a whole number, 1 or more, or None", lambda value: value is None or (_whole(value) and value >= 1)),
+    "min_delta": ("a number, 0 or more", lambda value: value >= 0),
+    "clip_norm": ("a number above 0, or None", lambda value: value is None or value > 0),
+    "class_weight": ("'balanced', one weight a class, or None", lambda value: value is None or value == "balanced" or not isinstance(value, str)),
+    "label_smoothing": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
+    "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
+    "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or isinstance(value, str)),
+    "baselines": ("True or False", lambda value: isinstance(value, bool)),
+}

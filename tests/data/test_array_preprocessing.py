@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from regraft.data import ArrayPreprocessing, Prepared, read
+from regraft.data.array_preprocessing import augmented_array
+from regraft.errors import DataError
+
+
+def test_types():
+    assert ArrayPreprocessing().batch(np.arange(6).reshape(2, 3)).dtype == torch.float32
+    assert ArrayPreprocessing(integers=True).batch(np.arange(6).reshape(2, 3)).dtype == torch.int64
+    assert ArrayPreprocessing().batch([[1.0, 2.0], [3.0, 4.0]]).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "received"),
+    [((8, 6, 1), (8, 6)), ((1, 8, 6), (8, 6)), ((1, 8, 6), (8, 6, 1)), ((None, 6), (8, 6)), ((1,), ()), ((1, None, 6), (8, 6))],
+)
+def test_axes_of_length_one(shape, received):
+    made = ArrayPreprocessing(shape).batch(np.zeros((2, *received)))
+    assert tuple(made.shape[1:]) == tuple(side or 8 for side in shape)
+
+
+def test_wrong_shape():
+    with pytest.raises(DataError, match=r"shape \(8, 8\); expected \(3, 32, 32\).* read the data with kind='image'"):
+        ArrayPreprocessing((3, 32, 32)).batch(np.zeros((2, 8, 8)))
+    with pytest.raises(DataError, match=r"shape \(5,\); expected \(6,\), as the network takes it. Reshape X.$"):
+        ArrayPreprocessing((6,)).fit(read((np.zeros((2, 5)), [0, 1])))
+    with pytest.raises(DataError, match=r"takes arrays and the data are text items, such as item 0"):
+        ArrayPreprocessing().fit(read((["a", "b"], [0, 1])))
+    with pytest.raises(DataError, match=r"has 2 numbers for items of the shape \(3,\)"):
+        ArrayPreprocessing(mean=(1.0, 2.0)).batch(np.zeros((2, 3)))
+
+
+def test_mean_and_std():
+    items = np.arange(6.0).reshape(2, 3)
+    made = ArrayPreprocessing(mean=(0.0, 1.0, 2.0), std=2.0).batch(items)
+    assert made.tolist() == [[0, 0, 0], [1.5, 1.5, 1.5]]
+    assert ArrayPreprocessing(mean=tuple(range(6))).batch(np.arange(6.0).reshape(1, 2, 3)).abs().sum() == 0
+    assert "minus mean" in ArrayPreprocessing(mean=1.0).describe()
+
+
+def test_noise_follows_the_spread():
+    generator = np.random.default_rng(0)
+    items = generator.standard_normal((400, 3)) * (0, 1, 10)
+    prepared = Prepared(read((items, [0, 1] * 200)), ArrayPreprocessing((3,)))
+    noise = (prepared.batch(range(400), 1) - prepared.batch(range(400))).numpy()
+    np.testing.assert_allclose(noise.std(axis=0), (0, 0.05, 0.5), rtol=0.15, atol=1e-6)
+    large = ArrayPreprocessing().fit(read((np.zeros((2, 70, 70)), [0, 1])))
+    assert large.spread == 0.0
+
+
+def test_shift_along_the_longest_axis():
+    item = np.arange(200.0).reshape(2, 100)
+    offsets = {float(augmented_array(item, np.random.default_rng(seed))[0, 50]) for seed in range(60)}
+    assert min(offsets) >= 45 and max(offsets) <= 55 and len(offsets) > 6
+    tokens = ArrayPreprocessing(integers=True, spread=1.0).batch(np.arange(5)[None], 1, seeds=[1])
+    assert tokens.tolist() == [[0, 1, 2, 3, 4]]

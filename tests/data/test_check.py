@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from regraft.data import Dataset, checked, read
+from regraft.data import check as check_module
+from regraft.data.check import bad_items, rows_not_finite
+from regraft.errors import DataError
+
+
+def test_corrupt_pictures(pictures):
+    good = (pictures / "cat/1.png").read_bytes()
+    (pictures / "cat/2.png").write_bytes(good[: len(good) // 2])
+    (pictures / "dog/1.png").write_bytes(b"no picture")
+    data = read(pictures)
+    assert list(bad_items(data)) == [1, 3]
+    with pytest.raises(DataError, match=r"2 of 5 items cannot be used: cat/2.png \(.*\), dog/1.png \(UnidentifiedImageError"):
+        checked(data, skip_bad=False)
+    kept = checked(data, skip_bad=True)
+    assert kept.names == ("cat/1.png", "cat/10.png", "dog/2.png") and "left out: 2 of 5" in kept.notes[-1]
+    with pytest.raises(DataError, match="expected at least one usable item"):
+        checked(data.subset([1, 3]), skip_bad=True)
+
+
+def test_truncated_jpeg(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "a.jpg"
+    image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(path)
+    data = Dataset([path], np.array([0]), ("a",), "image")
+    assert not bad_items(data)
+    path.write_bytes(path.read_bytes()[:20000])
+    assert "truncated" in bad_items(data)[0]
+
+
+def test_recordings(recordings):
+    soundfile = pytest.importorskip("soundfile")
+    (recordings / "low/1.wav").write_bytes(b"no sound")
+    soundfile.write(recordings / "low/2.wav", np.zeros(0), 8000)
+    soundfile.write(recordings / "high/1.wav", np.array([0.0, np.nan]), 8000, subtype="FLOAT")
+    reasons = bad_items(read(recordings))
+    assert list(reasons) == [0, 2, 3] and reasons[0] == "NaN or infinity" and reasons[3] == "no samples"
+
+
+def test_numbers_in_chunks(monkeypatch):
+    monkeypatch.setattr(check_module, "CHUNK_BYTES", 64)
+    items = np.zeros((50, 4))
+    items[[7, 31], [0, 3]] = np.nan, np.inf
+    assert list(rows_not_finite(items)) == [7, 31]
+    assert list(rows_not_finite(items.astype(np.float32)[:8])) == [7]
+    assert not len(rows_not_finite(np.zeros((3, 2), int)))
+    with pytest.raises(DataError, match=r"2 of 50 items cannot be used: item 7 \(NaN or infinity\), item 31"):
+        read((items, [0, 1] * 25))
+    assert len(read((items, [0, 1] * 25), skip_bad=True)) == 48
+
+
+def test_lists_of_arrays():
+    items = [np.zeros(3), np.array([np.nan]), np.zeros(0), np.array(["a"])]
+    reasons = bad_items(Dataset(items, np.zeros(4, int), ("a",), "audio"))
+    assert reasons == {1: "NaN or infinity", 2: "empty", 3: "<U1 values in place of numbers"}
+    texts = Dataset(["a", None, 3], np.zeros(3, int), ("a",), "text")
+    assert bad_items(texts) == {1: "missing text", 2: "int in place of a text"}

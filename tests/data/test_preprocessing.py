@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from regraft.data import (
+    ArrayPreprocessing,
+    AudioPreprocessing,
+    Dataset,
+    ImagePreprocessing,
+    collate,
+    default_preprocessing,
+    preprocessing_from_dict,
+)
+from regraft.data.preprocessing import as_dataset
+from regraft.errors import DataError
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ImagePreprocessing(8, 6, mean=(0.1, 0.2, 0.3), std=0.5, value_range=(0.0, 16.0)),
+        AudioPreprocessing("mfcc", seconds=1.5),
+        ArrayPreprocessing((None, 3), mean=(1.0, 2.0, 3.0), spread=0.5),
+    ],
+)
+def test_plain_data_and_back(made):
+    plain = json.loads(json.dumps(made.to_dict()))
+    assert preprocessing_from_dict(plain) == made and plain["kind"] == made.kind
+
+
+def test_from_dict_errors():
+    with pytest.raises(DataError, match="No kind of preprocessing is called 'imge'; did you mean 'image'"):
+        preprocessing_from_dict({"kind": "imge"})
+    with pytest.raises(DataError, match="image preprocessing has no setting 'heigth'; did you mean 'height'"):
+        preprocessing_from_dict({"kind": "image", "heigth": 3})
+
+
+def test_defaults_say_that_they_are_inferred():
+    image = default_preprocessing("image", (3, None, 32), "channels_first")
+    assert (image.channels, image.height, image.width) == (3, 224, 32) and "inferred" in image.describe()
+    assert default_preprocessing("image", (28, 28, 1), "channels_last").channels == 1
+    assert default_preprocessing("image", None, "channels_last").height == 224
+    assert default_preprocessing("array", (4,), "channels_first").shape == (4,)
+    assert "inferred" in default_preprocessing("audio", (1, 64, 100), "channels_first").describe()
+    assert "any shape, inferred" in default_preprocessing("array", None, "channels_first").describe()
+    with pytest.raises(DataError, match=r"shape \(64,\); expected three axes for images"):
+        default_preprocessing("image", (64,), "channels_first")
+    with pytest.raises(DataError, match="carries no tokenizer"):
+        default_preprocessing("text", (128,), "channels_first")
+    with pytest.raises(DataError, match="No kind of preprocessing is called 'video'"):
+        default_preprocessing("video", None, "channels_first")
+
+
+def test_collate():
+    assert collate([np.zeros(3), np.ones(3)]).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert collate([{"a": np.zeros(2)}, {"a": np.ones(2)}])["a"].shape == (2, 2)
+    with pytest.raises(DataError, match="A batch of 0 items"):
+        collate([])
+    with pytest.raises(DataError, match=r"have 2 shapes, such as \[\(2,\), \(3,\)\]"):
+        collate([np.zeros(2), np.zeros(3)])
+
+
+def test_items_of_every_form(pictures, tmp_path):
+    assert len(as_dataset(pictures, "image")) == 5
+    assert as_dataset(str(pictures / "cat/1.png"), "image").names == (str(pictures / "cat/1.png"),)
+    assert len(as_dataset([pictures / "cat", str(pictures / "dog/1.png")], "image")) == 4
+    assert as_dataset("a text", "text").items == ["a text"]
+    assert as_dataset(np.array(["a", "b"]), "text").items == ["a", "b"]
+    assert as_dataset(torch.zeros(2, 3), "array").items.shape == (2, 3)
+    assert as_dataset([[1.0, 2.0]], "array").items.shape == (1, 2)
+    data = Dataset([1], np.zeros(1, int), ("a",), "array")
+    assert as_dataset(data, "array") is data
+    with pytest.raises(DataError, match=r"The file does not exist: .*ghost.png"):
+        as_dataset([tmp_path / "ghost.png"], "image")
+    with pytest.raises(DataError, match="holds no audio files"):
+        as_dataset(pictures, "audio")
+    with pytest.raises(DataError, match="No items were received"):
+        as_dataset([], "text")
+
+
+def test_batches_and_item_agree():
+    items = np.random.default_rng(0).random((5, 3))
+    made = ArrayPreprocessing((3,))
+    batches = list(made.batches(items, 2))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    np.testing.assert_array_equal(made.item(items[4]), batches[2][0].numpy())

@@ -1,0 +1,285 @@
+"""The report: whole, escaped, self-contained, and there with any subset of the facts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+import wave
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regraft.errors import DataError, MissingExtraError
+from regraft.report import picture_uri, plot_history, read_facts, sound_uri, verdict, write_facts, write_report
+from regraft.report.figures import Bar, heat_map, interval_bars, line_chart, nice_ticks, stacked_bar
+from regraft.report.sections import confused_pairs, duration
+
+EVIL = '<script>alert("x")</script>'
+NAMES = ["bus", "tram", EVIL]
+
+
+def judged(accuracy: float, low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"items": 360, "accuracy": accuracy, "accuracy_interval": [low, high], **more}
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    figures = judged(0.9, 0.86, 0.93, macro_f1=0.89, log_loss=0.31, ece=0.02, brier=0.15)
+    figures["confusion"] = [[100, 3, 0], [0, 110, 9], [5, 0, 133]]
+    figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "items": 120} for name in NAMES}
+    return {
+        "title": f"the {EVIL} network",
+        "verdict": f"It is good, {EVIL}.",
+        "created": "2026-01-02",
+        "versions": {"regraft": "0.1.0"},
+        "network": {"name": EVIL, "family": "torch", "parameters": 3400000, "blocks": 17, "head": EVIL},
+        "data": {"items": 1797, "classes": NAMES, "counts": dict.fromkeys(NAMES, 5), "split": {"fit": 9, EVIL: 3}, "notes": [EVIL]},
+        "preprocessing": EVIL,
+        "strategy": {"name": "partial", "reasons": [EVIL], "settings": {EVIL: EVIL, "clip": None}},
+        "history": [
+            {"epoch": 1, "stage": "head", "train_loss": 2.0, "select_loss": float("nan"), "select_accuracy": 0.5, "seconds": 1.0},
+            {"epoch": 2, "stage": EVIL, "train_loss": 1.0, "select_loss": 1.2, "select_accuracy": 0.7, "seconds": 1.0},
+        ],
+        "scores": {"valid": figures, "test": figures},
+        "baselines": {"majority": judged(0.4, 0.35, 0.45), EVIL: judged(0.8, 0.7, 0.85)},
+        "account": {"kept": ["bus"], "new": [EVIL], "dropped": [f"old {k}" for k in range(50)], "rules": {"bus": EVIL}, "notes": [EVIL]},
+        "cost": {"read": 1.0, "frozen": 2.0, "train": 3.0, "total": 7.0, "frozen_forward_items": 900},
+        "worst": [
+            {"name": EVIL, "true": EVIL, "predicted": "bus", "probability": 0.9, "media": picture_uri(np.eye(8)), "media_kind": "image"},
+            {"name": "b", "true": "bus", "predicted": "tram", "media": sound_uri((np.zeros(80), 8000)), "media_kind": "audio"},
+            {"name": "c", "true": "bus", "predicted": "tram", "media": "https://evil.example/x.png", "media_kind": "image", "text": EVIL},
+        ],
+        "not_tried": [EVIL],
+        "warnings": [EVIL],
+    }
+
+
+class Page(HTMLParser):
+    """Gathers what a test asks of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+
+def test_page_is_well_formed_escaped_and_self_contained(tmp_path: Path, facts: dict[str, Any]) -> None:
+    text = write_report(tmp_path / "deep" / "r.html", facts).read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>") and page.open == []
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes)
+        assert tag != "img" or attributes["alt"]
+        assert tag != "th" or attributes["scope"] in ("row", "col")
+        assert tag != "svg" or (attributes["role"] == "img" and attributes["aria-label"])
+    assert "evil.example" not in text
+    assert "default-src 'none'" in text
+    assert "@media (prefers-color-scheme: dark)" in text and "@media print" in text
+
+
+def test_page_shows_the_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
+    text = write_report(tmp_path, facts).read_text(encoding="utf-8")
+    numbers = ("90.0 %", "3\u202f400\u202f000", "40.0 %", "900", "not finite", "44 more", "2026-01-02")
+    for word in (*numbers, "rows that start anew"):
+        assert word in text, word
+    assert text.count("<svg") == 8
+    assert (tmp_path / "report.html").is_file() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_fact_but_the_verdict_may_be_absent(tmp_path: Path, facts: dict[str, Any]) -> None:
+    for left_out in facts:
+        if left_out != "verdict":
+            Page(write_report(tmp_path / "r.html", {k: v for k, v in facts.items() if k != left_out}).read_text(encoding="utf-8"))
+        Page(write_report(tmp_path / "r.html", {"verdict": "v", left_out: facts[left_out]}).read_text(encoding="utf-8"))
+        Page(write_report(tmp_path / "r.html", {**dict.fromkeys(facts), "verdict": "v"}).read_text(encoding="utf-8"))
+    with pytest.raises(DataError, match=r"needs a 'verdict'; received \['title'\]"):
+        write_report(tmp_path / "r.html", {"title": "t"})
+
+
+def test_other_kinds_of_task(tmp_path: Path) -> None:
+    each = {"mae": 0.5, "rmse": 0.7, "r2": None}
+    error = {"items": 9, "mae_interval": [0.4, 0.6], **each, "per_class": {"u": each}}
+    text = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": error}, "baselines": {"mean": {"mae": 1.0}}}).read_text()
+    assert "mean absolute error" in text and "0.5  (0.4 to 0.6)" in text and "the mean of the targets" in text
+    labels = judged(0.9, 0.8, 0.95, micro_f1=0.5, map=None, per_class={"a": {"recall": None, "interval": [0, 1], "items": 0}})
+    assert "micro F1" in write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": labels}}).read_text()
+
+
+def test_many_classes_become_a_table_of_pairs(tmp_path: Path) -> None:
+    names = [f"c{k}" for k in range(50)]
+    table = np.eye(50, dtype=int) * 8
+    table[3, 4] = 2
+    rows = {name: {"recall": 0.5, "interval": [0.4, 0.6], "items": 8} for name in names}
+    figures = judged(0.9, 0.8, 0.95, confusion=table.tolist(), per_class=rows)
+    text = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": figures}}).read_text()
+    assert "Confusion matrix" not in text and "20.0 %" in text and "the 40 weakest of 50 classes" in text
+
+
+def test_the_message_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises((MissingExtraError, ImportError), match="jinja2"):
+        write_report(tmp_path / "r.html", {"verdict": "v"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
+    facts["history"][0]["select_loss"] = None
+    write_facts(tmp_path, {**facts, "where": Path("x")})
+    assert read_facts(tmp_path) == {**facts, "where": "x"}
+    write_report(tmp_path, read_facts(tmp_path))
+    (tmp_path / "report.json").write_text("[1]")
+    with pytest.raises(DataError, match="holds a list"):
+        read_facts(tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        read_facts(tmp_path)
+    with pytest.raises(DataError, match=r"nowhere holds no report\.json"):
+        read_facts(tmp_path / "nowhere")
+
+
+# ── verdict ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_verdict_clear_gain() -> None:
+    scores = {"valid": judged(0.5, 0.4, 0.6), "test": judged(352 / 360, 0.957, 0.989)}
+    baselines = {"scratch": judged(312 / 360, 0.828, 0.898), "majority": judged(37 / 360, 0.08, 0.14)}
+    assert verdict(scores, baselines) == (
+        "The adapted network reads 97.8 % of the 360 held-out items correctly (95 % interval 95.7 to 98.9 %), "
+        "11.1 points above the same network trained from scratch; the majority class gives 10.3 %."
+    )
+
+
+@pytest.mark.parametrize(
+    ("baselines", "words"),
+    [
+        ({}, "no baseline was run beside it."),
+        ({"ridge": judged(0.89, 0.85, 0.92)}, "1.0 points above the closed-form probe (ridge), a difference within noise"),
+        ({"probe": judged(0.91, 0.87, 0.94)}, "1.0 points below the closed-form probe, a difference within noise"),
+        ({"probe": judged(0.90, 0.86, 0.93)}, "no more than the closed-form probe."),
+        ({"probe": judged(0.97, 0.95, 0.99)}, "but the closed-form probe is better: 97.0 %, 7.0 points more."),
+        ({"my_own": judged(0.5, 0.4, 0.6)}, "40.0 points above my own."),
+        ({"probe": judged(0.89, 0.85, 0.92, difference={"interval": [0.002, 0.02]})}, "1.0 points above the closed-form probe."),
+        ({"majority": judged(0.5, 0.4, 0.6)}, "40.0 points above the majority class."),
+    ],
+)
+def test_verdict_is_honest(baselines: dict[str, Any], words: str) -> None:
+    assert words in verdict(judged(0.9, 0.86, 0.93), baselines)
+
+
+def test_verdict_of_regression_and_of_nothing() -> None:
+    figures = {"items": 40, "mae": 0.5, "mae_interval": [0.4, 0.6]}
+    mean = {"mae": 1.0, "mae_interval": [0.8, 1.2]}
+    assert verdict(figures, {"mean": mean}).endswith("(95 % interval 0.4 to 0.6), 50 % less than the mean of the targets (1).")
+    close = {"mae": 0.45, "mae_interval": [0.35, 0.55]}
+    assert "is off by 0.45, which is no worse, a difference within noise" in verdict(figures, {"probe": close, "mean": mean})
+    assert verdict(figures, {"probe": close, "mean": mean}).endswith("; the mean of the targets is off by 1.")
+    assert "which is better." in verdict(figures, {"probe": {"mae": 0.1, "mae_interval": [0.05, 0.2]}})
+    assert "no baseline" in verdict(figures, {})
+    assert "has not been judged" in verdict({}, {})
+
+
+# ── figures and media ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_figures_are_well_formed_and_escaped() -> None:
+    drawn = [
+        line_chart({EVIL: [(1, 0.5), (2, 0.9)], "b": [(1, 0.1)]}, title=EVIL, percent=True, marks={1.0: EVIL}),
+        line_chart({"flat": [(1, 0.5)]}, title="one point"),
+        interval_bars([Bar(EVIL, 0.5, (0.4, 2.0), EVIL, True), Bar("n", None)], title=EVIL),
+        heat_map([[3, 1], [0, 0]], ["a", EVIL], title=EVIL),
+        heat_map(np.eye(40, dtype=int).tolist(), [f"class {k}" for k in range(40)], title="many"),
+        stacked_bar({EVIL: 1.0, "b": 2.0}, title=EVIL),
+    ]
+    for markup in drawn:
+        root = ElementTree.fromstring(markup)
+        assert root.tag == "svg" and root.attrib["aria-label"] and root[0].tag == "title"
+        assert "nan" not in markup and "<script" not in markup
+
+
+def test_figures_of_nothing_are_empty() -> None:
+    assert line_chart({"a": []}, title="") == interval_bars([], title="") == stacked_bar({"a": 0.0}, title="") == ""
+
+
+def test_bars_keep_their_proportions() -> None:
+    root = ElementTree.fromstring(interval_bars([Bar("a", 0.25), Bar("b", 0.5)], title="t", across=400.0))
+    assert [float(rect.attrib["width"]) for rect in root.iter("rect")] == [100.0, 200.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "count", "expected"),
+    [(0, 1, 5, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.31, 0.99, 3, [0.5]), (1, 16, 8, [2, 4, 6, 8, 10, 12, 14, 16]), (2, 2, 5, [2])],
+)
+def test_nice_ticks(low: float, high: float, count: int, expected: list[float]) -> None:
+    assert nice_ticks(low, high, count=count) == pytest.approx(expected)
+
+
+def test_confused_pairs_and_durations() -> None:
+    assert confused_pairs([[8, 2], [5, 5]], ["a", "b"]) == [("b", "a", 5, "50.0 %"), ("a", "b", 2, "20.0 %")]
+    assert [duration(s) for s in (0.44, 12, 59.7, 200, 3900)] == ["0.4 s", "12 s", "1 min 00 s", "3 min 20 s", "1 h 05 min"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (8, 8, 3), (3, 8, 8), (1, 200, 100)])
+def test_pictures(shape: tuple[int, ...]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    uri = picture_uri(np.random.default_rng(0).random(shape))
+    assert uri is not None and uri.startswith("data:image/png;base64,")
+    assert max(image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size) == 96
+
+
+def test_picture_files_and_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.new("P", (300, 200)).save(tmp_path / "p.png")
+    assert picture_uri(tmp_path / "p.png") is not None
+    (tmp_path / "p.txt").write_text("no picture")
+    assert picture_uri(tmp_path / "p.txt") is None and picture_uri(np.zeros((2, 3, 4, 5))) is None
+    assert picture_uri(np.full((4, 4), -3.0)) is not None
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    assert picture_uri(np.zeros((4, 4))) is None
+
+
+def test_sounds(tmp_path: Path) -> None:
+    uri = sound_uri((np.stack([np.ones(8000), -np.ones(8000)], axis=1), 4000), seconds=1.0)
+    assert uri is not None and uri.startswith("data:audio/wav;base64,")
+    content = base64.b64decode(uri.split(",")[1])
+    with wave.open(io.BytesIO(content)) as sound:
+        assert (sound.getnchannels(), sound.getframerate(), sound.getnframes()) == (1, 4000, 4000)
+        assert set(sound.readframes(4000)) == {0}
+    pytest.importorskip("soundfile")
+    (tmp_path / "s.wav").write_bytes(content)
+    assert sound_uri(tmp_path / "s.wav", seconds=1.0) == uri
+    (tmp_path / "s.txt").write_text("no sound")
+    assert sound_uri(tmp_path / "s.txt") is None
+
+
+def test_plot(tmp_path: Path, facts: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib")
+    assert plot_history(facts["history"], tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(DataError, match="none of 1 epochs"):
+        plot_history([{"epoch": 1}], tmp_path / "x.png")
+
+
+def test_nothing_of_the_network_rooms_is_needed() -> None:
+    code = "import sys, regraft.report; print(sorted({'torch', 'keras', 'jinja2', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

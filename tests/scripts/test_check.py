@@ -1,0 +1,157 @@
+# ruff: noqa: E501  (each broken tree stands on one line)
+"""The gate, on small trees that each break one rule."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check.py"
+GOOD = {
+    "__init__.py": '"""Top."""\n',
+    "errors.py": '"""Errors."""\n\n__all__ = ["Wrong"]\n\n\nclass Wrong(Exception):\n    """Root."""\n',
+    "networks/__init__.py": '"""Networks."""\n\nfrom .contract import Net\n\n__all__ = ["Net"]\n',
+    "networks/contract.py": (
+        '"""Contract."""\n\nfrom ..errors import Wrong\n\n__all__ = ["Net"]\n\n\nclass Net:\n    """A network."""\n\n'
+        '    def opened(self, path: str) -> str:\n        """Return what lies at `path`.\n\n        Raises:\n            Wrong: if it is empty.\n'
+        '        """\n        if not path:\n            raise Wrong(f"received {path!r}")\n        return path\n'
+    ),
+    "networks/keras_models.py": '"""Keras."""\n\nimport keras\n\n__all__ = ["Net"]\n\nNet = keras.Model\n',
+    "data/__init__.py": '"""Data."""\n\nfrom ..networks import Net\n\n__all__ = ["Net"]\n',
+    "training/__init__.py": '"""Loop."""\n\n\ndef _loop(loss, optimizer, scheduler):  # over the limit: a fixture\n'
+    "    loss.backward()\n    optimizer.step()\n    scheduler.step()\n",
+}
+
+
+def gate(root: Path, **files: str) -> tuple[int, str]:
+    """Write the good tree with some files put over it, and run the gate on it."""
+    package = root / "thing"
+    for name, text in {**GOOD, **files}.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(SCRIPT), str(package)], capture_output=True, text=True, check=False)
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def test_a_good_tree_passes(tmp_path: Path) -> None:
+    code, text = gate(tmp_path)
+    assert code == 0, text
+    assert "BROKEN" not in text and "<= 60" in text
+    assert "over the limit with a reason" in text and "(a fixture)" in text
+
+
+def test_no_package(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "no python files" in done.stderr
+
+
+def body(lines: int) -> str:
+    return "def _long():\n" + "    x = 1\n" * (lines - 1)
+
+
+DOC = '"""Doc."""\n\n'
+BROKEN = {
+    "long function": ({"networks/a.py": DOC + body(61)}, "a.py:3: function _long has 61 code lines; at most 60"),
+    "long file": ({"networks/a.py": DOC + "X = 1\n" * 499}, "a.py:1: the file has 501 lines; at most 500"),
+    "full folder": ({f"data/m{k}.py": DOC for k in range(12)}, "folder data holds 13 python files; at most 12"),
+    "deep folder": ({"data/a/b/c.py": DOC}, "folder data/a/b lies 3 below the package; at most 2"),
+    "many arguments": ({"data/a.py": DOC + "def _f(a, b, *, c, d, e, f, g, h): ...\n"}, "a.py:3: function _f has 8 arguments; at most 7"),
+    "third positional": ({"data/a.py": DOC + "class _A:\n    def f(self, a, b, c): ...\n"}, "a.py:4: function f: make c keyword-only"),
+    "cycle": (
+        {"data/a.py": DOC + "from .b import x\n", "data/b.py": DOC + "from . import a\nx = 1\n"},
+        "import cycle: thing.data.a -> thing.data.b -> thing.data.a",
+    ),
+    "cycle by the init": ({"data/__init__.py": DOC + "from .a import x\n", "data/a.py": DOC + "from . import x\n"}, "import cycle: thing.data"),
+    "hidden import": ({"data/a.py": DOC + "def _f():\n    from ..networks import Net\n"}, "a.py:4: import of thing.networks inside a function"),
+    "hidden absolute import": ({"data/a.py": DOC + "def _f():\n    import thing.errors\n"}, "a.py:4: import of thing.errors inside a function"),
+    "upward import": ({"networks/a.py": DOC + "from .. import data\n"}, "a.py:3: room networks may not import data (thing.data)"),
+    "sideways import": (
+        {"report/__init__.py": DOC, "search/a.py": DOC + "from ..report import x\n"},
+        "room search may not import report",
+    ),
+    "import of the top": ({"networks/a.py": DOC + "from .. import load\n"}, "room networks may not import the top of the package"),
+    "unknown room": ({"utils/a.py": DOC}, "room utils is not in the list ROOMS"),
+    "keras outside": ({"data/a.py": DOC + "def _f():\n    from keras.layers import Dense\n"}, "a.py:4: keras is imported outside"),
+    "unsorted all": ({"data/a.py": DOC + '__all__ = ["b", "a"]\na = b = 1\n'}, "a.py:3: __all__ is not sorted"),
+    "all of objects": ({"data/a.py": DOC + "a = 1\n__all__ = [a]\n"}, "a.py:4: __all__ holds something that is not a string"),
+    "no all": ({"data/a.py": DOC + 'def shown() -> None:\n    """Show."""\n'}, "a.py:1: no __all__; it defines shown"),
+    "not in all": ({"data/a.py": DOC + '__all__ = []\n\n\nclass Shown:\n    """S."""\n'}, "public but not in __all__: Shown"),
+    "assert": ({"data/a.py": DOC + "assert True\n"}, "a.py:3: assert; raise an error"),
+    "ignore": ({"data/a.py": DOC + "x = 1  # type: ignore\n"}, "a.py:3: 'type: ignore' without a code"),
+    "bare raises": ({"data/a.py": DOC + 'def _f():\n    raise ValueError("no")\n'}, "a.py:4: an error whose message carries no value"),
+    "second backward": ({"methods/a.py": DOC + "def _f(loss):  # 2020\n    loss.backward()\n"}, "training/__init__.py:5: a second .backward( site"),
+    "second step": ({"verbs.py": DOC + "def _f(opt):\n    opt.step()\n"}, "verbs.py:4: a second .step( site"),
+    "method without source": ({"methods/a.py": DOC + "X = 1\n"}, "a.py:1: a method without its source"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_told_with_its_place(tmp_path: Path, name: str) -> None:
+    files, expected = BROKEN[name]
+    code, text = gate(tmp_path, **files)
+    assert code == 1
+    assert expected in text, text
+
+
+FUNCTION = DOC + '__all__ = ["f"]\n\n\ndef f(a: int, b: int) -> int:\n    {doc}\n    if a:\n        raise ValueError(f"{{a}}")\n    return b\n'
+
+
+@pytest.mark.parametrize(
+    ("doc", "faults"),
+    [
+        ('"""Return the sum of `a` and `b`.\n\n    Raises:\n        ValueError: never.\n    """', []),
+        ('"""Sum.\n\n    Args:\n        a: one.\n        b: two.\n\n    Returns:\n        It.\n\n    Raises:\n        ValueError: no.\n    """', []),
+        ("pass", ["function f has no docstring"]),
+        ('"""Add `a`."""', ["does not describe the argument b", "does not describe what it returns", "raises ValueError and does not list it"]),
+    ],
+)
+def test_docstrings(tmp_path: Path, doc: str, faults: list[str]) -> None:
+    code, text = gate(tmp_path, **{"data/a.py": FUNCTION.format(doc=doc)})
+    assert (code, text.count("data/a.py:6: function f")) == (int(bool(faults)), len(faults)), text
+    for fault in faults:
+        assert fault in text
+
+
+def test_docstrings_of_methods_are_inherited(tmp_path: Path) -> None:
+    derived = DOC + 'from ..networks import Net\n\n__all__ = ["Own"]\n\n\nclass Own(Net):\n    """Own."""\n\n    def {name}(self, path: str) -> str:\n        return path\n'
+    assert gate(tmp_path, **{"data/a.py": derived.format(name="opened")})[0] == 0
+    code, text = gate(tmp_path, **{"data/a.py": derived.format(name="closed")})
+    assert code == 1 and "a.py:11: function closed (class Own) has no docstring" in text
+
+
+ALLOWED = {
+    "type checking": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from ..data import Net\n",
+    "positional only": "def _f(a, b, c, /, d=None, *, e): ...\n".replace("d=None, ", ""),
+    "callback": "def _f():\n    def hook(module, args, output): ...\n    return hook\n",
+    "context manager": "class _C:\n    def __exit__(self, kind, value, trace): ...\n",
+    "reraise": "def _f():\n    try:\n        _f()\n    except OSError as error:\n        raise error\n",
+    "coded ignore": "x = 1  # type: ignore[assignment]\n",
+    "ruff's order": '__all__ = ["MOST", "Mean", "mean"]\nMOST = Mean = mean = 1\n',
+    "docstrings, comments and blank lines do not count": 'def _f():\n    """' + "a\n" * 70 + '"""\n' + "    # why\n\n" * 70 + "    return 1\n",
+    "assert with a reason": "assert True  # over the limit: the type checker needs it\n",
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_what_is_allowed(tmp_path: Path, name: str) -> None:
+    code, text = gate(tmp_path, **{"networks/a.py": DOC + ALLOWED[name]})
+    assert code == 0, text
+
+
+def test_lengths_with_a_reason(tmp_path: Path) -> None:
+    long = "# over the limit: a table of names\n" + "X = 1\n" * 600 + "\n# over the limit: one table\n" + body(70)
+    _, text = gate(tmp_path, **{"data/a.py": long} | {f"data/f{k}.py": DOC + "def _f():\n    return 1\n" for k in range(10)})
+    assert "data/a.py:1: the file has 673 lines; at most 500 (a table of names)" in text, text
+    assert "data/a.py:604: function _long has 70 code lines; at most 60 (one table)" in text
+    assert "BROKEN" not in text.split("function code lines, max")[1], text
+
+
+def test_percentiles_are_limits_too(tmp_path: Path) -> None:
+    code, text = gate(tmp_path, **{"data/a.py": DOC + "".join(body(9).replace("_long", f"_f{k}") for k in range(9))})
+    assert code == 1 and "function code lines, median" in text
+    assert text.count("BROKEN") == 1

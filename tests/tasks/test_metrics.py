@@ -1,0 +1,144 @@
+"""Figures against scikit-learn and against numbers worked by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
+from sklearn import metrics as reference
+
+from regraft.errors import DataError, SettingError
+from regraft.tasks import brier_score, expected_calibration_error, judge, log_loss, probabilities, wilson_interval
+
+
+@pytest.fixture
+def case() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 4, 200)
+    return generator.normal(size=(200, 4)) + 1.5 * np.eye(4)[targets], targets
+
+
+def test_probabilities() -> None:
+    scores = np.array([[1000.0, 0.0], [-1000.0, -1000.0]])
+    np.testing.assert_allclose(probabilities(scores), [[1.0, 0.0], [0.5, 0.5]])
+    np.testing.assert_allclose(probabilities(torch.tensor([[0.5, -2.0]]), "multi-label"), expit([[0.5, -2.0]]))
+    np.testing.assert_array_equal(probabilities([[3.0]], "linear"), [[3.0]])
+    with pytest.raises(SettingError, match="did you mean 'softmax'"):
+        probabilities(scores, "soft-max")
+
+
+def test_classification_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, targets = case
+    figures = judge(scores, targets, ["a", "b", "c", "d"])
+    predicted, chances = scores.argmax(axis=1), softmax(scores, axis=1)
+    assert figures["accuracy"] == pytest.approx(reference.accuracy_score(targets, predicted))
+    assert figures["macro_f1"] == pytest.approx(reference.f1_score(targets, predicted, average="macro"))
+    assert figures["log_loss"] == pytest.approx(reference.log_loss(targets, chances))
+    assert figures["confusion"] == reference.confusion_matrix(targets, predicted).tolist()
+    assert figures["accuracy_interval"] == list(wilson_interval(int((predicted == targets).sum()), 200))
+    recalls = reference.recall_score(targets, predicted, average=None)
+    assert [row["recall"] for row in figures["per_class"].values()] == pytest.approx(recalls)
+    assert [row["items"] for row in figures["per_class"].values()] == np.bincount(targets).tolist()
+    assert figures["brier"] == pytest.approx(reference.brier_score_loss(targets, chances, scale_by_half=False))
+
+
+def test_figures_are_plain_data(case: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, targets = case
+    tables = (np.random.default_rng(1).random((200, 4)) > 0.5).astype(int)
+    for kind, truth in (("classification", targets), ("multi-label", tables), ("regression", scores + 0.1)):
+        figures = judge(scores, truth, None, kind=kind)
+        assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_log_loss_and_brier_by_hand() -> None:
+    chances = [[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]
+    assert log_loss(chances, [0, 1, 0]) == pytest.approx(-(math.log(0.5) + math.log(0.75)) / 3)
+    assert brier_score(chances, [0, 1, 0]) == pytest.approx((0.5 + 0.125 + 0.0) / 3)
+    assert log_loss([[1.0, 0.0]], [1]) == pytest.approx(-math.log(1e-12))
+
+
+def test_calibration_by_hand() -> None:
+    # Two bins of two: sure 0.6 and 0.7, one right; sure 0.8 and 0.9, both right.
+    chances = np.array([[0.6, 0.4], [0.7, 0.3], [0.8, 0.2], [0.9, 0.1]])
+    assert expected_calibration_error(chances, [0, 1, 0, 0], bins=2) == pytest.approx(0.5 * 0.15 + 0.5 * 0.15)
+    assert expected_calibration_error([[1.0, 0.0]], [0]) == 0.0
+    with pytest.raises(SettingError, match="received 0"):
+        expected_calibration_error(chances, [0, 1, 0, 0], bins=0)
+
+
+@given(st.integers(1, 60), st.integers(2, 6), st.integers(0, 99))
+def test_calibration_lies_between_nothing_and_one(items: int, classes: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    chances = softmax(generator.normal(size=(items, classes)), axis=1)
+    targets = generator.integers(0, classes, items)
+    assert 0.0 <= expected_calibration_error(chances, targets) <= 1.0
+    one_bin = abs((chances.argmax(1) == targets).mean() - chances.max(1).mean())
+    assert expected_calibration_error(chances, targets, bins=1) == pytest.approx(one_bin)
+
+
+def test_a_class_without_items_has_no_recall() -> None:
+    figures = judge([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]], [0, 1], ["a", "b", "c"])
+    assert figures["per_class"]["c"] == {"recall": None, "interval": [0.0, 1.0], "items": 0}
+    assert figures["accuracy"] == figures["macro_f1"] == 1.0
+    assert np.shape(figures["confusion"]) == (3, 3)
+
+
+def test_multi_label_is_scikit_learns() -> None:
+    generator = np.random.default_rng(2)
+    truth = (generator.random((80, 3)) > 0.6).astype(int)
+    scores = generator.normal(size=(80, 3)) + truth
+    figures = judge(scores, truth, ["x", "y", "z"], kind="multi-label")
+    predicted = (scores >= 0).astype(int)
+    assert figures["macro_f1"] == pytest.approx(reference.f1_score(truth, predicted, average="macro"))
+    assert figures["micro_f1"] == pytest.approx(reference.f1_score(truth, predicted, average="micro"))
+    assert figures["map"] == pytest.approx(reference.average_precision_score(truth, scores, average="macro"))
+    assert figures["accuracy"] == pytest.approx((truth == predicted).mean())
+    assert figures["accuracy_interval"][0] < figures["accuracy"] < figures["accuracy_interval"][1]
+    assert figures["log_loss"] == pytest.approx(np.mean([reference.log_loss(truth[:, c], expit(scores[:, c])) for c in range(3)]))
+
+
+def test_multi_label_with_one_label_and_with_none_present() -> None:
+    figures = judge([[1.0], [-1.0], [1.0]], [[1], [0], [0]], ["only"], kind="multi-label")
+    assert figures["macro_f1"] == pytest.approx(2 / 3)
+    assert judge([[-1.0, -1.0]], [[0, 0]], None, kind="multi-label")["map"] is None
+
+
+def test_regression_by_hand() -> None:
+    figures = judge([[1.0, 0.0], [3.0, 0.0]], [[0.0, 2.0], [4.0, -2.0]], ["u", "v"], kind="regression")
+    assert figures["per_class"]["u"] == {"mae": 1.0, "rmse": 1.0, "r2": pytest.approx(0.75)}
+    assert figures["mae"] == pytest.approx(1.5)
+    assert figures["r2"] == pytest.approx((0.75 + 0.0) / 2)
+    one = judge([[1.0]], [2.0], None, kind="regression")
+    assert (one["r2"], one["mae_interval"]) == (None, [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[1.0, 2.0]], [0], ["a"]), "2 columns and there are 1 class names"),
+        (([[1.0, 2.0]], [0, 1], None), "Expected 1 targets"),
+        (([[1.0, 2.0]], [2], None), "from 0 to 1"),
+        (([[1.0, 2.0]], [0.5], None), "whole numbers"),
+        (([[1.0, float("nan")]], [0], None), "1 of 1 items are not finite"),
+        (([1.0, 2.0], [0], None), r"shape \(N, C\)"),
+        ((np.zeros((0, 2)), [], None), "at least one item"),
+        (([[1.0, 2.0]], [0], None, "multi-label"), r"shape of the scores, \(1, 2\)"),
+        (([[1.0, 2.0]], [[0, 2]], None, "multi-label"), "must be 0 or 1"),
+        (([[1.0]], [float("nan")], None, "regression"), "1 targets are not finite"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        judge(*arguments)
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(SettingError, match="multi-label"):
+        judge([[1.0]], [0], None, kind="multilabel")
