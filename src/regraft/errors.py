@@ -71,7 +71,7 @@ class CacheError(InputError):
     """The folder or disk of an activation cache does not serve."""
 
 
-def near_names(name: str, names: Iterable[str], count: int = 3) -> str:
+def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
     """Return the names closest to `name`, as the end of an error message.
 
     Args:
@@ -90,7 +90,7 @@ def near_names(name: str, names: Iterable[str], count: int = 3) -> str:
     return f"; valid: {shown}{', …' if len(options) > 12 else ''}" if options else ""
 
 
-def optional_import(module: str, extra: str, purpose: str) -> ModuleType:
+def optional_import(module: str, extra: str, *, purpose: str) -> ModuleType:
     """Import an optional library, or say how to install it.
 
     Args:

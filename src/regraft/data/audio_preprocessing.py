@@ -130,7 +130,9 @@ class AudioPreprocessing(Preprocessing):
         Raises:
             DataError: if a file cannot be read or has no samples.
         """
-        optional_import("librosa", "audio", "spectrograms")  # here, because its lazy parts should not be imported by several threads
+        optional_import(
+            "librosa", "audio", purpose="spectrograms"
+        )  # here, because its lazy parts should not be imported by several threads
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
         made = torch.from_numpy(np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs)))
         if not self.channel:
@@ -157,7 +159,7 @@ class AudioPreprocessing(Preprocessing):
         return values.astype(np.float32)
 
     def _read(self, path: Path) -> np.ndarray:
-        soundfile = optional_import("soundfile", "audio", "reading audio files")
+        soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
         try:
             wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
         except (RuntimeError, OSError) as error:
@@ -165,10 +167,10 @@ class AudioPreprocessing(Preprocessing):
         mono = np.asarray(wave.mean(axis=1))
         if rate == self.sample_rate:
             return mono
-        return np.asarray(optional_import("soxr", "audio", "resampling audio").resample(mono, rate, self.sample_rate))
+        return np.asarray(optional_import("soxr", "audio", purpose="resampling audio").resample(mono, rate, self.sample_rate))
 
     def _features(self, wave: np.ndarray) -> np.ndarray:
-        librosa = optional_import("librosa", "audio", "spectrograms")
+        librosa = optional_import("librosa", "audio", purpose="spectrograms")
         power = librosa.feature.melspectrogram(
             y=wave, sr=self.sample_rate, n_fft=self.n_fft, hop_length=self.hop_length, n_mels=self.n_mels
         )

@@ -107,7 +107,7 @@ def _text_reason(item: Any) -> str:
 def _image_reason(item: Any) -> str:
     if not isinstance(item, str | Path):
         return _array_reason(item)
-    image = optional_import("PIL.Image", "vision", "reading images")
+    image = optional_import("PIL.Image", "vision", purpose="reading images")
     try:
         with image.open(item) as picture:
             picture.draft("RGB", DRAFT_SIZE)
@@ -120,7 +120,7 @@ def _image_reason(item: Any) -> str:
 def _audio_reason(item: Any) -> str:
     if not isinstance(item, str | Path):
         return _array_reason(item)
-    soundfile = optional_import("soundfile", "audio", "reading audio files")
+    soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
     try:
         blocks = soundfile.blocks(str(item), blocksize=2**18)
         finite = [bool(np.isfinite(block).all()) for block in blocks]

@@ -97,12 +97,29 @@ class Dataset:
             SettingError: if `valid` is not between 0 and 1.
             DataError: if the data cannot be split so.
         """
+        first, second = self.split_indices(valid, seed=seed)
+        return self.subset(first), self.subset(second)
+
+    def split_indices(self, valid: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the two parts that `split` makes, each rising.
+
+        Args:
+            valid: share of the second part, in (0, 1).
+            seed: equal seeds give equal parts.
+
+        Returns:
+            Indices of the first and of the second part.
+
+        Raises:
+            SettingError: if `valid` is not between 0 and 1.
+            DataError: if the data cannot be split so.
+        """
         if not 0 < valid < 1:
             raise SettingError(f"valid={valid} is out of range; expected a share between 0 and 1, such as 0.2.")
         if len(self) < 2:
             raise DataError(f"Data of {len(self)} item cannot be split; expected two or more.")
         chosen = self._chosen(valid, seed)
-        return self.subset(np.flatnonzero(~chosen)), self.subset(np.flatnonzero(chosen))
+        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
     def _chosen(self, valid: float, seed: int) -> np.ndarray:
         keep = self.task != "regression"

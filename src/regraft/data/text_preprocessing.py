@@ -132,7 +132,7 @@ class TextPreprocessing(Preprocessing):
 
     @functools.cached_property
     def _fast(self) -> Any:
-        tokenizers = optional_import("tokenizers", "text", "texts")
+        tokenizers = optional_import("tokenizers", "text", purpose="texts")
         fast = tokenizers.Tokenizer.from_str(self.tokenizer)
         pad = dict(self.special).get("pad_token", "")
         fast.enable_truncation(self.max_length or self.maximum)
@@ -165,7 +165,7 @@ class TextPreprocessing(Preprocessing):
 
 def _read_folder(folder: Path) -> dict[str, Any]:
     """Return the fields that a folder's tokenizer decides."""
-    transformers = optional_import("transformers", "text", "opening a tokenizer")
+    transformers = optional_import("transformers", "text", purpose="opening a tokenizer")
     try:
         opened = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

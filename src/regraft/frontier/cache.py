@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..networks.files import write_json
+from ..networks.folders import write_json
 from .cut import Live
 
-__all__ = ["ActivationCache", "CacheEntry", "clear_caches", "list_caches"]
+__all__ = ["ActivationCache", "CacheEntry", "clear_caches", "list_caches", "only_one"]
 
 CHUNK = 256
+_HALF = float(np.finfo(np.float16).max)
 _MANIFEST = "manifest.json"
 
 
@@ -37,22 +38,37 @@ class ActivationCache:
     Attributes:
         live: what a row holds.
         rows: number of rows.
+        arrays: one for each of `live`, (rows, *shape), in memory or memory-mapped.
         done: (chunks,) uint32, the checksum of each finished chunk and 0 for the others.
     """
 
-    def __init__(self, live: Sequence[Live], rows: int, arrays: Sequence[np.ndarray], done: np.ndarray) -> None:
+    def __init__(self, live: Sequence[Live], rows: int, *, arrays: Sequence[np.ndarray], done: np.ndarray) -> None:
         self.live = tuple(live)
         self.rows = rows
         self._arrays = list(arrays)
         self.done = done
 
     @classmethod
-    def in_memory(cls, live: Sequence[Live], rows: int, dtype: str) -> ActivationCache:
-        """Return an empty cache that lives as long as the process."""
-        return cls(live, rows, [np.empty((rows, *part.shape), _stored(part, dtype)) for part in live], np.zeros(_chunks(rows), np.uint32))
+    def in_memory(cls, live: Sequence[Live], rows: int, *, dtype: str) -> ActivationCache:
+        """Return an empty cache that lives as long as the process.
+
+        Args:
+            live: what a row holds.
+            rows: number of rows.
+            dtype: "float32" or "float16", for floating-point outputs.
+
+        Returns:
+            The cache, no chunk done.
+        """
+        return cls(
+            live,
+            rows,
+            arrays=[np.empty((rows, *part.shape), _stored(part, dtype)) for part in live],
+            done=np.zeros(_chunks(rows), np.uint32),
+        )
 
     @classmethod
-    def on_disk(cls, folder: Path, live: Sequence[Live], rows: int, dtype: str, facts: Mapping[str, Any]) -> ActivationCache:
+    def on_disk(cls, folder: Path, live: Sequence[Live], *, rows: int, dtype: str, facts: Mapping[str, Any]) -> ActivationCache:
         """Open a cache folder, made where it is not there or does not hold what is expected.
 
         Args:
@@ -71,13 +87,15 @@ class ActivationCache:
         shapes = [[list(part.shape), str(_stored(part, dtype))] for part in live]
         manifest = {"facts": dict(facts), "rows": rows, "chunk": CHUNK, "arrays": shapes}
         try:
-            if _read_manifest(folder) != json.loads(json.dumps(manifest)):
-                _make_(folder, live, rows, dtype)
+            if _read_manifest(folder) != json.loads(json.dumps(manifest)) or not _arrays_whole(folder, shapes, rows=rows):
+                _make_(folder, live, rows=rows, dtype=dtype)
                 write_json(folder / _MANIFEST, manifest)
             arrays = [np.load(folder / f"live{index}.npy", mmap_mode="r+") for index in range(len(live))]
-            cache = cls(live, rows, arrays, np.load(folder / "done.npy", mmap_mode="r+"))
+            cache = cls(live, rows, arrays=arrays, done=np.load(folder / "done.npy", mmap_mode="r+"))
         except OSError as error:
-            raise CacheError(f"The cache folder {str(folder)!r} cannot be used: {error.strerror or error}. Give another one with cache=.") from error
+            raise CacheError(
+                f"The cache folder {str(folder)!r} cannot be used: {error.strerror or error}. Give another one with cache=."
+            ) from error
         cache._forget_broken_()
         return cache
 
@@ -103,12 +121,21 @@ class ActivationCache:
         return sum(array.nbytes for array in self._arrays)
 
     def put(self, start: int, values: Sequence[Tensor]) -> None:
-        """Write consecutive rows from `start`; `values` are (n, *shape) for each live output."""
-        for array, value in zip(self._arrays, values, strict=True):
+        """Write consecutive rows from `start`; `values` are (n, *shape) for each live output.
+
+        Raises:
+            CacheError: if a value is too large for float16.
+        """
+        for array, part, value in zip(self._arrays, self.live, values, strict=True):
+            largest = float(value.abs().amax()) if array.dtype == np.float16 and value.numel() else 0.0
+            if _HALF < largest < np.inf:
+                raise CacheError(
+                    f"The output '{part.name}' reaches {largest:.3g}, too large for float16 (at most {_HALF:g}). Cache it with dtype='float32'."
+                )
             array[start : start + len(value)] = value.detach().cpu().numpy()
 
     def finish(self, rows: range) -> None:
-        """Flush a chunk, then mark it as done."""
+        """Flush a chunk, the range `rows`, then mark it as done."""
         for array in self._arrays:
             if isinstance(array, np.memmap):
                 array.flush()
@@ -136,7 +163,20 @@ def _read_manifest(folder: Path) -> Any:
         return None
 
 
-def _make_(folder: Path, live: Sequence[Live], rows: int, dtype: str) -> None:
+def _arrays_whole(folder: Path, shapes: Sequence[Any], *, rows: int) -> bool:
+    """Tell whether every array file is there and has its full size; a file cut short is no reason to fail, but to begin anew."""
+    wanted = [(f"live{index}.npy", (rows, *shape), dtype) for index, (shape, dtype) in enumerate(shapes)]
+    try:
+        for name, shape, dtype in [*wanted, ("done.npy", (_chunks(rows),), "uint32")]:
+            array = np.load(folder / name, mmap_mode="r")
+            if array.shape != shape or str(array.dtype) != dtype:
+                return False
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
+def _make_(folder: Path, live: Sequence[Live], *, rows: int, dtype: str) -> None:
     """Make empty arrays, after asking the disk for the room they need."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MANIFEST).unlink(missing_ok=True)
@@ -154,12 +194,24 @@ def _make_(folder: Path, live: Sequence[Live], rows: int, dtype: str) -> None:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Let one process at a time fill a cache; another waits and then finds it filled."""
+    """Let one process at a time fill a cache; another waits and then finds it filled.
+
+    Args:
+        folder: of the cache; made where it is not there.
+
+    Yields:
+        Nothing, once this process is the only one.
+
+    Raises:
+        CacheError: if the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise CacheError(f"The cache folder {str(folder)!r} cannot be written: {error.strerror or error}. Give another one with cache=.") from error
+        raise CacheError(
+            f"The cache folder {str(folder)!r} cannot be written: {error.strerror or error}. Give another one with cache=."
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -188,11 +240,17 @@ def list_caches(root: Path) -> list[CacheEntry]:
     for manifest in sorted(root.glob(f"*/{_MANIFEST}"), key=lambda path: path.stat().st_mtime):
         content = _read_manifest(manifest.parent)
         if content is not None:
-            chunks = np.load(manifest.parent / "done.npy", mmap_mode="r")
-            done = min(int((chunks != 0).sum()) * content["chunk"], content["rows"])
+            done = min(_finished_chunks(manifest.parent) * content["chunk"], content["rows"])
             size = sum(path.stat().st_size for path in manifest.parent.iterdir())
             found.append(CacheEntry(manifest.parent, content["rows"], done, size))
     return found
+
+
+def _finished_chunks(folder: Path) -> int:
+    try:
+        return int((np.load(folder / "done.npy", mmap_mode="r") != 0).sum())
+    except (OSError, ValueError, EOFError):
+        return 0
 
 
 def clear_caches(root: Path) -> list[CacheEntry]:

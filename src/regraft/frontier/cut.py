@@ -8,8 +8,9 @@ runs by replaying them. This works with any Python forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -82,7 +83,7 @@ class _Slot:
     def by_item(self, value: Tensor) -> Tensor:
         """Return the value with the items on the first axis, (B, …)."""
         moved = value.movedim(self.axis, 0)
-        return moved if self.factor == 1 else moved.unflatten(0, (-1, self.factor))
+        return moved if self.factor == 1 else moved.reshape(-1, self.factor, *moved.shape[1:])
 
     def native(self, value: Tensor) -> Tensor:
         """Return what `by_item` was given."""
@@ -97,7 +98,7 @@ class _Call:
     slots: list[_Slot | None]
 
 
-def _recorded(network: Network, names: Sequence[str], inputs: Inputs) -> dict[str, list[tuple[list[Any], TreeSpec]]]:
+def _recorded(network: Network, names: Sequence[str], *, inputs: Inputs) -> dict[str, list[tuple[list[Any], TreeSpec]]]:
     """Return the outputs of each call of these modules, flattened."""
     record: dict[str, list[tuple[list[Any], TreeSpec]]] = {name: [] for name in names}
     modules = network.modules()
@@ -112,10 +113,12 @@ def _recorded(network: Network, names: Sequence[str], inputs: Inputs) -> dict[st
     return record
 
 
-def _batch_slot(module: str, call: int, leaf: int, small: Any, large: Any) -> _Slot | None:
+def _batch_slot(module: str, call: int, *, leaf: int, small: Any, large: Any) -> _Slot | None:
     """Compare an output for two items and for three; None where it does not depend on their number."""
-    if not isinstance(small, Tensor):
+    if not isinstance(small, Tensor) or not isinstance(large, Tensor):
         return None
+    if small.ndim != large.ndim:
+        raise _Refused(f"the output of '{module}' has {small.ndim} axes for two items and {large.ndim} for three")
     axes = [axis for axis, (two, three) in enumerate(zip(small.shape, large.shape, strict=True)) if two != three]
     if not axes:
         return None
@@ -126,20 +129,50 @@ def _batch_slot(module: str, call: int, leaf: int, small: Any, large: Any) -> _S
     return _Slot(module, call, leaf, axis, factor)
 
 
-def _calls(network: Network, names: Sequence[str], two: Inputs, three: Inputs) -> dict[str, list[_Call]]:
-    small, large = _recorded(network, names, two), _recorded(network, names, three)
+def _calls(network: Network, names: Sequence[str], *, two: Inputs, three: Inputs) -> dict[str, list[_Call]]:
+    small, large = _recorded(network, names, inputs=two), _recorded(network, names, inputs=three)
     calls: dict[str, list[_Call]] = {}
     for name in names:
         if len(small[name]) != len(large[name]):
             raise _Refused(f"'{name}' is called {len(small[name])} times for two items and {len(large[name])} times for three")
         calls[name] = []
         for number, ((leaves, spec), (others, _)) in enumerate(zip(small[name], large[name], strict=True)):
-            slots = [_batch_slot(name, number, index, leaf, other) for index, (leaf, other) in enumerate(zip(leaves, others, strict=True))]
+            if len(leaves) != len(others):
+                raise _Refused(f"'{name}' gives {len(leaves)} outputs for two items and {len(others)} for three")
+            slots = [
+                _batch_slot(name, number, leaf=index, small=leaf, large=other)
+                for index, (leaf, other) in enumerate(zip(leaves, others, strict=True))
+            ]
             calls[name].append(_Call([leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec, slots))
     return calls
 
 
-def _maximal(network: Network, layers: Collection[str], sample: Inputs) -> list[str]:
+def _independent(network: Network, names: Sequence[str], *, layers: Collection[str], sample: Inputs) -> list[str]:
+    """Return the modules none of whose calls read what the trainable part makes: a shared activation may also stand behind it.
+
+    The trainable weights are replaced by NaN for one run; what then changes depends on them.
+    """
+    plain = _recorded(network, names, inputs=sample)
+    trained = [parameter for name, group in network.layer_parameters().items() if name not in layers for parameter in group.values()]
+    kept = [parameter.data for parameter in trained]
+    try:
+        for parameter in trained:
+            parameter.data = torch.full_like(parameter.data, torch.nan)
+        poisoned = _recorded(network, names, inputs=sample)
+    finally:
+        for parameter, values in zip(trained, kept, strict=True):
+            parameter.data = values
+    return [name for name in names if _same_calls(plain[name], poisoned[name])]
+
+
+def _same_calls(first: list[tuple[list[Any], TreeSpec]], second: list[tuple[list[Any], TreeSpec]]) -> bool:
+    if [len(leaves) for leaves, _ in first] != [len(leaves) for leaves, _ in second]:
+        return False
+    pairs = [pair for (one, _), (two, _) in zip(first, second, strict=True) for pair in zip(one, two, strict=True)]
+    return all(torch.equal(one, two) for one, two in pairs if isinstance(one, Tensor) and isinstance(two, Tensor))
+
+
+def _maximal(network: Network, layers: Collection[str], *, sample: Inputs) -> list[str]:
     """Return the called modules all of whose layers are in the frozen part, without those inside another of them."""
     modules = network.modules()
     order = trace(modules, lambda: network.scores(sample)).order
@@ -153,7 +186,7 @@ def _maximal(network: Network, layers: Collection[str], sample: Inputs) -> list[
 class _Replay:
     """The trainable part: runs the network with the frozen modules' outputs taken from a store."""
 
-    def __init__(self, network: Network, calls: dict[str, list[_Call]], sample: Inputs) -> None:
+    def __init__(self, network: Network, calls: dict[str, list[_Call]], *, sample: Inputs) -> None:
         self.network = network
         self.calls = calls
         self.sample = sample
@@ -168,26 +201,26 @@ class _Replay:
         """Return the sample's own value, (2, …)."""
         return slot.by_item(cast(Tensor, self.calls[slot.module][slot.call].leaves[slot.leaf]))
 
-    def run(self, values: dict[_Slot, Tensor], inputs: Inputs, size: int) -> Scores:
+    def run(self, values: dict[_Slot, Tensor], inputs: Inputs, *, size: int) -> Scores:
         """Run the trainable part; outputs without a value are filled with the first sample item's."""
         modules = self.network.modules()
         with ExitStack() as stack:
             for name, calls in self.calls.items():
-                stack.enter_context(_replaced(modules[name], self._replayed(calls, values, size)))
+                stack.enter_context(_replaced(modules[name], self._replayed(calls, values, size=size)))
             return self.network.scores(inputs)
 
-    def _replayed(self, calls: list[_Call], values: dict[_Slot, Tensor], size: int) -> Callable[..., Any]:
+    def _replayed(self, calls: list[_Call], values: dict[_Slot, Tensor], *, size: int) -> Callable[..., Any]:
         counter = iter(calls)
 
         def forward(*_args: Any, **_kwargs: Any) -> Any:
             call = next(counter)
-            leaves = [self._leaf(leaf, slot, values, size) for leaf, slot in zip(call.leaves, call.slots, strict=True)]
+            leaves = [self._leaf(leaf, slot, values=values, size=size) for leaf, slot in zip(call.leaves, call.slots, strict=True)]
             return tree_unflatten(leaves, call.spec)
 
         return forward
 
     @staticmethod
-    def _leaf(recorded: Any, slot: _Slot | None, values: dict[_Slot, Tensor], size: int) -> Any:
+    def _leaf(recorded: Any, slot: _Slot | None, *, values: dict[_Slot, Tensor], size: int) -> Any:
         if slot is None:
             return recorded
         if slot in values:
@@ -243,16 +276,16 @@ def _find_live_(replay: _Replay) -> None:
     """Determine which outputs and inputs the scores depend on."""
     sample = replay.sample
     recorded = {slot: replay.recorded(slot) for slot in replay.slots()}
-    plain = replay.run(recorded, sample, 2)
+    plain = replay.run(recorded, sample, size=2)
 
     def is_live(slots: Sequence[_Slot]) -> bool:
-        return _changed(replay.run(recorded | {slot: _poisoned(recorded[slot]) for slot in slots}, sample, 2), plain)
+        return _changed(replay.run(recorded | {slot: _poisoned(recorded[slot]) for slot in slots}, sample, size=2), plain)
 
     replay.live = tuple(_live_among(replay.slots(), is_live))
     named = _named(sample)
     for name, tensor in named.items():
         other = {**named, name: _poisoned(tensor)}
-        if _changed(replay.run(recorded, other if isinstance(sample, dict) else other[""], 2), plain):
+        if _changed(replay.run(recorded, other if isinstance(sample, dict) else other[""], size=2), plain):
             replay.live_inputs = (*replay.live_inputs, name)
 
 
@@ -276,15 +309,17 @@ def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
     with ExitStack() as stack, torch.no_grad():
         for name in by_module:
             stack.callback(modules[name].register_forward_hook(keep(name)).remove)
-        try:
+        with suppress(_Stop):
             replay.network.scores(inputs)
-        except _Stop:
-            pass
     return values
 
 
 def _as_cut(replay: _Replay, layers: frozenset[str]) -> Cut:
-    live = [Live(f"{slot.module}#{slot.call}.{slot.leaf}", tuple(value.shape[1:]), value.dtype) for slot in replay.live for value in [replay.recorded(slot)]]
+    live = [
+        Live(f"{slot.module}#{slot.call}.{slot.leaf}", tuple(value.shape[1:]), value.dtype)
+        for slot in replay.live
+        for value in [replay.recorded(slot)]
+    ]
     named = _named(replay.sample)
     live += [Live(f"input {name}".strip(), tuple(named[name].shape[1:]), named[name].dtype) for name in replay.live_inputs]
 
@@ -297,7 +332,7 @@ def _as_cut(replay: _Replay, layers: frozenset[str]) -> Cut:
         values = dict(zip(replay.live, tensors, strict=False))
         kept = dict(zip(replay.live_inputs, tensors[len(replay.live) :], strict=True))
         size = len(tensors[0])
-        return replay.run(values, replay.dummy_inputs(size, kept), size)
+        return replay.run(values, replay.dummy_inputs(size, kept), size=size)
 
     return Cut(tuple(live), frozen_part, trainable_part, layers)
 
@@ -306,7 +341,7 @@ def _items(inputs: Inputs, indices: Sequence[int]) -> Inputs:
     return {name: tensor[list(indices)] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[list(indices)]
 
 
-def find_cut(network: Network, layers: frozenset[str], sample: Inputs, tolerance: float = 1e-5) -> Cut | Refusal:
+def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolerance: float = 1e-5) -> Cut | Refusal:
     """Cut a network behind its frozen layers, and prove on the sample that the two parts give the whole.
 
     Args:
@@ -320,20 +355,35 @@ def find_cut(network: Network, layers: frozenset[str], sample: Inputs, tolerance
     """
     network.mode_(False)
     two = _items(sample, [0, 1])
-    names = _maximal(network, layers, two) if layers else []
+    names = _maximal(network, layers, sample=two) if layers else []
     if not names:
         return Refusal("no frozen module is called before the trainable part")
     with torch.no_grad():
         for direct in (_before_head(network, layers), network.split(layers)):
-            proved = _proved(network, _of_parts(direct, two, layers), sample, tolerance) if direct else None
+            proved = _attempt(partial(_of_parts, direct, two, layers=layers), network, sample=sample, tolerance=tolerance) if direct else None
             if isinstance(proved, Cut):
                 return proved
-        try:
-            replay = _Replay(network, _calls(network, names, two, _items(sample, [0, 1, 0])), two)
-            _find_live_(replay)
-            return _proved(network, _as_cut(replay, layers), sample, tolerance)
-        except _Refused as refusal:
-            return Refusal(str(refusal))
+        return _attempt(lambda: _by_replay(network, names, sample=sample, layers=layers), network, sample=sample, tolerance=tolerance)
+
+
+def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, tolerance: float) -> Cut | Refusal:
+    """Make a cut and prove it. Whatever goes wrong on the way refuses it: the whole network is known to run on the sample."""
+    try:
+        return _proved(network, make(), sample=sample, tolerance=tolerance)
+    except _Refused as refusal:
+        return Refusal(str(refusal))
+    except Exception as problem:  # any Python forward may fail in any way when its parts are replayed
+        return Refusal(f"replaying it failed ({type(problem).__name__}: {str(problem)[:200]})")
+
+
+def _by_replay(network: Network, names: Sequence[str], *, sample: Inputs, layers: frozenset[str]) -> Cut:
+    two = _items(sample, [0, 1])
+    fixed = _independent(network, names, layers=layers, sample=two)
+    if not fixed:
+        raise _Refused("every frozen module also runs behind the trainable part")
+    replay = _Replay(network, _calls(network, fixed, two=two, three=_items(sample, [0, 1, 0])), sample=two)
+    _find_live_(replay)
+    return _as_cut(replay, layers)
 
 
 def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
@@ -364,20 +414,31 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
     return frozen_part, lambda tensors: network.scores_of_features(tensors[0])
 
 
-def _of_parts(parts: _Parts, two: Inputs, layers: frozenset[str]) -> Cut:
+def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str]) -> Cut:
     live = [Live(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(parts[0](two))]
     return Cut(tuple(live), parts[0], parts[1], layers)
 
 
-def _proved(network: Network, cut: Cut, sample: Inputs, tolerance: float) -> Cut | Refusal:
+def _proved(network: Network, cut: Cut, *, sample: Inputs, tolerance: float) -> Cut | Refusal:
+    """Compare on the whole sample, and on rows of it put together anew: items must not be mixed, nor rows belong to several."""
     if not cut.live:
         return Refusal("the scores do not depend on the frozen part")
-    whole, parts = network.scores(sample), cut.trainable_part(cut.frozen_part(sample))
+    rows = cut.frozen_part(sample)
+    count = len(rows[0])
+    for chosen in (list(range(count)), list(range(count - 1, -1, -2))):
+        found = _difference(network.scores(_items(sample, chosen)), cut.trainable_part([tensor[chosen] for tensor in rows]), tolerance=tolerance)
+        if found:
+            return Refusal(found)
+    return cut
+
+
+def _difference(whole: Scores, parts: Scores, *, tolerance: float) -> str:
+    """Return how the scores of the two parts differ from those of the whole; "" where they do not."""
     for task, scores in whole.items():
         if scores.shape != parts[task].shape:
-            return Refusal(f"replayed scores have shape {tuple(parts[task].shape)}, the full forward {tuple(scores.shape)}")
+            return f"replayed scores have shape {tuple(parts[task].shape)}, the full forward {tuple(scores.shape)}"
         scale = float(scores.abs().max()) or 1.0
         difference = float((scores - parts[task]).abs().max()) / scale
         if not difference <= tolerance:
-            return Refusal(f"replayed scores differ from the full forward by {difference:.1e} of the largest score")
-    return cut
+            return f"replayed scores differ from the full forward by {difference:.1e} of the largest score"
+    return ""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..networks.contract import Network
+from ..networks.structure import prefixes
 
 __all__ = ["cache_identity", "frozen_digest"]
 
@@ -29,14 +30,16 @@ def frozen_digest(network: Network, layers: Collection[str]) -> str:
     """
     digest = hashlib.blake2b(network.structure(layers).encode(), digest_size=16)
     wanted = set(layers)
+    # a module that holds frozen layers may hold a buffer of its own without being a layer
+    around = {outer for layer in layers for outer in prefixes(layer)} - {layer.name for layer in network.layers}
     for name, tensor in sorted(network.state().items()):
-        if name.rpartition(".")[0] in wanted or any(name.startswith(f"{layer}.") for layer in wanted):
+        if name.rpartition(".")[0] in wanted | around or any(name.startswith(f"{layer}.") for layer in wanted):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def cache_identity(frozen: str, live: Collection[str], items: str, dtype: str) -> tuple[str, dict[str, Any]]:
+def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str) -> tuple[str, dict[str, Any]]:
     """Return the name of a cache and the facts from which it is made.
 
     Args:

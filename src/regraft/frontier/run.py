@@ -53,7 +53,7 @@ class FrozenPass:
     where: str | Path
     dtype: str = "float32"
     batch_size: int = 64
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     counter: Counter = field(default_factory=Counter)
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
@@ -71,22 +71,25 @@ class FrozenPass:
         """
         rows = len(items) * len(views)
         if self.where == "memory":
-            cache = ActivationCache.in_memory(self.cut.live, rows, self.dtype)
-            self._fill_(cache, items, views)
+            cache = ActivationCache.in_memory(self.cut.live, rows, dtype=self.dtype)
+            self._fill_(cache, items, views=views)
             return cache
         highest = max(views) + 1
         key, facts = cache_identity(
-            frozen_digest(self.network, self.cut.layers), [part.name for part in self.cut.live], f"{items.identity(highest)} {list(views)}", self.dtype
+            frozen_digest(self.network, self.cut.layers),
+            [part.name for part in self.cut.live],
+            items=f"{items.identity(highest)} {list(views)}",
+            dtype=self.dtype,
         )
         folder = Path(self.where) / key
         with only_one(folder):
-            cache = ActivationCache.on_disk(folder, self.cut.live, rows, self.dtype, facts)
-            if not self._agrees(cache, items, views):
+            cache = ActivationCache.on_disk(folder, self.cut.live, rows=rows, dtype=self.dtype, facts=facts)
+            if not self._agrees(cache, items, views=views):
                 cache.done[:] = 0
-            self._fill_(cache, items, views)
+            self._fill_(cache, items, views=views)
         return cache
 
-    def _agrees(self, cache: ActivationCache, items: Prepared, views: Sequence[int]) -> bool:
+    def _agrees(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int]) -> bool:
         """Compute two rows again and compare: code that no digest sees may have changed."""
         if not cache.done.size or not cache.done[0]:
             return True
@@ -100,16 +103,16 @@ class FrozenPass:
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs.to(self.device)
         return self.cut.frozen_part(moved)
 
-    def _fill_(self, cache: ActivationCache, items: Prepared, views: Sequence[int]) -> None:
+    def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int]) -> None:
         missing = cache.missing
         with progress("frozen part", sum(len(rows) for rows in missing)) as advance:
             for rows in missing:
                 for view, first, indices in _by_view(rows, len(items)):
-                    self._fill_rows_(cache, first, items, indices, views[view])
+                    self._fill_rows_(cache, first, items=items, indices=indices, view=views[view])
                 cache.finish(rows)
                 advance(len(rows))
 
-    def _fill_rows_(self, cache: ActivationCache, first: int, items: Prepared, indices: np.ndarray, view: int) -> None:
+    def _fill_rows_(self, cache: ActivationCache, first: int, *, items: Prepared, indices: np.ndarray, view: int) -> None:
         for chosen, inputs in items.batches(self.batch_size, indices, view):
             cache.put(first, self._values(inputs))
             first += len(chosen)
@@ -126,5 +129,3 @@ def _by_view(rows: range, count: int) -> list[tuple[int, int, np.ndarray]]:
         parts.append((view, start, np.arange(start, stop) - view * count))
         start = stop
     return parts
-
-

@@ -65,20 +65,29 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
         position = _position_of(network, end)
     else:
         if not 0 <= end < len(network.blocks):
-            raise SettingError(f"frozen={end}: this network has {len(network.blocks)} blocks; expected 0 to {len(network.blocks) - 1}, or a name.")
+            raise SettingError(
+                f"frozen={end}: this network has {len(network.blocks)} blocks; expected 0 to {len(network.blocks) - 1}, or a name."
+            )
         inside = {name for block in network.blocks[:end] for name in block.layers}
         position = max((index + 1 for index, layer in enumerate(layers) if layer.name in inside), default=0)
     position = _extended(layers, position) if position else 0
     chosen = _prefix(layers, position)
     if network.heads and network.head.layer in chosen:
-        raise SettingError(f"frozen={end!r} includes the head '{network.head.layer}'; nothing would be left to train. Choose an earlier block.")
+        raise SettingError(
+            f"frozen={end!r} includes the head '{network.head.layer}'; nothing would be left to train. Choose an earlier block."
+        )
     return chosen
 
 
 def _position_of(network: Network, name: str) -> int:
     inside = [index for index, layer in enumerate(network.layers) if below(layer.name, name)] if name else []
     if not inside:
-        inside = [index for index, layer in enumerate(network.layers) for block in network.blocks if block.name == name and layer.name in block.layers]
+        inside = [
+            index
+            for index, layer in enumerate(network.layers)
+            for block in network.blocks
+            if block.name == name and layer.name in block.layers
+        ]
     if not inside:
         known = [*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]
         raise SettingError(f"frozen={name!r}: the network has no block, layer or module of that name{near_names(name, known)}")

@@ -37,7 +37,9 @@ def retarget(net: Network, classes: Sequence[str], *, rename: Mapping[str, str] 
         old = Head("main", None, kind or "classification", "linear", "", np.zeros((0, features), np.float32), np.zeros(0, np.float32))
     head, account = retargeted_rows(old, names, rename=rename)
     if kind is not None and kind != head.kind:
-        activation = head.activation if head.activation == "linear" else {"classification": "softmax", "multi-label": "sigmoid"}.get(kind, "linear")
+        activation = (
+            head.activation if head.activation == "linear" else {"classification": "softmax", "multi-label": "sigmoid"}.get(kind, "linear")
+        )
         head = replace(head, kind=kind, activation=activation)
     changed = net.with_head(head)
     changed.account = net.account.joined(account)
@@ -60,7 +62,7 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
     Raises:
         NetworkError: if `rename` has an old name that is not there, or a new one that is not among `classes`.
     """
-    renamed = _checked_renaming(old.classes or (), classes, rename or {})
+    renamed = _checked_renaming(old.classes or (), classes, rename=rename or {})
     old_names = [renamed.get(normal_name(name), name) for name in old.classes or ()]
     row_of = {normal_name(name): index for index, name in enumerate(old_names)}
     weight = np.zeros((len(classes), old.weight.shape[1]), old.weight.dtype)
@@ -73,12 +75,14 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
             continue
         weight[index], bias[index] = old.weight[row], old.bias[row]
         before = (old.classes or ())[row]
-        entries["renamed" if normal_name(before) in renamed else "kept"].append(name if normal_name(before) == normal_name(name) else f"{before} -> {name}")
+        entries["renamed" if normal_name(before) in renamed else "kept"].append(
+            name if normal_name(before) == normal_name(name) else f"{before} -> {name}"
+        )
     entries["dropped"] = [(old.classes or ())[row] for row in sorted(row_of.values())]
     return replace(old, classes=tuple(classes), weight=weight, bias=bias), Account(entries, notes=_notes(old, entries))
 
 
-def _checked_renaming(old: Sequence[str], new: Sequence[str], rename: Mapping[str, str]) -> dict[str, str]:
+def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping[str, str]) -> dict[str, str]:
     olds, news = {normal_name(name) for name in old}, {normal_name(name) for name in new}
     for before, after in rename.items():
         if normal_name(before) not in olds:
@@ -86,7 +90,8 @@ def _checked_renaming(old: Sequence[str], new: Sequence[str], rename: Mapping[st
         if normal_name(after) not in news:
             raise NetworkError(f"rename: {after!r} is not among the new classes{near_names(after, new)}")
     targets = [normal_name(name) for name in rename.values()]
-    if len(set(targets)) < len(targets):
+    staying = olds - {normal_name(name) for name in rename}
+    if len(set(targets)) < len(targets) or staying & set(targets):
         raise NetworkError(f"rename: two classes become one: {dict(rename)!r}. Give every old class a name of its own.")
     return {normal_name(before): after for before, after in rename.items()}
 

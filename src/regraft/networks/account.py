@@ -47,13 +47,15 @@ class Account:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Account:
-        """Return the account that `to_dict` wrote."""
+        """Return the account from the `plain` data that `to_dict` wrote."""
         entries = {key: list(plain[key]) for key in _ORDER if key in plain}
         return cls(entries, dict(plain.get("rules", {})), tuple(plain.get("notes", ())))
 
     def joined(self, later: Account) -> Account:
-        """Return one account of two changes, this one first."""
-        entries = {key: [*self.entries.get(key, ()), *later.entries.get(key, ())] for key in _ORDER if key in self.entries or key in later.entries}
+        """Return one account of two changes: this one, then the `later` one."""
+        entries = {
+            key: [*self.entries.get(key, ()), *later.entries.get(key, ())] for key in _ORDER if key in self.entries or key in later.entries
+        }
         return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes))
 
     def __str__(self) -> str:

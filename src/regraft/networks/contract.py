@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import NetworkError
 from .account import Account
+from .folders import write_network
 from .names import checked_classes, index_of
 from .predictions import Predictions, concatenated, predictions
 
@@ -93,7 +94,7 @@ class Preprocessing(Protocol):
     """From raw items (files, texts, arrays) to the tensors that the network takes; saved with the network."""
 
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
-        """Yield the items of any supported kind as consecutive batches."""
+        """Yield the items of any supported kind as consecutive batches of at most `batch_size`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which the same preprocessing can be made again."""
@@ -114,7 +115,7 @@ class Network(abc.ABC):
     preprocessing: Preprocessing
     input_shape: tuple[int | None, ...]
     origin: dict[str, Any]
-    input_guessed: bool
+    input_guessed: bool = False
 
     @property
     def head(self) -> Head:
@@ -125,7 +126,9 @@ class Network(abc.ABC):
         """
         if len(self.heads) != 1:
             found = ", ".join(repr(task) for task in self.heads) or "none"
-            raise NetworkError(f"Expected a network with one head; found {found}. Use net.heads[task], or give it one with regraft.retarget.")
+            raise NetworkError(
+                f"Expected a network with one head; found {found}. Use net.heads[task], or give it one with regraft.retarget."
+            )
         return next(iter(self.heads.values()))
 
     @property
@@ -134,24 +137,26 @@ class Network(abc.ABC):
         return self.head.classes
 
     def name_classes_(self, classes: Sequence[str]) -> None:
-        """Give the head's rows their class names.
+        """Give the head's rows their class names, `classes` in row order.
 
         Raises:
             NetworkError: if there is no head, or another number of rows.
         """
         names, head = checked_classes(classes), self.head
         if len(names) != len(head.weight):
-            raise NetworkError(f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name a row.")
+            raise NetworkError(
+                f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name a row."
+            )
         self.heads = {head.task: replaced(head, classes=names)}
 
     def raw_scores(self, items: Any, batch_size: int = 64) -> np.ndarray:
-        """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads."""
+        """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads, `batch_size` at a time."""
         task = self.head.task
-        return concatenated(lambda batch: self.scores(batch)[task], self, items, batch_size)
+        return concatenated(lambda batch: self.scores(batch)[task], self, items=items, batch_size=batch_size)
 
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
-        """Return what the head reads, (N, d)."""
-        return concatenated(self.feature_batch, self, items, batch_size)
+        """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time."""
+        return concatenated(self.feature_batch, self, items=items, batch_size=batch_size)
 
     def predict(self, items: Any, condition: str | None = None) -> Predictions:
         """Return labels and probabilities of items: files, texts, arrays, or a Dataset.
@@ -161,16 +166,23 @@ class Network(abc.ABC):
         """
         if condition is not None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions.")
-        return predictions(self.raw_scores(items), self.head.kind, self.head.classes)
+        return predictions(self.raw_scores(items), self.head.kind, classes=self.head.classes)
 
     def summary(self) -> str:
         """Return a table of the blocks and the head, for people."""
         total = sum(block.parameters for block in self.blocks)
         lines = [f"{self.family} network {self.origin.get('source', '')}: {total:,} parameters in {len(self.blocks)} blocks"]
-        lines += [f"{index + 1:>4}  {block.name:<40}{block.parameters:>12,}{'  frozen' if block.frozen else ''}" for index, block in enumerate(self.blocks)]
+        lines += [
+            f"{index + 1:>4}  {block.name:<40}{block.parameters:>12,}{'  frozen' if block.frozen else ''}"
+            for index, block in enumerate(self.blocks)
+        ]
         for head in self.heads.values():
-            names = "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
-            lines.append(f"head  {head.layer}: {len(head.weight)} rows of {head.features} features, {head.kind}, {head.activation}; {names}")
+            names = (
+                "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
+            )
+            lines.append(
+                f"head  {head.layer}: {len(head.weight)} rows of {head.features} features, {head.kind}, {head.activation}; {names}"
+            )
         lines.append(f"takes {self.preprocessing.describe()}")
         return "\n".join(lines)
 
@@ -180,19 +192,19 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def reinitialised(self, seed: int) -> Self:
-        """Return a copy with freshly drawn weights, as the framework draws them: training from scratch starts here."""
+        """Return a copy with freshly drawn weights, as the framework draws them after `seed`: training from scratch starts here."""
 
     @abc.abstractmethod
     def scores(self, inputs: Inputs) -> Scores:
-        """Return raw scores (N, C) by task, with gradients where they are on, in the present mode."""
+        """Return raw scores (N, C) of a batch of inputs by task, with gradients where they are on, in the present mode."""
 
     @abc.abstractmethod
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the head reads, (N, d); for a network without a head, its pooled output."""
+        """Return what the head reads of a batch of inputs, (N, d); for a network without a head, its pooled output."""
 
     @abc.abstractmethod
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) that the only head makes of its input (N, d)."""
+        """Return the raw scores (N, C) that the only head makes of its input, features (N, d)."""
 
     @abc.abstractmethod
     def sample_features(self) -> Tensor:
@@ -232,7 +244,7 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def reseed_(self, seed: int) -> None:
-        """Set the network's own random generators (Keras keeps one per dropout layer)."""
+        """Set the network's own random generators to `seed` (Keras keeps one per dropout layer)."""
 
     @abc.abstractmethod
     def with_head(self, head: Head) -> Self:
@@ -242,6 +254,18 @@ class Network(abc.ABC):
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights into `folder` and return what opening them needs, as plain data."""
 
+    def save(self, folder: str | Path) -> Path:
+        """Save the network with its class names and preprocessing; `regraft.load(folder)` opens it again.
+
+        Args:
+            folder: made where it is not there.
+
+        Returns:
+            The folder.
+        """
+        write_network(self, Path(folder))
+        return Path(folder)
+
     @abc.abstractmethod
     def export(self, path: str | Path) -> Path:
-        """Write one file for use without regraft: `.keras` (Keras) or `.pt2`, an exported program (torch)."""
+        """Write one file for use without regraft, `.keras` (Keras) or `.pt2`, an exported program (torch), and return its path."""

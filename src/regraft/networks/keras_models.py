@@ -18,13 +18,13 @@ from torch.nn import Module, Parameter
 from ..errors import NetworkError, near_names
 from .account import Account
 from .contract import Head, Inputs, Network, Scores
-from .keras_clone import cloned
-from .keras_heads import FoundHead, attached, channels_last, find_head, head_of, linear_activation, resize_, rows_of
-from .keras_library import keras
-from .keras_samples import called, sample_for, shapes_of
-from .keras_split import Split, split_graph
-from .keras_description import described, own_code, wiring
-from .keras_structure import blocks_of_model, is_leaf, layers_of, named_modules, own_variables, variables_below
+from .keras_parts.clone import cloned
+from .keras_parts.description import described, own_code, wiring
+from .keras_parts.heads import FoundHead, attached, channels_last, find_head, head_of, linear_activation, resize_, rows_of
+from .keras_parts.library import keras
+from .keras_parts.samples import called, sample_for, shapes_of
+from .keras_parts.split import Split, split_graph
+from .keras_parts.structure import blocks_of_model, is_leaf, layers_of, named_modules, own_variables, variables_below
 from .structure import below
 from .tracing import as_tensor, capture, pooled, trace
 
@@ -57,26 +57,35 @@ def open_keras(
         NetworkError: if no sample runs through it, it has several heads, or `classes` do not fit its head.
     """
     if not isinstance(model, keras.Model):
-        raise NetworkError(f"Received {type(model).__module__}.{type(model).__name__}; expected a keras.Model of Keras 3 (Functional, Sequential or a subclass).")
+        raise NetworkError(
+            f"Received {type(model).__module__}.{type(model).__name__}; expected a keras.Model (functional, Sequential or a subclass)."
+        )
     own = model if take else cloned(model)
     sample = sample_for(own, inputs)
     facts = origin or {"source": "model", "class": f"{type(model).__module__}.{type(model).__qualname__}"}
-    network = KerasNetwork(own, sample, facts)
+    network = KerasNetwork(own, sample, origin=facts)
     if classes is not None:
         network.name_classes_(classes)
     return network
 
 
-def _inference(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+def _inference(_module: Module, *call: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    args, kwargs = call
     return (args, {**kwargs, "training": False}) if "training" in kwargs else None
 
 
 class KerasNetwork(Network):
-    """A Keras model with what one run of a sample told about it."""
+    """A Keras model with what one run of a sample told about it.
+
+    Args:
+        module: a built model; it becomes the network's own.
+        sample: a batch that it takes.
+        origin: where it came from.
+    """
 
     family: ClassVar[str] = "keras"
 
-    def __init__(self, module: Any, sample: Inputs, origin: Mapping[str, Any]) -> None:
+    def __init__(self, module: Any, sample: Inputs, *, origin: Mapping[str, Any]) -> None:
         self.module = module
         self.origin = {**origin, **shapes_of(module)}
         self.account = Account()
@@ -99,8 +108,8 @@ class KerasNetwork(Network):
 
         seen = trace(self._modules, run)
         self.layers = layers_of(self._modules, seen.order)
-        self.blocks = blocks_of_model(self.module, self._modules, self.layers)
-        self._found = find_head(self._modules, self.layers, seen, run)
+        self.blocks = blocks_of_model(self.module, self._modules, layers=self.layers)
+        self._found = find_head(self._modules, self.layers, seen=seen, run=run)
         self.heads = {"main": head_of(self._found, self._modules[self._found.layer])} if self._found else {}
 
     def modules(self) -> dict[str, Module]:
@@ -154,12 +163,10 @@ class KerasNetwork(Network):
         Args:
             run: runs the model, or the part of it from the frontier on, and returns its result.
         """
-        if self._found is None:
-            return {"main": cast(Tensor, as_tensor(run()))}
+        if self._found is None or self._found.whole:
+            return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(run()))}
         with self._watched_head() as (layer, seen):
-            result = run()
-        if self._found.whole:
-            return {self.head.task: cast(Tensor, as_tensor(result))}
+            run()
         return {self.head.task: pooled(seen["output"], channels_last(layer))}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
@@ -177,6 +184,15 @@ class KerasNetwork(Network):
         shape = (-1, *positions, self.head.features) if channels_last(layer) else (-1, self.head.features, *positions)
         with linear_activation(layer):
             return {self.head.task: cast(Tensor, layer(features.reshape(shape))).flatten(1)}
+
+    def sample_features(self) -> Tensor:
+        """Return the features of the sample, (2, d)."""
+        before, self._training = self._training, False
+        try:
+            with torch.no_grad():
+                return self.feature_batch(self.sample)
+        finally:
+            self._training = before
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers; all others become trainable. The name of a container stands for all layers in it.
@@ -221,7 +237,10 @@ class KerasNetwork(Network):
         }
 
     def reseed_(self, seed: int) -> None:
-        """Set the state of every seed generator: `seed` plus its index."""
+        """Set the state of every seed generator: `seed` plus its index.
+
+        On its torch backend Keras uses it only in dropout layers made with `seed=`; the others draw from torch's own generator.
+        """
         generators = [generator for _, layer in self._named_with_root() for generator in layer._seed_generators]
         for index, generator in enumerate(generators):
             generator.state.assign([(seed + index) % 2**31, 0])
@@ -236,12 +255,15 @@ class KerasNetwork(Network):
             return self._with_new_head(head)
         module = cloned(self.module)
         twin = self._twin(module)
-        resize_(module, twin._modules[self._found.layer], head, self._found.activation)
+        resize_(module, twin._modules[self._found.layer], head=head, activation=self._found.activation)
         twin._found = replace(self._found, activation=head.activation)
         twin._recount_(head)
         width = twin.scores(twin.sample)[head.task].shape[-1]
         if width != len(head.weight):
-            raise NetworkError(f"The changed network gives {width} scores for {len(head.weight)} rows: a step after '{head.layer}' fixes their number.")
+            raise NetworkError(
+                f"The changed network gives {width} scores for {len(head.weight)} rows: a step after the head fixes their number. "
+                "Make the model with the new number of classes in code and load its weights with weights=."
+            )
         return twin
 
     def _recount_(self, head: Head) -> None:
@@ -258,9 +280,10 @@ class KerasNetwork(Network):
         module = cloned(self.module)
         with torch.no_grad():
             output = cast(Tensor, as_tensor(called(module, self.sample, training=False)))
-        inputs = None if isinstance(self.sample, dict) else keras.Input(tuple(self.input_shape), dtype=str(self.sample.dtype).split(".")[-1])
-        whole, name = attached(module, head, output, inputs)
-        twin = type(self)(whole, self.sample, self.origin)
+        dtype = None if isinstance(self.sample, dict) else str(self.sample.dtype).split(".")[-1]
+        inputs = keras.Input(tuple(self.input_shape), dtype=dtype) if dtype else None
+        whole, name = attached(module, head, sample_output=output, inputs=inputs)
+        twin = type(self)(whole, self.sample, origin=self.origin)
         twin._found = FoundHead(name, head.activation, False)
         twin.account = self.account
         twin._trainable = {**twin._trainable, **{key: flag for key, flag in self._trainable.items() if key in twin._trainable}}

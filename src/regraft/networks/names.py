@@ -11,12 +11,18 @@ __all__ = ["checked_classes", "index_of", "normal_name"]
 
 
 def normal_name(name: str) -> str:
-    """Return the form in which class names compare: Unicode NFC, trimmed, case-folded."""
+    """Return the form of a name in which class names compare: Unicode NFC, trimmed, case-folded."""
     return unicodedata.normalize("NFC", str(name)).strip().casefold()
 
 
 def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
     """Return class names as strings in their order.
+
+    Args:
+        classes: one name a row.
+
+    Returns:
+        The names as they were written.
 
     Raises:
         NetworkError: if there are none, one is empty, or two become one when compared.

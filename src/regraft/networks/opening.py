@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 from torch.nn import Module
 
-from ..errors import MissingExtraError, NetworkError, near_names, optional_import
+from ..errors import MissingExtraError, NetworkError, near_names
 from .account import Account
 from .contract import Head, Inputs, Network
-from .files import put_weights_, read_facts, read_torch_weights
+from .files import put_weights_, read_torch_weights
+from .folders import read_facts
+from .programs import open_program
 from .samples import sample_of
 from .torch_modules import TorchNetwork, open_torch
 from .zoo import open_named
@@ -62,7 +62,7 @@ def open_source(
     Raises:
         NetworkError: if the source cannot be opened; the message says what would do.
     """
-    opened = _open(source, architecture, inputs, pretrained=weights is None)
+    opened = _open(source, architecture, inputs=inputs, pretrained=weights is None)
     if weights is not None:
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
         opened.network = _refreshed(opened.network)
@@ -71,7 +71,7 @@ def open_source(
     return opened
 
 
-def _open(source: Any, architecture: Architecture, inputs: Sequence[int] | None, *, pretrained: bool) -> Source:
+def _open(source: Any, architecture: Architecture, *, inputs: Sequence[int] | None, pretrained: bool) -> Source:
     if isinstance(source, Network):
         return Source(source.copy(), source.preprocessing.to_dict())
     if isinstance(source, Module) or _is_keras(source):
@@ -83,14 +83,14 @@ def _open(source: Any, architecture: Architecture, inputs: Sequence[int] | None,
         )
     kind, _, name = str(source).partition(":")
     if name and kind in _NAMED:
-        return _open_name(kind, str(source), inputs, pretrained=pretrained)
+        return _open_name(kind, str(source), inputs=inputs, pretrained=pretrained)
     path = Path(source)
     if not path.exists():
         hint = f" A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, _NAMED) if name else '.'}"
         raise NetworkError(f"There is no file or folder {str(source)!r}.{hint}")
     if path.is_dir():
         return _open_folder(path, architecture)
-    return _open_file(path, architecture, inputs)
+    return _open_file(path, architecture, inputs=inputs)
 
 
 def _is_keras(source: Any) -> bool:
@@ -109,7 +109,9 @@ def _keras_door(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"keras", "h5py"}:
             raise
-        raise MissingExtraError(f"Keras networks need '{error.name}', which is not installed. Install it with: pip install 'regraft[keras]'") from error
+        raise MissingExtraError(
+            f"Keras networks need '{error.name}', which is not installed. Install it with: pip install 'regraft[keras]'"
+        ) from error
 
 
 def _open_live(source: Any, inputs: Sequence[int] | None) -> Network:
@@ -118,7 +120,7 @@ def _open_live(source: Any, inputs: Sequence[int] | None) -> Network:
     return open_torch(source, inputs=inputs)
 
 
-def _open_name(kind: str, source: str, inputs: Sequence[int] | None, *, pretrained: bool) -> Source:
+def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool) -> Source:
     if kind == "keras":
         network, preprocessing = _keras_door("keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
         return Source(network, preprocessing)
@@ -133,10 +135,12 @@ def _open_name(kind: str, source: str, inputs: Sequence[int] | None, *, pretrain
 
 def _made(architecture: Architecture) -> Any:
     """Return the live object of `architecture`: itself, or what the function makes."""
-    return architecture() if callable(architecture) and not isinstance(architecture, Module) and not _is_keras(architecture) else architecture
+    return (
+        architecture() if callable(architecture) and not isinstance(architecture, Module) and not _is_keras(architecture) else architecture
+    )
 
 
-def _open_file(path: Path, architecture: Architecture, inputs: Sequence[int] | None) -> Source:
+def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] | None) -> Source:
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
         files = _keras_door("keras_files")
@@ -147,7 +151,10 @@ def _open_file(path: Path, architecture: Architecture, inputs: Sequence[int] | N
     elif architecture is None:
         if suffix != ".safetensors":
             read_torch_weights(path)  # a pickle of objects is refused before anything else is said
-        raise NetworkError(f"{path.name!r} holds weights only; give the network that they belong to with architecture=, a module or a function that makes it.")
+        raise NetworkError(
+            f"{path.name!r} holds weights only; give the network that they belong to with architecture=, "
+            "a module or a function that makes it."
+        )
     network = _open_live(_made(architecture), inputs)
     network.account = _put_file_(network, path)
     return Source(_refreshed(network))
@@ -175,14 +182,25 @@ def _refreshed(network: Network) -> Network:
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
     facts = read_facts(folder)
+    try:
+        return _open_facts(folder, facts, architecture=architecture)
+    except KeyError as error:
+        raise NetworkError(f"regraft.json in {str(folder)!r} is damaged: it lacks {error}. Save the network again.") from error
+
+
+def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     if facts["family"] == "keras":
         path = folder / facts["network"]["file"]
-        network: Network = _keras_door("keras_models").open_keras(_keras_door("keras_files").open_keras_file(path), origin={"source": str(folder)})
+        network: Network = _keras_door("keras_models").open_keras(
+            _keras_door("keras_files").open_keras_file(path), origin={"source": str(folder)}
+        )
     else:
-        network = _open_torch_folder(folder, facts, architecture)
+        network = _open_torch_folder(folder, facts, architecture=architecture)
     for head in facts["heads"]:
         if head["task"] in network.heads:
-            network.heads[head["task"]] = replace(network.heads[head["task"]], kind=head["kind"], classes=tuple(head["classes"]) if head["classes"] else None)
+            network.heads[head["task"]] = replace(
+                network.heads[head["task"]], kind=head["kind"], classes=tuple(head["classes"]) if head["classes"] else None
+            )
     network.account = Account.from_dict(facts["account"])
     return Source(network, facts["preprocessing"])
 
@@ -192,37 +210,34 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
     for name, tensor in tensors.items():
         if "mask" in name:
             tensors[name] = torch.ones_like(tensor)
-    return tensors[""] if list(tensors) == [""] else cast(dict[str, Tensor], tensors)
+    return tensors[""] if list(tensors) == [""] else tensors
 
 
-def _open_torch_folder(folder: Path, facts: Mapping[str, Any], architecture: Architecture) -> Network:
+def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
     origin = facts["network"]["origin"]
     sample = _sample_from(facts["network"]["sample"])
     if architecture is not None:
         network = open_torch(_made(architecture), sample=sample, origin=origin)
     elif origin["source"] == "module":
-        return _open_program(folder, facts, sample)
+        return open_program(folder, facts, sample=sample)
     else:
         network = open_torch(open_named(origin, pretrained=False).module, sample=sample, origin=origin, take=True)
+    tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
     for head in facts["heads"]:
-        rows = Head(head["task"], None, head["kind"], head["activation"], head["layer"], np.zeros((head["rows"], head["features"]), np.float32), np.zeros(head["rows"], np.float32))
+        rows = Head(
+            head["task"],
+            None,
+            head["kind"],
+            head["activation"],
+            head["layer"],
+            np.zeros((head["rows"], head["features"]), np.float32),
+            np.full(head["rows"], f"{head['layer']}.bias" in tensors, np.float32),
+        )
         network = network.with_head(rows)
     try:
-        network.module.load_state_dict(load_file(folder / facts["network"]["file"]), strict=True)
+        network.module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise NetworkError(f"The weights in {str(folder)!r} do not fit the architecture given ({origin.get('class', origin['source'])}): {error}") from error
+        raise NetworkError(
+            f"The weights in {str(folder)!r} do not fit the architecture given ({origin.get('class', origin['source'])}): {error}"
+        ) from error
     return _refreshed(network)
-
-
-def _open_program(folder: Path, facts: Mapping[str, Any], sample: Inputs) -> Network:
-    """Open the exported program of a user's own class: it predicts, but cannot be adapted further.
-
-    Raises:
-        NetworkError: if there is none; the message names the class to give.
-    """
-    path = folder / "network.pt2"
-    own = facts["network"]["origin"].get("class", "your class")
-    if not path.is_file():
-        raise NetworkError(f"The network in {str(folder)!r} is of the class {own}; give it with architecture=, a module or a function that makes it.")
-    module = torch.export.load(path).module()
-    return ProgramNetwork(module, sample, {"source": "program", "class": own}, facts["heads"])

@@ -36,7 +36,7 @@ class Predictions:
         return len(self.labels)
 
 
-def concatenated(function: Callable[[Inputs], Tensor], network: Network, items: Any, batch_size: int) -> np.ndarray:
+def concatenated(function: Callable[[Inputs], Tensor], network: Network, *, items: Any, batch_size: int) -> np.ndarray:
     """Run a function over the batches of `items` in inference mode and return its results as one array.
 
     Args:
@@ -50,15 +50,15 @@ def concatenated(function: Callable[[Inputs], Tensor], network: Network, items: 
     """
     network.mode_(False)
     with torch.inference_mode():
-        parts = [function(batch).float().cpu().numpy() for batch in _batches(network, items, batch_size)]
+        parts = [function(batch).float().cpu().numpy() for batch in _batches(network, items, batch_size=batch_size)]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def _batches(network: Network, items: Any, batch_size: int) -> Iterator[Inputs]:
+def _batches(network: Network, items: Any, *, batch_size: int) -> Iterator[Inputs]:
     return network.preprocessing.batches(items, batch_size)
 
 
-def predictions(raw: np.ndarray, kind: str, classes: Sequence[str] | None) -> Predictions:
+def predictions(raw: np.ndarray, kind: str, *, classes: Sequence[str] | None) -> Predictions:
     """Turn raw scores into labels and probabilities.
 
     Args:
@@ -75,6 +75,8 @@ def predictions(raw: np.ndarray, kind: str, classes: Sequence[str] | None) -> Pr
         return Predictions([", ".join(f"{value:g}" for value in row) for row in raw], raw, names)
     if kind == "multi-label":
         scores = values.sigmoid().numpy()
-        return Predictions(["|".join(name for name, score in zip(names, row, strict=True) if score >= 0.5) for row in scores], scores, names)
+        return Predictions(
+            ["|".join(name for name, score in zip(names, row, strict=True) if score >= 0.5) for row in scores], scores, names
+        )
     scores = values.softmax(1).numpy()
     return Predictions([names[index] for index in scores.argmax(1)], scores, names)

@@ -55,7 +55,7 @@ def _candidates(module: Module) -> Iterator[Tensor]:
         return
 
 
-def first_working_sample(run: Callable[[Tensor], Any], module: Module, shape: Sequence[int] | None) -> Tensor:
+def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape: Sequence[int] | None) -> Tensor:
     """Return a batch of two that the network accepts.
 
     Args:

@@ -19,7 +19,7 @@ def below(name: str, container: str) -> bool:
 
 
 def prefixes(name: str) -> list[str]:
-    """Return the names of a module and of all that contain it: "a.b" gives "a.b", "a" and "" (the whole network)."""
+    """Return the name of a module and of all that contain it: "a.b" gives "a.b", "a" and "" (the whole network)."""
     parts = name.split(".") if name else []
     return [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
 
@@ -135,4 +135,6 @@ def merged_blocks(groups: Sequence[tuple[str, Sequence[Layer]]]) -> tuple[Block,
             waiting.extend(members)
     if waiting:
         merged.append((groups[0][0], waiting))
-    return tuple(Block(name, sum(layer.parameters for layer in members), False, tuple(layer.name for layer in members)) for name, members in merged)
+    return tuple(
+        Block(name, sum(layer.parameters for layer in members), False, tuple(layer.name for layer in members)) for name, members in merged
+    )

@@ -25,18 +25,29 @@ from .tracing import Trace, as_tensor, capture, head_reading, pooled, trace
 __all__ = ["AttachedHead", "TorchNetwork", "call_module", "open_torch"]
 
 WEIGHTS_FILE = "network.safetensors"
+PROGRAM_FILE = "network.pt2"
 
 
 class AttachedHead(Module):
-    """A backbone without a head, its output averaged over all positions, and a linear head on top."""
+    """A backbone without a head, its output averaged over all positions, and a linear head on top.
 
-    def __init__(self, backbone: Module, features: int, classes: int) -> None:
+    Attributes:
+        backbone: any module whose output holds a tensor.
+        features: the width d of its averaged output; the head is `Linear(features, classes)`.
+        classes: the number of rows C.
+    """
+
+    def __init__(self, backbone: Module, features: int, *, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = torch.nn.Linear(features, classes)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, C) of whatever the backbone takes."""
+        """Return raw scores (N, C) of whatever the backbone takes.
+
+        Raises:
+            NetworkError: if the backbone returns no tensor.
+        """
         output = as_tensor(self.backbone(*inputs, **named))
         if output is None:
             raise NetworkError(f"The backbone {type(self.backbone).__name__} returned no tensor.")
@@ -51,7 +62,7 @@ class _FoundHead:
 
 
 def call_module(module: Module, inputs: Inputs) -> Any:
-    """Call a module with one batch: a tensor, or named tensors."""
+    """Call a module with one batch, inputs that are a tensor or named tensors, and return what it returns."""
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
@@ -111,8 +122,10 @@ def open_torch(
     own = module if take else copy.deepcopy(module)
     guessed = sample is None and inputs is None
     if sample is None:
-        sample = first_working_sample(lambda batch: call_module(own.eval(), batch), own, inputs)
-    network = TorchNetwork(own, sample, origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"})
+        sample = first_working_sample(lambda batch: call_module(own.eval(), batch), own, shape=inputs)
+    network = TorchNetwork(
+        own, sample, origin=origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
+    )
     network.input_guessed = guessed
     if classes is not None:
         network.name_classes_(classes)
@@ -120,12 +133,12 @@ def open_torch(
 
 
 class TorchNetwork(Network):
-    """A PyTorch module with what one run of a sample told about it."""
+    """A PyTorch module with what one run of a sample told about it; its origin is what opening it again needs."""
 
     family: ClassVar[str] = "torch"
     module: Module
 
-    def __init__(self, module: Module, sample: Inputs, origin: Mapping[str, Any]) -> None:
+    def __init__(self, module: Module, sample: Inputs, *, origin: Mapping[str, Any]) -> None:
         self.module = module
         self.origin = dict(origin)
         self.account = Account()
@@ -186,7 +199,12 @@ class TorchNetwork(Network):
         return {"main": pooled(found["output"], channels_last=isinstance(head, torch.nn.Linear))}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the head reads, (N, d), averaged over positions; without a head, the pooled output."""
+        """Return what the head reads, (N, d), averaged over positions; without a head, the pooled output.
+
+        Raises:
+            NetworkError: if this is an exported program, which has no head to read from.
+        """
+        self._whole("asked for features")
         if not self.heads:
             output = cast(Tensor, as_tensor(call_module(self.module, inputs)))
             return pooled(output, channels_last=output.ndim == 3)
@@ -200,7 +218,10 @@ class TorchNetwork(Network):
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) that the head makes of its input (N, d)."""
-        return {self.head.task: self.module.get_submodule(self.head.layer)(features)}
+        head = self.module.get_submodule(self.head.layer)
+        linear = isinstance(head, torch.nn.Linear)
+        positions = features if linear or features.ndim > 2 else features[(..., *(None,) * (cast(Tensor, head.weight).ndim - 2))]
+        return {self.head.task: pooled(head(positions), channels_last=linear)}
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
@@ -211,8 +232,9 @@ class TorchNetwork(Network):
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers; all others become trainable."""
         self._frozen = frozenset(layers)
-        for name, parameters in self.layer_parameters().items():
-            for parameter in parameters.values():
+        owned = self.layer_parameters()
+        for name in sorted(owned, key=self._frozen.__contains__):  # frozen ones last: a parameter that two layers share is frozen
+            for parameter in owned[name].values():
                 parameter.requires_grad_(name not in self._frozen)
         self.blocks = tuple(replace(block, frozen=all(layer in self._frozen for layer in block.layers)) for block in self.blocks)
 
@@ -241,7 +263,9 @@ class TorchNetwork(Network):
         """Return the layers' own descriptions and the code of every forward, which a description leaves out."""
         modules = self.modules()
         forwards = {type(module) for module in modules.values()}
-        code = sorted(f"{kind.__module__}.{kind.__qualname__} {kind.forward.__code__.co_code.hex()}" for kind in forwards if isfunction(kind.forward))
+        code = sorted(
+            f"{kind.__module__}.{kind.__qualname__} {kind.forward.__code__.co_code.hex()}" for kind in forwards if isfunction(kind.forward)
+        )
         return "\n".join([*(f"{name}: {modules[name]!r}" for name in sorted(layers)), *code])
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -256,49 +280,91 @@ class TorchNetwork(Network):
 
     def with_head(self, head: Head) -> Self:
         """Return a copy whose head has these rows; a network without a head gets one on its pooled output."""
+        self._whole("given another head")
         twin = self.copy()
         if not self.heads:
-            twin.module = AttachedHead(twin.module, head.features, len(head.weight))
+            twin.module = AttachedHead(twin.module, head.features, classes=len(head.weight))
             twin.origin = {**self.origin, "attached": head.features}
             twin._inspect_()
         else:
             old = twin.module.get_submodule(self.head.layer)
-            _set_submodule_(twin.module, self.head.layer, _linear_like(old, torch.from_numpy(head.weight), torch.from_numpy(head.bias)))
+            _set_submodule_(
+                twin.module, self.head.layer, module=_linear_like(old, torch.from_numpy(head.weight), bias=torch.from_numpy(head.bias))
+            )
             _note_class_count_(twin.module, len(head.weight))
-            twin.layers = tuple(_recounted(layer, twin.modules()[layer.name]) if layer.name == self.head.layer else layer for layer in self.layers)
+            twin.layers = tuple(
+                _recounted(layer, twin.modules()[layer.name]) if layer.name == self.head.layer else layer for layer in self.layers
+            )
             sizes = {layer.name: layer.parameters for layer in twin.layers}
             twin.blocks = tuple(replace(block, parameters=sum(sizes[name] for name in block.layers)) for block in self.blocks)
         if not self.heads:
             layer = twin.module.get_submodule("head")
-            _fill_(layer, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
+            _fill_(layer, torch.from_numpy(head.weight), bias=torch.from_numpy(head.bias))
             head = replace(head, layer="head")
         twin.heads = {head.task: replace(head, layer=head.layer if not self.heads else self.head.layer)}
         return twin
 
     def write(self, folder: Path) -> Mapping[str, Any]:
-        """Write the weights as safetensors and return what opening them needs."""
+        """Write the weights as safetensors and return what opening them needs.
+
+        Beside a class of the user's own goes an exported program, which opens without the class.
+        """
+        self._whole("saved")
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
-        return {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
+        facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
+        if self.origin["source"] != "module":
+            return facts
+        (folder / PROGRAM_FILE).unlink(missing_ok=True)
+        try:
+            twin = self.copy()
+            twin.module.cpu()
+            _export(_RawScores(twin), twin.sample, path=folder / PROGRAM_FILE)
+        except Exception as problem:  # not every forward can be exported; the weights are saved all the same
+            return {**facts, "no_program": f"{type(problem).__name__}: {str(problem)[:300]}"}
+        return facts
 
     def export(self, path: str | Path) -> Path:
         """Write an exported program (`.pt2`) with a free batch axis; `torch.export.load` opens it without this class."""
-        target = Path(path)
+        self._whole("exported")
         twin = self.copy()
-        twin.module.eval()
-        batch = torch.export.Dim("batch", min=1)
-        if isinstance(twin.sample, dict):
-            shapes: Any = {name: {0: batch} for name in twin.sample}
-            program = torch.export.export(twin.module, (), dict(twin.sample), dynamic_shapes=_keyword_shapes(twin.module, shapes))
-        else:
-            program = torch.export.export(twin.module, (twin.sample,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, target)
-        return target
+        _export(twin.module, twin.sample, path=Path(path))
+        return Path(path)
+
+    def _whole(self, done: str) -> None:
+        """Raise unless the modules are there: an exported program hides them."""
+        if self.origin.get("source") == "program":
+            raise NetworkError(
+                f"This network is the exported program of {self.origin['class']}: it predicts, but cannot be {done}. "
+                "Open its folder with architecture=, a module or a function that makes it."
+            )
 
 
-def _keyword_shapes(module: Module, shapes: dict[str, Any]) -> dict[str, Any]:
-    """Return dynamic shapes as torch.export wants them: under the name of a `**named` argument where forward has one."""
-    return {"named": shapes, "inputs": ()} if isinstance(module, AttachedHead) else shapes
+class _RawScores(Module):
+    """A network's raw scores as a module's result: what the saved program computes."""
+
+    def __init__(self, network: TorchNetwork) -> None:
+        super().__init__()
+        self.module = network.module
+        self.__dict__["network"] = network
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        network = self.__dict__["network"]
+        return cast(Tensor, network.scores(named or inputs[0])[next(iter(network.heads), "main")])
+
+
+def _export(module: Module, sample: Inputs, *, path: Path) -> None:
+    """Write an exported program of `module` in inference mode, its batch axis free."""
+    batch = torch.export.Dim("batch", min=1)
+    starred = isinstance(module, (AttachedHead, _RawScores))  # torch.export names what stands behind * and **
+    if isinstance(sample, dict):
+        named: Any = {name: {0: batch} for name in sample}
+        shapes: Any = {"named": named} if starred else named
+        program = torch.export.export(module.eval(), (), dict(sample), dynamic_shapes=shapes)
+    else:
+        shapes = {"inputs": ({0: batch},)} if starred else ({0: batch},)
+        program = torch.export.export(module.eval(), (sample,), dynamic_shapes=shapes)
+    torch.export.save(program, path)
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:
@@ -327,7 +393,7 @@ def _draw_(module: Module) -> None:
         parameter.normal_(float(parameter.mean()), spread)
 
 
-def _fill_(layer: Module, weight: Tensor, bias: Tensor) -> None:
+def _fill_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
     """Put rows (C, d) and bias (C,) into a linear layer or 1x1 convolution of that size."""
     with torch.no_grad():
         kernel = cast(Tensor, layer.weight)
@@ -336,7 +402,7 @@ def _fill_(layer: Module, weight: Tensor, bias: Tensor) -> None:
             layer.bias.copy_(bias)
 
 
-def _linear_like(old: Module, weight: Tensor, bias: Tensor) -> Module:
+def _linear_like(old: Module, weight: Tensor, *, bias: Tensor) -> Module:
     """Return a linear layer or 1x1 convolution like `old` with rows `weight` (C, d); it has a bias if `old` has or `bias` is not zero."""
     device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
     biased = isinstance(getattr(old, "bias", None), Tensor) or bool(bias.any())
@@ -346,21 +412,22 @@ def _linear_like(old: Module, weight: Tensor, bias: Tensor) -> Module:
         convolution = cast(torch.nn.Conv2d, old)
         kind: Any = next(kind for kind in (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d) if isinstance(old, kind))
         new = kind(weight.shape[1], len(weight), 1, stride=convolution.stride, bias=biased, device=device, dtype=dtype)
-    _fill_(new, weight, bias)
+    _fill_(new, weight, bias=bias)
     return new
 
 
-def _set_submodule_(root: Module, name: str, module: Module) -> None:
+def _set_submodule_(root: Module, name: str, *, module: Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, module)
 
 
 def _note_class_count_(module: Module, count: int) -> None:
     """Keep the class count that some libraries store beside the head (timm: num_classes; Transformers: config.num_labels)."""
-    if isinstance(getattr(module, "num_classes", None), int):
-        module.num_classes = count
-    if isinstance(getattr(module, "num_labels", None), int):
-        module.num_labels = count
-    config = getattr(module, "config", None)
+    owner: Any = module
+    if isinstance(getattr(owner, "num_classes", None), int):
+        owner.num_classes = count
+    if isinstance(getattr(owner, "num_labels", None), int):
+        owner.num_labels = count
+    config = getattr(owner, "config", None)
     if config is not None and isinstance(getattr(config, "num_labels", None), int):
         config.num_labels = count

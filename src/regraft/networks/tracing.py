@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[
 
 
 def flat_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors inside nested tuples, lists and mappings, in order."""
+    """Return the tensors inside a value of nested tuples, lists and mappings, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
@@ -105,15 +105,15 @@ def flat_tensors(value: Any) -> list[Tensor]:
 
 
 def as_tensor(result: Any) -> Tensor | None:
-    """Return the scores of a forward pass: the tensor itself, the entry "logits", or the only tensor there is."""
+    """Return the scores in the result of a forward pass: the tensor itself, the entry "logits", or the first tensor there is."""
     if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
-        return result["logits"]
+        return cast(Tensor, result["logits"])
     tensors = flat_tensors(result)
     return tensors[0] if tensors else None
 
 
 def pooled(values: Tensor, channels_last: bool) -> Tensor:
-    """Return (N, d): the mean over all positions of (N, d, …), or of (N, …, d) where `channels_last`."""
+    """Return (N, d): the mean over all positions of values (N, d, …), or (N, …, d) where `channels_last`."""
     if values.ndim <= 2:
         return values
     return values.flatten(1, -2).mean(1) if channels_last else values.flatten(2).mean(2)
@@ -127,7 +127,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def head_reading(head_output: Tensor, result: Tensor, channels_last: bool) -> str | None:
+def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) -> str | None:
     """Tell how a network's result follows from the output of a linear layer.
 
     Args:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import SettingError, near_names
 from ..training import Settings
 
-__all__ = ["STRATEGIES", "Plan", "make_plan"]
+__all__ = ["STRATEGIES", "Plan", "check_plan", "make_plan"]
 
 STRATEGIES = ("auto", "head", "partial", "full", "scratch")
 
@@ -58,10 +58,12 @@ class Plan:
         Raises:
             SettingError: if a name is unknown or a value out of its range.
         """
+        if not isinstance(plain, Mapping) or "strategy" not in plain:
+            raise SettingError(f"A plan is a mapping with a 'strategy'; received {str(plain)[:80]!r}.")
         unknown = [name for name in plain if name not in cls.__dataclass_fields__]
         if unknown:
-            raise SettingError(f"A plan has no {unknown[0]!r}{near_names(unknown[0], cls.__dataclass_fields__)}")
-        settings = Settings.of({name: value for name, value in plain.get("settings", {}).items()})
+            raise SettingError("; ".join(f"A plan has no {name!r}{near_names(name, cls.__dataclass_fields__)}" for name in unknown))
+        settings = Settings.of(plain.get("settings") or {})
         given = {**plain, "classes": tuple(plain.get("classes", ())), "reasons": tuple(plain.get("reasons", ())), "settings": settings}
         plan = cls(**given)
         check_plan(plan)
@@ -73,8 +75,15 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Return the plan that `to_json` wrote."""
-        return cls.from_dict(json.loads(text))
+        """Return the plan from the text that `to_json` wrote.
+
+        Raises:
+            SettingError: if it is not JSON, a name is unknown or a value out of its range.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise SettingError(f"The plan is not readable JSON: {error}; received {text[:80]!r}.") from error
 
     def with_reasons(self, *reasons: str) -> Plan:
         """Return the plan with further reasons."""
@@ -91,7 +100,7 @@ class Plan:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise if a value of the plan is out of its range.
+    """Raise if values of the plan are out of their range, all at once.
 
     Args:
         plan: the plan.
@@ -99,16 +108,39 @@ def check_plan(plan: Plan) -> None:
     Raises:
         SettingError: naming what was received and what was expected.
     """
+    problems = [sentence for sentence in (*_about_strategy(plan), *_about_values(plan)) if sentence]
+    if problems:
+        raise SettingError(" ".join(problems))
+
+
+def _about_strategy(plan: Plan) -> Iterator[str]:
     if plan.strategy not in STRATEGIES:
-        raise SettingError(f"strategy={plan.strategy!r} is not known{near_names(plan.strategy, STRATEGIES)}")
-    if plan.strategy == "partial" and plan.frozen is None:
-        raise SettingError("strategy='partial' needs frozen=: a number of blocks, or the name of a block, layer or module, that one included.")
-    if plan.strategy != "partial" and plan.frozen is not None:
-        raise SettingError(f"frozen={plan.frozen!r} goes with strategy='partial'; received strategy={plan.strategy!r}.")
-    if not isinstance(plan.views, int) or plan.views < 1:
-        raise SettingError(f"views={plan.views!r}: expected a whole number, 1 or more; the plain item counts as one.")
-    if not 0 < plan.valid < 1:
-        raise SettingError(f"valid={plan.valid!r}: expected a share between 0 and 1, such as 0.2.")
+        yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), STRATEGIES)}."
+    elif plan.strategy == "partial" and plan.frozen is None:
+        yield "strategy='partial' needs frozen=: a number of blocks, or the name of a block, layer or module, that one included."
+    elif plan.strategy != "partial" and plan.frozen is not None:
+        yield f"frozen={plan.frozen!r} goes with strategy='partial'; received strategy={plan.strategy!r}."
+    if plan.frozen is not None and not isinstance(plan.frozen, str) and not _whole(plan.frozen):
+        yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
+
+
+def _about_values(plan: Plan) -> Iterator[str]:
+    if not _whole(plan.views) or plan.views < 1:
+        yield f"views={plan.views!r}: expected a whole number, 1 or more; the plain item counts as one."
+    if not _number(plan.valid) or not 0 < plan.valid < 1:
+        yield f"valid={plan.valid!r}: expected a share between 0 and 1, such as 0.2."
+    if not _number(plan.select) or not 0 <= plan.select < 1:
+        yield f"select={plan.select!r}: expected a share from 0 to below 1, such as 0.15."
+    if not _whole(plan.seed) or plan.seed < 0:
+        yield f"seed={plan.seed!r}: expected a whole number, 0 or more."
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:

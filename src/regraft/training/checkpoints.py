@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +28,7 @@ class Checkpoint:
     run: str
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write the file so that it is either the old or the new one, never half of it."""
+        """Write content so that the file is either the old or the new one, never half of it."""
         partial = self.path.with_name(self.path.name + ".partial")
         with partial.open("wb") as file:
             torch.save({**content, "run": self.run}, file)
@@ -39,11 +40,14 @@ class Checkpoint:
         """Return what was written last, or None.
 
         Raises:
-            SettingError: if the file is of another run.
+            SettingError: if the file is of another run, or damaged.
         """
         if not self.path.is_file():
             return None
-        content = cast(dict[str, Any], torch.load(self.path, map_location="cpu", weights_only=True))
+        try:
+            content = cast(dict[str, Any], torch.load(self.path, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise SettingError(f"The checkpoint {str(self.path)!r} is damaged. Start anew with resume=False.") from error
         if content["run"] != self.run:
             raise SettingError(
                 f"{str(self.path.parent)!r} holds an unfinished run with another plan, data or network. "

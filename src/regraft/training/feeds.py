@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..data import Prepared
-from ..data.threads import prefetched
+from ..data.decoding.threads import prefetched
 from ..frontier import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
 
-__all__ = ["CachedFeed", "Feed", "WholeFeed"]
+__all__ = ["CachedFeed", "Feed", "HeadFeed", "WholeFeed"]
 
 Payload = Inputs | list[Tensor]
 
@@ -31,15 +31,15 @@ class Feed(abc.ABC):
 
     @abc.abstractmethod
     def batch(self, indices: np.ndarray, views: np.ndarray) -> Payload:
-        """Return some items, each in one view; both arrays are (B,)."""
+        """Return the items of some indices, each in its own of the views; both arrays are (B,)."""
 
     @abc.abstractmethod
     def scores(self, payload: Payload) -> Scores:
-        """Return raw scores (B, C) by task."""
+        """Return the raw scores (B, C) of a payload by task."""
 
     @abc.abstractmethod
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
-        """Yield the indices and the batch of each part (indices, views)."""
+        """Yield the indices and the batch of each of the parts (indices, views)."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,36 @@ class WholeFeed(Feed):
             if self.counter is not None:
                 self.counter.items += len(indices)
             yield indices, payload
+
+
+@dataclass(frozen=True)
+class HeadFeed(Feed):
+    """The head alone, on features in memory.
+
+    Attributes:
+        network: whose head is trained.
+        features: (N, d) what the head reads.
+        device: where the head runs.
+        views: always 1.
+    """
+
+    network: Network
+    features: Tensor
+    device: torch.device
+    views: int = 1
+
+    def batch(self, indices: np.ndarray, views: np.ndarray) -> Tensor:
+        """Return the features of some items."""
+        return self.features[indices].to(self.device)
+
+    def scores(self, payload: Payload) -> Scores:
+        """Return the raw scores of a batch of features."""
+        return self.network.scores_of_features(payload) if isinstance(payload, Tensor) else {}
+
+    def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
+        """Yield the indices and the features of each part."""
+        for indices, views in parts:
+            yield indices, self.batch(indices, views)
 
 
 def _joined(batches: Sequence[Inputs], order: Tensor) -> Inputs:

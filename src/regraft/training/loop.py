@@ -25,7 +25,7 @@ from .feeds import Feed, Payload
 from .optimizers import PlateauFactor, cosine_factor, make_optimizer, set_rate_
 from .settings import Settings
 
-__all__ = ["Objective", "Trained", "Training", "evaluate", "train"]
+__all__ = ["Objective", "Trained", "Training", "evaluate", "pick_rate", "raw_scores", "train", "trained_tensors"]
 
 EVALUATION_BATCH = 256
 
@@ -121,14 +121,15 @@ def train(training: Training) -> list[dict[str, Any]]:
     state = _resumed(training, optimizer)
     if state is None:
         rate = settings.learning_rate or _found_rate(training, accelerator)
-        state = Trained(rate, best=_copied(trained_tensors(training)))
+        start = evaluate(training, training.select).get("select_loss", math.inf)
+        state = Trained(rate, best_loss=start, best=_copied(trained_tensors(training)))
     with progress(training.stage, settings.epochs) as advance:
         advance(state.epoch)
         while state.epoch < settings.epochs and not _finished(state, settings):
-            _epoch_(training, state, optimizer, accelerator)
+            _epoch_(training, state, optimizer=optimizer, accelerator=accelerator)
             advance(1)
             if training.checkpoint is not None:
-                _save(training, state, optimizer)
+                _save(training, state, optimizer=optimizer)
     _restore_(trained_tensors(training), state.best)
     training.network.freeze_(training.frozen)
     training.network.mode_(False)
@@ -144,7 +145,7 @@ def _finished(state: Trained, settings: Settings) -> bool:
     return settings.patience is not None and state.waited >= settings.patience
 
 
-def _epoch_(training: Training, state: Trained, optimizer: Optimizer, accelerator: Accelerator) -> None:
+def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator) -> None:
     """Run one epoch: fit, evaluate, take note."""
     began, settings, network = time.perf_counter(), training.settings, training.network
     seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
@@ -156,31 +157,33 @@ def _epoch_(training: Training, state: Trained, optimizer: Optimizer, accelerato
     first_step, steps = state.epoch * len(parts), settings.epochs * len(parts)
     losses = []
     for number, (indices, payload) in enumerate(training.feed.batches(parts)):
-        set_rate_(optimizer, state.rate * _factor(settings, state, first_step + number, steps))
-        losses.append(_fit_step(training, optimizer, accelerator, indices, payload) * len(indices))
+        set_rate_(optimizer, state.rate * _factor(settings, state, step=first_step + number, steps=steps))
+        losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload) * len(indices))
     entry = {"stage": training.stage, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
     entry |= evaluate(training, training.select)
-    entry |= {"learning_rate": state.rate * _factor(settings, state, first_step + len(parts) - 1, steps)}
+    entry |= {"learning_rate": state.rate * _factor(settings, state, step=first_step + len(parts) - 1, steps=steps)}
     entry |= {"seconds": round(time.perf_counter() - began, 3)}
-    _note_(training, state, entry)
+    _note_(training, state, entry=entry)
 
 
-def _fit_step(training: Training, optimizer: Optimizer, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
+def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
     """Learn from one batch and return its loss."""
     with accelerator.autocast():
         scores = training.feed.scores(payload)[training.objective.task]
     loss = training.objective(scores, indices)
     accelerator.backward(loss)
     if training.settings.clip_norm is not None:
-        accelerator.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], training.settings.clip_norm)
+        accelerator.clip_grad_norm_(
+            [parameter for group in optimizer.param_groups for parameter in group["params"]], training.settings.clip_norm
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
 
 
-def _factor(settings: Settings, state: Trained, step: int, steps: int) -> float:
+def _factor(settings: Settings, state: Trained, *, step: int, steps: int) -> float:
     if settings.schedule == "cosine":
-        return cosine_factor(step, steps, settings.warmup)
+        return cosine_factor(step, steps, warmup=settings.warmup)
     return state.plateau.factor if settings.schedule == "plateau" else 1.0
 
 
@@ -204,10 +207,18 @@ def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
 
 
 def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
-    """Return loss and, for classification, accuracy of some items in inference mode, as "select_loss" and "select_accuracy"."""
+    """Judge some items in inference mode.
+
+    Args:
+        training: with network, feed and objective.
+        indices: (n,) which items.
+
+    Returns:
+        "select_loss" and, for classification, "select_accuracy"; nothing where there are no items.
+    """
     if not len(indices):
         return {}
-    scores = torch.from_numpy(raw_scores(training.network, training.feed, training.objective.task, indices))
+    scores = torch.from_numpy(raw_scores(training.network, training.feed, task=training.objective.task, indices=indices))
     targets = training.objective.targets[indices]
     found = {"select_loss": float(training.objective.loss(scores, targets))}
     if targets.ndim == 1 and not targets.is_floating_point():
@@ -215,7 +226,7 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
     return found
 
 
-def raw_scores(network: Network, feed: Feed, task: str, indices: np.ndarray) -> np.ndarray:
+def raw_scores(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
     """Return the raw scores (n, C) of some items in inference mode, view 0.
 
     Args:
@@ -237,7 +248,7 @@ def _consecutive(indices: np.ndarray) -> list[np.ndarray]:
     return [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
 
 
-def _note_(training: Training, state: Trained, entry: dict[str, Any]) -> None:
+def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None:
     """Add an epoch to the history; keep its weights if they are the best so far."""
     state.history.append(entry)
     state.epoch += 1
@@ -248,7 +259,10 @@ def _note_(training: Training, state: Trained, entry: dict[str, Any]) -> None:
         state.best = _copied(trained_tensors(training))
     else:
         state.waited += 1
-    say(f"{training.stage} epoch {entry['epoch']}: " + ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if isinstance(value, float)))
+    say(
+        f"{training.stage} epoch {entry['epoch']}: "
+        + ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if isinstance(value, float))
+    )
 
 
 def trained_tensors(training: Training) -> dict[str, Tensor]:
@@ -267,7 +281,7 @@ def _restore_(tensors: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
             tensor.copy_(saved[name])
 
 
-def _save(training: Training, state: Trained, optimizer: Optimizer) -> None:
+def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
     content = {"tensors": _copied(trained_tensors(training)), "optimizer": optimizer.state_dict(), "best": state.best}
     plain = {"rate": state.rate, "epoch": state.epoch, "best_loss": state.best_loss, "waited": state.waited, "history": state.history}
     plateau = {"factor": state.plateau.factor, "best": state.plateau.best, "waited": state.plateau.waited}
@@ -316,7 +330,7 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
     for rate, (indices, payload) in zip(rates, training.feed.batches(parts), strict=True):
         set_rate_(optimizer, float(rate))
-        losses.append(_fit_step(training, optimizer, accelerator, indices, payload))
+        losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload))
         if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
             break
     _restore_(trained_tensors(training), before)

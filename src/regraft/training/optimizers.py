@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,16 +43,23 @@ def make_optimizer(network: Network, settings: Settings) -> Optimizer:
         The optimizer; every group has a "factor" that its learning rate is multiplied with.
     """
     parameters = network.layer_parameters()
-    by_block = [[parameter for name in block.layers for parameter in parameters.get(name, {}).values() if parameter.requires_grad] for block in network.blocks]
+    by_block = [
+        [parameter for name in block.layers for parameter in parameters.get(name, {}).values() if parameter.requires_grad]
+        for block in network.blocks
+    ]
     known = {id(parameter) for block in by_block for parameter in block}
-    rest = [parameter for group in parameters.values() for parameter in group.values() if parameter.requires_grad and id(parameter) not in known]
+    rest = [
+        parameter for group in parameters.values() for parameter in group.values() if parameter.requires_grad and id(parameter) not in known
+    ]
     trained = [_unique(block) for block in [*by_block, rest] if block]
     groups = []
     for block, factor in zip(trained, depth_factors(len(trained), settings.layer_decay), strict=True):
         matrices = [parameter for parameter in block if parameter.ndim > 1]
         vectors = [parameter for parameter in block if parameter.ndim <= 1]
         groups += [
-            {"params": chosen, "factor": factor, "weight_decay": decay} for chosen, decay in ((matrices, settings.weight_decay), (vectors, 0.0)) if chosen
+            {"params": chosen, "factor": factor, "weight_decay": decay}
+            for chosen, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
+            if chosen
         ]
     return _optimizer(groups, settings)
 
@@ -66,7 +73,7 @@ def _optimizer(groups: list[dict[str, object]], settings: Settings) -> Optimizer
         return torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, nesterov=settings.momentum > 0)
     if settings.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=1.0, momentum=settings.momentum)
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
+    kinds: dict[str, Callable[..., Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
     return kinds[settings.optimizer](groups, lr=1.0)
 
 
@@ -81,7 +88,7 @@ def set_rate_(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def cosine_factor(step: int, steps: int, warmup: float) -> float:
+def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
     """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
 
     Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.

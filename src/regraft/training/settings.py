@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import SettingError, near_names
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Settings"]
@@ -78,8 +80,14 @@ class Settings:
         """
         known = [field.name for field in fields(cls)]
         problems = [f"unknown setting {name!r}{near_names(name, known)}" for name in given if name not in known]
-        values = {name: str(value) if name == "cache" and isinstance(value, Path) else value for name, value in given.items() if name in known}
-        problems += [f"{name}={values[name]!r}: expected {rule}" for name, (rule, holds) in _RULES.items() if name in values and not _holds(holds, values[name])]
+        values: dict[str, Any] = {
+            name: str(value) if name == "cache" and isinstance(value, Path) else value for name, value in given.items() if name in known
+        }
+        problems += [
+            f"{name}={values[name]!r}: expected {rule}"
+            for name, (rule, holds) in _RULES.items()
+            if name in values and not _holds(holds, values[name])
+        ]
         if problems:
             raise SettingError("; ".join(problems))
         return cls(**values)
@@ -103,6 +111,17 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _weights(value: Any) -> bool:
+    return not isinstance(value, (str, Mapping)) and len(value) > 0 and all(weight >= 0 for weight in value)
+
+
+def _device(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and torch.device(value).type != "meta"
+    except RuntimeError:
+        return False
+
+
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epochs": ("a whole number, 0 or more", lambda value: _whole(value) and value >= 0),
     "batch_size": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
@@ -117,10 +136,13 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "patience": ("a whole number, 1 or more, or None", lambda value: value is None or (_whole(value) and value >= 1)),
     "min_delta": ("a number, 0 or more", lambda value: value >= 0),
     "clip_norm": ("a number above 0, or None", lambda value: value is None or value > 0),
-    "class_weight": ("'balanced', one weight a class, or None", lambda value: value is None or value == "balanced" or not isinstance(value, str)),
+    "class_weight": (
+        "'balanced', one weight a class (0 or more), or None",
+        lambda value: value is None or value == "balanced" or _weights(value),
+    ),
     "label_smoothing": ("a number in [0, 1)", lambda value: 0 <= value < 1),
     "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
     "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
-    "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or isinstance(value, str)),
+    "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),
 }

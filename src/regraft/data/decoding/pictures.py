@@ -59,7 +59,7 @@ def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tens
     """
     if channels not in PIL_MODES:
         raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
-    image, orientation = (optional_import(f"PIL.{part}", "vision", "reading images") for part in ("Image", "ImageOps"))
+    image, orientation = (optional_import(f"PIL.{part}", "vision", purpose="reading images") for part in ("Image", "ImageOps"))
     try:
         picture = image.open(source) if isinstance(source, Path) else source
         with picture if isinstance(source, Path) else picture.copy() as opened:

@@ -89,10 +89,10 @@ def read_frame(frame: Any, options: ReadOptions) -> Dataset:
 
 def _from_parquet(path: Path) -> Columns:
     if importlib.util.find_spec("pandas") is None:
-        parquet = optional_import("pyarrow.parquet", "tables", "reading a Parquet file")
+        parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
         table = parquet.read_table(path)
         return {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
-    frame = optional_import("pandas", "tables", "reading a Parquet file").read_parquet(path)
+    frame = optional_import("pandas", "tables", purpose="reading a Parquet file").read_parquet(path)
     return {str(name): as_numpy(frame[name]) for name in frame.columns}
 
 
@@ -104,7 +104,7 @@ def _from_csv(path: Path) -> Columns:
     separator = _separator(path)
     if importlib.util.find_spec("pandas") is None:
         return _from_csv_plain(path, separator)
-    pandas = optional_import("pandas", "tables", "reading a CSV file")
+    pandas = optional_import("pandas", "tables", purpose="reading a CSV file")
     frame = pandas.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], dtype=_padded_columns(path, separator))
     return {str(name): as_numpy(frame[name]) for name in frame.columns}
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .contract import Block, Layer
-from .keras_library import keras
-from .structure import below, merged_blocks
+from ..contract import Block, Layer
+from ..structure import below, merged_blocks
+from .library import keras
 
-__all__ = ["blocks_of_model", "graph_of", "is_leaf", "layers_of", "named_modules", "own_variables", "steps_of", "sublayers", "variables_below"]
+__all__ = [
+    "blocks_of_model",
+    "graph_of",
+    "is_leaf",
+    "layers_of",
+    "named_modules",
+    "own_variables",
+    "steps_of",
+    "sublayers",
+    "variables_below",
+]
 
 _MOST_BLOCKS = 40
 
@@ -57,7 +67,13 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dict[str, Any]:
-    """Return the variables that a layer itself holds, by state name; those of its parts are not among them."""
+    """Return the variables that a layer itself holds, by state name; those of its parts are not among them.
+
+    Args:
+        name: the layer's name, "" for the whole model.
+        layer: the layer.
+        trainable_only: leave out moving statistics and seeds.
+    """
     prefix = f"{name}." if name else ""
     variables = list(layer._trainable_variables)
     if not trainable_only:
@@ -69,7 +85,13 @@ def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dic
 
 
 def variables_below(name: str, modules: Mapping[str, Any], *, trainable_only: bool = False) -> dict[str, Any]:
-    """Return the variables that belong to the layer called `name`: a leaf's with those of its parts, a container's own only."""
+    """Return the variables that belong to the layer called `name`: a leaf's with those of its parts, a container's own only.
+
+    Args:
+        name: the layer's name.
+        modules: as `named_modules` returns them.
+        trainable_only: leave out moving statistics and seeds.
+    """
     inside = [part for part in modules if below(part, name)] if is_leaf(modules[name]) else [name]
     return {key: value for part in inside for key, value in own_variables(part, modules[part], trainable_only=trainable_only).items()}
 
@@ -143,7 +165,7 @@ def _opened_children(layer: Any, names: Mapping[int, str]) -> list[list[str]]:
     return groups
 
 
-def blocks_of_model(model: Any, modules: Mapping[str, Any], layers: Sequence[Layer]) -> tuple[Block, ...]:
+def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[Layer]) -> tuple[Block, ...]:
     """Return the blocks of a model: stretches between the layers through which all data flow, at most 40.
 
     A normalisation on its own joins the block before it. A model without a graph has its children as blocks.

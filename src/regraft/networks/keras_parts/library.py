@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from ..errors import NetworkError, optional_import
+from ...errors import NetworkError, optional_import
 
 __all__ = ["keras"]
 
@@ -20,7 +20,7 @@ def _opened() -> Any:
     """
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
-    library: Any = optional_import("keras", "keras", "A Keras network")
+    library: Any = optional_import("keras", "keras", purpose="A Keras network")
     backend = library.config.backend()
     if backend != "torch":
         raise NetworkError(

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import NetworkError
-from .contract import Head, Layer
-from .keras_library import keras
-from .keras_structure import graph_of, steps_of
-from .tracing import Trace, capture, flat_tensors, head_reading
+from ...errors import NetworkError
+from ..contract import Head, Layer
+from ..tracing import Trace, capture, flat_tensors, head_reading
+from .library import keras
+from .structure import graph_of, steps_of
 
-__all__ = ["FoundHead", "attached", "find_head", "head_of", "linear_activation", "resize_", "rows_of"]
+__all__ = ["FoundHead", "attached", "channels_last", "find_head", "head_of", "linear_activation", "resize_", "rows_of"]
 
 _ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
 
@@ -36,7 +36,7 @@ class FoundHead:
     whole: bool
 
 
-def is_linear(layer: Any) -> bool:
+def _is_linear(layer: Any) -> bool:
     """Tell whether a layer is a Dense layer or a convolution over single positions."""
     if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)):
         return set(layer.kernel_size) == {1} and layer.groups == 1 and type(layer).__name__.startswith("Conv")
@@ -50,7 +50,14 @@ def channels_last(layer: Any) -> bool:
 
 @contextmanager
 def linear_activation(layer: Any) -> Iterator[None]:
-    """Take a layer's activation away while the context lasts."""
+    """Take a layer's activation away while the context lasts.
+
+    Args:
+        layer: a linear layer.
+
+    Yields:
+        Nothing.
+    """
     before = layer.activation
     layer.activation = keras.activations.linear
     try:
@@ -59,7 +66,7 @@ def linear_activation(layer: Any) -> Iterator[None]:
         layer.activation = before
 
 
-def find_head(modules: Mapping[str, Any], layers: Sequence[Layer], seen: Trace, run: Callable[[], Any]) -> FoundHead | None:
+def find_head(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> FoundHead | None:
     """Find the linear layer from which the model's result follows.
 
     Args:
@@ -76,9 +83,10 @@ def find_head(modules: Mapping[str, Any], layers: Sequence[Layer], seen: Trace, 
     """
     results = [result for result in flat_tensors(seen.result) if result.ndim == 2]
     found: dict[str, FoundHead] = {}
-    for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and is_linear(modules[layer.name])]):
+    for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and _is_linear(modules[layer.name])]):
         if results and len(found) < len(results):
-            found.update({name: head for head in [_explained(name, modules[name], results, run)] if head})
+            head = _explained(name, modules[name], results=results, run=run)
+            found.update({name: head} if head else {})
     if len(found) > 1:
         candidates = ", ".join(repr(name) for name in reversed(found))
         raise NetworkError(
@@ -88,15 +96,16 @@ def find_head(modules: Mapping[str, Any], layers: Sequence[Layer], seen: Trace, 
     return next(iter(found.values()), None)
 
 
-def _explained(name: str, layer: Any, results: Sequence[torch.Tensor], run: Callable[[], Any]) -> FoundHead | None:
+def _explained(name: str, layer: Any, *, results: Sequence[torch.Tensor], run: Callable[[], Any]) -> FoundHead | None:
     width = layer.units if isinstance(layer, keras.layers.Dense) else layer.filters
     if width not in {result.shape[-1] for result in results}:
         return None
     with torch.no_grad(), linear_activation(layer), capture(layer) as seen:
         run()
     for result in results:
-        reading = head_reading(seen["output"], result, channels_last(layer))
-        if reading is not None:
+        reading = head_reading(seen["output"], result, channels_last=channels_last(layer))
+        embedding = reading == "tail" and seen["output"].ndim == 2  # a Dense layer whose ReLU makes the result
+        if reading is not None and not embedding:
             return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail")
     return None
 
@@ -109,7 +118,12 @@ def rows_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def head_of(found: FoundHead, layer: Any) -> Head:
-    """Return a head's rows as copies, without class names."""
+    """Return a head's rows as copies, without class names.
+
+    Args:
+        found: what is known of it.
+        layer: the layer itself.
+    """
     weight, bias = rows_of(layer)
     kind = "classification"
     if found.activation == "sigmoid" and len(weight) > 1:
@@ -119,7 +133,7 @@ def head_of(found: FoundHead, layer: Any) -> Head:
     return Head("main", None, kind, found.activation, found.layer, weight, bias)
 
 
-def resize_(model: Any, layer: Any, head: Head, activation: str) -> None:
+def resize_(model: Any, layer: Any, *, head: Head, activation: str) -> None:
     """Give a layer of a private copy the rows of `head`, whatever their number, and mend what depends on their number.
 
     Args:
@@ -137,11 +151,12 @@ def resize_(model: Any, layer: Any, head: Head, activation: str) -> None:
         raise NetworkError(f"The rows have {head.features} features; the head '{head.layer}' reads {features}. Give rows of that length.")
     _replace_variables_(layer, head)
     if head.activation != activation:
-        _set_activation_(model, layer, head.activation)
+        _set_activation_(model, layer, wanted=head.activation)
     if len(head.weight) != old:
-        _refresh_shapes_(model, layer, {old: len(head.weight)})
-    for container in [model, *model._flatten_layers(include_self=False)]:
-        if isinstance(container, torch.nn.Module) and "_torch_params" in container._modules:
+        _refresh_shapes_(model, layer, sizes={old: len(head.weight)})
+    containers: list[Any] = [model, *model._flatten_layers(include_self=False)]
+    for container in containers:
+        if "_torch_params" in container._modules:
             del container._modules["_torch_params"]
             container._track_variables()
 
@@ -166,7 +181,7 @@ def _replace_variables_(layer: Any, head: Head) -> None:
             layer.bias.value.copy_(torch.from_numpy(head.bias))
 
 
-def _set_activation_(model: Any, layer: Any, wanted: str) -> None:
+def _set_activation_(model: Any, layer: Any, *, wanted: str) -> None:
     carriers = [part for part in _after(model, layer) if getattr(getattr(part, "activation", None), "__name__", "") in _ACTIVATIONS]
     if any(isinstance(part, keras.layers.Softmax) for part in _after(model, layer)):
         raise NetworkError(f"The scores go through a Softmax layer of their own; expected a head whose activation can become {wanted!r}.")
@@ -181,7 +196,7 @@ def _after(model: Any, layer: Any) -> list[Any]:
     return parts[next(at for at, part in enumerate(parts) if part is layer) :]
 
 
-def _refresh_shapes_(container: Any, layer: Any, sizes: Mapping[int, int]) -> bool:
+def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) -> bool:
     """Recompute the shapes of the symbolic tensors that depend on `layer`; tell whether the result of `container` does."""
     graph = graph_of(container)
     if graph is None:
@@ -190,9 +205,9 @@ def _refresh_shapes_(container: Any, layer: Any, sizes: Mapping[int, int]) -> bo
     for node in steps_of(graph):
         operation = node.operation
         reads = any(id(tensor) in changed for tensor in node.input_tensors)
-        inside = operation is layer or (isinstance(operation, keras.Layer) and bool(sublayers_hold(operation, layer)))
+        inside = operation is layer or (isinstance(operation, keras.Layer) and _holds(operation, layer))
         if inside and isinstance(operation, keras.Model):
-            _refresh_shapes_(operation, layer, sizes)
+            _refresh_shapes_(operation, layer, sizes=sizes)
         if not (reads or inside):
             continue
         if reads and isinstance(operation, keras.layers.Reshape):
@@ -205,7 +220,7 @@ def _refresh_shapes_(container: Any, layer: Any, sizes: Mapping[int, int]) -> bo
     return bool(changed)
 
 
-def sublayers_hold(container: Any, layer: Any) -> bool:
+def _holds(container: Any, layer: Any) -> bool:
     """Tell whether `layer` is somewhere below `container`."""
     return any(part is layer for part in container._flatten_layers(include_self=False))
 
@@ -217,7 +232,7 @@ def _note_input_shape_(operation: Any, node: Any) -> None:
         operation._build_shapes_dict = {next(iter(shapes)): node.input_tensors[0].shape}
 
 
-def attached(model: Any, head: Head, sample_output: torch.Tensor, inputs: Any) -> tuple[Any, str]:
+def attached(model: Any, head: Head, *, sample_output: torch.Tensor, inputs: Any) -> tuple[Any, str]:
     """Return a copy's output averaged over its positions with a new head on top, and the new layer's name.
 
     Args:
@@ -235,7 +250,7 @@ def attached(model: Any, head: Head, sample_output: torch.Tensor, inputs: Any) -
     name = next(name for name in ("head", *(f"head_{count}" for count in range(1, 1000))) if name not in taken)
     dense = keras.layers.Dense(len(head.weight), activation=head.activation, name=name)
     pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
-    steps = [pools[sample_output.ndim]()] if sample_output.ndim in pools else []
+    steps: list[Any] = [pools[sample_output.ndim]()] if sample_output.ndim in pools else []
     if isinstance(model, keras.Sequential):
         for step in [*steps, dense]:
             model.add(step)

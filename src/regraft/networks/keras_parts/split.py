@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .contract import Inputs, Scores
-from .keras_library import keras
-from .keras_structure import graph_of, steps_of
-from .structure import below
+from ..contract import Inputs, Scores
+from ..structure import below
+from .library import keras
+from .structure import graph_of, steps_of
 
 if TYPE_CHECKING:
-    from .keras_models import KerasNetwork
+    from ..keras_models import KerasNetwork
 
 __all__ = ["Split", "split_graph"]
 
-Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[list[Tensor]], Scores]]
+Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
 
 
 def split_graph(network: KerasNetwork, frozen: Collection[str]) -> Split | None:
@@ -31,11 +31,11 @@ def split_graph(network: KerasNetwork, frozen: Collection[str]) -> Split | None:
     graph = graph_of(network.module)
     if graph is None or len(graph.inputs) != 1:
         return None
-    frozen_steps, live_steps = _parted(network, graph, set(frozen))
+    frozen_steps, live_steps = _parted(network, graph, frozen=set(frozen))
     made = {id(tensor) for node in frozen_steps for tensor in node.outputs}
     if any(id(tensor) not in made and id(tensor) not in _ids(graph.inputs) for node in frozen_steps for tensor in node.input_tensors):
         return None
-    border = _border(graph, live_steps, made | _ids(graph.inputs))
+    border = _border(graph, live_steps, made=made | _ids(graph.inputs))
     if not frozen_steps or not live_steps or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
         return None
 
@@ -45,7 +45,7 @@ def split_graph(network: KerasNetwork, frozen: Collection[str]) -> Split | None:
             _run_(frozen_steps, known, training=False)
         return [known[id(tensor)] for tensor in border]  # type: ignore[misc]
 
-    def live_part(tensors: list[Tensor]) -> Scores:
+    def live_part(tensors: Sequence[Tensor]) -> Scores:
         def run() -> Any:
             known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
             _run_(live_steps, known, training=network._training)
@@ -60,11 +60,13 @@ def _ids(tensors: Sequence[Any]) -> set[int]:
     return {id(tensor) for tensor in tensors}
 
 
-def _parted(network: KerasNetwork, graph: Any, frozen: set[str]) -> tuple[list[Any], list[Any]]:
+def _parted(network: KerasNetwork, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
     """Divide the steps: a layer's step is frozen with all its layers; a step without weights if all that it reads is."""
     names = {id(module): name for name, module in network.modules().items()}
     known = [layer.name for layer in network.layers]
-    made, frozen_steps, live_steps = _ids(graph.inputs), [], []
+    made = _ids(graph.inputs)
+    frozen_steps: list[Any] = []
+    live_steps: list[Any] = []
     for node in steps_of(graph):
         name = names.get(id(node.operation))
         inside = [layer for layer in known if name is not None and below(layer, name)]
@@ -74,7 +76,7 @@ def _parted(network: KerasNetwork, graph: Any, frozen: set[str]) -> tuple[list[A
     return frozen_steps, live_steps
 
 
-def _border(graph: Any, live_steps: Sequence[Any], made: set[int]) -> list[Any]:
+def _border(graph: Any, live_steps: Sequence[Any], *, made: set[int]) -> list[Any]:
     """Return the tensors that live steps read, or the model returns, and the frozen part makes."""
     read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
     return list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .keras_library import keras
+from .library import keras
 
 __all__ = ["cloned"]
 
@@ -48,7 +48,16 @@ _SHARED = (
 )
 _TRACKED = (_tracking.TrackedList, _tracking.TrackedDict, _tracking.TrackedOrderedDict, _tracking.TrackedSet)
 _OWN_FUNCTIONS = ("build", "quantize")  # closures over the instance that Keras makes in `__new__`
-_COMPILED = ("optimizer", "loss", "train_function", "test_function", "predict_function", "_compile_loss", "_compile_metrics", "_loss_tracker")
+_COMPILED = (
+    "optimizer",
+    "loss",
+    "train_function",
+    "test_function",
+    "predict_function",
+    "_compile_loss",
+    "_compile_metrics",
+    "_loss_tracker",
+)
 
 
 class _Parts:
@@ -75,7 +84,8 @@ def _twin(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, _SHELLS):
-        return type(value).__new__(type(value))
+        kind: Any = type(value)
+        return kind.__new__(kind)
     return value
 
 

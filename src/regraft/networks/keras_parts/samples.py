@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ..errors import NetworkError
-from .contract import Inputs
-from .keras_library import keras
-from .keras_structure import graph_of
-from .samples import sample_of
+from ...errors import NetworkError
+from ..contract import Inputs
+from ..samples import sample_of
+from .library import keras
+from .structure import graph_of
 
 __all__ = ["called", "sample_for", "shapes_of"]
 
@@ -19,7 +19,16 @@ _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
 
 def called(model: Any, inputs: Inputs, *, training: bool) -> Any:
-    """Call a model with one batch; named tensors go to the inputs of that name."""
+    """Call a model with one batch; named tensors go to the inputs of that name.
+
+    Args:
+        model: the model.
+        inputs: one batch.
+        training: the mode.
+
+    Returns:
+        What the model returns.
+    """
     graph = graph_of(model)
     if isinstance(inputs, dict) and graph is not None and not isinstance(graph.input, dict):
         return model([inputs[tensor.name] for tensor in graph.inputs], training=training)
@@ -47,7 +56,7 @@ def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
     """
     problem: Exception | None = None
     for size in _FREE_SIZES:
-        sample = _sample(model, inputs, size)
+        sample = _sample(model, inputs, size=size)
         try:
             with torch.no_grad():
                 called(model, sample, training=False)
@@ -61,18 +70,18 @@ def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
     )
 
 
-def _sample(model: Any, inputs: Sequence[int] | None, size: int) -> Inputs:
+def _sample(model: Any, inputs: Sequence[int] | None, *, size: int) -> Inputs:
     graph = graph_of(model)
     if graph is None:
         shape = tuple(inputs) if inputs is not None else _built_shape(model)
         integers = len(shape) == 1 and any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())
         return sample_of(_sized(shape, size), integers=integers)
     if len(graph.inputs) == 1 and not isinstance(graph.input, dict):
-        return _tensor(graph.inputs[0], inputs, size)
-    return {tensor.name: _tensor(tensor, None, size) for tensor in graph.inputs}
+        return _tensor(graph.inputs[0], inputs, size=size)
+    return {tensor.name: _tensor(tensor, None, size=size) for tensor in graph.inputs}
 
 
-def _tensor(symbolic: Any, inputs: Sequence[int] | None, size: int) -> torch.Tensor:
+def _tensor(symbolic: Any, inputs: Sequence[int] | None, *, size: int) -> torch.Tensor:
     shape = tuple(inputs) if inputs is not None else tuple(symbolic.shape[1:])
     return sample_of(_sized(shape, size), integers="int" in symbolic.dtype)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .keras_structure import graph_of, steps_of
+from .structure import graph_of, steps_of
 
 __all__ = ["described", "own_code", "wiring"]
 
@@ -23,7 +23,12 @@ def described(layer: Any) -> str:
 
 
 def own_code(model: Any, modules: Mapping[str, Any]) -> list[str]:
-    """Return the byte code of `call` of every class that is not Keras' own."""
+    """Return the byte code of `call` of every class that is not Keras' own.
+
+    Args:
+        model: the model.
+        modules: name -> layer.
+    """
     kinds = {type(part) for part in (model, *modules.values()) if type(part).__module__.split(".")[0] != "keras"}
     return sorted(f"{kind.__module__}.{kind.__qualname__} {_code(kind.call)}" for kind in kinds)
 
@@ -34,7 +39,12 @@ def _code(function: Any) -> str:
 
 
 def wiring(model: Any, modules: Mapping[str, Any]) -> list[str]:
-    """Return one line for each step of the functional graphs: what it reads and with which arguments it is called."""
+    """Return one line for each step of the functional graphs: what it reads and with which arguments it is called.
+
+    Args:
+        model: the model.
+        modules: name -> layer, for the nested graphs and the names.
+    """
     names = {id(module): name for name, module in modules.items()}
     lines = []
     for name, part in [("", model), *modules.items()]:

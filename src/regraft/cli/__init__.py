@@ -1,0 +1,29 @@
+"""The commands: the verbs of the library for the command line.
+
+Neither torch nor keras is imported before a command needs it; `regraft --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from . import adaptation, caches, demo, evaluation, inspection, prediction, reports
+from .guard import Commands
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(name="regraft", cls=Commands, no_args_is_help=True, add_completion=False)
+
+
+@app.callback(epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted.")
+def _root(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (may also stand behind the command).")) -> None:
+    """Bring the network you trained and the data you now have; get back the adapted network."""
+
+
+for group in (inspection, adaptation, evaluation, prediction, reports, caches, demo):
+    group.add_to(app)
+
+
+def main() -> None:
+    """Run the command that the arguments of the process ask for, and exit with its code."""
+    app()

@@ -1,0 +1,141 @@
+"""`regraft adapt`: a network and data in, an adapted network with its report out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..console import speaking
+from ..errors import SettingError
+from . import options
+from .guard import guarded, tell
+from .shared import class_names, library, opened, print_json, read_data
+
+__all__ = ["add_to", "print_result", "value_of"]
+
+_HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad")
+_WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
+
+
+_RESUMED = "What was finished is kept in the folder of --out; the same command goes on from there."
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `adapt` to `app`."""
+    app.command("adapt")(guarded(_adapt, interrupted=_RESUMED))
+
+
+def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
+    network: options.NetworkArgument,
+    data: options.DataArgument,
+    *,
+    out: options.Out,
+    strategy: options.Strategy = "auto",
+    frozen: options.Frozen = None,
+    valid: options.Valid = 0.2,
+    test: options.Test = None,
+    group: options.Group = None,
+    target: options.Target = None,
+    condition: options.Condition = None,
+    files: options.Files = None,
+    kind: options.Kind = None,
+    views: options.Views = 1,
+    seed: options.Seed = 0,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    cache: options.Cache = None,
+    weights: options.Weights = None,
+    classes: options.Classes = None,
+    source_classes: options.SourceClasses = None,
+    skip_bad: options.SkipBad = False,
+    baselines: options.Baselines = False,
+    no_resume: options.NoResume = False,
+    assigned: options.Assigned = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Adapt a network to data, and save it with its scores and a report."""
+    given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
+    settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
+    settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
+    plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
+    reading = {"group": group, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
+    with speaking(not quiet):
+        net = opened(network, weights, source_classes=source_classes)
+        dataset = read_data(data, target=target, **reading)
+        judges = None if test is None else read_data(test, target=target, **reading)
+        result = library().adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
+    print_result(result, out, as_json=as_json)
+
+
+def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
+    """Return the options with those of --set put in place of the defaults."""
+    merged = dict(settings)
+    for assignment in assigned:
+        name, equals, text = assignment.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise SettingError(f"--set {assignment!r}: expected NAME=VALUE, such as optimizer=sgd.")
+        if name in _HANDED:
+            raise SettingError(f"--set {assignment!r}: {name!r} is not a setting; give it as an argument or option of the command.")
+        merged[name] = value_of(text)
+    return merged
+
+
+def value_of(text: str) -> Any:
+    """Return what a word of the command line stands for.
+
+    Args:
+        text: such as "3", "1e-3", "none", "true", "[1, 2]" or "sgd".
+
+    Returns:
+        The number, None, truth value, list or, where it is none of them, the text itself.
+    """
+    word = text.strip()
+    if word.lower() in _WORDS:
+        return _WORDS[word.lower()]
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+
+
+def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
+    """Print what an adaptation came to: verdict, account, cost and where the report is.
+
+    Args:
+        result: of `regraft.adapt`.
+        folder: where it was saved.
+        as_json: print all figures as JSON instead.
+    """
+    report = folder / "report.html"
+    for note in result.facts["data"]["notes"]:
+        tell(f"Note: {note}")
+    if as_json:
+        plain = {"verdict": result.verdict, "scores": result.scores, "baselines": result.baselines, "account": result.account.to_dict()}
+        plan = result.plan.to_dict()
+        print_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": str(report) if report.is_file() else None})
+        return
+    print(result.verdict)
+    print(f"Account: {_short(result.account)}")
+    print(f"Cost: {_cost(result.cost)}")
+    missing = f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
+    print(f"Report: {report if report.is_file() else missing}")
+
+
+def _short(account: Any) -> str:
+    counts = {key: len(names) for key, names in account.to_dict().items() if key not in ("rules", "notes") and names}
+    return ", ".join(f"{count:,} {key}" for key, count in counts.items()) or "nothing was changed"
+
+
+def _cost(cost: Mapping[str, float]) -> str:
+    duration = library("report.sections").duration
+    parts = {"reading": "read", "frozen part": "frozen", "training": "train"}
+    said = f"{duration(cost['total'])} in all: " + ", ".join(f"{duration(cost[key])} {words}" for words, key in parts.items())
+    items = int(cost["frozen_forward_items"])
+    return f"{said}; {items:,} items went through the frozen part" if items else said

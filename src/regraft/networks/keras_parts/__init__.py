@@ -1,0 +1,1 @@
+"""What the Keras family is made of; imported only where a Keras network is at hand."""

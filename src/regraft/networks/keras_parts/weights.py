@@ -1,0 +1,167 @@
+"""Read the weights inside Keras files: the layout of Keras 3 (`.weights.h5`, `.keras`) and the older one (`.h5`, `.hdf5`)."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ...errors import NetworkError
+from ..matching import Weight
+
+__all__ = ["is_addressed", "opened_h5", "read_keras_weights"]
+
+_OTHER = {"optimizer", "metrics", "_metrics", "loss", "compile_metrics"}
+_INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
+
+
+def opened_h5(path: str | Path) -> h5py.File:
+    """Open the HDF5 content of a Keras file.
+
+    Args:
+        path: `.h5`, `.hdf5`, `.weights.h5`, or `.keras` (its weights).
+
+    Returns:
+        The open file; the caller closes it.
+
+    Raises:
+        NetworkError: if the file is missing, or not what its ending says.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise NetworkError(f"There is no file {str(path)!r}; expected a Keras file (.keras, .h5, .hdf5).")
+    try:
+        if source.suffix == ".keras":
+            with zipfile.ZipFile(source) as archive:
+                return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
+        return h5py.File(source, "r")
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise NetworkError(
+            f"{source.name!r} cannot be read as a Keras file ({error}); expected HDF5 content. Save it again from Keras."
+        ) from error
+
+
+def is_addressed(path: str | Path) -> bool:
+    """Tell whether a file has the layout of Keras 3: layers under their class and running index, weights under their number.
+
+    Args:
+        path: a Keras file.
+    """
+    with opened_h5(path) as file:
+        return _legacy_group(file) is None
+
+
+def _legacy_group(file: Any) -> Any | None:
+    if "layer_names" in file.attrs:
+        return file
+    inner = file.get("model_weights")
+    return inner if inner is not None and "layer_names" in inner.attrs else None
+
+
+def read_keras_weights(path: str | Path) -> list[Weight]:
+    """Return the weights of a Keras file in its order.
+
+    Args:
+        path: weights only or a full model, of Keras 2 or 3.
+
+    Returns:
+        The weights. In the layout of Keras 3 a weight is called "layer.0", "layer.1", … by its number within the layer, and the
+        layer by the name stored with it; layers of one class come in their order, classes in that of the alphabet.
+
+    Raises:
+        NetworkError: if the file holds no weights.
+    """
+    with opened_h5(path) as file:
+        group = _legacy_group(file)
+        weights = _addressed(file) if group is None else _legacy(group)
+    if not weights:
+        raise NetworkError(f"{Path(path).name!r} holds no weights; expected a file written by save_weights() or save().")
+    return weights
+
+
+# ── Keras 2 and the older layout ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _texts(values: Any) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _attribute(group: Any, name: str) -> list[str]:
+    """Return a list attribute, which Keras divides into numbered parts where it is long."""
+    if name in group.attrs:
+        return _texts(group.attrs[name])
+    parts = sorted((key for key in group.attrs if re.fullmatch(name + r"\d+", key)), key=lambda key: int(key[len(name) :]))
+    return [text for part in parts for text in _texts(group.attrs[part])]
+
+
+def _legacy(group: Any) -> list[Weight]:
+    weights = []
+    for layer in _attribute(group, "layer_names"):
+        for name in _attribute(group[layer], "weight_names"):
+            path, variable = _legacy_path(layer, name)
+            value = np.asarray(group[layer][name])
+            if "seed_generator" not in path[-1]:
+                weights.append(Weight(".".join([*path, variable]), value.shape, ".".join(_leaf(path)), "", value))
+    return weights
+
+
+def _legacy_path(layer: str, name: str) -> tuple[list[str], str]:
+    """Return the containers and layers above a weight, from the top-level layer on, and the weight's own name."""
+    *path, variable = re.sub(r":\d+$", "", name).split("/")
+    path = path[path.index(layer) :] if layer in path else [layer, *path]
+    return [part for at, part in enumerate(path) if at == 0 or part != path[at - 1]], variable
+
+
+def _leaf(path: Sequence[str]) -> Sequence[str]:
+    """Leave out the parts of a wrapper: a bidirectional layer counts as one."""
+    inside = next((at for at, part in enumerate(path) if at and _INSIDE.fullmatch(part)), len(path))
+    return path[:inside]
+
+
+# ── Keras 3 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """Return a name's base and running number: ("dense", 2) for "dense_2", ("", 7) for "7"."""
+    base, _, number = name.rpartition("_")
+    if number.isdigit():
+        return (base, int(number))
+    return (name, 0)
+
+
+def _addressed(file: Any) -> list[Weight]:
+    weights: list[Weight] = []
+    _walk(file, "", path=[], weights=weights)
+    return weights
+
+
+def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: list[Weight]) -> None:
+    """Append the weights of a group: its own first, then those of its parts.
+
+    Args:
+        group: one object of the file.
+        address: the name under which it is stored, "" for the whole.
+        path: (name, class in snake case) of the layers down to it.
+        weights: receives the weights.
+    """
+    own = group.get("vars")
+    if isinstance(own, h5py.Group):
+        if address:
+            path = [*path, (str(own.attrs.get("name", address)), _natural(address)[0])]
+        leaf = path[: len(_leaf([name for name, _ in path]))]
+        names = [name for name, _ in path]
+        for number in sorted(own, key=_natural):
+            value = np.asarray(own[number])
+            weights.append(
+                Weight(".".join([*names, number]), value.shape, ".".join(name for name, _ in leaf), leaf[-1][1] if leaf else "", value)
+            )
+    for part in sorted(group, key=_natural):
+        skipped = part in {"vars", "seed_generator"} or (not address and part in _OTHER)
+        if isinstance(group[part], h5py.Group) and not skipped:
+            _walk(group[part], address if part == "layers" else part, path=path, weights=weights)

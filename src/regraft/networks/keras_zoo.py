@@ -1,0 +1,110 @@
+"""Networks of keras.applications by name, with the preprocessing that each of them was trained with."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import NetworkError, near_names
+from .account import Account
+from .keras_models import KerasNetwork, open_keras
+from .keras_parts.library import keras
+
+__all__ = ["open_application"]
+
+
+def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[KerasNetwork, dict[str, Any]]:
+    """Open a network of keras.applications.
+
+    Args:
+        source: "keras:NAME", such as "keras:VGG16".
+        pretrained: with its ImageNet weights; random ones, and a clear warning, where they cannot be fetched.
+        inputs: (height, width, 3); other sizes than the network's own come without its ImageNet head.
+
+    Returns:
+        The network, with the ImageNet class names on its head, and its preprocessing as plain data.
+
+    Raises:
+        NetworkError: if keras.applications has no such network.
+    """
+    name = source.partition(":")[2]
+    known = [each for each in dir(keras.applications) if each[:1].isupper()]
+    if name not in known:
+        raise NetworkError(f"keras.applications has no network called {name!r}{near_names(name, known)}")
+    make = getattr(keras.applications, name)
+    options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
+    model, notes = _made(make, options, pretrained=pretrained, source=source)
+    network = open_keras(model, origin={"source": source}, take=True)
+    network.account = Account(notes=tuple(notes))
+    names = _class_names()
+    if network.heads and names is not None and len(names) == len(network.head.weight):
+        network.name_classes_(names)
+    return network, _spec(_home(make), network.input_shape)
+
+
+def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) -> tuple[Any, list[str]]:
+    if pretrained:
+        try:
+            with redirect_stdout(sys.stderr):  # Keras tells of downloads on stdout, where the commands write their results
+                return make(weights="imagenet", **options), []
+        except Exception as error:  # Keras wraps whatever a download raises in a bare Exception
+            note = f"The trained weights of {source!r} could not be fetched ({str(error)[:160]}); it starts from RANDOM weights. Give a file with weights=."
+            warnings.warn(note, stacklevel=2)
+            return make(weights=None, **options), [note]
+    return make(weights=None, **options), []
+
+
+def _home(make: Any) -> ModuleType:
+    """Return the module that a network's function was written in: `preprocess_input` stands beside it."""
+    return sys.modules[make.__module__]
+
+
+def _class_names() -> tuple[str, ...] | None:
+    """Return the ImageNet class names if Keras has fetched them before; nothing is fetched for them."""
+    tools = sys.modules[keras.applications.imagenet_utils.decode_predictions.__module__]
+    index = tools.CLASS_INDEX
+    if index is None:
+        return None
+    labels = [index[str(number)] for number in range(len(index))]
+    return tuple(name if [other for _, other in labels].count(name) == 1 else f"{name} ({code})" for code, name in labels)
+
+
+def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
+    """Find out by trying what `preprocess_input` does: output = factor * pixel + offset for each channel, maybe in reverse order.
+
+    Args:
+        home: the module with `preprocess_input`.
+        shape: (height, width, channels) of one item.
+
+    Returns:
+        An image preprocessing as plain data.
+    """
+    black = _answer(home, np.zeros(3, np.float32))
+    red = _answer(home, np.array([255, 0, 0], np.float32)) - black
+    bgr = bool(abs(red[2]) > abs(red[0]))
+    factor = (_answer(home, np.full(3, 255, np.float32)) - black) / 255
+    height, width, channels = (int(size) if size else 224 for size in shape)
+    return {
+        "kind": "image",
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "layout": "channels_last",
+        "interpolation": "bilinear",
+        "scale": 1.0,
+        "mean": [float(f"{value:.6g}") + 0.0 for value in -black / factor],
+        "std": [float(f"{value:.6g}") for value in 1 / factor],
+        "bgr": bgr,
+    }
+
+
+def _answer(home: ModuleType, pixel: np.ndarray) -> np.ndarray:
+    """Return what becomes of one pixel, (3,)."""
+    made = home.preprocess_input(np.broadcast_to(pixel, (1, 2, 2, 3)).copy(), data_format="channels_last")
+    return np.asarray(made)[0, 0, 0].astype(np.float64)

@@ -1,0 +1,7 @@
+"""Which weight of a file belongs to which weight of a network."""
+
+from .alignment import alignments, count_alignments
+from .rules import match
+from .weights import Matching, Weight
+
+__all__ = ["Matching", "Weight", "alignments", "count_alignments", "match"]

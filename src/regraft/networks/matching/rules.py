@@ -1,0 +1,239 @@
+"""Which weight of a file belongs to which weight of a network: by name, by order and shape, or by the only alignment there is.
+
+The rules are tried in this order for the whole file; a rule that leaves more than one possibility is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...errors import AmbiguousMatchError, NetworkError
+from ..account import Account
+from .addresses import Places, address_bases
+from .alignment import alignments, count_alignments
+from .weights import Matching, Weight
+
+__all__ = ["match"]
+
+_PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
+_SAME = "same name"
+_PLACE = "same place among the layers of its class"
+_ORDER = "order and shape"
+_ALIGNED = "only alignment by shape"
+_PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answer on an item that you know."
+
+
+@dataclass
+class _Found:
+    pairs: list[tuple[int, int, str]] = field(default_factory=list)
+    reshaped: list[tuple[int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def size(self) -> int:
+        return len(self.pairs) + len(self.reshaped)
+
+
+def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str] = (), by_address: bool = False) -> Matching:
+    """Match the weights of a file to those of a network.
+
+    Names that Keras makes by itself (`dense_3`) are addresses: they count as "the third Dense layer", and not at all where file
+    and network have different numbers of Dense layers.
+
+    Args:
+        source: the file's weights in its order.
+        target: the network's weights in the order of definition.
+        head: names of target layers whose size may differ from the file's.
+        by_address: whether the file orders its layers by class and running index, so that its order across classes says nothing:
+            where names do not match, the n-th layer of a class belongs to the n-th of that class.
+
+    Returns:
+        The pairs and their account.
+
+    Raises:
+        AmbiguousMatchError: if weights could go to more than one place.
+        NetworkError: if nothing matches.
+    """
+    names = _by_name(source, target)
+    enough = max(1, min(len(source), len(target)) // 2)
+    if by_address and names.size() < enough:
+        names = _by_name(source, target, everything=True)
+    if names.size() >= enough:
+        return _matching(source, target, found=_rest_reshaped(source, target, found=names, head=head))
+    if by_address:
+        raise _nothing(source, target)
+    ordered = _by_order(source, target, head=head)
+    if ordered is not None:
+        return _matching(source, target, found=ordered)
+    aligned = _by_alignment(source, target, left=range(len(source)), free=range(len(target)))
+    if len(aligned.pairs) >= enough:
+        return _matching(source, target, found=_rest_reshaped(source, target, found=aligned, head=head))
+    if names.pairs:
+        return _matching(source, target, found=names)
+    raise _nothing(source, target)
+
+
+def _nothing(source: Sequence[Weight], target: Sequence[Weight]) -> NetworkError:
+    return NetworkError(
+        f"No weight of the file fits the network, or too few do. The file begins with {_shown(source)}; the network with {_shown(target)}. "
+        "Expected the weights of the same architecture: build the network as it was when they were saved."
+    )
+
+
+def _shown(weights: Sequence[Weight]) -> str:
+    return ", ".join(f"{weight.name!r} {tuple(weight.shape)}" for weight in weights[:4]) or "nothing"
+
+
+# ── by name ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _by_name(source: Sequence[Weight], target: Sequence[Weight], *, everything: bool = False) -> _Found:
+    """Match equal names; addresses by their place among the layers of their class, or, where the numbers differ, by alignment."""
+    bases = address_bases([*source, *target])
+    ours, theirs = Places(source, bases, everything=everything), Places(target, bases, everything=everything)
+    doubtful = ours.doubtful(theirs)
+    trusted = {index: name for index, name in enumerate(ours.names) if ours.reached(index, doubtful) is None}
+    places = {name: index for index, name in enumerate(theirs.names) if theirs.reached(index, doubtful) is None}
+    prefix, renamed = _best_prefix(trusted, places)
+    found = _Found()
+    for index, at in ((index, places[name]) for index, name in renamed.items() if name in places):
+        if source[index].shape == target[at].shape:
+            found.pairs.append((index, at, _rule(source[index], target[at], prefix=prefix)))
+        else:
+            found.reshaped.append((index, at))
+    for key in sorted(doubtful):
+        left = [index for index in range(len(source)) if ours.reached(index, doubtful) == key]
+        free = [index for index in range(len(target)) if theirs.reached(index, doubtful) == key]
+        aligned = _by_alignment(source, target, left=left, free=free)
+        found.pairs += aligned.pairs
+        found.notes += aligned.notes
+    return found
+
+
+def _rule(given: Weight, taken: Weight, *, prefix: str) -> str:
+    if prefix:
+        return f"{_SAME} after prefix '{prefix}'"
+    return _SAME if given.name == taken.name else _PLACE
+
+
+def _best_prefix(names: Mapping[int, str], places: Mapping[str, int]) -> tuple[str, dict[int, str]]:
+    """Return the constant prefix whose removal or addition makes most names equal, and the names after it."""
+    options: list[tuple[str, dict[int, str]]] = [("", dict(names))]
+    for prefix in _prefixes(names.values()):
+        options.append((prefix, {index: name[len(prefix) :] for index, name in names.items() if name.startswith(prefix)}))
+    for prefix in _prefixes(places):
+        options.append((prefix, {index: prefix + name for index, name in names.items()}))
+    return max(options, key=lambda option: sum(name in places for name in option[1].values()))
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return the known prefixes and those common to all names, also one after another ("module.model.")."""
+    listed = list(names)
+    shared = listed[0].split(".")[:-1] if listed else []
+    while shared and not all(name.startswith(".".join(shared) + ".") for name in listed):
+        shared.pop()
+    common = [".".join(shared[:count]) + "." for count in range(1, len(shared) + 1)]
+    return list(dict.fromkeys([*_PREFIXES, *common]))
+
+
+# ── by order, by alignment ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _layers(weights: Sequence[Weight], indices: Iterable[int]) -> list[list[int]]:
+    """Group consecutive weights of one layer."""
+    groups: list[list[int]] = []
+    for index in indices:
+        if groups and weights[groups[-1][-1]].layer == weights[index].layer:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Collection[str]) -> _Found | None:
+    """Match the n-th to the n-th where all shapes agree, those of the head (the last layer) excepted; None where they do not."""
+    if not source or not target:
+        return None
+    heads = {index for index, weight in enumerate(target) if weight.layer in (head or {target[-1].layer})}
+    body = [index for index in range(len(target)) if index not in heads]
+    given = [weight.shape for weight in source]
+    if len(source) == len(target) and all(given[index] == target[index].shape for index in body):
+        equal = [index for index in range(len(target)) if given[index] == target[index].shape]
+        other = [index for index in range(len(target)) if given[index] != target[index].shape]
+        if not equal:
+            return None
+        return _Found([(index, index, _ORDER) for index in equal], [(index, index) for index in other], [_PROVES_NOTHING])
+    if body and given == [target[index].shape for index in body]:
+        return _Found([(index, at, _ORDER) for index, at in enumerate(body)], [], [_PROVES_NOTHING])
+    last = len(_layers(source, range(len(source)))[-1])
+    if not head and given[:-last] == [weight.shape for weight in target]:
+        return _Found([(index, index, _ORDER) for index in range(len(target))], [], [_PROVES_NOTHING])
+    return None
+
+
+def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: Iterable[int], free: Iterable[int]) -> _Found:
+    """Match layers in order by the shapes of their weights, as many as possible.
+
+    Raises:
+        AmbiguousMatchError: if there is more than one such alignment.
+    """
+    ours, theirs = _layers(source, left), _layers(target, free)
+    first = [tuple(source[index].shape for index in group) for group in ours]
+    second = [tuple(target[index].shape for index in group) for group in theirs]
+    count = count_alignments(first, second)
+    if count > 1:
+        raise AmbiguousMatchError(_ambiguity(source, target, ours=ours, theirs=theirs, count=count))
+    pairs = alignments(first, second, limit=1)[0]
+    found = _Found([(a, b, _ALIGNED) for one, two in pairs for a, b in zip(ours[one], theirs[two], strict=True)])
+    if found.pairs:
+        found.notes.append(_PROVES_NOTHING)
+    return found
+
+
+def _ambiguity(source: Sequence[Weight], target: Sequence[Weight], *, ours: list[list[int]], theirs: list[list[int]], count: int) -> str:
+    first = [tuple(source[index].shape for index in group) for group in ours]
+    second = [tuple(target[index].shape for index in group) for group in theirs]
+    places: dict[int, set[int]] = {}
+    for option in alignments(first, second, limit=50):
+        for one, two in option:
+            places.setdefault(one, set()).add(two)
+    several = {one: sorted(two) for one, two in places.items() if len(two) > 1} or {one: sorted(two) for one, two in places.items()}
+    lines = [
+        f"'{source[ours[one][0]].layer}' could be " + " or ".join(repr(target[theirs[at][0]].layer) for at in options)
+        for one, options in list(several.items())[:6]
+    ]
+    return (
+        f"The weights fit the network in {count} ways, {len(ours)} layers of the file on {len(theirs)} of the network: {'; '.join(lines)}. "
+        "Nothing was taken. Expected one way: build the network with the architecture and the layer names that it had when the weights "
+        "were saved, or open the file as its own network first and change that one (regraft.retarget, regraft.extend)."
+    )
+
+
+# ── the account ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found, head: Collection[str]) -> _Found:
+    """Note the file's last layer as the head of another size where neither found a partner."""
+    used = {pair[0] for pair in (*found.pairs, *found.reshaped)}
+    taken = {pair[1] for pair in (*found.pairs, *found.reshaped)}
+    free = [index for index, weight in enumerate(target) if weight.layer in head and index not in taken]
+    groups = _layers(source, range(len(source)))
+    if free and groups and len(groups[-1]) == len(free) and not used & set(groups[-1]):
+        found.reshaped += list(zip(groups[-1], free, strict=True))
+    return found
+
+
+def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found) -> Matching:
+    pairs = sorted(found.pairs, key=lambda pair: pair[1])
+    used = {given for given, *_ in found.pairs} | {given for given, _ in found.reshaped}
+    taken = {at for _, at, _ in found.pairs} | {at for _, at in found.reshaped}
+    entries: dict[str, list[str]] = {
+        "matched": [target[at].name for _, at, _ in pairs],
+        "reshaped": [target[at].name for _, at in found.reshaped],
+        "missing": [weight.name for at, weight in enumerate(target) if at not in taken],
+        "unexpected": [weight.name for given, weight in enumerate(source) if given not in used],
+    }
+    applying = {key: names for key, names in entries.items() if names or key == "matched"}
+    rules = {target[at].name: rule for _, at, rule in pairs}
+    sizes = [f"{target[at].name} is {source[given].shape} in the file and {target[at].shape} here." for given, at in found.reshaped[:4]]
+    return Matching(tuple(pairs), Account(applying, rules, tuple(dict.fromkeys([*found.notes, *sizes]))))

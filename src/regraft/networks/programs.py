@@ -1,0 +1,117 @@
+"""Exported programs: a user's own torch class saved beside its folder, so that `predict` runs without the class.
+
+`torch.export.load` was not made for files of strangers: it falls back to unpickling, and it evaluates size expressions. So the
+archive is looked through first, and unpickling is forbidden while it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import NetworkError, UnsafeFileError
+from .account import Account
+from .contract import Head, Inputs, Network
+from .names import checked_classes
+from .torch_modules import PROGRAM_FILE, TorchNetwork
+
+__all__ = ["open_program"]
+
+_EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), <>=]*")
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+
+def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> Network:
+    """Open the exported program of a user's own class: it predicts, but cannot be adapted further.
+
+    Args:
+        folder: saved by regraft.
+        facts: its `regraft.json`.
+        sample: two items to run it with.
+
+    Returns:
+        The network.
+
+    Raises:
+        NetworkError: if there is no program; the message names the class to give.
+        UnsafeFileError: if the program is not one that regraft writes.
+    """
+    path, own = folder / PROGRAM_FILE, facts["network"]["origin"].get("class", "your class")
+    if not path.is_file():
+        raise NetworkError(
+            f"The network in {str(folder)!r} is of the class {own}, which is never imported by itself. "
+            "Give it with architecture=, a module or a function that makes it."
+        )
+    _check(path)
+    with _no_unpickling():
+        program = torch.export.load(path)
+    network = TorchNetwork(_Program(program.module()), sample, origin={"source": "program", "class": own})
+    for head in facts["heads"]:
+        rows = torch.zeros(head["rows"], head["features"]).numpy()
+        classes = checked_classes(head["classes"]) if head["classes"] else None
+        network.heads[head["task"]] = Head(head["task"], classes, head["kind"], "linear", "", rows, rows[:, 0].copy())
+    network.account = Account(notes=(f"an exported program of {own}: it predicts; to adapt it further, give architecture=",))
+    return network
+
+
+class _Program(torch.nn.Module):
+    """Runs an exported program, which does not know training mode."""
+
+    def __init__(self, program: torch.nn.Module) -> None:
+        super().__init__()
+        self.__dict__["program"] = program
+
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
+        """Return what the program returns."""
+        return self.__dict__["program"](*inputs, **named)
+
+
+def _strings(value: Any, key: str) -> Iterator[str]:
+    """Yield every text under a key, at any depth."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name == key and isinstance(part, str):
+                yield part
+            yield from _strings(part, key)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part, key)
+
+
+def _check(path: Path) -> None:
+    """Raise unless every size expression is plain arithmetic and no weight is pickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            texts = [json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(".json")]
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise NetworkError(f"{str(path)!r} is damaged: {error}. Open the folder with architecture=.") from error
+    for content in texts:
+        for expression in _strings(content, "expr_str"):
+            if not _EXPRESSION.fullmatch(expression) or "__" in expression:
+                raise UnsafeFileError(
+                    f"{str(path)!r} holds the size expression {expression[:80]!r}, which is not plain arithmetic. It is not opened."
+                )
+        if '"use_pickle": true' in json.dumps(content):
+            raise UnsafeFileError(f"{str(path)!r} holds pickled weights; opening them would run code. It is not opened.")
+
+
+@contextmanager
+def _no_unpickling() -> Iterator[None]:
+    """Let torch.load read tensors only, whatever its caller asks for."""
+    before = os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE]
+        else:
+            os.environ[_FORCE] = before

@@ -1,0 +1,7 @@
+"""Plan, then carry out."""
+
+from .carry_out import carry_out
+from .plan import STRATEGIES, Plan, make_plan
+from .result import Result
+
+__all__ = ["STRATEGIES", "Plan", "Result", "carry_out", "make_plan"]

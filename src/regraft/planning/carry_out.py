@@ -1,0 +1,172 @@
+"""Carry out a plan: split, change the head, train what the strategy leaves open, judge."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import Dataset, Prepared, Preprocessing, check_trainable, default_preprocessing, preprocessing_from_dict
+from ..errors import DataError, SettingError
+from ..heads import retarget
+from ..networks.contract import Network
+from ..networks.folders import FACTS_FILE
+from .job import Clock, Job, parts_of
+from .judging import Judged, baselines, compared_with, judged, worst_items
+from .plan import Plan
+from .result import Result
+from .strategies import Carried, run_strategy
+
+__all__ = ["carry_out", "preprocessing_for"]
+
+_TRIED = {"head": "head", "partial": "partial", "full": "full", "scratch": "scratch"}
+
+
+def carry_out(
+    net: Network, data: Dataset, *, plan: Plan, test: Dataset | None = None, out: str | Path | None = None, resume: bool = True
+) -> Result:
+    """Adapt a network to data as a plan says.
+
+    Args:
+        net: the network; it is not changed.
+        data: N checked items.
+        plan: what to do; its classes are the data's where it names none.
+        test: further items that judge.
+        out: folder for checkpoints and, at the end, the saved result.
+        resume: go on from the checkpoints in `out`.
+
+    Returns:
+        The adapted network with history, scores, baselines and cost.
+
+    Raises:
+        InputError: if network, data, plan or folder do not fit together; nothing has been started then.
+    """
+    clock = Clock()
+    check_trainable(data)
+    plan = replace(plan, classes=plan.classes or data.classes)
+    folder = _claimed(out, resume)
+    with clock.during("read"):
+        data = data.with_classes(plan.classes) if data.classes else data
+        items = Prepared(data, preprocessing_for(net, data), view_seed=plan.seed)
+        job = Job(_changed_head(net, items), items, parts_of(data, plan), plan, folder, resume, clock)
+        job.network.module.to(job.device)
+        job.begin_()
+    carried = run_strategy(job)
+    adapted = judged(job, carried.feed, items=items, indices=job.parts.valid)
+    scores: dict[str, Any] = {"valid": adapted.figures}
+    if test is not None:
+        scores["test"] = _judged_test(job, carried, test=test).figures
+    others = baselines(job, carried, adapted=adapted)
+    if plan.settings.baselines and plan.strategy != "scratch":
+        others["scratch"] = compared_with(_from_scratch(net, job), adapted)
+    job.network.freeze_(frozenset())
+    job.network.mode_(False)
+    plan = plan.with_reasons(*job.notes)
+    result = Result(job.network, plan, carried.history, scores, others, clock.cost(job.counter), _facts(job, adapted))
+    if folder is not None:
+        result.save(folder)
+        shutil.rmtree(folder / "run", ignore_errors=True)
+    return result
+
+
+def _claimed(out: str | Path | None, resume: bool) -> Path | None:
+    """Return the folder once it is known that it can be written and holds no other result."""
+    if out is None:
+        return None
+    folder = Path(out)
+    if resume and (folder / FACTS_FILE).is_file():
+        raise SettingError(
+            f"{str(folder)!r} already holds a finished network. Give another folder with out=, or resume=False to replace it."
+        )
+    try:
+        (folder / "run").mkdir(parents=True, exist_ok=True)
+        probe = folder / "run" / "writable"
+        probe.write_text("", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise SettingError(
+            f"The folder {str(folder)!r} cannot be written: {error.strerror or error}. Give another one with out=."
+        ) from error
+    return folder
+
+
+def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
+    """Return the network's own preprocessing, or one inferred from its input shape and the kind of the data.
+
+    Args:
+        net: with its preprocessing, which says whether it was only inferred.
+        data: the items.
+
+    Returns:
+        The preprocessing, not yet fitted to the data.
+
+    Raises:
+        DataError: if the kind of the data does not go with the network.
+    """
+    own = preprocessing_from_dict(net.preprocessing.to_dict())
+    if not getattr(own, "inferred", False) or own.kind == data.kind != "array":
+        if data.kind not in (own.kind, "array"):
+            raise DataError(
+                f"The network takes items of the kind {own.kind!r}; received data of the kind {data.kind!r}. "
+                f"Read them with kind={own.kind!r}."
+            )
+        return own
+    layout = "channels_last" if net.family == "keras" else "channels_first"
+    if data.kind != "array":
+        return default_preprocessing(data.kind, net.input_shape, layout)
+    shape = tuple(np.shape(data[0]))
+    if net.input_guessed and len(shape) == len(net.input_shape):
+        return default_preprocessing("array", shape, layout)
+    return default_preprocessing("array", net.input_shape, layout)
+
+
+def _changed_head(net: Network, items: Prepared) -> Network:
+    """Return a copy of the network with the data's classes as its head and the fitted preprocessing."""
+    data = items.data
+    names = data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
+    changed = retarget(net, names, kind=data.task)
+    changed.preprocessing = items.preprocessing
+    return changed
+
+
+def _judged_test(job: Job, carried: Carried, *, test: Dataset) -> Judged:
+    data = test.with_classes(job.plan.classes) if test.classes else test
+    items = Prepared(data, job.items.preprocessing)
+    return judged(job, job.feed(carried.frozen, items), items=items, indices=np.arange(len(items)))
+
+
+def _from_scratch(net: Network, job: Job) -> Judged:
+    """Train the same architecture from scratch on the same items."""
+    plan = replace(job.plan, strategy="scratch", frozen=None, settings=replace(job.settings, learning_rate=None, unfreeze_every=None))
+    other = Job(_changed_head(net, job.items), job.items, job.parts, plan, job.out, job.resume)
+    other.network.module.to(other.device)
+    other.begin_()
+    carried = run_strategy(other)
+    return judged(other, carried.feed, items=other.items, indices=other.parts.valid)
+
+
+def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
+    data, parts, network = job.items.data, job.parts, job.network
+    blocks = network.blocks
+    tried = {entry for entry in ("head", "partial", "full", "scratch") if job.plan.strategy in (entry, "auto")}
+    counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
+    split = {"fit": len(parts.fit), "select": len(parts.select), "valid": len(parts.valid)}
+    return {
+        "network": {
+            "name": str(network.origin.get("source", network.family)),
+            "family": network.family,
+            "parameters": sum(block.parameters for block in blocks),
+            "blocks": len(blocks),
+            "head": network.head.layer,
+        },
+        "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)},
+        "preprocessing": job.items.preprocessing.describe(),
+        "worst": worst_items(adapted),
+        "not_tried": sorted({"head", "partial", "full", "scratch"} - tried),
+        "warnings": []
+        if len(parts.select)
+        else ["Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."],
+    }

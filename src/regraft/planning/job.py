@@ -1,0 +1,239 @@
+"""One adaptation under way: network, data, plan, and what they have cost so far."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Dataset, Prepared
+from ..frontier import Counter, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
+from ..frontier.identity import frozen_digest
+from ..networks.contract import Network
+from ..networks.tracing import capture, pooled
+from ..tasks import class_weights, loss_for
+from ..training import CachedFeed, Checkpoint, Feed, HeadFeed, Objective, Settings, Training, WholeFeed, train
+from .plan import Plan
+
+__all__ = ["Clock", "Job", "Parts", "parts_of"]
+
+
+@dataclass
+class Clock:
+    """Seconds by kind of work."""
+
+    began: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "frozen": 0.0, "train": 0.0})
+
+    @contextmanager
+    def during(self, kind: str) -> Iterator[None]:
+        """Count the time of a piece of work.
+
+        Args:
+            kind: "read", "frozen" or "train".
+
+        Yields:
+            Nothing.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - start
+
+    def cost(self, counter: Counter) -> dict[str, float]:
+        """Return the seconds by kind, in total, and the items that the counter saw go through the frozen part."""
+        total = time.perf_counter() - self.began
+        return {
+            **{kind: round(spent, 3) for kind, spent in self.seconds.items()},
+            "total": round(total, 3),
+            "frozen_forward_items": counter.items,
+        }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Indices of the items that are learned from (fit), that choose (select), and that judge (valid)."""
+
+    fit: np.ndarray
+    select: np.ndarray
+    valid: np.ndarray
+
+
+def parts_of(data: Dataset, plan: Plan) -> Parts:
+    """Split the items: what chooses something never judges it.
+
+    Args:
+        data: N items.
+        plan: shares and seed.
+
+    Returns:
+        The parts; `select` is empty where a class would be left with fewer than two items to learn from.
+    """
+    rest, valid = data.split_indices(plan.valid, seed=plan.seed)
+    learning = data.subset(rest)
+    counts = learning.class_counts()
+    scarce = len(rest) < 8 or (len(counts) > 0 and int(counts[counts > 0].min()) < 3)
+    lone_group = learning.groups is not None and len(np.unique(learning.groups)) < 3
+    if scarce or lone_group or plan.select <= 0:
+        return Parts(rest, rest[:0], valid)
+    fit, select = learning.split_indices(plan.select, seed=plan.seed + 1)
+    return Parts(rest[fit], rest[select], valid)
+
+
+@dataclass
+class Job:
+    """All that the strategies work with.
+
+    Attributes:
+        network: the network being adapted, with its new head; changed in place.
+        items: the items as the network takes them.
+        parts: which items do what.
+        plan: what is done.
+        out: folder for checkpoints, or None.
+        resume: whether to go on from checkpoints.
+        clock: seconds so far.
+        counter: items that went through the frozen part.
+        notes: sentences for the report.
+    """
+
+    network: Network
+    items: Prepared
+    parts: Parts
+    plan: Plan
+    out: Path | None = None
+    resume: bool = True
+    clock: Clock = field(default_factory=Clock)
+    counter: Counter = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the plan."""
+        return self.plan.settings
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return torch.device(self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def all_but_head(self) -> frozenset[str]:
+        """Return every layer but the head."""
+        return frozenset(layer.name for layer in self.network.layers if layer.name != self.network.head.layer)
+
+    def feed(self, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
+        """Return where batches come from when these layers are frozen: the activation cache if there is a cut.
+
+        Args:
+            frozen: layers.
+            items: other items than those learned from (a test set); they have no views.
+
+        Returns:
+            The feed; the cache is filled.
+        """
+        learned, items = items is None, items or self.items
+        views = self.plan.views if learned else 1
+        self.network.freeze_(frozen)
+        layers = cacheable_layers(self.network, frozen)
+        whole = WholeFeed(self.network, items, views, self.device, self.counter if layers else None)
+        if not layers or self.settings.cache is None:
+            return whole
+        with self.clock.during("frozen"):
+            sample = items.batch(np.arange(3) % len(items))
+            cut = find_cut(self.network, layers, sample=sample)
+            if isinstance(cut, Refusal):
+                self.notes.append(f"The frozen part is computed every epoch: {cut.reason}.")
+                return whole
+            where = default_cache_folder() if self.settings.cache == "auto" else self.settings.cache
+            fill = FrozenPass(self.network, cut, where, dtype=self.settings.dtype, device=self.device, counter=self.counter)
+            plain = fill.cached(items)
+            position = np.full(len(items), -1)
+            if views == 1:
+                return CachedFeed(cut, plain, None, position, 1, self.device)
+            position[self.parts.fit] = np.arange(len(self.parts.fit))
+            chosen = Prepared(items.data.subset(self.parts.fit), items.preprocessing, view_seed=items.view_seed)
+            return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, self.device)
+
+    def head_feed(self, feed: Feed) -> HeadFeed:
+        """Return the head's features of all items, computed by one pass of `feed`."""
+        with self.clock.during("frozen"):
+            return HeadFeed(self.network, self.features(feed), self.device)
+
+    def features(self, feed: Feed) -> Tensor:
+        """Return what the head reads of every item of a feed, (N, d), view 0."""
+        network, count = self.network, len(self.items)
+        network.mode_(False)
+        head = network.modules()[network.head.layer]
+        parts = [(np.arange(start, min(start + 64, count)),) * 2 for start in range(0, count, 64)]
+        rows = []
+        with torch.inference_mode(), capture(head) as found:
+            for _, payload in feed.batches([(indices, np.zeros(len(indices), np.int64)) for indices, _ in parts]):
+                feed.scores(payload)
+                rows.append(pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu())
+        return torch.cat(rows).clone()
+
+    def objective(self) -> Objective:
+        """Return what is minimised: the loss of the head's task against the targets."""
+        data, head = self.items.data, self.network.head
+        targets = torch.from_numpy(np.array(data.targets))
+        if data.task == "regression" and targets.ndim == 1:
+            targets = targets[:, None]
+        weights = None
+        if self.settings.class_weight is not None and data.task == "classification":
+            weights = class_weights(data.subset(self.parts.fit).class_counts(), self.settings.class_weight)
+        weight = None if weights is None else torch.from_numpy(np.asarray(weights, np.float32)).to(self.device)
+        return Objective(head.task, loss_for(data.task), targets, weight, self.settings.label_smoothing)
+
+    def train(self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None) -> list[dict[str, object]]:
+        """Train what is not frozen.
+
+        Args:
+            stage: a word for the history and the name of the checkpoint.
+            feed: batches and scores.
+            frozen: layers that stay frozen.
+            settings: other than the plan's, or None.
+
+        Returns:
+            The history of this stage.
+        """
+        training = Training(
+            self.network,
+            feed,
+            self.objective(),
+            self.parts.fit,
+            self.parts.select,
+            settings or self.settings,
+            self.plan.seed,
+            frozen,
+            self.checkpoint(stage),
+            stage,
+        )
+        with self.clock.during("train"):
+            return train(training)
+
+    def checkpoint(self, stage: str) -> Checkpoint | None:
+        """Return where a stage goes on from, or None without a folder."""
+        if self.out is None:
+            return None
+        checkpoint = Checkpoint(self.out / "run" / f"{stage}.pt", self.run_digest)
+        if not self.resume:
+            checkpoint.path.unlink(missing_ok=True)
+        return checkpoint
+
+    def begin_(self) -> None:
+        """Take the run's digest while the network still has its starting weights."""
+        layers = [layer.name for layer in self.network.layers]
+        facts = [self.plan.to_dict(), self.items.identity(self.plan.views), frozen_digest(self.network, layers)]
+        self.run_digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+    def frozen_for_head(self) -> frozenset[str]:
+        """Return all layers before the head."""
+        return frozen_up_to_head(self.network)

@@ -1,0 +1,91 @@
+"""The verbs: plan, then carry out. Everything else is below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .data import Dataset, checked, default_preprocessing, preprocessing_from_dict
+from .data import read as read_data
+from .networks.contract import Network
+from .networks.opening import Architecture, open_source
+from .planning import Plan, Result, carry_out, make_plan
+
+__all__ = ["adapt", "load", "read"]
+
+read = read_data
+
+
+def load(
+    source: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    architecture: Architecture = None,
+    inputs: Sequence[int] | None = None,
+    preprocessing: Any = None,
+) -> Network:
+    """Open a trained network.
+
+    Args:
+        source: a live `torch.nn.Module` or Keras 3 model, a path (`.keras`, `.h5`, `.hdf5`, `.safetensors` with `architecture`, a
+            folder saved by regraft), "timm:NAME", "torchvision:NAME", "keras:NAME" or "hf:PATH_OR_ID".
+        classes: class names in row order.
+        weights: a weights-only file put into `source`; the account says what matched.
+        architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
+        inputs: shape of one item without the batch axis, when it cannot be known otherwise.
+        preprocessing: as plain data or a `Preprocessing`, in place of what the source knows.
+
+    Returns:
+        The network; a live object given is not modified.
+
+    Raises:
+        NetworkError: if it cannot be opened; the message says what would do.
+    """
+    opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs)
+    network = opened.network
+    given = preprocessing if preprocessing is not None else opened.preprocessing
+    if given is None:
+        network.preprocessing = default_preprocessing(
+            "array", network.input_shape or None, "channels_last" if network.family == "keras" else "channels_first"
+        )
+    else:
+        network.preprocessing = preprocessing_from_dict(given) if isinstance(given, dict) else given
+    return network
+
+
+def adapt(
+    net: Any,
+    data: Any,
+    *,
+    strategy: str | Plan = "auto",
+    test: Any = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    **settings: Any,
+) -> Result:
+    """Adapt a network to data.
+
+    Args:
+        net: a `Network`, or whatever `load` opens.
+        data: a `Dataset`, or whatever `read` reads.
+        strategy: "auto", "head", "partial" (with frozen=), "full", "scratch", or a `Plan`.
+        test: further data that only judge.
+        out: folder for checkpoints and the saved result.
+        resume: go on after an interruption.
+        settings: valid (share kept aside to judge, 0.2), views (fixed versions of an item, 1), seed (0), frozen, budget, skip_bad, and
+            those of `regraft.training.Settings`; unknown names are an error that lists the near ones.
+
+    Returns:
+        The adapted network with its plan, history, scores, baselines, account and cost.
+
+    Raises:
+        InputError: if something does not fit; nothing has been started then.
+    """
+    skip_bad = bool(settings.pop("skip_bad", False))
+    plan = make_plan(strategy, settings)
+    network = net if isinstance(net, Network) else load(net)
+    dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    judges = None if test is None else checked(test if isinstance(test, Dataset) else read(test), skip_bad)
+    return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)

@@ -1,0 +1,175 @@
+"""Bad input: exit code 2, one message on stderr that names the file or value, nothing on stdout, no saved network."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regraft.cli import adaptation
+from regraft.cli.adaptation import value_of
+
+from .conftest import SETTINGS, TINY, run
+
+pytestmark = pytest.mark.filterwarnings("always:The trained weights of:UserWarning")
+HEAD = ["--strategy", "head", "--epochs", 1, *SETTINGS]
+
+
+def refused(*arguments: object, code: int = 2) -> str:
+    """Run a command that must fail, and return its one message."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    messages = [line for line in result.stderr.splitlines() if not line.startswith("Warning: ")]
+    assert len(messages) == 1 and messages[0].startswith("Error: "), result.stderr
+    return messages[0]
+
+
+def refused_by_adapt(data: Path, out: Path, *options: object) -> str:
+    """Run `adapt` on data that it must refuse; no network may be left behind."""
+    message = refused("adapt", TINY, data, "--out", out, *HEAD, *options)
+    assert not (out / "regraft.json").exists()
+    return message
+
+
+def test_a_corrupt_picture_is_named(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "dark" / "3.png").write_bytes(b"no picture")
+    assert "dark/3.png" in refused_by_adapt(pictures, tmp_path / "out")
+
+
+def test_skip_bad_goes_on_and_lists_what_was_left_out(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "dark" / "3.png").write_bytes(b"no picture")
+    result = run("adapt", TINY, pictures, "--out", tmp_path / "out", "--skip-bad", *HEAD)
+    assert result.exit_code == 0, result.output
+    assert "1 of 16 items cannot be used: dark/3.png" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "empty").mkdir(), "'empty'"),
+        (lambda folder: [path.unlink() for path in (folder / "dark").iterdir()] and (folder / "dark").rmdir(), "only one class: 'bright'"),
+        (lambda folder: [path.unlink() for path in list((folder / "dark").iterdir())[1:]], "one item cannot be split: 'dark'"),
+    ],
+    ids=["an empty class", "one class", "a class with one item"],
+)
+def test_classes_that_cannot_be_learned(change: object, said: str, pictures: Path, tmp_path: Path) -> None:
+    assert callable(change)
+    change(pictures)
+    assert said in refused_by_adapt(pictures, tmp_path / "out")
+
+
+def test_labels_without_files_are_named(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("filename,label\nbright/0.png,a\nbright/77.png,b\n", encoding="utf-8")
+    assert "bright/77.png" in refused_by_adapt(tmp_path / "train.csv", tmp_path / "out", "--files", pictures)
+
+
+def test_labels_that_are_not_among_the_classes_are_named(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("bright\ngrey\n", encoding="utf-8")
+    assert "'dark'" in refused_by_adapt(pictures, tmp_path / "out", "--classes", tmp_path / "classes.txt")
+
+
+def test_missing_files_and_folders_are_named(pictures: Path, tmp_path: Path) -> None:
+    assert "nowhere" in refused_by_adapt(tmp_path / "nowhere", tmp_path / "out")
+    assert "nothing.keras" in refused("adapt", tmp_path / "nothing.keras", pictures, "--out", tmp_path / "out", *HEAD)
+    assert "no_weights.pt" in refused("inspect", TINY, "--weights", tmp_path / "no_weights.pt")
+    assert "names.txt" in refused("inspect", TINY, "--classes", tmp_path / "names.txt")
+    assert "elsewhere" in refused("report", tmp_path / "elsewhere")
+    assert "elsewhere" in refused("predict", tmp_path / "elsewhere", pictures)
+    assert "'test_resnet'" in refused("inspect", "timm:test_resnett")
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (trap,))
+
+    (tmp_path / "model.pt").write_bytes(pickle.dumps({"net": Trap()}))
+    assert "model.pt" in refused("inspect", tmp_path / "model.pt")
+    assert "model.pt" in refused("inspect", TINY, "--weights", tmp_path / "model.pt")
+    assert not trap.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    assert "in the way" not in refused_by_adapt(pictures, tmp_path / "file")
+    assert str(tmp_path / "file") in refused_by_adapt(pictures, tmp_path / "file" / "out")
+
+
+def test_a_finished_folder_is_not_overwritten(adapted: tuple[Path, Path, object]) -> None:
+    folder, pictures, _ = adapted
+    before = (folder / "regraft.json").read_bytes()
+    assert str(folder) in refused("adapt", TINY, pictures, "--out", folder, *HEAD)
+    assert (folder / "regraft.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "learning_rat=1"], "'learning_rate'"),
+        (["--set", "epochs"], "NAME=VALUE"),
+        (["--set", "out=x"], "'out' is not a setting"),
+        (["--epochs", "-1"], "epochs=-1"),
+        (["--strategy", "hed"], "'head'"),
+        (["--frozen", "3"], "strategy='partial'"),
+        (["--valid", "2"], "valid=2.0"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_opened(options: list[str], said: str, tmp_path: Path) -> None:
+    assert said in refused("adapt", "no such network", "no such data", "--out", tmp_path / "out", *options)
+
+
+def test_a_network_and_data_of_different_kinds(adapted: tuple[Path, Path, object], tmp_path: Path) -> None:
+    folder, pictures, _ = adapted
+    (tmp_path / "texts.csv").write_text("text,label\nhello,bright\nbye,dark\n", encoding="utf-8")
+    assert "kind 'image'" in refused("evaluate", folder, tmp_path / "texts.csv", "--kind", "text")
+    assert "kind 'image'" in refused("predict", folder, "--text", "hello")
+    assert "FILES" in refused("predict", folder)
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert "broken.png" in refused("predict", folder, tmp_path / "broken.png", pictures)
+    assert "gone.png" in refused("predict", folder, tmp_path / "gone.png")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    assert "pip install" in refused("demo", "--quiet")
+
+
+def test_an_unexpected_error_exits_with_1_and_points_to_debug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setattr(adaptation, "opened", broken)
+    message = refused("adapt", TINY, "data", "--out", tmp_path / "out", code=1)
+    assert message == "Error: RuntimeError: out of luck. Run the same command with --debug to see where it happened."
+    for arguments in (["--debug", "adapt", TINY, "d", "--out", "o"], ["adapt", TINY, "d", "--debug", "--out", "o"]):
+        result = run(*arguments)
+        assert result.exit_code == 1 and "Traceback" in result.stderr and "--debug" not in result.stderr.splitlines()[0]
+
+
+def test_an_interruption_exits_with_130_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adaptation, "opened", interrupted)
+    result = run("adapt", TINY, "data", "--out", tmp_path / "out")
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-3", 1e-3), ("none", None), ("True", True), ("[1, 2]", [1, 2]), ("sgd", "sgd"), ("layer3.0", "layer3.0"), ("", "")],
+)
+def test_words_of_the_command_line_become_values(text: str, value: object) -> None:
+    assert value_of(text) == value
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, adapted: tuple[Path, Path, object]) -> None:
+    np.save(tmp_path / "five.npy", np.zeros((2, 24, 24, 5)))
+    folder, _, _ = adapted
+    assert "five.npy" in refused("predict", folder, tmp_path / "five.npy")

@@ -1,0 +1,117 @@
+"""The road by commands: inspect, adapt, evaluate, predict, report, cache."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from .conftest import SETTINGS, TINY, run
+
+pytestmark = pytest.mark.filterwarnings("always:The trained weights of:UserWarning")
+Adapted = tuple[Path, Path, Result]
+
+
+def test_inspect_shows_blocks_head_and_the_warning_of_random_weights() -> None:
+    result = run("inspect", TINY)
+    assert result.exit_code == 0
+    assert "parameters in 16 blocks" in result.stdout and "head  fc: 1000 rows" in result.stdout
+    assert [line for line in result.stderr.splitlines() if "RANDOM weights" in line and line.startswith("Warning: ")]
+
+
+def test_inspect_previews_other_classes(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("goldfish, Carassius auratus\nzebra crossing\n", encoding="utf-8")
+    plain = json.loads(run("inspect", TINY, "--classes", tmp_path / "classes.txt", "--json").stdout)
+    assert plain["preview"]["kept"] == ["goldfish, Carassius auratus"] and plain["preview"]["new"] == ["zebra crossing"]
+    assert len(plain["preview"]["dropped"]) == 999 and plain["heads"][0]["rows"] == 1000
+    shown = run("inspect", TINY, "--classes", tmp_path / "classes.txt").stdout
+    assert "nothing was changed" in shown and "rows that start anew" in shown
+
+
+def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:
+    folder, _, result = adapted
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("The adapted network reads")
+    assert lines[1] == "Account: 2 new, 1,000 dropped"
+    assert lines[2].startswith("Cost: ") and "16 items went through the frozen part" in lines[2]
+    assert lines[3] == f"Report: {folder / 'report.html'}"
+    assert {path.name for path in folder.iterdir()} >= {"regraft.json", "plan.json", "history.jsonl", "scores.json", "report.html"}
+    assert not (folder / "run").exists()
+
+
+def test_adapt_prints_json_alone_on_stdout(pictures: Path, tmp_path: Path) -> None:
+    test = ["--test", pictures, "--set", "optimizer=sgd", "--learning-rate", 0.01, "--frozen", "layer3", "--strategy", "partial"]
+    result = run("adapt", TINY, pictures, "--out", tmp_path / "out", "--epochs", 1, "--json", "--quiet", *test, *SETTINGS)
+    assert result.exit_code == 0, result.output
+    plain = json.loads(result.stdout)
+    assert plain["scores"]["test"]["items"] == 16 and plain["baselines"]["majority"]["items"] == plain["scores"]["valid"]["items"]
+    assert plain["plan"]["settings"]["optimizer"] == "sgd" and plain["plan"]["frozen"] == "layer3"
+    assert Path(plain["report"]).is_file()
+
+
+def test_adapt_takes_a_table_with_files_and_groups(pictures: Path, tmp_path: Path) -> None:
+    rows = [f"{name}/{index}.png,{name},{index % 4}" for name in ("bright", "dark") for index in range(8)]
+    (tmp_path / "train.csv").write_text("filename,label,session\n" + "\n".join(rows), encoding="utf-8")
+    options = ["--files", pictures, "--target", "label", "--group", "session", "--strategy", "head", "--epochs", 1, "--json"]
+    result = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", *options, *SETTINGS)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["scores"]["valid"]["items"] == 4
+
+
+def test_evaluate_gives_figures_with_intervals(adapted: Adapted) -> None:
+    folder, pictures, _ = adapted
+    plain = json.loads(run("evaluate", folder, pictures, "--json").stdout)
+    assert plain["items"] == 16 and set(plain["per_class"]) == {"bright", "dark"}
+    low, high = plain["accuracy_interval"]
+    assert low <= plain["accuracy"] <= high
+    shown = run("evaluate", folder, pictures).stdout
+    assert "95 % interval" in shown and "macro F1" in shown and "bright" in shown
+
+
+def test_predict_gives_one_row_for_each_file_of_a_folder(adapted: Adapted) -> None:
+    folder, pictures, _ = adapted
+    result = run("predict", folder, pictures / "dark", pictures / "bright" / "0.png", "--scores")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert result.exit_code == 0 and len(rows) == 9
+    assert rows[0]["file"] == str(pictures / "dark" / "0.png") and rows[-1]["file"] == str(pictures / "bright" / "0.png")
+    for row in rows:
+        chances = {name: float(row[f"p({name})"]) for name in ("bright", "dark")}
+        assert max(chances, key=lambda name: chances[name]) == row["label"]
+        assert float(row["probability"]) == max(chances.values())
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_gives_json_lines_equal_to_the_library(adapted: Adapted) -> None:
+    regraft = pytest.importorskip("regraft")
+    folder, pictures, _ = adapted
+    lines = [json.loads(line) for line in run("predict", folder, pictures / "dark", "--format", "jsonl", "--scores").stdout.splitlines()]
+    found = regraft.load(folder).predict(pictures / "dark")
+    assert [line["label"] for line in lines] == found.labels
+    assert np.array([[line["scores"][name] for name in found.classes] for line in lines]) == pytest.approx(found.scores)
+
+
+def test_report_is_made_again(adapted: Adapted) -> None:
+    folder, _, _ = adapted
+    (folder / "report.html").unlink()
+    result = run("report", folder)
+    assert result.exit_code == 0 and result.stdout.strip() == str(folder / "report.html")
+    assert (folder / "report.html").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
+
+
+def test_caches_are_listed_and_cleared(pictures: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert "no activation caches" in run("cache", "list", "--cache", cache).stdout
+    options = ["--strategy", "head", "--epochs", 1, "--quiet", "--set", "device=cpu"]
+    assert run("adapt", TINY, pictures, "--out", tmp_path / "out", "--cache", cache, *options).exit_code == 0
+    (cache / "notes.txt").write_text("mine", encoding="utf-8")
+    (entry,) = json.loads(run("cache", "list", "--cache", cache, "--json").stdout)
+    assert entry["rows"] == entry["done"] == 16 and entry["bytes"] > 0
+    assert "100%" in run("cache", "list", "--cache", cache).stdout
+    assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 1 activation cache in ")
+    assert [path.name for path in cache.iterdir()] == ["notes.txt"]
