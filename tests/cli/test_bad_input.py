@@ -103,7 +103,8 @@ def test_a_folder_that_cannot_be_written_is_named(pictures: Path, tmp_path: Path
 def test_a_finished_folder_is_not_overwritten(adapted: tuple[Path, Path, object]) -> None:
     folder, pictures, _ = adapted
     before = (folder / "regraft.json").read_bytes()
-    assert str(folder) in refused("adapt", TINY, pictures, "--out", folder, *HEAD)
+    message = refused("adapt", TINY, pictures, "--out", folder, *HEAD)
+    assert str(folder) in message and "another folder with --out, or --no-resume to replace it" in message
     assert (folder / "regraft.json").read_bytes() == before
 
 

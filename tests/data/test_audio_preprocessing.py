@@ -87,3 +87,16 @@ def test_errors(tmp_path, recordings):
         AudioPreprocessing("mfcc", n_mfcc=80)
     with pytest.raises(DataError, match="takes audio and the data are text items"):
         AudioPreprocessing().fit(read((["a", "b"], [0, 1])))
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((8000,), (2, 8000)), ((1, 8000), (2, 1, 8000)), ((8000, 1), (2, 8000, 1))])
+def test_waveforms_reach_networks_that_take_them(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    layout = "channels_last" if shape[-1] == 1 else "channels_first"
+    made = AudioPreprocessing.for_shape(shape, layout)
+    wave = np.sin(np.linspace(0, 100, 8000)).astype(np.float32)
+    batch = made.batch([wave, wave * 0.5])
+    assert tuple(batch.shape) == expected
+    plain = batch.reshape(2, 8000)
+    assert torch.allclose(plain[0], plain[1], atol=1e-5)  # standardised: loudness does not count
+    assert torch.allclose(plain[0], torch.from_numpy((wave - wave.mean()) / wave.std()), atol=1e-5)
+    assert "waveform" in made.describe()

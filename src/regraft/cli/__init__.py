@@ -20,8 +20,8 @@ def _root(debug: bool = typer.Option(False, "--debug", help="Show the traceback 
     """Bring the network you trained and the data you now have; get back the adapted network."""
 
 
-for group in (inspection, adaptation, evaluation, prediction, reports, caches, demo):
-    group.add_to(app)
+for _group in (inspection, adaptation, evaluation, prediction, reports, caches, demo):
+    _group.add_to(app)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import speaking
+from ..console import say, speaking
 from ..errors import MissingExtraError
 from .adaptation import print_result
 from .guard import guarded, tell
@@ -52,15 +52,15 @@ def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: As
     began = time.perf_counter()
     weights = _weights_file()
     with speaking(not quiet):
-        _say(f"Opening {_NETWORK} with the ImageNet weights of {weights.name} …", quiet)
+        say(f"Opening {_NETWORK} with the ImageNet weights of {weights.name} …")
         pictures, digits = _digits()
         net = library().load(_NETWORK, weights=weights)
         net.preprocessing = replace(net.preprocessing, height=_SIZE, width=_SIZE)
         data = library().read((pictures, digits), kind="image")
-        _say(f"Adapting it to {len(data):,} pictures of digits; {_FROZEN} of its {len(net.blocks)} blocks stay frozen …", quiet)
+        say(f"Adapting it to {len(data):,} pictures of digits; {_FROZEN} of its {len(net.blocks)} blocks stay frozen …")
         result = library().adapt(net, data, strategy="partial", frozen=_FROZEN, epochs=_EPOCHS, valid=_VALID, seed=_SEED, cache="memory")
         learned, judged = data.split_indices(_VALID, seed=_SEED)
-        _say("Training the yardsticks on the same items: an MLP and a small CNN …", quiet)
+        say("Training the yardsticks on the same items: an MLP and a small CNN …")
         rivals = {
             "an MLP on the 64 pixels": _mlp(pictures, digits, learned=learned, judged=judged),
             "a small CNN from scratch": _small_cnn(pictures, digits, judged=judged),
@@ -72,11 +72,6 @@ def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: As
         _print_table(result)
     print_result(result, out, as_json=as_json)
     tell(f"The whole demo took {time.perf_counter() - began:.0f} s.")
-
-
-def _say(sentence: str, quiet: bool) -> None:
-    if not quiet:
-        tell(sentence)
 
 
 def _weights_file() -> Path:
@@ -106,11 +101,12 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 def _mlp(pictures: np.ndarray, digits: np.ndarray, *, learned: np.ndarray, judged: np.ndarray) -> _Rival:
     """Train scikit-learn's MLP on the raw pixels."""
+    import numpy as np
     from sklearn.neural_network import MLPClassifier
 
     pixels = pictures.reshape(len(pictures), -1) / 16
     mlp = MLPClassifier(max_iter=400, random_state=_SEED).fit(pixels[learned], digits[learned])
-    scores = mlp.predict_log_proba(pixels[judged])
+    scores = np.log(np.clip(mlp.predict_proba(pixels[judged]), 1e-12, 1.0))
     return _Rival(library("tasks").judge(scores, digits[judged], kind="classification"), scores.argmax(1) == digits[judged])
 
 

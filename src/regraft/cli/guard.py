@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import traceback
 import warnings
@@ -21,6 +22,9 @@ __all__ = ["Commands", "guarded", "tell"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
+
+_OPTIONS = {"skip_bad=True": "--skip-bad", "resume=False": "--no-resume"}
+_KEYWORD = re.compile(r"\b(cache|files|group|kind|out|target|test|weights)=(?=[\s.,;]|$)")
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -72,10 +76,17 @@ def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[
 
 def _message(error: Exception) -> str:
     if isinstance(error, RegraftError):
-        return f"Error: {error}"
+        return f"Error: {_as_options(str(error))}"
     what = " ".join(str(error).split()) or "no further message"
     hint = "" if _DEBUG.get() else " Run the same command with --debug to see where it happened."
     return f"Error: {type(error).__name__}: {what}.{hint}".replace("..", ".")
+
+
+def _as_options(message: str) -> str:
+    """Name the options of the command line where the library names its keywords."""
+    for keyword, option in _OPTIONS.items():
+        message = message.replace(keyword, option)
+    return _KEYWORD.sub(r"--\1", message)
 
 
 @contextmanager

@@ -27,18 +27,18 @@ SMALLEST_STD = 1e-5
 
 @dataclass(frozen=True)
 class AudioPreprocessing(Preprocessing):
-    """Recordings to spectrograms: mono, resampled, cut or padded at both ends to a fixed length, float32.
+    """Recordings to spectrograms or waveforms: mono, resampled, cut or padded at both ends to a fixed length, float32.
 
     Attributes:
-        features: "log_mel" (decibels, 80 dB below the loudest at most) or "mfcc".
+        features: "log_mel" (decibels, 80 dB below the loudest at most), "mfcc", or "waveform" (the samples themselves).
         sample_rate: in Hz; files are resampled to it, and waveforms in arrays are taken to have it.
         seconds: length of every item.
         n_mels: mel bands.
         n_mfcc: coefficients, for "mfcc".
         n_fft: window, in samples.
         hop_length: step, in samples.
-        layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1).
-        channel: whether there is a channel axis; without it (n, frames).
+        layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1); for waveforms (1, samples) or (samples, 1).
+        channel: whether there is a channel axis; without it (n, frames) or (samples,).
         standardise: bring each item to mean 0 and standard deviation 1.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
 
@@ -59,7 +59,7 @@ class AudioPreprocessing(Preprocessing):
     inferred: bool = False
 
     def __post_init__(self) -> None:
-        for name, valid in (("features", ("log_mel", "mfcc")), ("layout", ("channels_first", "channels_last"))):
+        for name, valid in (("features", ("log_mel", "mfcc", "waveform")), ("layout", ("channels_first", "channels_last"))):
             if getattr(self, name) not in valid:
                 raise DataError(f"{name}={getattr(self, name)!r} is unknown to audio preprocessing; expected one of {valid}.")
         if self.features == "mfcc" and self.n_mfcc > self.n_mels:
@@ -70,7 +70,8 @@ class AudioPreprocessing(Preprocessing):
         """Return bands and a hop by which about two seconds fill the network's input exactly.
 
         Args:
-            input_shape: (1, n, frames), (n, frames, 1) or (n, frames); None where a side is open.
+            input_shape: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1);
+                None where a side is open.
             layout: "channels_first" or "channels_last".
             features: "log_mel" or "mfcc".
 
@@ -80,6 +81,10 @@ class AudioPreprocessing(Preprocessing):
         Raises:
             DataError: if the shape is not that of a spectrogram.
         """
+        wave = _waveform_samples(input_shape)
+        if wave is not None:
+            seconds = (wave or round(SECONDS * cls.sample_rate)) / cls.sample_rate
+            return cls("waveform", seconds=seconds, layout=layout, channel=len(input_shape) == 2)
         shape = input_shape or (1, None, None)[:: 1 if layout == "channels_first" else -1]
         sides = shape if len(shape) == 2 else shape[1:] if layout == "channels_first" else shape[:-1]
         single = len(shape) == 2 or (len(shape) == 3 and shape[0 if layout == "channels_first" else 2] in (1, None))
@@ -125,14 +130,13 @@ class AudioPreprocessing(Preprocessing):
             seeds: n numbers, one for each item.
 
         Returns:
-            (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32.
+            (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32; for waveforms samples in place of bands and frames.
 
         Raises:
             DataError: if a file cannot be read or has no samples.
         """
-        optional_import(
-            "librosa", "audio", purpose="spectrograms"
-        )  # here, because its lazy parts should not be imported by several threads
+        if self.features != "waveform":  # imported here, because its lazy parts should not be imported by several threads
+            optional_import("librosa", "audio", purpose="spectrograms")
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
         made = torch.from_numpy(np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs)))
         if not self.channel:
@@ -141,6 +145,9 @@ class AudioPreprocessing(Preprocessing):
 
     def describe(self) -> str:
         """Return one line for people."""
+        if self.features == "waveform":
+            line = f"audio: {self.seconds:g} s at {self.sample_rate} Hz as a waveform"
+            return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
         bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
         line = f"audio: {self.seconds:g} s at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
         return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
@@ -170,12 +177,23 @@ class AudioPreprocessing(Preprocessing):
         return np.asarray(optional_import("soxr", "audio", purpose="resampling audio").resample(mono, rate, self.sample_rate))
 
     def _features(self, wave: np.ndarray) -> np.ndarray:
+        if self.features == "waveform":
+            return wave
         librosa = optional_import("librosa", "audio", purpose="spectrograms")
         power = librosa.feature.melspectrogram(
             y=wave, sr=self.sample_rate, n_fft=self.n_fft, hop_length=self.hop_length, n_mels=self.n_mels
         )
         decibels = librosa.power_to_db(power)
         return np.asarray(decibels if self.features == "log_mel" else librosa.feature.mfcc(S=decibels, n_mfcc=self.n_mfcc))
+
+
+def _waveform_samples(shape: tuple[int | None, ...]) -> int | None:
+    """Return the length of a network's waveform input, 0 where it is open; None if it takes something else."""
+    if len(shape) == 1:
+        return shape[0] or 0
+    if len(shape) == 2 and 1 in shape:
+        return next((side or 0 for side in shape if side != 1), None)
+    return None
 
 
 def _mono(wave: np.ndarray) -> np.ndarray:

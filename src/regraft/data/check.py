@@ -19,6 +19,7 @@ __all__ = ["bad_items", "checked", "rows_not_finite"]
 CHUNK_BYTES = 2**26
 FILES_AT_ONCE = 256
 DRAFT_SIZE = (64, 64)
+LEFT_OUT_SHOWN = 100
 
 
 def checked(data: Dataset, skip_bad: bool) -> Dataset:
@@ -37,7 +38,7 @@ def checked(data: Dataset, skip_bad: bool) -> Dataset:
     bad = bad_items(data)
     if not bad:
         return data
-    named = listed(f"{data.name_of(index)} ({reason})" for index, reason in bad.items())
+    named = listed((f"{data.name_of(index)} ({reason})" for index, reason in bad.items()), LEFT_OUT_SHOWN if skip_bad else 5)
     count = f"{len(bad)} of {len(data)} items cannot be used: {named}"
     if not skip_bad:
         raise DataError(f"{count}. Repair or remove them, or leave them out with skip_bad=True.")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -44,8 +43,9 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
             f"{str(path)!r} is a pickle that holds objects, not only tensors; opening it would run code, so it is refused. "
             "Where you trust it, save its weights once as tensors: torch.save(model.state_dict(), 'weights.pt'), and give that file."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise NetworkError(f"{str(path)!r} cannot be read as a weights file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file fails in any way: SafetensorError, RuntimeError, KeyError, EOFError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NetworkError(f"{str(path)!r} cannot be read as a weights file: {reason}") from error
     tensors = _tensors_inside(content)
     if not tensors:
         raise NetworkError(f"{str(path)!r} holds no named tensors; expected a state dict.")

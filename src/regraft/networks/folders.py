@@ -53,8 +53,13 @@ def write_network(network: Network, folder: Path) -> None:
         folder: made where it is not there.
 
     Raises:
-        NetworkError: if the folder cannot be written.
+        NetworkError: if the folder cannot be written, or the network is an exported program.
     """
+    if network.origin.get("source") == "program":  # before anything is touched: the folder may be its own
+        raise NetworkError(
+            f"This network is the exported program of {network.origin.get('class')}: it predicts, but cannot be saved. "
+            "Open its folder with architecture=, a module or a function that makes it, or copy the folder."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FACTS_FILE).unlink(missing_ok=True)

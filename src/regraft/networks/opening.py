@@ -145,7 +145,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] 
     if suffix in _KERAS_FILES:
         files = _keras_door("keras_files")
         if architecture is None or files.is_full_model(path):
-            return Source(_keras_door("keras_models").open_keras(files.open_keras_file(path), inputs=inputs, origin={"source": str(path)}))
+            return Source(_keras_door("keras_models").open_keras(files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True))
     elif suffix not in _TORCH_FILES:
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *_TORCH_FILES))}.")
     elif architecture is None:

@@ -26,6 +26,14 @@ from .torch_modules import PROGRAM_FILE, TorchNetwork
 __all__ = ["open_program"]
 
 _EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), <>=]*")
+_SYMBOL = re.compile(r"Symbol\('([a-z]+\d+)'")
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_SIZE = re.compile(r"[a-z]{1,2}\d+")
+_WORDS = {
+    *("Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CeilDiv", "CleanDiv"),
+    *("IntTrueDiv", "TruncToInt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "True", "False", "positive", "nonnegative", "integer", "real"),
+}
+"""All that a size expression may name: sympy evaluates the rest too, the functions of Python among it."""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -95,12 +103,17 @@ def _check(path: Path) -> None:
         raise NetworkError(f"{str(path)!r} is damaged: {error}. Open the folder with architecture=.") from error
     for content in texts:
         for expression in _strings(content, "expr_str"):
-            if not _EXPRESSION.fullmatch(expression) or "__" in expression:
+            if not _is_arithmetic(expression):
                 raise UnsafeFileError(
                     f"{str(path)!r} holds the size expression {expression[:80]!r}, which is not plain arithmetic. It is not opened."
                 )
         if '"use_pickle": true' in json.dumps(content):
             raise UnsafeFileError(f"{str(path)!r} holds pickled weights; opening them would run code. It is not opened.")
+
+
+def _is_arithmetic(expression: str) -> bool:
+    plain = _SYMBOL.sub(r"Symbol(\1", expression)
+    return bool(_EXPRESSION.fullmatch(plain)) and all(word in _WORDS or _SIZE.fullmatch(word) for word in _WORD.findall(plain))
 
 
 @contextmanager

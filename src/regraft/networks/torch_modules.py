@@ -309,7 +309,6 @@ class TorchNetwork(Network):
 
         Beside a class of the user's own goes an exported program, which opens without the class.
         """
-        self._whole("saved")
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}

@@ -146,7 +146,7 @@ def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) ->
         for name, activation in _ACTIVATIONS.items():
             if torch.allclose(activation(scores), result, rtol=1e-4, atol=1e-5):
                 return name
-        if torch.allclose(pooled(head_output.relu(), channels_last), result, rtol=1e-4, atol=1e-5):
+        if head_output.ndim > 2 and torch.allclose(pooled(head_output.relu(), channels_last), result, rtol=1e-4, atol=1e-5):
             return "tail"
     if channels_last and head_output.ndim == 3 and head_output.shape[-1] == result.shape[-1]:
         same = torch.isclose(head_output, result[:, None, :], rtol=1e-4, atol=1e-5).all(-1).any(-1)

@@ -251,6 +251,8 @@ def open_hub(name: str, *, pretrained: bool, config: Mapping[str, Any] | None = 
     settings = _hub_config(transformers, name, config=config)
     architecture = str((settings.architectures or [""])[0])
     suffix = next((suffix for suffix in _HUB_HEADS if architecture.endswith(suffix)), "")
+    if suffix == "ForSequenceClassification" and getattr(settings, "conv_dim", None):
+        suffix = "ForAudioClassification"  # speech encoders call their classifiers of whole recordings so
     auto = getattr(transformers, _HUB_HEADS.get(suffix, "AutoModel"))
     module = _hub_module(auto, name, settings=settings) if pretrained else auto.from_config(settings)
     if not suffix:
@@ -302,7 +304,7 @@ def _hub_sample(name: str, settings: Any, *, transformers: Any) -> tuple[Inputs,
         ids = sample_of((8,), integers=True)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {"kind": "text", "tokenizer": name}
     if getattr(settings, "conv_dim", None):
-        return sample_of((8000,)), {"kind": "audio", "features": "waveform", "sample_rate": 16000}
+        return sample_of((8000,)), {"kind": "audio", "features": "waveform", "sample_rate": 16000, "channel": False}
     if getattr(settings, "num_mel_bins", None):
         return sample_of((int(settings.max_length), int(settings.num_mel_bins))), None
     raise NetworkError(f"'hf:{name}': model type {settings.model_type!r} takes neither text, pictures nor sound as regraft knows them.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -46,7 +45,7 @@ class Checkpoint:
             return None
         try:
             content = cast(dict[str, Any], torch.load(self.path, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged pickle fails in any way
             raise SettingError(f"The checkpoint {str(self.path)!r} is damaged. Start anew with resume=False.") from error
         if content["run"] != self.run:
             raise SettingError(

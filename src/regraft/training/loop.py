@@ -309,7 +309,7 @@ RANGE_STEPS = 60
 def _found_rate(training: Training, accelerator: Accelerator) -> float:
     """Pick a learning rate by raising it step by step and watching the loss, then put everything back.
 
-    Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the one with the lowest smoothed loss; the
+    Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the highest one with a loss near the lowest; the
     test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers.
 
     Args:
@@ -338,7 +338,9 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
 
 
 def pick_rate(rates: Sequence[float] | np.ndarray, losses: Sequence[float], *, highest: float) -> float:
-    """Return a tenth of the rate at which the smoothed loss is lowest.
+    """Return a tenth of the highest rate at which the smoothed loss is within 2 % of its lowest.
+
+    On a plateau, where the loss says nothing until it explodes, that is a tenth of the last rate before the explosion.
 
     Args:
         rates: rising.
@@ -352,4 +354,5 @@ def pick_rate(rates: Sequence[float] | np.ndarray, losses: Sequence[float], *, h
     for step, loss in enumerate(losses):
         average = 0.8 * average + 0.2 * (loss if math.isfinite(loss) else max(losses[:step], default=1.0) * 4)
         smoothed.append(average)
-    return float(np.clip(rates[int(np.argmin(smoothed))] / 10, 1e-5, highest))
+    good = np.flatnonzero(np.array(smoothed) <= min(smoothed) * 1.02)
+    return float(np.clip(rates[int(good[-1])] / 10, 1e-5, highest))

@@ -247,10 +247,11 @@ def attached(model: Any, head: Head, *, sample_output: torch.Tensor, inputs: Any
     if sample_output.shape[-1] != head.features:
         raise NetworkError(f"The rows have {head.features} features; the network's output has {sample_output.shape[-1]}.")
     taken = {layer.name for layer in model._flatten_layers()}
-    name = next(name for name in ("head", *(f"head_{count}" for count in range(1, 1000))) if name not in taken)
+    names = ("head", *(f"head_{count}" for count in range(1, 1000)))
+    name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names: the identity of a cache has them
     dense = keras.layers.Dense(len(head.weight), activation=head.activation, name=name)
     pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
-    steps: list[Any] = [pools[sample_output.ndim]()] if sample_output.ndim in pools else []
+    steps: list[Any] = [pools[sample_output.ndim](name=f"{name}_pool")] if sample_output.ndim in pools else []
     if isinstance(model, keras.Sequential):
         for step in [*steps, dense]:
             model.add(step)

@@ -1,0 +1,213 @@
+"""The activation cache: nothing computed twice, nothing doubtful trusted."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regraft
+from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.errors import CacheError
+from regraft.frontier import (
+    ActivationCache,
+    Counter,
+    Cut,
+    FrozenPass,
+    Live,
+    cacheable_layers,
+    clear_caches,
+    find_cut,
+    frozen_up_to,
+    list_caches,
+)
+from regraft.frontier.cache import CHUNK
+from regraft.networks.torch_modules import open_torch
+from tests import torch_examples as examples
+
+N = 3 * CHUNK + 10
+
+
+class Filling:
+    """A network, items and their cut, ready to fill caches."""
+
+    def __init__(self, where: Any, count: int = N, **settings: Any) -> None:
+        torch.manual_seed(0)
+        network = open_torch(examples.Cnn(), inputs=(1, 8, 8))
+        frozen = frozen_up_to(network, "norm2")
+        network.freeze_(frozen)
+        data = read(examples.pictures(count))
+        self.items = Prepared(data, preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]}))
+        cut = find_cut(network, cacheable_layers(network, frozen), sample=self.items.batch([0, 1, 2]))
+        assert isinstance(cut, Cut)
+        self.counter = Counter()
+        self.pass_ = FrozenPass(network, cut, where, counter=self.counter, **settings)
+
+    def fill(self, views: Any = (0,)) -> ActivationCache:
+        return self.pass_.cached(self.items, views)
+
+    def rows(self, indices: Any) -> torch.Tensor:
+        return self.pass_.cut.frozen_part(self.items.batch(indices))[0]
+
+
+def _folder(root: Path) -> Path:
+    return next(path.parent for path in root.glob("*/manifest.json"))
+
+
+def test_values_and_counter(tmp_path: Path) -> None:
+    filling = Filling(tmp_path)
+    cache = filling.fill()
+    chosen = np.array([0, 7, CHUNK, N - 1])
+    torch.testing.assert_close(cache.get(chosen)[0], filling.rows(chosen), rtol=1e-5, atol=1e-6)
+    assert filling.counter.items == N
+    assert not cache.missing
+    filling.fill()
+    assert filling.counter.items == N  # nothing is computed again
+
+
+def test_memory_and_float16(tmp_path: Path) -> None:
+    memory = Filling("memory", 20)
+    assert memory.fill().bytes == 20 * 6 * 4 * 4 * 4
+    half = Filling(tmp_path, 20, dtype="float16")
+    cache = half.fill()
+    assert cache.bytes == 20 * 6 * 4 * 4 * 2
+    found = cache.get(np.arange(20))[0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, half.rows(range(20)), rtol=2e-3, atol=2e-3)
+    half.fill()
+    assert half.counter.items == 20
+
+
+def test_float16_refuses_what_it_cannot_hold() -> None:
+    cache = ActivationCache.in_memory([Live("big#0.0", (2,), torch.float32)], 3, dtype="float16")
+    with pytest.raises(CacheError, match=r"big#0.0.*1e\+05.*float32"):
+        cache.put(0, [torch.tensor([[1.0, 1e5]])])
+
+
+def test_integer_outputs_stay_integers() -> None:
+    cache = ActivationCache.in_memory([Live("ids", (2,), torch.int64)], 2, dtype="float16")
+    cache.put(0, [torch.tensor([[1, 70000], [3, 4]])])
+    assert torch.equal(cache.get(np.array([1, 0]))[0], torch.tensor([[3, 4], [1, 70000]]))
+
+
+def _flip_a_byte(folder: Path) -> int:
+    array = np.load(folder / "live0.npy", mmap_mode="r+")
+    array.reshape(len(array), -1).view(np.uint8)[CHUNK + 3, 5] ^= 1
+    array.flush()
+    return CHUNK
+
+
+def _forget_manifest(folder: Path) -> int:
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text[: len(text) // 2])
+    return N
+
+
+def _cut_short(folder: Path) -> int:
+    with (folder / "live0.npy").open("r+b") as file:
+        file.truncate(1000)
+    return N
+
+
+def _lose_done(folder: Path) -> int:
+    (folder / "done.npy").unlink()
+    return N
+
+
+def _change_first_rows_with_their_checksum(folder: Path) -> int:
+    """As if code that no digest sees had changed: the values are whole, but not those of this network."""
+    array = np.load(folder / "live0.npy", mmap_mode="r+")
+    array[:CHUNK] += 1
+    array.flush()
+    done = np.load(folder / "done.npy", mmap_mode="r+")
+    whole = ActivationCache([Live("x", array.shape[1:], torch.float32)], len(array), arrays=[array], done=done)
+    whole.finish(range(CHUNK))
+    return N
+
+
+@pytest.mark.parametrize(
+    "harm", [_flip_a_byte, _forget_manifest, _cut_short, _lose_done, _change_first_rows_with_their_checksum], ids=lambda harm: harm.__name__
+)
+def test_a_doubtful_cache_is_computed_again(tmp_path: Path, harm: Any) -> None:
+    good = Filling(tmp_path).fill().get(np.arange(N))[0].clone()
+    expected = harm(_folder(tmp_path))
+    again = Filling(tmp_path)
+    cache = again.fill()
+    assert again.counter.items == expected
+    assert torch.equal(cache.get(np.arange(N))[0], good)
+
+
+def test_list_and_clear(tmp_path: Path) -> None:
+    Filling(tmp_path).fill()
+    (tmp_path / "mine.txt").write_text("stays")
+    (tmp_path / "other").mkdir()
+    (entry,) = list_caches(tmp_path)
+    assert (entry.rows, entry.done) == (N, N)
+    assert entry.size > N * 6 * 4 * 4 * 4
+    (entry.folder / "done.npy").write_bytes(b"")
+    assert [found.done for found in list_caches(tmp_path)] == [0]
+    assert [found.folder for found in clear_caches(tmp_path)] == [entry.folder]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "other"]
+    assert list_caches(tmp_path / "nowhere") == []
+
+
+def test_no_room_on_the_disk_is_said_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filling = Filling(tmp_path)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**6, 10**6, 1000))
+    with pytest.raises(CacheError, match=r"MiB.*float16.*cache=None"):
+        filling.fill()
+    assert filling.counter.items == 0
+    assert list_caches(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    filling = Filling(blocked / "cache")
+    with pytest.raises(CacheError, match="file"):
+        filling.fill()
+    assert filling.counter.items == 0
+
+
+def test_views_go_through_the_frozen_part_once_each(tmp_path: Path) -> None:
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    data = read(examples.pictures(60))
+    settings = {"strategy": "partial", "frozen": "norm2", "views": 3, "epochs": 2, "learning_rate": 0.01, "cache": str(tmp_path)}
+    result = regraft.adapt(net, data, **settings)
+    assert result.cost["frozen_forward_items"] == 60 + 2 * result.facts["data"]["split"]["fit"]
+    assert regraft.adapt(net, data, **settings).cost["frozen_forward_items"] == 0
+
+
+KILLED = """
+import os, signal, sys
+from tests.frontier.test_cache import CHUNK, Filling
+filling = Filling(sys.argv[1])
+inner, seen = filling.items.batch, [0]
+def counting(indices, view=0):
+    seen[0] += len(indices)
+    if seen[0] > 2 * CHUNK + 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inner(indices, view)
+filling.items.batch = counting
+filling.fill()
+"""
+
+
+def test_after_a_kill_finished_chunks_are_not_computed_again(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    (entry,) = list_caches(tmp_path)
+    assert entry.done == 2 * CHUNK
+    after = Filling(tmp_path)  # another process with the same inputs finds the same cache
+    cache = after.fill()
+    assert after.counter.items == N - 2 * CHUNK
+    assert torch.equal(cache.get(np.arange(N))[0], Filling("memory").fill().get(np.arange(N))[0])

@@ -1,0 +1,92 @@
+"""A cache's identity changes whenever its values would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.frontier.identity import cache_identity, frozen_digest
+from regraft.networks.torch_modules import TorchNetwork, open_torch
+from tests import torch_examples as examples
+
+FROZEN = ["conv1", "norm1", "drop1"]
+
+
+def _network() -> TorchNetwork:
+    torch.manual_seed(0)
+    return open_torch(examples.Cnn(), inputs=(1, 8, 8))
+
+
+def _key(network: TorchNetwork, items: Prepared, dtype: str = "float32", views: int = 1, live: tuple[str, ...] = ("norm1#0.0",)) -> str:
+    return cache_identity(frozen_digest(network, FROZEN), live, items=items.identity(views), dtype=dtype)[0]
+
+
+def _items(X: np.ndarray | None = None, view_seed: int = 0, **preprocessing: Any) -> Prepared:
+    X, y = (examples.pictures(12)[0] if X is None else X), examples.pictures(12)[1]
+    return Prepared(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]} | preprocessing), view_seed=view_seed)
+
+
+def test_equal_inputs_give_equal_keys() -> None:
+    assert _key(_network(), _items()) == _key(_network(), _items())
+
+
+def test_every_cause_of_other_values_gives_another_key() -> None:
+    plain = _key(_network(), _items())
+    weight, statistic, option, later = (_network() for _ in range(4))
+    with torch.no_grad():
+        weight.module.conv1.weight[0, 0, 0, 0] = torch.nextafter(weight.module.conv1.weight[0, 0, 0, 0], torch.tensor(9.0))
+        statistic.module.norm1.running_mean[1] += 1e-6
+        later.module.fc1.weight += 1
+    option.module.norm1.eps = 1e-3
+    one_bit = examples.pictures(12)[0]
+    one_bit[3, 0, 0, 0] = np.nextafter(one_bit[3, 0, 0, 0], np.float32(9))
+    others = {
+        "weight": _key(weight, _items()),
+        "statistic": _key(statistic, _items()),
+        "option": _key(option, _items()),
+        "one item": _key(_network(), _items(one_bit)),
+        "preprocessing": _key(_network(), _items(mean=0.5)),
+        "dtype": _key(_network(), _items(), dtype="float16"),
+        "views": _key(_network(), _items(), views=3),
+        "view seed": _key(_network(), _items(view_seed=1), views=3),
+        "live outputs": _key(_network(), _items(), live=("conv1#0.0",)),
+        "order": _key(_network(), _items(np.ascontiguousarray(examples.pictures(12)[0][::-1]))),
+    }
+    assert len({plain, *others.values()}) == len(others) + 1
+    assert _key(later, _items()) == plain  # layers above the frontier do not count
+    assert _key(_network(), _items(view_seed=1)) == plain  # nor does the view seed where there is one view
+
+
+def test_image_size_is_part_of_the_identity() -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (4, 9, 9, 3), dtype=np.uint8)
+    data = read((pictures, [0, 1, 0, 1]), kind="image")
+    keys = set()
+    for side in (16, 17):
+        items = Prepared(data, preprocessing_from_dict({"kind": "image", "height": side, "width": side}))
+        keys.add(items.identity(1))
+    assert len(keys) == 2
+
+
+class Scaled(nn.Module):
+    """A container with a buffer of its own, which is no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1))
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) * self.scale
+
+
+def test_buffers_of_frozen_containers_count() -> None:
+    torch.manual_seed(0)
+    network = open_torch(nn.Sequential(Scaled(), nn.ReLU(), nn.Linear(5, 3)), inputs=(6,))
+    before = frozen_digest(network, ["0.fc"])
+    with torch.no_grad():
+        network.module[0].scale += 1
+    assert frozen_digest(network, ["0.fc"]) != before

@@ -1,0 +1,245 @@
+"""A plan carried out: what stays frozen, whose object stays untouched, what judges, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import regraft
+from regraft.data import Dataset, read
+from regraft.errors import DataError, SettingError
+from regraft.planning import Plan
+from regraft.planning.job import parts_of
+from regraft.training import loop
+from tests import torch_examples as examples
+
+QUICK = {"epochs": 2, "learning_rate": 0.01, "cache": "memory", "batch_size": 16}
+
+
+def _net(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    return regraft.load(examples.Cnn(**changes), inputs=(1, 8, 8))
+
+
+def _facts(module: torch.nn.Module) -> list[Any]:
+    hooks = [(len(part._forward_hooks), len(part._forward_pre_hooks), "forward" in part.__dict__, part.training) for part in module.modules()]
+    return [hooks, [parameter.requires_grad for parameter in module.parameters()]]
+
+
+@pytest.mark.parametrize("as_network", [False, True], ids=["module", "Network"])
+@pytest.mark.parametrize("strategy", ["head", "partial", "full", "scratch"])
+def test_the_object_given_is_never_modified(strategy: str, as_network: bool) -> None:
+    torch.manual_seed(0)
+    module = examples.Cnn(5).train()
+    module.conv1.weight.requires_grad_(False)
+    module.norm1.eval()
+    given = regraft.load(module, inputs=(1, 8, 8)) if as_network else module
+    watched = given.module if as_network else module
+    before, facts = {name: tensor.clone() for name, tensor in watched.state_dict().items()}, _facts(watched)
+    options = {"frozen": "norm1"} if strategy == "partial" else {}
+    net = given if as_network else regraft.load(module, inputs=(1, 8, 8))
+    result = regraft.adapt(net, examples.pictures(40), strategy=strategy, **QUICK, **options)
+    result.network.predict(examples.pictures(4)[0])
+    assert examples.bit_equal(before, dict(watched.state_dict()))
+    assert _facts(watched) == facts
+    assert examples.bit_equal(before, dict(module.state_dict()))
+
+
+def test_a_failure_half_way_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = examples.Cnn().train()
+    net = regraft.load(module, inputs=(1, 8, 8))
+    kept = [({name: tensor.clone() for name, tensor in one.state_dict().items()}, _facts(one)) for one in (module, net.module)]
+    steps = iter(range(3))
+    inner = loop._fit_step
+
+    def failing(*args: Any, **named: Any) -> float:
+        if next(steps) == 2:
+            raise MemoryError("half-way")
+        return inner(*args, **named)
+
+    monkeypatch.setattr(loop, "_fit_step", failing)
+    with pytest.raises(MemoryError, match="half-way"):
+        regraft.adapt(net, examples.pictures(40), strategy="partial", frozen="conv2", **QUICK)
+    for one, (state, facts) in zip((module, net.module), kept, strict=True):
+        assert examples.bit_equal(state, dict(one.state_dict()))
+        assert _facts(one) == facts
+
+
+@pytest.mark.parametrize("cache", ["memory", None], ids=["cached", "uncached"])
+@pytest.mark.parametrize(("strategy", "frozen"), [("head", None), ("partial", "norm2"), ("partial", "conv1")])
+def test_frozen_means_frozen(strategy: str, frozen: str | None, cache: str | None) -> None:
+    net = _net()
+    options = {"frozen": frozen} if frozen else {}
+    result = regraft.adapt(net, examples.pictures(40), strategy=strategy, **(QUICK | {"cache": cache}), **options)
+    order = ["conv1", "norm1", "conv2", "norm2", "fc1", "fc2"]
+    still = set(order[:5] if frozen is None else order[: order.index(frozen) + 1])
+    before, after = net.state(), result.network.state()
+    for layer in order:
+        names = [name for name in before if name.split(".")[0] == layer]
+        same = all(before[name].shape == after[name].shape and torch.equal(before[name], after[name]) for name in names)
+        assert same == (layer in still), layer
+    assert result.plan.strategy == strategy
+    passes = result.cost["frozen_forward_items"]
+    assert passes == 40 if cache else passes > 40  # computed again every epoch where there is no cache, and counted
+
+
+def test_cached_and_uncached_give_the_same_network() -> None:
+    net = _net()
+    both = [regraft.adapt(net, examples.pictures(40), strategy="partial", frozen="norm2", **(QUICK | {"cache": cache})) for cache in ("memory", None)]
+    for name, tensor in both[0].network.state().items():
+        torch.testing.assert_close(tensor, both[1].network.state()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_plan_gives_the_same_weights() -> None:
+    first = regraft.adapt(_net(), examples.pictures(40), strategy="full", **QUICK)
+    plan = Plan.from_json(first.plan.to_json())
+    second = regraft.adapt(_net(), examples.pictures(40), strategy=plan)
+    assert examples.bit_equal(first.network.state(), second.network.state())
+
+
+def test_auto_compares_frontiers_and_learns() -> None:
+    result = regraft.adapt(_net(), examples.pictures(90), **(QUICK | {"epochs": 6}))
+    assert result.scores["valid"]["accuracy"]["value" if isinstance(result.scores["valid"]["accuracy"], dict) else 0] > 0.5 if isinstance(
+        result.scores["valid"]["accuracy"], dict
+    ) else result.scores["valid"]["accuracy"] > 0.5
+    assert any("frontier" in reason.lower() or "head alone" in reason for reason in result.plan.reasons)
+    assert {"majority", "class_mean"} <= result.baselines.keys()
+
+
+def test_multi_label_and_regression() -> None:
+    X, _ = examples.pictures(40)
+    labels = (np.arange(40)[:, None] % np.array([2, 3]) == 0).astype(np.float32)
+    many = regraft.adapt(_net(), Dataset(X, labels, ("x", "y"), "array", "multi-label"), strategy="head", **QUICK)
+    assert many.network.head.kind == "multi-label"
+    assert many.network.predict(X[:3]).scores.shape == (3, 2)
+    numbers = Dataset(X, X.mean((1, 2, 3)).astype(np.float32), (), "array", "regression")
+    one = regraft.adapt(_net(), numbers, strategy="full", **QUICK)
+    assert one.network.raw_scores(X[:3]).shape == (3, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 60), st.integers(2, 4), st.integers(0, 5), st.booleans())
+def test_the_parts_are_disjoint_and_complete(count: int, classes: int, seed: int, grouped: bool) -> None:
+    generator = np.random.default_rng(seed)
+    targets = np.concatenate([np.repeat(np.arange(classes), 2), generator.integers(0, classes, max(0, count - 2 * classes))])
+    groups = np.array([f"g{index // 2}" for index in range(len(targets))]) if grouped else None
+    data = Dataset(np.zeros((len(targets), 2), np.float32), targets, tuple("abcd"[:classes]), "array", groups=groups)
+    try:
+        parts = parts_of(data, Plan("head", seed=seed))
+    except DataError:
+        assert grouped  # a class within one group cannot be on both sides
+        return
+    assert sorted([*parts.fit, *parts.select, *parts.valid]) == list(range(len(targets)))
+    assert len(parts.fit)
+    assert len(parts.valid)
+    assert set(targets[parts.fit]) == set(targets)
+    if groups is not None:
+        sides = [set(groups[part]) for part in (parts.fit, parts.select, parts.valid)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that training looks at, for weights, rate, epoch and frontier, is disjoint from the judging items."""
+    seen: set[int] = set()
+    inner = loop.train
+    import regraft.planning.job as job_module
+
+    def watching(training: Any) -> Any:
+        seen.update(map(int, training.fit))
+        seen.update(map(int, training.select))
+        return inner(training)
+
+    monkeypatch.setattr(job_module, "train", watching)
+    data = read(examples.pictures(60))
+    plan = Plan("auto", settings=regraft.planning.Plan("auto").settings)
+    regraft.adapt(_net(), data, strategy="auto", **QUICK)
+    parts = parts_of(data, plan)
+    assert seen == {*parts.fit, *parts.select}
+    assert not seen & set(parts.valid)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "message"),
+    [
+        (examples.pictures(40), {"strategy": "partial", "frozen": "nope"}, SettingError, "no block"),
+        (examples.pictures(40), {"strategy": "head", "epoch": 3}, SettingError, "'epochs'"),
+        ((np.zeros((4, 1, 8, 8)), ["a"] * 4), {}, DataError, "one class"),
+        ((np.zeros((4, 3, 8, 8)), list("abab")), {}, DataError, "shape"),
+        ((np.full((4, 1, 8, 8), np.nan), list("abab")), {}, DataError, "NaN"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_starts(
+    tmp_path: Path, data: Any, options: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_fit_step", lambda *_args, **_named: pytest.fail("training began"))
+    with pytest.raises(error, match=message):
+        regraft.adapt(_net(), data, **options)
+
+
+def test_an_unwritable_folder_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(loop, "_fit_step", lambda *_args, **_named: pytest.fail("training began"))
+    with pytest.raises(SettingError, match="cannot be written"):
+        regraft.adapt(_net(), examples.pictures(40), strategy="head", out=tmp_path / "file" / "out", **QUICK)
+
+
+KILLED = """
+import os, sys
+import torch, regraft
+from regraft.training import Checkpoint
+from tests import torch_examples as examples
+inner = Checkpoint.write
+def dying(self, content):
+    inner(self, content)
+    if self.path.stem == "partial" and content["epoch"] == 2:
+        os._exit(9)
+Checkpoint.write = dying
+torch.manual_seed(0)
+net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+regraft.adapt(net, examples.pictures(60), strategy="partial", frozen="norm1", epochs=4, batch_size=16, cache=sys.argv[2], out=sys.argv[1])
+"""
+
+
+def test_after_a_kill_the_run_goes_on_to_the_same_network(tmp_path: Path) -> None:
+    given = {"strategy": "partial", "frozen": "norm1", "epochs": 4, "batch_size": 16}
+    net, data = _net(), examples.pictures(60)
+    whole = regraft.adapt(net, data, **given, cache=str(tmp_path / "other"), out=tmp_path / "whole")
+    root, out, cache = Path(__file__).resolve().parents[2], tmp_path / "out", str(tmp_path / "cache")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(out), cache], cwd=root, capture_output=True, text=True, check=False)
+    assert killed.returncode == 9, killed.stderr
+    assert not (out / "regraft.json").exists()  # nothing half-written stands there as if whole
+    with pytest.raises(SettingError, match="another plan"):
+        regraft.adapt(net, data, **(given | {"epochs": 5}), cache=cache, out=out)
+    resumed = regraft.adapt(net, data, **given, cache=cache, out=out)
+    # the whole run's plan differs only in the name of its cache folder, which decides nothing
+    assert examples.bit_equal(whole.network.state(), resumed.network.state())
+    assert resumed.cost["frozen_forward_items"] == 0  # another process had filled the cache
+    frozen = [name for name in net.state() if name.split(".")[0] in {"conv1", "norm1"}]
+    assert all(torch.equal(net.state()[name], resumed.network.state()[name]) for name in frozen)
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["epoch"]) for line in lines] == [(entry["stage"], entry["epoch"]) for entry in whole.history]
+    assert [line["train_loss"] for line in lines] == [entry["train_loss"] for entry in whole.history]
+    assert not (out / "run").exists()
+    with pytest.raises(SettingError, match="finished network"):
+        regraft.adapt(net, data, **given, cache=cache, out=out)
+
+
+def test_the_saved_folder_predicts_the_same(tmp_path: Path) -> None:
+    module = examples.Cnn()
+    result = regraft.adapt(regraft.load(module, inputs=(1, 8, 8)), examples.pictures(40), strategy="full", out=tmp_path / "out", **QUICK)
+    X = examples.pictures(9, seed=5)[0]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"regraft.json", "plan.json", "history.jsonl", "scores.json", "network.safetensors"} <= names
+    again = regraft.load(tmp_path / "out", architecture=examples.Cnn)
+    assert np.array_equal(again.raw_scores(X), result.network.raw_scores(X))
+    assert again.classes == ("class 0", "class 1", "class 2")
+    assert Plan.from_json((tmp_path / "out" / "plan.json").read_text()).strategy == "full"

@@ -1,0 +1,67 @@
+"""Rates by depth and by step, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from regraft.networks.torch_modules import open_torch
+from regraft.training import Settings
+from regraft.training.optimizers import PlateauFactor, cosine_factor, depth_factors, make_optimizer, set_rate_
+
+
+def test_depth_factors_by_hand() -> None:
+    assert depth_factors(4, 0.5) == [0.125, 0.25, 0.5, 1.0]
+    assert depth_factors(3, None) == pytest.approx([0.1, math.sqrt(0.1), 1.0])
+    assert depth_factors(1, None) == [1.0]
+    assert depth_factors(3, 1.0) == [1.0, 1.0, 1.0]
+
+
+def test_cosine_with_warm_up_by_hand() -> None:
+    found = [cosine_factor(step, 10, warmup=0.2) for step in range(10)]
+    assert found[:2] == pytest.approx([1 / 3, 2 / 3])
+    assert found[2:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)])
+    assert [cosine_factor(step, 4, warmup=0.0) for step in range(4)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+    assert cosine_factor(0, 1, warmup=0.9) == 1.0
+
+
+def test_plateau_by_hand() -> None:
+    plateau = PlateauFactor()
+    seen = []
+    for loss in (1.0, 0.9, 0.95, 0.95, 0.95, 0.8, 0.8, 0.8, 0.8):
+        plateau.see_(loss)
+        seen.append(plateau.factor)
+    assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01])
+
+
+def _optimizer(**settings: object) -> torch.optim.Optimizer:
+    network = open_torch(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4), nn.Linear(4, 3)), inputs=(6,))
+    network.freeze_({"0"})
+    return make_optimizer(network, Settings.of(settings))
+
+
+def test_groups_by_depth_and_by_decay() -> None:
+    optimizer = _optimizer(layer_decay=0.5, weight_decay=0.1)
+    set_rate_(optimizer, 0.2)
+    found = {(tuple(parameter.shape), group["lr"], group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]}
+    assert found == {
+        ((5,), 0.05, 0.0),  # BatchNorm: not decayed
+        ((4, 5), 0.1, 0.1),
+        ((4,), 0.1, 0.0),
+        ((3, 4), 0.2, 0.1),
+        ((3,), 0.2, 0.0),
+    }
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 6  # the frozen layer has no group
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD"), ("rmsprop", "RMSprop"), ("nadam", "NAdam")])
+def test_optimizers_by_name(name: str, kind: str) -> None:
+    optimizer = _optimizer(optimizer=name, momentum=0.7)
+    assert type(optimizer).__name__ == kind
+    if name in {"sgd", "rmsprop"}:
+        assert optimizer.defaults["momentum"] == 0.7
+    if name == "sgd":
+        assert optimizer.defaults["nesterov"]

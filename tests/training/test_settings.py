@@ -1,0 +1,61 @@
+"""Settings: every mistake at once, with what would have been right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.errors import SettingError
+from regraft.training import Settings
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.of({"epoch": 3, "learning_rte": 0.1, "batch_size": 0, "optimizer": "adamm", "momentum": 1.0})
+    message = str(caught.value)
+    for part in ("'epoch'", "'epochs'", "'learning_rte'", "'learning_rate'", "batch_size=0", "optimizer='adamm'", "adamw", "momentum=1.0"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 1.5),
+        ("epochs", -1),
+        ("epochs", True),
+        ("learning_rate", 0),
+        ("learning_rate", "fast"),
+        ("learning_rate", float("nan")),
+        ("warmup", 1.0),
+        ("layer_decay", 0.0),
+        ("unfreeze_every", 0),
+        ("patience", 0),
+        ("min_delta", -1),
+        ("clip_norm", 0),
+        ("class_weight", "balance"),
+        ("class_weight", 3),
+        ("class_weight", [1.0, -1.0]),
+        ("class_weight", {"a": 1.0}),
+        ("label_smoothing", 1.0),
+        ("cache", 3),
+        ("dtype", "float64"),
+        ("device", "gpu"),
+        ("schedule", "cosin"),
+        ("baselines", "yes"),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(SettingError, match=f"{name}=.*expected"):
+        Settings.of({name: value})
+
+
+def test_plain_data_both_ways(tmp_path: Path) -> None:
+    given = Settings.of({"cache": tmp_path, "class_weight": (1, 2.5), "patience": None, "device": "cpu", "learning_rate": 1e-3})
+    plain = json.loads(json.dumps(given.to_dict()))
+    assert plain["cache"] == str(tmp_path)
+    assert plain["class_weight"] == [1.0, 2.5]
+    assert Settings.of(plain).to_dict() == given.to_dict()
+    assert Settings.of({}) == Settings()
