@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .data import Dataset, checked, default_preprocessing, preprocessing_from_dict
+import numpy as np
+
+from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, preprocessing_from_dict
 from .data import read as read_data
+from .errors import NetworkError
 from .networks.contract import Network
 from .networks.opening import Architecture, open_source
 from .planning import Plan, Result, carry_out, make_plan
@@ -47,9 +51,8 @@ def load(
     network = opened.network
     given = preprocessing if preprocessing is not None else opened.preprocessing
     if given is None:
-        network.preprocessing = default_preprocessing(
-            "array", network.input_shape or None, "channels_last" if network.family == "keras" else "channels_first"
-        )
+        made = default_preprocessing("array", network.input_shape or None, network.layout)
+        network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made
     else:
         network.preprocessing = preprocessing_from_dict(given) if isinstance(given, dict) else given
     return network
@@ -85,7 +88,17 @@ def adapt(
     """
     skip_bad = bool(settings.pop("skip_bad", False))
     plan = make_plan(strategy, settings)
-    network = net if isinstance(net, Network) else load(net)
     dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    network = net if isinstance(net, Network) else _opened_for(net, dataset)
     judges = None if test is None else checked(test if isinstance(test, Dataset) else read(test), skip_bad)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
+
+
+def _opened_for(source: Any, data: Dataset) -> Network:
+    """Open a network; where its source does not tell the shape of its items, take that of the data."""
+    try:
+        return load(source)
+    except NetworkError:
+        if isinstance(source, str | Path) or data.kind != "array":
+            raise
+        return load(source, inputs=np.shape(data[0]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import torch_examples as examples
 
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
@@ -30,7 +31,6 @@ from regraft.frontier import (
 )
 from regraft.frontier.cache import CHUNK
 from regraft.networks.torch_modules import open_torch
-from tests import torch_examples as examples
 
 N = 3 * CHUNK + 10
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import torch_examples as examples
 from torch import nn
 
 from regraft.frontier import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.networks.contract import Head
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 from regraft.networks.zoo import open_hub
-from tests import torch_examples as examples
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -86,7 +86,10 @@ def test_any_forward_is_cut(make: Any, batch: torch.Tensor, ends: list[Any]) -> 
         before = {name: tensor.clone() for name, tensor in network.state().items()}
         _proves_itself(network, end, batch)
         assert examples.bit_equal(before, network.state())
-        assert all("forward" not in module.__dict__ and not module._forward_hooks and not module._forward_pre_hooks for module in network.module.modules())
+        assert all(
+            "forward" not in module.__dict__ and not module._forward_hooks and not module._forward_pre_hooks
+            for module in network.module.modules()
+        )
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests import torch_examples as examples
 from torch import nn
 
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.frontier.identity import cache_identity, frozen_digest
 from regraft.networks.torch_modules import TorchNetwork, open_torch
-from tests import torch_examples as examples
 
 FROZEN = ["conv1", "norm1", "drop1"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests import torch_examples as examples
 from torch import nn
 
 from regraft.errors import SettingError
 from regraft.frontier import cacheable_layers, frozen_up_to, frozen_up_to_head
 from regraft.networks.torch_modules import TorchNetwork, open_torch
-from tests import torch_examples as examples
 
 
 @pytest.fixture

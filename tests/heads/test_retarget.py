@@ -26,7 +26,15 @@ def _key(name: str) -> str:
 def _head(names: list[str] | None, count: int | None = None) -> Head:
     rows = len(names) if names is not None else count or 3
     weight = np.arange(1, rows * 4 + 1, dtype=np.float32).reshape(rows, 4)
-    return Head("main", tuple(names) if names is not None else None, "classification", "softmax", "fc", weight, np.arange(1, rows + 1, dtype=np.float32))
+    return Head(
+        "main",
+        tuple(names) if names is not None else None,
+        "classification",
+        "softmax",
+        "fc",
+        weight,
+        np.arange(1, rows + 1, dtype=np.float32),
+    )
 
 
 @st.composite

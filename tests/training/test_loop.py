@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests import torch_examples as examples
 
 from regraft.errors import SettingError
 from regraft.frontier import frozen_up_to
@@ -16,7 +18,6 @@ from regraft.networks.torch_modules import TorchNetwork, open_torch
 from regraft.tasks import loss_for
 from regraft.training import Checkpoint, Feed, Objective, Settings, Training, train
 from regraft.training.loop import Trained, _finished, _frozen_now, _note_, pick_rate
-from tests import torch_examples as examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,9 @@ def _training(settings: dict[str, Any] | None = None, *, frozen: Any = frozenset
     layers = frozen_up_to(network, frozen) if isinstance(frozen, (int, str)) else frozen
     plain = {"class_weight": None} | fields
     objective = Objective("main", loss_for("classification"), targets, **plain)
-    return Training(network, ArrayFeed(network, torch.from_numpy(X)), objective, np.arange(36), np.arange(36, 48), given, 3, layers, checkpoint)
+    return Training(
+        network, ArrayFeed(network, torch.from_numpy(X)), objective, np.arange(36), np.arange(36, 48), given, 3, layers, checkpoint
+    )
 
 
 def _state(training: Training) -> dict[str, torch.Tensor]:
@@ -111,7 +114,7 @@ def test_staged_unfreezing_opens_block_by_block_from_the_top() -> None:
             return None
 
     train(dataclasses.replace(training, checkpoint=Watching(Path("unused"), "run")))
-    for epoch, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+    for epoch, (before, after) in enumerate(itertools.pairwise(states)):
         moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert moved == opened[epoch]  # BatchNorm statistics of closed blocks included
 
@@ -173,7 +176,17 @@ def test_class_weights_move_the_answer(heavy: int) -> None:
 def test_clipping_bounds_the_step() -> None:
     moved = []
     for clip in (1e-4, None):
-        training = _training({"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": clip, "epochs": 1, "schedule": "constant", "layer_decay": 1.0})
+        training = _training(
+            {
+                "optimizer": "sgd",
+                "momentum": 0.0,
+                "weight_decay": 0.0,
+                "clip_norm": clip,
+                "epochs": 1,
+                "schedule": "constant",
+                "layer_decay": 1.0,
+            }
+        )
         names = [name for name, _ in training.network.module.named_parameters()]
         before = _state(training)
         train(training)

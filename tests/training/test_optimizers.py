@@ -46,7 +46,9 @@ def _optimizer(**settings: object) -> torch.optim.Optimizer:
 def test_groups_by_depth_and_by_decay() -> None:
     optimizer = _optimizer(layer_decay=0.5, weight_decay=0.1)
     set_rate_(optimizer, 0.2)
-    found = {(tuple(parameter.shape), group["lr"], group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]}
+    found = {
+        (tuple(parameter.shape), group["lr"], group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]
+    }
     assert found == {
         ((5,), 0.05, 0.0),  # BatchNorm: not decayed
         ((4, 5), 0.1, 0.1),
@@ -57,7 +59,9 @@ def test_groups_by_depth_and_by_decay() -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6  # the frozen layer has no group
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD"), ("rmsprop", "RMSprop"), ("nadam", "NAdam")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adamw", "AdamW"), ("adam", "Adam"), ("sgd", "SGD"), ("rmsprop", "RMSprop"), ("nadam", "NAdam")]
+)
 def test_optimizers_by_name(name: str, kind: str) -> None:
     optimizer = _optimizer(optimizer=name, momentum=0.7)
     assert type(optimizer).__name__ == kind

@@ -28,7 +28,8 @@ _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 _NETWORK = "timm:tf_efficientnet_lite0"
 _SIZE = 128
 _FROZEN = 12
-_EPOCHS = 6
+_EPOCHS = 8
+_VIEWS = 3
 _VALID = 0.2
 _SEED = 0
 _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the adapted network and its report.")]
@@ -55,10 +56,13 @@ def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: As
         say(f"Opening {_NETWORK} with the ImageNet weights of {weights.name} …")
         pictures, digits = _digits()
         net = library().load(_NETWORK, weights=weights)
-        net.preprocessing = replace(net.preprocessing, height=_SIZE, width=_SIZE)
+        whole = {"resize": "squash", "crop_fraction": 1.0}  # strokes reach the edge of these pictures: nothing may be cut off
+        net.preprocessing = replace(net.preprocessing, height=_SIZE, width=_SIZE, **whole)
         data = library().read((pictures, digits), kind="image")
         say(f"Adapting it to {len(data):,} pictures of digits; {_FROZEN} of its {len(net.blocks)} blocks stay frozen …")
-        result = library().adapt(net, data, strategy="partial", frozen=_FROZEN, epochs=_EPOCHS, valid=_VALID, seed=_SEED, cache="memory")
+        result = library().adapt(
+            net, data, strategy="partial", frozen=_FROZEN, views=_VIEWS, epochs=_EPOCHS, valid=_VALID, seed=_SEED, cache="memory"
+        )
         learned, judged = data.split_indices(_VALID, seed=_SEED)
         say("Training the yardsticks on the same items: an MLP and a small CNN …")
         rivals = {

@@ -34,6 +34,7 @@ class Preprocessing(abc.ABC):
     View 0 of an item is the plain item; view k > 0 is its k-th fixed augmented version, a pure function of the item, k and a seed.
     """
 
+    inferred: bool
     kind: ClassVar[str]
 
     def __init_subclass__(cls) -> None:

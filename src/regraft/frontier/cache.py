@@ -130,7 +130,8 @@ class ActivationCache:
             largest = float(value.abs().amax()) if array.dtype == np.float16 and value.numel() else 0.0
             if _HALF < largest < np.inf:
                 raise CacheError(
-                    f"The output '{part.name}' reaches {largest:.3g}, too large for float16 (at most {_HALF:g}). Cache it with dtype='float32'."
+                    f"The output '{part.name}' reaches {largest:.3g}, too large for float16 (at most {_HALF:g}). "
+                    "Cache it with dtype='float32'."
                 )
             array[start : start + len(value)] = value.detach().cpu().numpy()
 

@@ -360,9 +360,11 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolera
         return Refusal("no frozen module is called before the trainable part")
     with torch.no_grad():
         for direct in (_before_head(network, layers), network.split(layers)):
-            proved = _attempt(partial(_of_parts, direct, two, layers=layers), network, sample=sample, tolerance=tolerance) if direct else None
-            if isinstance(proved, Cut):
-                return proved
+            if direct is not None:
+                make = partial(_of_parts, direct, two, layers=layers)
+                proved = _attempt(make, network, sample=sample, tolerance=tolerance)
+                if isinstance(proved, Cut):
+                    return proved
         return _attempt(lambda: _by_replay(network, names, sample=sample, layers=layers), network, sample=sample, tolerance=tolerance)
 
 
@@ -426,7 +428,8 @@ def _proved(network: Network, cut: Cut, *, sample: Inputs, tolerance: float) -> 
     rows = cut.frozen_part(sample)
     count = len(rows[0])
     for chosen in (list(range(count)), list(range(count - 1, -1, -2))):
-        found = _difference(network.scores(_items(sample, chosen)), cut.trainable_part([tensor[chosen] for tensor in rows]), tolerance=tolerance)
+        parts = cut.trainable_part([tensor[chosen] for tensor in rows])
+        found = _difference(network.scores(_items(sample, chosen)), parts, tolerance=tolerance)
         if found:
             return Refusal(found)
     return cut

@@ -116,6 +116,17 @@ class Network(abc.ABC):
     input_shape: tuple[int | None, ...]
     origin: dict[str, Any]
     input_guessed: bool = False
+    sample: Inputs
+
+    @property
+    def layout(self) -> str:
+        """Where the channels of a picture stand: "channels_first" (PyTorch) or "channels_last" (Keras)."""
+        return "channels_last" if self.family == "keras" else "channels_first"
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether an item is a sequence of token ids."""
+        return isinstance(self.sample, Tensor) and not self.sample.is_floating_point()
 
     @property
     def head(self) -> Head:

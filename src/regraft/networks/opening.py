@@ -145,7 +145,9 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] 
     if suffix in _KERAS_FILES:
         files = _keras_door("keras_files")
         if architecture is None or files.is_full_model(path):
-            return Source(_keras_door("keras_models").open_keras(files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True))
+            return Source(
+                _keras_door("keras_models").open_keras(files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True)
+            )
     elif suffix not in _TORCH_FILES:
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *_TORCH_FILES))}.")
     elif architecture is None:
@@ -201,7 +203,7 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
             network.heads[head["task"]] = replace(
                 network.heads[head["task"]], kind=head["kind"], classes=tuple(head["classes"]) if head["classes"] else None
             )
-    network.account = Account.from_dict(facts["account"])
+    network.account = Account.from_dict(facts["account"]).joined(network.account)
     return Source(network, facts["preprocessing"])
 
 

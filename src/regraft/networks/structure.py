@@ -107,9 +107,10 @@ def blocks_of(layers: Sequence[Layer], units: Sequence[str]) -> tuple[Block, ...
         Blocks with at least one parameter each: units without parameters (pooling, activations) join the block before them.
     """
     groups: dict[str, list[Layer]] = {}
-    current = units[0] if units else ""
-    for layer in layers:
-        current = next((unit for unit in units if below(layer.name, unit)), current)
+    met = [next((unit for unit in units if below(layer.name, unit)), None) for layer in layers]
+    current = next((unit for unit in met if unit is not None), "")  # what the network itself holds comes before the first unit that runs
+    for layer, unit in zip(layers, met, strict=True):
+        current = unit or current
         groups.setdefault(current, []).append(layer)
     return merged_blocks([(name, members) for name, members in groups.items()])
 

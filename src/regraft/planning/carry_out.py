@@ -17,10 +17,11 @@ from ..networks.folders import FACTS_FILE
 from .job import Clock, Job, parts_of
 from .judging import Judged, baselines, compared_with, judged, worst_items
 from .plan import Plan
+from .preparing import output_names, preprocessing_for
 from .result import Result
 from .strategies import Carried, run_strategy
 
-__all__ = ["carry_out", "preprocessing_for"]
+__all__ = ["carry_out"]
 
 _TRIED = {"head": "head", "partial": "partial", "full": "full", "scratch": "scratch"}
 
@@ -93,41 +94,14 @@ def _claimed(out: str | Path | None, resume: bool) -> Path | None:
     return folder
 
 
-def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
-    """Return the network's own preprocessing, or one inferred from its input shape and the kind of the data.
-
-    Args:
-        net: with its preprocessing, which says whether it was only inferred.
-        data: the items.
-
-    Returns:
-        The preprocessing, not yet fitted to the data.
-
-    Raises:
-        DataError: if the kind of the data does not go with the network.
-    """
-    own = preprocessing_from_dict(net.preprocessing.to_dict())
-    if not getattr(own, "inferred", False) or own.kind == data.kind != "array":
-        if data.kind not in (own.kind, "array"):
-            raise DataError(
-                f"The network takes items of the kind {own.kind!r}; received data of the kind {data.kind!r}. "
-                f"Read them with kind={own.kind!r}."
-            )
-        return own
-    layout = "channels_last" if net.family == "keras" else "channels_first"
-    if data.kind != "array":
-        return default_preprocessing(data.kind, net.input_shape, layout)
-    shape = tuple(np.shape(data[0]))
-    if net.input_guessed and len(shape) == len(net.input_shape):
-        return default_preprocessing("array", shape, layout)
-    return default_preprocessing("array", net.input_shape, layout)
-
-
 def _changed_head(net: Network, items: Prepared) -> Network:
     """Return a copy of the network with the data's classes as its head and the fitted preprocessing."""
     data = items.data
-    names = data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
-    changed = retarget(net, names, kind=data.task)
+    changed = retarget(net, output_names(data), kind=data.task)
+    if data.task == "regression" and not changed.account.entries.get("kept"):
+        head = changed.head  # the outputs start at the targets' means: a rate for the weights would take long to get there
+        means = np.asarray(data.targets, np.float32).reshape(len(data), -1).mean(0)
+        changed = changed.with_head(replace(head, bias=means))
     changed.preprocessing = items.preprocessing
     return changed
 

@@ -13,6 +13,7 @@ from ..report import picture_uri, sound_uri
 from ..tasks import judge, paired_difference
 from ..training import Feed, raw_scores
 from .job import Job
+from .preparing import output_names
 from .strategies import Carried
 
 __all__ = ["Judged", "baselines", "compared_with", "judged", "worst_items"]
@@ -26,7 +27,7 @@ class Judged:
     def __init__(self, scores: np.ndarray, data: Dataset) -> None:
         self.scores = scores
         self.data = data
-        self.figures = judge(scores, data.targets, data.classes, kind=data.task)
+        self.figures = judge(scores, data.targets, output_names(data), kind=data.task)
 
     @property
     def right(self) -> np.ndarray:
@@ -65,7 +66,7 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
         mean = np.broadcast_to(data.targets[fit].mean(0).reshape(1, -1), adapted.scores.shape)
         kind = data.task
         scores = np.log((mean + 1e-6) / (1 - mean + 1e-6)) if kind == "multi-label" else mean
-        return {"mean": judge(scores, adapted.data.targets, data.classes, kind=kind)}
+        return {"mean": judge(scores, adapted.data.targets, output_names(data), kind=kind)}
     counts = np.bincount(data.targets[fit], minlength=len(data.classes))
     found: dict[str, Mapping[str, Any]] = {
         "majority": _compared(np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape), adapted)

@@ -1,0 +1,145 @@
+"""Any source of a network, and one clear error for what is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests import torch_examples as examples
+from torch import nn
+
+import regraft
+from regraft.errors import NetworkError
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (3, "int"),
+        (None, "NoneType"),
+        ([nn.Linear(2, 2)], "list"),
+        ("nonsense", "There is no file or folder 'nonsense'"),
+        ("tim:resnet18", "'timm'"),
+        ("", "no file or folder|not a folder saved"),
+        ("weights.onnx", "no file"),
+    ],
+)
+def test_nonsense_is_one_clear_error(source: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NetworkError, match=message):
+        regraft.load(source)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.onnx", "a"])
+def test_other_files_are_named_with_the_endings_that_serve(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"1234")
+    with pytest.raises(NetworkError, match=r"expected one of \.keras"):
+        regraft.load(tmp_path / name)
+
+
+def test_weights_alone_ask_for_their_network(tmp_path: Path) -> None:
+    save_file(examples.Cnn().state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(NetworkError, match="architecture="):
+        regraft.load(tmp_path / "w.safetensors")
+    for architecture in (examples.Cnn, examples.Cnn()):
+        net = regraft.load(tmp_path / "w.safetensors", architecture=architecture, inputs=(1, 8, 8))
+        assert len(net.account.to_dict()["matched"]) == 16
+    with pytest.raises(NetworkError, match="no weights file"):
+        regraft.load(examples.Cnn(), weights=tmp_path / "none.pt", inputs=(1, 8, 8))
+    with pytest.raises(NetworkError, match=r"x\.h5.*PyTorch"):
+        (tmp_path / "x.h5").write_bytes(b"")
+        regraft.load(examples.Cnn(), weights=tmp_path / "x.h5", inputs=(1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return regraft.load(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3, bias=False)), inputs=(6,), classes=list("abc")).save(
+        tmp_path_factory.mktemp("saved")
+    )
+
+
+def _architecture() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3, bias=False))
+
+
+def _copy(source: Path, target: Path, **changes: Any) -> Path:
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    facts = json.loads((target / "regraft.json").read_text()) | changes
+    (target / "regraft.json").write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
+    return target
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", '{"family": "torch"}'])
+def test_damaged_facts_are_one_error(saved: Path, tmp_path: Path, content: str) -> None:
+    folder = _copy(saved, tmp_path)
+    (folder / "regraft.json").write_text(content)
+    with pytest.raises(NetworkError, match=r"regraft\.json"):
+        regraft.load(folder, architecture=_architecture)
+
+
+@pytest.mark.parametrize("changes", [{"heads": None}, {"network": {}}, {"heads": [{}]}, {"preprocessing": None}], ids=str)
+def test_missing_facts_are_one_error(saved: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(NetworkError, match=r"regraft\.json.*lacks"):
+        regraft.load(_copy(saved, tmp_path, **changes), architecture=_architecture)
+
+
+@pytest.mark.parametrize("how", ["missing", "short", "other"])
+def test_damaged_weights_are_one_error(saved: Path, tmp_path: Path, how: str) -> None:
+    folder = _copy(saved, tmp_path)
+    path = folder / "network.safetensors"
+    if how == "missing":
+        path.unlink()
+    elif how == "short":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        save_file({"0.weight": torch.zeros(1)}, path)
+    with pytest.raises(NetworkError, match=r"network\.safetensors|do not fit"):
+        regraft.load(folder, architecture=_architecture)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="not a folder saved by regraft"):
+        regraft.load(tmp_path)
+
+
+def test_round_trip_with_the_class(saved: Path) -> None:
+    net = regraft.load(saved, architecture=_architecture)
+    X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        expected = _architecture()(torch.from_numpy(X)).numpy()
+    assert np.array_equal(net.raw_scores(X), expected)
+    assert net.classes == ("a", "b", "c")
+    assert not (saved / "regraft.json.partial").exists()
+
+
+def test_a_half_written_folder_is_not_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = regraft.load(_architecture(), inputs=(6,))
+    net.save(tmp_path)
+    monkeypatch.setattr(type(net), "write", lambda _self, _folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        net.save(tmp_path)
+    with pytest.raises(NetworkError, match="not a folder saved by regraft"):
+        regraft.load(tmp_path)
+
+
+def test_a_network_opened_again_is_a_copy() -> None:
+    net = regraft.load(_architecture(), inputs=(6,))
+    again = regraft.load(net)
+    assert again is not net
+    assert again.module is not net.module
+    with pytest.raises(NetworkError, match="2 class names"):
+        regraft.load(net, classes=["a", "b"])
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NetworkError, match="cannot be written"):
+        regraft.load(_architecture(), inputs=(6,)).save(tmp_path / "file" / "out")

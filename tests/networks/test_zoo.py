@@ -1,0 +1,138 @@
+"""Networks by name, saved and opened again with the same scores to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regraft
+from regraft.errors import NetworkError
+from regraft.networks.zoo import open_named, unique_names
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 12}
+TEXTS = ["a good bus", "bad tram", "good", "bad bus a"]
+
+
+def _pictures(count: int = 6, side: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (count, side, side, 3), dtype=np.uint8)
+
+
+def _small(net: Any) -> Any:
+    """The network at small pictures, so that the tests are quick."""
+    return regraft.load(net, preprocessing=net.preprocessing.to_dict() | {"height": 64, "width": 64})
+
+
+def _offline(source: str) -> Any:
+    """Open by name where no weights can be fetched: random ones, and that is said."""
+    with pytest.warns(UserWarning, match="RANDOM weights"):
+        return regraft.load(source)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any, **_named: Any) -> Any:
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(timm, "create_model", _fails_when_pretrained(timm.create_model, "pretrained"))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+
+
+def _fails_when_pretrained(make: Any, name: str) -> Any:
+    def made(*args: Any, **named: Any) -> Any:
+        if named.get(name):
+            raise OSError("no network in tests")
+        return make(*args, **named)
+
+    return made
+
+
+def test_timm_by_name(tmp_path: Path) -> None:
+    net = _small(_offline("timm:test_resnet"))
+    assert net.origin["source"] == "timm:test_resnet"
+    assert net.classes is not None
+    assert len(net.classes) == 1000
+    result = regraft.adapt(net, (_pictures(12), list("abc") * 4), strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
+    again = regraft.load(tmp_path / "out")
+    assert np.array_equal(again.raw_scores(_pictures()), result.network.raw_scores(_pictures()))
+    assert again.classes == ("a", "b", "c")
+    assert again.preprocessing.to_dict() == result.network.preprocessing.to_dict()
+    assert again.account.to_dict() == result.account.to_dict()
+
+
+def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pytest.importorskip("torchvision.models")
+    monkeypatch.setattr(models, "get_model", _fails_when_pretrained(models.get_model, "weights"))
+    net = _small(_offline("torchvision:squeezenet1_1"))
+    assert net.head.layer == "classifier.1"
+    changed = regraft.retarget(net, ["a", "b"])
+    changed.save(tmp_path / "out")
+    again = regraft.load(tmp_path / "out")
+    assert np.array_equal(again.raw_scores(_pictures()), changed.raw_scores(_pictures()))
+
+
+def _hub_folder(folder: Path, kind: str) -> Path:
+    torch.manual_seed(0)
+    getattr(transformers, kind)(transformers.BertConfig(**SIZES, num_labels=2)).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "bus", "tram"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "BertForSequenceClassification"])
+def test_transformers_folder_with_texts(tmp_path: Path, kind: str) -> None:
+    net = regraft.load(f"hf:{_hub_folder(tmp_path / 'hub', kind)}")
+    assert bool(net.heads) == (kind != "BertModel")
+    targets = ["good", "bad", "good", "bad"] * 4
+    result = regraft.adapt(
+        net, regraft.read((TEXTS * 4, targets), kind="text"), strategy="partial", frozen=1, epochs=1, cache="memory", out=tmp_path / "out"
+    )
+    assert result.network.classes == ("bad", "good")
+    for path in (tmp_path / "hub").iterdir():
+        path.unlink()  # the saved folder needs nothing of the source
+    again = regraft.load(tmp_path / "out")
+    assert np.array_equal(again.raw_scores(TEXTS), result.network.raw_scores(TEXTS))
+    assert again.predict(TEXTS).labels == result.network.predict(TEXTS).labels
+
+
+def test_an_encoder_averages_over_what_is_not_padding(tmp_path: Path) -> None:
+    opened = open_named({"source": f"hf:{_hub_folder(tmp_path, 'BertModel')}"}, pretrained=True)
+    ids = torch.tensor([[2, 5, 6, 3, 0, 0]])
+    mask = (ids > 0).long()
+    opened.module.eval()
+    with torch.no_grad():
+        padded = opened.module(input_ids=ids, attention_mask=mask)
+        short = opened.module(input_ids=ids[:, :4], attention_mask=mask[:, :4])
+    torch.testing.assert_close(padded, short, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("timm:resnet18x", "did you mean"),
+        ("torchvision:resnet18x", "did you mean"),
+        ("hf:/no/such/folder", "config.json"),
+    ],
+)
+def test_unknown_names_list_the_near_ones(source: str, message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        regraft.load(source)
+
+
+def test_pickled_weights_in_a_hub_folder_are_not_opened(tmp_path: Path) -> None:
+    folder = _hub_folder(tmp_path, "BertModel")
+    state = transformers.BertModel.from_pretrained(folder).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(NetworkError, match="safetensors"):
+        regraft.load(f"hf:{folder}")
+
+
+def test_names_that_occur_twice_get_their_number() -> None:
+    assert unique_names(["crane", "dog", "Crane "]) == ("crane (0)", "dog", "Crane  (2)")
