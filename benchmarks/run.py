@@ -142,7 +142,9 @@ def step() -> dict[str, float]:
     own, twin = copy.deepcopy(net.module).train(), net.copy()
     hand = torch.optim.AdamW(own.parameters(), lr=1e-4, weight_decay=0.01)
     feed = WholeFeed(twin, items, 1, torch.device("cpu"))
-    training = Training(twin, feed, Objective("main", loss_for("classification"), targets), np.arange(960), np.arange(0), settings, 0, frozenset())
+    training = Training(
+        twin, feed, Objective("main", loss_for("classification"), targets), np.arange(960), np.arange(0), settings, 0, frozenset()
+    )
     twin.freeze_(frozenset())
     twin.mode_(True)
     ours, accelerator = make_optimizer(twin, settings), Accelerator()
@@ -187,9 +189,12 @@ torch.set_num_threads(2)
 count = int(sys.argv[1])
 pictures = np.lib.format.open_memmap(sys.argv[2], mode="r") if count else None
 labels = np.arange(count) % 10
-module = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, 2), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 10))
+nn = torch.nn
+layers = [nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
+module = nn.Sequential(*layers)
 net = regraft.load(module, inputs=(3, 64, 64))
-regraft.adapt(net, (pictures[:count], labels), strategy=sys.argv[4], epochs=1, learning_rate=1e-3, cache=sys.argv[3], **({"frozen": 1} if sys.argv[4] == "partial" else {}))
+options = {"frozen": 1} if sys.argv[4] == "partial" else {}
+regraft.adapt(net, (pictures[:count], labels), strategy=sys.argv[4], epochs=1, learning_rate=1e-3, cache=sys.argv[3], **options)
 with open("/proc/self/smaps_rollup") as file:
     anonymous = next(int(line.split()[1]) for line in file if line.startswith("Anonymous"))
 print(anonymous / 1024)
@@ -197,7 +202,7 @@ print(anonymous / 1024)
 
 
 def memory() -> dict[str, float]:
-    """Memory of the process after an adaptation (without pages of mapped files) of 1,000 and of 8,000 pictures from a memory-mapped file."""
+    """Memory of the process after adapting to 1,000 and to 8,000 pictures of a memory-mapped file, pages of mapped files left out."""
     import numpy as np
 
     found = {}
@@ -211,7 +216,9 @@ def memory() -> dict[str, float]:
             for count in (1000, 8000):
                 command = (sys.executable, "-c", _PEAK, str(count), str(path), str(Path(folder) / "cache"), strategy)
                 answer = subprocess.run(command, check=True, capture_output=True, text=True)
-                found[f"{strategy}, {count} pictures ({count * 3 * 64 * 64 * 4 / 2**20:.0f} MiB of data), MiB"] = float(answer.stdout.split()[-1])
+                found[f"{strategy}, {count} pictures ({count * 3 * 64 * 64 * 4 / 2**20:.0f} MiB of data), MiB"] = float(
+                    answer.stdout.split()[-1]
+                )
     return found
 
 

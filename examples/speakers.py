@@ -56,7 +56,9 @@ def piece(voice: dict[str, float], seed: int) -> np.ndarray:
 
 
 def _vowel(voice: dict[str, float], draw: np.random.Generator, length: int) -> np.ndarray:
-    pitch = voice["pitch"] * np.exp(voice["melody"] * np.cumsum(draw.normal(size=length)) / np.sqrt(RATE / 4) + draw.normal() * voice["melody"])
+    pitch = voice["pitch"] * np.exp(
+        voice["melody"] * np.cumsum(draw.normal(size=length)) / np.sqrt(RATE / 4) + draw.normal() * voice["melody"]
+    )
     pulses = np.diff(np.floor(np.cumsum(pitch / RATE)), prepend=0.0) + voice["breath"] * draw.normal(size=length)
     for formant in VOWELS[draw.integers(len(VOWELS))] * voice["tract"] * draw.normal(1, 0.03, 3):
         radius = np.exp(-np.pi * voice["width"] / RATE)

@@ -52,7 +52,7 @@ def text_encoder() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def test_a_text_encoder_classifies_short_texts_and_predicts_in_another_process(tmp_path: Path) -> None:
+def test_a_text_encoder_classifies_short_texts_and_predicts_after_loading(tmp_path: Path) -> None:
     animals = ["a cat sleeps on the sofa", "the dog barks", "horses run over the field", "a bird sings", "the cow gives milk", "fish swim"]
     money = ["the bank raised its rates", "shares fell today", "a loan with interest", "the tax office", "profits rose", "a cheap price"]
     texts = [f"{sentence}, {end}" for sentence in animals + money for end in ("they say", "again", "as we saw", "once more")]
@@ -94,5 +94,5 @@ def test_forty_speakers_become_fifteen_with_rows_by_name(tmp_path: Path) -> None
     pictures = generator.normal(size=(90, 40, 32, 1)).astype(np.float32)
     names = np.array([f"speaker {index % 15}" for index in range(90)])
     result = regraft.adapt(net, (pictures, names), strategy="head", epochs=2, cache="memory", baselines=True)
-    assert set(result.baselines) == {"majority", "class_mean", "scratch"}
+    assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
     assert all(np.array_equal(before, now) for before, now in zip(weights, target.get_weights(), strict=True))

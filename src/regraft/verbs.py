@@ -13,7 +13,7 @@ from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, p
 from .data import read as read_data
 from .errors import NetworkError
 from .networks.contract import Network
-from .networks.opening import Architecture, open_source
+from .networks.sources.opening import Architecture, open_source
 from .planning import Plan, Result, carry_out, make_plan
 
 __all__ = ["adapt", "load", "read"]

@@ -12,8 +12,8 @@ from torch import nn
 
 from regraft.frontier import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.networks.contract import Head
+from regraft.networks.sources.zoo import open_hub
 from regraft.networks.torch_modules import TorchNetwork, open_torch
-from regraft.networks.zoo import open_hub
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

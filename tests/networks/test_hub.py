@@ -40,7 +40,9 @@ def test_image_networks_bring_class_names_and_preprocessing(head: bool, tmp_path
     assert (net.classes == ("cat", "dog", "bus")) if head else not net.heads
     assert len(net.blocks) >= 3
     pictures = np.random.default_rng(0).integers(0, 255, (40, 20, 20, 3)).astype(np.uint8)
-    result = regraft.adapt(net, (pictures, np.array(["dog", "plane"] * 20)), strategy="partial", frozen=2, epochs=1, cache="memory", out=tmp_path / "out")
+    result = regraft.adapt(
+        net, (pictures, np.array(["dog", "plane"] * 20)), strategy="partial", frozen=2, epochs=1, cache="memory", out=tmp_path / "out"
+    )
     assert result.account.to_dict()["kept"] == (["dog"] if head else [])
     again = regraft.load(tmp_path / "out")
     assert np.array_equal(again.raw_scores(pictures[:5]), result.network.raw_scores(pictures[:5]))

@@ -15,7 +15,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError, UnsafeFileError
-from regraft.networks.programs import _is_arithmetic
+from regraft.networks.sources.programs import _is_arithmetic
 
 
 class Probabilities(nn.Module):

@@ -11,7 +11,7 @@ import torch
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.zoo import open_named, unique_names
+from regraft.networks.sources.zoo import open_named, unique_names
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

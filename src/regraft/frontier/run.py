@@ -14,6 +14,7 @@ from torch import Tensor
 from ..console import progress
 from ..data import Prepared
 from ..networks.contract import Inputs, Network
+from ..networks.samples import placed
 from .cache import ActivationCache, only_one
 from .cut import Cut
 from .identity import cache_identity, frozen_digest
@@ -100,8 +101,7 @@ class FrozenPass:
         )
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
-        moved = {name: tensor.to(self.device) for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs.to(self.device)
-        return self.cut.frozen_part(moved)
+        return self.cut.frozen_part(placed(inputs, self.device, layout=self.network.layout))
 
     def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int]) -> None:
         missing = cache.missing

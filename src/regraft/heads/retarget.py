@@ -42,7 +42,7 @@ def retarget(net: Network, classes: Sequence[str], *, rename: Mapping[str, str] 
         )
         head = replace(head, kind=kind, activation=activation)
     changed = net.with_head(head)
-    changed.account = net.account.joined(account)
+    changed.account = net.account.of_weights().joined(account)
     return changed
 
 

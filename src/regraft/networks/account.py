@@ -51,6 +51,12 @@ class Account:
         entries = {key: list(plain[key]) for key in _ORDER if key in plain}
         return cls(entries, dict(plain.get("rules", {})), tuple(plain.get("notes", ())))
 
+    def of_weights(self) -> Account:
+        """Return what it says of weights files, without the rows of an earlier change of the head and its notes."""
+        rows = {"kept", "renamed", "new", "dropped"}
+        weights = {key: names for key, names in self.entries.items() if key not in rows}
+        return Account(weights, dict(self.rules), () if rows & set(self.entries) else self.notes)
+
     def joined(self, later: Account) -> Account:
         """Return one account of two changes: this one, then the `later` one."""
         entries = {

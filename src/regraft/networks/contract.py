@@ -254,6 +254,25 @@ class Network(abc.ABC):
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
 
     @abc.abstractmethod
+    def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+        """Put rows into a linear layer of that size.
+
+        Args:
+            layer: its name.
+            weight: (C, d).
+            bias: (C,).
+
+        Returns:
+            False, and nothing is changed, where it has no place for them.
+        """
+
+    def refresh_heads_(self) -> None:
+        """Take the heads' copies of their rows anew, after the weights have changed."""
+        for task, head in self.heads.items():
+            weight, bias = self.rows(head.layer)
+            self.heads[task] = replaced(head, weight=weight, bias=bias)
+
+    @abc.abstractmethod
     def reseed_(self, seed: int) -> None:
         """Set the network's own random generators to `seed` (Keras keeps one per dropout layer)."""
 

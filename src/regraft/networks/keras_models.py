@@ -311,6 +311,15 @@ class KerasNetwork(Network):
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
         return rows_of(self._modules[layer])
 
+    def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+        """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
+        target = self._modules[layer]
+        if not target.use_bias:
+            return False
+        target.kernel.assign(np.asarray(weight, np.float32).T.reshape(target.kernel.shape))
+        target.bias.assign(np.asarray(bias, np.float32))
+        return True
+
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write `network.keras`, which plain Keras opens on any backend."""
         self.export(Path(folder) / _FILE)

@@ -275,6 +275,14 @@ class TorchNetwork(Network):
         bias = cast("Tensor | None", getattr(module, "bias", None))
         return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
 
+    def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+        """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
+        module = self.module.get_submodule(layer)
+        if not isinstance(getattr(module, "bias", None), Tensor) or "parametrizations" in dict(module.named_children()):
+            return False
+        _fill_(module, torch.from_numpy(np.asarray(weight, np.float32)), bias=torch.from_numpy(np.asarray(bias, np.float32)))
+        return True
+
     def reseed_(self, seed: int) -> None:
         """Do nothing: PyTorch layers draw from the global generator, which the training loop seeds."""
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Dataset, Prepared, Preprocessing, check_trainable, default_preprocessing, preprocessing_from_dict
-from ..errors import DataError, SettingError
+from ..data import Dataset, Prepared, check_trainable
+from ..errors import SettingError
 from ..heads import retarget
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
@@ -65,6 +65,7 @@ def carry_out(
         others["scratch"] = compared_with(_from_scratch(net, job), adapted)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
+    job.network.refresh_heads_()
     plan = plan.with_reasons(*job.notes)
     result = Result(job.network, plan, carried.history, scores, others, clock.cost(job.counter), _facts(job, adapted))
     if folder is not None:
@@ -83,8 +84,8 @@ def _claimed(out: str | Path | None, resume: bool) -> Path | None:
             f"{str(folder)!r} already holds a finished network. Give another folder with out=, or resume=False to replace it."
         )
     try:
-        (folder / "run").mkdir(parents=True, exist_ok=True)
-        probe = folder / "run" / "writable"
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / "writable.partial"
         probe.write_text("", encoding="utf-8")
         probe.unlink()
     except OSError as error:

@@ -51,7 +51,8 @@ def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> Jud
 
 
 def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
-    """Return what needs no training, judged on the same items: majority class and nearest class mean (or the mean target).
+    """Return what needs no training, judged on the same items: majority class, nearest class mean (or the
+    mean target), and the closed-form probe.
 
     Args:
         job: gives the items to learn from.
@@ -62,18 +63,25 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
         name -> figures, with the paired difference to the adapted network.
     """
     data, fit = job.items.data, job.parts.fit
+    found = _probe_baseline(job, carried, adapted=adapted)
     if data.task != "classification":
         mean = np.broadcast_to(data.targets[fit].mean(0).reshape(1, -1), adapted.scores.shape)
         kind = data.task
         scores = np.log((mean + 1e-6) / (1 - mean + 1e-6)) if kind == "multi-label" else mean
-        return {"mean": judge(scores, adapted.data.targets, output_names(data), kind=kind)}
+        return {**found, "mean": judge(scores, adapted.data.targets, output_names(data), kind=kind)}
     counts = np.bincount(data.targets[fit], minlength=len(data.classes))
-    found: dict[str, Mapping[str, Any]] = {
-        "majority": _compared(np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape), adapted)
-    }
+    found["majority"] = _compared(np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape), adapted)
     if carried.features is not None:
         found["class_mean"] = _compared(_class_mean_scores(carried.features, data, job=job), adapted)
     return found
+
+
+def _probe_baseline(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+    """Return the figures of the closed-form probe on the source network's features, where it was solved."""
+    if job.probe is None or carried.features is None:
+        return {}
+    scores = carried.features[job.parts.valid].numpy() @ job.probe.weight.T + job.probe.bias
+    return {"probe": compared_with(Judged(scores, adapted.data), adapted)}
 
 
 def _class_mean_scores(features: torch.Tensor, data: Dataset, *, job: Job) -> np.ndarray:

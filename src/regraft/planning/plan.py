@@ -148,7 +148,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, views, valid, seed, classes, and any setting.
+        options: frozen, views, valid, select, seed, classes, and any setting.
 
     Returns:
         The plan, checked.
@@ -157,13 +157,12 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
         SettingError: listing every unknown name and every value out of range.
     """
     if isinstance(strategy, Plan):
+        if options:
+            raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")
         check_plan(strategy)
         return strategy
-    own = ("frozen", "views", "valid", "seed", "classes")
-    try:
-        settings = Settings.of({name: value for name, value in options.items() if name not in own})
-    except SettingError as error:
-        raise SettingError(f"{error}. Besides the settings: {', '.join(own[:-1])}") from None
+    own = ("frozen", "views", "valid", "select", "seed", "classes")
+    settings = Settings.of({name: value for name, value in options.items() if name not in own}, also=own)
     plan = Plan(strategy, settings=settings, **{name: options[name] for name in own if name in options})
     check_plan(plan)
     return plan

@@ -14,7 +14,14 @@ __all__ = ["output_names", "preprocessing_for"]
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:
-    """Return the class names, or, for regression, "output 0", "output 1", …."""
+    """Return what the outputs of a network for these data are called.
+
+    Args:
+        data: the data.
+
+    Returns:
+        The class names, or, for regression, "output 0", "output 1", ….
+    """
     return data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
 
 
@@ -35,15 +42,16 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
     if not own.inferred:
         if data.kind not in (own.kind, "array"):
             raise DataError(
-                f"The network takes items of the kind {own.kind!r}; received data of the kind {data.kind!r}. Read them with kind={own.kind!r}."
+                f"The network takes items of the kind {own.kind!r}; received data of the kind {data.kind!r}. "
+                f"Read them with kind={own.kind!r}."
             )
         return own
     if data.kind == "array" and isinstance(own, ArrayPreprocessing):
-        return _for_arrays(net, own, tuple(np.shape(data[0])))
+        return _for_arrays(net, own, shape=tuple(np.shape(data[0])))
     return own if data.kind == own.kind else default_preprocessing(data.kind, net.input_shape, net.layout)
 
 
-def _for_arrays(net: Network, own: ArrayPreprocessing, shape: tuple[int, ...]) -> Preprocessing:
+def _for_arrays(net: Network, own: ArrayPreprocessing, *, shape: tuple[int, ...]) -> Preprocessing:
     """Return the preprocessing of arrays of one shape, where the network's own was inferred."""
     if not net.input_guessed:
         return own

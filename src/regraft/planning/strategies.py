@@ -48,6 +48,7 @@ def _head(job: Job) -> Carried:
     frozen = job.frozen_for_head()
     feed = job.feed(frozen)
     features = job.features(feed)
+    job.solve_head_(feed, features)
     return Carried(feed, job.train("head", feed, frozen=frozen), features=features, frozen=frozen)
 
 
@@ -55,6 +56,7 @@ def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
     """Linear probing, then fine-tuning from that head (LP-FT: Kumar et al., ICLR 2022)."""
     feed = job.feed(frozen)
     head_feed = job.head_feed(feed)
+    job.solve_head_(feed, head_feed.features)
     history: History = job.train("head", head_feed, frozen=job.all_but_head(), settings=replace(job.settings, unfreeze_every=None))
     history += job.train(stage, feed, frozen=frozen)
     return Carried(feed, history, features=head_feed.features, frozen=frozen)

@@ -28,6 +28,7 @@ class Checkpoint:
 
     def write(self, content: dict[str, Any]) -> None:
         """Write content so that the file is either the old or the new one, never half of it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
         with partial.open("wb") as file:
             torch.save({**content, "run": self.run}, file)

@@ -14,6 +14,7 @@ from ..data import Prepared
 from ..data.decoding.threads import prefetched
 from ..frontier import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
+from ..networks.samples import placed
 
 __all__ = ["CachedFeed", "Feed", "HeadFeed", "WholeFeed"]
 
@@ -112,9 +113,8 @@ class WholeFeed(Feed):
 
     def scores(self, payload: Payload) -> Scores:
         """Return the raw scores of a batch of inputs."""
-        if isinstance(payload, dict):
-            return self.network.scores({name: tensor.to(self.device) for name, tensor in payload.items()})
-        return self.network.scores(payload.to(self.device) if isinstance(payload, Tensor) else payload[0])
+        inputs = payload[0] if isinstance(payload, list) else payload
+        return self.network.scores(placed(inputs, self.device, layout=self.network.layout))
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
         """Yield the indices and the batch of each part; the next one is read while the present one is in use."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,12 @@ class Settings:
     baselines: bool = False
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Settings:
+    def of(cls, given: Mapping[str, Any], *, also: Sequence[str] = ()) -> Settings:
         """Make settings from keywords.
 
         Args:
             given: name -> value; names left out keep their defaults.
+            also: names that are no settings but valid beside them, for the message about an unknown one.
 
         Returns:
             The settings, every value in its range.
@@ -79,7 +80,7 @@ class Settings:
             SettingError: listing every unknown name and every value out of range, at once.
         """
         known = [field.name for field in fields(cls)]
-        problems = [f"unknown setting {name!r}{near_names(name, known)}" for name in given if name not in known]
+        problems = [f"unknown setting {name!r}{near_names(name, [*known, *also])}" for name in given if name not in known]
         values: dict[str, Any] = {
             name: str(value) if name == "cache" and isinstance(value, Path) else value for name, value in given.items() if name in known
         }

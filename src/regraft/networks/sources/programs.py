@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from ..errors import NetworkError, UnsafeFileError
-from .account import Account
-from .contract import Head, Inputs, Network
-from .names import checked_classes
-from .torch_modules import PROGRAM_FILE, TorchNetwork
+from ...errors import NetworkError, UnsafeFileError
+from ..account import Account
+from ..contract import Head, Inputs, Network
+from ..names import checked_classes
+from ..torch_modules import PROGRAM_FILE, TorchNetwork
 
 __all__ = ["open_program"]
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..errors import NetworkError, near_names, optional_import
-from .contract import Inputs
-from .samples import sample_of
+from ...errors import NetworkError, near_names, optional_import
+from ..contract import Inputs
+from ..samples import sample_of
 
 __all__ = ["Opened", "PooledEncoder", "open_hub", "open_named", "open_timm", "open_torchvision", "unique_names"]
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import NetworkError, UnsafeFileError
-from .account import Account
-from .matching import Weight, match
-from .torch_modules import TorchNetwork
+from ...errors import NetworkError, UnsafeFileError
+from ..account import Account
+from ..matching import Weight, match
+from ..torch_modules import TorchNetwork
 
 __all__ = ["put_weights_", "read_torch_weights"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, near_names
-from .account import Account
-from .keras_models import KerasNetwork, open_keras
-from .keras_parts.library import keras
+from ...errors import NetworkError, near_names
+from ..account import Account
+from ..keras_models import KerasNetwork, open_keras
+from ..keras_parts.library import keras
 
 __all__ = ["open_application"]
 
@@ -54,7 +54,8 @@ def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) 
             with redirect_stdout(sys.stderr):  # Keras tells of downloads on stdout, where the commands write their results
                 return make(weights="imagenet", **options), []
         except Exception as error:  # Keras wraps whatever a download raises in a bare Exception
-            note = f"The trained weights of {source!r} could not be fetched ({str(error)[:160]}); it starts from RANDOM weights. Give a file with weights=."
+            reason = str(error)[:160]
+            note = f"The trained weights of {source!r} could not be fetched ({reason}); RANDOM weights are used. Give a file with weights=."
             warnings.warn(note, stacklevel=2)
             return make(weights=None, **options), [note]
     return make(weights=None, **options), []
@@ -107,4 +108,4 @@ def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
 def _answer(home: ModuleType, pixel: np.ndarray) -> np.ndarray:
     """Return what becomes of one pixel, (3,)."""
     made = home.preprocess_input(np.broadcast_to(pixel, (1, 2, 2, 3)).copy(), data_format="channels_last")
-    return np.asarray(made)[0, 0, 0].astype(np.float64)
+    return np.asarray(np.asarray(made)[0, 0, 0], np.float64)

@@ -14,14 +14,14 @@ import h5py
 import numpy as np
 import torch
 
-from ..errors import NetworkError, UnsafeFileError
-from .account import Account
-from .keras_models import KerasNetwork
-from .keras_parts.library import keras
-from .keras_parts.structure import is_leaf, own_variables
-from .keras_parts.weights import is_addressed, opened_h5, read_keras_weights
-from .matching import Weight, match
-from .structure import below
+from ...errors import NetworkError, UnsafeFileError
+from ..account import Account
+from ..keras_models import KerasNetwork
+from ..keras_parts.library import keras
+from ..keras_parts.structure import is_leaf, own_variables
+from ..keras_parts.weights import is_addressed, opened_h5, read_keras_weights
+from ..matching import Weight, match
+from ..structure import below
 
 __all__ = ["assign_", "is_full_model", "open_keras_file", "put_keras_weights_", "read_keras_weights", "target_weights"]
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch.nn import Module
 
-from ..errors import MissingExtraError, NetworkError, near_names
-from .account import Account
-from .contract import Head, Inputs, Network
-from .files import put_weights_, read_torch_weights
-from .folders import read_facts
+from ...errors import MissingExtraError, NetworkError, near_names
+from ..account import Account
+from ..contract import Head, Inputs, Network
+from ..folders import read_facts
+from ..samples import sample_of
+from ..torch_modules import TorchNetwork, open_torch
 from .programs import open_program
-from .samples import sample_of
-from .torch_modules import TorchNetwork, open_torch
+from .torch_files import put_weights_, read_torch_weights
 from .zoo import open_named
 
 __all__ = ["Source", "open_source"]
@@ -65,7 +65,7 @@ def open_source(
     opened = _open(source, architecture, inputs=inputs, pretrained=weights is None)
     if weights is not None:
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
-        opened.network = _refreshed(opened.network)
+        opened.network.refresh_heads_()
     if classes is not None:
         opened.network.name_classes_(classes)
     return opened
@@ -105,7 +105,7 @@ def _keras_door(name: str) -> ModuleType:
         MissingExtraError: if keras or h5py is not installed.
     """
     try:
-        return importlib.import_module(f".{name}", __package__)
+        return importlib.import_module(name, __package__)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"keras", "h5py"}:
             raise
@@ -116,13 +116,13 @@ def _keras_door(name: str) -> ModuleType:
 
 def _open_live(source: Any, inputs: Sequence[int] | None) -> Network:
     if _is_keras(source):
-        return cast(Network, _keras_door("keras_models").open_keras(source, inputs=inputs))
+        return cast(Network, _keras_door("..keras_models").open_keras(source, inputs=inputs))
     return open_torch(source, inputs=inputs)
 
 
 def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool) -> Source:
     if kind == "keras":
-        network, preprocessing = _keras_door("keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
+        network, preprocessing = _keras_door(".keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
         return Source(network, preprocessing)
     opened = open_named({"source": source}, pretrained=pretrained)
     sample = opened.sample if inputs is None else sample_of(inputs)
@@ -143,10 +143,12 @@ def _made(architecture: Architecture) -> Any:
 def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] | None) -> Source:
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
-        files = _keras_door("keras_files")
+        files = _keras_door(".keras_files")
         if architecture is None or files.is_full_model(path):
             return Source(
-                _keras_door("keras_models").open_keras(files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True)
+                _keras_door("..keras_models").open_keras(
+                    files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True
+                )
             )
     elif suffix not in _TORCH_FILES:
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *_TORCH_FILES))}.")
@@ -159,7 +161,8 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] 
         )
     network = _open_live(_made(architecture), inputs)
     network.account = _put_file_(network, path)
-    return Source(_refreshed(network))
+    network.refresh_heads_()
+    return Source(network)
 
 
 def _put_file_(network: Network, path: Path) -> Account:
@@ -171,15 +174,7 @@ def _put_file_(network: Network, path: Path) -> Account:
         return put_weights_(network, read_torch_weights(path))
     if path.suffix.lower() not in _KERAS_FILES:
         raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join(_KERAS_FILES)}.")
-    return cast(Account, _keras_door("keras_files").put_keras_weights_(network, path))
-
-
-def _refreshed(network: Network) -> Network:
-    """Return the network with the head's copies of its rows taken anew, after weights were put in."""
-    for task, head in network.heads.items():
-        weight, bias = network.rows(head.layer)
-        network.heads[task] = replace(head, weight=weight, bias=bias)
-    return network
+    return cast(Account, _keras_door(".keras_files").put_keras_weights_(network, path))
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
@@ -193,8 +188,8 @@ def _open_folder(folder: Path, architecture: Architecture) -> Source:
 def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     if facts["family"] == "keras":
         path = folder / facts["network"]["file"]
-        network: Network = _keras_door("keras_models").open_keras(
-            _keras_door("keras_files").open_keras_file(path), origin={"source": str(folder)}
+        network: Network = _keras_door("..keras_models").open_keras(
+            _keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}
         )
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
@@ -242,4 +237,5 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         raise NetworkError(
             f"The weights in {str(folder)!r} do not fit the architecture given ({origin.get('class', origin['source'])}): {error}"
         ) from error
-    return _refreshed(network)
+    network.refresh_heads_()
+    return network

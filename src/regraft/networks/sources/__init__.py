@@ -1,0 +1,1 @@
+"""Where networks come from: live objects, files, names, saved folders."""
