@@ -151,7 +151,7 @@ def step() -> dict[str, float]:
 
     def by_hand() -> None:
         for indices, batch in batches:
-            loss = torch.nn.functional.cross_entropy(own(batch), targets[indices])
+            loss = torch.nn.functional.cross_entropy(own(batch.to(memory_format=torch.channels_last)), targets[indices])
             loss.backward()
             hand.step()
             hand.zero_grad(set_to_none=True)
@@ -229,8 +229,10 @@ def machine() -> str:
     """Return processor, cores and versions in one line."""
     import torch
 
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor()
+    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def main() -> None:
