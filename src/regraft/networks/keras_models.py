@@ -323,7 +323,7 @@ class KerasNetwork(Network):
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write `network.keras`, which plain Keras opens on any backend."""
         self.export(Path(folder) / _FILE)
-        return {"family": "keras", "file": _FILE}
+        return {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
 
     def export(self, path: str | Path) -> Path:
         """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags.

@@ -217,9 +217,9 @@ class Job:
         self.probe = probe
         if objective.loss(after, targets) >= objective.loss(before, targets):
             return
-        self._start_from_(probe, feed, features)
+        self._start_from_(probe, feed, features=features)
 
-    def _start_from_(self, probe: RidgeProbe, feed: Feed, features: Tensor) -> None:
+    def _start_from_(self, probe: RidgeProbe, feed: Feed, *, features: Tensor) -> None:
         """Put the probe's rows into the head, if the network then gives the probe's scores; else leave the head as it was.
 
         Where a ReLU follows the head (SqueezeNet), a shift of all classes by the same amount keeps it open: a softmax does not see it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -187,10 +187,7 @@ def _open_folder(folder: Path, architecture: Architecture) -> Source:
 
 def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     if facts["family"] == "keras":
-        path = folder / facts["network"]["file"]
-        network: Network = _keras_door("..keras_models").open_keras(
-            _keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}
-        )
+        network: Network = _open_keras_folder(folder, facts, architecture=architecture)
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
     for head in facts["heads"]:
@@ -200,6 +197,33 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
             )
     network.account = Account.from_dict(facts["account"]).joined(network.account)
     return Source(network, facts["preprocessing"])
+
+
+def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
+    path, models = folder / facts["network"]["file"], _keras_door("..keras_models")
+    if architecture is None:
+        try:
+            return cast(
+                Network, models.open_keras(_keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}, take=True)
+            )
+        except NetworkError as error:
+            raise NetworkError(
+                f"{error} A class of your own that fixes its number of outputs is opened again with architecture=, a model or a function "
+                "that makes it: regraft.load(folder, architecture=MyModel)."
+            ) from error
+    network: Network = _with_saved_heads(_open_live(_made(architecture), inputs=facts["network"].get("inputs")), facts)
+    _put_file_(network, path)
+    network.refresh_heads_()
+    return network
+
+
+def _with_saved_heads(network: Network, facts: Mapping[str, Any], *, biased: Collection[str] = ()) -> Network:
+    """Return the network with heads of the saved size, their rows still empty; a bias other than zero makes sure that there is one."""
+    for head in facts["heads"]:
+        weight = np.zeros((head["rows"], head["features"]), np.float32)
+        bias = np.full(head["rows"], f"{head['layer']}.bias" in biased, np.float32)
+        network = network.with_head(Head(head["task"], None, head["kind"], head["activation"], head["layer"], weight, bias))
+    return network
 
 
 def _sample_from(facts: Mapping[str, Any]) -> Inputs:
@@ -220,22 +244,12 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     else:
         network = open_torch(open_named(origin, pretrained=False).module, sample=sample, origin=origin, take=True)
     tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    for head in facts["heads"]:
-        rows = Head(
-            head["task"],
-            None,
-            head["kind"],
-            head["activation"],
-            head["layer"],
-            np.zeros((head["rows"], head["features"]), np.float32),
-            np.full(head["rows"], f"{head['layer']}.bias" in tensors, np.float32),
-        )
-        network = network.with_head(rows)
+    sized = _with_saved_heads(network, facts, biased=[name for name in tensors if name.endswith(".bias")])
     try:
-        network.module.load_state_dict(tensors, strict=True)
+        sized.module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise NetworkError(
             f"The weights in {str(folder)!r} do not fit the architecture given ({origin.get('class', origin['source'])}): {error}"
         ) from error
-    network.refresh_heads_()
-    return network
+    sized.refresh_heads_()
+    return sized

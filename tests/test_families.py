@@ -1,0 +1,170 @@
+"""What is promised holds for PyTorch and Keras alike: one table of networks, one row a promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import torch_examples
+
+import regraft
+from regraft.training import Checkpoint
+
+keras = pytest.importorskip("keras")
+layers = keras.layers
+
+PICTURES = np.random.default_rng(0).normal(size=(60, 8, 8, 1)).astype(np.float32)
+LABELS = np.array(["cat", "dog", "bus"] * 20)
+PICTURES[LABELS == "cat", :4] += 1
+PICTURES[LABELS == "dog", :, :4] += 1
+
+
+def functional() -> Any:
+    entry = keras.Input((8, 8, 1))
+    middle = layers.BatchNormalization(name="norm1")(layers.Conv2D(4, 3, name="conv1")(entry))
+    middle = layers.Dropout(0.3)(layers.ReLU()(middle))
+    middle = layers.BatchNormalization(name="norm2")(layers.Conv2D(4, 3, name="conv2")(middle))
+    middle = layers.Dropout(0.3)(layers.Dense(8, activation="relu", name="fc1")(layers.Flatten()(middle)))
+    return keras.Model(entry, layers.Dense(5, activation="softmax", name="fc2")(middle))
+
+
+def sequential() -> Any:
+    steps = [layers.Conv2D(4, 3, name="conv1"), layers.BatchNormalization(name="norm1"), layers.ReLU(), layers.Dropout(0.3)]
+    steps += [layers.Conv2D(4, 3, name="conv2"), layers.BatchNormalization(name="norm2"), layers.Flatten()]
+    return keras.Sequential([keras.Input((8, 8, 1)), *steps, layers.Dense(8, name="fc1"), layers.Dense(5, name="fc2"), layers.Softmax()])
+
+
+@keras.saving.register_keras_serializable("regraft-tests")
+class Subclassed(keras.Model):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.conv1, self.norm1 = layers.Conv2D(4, 3, name="conv1"), layers.BatchNormalization(name="norm1")
+        self.conv2, self.norm2 = layers.Conv2D(4, 3, name="conv2"), layers.BatchNormalization(name="norm2")
+        self.flat, self.drop = layers.Flatten(), layers.Dropout(0.3)
+        self.fc1, self.fc2 = layers.Dense(8, name="fc1"), layers.Dense(5, activation="softmax", name="fc2")
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        middle = keras.ops.relu(self.norm1(self.conv1(inputs), training=training))
+        middle = self.drop(self.flat(self.norm2(self.conv2(middle), training=training)), training=training)
+        return self.fc2(self.fc1(middle))
+
+
+def subclassed() -> Any:
+    model = Subclassed()
+    model(np.zeros((1, 8, 8, 1), np.float32))
+    return model
+
+
+def torch_cnn() -> Any:
+    torch.manual_seed(0)
+    return torch_examples.Cnn(5)
+
+
+NETWORKS: dict[str, Callable[[], Any]] = {"torch": torch_cnn, "functional": functional, "sequential": sequential, "subclassed": subclassed}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+QUICK: dict[str, Any] = {"epochs": 3, "learning_rate": 1e-2, "cache": "memory", "select": 0, "patience": None}
+
+
+def opened(name: str) -> tuple[regraft.Network, tuple[np.ndarray, np.ndarray]]:
+    pictures = np.moveaxis(PICTURES, 3, 1) if name == "torch" else PICTURES
+    return regraft.load(NETWORKS[name](), inputs=pictures.shape[1:]), (pictures, LABELS)
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], *, but: str = "\0") -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first if but not in key)
+
+
+@every_network
+@pytest.mark.parametrize("cache", ["memory", None])
+def test_frozen_layers_are_bit_equal_with_their_statistics_and_the_rest_learns(name: str, cache: str | None) -> None:
+    net, data = opened(name)
+    before = {key: value.clone() for key, value in net.state().items()}
+    after = regraft.adapt(net, data, strategy="partial", frozen="norm1", **(QUICK | {"cache": cache})).network.state()
+    for key in before:
+        if key.startswith(("conv1", "norm1")):
+            assert torch.equal(before[key], after[key]), key
+    assert not torch.equal(
+        before[next(key for key in before if key.startswith("conv2"))], after[next(key for key in after if key.startswith("conv2"))]
+    )
+    moving = [key for key in before if key.startswith("norm2") and ("mean" in key)]
+    assert moving and not torch.equal(before[moving[0]], after[moving[0]])  # BatchNorm that is trained moves
+    assert equal(before, net.state())  # the network given does not
+
+
+@every_network
+def test_the_cache_changes_cost_and_not_the_result(name: str) -> None:
+    net, data = opened(name)
+    cached, plain = (regraft.adapt(net, data, strategy="head", **(QUICK | {"cache": cache})) for cache in ("memory", None))
+    assert cached.cost["frozen_forward_items"] == len(LABELS) < plain.cost["frozen_forward_items"]
+    np.testing.assert_allclose(cached.network.raw_scores(data[0]), plain.network.raw_scores(data[0]), rtol=2e-3, atol=2e-4)
+
+
+@every_network
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    net, data = opened(name)
+    first, second = (regraft.adapt(net, data, strategy="full", seed=3, **QUICK).network.state() for _ in range(2))
+    assert equal(first, second, but="seed_generator")
+
+
+@every_network
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, data = opened(name)
+    options = QUICK | {"strategy": "partial", "frozen": "norm1", "views": 2}
+    whole = regraft.adapt(net, data, **options)
+    write, written = Checkpoint.write, []
+
+    def dying(self: Checkpoint, content: dict[str, Any]) -> None:
+        write(self, content)
+        written.append(content["epoch"])
+        if len(written) == 5:  # three epochs of the head, two of the rest
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        regraft.adapt(net, data, out=tmp_path / "out", **options)
+    monkeypatch.setattr(Checkpoint, "write", write)
+    resumed = regraft.adapt(net, data, out=tmp_path / "out", **options)
+    assert equal(whole.network.state(), resumed.network.state(), but="seed_generator")
+    assert [entry["train_loss"] for entry in whole.history] == [entry["train_loss"] for entry in resumed.history]
+
+
+PREDICT = """
+import sys, numpy as np, regraft
+if sys.argv[3] == "subclassed":  # the class fixes its number of outputs, so the folder is opened with it
+    from tests.test_families import subclassed
+net = regraft.load(sys.argv[1], architecture=subclassed if sys.argv[3] == "subclassed" else None)
+np.save(sys.argv[2], net.raw_scores(np.load(sys.argv[4])))
+"""
+
+
+@every_network
+def test_another_process_opens_the_folder_and_gives_the_same_scores(name: str, tmp_path: Path) -> None:
+    net, data = opened(name)
+    result = regraft.adapt(net, data, strategy="head", out=tmp_path / "out", **QUICK)
+    np.save(tmp_path / "items.npy", data[0])
+    command = [sys.executable, "-c", PREDICT, tmp_path / "out", tmp_path / "scores.npy", name, tmp_path / "items.npy"]
+    subprocess.run([str(part) for part in command], check=True, cwd=Path(__file__).parents[1])
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), result.network.raw_scores(data[0]))
+    if name == "subclassed":
+        with pytest.raises(regraft.RegraftError, match="architecture="):
+            regraft.load(tmp_path / "out")
+    elif name != "torch":  # and plain Keras opens the file, with the softmax inside
+        model = keras.models.load_model(tmp_path / "out" / "network.keras")
+        np.testing.assert_allclose(model.predict(data[0], verbose=0), result.network.predict(data[0]).scores, atol=1e-6)
+
+
+@every_network
+def test_the_heads_copy_of_its_rows_is_the_trained_one(name: str) -> None:
+    net, data = opened(name)
+    adapted = regraft.adapt(net, data, strategy="head", **QUICK).network
+    features = adapted.features(data[0])
+    np.testing.assert_allclose(features @ adapted.head.weight.T + adapted.head.bias, adapted.raw_scores(data[0]), rtol=1e-4, atol=1e-4)
+    row, bias = adapted.head.row("Dog ")
+    np.testing.assert_array_equal(row, adapted.head.weight[list(adapted.classes).index("dog")])
+    assert bias == adapted.head.bias[list(adapted.classes).index("dog")]
