@@ -22,6 +22,7 @@ import regraft
 assert dict(os.environ) == before and list(warnings.filters) == filters
 assert not {"torch", "keras", "numpy", "timm", "transformers"} & set(sys.modules)
 import regraft.verbs
-assert not {"keras", "timm", "torchvision", "transformers", "librosa", "matplotlib"} & set(sys.modules), "optional libraries wait for their use"
+optional = {"keras", "timm", "torchvision", "transformers", "librosa", "matplotlib"}
+assert not optional & set(sys.modules), "optional libraries wait for their use"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
