@@ -105,15 +105,15 @@ def main(folder: Path) -> None:
     weights = folder / "source.weights.h5"
     if not weights.exists():
         print("1. the source network learns 40 voices")
-        source = regraft.adapt(network(40), pictures(range(40), 40, 0), strategy="scratch", epochs=40, seed=1)
+        source = regraft.adapt(network(40), pictures(range(40), 40, 0), strategy="scratch", epochs=60, patience=10, seed=1)
         print("  ", source.verdict)
         source.network.module.save_weights(weights)
     print("2. its weights are adapted to 15 other voices, 12 pieces each")
     net = regraft.load(network(15), weights=weights)
     print(net.account)
     learned, held_out = pictures(range(40, 55), 12, 5_000_000), pictures(range(40, 55), 20, 9_000_000)
-    result = regraft.adapt(net, learned, test=held_out, strategy="full", epochs=40, baselines=True, out=folder / "adapted", resume=False)
-    scratch = regraft.adapt(network(15), learned, test=held_out, strategy="scratch", epochs=40)
+    result = regraft.adapt(net, learned, test=held_out, strategy="full", epochs=40, patience=10, baselines=True, out=folder / "adapted", resume=False)
+    scratch = regraft.adapt(network(15), learned, test=held_out, strategy="scratch", epochs=40, patience=10)
     print("3.", result.verdict)
     for name, figures in {"adapted": result.scores["test"], "from scratch": scratch.scores["test"]}.items():
         low, high = figures["accuracy_interval"]

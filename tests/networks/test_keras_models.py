@@ -344,3 +344,14 @@ def test_applications(name: str, size: int, blocks: int) -> None:
     assert len(network.blocks) == blocks and network.head.layer == "predictions"
     twin = network.with_head(new_head(network, 3))
     assert twin.module(twin.sample).shape == (2, 3)
+
+
+def test_models_that_begin_with_preprocessing_layers_are_copied() -> None:
+    """Many applications rescale inside; such layers hold Keras' own switch between backends."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.Normalization(mean=[0.4] * 3, variance=[0.1] * 3)])
+    model.add(layers.Flatten())
+    model.add(layers.Dense(2))
+    net = open_keras(model)
+    twin = net.copy()
+    assert torch.equal(net.scores(net.sample)["main"], twin.scores(twin.sample)["main"])

@@ -45,6 +45,7 @@ _SHARED = (
     torch.device,
     keras.initializers.Initializer,
     keras.dtype_policies.DTypePolicy,
+    keras.src.utils.backend_utils.DynamicBackend,  # of the preprocessing layers that many applications begin with
 )
 _TRACKED = (_tracking.TrackedList, _tracking.TrackedDict, _tracking.TrackedOrderedDict, _tracking.TrackedSet)
 _OWN_FUNCTIONS = ("build", "quantize")  # closures over the instance that Keras makes in `__new__`
