@@ -112,12 +112,12 @@ def main(folder: Path) -> None:
     net = regraft.load(network(15), weights=weights)
     print(net.account)
     learned, held_out = pictures(range(40, 55), 12, 5_000_000), pictures(range(40, 55), 20, 9_000_000)
-    result = regraft.adapt(net, learned, test=held_out, strategy="full", epochs=40, patience=10, baselines=True, out=folder / "adapted", resume=False)
-    scratch = regraft.adapt(network(15), learned, test=held_out, strategy="scratch", epochs=40, patience=10)
+    options = {"strategy": "full", "epochs": 40, "patience": 10, "baselines": True}
+    result = regraft.adapt(net, learned, test=held_out, out=folder / "adapted", resume=False, **options)
     print("3.", result.verdict)
-    for name, figures in {"adapted": result.scores["test"], "from scratch": scratch.scores["test"]}.items():
+    for name, figures in {"adapted": result.scores["test"], **result.baselines}.items():
         low, high = figures["accuracy_interval"]
-        print(f"   {name:<13} {figures['accuracy']:.1%} of {figures['items']} held-out pieces (95 % interval {low:.1%} to {high:.1%})")
+        print(f"   {name:<11} {figures['accuracy']:.1%} of {figures['items']} held-out pieces (95 % interval {low:.1%} to {high:.1%})")
     print("   report:", folder / "adapted" / "report.html")
 
 

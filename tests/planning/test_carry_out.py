@@ -248,3 +248,13 @@ def test_the_saved_folder_predicts_the_same(tmp_path: Path) -> None:
     assert np.array_equal(again.raw_scores(X), result.network.raw_scores(X))
     assert again.classes == ("class 0", "class 1", "class 2")
     assert Plan.from_json((tmp_path / "out" / "plan.json").read_text()).strategy == "full"
+
+
+def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
+    pictures, labels = examples.pictures(90)
+    test = (pictures[60:], labels[60:])
+    result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, baselines=True, **QUICK)
+    assert result.scores["test"]["items"] == 30 and result.scores["valid"]["items"] == 12
+    assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
+    assert {figures["items"] for figures in result.baselines.values()} == {30}
+    assert all(figures["difference"]["items"] == 30 for figures in result.baselines.values() if "items" in figures["difference"])

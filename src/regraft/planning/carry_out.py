@@ -15,11 +15,11 @@ from ..heads import retarget
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
 from .job import Clock, Job, parts_of
-from .judging import Judged, baselines, compared_with, judged, worst_items
+from .judging import Judged, baselines, compared_with, judged_parts, worst_items
 from .plan import Plan
 from .preparing import output_names, preprocessing_for
 from .result import Result
-from .strategies import Carried, run_strategy
+from .strategies import run_strategy
 
 __all__ = ["carry_out"]
 
@@ -53,13 +53,13 @@ def carry_out(
         data = data.with_classes(plan.classes) if data.classes else data
         items = Prepared(data, preprocessing_for(net, data), view_seed=plan.seed)
         job = Job(_changed_head(net, items), items, parts_of(data, plan), plan, folder, resume, clock)
+        if test is not None:
+            job.test = Prepared(test.with_classes(plan.classes) if test.classes else test, items.preprocessing)
         job.network.module.to(job.device)
         job.begin_()
     carried = run_strategy(job)
-    adapted = judged(job, carried.feed, items=items, indices=job.parts.valid)
-    scores: dict[str, Any] = {"valid": adapted.figures}
-    if test is not None:
-        scores["test"] = _judged_test(job, carried, test=test).figures
+    parts = judged_parts(job, carried)
+    scores, adapted = {name: part.figures for name, part in parts.items()}, list(parts.values())[-1]
     others = baselines(job, carried, adapted=adapted)
     if plan.settings.baselines and plan.strategy != "scratch":
         others["scratch"] = compared_with(_from_scratch(net, job), adapted)
@@ -107,20 +107,14 @@ def _changed_head(net: Network, items: Prepared) -> Network:
     return changed
 
 
-def _judged_test(job: Job, carried: Carried, *, test: Dataset) -> Judged:
-    data = test.with_classes(job.plan.classes) if test.classes else test
-    items = Prepared(data, job.items.preprocessing)
-    return judged(job, job.feed(carried.frozen, items), items=items, indices=np.arange(len(items)))
-
-
 def _from_scratch(net: Network, job: Job) -> Judged:
     """Train the same architecture from scratch on the same items."""
     plan = replace(job.plan, strategy="scratch", frozen=None, settings=replace(job.settings, learning_rate=None, unfreeze_every=None))
     other = Job(_changed_head(net, job.items), job.items, job.parts, plan, job.out, job.resume)
     other.network.module.to(other.device)
+    other.test = job.test
     other.begin_()
-    carried = run_strategy(other)
-    return judged(other, carried.feed, items=other.items, indices=other.parts.valid)
+    return list(judged_parts(other, run_strategy(other)).values())[-1]
 
 
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:

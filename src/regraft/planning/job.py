@@ -109,6 +109,8 @@ class Job:
         counter: items that went through the frozen part.
         notes: sentences for the report.
         probe: the closed-form head on the source network's features, once it is solved.
+        test: further items that judge, or None: then the valid part does.
+        judging_features: (n, d) the source network's features of the judging items, where they were computed.
     """
 
     network: Network
@@ -121,6 +123,8 @@ class Job:
     counter: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     probe: RidgeProbe | None = None
+    test: Prepared | None = None
+    judging_features: Tensor | None = None
 
     @property
     def settings(self) -> Settings:
@@ -181,11 +185,11 @@ class Job:
     def head_feed(self, feed: Feed) -> HeadFeed:
         """Return the head's features of all items, computed by one pass of `feed`."""
         with self.clock.during("frozen"):
-            return HeadFeed(self.network, self.features(feed), self.device)
+            return HeadFeed(self.network, self.features(feed, len(self.items)), self.device)
 
-    def features(self, feed: Feed) -> Tensor:
-        """Return what the head reads of every item of a feed, (N, d), view 0."""
-        network, count = self.network, len(self.items)
+    def features(self, feed: Feed, count: int) -> Tensor:
+        """Return what the head reads of the `count` items of a feed, (count, d), view 0."""
+        network = self.network
         network.mode_(False)
         head = network.modules()[network.head.layer]
         parts = [(np.arange(start, min(start + 64, count)),) * 2 for start in range(0, count, 64)]
@@ -195,6 +199,18 @@ class Job:
                 feed.scores(payload)
                 rows.append(pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu())
         return torch.cat(rows).clone()
+
+    def keep_features_(self, features: Tensor, frozen: frozenset[str]) -> None:
+        """Keep the source network's features of the judging items for the baselines, before anything is trained.
+
+        Args:
+            features: (N, d) of the items learned from.
+            frozen: layers, for the cut of a test set.
+        """
+        if self.test is None:
+            self.judging_features = features[self.parts.valid]
+        else:
+            self.judging_features = self.features(self.feed(frozen, self.test), len(self.test))
 
     def solve_head_(self, feed: Feed, features: Tensor) -> None:
         """Let the head start from the closed-form probe, where that is better than the rows it has.

@@ -16,7 +16,7 @@ from .job import Job
 from .preparing import output_names
 from .strategies import Carried
 
-__all__ = ["Judged", "baselines", "compared_with", "judged", "worst_items"]
+__all__ = ["Judged", "baselines", "compared_with", "judged", "judged_parts", "worst_items"]
 
 WORST = 12
 
@@ -50,6 +50,22 @@ def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> Jud
     return Judged(raw_scores(job.network, feed, task=job.network.head.task, indices=indices), items.data.subset(indices))
 
 
+def judged_parts(job: Job, carried: Carried) -> dict[str, Judged]:
+    """Judge the job's network on the valid part and, where there is one, on the test set; the last of them is what baselines meet.
+
+    Args:
+        job: with the adapted network.
+        carried: the feed to judge with.
+
+    Returns:
+        "valid" and, where there is a test set, "test".
+    """
+    found = {"valid": judged(job, carried.feed, items=job.items, indices=job.parts.valid)}
+    if job.test is not None:
+        found["test"] = judged(job, job.feed(carried.frozen, job.test), items=job.test, indices=np.arange(len(job.test)))
+    return found
+
+
 def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return what needs no training, judged on the same items: majority class, nearest class mean (or the
     mean target), and the closed-form probe.
@@ -63,7 +79,7 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
         name -> figures, with the paired difference to the adapted network.
     """
     data, fit = job.items.data, job.parts.fit
-    found = _probe_baseline(job, carried, adapted=adapted)
+    found = _probe_baseline(job, adapted=adapted)
     if data.task != "classification":
         mean = np.broadcast_to(data.targets[fit].mean(0).reshape(1, -1), adapted.scores.shape)
         kind = data.task
@@ -71,26 +87,26 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
         return {**found, "mean": judge(scores, adapted.data.targets, output_names(data), kind=kind)}
     counts = np.bincount(data.targets[fit], minlength=len(data.classes))
     found["majority"] = _compared(np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape), adapted)
-    if carried.features is not None:
-        found["class_mean"] = _compared(_class_mean_scores(carried.features, data, job=job), adapted)
+    if carried.features is not None and job.judging_features is not None:
+        found["class_mean"] = _compared(_class_mean_scores(carried.features, job.judging_features, job=job), adapted)
     return found
 
 
-def _probe_baseline(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def _probe_baseline(job: Job, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return the figures of the closed-form probe on the source network's features, where it was solved."""
-    if job.probe is None or carried.features is None:
+    if job.probe is None or job.judging_features is None:
         return {}
-    scores = carried.features[job.parts.valid].numpy() @ job.probe.weight.T + job.probe.bias
+    scores = job.judging_features.numpy() @ job.probe.weight.T + job.probe.bias
     return {"probe": compared_with(Judged(scores, adapted.data), adapted)}
 
 
-def _class_mean_scores(features: torch.Tensor, data: Dataset, *, job: Job) -> np.ndarray:
+def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, job: Job) -> np.ndarray:
     """Return minus the squared distance to each class mean, in units of the mean distance within classes, (n, C)."""
-    fit, valid = job.parts.fit, job.parts.valid
+    data, fit = job.items.data, job.parts.fit
     targets = torch.from_numpy(data.targets[fit])
     means = torch.stack([features[fit][targets == index].mean(0) for index in range(len(data.classes))])
     within = float((features[fit] - means[targets]).square().sum(1).mean()) or 1.0
-    return np.asarray((-torch.cdist(features[valid], means).square() / within * features.shape[1] ** 0.5).nan_to_num(-1e6).numpy())
+    return np.asarray((-torch.cdist(judging, means).square() / within * features.shape[1] ** 0.5).nan_to_num(-1e6).numpy())
 
 
 def _compared(scores: np.ndarray, adapted: Judged) -> dict[str, Any]:

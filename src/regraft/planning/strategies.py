@@ -47,7 +47,8 @@ def _head(job: Job) -> Carried:
     """Everything but the head is frozen."""
     frozen = job.frozen_for_head()
     feed = job.feed(frozen)
-    features = job.features(feed)
+    features = job.features(feed, len(job.items))
+    job.keep_features_(features, frozen)
     job.solve_head_(feed, features)
     return Carried(feed, job.train("head", feed, frozen=frozen), features=features, frozen=frozen)
 
@@ -56,6 +57,7 @@ def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
     """Linear probing, then fine-tuning from that head (LP-FT: Kumar et al., ICLR 2022)."""
     feed = job.feed(frozen)
     head_feed = job.head_feed(feed)
+    job.keep_features_(head_feed.features, frozen)
     job.solve_head_(feed, head_feed.features)
     history: History = job.train("head", head_feed, frozen=job.all_but_head(), settings=replace(job.settings, unfreeze_every=None))
     history += job.train(stage, feed, frozen=frozen)
