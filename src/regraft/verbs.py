@@ -11,7 +11,7 @@ import numpy as np
 
 from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, preprocessing_from_dict
 from .data import read as read_data
-from .errors import NetworkError
+from .errors import NetworkError, SettingError
 from .networks.contract import Network
 from .networks.sources.opening import Architecture, open_source
 from .planning import Plan, Result, carry_out, make_plan
@@ -58,12 +58,16 @@ def load(
     return network
 
 
-def adapt(
+def adapt(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
     data: Any,
     *,
     strategy: str | Plan = "auto",
+    valid: float = 0.2,
     test: Any = None,
+    budget: str | None = None,
+    views: int = 1,
+    seed: int = 0,
     out: str | Path | None = None,
     resume: bool = True,
     **settings: Any,
@@ -74,11 +78,15 @@ def adapt(
         net: a `Network`, or whatever `load` opens.
         data: a `Dataset`, or whatever `read` reads.
         strategy: "auto", "head", "partial" (with frozen=), "full", "scratch", or a `Plan`.
+        valid: share of the items kept aside to judge.
         test: further data that only judge.
+        budget: None; time limits come with measured planning.
+        views: fixed versions of each fitting item, the plain one included.
+        seed: decides splits, order, dropout and views.
         out: folder for checkpoints and the saved result.
         resume: go on after an interruption.
-        settings: valid (share kept aside to judge, 0.2), views (fixed versions of an item, 1), seed (0), frozen, budget, skip_bad, and
-            those of `regraft.training.Settings`; unknown names are an error that lists the near ones.
+        settings: frozen, classes, select (share of the learning items that choose, 0.15), skip_bad, and those of
+            `regraft.training.Settings`; unknown names are an error that lists the near ones.
 
     Returns:
         The adapted network with its plan, history, scores, baselines, account and cost.
@@ -86,8 +94,11 @@ def adapt(
     Raises:
         InputError: if something does not fit; nothing has been started then.
     """
+    if budget is not None:
+        raise SettingError(f"budget={budget!r}: time limits are not available yet. Choose a strategy and epochs= in its place.")
     skip_bad = bool(settings.pop("skip_bad", False))
-    plan = make_plan(strategy, settings)
+    given = {"valid": (valid, 0.2), "views": (views, 1), "seed": (seed, 0)}
+    plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
     dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     judges = None if test is None else checked(test if isinstance(test, Dataset) else read(test), skip_bad)

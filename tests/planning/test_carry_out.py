@@ -258,3 +258,18 @@ def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
     assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
     assert {figures["items"] for figures in result.baselines.values()} == {30}
     assert all(figures["difference"]["items"] == 30 for figures in result.baselines.values() if "items" in figures["difference"])
+
+
+def test_large_features_go_to_a_file_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = regraft.adapt(_net(), examples.pictures(60), strategy="partial", frozen="norm1", **QUICK)
+    monkeypatch.setattr(job_module, "IN_MEMORY", 0)
+    filed = regraft.adapt(_net(), examples.pictures(60), strategy="partial", frozen="norm1", **QUICK)
+    assert examples.bit_equal(plain.network.state(), filed.network.state())
+    assert plain.baselines == filed.baselines
+
+
+def test_a_budget_and_a_plan_with_more_beside_it_are_refused() -> None:
+    with pytest.raises(SettingError, match="budget='10m'"):
+        regraft.adapt(_net(), examples.pictures(40), budget="10m")
+    with pytest.raises(SettingError, match="epochs besides"):
+        regraft.adapt(_net(), examples.pictures(40), strategy=Plan("head"), epochs=3)

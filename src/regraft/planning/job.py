@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,18 @@ __all__ = ["Clock", "Job", "Parts", "parts_of"]
 
 LARGEST_SOLVED = 5000
 """Items or features, whichever are fewer, up to which the closed-form probe takes seconds."""
+MOST_SOLVED = 20_000
+"""Items that the closed-form probe is fitted to at most: more would cost memory and change little."""
+IN_MEMORY = 2**28
+"""Bytes of features above which they are kept in a temporary file."""
+
+
+def _room_for(count: int, width: int) -> Tensor:
+    """Return an uninitialised (count, width) float32 tensor, in a file that goes with the process where it is large."""
+    if count * width * 4 <= IN_MEMORY:
+        return torch.empty(count, width)
+    with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
+        return torch.from_numpy(np.memmap(file, np.float32, mode="w+", shape=(count, width)))
 
 
 @dataclass
@@ -192,13 +205,15 @@ class Job:
         network = self.network
         network.mode_(False)
         head = network.modules()[network.head.layer]
-        parts = [(np.arange(start, min(start + 64, count)),) * 2 for start in range(0, count, 64)]
-        rows = []
+        parts = [np.arange(start, min(start + 64, count)) for start in range(0, count, 64)]
+        made: Tensor | None = None
         with torch.inference_mode(), capture(head) as found:
-            for _, payload in feed.batches([(indices, np.zeros(len(indices), np.int64)) for indices, _ in parts]):
+            for indices, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
                 feed.scores(payload)
-                rows.append(pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu())
-        return torch.cat(rows).clone()
+                rows = pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu()
+                made = _room_for(count, rows.shape[1]) if made is None else made
+                made[int(indices[0]) : int(indices[0]) + len(rows)] = rows
+        return torch.zeros(0, network.head.features) if made is None else made
 
     def keep_features_(self, features: Tensor, frozen: frozenset[str]) -> None:
         """Keep the source network's features of the judging items for the baselines, before anything is trained.
@@ -226,6 +241,8 @@ class Job:
         if not self.settings.epochs or len(fit) < 3 or min(len(fit), features.shape[1]) > LARGEST_SOLVED:
             return
         objective, head = self.objective(), network.head
+        if len(fit) > MOST_SOLVED:
+            fit = np.sort(np.random.default_rng(self.plan.seed).choice(fit, MOST_SOLVED, replace=False))
         probe = fit_ridge(features[fit].numpy(), data.targets[fit], kind=data.task, classes=len(data.classes))
         before = torch.from_numpy(raw_scores(network, feed, task=head.task, indices=fit))
         after = torch.from_numpy(probe.loo_scores).float()

@@ -103,10 +103,17 @@ def _probe_baseline(job: Job, *, adapted: Judged) -> dict[str, Mapping[str, Any]
 def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, job: Job) -> np.ndarray:
     """Return minus the squared distance to each class mean, in units of the mean distance within classes, (n, C)."""
     data, fit = job.items.data, job.parts.fit
-    targets = torch.from_numpy(data.targets[fit])
-    means = torch.stack([features[fit][targets == index].mean(0) for index in range(len(data.classes))])
-    within = float((features[fit] - means[targets]).square().sum(1).mean()) or 1.0
-    return np.asarray((-torch.cdist(judging, means).square() / within * features.shape[1] ** 0.5).nan_to_num(-1e6).numpy())
+    targets, count = torch.from_numpy(data.targets[fit]), len(data.classes)
+    sums, squares = torch.zeros(count, features.shape[1], dtype=torch.float64), 0.0
+    for start in range(0, len(fit), 1024):
+        rows, classes = features[fit[start : start + 1024]].double(), targets[start : start + 1024]
+        sums.index_add_(0, classes, rows)
+        squares += float(rows.square().sum())
+    counts = torch.bincount(targets, minlength=count).double()[:, None]
+    means = sums / counts
+    within = max((squares - float((counts * means.square()).nan_to_num().sum())) / len(fit), 1e-12)
+    distances = torch.cdist(judging.double(), means).square()
+    return np.asarray((-distances / within * features.shape[1] ** 0.5).nan_to_num(-1e6).numpy())
 
 
 def _compared(scores: np.ndarray, adapted: Judged) -> dict[str, Any]:

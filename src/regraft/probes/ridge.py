@@ -96,7 +96,13 @@ def _loo_scores(left: np.ndarray, squares: np.ndarray, *, projected: np.ndarray,
 
 
 def _temperature(loo: np.ndarray, y: np.ndarray, *, kind: str) -> float:
-    """Return the factor of the scores with the lowest leave-one-out log-loss."""
+    """Return the factor of the scores with the lowest leave-one-out log-loss.
+
+    The targets are smoothed as by one further item of every class (the rule of succession; Platt 1999, section 2.1), or the factor
+    of separable classes would be without bound.
+    """
+    items, classes = y.shape if kind == "classification" else (len(y), 2)
+    y = (y * items + 1) / (items + classes)
 
     def log_loss(log_factor: float) -> float:
         scores = loo * np.exp(log_factor)

@@ -60,7 +60,7 @@ def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """
     table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
     true = table[np.arange(len(truth)), truth]
-    return float(-np.log(np.clip(true, _SMALLEST, 1.0)).mean())
+    return float(-np.log(np.clip(true, _SMALLEST, 1.0)).mean()) + 0.0  # not -0.0
 
 
 def brier_score(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
