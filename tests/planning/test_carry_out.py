@@ -273,3 +273,20 @@ def test_a_budget_and_a_plan_with_more_beside_it_are_refused() -> None:
         regraft.adapt(_net(), examples.pictures(40), budget="10m")
     with pytest.raises(SettingError, match="epochs besides"):
         regraft.adapt(_net(), examples.pictures(40), strategy=Plan("head"), epochs=3)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi-label"])
+def test_auto_chooses_by_the_loss_where_there_is_no_accuracy(kind: str) -> None:
+    draw = np.random.default_rng(0)
+    items = draw.normal(size=(120, 6)).astype(np.float32)
+    targets = items @ draw.normal(size=6).astype(np.float32) if kind == "regression" else (items[:, :3] > 0).astype(np.float32)
+    module = torch.nn.Sequential(*[torch.nn.Linear(6, 6), torch.nn.ReLU()] * 2, torch.nn.Linear(6, 2))
+    result = regraft.adapt(module, (items, targets), epochs=3, cache="memory")
+    assert any(("loss" in reason and "is taken" in reason) or "is kept" in reason for reason in result.plan.reasons)
+    assert result.network.head.kind == kind
+
+
+def test_a_cache_that_would_fill_the_disk_is_not_taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": 0})())
+    result = regraft.adapt(_net(), examples.pictures(60), strategy="auto", **QUICK)
+    assert any("quarter of the free disk" in reason for reason in result.plan.reasons)

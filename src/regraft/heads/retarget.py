@@ -4,46 +4,111 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..errors import NetworkError, near_names
+from ..data import Dataset, read
+from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, normal_name
+from .starts import imprinted_rows, mean_rows, probed_rows
 
 __all__ = ["retarget", "retargeted_rows"]
 
 
-def retarget(net: Network, classes: Sequence[str], *, rename: Mapping[str, str] | None = None, kind: str | None = None) -> Network:
-    """Give a network other classes; rows of shared names are carried over bit-equal, new rows are zero.
+STARTS = ("zeros", "random", "mean", "imprint", "probe")
+
+
+def retarget(  # over the limit: the public contract
+    net: Network,
+    classes: Sequence[str],
+    *,
+    start: str = "zeros",
+    rename: Mapping[str, str] | None = None,
+    data: Any = None,
+    kind: str | None = None,
+    seed: int = 0,
+) -> Network:
+    """Give a network other classes: fewer, more, re-ordered, renamed, or wholly other ones.
+
+    Rows of shared names are carried over bit-equal, whatever their position. Same count but other names: nothing is reused.
 
     Args:
         net: the network; it is not changed.
         classes: M class names in the order of the new rows.
+        start: how the rows of new classes start: "zeros"; "random", as the framework draws them; "mean" of the old rows; "imprint",
+            the mean directions of the features of `data`; "probe", the closed-form solution on them.
         rename: old name -> new name.
+        data: items of the new classes (for "probe" better of all), as `regraft.read` reads them.
         kind: "classification", "multi-label" or "regression"; None keeps the head's.
+        seed: of "random".
 
     Returns:
         A new network whose account says which rows were kept, renamed, new and dropped.
 
     Raises:
         NetworkError: if names are empty or become one, or `rename` has a name that is not there.
+        SettingError: if `start` is unknown, or needs data that are not given.
+        DataError: if the data lack a new class, or have a label that is not among `classes`.
     """
+    if start not in STARTS:
+        raise SettingError(f"start={start!r} is not known{near_names(start, STARTS)}")
     names = checked_classes(classes)
-    old = net.head if net.heads else None
-    if old is None:
-        features = net.sample_features().shape[1]
-        old = Head("main", None, kind or "classification", "linear", "", np.zeros((0, features), np.float32), np.zeros(0, np.float32))
+    old = net.head if net.heads else _no_head(net)
     head, account = retargeted_rows(old, names, rename=rename)
-    if kind is not None and kind != head.kind:
-        activation = (
-            head.activation if head.activation == "linear" else {"classification": "softmax", "multi-label": "sigmoid"}.get(kind, "linear")
-        )
-        head = replace(head, kind=kind, activation=activation)
-    changed = net.with_head(head)
+    new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
+    if start != "zeros" and len(new):
+        head = _started(net, old, head=head, new=new, start=start, data=data, seed=seed)
+    changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
     return changed
+
+
+def _no_head(net: Network) -> Head:
+    """Return a head without rows for a network that has none."""
+    features = net.sample_features().shape[1]
+    return Head("main", None, "classification", "linear", "", np.zeros((0, features), np.float32), np.zeros(0, np.float32))
+
+
+def _of_kind(head: Head, kind: str | None) -> Head:
+    """Return the head for another kind of task; an activation of its own follows the kind."""
+    if kind is None or kind == head.kind:
+        return head
+    own = {"classification": "softmax", "multi-label": "sigmoid"}.get(kind, "linear")
+    return replace(head, kind=kind, activation="linear" if head.activation == "linear" else own)
+
+
+def _started(net: Network, old: Head, *, head: Head, new: np.ndarray, start: str, data: Any, seed: int) -> Head:
+    """Return the head with the rows of its new classes filled in."""
+    kept = np.setdiff1d(np.arange(len(head.weight)), new)
+    rows = (head.weight[kept], head.bias[kept])
+    if start == "random":
+        weight, bias = net.fresh_rows(len(new), head.features, seed=seed)
+    elif start == "mean":
+        weight, bias = mean_rows(old.weight, old.bias, count=len(new))
+    else:
+        features, targets = _features_of(net, data, classes=head.classes or (), new=new, start=start)
+        if start == "imprint":
+            inside = np.isin(targets, new)
+            weight, bias = imprinted_rows(features[inside], np.searchsorted(new, targets[inside]), count=len(new), kept=rows)
+        else:
+            weight, bias = probed_rows(features, targets, count=len(head.weight), kept=rows, wanted=new)
+    whole, offsets = head.weight.copy(), head.bias.copy()
+    whole[new], offsets[new] = weight, bias
+    return replace(head, weight=whole, bias=offsets)
+
+
+def _features_of(net: Network, data: Any, *, classes: Sequence[str], new: np.ndarray, start: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (N, d) and class indices (N,) of data that show every new class."""
+    if data is None:
+        raise SettingError(f"start={start!r} computes new rows from items of the new classes; give them with data=.")
+    items = (data if isinstance(data, Dataset) else read(data)).with_classes(classes)
+    lacking = [classes[index] for index in new if index not in items.targets]
+    if lacking:
+        raise DataError(f"The data show no item of {', '.join(map(repr, lacking[:5]))}; start={start!r} needs one of every new class.")
+    return net.features(items), items.targets
 
 
 def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, str] | None = None) -> tuple[Head, Account]:

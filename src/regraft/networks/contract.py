@@ -254,6 +254,19 @@ class Network(abc.ABC):
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
 
     @abc.abstractmethod
+    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows as the framework initialises its linear layers.
+
+        Args:
+            count: number of rows.
+            features: d.
+            seed: equal seeds give equal rows.
+
+        Returns:
+            Weight (count, d) and bias (count,).
+        """
+
+    @abc.abstractmethod
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows into a linear layer of that size.
 

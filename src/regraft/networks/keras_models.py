@@ -311,6 +311,15 @@ class KerasNetwork(Network):
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
         return rows_of(self._modules[layer])
 
+    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows with the initialisers of the present head; without one, with those of a Dense layer."""
+        like = self._modules[self._found.layer] if self._found else keras.layers.Dense(1)
+        kernel, bias = (
+            _drawn(one, shape, seed=seed)
+            for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
+        )
+        return np.ascontiguousarray(kernel.T), bias
+
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
         target = self._modules[layer]
@@ -355,6 +364,13 @@ class KerasNetwork(Network):
             yield
         for value, wanted in gradients:
             value.requires_grad_(wanted)
+
+
+def _drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
+    """Return what an initialiser draws with this seed in place of its own."""
+    config = initializer.get_config()
+    own = type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)
+    return np.asarray(keras.ops.convert_to_numpy(own(shape)), np.float32)
 
 
 @contextmanager

@@ -275,6 +275,13 @@ class TorchNetwork(Network):
         bias = cast("Tensor | None", getattr(module, "bias", None))
         return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
 
+    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows as `torch.nn.Linear` does: uniform within 1 / sqrt(d)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layer = torch.nn.Linear(features, count)
+        return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
+
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
         module = self.module.get_submodule(layer)

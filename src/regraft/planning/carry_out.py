@@ -23,8 +23,6 @@ from .strategies import run_strategy
 
 __all__ = ["carry_out"]
 
-_TRIED = {"head": "head", "partial": "partial", "full": "full", "scratch": "scratch"}
-
 
 def carry_out(
     net: Network, data: Dataset, *, plan: Plan, test: Dataset | None = None, out: str | Path | None = None, resume: bool = True
@@ -120,7 +118,8 @@ def _from_scratch(net: Network, job: Job) -> Judged:
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
     data, parts, network = job.items.data, job.parts, job.network
     blocks = network.blocks
-    tried = {entry for entry in ("head", "partial", "full", "scratch") if job.plan.strategy in (entry, "auto")}
+    tried = {"head", "partial", "full"} if job.plan.strategy == "auto" else {job.plan.strategy}
+    tried |= {"scratch"} if job.settings.baselines else set()
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
     split = {"fit": len(parts.fit), "select": len(parts.select), "valid": len(parts.valid)}
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..data import Dataset, Prepared
 from ..errors import SettingError
-from ..frontier import Counter, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
+from ..frontier import Counter, Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Network
 from ..networks.tracing import capture, pooled
@@ -185,6 +186,8 @@ class Job:
             if isinstance(cut, Refusal):
                 self.notes.append(f"The frozen part is computed every epoch: {cut.reason}.")
                 return whole
+            if self.plan.strategy == "auto" and self._too_large(cut, len(items) * views):
+                return whole
             where = default_cache_folder() if self.settings.cache == "auto" else self.settings.cache
             fill = FrozenPass(self.network, cut, where, dtype=self.settings.dtype, device=self.device, counter=self.counter)
             plain = fill.cached(items)
@@ -194,6 +197,18 @@ class Job:
             position[self.parts.fit] = np.arange(len(self.parts.fit))
             chosen = Prepared(items.data.subset(self.parts.fit), items.preprocessing, view_seed=items.view_seed)
             return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, self.device)
+
+    def _too_large(self, cut: Cut, rows: int) -> bool:
+        """Tell whether a cache that nobody asked for would take over a quarter of the free disk."""
+        folder = default_cache_folder()
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        needed = rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
+        large = bool(needed > shutil.disk_usage(existing).free / 4)
+        if large:
+            self.notes.append(
+                f"A cache of {needed / 2**30:.1f} GiB would take over a quarter of the free disk; that frontier runs without it."
+            )
+        return large
 
     def head_feed(self, feed: Feed) -> HeadFeed:
         """Return the head's features of all items, computed by one pass of `feed`."""
@@ -281,7 +296,9 @@ class Job:
         weight = None if weights is None else torch.from_numpy(np.asarray(weights, np.float32)).to(self.device)
         return Objective(head.task, loss_for(data.task), targets, weight, self.settings.label_smoothing)
 
-    def train(self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None) -> list[dict[str, object]]:
+    def train(
+        self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
+    ) -> list[dict[str, object]]:
         """Train what is not frozen.
 
         Args:
@@ -289,15 +306,19 @@ class Job:
             feed: batches and scores.
             frozen: layers that stay frozen.
             settings: other than the plan's, or None.
+            most: learn from so many items at most, or None.
 
         Returns:
             The history of this stage.
         """
+        fit = self.parts.fit
+        if most is not None and len(fit) > most:
+            fit = np.sort(np.random.default_rng(self.plan.seed).choice(fit, most, replace=False))
         training = Training(
             self.network,
             feed,
             self.objective(),
-            self.parts.fit,
+            fit,
             self.parts.select,
             settings or self.settings,
             self.plan.seed,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from ..console import say
 from ..frontier import frozen_up_to
-from ..tasks import paired_difference
 from ..training import Feed, raw_scores
 from .job import Job
 
@@ -19,16 +18,24 @@ __all__ = ["Carried", "run_strategy"]
 
 History = list[dict[str, Any]]
 COMPARED_EPOCHS = 2
+COMPARED_ITEMS = 1000
 
 
+@dataclass(frozen=True)
 class Carried:
-    """What a strategy leaves behind: the feed to judge with, the history, the source network's features, and the frozen layers."""
+    """What a strategy leaves behind.
 
-    def __init__(self, feed: Feed, history: History, *, features: Tensor | None, frozen: frozenset[str]) -> None:
-        self.feed = feed
-        self.history = history
-        self.features = features
-        self.frozen = frozen
+    Attributes:
+        feed: to judge with.
+        history: one dict an epoch.
+        features: (N, d) of the source network, where they were computed.
+        frozen: the layers that stayed frozen.
+    """
+
+    feed: Feed
+    history: History
+    features: Tensor | None
+    frozen: frozenset[str]
 
 
 def run_strategy(job: Job) -> Carried:
@@ -87,50 +94,66 @@ def _auto(job: Job) -> Carried:
     if not len(job.parts.select) or not job.settings.epochs:
         job.notes.append("Too few items to compare frontiers: the head alone was trained.")
         return carried
+    chosen = _preferred_frontier(job, carried.feed)
+    if chosen is None:
+        return carried
+    frozen = frozen_up_to(job.network, chosen)
+    feed = job.feed(frozen)
+    history = carried.history + job.train("partial" if chosen else "full", feed, frozen=frozen)
+    return Carried(feed, history, features=carried.features, frozen=frozen)
+
+
+def _preferred_frontier(job: Job, head_feed: Feed) -> int | None:
+    """Train a little above each of a few frontiers, from the same head, and return the one that beats the head alone by most.
+
+    Args:
+        job: with the trained head; its network is left as it was.
+        head_feed: to judge the head alone with.
+
+    Returns:
+        A number of frozen blocks, or None if no frontier beats the head on the selection items.
+    """
     start = {name: tensor.detach().clone() for name, tensor in job.network.state().items()}
-    before = _right(job, carried.feed)
+    before = _merit(job, head_feed)
     best, chosen = before, None
     trial = replace(job.settings, epochs=COMPARED_EPOCHS, patience=None, unfreeze_every=None)
     for depth in _depths(job):
-        feed = job.feed(frozen_up_to(job.network, depth))
-        job.train(f"compare-{depth}", feed, frozen=frozen_up_to(job.network, depth), settings=trial)
-        right = _right(job, feed)
-        say(f"frontier at block {depth}: {right.mean():.1%} of the selection items right, the head alone {before.mean():.1%}")
-        job.notes.append(
-            f"Compared: frozen up to block {depth}, {COMPARED_EPOCHS} epochs: {right.mean():.1%} of {len(right)} selection items right."
-        )
-        if right.mean() > best.mean():
-            best, chosen = right, depth
+        frozen = frozen_up_to(job.network, depth)
+        feed = job.feed(frozen)
+        job.train(f"compare-{depth}", feed, frozen=frozen, settings=trial, most=COMPARED_ITEMS)
+        merit = _merit(job, feed)
+        job.notes.append(f"Frontier at block {depth} of {len(job.network.blocks)} after {COMPARED_EPOCHS} epochs: {_said(job, merit)}.")
+        say(job.notes[-1])
+        if merit > best:
+            best, chosen = merit, depth
         _restore_(job, start)
-    if chosen is None:
-        job.notes.append(f"The head alone was kept: no frontier beat its {before.mean():.1%} on the selection items.")
-        return carried
-    gain = paired_difference(best, before)
-    job.notes.append(
-        f"Frontier at block {chosen} of {len(job.network.blocks)}: {gain['difference'] * 100:+.1f} points over the head "
-        "on the selection items."
-    )
-    frozen = frozen_up_to(job.network, chosen)
-    feed = job.feed(frozen)
-    return Carried(
-        feed, carried.history + job.train("partial" if chosen else "full", feed, frozen=frozen), features=carried.features, frozen=frozen
-    )
+    ending = "the head alone is kept" if chosen is None else f"the frontier at block {chosen} is taken"
+    job.notes.append(f"The head alone: {_said(job, before)}; {ending}. Judged on the {len(job.parts.select)} selection items.")
+    return chosen
 
 
 def _depths(job: Job) -> list[int]:
-    """Return the numbers of frozen blocks to compare: three quarters, half and none."""
-    count = len(job.network.blocks)
-    return sorted({count * 3 // 4, count // 2, 0} - {count}, reverse=True)
+    """Return the numbers of frozen blocks to compare: three quarters, half and none, as far as they leave more than the head to train."""
+    count, head_alone = len(job.network.blocks), job.frozen_for_head()
+    return [
+        depth
+        for depth in sorted({count * 3 // 4, count // 2, 0}, reverse=True)
+        if depth < count and frozen_up_to(job.network, depth) < head_alone
+    ]
 
 
-def _right(job: Job, feed: Feed) -> np.ndarray:
-    """Return whether each selection item is classified rightly; for other tasks, minus its squared error."""
+def _merit(job: Job, feed: Feed) -> float:
+    """Return the share of the selection items that is classified rightly; for other tasks, minus the loss on them."""
     objective = job.objective()
     scores = raw_scores(job.network, feed, task=objective.task, indices=job.parts.select)
-    targets = objective.targets[job.parts.select].numpy()
-    if targets.ndim == 1:
-        return np.asarray(scores.argmax(1) == targets)
-    return np.asarray(-((scores - targets) ** 2).mean(1))
+    targets = objective.targets[job.parts.select]
+    if job.items.data.task == "classification":
+        return float((scores.argmax(1) == targets.numpy()).mean())
+    return -float(objective.loss(torch.from_numpy(scores), targets))
+
+
+def _said(job: Job, merit: float) -> str:
+    return f"{merit:.1%} right" if job.items.data.task == "classification" else f"loss {-merit:.4g}"
 
 
 def _restore_(job: Job, start: dict[str, Tensor]) -> None:
