@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,11 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, adapted: tuple[Path,
     np.save(tmp_path / "five.npy", np.zeros((2, 24, 24, 5)))
     folder, _, _ = adapted
     assert "five.npy" in refused("predict", folder, tmp_path / "five.npy")
+
+
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    result = run("adapt", TINY, pictures, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "pip install 'regraft[vision]'" in result.stderr
+    assert not (tmp_path / "out" / "regraft.json").exists()

@@ -29,7 +29,7 @@ def test_the_demo_ends_with_scores_beside_the_yardsticks(tmp_path: Path) -> None
     result = run("demo", "--out", tmp_path / "out", "--quiet", "--json")
     assert result.exit_code == 0, result.output
     plain = json.loads(result.stdout)
-    assert set(plain["baselines"]) == {"majority", "class_mean", "an MLP on the 64 pixels", "a small CNN from scratch"}
+    assert set(plain["baselines"]) == {"majority", "class_mean", "probe", "an MLP on the 64 pixels", "a small CNN from scratch"}
     assert plain["scores"]["valid"]["accuracy"] > 0.94
     assert {figures["items"] for figures in plain["baselines"].values()} == {plain["scores"]["valid"]["items"]}
     assert "a small CNN from scratch" in Path(plain["report"]).read_text(encoding="utf-8")

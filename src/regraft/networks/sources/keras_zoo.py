@@ -55,10 +55,23 @@ def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) 
                 return make(weights="imagenet", **options), []
         except Exception as error:  # Keras wraps whatever a download raises in a bare Exception
             reason = str(error)[:160]
-            note = f"The trained weights of {source!r} could not be fetched ({reason}); RANDOM weights are used. Give a file with weights=."
-            warnings.warn(note, stacklevel=2)
-            return make(weights=None, **options), [note]
-    return make(weights=None, **options), []
+        model = _untrained(make, options, source=source)
+        note = f"The trained weights of {source!r} could not be fetched ({reason}); RANDOM weights are used. Give a file with weights=."
+        warnings.warn(note, stacklevel=2)
+        return model, [note]
+    return _untrained(make, options, source=source), []
+
+
+def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:
+    """Make a network with random weights.
+
+    Raises:
+        NetworkError: if Keras cannot make it: some are not there on the torch backend, some not at every size.
+    """
+    try:
+        return make(weights=None, **options)
+    except ValueError as error:
+        raise NetworkError(f"{source!r} cannot be made with {options or 'its own input size'}: {error}") from error
 
 
 def _home(make: Any) -> ModuleType:
