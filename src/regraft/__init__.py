@@ -11,12 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import Dataset
     from .errors import RegraftError
-    from .heads import retarget
+    from .heads import branch, cut, extend, join, retarget, stack
     from .networks.contract import Network
     from .planning import Plan, Result
     from .verbs import adapt, load, read
 
-__all__ = ["Dataset", "Network", "Plan", "RegraftError", "Result", "adapt", "load", "read", "retarget"]
+__all__ = [
+    "Dataset",
+    "Network",
+    "Plan",
+    "RegraftError",
+    "Result",
+    "adapt",
+    "branch",
+    "cut",
+    "extend",
+    "join",
+    "load",
+    "read",
+    "retarget",
+    "stack",
+]
 
 _HOMES = {
     "Dataset": "data",
@@ -25,9 +40,14 @@ _HOMES = {
     "RegraftError": "errors",
     "Result": "planning",
     "adapt": "verbs",
+    "branch": "heads",
+    "cut": "heads",
+    "extend": "heads",
+    "join": "heads",
     "load": "verbs",
     "read": "verbs",
     "retarget": "heads",
+    "stack": "heads",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, preprocessing_from_dict
+from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, preprocessing_from_dict, with_channels
 from .data import read as read_data
 from .errors import NetworkError, SettingError
 from .networks.contract import Network
@@ -21,7 +21,7 @@ __all__ = ["adapt", "load", "read"]
 read = read_data
 
 
-def load(
+def load(  # noqa: PLR0913  # over the limit: the public contract
     source: Any,
     *,
     classes: Sequence[str] | None = None,
@@ -29,6 +29,8 @@ def load(
     architecture: Architecture = None,
     inputs: Sequence[int] | None = None,
     preprocessing: Any = None,
+    head: str | None = None,
+    channels: int | None = None,
 ) -> Network:
     """Open a trained network.
 
@@ -40,16 +42,25 @@ def load(
         architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
         inputs: shape of one item without the batch axis, when it cannot be known otherwise.
         preprocessing: as plain data or a `Preprocessing`, in place of what the source knows.
+        head: the name of the layer that is its head, where there are several candidates.
+        channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
 
     Returns:
         The network; a live object given is not modified.
 
     Raises:
         NetworkError: if it cannot be opened; the message says what would do.
+        SettingError: if `channels` is no number of channels.
     """
-    opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs)
+    if channels is not None and (not isinstance(channels, int) or channels < 1):
+        raise SettingError(f"channels={channels!r}: expected a whole number, 1 or more.")
+    opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs, head=head)
     network = opened.network
     given = preprocessing if preprocessing is not None else opened.preprocessing
+    if channels is not None:
+        network = network.with_channels(channels)
+        if isinstance(given, dict):
+            given = with_channels(given, channels)
     if given is None:
         made = default_preprocessing("array", network.input_shape or None, network.layout)
         network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from regraft.data import ArrayPreprocessing, Prepared, read
-from regraft.data.array_preprocessing import augmented_array
+from regraft.data.preprocessings.array_preprocessing import augmented_array
 from regraft.errors import DataError
 
 

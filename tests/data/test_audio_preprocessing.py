@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from regraft.data import AudioPreprocessing, read
-from regraft.data.audio_preprocessing import augmented_waveform, fitted_length
+from regraft.data.preprocessings.audio_preprocessing import augmented_waveform, fitted_length
 from regraft.errors import DataError
 
 librosa = pytest.importorskip("librosa")

@@ -15,7 +15,7 @@ from regraft.data import (
     default_preprocessing,
     preprocessing_from_dict,
 )
-from regraft.data.preprocessing import as_dataset
+from regraft.data.preprocessings.preprocessing import as_dataset
 from regraft.errors import DataError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regraft.data import read
-from regraft.data.readers import tables
+from regraft.data.readers import table_files as tables
 from regraft.errors import DataError
 
 

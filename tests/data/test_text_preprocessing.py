@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regraft.data import Prepared, TextPreprocessing, preprocessing_from_dict, read
-from regraft.data.text_preprocessing import replaced_tokens
+from regraft.data.preprocessings.text_preprocessing import replaced_tokens
 from regraft.errors import DataError
 
 TEXTS = ["a short text", "another one, somewhat longer than the first of them", "third"]

@@ -138,7 +138,7 @@ def test_the_network_given_is_left_alone_and_old_scores_stay(head: nn.Module) ->
 def test_a_network_without_a_head_gets_one() -> None:
     net = open_torch(nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU()), inputs=(1, 6, 6))
     assert net.heads == {}
-    with pytest.raises(NetworkError, match=r"one head; found none.*retarget"):
+    with pytest.raises(NetworkError, match=r"without a head.*retarget"):
         _ = net.head
     other = retarget(net, ["a", "b", "c"])
     assert other.head.weight.shape == (3, 5)

@@ -2,72 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
-from torch import nn
 
 import regraft
 from regraft.errors import DataError, SettingError
 from regraft.heads.starts import aligned_rows, imprinted_rows, mean_rows
 
-keras = pytest.importorskip("keras")
-layers = keras.layers
+from .examples import TABLE, opened, pictures
 
-OLD = ("cat", "dog", "bus", "tram", "car")
 NEW = ("tram", "plane", "cat", "ship")
-SHAPE = (3, 32, 32)
-
-
-def _torch_linear() -> Any:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
-
-
-def _torch_convolution() -> Any:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 5, 1), nn.Flatten())
-
-
-def _timm() -> Any:
-    return timm.create_model("test_convnext", num_classes=5)
-
-
-def _functional() -> Any:
-    entry = keras.Input((32, 32, 3))
-    return keras.Model(entry, layers.Softmax()(layers.Dense(5)(layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3)(entry)))))
-
-
-def _sequential() -> Any:
-    return keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(6, 3), layers.GlobalAveragePooling2D(), layers.Dense(5)])
-
-
-def _softmax_inside() -> Any:
-    steps = [layers.Conv2D(6, 3), layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax")]
-    return keras.Sequential([keras.Input((32, 32, 3)), *steps])
-
-
-TABLE: dict[str, Callable[[], Any]] = {
-    "torch linear": _torch_linear,
-    "torch 1x1 convolution": _torch_convolution,
-    "timm": _timm,
-    "Keras functional": _functional,
-    "Keras Sequential": _sequential,
-    "Keras softmax inside": _softmax_inside,
-}
 
 
 def _opened(name: str) -> tuple[regraft.Network, Any]:
-    module = TABLE[name]()
-    channels_last = "Keras" in name
-    net = regraft.load(module, classes=OLD, inputs=(32, 32, 3) if channels_last else SHAPE)
-    pictures = np.random.default_rng(0).normal(size=(24, *((32, 32, 3) if channels_last else SHAPE))).astype(np.float32)
     labels = np.array(NEW * 6)
-    for index, label in enumerate(NEW):
-        pictures[labels == label] += index
-    return net, (pictures, labels)
+    return opened(name), (pictures(name, labels), labels)
 
 
 @pytest.mark.parametrize("name", TABLE)

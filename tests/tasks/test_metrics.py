@@ -15,7 +15,7 @@ from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
 from regraft.errors import DataError, SettingError
-from regraft.tasks import brier_score, expected_calibration_error, judge, log_loss, probabilities, wilson_interval
+from regraft.tasks import brier_score, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities, wilson_interval
 
 
 @pytest.fixture
@@ -142,3 +142,45 @@ def test_what_cannot_be_judged_is_refused(arguments: Any, message: str) -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(SettingError, match="multi-label"):
         judge([[1.0]], [0], None, kind="multilabel")
+
+
+def test_multi_label_at_thresholds_is_scikit_learns() -> None:
+    generator = np.random.default_rng(4)
+    truth = (generator.random((80, 3)) > 0.6).astype(int)
+    scores = generator.normal(size=(80, 3)) + truth
+    cuts = np.array([0.2, 0.5, 0.8])
+    figures = judge(scores, truth, ["x", "y", "z"], kind="multi-label", thresholds=cuts)
+    predicted = (expit(scores) >= cuts).astype(int)
+    assert figures["thresholds"] == cuts.tolist()
+    for average in ("macro", "micro"):
+        assert figures[f"{average}_f1"] == pytest.approx(reference.f1_score(truth, predicted, average=average))
+    precisions = reference.precision_score(truth, predicted, average=None)
+    recalls = reference.recall_score(truth, predicted, average=None)
+    assert [row["precision"] for row in figures["per_class"].values()] == pytest.approx(precisions)
+    assert [row["recall"] for row in figures["per_class"].values()] == pytest.approx(recalls)
+    assert figures["accuracy"] == pytest.approx((truth == predicted).mean())
+    plain = judge(scores, truth, ["x", "y", "z"], kind="multi-label")
+    same = judge(scores, truth, ["x", "y", "z"], kind="multi-label", thresholds=0.5)
+    assert "thresholds" not in plain and same == {**plain, "thresholds": [0.5] * 3}
+
+
+def test_a_label_that_is_never_said_has_no_precision() -> None:
+    row = judge([[-1.0], [-2.0]], [[1], [0]], ["x"], kind="multi-label")["per_class"]["x"]
+    assert (row["precision"], row["recall"]) == (None, 0.0)
+
+
+@pytest.mark.parametrize("thresholds", [[0.5, 0.5], [1.5], [float("nan")], []])
+def test_thresholds_that_are_none_are_refused(thresholds: list[float]) -> None:
+    with pytest.raises(SettingError, match="Expected 1 thresholds from 0 to 1"):
+        judge([[1.0]], [[1]], kind="multi-label", thresholds=thresholds)
+    with pytest.raises(SettingError, match="kind='regression'"):
+        judge([[1.0]], [1.0], kind="regression", thresholds=thresholds)
+
+
+def test_harmonic_mean() -> None:
+    assert harmonic_mean(0.5, 1.0) == pytest.approx(2 / 3)
+    assert harmonic_mean(0.25, 0.25) == 0.25
+    assert harmonic_mean(0.0, 1.0) == harmonic_mean(1.0, 0.0) == harmonic_mean(0.0, 0.0) == 0.0
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(DataError, match="two finite numbers"):
+            harmonic_mean(0.5, wrong)

@@ -1,23 +1,27 @@
 """Data: reading them, splitting them, and bringing them to the form that a network takes."""
 
-from .array_preprocessing import ArrayPreprocessing
-from .audio_preprocessing import AudioPreprocessing
 from .check import checked
 from .dataset import Dataset, check_trainable
-from .image_preprocessing import ImagePreprocessing
 from .prepared import Prepared
-from .preprocessing import Preprocessing, collate, default_preprocessing
-from .preprocessing import from_dict as preprocessing_from_dict
+from .preprocessings.array_preprocessing import ArrayPreprocessing
+from .preprocessings.audio_preprocessing import AudioPreprocessing
+from .preprocessings.columns_preprocessing import ColumnsPreprocessing
+from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
+from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
+from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
+from .preprocessings.text_preprocessing import TextPreprocessing
 from .read import read
-from .text_preprocessing import TextPreprocessing
+from .targets import Targets
 
 __all__ = [
     "ArrayPreprocessing",
     "AudioPreprocessing",
+    "ColumnsPreprocessing",
     "Dataset",
     "ImagePreprocessing",
     "Prepared",
     "Preprocessing",
+    "Targets",
     "TextPreprocessing",
     "check_trainable",
     "checked",
@@ -25,4 +29,5 @@ __all__ = [
     "default_preprocessing",
     "preprocessing_from_dict",
     "read",
+    "with_channels",
 ]

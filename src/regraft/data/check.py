@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .dataset import Dataset
 from .decoding.threads import in_threads
 from .items import listed, take
 
-__all__ = ["bad_items", "checked", "rows_not_finite"]
+__all__ = ["bad_items", "checked", "labelled", "rows_not_finite"]
 
 CHUNK_BYTES = 2**26
 FILES_AT_ONCE = 256
@@ -38,8 +38,32 @@ def checked(data: Dataset, skip_bad: bool) -> Dataset:
     bad = bad_items(data)
     if not bad:
         return data
-    named = listed((f"{data.name_of(index)} ({reason})" for index, reason in bad.items()), LEFT_OUT_SHOWN if skip_bad else 5)
-    count = f"{len(bad)} of {len(data)} items cannot be used: {named}"
+    return _left_out(data, bad, what="cannot be used", skip_bad=skip_bad)
+
+
+def labelled(data: Dataset, skip_bad: bool) -> Dataset:
+    """Return data of which every item has a target of some task.
+
+    Args:
+        data: the data as read, of several tasks.
+        skip_bad: leave out the items without any target, and note it, instead of raising.
+
+    Returns:
+        The same data, or those of its items that have a target.
+
+    Raises:
+        DataError: if items have none and `skip_bad` is false, or if none has one.
+    """
+    known = np.any([data.targets_of(name).known for name in data.tasks], axis=0)
+    bad = {int(index): "" for index in np.flatnonzero(~known)}
+    tasks = ", ".join(map(repr, data.tasks))
+    return _left_out(data, bad, what=f"have no target of any task ({tasks})", skip_bad=skip_bad) if bad else data
+
+
+def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: bool) -> Dataset:
+    reasons = {index: f" ({reason})" if reason else "" for index, reason in bad.items()}
+    named = listed((data.name_of(index) + reason for index, reason in reasons.items()), LEFT_OUT_SHOWN if skip_bad else 5)
+    count = f"{len(bad)} of {len(data)} items {what}: {named}"
     if not skip_bad:
         raise DataError(f"{count}. Repair or remove them, or leave them out with skip_bad=True.")
     if len(bad) == len(data):

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, SettingError, near_names
-from ..networks.names import normal_name
-from .items import as_rows, item_digest, listed
+from .items import as_rows, digest_with, item_digest, listed
 from .splits import grouped_split, stratified_split
+from .targets import Targets
 
-__all__ = ["KINDS", "TASKS", "Dataset", "check_trainable"]
+__all__ = ["KINDS", "Dataset", "check_trainable"]
 
 KINDS = ("array", "image", "audio", "text")
-TASKS = ("classification", "multi-label", "regression")
-REGRESSION_BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Items with their targets.
+    """Items with their targets, of one task or of several, and with columns of numbers beside them where there are any.
+
+    The targets of the first task are `targets`, `classes` and `task`; those of the others are in `further`. Of several tasks, an
+    item may lack the targets of some: a class index is then -1, a number NaN, a multi-label row NaN throughout.
 
     Attributes:
         items: N raw items: an array or memory map (N, ...), paths of files, or texts.
@@ -35,6 +36,11 @@ class Dataset:
         conditions: (N,) str; the known nuisance of each item.
         names: a name for each item, such as its path within the folder.
         notes: what was decided or left out while reading.
+        name: of the first task.
+        further: targets of the other tasks, by name.
+        columns: (N, k) float32, numbers beside each item.
+        column_names: k names.
+        partial: targets may be missing, because this is one of several tasks.
     """
 
     items: Sequence[Any] | np.ndarray = field(repr=False)
@@ -46,22 +52,75 @@ class Dataset:
     conditions: np.ndarray | None = field(default=None, repr=False)
     names: tuple[str, ...] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    name: str = "main"
+    further: Mapping[str, Targets] = field(default_factory=dict, repr=False)
+    columns: np.ndarray | None = field(default=None, repr=False)
+    column_names: tuple[str, ...] = ()
+    partial: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        for what, value, options in (("kind", self.kind, KINDS), ("task", self.task, TASKS)):
-            if value not in options:
-                raise DataError(f"No {what} of data is called {value!r}{near_names(str(value), options)}")
-        for what in ("targets", "groups", "conditions", "names"):
+        if self.kind not in KINDS:
+            raise DataError(f"No kind of data is called {self.kind!r}{near_names(str(self.kind), KINDS)}")
+        for what in ("groups", "conditions", "names"):
             values = getattr(self, what)
             if values is not None and len(values) != len(self.items):
                 raise DataError(f"The data have {len(self.items)} items and {len(values)} {what}; expected one for each item.")
-        _check_targets(self)
+        if self.name in self.further:
+            raise DataError(f"Two tasks are called {self.name!r}: {list(self.tasks)}; expected a name of its own for each.")
+        for name in self.tasks:
+            self.targets_of(name).check(len(self), missing=self.partial or bool(self.further))
+        _check_columns(self)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Any:
         return self.items[index]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of all tasks, the first one foremost."""
+        return (self.name, *self.further)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether the target of the first task is known, (N,) bool."""
+        return self.targets_of(self.name).known
+
+    def targets_of(self, name: str) -> Targets:
+        """Return the targets of one task.
+
+        Args:
+            name: of the task.
+
+        Returns:
+            N targets.
+
+        Raises:
+            DataError: if there is no such task; the nearest names are listed.
+        """
+        if name == self.name:
+            return Targets(self.targets, self.classes, self.task)
+        if name not in self.further:
+            raise DataError(f"The data have no task {name!r}{near_names(str(name), self.tasks)}")
+        return self.further[name]
+
+    def of_task(self, name: str) -> Dataset:
+        """Return the same items with the targets of one task alone; items whose target is missing stay.
+
+        Args:
+            name: of the task.
+
+        Returns:
+            A data set of N items whose only task it is.
+
+        Raises:
+            DataError: if there is no such task; the nearest names are listed.
+        """
+        targets, partial = self.targets_of(name), self.partial or bool(self.further)
+        return dataclasses.replace(
+            self, targets=targets.values, classes=targets.classes, task=targets.task, name=name, further={}, partial=partial
+        )
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """Return some items in the given order; array content is not copied.
@@ -79,11 +138,15 @@ class Dataset:
             targets=self.targets[rows],
             groups=None if self.groups is None else self.groups[rows],
             conditions=None if self.conditions is None else self.conditions[rows],
+            further={name: targets.taken(rows) for name, targets in self.further.items()},
+            columns=None if self.columns is None else self.columns[rows],
             names=None if self.names is None and _keeps_order(rows, len(self)) else tuple(self.name_of(int(row)) for row in rows),
         )
 
     def split(self, valid: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split in two, stratified by class, and by group where there are groups. Both parts keep the items' order.
+
+        Of several tasks the first one counts; the items whose target of it is missing are one more stratum.
 
         Args:
             valid: share of the second part, in (0, 1).
@@ -122,15 +185,16 @@ class Dataset:
         return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
     def _chosen(self, valid: float, seed: int) -> np.ndarray:
-        keep = self.task != "regression"
-        table = _class_table(self)
+        table = self.targets_of(self.name).table()
+        keep = np.full(table.shape[1], self.task != "regression")
+        keep[table.shape[1] - int(not self.known.all()) :] = False  # no part needs an item without a target
         if self.groups is not None:
             _, group = np.unique(self.groups, return_inverse=True)
             counts = np.zeros((int(group.max()) + 1, table.shape[1]))
             np.add.at(counts, group, table)
             return grouped_split(counts, np.bincount(group), valid=valid, seed=seed, keep=keep)[group]
         if self.task == "multi-label":
-            return grouped_split(table, np.ones(len(self)), valid=valid, seed=seed, cover=True)
+            return grouped_split(table, np.ones(len(self)), valid=valid, seed=seed, keep=keep, cover=True)
         return stratified_split(table.argmax(axis=1), valid, seed=seed)
 
     def name_of(self, index: int) -> str:
@@ -151,99 +215,68 @@ class Dataset:
             index: which item.
 
         Returns:
-            16 bytes over the file, the array with its shape and type, or the text.
+            16 bytes over the file, the array with its shape and type, or the text, and over its columns where there are any.
         """
-        return item_digest(self.items[index], self.kind)
+        digest = item_digest(self.items[index], self.kind)
+        return digest if self.columns is None else digest_with(digest, self.column_names, values=self.columns[index])
 
     def class_counts(self) -> np.ndarray:
-        """Return how many items each class has, (C,) int64; empty for regression."""
-        if self.task == "regression":
-            return np.zeros(0, dtype=np.int64)
-        if self.task == "multi-label":
-            return np.asarray((self.targets > 0.5).sum(axis=0), dtype=np.int64)
-        return np.bincount(self.targets, minlength=len(self.classes)).astype(np.int64)
+        """Return how many items each class of the first task has, (C,) int64, missing targets left out; empty for regression."""
+        return self.targets_of(self.name).counts()
 
-    def with_classes(self, classes: Iterable[str]) -> Dataset:
+    def with_classes(self, classes: Iterable[str], task: str | None = None) -> Dataset:
         """Return the same items with targets indexed in another order of classes.
 
         Args:
             classes: names in the new order; they may be more than the data have. Names compare trimmed and case-folded.
+            task: of which task; None for the first.
 
         Returns:
             The data set; a regression is returned as it is.
 
         Raises:
-            DataError: if items have labels that are not among `classes`; all are listed.
+            DataError: if items have labels that are not among `classes` (all are listed), or there is no such task.
         """
-        order = tuple(str(name) for name in classes)
-        if self.task == "regression" or order == self.classes:
+        name = self.name if task is None else task
+        old = self.targets_of(name)
+        new = old.with_classes(classes)
+        if new is old:
             return self
-        rows = {normal_name(name): row for row, name in enumerate(order)}
-        counts = self.class_counts()
-        unknown = [name for name, count in zip(self.classes, counts, strict=True) if count and normal_name(name) not in rows]
-        if unknown:
-            raise DataError(
-                f"Labels of the data are not among the {len(order)} classes: {listed(map(repr, unknown))}. "
-                f"Rename them, or add them to the classes{near_names(unknown[0], order)}"
-            )
-        moved = np.array([rows.get(normal_name(name), -1) for name in self.classes], dtype=np.int64)
-        return dataclasses.replace(self, targets=_moved_targets(self, moved, count=len(order)), classes=order)
-
-
-def _check_targets(data: Dataset) -> None:
-    count = len(data.classes)
-    if data.task == "classification" and len(data.targets) and not 0 <= data.targets.min() <= data.targets.max() < count:
-        raise DataError(
-            f"Class indices run from {data.targets.min()} to {data.targets.max()}; expected 0 to {count - 1} for {count} class names."
-        )
-    if data.task == "multi-label" and data.targets.shape != (len(data), count):
-        raise DataError(f"Multi-label targets have the shape {data.targets.shape}; expected {(len(data), count)} (items, classes).")
+        if name != self.name:
+            return dataclasses.replace(self, further={**self.further, name: new})
+        return dataclasses.replace(self, targets=new.values, classes=new.classes)
 
 
 def _keeps_order(rows: np.ndarray, count: int) -> bool:
     return len(rows) == count and bool((rows == np.arange(count)).all())
 
 
-def _moved_targets(data: Dataset, moved: np.ndarray, *, count: int) -> np.ndarray:
-    if data.task == "classification":
-        return np.asarray(moved[data.targets], dtype=np.int64)
-    targets = np.zeros((len(data), count), dtype=np.float32)
-    targets[:, moved[moved >= 0]] = data.targets[:, moved >= 0]
-    return targets
-
-
-def _class_table(data: Dataset) -> np.ndarray:
-    """Return (N, C) membership of classes; a regression's classes are the quantiles of its targets."""
-    if data.task == "multi-label":
-        return np.asarray(data.targets > 0.5, dtype=np.float64)
-    strata = data.targets
-    if data.task == "regression":
-        bins = max(1, min(REGRESSION_BINS, len(data) // 2))
-        strata = np.argsort(np.argsort(data.targets, kind="stable"), kind="stable") * bins // len(data)
-    table = np.zeros((len(data), int(strata.max()) + 1))
-    table[np.arange(len(data)), strata] = 1
-    return table
-
-
 def check_trainable(data: Dataset) -> None:
-    """Check that something can be learned from the data and that they can be split.
+    """Check that something can be learned from the known targets of every task and that they can be split.
 
     Args:
         data: what a network is to be adapted to.
 
     Raises:
-        DataError: if there are fewer than two classes with items, a class with one item, or targets that are all equal.
+        DataError: if there are fewer than two classes with items, a class with one item, or targets that are all equal; where
+            there are several tasks, the message names the task.
     """
-    if data.task == "regression":
-        if len(data) < 2 or np.ptp(data.targets) == 0:
-            raise DataError(f"All {len(data)} targets are equal; expected numbers that differ, else there is nothing to learn.")
+    for name in data.tasks:
+        data.targets_of(name).check_trainable(f"Task {name!r}: " if data.further else "")
+
+
+def _check_columns(data: Dataset) -> None:
+    if data.columns is None and not data.column_names:
         return
-    counts = data.class_counts()
-    present = [name for name, count in zip(data.classes, counts, strict=True) if count]
-    if len(present) < 2 and data.task == "classification":
-        raise DataError(f"The data have only one class: {listed(map(repr, present)) or 'none'}; expected items of two classes or more.")
-    if not present:
-        raise DataError(f"No item has any of the {len(data.classes)} labels; expected rows with a 1 in them.")
-    single = [repr(name) for name, count in zip(data.classes, counts, strict=True) if count == 1]
-    if single:
-        raise DataError(f"Classes with one item cannot be split: {listed(single)}; expected two or more. Add items or remove the class.")
+    names, shape = data.column_names, () if data.columns is None else data.columns.shape
+    if data.columns is None or shape != (len(data), len(names)) or len(set(names)) != len(names):
+        raise DataError(
+            f"The columns have the shape {shape} and the names {list(names)} for {len(data)} items; expected one row for each item and "
+            "as many different names as columns."
+        )
+    absent = ~np.isfinite(data.columns)
+    if absent.any():
+        found = [f"{name!r} in rows {listed(np.flatnonzero(absent[:, at]))}" for at, name in enumerate(names) if absent[:, at].any()]
+        raise DataError(
+            f"Columns beside the items are missing or not finite: {listed(found, 12)}; expected a number in each row. Fill or remove them."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-__all__ = ["ArrayView", "as_numpy", "as_rows", "is_frame", "item_digest", "listed", "take"]
+__all__ = ["ArrayView", "as_numpy", "as_rows", "digest_with", "is_frame", "item_digest", "listed", "take"]
 
 DIGEST_BYTES = 16
 
@@ -141,6 +142,23 @@ def item_digest(item: Any, kind: str) -> bytes:
         array = np.ascontiguousarray(item)
         hasher.update(f"{array.dtype.str}{np.shape(item)}".encode())
         hasher.update(array.tobytes())
+    return hasher.digest()
+
+
+def digest_with(digest: bytes, names: Sequence[str], *, values: np.ndarray) -> bytes:
+    """Return an item's digest joined with the numbers beside it, 16 bytes.
+
+    Args:
+        digest: of the item alone.
+        names: of the k numbers.
+        values: (k,) numbers.
+
+    Returns:
+        The digest of them together.
+    """
+    hasher = _hasher()
+    for part in (digest, json.dumps(list(names)).encode(), np.asarray(values, dtype=np.float32).tobytes()):
+        hasher.update(part)
     return hasher.digest()
 
 

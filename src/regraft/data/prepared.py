@@ -13,8 +13,7 @@ from ..errors import SettingError
 from ..networks.contract import Inputs
 from .dataset import Dataset
 from .decoding.threads import in_threads, prefetched
-from .items import take
-from .preprocessing import Preprocessing
+from .preprocessings.preprocessing import Preprocessing
 
 __all__ = ["Prepared"]
 
@@ -49,7 +48,7 @@ class Prepared:
             Tensor (n, ...), or named tensors (n, length).
         """
         seeds = [self._seed(int(index)) for index in indices] if view else None
-        return self.preprocessing.batch(take(self.data.items, indices), view, seeds=seeds)
+        return self.preprocessing.batch_of(self.data, indices, view=view, seeds=seeds)
 
     # over the limit: size, items and view are what a batch is called by everywhere
     def batches(
@@ -85,7 +84,7 @@ class Prepared:
             views: how many views are used; from two on, their number and seed count too.
 
         Returns:
-            32 hexadecimal digits: of the preprocessing, each item's content in order, and the views.
+            32 hexadecimal digits: of the preprocessing, each item's content and columns in order, and the views.
         """
         hasher = hashlib.blake2b(digest_size=16)
         hasher.update(json.dumps([self.preprocessing.to_dict(), self.data.kind, len(self)], sort_keys=True).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from .items import is_frame
 from .readers.arrays import read_arrays
 from .readers.folders import read_folder
 from .readers.tables import TABLE_EXTENSIONS, read_frame, read_table
-from .readers.targets import ReadOptions, label_array, make_targets
+from .readers.targets import ReadOptions
+from .readers.tasks import Beside, targets_by_task, with_tasks
 
 __all__ = ["read"]
 
@@ -27,20 +28,25 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     condition: Any = None,
     kind: str | None = None,
     skip_bad: bool = False,
-    classes: Iterable[str] | None = None,
+    classes: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
+    columns: Any = None,
 ) -> Dataset:
     """Read data of any supported kind without decoding the items.
 
     Args:
         source: a folder of class folders (images, audio), a CSV or Parquet file, a pandas or polars data frame, a pair (X, y),
-            or a `Dataset`.
-        target: a column name, several (multi-label), or an array of N labels.
+            or a `Dataset`. y may be a mapping from task to labels.
+        target: a column name, several (multi-label), or an array of N labels; for several tasks a mapping from the name of each to
+            one of these, the first task foremost. In a mapping, labels may be missing (empty, None, NaN, or a row of those), as
+            long as each item has one of some task.
         files: the folder in which the files lie that a column of the table names.
         group: a column name or an array of N labels; a group is never on both sides of a split.
         condition: a column name or an array of N labels.
         kind: "array", "image", "audio" or "text", where it is not to be found out.
         skip_bad: leave out what cannot be used, and note it, instead of raising.
-        classes: class names in the wanted order.
+        classes: class names in the wanted order, of the first task; or a mapping from task to class names.
+        columns: numbers beside each item: names of columns of the table, which are then neither items nor target; for other sources
+            an array (N, k), or a mapping from name to (N,) array.
 
     Returns:
         The data.
@@ -50,8 +56,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     """
     if kind is not None and kind not in KINDS:
         raise DataError(f"No kind of data is called {kind!r}{near_names(str(kind), KINDS)}")
-    names = None if classes is None else tuple(str(name) for name in classes)
-    options = ReadOptions(target, files, group, condition, kind, skip_bad, names)
+    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns)
     if isinstance(source, Dataset):
         return _again(source, options)
     if isinstance(source, str | Path):
@@ -76,19 +81,23 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
     raise DataError(f"{path} cannot be read as data; expected a folder, or a file with one of {', '.join(TABLE_EXTENSIONS)}.")
 
 
+def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) -> dict[str | None, tuple[str, ...]] | None:
+    if classes is None:
+        return None
+    named = classes.items() if isinstance(classes, Mapping) else [(None, classes)]
+    return {task: tuple(str(name) for name in names) for task, names in named}
+
+
 def _again(data: Dataset, options: ReadOptions) -> Dataset:
     """Return a data set with what was asked for put in place of what it has."""
+    beside = Beside.of(options, len(data))
+    data = dataclasses.replace(data, kind=options.kind or data.kind, **beside.given())
     if options.target is not None:
-        if len(options.target) != len(data) or isinstance(options.target, str):
+        several = isinstance(options.target, Mapping)
+        if not several and (len(options.target) != len(data) or isinstance(options.target, str)):
             raise DataError(f"target has {len(options.target)} labels for {len(data)} items; expected an array of one for each item.")
-        targets = make_targets(options.target, options.classes)
-        data = dataclasses.replace(data, targets=targets.values, classes=targets.classes, task=targets.task)
-    groups = label_array(options.group, len(data), what="group")
-    conditions = label_array(options.condition, len(data), what="condition")
-    data = dataclasses.replace(
-        data,
-        kind=options.kind or data.kind,
-        groups=data.groups if groups is None else groups,
-        conditions=data.conditions if conditions is None else conditions,
-    )
-    return data if options.classes is None else data.with_classes(options.classes)
+        tasks = targets_by_task(options.target, options, count=len(data))
+        data = with_tasks(data, tasks, skip_bad=options.skip_bad)
+    for task, classes in (options.classes or {}).items():
+        data = data.with_classes(classes, task)
+    return data

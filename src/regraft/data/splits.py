@@ -54,7 +54,9 @@ def _quotas(counts: np.ndarray, valid: float) -> np.ndarray:
     return quotas
 
 
-def grouped_split(counts: np.ndarray, sizes: np.ndarray, *, valid: float, seed: int, keep: bool = True, cover: bool = False) -> np.ndarray:
+def grouped_split(
+    counts: np.ndarray, sizes: np.ndarray, *, valid: float, seed: int, keep: bool | np.ndarray = True, cover: bool = False
+) -> np.ndarray:
     """Choose whole groups for the second part so that the classes keep their shares.
 
     Greedy: in a random order, a group is taken if that brings the class counts nearer to the asked share. Of several orders
@@ -65,7 +67,8 @@ def grouped_split(counts: np.ndarray, sizes: np.ndarray, *, valid: float, seed: 
         sizes: (G,) how many items a group has.
         valid: share of the second part, in (0, 1).
         seed: equal seeds give equal parts.
-        keep: every class keeps an item in the first part; without it only the first part as a whole is kept non-empty.
+        keep: every class keeps an item in the first part, or (C,) bool: which ones do; without it only the first part as a whole is
+            kept non-empty.
         cover: afterwards take further groups so that each class with items in two groups has some in the second part.
 
     Returns:

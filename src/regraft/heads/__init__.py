@@ -1,5 +1,9 @@
-"""Changing a network's head, rows matched by class name."""
+"""Changing a network's heads, rows matched by class name."""
 
+from .branch import branch
+from .ends import cut, join
+from .extend import extend, extension_figures
 from .retarget import retarget, retargeted_rows
+from .stack import stack
 
-__all__ = ["retarget", "retargeted_rows"]
+__all__ = ["branch", "cut", "extend", "extension_figures", "join", "retarget", "retargeted_rows", "stack"]

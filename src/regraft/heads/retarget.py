@@ -8,20 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Dataset, read
-from ..errors import DataError, NetworkError, SettingError, near_names
+from ..errors import NetworkError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, normal_name
-from .starts import imprinted_rows, mean_rows, probed_rows
+from .starting import Start, empty_head, started
+from .synonyms import alias_form, aliases
 
 __all__ = ["retarget", "retargeted_rows"]
 
 
-STARTS = ("zeros", "random", "mean", "imprint", "probe")
-
-
-def retarget(  # over the limit: the public contract
+def retarget(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,
     classes: Sequence[str],
     *,
@@ -30,6 +27,7 @@ def retarget(  # over the limit: the public contract
     data: Any = None,
     kind: str | None = None,
     seed: int = 0,
+    task: str | None = None,
 ) -> Network:
     """Give a network other classes: fewer, more, re-ordered, renamed, or wholly other ones.
 
@@ -44,6 +42,7 @@ def retarget(  # over the limit: the public contract
         data: items of the new classes (for "probe" better of all), as `regraft.read` reads them.
         kind: "classification", "multi-label" or "regression"; None keeps the head's.
         seed: of "random".
+        task: which head, where there are several; None for the first. Heads that derive their classes from it go with its old classes.
 
     Returns:
         A new network whose account says which rows were kept, renamed, new and dropped.
@@ -53,23 +52,26 @@ def retarget(  # over the limit: the public contract
         SettingError: if `start` is unknown, or needs data that are not given.
         DataError: if the data lack a new class, or have a label that is not among `classes`.
     """
-    if start not in STARTS:
-        raise SettingError(f"start={start!r} is not known{near_names(start, STARTS)}")
+    asked = Start(start, data, seed)
     names = checked_classes(classes)
-    old = net.head if net.heads else _no_head(net)
+    old = net.head_of(task) if net.heads else _no_head(net)
+    if old.groups is not None:
+        raise NetworkError(f"The task {old.task!r} is derived from the classes of {net.head.task!r}; retarget that one, or branch anew.")
     head, account = retargeted_rows(old, names, rename=rename)
     new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
-    if start != "zeros" and len(new):
-        head = _started(net, old, head=head, new=new, start=start, data=data, seed=seed)
+    head = started(net, head, new=new, old=(old.weight, old.bias), start=asked)
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
+    if net.heads and old.task == net.head.task:
+        changed.statistics = None  # of other classes
+        changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}
     return changed
 
 
 def _no_head(net: Network) -> Head:
     """Return a head without rows for a network that has none."""
     features = net.sample_features().shape[1]
-    return Head("main", None, "classification", "linear", "", np.zeros((0, features), np.float32), np.zeros(0, np.float32))
+    return replace(empty_head("main", (), kind="classification", features=features), classes=None)
 
 
 def _of_kind(head: Head, kind: str | None) -> Head:
@@ -80,41 +82,11 @@ def _of_kind(head: Head, kind: str | None) -> Head:
     return replace(head, kind=kind, activation="linear" if head.activation == "linear" else own)
 
 
-def _started(net: Network, old: Head, *, head: Head, new: np.ndarray, start: str, data: Any, seed: int) -> Head:
-    """Return the head with the rows of its new classes filled in."""
-    kept = np.setdiff1d(np.arange(len(head.weight)), new)
-    rows = (head.weight[kept], head.bias[kept])
-    if start == "random":
-        weight, bias = net.fresh_rows(len(new), head.features, seed=seed)
-    elif start == "mean":
-        weight, bias = mean_rows(old.weight, old.bias, count=len(new))
-    else:
-        features, targets = _features_of(net, data, classes=head.classes or (), new=new, start=start)
-        if start == "imprint":
-            inside = np.isin(targets, new)
-            weight, bias = imprinted_rows(features[inside], np.searchsorted(new, targets[inside]), count=len(new), kept=rows)
-        else:
-            weight, bias = probed_rows(features, targets, count=len(head.weight), kept=rows, wanted=new)
-    whole, offsets = head.weight.copy(), head.bias.copy()
-    whole[new], offsets[new] = weight, bias
-    return replace(head, weight=whole, bias=offsets)
-
-
-def _features_of(net: Network, data: Any, *, classes: Sequence[str], new: np.ndarray, start: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (N, d) and class indices (N,) of data that show every new class."""
-    if data is None:
-        raise SettingError(f"start={start!r} computes new rows from items of the new classes; give them with data=.")
-    items = (data if isinstance(data, Dataset) else read(data)).with_classes(classes)
-    lacking = [classes[index] for index in new if index not in items.targets]
-    if lacking:
-        raise DataError(f"The data show no item of {', '.join(map(repr, lacking[:5]))}; start={start!r} needs one of every new class.")
-    return net.features(items), items.targets
-
-
 def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, str] | None = None) -> tuple[Head, Account]:
     """Return the head with its rows re-ordered for other classes, and the account.
 
-    Rows are matched by class name and never by count or position: names compare after Unicode NFC, trimming and case-folding.
+    Rows are matched by class name and never by count or position: names compare after Unicode NFC, trimming and case-folding. Where
+    an old class is called by several names ("tabby, tabby cat"), each of them finds it, unless another new class is called so in full.
 
     Args:
         old: N rows; without class names no row is carried over.
@@ -129,22 +101,40 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
     """
     renamed = _checked_renaming(old.classes or (), classes, rename=rename or {})
     old_names = [renamed.get(normal_name(name), name) for name in old.classes or ()]
-    row_of = {normal_name(name): index for index, name in enumerate(old_names)}
+    row_of = _rows_by_name(old_names, classes)
+    taken: set[int] = set()
     weight = np.zeros((len(classes), old.weight.shape[1]), old.weight.dtype)
     bias = np.zeros(len(classes), old.bias.dtype)
+    rules: dict[str, str] = {}
     entries: dict[str, list[str]] = {"kept": [], "renamed": [], "new": [], "dropped": []}
     for index, name in enumerate(classes):
-        row = row_of.pop(normal_name(name), None)
+        row = row_of.get(normal_name(name))
         if row is None:
             entries["new"].append(name)
             continue
+        taken.add(row)
         weight[index], bias[index] = old.weight[row], old.bias[row]
         before = (old.classes or ())[row]
-        entries["renamed" if normal_name(before) in renamed else "kept"].append(
-            name if normal_name(before) == normal_name(name) else f"{before} -> {name}"
-        )
-    entries["dropped"] = [(old.classes or ())[row] for row in sorted(row_of.values())]
-    return replace(old, classes=tuple(classes), weight=weight, bias=bias), Account(entries, notes=_notes(old, entries))
+        if normal_name(before) in renamed and normal_name(before) != normal_name(name):
+            entries["renamed"].append(f"{before} -> {name}")
+        else:
+            entries["kept"].append(name)
+            rules |= {} if normal_name(before) == normal_name(name) else {name: "a synonym of an old class"}
+    entries["dropped"] = [name for row, name in enumerate(old.classes or ()) if row not in taken]
+    head = replace(old, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
+    return head, Account(entries, rules, notes=_notes(old, entries))
+
+
+def _rows_by_name(old: Sequence[str], new: Sequence[str]) -> dict[str, int]:
+    """Return the row of each new name that has one: by its full name first, then as a synonym; no row goes to two names."""
+    exact = {normal_name(name): row for row, name in enumerate(old)}
+    found = {normal_name(name): exact[normal_name(name)] for name in new if normal_name(name) in exact}
+    synonyms = aliases(old)
+    for name in new:
+        row = synonyms.get(alias_form(name))
+        if normal_name(name) not in found and row is not None and row not in found.values():
+            found[normal_name(name)] = row
+    return found
 
 
 def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping[str, str]) -> dict[str, str]:

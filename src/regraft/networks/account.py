@@ -30,26 +30,30 @@ class Account:
             a heading that does not apply is absent.
         rules: name -> the rule by which it was matched.
         notes: sentences for people.
+        figures: name -> what was measured, such as "max_score_change".
     """
 
     entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rules: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: the headings that apply, then "rules" and "notes" where there are any."""
+        """Return plain data: the headings that apply, then "rules", "notes" and "figures" where there are any."""
         plain: dict[str, Any] = {key: list(self.entries[key]) for key in _ORDER if key in self.entries}
         if self.rules:
             plain["rules"] = dict(self.rules)
         if self.notes:
             plain["notes"] = list(self.notes)
+        if self.figures:
+            plain["figures"] = dict(self.figures)
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Account:
         """Return the account from the `plain` data that `to_dict` wrote."""
         entries = {key: list(plain[key]) for key in _ORDER if key in plain}
-        return cls(entries, dict(plain.get("rules", {})), tuple(plain.get("notes", ())))
+        return cls(entries, dict(plain.get("rules", {})), tuple(plain.get("notes", ())), dict(plain.get("figures", {})))
 
     def of_weights(self) -> Account:
         """Return what it says of weights files, without the rows of an earlier change of the head and its notes."""
@@ -62,7 +66,7 @@ class Account:
         entries = {
             key: [*self.entries.get(key, ()), *later.entries.get(key, ())] for key in _ORDER if key in self.entries or key in later.entries
         }
-        return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes))
+        return Account(entries, {**self.rules, **later.rules}, (*self.notes, *later.notes), {**self.figures, **later.figures})
 
     def __str__(self) -> str:
         lines = []
@@ -76,5 +80,6 @@ class Account:
         for rule in self.rules.values():
             counts[rule] = counts.get(rule, 0) + 1
         lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
+        lines += [f"{name.replace('_', ' '):<18}{value:.4g}" for name, value in self.figures.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines) if lines else "nothing was changed"

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError
+from ..errors import NetworkError, near_names
 from .account import Account
 from .folders import write_network
 from .names import checked_classes, index_of
-from .predictions import Predictions, concatenated, predictions
+from .predictions import Predictions, concatenated, grouped_scores, predictions, together
 
 __all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores"]
 
@@ -65,6 +65,11 @@ class Head:
         layer: the name of the linear layer within the network.
         weight: (C, d) copy.
         bias: (C,) copy; zeros where the layer has none.
+        parts: sizes of the groups of rows that are multiplied apart, so that the scores of earlier rows stay as they were to the bit
+            (a wider product may round otherwise); empty for one product.
+        thresholds: (C,) multi-label: the probability from which each label counts as present; None for 0.5.
+        groups: a derived head has no rows of its own: class g is the sum of the first head's probabilities of the rows `groups[g]`.
+            Its weight is then (G, C) of 0 and 1.
     """
 
     task: str
@@ -74,11 +79,27 @@ class Head:
     layer: str
     weight: np.ndarray = field(repr=False)
     bias: np.ndarray = field(repr=False)
+    parts: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def features(self) -> int:
         """The number of features d that the head reads."""
         return int(self.weight.shape[1])
+
+    def derived(self, task: str, groups: Mapping[str, Sequence[int]]) -> Head:
+        """Return a head without rows of its own: each group's probability is the sum of this head's over its members.
+
+        Args:
+            task: its name.
+            groups: name -> row indices; each row stands in one group.
+        """
+        member = np.zeros((len(groups), len(self.weight)), np.float32)
+        for index, rows in enumerate(groups.values()):
+            member[index, list(rows)] = 1
+        own = tuple(tuple(int(row) for row in rows) for rows in groups.values())
+        return Head(task, tuple(groups), "classification", "linear", "", member, np.zeros(len(groups), np.float32), groups=own)
 
     def row(self, name: str) -> tuple[np.ndarray, np.floating[Any]]:
         """Return weight (d,) and bias of one class.
@@ -104,7 +125,11 @@ class Preprocessing(Protocol):
 
 
 class Network(abc.ABC):
-    """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is."""
+    """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is.
+
+    All heads read the same features. The first one is `head`; the others are its branches, by task name.
+    `history` is that of all trainings so far; `statistics` are sums of the features by class, where a training kept them.
+    """
 
     family: ClassVar[str]
     module: Any
@@ -117,6 +142,8 @@ class Network(abc.ABC):
     origin: dict[str, Any]
     input_guessed: bool = False
     sample: Inputs
+    history: Sequence[dict[str, Any]] = ()
+    statistics: Mapping[str, np.ndarray] | None = None
 
     @property
     def layout(self) -> str:
@@ -130,25 +157,39 @@ class Network(abc.ABC):
 
     @property
     def head(self) -> Head:
-        """The only head.
+        """The first head.
 
         Raises:
-            NetworkError: if there is none, or more than one.
+            NetworkError: if there is none.
         """
-        if len(self.heads) != 1:
-            found = ", ".join(repr(task) for task in self.heads) or "none"
-            raise NetworkError(
-                f"Expected a network with one head; found {found}. Use net.heads[task], or give it one with regraft.retarget."
-            )
+        if not self.heads:
+            raise NetworkError("Received a network without a head; expected one. Give it a head with regraft.retarget.")
         return next(iter(self.heads.values()))
 
     @property
+    def head_layers(self) -> tuple[str, ...]:
+        """The names of the linear layers of all heads that have rows of their own."""
+        return tuple(head.layer for head in self.heads.values() if head.groups is None)
+
+    @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names of the only head, in row order; None where nobody has given them."""
+        """Class names of the first head, in row order; None where nobody has given them."""
         return self.head.classes
 
+    def head_of(self, task: str | None) -> Head:
+        """Return the head of one task; the first one for None.
+
+        Raises:
+            NetworkError: if there is no such task; the nearest names are listed.
+        """
+        if task is None:
+            return self.head
+        if task not in self.heads:
+            raise NetworkError(f"The network has no task {task!r}{near_names(task, self.heads)}")
+        return self.heads[task]
+
     def name_classes_(self, classes: Sequence[str]) -> None:
-        """Give the head's rows their class names, `classes` in row order.
+        """Give the first head's rows their class names, `classes` in row order.
 
         Raises:
             NetworkError: if there is no head, or another number of rows.
@@ -158,26 +199,47 @@ class Network(abc.ABC):
             raise NetworkError(
                 f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name a row."
             )
-        self.heads = {head.task: replaced(head, classes=names)}
+        self.heads = {**self.heads, head.task: replaced(head, classes=names)}
 
-    def raw_scores(self, items: Any, batch_size: int = 64) -> np.ndarray:
-        """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads, `batch_size` at a time."""
-        task = self.head.task
-        return concatenated(lambda batch: self.scores(batch)[task], self, items=items, batch_size=batch_size)
+    def with_derived(self, scores: Scores) -> Scores:
+        """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""
+        derived = {task: grouped_scores(scores[self.head.task], head.groups) for task, head in self.heads.items() if head.groups}
+        return {task: (scores | derived)[task] for task in self.heads} if derived else scores
+
+    # over the limit: items and batch size go together, as everywhere
+    def raw_scores(self, items: Any, batch_size: int = 64, task: str | None = None) -> np.ndarray:
+        """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads.
+
+        Args:
+            items: files, texts, arrays, or a Dataset.
+            batch_size: items at a time.
+            task: which head; None for the first.
+
+        Returns:
+            (N, C) float32.
+
+        Raises:
+            NetworkError: if there is no such task.
+        """
+        wanted = self.head_of(task).task
+        return concatenated(lambda batch: self.scores(batch)[wanted], self, items=items, batch_size=batch_size)
 
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
         """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time."""
         return concatenated(self.feature_batch, self, items=items, batch_size=batch_size)
 
     def predict(self, items: Any, condition: str | None = None) -> Predictions:
-        """Return labels and probabilities of items: files, texts, arrays, or a Dataset.
+        """Return labels and probabilities of items: files, texts, arrays, or a Dataset; of every task, the first one foremost.
 
         Raises:
             NetworkError: if `condition` is given to a network that knows no conditions.
         """
         if condition is not None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions.")
-        return predictions(self.raw_scores(items), self.head.kind, classes=self.head.classes)
+        widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
+        raw = concatenated(lambda batch: torch.cat(list(self.scores(batch).values()), 1), self, items=items, batch_size=64)
+        parts = np.split(raw, widths[:-1], axis=1)
+        return together({task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)})
 
     def summary(self) -> str:
         """Return a table of the blocks and the head, for people."""
@@ -191,9 +253,9 @@ class Network(abc.ABC):
             names = (
                 "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
             )
-            lines.append(
-                f"head  {head.layer}: {len(head.weight)} rows of {head.features} features, {head.kind}, {head.activation}; {names}"
-            )
+            where = f"{head.layer}: {len(head.weight)} rows of {head.features} features" if head.groups is None else "sums of probabilities"
+            task = f"{head.task}: " if len(self.heads) > 1 else ""
+            lines.append(f"head  {task}{where}, {head.kind}, {head.activation}; {names}")
         lines.append(f"takes {self.preprocessing.describe()}")
         return "\n".join(lines)
 
@@ -215,7 +277,7 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) that the only head makes of its input, features (N, d)."""
+        """Return the raw scores (N, C) by task that the heads make of their input, features (N, d)."""
 
     @abc.abstractmethod
     def sample_features(self) -> Tensor:
@@ -282,8 +344,9 @@ class Network(abc.ABC):
     def refresh_heads_(self) -> None:
         """Take the heads' copies of their rows anew, after the weights have changed."""
         for task, head in self.heads.items():
-            weight, bias = self.rows(head.layer)
-            self.heads[task] = replaced(head, weight=weight, bias=bias)
+            if head.groups is None:
+                weight, bias = self.rows(head.layer)
+                self.heads[task] = replaced(head, weight=weight, bias=bias)
 
     @abc.abstractmethod
     def reseed_(self, seed: int) -> None:
@@ -291,7 +354,56 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def with_head(self, head: Head) -> Self:
-        """Return a copy whose head of that task has these rows; a network without a head gets one on its pooled output."""
+        """Return a copy whose head of that task has these rows, multiplied in the head's parts.
+
+        A network without a head gets one on its pooled output; a task that is not there yet becomes a branch on the same features.
+
+        Raises:
+            NetworkError: if the rows do not fit what the head reads, or the network cannot be changed so.
+        """
+
+    @abc.abstractmethod
+    def with_stack(self, head: Head, activation: str) -> Self:
+        """Return a copy with a new head on top of the first head's raw scores, which become features.
+
+        Args:
+            head: rows (M, C): the new head reads C activated scores.
+            activation: what the old scores go through: "relu", "linear" or "softmax".
+
+        Returns:
+            A network with the new head alone.
+
+        Raises:
+            NetworkError: if the network cannot be changed so.
+        """
+
+    @abc.abstractmethod
+    def ended(self, block: str) -> Self:
+        """Return a copy that ends at the output of the block of that name, without a head and without what comes after.
+
+        Raises:
+            NetworkError: if there is no such block, or the network cannot be cut there.
+        """
+
+    @abc.abstractmethod
+    def with_channels(self, count: int) -> Self:
+        """Return a copy that takes pictures (or signals) of `count` channels: its first convolution's weights summed or repeated.
+
+        One channel takes the sum over the old ones; more or fewer take them in turn, scaled by old / new count. The account says so.
+
+        Raises:
+            NetworkError: if the network does not begin with a convolution over channels.
+        """
+
+    @abc.abstractmethod
+    def with_columns(self, count: int) -> Self:
+        """Return a copy whose head also reads `count` numbers beside each item: new weights are zero, so scores are as before.
+
+        Its batches are named tensors: "columns" (N, count) beside what the network takes ("inputs" where that is one tensor).
+
+        Raises:
+            NetworkError: if the network has no head or several, or cannot be changed so.
+        """
 
     @abc.abstractmethod
     def write(self, folder: Path) -> Mapping[str, Any]:

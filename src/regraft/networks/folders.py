@@ -5,17 +5,35 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from ..errors import NetworkError
 
 if TYPE_CHECKING:
-    from .contract import Network
+    from .contract import Head, Network
 
-__all__ = ["FACTS_FILE", "read_facts", "versions", "write_json", "write_network"]
+__all__ = [
+    "FACTS_FILE",
+    "read_facts",
+    "read_heads_",
+    "read_learned_",
+    "read_statistics",
+    "versions",
+    "write_json",
+    "write_lines",
+    "write_network",
+]
 
 FACTS_FILE = "regraft.json"
+HISTORY_FILE = "history.jsonl"
+STATISTICS_FILE = "statistics.safetensors"
 _KEYS = ("family", "network", "heads", "preprocessing", "account")
 
 
@@ -45,6 +63,11 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
+def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write entries as JSON lines to the path, one an entry."""
+    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
+
+
 def write_network(network: Network, folder: Path) -> None:
     """Write weights, then `regraft.json` last: a folder without it is not a saved network.
 
@@ -66,22 +89,85 @@ def write_network(network: Network, folder: Path) -> None:
         facts = dict(network.write(folder))
     except OSError as error:
         raise NetworkError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
-    heads = [
-        {"task": head.task, "classes": list(head.classes) if head.classes else None, "kind": head.kind, "activation": head.activation}
-        | {"layer": head.layer, "rows": len(head.weight), "features": head.features}
-        for head in network.heads.values()
-    ]
+    if network.statistics is not None:
+        save_file({name: np.ascontiguousarray(values) for name, values in network.statistics.items()}, folder / STATISTICS_FILE)
+    if network.history:
+        write_lines(folder / HISTORY_FILE, network.history)
     content = {
         "format": 1,
         "family": network.family,
         "network": facts,
-        "heads": heads,
+        "heads": [_head_facts(head) for head in network.heads.values()],
         "preprocessing": network.preprocessing.to_dict(),
         "lineage": network.origin.get("lineage", []),
         "account": network.account.to_dict(),
         "versions": versions(),
     }
     write_json(folder / FACTS_FILE, content)
+
+
+def _head_facts(head: Head) -> dict[str, Any]:
+    """Return all of a head but its rows as plain data."""
+    plain = {name: getattr(head, name) for name in ("task", "kind", "activation", "layer", "features")}
+    plain |= {"rows": len(head.weight), "classes": list(head.classes) if head.classes else None}
+    lists = {"parts": head.parts, "thresholds": head.thresholds, "groups": head.groups}
+    return plain | {name: list(values) for name, values in lists.items() if values}
+
+
+def read_heads_(network: Network, facts: Mapping[str, Any]) -> None:
+    """Give an opened network's heads what their rows do not tell: class names, kinds, thresholds; and its derived heads.
+
+    Args:
+        network: with the heads that have rows of their own.
+        facts: content of `regraft.json`.
+    """
+    found: dict[str, Head] = {}
+    for plain in facts["heads"]:
+        classes = tuple(plain["classes"]) if plain["classes"] else None
+        told = {"kind": plain["kind"], "classes": classes, "activation": plain["activation"]}
+        if plain.get("groups"):
+            first = next(iter(found.values()))
+            head = first.derived(plain["task"], dict(zip(classes or (), plain["groups"], strict=True)))
+        elif plain["task"] in network.heads:
+            limits = tuple(plain["thresholds"]) if plain.get("thresholds") else None
+            head = replace(network.heads[plain["task"]], parts=tuple(plain.get("parts", ())), thresholds=limits, **told)
+        else:
+            continue
+        found[plain["task"]] = head
+    network.heads = found or network.heads
+
+
+def read_learned_(network: Network, folder: Path) -> None:
+    """Give an opened network the history and the class statistics that lie in its folder, where they do.
+
+    Raises:
+        NetworkError: if the history is damaged.
+    """
+    try:
+        if (folder / HISTORY_FILE).is_file():
+            lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
+            network.history = tuple(json.loads(line) for line in lines if line.strip())
+    except (OSError, ValueError) as error:
+        raise NetworkError(f"{HISTORY_FILE} in {str(folder)!r} is damaged: {error}. Remove it, or save the network again.") from error
+    if (folder / STATISTICS_FILE).is_file():
+        network.statistics = read_statistics(folder)
+
+
+def read_statistics(folder: Path) -> dict[str, np.ndarray]:
+    """Return the class statistics that lie in a saved folder.
+
+    Raises:
+        NetworkError: if there are none, or the file is damaged.
+    """
+    path = folder / STATISTICS_FILE
+    if not path.is_file():
+        raise NetworkError(
+            f"{str(folder)!r} holds no class statistics ({STATISTICS_FILE}): expected a folder that regraft saved with them."
+        )
+    try:
+        return load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise NetworkError(f"{STATISTICS_FILE} in {str(folder)!r} is damaged: {error}. Remove it, or save the network again.") from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

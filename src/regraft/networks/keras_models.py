@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -18,19 +17,45 @@ from torch.nn import Module, Parameter
 from ..errors import NetworkError, near_names
 from .account import Account
 from .contract import Head, Inputs, Network, Scores
+from .keras_parts import changes, graphs
 from .keras_parts.clone import cloned
-from .keras_parts.description import described, own_code, wiring
-from .keras_parts.heads import FoundHead, attached, channels_last, find_head, head_of, linear_activation, resize_, rows_of
+from .keras_parts.drawing import draw_, drawn, seeded
+from .keras_parts.heads import (
+    FoundHead,
+    channels_last,
+    chosen_head,
+    find_heads,
+    given_heads,
+    head_of,
+    linear_activation,
+    outputs_of,
+    parts_hook,
+    rows_of,
+)
 from .keras_parts.library import keras
 from .keras_parts.samples import called, sample_for, shapes_of
 from .keras_parts.split import Split, split_graph
-from .keras_parts.structure import blocks_of_model, is_leaf, layers_of, named_modules, own_variables, variables_below
+from .keras_parts.structure import (
+    blocks_of_model,
+    described,
+    graph_of,
+    is_leaf,
+    layers_of,
+    named_modules,
+    own_code,
+    own_variables,
+    variables_below,
+    wiring,
+)
 from .structure import below
-from .tracing import as_tensor, capture, pooled, trace
+from .tracing import Trace, as_tensor, capture, head_reading, pooled, trace
 
 __all__ = ["KerasNetwork", "open_keras"]
 
 _FILE = "network.keras"
+
+Place = tuple[Head, FoundHead | None, Any]
+"""A head, what is known of its layer, and the layer; a derived head has none."""
 
 
 def open_keras(
@@ -40,6 +65,8 @@ def open_keras(
     inputs: Sequence[int] | None = None,
     origin: Mapping[str, Any] | None = None,
     take: bool = False,
+    head: str | None = None,
+    heads: Sequence[Mapping[str, Any]] | None = None,
 ) -> KerasNetwork:
     """Open a live Keras 3 model.
 
@@ -49,12 +76,15 @@ def open_keras(
         inputs: shape of one item without the batch axis, where the model does not know it.
         origin: what opening it again needs.
         take: use the model itself rather than a copy (for models made by regraft).
+        head: the name of the layer to take as head where several outputs have one; the other outputs are left out.
+        heads: what a saved folder says of its heads ("task", "layer", "activation", "parts", …): exactly these are taken.
 
     Returns:
         The network; the model given is not modified unless `take`.
 
     Raises:
-        NetworkError: if no sample runs through it, it has several heads, or `classes` do not fit its head.
+        NetworkError: if no sample runs through it, it has several heads and none is chosen, `head` or `heads` are not there, or
+            `classes` do not fit its head.
     """
     if not isinstance(model, keras.Model):
         raise NetworkError(
@@ -63,7 +93,9 @@ def open_keras(
     own = model if take else cloned(model)
     sample = sample_for(own, inputs)
     facts = origin or {"source": "model", "class": f"{type(model).__module__}.{type(model).__qualname__}"}
-    network = KerasNetwork(own, sample, origin=facts)
+    network = KerasNetwork(own, sample, origin=facts, head=head, heads=heads)
+    if head is not None and heads is None:
+        network = changes.with_one_output(network)
     if classes is not None:
         network.name_classes_(classes)
     return network
@@ -81,14 +113,40 @@ class KerasNetwork(Network):
         module: a built model; it becomes the network's own.
         sample: a batch that it takes.
         origin: where it came from.
+        head: the layer to take as head where several outputs have one.
+        heads: what a saved folder says of its heads; None to find one.
     """
 
     family: ClassVar[str] = "keras"
 
-    def __init__(self, module: Any, sample: Inputs, *, origin: Mapping[str, Any]) -> None:
-        self.module = module
-        self.origin = {**origin, **shapes_of(module)}
+    def __init__(
+        self,
+        module: Any,
+        sample: Inputs,
+        *,
+        origin: Mapping[str, Any],
+        head: str | None = None,
+        heads: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.origin = dict(origin)
         self.account = Account()
+        self._take_(module, sample)
+        seen = self._inspect_()
+        self._found: dict[str, FoundHead] = {}
+        if heads is not None:
+            given = given_heads(heads, self._modules, seen=seen, run=self._sample_run)
+            self._found = {task: found for task, (found, _) in given.items()}
+            self.heads = {task: known for task, (_, known) in given.items()}
+        else:
+            found = chosen_head(find_heads(self._modules, self.layers, seen=seen, run=self._sample_run), head)
+            self._found = {"main": found} if found else {}
+            self.heads = {task: head_of(one, self._modules[one.layer]) for task, one in self._found.items()}
+        self._hook_()
+
+    def _take_(self, module: Any, sample: Inputs) -> None:
+        """Become the network of another module; what is known of its layers and heads is still to be found."""
+        self.module = module
+        self.origin = {key: value for key, value in self.origin.items() if key not in {"inputs", "named_inputs"}} | shapes_of(module)
         self.sample = sample
         self.input_shape = () if isinstance(sample, dict) else tuple(self.origin.get("inputs") or sample.shape[1:])
         self._training = False
@@ -97,20 +155,19 @@ class KerasNetwork(Network):
         self._modules = named_modules(module)
         self._trainable = {name: layer._trainable for name, layer in self._named_with_root()}
         module.trainable = True
-        self._inspect_()
 
     def _named_with_root(self) -> list[tuple[str, Any]]:
         return [("", self.module), *self._modules.items()]
 
-    def _inspect_(self) -> None:
-        def run() -> Any:
-            return called(self.module, self.sample, training=False)
+    def _sample_run(self) -> Any:
+        return called(self.module, self.sample, training=False)
 
-        seen = trace(self._modules, run)
+    def _inspect_(self) -> Trace:
+        """Take over the layers and blocks that one run of the sample shows, and return its trace."""
+        seen = trace(self._modules, self._sample_run)
         self.layers = layers_of(self._modules, seen.order)
         self.blocks = blocks_of_model(self.module, self._modules, layers=self.layers)
-        self._found = find_head(self._modules, self.layers, seen=seen, run=run)
-        self.heads = {"main": head_of(self._found, self._modules[self._found.layer])} if self._found else {}
+        return seen
 
     def modules(self) -> dict[str, Module]:
         """Return every layer by name, containers and the parts of wrappers too."""
@@ -138,52 +195,71 @@ class KerasNetwork(Network):
             NetworkError: if a layer of the user's own cannot be made again from its config.
         """
         twin = self.copy()
-        with _seeded(seed):
+        with seeded(seed):
             for layer in twin.layers:
-                _draw_(layer.name, twin._modules)
-        if twin._found:
-            fresh = head_of(twin._found, twin._modules[twin._found.layer])
-            twin.heads = {task: replace(head, weight=fresh.weight, bias=fresh.bias) for task, head in self.heads.items()}
+                draw_(layer.name, twin._modules)
+        twin.refresh_heads_()
         twin.reseed_(seed)
         return twin
 
     @contextmanager
-    def _watched_head(self) -> Iterator[tuple[Any, dict[str, Tensor]]]:
-        layer = self._modules[cast(FoundHead, self._found).layer]
+    def _watched(self, found: FoundHead) -> Iterator[dict[str, Tensor]]:
+        layer = self._modules[found.layer]
         with linear_activation(layer), capture(layer) as seen:
-            yield layer, seen
+            yield seen
+
+    @property
+    def _first(self) -> FoundHead:
+        return next(iter(self._found.values()))
 
     def scores(self, inputs: Inputs) -> Scores:
         """Return raw scores (N, C) by task, in the present mode."""
         return self.scores_of(lambda: called(self.module, inputs, training=self._training))
 
     def scores_of(self, run: Callable[[], Any]) -> Scores:
-        """Return raw scores (N, C) by task of a run that calls the head.
+        """Return raw scores (N, C) by task of a run that calls the heads.
 
         Args:
             run: runs the model, or the part of it from the frontier on, and returns its result.
         """
-        if self._found is None or self._found.whole:
-            return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(run()))}
-        with self._watched_head() as (layer, seen):
-            run()
-        return {self.head.task: pooled(seen["output"], channels_last(layer))}
+        return self.with_derived(self._own_scores(run))
+
+    def _own_scores(self, run: Callable[[], Any]) -> Scores:
+        """Return the scores of the heads with rows of their own."""
+        if not self._found:
+            return {"main": cast(Tensor, as_tensor(run()))}
+        with ExitStack() as stack:
+            seen = {task: stack.enter_context(self._watched(found)) for task, found in self._found.items() if not found.whole}
+            result = outputs_of(run())
+        return {
+            task: result[found.output] if found.whole else pooled(seen[task]["output"], channels_last(self._modules[found.layer]))
+            for task, found in self._found.items()
+        }
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the head reads, (N, d), averaged over positions; without a head, the pooled output."""
-        if self._found is None:
+        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output."""
+        if not self._found:
             return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self._training))), channels_last=True)
-        with self._watched_head() as (layer, seen):
+        with self._watched(self._first) as seen:
             called(self.module, inputs, training=self._training)
-        return pooled(seen["input"], channels_last(layer))
+        return pooled(seen["input"], channels_last(self._modules[self._first.layer]))
 
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) that the head makes of its input (N, d)."""
-        layer = self._modules[self.head.layer]
+        """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads."""
+        first = channels_last(self._modules[self._first.layer])
+        shared = {found.layer: pooled(features, first) for found in self._found.values()} | {self._first.layer: features}
+        return self.with_derived({task: self._product(found.layer, shared[found.layer]) for task, found in self._found.items()})
+
+    def _product(self, name: str, features: Tensor) -> Tensor:
+        """Return the raw scores (N, C) that one linear layer makes of features (N, d), or of what the layer itself reads."""
+        layer = self._modules[name]
         positions = (1,) * len(getattr(layer, "kernel_size", ()))
-        shape = (-1, *positions, self.head.features) if channels_last(layer) else (-1, self.head.features, *positions)
+        if features.ndim == 2 and positions:
+            features = (
+                features.reshape(-1, *positions, features.shape[1]) if channels_last(layer) else features[(..., *(None,) * len(positions))]
+            )
         with linear_activation(layer):
-            return {self.head.task: cast(Tensor, layer(features.reshape(shape))).flatten(1)}
+            return pooled(cast(Tensor, layer(features)), channels_last(layer))
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
@@ -206,13 +282,19 @@ class KerasNetwork(Network):
             raise NetworkError(f"No layer is called {unknown[0]!r}{near_names(unknown[0], known)}")
         exact = {name for name in layers if name in known}
         self._frozen = frozenset(exact | {name for name in known for wanted in set(layers) - exact if below(name, wanted)})
-        for hook in self._hooks:
-            hook.remove()
         for name in known:
             for variable in variables_below(name, self._modules, trainable_only=True).values():
                 variable.value.requires_grad_(name not in self._frozen)
-        self._hooks = [module.register_forward_pre_hook(_inference, with_kwargs=True) for module in self._frozen_modules()]
+        self._hook_()
         self.blocks = tuple(replace(block, frozen=all(name in self._frozen for name in block.layers)) for block in self.blocks)
+
+    def _hook_(self) -> None:
+        """Let frozen layers run as in inference, and heads with parts multiply these apart."""
+        for hook in self._hooks:
+            hook.remove()
+        parted = [(self.heads[task].parts, self._modules[found.layer]) for task, found in self._found.items() if self.heads[task].parts]
+        self._hooks = [module.register_forward_pre_hook(_inference, with_kwargs=True) for module in self._frozen_modules()]
+        self._hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
 
     def _frozen_modules(self) -> list[Any]:
         inside = {part for name in self._frozen if is_leaf(self._modules[name]) for part in self._modules if below(part, name)}
@@ -246,49 +328,75 @@ class KerasNetwork(Network):
             generator.state.assign([(seed + index) % 2**31, 0])
 
     def with_head(self, head: Head) -> Self:
-        """Return a copy whose head has these rows; a network without a head gets one on its pooled output.
+        """Return a copy whose head of that task has these rows, multiplied in the head's parts.
+
+        A network without a head gets one on its pooled output, another task a branch on the features of the first head. A derived head
+        is only noted; one that no longer fits the first head's number of rows is left out.
 
         Raises:
-            NetworkError: if the rows do not fit what the head reads, or the copy does not give one score a row.
+            NetworkError: if the rows do not fit what the head reads, or the parts the rows.
         """
-        if self._found is None:
-            return self._with_new_head(head)
-        module = cloned(self.module)
-        twin = self._twin(module)
-        resize_(module, twin._modules[self._found.layer], head=head, activation=self._found.activation)
-        twin._found = replace(self._found, activation=head.activation)
-        twin._recount_(head)
-        width = twin.scores(twin.sample)[head.task].shape[-1]
-        if width != len(head.weight):
-            raise NetworkError(
-                f"The changed network gives {width} scores for {len(head.weight)} rows: a step after the head fixes their number. "
-                "Make the model with the new number of classes in code and load its weights with weights=."
-            )
-        return twin
+        if head.parts and sum(head.parts) != len(head.weight):
+            raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} rows; expected sizes that add up to their number.")
+        if head.groups is not None:
+            twin = self.copy()
+            twin.heads[head.task] = head
+            return twin
+        if not self._found:
+            return changes.with_first_head(self, head)
+        return changes.with_rows(self, head) if head.task in self._found else changes.with_branch(self, head)
 
-    def _recount_(self, head: Head) -> None:
-        """Take over a head that has been put into the module, with the number of its parameters."""
-        name = cast(FoundHead, self._found).layer
-        count = sum(variable.value.numel() for variable in variables_below(name, self._modules, trainable_only=True).values())
-        self.layers = tuple(replace(layer, parameters=count) if layer.name == name else layer for layer in self.layers)
+    def with_stack(self, head: Head, activation: str) -> Self:
+        """Return a copy with a new head, the only one, on top of the first head's raw scores, which go through `activation`."""
+        return changes.with_stack(self, head, activation=activation)
+
+    def ended(self, block: str) -> Self:
+        """Return a copy that ends with the block of that name; it has a head only where it ends with one."""
+        return changes.ended(self, block)
+
+    def with_channels(self, count: int) -> Self:
+        """Return a copy that takes items of `count` channels; its first convolution's weights are summed, or repeated and scaled."""
+        return changes.with_channels(self, count)
+
+    def with_columns(self, count: int) -> Self:
+        """Return a copy whose head also reads `count` numbers beside each item, with weights of zero."""
+        return changes.with_columns(self, count)
+
+    def _recount_(self, changed: Collection[str]) -> None:
+        """Take over the number of parameters of layers that have been changed in the module."""
         sizes = {layer.name: layer.parameters for layer in self.layers}
+        for name in changed:
+            own = variables_below(name, self._modules, trainable_only=True)
+            sizes[name] = sum(variable.value.numel() for variable in own.values())
+        self.layers = tuple(replace(layer, parameters=sizes[layer.name]) for layer in self.layers)
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
-        self.heads = {head.task: replace(head, layer=name)}
         self.freeze_(self._frozen)
 
-    def _with_new_head(self, head: Head) -> Self:
-        module = cloned(self.module)
-        with torch.no_grad():
-            output = cast(Tensor, as_tensor(called(module, self.sample, training=False)))
-        dtype = None if isinstance(self.sample, dict) else str(self.sample.dtype).split(".")[-1]
-        inputs = keras.Input(tuple(self.input_shape), dtype=dtype) if dtype else None
-        whole, name = attached(module, head, sample_output=output, inputs=inputs)
-        twin = type(self)(whole, self.sample, origin=self.origin)
-        twin._found = FoundHead(name, head.activation, False)
-        twin.account = self.account
-        twin._trainable = {**twin._trainable, **{key: flag for key, flag in self._trainable.items() if key in twin._trainable}}
-        twin._recount_(head)
+    def _rebuilt(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
+        """Return a network like this one around another module.
+
+        Args:
+            module: built out of the layers of a copy.
+            old: those layers by the names that they have here.
+            heads: the heads that it has.
+            sample: a batch that it takes, where that is another one.
+        """
+        twin = copy.copy(self)
+        twin._take_(module, self.sample if sample is None else sample)
+        names = {id(layer): name for name, layer in twin._modules.items()}
+        now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
+        twin._trainable |= {"": self._trainable[""]} | {new: self._trainable[name] for name, new in now.items()}
+        twin._found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
+        twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
+        twin._inspect_()
+        twin.freeze_([now[name] for name in self._frozen if name in now])
         return twin
+
+    def _copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
+        """Return a copy of the module, its layers by name, and the heads with their layers there."""
+        module = cloned(self.module)
+        layers = named_modules(module)
+        return module, layers, [(head, self._found.get(task), layers.get(head.layer)) for task, head in self.heads.items()]
 
     def split(self, frozen_layers: Collection[str]) -> Split | None:
         """Cut a functional or Sequential model at the border of its frozen layers.
@@ -313,10 +421,9 @@ class KerasNetwork(Network):
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows with the initialisers of the present head; without one, with those of a Dense layer."""
-        like = self._modules[self._found.layer] if self._found else keras.layers.Dense(1)
+        like = self._modules[self._first.layer] if self._found else keras.layers.Dense(1)
         kernel, bias = (
-            _drawn(one, shape, seed=seed)
-            for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
+            drawn(one, shape, seed=seed) for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
         )
         return np.ascontiguousarray(kernel.T), bias
 
@@ -331,11 +438,13 @@ class KerasNetwork(Network):
 
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write `network.keras`, which plain Keras opens on any backend."""
-        self.export(Path(folder) / _FILE)
+        self._save(self.module, Path(folder) / _FILE)
         return {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
 
     def export(self, path: str | Path) -> Path:
-        """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags.
+        """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.
+
+        A model without a graph is written without its derived heads.
 
         Raises:
             NetworkError: if the path has another ending, or Keras cannot serialise the model.
@@ -344,14 +453,33 @@ class KerasNetwork(Network):
         if target.suffix != ".keras":
             raise NetworkError(f"Received the path {str(path)!r}; a Keras network is written to a file that ends in '.keras'.")
         with self._as_given():
+            whole = self._with_groups()
+        self._save(whole, target)
+        return target
+
+    def _with_groups(self) -> Any:
+        """Return the module, or, where there are derived heads, a copy that has them as outputs."""
+        derived = [head for head in self.heads.values() if head.groups is not None]
+        if not derived or graph_of(self.module) is None:
+            return self.module
+        with torch.no_grad():
+            result = outputs_of(self._sample_run())[self._first.output]
+            scores = self._own_scores(self._sample_run)[self.head.task]
+        readings = {"linear", "softmax", "log_softmax"}
+        reading = head_reading(scores, result, channels_last=True)
+        return (
+            graphs.grouped(cloned(self.module), derived, output=self._first.output, reading=reading) if reading in readings else self.module
+        )
+
+    def _save(self, module: Any, target: Path) -> None:
+        with self._as_given():
             try:
-                self.module.save(target)
+                module.save(target)
             except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
                 raise NetworkError(
-                    f"Keras cannot write this {type(self.module).__name__}: {error}. Give the class a get_config() and register it with "
+                    f"Keras cannot write this {type(module).__name__}: {error}. Give the class a get_config() and register it with "
                     "keras.saving.register_keras_serializable, or save the weights alone: net.module.save_weights('net.weights.h5')."
                 ) from error
-        return target
 
     @contextmanager
     def _as_given(self) -> Iterator[None]:
@@ -364,46 +492,3 @@ class KerasNetwork(Network):
             yield
         for value, wanted in gradients:
             value.requires_grad_(wanted)
-
-
-def _drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
-    """Return what an initialiser draws with this seed in place of its own."""
-    config = initializer.get_config()
-    own = type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)
-    return np.asarray(keras.ops.convert_to_numpy(own(shape)), np.float32)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch while the context lasts; their states come back after it."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        keras.utils.set_random_seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def _draw_(name: str, modules: Mapping[str, Any]) -> None:
-    """Give one layer the weights of a freshly built twin.
-
-    Raises:
-        NetworkError: if the twin cannot be made.
-    """
-    layer = modules[name]
-    mine = variables_below(name, modules)
-    if not mine or isinstance(layer, keras.layers.Normalization):
-        return
-    try:
-        fresh = type(layer).from_config(layer.get_config())
-        fresh.build_from_config(layer.get_build_config())
-    except Exception as error:
-        raise NetworkError(
-            f"The layer '{name}' ({type(layer).__name__}) cannot be drawn anew: {error}. Give it get_config() and get_build_config(), "
-            "or pass a freshly built model in place of strategy='scratch'."
-        ) from error
-    theirs = variables_below("fresh", {"fresh": fresh, **{f"fresh.{key}": part for key, part in named_modules(fresh).items()}})
-    for variable, drawn in zip(mine.values(), theirs.values(), strict=True):
-        variable.assign(drawn.value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .contract import Inputs, Network
+    from .contract import Head, Inputs, Network
 
-__all__ = ["Predictions", "concatenated", "predictions"]
+__all__ = ["Predictions", "concatenated", "grouped_scores", "predictions", "together"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Predictions:
         scores: (N, C) probabilities; for regression, the values.
         classes: names of the C columns.
         unknown: (N,) whether an item belongs to none of the classes, where that was asked.
+        tasks: what it says for every task, by name; the fields above are those of the first.
     """
 
     labels: list[str]
     scores: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
     unknown: np.ndarray | None = None
+    tasks: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,25 +60,43 @@ def _batches(network: Network, items: Any, *, batch_size: int) -> Iterator[Input
     return network.preprocessing.batches(items, batch_size)
 
 
-def predictions(raw: np.ndarray, kind: str, *, classes: Sequence[str] | None) -> Predictions:
+def predictions(raw: np.ndarray, head: Head) -> Predictions:
     """Turn raw scores into labels and probabilities.
 
     Args:
         raw: (N, C) scores before the activation.
-        kind: "classification" (softmax, one label), "multi-label" (sigmoid, those at 0.5 or more) or "regression".
-        classes: names of the columns; None: "0", "1", ….
+        head: its kind: "classification" (softmax, one label), "multi-label" (sigmoid, those at their threshold or above it) or
+            "regression"; its class names, or "0", "1", ….
 
     Returns:
         The predictions.
     """
-    names = tuple(classes) if classes is not None else tuple(str(index) for index in range(raw.shape[1]))
+    names = head.classes if head.classes is not None else tuple(str(index) for index in range(raw.shape[1]))
     values = torch.from_numpy(raw).double()
-    if kind == "regression":
+    if head.kind == "regression":
         return Predictions([", ".join(f"{value:g}" for value in row) for row in raw], raw, names)
-    if kind == "multi-label":
-        scores = values.sigmoid().numpy()
-        return Predictions(
-            ["|".join(name for name, score in zip(names, row, strict=True) if score >= 0.5) for row in scores], scores, names
-        )
+    if head.kind == "multi-label":
+        scores, least = values.sigmoid().numpy(), head.thresholds or (0.5,) * len(names)
+        present = [[name for name, score, low in zip(names, row, least, strict=True) if score >= low] for row in scores]
+        return Predictions(["|".join(labels) for labels in present], scores, names)
     scores = values.softmax(1).numpy()
     return Predictions([names[index] for index in scores.argmax(1)], scores, names)
+
+
+def together(tasks: Mapping[str, Predictions]) -> Predictions:
+    """Return the predictions of the first task, holding those of all `tasks`."""
+    return replace(next(iter(tasks.values())), tasks=tasks)
+
+
+def grouped_scores(raw: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Return log probabilities of groups of classes: `softmax` of them is the sum of the members' probabilities.
+
+    Args:
+        raw: (N, C) scores before a softmax.
+        groups: G lists of rows; each row stands in one of them.
+
+    Returns:
+        (N, G).
+    """
+    chances = raw.log_softmax(1)
+    return torch.stack([chances[:, list(members)].logsumexp(1) for members in groups], 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from inspect import isfunction
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -15,50 +16,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ..errors import NetworkError
+from ..errors import NetworkError, near_names
 from .account import Account
 from .contract import Head, Inputs, Layer, Network, Scores
-from .samples import first_working_sample, to_inputs
+from .samples import first_working_sample, sample_of, to_inputs
 from .structure import blocks_of, prefixes, torch_layers, torch_units
-from .tracing import Trace, as_tensor, capture, head_reading, pooled, trace
+from .torch_parts import surgery
+from .torch_parts.channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
+from .torch_parts.drawing import draw_
+from .torch_parts.exporting import export_module, export_raw_scores
+from .torch_parts.heads import FoundHead, find_head
+from .torch_parts.rows import put_, row_weight, set_submodule_
+from .torch_parts.wrappers import EndedNetwork
+from .tracing import as_tensor, capture, flat_tensors, pooled, trace
 
-__all__ = ["AttachedHead", "TorchNetwork", "call_module", "open_torch"]
+__all__ = ["TorchNetwork", "call_module", "open_torch"]
 
 WEIGHTS_FILE = "network.safetensors"
 PROGRAM_FILE = "network.pt2"
-
-
-class AttachedHead(Module):
-    """A backbone without a head, its output averaged over all positions, and a linear head on top.
-
-    Attributes:
-        backbone: any module whose output holds a tensor.
-        features: the width d of its averaged output; the head is `Linear(features, classes)`.
-        classes: the number of rows C.
-    """
-
-    def __init__(self, backbone: Module, features: int, *, classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = torch.nn.Linear(features, classes)
-
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, C) of whatever the backbone takes.
-
-        Raises:
-            NetworkError: if the backbone returns no tensor.
-        """
-        output = as_tensor(self.backbone(*inputs, **named))
-        if output is None:
-            raise NetworkError(f"The backbone {type(self.backbone).__name__} returned no tensor.")
-        return cast(Tensor, self.head(pooled(output, channels_last=output.ndim == 3)))
-
-
-@dataclass(frozen=True)
-class _FoundHead:
-    layer: str
-    activation: str
-    reading: str  # "layer": the layer's output is read; "result": the network's own output is
 
 
 def call_module(module: Module, inputs: Inputs) -> Any:
@@ -66,35 +41,7 @@ def call_module(module: Module, inputs: Inputs) -> Any:
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
-def _linear_weight(module: Module) -> Tensor | None:
-    """Return the (C, d) weight of a linear layer or 1x1 convolution, None for other modules."""
-    weight = getattr(module, "weight", None)
-    if isinstance(module, torch.nn.Linear):
-        return cast(Tensor, weight)
-    if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)) and module.groups == 1 and set(module.kernel_size) == {1}:
-        return cast(Tensor, weight).flatten(1)
-    return None
-
-
-def _found_head(modules: Mapping[str, Module], seen: Trace) -> _FoundHead | None:
-    """Find the linear layer from which the network's result follows.
-
-    Raises:
-        NetworkError: if the network has several results, each with a head of its own.
-    """
-    result = as_tensor(seen.result)
-    if result is None:
-        raise NetworkError("The network returned no tensor; expected scores of shape (N, C) or an output with 'logits'.")
-    linear = [name for name in seen.order if _linear_weight(modules[name]) is not None]
-    for name in reversed(linear):
-        reading = head_reading(seen.outputs[name], result, channels_last=isinstance(modules[name], torch.nn.Linear))
-        if reading is not None:
-            activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
-            return _FoundHead(name, activation, "result" if reading in {"linear", "tail"} else "layer")
-    return None
-
-
-def open_torch(
+def open_torch(  # over the limit: what is known of a module beside it, each optional
     module: Module,
     *,
     classes: Sequence[str] | None = None,
@@ -102,6 +49,7 @@ def open_torch(
     sample: Inputs | None = None,
     origin: Mapping[str, Any] | None = None,
     take: bool = False,
+    head: str | None = None,
 ) -> TorchNetwork:
     """Open a live PyTorch module.
 
@@ -112,20 +60,20 @@ def open_torch(
         sample: a batch of two items to run it with, in place of `inputs`.
         origin: what opening it again needs.
         take: use the module itself rather than a copy (for modules made by regraft).
+        head: the name of the layer that is its head, where there are several candidates.
 
     Returns:
         The network; the module given is not modified unless `take`.
 
     Raises:
-        NetworkError: if no sample runs through it, or `classes` do not fit its head.
+        NetworkError: if no sample runs through it, it has several candidates for its head, or `classes` do not fit it.
     """
     own = module if take else copy.deepcopy(module)
     guessed = sample is None and inputs is None
     if sample is None:
         sample = first_working_sample(lambda batch: call_module(own.eval(), batch), own, shape=inputs)
-    network = TorchNetwork(
-        own, sample, origin=origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
-    )
+    facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
+    network = TorchNetwork(own, sample, origin=facts if head is None else {**facts, "head": head})
     network.input_guessed = guessed
     if classes is not None:
         network.name_classes_(classes)
@@ -133,7 +81,10 @@ def open_torch(
 
 
 class TorchNetwork(Network):
-    """A PyTorch module with what one run of a sample told about it; its origin is what opening it again needs."""
+    """A PyTorch module with what one run of a sample told about it.
+
+    Its origin is what opening it again needs: where the module came from, and the edits made since, in order.
+    """
 
     family: ClassVar[str] = "torch"
     module: Module
@@ -142,28 +93,34 @@ class TorchNetwork(Network):
         self.module = module
         self.origin = dict(origin)
         self.account = Account()
-        self.sample = to_inputs(sample)
-        self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
-        self.input_guessed = False
         self._frozen: frozenset[str] = frozenset()
+        self.input_guessed = False
+        self._take_sample_(sample)
         self._inspect_()
 
-    def _inspect_(self) -> None:
+    def _take_sample_(self, sample: Inputs) -> None:
+        self.sample = to_inputs(sample)
+        self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
+
+    def _inspect_(self, known: Mapping[str, FoundHead] | None = None) -> None:
+        """Run the sample; find layers, blocks and the head, unless the heads are known."""
         was_training = self.module.training
         self.module.eval()
         modules = self.modules()
         seen = trace(modules, lambda: call_module(self.module, self.sample))
         self.layers = torch_layers(modules, seen.order)
         self.blocks = blocks_of(self.layers, torch_units(modules))
-        found = _found_head(modules, seen)
-        self._reading = found.reading if found else "result"
-        self.heads = {"main": self._head_of(found)} if found else {}
+        if known is None:
+            found = find_head(modules, seen, wanted=self.origin.get("head"))
+            known = {"main": found} if found else {}
+        self._found = dict(known)
+        self.heads = {task: self._head_of(task, found) for task, found in known.items()}
         self.module.train(was_training)
 
-    def _head_of(self, found: _FoundHead) -> Head:
+    def _head_of(self, task: str, found: FoundHead) -> Head:
         weight, bias = self.rows(found.layer)
         kind = "multi-label" if found.activation == "sigmoid" and len(weight) > 1 else "classification" if len(weight) > 1 else "regression"
-        return Head("main", None, kind, found.activation, found.layer, weight, bias)
+        return Head(task, None, kind, found.activation, found.layer, weight, bias)
 
     def modules(self) -> dict[str, Module]:
         """Return every module by name, containers too."""
@@ -173,7 +130,7 @@ class TorchNetwork(Network):
         """Return an independent copy: same weights, no shared storage."""
         twin = copy.copy(self)
         twin.module = copy.deepcopy(self.module)
-        twin.heads = dict(self.heads)
+        twin.heads, twin.origin = dict(self.heads), dict(self.origin)
         return twin
 
     def reinitialised(self, seed: int) -> Self:
@@ -186,20 +143,35 @@ class TorchNetwork(Network):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             for module in twin.module.modules():
-                _draw_(module)
+                draw_(module)
         return twin
 
     def scores(self, inputs: Inputs) -> Scores:
         """Return raw scores (N, C) by task, in the present mode."""
-        if self._reading == "result":
-            return {"main": cast(Tensor, as_tensor(call_module(self.module, inputs)))}
-        head = self.module.get_submodule(self.head.layer)
-        with capture(head) as found:
-            call_module(self.module, inputs)
-        return {"main": pooled(found["output"], channels_last=isinstance(head, torch.nn.Linear))}
+        if len(self._found) < 2 and all(found.reading == "result" for found in self._found.values()):
+            results = flat_tensors(call_module(self.module, inputs)) if self._is_program else []
+            own = dict(zip(self.heads or ("main",), results, strict=False)) if results else self._only_result(inputs)
+            return self.with_derived(own)
+        with ExitStack() as stack:
+            heads = {task: self.module.get_submodule(found.layer) for task, found in self._found.items()}
+            seen = {task: stack.enter_context(capture(head)) for task, head in heads.items()}
+            result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
+        return self.with_derived(
+            {
+                task: result if found.reading == "result" else pooled(seen[task]["output"], channels_last=_last(heads[task]))
+                for task, found in self._found.items()
+            }
+        )
+
+    def _only_result(self, inputs: Inputs) -> Scores:
+        return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))}
+
+    @property
+    def _is_program(self) -> bool:
+        return self.origin.get("source") == "program"
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the head reads, (N, d), averaged over positions; without a head, the pooled output.
+        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output.
 
         Raises:
             NetworkError: if this is an exported program, which has no head to read from.
@@ -212,16 +184,22 @@ class TorchNetwork(Network):
         with capture(head, replace_by_input=True) as found:
             result = as_tensor(call_module(self.module, inputs))
         features = found["input"]
-        if features.ndim > 2 and self._reading == "result" and result is not None and result.ndim == 2:
+        if features.ndim > 2 and self._found[self.head.task].reading == "result" and result is not None and result.ndim == 2:
             return result  # the steps after the head (choice of a token, average) applied to its input
-        return pooled(features, channels_last=isinstance(head, torch.nn.Linear))
+        return pooled(features, channels_last=_last(head))
 
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) that the head makes of its input (N, d)."""
-        head = self.module.get_submodule(self.head.layer)
-        linear = isinstance(head, torch.nn.Linear)
-        positions = features if linear or features.ndim > 2 else features[(..., *(None,) * (cast(Tensor, head.weight).ndim - 2))]
-        return {self.head.task: pooled(head(positions), channels_last=linear)}
+        """Return the raw scores (N, C) by task that the heads make of their input (N, d)."""
+        return self.with_derived({task: self._scores_of(found.layer, features) for task, found in self._found.items()})
+
+    def _scores_of(self, layer: str, features: Tensor) -> Tensor:
+        head = self.module.get_submodule(layer)
+        first = self.module.get_submodule(self.head.layer)
+        if head is not first:
+            return cast(Tensor, head(pooled(features, channels_last=_last(first))))
+        flat = _last(head) or features.ndim > 2
+        positions = features if flat else features[(..., *(None,) * (cast(Tensor, head.weight).ndim - 2))]
+        return pooled(head(positions), channels_last=_last(head))
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
@@ -269,9 +247,9 @@ class TorchNetwork(Network):
         return "\n".join([*(f"{name}: {modules[name]!r}" for name in sorted(layers)), *code])
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear layer's weight (C, d) and bias (C,)."""
+        """Return copies of a row layer's weight (C, d) and bias (C,)."""
         module = self.module.get_submodule(layer)
-        weight = cast(Tensor, _linear_weight(module)).detach().cpu().float().numpy().copy()
+        weight = cast(Tensor, row_weight(module)).detach().cpu().float().numpy().copy()
         bias = cast("Tensor | None", getattr(module, "bias", None))
         return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
 
@@ -287,37 +265,152 @@ class TorchNetwork(Network):
         module = self.module.get_submodule(layer)
         if not isinstance(getattr(module, "bias", None), Tensor) or "parametrizations" in dict(module.named_children()):
             return False
-        _fill_(module, torch.from_numpy(np.asarray(weight, np.float32)), bias=torch.from_numpy(np.asarray(bias, np.float32)))
+        put_(module, torch.from_numpy(np.asarray(weight, np.float32)), bias=torch.from_numpy(np.asarray(bias, np.float32)))
         return True
 
     def reseed_(self, seed: int) -> None:
         """Do nothing: PyTorch layers draw from the global generator, which the training loop seeds."""
 
     def with_head(self, head: Head) -> Self:
-        """Return a copy whose head has these rows; a network without a head gets one on its pooled output."""
+        """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch.
+
+        Raises:
+            NetworkError: if this is an exported program, or the rows do not fit what the head reads.
+        """
         self._whole("given another head")
+        expected = self.heads.get(head.task, self.head).features if self.heads else head.features
+        if expected != head.features:
+            raise NetworkError(f"The rows have {head.features} features; the network has {expected}. Give rows of that length.")
+        twin = self._edited("head", _size(head), parts=list(head.parts))
+        if not self.heads:
+            twin.module = surgery.attached(twin.module, head)
+            return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
+        if head.task in self.heads:
+            layer = self._found[head.task].layer
+            surgery.resize_(twin.module, layer, head=head)
+            if head.task == self.head.task:
+                surgery.note_class_count_(twin.module, len(head.weight))
+            twin._recount_(layer)
+            twin.heads[head.task] = replace(head, layer=layer)
+            return twin
+        found, wrapped = dict(self._found), len(self._found) > 1
+        chosen = not wrapped and self._choice_commutes()
+        twin.module, layer = surgery.branched(twin.module, self.head, head=head, chosen=chosen)
+        if not wrapped:
+            found = {task: replace(known, layer=f"network.{known.layer}") for task, known in found.items()}
+        return twin._reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**self.heads, head.task: head})
+
+    def _reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
+        """Inspect the changed module and give its heads their names and rows; return this network."""
+        self._inspect_(found)
+        self.heads = {task: replace(head, layer=found[task].layer) if task in found else head for task, head in heads.items()}
+        return self
+
+    def _recount_(self, name: str) -> None:
+        """Count the parameters of one layer anew, and those of the blocks."""
+        count = sum(parameter.numel() for parameter in self.module.get_submodule(name).parameters())
+        self.layers = tuple(replace(layer, parameters=count) if layer.name == name else layer for layer in self.layers)
+        sizes = {layer.name: layer.parameters for layer in self.layers}
+        self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
+
+    def _choice_commutes(self) -> bool:
+        """Tell whether what follows the head (the choice of one token) may as well come before it."""
+        head = self.module.get_submodule(self.head.layer)
+        self.mode_(False)
+        with torch.no_grad():
+            with capture(head) as seen:
+                scores = self.scores(self.sample)[self.head.task]
+            if seen["input"].ndim <= 2 or not _last(head) or self._found[self.head.task].reading != "result":
+                return False
+            return bool(torch.allclose(self._scores_of(self.head.layer, self.feature_batch(self.sample)), scores, rtol=1e-4, atol=1e-5))
+
+    def _edited(self, edit: str, facts: Mapping[str, Any] | None = None, *, parts: Sequence[int] = ()) -> Self:
+        """Return a copy that takes note of an edit; opening the saved folder repeats the edits in order."""
         twin = self.copy()
-        if not self.heads:
-            twin.module = AttachedHead(twin.module, head.features, classes=len(head.weight))
-            twin.origin = {**self.origin, "attached": head.features}
-            twin._inspect_()
-        else:
-            old = twin.module.get_submodule(self.head.layer)
-            _set_submodule_(
-                twin.module, self.head.layer, module=_linear_like(old, torch.from_numpy(head.weight), bias=torch.from_numpy(head.bias))
-            )
-            _note_class_count_(twin.module, len(head.weight))
-            twin.layers = tuple(
-                _recounted(layer, twin.modules()[layer.name]) if layer.name == self.head.layer else layer for layer in self.layers
-            )
-            sizes = {layer.name: layer.parameters for layer in twin.layers}
-            twin.blocks = tuple(replace(block, parameters=sum(sizes[name] for name in block.layers)) for block in self.blocks)
-        if not self.heads:
-            layer = twin.module.get_submodule("head")
-            _fill_(layer, torch.from_numpy(head.weight), bias=torch.from_numpy(head.bias))
-            head = replace(head, layer="head")
-        twin.heads = {head.task: replace(head, layer=head.layer if not self.heads else self.head.layer)}
+        noted = {"edit": edit, **(facts or {}), **({"parts": list(parts)} if parts else {})}
+        twin.origin["edits"] = [*self.origin.get("edits", ()), noted]
+        twin.origin.setdefault("sample", _sample_facts(self.sample))  # of the module before any edit
         return twin
+
+    def with_stack(self, head: Head, activation: str) -> Self:
+        """Return a copy with a new head on top of the first head's raw scores."""
+        self._whole("given another head")
+        twin = self._edited("stack", {**_size(head), "activation": activation})
+        first = self._found[self.head.task]
+        tapped = "" if first.reading == "result" and len(self._found) == 1 else first.layer
+        twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation)
+        own = replace(head, activation="linear")
+        return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
+
+    def ended(self, block: str) -> Self:
+        """Return a copy that ends at the output of a block.
+
+        Raises:
+            NetworkError: if there is no such block.
+        """
+        self._whole("cut")
+        found = next((known for known in self.blocks if known.name == block), None)
+        if found is None:
+            raise NetworkError(f"The network has no block {block!r}{near_names(block, [known.name for known in self.blocks])}")
+        twin = self._edited("cut", {"block": block})
+        end = surgery.ended(twin.module, found, layers=[layer.name for layer in self.layers], order=self._order())
+        end.stops = not _runs_through(end, self.sample)
+        twin.module = end
+        return twin._reopened({}, {})
+
+    def _order(self) -> list[str]:
+        self.mode_(False)
+        return trace(self.modules(), lambda: call_module(self.module, self.sample)).order
+
+    def with_channels(self, count: int) -> Self:
+        """Return a copy whose first convolution reads `count` channels.
+
+        Raises:
+            NetworkError: if the network does not begin with a convolution over channels.
+        """
+        self._whole("given other channels")
+        if isinstance(self.sample, dict) or self.sample.ndim < 3:
+            raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {self.input_shape}.")
+        modules, old = self.modules(), self.sample.shape[1]
+        name = first_convolution(modules, self._order(), channels=old)
+        twin = self._edited("channels", {"count": count})
+        set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
+        note_channel_count_(twin.module, name, old=old, new=count)
+        twin._take_sample_(sample_of((count, *self.sample.shape[2:])).to(self.sample.device))
+        note = f"'{name}' reads {count} channels: {channel_rule(old, count)}"
+        twin.account = self.account.joined(Account({"reshaped": [f"{name}.weight"]}, notes=(note,)))
+        return twin._reopened(self._found, self.heads)
+
+    def with_columns(self, count: int) -> Self:
+        """Return a copy whose head also reads `count` numbers beside each item.
+
+        Raises:
+            NetworkError: if the network has no head, or several.
+        """
+        self._whole("given further inputs")
+        if len(self.heads) != 1:
+            raise NetworkError(f"Further inputs go to one head; this network has {len(self.heads)}: {', '.join(self.heads) or 'none'}.")
+        head, twin = self.head, self._edited("columns", {"count": count})
+        wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
+        twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)
+        own = self.sample if isinstance(self.sample, dict) else {"inputs": self.sample}
+        columns = sample_of((count,), batch=len(next(iter(own.values()))))
+        twin._take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
+        return twin._reopened({head.task: replace(self._found[head.task], layer=f"network.{head.layer}.linear")}, {head.task: wide})
+
+    def edited_by(self, edits: Sequence[Mapping[str, Any]]) -> TorchNetwork:
+        """Repeat edits that another network with this module's origin has noted; new rows are zero.
+
+        Args:
+            edits: plain data, in order.
+
+        Returns:
+            The network.
+        """
+        network: TorchNetwork = self
+        for edit in edits:
+            network = _EDITS[edit["edit"]](network, edit)
+        return network
 
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights as safetensors and return what opening them needs.
@@ -333,7 +426,7 @@ class TorchNetwork(Network):
         try:
             twin = self.copy()
             twin.module.cpu()
-            _export(_RawScores(twin), twin.sample, path=folder / PROGRAM_FILE)
+            export_raw_scores(twin, folder / PROGRAM_FILE)
         except Exception as problem:  # not every forward can be exported; the weights are saved all the same
             return {**facts, "no_program": f"{type(problem).__name__}: {str(problem)[:300]}"}
         return facts
@@ -342,7 +435,7 @@ class TorchNetwork(Network):
         """Write an exported program (`.pt2`) with a free batch axis; `torch.export.load` opens it without this class."""
         self._whole("exported")
         twin = self.copy()
-        _export(twin.module, twin.sample, path=Path(path))
+        export_module(twin.module, twin.sample, path=Path(path))
         return Path(path)
 
     def _whole(self, done: str) -> None:
@@ -354,31 +447,45 @@ class TorchNetwork(Network):
             )
 
 
-class _RawScores(Module):
-    """A network's raw scores as a module's result: what the saved program computes."""
-
-    def __init__(self, network: TorchNetwork) -> None:
-        super().__init__()
-        self.module = network.module
-        self.__dict__["network"] = network
-
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        network = self.__dict__["network"]
-        return cast(Tensor, network.scores(named or inputs[0])[next(iter(network.heads), "main")])
+def _last(layer: Module) -> bool:
+    """Tell whether the class axis of a row layer's output is the last one."""
+    return not isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
 
 
-def _export(module: Module, sample: Inputs, *, path: Path) -> None:
-    """Write an exported program of `module` in inference mode, its batch axis free."""
-    batch = torch.export.Dim("batch", min=1)
-    starred = isinstance(module, (AttachedHead, _RawScores))  # torch.export names what stands behind * and **
-    if isinstance(sample, dict):
-        named: Any = {name: {0: batch} for name in sample}
-        shapes: Any = {"named": named} if starred else named
-        program = torch.export.export(module.eval(), (), dict(sample), dynamic_shapes=shapes)
-    else:
-        shapes = {"inputs": ({0: batch},)} if starred else ({0: batch},)
-        program = torch.export.export(module.eval(), (sample,), dynamic_shapes=shapes)
-    torch.export.save(program, path)
+def _runs_through(end: EndedNetwork, sample: Inputs) -> bool:
+    """Tell whether what was left behind the end of a network runs as well."""
+    before = end.training
+    end.eval()
+    end.stops = False
+    try:
+        with torch.no_grad():
+            call_module(end, sample)
+    except Exception:  # the rest of any Python forward may fail in any way without its modules
+        return False
+    finally:
+        end.train(before)
+    return True
+
+
+def _size(head: Head) -> dict[str, Any]:
+    """Return what making a head of the same size again needs, as plain data."""
+    return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
+
+
+def _empty_head(edit: Mapping[str, Any]) -> Head:
+    """Return a head of the noted size; a bias other than zero makes sure that there is one."""
+    weight = np.zeros((edit["rows"], edit["features"]), np.float32)
+    bias = np.full(edit["rows"], edit.get("bias", True), np.float32)
+    return Head(edit["task"], None, "classification", "linear", "", weight, bias, tuple(edit.get("parts", ())))
+
+
+_EDITS: dict[str, Callable[[TorchNetwork, Mapping[str, Any]], TorchNetwork]] = {
+    "head": lambda network, edit: network.with_head(_empty_head(edit)),
+    "stack": lambda network, edit: network.with_stack(_empty_head(edit), edit["activation"]),
+    "cut": lambda network, edit: network.ended(edit["block"]),
+    "channels": lambda network, edit: network.with_channels(edit["count"]),
+    "columns": lambda network, edit: network.with_columns(edit["count"]),
+}
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:
@@ -391,57 +498,3 @@ def _parameters_of(layer: Layer, module: Module) -> dict[str, Parameter]:
     prefix = f"{layer.name}." if layer.name else ""
     wrapped = "parametrizations" in dict(module.named_children())
     return {prefix + name: parameter for name, parameter in module.named_parameters(recurse=wrapped)}
-
-
-def _recounted(layer: Layer, module: Module) -> Layer:
-    return replace(layer, parameters=sum(parameter.numel() for parameter in module.parameters()))
-
-
-def _draw_(module: Module) -> None:
-    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    if callable(reset):
-        reset()
-        return
-    for parameter in module.parameters(recurse=False):
-        spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
-        parameter.normal_(float(parameter.mean()), spread)
-
-
-def _fill_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
-    """Put rows (C, d) and bias (C,) into a linear layer or 1x1 convolution of that size."""
-    with torch.no_grad():
-        kernel = cast(Tensor, layer.weight)
-        kernel.copy_(weight.reshape(kernel.shape))
-        if isinstance(layer.bias, Tensor):
-            layer.bias.copy_(bias)
-
-
-def _linear_like(old: Module, weight: Tensor, *, bias: Tensor) -> Module:
-    """Return a linear layer or 1x1 convolution like `old` with rows `weight` (C, d); it has a bias if `old` has or `bias` is not zero."""
-    device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
-    biased = isinstance(getattr(old, "bias", None), Tensor) or bool(bias.any())
-    if isinstance(old, torch.nn.Linear):
-        new: Module = torch.nn.Linear(weight.shape[1], len(weight), bias=biased, device=device, dtype=dtype)
-    else:
-        convolution = cast(torch.nn.Conv2d, old)
-        kind: Any = next(kind for kind in (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d) if isinstance(old, kind))
-        new = kind(weight.shape[1], len(weight), 1, stride=convolution.stride, bias=biased, device=device, dtype=dtype)
-    _fill_(new, weight, bias=bias)
-    return new
-
-
-def _set_submodule_(root: Module, name: str, *, module: Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)
-
-
-def _note_class_count_(module: Module, count: int) -> None:
-    """Keep the class count that some libraries store beside the head (timm: num_classes; Transformers: config.num_labels)."""
-    owner: Any = module
-    if isinstance(getattr(owner, "num_classes", None), int):
-        owner.num_classes = count
-    if isinstance(getattr(owner, "num_labels", None), int):
-        owner.num_labels = count
-    config = getattr(owner, "config", None)
-    if config is not None and isinstance(getattr(config, "num_labels", None), int):
-        config.num_labels = count

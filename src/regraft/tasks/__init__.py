@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .intervals import bootstrap_interval, paired_difference, wilson_interval
 from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
-from .metrics import brier_score, expected_calibration_error, judge, log_loss, probabilities
+from .metrics import brier_score, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities
+from .thresholds import fit_thresholds
 
 __all__ = [
     "KINDS",
@@ -14,6 +15,8 @@ __all__ = [
     "class_weights",
     "classification_loss",
     "expected_calibration_error",
+    "fit_thresholds",
+    "harmonic_mean",
     "judge",
     "log_loss",
     "loss_for",

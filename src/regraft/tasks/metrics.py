@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, f1_score,
 from ..errors import DataError, SettingError, near_names
 from .intervals import bootstrap_interval, wilson_interval
 
-__all__ = ["brier_score", "expected_calibration_error", "judge", "log_loss", "probabilities"]
+__all__ = ["brier_score", "expected_calibration_error", "harmonic_mean", "judge", "log_loss", "probabilities"]
 
 _SMALLEST = 1e-12
 
@@ -110,9 +110,32 @@ def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *
     return float(sum(len(part) * abs(right[part].mean() - sure[part].mean()) for part in parts) / len(sure))
 
 
+def harmonic_mean(first: float, second: float) -> float:
+    """Return the harmonic mean of two figures >= 0, such as the accuracies on old and on new classes: high only if both are.
+
+    Args:
+        first: a number >= 0.
+        second: a number >= 0.
+
+    Returns:
+        2 · first · second / (first + second); 0 where either is 0.
+
+    Raises:
+        DataError: if one is negative or not finite.
+    """
+    if not all(0.0 <= value < float("inf") for value in (first, second)):
+        raise DataError(f"The harmonic mean is of two finite numbers >= 0; received {first} and {second}.")
+    return 0.0 if 0.0 in (first, second) else 2.0 / (1.0 / float(first) + 1.0 / float(second))
+
+
 # over the limit: scores, targets and their class names are one record, given in this order everywhere
 def judge(
-    scores: npt.ArrayLike, targets: npt.ArrayLike, classes: Sequence[str] | None = None, kind: str = "classification"
+    scores: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    classes: Sequence[str] | None = None,
+    kind: str = "classification",
+    *,
+    thresholds: npt.ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Return all figures of one set of items, as plain data.
 
@@ -121,18 +144,22 @@ def judge(
         targets: (N,) integers for classification; (N, C) of 0 and 1 for multi-label; (N, C) or (N,) values for regression.
         classes: names of the C columns; None names them "0", "1", …
         kind: "classification", "multi-label" or "regression".
+        thresholds: for multi-label, (C,) probabilities from which a label counts as said (or one for all), as of `fit_thresholds`;
+            None takes 0.5, a raw score of 0.
 
     Returns:
         Always "items". Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the
         classes that occur among truths or predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier",
         "per_class" {name: {"recall", "interval", "items"}} (recall None without items), "confusion" (C x C, rows true).
-        Multi-label, at threshold 0.5: "accuracy" (mean over labels) and its interval (bootstrap over items), "macro_f1",
-        "micro_f1", "map" (mean average precision of the labels that occur, else None), "log_loss", "per_class".
+        Multi-label, at the thresholds: "accuracy" (mean over labels) and its interval (bootstrap over items), "macro_f1",
+        "micro_f1"; without them "map" (mean average precision of the labels that occur, else None), "log_loss"; "per_class"
+        {name: {"precision" (None where the label is never said), "recall", "interval", "items", "average_precision"}};
+        and "thresholds", a list, where they were given.
         Regression, mean over outputs: "mae" and "mae_interval" (bootstrap), "rmse", "r2" (None for a single item),
         "per_class" {name: {"mae", "rmse", "r2"}}.
 
     Raises:
-        SettingError: if `kind` is unknown.
+        SettingError: if `kind` is unknown, or `thresholds` are given for another kind than multi-label, or are not probabilities.
         DataError: if shapes do not fit together, nothing is to be judged, a score is not finite, or a target is out of range.
     """
     judges: dict[str, Callable[..., dict[str, Any]]] = {
@@ -142,6 +169,8 @@ def judge(
     }
     if kind not in judges:
         raise SettingError(f"Unknown kind of task: {kind!r}{near_names(str(kind), judges)}")
+    if thresholds is not None and kind != "multi-label":
+        raise SettingError(f"thresholds are for multi-label scores; received them with kind={kind!r}: leave them out.")
     raw = np.asarray(scores, dtype=np.float64)
     if raw.ndim != 2 or 0 in raw.shape:
         raise DataError(f"Scores must have shape (N, C) with at least one item; received {raw.shape}.")
@@ -154,7 +183,8 @@ def judge(
             f"The scores of {broken} of {len(raw)} items are not finite: the network has diverged, or its input holds NaN. "
             "Lower learning_rate, set clip_norm, or check the data."
         )
-    return judges[kind](raw, np.asarray(targets), names=names)
+    settings = {} if thresholds is None else {"thresholds": _checked_thresholds(thresholds, labels=len(names))}
+    return judges[kind](raw, np.asarray(targets), names=names, **settings)
 
 
 def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) -> dict[str, Any]:
@@ -176,28 +206,37 @@ def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]
     }
 
 
-def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) -> dict[str, Any]:
+def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], thresholds: np.ndarray | None = None) -> dict[str, Any]:
     truth = _checked_table(targets, scores.shape)
     if not np.isin(truth, (0, 1)).all():
         raise DataError(f"Multi-label targets must be 0 or 1; received values from {truth.min()} to {truth.max()}.")
     truth = truth.astype(int)
-    predicted = (scores >= 0.0).astype(int)
+    predicted = (scores >= 0.0 if thresholds is None else probabilities(scores, "multi-label") >= thresholds).astype(int)
     same = (predicted == truth).mean(axis=1)
-    present = np.flatnonzero(truth.any(axis=0))
-    precisions = {int(c): float(average_precision_score(truth[:, c], scores[:, c])) for c in present}
-    found = (predicted & truth).sum(axis=0)
-    per_class = {
-        name: {**_recall(int(found[c]), int(truth[:, c].sum())), "average_precision": precisions.get(c)} for c, name in enumerate(names)
-    }
+    per_class = _label_figures(scores, truth, predicted=predicted, names=names)
+    precisions = [row["average_precision"] for row in per_class.values() if row["average_precision"] is not None]
     return {
         "items": len(truth),
         "accuracy": float(same.mean()),
         "accuracy_interval": list(bootstrap_interval(same)),
         "macro_f1": _label_f1(truth, predicted, average="macro"),
         "micro_f1": _label_f1(truth, predicted, average="micro"),
-        "map": float(np.mean(list(precisions.values()))) if precisions else None,
+        "map": float(np.mean(precisions)) if precisions else None,
         "log_loss": float((np.logaddexp(0.0, scores) - truth * scores).mean()),
         "per_class": per_class,
+        **({} if thresholds is None else {"thresholds": thresholds.tolist()}),
+    }
+
+
+def _label_figures(scores: np.ndarray, truth: np.ndarray, *, predicted: np.ndarray, names: list[str]) -> dict[str, dict[str, Any]]:
+    found, said, items = (predicted & truth).sum(axis=0), predicted.sum(axis=0), truth.sum(axis=0)
+    return {
+        name: {
+            "precision": float(found[c] / said[c]) if said[c] else None,
+            **_recall(int(found[c]), int(items[c])),
+            "average_precision": float(average_precision_score(truth[:, c], scores[:, c])) if items[c] else None,
+        }
+        for c, name in enumerate(names)
     }
 
 
@@ -233,6 +272,14 @@ def _errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 
 def _recall(found: int, items: int) -> dict[str, Any]:
     return {"recall": found / items if items else None, "interval": list(wilson_interval(found, items)), "items": items}
+
+
+def _checked_thresholds(thresholds: npt.ArrayLike, *, labels: int) -> np.ndarray:
+    given = np.asarray(thresholds, dtype=np.float64)
+    if given.shape not in ((), (labels,)) or not ((given >= 0.0) & (given <= 1.0)).all():
+        span = f"{given.min()} to {given.max()}" if given.size else "none"
+        raise SettingError(f"Expected {labels} thresholds from 0 to 1, one for each label; received the shape {given.shape} with {span}.")
+    return np.broadcast_to(given, (labels,))
 
 
 def _checked_targets(targets: np.ndarray, items: int, *, classes: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
 from ..items import as_numpy
-from .targets import ReadOptions, label_array, make_targets
+from .targets import ReadOptions
+from .tasks import Beside, built, targets_by_task
 
 __all__ = ["read_arrays"]
 
@@ -23,8 +24,8 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
 
     Args:
         source: (X, y): X an array or tensor (N, ...), a data frame of numbers, or a list of N texts, paths, PIL images or
-            arrays; y as `make_targets` takes it.
-        options: `group` and `condition` are arrays; `target` replaces y.
+            arrays; y as `make_targets` takes it, or a mapping from task to such labels, of which some may be missing.
+        options: `group`, `condition` and `columns` are arrays; `target` replaces y.
 
     Returns:
         The data; an array or memory map X is kept as it is, not copied.
@@ -40,19 +41,15 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
     if len(items) == 0:
         raise DataError(f"The data are empty: X has {_size(items)}; expected one item or more.")
-    if len(labels) != len(items):
+    if not isinstance(labels, Mapping) and len(labels) != len(items):
         raise DataError(f"X has {len(items)} items and y has {len(labels)}; expected one label for each item.")
-    targets = make_targets(labels, options.classes)
-    data = Dataset(
+    data = built(
         items,
-        targets.values,
-        targets.classes,
         kind,
-        targets.task,
-        groups=label_array(options.group, len(items), what="group"),
-        conditions=label_array(options.condition, len(items), what="condition"),
+        tasks=targets_by_task(labels, options, count=len(items)),
+        beside=Beside.of(options, len(items)),
+        options=options,
         names=tuple(str(item) for item in items) if _is_paths(items) else None,
-        notes=targets.notes,
     )
     return data if _is_paths(items) else checked(data, options.skip_bad)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from ...errors import DataError
 from ..dataset import Dataset
 from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files, natural_key
 from ..items import listed
-from .targets import ReadOptions, label_array, make_targets
+from .targets import ReadOptions, label_array
+from .tasks import Beside, built, targets_by_task
 
 __all__ = ["read_folder"]
 
@@ -18,11 +18,11 @@ SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test",
 
 
 def read_folder(folder: Path, options: ReadOptions) -> Dataset:
-    """Read images or audio files, one folder for each class; with an array `target`, all files below the folder.
+    """Read images or audio files, one folder for each class; with labels as `target`, all files below the folder.
 
     Args:
         folder: its folders are the classes; hidden files are left out, and the order is natural ("img2" before "img10").
-        options: `group`, `condition` and `target` are arrays in that order.
+        options: `group`, `condition`, `columns` and `target` are arrays in that order; `target` may be a mapping from task to array.
 
     Returns:
         The data; no file has been opened.
@@ -37,25 +37,23 @@ def read_folder(folder: Path, options: ReadOptions) -> Dataset:
     others = [path.relative_to(folder).as_posix() for path in files if kind_of(path) != kind]
     notes = [f"left out {len(others)} files that are not {kind} files: {listed(others)}"] if others else []
     if options.target is not None:
-        labels = label_array(options.target, len(paths), what="target")
-        targets = make_targets(options.target, options.classes) if labels is not None else None
+        if not isinstance(options.target, Mapping):
+            label_array(options.target, len(paths), what="target")
+        tasks = targets_by_task(options.target, options, count=len(paths))
     else:
         notes += _empty_classes(folder, paths, skip=options.skip_bad)
-        targets = make_targets([path.relative_to(folder).parts[0] for path in paths])
-    if targets is None:
-        raise DataError(f"target={options.target!r} gives no labels; expected one for each of the {len(paths)} files.")
-    data = Dataset(
+        tasks = targets_by_task([path.relative_to(folder).parts[0] for path in paths], ReadOptions(), count=len(paths))
+    data = built(
         paths,
-        np.asarray(targets.values),
-        targets.classes,
         kind,
-        targets.task,
-        groups=label_array(options.group, len(paths), what="group"),
-        conditions=label_array(options.condition, len(paths), what="condition"),
+        tasks=tasks,
+        beside=Beside.of(options, len(paths)),
+        options=options,
         names=tuple(path.relative_to(folder).as_posix() for path in paths),
-        notes=(*notes, *targets.notes),
+        notes=notes,
     )
-    return data if options.classes is None else data.with_classes(options.classes)
+    classes = options.classes_of(data.name, first=True)
+    return data if classes is None else data.with_classes(classes)
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import DataError, near_names, optional_import
+from ...errors import DataError, near_names
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, files_below, kind_of, kind_of_files
-from ..items import as_numpy, listed
-from .targets import ReadOptions, Targets, label_array, make_targets
+from ..items import as_numpy, listed, take
+from .columns import column_array, column_numbers
+from .table_files import Columns, columns_of_file
+from .targets import ReadOptions, label_array
+from .tasks import Beside, built, targets_by_task
 
-__all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table"]
+__all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table", "read_unlabelled"]
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
 TARGET_NAMES = ("label", "target", "class", "category", "y")
 SHORT_TEXT = 12
 """Below this mean length, in characters, a column of strings may be a code rather than a text; a note says so."""
-
-Columns = dict[str, np.ndarray]
 
 
 @dataclass
@@ -63,8 +62,7 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     Raises:
         DataError: if the table is empty, a column is unknown or ambiguous, or files of it do not exist.
     """
-    columns = _from_parquet(path) if path.suffix.lower() == ".parquet" else _from_csv(path)
-    table = _Table(columns, path.name)
+    table = _Table(columns_of_file(path), path.name)
     if options.files is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
         options = dataclasses.replace(options, files=path.parent)
     return _read_columns(table, options)
@@ -83,107 +81,88 @@ def read_frame(frame: Any, options: ReadOptions) -> Dataset:
     Raises:
         DataError: as for a file.
     """
-    columns = {str(name): as_numpy(frame[name]) for name in frame.columns}
-    return _read_columns(_Table(columns, "The data frame"), options)
+    return _read_columns(_frame_table(frame), options)
 
 
-def _from_parquet(path: Path) -> Columns:
-    if importlib.util.find_spec("pandas") is None:
-        parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
-        table = parquet.read_table(path)
-        return {name: np.asarray(table[name].to_numpy()) for name in table.column_names}
-    frame = optional_import("pandas", "tables", purpose="reading a Parquet file").read_parquet(path)
-    return {str(name): as_numpy(frame[name]) for name in frame.columns}
+def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str]) -> Dataset:
+    """Read items and the columns beside them from a table without looking for targets.
 
+    Args:
+        source: a data frame, or the path of a CSV or Parquet file.
+        kind: of the items.
+        columns: names of the columns beside the items.
 
-def _from_csv(path: Path) -> Columns:
-    """Read a CSV with pandas where it is installed (fast for wide tables), else with the standard library; same result.
+    Returns:
+        The data; the targets are zeros and mean nothing.
 
-    Only empty fields are missing: a class may be called "NA" or "None".
+    Raises:
+        DataError: as for a table with targets.
     """
-    separator = _separator(path)
-    if importlib.util.find_spec("pandas") is None:
-        return _from_csv_plain(path, separator)
-    pandas = optional_import("pandas", "tables", purpose="reading a CSV file")
-    frame = pandas.read_csv(path, sep=separator, keep_default_na=False, na_values=[""], dtype=_padded_columns(path, separator))
-    return {str(name): as_numpy(frame[name]) for name in frame.columns}
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is not None and not path.exists():
+        raise DataError(f"The table does not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
+    table = _frame_table(source) if path is None else _Table(columns_of_file(path), path.name)
+    beside = path is not None and kind in ("image", "audio")
+    zeros = np.zeros(len(table), dtype=np.float32)
+    options = ReadOptions(zeros, path.parent if path is not None and beside else None, kind=kind, columns=list(columns))
+    return _read_columns(table, options)
 
 
-def _separator(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        header = stream.readline()
-    if not header.strip():
-        raise DataError(f"{path} is empty; expected a first line of column names and one line for each item.")
-    return max(",", ";", "\t", key=header.count)
-
-
-def _padded_columns(path: Path, separator: str) -> dict[str, type[str]]:
-    """Return the columns that begin with a number such as 007: names of files, which must stay texts."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=separator)
-        rows = [row for row, _ in zip(reader, range(20), strict=False)]
-    return {str(name): str for name in reader.fieldnames or () if any(_is_padded(row.get(name) or "") for row in rows)}
-
-
-def _is_padded(text: str) -> bool:
-    return len(text) > 1 and text.isdecimal() and text[0] == "0"
-
-
-def _from_csv_plain(path: Path, separator: str) -> Columns:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, delimiter=separator)
-        header = next(reader)
-        rows = [row for row in reader if row]
-    wrong = [str(line + 2) for line, row in enumerate(rows) if len(row) != len(header)]
-    if wrong:
-        raise DataError(f"{path.name} has lines with another number of fields than its {len(header)} columns: lines {listed(wrong)}.")
-    return {name: _typed([row[index] for row in rows]) for index, name in enumerate(header)}
-
-
-def _typed(texts: list[str]) -> np.ndarray:
-    """Return texts as integers, else floats (empty: NaN), else texts (empty: None)."""
-    if not any(_is_padded(text) for text in texts):
-        for kind in (np.int64, np.float64):
-            try:
-                return np.array([text if text or kind is np.int64 else "nan" for text in texts]).astype(kind)
-            except ValueError:
-                continue
-    return np.array([text or None for text in texts], dtype=object)
+def _frame_table(frame: Any) -> _Table:
+    return _Table({str(name): as_numpy(frame[name]) for name in frame.columns}, "The data frame")
 
 
 def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
     if not len(table):
         raise DataError(f"{table.name} is empty: {len(table.columns)} columns and no rows; expected one row for each item.")
+    beside = _beside(table, options)
+    target, classes = _target_columns(table, options)
+    options = dataclasses.replace(options, classes={**(options.classes or {}), **classes} or None)
+    if options.files is not None:
+        return _file_items(table, options, target=target, beside=beside)
+    items, kind, note = _own_items(table, options.kind)
+    tasks = targets_by_task(target, options, count=len(table))
+    return checked(built(items, kind, tasks=tasks, beside=beside, options=options, notes=(note,)), options.skip_bad)
+
+
+def _beside(table: _Table, options: ReadOptions) -> Beside:
     groups = _labels(table, options.group, what="group")
     conditions = _labels(table, options.condition, what="condition")
-    target = _target_columns(table, options)
-    if options.files is not None:
-        return _file_items(table, options, labels=(target, groups, conditions))
-    items, kind, note = _own_items(table, options.kind)
-    targets = _targets(target, options)
-    data = Dataset(items, targets.values, targets.classes, kind, targets.task, groups, conditions, notes=(note, *targets.notes))
-    return checked(data, options.skip_bad)
+    wanted = [options.columns] if isinstance(options.columns, str) else options.columns
+    if not _are_names(wanted):
+        return Beside(groups, conditions, *column_array(wanted, len(table)))
+    named = {name: table.column(name, "columns") for name in wanted}
+    return Beside(groups, conditions, *column_numbers(named, len(table)))
+
+
+def _are_names(wanted: Any) -> bool:
+    return isinstance(wanted, list | tuple) and all(isinstance(name, str) for name in wanted)
 
 
 def _labels(table: _Table, wanted: Any, *, what: str) -> np.ndarray | None:
     return label_array(table.column(wanted, what) if isinstance(wanted, str) else wanted, len(table), what=what)
 
 
-Target = tuple[np.ndarray, tuple[str, ...] | None]
-"""Labels, and the class names where several columns are the labels."""
+Classes = dict[str | None, tuple[str, ...]]
 
 
-def _target_columns(table: _Table, options: ReadOptions) -> Target:
-    wanted = options.target
-    if wanted is None:
-        wanted = _default_target(table)
+def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
+    """Return the labels, of one task or by task, and the class names of those tasks whose labels are several columns."""
+    if not isinstance(options.target, Mapping):
+        values, names = _task_columns(table, _default_target(table) if options.target is None else options.target)
+        return values, {} if names is None else {None: names}
+    found = {str(task): _task_columns(table, wanted, of=f" of task {task!r}") for task, wanted in options.target.items()}
+    return {task: values for task, (values, _) in found.items()}, {task: names for task, (_, names) in found.items() if names is not None}
+
+
+def _task_columns(table: _Table, wanted: Any, *, of: str = "") -> tuple[Any, tuple[str, ...] | None]:
     if isinstance(wanted, str):
-        return table.column(wanted, "target"), None
+        return table.column(wanted, f"target{of}"), None
     if isinstance(wanted, list | tuple) and wanted and all(isinstance(name, str) and name in table.columns for name in wanted):
         return np.column_stack([table.column(name, "target") for name in wanted]), tuple(wanted)
-    array = as_numpy(wanted)
+    array = wanted if isinstance(wanted, list | tuple) else as_numpy(wanted)
     if len(array) != len(table):
-        raise DataError(f"target has {len(array)} labels and {table.name} has {len(table)} rows; expected one for each row.")
+        raise DataError(f"target{of} has {len(array)} labels and {table.name} has {len(table)} rows; expected one for each row.")
     return array, None
 
 
@@ -193,13 +172,6 @@ def _default_target(table: _Table) -> str:
         raise DataError(f"{table.name} has no column left for target: its columns are {listed(table.columns)}.")
     named = [name for wanted in TARGET_NAMES for name in free if name.strip().lower() == wanted]
     return named[0] if named else free[-1]
-
-
-def _targets(target: Target, options: ReadOptions, *, rows: np.ndarray | None = None) -> Targets:
-    values, names = target
-    if names is None:
-        return make_targets(values if rows is None else values[rows], options.classes)
-    return make_targets(values if rows is None else values[rows], names)
 
 
 def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.ndarray, str, str]:
@@ -213,7 +185,9 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         raise DataError(f"{table.name} is read as kind={kind!r} and no column of it names files; expected files= with their folder.")
     if not numbers or kind == "text":
         wanted = "texts" if kind == "text" else "texts or numbers"
-        raise DataError(f"{table.name} has no column of {wanted} besides target, group and condition: {listed(table.columns, 12)}.")
+        raise DataError(
+            f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
+        )
     note = f"items are the {len(numbers)} numeric columns: {listed(numbers)}" + (f"; left out: {listed(texts)}" if texts else "")
     return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note
 
@@ -227,7 +201,7 @@ def _text_items(texts: Columns) -> tuple[list[str | None], str, str]:
     return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note
 
 
-def _file_items(table: _Table, options: ReadOptions, *, labels: tuple[Target, np.ndarray | None, np.ndarray | None]) -> Dataset:
+def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:
     folder = existing_folder(Path(options.files), "The folder of the files")
     found = _Files(folder)
     column = _file_column(table, found)
@@ -242,19 +216,22 @@ def _file_items(table: _Table, options: ReadOptions, *, labels: tuple[Target, np
     kind = kind_of_files([path for path in matches if path], folder, kind=options.kind)
     rows = np.array([row for row, path in enumerate(matches) if path and kind_of(path) == kind], dtype=np.int64)
     paths = [path for path in matches if path and kind_of(path) == kind]
-    target, groups, conditions = labels
-    targets = _targets(target, options, rows=rows)
-    return Dataset(
+    return built(
         paths,
-        targets.values,
-        targets.classes,
         kind,
-        targets.task,
-        groups=None if groups is None else groups[rows],
-        conditions=None if conditions is None else conditions[rows],
+        tasks=targets_by_task(_taken(target, rows), options, count=len(paths)),
+        beside=beside.taken(rows),
+        options=options,
         names=tuple(path.relative_to(folder).as_posix() for path in paths),
-        notes=(*_file_notes(missing, found.unused(paths), others=len(values) - len(paths) - len(missing)), *targets.notes),
+        notes=tuple(_file_notes(missing, found.unused(paths), others=len(values) - len(paths) - len(missing))),
     )
+
+
+def _taken(target: Any, rows: np.ndarray) -> Any:
+    """Return the labels of some rows, of one task or by task."""
+    if isinstance(target, Mapping):
+        return {task: take(values, rows) for task, values in target.items()}
+    return take(target, rows)
 
 
 def _file_notes(missing: list[str], unused: list[str], *, others: int) -> Iterable[str]:

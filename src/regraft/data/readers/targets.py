@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from ...errors import DataError, near_names
 from ...networks.names import normal_name
 from ..decoding.files import natural_key
 from ..items import as_numpy, listed
+from ..targets import Targets
 
-__all__ = ["ReadOptions", "Targets", "label_array", "make_targets"]
+__all__ = ["FEW_VALUES", "ReadOptions", "is_missing", "label_array", "make_targets", "missing_rows", "typed"]
 
 FEW_VALUES = 20
 """Up to so many distinct whole numbers, float targets are probably classes, and a note says so."""
@@ -29,24 +30,13 @@ class ReadOptions:
     condition: Any = None
     kind: str | None = None
     skip_bad: bool = False
-    classes: tuple[str, ...] | None = None
+    classes: Mapping[str | None, tuple[str, ...]] | None = None
+    columns: Any = None
 
-
-@dataclass(frozen=True)
-class Targets:
-    """Targets as a data set keeps them.
-
-    Attributes:
-        values: (N,) int64, (N,) float32, or (N, C) float32.
-        classes: class names in row order; empty for regression.
-        task: "classification", "multi-label" or "regression".
-        notes: what was decided.
-    """
-
-    values: np.ndarray
-    classes: tuple[str, ...]
-    task: str
-    notes: tuple[str, ...] = ()
+    def classes_of(self, task: str, *, first: bool) -> tuple[str, ...] | None:
+        """Return the class names asked for of a task; those given without a task (key None) are of the first one."""
+        given = self.classes or {}
+        return given.get(task, given.get(None) if first else None)
 
 
 def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
@@ -70,7 +60,7 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
     array = as_numpy(values)
     if array.ndim != 1 or len(array) != count:
         raise DataError(f"{what} has the shape {array.shape} for {count} items; expected one label for each item: ({count},).")
-    missing = _missing_rows(array)
+    missing = missing_rows(array)
     if missing.size:
         raise DataError(f"{what} is missing in rows {listed(missing)}; expected a label in each row.")
     return np.array([str(value) for value in array.tolist()], dtype=np.str_)
@@ -99,11 +89,11 @@ def make_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
         return _from_rows(array, classes)
     if array.ndim != 1:
         raise DataError(f"Targets have the shape {array.shape}; expected (N,) or, for one-hot and multi-label, (N, C).")
-    missing = _missing_rows(array)
+    missing = missing_rows(array)
     if missing.size:
         raise DataError(f"Targets are missing or not finite in rows {listed(missing)}; expected a label in each row. Fill or remove them.")
     if array.dtype.kind == "O":
-        array = _typed(array)
+        array = typed(array)
     if array.dtype.kind == "f" and not (classes and (array == np.round(array)).all()):
         return _regression(array)
     if array.dtype.kind == "f":
@@ -174,22 +164,45 @@ def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
             )
 
 
-def _missing_rows(array: np.ndarray) -> np.ndarray:
+def missing_rows(array: np.ndarray) -> np.ndarray:
+    """Return the rows of labels that are missing or not finite.
+
+    Args:
+        array: (N,) labels of any type.
+
+    Returns:
+        (n,) int64 rows, in order.
+    """
     if array.dtype.kind == "f":
         return np.flatnonzero(~np.isfinite(array))
     if array.dtype.kind == "O":
-        return np.array([row for row, value in enumerate(array) if _is_missing(value)], dtype=np.int64)
+        return np.array([row for row, value in enumerate(array) if is_missing(value)], dtype=np.int64)
     return np.flatnonzero(array == "") if array.dtype.kind == "U" else np.zeros(0, dtype=np.int64)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for a missing one: None, NaN, an empty text, or the missing values of pandas.
+
+    Args:
+        value: anything.
+
+    Returns:
+        True for those.
+    """
     if isinstance(value, float):
         return value != value
     return value is None or (isinstance(value, str) and not value) or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _typed(array: np.ndarray) -> np.ndarray:
-    """Return an object array of numbers as numbers, anything else as strings."""
+def typed(array: np.ndarray) -> np.ndarray:
+    """Return an object array of numbers as numbers, anything else as strings.
+
+    Args:
+        array: (N,) objects, none of them missing.
+
+    Returns:
+        (N,) int64, float64 or str.
+    """
     values = array.tolist()
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return np.array(values)

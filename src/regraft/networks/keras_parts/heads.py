@@ -1,39 +1,50 @@
-"""The head of a Keras model: find it, read it, change its size on a copy."""
+"""The heads of a Keras model: find them, read them, multiply their rows in parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ...errors import NetworkError
+from ...errors import NetworkError, near_names
 from ..contract import Head, Layer
-from ..tracing import Trace, capture, flat_tensors, head_reading
+from ..tracing import Trace, capture, head_reading
 from .library import keras
-from .structure import graph_of, steps_of
 
-__all__ = ["FoundHead", "attached", "channels_last", "find_head", "head_of", "linear_activation", "resize_", "rows_of"]
-
-_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
+__all__ = [
+    "FoundHead",
+    "channels_last",
+    "chosen_head",
+    "find_heads",
+    "given_heads",
+    "head_of",
+    "linear_activation",
+    "outputs_of",
+    "parts_hook",
+    "rows_of",
+]
 
 
 @dataclass(frozen=True)
 class FoundHead:
-    """A linear layer from which the model's scores follow.
+    """A linear layer from which one of the model's outputs follows.
 
     Attributes:
         layer: its name.
         activation: "linear", "softmax" or "sigmoid".
-        whole: whether the raw scores are the model's own result (a step without weights follows), not the layer's output.
+        whole: whether the raw scores are the model's own output (a step without weights follows), not the layer's.
+        output: which of the model's outputs follows from it, as `outputs_of` counts them.
     """
 
     layer: str
     activation: str
     whole: bool
+    output: int = 0
 
 
 def _is_linear(layer: Any) -> bool:
@@ -66,8 +77,13 @@ def linear_activation(layer: Any) -> Iterator[None]:
         layer.activation = before
 
 
-def find_head(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> FoundHead | None:
-    """Find the linear layer from which the model's result follows.
+def outputs_of(result: Any) -> list[Tensor]:
+    """Return the tensors in the result of a model, in the order of the outputs of its graph (Keras sorts named ones by name)."""
+    return [tensor for tensor in keras.tree.flatten(result) if isinstance(tensor, Tensor)]
+
+
+def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, FoundHead]:
+    """Find the linear layers from which the model's outputs follow.
 
     Args:
         modules: name -> layer.
@@ -76,37 +92,84 @@ def find_head(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trac
         run: makes the same run again.
 
     Returns:
-        The head, or None: the result is an embedding, a feature map, or follows from no linear layer.
-
-    Raises:
-        NetworkError: if several outputs have a head each.
+        The candidates by layer name, in the order of the outputs; none where the results are embeddings or feature maps, or follow
+        from no linear layer.
     """
-    results = [result for result in flat_tensors(seen.result) if result.ndim == 2]
+    wanted = sum(result.ndim == 2 for result in outputs_of(seen.result))
     found: dict[str, FoundHead] = {}
     for name in reversed([layer.name for layer in layers if layer.name in seen.outputs and _is_linear(modules[layer.name])]):
-        if results and len(found) < len(results):
-            head = _explained(name, modules[name], results=results, run=run)
+        if len(found) < wanted:
+            head = _explained(name, modules[name], result=seen.result, run=run)
             found.update({name: head} if head else {})
-    if len(found) > 1:
-        candidates = ", ".join(repr(name) for name in reversed(found))
+    return dict(sorted(found.items(), key=lambda item: item[1].output))
+
+
+def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundHead | None:
+    """Return the only candidate, or the one asked for; None where there is none.
+
+    Args:
+        candidates: as `find_heads` returns them.
+        head: the name of one; None for the only one.
+
+    Raises:
+        NetworkError: if there are several and none is asked for, or `head` is not among them.
+    """
+    if head is not None:
+        if head not in candidates:
+            known = near_names(head, candidates) or "; no output of the network follows from a linear layer: leave head= out"
+            raise NetworkError(f"Received head={head!r}; expected a linear layer from which an output of the network follows{known}")
+        return candidates[head]
+    if len(candidates) > 1:
         raise NetworkError(
-            f"The network has two candidates for its head or more: {candidates}, one for each of its {len(results)} outputs. Give a model "
-            "with one of these outputs, keras.Model(model.inputs, model.outputs[0]): regraft takes one head= at a time."
+            f"The network has two candidates for its head or more: {', '.join(map(repr, candidates))}, one for each of its outputs. "
+            f"Choose one with head=, for example head={next(iter(candidates))!r}."
         )
-    return next(iter(found.values()), None)
+    return next(iter(candidates.values()), None)
 
 
-def _explained(name: str, layer: Any, *, results: Sequence[torch.Tensor], run: Callable[[], Any]) -> FoundHead | None:
+def given_heads(
+    facts: Sequence[Mapping[str, Any]], modules: Mapping[str, Any], *, seen: Trace, run: Callable[[], Any]
+) -> dict[str, tuple[FoundHead, Head]]:
+    """Return the heads that a saved folder speaks of, those with rows of their own, by task.
+
+    Args:
+        facts: for each head "task", "layer", "activation", and optionally "kind", "classes", "parts" and "groups".
+        modules: name -> layer.
+        seen: the trace of one run.
+        run: makes the same run again.
+
+    Raises:
+        NetworkError: if a layer is not there, or is not a linear one.
+    """
+    heads: dict[str, tuple[FoundHead, Head]] = {}
+    for fact in facts:
+        if fact.get("groups"):
+            continue
+        name = fact["layer"]
+        if name not in modules or not _is_linear(modules[name]):
+            linear = [other for other, layer in modules.items() if _is_linear(layer)]
+            raise NetworkError(f"The head of the task {fact['task']!r} should be the linear layer {name!r}{near_names(name, linear)}")
+        explained = _explained(name, modules[name], result=seen.result, run=run) or FoundHead(name, fact["activation"], False)
+        found = replace(explained, activation=fact["activation"])
+        head = head_of(found, modules[name], task=fact["task"])
+        classes = tuple(fact["classes"]) if fact.get("classes") else None
+        parts = tuple(int(size) for size in fact.get("parts") or ())
+        heads[head.task] = (found, replace(head, kind=fact.get("kind") or head.kind, classes=classes, parts=parts))
+    return heads
+
+
+def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) -> FoundHead | None:
     width = layer.units if isinstance(layer, keras.layers.Dense) else layer.filters
-    if width not in {result.shape[-1] for result in results}:
+    outputs = [(at, output) for at, output in enumerate(outputs_of(result)) if output.ndim == 2]
+    if width not in {output.shape[-1] for _, output in outputs}:
         return None
     with torch.no_grad(), linear_activation(layer), capture(layer) as seen:
         run()
-    for result in results:
-        reading = head_reading(seen["output"], result, channels_last=channels_last(layer))
+    for at, output in outputs:
+        reading = head_reading(seen["output"], output, channels_last=channels_last(layer))
         embedding = reading == "tail" and seen["output"].ndim == 2  # a Dense layer whose ReLU makes the result
         if reading is not None and not embedding:
-            return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail")
+            return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)
     return None
 
 
@@ -117,12 +180,13 @@ def rows_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     return weight, layer.bias.value.detach().cpu().float().numpy().copy() if layer.use_bias else np.zeros(len(weight), np.float32)
 
 
-def head_of(found: FoundHead, layer: Any) -> Head:
+def head_of(found: FoundHead, layer: Any, *, task: str = "main") -> Head:
     """Return a head's rows as copies, without class names.
 
     Args:
         found: what is known of it.
         layer: the layer itself.
+        task: its name.
     """
     weight, bias = rows_of(layer)
     kind = "classification"
@@ -130,136 +194,38 @@ def head_of(found: FoundHead, layer: Any) -> Head:
         kind = "multi-label"
     elif found.activation == "linear" and len(weight) == 1:
         kind = "regression"
-    return Head("main", None, kind, found.activation, found.layer, weight, bias)
+    return Head(task, None, kind, found.activation, found.layer, weight, bias)
 
 
-def resize_(model: Any, layer: Any, *, head: Head, activation: str) -> None:
-    """Give a layer of a private copy the rows of `head`, whatever their number, and mend what depends on their number.
-
-    Args:
-        model: the copy.
-        layer: its head.
-        head: the rows (C, d).
-        activation: the activation that the model has now; where `head.activation` differs, it is changed.
-
-    Raises:
-        NetworkError: if the rows have another number of features, or the activation cannot be changed.
-    """
-    old = layer.kernel.shape[-1]
-    features = int(np.prod(layer.kernel.shape[:-1]))
-    if features != head.features:
-        raise NetworkError(f"The rows have {head.features} features; the head '{head.layer}' reads {features}. Give rows of that length.")
-    _replace_variables_(layer, head)
-    if head.activation != activation:
-        _set_activation_(model, layer, wanted=head.activation)
-    if len(head.weight) != old:
-        _refresh_shapes_(model, layer, sizes={old: len(head.weight)})
-    containers: list[Any] = [model, *model._flatten_layers(include_self=False)]
-    for container in containers:
-        if "_torch_params" in container._modules:
-            del container._modules["_torch_params"]
-            container._track_variables()
-
-
-def _replace_variables_(layer: Any, head: Head) -> None:
-    """Put the inner life of a freshly built layer of the right size into `layer`, which keeps its place in the graph."""
-    config = layer.get_config()
-    config["units" if "units" in config else "filters"] = len(head.weight)
-    config["use_bias"] = bool(config.get("use_bias", True)) or bool(np.any(head.bias))
-    fresh = type(layer).from_config(config)
-    shape = layer.kernel.shape
-    fresh.build((None,) * (len(shape) - 1) + (shape[-2],) if channels_last(layer) else (None, shape[-2]) + (None,) * (len(shape) - 2))
-    kept = {"_inbound_nodes", "_outbound_nodes", "build", "quantize", "_parent_path", "_path", "_build_shapes_dict", "_auto_config"}
-    kept |= {key for key in vars(layer) if "_hooks" in key}
-    names = {variable.name: variable.path for variable in layer.variables}
-    vars(layer).update({key: value for key, value in vars(fresh).items() if key not in kept})
-    for variable in layer.variables:
-        variable._path = names.get(variable.name, variable.path)
-    with torch.no_grad():
-        layer.kernel.value.copy_(torch.from_numpy(head.weight.T.copy()).reshape(layer.kernel.shape))
-        if layer.use_bias:
-            layer.bias.value.copy_(torch.from_numpy(head.bias))
-
-
-def _set_activation_(model: Any, layer: Any, *, wanted: str) -> None:
-    carriers = [part for part in _after(model, layer) if getattr(getattr(part, "activation", None), "__name__", "") in _ACTIVATIONS]
-    if any(isinstance(part, keras.layers.Softmax) for part in _after(model, layer)):
-        raise NetworkError(f"The scores go through a Softmax layer of their own; expected a head whose activation can become {wanted!r}.")
-    for part in carriers[1:]:
-        part.activation = keras.activations.linear
-    (carriers[0] if carriers else layer).activation = keras.activations.get(wanted)
-
-
-def _after(model: Any, layer: Any) -> list[Any]:
-    """Return `layer` and the layers that come after it by order of definition."""
-    parts = [part for part in model._flatten_layers(include_self=False) if not isinstance(part, keras.Model)]
-    return parts[next(at for at, part in enumerate(parts) if part is layer) :]
-
-
-def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) -> bool:
-    """Recompute the shapes of the symbolic tensors that depend on `layer`; tell whether the result of `container` does."""
-    graph = graph_of(container)
-    if graph is None:
-        return any(part is layer for part in container._flatten_layers())
-    changed: set[int] = set()
-    for node in steps_of(graph):
-        operation = node.operation
-        reads = any(id(tensor) in changed for tensor in node.input_tensors)
-        inside = operation is layer or (isinstance(operation, keras.Layer) and _holds(operation, layer))
-        if inside and isinstance(operation, keras.Model):
-            _refresh_shapes_(operation, layer, sizes=sizes)
-        if not (reads or inside):
-            continue
-        if reads and isinstance(operation, keras.layers.Reshape):
-            operation.target_shape = tuple(sizes.get(size, size) for size in operation.target_shape)
-        spec = operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
-        for tensor, new in zip(node.outputs, keras.tree.flatten(spec), strict=True):
-            tensor._shape = new.shape
-            changed.add(id(tensor))
-        _note_input_shape_(operation, node)
-    return bool(changed)
-
-
-def _holds(container: Any, layer: Any) -> bool:
-    """Tell whether `layer` is somewhere below `container`."""
-    return any(part is layer for part in container._flatten_layers(include_self=False))
-
-
-def _note_input_shape_(operation: Any, node: Any) -> None:
-    """Keep the shape with which a layer is built again after loading."""
-    shapes = getattr(operation, "_build_shapes_dict", None)
-    if shapes and len(shapes) == 1 and len(node.input_tensors) == 1 and not isinstance(operation, keras.Model):
-        operation._build_shapes_dict = {next(iter(shapes)): node.input_tensors[0].shape}
-
-
-def attached(model: Any, head: Head, *, sample_output: torch.Tensor, inputs: Any) -> tuple[Any, str]:
-    """Return a copy's output averaged over its positions with a new head on top, and the new layer's name.
+def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:
+    """Return a forward hook that makes a linear layer's output as if each group of rows were a layer of its own.
 
     Args:
-        model: a private copy of a model without a head.
-        head: the rows (C, d).
-        sample_output: what the model returns for a sample, (N, d), or (N, …, d).
-        inputs: symbolic inputs of the new model, for models that have none of their own.
-
-    Raises:
-        NetworkError: if the rows have another number of features than the output.
+        parts: sizes of the groups, in row order.
     """
-    if sample_output.shape[-1] != head.features:
-        raise NetworkError(f"The rows have {head.features} features; the network's output has {sample_output.shape[-1]}.")
-    taken = {layer.name for layer in model._flatten_layers()}
-    names = ("head", *(f"head_{count}" for count in range(1, 1000)))
-    name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names: the identity of a cache has them
-    dense = keras.layers.Dense(len(head.weight), activation=head.activation, name=name)
-    pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
-    steps: list[Any] = [pools[sample_output.ndim](name=f"{name}_pool")] if sample_output.ndim in pools else []
-    if isinstance(model, keras.Sequential):
-        for step in [*steps, dense]:
-            model.add(step)
-        whole = model
-    else:
-        entry, output = (model.input, model.output) if graph_of(model) is not None else (inputs, model(inputs))
-        for step in [*steps, dense]:
-            output = step(output)
-        whole = keras.Model(entry, output, name=model.name if graph_of(model) is not None else None)
-    _replace_variables_(dense, head)
-    return whole, name
+
+    def hook(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):  # a symbolic call
+            return None
+        inputs = args[0] if args else next(iter(kwargs.values()))
+        ends = np.cumsum(parts)
+        whole = [_product(layer, inputs, rows=slice(int(end - size), int(end))) for size, end in zip(parts, ends, strict=True)]
+        scores = torch.cat(whole, -1 if channels_last(layer) else 1)
+        return scores if layer.activation is None else cast(Tensor, layer.activation(scores))
+
+    return hook
+
+
+def _product(layer: Any, inputs: Tensor, *, rows: slice) -> Tensor:
+    """Return what the layer's own call would give, before the activation, had it these rows only."""
+    ops = keras.ops
+    kernel = layer.kernel[..., rows].contiguous()  # laid out as in a layer of its own: products round by layout
+    scores = ops.matmul(inputs, kernel) if isinstance(layer, keras.layers.Dense) else layer.convolution_op(inputs, kernel)
+    if not layer.use_bias:
+        return cast(Tensor, scores)
+    bias = ops.convert_to_tensor(layer.bias)[rows]
+    if not channels_last(layer):
+        bias = ops.reshape(bias, (1, -1) + (1,) * (scores.ndim - 2))
+    elif not isinstance(layer, keras.layers.Dense):
+        bias = ops.reshape(bias, (1,) * (scores.ndim - 1) + (-1,))
+    return cast(Tensor, ops.add(scores, bias))

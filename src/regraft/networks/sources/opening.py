@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch.nn import Module
 from ...errors import MissingExtraError, NetworkError, near_names
 from ..account import Account
 from ..contract import Head, Inputs, Network
-from ..folders import read_facts
+from ..folders import read_facts, read_heads_, read_learned_
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
 from .programs import open_program
@@ -46,6 +46,7 @@ def open_source(
     weights: str | Path | None = None,
     architecture: Architecture = None,
     inputs: Sequence[int] | None = None,
+    head: str | None = None,
 ) -> Source:
     """Open a network from whatever the user has.
 
@@ -55,6 +56,7 @@ def open_source(
         weights: a weights-only file put into `source`.
         architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
         inputs: shape of one item without the batch axis.
+        head: the name of the layer that is its head, where there are several candidates.
 
     Returns:
         The network, with the account of a weights file, and its preprocessing.
@@ -62,7 +64,7 @@ def open_source(
     Raises:
         NetworkError: if the source cannot be opened; the message says what would do.
     """
-    opened = _open(source, architecture, inputs=inputs, pretrained=weights is None)
+    opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head)
     if weights is not None:
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
         opened.network.refresh_heads_()
@@ -71,11 +73,11 @@ def open_source(
     return opened
 
 
-def _open(source: Any, architecture: Architecture, *, inputs: Sequence[int] | None, pretrained: bool) -> Source:
+def _open(source: Any, architecture: Architecture, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
     if isinstance(source, Network):
         return Source(source.copy(), source.preprocessing.to_dict())
     if isinstance(source, Module) or _is_keras(source):
-        return Source(_open_live(source, inputs))
+        return Source(_open_live(source, inputs, head=head))
     if not isinstance(source, (str, Path)):
         raise NetworkError(
             f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
@@ -83,14 +85,14 @@ def _open(source: Any, architecture: Architecture, *, inputs: Sequence[int] | No
         )
     kind, _, name = str(source).partition(":")
     if name and kind in _NAMED:
-        return _open_name(kind, str(source), inputs=inputs, pretrained=pretrained)
+        return _open_name(kind, str(source), inputs=inputs, pretrained=pretrained, head=head)
     path = Path(source)
     if not path.exists():
         hint = f" A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, _NAMED) if name else '.'}"
         raise NetworkError(f"There is no file or folder {str(source)!r}.{hint}")
     if path.is_dir():
         return _open_folder(path, architecture)
-    return _open_file(path, architecture, inputs=inputs)
+    return _open_file(path, architecture, inputs=inputs, head=head)
 
 
 def _is_keras(source: Any) -> bool:
@@ -114,19 +116,19 @@ def _keras_door(name: str) -> ModuleType:
         ) from error
 
 
-def _open_live(source: Any, inputs: Sequence[int] | None) -> Network:
+def _open_live(source: Any, inputs: Sequence[int] | None, *, head: str | None = None) -> Network:
     if _is_keras(source):
-        return cast(Network, _keras_door("..keras_models").open_keras(source, inputs=inputs))
-    return open_torch(source, inputs=inputs)
+        return cast(Network, _keras_door("..keras_models").open_keras(source, inputs=inputs, head=head))
+    return open_torch(source, inputs=inputs, head=head)
 
 
-def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool) -> Source:
+def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
     if kind == "keras":
         network, preprocessing = _keras_door(".keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
         return Source(network, preprocessing)
     opened = open_named({"source": source}, pretrained=pretrained)
     sample = opened.sample if inputs is None else sample_of(inputs)
-    network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True)
+    network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
     if opened.classes is not None and network.heads:
         network.name_classes_(opened.classes)
     network.account = Account(notes=tuple(opened.notes))
@@ -140,14 +142,14 @@ def _made(architecture: Architecture) -> Any:
     )
 
 
-def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] | None) -> Source:
+def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] | None, head: str | None) -> Source:
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
         files = _keras_door(".keras_files")
         if architecture is None or files.is_full_model(path):
             return Source(
                 _keras_door("..keras_models").open_keras(
-                    files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True
+                    files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True, head=head
                 )
             )
     elif suffix not in _TORCH_FILES:
@@ -159,7 +161,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] 
             f"{path.name!r} holds weights only; give the network that they belong to with architecture=, "
             "a module or a function that makes it."
         )
-    network = _open_live(_made(architecture), inputs)
+    network = _open_live(_made(architecture), inputs, head=head)
     network.account = _put_file_(network, path)
     network.refresh_heads_()
     return Source(network)
@@ -190,11 +192,8 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network: Network = _open_keras_folder(folder, facts, architecture=architecture)
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
-    for head in facts["heads"]:
-        if head["task"] in network.heads:
-            network.heads[head["task"]] = replace(
-                network.heads[head["task"]], kind=head["kind"], classes=tuple(head["classes"]) if head["classes"] else None
-            )
+    read_heads_(network, facts)
+    read_learned_(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)
     return Source(network, facts["preprocessing"])
 
@@ -204,7 +203,10 @@ def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     if architecture is None:
         try:
             return cast(
-                Network, models.open_keras(_keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}, take=True)
+                Network,
+                models.open_keras(
+                    _keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}, take=True, heads=facts["heads"]
+                ),
             )
         except NetworkError as error:
             raise NetworkError(
@@ -217,11 +219,11 @@ def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     return network
 
 
-def _with_saved_heads(network: Network, facts: Mapping[str, Any], *, biased: Collection[str] = ()) -> Network:
+def _with_saved_heads(network: Network, facts: Mapping[str, Any]) -> Network:
     """Return the network with heads of the saved size, their rows still empty; a bias other than zero makes sure that there is one."""
     for head in facts["heads"]:
         weight = np.zeros((head["rows"], head["features"]), np.float32)
-        bias = np.full(head["rows"], f"{head['layer']}.bias" in biased, np.float32)
+        bias = np.zeros(head["rows"], np.float32)
         network = network.with_head(Head(head["task"], None, head["kind"], head["activation"], head["layer"], weight, bias))
     return network
 
@@ -235,16 +237,17 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
 
 
 def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
-    origin = facts["network"]["origin"]
-    sample = _sample_from(facts["network"]["sample"])
+    origin = {name: value for name, value in facts["network"]["origin"].items() if name not in {"edits", "sample"}}
+    edits = facts["network"]["origin"].get("edits", ())
+    if architecture is None and origin["source"] == "module":
+        return open_program(folder, facts, sample=_sample_from(facts["network"]["sample"]))
+    sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
     if architecture is not None:
         network = open_torch(_made(architecture), sample=sample, origin=origin)
-    elif origin["source"] == "module":
-        return open_program(folder, facts, sample=sample)
     else:
         network = open_torch(open_named(origin, pretrained=False).module, sample=sample, origin=origin, take=True)
     tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    sized = _with_saved_heads(network, facts, biased=[name for name in tensors if name.endswith(".bias")])
+    sized = network.edited_by(edits)
     try:
         sized.module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

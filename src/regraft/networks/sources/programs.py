@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,13 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     _check(path)
     with _no_unpickling():
         program = torch.export.load(path)
-    network = TorchNetwork(_Program(program.module()), sample, origin={"source": "program", "class": own})
+    network = TorchNetwork(
+        _Program(program.module(), list(sample) if isinstance(sample, dict) else []), sample, origin={"source": "program", "class": own}
+    )
+    network.heads = {}
     for head in facts["heads"]:
+        if head.get("groups"):
+            continue
         rows = torch.zeros(head["rows"], head["features"]).numpy()
         classes = checked_classes(head["classes"]) if head["classes"] else None
         network.heads[head["task"]] = Head(head["task"], classes, head["kind"], "linear", "", rows, rows[:, 0].copy())
@@ -73,13 +78,14 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
 class _Program(torch.nn.Module):
     """Runs an exported program, which does not know training mode."""
 
-    def __init__(self, program: torch.nn.Module) -> None:
+    def __init__(self, program: torch.nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.__dict__["program"] = program
+        self.names = names
 
-    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
-        """Return what the program returns."""
-        return self.__dict__["program"](*inputs, **named)
+    def forward(self, *tensors: torch.Tensor, **named: torch.Tensor) -> Any:
+        """Return what the program returns for its tensors, which it takes in the order of the network's sample."""
+        return self.__dict__["program"](*tensors, *(named[name] for name in self.names))
 
 
 def _strings(value: Any, key: str) -> Iterator[str]:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, optional_import
-from .dataset import Dataset
+from ...errors import DataError, optional_import
+from ..dataset import Dataset
 from .preprocessing import Preprocessing
 
 __all__ = ["TextPreprocessing", "replaced_tokens"]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from .dataset import Dataset
-from .items import take
+from ...errors import DataError
+from ..dataset import Dataset
+from ..items import take
 from .preprocessing import Preprocessing
 
 __all__ = ["ArrayPreprocessing", "augmented_array"]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import DataError
-from .dataset import Dataset
-from .decoding.pictures import MODES, decode, geometry, pixel_batch, value_range_of
-from .decoding.threads import in_threads
+from ...errors import DataError
+from ..dataset import Dataset
+from ..decoding.pictures import MODES, decode, geometry, pixel_batch, value_range_of
+from ..decoding.threads import in_threads
 from .preprocessing import Preprocessing
 
-__all__ = ["ImagePreprocessing", "augmented_pictures"]
+__all__ = ["ImagePreprocessing", "augmented_pictures", "with_channels"]
 
 DEFAULT_SIZE = 224
 ROTATION = np.deg2rad(10.0)
@@ -192,6 +192,23 @@ class ImagePreprocessing(Preprocessing):
         if self.layout == "channels_last":
             pixels, factor, offset = (part.permute(0, 2, 3, 1) for part in (pixels, factor, offset))
         return torch.addcmul(offset, pixels, factor).contiguous()
+
+
+def with_channels(plain: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return a preprocessing's plain data for another number of channels.
+
+    Args:
+        plain: of any kind; only that of images says how many channels there are.
+        count: of the network's new input.
+
+    Returns:
+        Plain data: one channel gets the mean of `mean` and `std` over the old ones, others take the old ones' in turn.
+    """
+    if plain.get("kind") != ImagePreprocessing.kind:
+        return plain
+    numbers = {name: plain[name] for name in ("mean", "std") if isinstance(plain.get(name), list | tuple)}
+    turned = {name: float(np.mean(each)) if count == 1 else [each[at % len(each)] for at in range(count)] for name, each in numbers.items()}
+    return {**plain, **turned, "channels": count, "bgr": bool(plain.get("bgr")) and count == 3}
 
 
 def _is_block(items: Any) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, optional_import
-from .dataset import Dataset
-from .decoding.threads import in_threads
+from ...errors import DataError, optional_import
+from ..dataset import Dataset
+from ..decoding.threads import in_threads
 from .preprocessing import Preprocessing
 
 __all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]

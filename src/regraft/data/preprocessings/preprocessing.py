@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from ..errors import DataError, near_names
-from ..networks.contract import Inputs
-from .dataset import Dataset
-from .decoding.files import files_below, kind_of
-from .items import as_numpy, is_frame, take
+from ...errors import DataError, near_names
+from ...networks.contract import Inputs
+from ..dataset import Dataset
+from ..decoding.files import files_below, kind_of
+from ..items import as_numpy, is_frame, take
 
 __all__ = ["Item", "Preprocessing", "as_dataset", "collate", "default_preprocessing", "from_dict"]
 
@@ -82,6 +82,29 @@ class Preprocessing(abc.ABC):
             Tensor (n, ...) float32, or named tensors (n, length) int64.
         """
 
+    @property
+    def item_kind(self) -> str:
+        """The kind of the items: "array", "image", "audio" or "text"."""
+        return self.kind
+
+    def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
+        """Return some items of a data set as one batch, with the columns beside them where the network takes any.
+
+        Args:
+            data: the data set.
+            indices: (n,) which items.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item; 0 where none are given.
+
+        Returns:
+            As `batch`.
+        """
+        return self.batch(take(data.items, indices), view, seeds=seeds)
+
+    def dataset(self, items: Any) -> Dataset:
+        """Return items without labels as a data set, whatever form they have; see `as_dataset`."""
+        return as_dataset(items, self.item_kind)
+
     @abc.abstractmethod
     def describe(self) -> str:
         """Return one line for people."""
@@ -112,10 +135,10 @@ class Preprocessing(abc.ABC):
         Yields:
             Batches in the items' order, n <= `batch_size` items each.
         """
-        data = as_dataset(items, self.kind)
+        data = self.dataset(items)
         ready = self if self.fitted else self.fit(data)
         for start in range(0, len(data), batch_size):
-            yield ready.batch(take(data.items, np.arange(start, min(start + batch_size, len(data)))))
+            yield ready.batch_of(data, np.arange(start, min(start + batch_size, len(data))))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` makes the same preprocessing again."""
@@ -124,7 +147,14 @@ class Preprocessing(abc.ABC):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Preprocessing):
+        return value.to_dict()
     return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _value(value: Any) -> Any:
+    """Return what a field holds: another preprocessing stands in it as its own plain data."""
+    return from_dict(value) if isinstance(value, dict) else _tuples(value)
 
 
 def _tuples(value: Any) -> Any:
@@ -145,7 +175,7 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
     """
     cls = _known(str(plain.get("kind")))
     valid = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
-    given = {name: _tuples(value) for name, value in plain.items() if name != "kind"}
+    given = {name: _value(value) for name, value in plain.items() if name != "kind"}
     unknown = [name for name in given if name not in valid]
     if unknown:
         raise DataError(f"{cls.kind} preprocessing has no setting {unknown[0]!r}{near_names(unknown[0], valid)}")

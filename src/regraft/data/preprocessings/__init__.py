@@ -1,0 +1,1 @@
+"""From raw items to what a network takes: one file for each kind."""

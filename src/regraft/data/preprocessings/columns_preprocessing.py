@@ -1,0 +1,176 @@
+"""From items with numbers beside them to a network's named inputs: the item as another preprocessing makes it, and the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataError, near_names
+from ...networks.contract import Inputs
+from ..dataset import Dataset
+from ..items import is_frame
+from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
+from .preprocessing import Preprocessing
+
+__all__ = ["ColumnsPreprocessing"]
+
+
+@dataclass(frozen=True)
+class ColumnsPreprocessing(Preprocessing):
+    """Items as `inner` makes them, and beside them columns of numbers, each minus its mean and divided by its deviation, float32.
+
+    Attributes:
+        inner: from the items to their tensors.
+        names: the k columns, in the order in which the network takes them.
+        mean: of each column over the data; None before `fit`.
+        std: standard deviation of each column over the data, 1 where a column is constant; None before `fit`.
+        inferred: made from the network's shape alone; `inner` says so for the items.
+
+    Views are those of `inner`; the columns are the same in each of them.
+    """
+
+    kind: ClassVar[str] = "columns"
+    inner: Preprocessing
+    names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    inferred: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [len(part) for part in (self.mean, self.std) if part is not None and len(part) != len(self.names)]
+        if not self.names or len(set(self.names)) != len(self.names) or wrong:
+            raise DataError(
+                f"Columns preprocessing was given the names {list(self.names)} and mean and std of {wrong or len(self.names)} numbers; "
+                "expected one or more different names, and a number for each."
+            )
+
+    @classmethod
+    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
+        """Refuse: a shape does not say which columns stand beside the items.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            f"The input shape {input_shape} does not say which columns stand beside the items; expected ColumnsPreprocessing(inner, names)."
+        )
+
+    @property
+    def item_kind(self) -> str:
+        """The kind of the items that `inner` takes."""
+        return self.inner.item_kind
+
+    @property
+    def fitted(self) -> bool:
+        """Whether mean and deviation of the columns, and what `inner` needs, are known."""
+        return self.inner.fitted and self.mean is not None and self.std is not None
+
+    def fit(self, data: Dataset) -> ColumnsPreprocessing:
+        """Measure mean and standard deviation of each column that are not known, and fit `inner` where it is not fitted.
+
+        Args:
+            data: items with the columns beside them.
+
+        Returns:
+            The fitted preprocessing.
+
+        Raises:
+            DataError: if the data lack a column.
+        """
+        inner = self.inner if self.inner.fitted else self.inner.fit(data)
+        rows = self._rows(data).astype(np.float64)
+        mean = self.mean or tuple(rows.mean(axis=0).tolist())
+        std = self.std or tuple(np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0).tolist())
+        return dataclasses.replace(self, inner=inner, mean=mean, std=std)
+
+    def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
+        """Refuse: raw items have no columns beside them; `batch_of` takes them from a data set.
+
+        Raises:
+            DataError: always; it names the columns.
+        """
+        raise DataError(f"{len(items)} raw items were received. {self._wanted()}")
+
+    def batch_of(
+        self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Return some items of a data set as one batch, with their columns.
+
+        Args:
+            data: items with the columns beside them.
+            indices: (n,) which items.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item; 0 where none are given.
+
+        Returns:
+            As `joined`.
+
+        Raises:
+            DataError: if the data lack a column.
+        """
+        rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
+        return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
+
+    def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
+        """Return a batch of `inner` together with its columns.
+
+        Args:
+            inputs: n items as `inner` makes them.
+            rows: (n, k) numbers as the data have them, in the order of `names`.
+
+        Returns:
+            The named tensors of `inner`, or its only one as "inputs", and "columns": (n, k) float32, minus mean, divided by std.
+        """
+        mean, std = np.asarray(self.mean or 0.0), np.asarray(self.std or 1.0)
+        columns = torch.from_numpy(((rows - mean) / std).astype(np.float32))
+        named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+        return {**named, "columns": columns}
+
+    def dataset(self, items: Any) -> Dataset:
+        """Return items without labels as a data set with the columns.
+
+        Args:
+            items: a `Dataset` with the columns, a data frame, or the path of a CSV or Parquet file with them.
+
+        Returns:
+            The data set.
+
+        Raises:
+            DataError: if there are no columns beside the items, or one of them is not there.
+        """
+        table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
+        if is_frame(items) or table:
+            return read_unlabelled(items, self.item_kind, columns=self.names)
+        if not isinstance(items, Dataset):
+            raise DataError(f"Items without columns were received ({type(items).__name__}). {self._wanted()}")
+        self._order(items)
+        return items
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        return f"{self.inner.describe()}; beside each item {len(self.names)} columns: {', '.join(self.names)}"
+
+    def _rows(self, data: Dataset) -> np.ndarray:
+        order = self._order(data)
+        return np.asarray(data.columns)[:, order]
+
+    def _order(self, data: Dataset) -> list[int]:
+        """Return where the data have each of the columns."""
+        if data.columns is None:
+            raise DataError(f"The {len(data)} items have no columns beside them. {self._wanted()}")
+        missing = [name for name in self.names if name not in data.column_names]
+        if missing:
+            found = ", ".join(map(repr, missing))
+            raise DataError(f"The data lack the columns {found} that this network takes{near_names(missing[0], data.column_names)}")
+        return [data.column_names.index(name) for name in self.names]
+
+    def _wanted(self) -> str:
+        names = ", ".join(map(repr, self.names))
+        return f"This network takes columns {names} beside each item; give a Dataset read with columns=[{names}], or a table that has them."

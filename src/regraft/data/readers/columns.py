@@ -1,0 +1,78 @@
+"""Columns of numbers that stand beside each item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ..items import as_numpy, is_frame
+from .targets import is_missing
+
+__all__ = ["column_array", "column_numbers"]
+
+
+def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return the columns given to a source that has none of its own.
+
+    Args:
+        columns: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None.
+        count: N.
+
+    Returns:
+        (N, k) float32 and k names ("column 0", … for an array), or None and no names.
+
+    Raises:
+        DataError: if names are given where there are no columns, or the shape is another.
+    """
+    if columns is None:
+        return None, ()
+    if isinstance(columns, Mapping):
+        return column_numbers({str(name): as_numpy(values) for name, values in columns.items()}, count)
+    array = as_numpy(columns)
+    if is_frame(columns) and array.ndim == 2:
+        return column_numbers({str(name): as_numpy(columns[name]) for name in columns.columns}, count)
+    if array.dtype.kind in "US":
+        raise DataError(
+            f"columns={columns!r} names columns, and this source has none; expected an array ({count}, k), or a mapping from name to array."
+        )
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise DataError(f"columns has the shape {array.shape}; expected ({count}, k): k numbers beside each item.")
+    return column_numbers({f"column {at}": array[:, at] for at in range(array.shape[1])}, count)
+
+
+def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return named columns as one array of numbers; a missing number becomes NaN.
+
+    Args:
+        named: k columns, (N,) each.
+        count: N.
+
+    Returns:
+        (N, k) float32, and the k names.
+
+    Raises:
+        DataError: if there is none, one has another length, or one holds something other than numbers.
+    """
+    if not named:
+        raise DataError(f"columns={list(named)} names nothing; expected one column or more, or leave it out.")
+    for name, values in named.items():
+        if values.shape != (count,):
+            raise DataError(
+                f"Column {name!r} has the shape {values.shape} for {count} items; expected one number for each item: ({count},)."
+            )
+    return np.column_stack([_numbers(name, values) for name, values in named.items()]).astype(np.float32), tuple(named)
+
+
+def _numbers(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "biuf":
+        return values.astype(np.float64)
+    listed = values.tolist()
+    odd = next((value for value in listed if not isinstance(value, int | float) and not is_missing(value)), None)
+    if odd is not None:
+        raise DataError(f"Column {name!r} holds {odd!r} ({type(odd).__name__}); expected numbers. Give texts and codes as numbers first.")
+    return np.array([np.nan if is_missing(value) else float(value) for value in listed])

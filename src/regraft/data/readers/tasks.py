@@ -1,0 +1,240 @@
+"""Labels of one task or of several, to a data set with what stands beside its items."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, near_names
+from ..check import labelled
+from ..dataset import Dataset
+from ..items import as_numpy, listed
+from ..targets import MISSING, Targets
+from .columns import column_array
+from .targets import FEW_VALUES, ReadOptions, is_missing, label_array, make_targets, missing_rows, typed
+
+__all__ = ["Beside", "built", "partial_targets", "targets_by_task", "with_tasks"]
+
+MAIN = "main"
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What stands beside N items and is no target.
+
+    Attributes:
+        groups: (N,) str, or None.
+        conditions: (N,) str, or None.
+        columns: (N, k) float32, or None.
+        column_names: k names.
+    """
+
+    groups: np.ndarray | None = None
+    conditions: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    column_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: ReadOptions, count: int) -> Beside:
+        """Return what was given as arrays.
+
+        Args:
+            options: with `group`, `condition` and `columns`.
+            count: N, how many items there are.
+
+        Returns:
+            It, checked to be of N rows.
+        """
+        groups = label_array(options.group, count, what="group")
+        conditions = label_array(options.condition, count, what="condition")
+        return cls(groups, conditions, *column_array(options.columns, count))
+
+    def taken(self, rows: np.ndarray) -> Beside:
+        """Return it for some items, (n,) `rows`, in that order."""
+        groups, conditions, columns = (None if part is None else part[rows] for part in (self.groups, self.conditions, self.columns))
+        return Beside(groups, conditions, columns, self.column_names)
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields of a data set that were given."""
+        fields = {"groups": self.groups, "conditions": self.conditions}
+        found: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+        return found if self.columns is None else {**found, "columns": self.columns, "column_names": self.column_names}
+
+
+def built(
+    items: Sequence[Any] | np.ndarray,
+    kind: str,
+    *,
+    tasks: Mapping[str, Targets],
+    beside: Beside,
+    options: ReadOptions,
+    names: tuple[str, ...] | None = None,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """Return the data set of items, their targets by task, and what stands beside them.
+
+    Args:
+        items: N raw items.
+        kind: of the items.
+        tasks: N targets of each task.
+        beside: of N items.
+        options: whether items without any target are left out.
+        names: of the items.
+        notes: put before those of the targets.
+
+    Returns:
+        The data.
+
+    Raises:
+        DataError: if items have no target of any task and are not to be left out.
+    """
+    first = next(iter(tasks.values()))
+    plain = Dataset(items, first.values, first.classes, kind, first.task, names=names, notes=tuple(notes), partial=True, **beside.given())
+    return with_tasks(plain, tasks, skip_bad=options.skip_bad)
+
+
+def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -> Dataset:
+    """Return the same items with other targets.
+
+    Args:
+        data: N items.
+        tasks: N targets of each task.
+        skip_bad: leave out items without any target, and note it, instead of raising.
+
+    Returns:
+        The data set, with the notes of the targets after its own.
+
+    Raises:
+        DataError: if items have no target of any task and are not to be left out.
+    """
+    (name, first), *others = tasks.items()
+    notes = [f"task {task!r}: {note}" if others else note for task, targets in tasks.items() for note in targets.notes]
+    data = dataclasses.replace(
+        data,
+        targets=first.values,
+        classes=first.classes,
+        task=first.task,
+        name=name,
+        further=dict(others),
+        notes=(*data.notes, *notes),
+        partial=True,
+    )
+    return dataclasses.replace(labelled(data, skip_bad), partial=False)
+
+
+def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[str, Targets]:
+    """Return the targets of each task.
+
+    Args:
+        labels: of one task, as `make_targets` takes them, or a mapping from task to labels, of which some may be missing.
+        options: the classes that were asked for.
+        count: N, how many items there are.
+
+    Returns:
+        Name of the task -> N targets; "main" where no mapping was given.
+
+    Raises:
+        DataError: if there is no task, classes are given of a task that is not there, or labels of a task cannot be read.
+    """
+    if not isinstance(labels, Mapping):
+        return {MAIN: make_targets(labels, options.classes_of(MAIN, first=True))}
+    if not labels:
+        raise DataError(f"target={dict(labels)} names no task; expected a mapping from task to labels with one entry or more.")
+    names = [str(name) for name in labels]
+    unknown = [name for name in options.classes or {} if name not in (None, *names)]
+    if unknown:
+        raise DataError(f"Classes were given for {unknown[0]!r}, which is no task of the data{near_names(str(unknown[0]), names)}")
+    found = {}
+    for name, values in zip(names, labels.values(), strict=True):
+        if isinstance(values, str) or len(values) != count:
+            what = f"the column name {values!r}, and this source has no columns" if isinstance(values, str) else f"{len(values)} labels"
+            raise DataError(f"Task {name!r} was given {what}; expected an array of {count} labels, one for each item.")
+        try:
+            found[name] = partial_targets(values, options.classes_of(name, first=name == names[0]))
+        except DataError as error:
+            raise DataError(f"Task {name!r}: {error}") from error
+    return found
+
+
+def partial_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
+    """Decide what labels mean, of which some may be missing: None, NaN, an empty text, or a row of those.
+
+    The labels that are there are read as by `make_targets`. Where labels are missing, whole floating-point numbers of few distinct
+    values are classes: tables keep a column of whole numbers with empty cells as floating-point numbers.
+
+    Args:
+        values: (N,) or (N, C), anything array-like.
+        classes: class names in row order; without it the sorted distinct labels.
+
+    Returns:
+        The targets: -1, NaN or a row of NaN where a label is missing.
+
+    Raises:
+        DataError: if all are missing, a row is missing in part, a number is infinite, or the rest cannot be read.
+    """
+    array = _array_of(values)
+    missing = _missing(array)
+    if missing.all():
+        raise DataError(f"All {len(array)} targets are missing; expected one or more.")
+    present = array[~missing]
+    if present.ndim == 1 and present.dtype.kind == "O":
+        present = typed(present)
+    infinite = np.flatnonzero(np.isinf(present)) if present.dtype.kind == "f" else np.zeros(0, dtype=np.int64)
+    if infinite.size:
+        rows = np.flatnonzero(~missing)[np.unique(infinite)] if present.ndim == 1 else np.flatnonzero(np.isinf(array).any(axis=1))
+        raise DataError(f"Targets are infinite in rows {listed(rows)}; expected finite numbers, or empty cells where they are missing.")
+    notes: tuple[str, ...] = ()
+    if missing.any() and classes is None and present.ndim == 1 and present.dtype.kind == "f":
+        present, notes = _whole(present)
+    made = make_targets(present, classes)
+    filled = np.full((len(array), *made.values.shape[1:]), MISSING if made.task == "classification" else np.nan, made.values.dtype)
+    filled[~missing] = made.values
+    return dataclasses.replace(made, values=filled, notes=notes or made.notes)
+
+
+def _whole(present: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return whole numbers of few distinct values as integers, with a note on what was decided."""
+    distinct = np.unique(present)
+    if not (distinct == np.round(distinct)).all():
+        return present, ()
+    if len(distinct) > FEW_VALUES:
+        return present, (f"the {len(distinct)} distinct whole numbers are read as numbers (regression); for classes give strings",)
+    note = f"the {len(distinct)} distinct whole numbers are read as classes; for numbers (regression) give every item a target"
+    return present.astype(np.int64), (note,)
+
+
+def _array_of(values: Any) -> np.ndarray:
+    """Return labels as an array; rows of cells become numbers, with NaN in the empty ones."""
+    if isinstance(values, list | tuple):
+        widths = {len(value) for value in values if isinstance(value, list | tuple | np.ndarray)}
+        if len(widths) == 1:
+            values = [[None] * widths.copy().pop() if is_missing(value) else list(value) for value in values]
+        elif any(isinstance(value, str) for value in values):
+            values = np.array(values, dtype=object)  # else NaN beside texts would become the text "nan"
+    array = as_numpy(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2 and array.dtype.kind == "O":
+        cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
+        if all(isinstance(cell, int | float) for cell in cells):
+            array = np.array(cells, dtype=np.float64).reshape(array.shape)
+    return array
+
+
+def _missing(array: np.ndarray) -> np.ndarray:
+    """Return which labels are missing, (N,) bool."""
+    if array.ndim == 1:
+        missing = np.zeros(len(array), dtype=bool)
+        missing[missing_rows(array)] = True
+        return missing & ~np.isinf(array) if array.dtype.kind == "f" else missing
+    if array.ndim != 2 or array.dtype.kind != "f":
+        return np.zeros(len(array), dtype=bool)
+    absent = np.isnan(array)
+    in_part = np.flatnonzero(absent.any(axis=1) & ~absent.all(axis=1))
+    if in_part.size:
+        raise DataError(f"Targets are missing in part in rows {listed(in_part)}; expected all cells of a row or none.")
+    return np.asarray(absent.all(axis=1))

@@ -1,0 +1,172 @@
+"""The targets of one task: class indices, numbers, or rows of 0 and 1; some may be missing where an item has several tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import DataError, near_names
+from ..networks.names import normal_name
+from .items import listed
+
+__all__ = ["MISSING", "TASKS", "Targets"]
+
+TASKS = ("classification", "multi-label", "regression")
+MISSING = -1
+"""The class index of an item whose target is missing; elsewhere a missing target is NaN."""
+REGRESSION_BINS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Targets as a data set keeps them.
+
+    Attributes:
+        values: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label). A missing
+            target is -1, NaN, or a row of NaN.
+        classes: class names in row order; empty for regression.
+        task: "classification", "multi-label" or "regression".
+        notes: what was decided.
+    """
+
+    values: np.ndarray = field(repr=False)
+    classes: tuple[str, ...]
+    task: str = "classification"
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether each target is known, (N,) bool."""
+        if self.task == "classification":
+            return np.asarray(self.values >= 0)
+        absent = np.isnan(self.values)
+        return np.asarray(~absent.any(axis=tuple(range(1, absent.ndim))))
+
+    def check(self, count: int, *, missing: bool) -> None:
+        """Raise unless these are targets of so many items.
+
+        Args:
+            count: how many items.
+            missing: whether targets may be missing.
+
+        Raises:
+            DataError: if their number, range or shape is another, or one is missing that must not be.
+        """
+        if self.task not in TASKS:
+            raise DataError(f"No task of data is called {self.task!r}{near_names(str(self.task), TASKS)}")
+        if len(self) != count:
+            raise DataError(f"The data have {count} items and {len(self)} targets; expected one for each item.")
+        if self.task == "classification":
+            self._check_range(MISSING if missing else 0)
+            return
+        if self.task == "multi-label" and self.values.shape != (count, len(self.classes)):
+            expected = (count, len(self.classes))
+            raise DataError(f"Multi-label targets have the shape {self.values.shape}; expected {expected} (items, classes).")
+        absent = np.isnan(self.values).reshape(count, int(np.prod(self.values.shape[1:], dtype=int)))
+        wrong = np.flatnonzero(absent.any(axis=1) & ~(absent.all(axis=1) & missing))
+        if wrong.size:
+            whole = "; a missing target is a whole row of NaN" if missing else ""
+            raise DataError(f"Targets are missing (NaN) in rows {listed(wrong)}; expected one for each item{whole}. Fill or remove them.")
+
+    def _check_range(self, least: int) -> None:
+        count = len(self.classes)
+        if len(self) and not least <= self.values.min() <= self.values.max() < count:
+            span = f"{self.values.min()} to {self.values.max()}"
+            raise DataError(f"Class indices run from {span}; expected {least} to {count - 1} for {count} class names.")
+
+    def counts(self) -> np.ndarray:
+        """Return how many items each class has, (C,) int64, missing targets left out; empty for regression."""
+        if self.task == "regression":
+            return np.zeros(0, dtype=np.int64)
+        if self.task == "multi-label":
+            return np.asarray((self.values > 0.5).sum(axis=0), dtype=np.int64)
+        return np.bincount(self.values[self.known], minlength=len(self.classes)).astype(np.int64)
+
+    def table(self) -> np.ndarray:
+        """Return membership of strata, (N, S) of 0 and 1.
+
+        Returns:
+            A column for each class, or for each quantile of a regression; a last one for missing targets, where there are any.
+        """
+        known = self.known
+        table = (self.values > 0.5).astype(np.float64) if self.task == "multi-label" else self._strata(known)
+        return table if known.all() else np.column_stack([table, ~known])
+
+    def _strata(self, known: np.ndarray) -> np.ndarray:
+        strata = self.values[known]
+        if self.task == "regression":
+            ranks = np.argsort(np.argsort(strata, kind="stable"), kind="stable")
+            strata = ranks * max(1, min(REGRESSION_BINS, len(strata) // 2)) // max(1, len(strata))
+        table = np.zeros((len(self), int(strata.max(initial=-1)) + 1))
+        table[np.flatnonzero(known), strata] = 1
+        return table
+
+    def taken(self, rows: np.ndarray) -> Targets:
+        """Return the targets of some items, (n,) `rows`, in that order."""
+        return dataclasses.replace(self, values=self.values[rows])
+
+    def with_classes(self, classes: Iterable[str]) -> Targets:
+        """Return the same targets indexed in another order of classes.
+
+        Args:
+            classes: names in the new order; they may be more than there are. Names compare trimmed and case-folded.
+
+        Returns:
+            The targets; those of a regression are returned as they are.
+
+        Raises:
+            DataError: if items have labels that are not among `classes`; all are listed.
+        """
+        order = tuple(str(name) for name in classes)
+        if self.task == "regression" or order == self.classes:
+            return self
+        rows = {normal_name(name): row for row, name in enumerate(order)}
+        unknown = [name for name, count in zip(self.classes, self.counts(), strict=True) if count and normal_name(name) not in rows]
+        if unknown:
+            raise DataError(
+                f"Labels of the data are not among the {len(order)} classes: {listed(map(repr, unknown))}. "
+                f"Rename them, or add them to the classes{near_names(unknown[0], order)}"
+            )
+        moved = np.array([rows.get(normal_name(name), MISSING) for name in self.classes], dtype=np.int64)
+        return dataclasses.replace(self, values=self._moved(moved, len(order)), classes=order)
+
+    def _moved(self, moved: np.ndarray, count: int) -> np.ndarray:
+        if self.task == "classification":
+            return np.asarray(np.append(moved, MISSING)[self.values])  # the index -1 finds the entry that was appended
+        values = np.zeros((len(self), count), dtype=np.float32)
+        values[:, moved[moved >= 0]] = self.values[:, moved >= 0]
+        values[~self.known] = np.nan
+        return values
+
+    def check_trainable(self, about: str = "") -> None:
+        """Check that something can be learned from the known targets and that they can be split.
+
+        Args:
+            about: put before the message.
+
+        Raises:
+            DataError: if there are fewer than two classes with items, a class with one item, or targets that are all equal.
+        """
+        if self.task == "regression":
+            values = self.values[self.known]
+            if len(values) < 2 or np.ptp(values) == 0:
+                raise DataError(
+                    f"{about}All {len(values)} targets are equal; expected numbers that differ, else there is nothing to learn."
+                )
+            return
+        counts = self.counts()
+        present = [name for name, count in zip(self.classes, counts, strict=True) if count]
+        if len(present) < 2 and self.task == "classification":
+            found = listed(map(repr, present)) or "none"
+            raise DataError(f"{about}The data have only one class: {found}; expected items of two classes or more.")
+        if not present:
+            raise DataError(f"{about}No item has any of the {len(self.classes)} labels; expected rows with a 1 in them.")
+        single = listed(repr(name) for name, count in zip(self.classes, counts, strict=True) if count == 1)
+        if single:
+            raise DataError(f"{about}Classes with one item cannot be split: {single}; expected two or more. Add items or remove the class.")

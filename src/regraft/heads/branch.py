@@ -1,0 +1,139 @@
+"""Branch: further outputs on one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import NetworkError, SettingError, near_names
+from ..networks.account import Account
+from ..networks.contract import Head, Network
+from ..networks.names import checked_classes, normal_name
+from ..tasks import KINDS
+from .starting import Start, as_data, empty_head, started
+
+__all__ = ["branch"]
+
+Groups = Mapping[str, Sequence[str] | None]
+
+
+def branch(  # noqa: PLR0913  # over the limit: the public contract
+    net: Network,
+    task: str,
+    classes: Sequence[str] | None = None,
+    *,
+    kind: str = "classification",
+    groups: Groups | None = None,
+    start: str | None = None,
+    data: Any = None,
+    seed: int = 0,
+) -> Network:
+    """Give a network a further output, which reads what its head reads.
+
+    With `groups` and nothing else the output is derived: the probability of a group is the sum of the old probabilities of its
+    members, exactly and without training. With `groups` and a `start` it has rows of its own, which can be trained.
+
+    Args:
+        net: the network; it is not changed.
+        task: the name of the new output; `net.heads[task]`, and the name of its target in the data.
+        classes: names of its rows; of the labels, for "multi-label"; of the numbers, for "regression".
+        kind: "classification", "multi-label" or "regression".
+        groups: new name -> old classes; every old class stands in one group. None in place of a list means all the others.
+        start: how rows start: "zeros" (the default without groups), "random", "mean" (of the group's old rows), "imprint" or "probe".
+        data: items for "imprint" and "probe"; with groups, their labels may be those of the old classes.
+        seed: of "random".
+
+    Returns:
+        A network with one head more. `predict` returns every task, and `adapt` trains those that the data have targets for.
+
+    Raises:
+        NetworkError: if the task exists, or groups do not divide the old classes.
+        SettingError: if arguments do not go together.
+    """
+    if not task or task in net.heads:
+        raise NetworkError(f"Received the task {task!r}; expected a name unlike those of the network: {', '.join(map(repr, net.heads))}.")
+    if kind not in KINDS:
+        raise SettingError(f"kind={kind!r} is not known{near_names(str(kind), KINDS)}")
+    rows = None if groups is None else _group_rows(net.head, groups)
+    if rows is not None and (kind != "classification" or (classes is not None and tuple(classes) != tuple(rows))):
+        raise SettingError(
+            f"groups= gives the classes of a classification; received kind={kind!r} and classes={classes!r}. Leave them out."
+        )
+    if rows is None and classes is None:
+        raise SettingError(f"The task {task!r} needs class names, or groups= of old classes.")
+    names = checked_classes(rows if rows is not None else classes or ())
+    branched = _derived(net, task, groups=rows) if rows is not None and start is None else None
+    if branched is None:
+        asked = Start(start or "zeros", _grouped_data(data, groups or {}, net=net), seed)
+        branched = _with_rows(net, empty_head(task, names, kind=kind, features=net.head.features), rows=rows, start=asked)
+    how = "derived from the old probabilities" if branched.heads[task].groups else f"rows start as {start or 'zeros'}"
+    noted = Account({} if branched.heads[task].groups else {"new": list(names)}, notes=(f"task {task!r}: {how}",))
+    branched.account = net.account.joined(noted)
+    return branched
+
+
+def _derived(net: Network, task: str, *, groups: Mapping[str, Sequence[int]]) -> Network:
+    branched = net.copy()
+    branched.heads = {**branched.heads, task: net.head.derived(task, groups)}
+    return branched
+
+
+def _with_rows(net: Network, head: Head, *, rows: Mapping[str, Sequence[int]] | None, start: Start) -> Network:
+    old = (net.head.weight, net.head.bias)
+    if start.how == "mean" and rows is not None:
+        means = [(old[0][list(members)].mean(0), old[1][list(members)].mean()) for members in rows.values()]
+        filled = replace(head, weight=np.stack([weight for weight, _ in means]), bias=np.array([bias for _, bias in means], np.float32))
+    else:
+        filled = started(net, head, new=np.arange(len(head.weight)), old=old, start=start)
+    return net.with_head(filled)
+
+
+def _group_rows(head: Head, groups: Groups) -> dict[str, list[int]]:
+    """Return the old rows of each group, once it is known that every row stands in one of them."""
+    if head.classes is None or head.kind != "classification":
+        raise NetworkError(f"groups= needs a classification with class names; the task {head.task!r} is {head.kind} with {head.classes}.")
+    names = checked_classes(groups)
+    row_of = {normal_name(name): row for row, name in enumerate(head.classes)}
+    found: dict[str, list[int]] = {}
+    for name, members in zip(names, groups.values(), strict=True):
+        unknown = [member for member in members or () if normal_name(member) not in row_of]
+        if unknown:
+            raise NetworkError(f"groups: the network has no class {unknown[0]!r} (of {name!r}){near_names(str(unknown[0]), head.classes)}")
+        found[name] = [row_of[normal_name(member)] for member in members or ()]
+    return _complete(found, head.classes, rest=[name for name, members in zip(names, groups.values(), strict=True) if members is None])
+
+
+def _complete(found: dict[str, list[int]], classes: Sequence[str], *, rest: Sequence[str]) -> dict[str, list[int]]:
+    used = [row for rows in found.values() for row in rows]
+    double = sorted({row for row in used if used.count(row) > 1})
+    if double:
+        raise NetworkError(f"groups: {classes[double[0]]!r} stands in two groups; expected every old class in one.")
+    left = [row for row in range(len(classes)) if row not in used]
+    if len(rest) > 1:
+        raise NetworkError(f"groups: {', '.join(map(repr, rest))} all take the other classes; expected None once at most.")
+    if rest:
+        found[rest[0]] = left
+    elif left:
+        named = ", ".join(repr(classes[row]) for row in left[:5])
+        raise NetworkError(f"groups: {len(left)} old classes stand in no group ({named}); add them, or a group 'other': None for the rest.")
+    empty = [name for name, rows in found.items() if not rows]
+    if empty:
+        raise NetworkError(f"groups: {empty[0]!r} has no old class; expected one or more in every group.")
+    return found
+
+
+def _grouped_data(data: Any, groups: Groups, *, net: Network) -> Any:
+    """Return the data with the labels of old classes replaced by their groups'; data with other labels as they are."""
+    if data is None or not groups:
+        return data
+    items = as_data(data)
+    old = {normal_name(name) for name in net.classes or ()}
+    if items.task != "classification" or not all(normal_name(name) in old for name in items.classes):
+        return items
+    rows = _group_rows(net.head, groups)
+    group_of = {row: index for index, members in enumerate(rows.values()) for row in members}
+    own = items.with_classes(net.classes or ())
+    return replace(own, targets=np.array([group_of[int(row)] for row in own.targets], np.int64), classes=tuple(rows))

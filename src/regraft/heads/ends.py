@@ -1,0 +1,61 @@
+"""Taking apart and putting together: a shorter network, and numbers beside each item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data import ColumnsPreprocessing, preprocessing_from_dict
+from ..errors import SettingError
+from ..networks.account import Account
+from ..networks.contract import Network
+
+__all__ = ["cut", "join"]
+
+
+def cut(net: Network, block: str) -> Network:
+    """Return a shorter network that ends at a block; it has no head, and the blocks behind are gone.
+
+    Args:
+        net: the network; it is not changed.
+        block: the name of the last block to keep, one of `net.blocks`.
+
+    Returns:
+        A network whose `features` are that block's output, averaged over positions. `regraft.retarget` gives it a head.
+
+    Raises:
+        NetworkError: if there is no such block; the nearest names are listed.
+    """
+    shorter = net.ended(block)
+    shorter.statistics = None
+    names = [known.name for known in net.blocks]
+    gone = tuple(names[names.index(block) + 1 :])
+    entries = {"dropped": list(gone)} if gone else {}
+    shorter.account = net.account.of_weights().joined(Account(entries, notes=(f"the network ends at the block {block!r}",)))
+    return shorter
+
+
+def join(net: Network, columns: Sequence[str]) -> Network:
+    """Let a network's head read numbers beside each item: a price beside the picture, an hour beside the headline.
+
+    The columns are standardised by the data that the network is adapted to, and joined to the features before the head. Their weights
+    start at zero, so that scores are as before until they are trained.
+
+    Args:
+        net: the network, with one head; it is not changed.
+        columns: names of the columns; data are read with `regraft.read(..., columns=[...])`.
+
+    Returns:
+        The network.
+
+    Raises:
+        SettingError: if no column is named, or one twice.
+        NetworkError: if the network cannot be changed so.
+    """
+    names = [columns] if isinstance(columns, str) else [str(name) for name in columns]
+    if not names or len(set(names)) < len(names):
+        raise SettingError(f"Received the columns {names}; expected one or more different names.")
+    joined = net.with_columns(len(names))
+    joined.preprocessing = ColumnsPreprocessing(preprocessing_from_dict(net.preprocessing.to_dict()), tuple(names))
+    joined.statistics = None
+    joined.account = net.account.joined(Account(notes=(f"the head also reads the columns {', '.join(map(repr, names))}",)))
+    return joined

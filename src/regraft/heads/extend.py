@@ -1,0 +1,239 @@
+"""Extend: further classes from new data alone, while the old rows and the old scores stay as they are to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import Dataset
+from ..errors import DataError, NetworkError, SettingError, near_names
+from ..networks.account import Account
+from ..networks.contract import Head, Network
+from ..networks.folders import read_statistics
+from ..networks.names import checked_classes, normal_name
+from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
+from ..tasks import harmonic_mean
+from .starting import STARTS, Start, as_data, started
+from .starts import balanced_rows, lowest_biases, probed_rows, separated_rows
+
+__all__ = ["extend", "extension_figures"]
+
+
+def extend(  # noqa: PLR0913  # over the limit: the public contract
+    net: Network,
+    classes: Sequence[str],
+    data: Any = None,
+    *,
+    start: str | None = None,
+    old_data: Any = None,
+    statistics: Any = None,
+    test: Any = None,
+    seed: int = 0,
+) -> Network:
+    """Add classes to a network; everything before the head stays as it is.
+
+    The rows and the raw scores of the old classes are unchanged to the bit, which is measured on the items given and stands in the
+    account as `max_score_change`. Only `statistics=` solves all rows anew.
+
+    Args:
+        net: the network, with class names; it is not changed.
+        classes: the names to add; none may be there already.
+        data: items of the new classes, as `regraft.read` reads them.
+        start: how the new rows start: "imprint" (the default where `data` are given), the direction from the old classes to the new
+            one; "probe", the closed-form solution among the new classes, aligned to the old rows; "random", "mean" or "zeros" (the
+            default without data).
+        old_data: some items of the old classes: the new rows are then fitted to old and new items, every class weighing the same.
+        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those of `net`. The rows of
+            all classes are then the closed-form joint solution (linear discriminant analysis): nothing is forgotten, and the order of
+            extensions does not matter.
+        test: items of old or new classes that only judge: the account then has the accuracy on old and on new classes, among all
+            classes, and their harmonic mean.
+        seed: of "random".
+
+    Returns:
+        A new network; new classes come after the old ones.
+
+    Raises:
+        NetworkError: if the network has no class names, a name exists already, or the head is not one of classes.
+        SettingError: if settings do not go together.
+        DataError: if the data lack a new class, or have a label that is not among `classes`.
+    """
+    names, old = _checked(net, classes), net.head
+    _check_settings(start, data=data, old_data=old_data, statistics=statistics)
+    items = None if data is None else as_data(data).with_classes(names)
+    head = _appended(old, names)
+    known = _statistics(net, statistics)
+    added = None
+    if items is not None:
+        _check_shown(items, names)
+        features = net.features(items)
+        added = statistics_of(features, items.targets, classes=names) if items.task == "classification" else None
+        head = _with_new_rows(net, head, shown=(features, items.targets), start=start, old_data=old_data)
+    else:
+        head = started(net, head, new=_new(head, names), old=_rows(old), start=Start(start or "zeros", None, seed))
+    if known is not None and added is not None:
+        known = known.joined(added, key=normal_name)
+        head = _joint(head, known) if statistics is not None else head
+    changed = net.with_head(head)
+    changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
+    changed.statistics = None if known is None else known.to_arrays()
+    changed.account = _account(net, changed, names=names, items=items, judges=test, joint=statistics is not None)
+    return changed
+
+
+def _checked(net: Network, classes: Sequence[str]) -> tuple[str, ...]:
+    names, old = checked_classes(classes), net.head
+    if old.classes is None:
+        raise NetworkError(f"The head's {len(old.weight)} rows have no class names; give them with classes= when the network is loaded.")
+    if old.kind == "regression":
+        raise NetworkError(
+            f"The task {old.task!r} is a regression with the outputs {', '.join(old.classes[:5])}; classes go to a classifier."
+        )
+    there = {normal_name(name) for name in old.classes}
+    double = [name for name in names if normal_name(name) in there]
+    if double:
+        raise NetworkError(
+            f"{', '.join(map(repr, double[:5]))} {'is' if len(double) == 1 else 'are'} among the {len(old.classes)} classes already; "
+            "give only new names, or regraft.retarget for another list of classes."
+        )
+    return names
+
+
+def _check_settings(start: str | None, *, data: Any, old_data: Any, statistics: Any) -> None:
+    if start is not None and start not in STARTS:
+        raise SettingError(f"start={start!r} is not known{near_names(start, STARTS)}")
+    if data is None and (start in ("imprint", "probe") or old_data is not None or statistics is not None):
+        asked = f"start={start!r}" if start in ("imprint", "probe") else "old_data=" if old_data is not None else "statistics="
+        raise SettingError(f"{asked} computes new rows from items of the new classes; give them with data.")
+    if statistics is not None and (old_data is not None or start is not None):
+        raise SettingError(
+            f"statistics= solves all rows in closed form; received start={start!r} and old_data {'' if old_data is None else 'too'} "
+            "besides. Leave them out."
+        )
+
+
+def _check_shown(items: Dataset, names: Sequence[str]) -> None:
+    lacking = [name for name, count in zip(names, items.class_counts(), strict=True) if not count]
+    if lacking:
+        raise DataError(f"The data show no item of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
+
+
+def _new(head: Head, names: Sequence[str]) -> np.ndarray:
+    return np.arange(len(head.weight) - len(names), len(head.weight))
+
+
+def _rows(head: Head) -> tuple[np.ndarray, np.ndarray]:
+    return head.weight, head.bias
+
+
+def _appended(old: Head, names: Sequence[str]) -> Head:
+    """Return the head with zero rows for new classes behind its own; they are multiplied apart."""
+    count = len(names)
+    weight = np.concatenate([old.weight, np.zeros((count, old.features), np.float32)])
+    bias = np.concatenate([old.bias, np.zeros(count, np.float32)])
+    parts = (*(old.parts or (len(old.weight),)), count)
+    limits = None if old.thresholds is None else (*old.thresholds, *(0.5,) * count)
+    return replace(old, classes=(*(old.classes or ()), *names), weight=weight, bias=bias, parts=parts, thresholds=limits)
+
+
+def _with_new_rows(net: Network, head: Head, *, shown: tuple[np.ndarray, np.ndarray], start: str | None, old_data: Any) -> Head:
+    """Return the head with the rows of its last part computed from features and targets of the new classes."""
+    features, targets = shown
+    count, first = head.parts[-1], len(head.weight) - head.parts[-1]
+    before = (head.weight[:first], head.bias[:first])
+    original = (head.weight[: head.parts[0]], head.bias[: head.parts[0]])
+    if start in ("random", "mean", "zeros"):
+        return started(net, head, new=np.arange(first, first + count), old=before, start=Start(start))
+    stored = None if old_data is None else as_data(old_data).with_classes((head.classes or ())[:first])
+    both = features if stored is None else np.concatenate([net.features(stored), features])
+    if head.kind == "multi-label":  # labels do not compete: each is told from the items without it
+        present = targets if targets.ndim == 2 else np.eye(count)[targets]
+        probe = fit_ridge(both, np.concatenate([np.zeros((len(both) - len(features), count)), present]), kind="multi-label")
+        made = (probe.weight, probe.bias)
+    elif stored is not None:
+        made = balanced_rows(both, np.concatenate([stored.targets, targets + first]), count=count, old=before)
+    elif start == "probe":
+        if count < 2:
+            raise SettingError(f"start='probe' tells new classes from each other; received {count}. Choose 'imprint', or give old_data=.")
+        rows, _ = probed_rows(features, targets, count=count, kept=original, wanted=np.arange(count))
+        made = (rows, lowest_biases(features, targets, rows=rows, old=original))
+    else:
+        made = separated_rows(features, targets, count=count, old=original)
+    weight, bias = head.weight.copy(), head.bias.copy()
+    weight[first:], bias[first:] = made
+    return replace(head, weight=weight, bias=bias)
+
+
+def _statistics(net: Network, given: Any) -> ClassStatistics | None:
+    """Return the class statistics of the network's own classes, in its order of classes, or None where there are none."""
+    arrays = net.statistics if given is None or given is True else given
+    if isinstance(arrays, str | Path):
+        arrays = read_statistics(Path(arrays))
+    if arrays is None:
+        if given is None:
+            return None
+        raise SettingError("statistics=True: this network carries none; give a folder saved by regraft, or items with old_data=.")
+    if not isinstance(arrays, Mapping):
+        raise SettingError(f"statistics= takes a folder saved by regraft, its arrays, or True; received {type(arrays).__name__}.")
+    found, head = ClassStatistics.from_arrays(arrays), net.head
+    if found.means.shape[1] != head.features:
+        raise DataError(
+            f"The statistics are of {found.means.shape[1]} features; the network has {head.features}: they belong to another one."
+        )
+    missing = {normal_name(name) for name in head.classes or ()} - {normal_name(name) for name in found.classes}
+    if missing:
+        raise DataError(f"The statistics lack {len(missing)} of the network's classes, such as {sorted(missing)[:3]}.")
+    return found
+
+
+def _joint(head: Head, statistics: ClassStatistics) -> Head:
+    """Return the head with the closed-form rows of all its classes."""
+    weight, bias = fit_lda(statistics)
+    order = {normal_name(name): row for row, name in enumerate(statistics.classes)}
+    rows = [order[normal_name(name)] for name in head.classes or ()]
+    return replace(head, weight=weight[rows].astype(np.float32), bias=bias[rows].astype(np.float32), parts=())
+
+
+def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dataset | None, judges: Any, joint: bool) -> Account:
+    old = list(net.classes or ())
+    entries = {"kept": [] if joint else old, "new": [*old, *names] if joint else list(names)}
+    notes = [f"the rows of all {len(old) + len(names)} classes were solved jointly from class statistics"] if joint else []
+    figures: dict[str, Any] = {}
+    judging = None if judges is None else as_data(judges).with_classes(changed.classes or ())
+    proof = [part for part in (items, judging) if part is not None]
+    if proof:
+        pairs = [(net.raw_scores(part), changed.raw_scores(part)[:, : len(old)]) for part in proof]
+        figures["max_score_change"] = max(float(np.abs(after - before).max()) for before, after in pairs)
+        figures["proved_on_items"] = sum(len(part) for part in proof)
+    if judging is not None:
+        figures |= extension_figures(changed, judging, old=len(old))
+    return net.account.of_weights().joined(Account(entries, notes=tuple(notes), figures=figures))
+
+
+def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any]:
+    """Return how well an extended network tells its old and its new classes, all of them being possible answers.
+
+    Args:
+        net: with C classes.
+        data: items of old or new classes, which chose nothing.
+        old: how many of the classes, the first ones, are old.
+
+    Returns:
+        "old_accuracy", "new_accuracy" and "harmonic_mean", in [0, 1]; those without items are absent.
+
+    Raises:
+        DataError: if the data are not those of a classification.
+    """
+    if data.task != "classification":
+        raise DataError(f"Accuracy on old and new classes needs one class an item; the data are of the kind {data.task!r}.")
+    data = data.with_classes(net.classes or ())
+    right = net.raw_scores(data).argmax(1) == data.targets
+    shares = {"old_accuracy": right[data.targets < old], "new_accuracy": right[data.targets >= old]}
+    figures: dict[str, Any] = {name: float(part.mean()) for name, part in shares.items() if len(part)}
+    if len(figures) == len(shares):
+        figures["harmonic_mean"] = harmonic_mean(figures["old_accuracy"], figures["new_accuracy"])
+    return figures

@@ -1,0 +1,58 @@
+"""Stack: a new head on top of the old scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import SettingError, near_names
+from ..networks.account import Account
+from ..networks.contract import Network
+from ..networks.names import checked_classes
+from .starting import Start, empty_head, started
+
+__all__ = ["stack"]
+
+ACTIVATIONS = ("relu", "linear", "softmax")
+
+
+# over the limit: the public contract, and how new rows start, as everywhere
+def stack(
+    net: Network, classes: Sequence[str], *, activation: str = "relu", start: str = "zeros", data: Any = None, seed: int = 0
+) -> Network:
+    """Put a new head on top of the old scores, which become features.
+
+    Use it where the old classes describe the new ones: phonemes below words, objects below scenes. The old head stays where it is and
+    becomes part of the backbone: `adapt(strategy="head")` leaves it as it is, "full" trains it too.
+
+    Args:
+        net: the network; it is not changed.
+        classes: M names of the new head's rows.
+        activation: what the old raw scores go through: "relu", "linear" or "softmax".
+        start: how the new rows start: "zeros", "random", "imprint" or "probe".
+        data: items of the new classes, for "imprint" and "probe".
+        seed: of "random".
+
+    Returns:
+        A network whose only head reads the C old scores.
+
+    Raises:
+        SettingError: if the activation is unknown.
+        NetworkError: if the network has no head.
+    """
+    if activation not in ACTIVATIONS:
+        raise SettingError(f"activation={activation!r} is not known{near_names(str(activation), ACTIVATIONS)}")
+    asked, names = Start(start, data, seed), checked_classes(classes)
+    old = net.head
+    head = empty_head(old.task, names, kind="classification", features=len(old.weight))
+    stacked = net.with_stack(head, activation)
+    none = (head.weight[:0], head.bias[:0])
+    filled = started(stacked, stacked.head, new=np.arange(len(names)), old=none, start=asked)
+    stacked = stacked.with_head(replace(filled, classes=names)) if start != "zeros" else stacked
+    stacked.statistics = None  # of other features
+    below = f"the {len(old.weight)} old scores ({activation}) are the features of the new head; the old head is part of the backbone"
+    stacked.account = net.account.of_weights().joined(Account({"new": list(names)}, notes=(below,)))
+    return stacked

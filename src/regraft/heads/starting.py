@@ -1,0 +1,111 @@
+"""Filling in the rows of new classes, from nothing, from the old rows, or from data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..data import Dataset, read
+from ..errors import DataError, SettingError, near_names
+from ..networks.contract import Head, Network
+from .starts import Rows, imprinted_rows, mean_rows, probed_rows
+
+__all__ = ["STARTS", "Start", "as_data", "empty_head", "started"]
+
+STARTS = ("zeros", "random", "mean", "imprint", "probe")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the rows of new classes start.
+
+    Attributes:
+        how: "zeros", "random", "mean", "imprint" or "probe".
+        data: what "imprint" and "probe" compute them from; its class names (and, for a further task, its task) choose the targets.
+        seed: of "random".
+    """
+
+    how: str
+    data: Any = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.how not in STARTS:
+            raise SettingError(f"start={self.how!r} is not known{near_names(str(self.how), STARTS)}")
+        if self.how in ("imprint", "probe") and self.data is None:
+            raise SettingError(f"start={self.how!r} computes new rows from items of the new classes; give them with data=.")
+
+
+def as_data(given: Any) -> Dataset:
+    """Return what was given, a data set or whatever `read` reads, as a data set."""
+    return given if isinstance(given, Dataset) else read(given)
+
+
+def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -> Head:
+    """Return a head of zero rows.
+
+    Args:
+        task: its name.
+        classes: C names.
+        kind: "classification", "multi-label" or "regression".
+        features: d.
+    """
+    rows = np.zeros((len(classes), features), np.float32)
+    return Head(task, tuple(classes), kind, "linear", "", rows, np.zeros(len(classes), np.float32))
+
+
+def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Start) -> Head:
+    """Return a head with the rows of its new classes filled in.
+
+    Args:
+        net: whose features the head reads.
+        head: (C, d) rows, those of new classes zero.
+        new: (n,) rows of the new classes.
+        old: weight and bias of the rows that "mean" averages.
+        start: how.
+
+    Returns:
+        The head.
+
+    Raises:
+        DataError: if the data lack a new class, or have a label that is not among the head's.
+    """
+    if start.how == "zeros" or not len(new):
+        return head
+    kept = np.setdiff1d(np.arange(len(head.weight)), new)
+    rows = (head.weight[kept], head.bias[kept])
+    if start.how == "random":
+        made = net.fresh_rows(len(new), head.features, seed=start.seed)
+    elif start.how == "mean":
+        made = mean_rows(old[0], old[1], count=len(new))
+    else:
+        made = _from_data(net, head, new=new, kept=rows, start=start)
+    weight, bias = head.weight.copy(), head.bias.copy()
+    weight[new], bias[new] = made
+    return replace(head, weight=weight, bias=bias)
+
+
+def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: Start) -> Rows:
+    data = _targets_for(head, as_data(start.data))
+    features, targets = net.features(data), data.targets
+    if data.task != "classification":
+        if start.how == "imprint":
+            raise SettingError(f"start='imprint' averages the items of each class; the data are of the kind {data.task!r}. Choose 'probe'.")
+        return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new, kind=data.task)
+    lacking = [(head.classes or ())[index] for index in new if index not in targets]
+    if lacking:
+        raise DataError(f"The data show no item of {', '.join(map(repr, lacking[:5]))}; start={start.how!r} needs one of every new class.")
+    if start.how == "probe":
+        return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new)
+    inside = np.isin(targets, new)
+    return imprinted_rows(features[inside], np.searchsorted(new, targets[inside]), count=len(new), kept=kept)
+
+
+def _targets_for(head: Head, data: Dataset) -> Dataset:
+    """Return the items whose target of the head's task is known, their classes in the head's order."""
+    own = data.of_task(head.task) if head.task in data.tasks else data.of_task(data.name)
+    known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
+    return known.with_classes(head.classes or ()) if known.task != "regression" else known

@@ -1,0 +1,224 @@
+"""Other networks out of a Keras network: with a head, a branch, a layer on top, other inputs, or cut short.
+
+Each function leaves the network as it is and works on a copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ...errors import NetworkError, near_names
+from ..account import Account
+from ..contract import Head
+from ..samples import sample_of
+from ..tracing import as_tensor
+from . import graphs
+from .heads import FoundHead
+from .library import keras
+from .samples import called, sample_for, shapes_of
+from .sizes import rechannel_, resize_
+from .structure import graph_of
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["ended", "with_branch", "with_channels", "with_columns", "with_first_head", "with_one_output", "with_rows", "with_stack"]
+
+N = TypeVar("N", bound="KerasNetwork")
+
+
+def _entry(network: KerasNetwork) -> Any | None:
+    """Return a symbolic input like the sample; None where that is named tensors."""
+    if isinstance(network.sample, dict):
+        return None
+    return keras.Input(tuple(network.input_shape), dtype=str(network.sample.dtype).split(".")[-1])
+
+
+def _new(head: Head) -> FoundHead:
+    return FoundHead("", head.activation, False)
+
+
+def with_rows(network: N, head: Head) -> N:
+    """Return a network whose head of that task has other rows.
+
+    Args:
+        network: has a head of that task.
+        head: the rows.
+
+    Raises:
+        NetworkError: if the copy does not give one score a row.
+    """
+    twin, found = network.copy(), network._found[head.task]
+    first = found is network._first
+    others = [twin._modules[other.layer] for other in network._found.values() if other is not found]
+    resize_(twin.module, twin._modules[found.layer], head=head, activation=found.activation, others=others if first else None)
+    twin._found = {**network._found, head.task: replace(found, activation=head.activation)}
+    twin.heads = {**network.heads, head.task: replace(head, layer=found.layer)}
+    if first and len(head.weight) != len(network.head.weight):
+        twin.heads = {task: known for task, known in twin.heads.items() if known.groups is None}
+    twin._recount_([found.layer])
+    width = twin._own_scores(twin._sample_run)[head.task].shape[-1]
+    if width != len(head.weight):
+        raise NetworkError(
+            f"The changed network gives {width} scores for {len(head.weight)} rows: a step after the head fixes their number. "
+            "Make the model with the new number of classes in code and load its weights with weights=."
+        )
+    return twin
+
+
+def with_first_head(network: N, head: Head) -> N:
+    """Return a network with a head on the pooled output.
+
+    Args:
+        network: has no head.
+        head: the rows.
+    """
+    module, layers, _ = network._copied()
+    with torch.no_grad():
+        output = cast(Tensor, as_tensor(called(module, network.sample, training=False)))
+    whole, dense = graphs.attached(module, head, sample_output=output, inputs=_entry(network))
+    return network._rebuilt(whole, layers, heads=[(head, _new(head), dense)])
+
+
+def with_branch(network: N, head: Head) -> N:
+    """Return a network with a further head on the first head's features.
+
+    Args:
+        network: has a head, and none of that task.
+        head: the rows.
+    """
+    module, layers, heads = network._copied()
+    whole, dense = graphs.branched(module, layers[network._first.layer], head=head)
+    return network._rebuilt(whole, layers, heads=[*heads, (head, _new(head), dense)])
+
+
+def with_one_output(network: N) -> N:
+    """Return a network with only the output that the head belongs to, its layers shared.
+
+    Args:
+        network: given up by the caller; a model without a graph stays whole.
+    """
+    first = network._first
+    module = graphs.only_output(network.module, first.output)
+    if module is network.module:
+        return network
+    return network._rebuilt(module, network._modules, heads=[(network.head, replace(first, output=0), network._modules[first.layer])])
+
+
+def with_stack(network: N, head: Head, *, activation: str) -> N:
+    """Return a network with a new head, the only one, that reads the first head's scores.
+
+    Args:
+        network: has a head.
+        head: the rows.
+        activation: what the scores go through.
+    """
+    old = network.head
+    module, layers, _ = network._copied()
+    layer, output = layers[old.layer], network._first.output if network._first.whole else None
+    if graph_of(module) is None:
+        layer.activation, output = keras.activations.linear, 0
+        _check_output(network, module)
+    whole, dense = graphs.stacked(graphs.wrapped(module, _entry(network)), layer, head=head, activation=activation, output=output)
+    twin = network._rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
+    twin.statistics = None
+    return twin
+
+
+def _check_output(network: KerasNetwork, module: Any) -> None:
+    """Raise if a copy whose head is linear does not return the raw scores.
+
+    Raises:
+        NetworkError: saying what to do.
+    """
+    with torch.no_grad():
+        result = as_tensor(called(module, network.sample, training=False))
+        scores = network._own_scores(network._sample_run)[network.head.task]
+    if result is None or result.shape != scores.shape or not torch.allclose(result, scores, rtol=1e-4, atol=1e-5):
+        raise NetworkError(
+            f"{type(module).__name__} '{module.name}' has no graph, and its result is not the raw scores of its head; expected a "
+            "functional or Sequential model. Put the new layer into the class's own code and load its weights with weights=."
+        )
+
+
+def ended(network: N, block: str) -> N:
+    """Return a network that ends with a block; it has a head only where the block ends with one.
+
+    Args:
+        network: any.
+        block: the block's name.
+
+    Raises:
+        NetworkError: if there is no such block.
+    """
+    found = next((one for one in network.blocks if one.name == block), None)
+    if found is None:
+        raise NetworkError(f"The network has no block {block!r}{near_names(block, [one.name for one in network.blocks])}")
+    if found is network.blocks[-1] and set(network.head_layers) & set(found.layers):
+        return network.copy()
+    module, layers, heads = network._copied()
+    whole = graphs.ended(module, [layers[name] for name in found.layers])
+    last = whole.outputs[0]._keras_history.operation
+    twin = network._rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
+    twin.statistics = None
+    return twin
+
+
+def with_channels(network: N, count: int) -> N:
+    """Return a network that takes items of another number of channels.
+
+    What stands before the first convolution and has numbers by channel (Normalization, Rescaling) has their mean, or repeats them.
+
+    Args:
+        network: begins with a convolution.
+        count: the number.
+
+    Raises:
+        NetworkError: if `count` is below 1.
+    """
+    if count < 1:
+        raise NetworkError(f"Received {count} channels; expected 1 or more.")
+    weighted = [layer.name for layer in network.layers if layer.parameters and not layer.kind.endswith("Normalization")]
+    twin = network.copy()
+    changed, old = rechannel_(twin.module, count, first=twin._modules[weighted[0]] if weighted else None)
+    twin.origin |= shapes_of(twin.module)
+    shape = twin.origin.get("inputs")
+    if shape is not None and isinstance(network.sample, Tensor):
+        twin.input_shape = tuple(shape)
+        shape = [now or before for now, before in zip(shape, network.sample.shape[1:], strict=True)]
+    twin.sample = sample_for(twin.module, shape)
+    names = [name for name, layer in twin._modules.items() if any(layer is other for other in changed)]
+    twin._recount_(names)
+    if names:
+        rule = f"summed over the {old} old channels" if count == 1 else f"repeated in turn, scaled by {old}/{count}"
+        note = f"the network takes {count} channels in place of {old}: the weights of its first convolution were {rule}"
+        twin.account = network.account.joined(Account({"reshaped": names}, notes=(note,)))
+    return twin
+
+
+def with_columns(network: N, count: int) -> N:
+    """Return a network whose head also reads numbers beside each item, with weights of zero.
+
+    Args:
+        network: has one head, a Dense layer.
+        count: how many numbers.
+
+    Raises:
+        NetworkError: if `count` is below 1, the network has no head or several, or its head reads maps.
+    """
+    if len(network._found) != 1 or count < 1:
+        raise NetworkError(f"Received {count} columns for a network with {len(network._found)} heads; expected 1 or more, and one head.")
+    name = network._first.layer
+    if not isinstance(network._modules[name], keras.layers.Dense):
+        raise NetworkError(f"The head '{name}' is a {type(network._modules[name]).__name__}, which reads maps; columns need a Dense head.")
+    module, layers, heads = network._copied()
+    whole = graphs.columned(module, layers[name], count=count)
+    sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    twin = network._rebuilt(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
+    twin.refresh_heads_()
+    twin.statistics = None
+    return twin

@@ -1,0 +1,286 @@
+"""Change the sizes of layers in a private copy of a Keras model: rows of a head, features that it reads, channels of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import NetworkError
+from ..contract import Head
+from .heads import channels_last
+from .library import keras
+from .structure import graph_of, steps_of
+
+__all__ = ["holds", "put_rows_", "rechannel_", "resize_", "retrack_"]
+
+_ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_NORMALISERS = (keras.layers.Normalization, keras.layers.BatchNormalization)
+
+
+def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Collection[Any] | None = None) -> None:
+    """Give a layer of a private copy the rows of `head`, whatever their number, and mend what depends on their number.
+
+    Args:
+        model: the copy.
+        layer: its head.
+        head: the rows (C, d).
+        activation: the activation that the model has now; where `head.activation` differs, it is changed.
+        others: the layers of the other heads, which keep their activations; None where the activation is the layer's own.
+
+    Raises:
+        NetworkError: if the rows have another number of features, or the activation cannot be changed.
+    """
+    old = layer.kernel.shape[-1]
+    features = int(np.prod(layer.kernel.shape[:-1]))
+    if features != head.features:
+        raise NetworkError(f"The rows have {head.features} features; the head '{head.layer}' reads {features}. Give rows of that length.")
+    put_rows_(layer, head)
+    if head.activation != activation and others is None:
+        layer.activation = keras.activations.get(head.activation)
+    elif head.activation != activation:
+        _set_activation_(model, layer, wanted=head.activation, others=others or ())
+    if len(head.weight) != old:
+        _refresh_shapes_(model, layer, sizes={old: len(head.weight)})
+    retrack_(model)
+
+
+def retrack_(model: Any) -> None:
+    """Let all containers of a model list the variables that its layers have now."""
+    containers: list[Any] = [model, *model._flatten_layers(include_self=False)]
+    for container in containers:
+        if "_torch_params" in container._modules:
+            del container._modules["_torch_params"]
+            container._track_variables()
+
+
+def put_rows_(layer: Any, head: Head) -> None:
+    """Give a linear layer, which keeps its place in the graph, the size and the rows of `head`.
+
+    Args:
+        layer: built, of any number of rows and features.
+        head: the rows (C, d).
+    """
+    config = layer.get_config()
+    config["units" if "units" in config else "filters"] = len(head.weight)
+    config["use_bias"] = bool(config.get("use_bias", True)) or bool(np.any(head.bias))
+    free = (None,) * (len(layer.kernel.shape) - 2)
+    shape = (None, *free, head.features) if channels_last(layer) else (None, head.features, *free)
+    _rebuild_(layer, config, shape=shape, resized=head.features != layer.kernel.shape[-2])
+    with torch.no_grad():
+        layer.kernel.value.copy_(torch.from_numpy(head.weight.T.copy()).reshape(layer.kernel.shape))
+        if layer.use_bias:
+            layer.bias.value.copy_(torch.from_numpy(head.bias))
+
+
+def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | None], resized: bool) -> None:
+    """Put the inner life of a freshly built layer into `layer`, which keeps its place in the graph.
+
+    Args:
+        layer: a built layer.
+        config: of the fresh one.
+        shape: what it reads.
+        resized: whether that is another shape than before.
+    """
+    fresh = type(layer).from_config(dict(config))
+    fresh.build(tuple(shape))
+    kept = {"_inbound_nodes", "_outbound_nodes", "build", "quantize", "_parent_path", "_path", "_auto_config", "name"}
+    kept |= {key for key in vars(layer) if "_hooks" in key} | (set() if resized else {"_build_shapes_dict"})
+    names = {variable.name: variable.path for variable in layer.variables}
+    vars(layer).update({key: value for key, value in vars(fresh).items() if key not in kept})
+    for variable in layer.variables:
+        variable._path = names.get(variable.name, variable.path)
+
+
+def _set_activation_(model: Any, layer: Any, *, wanted: str, others: Collection[Any]) -> None:
+    after = [part for part in _after(model, layer) if not any(part is other for other in others)]
+    carriers = [part for part in after if getattr(getattr(part, "activation", None), "__name__", "") in _ACTIVATIONS]
+    if any(isinstance(part, keras.layers.Softmax) for part in after):
+        raise NetworkError(f"The scores go through a Softmax layer of their own; expected a head whose activation can become {wanted!r}.")
+    for part in carriers[1:]:
+        part.activation = keras.activations.linear
+    (carriers[0] if carriers else layer).activation = keras.activations.get(wanted)
+
+
+def _after(model: Any, layer: Any) -> list[Any]:
+    """Return `layer` and the layers that come after it by order of definition."""
+    parts = [part for part in model._flatten_layers(include_self=False) if not isinstance(part, keras.Model)]
+    return parts[next(at for at, part in enumerate(parts) if part is layer) :]
+
+
+def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) -> bool:
+    """Recompute the shapes of the symbolic tensors that depend on `layer`; tell whether the result of `container` does."""
+    graph = graph_of(container)
+    if graph is None:
+        return any(part is layer for part in container._flatten_layers())
+    changed: set[int] = set()
+    for node in steps_of(graph):
+        operation = node.operation
+        reads = any(id(tensor) in changed for tensor in node.input_tensors)
+        inside = operation is layer or (isinstance(operation, keras.Layer) and holds(operation, layer))
+        if inside and isinstance(operation, keras.Model):
+            _refresh_shapes_(operation, layer, sizes=sizes)
+        if not (reads or inside):
+            continue
+        if reads and isinstance(operation, keras.layers.Reshape):
+            operation.target_shape = tuple(sizes.get(size, size) for size in operation.target_shape)
+        spec = operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
+        for tensor, new in zip(node.outputs, keras.tree.flatten(spec), strict=True):
+            tensor._shape = new.shape
+            changed.add(id(tensor))
+        _note_input_shape_(operation, node)
+    return bool(changed)
+
+
+def holds(container: Any, layer: Any) -> bool:
+    """Tell whether `layer` is somewhere below `container`.
+
+    Args:
+        container: a layer or a model.
+        layer: a layer.
+    """
+    return any(part is layer for part in container._flatten_layers(include_self=False))
+
+
+def _note_input_shape_(operation: Any, node: Any) -> None:
+    """Keep the shape with which a layer is built again after loading."""
+    shapes = getattr(operation, "_build_shapes_dict", None)
+    if shapes and len(shapes) == 1 and len(node.input_tensors) == 1 and not isinstance(operation, keras.Model):
+        operation._build_shapes_dict = {next(iter(shapes)): node.input_tensors[0].shape}
+
+
+# ── channels ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
+    """Let a model with a graph take items of `count` channels: its first convolutions are summed or repeated over channels.
+
+    Args:
+        model: a private copy.
+        count: the new number.
+        first: the first layer with weights of its own that is not a normalisation.
+
+    Returns:
+        The layers whose weights have another size now, and the old number of channels.
+
+    Raises:
+        NetworkError: if the model has no graph or several inputs, or does not begin with a convolution over channels.
+    """
+    graph = graph_of(model)
+    if graph is None or len(graph.inputs) != 1:
+        received = "is no functional or Sequential model" if graph is None else f"takes {len(graph.inputs)} tensors"
+        raise NetworkError(f"{type(model).__name__} '{model.name}' {received}; other channels need a functional model with one input.")
+    _refuse_other(first)
+    tensor = graph.inputs[0]
+    axis = len(tensor.shape) - 1 if channels_last(first) else 1
+    if len(tensor.shape) != first.rank + 2:
+        raise NetworkError(f"The input has shape {tuple(tensor.shape)}; expected {first.rank + 2} axes, as the convolution '{first.name}'.")
+    if tensor.shape[axis] == count:
+        return [], count
+    old, shape = tensor.shape[axis], [count if at == axis else size for at, size in enumerate(tensor.shape)]
+    changed: dict[int, Any] = {}
+    try:
+        if _rechannel_graph_(model, [shape], axis=axis, changed=changed):
+            raise NetworkError(f"The channels of the input reach the output of '{model.name}'; expected a convolution on every way.")
+    except (ValueError, TypeError) as error:
+        if isinstance(error, NetworkError):
+            raise
+        raise NetworkError(f"'{model.name}' cannot take {count} channels in place of {old}: {error}") from error
+    retrack_(model)
+    return list(changed.values()), old
+
+
+def _refuse_other(first: Any) -> None:
+    """Raise if the first layer with weights is no convolution over all channels.
+
+    Raises:
+        NetworkError: naming it.
+    """
+    plain = isinstance(first, _CONVOLUTIONS) and type(first).__name__.startswith("Conv") and first.groups == 1
+    if not plain:
+        received = "no layer with weights" if first is None else f"{type(first).__name__} '{first.name}'"
+        raise NetworkError(f"The network begins with {received}; expected a convolution (Conv1D, Conv2D, Conv3D) over all channels.")
+
+
+def _rechannel_graph_(container: Any, shapes: Sequence[Sequence[int | None]], *, axis: int, changed: dict[int, Any]) -> bool:
+    """Carry new input shapes through a graph up to its convolutions; tell whether they reach its output."""
+    graph = graph_of(container)
+    live = set()
+    for tensor, shape in zip(graph.inputs, shapes, strict=True):  # type: ignore[union-attr]
+        tensor._shape = tensor._keras_history.operation._batch_shape = tuple(shape)
+        live.add(id(tensor))
+    if len(shapes) == 1 and getattr(container, "_build_shapes_dict", None):
+        container._build_shapes_dict = {key: tuple(shapes[0]) for key in container._build_shapes_dict}
+    for node in steps_of(graph):
+        if not live & {id(tensor) for tensor in node.input_tensors}:
+            continue
+        if graph_of(node.operation) is not None:
+            through = _rechannel_graph_(node.operation, [tensor.shape for tensor in node.input_tensors], axis=axis, changed=changed)
+        else:
+            through = _rechannel_step_(node, axis=axis, changed=changed)
+        if through:
+            spec = node.operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
+            for tensor, new in zip(node.outputs, keras.tree.flatten(spec), strict=True):
+                tensor._shape = new.shape
+                live.add(id(tensor))
+    return bool(live & {id(tensor) for tensor in graph.outputs})  # type: ignore[union-attr]
+
+
+def _rechannel_step_(node: Any, *, axis: int, changed: dict[int, Any]) -> bool:
+    """Fit one layer to what it reads now; tell whether its output has other channels too.
+
+    Raises:
+        NetworkError: if the layer has weights and is no convolution.
+    """
+    layer, shape = node.operation, node.input_tensors[0].shape
+    if not isinstance(layer, keras.Layer):
+        return True
+    if isinstance(layer, _CONVOLUTIONS):
+        _refuse_other(layer)
+        old, new = layer.kernel.shape[-2], shape[axis]
+        if id(layer) not in changed and old != new:
+            _refit_(layer, shape, change=lambda values: _over_channels(values, new, scaled=True, at=-2))
+            changed[id(layer)] = layer
+        return False
+    if isinstance(layer, keras.layers.Rescaling):
+        layer.scale, layer.offset = (_in_channels(value, shape[axis]) for value in (layer.scale, layer.offset))
+    elif isinstance(layer, _NORMALISERS) and id(layer) not in changed:
+        _refit_(layer, shape, change=lambda values: _in_channels(values, shape[axis]))
+        changed[id(layer)] = layer
+    elif layer.weights and id(layer) not in changed:
+        raise NetworkError(f"'{layer.name}' ({type(layer).__name__}) comes before the first convolution; expected layers without weights.")
+    _note_input_shape_(layer, node)
+    return True
+
+
+def _over_channels(values: np.ndarray, count: int, *, scaled: bool, at: int) -> np.ndarray:
+    """Return numbers for `count` channels: the old ones summed (scaled) or averaged into one, or in turn."""
+    old = values.shape[at]
+    taken = values.take(np.arange(count) % old, at) * (old / count if scaled else 1)
+    if count == 1:
+        taken = values.sum(at, keepdims=True) if scaled else values.mean(at, keepdims=True)
+    return np.asarray(taken, values.dtype)
+
+
+def _in_channels(values: Any, count: int) -> Any:
+    """Return numbers by channel for another number of channels; a single number stays as it is."""
+    array = np.asarray(values, np.float64)
+    if array.ndim == 0:
+        return values
+    return _over_channels(array, count, scaled=False, at=-1).tolist()
+
+
+def _refit_(layer: Any, shape: Sequence[int | None], *, change: Callable[[np.ndarray], Any]) -> None:
+    """Build a layer for another shape and give it its old weights, changed where their size is another one now."""
+    config = layer.get_config()
+    config.update({key: change(config[key]) for key in ("mean", "variance") if isinstance(config.get(key), (list, tuple, np.ndarray))})
+    old = {variable.name: variable.value.detach().cpu().numpy() for variable in layer.variables}
+    _rebuild_(layer, config, shape=shape, resized=True)
+    for variable in layer.variables:
+        before = old[variable.name]
+        variable.assign(before if before.shape == tuple(variable.shape) else np.asarray(change(before), before.dtype))
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()

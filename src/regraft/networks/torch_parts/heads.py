@@ -1,0 +1,107 @@
+"""The head of a PyTorch network: found by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+
+from ...errors import NetworkError, near_names
+from ..tracing import Trace, as_tensor, flat_tensors, head_reading
+from .rows import is_rowwise, row_weight
+
+__all__ = ["FoundHead", "find_head"]
+
+
+@dataclass(frozen=True)
+class FoundHead:
+    """A row layer from which a result of the network follows.
+
+    Attributes:
+        layer: its name.
+        activation: "linear", "softmax" or "sigmoid".
+        reading: "layer": its (averaged) output are the raw scores; "result": the network's own result is.
+    """
+
+    layer: str
+    activation: str
+    reading: str
+
+
+def find_head(modules: Mapping[str, Module], seen: Trace, *, wanted: str | None = None) -> FoundHead | None:
+    """Find the row layer from which the network's result follows.
+
+    Args:
+        modules: name -> module.
+        seen: the trace of one run.
+        wanted: the name of the layer to take where there are several candidates.
+
+    Returns:
+        The head, or None where the result follows from no row layer.
+
+    Raises:
+        NetworkError: if the network returns no tensor, has several results with a head each, or `wanted` is no row layer.
+    """
+    main = as_tensor(seen.result)
+    if main is None:
+        raise NetworkError("The network returned no tensor; expected scores of shape (N, C) or an output with 'logits'.")
+    candidates = _candidates(modules, seen, results=_results(seen.result, main))
+    if wanted is not None:
+        return _wanted(wanted, modules, seen=seen, candidates=candidates)
+    if len(candidates) > 1:
+        raise NetworkError(
+            f"The network has {len(candidates)} candidates for its head: {', '.join(map(repr, candidates))}, one for each of its results. "
+            f"Choose one with head=, for example head={next(iter(candidates))!r}."
+        )
+    found, result = next(iter(candidates.values()), (None, main))
+    if found is not None and result is not main:
+        return FoundHead(found.layer, found.activation, "layer")
+    return found
+
+
+def _results(result: Any, main: Tensor) -> list[Tensor]:
+    """Return what may be scores: the first tensor, and further matrices unless the result names its scores."""
+    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
+        return [main]
+    return [main, *(tensor for tensor in flat_tensors(result) if tensor is not main and tensor.ndim == 2)]
+
+
+def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Tensor]) -> dict[str, tuple[FoundHead, Tensor]]:
+    """Return for each result the last row layer that makes it, in the order of the results."""
+    found: dict[str, tuple[FoundHead, Tensor]] = {}
+    rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(modules[name]) is not None]
+    for result in results:
+        for name in rows:
+            head = _explained(name, modules[name], seen=seen, result=result)
+            if head is not None:
+                found.setdefault(name, (head, result))
+                break
+    return found
+
+
+def _explained(name: str, module: Module, *, seen: Trace, result: Tensor) -> FoundHead | None:
+    output = seen.outputs[name]
+    if not isinstance(output, Tensor):
+        return None
+    reading = head_reading(output, result, channels_last=isinstance(module, Linear))
+    if reading is None or not is_rowwise(module, seen.inputs[name], output=output):
+        return None
+    activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
+    return FoundHead(name, activation, "result" if reading in {"linear", "tail"} else "layer")
+
+
+# over the limit: modules and trace are one run
+def _wanted(
+    name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, tuple[FoundHead, torch.Tensor]]
+) -> FoundHead:
+    if name in candidates:
+        found = candidates[name][0]
+        return found if candidates[name][1] is as_tensor(seen.result) else FoundHead(name, found.activation, "layer")
+    known = [layer for layer in seen.order if row_weight(modules[layer]) is not None]
+    if name not in known:
+        raise NetworkError(f"head={name!r}: the network has no linear layer of that name{near_names(name, known)}")
+    return FoundHead(name, "linear", "layer")

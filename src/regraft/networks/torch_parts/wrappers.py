@@ -1,0 +1,208 @@
+"""Modules around a network: a head on top, branches beside its head, numbers joined before it, an early end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, ModuleDict
+
+from ...errors import NetworkError
+from ..tracing import as_tensor, capture, pooled
+
+__all__ = ["AttachedHead", "BranchedNetwork", "EndedNetwork", "Join", "JoinedNetwork", "StackedHead", "branch_name", "inner_networks"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "linear": lambda scores: scores,
+    "softmax": lambda scores: scores.softmax(-1),
+}
+
+
+class AttachedHead(Module):
+    """A backbone without a head, its output averaged over all positions, and a linear head on top.
+
+    Attributes:
+        backbone: any module whose output holds a tensor.
+        features: the width d of its averaged output; the head is `Linear(features, classes)`.
+        classes: the number of rows C.
+    """
+
+    def __init__(self, backbone: Module, features: int, *, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = Linear(features, classes)
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
+        """Return raw scores (N, C) of whatever the backbone takes.
+
+        Raises:
+            NetworkError: if the backbone returns no tensor.
+        """
+        output = as_tensor(self.backbone(*tensors, **named))
+        if output is None:
+            raise NetworkError(f"The backbone {type(self.backbone).__name__} returned no tensor.")
+        return cast(Tensor, self.head(pooled(output, channels_last=output.ndim == 3)))
+
+
+class StackedHead(Module):
+    """A network whose raw scores go through an activation and a new linear head.
+
+    Attributes:
+        backbone: the network with its old head.
+        tapped: name of the old head within it, whose averaged output are the raw scores; "" where they are the network's own result.
+        activation: "relu", "linear" or "softmax".
+        sizes: (C, M): the old scores and the rows of the new head.
+    """
+
+    def __init__(self, backbone: Module, tapped: str, *, activation: str, sizes: tuple[int, int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tapped = tapped
+        self.activation = activation
+        self.head = Linear(*sizes)
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
+        """Return raw scores (N, M) of whatever the backbone takes."""
+        if self.tapped:
+            old = self.backbone.get_submodule(self.tapped)
+            with capture(old) as found:
+                self.backbone(*tensors, **named)
+            scores = pooled(found["output"], channels_last=isinstance(old, Linear))
+        else:
+            scores = cast(Tensor, as_tensor(self.backbone(*tensors, **named)))
+        return cast(Tensor, self.head(_ACTIVATIONS[self.activation](scores)))
+
+
+class BranchedNetwork(Module):
+    """A network with further heads that read what its own head reads.
+
+    Attributes:
+        network: the network.
+        tapped: name of its head.
+        chosen: whether a step after the head (the choice of one token) also chooses what the branches read.
+        branches: a linear head for each further task.
+    """
+
+    def __init__(self, network: Module, tapped: str, *, task: str, chosen: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.tapped = tapped
+        self.task = task
+        self.chosen = chosen
+        self.branches = ModuleDict()
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        """Return the network's own result and the raw scores (N, C) of each branch, by task."""
+        head = self.network.get_submodule(self.tapped)
+        with capture(head, replace_by_input=self.chosen) as found:
+            result = cast(Tensor, as_tensor(self.network(*tensors, **named)))
+        features = result if self.chosen else pooled(found["input"], channels_last=isinstance(head, Linear))
+        own = head(features) if self.chosen else result
+        return {self.task: own, **{name: branch(features) for name, branch in self.branches.items()}}
+
+
+class _Reached(BaseException):
+    """Ends a forward pass. Not an Exception, so that no layer turns it into another error."""
+
+
+class EndedNetwork(Module):
+    """A network up to the output of one of its modules.
+
+    Attributes:
+        network: the network; what runs after the end has been taken out.
+        end: name of the module.
+        stops: whether the run ends there; False where what is left of the rest runs through (an exported program needs that).
+    """
+
+    def __init__(self, network: Module, end: str) -> None:
+        super().__init__()
+        self.network = network
+        self.end = end
+        self.stops = True
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
+        """Return the output of the module at the end."""
+        seen: list[Any] = []
+
+        def keep(_module: Module, _args: Any, output: Any) -> None:
+            seen.append(output)
+            if self.stops:
+                raise _Reached
+
+        handle = self.network.get_submodule(self.end).register_forward_hook(keep)
+        try:
+            self.network(*tensors, **named)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+class Join(Module):
+    """Puts numbers beside features: (N, d) and (N, k) become (N, d + k), at every position where there are several.
+
+    Attributes:
+        features: d, so that the features' axis is known: the last one, or, for maps (N, d, …), the second.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+        self.columns: Tensor | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the inputs, features, with the numbers that lie ready beside them.
+
+        Raises:
+            NetworkError: if none lie ready.
+        """
+        if self.columns is None:
+            raise NetworkError(f"Received features of shape {tuple(inputs.shape)} without columns; call the whole network with columns=.")
+        axis = inputs.ndim - 1 if inputs.shape[-1] == self.features else 1
+        shape = [inputs.shape[0], *(1,) * (inputs.ndim - 1)]  # not len(): an exported program would keep that number
+        shape[axis] = -1
+        sizes = list(inputs.shape)
+        sizes[axis] = self.columns.shape[1]
+        return torch.cat([inputs, self.columns.to(inputs.dtype).reshape(shape).expand(sizes)], dim=axis)
+
+
+class JoinedNetwork(Module):
+    """A network whose head also reads numbers that stand beside each item.
+
+    Attributes:
+        network: the network; before its head stands a `Join`.
+        join: name of that.
+    """
+
+    def __init__(self, network: Module, join: str) -> None:
+        super().__init__()
+        self.network = network
+        self.join = join
+
+    def forward(self, columns: Tensor, **named: Tensor) -> Any:
+        """Return what the network returns for its inputs ("inputs" where it takes one tensor) and columns (N, k)."""
+        place = cast(Join, self.network.get_submodule(self.join))
+        place.columns = columns
+        try:
+            return self.network(named["inputs"]) if list(named) == ["inputs"] else self.network(**named)
+        finally:
+            place.columns = None
+
+
+def inner_networks(module: Module) -> list[Module]:
+    """Return the module and the networks inside its wrappers, outermost first."""
+    found = [module]
+    while isinstance(found[-1], (BranchedNetwork, JoinedNetwork, EndedNetwork)):
+        found.append(found[-1].network)
+    return found
+
+
+def branch_name(task: str, taken: Mapping[str, Any] | Sequence[str]) -> str:
+    """Return a name for the branch of a task that a module may have, unlike those taken."""
+    name = re.sub(r"\W", "_", task) or "branch"
+    return name if name not in taken else f"{name}_{len(taken)}"

@@ -1,0 +1,265 @@
+"""Class statistics of features that add up: counts, means and the scatter within classes, and the discriminant that they give.
+
+Statistics of two sets of items join to those of both, so a head can be solved again without the features of the first.
+Shape letters: N items, C classes, d features.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+
+from ..errors import DataError, SettingError
+
+__all__ = ["ClassStatistics", "fit_lda", "statistics_of"]
+
+_CHUNK = 2**22
+"""Numbers of float64 that are held at once beside the statistics: 32 MiB."""
+_ARRAYS = ("classes", "counts", "means", "scatter")
+_NEVER = 30.0
+"""How far, in nats, a class without items stays below the mean of the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStatistics:
+    """What linear discriminants need to know of features.
+
+    Attributes:
+        classes: C names.
+        counts: (C,) float64, items of each class; 0 where there are none.
+        means: (C, d) float64; zeros for a class without items.
+        scatter: (d, d) float64, within classes: the sum over items of (x - mean_c)(x - mean_c)'.
+    """
+
+    classes: tuple[str, ...]
+    counts: np.ndarray
+    means: np.ndarray
+    scatter: np.ndarray
+
+    @property
+    def freedom(self) -> float:
+        """Return the degrees of freedom of the covariance: items less classes that have items, at least 1."""
+        return max(float(self.counts.sum()) - int((self.counts > 0).sum()), 1.0)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Return the pooled covariance within classes, (d, d)."""
+        return self.scatter / self.freedom
+
+    def joined(self, other: ClassStatistics, *, key: Callable[[str], str] = str) -> ClassStatistics:
+        """Return the statistics of the items of both; which items came first, or in which parts, leaves no trace.
+
+        A class in both gets n = n1 + n2, the mean m1 + (m2 - m1) n2 / n, and adds n1 n2 / n (m2 - m1)(m2 - m1)' to the scatter.
+
+        Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors and classes.
+
+        Args:
+            other: statistics of the same features of other items.
+            key: the form in which class names compare; as written by default.
+
+        Returns:
+            Statistics of this one's classes in their order and spelling, then of those that only `other` has.
+
+        Raises:
+            DataError: if the widths differ, or two names of one side become one.
+        """
+        if self.means.shape[1] != other.means.shape[1]:
+            widths = f"{self.means.shape[1]} and {other.means.shape[1]}"
+            raise DataError(f"Statistics of {widths} features cannot be joined; both must be of the same features of one network.")
+        old, new = _rows(self.classes, key), _rows(other.classes, key)
+        added = [row for name, row in new.items() if name not in old]
+        places = old | {name: len(self.classes) + index for index, name in enumerate(name for name in new if name not in old)}
+        counts = np.concatenate([self.counts, np.zeros(len(added))])
+        means = np.concatenate([self.means, np.zeros((len(added), self.means.shape[1]))])
+        rows = np.array([places[name] for name in new], dtype=np.int64)
+        counts, means, correction = _merged(counts, means, rows=rows, new_counts=other.counts, new_means=other.means)
+        names = (*self.classes, *(other.classes[row] for row in added))
+        return ClassStatistics(names, counts, means, self.scatter + other.scatter + correction)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return plain arrays for a file; the names as the bytes of their JSON list (uint8)."""
+        names = np.frombuffer(json.dumps(self.classes).encode(), dtype=np.uint8).copy()
+        return {"classes": names, "counts": self.counts, "means": self.means, "scatter": self.scatter}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> ClassStatistics:
+        """Return the statistics that `to_arrays` wrote.
+
+        Args:
+            arrays: the four arrays by their names; others are not looked at.
+
+        Returns:
+            The statistics, as float64.
+
+        Raises:
+            DataError: if an array is missing, shapes do not fit together, a number is not finite, a count is negative, the names
+                cannot be read, or the scatter is not symmetric with a diagonal >= 0.
+        """
+        missing = [name for name in _ARRAYS if name not in arrays]
+        if missing:
+            raise DataError(f"Class statistics lack {', '.join(missing)}; expected the arrays {', '.join(_ARRAYS)}.")
+        classes = _read_names(arrays["classes"])
+        try:
+            counts, means, scatter = (np.array(arrays[name], dtype=np.float64) for name in _ARRAYS[1:])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"The arrays of the class statistics are not numbers: {error}. Write them again with to_arrays().") from error
+        fault = _fault(len(classes), counts, means=means, scatter=scatter)
+        if fault:
+            raise DataError(f"The class statistics of {len(classes)} classes are damaged: {fault}. Compute them again from the data.")
+        return cls(classes, counts, means, scatter)
+
+
+def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
+    """Return the class statistics of features, in chunks: a memory-mapped array is never held as a whole.
+
+    Args:
+        features: (N, d) finite numbers; N may be 0.
+        targets: (N,) integers, 0 … C-1.
+        classes: C names.
+
+    Returns:
+        The statistics; a class without items has the count 0.
+
+    Raises:
+        DataError: if shapes do not fit together, a feature is not finite, or a target is no row of `classes`.
+    """
+    table, truth = features if isinstance(features, np.ndarray) else np.asarray(features), np.asarray(targets)
+    if table.ndim != 2 or table.shape[1] == 0 or truth.shape != table.shape[:1]:
+        raise DataError(f"Expected features (N, d) and targets (N,); received the shapes {table.shape} and {truth.shape}.")
+    rows = truth.astype(np.int64)
+    if not np.array_equal(rows, truth) or (len(rows) and not 0 <= rows.min() <= rows.max() < len(classes)):
+        span = f"{truth.min()} … {truth.max()} ({truth.dtype})"
+        raise DataError(f"Targets must be whole numbers from 0 to {len(classes) - 1}, one for each class; received {span}.")
+    width = table.shape[1]
+    counts, means, scatter = np.zeros(len(classes)), np.zeros((len(classes), width)), np.zeros((width, width))
+    step = max(_CHUNK // width, 1)
+    for start in range(0, len(rows), step):
+        part = table[start : start + step].astype(np.float64)
+        if not np.isfinite(part).all():
+            row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
+            raise DataError(f"The features of item {row} are not finite: the network has diverged, or its input holds NaN. Check the data.")
+        here, new_counts, new_means = _centre_(part, rows[start : start + step])
+        counts, means, correction = _merged(counts, means, rows=here, new_counts=new_counts, new_means=new_means)
+        scatter += part.T @ part + correction
+    return ClassStatistics(tuple(map(str, classes)), counts, means, scatter)
+
+
+def fit_lda(statistics: ClassStatistics, *, shrinkage: float | None = None, balanced: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return the head of linear discriminant analysis: one Cholesky decomposition, in float64.
+
+    With S = (1 - a) covariance + a trace / d I, the row of class c is S⁻¹ m_c and its bias -m_c' S⁻¹ m_c / 2 + ln prior_c.
+
+    Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on
+    Signal Processing 58:5016-5029, equation (23) (OAS), for the default a.
+    Deviations: OAS takes the degrees of freedom in the place of n, as the class means are estimated; a floor of rounding size on
+    the diagonal keeps S invertible; where nothing varies within classes, S is I times the mean variance of the class means.
+
+    Args:
+        statistics: of C classes.
+        shrinkage: a in [0, 1]; None takes that of OAS.
+        balanced: the same prior for all classes; else as their counts.
+
+    Returns:
+        weight (C, d) and bias (C,); scores are `features @ weight.T + bias`. A class without items gets a row that is never the
+        highest: the mean of the others, lowered.
+
+    Raises:
+        DataError: if no class has items.
+        SettingError: if `shrinkage` is out of its range.
+    """
+    if shrinkage is not None and not 0.0 <= shrinkage <= 1.0:
+        raise SettingError(f"shrinkage={shrinkage} is out of its range; expected a number from 0 to 1, or None for the formula.")
+    present = statistics.counts > 0
+    if not present.any():
+        raise DataError(f"None of the {len(present)} classes has items; a discriminant needs at least one.")
+    means, counts = statistics.means[present], statistics.counts[present]
+    factor = cho_factor(_regularised(statistics.covariance, means, freedom=statistics.freedom, shrinkage=shrinkage), lower=True)
+    rows = cho_solve(factor, means.T).T
+    priors = np.full(len(counts), 1.0 / len(counts)) if balanced else counts / counts.sum()
+    offsets = -0.5 * (means * rows).sum(axis=1) + np.log(priors)
+    weight, bias = np.tile(rows.mean(axis=0), (len(present), 1)), np.full(len(present), offsets.mean() - _NEVER)
+    weight[present], bias[present] = rows, offsets
+    return weight, bias
+
+
+def _regularised(covariance: np.ndarray, means: np.ndarray, *, freedom: float, shrinkage: float | None) -> np.ndarray:
+    """Return S (d, d), positive definite."""
+    width, eps = len(covariance), np.finfo(np.float64).eps
+    trace = float(np.trace(covariance))
+    if trace <= width * (64 * eps * float(np.abs(means).max())) ** 2:  # rounding errors of features that do not vary
+        spread = float(means.var(axis=0).mean())
+        return np.eye(width) * (spread if spread > 0 else 1.0)
+    share = _oas(covariance, freedom) if shrinkage is None else shrinkage
+    shrunk = (1.0 - share) * covariance
+    shrunk[np.diag_indices(width)] += share * trace / width + 10 * width * eps * trace
+    return shrunk
+
+
+def _oas(covariance: np.ndarray, freedom: float) -> float:
+    """Return the shrinkage of Chen et al. 2010, equation (23)."""
+    width = len(covariance)
+    squared, square = float(np.square(covariance).sum()), float(np.trace(covariance)) ** 2
+    above = (1 - 2 / width) * squared + square
+    below = (freedom + 1 - 2 / width) * (squared - square / width)
+    return 1.0 if below <= above else above / below
+
+
+def _rows(classes: Sequence[str], key: Callable[[str], str]) -> dict[str, int]:
+    rows = {key(name): row for row, name in enumerate(classes)}
+    if len(rows) < len(classes):
+        twice = next(name for row, name in enumerate(classes) if rows[key(name)] != row)
+        raise DataError(f"Two of {len(classes)} class names are the same when compared: {twice!r} is there twice. Rename one.")
+    return rows
+
+
+def _merged(
+    counts: np.ndarray, means: np.ndarray, *, rows: np.ndarray, new_counts: np.ndarray, new_means: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return counts and means with those of `rows` brought in, and what that adds to the scatter."""
+    counts, means = counts.copy(), means.copy()
+    total = counts[rows] + new_counts
+    share = np.divide(new_counts, total, out=np.zeros_like(total), where=total > 0)
+    gaps = new_means - means[rows]
+    scaled = gaps * np.sqrt(counts[rows] * share)[:, None]
+    means[rows] += gaps * share[:, None]
+    counts[rows] = total
+    return counts, means, scaled.T @ scaled
+
+
+def _centre_(part: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Take the mean of its class from each item of `part`; return which classes are there, their counts and their means."""
+    here, places, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    order = np.argsort(places, kind="stable")
+    means = np.add.reduceat(part[order], np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0) / counts[:, None]
+    part -= means[places]
+    return here, counts.astype(np.float64), means
+
+
+def _read_names(array: npt.ArrayLike) -> tuple[str, ...]:
+    try:
+        names = json.loads(np.asarray(array, dtype=np.uint8).tobytes().decode())
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The class names of the statistics cannot be read: {error}. Expected the bytes of a JSON list.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise DataError(f"The class names of the statistics are no list of different strings; received {str(names)[:80]}.")
+    return tuple(names)
+
+
+def _fault(classes: int, counts: np.ndarray, *, means: np.ndarray, scatter: np.ndarray) -> str:
+    """Return what is wrong with arrays that were read, or nothing."""
+    width = means.shape[-1] if means.ndim == 2 else 0
+    if width == 0 or (counts.shape, means.shape, scatter.shape) != ((classes,), (classes, width), (width, width)):
+        return f"counts, means and scatter have the shapes {counts.shape}, {means.shape}, {scatter.shape}, not (C,), (C, d), (d, d)"
+    if not all(np.isfinite(array).all() for array in (counts, means, scatter)):
+        return "not all numbers are finite"
+    if (counts < 0).any():
+        return f"the lowest count is {counts.min()}"
+    diagonal = np.diag(scatter)
+    if (diagonal < 0).any() or not np.allclose(scatter, scatter.T, rtol=0.0, atol=1e-9 * float(diagonal.max())):
+        return "the scatter is not symmetric with a diagonal >= 0"
+    return ""
