@@ -12,6 +12,7 @@ import inspect
 import io
 import pickle
 from collections import OrderedDict
+from functools import cache
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -90,6 +91,12 @@ def _twin(value: Any) -> Any:
     return value
 
 
+@cache
+def _is_part(kind: type) -> bool:
+    """Tell whether objects of a class are named by number; asked a hundred thousand times for one network."""
+    return issubclass(kind, (Tensor, *_SHELLS, *_SHARED))
+
+
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, parts: _Parts) -> None:
         super().__init__(file, protocol=5)
@@ -97,7 +104,7 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, obj: Any) -> int | None:
         """Name parts by number; everything else goes into the stream."""
-        return self.parts.number(obj) if isinstance(obj, (Tensor, *_SHELLS, *_SHARED)) else None
+        return self.parts.number(obj) if _is_part(type(obj)) else None
 
     def reducer_override(self, obj: Any) -> Any:
         """Make tracked containers empty and without a tracker, as filling one that has a tracker would track twice."""
