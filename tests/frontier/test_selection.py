@@ -8,7 +8,8 @@ from tests import torch_examples as examples
 from torch import nn
 
 from regraft.errors import SettingError
-from regraft.frontier import cacheable_layers, frozen_up_to, frozen_up_to_head
+from regraft.frontier import Cut, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
+from regraft.heads import branch
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 
 
@@ -63,3 +64,26 @@ def test_a_parameter_shared_with_a_frozen_layer_is_frozen() -> None:
     assert not network.module[2].weight.requires_grad
     assert network.module[2].bias.requires_grad
     assert torch.equal(network.module[2].weight, network.module[0].weight)
+
+
+def test_several_heads_are_all_left_to_train() -> None:
+    plain = open_torch(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), inputs=(6,))
+    network = branch(plain, "mood", ("bad", "good"))
+    assert frozen_up_to_head(network) == {"network.0", "network.1"}
+    assert frozen_up_to(network, "0") == frozen_up_to(network, "network.0") == {"network.0", "network.1"}
+    for end in (2, "2", "branches"):
+        with pytest.raises(SettingError, match="nothing would be left"):
+            frozen_up_to(network, end)
+
+
+def test_heads_alone_are_cut_at_their_input() -> None:
+    plain = open_torch(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), inputs=(6,))
+    network, batch = branch(plain, "mood", ("bad", "good"), start="random"), torch.randn(4, 6)
+    frozen = frozen_up_to_head(network)
+    network.freeze_(frozen)
+    cut = find_cut(network, cacheable_layers(network, frozen), sample=batch)
+    assert isinstance(cut, Cut), cut
+    assert [part.shape for part in cut.live] == [(5,)]
+    scores = cut.trainable_part(cut.frozen_part(batch))
+    assert all(torch.equal(scores[task], expected) for task, expected in network.scores(batch).items())
+    assert list(scores) == ["main", "mood"]

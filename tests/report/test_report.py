@@ -17,6 +17,7 @@ import pytest
 
 from regraft.errors import DataError, MissingExtraError
 from regraft.report import picture_uri, plot_history, read_facts, sound_uri, verdict, write_facts, write_report
+from regraft.report.curves import stage_starts
 from regraft.report.figures import Bar, heat_map, interval_bars, line_chart, nice_ticks, stacked_bar
 from regraft.report.sections import confused_pairs, duration
 
@@ -124,6 +125,32 @@ def test_other_kinds_of_task(tmp_path: Path) -> None:
     assert "mean absolute error" in text and "0.5  (0.4 to 0.6)" in text and "the mean of the targets" in text
     labels = judged(0.9, 0.8, 0.95, micro_f1=0.5, map=None, per_class={"a": {"recall": None, "interval": [0, 1], "items": 0}})
     assert "micro F1" in write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": labels}}).read_text()
+
+
+def test_a_section_for_each_of_several_tasks_with_its_labels_and_baselines(tmp_path: Path) -> None:
+    label = {"precision": None, "recall": 0.25, "interval": [0, 1], "items": 4, "average_precision": 0.125}
+    tags = judged(0.9, 0.8, 0.95, micro_f1=0.5, macro_f1=0.4, map=0.3, thresholds=[0.271], per_class={EVIL: label})
+    first = judged(0.8, 0.7, 0.85)
+    tasks = {
+        "colour": {"kind": "classification", **first},
+        EVIL: {"kind": "multi-label", **tags, "baselines": {"mean": judged(0.7, 0.6, 0.8)}},
+    }
+    facts = {"verdict": "v", "scores": {"valid": {**first, "tasks": tasks}}, "account": {"figures": {"max_score_change": 0.00123}}}
+    text = write_report(tmp_path / "r.html", facts).read_text()
+    assert Page(text).open == []
+    for word in ("Task colour: classification", "&gt;: multi-label", "0.271", "12.5 %", "25.0 %", "the mean of the targets", "macro F1"):
+        assert word in text, word
+    assert "max score change" in text and "0.00123" in text
+    alone = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": tags}}).read_text()
+    assert "0.271" in alone and "Task " not in alone
+
+
+def test_the_runs_of_a_merged_history_are_told_apart(tmp_path: Path) -> None:
+    history = [{"epoch": 1, "stage": "head", "train_loss": 1.0 / run, "run": run} for run in (1, 2)]
+    text = write_report(tmp_path / "r.html", {"verdict": "v", "history": history}).read_text()
+    assert "run 1: head" in text and "run 2: head" in text
+    assert stage_starts([{"stage": "head"}, {"stage": "full"}]) == {1.0: "head", 2.0: "full"}
+    assert "run 1" not in write_report(tmp_path / "r.html", {"verdict": "v", "history": history[:1]}).read_text()
 
 
 def test_many_classes_become_a_table_of_pairs(tmp_path: Path) -> None:

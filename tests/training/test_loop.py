@@ -14,9 +14,10 @@ from tests import torch_examples as examples
 
 from regraft.errors import SettingError
 from regraft.frontier import frozen_up_to
+from regraft.heads import branch
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 from regraft.tasks import loss_for
-from regraft.training import Checkpoint, Feed, Objective, Settings, Training, train
+from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train
 from regraft.training.loop import Trained, _finished, _frozen_now, _note_, pick_rate
 
 
@@ -47,7 +48,7 @@ def _training(settings: dict[str, Any] | None = None, *, frozen: Any = frozenset
     given = Settings.of({"epochs": 4, "batch_size": 8, "learning_rate": 0.01, "patience": None} | (settings or {}))
     layers = frozen_up_to(network, frozen) if isinstance(frozen, (int, str)) else frozen
     plain = {"class_weight": None} | fields
-    objective = Objective("main", loss_for("classification"), targets, **plain)
+    objective = Objective((TaskObjective("main", loss_for("classification"), targets, **plain),))
     return Training(
         network, ArrayFeed(network, torch.from_numpy(X)), objective, np.arange(36), np.arange(36, 48), given, 3, layers, checkpoint
     )
@@ -117,6 +118,14 @@ def test_staged_unfreezing_opens_block_by_block_from_the_top() -> None:
     for epoch, (before, after) in enumerate(itertools.pairwise(states)):
         moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert moved == opened[epoch]  # BatchNorm statistics of closed blocks included
+
+
+def test_staged_unfreezing_opens_all_heads_first() -> None:
+    training = _training({"epochs": 4, "unfreeze_every": 1})
+    both = branch(training.network, "mood", ("bad", "good"))
+    layers = frozenset(layer.name for layer in both.layers)
+    opened = [layers - _frozen_now(dataclasses.replace(training, network=both), epoch) for epoch in range(2)]
+    assert opened == [{"network.fc2", "branches.mood"}, {"network.fc1", "network.fc2", "branches.mood"}]
 
 
 def test_the_best_weights_are_restored() -> None:

@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from tests import torch_examples as examples
 from torch import nn
 
+from regraft.heads import branch
 from regraft.networks.torch_modules import open_torch
 from regraft.training import Settings
 from regraft.training.optimizers import PlateauFactor, cosine_factor, depth_factors, make_optimizer, set_rate_
@@ -69,3 +71,16 @@ def test_optimizers_by_name(name: str, kind: str) -> None:
         assert optimizer.defaults["momentum"] == 0.7
     if name == "sgd":
         assert optimizer.defaults["nesterov"]
+
+
+def test_all_heads_have_the_rate_of_the_topmost_block() -> None:
+    network = branch(open_torch(examples.Cnn(), inputs=(1, 8, 8)), "mood", ("bad", "good"))
+    network.freeze_(frozenset(layer.name for layer in network.layers) - set(network.head_layers) - {"network.fc1"})
+    optimizer = make_optimizer(network, Settings())
+    factors = {id(parameter): group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
+    own = {
+        name: factors[id(parameters[f"{name}.weight"])]
+        for name, parameters in network.layer_parameters().items()
+        if parameters and id(parameters[f"{name}.weight"]) in factors
+    }
+    assert own == {"network.fc1": pytest.approx(0.1), "network.fc2": 1.0, "branches.mood": 1.0}

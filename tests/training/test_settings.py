@@ -45,6 +45,9 @@ def test_all_problems_are_listed_at_once() -> None:
         ("device", "gpu"),
         ("schedule", "cosin"),
         ("baselines", "yes"),
+        ("task_weights", {"a": 0.0}),
+        ("task_weights", {"a": "much"}),
+        ("task_weights", [1.0]),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, value: Any) -> None:

@@ -13,9 +13,9 @@ from ..console import speaking
 from ..errors import SettingError
 from . import options
 from .guard import guarded, tell
-from .shared import class_names, library, opened, print_json, read_data
+from .shared import class_names, columns_for, library, listed_names, named_pairs, opened, print_json, read_data, wanted_target
 
-__all__ = ["add_to", "print_result", "value_of"]
+__all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
 
 _HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad")
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
@@ -40,9 +40,13 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     test: options.Test = None,
     group: options.Group = None,
     target: options.Target = None,
+    columns: options.Columns = None,
     condition: options.Condition = None,
     files: options.Files = None,
     kind: options.Kind = None,
+    start: options.Start = None,
+    rename: options.Rename = None,
+    join: options.Join = None,
     views: options.Views = 1,
     seed: options.Seed = 0,
     epochs: options.Epochs = None,
@@ -52,6 +56,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     weights: options.Weights = None,
     classes: options.Classes = None,
     source_classes: options.SourceClasses = None,
+    head: options.HeadLayer = None,
+    channels: options.Channels = None,
     skip_bad: options.SkipBad = False,
     baselines: options.Baselines = False,
     no_resume: options.NoResume = False,
@@ -63,12 +69,17 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
+    rows = {"start": start, "rename": named_pairs(rename, option="--rename", form="OLD=NEW")}
+    settings |= {name: value for name, value in rows.items() if value}
+    joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
     plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
-    reading = {"group": group, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
+    reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes)
-        dataset = read_data(data, target=target, **reading)
-        judges = None if test is None else read_data(test, target=target, **reading)
+        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
+        net = library("heads").join(net, joined) if joined else net
+        reading["columns"] = columns_for(net, asked)
+        dataset = read_data(data, **reading)
+        judges = None if test is None else read_data(test, **reading)
         result = library().adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
     print_result(result, out, as_json=as_json)
 
@@ -113,23 +124,31 @@ def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
         folder: where it was saved.
         as_json: print all figures as JSON instead.
     """
-    report = folder / "report.html"
+    report, shown = printed_report(folder)
     for note in result.facts["data"]["notes"]:
         tell(f"Note: {note}")
     if as_json:
         plain = {"verdict": result.verdict, "scores": result.scores, "baselines": result.baselines, "account": result.account.to_dict()}
         plan = result.plan.to_dict()
-        print_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": str(report) if report.is_file() else None})
+        print_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": report})
         return
     print(result.verdict)
-    print(f"Account: {_short(result.account)}")
+    print(f"Account: {short_account(result.account)}")
     print(f"Cost: {_cost(result.cost)}")
-    missing = f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
-    print(f"Report: {report if report.is_file() else missing}")
+    print(f"Report: {shown}")
 
 
-def _short(account: Any) -> str:
-    counts = {key: len(names) for key, names in account.to_dict().items() if key not in ("rules", "notes") and names}
+def printed_report(folder: Path) -> tuple[str | None, str]:
+    """Return the path of a saved folder's report, None where it was not made; and what to print of it."""
+    report = folder / "report.html"
+    if report.is_file():
+        return str(report), str(report)
+    return None, f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
+
+
+def short_account(account: Any) -> str:
+    """Return how many rows and weights an account has under each heading."""
+    counts = {key: len(names) for key, names in account.entries.items() if names}
     return ", ".join(f"{count:,} {key}" for key, count in counts.items()) or "nothing was changed"
 
 

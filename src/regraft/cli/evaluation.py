@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import typer
 
+from ..errors import DataError
+from . import options
 from .guard import guarded, tell
-from .options import AsJson, DataArgument, Files, Kind, SavedArgument, SkipBad, Target
-from .shared import checked_kind, library, opened, print_json, read_data
+from .shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "judged", "task_data"]
 
 _FIGURES = {
     "accuracy": "accuracy",
@@ -27,46 +30,126 @@ _FIGURES = {
 }
 
 
+_NAMELESS = "main"
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command `evaluate` to `app`."""
     app.command("evaluate")(guarded(_evaluate))
 
 
-def _evaluate(
-    folder: SavedArgument,
-    data: DataArgument,
+def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
+    folder: options.SavedArgument,
+    data: options.DataArgument,
     *,
-    target: Target = None,
-    files: Files = None,
-    kind: Kind = None,
-    skip_bad: SkipBad = False,
-    as_json: AsJson = False,
+    target: options.Target = None,
+    columns: options.Columns = None,
+    files: options.Files = None,
+    kind: options.Kind = None,
+    head: options.HeadLayer = None,
+    channels: options.Channels = None,
+    skip_bad: options.SkipBad = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself."""
-    net = opened(str(folder))
-    labelled = read_data(data, target=target, files=files, kind=kind, skip_bad=skip_bad, classes=_names_of(net))
+    """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself; of several tasks, each one."""
+    wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
+    net = opened(str(folder), head=head, channels=channels)
+    heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
+    reading = {"target": wanted, "files": files, "kind": kind, "skip_bad": skip_bad, "columns": columns_for(net, asked)}
+    labelled = read_data(data, classes=_names_of(heads), **reading)
     checked_kind(net, labelled)
     usable = library("data").checked(labelled, skip_bad)
     for note in usable.notes:
         tell(f"Note: {note}")
-    head = net.head
-    names = usable.classes or head.classes
-    figures = library("tasks").judge(net.raw_scores(usable), usable.targets, names, kind=head.kind)
+    figures = {task or head.task: judged(net, task_data(usable, head, task=task), head=head) for task, head in heads.items()}
     if as_json:
-        print_json(figures)
+        print_json({"tasks": figures} if len(figures) > 1 else next(iter(figures.values())))
         return
-    _print_figures(figures)
+    for task, found in figures.items():
+        _print_figures(found, f"{task}: " if len(figures) > 1 else "")
 
 
-def _names_of(net: Any) -> tuple[str, ...] | None:
-    return net.classes if net.head.kind != "regression" else None
+def _heads_of(net: Any, tasks: list[str]) -> dict[str, Any]:
+    """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it."""
+    unasked = [task for task in net.heads if task not in tasks]
+    unknown = tasks[0] not in net.heads and not get_close_matches(tasks[0], unasked)
+    nameless = unknown and net.head.task == _NAMELESS and _NAMELESS in unasked
+    return {task: net.head if nameless and task == tasks[0] else net.head_of(task) for task in tasks}
 
 
-def _print_figures(figures: Mapping[str, Any]) -> None:
+def _names_of(heads: Mapping[Any, Any]) -> Any:
+    """Return the class names by task, as `regraft.read` takes them; None where no head has any."""
+    named = {task: head.classes for task, head in heads.items() if head.kind != "regression" and head.classes}
+    return named.get(None, named or None)
+
+
+def task_data(data: Any, head: Any, *, task: str | None = None) -> Any:
+    """Return the items whose target of a task is known, with their targets as a head gives its scores.
+
+    Args:
+        data: as read.
+        head: of the network.
+        task: of the data; None for the first.
+
+    Returns:
+        A data set with that task alone, its classes in the head's order.
+
+    Raises:
+        DataError: if the targets are of another kind than the head, or of none of its classes.
+    """
+    import numpy as np
+
+    own = data.of_task(data.name if task is None else task)
+    known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
+    known = _of_kind(known, head)
+    return known.with_classes(head.classes) if head.classes and head.kind != "regression" else known
+
+
+def _of_kind(data: Any, head: Any) -> Any:
+    """Return the data with targets of the head's kind: whole numbers and rows with one 1 are read as classes before it is known."""
+    import numpy as np
+
+    if data.task == head.kind:
+        return data
+    if data.task == "classification" and head.kind == "multi-label":
+        table = np.eye(len(data.classes), dtype=np.float32)[data.targets]
+        return dataclasses.replace(data, targets=table, task="multi-label")
+    if data.task == "classification" and head.kind == "regression":
+        try:
+            values = np.array([float(name) for name in data.classes], np.float32)[data.targets]
+        except ValueError:
+            pass
+        else:
+            return dataclasses.replace(data, targets=values, classes=(), task="regression")
+    shown = ", ".join(map(repr, data.classes[:3])) or "numbers"
+    raise DataError(
+        f"The network's task {head.task!r} is of the kind {head.kind!r}; the labels of the data ({shown}) are of the kind {data.task!r}. "
+        "Choose another column with --target."
+    )
+
+
+def judged(net: Any, data: Any, *, head: Any) -> dict[str, Any]:
+    """Return the figures of one task of a network.
+
+    Args:
+        net: the network.
+        data: items with known targets of that task.
+        head: of that task; labels of a multi-label head count from its thresholds on.
+
+    Returns:
+        As `regraft.tasks.judge` gives them.
+    """
+    limits = head.thresholds if head.kind == "multi-label" else None
+    scores = net.raw_scores(data, task=head.task)
+    figures: dict[str, Any] = library("tasks").judge(scores, data.targets, data.classes or head.classes, kind=head.kind, thresholds=limits)
+    return figures
+
+
+def _print_figures(figures: Mapping[str, Any], task: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{figures['items']:,} items", title_justify="left")
+    table = Table(title=f"{task}{figures['items']:,} items", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")

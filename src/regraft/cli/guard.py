@@ -23,8 +23,14 @@ __all__ = ["Commands", "guarded", "tell"]
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
 
-_OPTIONS = {"skip_bad=True": "--skip-bad", "resume=False": "--no-resume"}
-_KEYWORD = re.compile(r"\b(cache|files|group|kind|out|target|test|weights)=(?=[\s.,;]|$)")
+_OPTIONS = {
+    "skip_bad=True": "--skip-bad",
+    "resume=False": "--no-resume",
+    "statistics=True": "--statistics own",
+    "classes= when the network is loaded": "--source-classes",
+}
+_KEYWORDS = "cache|channels|columns|files|group|head|kind|old_data|out|rename|start|statistics|target|test|weights"
+_KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -86,7 +92,7 @@ def _as_options(message: str) -> str:
     """Name the options of the command line where the library names its keywords."""
     for keyword, option in _OPTIONS.items():
         message = message.replace(keyword, option)
-    return _KEYWORD.sub(r"--\1", message)
+    return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import typer
 
 from .guard import guarded
-from .options import AsJson, NetworkArgument, Preview, SourceClasses, Weights
+from .options import AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Weights
 from .shared import class_names, library, opened, print_json
 
 __all__ = ["add_to"]
@@ -18,26 +19,42 @@ def add_to(app: typer.Typer) -> None:
     app.command("inspect")(guarded(_inspect))
 
 
-def _inspect(
+def _inspect(  # over the limit: the options of the command
     network: NetworkArgument,
     *,
     classes: Preview = None,
     weights: Weights = None,
     source_classes: SourceClasses = None,
+    head: HeadLayer = None,
+    channels: Channels = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show blocks, head, classes and preprocessing of a network, and the account of a weights file."""
+    """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    net = opened(network, weights, source_classes=source_classes)
+    net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
     preview = _preview(net, wanted) if wanted else None
     if as_json:
         print_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))
         return
-    print(net.summary())
+    print("\n".join([net.summary(), *_group_lines(net)]))
     if net.account.entries or net.account.notes:
         print(f"\nAccount of the weights\n{net.account}")
     if preview is not None:
         print(f"\nWith the classes of {classes} (nothing was changed)\n{preview}")
+
+
+def _groups_of(net: Any, head: Any) -> dict[str, list[str]]:
+    """Return the old classes of each class of a derived head; empty for a head with rows of its own."""
+    old = net.classes or tuple(str(row) for row in range(len(net.head.weight)))
+    groups = head.groups or ()
+    return {name: [old[row] for row in rows] for name, rows in zip(head.classes, groups, strict=True)} if groups else {}
+
+
+def _group_lines(net: Any) -> Iterator[str]:
+    for head in net.heads.values():
+        for name, members in _groups_of(net, head).items():
+            shown = ", ".join(members[:6]) + (f", … ({len(members) - 6} more)" if len(members) > 6 else "")
+            yield f"      {head.task}: {name} = {shown}"
 
 
 def _preview(net: Any, classes: list[str]) -> Any:
@@ -52,11 +69,14 @@ def _facts(net: Any) -> dict[str, Any]:
         "family": net.family,
         "parameters": sum(block.parameters for block in net.blocks),
         "blocks": [{"name": block.name, "parameters": block.parameters, "frozen": block.frozen} for block in net.blocks],
-        "heads": [
-            {"task": head.task, "kind": head.kind, "activation": head.activation, "layer": head.layer}
-            | {"rows": len(head.weight), "features": head.features, "classes": None if head.classes is None else list(head.classes)}
-            for head in net.heads.values()
-        ],
+        "heads": [_head_facts(net, head) for head in net.heads.values()],
         "preprocessing": net.preprocessing.to_dict(),
         "account": net.account.to_dict(),
     }
+
+
+def _head_facts(net: Any, head: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {name: getattr(head, name) for name in ("task", "kind", "activation", "layer", "features")}
+    plain |= {"rows": len(head.weight), "classes": None if head.classes is None else list(head.classes)}
+    plain |= {} if head.thresholds is None else {"thresholds": list(head.thresholds)}
+    return plain | ({} if head.groups is None else {"groups": _groups_of(net, head)})

@@ -32,25 +32,44 @@ Weights = Annotated[
 ]
 _SOURCE_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none."
 SourceClasses = Annotated[Path | None, Option("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
+_OLD_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none; new ones are those of DATA."
+OldClasses = Annotated[Path | None, Option("--source-classes", "--classes", metavar="FILE", help=_OLD_CLASSES)]
+_HEAD = "The layer that is the head of NETWORK, where there are several candidates."
+HeadLayer = Annotated[str | None, Option("--head", metavar="LAYER", help=_HEAD)]
+_CHANNELS = "Channels of the pictures or signals that NETWORK shall take: its first layer is summed or repeated."
+Channels = Annotated[int | None, Option("--channels", metavar="N", help=_CHANNELS)]
+_JOIN = "Columns of DATA that the head shall also read, with commas between; their weights start at zero."
+Join = Annotated[str | None, Option("--join", metavar="A,B", help=_JOIN)]
 Classes = Annotated[Path | None, Option("--classes", metavar="FILE", help="Class names of the new head in row order, one a line.")]
 _PREVIEW = "New class names, one a line: shows which rows would be kept; nothing is changed."
 Preview = Annotated[Path | None, Option("--classes", metavar="FILE", help=_PREVIEW)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-_TARGET = "Column of the label; repeat it where an item may have several (multi-label)."
+_TARGET = "Column of the label; repeat it where an item may have several (multi-label). TASK=COL for each of several tasks."
 Target = Annotated[list[str] | None, Option("--target", metavar="COL", help=_TARGET, show_default=False)]
 Group = Annotated[str | None, Option("--group", metavar="COL", help="Column (speaker, patient, …) never on both sides of a split.")]
+_COLUMNS = "Columns of numbers beside the items, with commas between; without it, those that the network reads."
+Columns = Annotated[str | None, Option("--columns", metavar="A,B", help=_COLUMNS)]
 Condition = Annotated[str | None, Option("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
 Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
 Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
 Test = Annotated[str | None, Option("--test", metavar="DATA", help="Further data that only judge.")]
+OldData = Annotated[
+    str | None, Option("--old-data", metavar="DATA", help="Some items of the old classes: new rows are fitted to old and new items.")
+]
+_STATISTICS = "Solve the rows of all classes anew from the class statistics of the old ones: those in DIR, or the network's own."
+Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", help=_STATISTICS)]
 Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 Strategy = Annotated[str, Option("--strategy", metavar="S", help="auto, head, partial (with --frozen), full or scratch.")]
 _FROZEN = "For partial: so many blocks, or up to this block, layer or module, that one included."
 Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
+_START = "How rows of new classes start: zeros, random, mean, imprint or probe."
+Start = Annotated[str | None, Option("--start", metavar="S", help=_START)]
+_RENAME = "An old class by its new name, so that its row is kept; repeatable."
+Rename = Annotated[list[str] | None, Option("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
 Views = Annotated[int, Option("--views", metavar="N", help="Fixed versions of each item to learn from, the plain one included.")]
 Seed = Annotated[int, Option("--seed", metavar="N", help="Decides split, order and dropout.")]
 Epochs = Annotated[int | None, Option("--epochs", metavar="N", help="At most so many passes; it stops earlier by itself.")]

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, SettingError
 
-__all__ = ["checked_kind", "class_names", "library", "opened", "print_json", "read_data", "size_of"]
+__all__ = [
+    "Target",
+    "checked_kind",
+    "class_names",
+    "columns_for",
+    "library",
+    "listed_names",
+    "named_pairs",
+    "opened",
+    "own_columns",
+    "print_json",
+    "read_data",
+    "size_of",
+    "wanted_target",
+]
+
+Target = str | list[str] | dict[str, str | list[str]] | None
+"""Of one task a column, or several (multi-label); of several tasks a mapping from the name of each to one of these."""
 
 
 def library(room: str = "") -> Any:
@@ -53,35 +70,150 @@ def class_names(path: Path | None) -> list[str] | None:
     return names
 
 
-def opened(source: str, weights: Path | None = None, *, source_classes: Path | None = None) -> Any:
+def opened(  # over the limit: what `regraft.load` takes from the command line
+    source: str,
+    weights: Path | None = None,
+    *,
+    source_classes: Path | None = None,
+    head: str | None = None,
+    channels: int | None = None,
+) -> Any:
     """Open a network.
 
     Args:
         source: as `regraft.load` takes it.
         weights: a weights-only file put into it.
         source_classes: file with the class names of its rows.
+        head: the layer that is its head, where there are several candidates.
+        channels: of the pictures or signals that it shall take.
 
     Returns:
         The network.
     """
-    return library().load(source, weights=weights, classes=class_names(source_classes))
+    names = class_names(source_classes)
+    return library().load(source, weights=weights, classes=names, head=head, channels=channels)
 
 
-def read_data(source: str, *, target: list[str] | None = None, **options: Any) -> Any:
+def wanted_target(given: Sequence[str] | None) -> Target:
+    """Return what the words behind --target mean.
+
+    Args:
+        given: names of columns, or TASK=COLUMN for each; a task named twice has several columns (multi-label).
+
+    Returns:
+        As `regraft.read` takes it; None where nothing was given.
+
+    Raises:
+        SettingError: if only some of them name a task, or a task or column is empty.
+    """
+    if not given:
+        return None
+    if not any("=" in word for word in given):
+        return given[0] if len(given) == 1 else list(given)
+    plain = [word for word in given if "=" not in word]
+    if plain:
+        raise SettingError(
+            f"--target {plain[0]!r}: others name a task, such as {next(word for word in given if '=' in word)!r}; give TASK=COL."
+        )
+    columns: dict[str, list[str]] = {}
+    for task, column in (_pair(word, option="--target", form="TASK=COL") for word in given):
+        columns.setdefault(task, []).append(column)
+    return {task: names[0] if len(names) == 1 else names for task, names in columns.items()}
+
+
+def named_pairs(given: Sequence[str] | None, *, option: str, form: str) -> dict[str, str]:
+    """Return words such as OLD=NEW as a mapping.
+
+    Args:
+        given: the words behind an option.
+        option: its name, for messages.
+        form: what a word should look like, for messages.
+
+    Returns:
+        What stands before the first "=" -> what stands behind it.
+
+    Raises:
+        SettingError: if a word is not of that form, or one stands twice before the "=".
+    """
+    found: dict[str, str] = {}
+    for before, after in (_pair(word, option=option, form=form) for word in given or ()):
+        if before in found:
+            raise SettingError(f"{option}: {before!r} was given twice, as {found[before]!r} and {after!r}; expected it once.")
+        found[before] = after
+    return found
+
+
+def _pair(word: str, *, option: str, form: str) -> tuple[str, str]:
+    before, _, after = word.partition("=")
+    if not before.strip() or not after.strip():
+        raise SettingError(f"{option} {word!r}: expected {form}.")
+    return before.strip(), after.strip()
+
+
+def listed_names(text: str | None, *, option: str) -> list[str] | None:
+    """Return names that stand between commas.
+
+    Args:
+        text: such as "price,hour", or None.
+        option: whose text it is, for messages.
+
+    Returns:
+        The names; None for None.
+
+    Raises:
+        SettingError: if a name is empty or stands twice.
+    """
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if "" in names or len(set(names)) < len(names):
+        raise SettingError(f"{option} {text!r}: expected different names with commas between, such as {option} price,hour.")
+    return names
+
+
+def own_columns(network: Any) -> list[str]:
+    """Return the names of the columns that a network reads beside each item; empty where it reads none."""
+    plain = network.preprocessing.to_dict()
+    return list(plain["names"]) if plain["kind"] == "columns" else []
+
+
+def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
+    """Return which columns are to be read beside the items.
+
+    Args:
+        network: with its preprocessing.
+        asked: the names behind --columns; None takes those that the network reads.
+
+    Returns:
+        As `regraft.read` takes them; None where there are none.
+
+    Raises:
+        DataError: if the network reads no columns, or others than those.
+    """
+    own = own_columns(network)
+    if asked is None:
+        return own or None
+    if not own:
+        raise DataError(f"--columns {','.join(asked)}: the network reads no columns beside its items; regraft adapt --join gives it some.")
+    missing = [name for name in own if name not in asked]
+    if missing:
+        raise DataError(
+            f"--columns {','.join(asked)}: the network also reads {', '.join(map(repr, missing))}. Add it, or leave --columns out."
+        )
+    return asked
+
+
+def read_data(source: str, **options: Any) -> Any:
     """Read the data that a command was given.
 
     Args:
         source: a folder, CSV or Parquet file.
-        target: columns; one is handed on as a name, several as a list (multi-label).
         options: as `regraft.read` takes them; those that are None are left out.
 
     Returns:
         The data set.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if target:
-        given["target"] = target[0] if len(target) == 1 else target
-    return library().read(source, **given)
+    return library().read(source, **{name: value for name, value in options.items() if value is not None})
 
 
 def checked_kind(network: Any, data: Any) -> None:
@@ -94,7 +226,7 @@ def checked_kind(network: Any, data: Any) -> None:
     Raises:
         DataError: naming both kinds.
     """
-    kind = network.preprocessing.kind
+    kind = network.preprocessing.item_kind
     if data.kind not in (kind, "array"):
         raise DataError(f"The network takes items of the kind {kind!r}; received data of the kind {data.kind!r}.")
 

@@ -389,9 +389,9 @@ def _by_replay(network: Network, names: Sequence[str], *, sample: Inputs, layers
 
 
 def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
-    """Cut at the head's input, where the head alone is trained."""
+    """Cut at the heads' input, where the heads alone are left; all of them read the same features."""
     after = [layer for layer in network.layers if layer.name not in layers]
-    if len(network.heads) != 1 or [layer.name for layer in after if layer.parameters or is_dropout(layer)] != [network.head.layer]:
+    if not network.heads or {layer.name for layer in after if layer.parameters or is_dropout(layer)} != set(network.head_layers):
         return None
     head = network.modules()[network.head.layer]
 

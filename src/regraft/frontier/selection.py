@@ -35,15 +35,16 @@ def _extended(layers: Sequence[Layer], end: int) -> int:
 
 
 def frozen_up_to_head(network: Network) -> frozenset[str]:
-    """Return all layers that are called before the head.
+    """Return all layers that are called before the first of the heads.
 
     Args:
-        network: with one head.
+        network: with one head or several.
 
     Returns:
         Layer names.
     """
-    position = next(index for index, layer in enumerate(network.layers) if layer.name == network.head.layer)
+    heads = set(network.head_layers)
+    position = next(index for index, layer in enumerate(network.layers) if layer.name in heads)
     return _prefix(network.layers, position)
 
 
@@ -55,7 +56,7 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
         end: number of blocks in [0, blocks - 1], or a name.
 
     Returns:
-        Layer names; the head is never among them.
+        Layer names; no head is ever among them.
 
     Raises:
         SettingError: if the number is out of range, the name is unknown, or nothing would be left to train.
@@ -72,15 +73,16 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
         position = max((index + 1 for index, layer in enumerate(layers) if layer.name in inside), default=0)
     position = _extended(layers, position) if position else 0
     chosen = _prefix(layers, position)
-    if network.heads and network.head.layer in chosen:
-        raise SettingError(
-            f"frozen={end!r} includes the head '{network.head.layer}'; nothing would be left to train. Choose an earlier block."
-        )
+    included = [layer for layer in network.head_layers if layer in chosen]
+    if included:
+        raise SettingError(f"frozen={end!r} includes the head '{included[0]}'; nothing would be left to train. Choose an earlier block.")
     return chosen
 
 
 def _position_of(network: Network, name: str) -> int:
     inside = [index for index, layer in enumerate(network.layers) if below(layer.name, name)] if name else []
+    if name and not inside:  # a branch puts the network into a wrapper: its layers are still known by their old names
+        inside = [index for index, layer in enumerate(network.layers) if below(layer.name, f"network.{name}")]
     if not inside:
         inside = [
             index

@@ -13,7 +13,7 @@ from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, normal_name
 from ..tasks import KINDS
-from .starting import Start, as_data, empty_head, started
+from .starting import Start, as_data, empty_head, ready_for, started
 
 __all__ = ["branch"]
 
@@ -67,7 +67,8 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
     names = checked_classes(rows if rows is not None else classes or ())
     branched = _derived(net, task, groups=rows) if rows is not None and start is None else None
     if branched is None:
-        asked = Start(start or "zeros", _grouped_data(data, groups or {}, net=net), seed)
+        net, items = ready_for(net, data)
+        asked = Start(start or "zeros", _grouped_data(items, groups or {}, net=net), seed)
         branched = _with_rows(net, empty_head(task, names, kind=kind, features=net.head.features), rows=rows, start=asked)
     how = "derived from the old probabilities" if branched.heads[task].groups else f"rows start as {start or 'zeros'}"
     noted = Account({} if branched.heads[task].groups else {"new": list(names)}, notes=(f"task {task!r}: {how}",))

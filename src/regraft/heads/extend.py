@@ -17,7 +17,7 @@ from ..networks.folders import read_statistics
 from ..networks.names import checked_classes, normal_name
 from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..tasks import harmonic_mean
-from .starting import STARTS, Start, as_data, started
+from .starting import STARTS, Start, as_data, ready_for, started
 from .starts import balanced_rows, lowest_biases, probed_rows, separated_rows
 
 __all__ = ["extend", "extension_figures"]
@@ -64,7 +64,8 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     """
     names, old = _checked(net, classes), net.head
     _check_settings(start, data=data, old_data=old_data, statistics=statistics)
-    items = None if data is None else as_data(data).with_classes(names)
+    net, items = ready_for(net, data)
+    items = None if items is None else items.with_classes(names)
     head = _appended(old, names)
     known = _statistics(net, statistics)
     added = None

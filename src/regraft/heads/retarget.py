@@ -12,7 +12,7 @@ from ..errors import NetworkError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, normal_name
-from .starting import Start, empty_head, started
+from .starting import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
 __all__ = ["retarget", "retargeted_rows"]
@@ -52,14 +52,14 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         SettingError: if `start` is unknown, or needs data that are not given.
         DataError: if the data lack a new class, or have a label that is not among `classes`.
     """
-    asked = Start(start, data, seed)
-    names = checked_classes(classes)
+    asked, names = Start(start, data, seed), checked_classes(classes)
+    net, items = ready_for(net, data)
     old = net.head_of(task) if net.heads else _no_head(net)
     if old.groups is not None:
         raise NetworkError(f"The task {old.task!r} is derived from the classes of {net.head.task!r}; retarget that one, or branch anew.")
     head, account = retargeted_rows(old, names, rename=rename)
     new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
-    head = started(net, head, new=new, old=(old.weight, old.bias), start=asked)
+    head = started(net, head, new=new, old=(old.weight, old.bias), start=replace(asked, data=items))
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
     if net.heads and old.task == net.head.task:

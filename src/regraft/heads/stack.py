@@ -12,7 +12,7 @@ from ..errors import SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.names import checked_classes
-from .starting import Start, empty_head, started
+from .starting import Start, empty_head, ready_for, started
 
 __all__ = ["stack"]
 
@@ -46,11 +46,12 @@ def stack(
     if activation not in ACTIVATIONS:
         raise SettingError(f"activation={activation!r} is not known{near_names(str(activation), ACTIVATIONS)}")
     asked, names = Start(start, data, seed), checked_classes(classes)
+    net, items = ready_for(net, data)
     old = net.head
     head = empty_head(old.task, names, kind="classification", features=len(old.weight))
     stacked = net.with_stack(head, activation)
     none = (head.weight[:0], head.bias[:0])
-    filled = started(stacked, stacked.head, new=np.arange(len(names)), old=none, start=asked)
+    filled = started(stacked, stacked.head, new=np.arange(len(names)), old=none, start=replace(asked, data=items))
     stacked = stacked.with_head(replace(filled, classes=names)) if start != "zeros" else stacked
     stacked.statistics = None  # of other features
     below = f"the {len(old.weight)} old scores ({activation}) are the features of the new head; the old head is part of the backbone"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Dataset, read
+from ..data import Dataset, preprocessing_from_dict, read
 from ..errors import DataError, SettingError, near_names
 from ..networks.contract import Head, Network
 from .starts import Rows, imprinted_rows, mean_rows, probed_rows
 
-__all__ = ["STARTS", "Start", "as_data", "empty_head", "started"]
+__all__ = ["STARTS", "Start", "as_data", "empty_head", "ready_for", "started"]
 
 STARTS = ("zeros", "random", "mean", "imprint", "probe")
 
@@ -42,6 +42,29 @@ class Start:
 def as_data(given: Any) -> Dataset:
     """Return what was given, a data set or whatever `read` reads, as a data set."""
     return given if isinstance(given, Dataset) else read(given)
+
+
+def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
+    """Return the network with its preprocessing fixed by the data, and the data read; both as they are where there is nothing to fix.
+
+    A preprocessing that was only inferred learns the value range of pictures from the data. Everything that one operation computes must
+    see the same range, and so must what the new network predicts later.
+
+    Args:
+        net: the network; it is not changed.
+        data: what was given, or None.
+
+    Returns:
+        The network, and None or a data set.
+    """
+    if data is None:
+        return net, None
+    items, own = as_data(data), preprocessing_from_dict(net.preprocessing.to_dict())
+    if own.fitted:
+        return net, items
+    twin = net.copy()
+    twin.preprocessing = own.fit(items)
+    return twin, items
 
 
 def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -> Head:

@@ -11,7 +11,7 @@ __all__ = ["Account"]
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped")
 _MEANING = {
     "matched": "weights taken from the file",
-    "reshaped": "other size: not taken",
+    "reshaped": "of another size",
     "missing": "not in the file: left as they were",
     "unexpected": "in the file, no place for them",
     "kept": "rows carried over by name",

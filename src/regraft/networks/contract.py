@@ -22,8 +22,9 @@ from .account import Account
 from .folders import write_network
 from .names import checked_classes, index_of
 from .predictions import Predictions, concatenated, grouped_scores, predictions, together
+from .taps import Tap, TapSlice
 
-__all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores"]
+__all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores", "Tap", "TapSlice"]
 
 Inputs = Tensor | dict[str, Tensor]
 """One batch as the network takes it: a tensor, or named tensors (text)."""
@@ -384,6 +385,25 @@ class Network(abc.ABC):
         Raises:
             NetworkError: if there is no such block, or the network cannot be cut there.
         """
+
+    @abc.abstractmethod
+    def tapped(self, points: Sequence[Tap]) -> Self:
+        """Return a copy without a head whose output is one vector (N, D): the pooled outputs of several blocks side by side.
+
+        What gives no real numbers for each item (token ids) is left out; `tap_slices` tells what is there. What runs only after the
+        last of the blocks is left out as well.
+
+        Args:
+            points: blocks, or "input", with their pools; each block once.
+
+        Raises:
+            NetworkError: if a block or pool is unknown, nothing can be read, or the network cannot be changed so.
+        """
+
+    @property
+    @abc.abstractmethod
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        """Which features come from which tap, in order; empty where the features are not those of taps."""
 
     @abc.abstractmethod
     def with_channels(self, count: int) -> Self:

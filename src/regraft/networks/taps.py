@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import NetworkError, near_names
 
-__all__ = ["GRID", "INPUT", "POOLS", "STD_FLOOR", "VECTOR", "Tap", "TapSlice", "checked_points", "nothing_left", "pools_at", "slices_of"]
+__all__ = ["GRID", "INPUT", "POOLS", "STD_FLOOR", "VECTOR", "Tap", "TapSlice", "checked_points", "nothing_left", "pools_at", "refuse_read_input", "slices_of"]
 
 INPUT = "input"
 POOLS = ("mean", "std", "rows", "columns", "token")
@@ -81,6 +81,16 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
         f"Nothing of the taps can be read: {asked}. Expected real numbers for each item: token ids are not read, maps have no token, "
         "sequences no rows or columns. Add a block whose output is a feature map, a sequence or a vector."
     )
+
+
+def refuse_read_input(slices: Sequence[TapSlice], change: str) -> None:
+    """Raise if a network's own input is among its features, whose number a `change` of the input would change.
+
+    Raises:
+        NetworkError: saying in which order to do it.
+    """
+    if any(part.block == INPUT for part in slices):
+        raise NetworkError(f"Received {change} for a network whose input is tapped; change the untapped network, then tap it.")
 
 
 def slices_of(parts: Sequence[tuple[str, str, int]]) -> tuple[TapSlice, ...]:

@@ -21,24 +21,20 @@ from .account import Account
 from .contract import Head, Inputs, Layer, Network, Scores
 from .samples import first_working_sample, sample_of, to_inputs
 from .structure import blocks_of, prefixes, torch_layers, torch_units
+from .taps import Tap, TapSlice, checked_points, refuse_read_input
 from .torch_parts import surgery
 from .torch_parts.channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, export_raw_scores
 from .torch_parts.heads import FoundHead, find_head
 from .torch_parts.rows import put_, row_weight, set_submodule_
-from .torch_parts.wrappers import EndedNetwork
+from .torch_parts.wrappers import call_module, tap_slices
 from .tracing import as_tensor, capture, flat_tensors, pooled, trace
 
-__all__ = ["TorchNetwork", "call_module", "open_torch"]
+__all__ = ["TorchNetwork", "open_torch"]
 
 WEIGHTS_FILE = "network.safetensors"
 PROGRAM_FILE = "network.pt2"
-
-
-def call_module(module: Module, inputs: Inputs) -> Any:
-    """Call a module with one batch, inputs that are a tensor or named tensors, and return what it returns."""
-    return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
 def open_torch(  # over the limit: what is known of a module beside it, each optional
@@ -244,7 +240,7 @@ class TorchNetwork(Network):
         code = sorted(
             f"{kind.__module__}.{kind.__qualname__} {kind.forward.__code__.co_code.hex()}" for kind in forwards if isfunction(kind.forward)
         )
-        return "\n".join([*(f"{name}: {modules[name]!r}" for name in sorted(layers)), *code])
+        return "\n".join([*(f"{name}: {modules[name]!r}" for name in sorted(layers)), *code, *map(repr, self.tap_slices)])
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a row layer's weight (C, d) and bias (C,)."""
@@ -353,10 +349,23 @@ class TorchNetwork(Network):
         if found is None:
             raise NetworkError(f"The network has no block {block!r}{near_names(block, [known.name for known in self.blocks])}")
         twin = self._edited("cut", {"block": block})
-        end = surgery.ended(twin.module, found, layers=[layer.name for layer in self.layers], order=self._order())
-        end.stops = not _runs_through(end, self.sample)
-        twin.module = end
+        names = [layer.name for layer in self.layers]
+        twin.module = surgery.ended(twin.module, found, layers=names, order=self._order(), sample=self.sample)
         return twin._reopened({}, {})
+
+    def tapped(self, points: Sequence[Tap]) -> Self:
+        """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D)."""
+        self._whole("tapped")
+        taps, names = checked_points(points, [block.name for block in self.blocks]), [layer.name for layer in self.layers]
+        twin = self._edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
+        twin.module = surgery.tapped(twin.module, taps, blocks=self.blocks, layers=names, order=self._order(), sample=self.sample)
+        twin.statistics = None
+        return twin._reopened({}, {})
+
+    @property
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        """Which features come from which tap."""
+        return tap_slices(self.module)
 
     def _order(self) -> list[str]:
         self.mode_(False)
@@ -372,6 +381,7 @@ class TorchNetwork(Network):
         if isinstance(self.sample, dict) or self.sample.ndim < 3:
             raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {self.input_shape}.")
         modules, old = self.modules(), self.sample.shape[1]
+        refuse_read_input(self.tap_slices, f"channels={count}")
         name = first_convolution(modules, self._order(), channels=old)
         twin = self._edited("channels", {"count": count})
         set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
@@ -452,21 +462,6 @@ def _last(layer: Module) -> bool:
     return not isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
 
 
-def _runs_through(end: EndedNetwork, sample: Inputs) -> bool:
-    """Tell whether what was left behind the end of a network runs as well."""
-    before = end.training
-    end.eval()
-    end.stops = False
-    try:
-        with torch.no_grad():
-            call_module(end, sample)
-    except Exception:  # the rest of any Python forward may fail in any way without its modules
-        return False
-    finally:
-        end.train(before)
-    return True
-
-
 def _size(head: Head) -> dict[str, Any]:
     """Return what making a head of the same size again needs, as plain data."""
     return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
@@ -485,6 +480,7 @@ _EDITS: dict[str, Callable[[TorchNetwork, Mapping[str, Any]], TorchNetwork]] = {
     "cut": lambda network, edit: network.ended(edit["block"]),
     "channels": lambda network, edit: network.with_channels(edit["count"]),
     "columns": lambda network, edit: network.with_columns(edit["count"]),
+    "taps": lambda network, edit: network.tapped([Tap(block, tuple(pools)) for block, pools in edit["points"]]),
 }
 
 

@@ -7,19 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
-from ..heads import retarget
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
-from .job import Clock, Job, parts_of
-from .judging import Judged, baselines, compared_with, judged_parts, worst_items
+from .finishing import fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
+from .job import Clock, Job, Parts, parts_of
+from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import Plan
-from .preparing import output_names, preprocessing_for
+from .preparing import preprocessing_for
 from .result import Result
 from .strategies import run_strategy
+from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
 
 __all__ = ["carry_out"]
 
@@ -50,26 +49,42 @@ def carry_out(
     with clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
         items = Prepared(data, preprocessing_for(net, data), view_seed=plan.seed)
-        job = Job(_changed_head(net, items), items, parts_of(data, plan), plan, folder, resume, clock)
-        if test is not None:
-            job.test = Prepared(test.with_classes(plan.classes) if test.classes else test, items.preprocessing)
-        job.network.module.to(job.device)
-        job.begin_()
+        test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
+        job = _job(net, items, plan=plan, parts=parts_of(data, plan), out=folder, resume=resume, test=test_items)
+        job.clock = clock
     carried = run_strategy(job)
+    fit_thresholds_(job, carried)
     parts = judged_parts(job, carried)
-    scores, adapted = {name: part.figures for name, part in parts.items()}, list(parts.values())[-1]
-    others = baselines(job, carried, adapted=adapted)
+    adapted = list(parts.values())[-1][data.name]
+    scores, others = scores_of(job, carried, parts=parts), baselines(job, carried, adapted=adapted)
+    keep_statistics_(job, carried)
+    note_idle_heads_(job, carried)
     if plan.settings.baselines and plan.strategy != "scratch":
         others["scratch"] = compared_with(_from_scratch(net, job), adapted)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
     job.network.refresh_heads_()
+    history = merged_history(net.history, carried.history)
+    job.network.history = tuple(history)
     plan = plan.with_reasons(*job.notes)
-    result = Result(job.network, plan, carried.history, scores, others, clock.cost(job.counter), _facts(job, adapted))
+    result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), _facts(job, adapted))
     if folder is not None:
         result.save(folder)
         shutil.rmtree(folder / "run", ignore_errors=True)
     return result
+
+
+def _job(  # over the limit: what a run is made of
+    net: Network, items: Prepared, *, plan: Plan, parts: Parts, out: Path | None, resume: bool, test: Prepared | None
+) -> Job:
+    """Return the work on a copy of the network that has a head for each task, once it is known that all fits together."""
+    check_tasks(items.data, plan, valid=parts.valid)
+    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    tasks = matched_tasks(net, items.data)
+    job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test)
+    network.module.to(job.device)
+    job.begin_()
+    return job
 
 
 def _claimed(out: str | Path | None, resume: bool) -> Path | None:
@@ -93,26 +108,13 @@ def _claimed(out: str | Path | None, resume: bool) -> Path | None:
     return folder
 
 
-def _changed_head(net: Network, items: Prepared) -> Network:
-    """Return a copy of the network with the data's classes as its head and the fitted preprocessing."""
-    data = items.data
-    changed = retarget(net, output_names(data), kind=data.task)
-    if data.task == "regression" and not changed.account.entries.get("kept"):
-        head = changed.head  # the outputs start at the targets' means: a rate for the weights would take long to get there
-        means = np.asarray(data.targets, np.float32).reshape(len(data), -1).mean(0)
-        changed = changed.with_head(replace(head, bias=means))
-    changed.preprocessing = items.preprocessing
-    return changed
-
-
 def _from_scratch(net: Network, job: Job) -> Judged:
-    """Train the same architecture from scratch on the same items."""
+    """Train the same architecture from scratch on the same items, and judge its first task."""
     plan = replace(job.plan, strategy="scratch", frozen=None, settings=replace(job.settings, learning_rate=None, unfreeze_every=None))
-    other = Job(_changed_head(net, job.items), job.items, job.parts, plan, job.out, job.resume)
-    other.network.module.to(other.device)
-    other.test = job.test
-    other.begin_()
-    return list(judged_parts(other, run_strategy(other)).values())[-1]
+    other = _job(net, job.items, plan=plan, parts=job.parts, out=job.out, resume=job.resume, test=job.test)
+    carried = run_strategy(other)
+    fit_thresholds_(other, carried)
+    return list(judged_parts(other, carried).values())[-1][job.items.data.name]
 
 
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
     blocks = network.blocks
     tried = {"head", "partial", "full"} if job.plan.strategy == "auto" else {job.plan.strategy}
     tried |= {"scratch"} if job.settings.baselines else set()
+    several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
     split = {"fit": len(parts.fit), "select": len(parts.select), "valid": len(parts.valid)}
     return {
@@ -130,7 +133,8 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
             "blocks": len(blocks),
             "head": network.head.layer,
         },
-        "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)},
+        "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
+        | ({"tasks": several} if data.further else {}),
         "preprocessing": job.items.preprocessing.describe(),
         "worst": worst_items(adapted),
         "not_tried": sorted({"head", "partial", "full", "scratch"} - tried),

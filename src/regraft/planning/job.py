@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +22,13 @@ from ..frontier import Counter, Cut, FrozenPass, Refusal, cacheable_layers, defa
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Network
 from ..networks.tracing import capture, pooled
-from ..probes import RidgeProbe, fit_ridge
-from ..tasks import class_weights, loss_for
-from ..training import CachedFeed, Checkpoint, Feed, HeadFeed, Objective, Settings, Training, WholeFeed, raw_scores, train
+from ..probes import RidgeProbe
+from ..tasks import class_weights, fit_thresholds, loss_for
+from ..training import CachedFeed, Checkpoint, Feed, HeadFeed, Objective, Settings, TaskObjective, Training, WholeFeed, train
 from .plan import Plan
 
-__all__ = ["Clock", "Job", "Parts", "parts_of"]
+__all__ = ["Clock", "Job", "Parts", "Solved", "parts_of"]
 
-LARGEST_SOLVED = 5000
-"""Items or features, whichever are fewer, up to which the closed-form probe takes seconds."""
-MOST_SOLVED = 20_000
-"""Items that the closed-form probe is fitted to at most: more would cost memory and change little."""
 IN_MEMORY = 2**28
 """Bytes of features above which they are kept in a temporary file."""
 
@@ -108,6 +104,18 @@ def parts_of(data: Dataset, plan: Plan) -> Parts:
     return Parts(rest[fit], rest[select], valid)
 
 
+@dataclass(frozen=True)
+class Solved:
+    """The closed-form head of one task on the source network's features, and the (n,) items that it was solved on."""
+
+    probe: RidgeProbe
+    rows: np.ndarray
+
+    def thresholds(self, targets: np.ndarray) -> np.ndarray:
+        """Return (C,) thresholds of labels, fitted to the leave-one-out scores; `targets` (N, C) are those of all items."""
+        return fit_thresholds(self.probe.loo_scores, targets[self.rows])
+
+
 @dataclass
 class Job:
     """All that the strategies work with.
@@ -122,7 +130,9 @@ class Job:
         clock: seconds so far.
         counter: items that went through the frozen part.
         notes: sentences for the report.
-        probe: the closed-form head on the source network's features, once it is solved.
+        tasks: task of the data -> task of the network.
+        new_rows: task of the network -> rows of its new classes.
+        solved: task of the data -> its closed-form head, once that is solved.
         test: further items that judge, or None: then the valid part does.
         judging_features: (n, d) the source network's features of the judging items, where they were computed.
     """
@@ -136,7 +146,9 @@ class Job:
     clock: Clock = field(default_factory=Clock)
     counter: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    probe: RidgeProbe | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    new_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    solved: dict[str, Solved] = field(default_factory=dict)
     test: Prepared | None = None
     judging_features: Tensor | None = None
 
@@ -159,9 +171,24 @@ class Job:
             raise SettingError(f"device={name!r} cannot be used here: {str(error).splitlines()[0]} Leave it out, or give 'cpu'.") from error
         return torch.device(name)
 
-    def all_but_head(self) -> frozenset[str]:
-        """Return every layer but the head."""
-        return frozenset(layer.name for layer in self.network.layers if layer.name != self.network.head.layer)
+    def data_of(self, name: str) -> Dataset:
+        """Return the items with the targets of the data's task `name` alone."""
+        return self.items.data.of_task(name)
+
+    def known(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Return those of the `indices` whose target of the data's task `name` is known."""
+        return np.asarray(indices[self.items.data.targets_of(name).known[indices]])
+
+    @property
+    def idle_layers(self) -> frozenset[str]:
+        """The layers of the heads that the data have no targets for: they stay frozen."""
+        trained = {self.network.heads[task].layer for task in self.tasks.values()}
+        return frozenset(self.network.head_layers) - trained
+
+    def all_but_heads(self) -> frozenset[str]:
+        """Return every layer but those of the heads that are trained."""
+        trained = set(self.network.head_layers) - self.idle_layers
+        return frozenset(layer.name for layer in self.network.layers if layer.name not in trained)
 
     def feed(self, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
         """Return where batches come from when these layers are frozen: the activation cache if there is a cut.
@@ -175,8 +202,8 @@ class Job:
         """
         learned, items = items is None, items or self.items
         views = self.plan.views if learned else 1
-        self.network.freeze_(frozen)
-        layers = cacheable_layers(self.network, frozen)
+        self.network.freeze_(frozen | self.idle_layers)
+        layers = cacheable_layers(self.network, frozen - set(self.network.head_layers))
         whole = WholeFeed(self.network, items, views, self.device, self.counter if layers else None)
         if not layers or self.settings.cache is None:
             return whole
@@ -211,24 +238,25 @@ class Job:
         return large
 
     def head_feed(self, feed: Feed) -> HeadFeed:
-        """Return the head's features of all items, computed by one pass of `feed`."""
+        """Return the heads' features of all items, computed by one pass of `feed`."""
         with self.clock.during("frozen"):
-            return HeadFeed(self.network, self.features(feed, len(self.items)), self.device)
+            return HeadFeed(self.network, self.features(feed, np.arange(len(self.items))), self.device)
 
-    def features(self, feed: Feed, count: int) -> Tensor:
-        """Return what the head reads of the `count` items of a feed, (count, d), view 0."""
+    def features(self, feed: Feed, indices: np.ndarray) -> Tensor:
+        """Return what the heads read of the items `indices` of a feed, (n, d), view 0."""
         network = self.network
         network.mode_(False)
         head = network.modules()[network.head.layer]
-        parts = [np.arange(start, min(start + 64, count)) for start in range(0, count, 64)]
-        made: Tensor | None = None
+        parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
+        made, filled = torch.zeros(0, network.head.features), 0
         with torch.inference_mode(), capture(head) as found:
-            for indices, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
+            for _, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
                 feed.scores(payload)
                 rows = pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu()
-                made = _room_for(count, rows.shape[1]) if made is None else made
-                made[int(indices[0]) : int(indices[0]) + len(rows)] = rows
-        return torch.zeros(0, network.head.features) if made is None else made
+                made = made if filled else _room_for(len(indices), rows.shape[1])
+                made[filled : filled + len(rows)] = rows
+                filled += len(rows)
+        return made
 
     def keep_features_(self, features: Tensor, frozen: frozenset[str]) -> None:
         """Keep the source network's features of the judging items for the baselines, before anything is trained.
@@ -240,61 +268,25 @@ class Job:
         if self.test is None:
             self.judging_features = features[self.parts.valid]
         else:
-            self.judging_features = self.features(self.feed(frozen, self.test), len(self.test))
-
-    def solve_head_(self, feed: Feed, features: Tensor) -> None:
-        """Let the head start from the closed-form probe, where that is better than the rows it has.
-
-        The probe is judged by its leave-one-out loss, the present rows (some may have been carried over by name) by their loss;
-        neither has seen the items that it is judged by.
-
-        Args:
-            feed: whose scores the head makes.
-            features: (N, d) what the head reads.
-        """
-        network, fit, data = self.network, self.parts.fit, self.items.data
-        if not self.settings.epochs or len(fit) < 3 or min(len(fit), features.shape[1]) > LARGEST_SOLVED:
-            return
-        objective, head = self.objective(), network.head
-        if len(fit) > MOST_SOLVED:
-            fit = np.sort(np.random.default_rng(self.plan.seed).choice(fit, MOST_SOLVED, replace=False))
-        probe = fit_ridge(features[fit].numpy(), data.targets[fit], kind=data.task, classes=len(data.classes))
-        before = torch.from_numpy(raw_scores(network, feed, task=head.task, indices=fit))
-        after = torch.from_numpy(probe.loo_scores).float()
-        targets = objective.targets[fit]
-        self.probe = probe
-        if objective.loss(after, targets) >= objective.loss(before, targets):
-            return
-        self._start_from_(probe, feed, features=features)
-
-    def _start_from_(self, probe: RidgeProbe, feed: Feed, *, features: Tensor) -> None:
-        """Put the probe's rows into the head, if the network then gives the probe's scores; else leave the head as it was.
-
-        Where a ReLU follows the head (SqueezeNet), a shift of all classes by the same amount keeps it open: a softmax does not see it.
-        """
-        network, layer, few = self.network, self.network.head.layer, self.parts.fit[:64]
-        rows = network.rows(layer)
-        expected = features[few].numpy() @ probe.weight.T + probe.bias
-        scale = float(np.abs(expected).max()) + 1e-6
-        for shift in (0.0, 2 * scale, 8 * scale, 32 * scale) if network.head.kind == "classification" else (0.0,):
-            if not network.set_rows_(layer, probe.weight, bias=probe.bias + shift):
-                return
-            real = raw_scores(network, feed, task=network.head.task, indices=few) - shift
-            if np.allclose(real, expected, rtol=1e-2, atol=1e-2 * scale):
-                return
-        network.set_rows_(layer, rows[0], bias=rows[1])
+            self.judging_features = self.features(self.feed(frozen, self.test), np.arange(len(self.test)))
 
     def objective(self) -> Objective:
-        """Return what is minimised: the loss of the head's task against the targets."""
-        data, head = self.items.data, self.network.head
-        targets = torch.from_numpy(np.array(data.targets))
+        """Return what is minimised: the weighted sum of each task's loss against its targets."""
+        weights = self.settings.task_weights or {}
+        return Objective(tuple(self._part(name, task, weight=float(weights.get(name, 1.0))) for name, task in self.tasks.items()))
+
+    def _part(self, name: str, task: str, *, weight: float) -> TaskObjective:
+        data, settings, several = self.items.data.targets_of(name), self.settings, len(self.tasks) > 1
+        targets = torch.from_numpy(np.array(data.values))
         if data.task == "regression" and targets.ndim == 1:
             targets = targets[:, None]
-        weights = None
-        if self.settings.class_weight is not None and data.task == "classification":
-            weights = class_weights(data.subset(self.parts.fit).class_counts(), self.settings.class_weight)
-        weight = None if weights is None else torch.from_numpy(np.asarray(weights, np.float32)).to(self.device)
-        return Objective(head.task, loss_for(data.task), targets, weight, self.settings.label_smoothing)
+        given = settings.class_weight if isinstance(settings.class_weight, str) or name == self.items.data.name else None
+        shares = None
+        if given is not None and data.task == "classification":
+            shares = class_weights(data.taken(self.parts.fit).counts(), given)
+        by_class = None if shares is None else torch.from_numpy(np.asarray(shares, np.float32)).to(self.device)
+        smoothing = 0.0 if several and data.task == "regression" else settings.label_smoothing
+        return TaskObjective(task, loss_for(data.task), targets, by_class, smoothing, weight)
 
     def train(
         self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
@@ -322,7 +314,7 @@ class Job:
             self.parts.select,
             settings or self.settings,
             self.plan.seed,
-            frozen,
+            frozen | self.idle_layers,
             self.checkpoint(stage),
             stage,
         )
@@ -341,9 +333,11 @@ class Job:
     def begin_(self) -> None:
         """Take the run's digest while the network still has its starting weights."""
         layers = [layer.name for layer in self.network.layers]
-        facts = [self.plan.to_dict(), self.items.identity(self.plan.views), frozen_digest(self.network, layers)]
+        targets = [self.items.data.targets_of(name) for name in self.tasks]
+        learned = hashlib.blake2b(b"".join(np.ascontiguousarray(part.values).tobytes() for part in targets), digest_size=12).hexdigest()
+        facts = [self.plan.to_dict(), self.items.identity(self.plan.views), learned, frozen_digest(self.network, layers)]
         self.run_digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
     def frozen_for_head(self) -> frozenset[str]:
-        """Return all layers before the head."""
+        """Return all layers before the heads."""
         return frozen_up_to_head(self.network)

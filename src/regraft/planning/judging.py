@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,32 +11,51 @@ import torch
 from ..data import Dataset, Prepared
 from ..report import picture_uri, sound_uri
 from ..tasks import judge, paired_difference
-from ..training import Feed, raw_scores
+from ..training import Feed, all_raw_scores
 from .job import Job
 from .preparing import output_names
 from .strategies import Carried
 
-__all__ = ["Judged", "baselines", "compared_with", "judged", "judged_parts", "worst_items"]
+__all__ = ["Judged", "baselines", "compared_with", "judged", "judged_parts", "scores_of", "worst_items"]
 
 WORST = 12
 
 
 class Judged:
-    """Raw scores (n, C) of the judging items, the data with their targets, and the figures."""
+    """How one task was judged.
 
-    def __init__(self, scores: np.ndarray, data: Dataset) -> None:
+    Attributes:
+        scores: (n, C) raw scores of the judging items whose target is known.
+        data: these items, with the targets of this task alone.
+        rows: (n,) which of all judging items they are.
+        thresholds: of labels, or None.
+        figures: what `judge` says.
+    """
+
+    def __init__(self, scores: np.ndarray, data: Dataset, *, rows: np.ndarray, thresholds: Sequence[float] | None = None) -> None:
         self.scores = scores
         self.data = data
-        self.figures = judge(scores, data.targets, output_names(data), kind=data.task)
+        self.rows = rows
+        self.thresholds = thresholds
+        self.figures = judge(scores, data.targets, output_names(data), kind=data.task, thresholds=thresholds)
 
     @property
     def right(self) -> np.ndarray:
         """(n,) whether each item is classified rightly."""
         return np.asarray(self.scores.argmax(1) == self.data.targets)
 
+    def beside(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> Judged:
+        """Return other `scores` (n, C) of the same items, judged at `thresholds` (C,), where they are labels."""
+        limits = None if thresholds is None else thresholds.tolist()
+        return Judged(np.array(scores), self.data, rows=self.rows, thresholds=limits)
 
-def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> Judged:
-    """Judge the job's network on some items.
+
+ByTask = dict[str, Judged]
+"""Task of the data -> how it was judged."""
+
+
+def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> ByTask:
+    """Judge the job's network on some items, each task on those whose target is known.
 
     Args:
         job: with the adapted network.
@@ -45,12 +64,18 @@ def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> Jud
         indices: which of them judge.
 
     Returns:
-        Scores and figures.
+        Task -> scores and figures; a task without a known target is left out.
     """
-    return Judged(raw_scores(job.network, feed, task=job.network.head.task, indices=indices), items.data.subset(indices))
+    scores, found = all_raw_scores(job.network, feed, indices=indices), ByTask()
+    for name, task in job.tasks.items():
+        known = items.data.targets_of(name).known[indices] if name in items.data.tasks else np.zeros(0, bool)
+        if known.any():
+            data, limits = items.data.of_task(name).subset(indices[known]), job.network.heads[task].thresholds
+            found[name] = Judged(scores[task][known], data, rows=np.flatnonzero(known), thresholds=limits)
+    return found
 
 
-def judged_parts(job: Job, carried: Carried) -> dict[str, Judged]:
+def judged_parts(job: Job, carried: Carried) -> dict[str, ByTask]:
     """Judge the job's network on the valid part and, where there is one, on the test set; the last of them is what baselines meet.
 
     Args:
@@ -66,6 +91,30 @@ def judged_parts(job: Job, carried: Carried) -> dict[str, Judged]:
     return found
 
 
+def scores_of(job: Job, carried: Carried, *, parts: Mapping[str, ByTask]) -> dict[str, Any]:
+    """Return the figures of each part as plain data: those of the first task, and with several tasks "tasks" with those of each.
+
+    Args:
+        job: gives the items to learn from.
+        carried: with the source network's features, where they were computed.
+        parts: as of `judged_parts`.
+
+    Returns:
+        Part -> figures. In the last part each further task has its "baselines" among its figures.
+    """
+    first, last = job.items.data.name, list(parts)[-1]
+    if len(job.tasks) == 1:
+        return {part: found[first].figures for part, found in parts.items()}
+    scores: dict[str, Any] = {}
+    for part, found in parts.items():
+        tasks = {name: {"kind": task.data.task, **task.figures} for name, task in found.items()}
+        for name, task in found.items():
+            if name != first and part == last:
+                tasks[name]["baselines"] = baselines(job, carried, adapted=task)
+        scores[part] = {**found[first].figures, "tasks": tasks}
+    return scores
+
+
 def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return what needs no training, judged on the same items: majority class, nearest class mean (or the
     mean target), and the closed-form probe.
@@ -73,36 +122,41 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
     Args:
         job: gives the items to learn from.
         carried: with the source network's features, where they were computed.
-        adapted: the judged network, to compare with.
+        adapted: the judged task, to compare with.
 
     Returns:
         name -> figures, with the paired difference to the adapted network.
     """
-    data, fit = job.items.data, job.parts.fit
-    found = _probe_baseline(job, adapted=adapted)
+    data = job.data_of(adapted.data.name)
+    fit = job.known(data.name, job.parts.fit)
+    found = _probe_baseline(job, data, adapted=adapted)
+    if not len(fit):
+        return found
     if data.task != "classification":
         mean = np.broadcast_to(data.targets[fit].mean(0).reshape(1, -1), adapted.scores.shape)
-        kind = data.task
-        scores = np.log((mean + 1e-6) / (1 - mean + 1e-6)) if kind == "multi-label" else mean
-        return {**found, "mean": judge(scores, adapted.data.targets, output_names(data), kind=kind)}
+        scores = np.log((mean + 1e-6) / (1 - mean + 1e-6)) if data.task == "multi-label" else mean
+        return {**found, "mean": adapted.beside(scores).figures}
     counts = np.bincount(data.targets[fit], minlength=len(data.classes))
-    found["majority"] = _compared(np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape), adapted)
+    majority = np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape)
+    found["majority"] = compared_with(adapted.beside(majority), adapted)
     if carried.features is not None and job.judging_features is not None:
-        found["class_mean"] = _compared(_class_mean_scores(carried.features, job.judging_features, job=job), adapted)
+        means = _class_mean_scores(carried.features, job.judging_features[adapted.rows], data=data, fit=fit)
+        found["class_mean"] = compared_with(adapted.beside(means), adapted)
     return found
 
 
-def _probe_baseline(job: Job, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def _probe_baseline(job: Job, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return the figures of the closed-form probe on the source network's features, where it was solved."""
-    if job.probe is None or job.judging_features is None:
+    solved = job.solved.get(data.name)
+    if solved is None or job.judging_features is None:
         return {}
-    scores = job.judging_features.numpy() @ job.probe.weight.T + job.probe.bias
-    return {"probe": compared_with(Judged(scores, adapted.data), adapted)}
+    scores = job.judging_features[adapted.rows].numpy() @ solved.probe.weight.T + solved.probe.bias
+    limits = None if adapted.thresholds is None else solved.thresholds(data.targets)  # or the labels it says would be others by the cut
+    return {"probe": compared_with(adapted.beside(scores, limits), adapted)}
 
 
-def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, job: Job) -> np.ndarray:
+def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: Dataset, fit: np.ndarray) -> np.ndarray:
     """Return minus the squared distance to each class mean, in units of the mean distance within classes, (n, C)."""
-    data, fit = job.items.data, job.parts.fit
     targets, count = torch.from_numpy(data.targets[fit]), len(data.classes)
     sums, squares = torch.zeros(count, features.shape[1], dtype=torch.float64), 0.0
     for start in range(0, len(fit), 1024):
@@ -114,11 +168,6 @@ def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, job: Jo
     within = max((squares - float((counts * means.square()).nan_to_num().sum())) / len(fit), 1e-12)
     distances = torch.cdist(judging.double(), means).square()
     return np.asarray((-distances / within * features.shape[1] ** 0.5).nan_to_num(-1e6).numpy())
-
-
-def _compared(scores: np.ndarray, adapted: Judged) -> dict[str, Any]:
-    other = Judged(np.array(scores), adapted.data)
-    return {**other.figures, "difference": paired_difference(adapted.right, other.right)}
 
 
 def compared_with(other: Judged, adapted: Judged) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import SettingError, near_names
+from ..heads.starting import STARTS
 from ..training import Settings
 
 __all__ = ["STRATEGIES", "Plan", "check_plan", "make_plan"]
 
+STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "head", "partial", "full", "scratch")
 
 
@@ -21,12 +23,16 @@ class Plan:
 
     Attributes:
         strategy: "auto", "head", "partial", "full" or "scratch".
-        classes: class names of the new head, in row order.
+        classes: class names of the new head, in row order; where the data have several tasks, of the first.
         frozen: for "partial": a number of blocks, or the name of a block, layer or module, that one included.
         views: fixed versions of each fitting item, the plain one included.
         valid: share of the items kept aside to judge.
         select: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
         seed: decides splits, order and dropout.
+        rename: old class name -> new name, of the first task; its row is carried over.
+        start: how the rows of new classes start: "auto": from the closed-form probe, where its leave-one-out loss is lower than that
+            of the present rows, those carried over included; "zeros", "random", "mean", "imprint" or "probe": the new rows so.
+        statistics: keep the sums of the features by class with the network, where they cost next to nothing.
         settings: of the training.
         reasons: sentences for people.
     """
@@ -38,6 +44,9 @@ class Plan:
     valid: float = 0.2
     select: float = 0.15
     seed: int = 0
+    rename: dict[str, str] = field(default_factory=dict)
+    start: str = "auto"
+    statistics: bool = True
     settings: Settings = field(default_factory=Settings)
     reasons: tuple[str, ...] = ()
 
@@ -95,6 +104,8 @@ class Plan:
         lines = [f"strategy   {self.strategy}" + (f", frozen up to {self.frozen!r}" if self.frozen is not None else "")]
         lines += [f"classes    {len(self.classes)}: {', '.join(self.classes[:6])}{', …' if len(self.classes) > 6 else ''}"]
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}, seed {self.seed}"]
+        lines += [f"new rows   {self.start}"] if self.start != "auto" else []
+        lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(lines)
 
@@ -133,6 +144,14 @@ def _about_values(plan: Plan) -> Iterator[str]:
         yield f"select={plan.select!r}: expected a share from 0 to below 1, such as 0.15."
     if not _whole(plan.seed) or plan.seed < 0:
         yield f"seed={plan.seed!r}: expected a whole number, 0 or more."
+    rename: Any = plan.rename
+    statistics: Any = plan.statistics
+    if not isinstance(rename, Mapping) or not all(isinstance(name, str) for pair in rename.items() for name in pair):
+        yield f"rename={rename!r}: expected old name -> new name."
+    if plan.start not in STARTS_OF_ROWS:
+        yield f"start={plan.start!r} is not known{near_names(str(plan.start), STARTS_OF_ROWS)}"
+    if not isinstance(statistics, bool):
+        yield f"statistics={statistics!r}: expected True or False."
 
 
 def _whole(value: Any) -> bool:
@@ -148,7 +167,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, views, valid, select, seed, classes, and any setting.
+        options: frozen, views, valid, select, seed, classes, rename, start, statistics, and any setting.
 
     Returns:
         The plan, checked.
@@ -161,7 +180,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")
         check_plan(strategy)
         return strategy
-    own = ("frozen", "views", "valid", "select", "seed", "classes")
+    own = ("frozen", "views", "valid", "select", "seed", "classes", "rename", "start", "statistics")
     settings = Settings.of({name: value for name, value in options.items() if name not in own}, also=own)
     plan = Plan(strategy, settings=settings, **{name: options[name] for name in own if name in options})
     check_plan(plan)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..data import ArrayPreprocessing, Dataset, Preprocessing, default_preprocessing, preprocessing_from_dict
+from ..data import ArrayPreprocessing, ColumnsPreprocessing, Dataset, Preprocessing, default_preprocessing, preprocessing_from_dict
 from ..errors import DataError
 from ..networks.contract import Network
 
@@ -36,28 +36,43 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
         The preprocessing, not yet fitted to the data.
 
     Raises:
-        DataError: if the kind of the data does not go with the network.
+        DataError: if the kind of the data, or the columns beside the items, do not go with the network.
     """
     own = preprocessing_from_dict(net.preprocessing.to_dict())
+    if isinstance(own, ColumnsPreprocessing):
+        own.dataset(data)
+        named = net.sample if isinstance(net.sample, dict) else {}
+        shape = tuple(named["inputs"].shape[1:]) if "inputs" in named else ()
+        return replace(own, inner=_for_items(net, own.inner, data=data, shape=shape))
+    if data.columns is not None:
+        raise DataError(
+            f"The data have the columns {', '.join(map(repr, data.column_names))} beside the items, which this network does not take. "
+            f"Use regraft.join(net, {list(data.column_names)}) first, or read the data without columns=."
+        )
+    return _for_items(net, own, data=data, shape=net.input_shape)
+
+
+def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...]) -> Preprocessing:
+    """Return the preprocessing of the items alone, of a network that takes items of some shape."""
     if not own.inferred:
-        if data.kind not in (own.kind, "array"):
+        if data.kind not in (own.item_kind, "array"):
             raise DataError(
-                f"The network takes items of the kind {own.kind!r}; received data of the kind {data.kind!r}. "
-                f"Read them with kind={own.kind!r}."
+                f"The network takes items of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. "
+                f"Read them with kind={own.item_kind!r}."
             )
         return own
     if data.kind == "array" and isinstance(own, ArrayPreprocessing):
-        return _for_arrays(net, own, shape=tuple(np.shape(data[0])))
-    return own if data.kind == own.kind else default_preprocessing(data.kind, net.input_shape, net.layout)
+        return _for_arrays(net, own, found=tuple(np.shape(data[0])), shape=shape)
+    return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, net.layout)
 
 
-def _for_arrays(net: Network, own: ArrayPreprocessing, *, shape: tuple[int, ...]) -> Preprocessing:
-    """Return the preprocessing of arrays of one shape, where the network's own was inferred."""
+def _for_arrays(net: Network, own: ArrayPreprocessing, *, found: tuple[int, ...], shape: tuple[int | None, ...]) -> Preprocessing:
+    """Return the preprocessing of arrays of the shape `found`, where the network's own was inferred from its input shape."""
     if not net.input_guessed:
         return own
     if own.integers:
-        return replace(own, shape=shape)
-    channels = net.input_shape[0] if len(net.input_shape) == 3 and net.layout == "channels_first" else None
-    if channels in (1, 3) and (len(shape) == 2 or (len(shape) == 3 and shape[0] != channels and shape[2] in (1, 3, 4))):
-        return default_preprocessing("image", (channels, *shape[:2]), net.layout)
-    return default_preprocessing("array", shape, net.layout) if len(shape) == len(net.input_shape) else own
+        return replace(own, shape=found)
+    channels = shape[0] if len(shape) == 3 and net.layout == "channels_first" else None
+    if channels in (1, 3) and (len(found) == 2 or (len(found) == 3 and found[0] != channels and found[2] in (1, 3, 4))):
+        return default_preprocessing("image", (channels, *found[:2]), net.layout)
+    return default_preprocessing("array", found, net.layout) if len(found) == len(shape) else own

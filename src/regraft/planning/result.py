@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from typing import Any
 from ..errors import MissingExtraError
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..networks.folders import versions, write_json
+from ..networks.folders import versions, write_json, write_lines
 from ..report import verdict, write_facts, write_report
 from .plan import Plan
 
-__all__ = ["Result", "write_lines"]
+__all__ = ["Result"]
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,3 @@ class Result:
             write_report(target / "report.html", facts)
         self.network.save(target)
         return target
-
-
-def write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Write entries as JSON lines to the path, one an entry."""
-    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ..console import say
 from ..frontier import frozen_up_to
-from ..training import Feed, raw_scores
+from ..training import Feed, all_raw_scores
 from .job import Job
+from .starting import solve_heads_
 
 __all__ = ["Carried", "run_strategy"]
 
@@ -51,12 +52,12 @@ def run_strategy(job: Job) -> Carried:
 
 
 def _head(job: Job) -> Carried:
-    """Everything but the head is frozen."""
+    """Everything but the heads is frozen."""
     frozen = job.frozen_for_head()
     feed = job.feed(frozen)
-    features = job.features(feed, len(job.items))
+    features = job.features(feed, np.arange(len(job.items)))
     job.keep_features_(features, frozen)
-    job.solve_head_(feed, features)
+    solve_heads_(job, feed, features=features)
     return Carried(feed, job.train("head", feed, frozen=frozen), features=features, frozen=frozen)
 
 
@@ -65,8 +66,8 @@ def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
     feed = job.feed(frozen)
     head_feed = job.head_feed(feed)
     job.keep_features_(head_feed.features, frozen)
-    job.solve_head_(feed, head_feed.features)
-    history: History = job.train("head", head_feed, frozen=job.all_but_head(), settings=replace(job.settings, unfreeze_every=None))
+    solve_heads_(job, feed, features=head_feed.features)
+    history: History = job.train("head", head_feed, frozen=job.all_but_heads(), settings=replace(job.settings, unfreeze_every=None))
     history += job.train(stage, feed, frozen=frozen)
     return Carried(feed, history, features=head_feed.features, frozen=frozen)
 
@@ -134,7 +135,9 @@ def _preferred_frontier(job: Job, head_feed: Feed) -> int | None:
 
 def _depths(job: Job) -> list[int]:
     """Return the numbers of frozen blocks to compare: three quarters, half and none, as far as they leave more than the head to train."""
-    count, head_alone = len(job.network.blocks), job.frozen_for_head()
+    heads, head_alone = set(job.network.head_layers), job.frozen_for_head()
+    with_heads = (number for number, block in enumerate(job.network.blocks, start=1) if not heads.isdisjoint(block.layers))
+    count = next(with_heads, len(job.network.blocks))
     return [
         depth
         for depth in sorted({count * 3 // 4, count // 2, 0}, reverse=True)
@@ -143,17 +146,18 @@ def _depths(job: Job) -> list[int]:
 
 
 def _merit(job: Job, feed: Feed) -> float:
-    """Return the share of the selection items that is classified rightly; for other tasks, minus the loss on them."""
-    objective = job.objective()
-    scores = raw_scores(job.network, feed, task=objective.task, indices=job.parts.select)
-    targets = objective.targets[job.parts.select]
-    if job.items.data.task == "classification":
-        return float((scores.argmax(1) == targets.numpy()).mean())
-    return -float(objective.loss(torch.from_numpy(scores), targets))
+    """Return the share of the selection items that is classified rightly; for other tasks, and for several, minus the loss on them."""
+    select = job.parts.select
+    found = job.objective().figures(all_raw_scores(job.network, feed, indices=select), select)
+    return found["select_accuracy"] if _by_accuracy(job) else -found["select_loss"]
+
+
+def _by_accuracy(job: Job) -> bool:
+    return len(job.tasks) == 1 and job.items.data.task == "classification"
 
 
 def _said(job: Job, merit: float) -> str:
-    return f"{merit:.1%} right" if job.items.data.task == "classification" else f"loss {-merit:.4g}"
+    return f"{merit:.1%} right" if _by_accuracy(job) else f"loss {-merit:.4g}"
 
 
 def _restore_(job: Job, start: dict[str, Tensor]) -> None:

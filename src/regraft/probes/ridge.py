@@ -2,112 +2,278 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.linalg.blas import strmm
 
-from ..errors import DataError
+from ..errors import DataError, SettingError, near_names
+from .calibration import fit_temperature
+from .common import LinearProbe, checked_features, checked_groups, checked_targets, held_out_name
 
 __all__ = ["RidgeProbe", "fit_ridge"]
 
 PENALTIES = np.geomspace(1e-6, 1e3, 37)
 """Tried penalties, in units of the mean squared singular value."""
-_LARGE_SIDE = 1500  # beyond it float32: the decomposition is most of the cost
+_KINDS = ("classification", "multi-label", "regression")
+_LARGE = 2**24
+"""Numbers beyond which features are read in blocks of float32 and the path is judged on some of the items."""
+_JUDGED = 8192
+"""Items, drawn at random, that judge the path of large data."""
+_BLOCK = 4096
+_WHOLE_PATH = 2e10
+"""Operations up to which every penalty is tried; beyond, every fourth, then those around the best."""
 
 
-@dataclass(frozen=True)
-class RidgeProbe:
-    """A closed-form head.
-
-    Attributes:
-        weight: (C, d).
-        bias: (C,); raw scores are `features @ weight.T + bias`, scaled so that their softmax (sigmoid) is calibrated.
-        penalty: the one with the lowest leave-one-out error.
-        loo_scores: (N, C) raw scores of each item by the probe that did not see it.
-        temperature: the scale that was put into weight and bias; 1 for regression.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    penalty: float
-    loo_scores: np.ndarray
-    temperature: float
+class RidgeProbe(LinearProbe):
+    """A head solved in closed form; `penalty` is the one with the lowest leave-one-out error, in the unit of squared features."""
 
 
-def fit_ridge(features: npt.ArrayLike, targets: npt.ArrayLike, *, kind: str = "classification", classes: int = 0) -> RidgeProbe:
+@dataclass(frozen=True, eq=False)
+class _System:
+    """Weighted and centred features R (X - m) / s = U diag(√squares) V', with what the path of penalties needs of them."""
+
+    x: np.ndarray  # (n, d) as given
+    y: np.ndarray  # (n, C)
+    root: np.ndarray  # (n,) square roots of the weights of the items; their mean square is 1
+    mean: np.ndarray  # (d,)
+    scale: np.ndarray  # (d,)
+    single: bool  # float32
+    squares: np.ndarray  # (r,)
+    vectors: np.ndarray  # V (d, r) where there are more items than features, else U (n, r)
+    projected: np.ndarray  # (1 + r, C): [root / √n, U]' R Y
+
+    @property
+    def tall(self) -> bool:
+        return self.x.shape[0] > self.x.shape[1]
+
+    def shrink(self, penalty: float) -> np.ndarray:
+        return np.concatenate([[1.0], self.squares / (self.squares + penalty)])
+
+    def left(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Return [root / √n, U] for some rows: the intercept is a direction that is not shrunk."""
+        if self.tall:
+            basis = self.vectors / np.sqrt(self.squares)
+            directions = _block(self, rows) @ (basis.astype(np.float32) if self.single else basis)
+        else:
+            directions = self.vectors[rows]
+        first = (self.root[rows] / np.sqrt(len(self.x))).astype(directions.dtype)
+        return np.concatenate([first[:, None], directions], axis=1)
+
+    def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return weight (C, d) and bias (C,) for features as given."""
+        inner = self.projected[1:] / (self.squares + penalty)[:, None]
+        if self.tall:
+            weight = self.vectors @ (np.sqrt(self.squares)[:, None] * inner)
+        else:
+            factor = (self.vectors @ inner).astype(np.float32 if self.single else np.float64)
+            weight = np.concatenate([_block(self, slice(None), columns).T @ factor for columns in _blocks(self.x.shape[1])])
+        weight = (weight / self.scale[:, None]).T.astype(np.float64)
+        return weight, self.projected[0] / np.sqrt(len(self.x)) - weight @ self.mean
+
+
+def fit_ridge(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    kind: str = "classification",
+    classes: int = 0,
+    groups: npt.ArrayLike | None = None,
+    balanced: bool = False,
+    standardise: bool = False,
+) -> RidgeProbe:
     """Fit ridge regression to one-hot (or real) targets and choose the penalty by the exact leave-one-out error.
 
-    With the centred features X = U S V', the fitted values are U diag(s² / (s² + λ)) U'Y, the leverage of item i is
-    h_i = 1/N + Σ_j u_ij² s_j² / (s_j² + λ), and its leave-one-out residual is (y_i - ŷ_i) / (1 - h_i).
+    With the centred features X = U S V', the hat matrix is H = 1/N + U diag(s² / (s² + λ)) U'. The residual of item i by the fit
+    without it is (y_i - ŷ_i) / (1 - h_i); those of a group G by the fit without all of it are (I - H_GG)⁻¹ (y_G - ŷ_G).
 
     Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical
-    Learning, 2009, equation 7.64. The temperature is fitted to the leave-one-out scores (Guo et al., ICML 2017, section 4.2).
+    Learning, 2009, equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, equation 3.2.2 (deletion of
+    several rows). The temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
+    Deviations: weights of the items and scales of the features stay those of all items when one is left out. More than 2²⁴ numbers
+    are read in blocks of float32; of them 8,192 items, drawn at random (whole groups), judge the penalties, the scores are of all.
 
     Args:
         features: (N, d) finite numbers.
         targets: (N,) class indices, (N, C) of 0 and 1 (multi-label), or (N, C) numbers (regression).
         kind: "classification", "multi-label" or "regression".
         classes: C, for "classification"; a class without items gets a row that is never the highest.
+        groups: (N,) what items belong to (speaker, session, patient): they are left out together.
+        balanced: each class weighs the same, whatever its number of items; "classification" only.
+        standardise: divide each feature by its standard deviation; the result is a head for features as given all the same.
 
     Returns:
         The probe.
 
     Raises:
-        DataError: if a feature is not finite, or there are fewer than 3 items.
+        DataError: if a feature is not finite, there are fewer than 3 items, or targets or groups do not fit.
+        SettingError: if `kind` is unknown, or `balanced` is asked for without classes.
     """
-    x = np.asarray(features)
-    x = x.astype(np.float32 if min(x.shape) > _LARGE_SIDE else np.float64)
-    if len(x) < 3 or not np.isfinite(x).all():
-        finite = bool(np.isfinite(x).all())
-        raise DataError(f"Ridge regression needs 3 or more items with finite features; received {len(x)} items, finite: {finite}.")
-    y = np.eye(classes)[np.asarray(targets)] if kind == "classification" else np.asarray(targets, np.float64).reshape(len(x), -1)
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    left, squares = _left_vectors(x - x_mean)
-    projected = left.T @ (y - y_mean)
-    path = ((value, _loo_scores(left, squares, projected=projected, y=y, penalty=value)) for value in PENALTIES * squares.mean())
-    penalty, loo = min(path, key=lambda pair: float(np.square(pair[1] - y).mean()))
-    weight = ((x - x_mean).T @ (left @ (projected / (squares + penalty)[:, None]))).T
-    bias = y_mean - weight @ x_mean
+    if kind not in _KINDS:
+        raise SettingError(f"kind={kind!r} is unknown{near_names(kind, _KINDS)}")
+    if balanced and kind != "classification":
+        raise SettingError(f"balanced=True weighs the items of each class; it has no meaning for kind={kind!r}. Leave it out.")
+    x = checked_features(features, least=3, what="Ridge regression")
+    y, root = _wanted(targets, kind=kind, classes=classes, count=len(x), balanced=balanced)
+    members = checked_groups(groups, count=len(x))
+    system = _decomposed(x, y, root=root, standardise=standardise)
+    penalty, loo = _chosen(system, members)
     middle = 0.5 if kind == "multi-label" else 0.0
-    temperature = 1.0 if kind == "regression" else _temperature(loo - middle, y, kind=kind)
-    return RidgeProbe(temperature * weight, temperature * (bias - middle), float(penalty), temperature * (loo - middle), temperature)
+    loo -= middle
+    temperature = 1.0 if kind == "regression" else fit_temperature(loo, y, kind=kind)
+    weight, bias = system.solve(penalty)
+    loo *= temperature
+    return RidgeProbe(temperature * weight, temperature * (bias - middle), penalty, loo, temperature, held_out_name(members))
 
 
-def _left_vectors(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return left singular vectors (N, r) and squared singular values (r,) of centred features, by the smaller Gram matrix."""
-    tall = x.shape[0] > x.shape[1]
-    squares, vectors = np.linalg.eigh(x.T @ x if tall else x @ x.T)
-    kept = squares > max(float(squares[-1]), 1e-30) * len(squares) * np.finfo(x.dtype).eps
+def _wanted(targets: npt.ArrayLike, *, kind: str, classes: int, count: int, balanced: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return targets (N, C) and the square roots of the weights (N,)."""
+    if kind == "classification":
+        rows = checked_targets(targets, count=count, classes=classes)
+        counts = np.bincount(rows, minlength=classes)
+        weights = count / ((counts > 0).sum() * counts[rows]) if balanced else np.ones(count)
+        return np.eye(classes)[rows], np.sqrt(weights)
+    y = np.asarray(targets, np.float64)
+    if y.ndim == 0 or len(y) != count or not np.isfinite(y).all():
+        finite = bool(np.isfinite(y).all())
+        raise DataError(f"Expected finite targets ({count}, C), one row an item; received the shape {y.shape}, finite: {finite}.")
+    return y.reshape(count, -1), np.ones(count)
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+def _block(system: _System, rows: np.ndarray | slice, columns: slice = slice(None)) -> np.ndarray:
+    """Return weighted, centred and scaled features of some rows and columns."""
+    dtype = np.float32 if system.single else np.float64
+    part = system.x[rows, columns].astype(dtype)
+    part -= system.mean[columns].astype(dtype)
+    if (system.scale != 1.0).any():
+        part /= system.scale[columns].astype(dtype)
+    if (system.root != 1.0).any():
+        part *= system.root[rows].astype(dtype)[:, None]
+    return part
+
+
+def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: bool) -> _System:
+    """Return the decomposition, by the smaller Gram matrix; sums over blocks are of float64."""
+    count, width, single = len(x), x.shape[1], x.size > _LARGE
+    weights, ones, empty = np.square(root), np.ones(width), np.empty(0)
+    mean = sum((weights[rows].astype(x.dtype) @ x[rows] for rows in _blocks(count)), np.zeros(width)) / count
+    y_mean = weights @ y / count
+    system = _System(x, y, root, mean, ones, single, empty, empty, empty)
+    if standardise:
+        spread = sum((np.square(_block(system, rows)).sum(axis=0) for rows in _blocks(count)), np.zeros(width)) / count
+        real = spread > np.square(64 * np.finfo(x.dtype).eps * np.abs(mean))
+        system = _System(x, y, root, mean, np.where(real, np.sqrt(spread), 1.0), single, empty, empty, empty)
+    wanted = root[:, None] * (y - y_mean)
+    gram, crossed = np.zeros((min(x.shape),) * 2), np.zeros((width, y.shape[1]))
+    for part in _blocks(count if system.tall else width):
+        if system.tall:
+            block = _block(system, part)
+            crossed += block.T @ wanted[part].astype(block.dtype)
+        else:
+            block = _block(system, slice(None), part).T
+        gram += block.T @ block
+    squares, vectors = _eigen(gram, single=single)
+    inner = vectors.T @ crossed / np.sqrt(squares)[:, None] if system.tall else vectors.T @ wanted
+    projected = np.concatenate([np.sqrt(count) * y_mean[None], inner])
+    return _System(x, y, root, mean, system.scale, single, squares, vectors, projected)
+
+
+def _eigen(gram: np.ndarray, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues (r,) of a Gram matrix that are more than rounding, and their vectors (n, r)."""
+    squares, vectors = np.linalg.eigh(gram)
+    highest = max(float(squares[-1]), 1e-30)
+    kept = squares > (max(1e-6 * highest, 1e-5 * float(squares.mean())) if single else highest * len(squares) * np.finfo(np.float64).eps)
     if not kept.any():
         kept[-1] = True  # constant features: one direction of no length, and the probe says the mean
-    squares, vectors = np.maximum(squares[kept], 1e-12), vectors[:, kept]
-    return (x @ vectors / np.sqrt(squares) if tall else vectors), squares
+    return np.maximum(squares[kept], 1e-12), vectors[:, kept]
 
 
-def _loo_scores(left: np.ndarray, squares: np.ndarray, *, projected: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
-    """Return the leave-one-out predictions (N, C) for one penalty."""
-    shrink = squares / (squares + penalty)
-    fitted = y.mean(0) + left @ (shrink[:, None] * projected)
-    leverage = 1 / len(y) + np.square(left) @ shrink
-    return np.asarray(y - (y - fitted) / np.maximum(1 - leverage, 1e-9)[:, None])
+def _chosen(system: _System, groups: np.ndarray | None) -> tuple[float, np.ndarray]:
+    """Return the penalty with the lowest held-out error, and the held-out predictions (N, C) with it."""
+    judged = _judges(system, groups)
+    left, part = system.left(judged), None if groups is None else groups[judged]
+    y, root = system.y[judged], system.root[judged]
+    penalties, errors = PENALTIES * system.squares.mean(), np.full(len(PENALTIES), np.inf)
+
+    def try_(places: np.ndarray) -> None:
+        for place in places[np.isinf(errors[places])]:
+            predicted = _held_out(left, system.shrink(penalties[place]), projected=system.projected, y=y, root=root, groups=part)
+            errors[place] = np.square((predicted - y) * root[:, None]).mean()
+
+    cost = 2.0 * left.size * y.shape[1] * len(penalties)
+    places = np.arange(len(penalties))
+    try_(places if cost <= _WHOLE_PATH else places[::4])
+    best = int(np.argmin(errors))
+    try_(places[max(best - 3, 0) : best + 4])
+    penalty = float(penalties[np.argmin(errors)])
+    if len(judged) < len(system.x):
+        return penalty, _held_out_blocks(system, penalty, groups=groups)
+    return penalty, _held_out(left, system.shrink(penalty), projected=system.projected, y=y, root=root, groups=part)
 
 
-def _temperature(loo: np.ndarray, y: np.ndarray, *, kind: str) -> float:
-    """Return the factor of the scores with the lowest leave-one-out log-loss.
+def _judges(system: _System, groups: np.ndarray | None) -> np.ndarray:
+    """Return the rows that judge the path: all, or for large data about 8,192, with their whole groups."""
+    count = len(system.x)
+    if not system.single or count <= _JUDGED or not system.tall:
+        return np.arange(count)
+    draw = np.random.default_rng(0)
+    if groups is None:
+        return np.sort(draw.permutation(count)[:_JUDGED])
+    sizes = np.bincount(groups)
+    order = draw.permutation(len(sizes))
+    taken = order[: max(int(np.searchsorted(np.cumsum(sizes[order]), _JUDGED)), 2)]
+    return np.flatnonzero(np.isin(groups, taken))
 
-    The targets are smoothed as by one further item of every class (the rule of succession; Platt 1999, section 2.1), or the factor
-    of separable classes would be without bound.
-    """
-    items, classes = y.shape if kind == "classification" else (len(y), 2)
-    y = (y * items + 1) / (items + classes)
 
-    def log_loss(log_factor: float) -> float:
-        scores = loo * np.exp(log_factor)
-        if kind == "classification":
-            return float(-(y * log_softmax(scores, axis=1)).sum(1).mean())
-        return float((np.logaddexp(0, scores) - y * scores).mean())
+def _held_out(
+    left: np.ndarray, shrink: np.ndarray, *, projected: np.ndarray, y: np.ndarray, root: np.ndarray, groups: np.ndarray | None
+) -> np.ndarray:
+    """Return predictions (n, C) for items by the fits without them (or their groups), of whom all rows must be in `left`."""
+    residual = root[:, None] * y - left @ (shrink[:, None] * projected).astype(left.dtype)
+    if groups is None:
+        leverage = np.square(left) @ shrink.astype(left.dtype)
+        return np.asarray(y - residual / (root * np.maximum(1 - leverage, 1e-9))[:, None])
+    half = left * np.sqrt(shrink).astype(left.dtype)
+    order = np.argsort(groups, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        residual[rows] = _without(half[rows].astype(np.float64), residual[rows])
+    return np.asarray(y - residual / root[:, None])
 
-    return float(np.exp(minimize_scalar(log_loss, bounds=(np.log(0.1), np.log(1000.0)), method="bounded").x))
+
+def _without(half: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """Return (I - A A')⁻¹ r for the rows A of one group, by the smaller of two systems (Woodbury)."""
+    if half.shape[0] <= half.shape[1]:
+        return np.linalg.solve(np.eye(len(half)) - half @ half.T, residual)
+    return residual + half @ np.linalg.solve(np.eye(half.shape[1]) - half.T @ half, half.T @ residual)
+
+
+def _held_out_blocks(system: _System, penalty: float, *, groups: np.ndarray | None) -> np.ndarray:
+    """Return the held-out predictions (N, C) of all items of large data, in blocks."""
+    predicted, shrink = np.empty(system.y.shape), system.shrink(penalty)
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        ends = np.cumsum(np.bincount(groups))
+        for block in np.split(order, np.unique(ends[np.searchsorted(ends, np.arange(_BLOCK, len(order), _BLOCK))])):
+            if len(block):
+                given = {"projected": system.projected, "y": system.y[block], "root": system.root[block], "groups": groups[block]}
+                predicted[block] = _held_out(system.left(block), shrink, **given)
+        return predicted
+    # (G + λ)⁻¹ = L L': a triangular product costs half of one with the eigenvectors
+    inverse = (system.vectors * (1 / (system.squares + penalty) - 1 / penalty)) @ system.vectors.T + np.eye(len(system.vectors)) / penalty
+    factor = np.asfortranarray(np.linalg.cholesky(inverse).astype(np.float32))
+    inner = system.projected[1:] * (np.sqrt(system.squares) / (system.squares + penalty))[:, None]
+    weight = (system.vectors @ inner).astype(np.float32)
+    y_mean = system.projected[0] / np.sqrt(len(system.x))
+    for rows in _blocks(len(system.x)):
+        block, root, y = _block(system, rows), system.root[rows], system.y[rows]
+        residual = root[:, None] * (y - y_mean) - block @ weight
+        turned = strmm(1.0, factor, block.T, trans_a=1, lower=1, overwrite_b=1)
+        leverage = np.square(root) / len(system.x) + np.einsum("ji,ji->i", turned, turned)
+        predicted[rows] = y - residual / (root * np.maximum(1 - leverage, 1e-9))[:, None]
+    return predicted

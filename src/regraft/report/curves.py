@@ -27,14 +27,15 @@ def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 
 
 def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
-    """Return the epochs of `history` where a stage begins, with its name; nothing where there is only one stage."""
+    """Return the epochs of `history` where a stage begins, with its name, and its run where there are several; nothing for one stage."""
     starts: dict[float, str] = {}
+    several = len({entry.get("run", 1) for entry in history}) > 1
     before: object = None
     for number, entry in enumerate(history, start=1):
-        stage = entry.get("stage")
-        if stage is not None and stage != before:
-            starts[float(number)] = str(stage)
-        before = stage
+        stage, run = entry.get("stage"), entry.get("run", 1)
+        if stage is not None and (run, stage) != before:
+            starts[float(number)] = f"run {run}: {stage}" if several else str(stage)
+        before = (run, stage)
     return starts if len(starts) > 1 else {}
 
 

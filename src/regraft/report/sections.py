@@ -8,25 +8,14 @@ from typing import Any
 
 from .curves import curve, stage_starts
 from .figures import Bar, heat_map, interval_bars, line_chart, stacked_bar
+from .tasks import FIGURES, label_rows, number_words, percent, task_sections, with_interval
 from .verdict import baseline_name, judged_part
 
-__all__ = ["confused_pairs", "context", "duration", "percent"]
+__all__ = ["confused_pairs", "context", "duration"]
 
-_FIGURES = (
-    ("accuracy", "accuracy", True),
-    ("macro_f1", "macro F1", True),
-    ("micro_f1", "micro F1", True),
-    ("map", "mean average precision", True),
-    ("mae", "mean absolute error", False),
-    ("rmse", "root mean square error", False),
-    ("r2", "R²", False),
-    ("log_loss", "log loss (nats)", False),
-    ("ece", "calibration error", True),
-    ("brier", "Brier score", False),
-)
 _HEADINGS = {
     "matched": "weights taken from the file",
-    "reshaped": "another size, so not taken",
+    "reshaped": "of another size",
     "missing": "not in the file, left as they were",
     "unexpected": "in the file, no place for them",
     "kept": "rows carried over by name",
@@ -61,6 +50,8 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "comparison": _comparison(figures, facts.get("baselines") or {}),
         "curves": _curves(facts.get("history") or ()),
         "history_table": _history_table(facts.get("history") or ()),
+        "tasks": task_sections(figures, _comparison),
+        "labels": label_rows(figures),
         "recalls": _recalls(figures),
         "recall_title": _recall_title(len(figures.get("per_class") or {})),
         "many": len(figures.get("per_class") or {}) > _MOST_BESIDE,
@@ -75,11 +66,6 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "cost": _cost(facts.get("cost") or {}),
         "versions": [(str(name), str(version)) for name, version in (facts.get("versions") or {}).items()],
     }
-
-
-def percent(share: float | None) -> str:
-    """Return `share` in per cent with one decimal, "–" for None."""
-    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def duration(seconds: float) -> str:
@@ -117,7 +103,7 @@ def _tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -
 
 def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, where: str) -> list[tuple[str, str, str]]:
     if "accuracy" not in figures:
-        return [("mean absolute error", _number(figures["mae"]), where)] if "mae" in figures else []
+        return [("mean absolute error", number_words(figures["mae"]), where)] if "mae" in figures else []
     interval = figures.get("accuracy_interval")
     note = f"95 %: {percent(interval[0])} to {percent(interval[1])}" if interval else where
     tiles = [(f"accuracy {where}", percent(figures["accuracy"]), note)]
@@ -149,22 +135,12 @@ def _score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("valid", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
-    for key, words, share in _FIGURES:
+    for key, words, share in FIGURES:
         if any(figures.get(key) is not None for figures in parts.values()):
-            rows.append((words, [_with_interval(figures, key, share=share) for figures in parts.values()]))
+            rows.append((words, [with_interval(figures, key, share=share) for figures in parts.values()]))
     if rows:
         rows.insert(0, ("items", [str(figures.get("items", "–")) for figures in parts.values()]))
     return {"parts": list(parts), "rows": rows}
-
-
-def _with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
-    value, interval = figures.get(key), figures.get(f"{key}_interval")
-    shown = percent if share else _number
-    return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
@@ -182,7 +158,7 @@ def _comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> str
 
 def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool) -> Bar:
     value, interval = float(figures[key]), figures.get(f"{key}_interval")
-    words = percent(value) if key == "accuracy" else _number(value)
+    words = percent(value) if key == "accuracy" else number_words(value)
     return Bar(name, value, tuple(interval) if interval else None, words, strong)
 
 
@@ -200,9 +176,11 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     keys = [key for key in known if any(key in entry for entry in history)]
     if not keys:
         return []
-    rows = [["epoch", "stage", *(key.replace("train_", "fit ").replace("_", " ") for key in keys)]]
+    runs = len({entry.get("run", 1) for entry in history}) > 1
+    rows = [["epoch", "stage", *(["run"] if runs else []), *(key.replace("train_", "fit ").replace("_", " ") for key in keys)]]
     for number, entry in enumerate(history, start=1):
-        rows.append([str(number), str(entry.get("stage", "")), *(_cell(entry.get(key)) for key in keys)])
+        which = [str(entry.get("run", 1))] if runs else []
+        rows.append([str(number), str(entry.get("stage", "")), *which, *(_cell(entry.get(key)) for key in keys)])
     return rows
 
 
@@ -285,7 +263,8 @@ def _account(account: Mapping[str, Any]) -> dict[str, Any]:
     for rule in (account.get("rules") or {}).values():
         rules[str(rule)] = rules.get(str(rule), 0) + 1
     rows = [(key, _HEADINGS[key], [_phrase(name) for name in account[key]]) for key in _HEADINGS if account.get(key)]
-    return {"rows": rows, "rules": list(rules.items()), "notes": [str(note) for note in account.get("notes") or ()]}
+    figures = [(str(name).replace("_", " "), f"{value:.4g}") for name, value in (account.get("figures") or {}).items()]
+    return {"rows": rows, "rules": list(rules.items()), "figures": figures, "notes": [str(note) for note in account.get("notes") or ()]}
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:

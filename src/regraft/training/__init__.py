@@ -2,7 +2,20 @@
 
 from .checkpoints import Checkpoint
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Objective, Training, raw_scores, train
+from .loop import Objective, TaskObjective, Training, all_raw_scores, raw_scores, train
 from .settings import Settings
 
-__all__ = ["CachedFeed", "Checkpoint", "Feed", "HeadFeed", "Objective", "Settings", "Training", "WholeFeed", "raw_scores", "train"]
+__all__ = [
+    "CachedFeed",
+    "Checkpoint",
+    "Feed",
+    "HeadFeed",
+    "Objective",
+    "Settings",
+    "TaskObjective",
+    "Training",
+    "WholeFeed",
+    "all_raw_scores",
+    "raw_scores",
+    "train",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,28 +18,40 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..console import progress, say
-from ..networks.contract import Network
+from ..networks.contract import Network, Scores
 from ..tasks import Loss
 from .checkpoints import Checkpoint
 from .feeds import Feed, Payload
 from .optimizers import PlateauFactor, cosine_factor, make_optimizer, set_rate_
 from .settings import Settings
 
-__all__ = ["Objective", "Trained", "Training", "evaluate", "pick_rate", "raw_scores", "train", "trained_tensors"]
+__all__ = [
+    "Objective",
+    "TaskObjective",
+    "Trained",
+    "Training",
+    "all_raw_scores",
+    "evaluate",
+    "pick_rate",
+    "raw_scores",
+    "train",
+    "trained_tensors",
+]
 
 EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What is minimised.
+class TaskObjective:
+    """What is minimised for one task.
 
     Attributes:
         task: name of the head.
         loss: from scores and targets to a scalar.
-        targets: (N, …) of all items of the feed.
+        targets: (N, …) of all items of the feed; a missing one is -1, NaN, or a row of NaN, and counts for nothing.
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
+        weight: of this task in the sum, above 0.
     """
 
     task: str
@@ -47,11 +59,62 @@ class Objective:
     targets: Tensor
     class_weight: Tensor | None = None
     label_smoothing: float = 0.0
+    weight: float = 1.0
+
+    def known(self, indices: np.ndarray) -> Tensor:
+        """Return whether the target of each of the items `indices` (n,) is known, (n,) bool."""
+        targets = self.targets[indices]
+        return ~targets.flatten(1).isnan().any(1) if targets.is_floating_point() else targets >= 0
 
     def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
-        """Return the loss of a batch, a scalar."""
-        targets = self.targets[indices].to(scores.device)
-        return self.loss(scores.float(), targets, class_weight=self.class_weight, label_smoothing=self.label_smoothing)
+        """Return the mean loss of the known items of a batch, a scalar; 0, with a gradient of zeros, where there are none."""
+        targets, known = self.targets[indices], self.known(indices)
+        if not known.all():
+            scores, targets = scores[known.to(scores.device)], targets[known]
+            if not len(targets):
+                return scores.float().sum()
+        smoothing = self.label_smoothing
+        return self.loss(scores.float(), targets.to(scores.device), class_weight=self.class_weight, label_smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the weighted sum over tasks.
+
+    Attributes:
+        parts: one for each task that is learned, one or more.
+    """
+
+    parts: tuple[TaskObjective, ...]
+
+    def __call__(self, scores: Scores, indices: np.ndarray) -> Tensor:
+        """Return the loss of a batch, a scalar, from the scores (B, C) of every task."""
+        return torch.stack([part.weight * part(scores[part.task], indices) for part in self.parts]).sum()
+
+    def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
+        """Return how good scores are, in the plain losses: no class weights, no smoothing.
+
+        Args:
+            scores: (n, C) raw scores by task.
+            indices: (n,) of which items.
+
+        Returns:
+            "select_loss", the weighted sum; "select_accuracy" of the first classification; with several tasks also "TASK_loss" and
+            "TASK_accuracy" of each. A task without a known target is left out.
+        """
+        losses, right, total = {}, {}, 0.0
+        for part in self.parts:
+            known = part.known(indices).numpy()
+            if not known.any():
+                continue
+            rows, targets = torch.from_numpy(scores[part.task][known]), part.targets[indices[known]]
+            losses[f"{part.task}_loss"] = float(part.loss(rows, targets))
+            total += part.weight * losses[f"{part.task}_loss"]
+            if not targets.is_floating_point():
+                right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
+        found = {"select_loss": total} if losses else {}
+        found |= {"select_accuracy": next(iter(right.values()))} if right else {}
+        return {**losses, **right, **found} if len(self.parts) > 1 else found
 
 
 @dataclass(frozen=True)
@@ -160,7 +223,8 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
         set_rate_(optimizer, state.rate * _factor(settings, state, step=first_step + number, steps=steps))
         losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload) * len(indices))
     entry = {"stage": training.stage, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
-    entry |= evaluate(training, training.select)
+    judged = evaluate(training, training.select)
+    entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
     entry |= {"learning_rate": state.rate * _factor(settings, state, step=first_step + len(parts) - 1, steps=steps)}
     entry |= {"seconds": round(time.perf_counter() - began, 3)}
     _note_(training, state, entry=entry)
@@ -169,7 +233,7 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
     """Learn from one batch and return its loss."""
     with accelerator.autocast():
-        scores = training.feed.scores(payload)[training.objective.task]
+        scores = training.feed.scores(payload)
     loss = training.objective(scores, indices)
     accelerator.backward(loss)
     if training.settings.clip_norm is not None:
@@ -197,12 +261,13 @@ def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarra
 
 
 def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
-    """Return the layers that are frozen in this epoch: staged unfreezing opens the head first, then block by block from the top."""
+    """Return the layers that are frozen in this epoch: staged unfreezing opens the heads first, then block by block from the top."""
     every = training.settings.unfreeze_every
     if every is None:
         return training.frozen
-    trained = [block for block in training.network.blocks if not training.frozen.issuperset(block.layers)]
-    closed = trained[: max(0, len(trained) - 1 - epoch // every)]
+    heads = set(training.network.head_layers)
+    below = [block for block in training.network.blocks if not training.frozen.issuperset(block.layers) and heads.isdisjoint(block.layers)]
+    closed = below[: max(0, len(below) - epoch // every)]
     return training.frozen.union(*(block.layers for block in closed))
 
 
@@ -214,16 +279,11 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
         indices: (n,) which items.
 
     Returns:
-        "select_loss" and, for classification, "select_accuracy"; nothing where there are no items.
+        As `Objective.figures`; nothing where there are no items.
     """
     if not len(indices):
         return {}
-    scores = torch.from_numpy(raw_scores(training.network, training.feed, task=training.objective.task, indices=indices))
-    targets = training.objective.targets[indices]
-    found = {"select_loss": float(training.objective.loss(scores, targets))}
-    if targets.ndim == 1 and not targets.is_floating_point():
-        found["select_accuracy"] = float((scores.argmax(1) == targets).float().mean())
-    return found
+    return training.objective.figures(all_raw_scores(training.network, training.feed, indices=indices), indices)
 
 
 def raw_scores(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
@@ -238,10 +298,25 @@ def raw_scores(network: Network, feed: Feed, *, task: str, indices: np.ndarray) 
     Returns:
         (n, C) float32.
     """
+    return all_raw_scores(network, feed, indices=indices)[task]
+
+
+def all_raw_scores(network: Network, feed: Feed, *, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the raw scores of every task of some items in inference mode, view 0, from one pass.
+
+    Args:
+        network: whose mode is set to inference.
+        feed: gives batches and scores.
+        indices: (n,), one or more.
+
+    Returns:
+        Task -> (n, C) float32.
+    """
     network.mode_(False)
     parts = [(part, np.zeros(len(part), np.int64)) for part in _consecutive(indices)]
     with torch.inference_mode():
-        return np.concatenate([feed.scores(payload)[task].float().cpu().numpy() for _, payload in feed.batches(parts)])
+        made = [{task: scores.float().cpu().numpy() for task, scores in feed.scores(payload).items()} for _, payload in feed.batches(parts)]
+    return {task: np.concatenate([part[task] for part in made]) for task in made[0]}
 
 
 def _consecutive(indices: np.ndarray) -> list[np.ndarray]:

@@ -44,8 +44,8 @@ def make_optimizer(network: Network, settings: Settings) -> Optimizer:
     """
     parameters = network.layer_parameters()
     by_block = [
-        [parameter for name in block.layers for parameter in parameters.get(name, {}).values() if parameter.requires_grad]
-        for block in network.blocks
+        [parameter for name in names for parameter in parameters.get(name, {}).values() if parameter.requires_grad]
+        for names in _by_depth(network)
     ]
     known = {id(parameter) for block in by_block for parameter in block}
     rest = [
@@ -62,6 +62,13 @@ def make_optimizer(network: Network, settings: Settings) -> Optimizer:
             if chosen
         ]
     return _optimizer(groups, settings)
+
+
+def _by_depth(network: Network) -> list[tuple[str, ...]]:
+    """Return the layers of each block, lowest first; blocks with heads are one: all heads read the same features, none is deeper."""
+    heads = set(network.head_layers)
+    below = [block.layers for block in network.blocks if heads.isdisjoint(block.layers)]
+    return [*below, tuple(name for block in network.blocks if not heads.isdisjoint(block.layers) for name in block.layers)]
 
 
 def _unique(parameters: Iterable[Parameter]) -> list[Parameter]:

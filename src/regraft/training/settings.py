@@ -42,6 +42,7 @@ class Settings:
         cache: folder of activation caches, "memory", or None to compute the frozen part every epoch; "auto": the user's cache folder.
         dtype: of cached activations, "float32" or "float16".
         device: such as "cpu" or "cuda"; None: what the machine has.
+        task_weights: task -> weight (above 0) of its loss in the sum, where the data have several; 1 for those left out.
         baselines: also train the same architecture from scratch, as a yardstick.
     """
 
@@ -63,6 +64,7 @@ class Settings:
     cache: str | None = "auto"
     dtype: str = "float32"
     device: str | None = None
+    task_weights: Mapping[str, float] | None = None
     baselines: bool = False
 
     @classmethod
@@ -98,6 +100,7 @@ class Settings:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         weights = plain["class_weight"]
         plain["class_weight"] = weights if weights is None or isinstance(weights, str) else [float(weight) for weight in weights]
+        plain["task_weights"] = None if self.task_weights is None else {name: float(weight) for name, weight in self.task_weights.items()}
         return plain
 
 
@@ -114,6 +117,10 @@ def _whole(value: Any) -> bool:
 
 def _weights(value: Any) -> bool:
     return not isinstance(value, (str, Mapping)) and len(value) > 0 and all(weight >= 0 for weight in value)
+
+
+def _task_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) and 0 < weight < float("inf") for name, weight in value.items())
 
 
 def _device(value: Any) -> bool:
@@ -145,5 +152,6 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
     "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
     "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
+    "task_weights": ("task -> weight (a number above 0), or None", lambda value: value is None or _task_weights(value)),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),
 }

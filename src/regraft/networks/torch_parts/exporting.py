@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..contract import Inputs
-from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead
+from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork
 
 if TYPE_CHECKING:
     from ..torch_modules import TorchNetwork
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["RawScores", "export_module", "export_raw_scores"]
 
 
-_STARRED = (AttachedHead, StackedHead, BranchedNetwork, EndedNetwork)  # their inputs stand behind * and **
+_STARRED = (AttachedHead, StackedHead, BranchedNetwork, EndedNetwork, TappedNetwork)  # their inputs stand behind * and **
 
 
 class RawScores(Module):

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Identity, Linear, Module, Sequential
 
-from ..contract import Block, Head
+from ..contract import Block, Head, Inputs
 from ..structure import below, prefixes
+from ..taps import INPUT, Tap, nothing_left, slices_of
 from .rows import like, put_, set_submodule_
-from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, Join, JoinedNetwork, StackedHead, branch_name, inner_networks
+from .taps import Point, first_outputs, read_input, read_point, width_hint
+from .wrappers import (
+    AttachedHead,
+    BranchedNetwork,
+    EndedNetwork,
+    Join,
+    JoinedNetwork,
+    StackedHead,
+    TappedNetwork,
+    branch_name,
+    call_module,
+    inner_networks,
+)
 
-__all__ = ["attached", "branched", "ended", "joined", "note_class_count_", "resize_", "stacked"]
+__all__ = ["attached", "branched", "ended", "joined", "note_class_count_", "resize_", "stacked", "tapped"]
 
 
 def _rows(head: Head) -> tuple[Tensor, Tensor]:
@@ -98,7 +112,7 @@ def joined(module: Module, layer: str, *, head: Head, count: int) -> JoinedNetwo
     return JoinedNetwork(module, f"{layer}.join").train(module.training)
 
 
-def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> EndedNetwork:
+def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str], sample: Inputs) -> EndedNetwork:
     """Return a module that ends at the output of a block; what runs only later is taken out of it.
 
     Args:
@@ -106,15 +120,112 @@ def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequenc
         block: the last one to keep.
         layers: names of all layers in the order of execution.
         order: names of all modules that were called, by the beginning of their first call.
+        sample: a batch that it takes.
     """
+    end = EndedNetwork(module, _end_of(module, block, layers=layers, order=order))
+    _take_later_out_(module, block, layers=layers, order=order)
+    end.stops = not _runs_through(end, sample)
+    return end.train(module.training)
+
+
+def _end_of(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> str:
+    """Return the name of the largest module that ends with a block and holds no layer outside it."""
     modules: Mapping[str, Module] = dict(module.named_modules())
     inside = set(block.layers)
-    later = layers[max(layers.index(name) for name in inside) + 1 :]
     outside = {outer for name in layers if name not in inside for outer in prefixes(name)}
     last = next(name for name in reversed(order) if name in inside)
-    end = next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
+    return next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
+
+
+def _take_later_out_(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> None:
+    """Put an Identity in the place of what runs only after a block."""
+    inside = set(block.layers)
+    later = layers[max(layers.index(name) for name in inside) + 1 :]
     gone = [name for name in later if name in order and not any(below(other, name) for other in inside)]
     for name in gone:
         if not any(below(name, other) for other in gone if other != name):
             set_submodule_(module, name, module=Identity())
-    return EndedNetwork(module, end).train(module.training)
+
+
+def _runs_through(end: EndedNetwork | TappedNetwork, sample: Inputs) -> bool:
+    """Tell whether what was left behind the end of a network runs as well."""
+    before = end.training
+    end.eval()
+    end.stops = False
+    try:
+        with torch.no_grad():
+            call_module(end, sample)
+    except Exception:  # the rest of any Python forward may fail in any way without its modules
+        return False
+    finally:
+        end.train(before)
+    return True
+
+
+def tapped(  # over the limit: what one run has told about the module
+    module: Module, points: Sequence[Tap], *, blocks: Sequence[Block], layers: Sequence[str], order: Sequence[str], sample: Inputs
+) -> TappedNetwork:
+    """Return a module whose result are the pooled outputs of several blocks; what runs only after the last of them is taken out.
+
+    Args:
+        module: the whole network.
+        points: the blocks and their pools.
+        blocks: all blocks.
+        layers: names of all layers in the order of execution.
+        order: names of all modules that were called, by the beginning of their first call.
+        sample: two items that it takes.
+
+    Raises:
+        NetworkError: if nothing of the points can be read.
+    """
+    names = {tap.block for tap in points}
+    chosen = [block for block in blocks if block.name in names]
+    ends = {block.name: _end_of(module, block, layers=layers, order=order) for block in chosen}
+    hints = {block.name: _hint(module, [name for name in layers if name in block.layers], given=True) for block in chosen}
+    hints[INPUT] = _hint(module, layers, given=False)
+    mode = module.training
+    found = _read_points(module.eval(), points, ends=ends, hints=hints, sample=sample)
+    kept = [block for block in chosen if block.name in {point.block for point in found}]
+    if kept:
+        _take_later_out_(module, max(kept, key=lambda block: max(map(layers.index, block.layers))), layers=layers, order=order)
+    whole = TappedNetwork(module if kept else Identity(), found).eval()
+    whole.slices = slices_of([(point.block, pool, width) for point in found for pool, width in point.widths()])
+    whole.stops = not _runs_through(whole, sample)
+    return whole.train(mode)
+
+
+def _hint(module: Module, layers: Sequence[str], *, given: bool) -> tuple[int, bool]:
+    return width_hint([module.get_submodule(name) for name in layers], given=given)
+
+
+def _read_points(
+    module: Module, points: Sequence[Tap], *, ends: Mapping[str, str], hints: Mapping[str, tuple[int, bool]], sample: Inputs
+) -> list[Point]:
+    """Run two items and three, and return how each place is read; those without real numbers for each item are left out.
+
+    Raises:
+        NetworkError: if none is left.
+    """
+    runs = []
+    with torch.no_grad():
+        for batch in (sample, _three(sample)):
+            seen: dict[str | None, Tensor | None] = {None: read_input(batch)}
+            names = list(dict.fromkeys(ends.values()))
+            if names:
+                seen.update(first_outputs(module, names, run=partial(call_module, module, batch), stops=True))
+            runs.append(seen)
+    found = []
+    for tap in points:
+        end = ends.get(tap.block)
+        point = read_point(tap, end, two=runs[0].get(end), three=runs[1].get(end), hint=hints[tap.block])
+        found += [] if point is None else [point]
+    if not found:
+        raise nothing_left(points)
+    return found
+
+
+def _three(sample: Inputs) -> Inputs:
+    """Return a sample of two items with the first one once more."""
+    if isinstance(sample, dict):
+        return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
+    return torch.cat([sample, sample[:1]])

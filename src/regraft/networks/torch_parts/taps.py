@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,16 +12,17 @@ from torch import Tensor
 from torch.nn import Module, functional
 
 from ..contract import Inputs
-from ..taps import GRID, STD_FLOOR, pools_at
+from ..taps import GRID, STD_FLOOR, Tap, pools_at
 from ..tracing import as_tensor
 
-__all__ = ["Point", "Reached", "first_outputs", "pooled_by", "read_input", "read_point"]
+__all__ = ["Point", "Reached", "first_outputs", "pooled_by", "read_input", "read_point", "width_hint"]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
     *(torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.GroupNorm, torch.nn.InstanceNorm1d),
 )
-_WIDTHS = ("out_channels", "num_features", "num_channels", "out_features", "normalized_shape", "hidden_size")
+_GIVEN = ("out_channels", "num_features", "num_channels", "out_features", "normalized_shape", "hidden_size")
+_READ = ("in_channels", "num_features", "num_channels", "in_features", "normalized_shape", "input_size")
 
 
 class Reached(BaseException):
@@ -38,6 +39,7 @@ class Point:
         pools: those that its values have.
         channels_last: whether the channels are the last axis, not the one after the items.
         items_second: whether the items are on the second axis (recurrent layers that begin with time).
+        channels: C.
         cells: places of "rows" and of "columns".
     """
 
@@ -46,7 +48,13 @@ class Point:
     pools: tuple[str, ...]
     channels_last: bool
     items_second: bool
+    channels: int = 0
     cells: tuple[int, int] = (0, 0)
+
+    def widths(self) -> list[tuple[str, int]]:
+        """Return the number of values of each pool."""
+        cells = dict(zip(("rows", "columns"), self.cells, strict=True))
+        return [(pool, self.channels * cells.get(pool, 1)) for pool in self.pools]
 
     def arranged(self, values: Tensor) -> Tensor:
         """Return values as (N, C) or (N, C, *positions), in float32 where they are of half precision."""
@@ -99,7 +107,7 @@ def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
     return functional.adaptive_avg_pool1d(line, count).transpose(1, 2).flatten(1)
 
 
-def first_outputs(network: Module, names: Sequence[str], run: Callable[[], Any], *, stops: bool) -> dict[str, Tensor | None]:
+def first_outputs(network: Module, names: Sequence[str], *, run: Callable[[], Any], stops: bool) -> dict[str, Tensor | None]:
     """Run a network and return what its modules gave at their first calls, the tensor in it, by name.
 
     Args:
@@ -133,44 +141,53 @@ def read_input(inputs: Inputs) -> Tensor | None:
     return real[0] if real else None
 
 
-def read_point(block: str, module: str | None, pools: Sequence[str], *, two: Tensor | None, three: Tensor | None, parts: Sequence[Module]) -> Point | None:
+def read_point(tap: Tap, module: str | None, *, two: Tensor | None, three: Tensor | None, hint: tuple[int, bool]) -> Point | None:
     """Return how a place is read; None where it holds no real numbers for each item.
 
     Args:
-        block: its name.
+        tap: the block, and the pools asked for.
         module: the module at its end.
-        pools: those asked for.
         two: what it gives for two items.
         three: what it gives for three.
-        parts: the layers that made it, or, for the input, that read it; the last one that tells its width counts.
+        hint: as `width_hint` returns it.
     """
     if two is None or three is None or not two.is_floating_point() or two.ndim != three.ndim or two.ndim < 2:
         return None
-    items = [axis for axis, (less, more) in enumerate(zip(two.shape, three.shape, strict=True)) if (less, more) == (2, 3)]
-    found = pools_at(pools, two.ndim)
-    if not found or not items or items[0] > (1 if two.ndim == 3 else 0):
+    items = [axis for axis, sizes in enumerate(zip(two.shape, three.shape, strict=True)) if sizes == (2, 3)]
+    pools = pools_at(tap.pools, two.ndim)
+    if not pools or not items or items[0] > (two.ndim == 3):
         return None
     second = items[0] == 1
-    last = _channels_last(two.transpose(0, 1) if second else two, parts)
-    point = Point(block, module, found, last, second)
-    arranged = point.arranged(two)
-    sizes = [min(GRID, size) for size in arranged.shape[2:]] if arranged.ndim == 4 else [0, 0]
-    return Point(block, module, found, last, second, (sizes[0], sizes[1]))
+    last = _channels_last(two.transpose(0, 1) if second else two, hint)
+    point = Point(tap.block, module, pools, last, second)
+    channels, *positions = point.arranged(two).shape[1:]
+    rows, columns = (min(GRID, size) for size in positions) if len(positions) == 2 else (0, 0)
+    return replace(point, channels=channels, cells=(rows, columns))
 
 
-def _channels_last(values: Tensor, parts: Sequence[Module]) -> bool:
-    """Tell whether the channels of values are their last axis: by the width of the last layer that has one, else by their rank."""
-    known = [(part, width) for part in parts for width in [_width(part)] if width]
-    layer, width = known[-1] if known else (None, 0)
+def _channels_last(values: Tensor, hint: tuple[int, bool]) -> bool:
+    """Tell whether the channels of values are their last axis: by the hint where one axis alone has that width, else by their rank."""
+    width, convolved = hint
     second, last = values.shape[1] == width, values.shape[-1] == width
-    if second != last:
-        return last
-    return values.ndim == 3 and not isinstance(layer, _CONVOLVED)
+    return last if second != last else values.ndim == 3 and not convolved
 
 
-def _width(layer: Module) -> int:
-    """Return the number of channels that a layer gives, 0 where it does not tell."""
-    for name in _WIDTHS:
+def width_hint(layers: Sequence[Module], *, given: bool) -> tuple[int, bool]:
+    """Return the number of channels that layers give, or read, and whether the layer that tells it is one of convolutional networks.
+
+    Args:
+        layers: in the order of execution.
+        given: the channels that the last layer gives; False for those that the first one reads.
+    """
+    for layer in reversed(layers) if given else layers:
+        width = _width(layer, _GIVEN if given else _READ)
+        if width:
+            return width, isinstance(layer, _CONVOLVED)
+    return 0, False
+
+
+def _width(layer: Module, names: Sequence[str]) -> int:
+    for name in names:
         size = getattr(layer, name, None)
         size = size[-1] if isinstance(size, tuple) and size else size
         if isinstance(size, int):

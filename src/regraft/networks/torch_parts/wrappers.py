@@ -11,15 +11,35 @@ from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict
 
 from ...errors import NetworkError
+from ..contract import Inputs
+from ..taps import TapSlice
 from ..tracing import as_tensor, capture, pooled
+from .taps import Point, Reached, first_outputs, read_input
 
-__all__ = ["AttachedHead", "BranchedNetwork", "EndedNetwork", "Join", "JoinedNetwork", "StackedHead", "branch_name", "inner_networks"]
+__all__ = [
+    "AttachedHead",
+    "BranchedNetwork",
+    "EndedNetwork",
+    "Join",
+    "JoinedNetwork",
+    "StackedHead",
+    "TappedNetwork",
+    "branch_name",
+    "call_module",
+    "inner_networks",
+    "tap_slices",
+]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "linear": lambda scores: scores,
     "softmax": lambda scores: scores.softmax(-1),
 }
+
+
+def call_module(module: Module, inputs: Inputs) -> Any:
+    """Call a module with one batch, inputs that are a tensor or named tensors, and return what it returns."""
+    return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
 class AttachedHead(Module):
@@ -105,10 +125,6 @@ class BranchedNetwork(Module):
         return {self.task: own, **{name: branch(features) for name, branch in self.branches.items()}}
 
 
-class _Reached(BaseException):
-    """Ends a forward pass. Not an Exception, so that no layer turns it into another error."""
-
-
 class EndedNetwork(Module):
     """A network up to the output of one of its modules.
 
@@ -131,16 +147,55 @@ class EndedNetwork(Module):
         def keep(_module: Module, _args: Any, output: Any) -> None:
             seen.append(output)
             if self.stops:
-                raise _Reached
+                raise Reached
 
         handle = self.network.get_submodule(self.end).register_forward_hook(keep)
         try:
             self.network(*tensors, **named)
-        except _Reached:
+        except Reached:
             pass
         finally:
             handle.remove()
         return seen[0]
+
+
+class TappedNetwork(Module):
+    """Outputs of several modules of a network, pooled and put side by side.
+
+    Attributes:
+        network: the network; what runs after the last of them has been taken out.
+        points: where it is read, and how.
+        slices: which columns of the result come from where.
+        stops: as in `EndedNetwork`.
+    """
+
+    def __init__(self, network: Module, points: Sequence[Point], *, slices: tuple[TapSlice, ...] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.points = tuple(points)
+        self.slices = slices
+        self.stops = True
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
+        """Return the pooled outputs, (N, D)."""
+        values = self.values(*tensors, **named)
+        mask = named.get("attention_mask")
+        return torch.cat([part for point, value in zip(self.points, values, strict=True) for part in point.pooled(value, mask)], 1)
+
+    def values(self, *tensors: Tensor, **named: Tensor) -> list[Tensor]:
+        """Return what is read at each point.
+
+        Raises:
+            NetworkError: if one of the modules gave no tensor in this run.
+        """
+        names = list(dict.fromkeys(point.module for point in self.points if point.module is not None))
+        seen: dict[str | None, Tensor | None] = {None: read_input(named or tensors[0])}
+        if names:
+            seen.update(first_outputs(self.network, names, run=lambda: self.network(*tensors, **named), stops=self.stops))
+        missing = [point.block for point in self.points if seen.get(point.module) is None]
+        if missing:
+            raise NetworkError(f"The block {missing[0]!r} gave no output in this run; expected one for each tap. Leave its tap out.")
+        return [value for point in self.points for value in [seen[point.module]] if value is not None]
 
 
 class Join(Module):
@@ -197,9 +252,16 @@ class JoinedNetwork(Module):
 def inner_networks(module: Module) -> list[Module]:
     """Return the module and the networks inside its wrappers, outermost first."""
     found = [module]
-    while isinstance(found[-1], (BranchedNetwork, JoinedNetwork, EndedNetwork)):
+    while isinstance(found[-1], (BranchedNetwork, JoinedNetwork, EndedNetwork, TappedNetwork)):
         found.append(found[-1].network)
     return found
+
+
+def tap_slices(module: Module) -> tuple[TapSlice, ...]:
+    """Return which features a module's heads read of which tap; none where they read something else."""
+    backbone = module.network if isinstance(module, BranchedNetwork) else module
+    backbone = backbone.backbone if isinstance(backbone, AttachedHead) else backbone
+    return backbone.slices if isinstance(backbone, TappedNetwork) else ()
 
 
 def branch_name(task: str, taken: Mapping[str, Any] | Sequence[str]) -> str:

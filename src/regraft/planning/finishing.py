@@ -1,0 +1,116 @@
+"""What is taken from the trained network beside its weights: thresholds of labels, class statistics, and the whole history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..probes import statistics_of
+from ..tasks import fit_thresholds
+from ..training import all_raw_scores
+from .job import Job
+from .strategies import Carried
+
+__all__ = ["fit_thresholds_", "keep_statistics_", "merged_history", "note_idle_heads_"]
+
+WIDEST = 2048
+"""Features up to which class statistics are computed by a pass of their own; their scatter has the square of that many numbers."""
+WIDEST_AT_HAND = 4096
+"""The same where the features are in memory: 128 MiB of scatter."""
+SHARE = 0.1
+"""Of the training time that the pass for class statistics may take, where that is more than a second."""
+
+
+def fit_thresholds_(job: Job, carried: Carried) -> None:
+    """Give the multi-label heads their thresholds, fitted to the selection items, or else to the probe's leave-one-out scores.
+
+    Args:
+        job: with the trained network.
+        carried: the feed to judge with.
+    """
+    asked = {name: task for name, task in job.tasks.items() if job.data_of(name).task == "multi-label"}
+    select, made = job.parts.select, {}
+    scores = all_raw_scores(job.network, carried.feed, indices=select) if asked and len(select) else {}
+    for name, task in asked.items():
+        data, known = job.data_of(name), job.known(name, select)
+        if len(known):
+            made[task] = fit_thresholds(scores[task][data.known[select]], data.targets[known])
+        elif name in job.solved:
+            made[task] = job.solved[name].thresholds(data.targets)
+    for task, limits in made.items():
+        job.network.heads[task] = replace(job.network.heads[task], thresholds=tuple(map(float, limits)))
+
+
+def keep_statistics_(job: Job, carried: Carried) -> None:
+    """Keep the class statistics of the first head with the network: of the features of the fitting and selection items.
+
+    Where the backbone was trained, its features are computed by one pass of the feed, unless that would take too long.
+
+    Args:
+        job: with the trained network.
+        carried: with the source network's features, where they were computed, and the feed.
+    """
+    data, network, same = job.items.data, job.network, _same_features(job, carried)
+    if job.tasks[data.name] != network.head.task:
+        network.statistics = network.statistics if same else None  # of a head that was not trained
+        return
+    network.statistics = None
+    if data.task != "classification" or not job.plan.statistics:
+        return
+    rows = job.known(data.name, np.sort(np.concatenate([job.parts.fit, job.parts.select])))
+    with job.clock.during("frozen"):
+        features = carried.features[rows] if same and carried.features is not None else _features(job, carried, rows=rows)
+        if features is not None and features.shape[1] <= WIDEST_AT_HAND:
+            network.statistics = statistics_of(features.numpy(), data.targets[rows], classes=data.classes).to_arrays()
+
+
+def _same_features(job: Job, carried: Carried) -> bool:
+    """Tell whether nothing below the heads was changed by training, moving averages included."""
+    names = (name for name, tensor in job.network.state().items() if tensor.is_floating_point())
+    trained = {name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] for name in names}
+    return trained - carried.frozen <= set(job.network.head_layers) and job.plan.strategy != "scratch"
+
+
+def _features(job: Job, carried: Carried, *, rows: np.ndarray) -> Tensor | None:
+    """Return the features of some items by a pass of the feed, or None, with a note, where they are too wide or it would take too long."""
+    width, allowed = job.network.head.features, max(1.0, SHARE * job.clock.seconds["train"])
+    began = time.perf_counter()
+    first = job.features(carried.feed, rows[:64]) if width <= WIDEST else None
+    expected = (time.perf_counter() - began) * len(rows) / 64
+    if first is None or expected > allowed:
+        why = f"{width} features" if first is None else f"a pass of {expected:.0f} s for {job.clock.seconds['train']:.0f} s of training"
+        job.notes.append(f"No class statistics were kept: they would take {why}.")
+        return None
+    return job.features(carried.feed, rows)
+
+
+def note_idle_heads_(job: Job, carried: Carried) -> None:
+    """Take note of the heads that were left alone although what they read was trained.
+
+    Args:
+        job: with the trained network.
+        carried: the layers that stayed frozen.
+    """
+    idle = [task for task, head in job.network.heads.items() if head.groups is None and head.layer in job.idle_layers]
+    if idle and not _same_features(job, carried):
+        job.notes.append(
+            f"The data have no targets of {', '.join(map(repr, idle))}: these heads were left as they are, but the features that they "
+            "read were trained, so that they may be worse now."
+        )
+
+
+def merged_history(earlier: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of earlier trainings, then those of this one; "run" counts the trainings from 1.
+
+    Args:
+        earlier: entries as a network keeps them; those without "run" are of the first.
+        history: one mapping an epoch.
+    """
+    before = [{"run": 1, **entry} for entry in earlier]
+    run = 1 + max((int(entry["run"]) for entry in before), default=0)
+    return before + [{"run": run, **entry} for entry in history]

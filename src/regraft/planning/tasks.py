@@ -1,0 +1,164 @@
+"""Which of the data's tasks goes to which head, and the network with heads for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ..data import Dataset, Prepared
+from ..errors import DataError, SettingError, near_names
+from ..heads import branch, retarget
+from ..networks.account import Account
+from ..networks.contract import Network
+from .plan import Plan
+from .preparing import output_names
+
+__all__ = ["changed_heads", "check_tasks", "matched_tasks", "same_tasks"]
+
+NewRows = dict[str, np.ndarray]
+"""Task of the network -> rows of its new classes."""
+
+
+def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
+    """Return the network's task for each of the data's.
+
+    A task with the name of a head goes to it. The data's first task goes to the first head, where no other task has its name. Any
+    other gets a branch of its own name.
+
+    Args:
+        net: the network as it came.
+        data: with one task or several.
+
+    Returns:
+        Task of the data -> task of the network, in the order of the data.
+    """
+    first = net.head.task if net.heads else "main"
+    found = {name: name for name in data.tasks}
+    if data.name not in net.heads and first not in data.tasks:
+        found[data.name] = first
+    return found
+
+
+def same_tasks(test: Dataset, data: Dataset) -> Dataset:
+    """Return a test set whose first task is called as that of the data, where that is the only difference.
+
+    Args:
+        test: items that judge.
+        data: items that are learned from.
+
+    Returns:
+        The test set, its classes in the order of the data's; tasks that the data have not are left out.
+
+    Raises:
+        DataError: if it has no target of the data's first task.
+    """
+    name = data.name
+    named = test if name in test.tasks or test.name in data.tasks else replace(test, name=name)
+    if name not in named.tasks or not named.targets_of(name).known.any():
+        raise DataError(f"The test set has no target of the task {name!r}; it has {', '.join(map(repr, test.tasks))}. Give it targets.")
+    own = named.of_task(name)
+    further = {task: named.targets_of(task) for task in data.tasks[1:] if task in named.tasks}
+    whole = replace(own, further=further)
+    for task in whole.tasks:
+        whole = whole.with_classes(data.targets_of(task).classes, task)
+    return whole
+
+
+def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:
+    """Raise if the plan does not go with the data's tasks.
+
+    Args:
+        data: what is learned from.
+        plan: with weights of tasks, and how new rows start.
+        valid: (n,) indices of the items that judge.
+
+    Raises:
+        SettingError: if a weight is of a task that the data have not, or a start needs another kind of task.
+        DataError: if no item that judges has a target of the first task.
+    """
+    for name in plan.settings.task_weights or {}:
+        if name not in data.tasks:
+            raise SettingError(f"task_weights: the data have no task {name!r}{near_names(name, data.tasks)}")
+    other = [name for name in data.tasks if data.targets_of(name).task != "classification"]
+    if plan.start == "imprint" and other:
+        raise SettingError(
+            f"start='imprint' averages the items of each class; the task {other[0]!r} is {data.targets_of(other[0]).task}. Choose 'probe'."
+        )
+    if not data.known[valid].any():
+        raise DataError(f"None of the {len(valid)} items that judge has a target of the task {data.name!r}. Raise valid=.")
+
+
+def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:
+    """Return a copy of the network with a head for each task of the data, and the fitted preprocessing.
+
+    Args:
+        net: the network; it is not changed.
+        items: the prepared items.
+        plan: old names of classes, and how new rows start.
+        fit: (n,) indices of the items that are learned from.
+
+    Returns:
+        The network, and which rows of which task are new.
+
+    Raises:
+        DataError: if a start needs an item of every new class, and there is none.
+    """
+    data, tasks = items.data, matched_tasks(net, items.data)
+    changed, account, new = _without_derived(net, tasks), Account(), NewRows()
+    first = net.head.task if net.heads else "main"
+    for name in sorted(tasks, key=lambda name: tasks[name] != first):  # a branch needs the first head
+        own, task = data.of_task(name), tasks[name]
+        changed = _with_task(changed, own, task=task, plan=plan if name == data.name else replace(plan, rename={}))
+        added = set(changed.account.entries.get("new", ()))
+        new[task] = np.array([row for row, known in enumerate(output_names(own)) if known in added], np.int64)
+        shown = own.subset(fit[own.known[fit]])
+        if plan.start in ("imprint", "probe"):
+            _check_shown(shown, new[task], start=plan.start)
+        if plan.start == "auto" and own.task == "regression" and len(shown) and len(new[task]) == len(output_names(own)):
+            changed = _at_the_means(changed, shown, task=task)
+        account, changed.account = account.joined(changed.account), Account()
+    changed.account, changed.preprocessing = net.account.of_weights().joined(account), items.preprocessing
+    if net.heads and changed.head.classes == net.head.classes:  # only then do the heads that are derived from it still hold
+        derived = {task: head for task, head in net.heads.items() if head.groups and task not in tasks.values()}
+        changed.heads = {**changed.heads, **derived}
+    return changed, new
+
+
+def _without_derived(net: Network, tasks: Mapping[str, str]) -> Network:
+    """Return a copy with an empty account; a derived head that the data have targets for makes room for rows of its own."""
+    twin = net.copy()
+    twin.heads = {task: head for task, head in net.heads.items() if not head.groups or task not in tasks.values()}
+    twin.account = Account()
+    return twin
+
+
+def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network:
+    """Return the network with the classes of the data's only task: a head that is there keeps its rows by name, else it gets a branch."""
+    names, start = output_names(data), plan.start if plan.start in ("random", "mean") else "zeros"
+    if not net.heads or task in net.heads:
+        known = task if net.heads else None
+        return retarget(net, names, kind=data.task, task=known, rename=plan.rename, start=start, seed=plan.seed)
+    if plan.rename:
+        raise SettingError(f"rename={plan.rename}: the task {task!r} is new, so that it has no old names. Leave it out.")
+    branched = branch(net, task, names, kind=data.task, start=start, seed=plan.seed)
+    branched.account = replace(branched.account, notes=(f"the task {task!r} has a new head on the same features",))
+    return branched
+
+
+def _check_shown(shown: Dataset, new: np.ndarray, *, start: str) -> None:
+    counts = shown.class_counts()
+    lacking = [shown.classes[row] for row in new if len(counts) and not counts[row]]
+    if lacking:
+        raise DataError(
+            f"The items to learn from show no item of {', '.join(map(repr, lacking[:5]))}; start={start!r} needs one of every new class."
+        )
+
+
+def _at_the_means(net: Network, shown: Dataset, *, task: str) -> Network:
+    """Let the outputs of a regression start at the targets' means: a rate for the weights would take long to get there."""
+    means = np.asarray(shown.targets, np.float32).reshape(len(shown), -1).mean(0)
+    changed = net.with_head(replace(net.heads[task], bias=means))
+    changed.account = net.account
+    return changed

@@ -1,0 +1,232 @@
+"""What the probes share: checked inputs, folds that keep groups whole, and the linear head that most of them give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
+
+__all__ = [
+    "FOLDS",
+    "NEVER",
+    "LinearProbe",
+    "checked_features",
+    "checked_groups",
+    "checked_targets",
+    "folds_of",
+    "held_out_name",
+    "held_out_scores",
+    "spread_out",
+    "widened",
+]
+
+FOLDS = 5
+"""Parts of the data where a probe has no closed form for the items left out."""
+NEVER = 30.0
+"""How far, in nats, the score of a class without items stays below the lowest of the others."""
+
+Head = tuple[np.ndarray, np.ndarray]
+"""weight (C, d) and bias (C,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """A linear head on features.
+
+    Attributes:
+        weight: (C, d).
+        bias: (C,); raw scores are `features @ weight.T + bias`, scaled so that their softmax (sigmoid) is calibrated.
+        penalty: the strength that was chosen, in the unit of the method.
+        loo_scores: (N, C) raw scores of each item by a probe that did not see it.
+        temperature: the scale that was put into weight and bias; 1 for regression.
+        held_out: how the unseen items were chosen: "leave-one-out", "leave-group-out", "5-fold" or "5-fold by group".
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    penalty: float
+    loo_scores: np.ndarray
+    temperature: float
+    held_out: str = "leave-one-out"
+
+    def scores(self, features: npt.ArrayLike) -> np.ndarray:
+        """Return the raw scores (N, C) of `features` (N, d)."""
+        return np.asarray(np.asarray(features) @ self.weight.T + self.bias)
+
+
+def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A probe") -> np.ndarray:
+    """Return features (N, d) as an array that is known to be finite.
+
+    Args:
+        features: (N, d) numbers.
+        least: N must not be lower.
+        what: who asks, the first words of the message.
+
+    Returns:
+        The array as given, or float64 where it held whole numbers.
+
+    Raises:
+        DataError: if the shape is another, there are fewer items, or a number is not finite.
+    """
+    table = np.asarray(features)
+    if table.ndim != 2 or table.shape[1] == 0:
+        raise DataError(f"{what} takes features (N, d); received the shape {table.shape}. Pool or flatten them to one row an item.")
+    table = table if table.dtype in (np.float32, np.float64) else table.astype(np.float64)
+    row = next((row for row in _faulty_rows(table)), -1)
+    if len(table) < least or row >= 0:
+        finite = "all finite" if row < 0 else f"not finite in item {row}"
+        raise DataError(
+            f"{what} needs {least} or more items with finite features; received {len(table)} items, {finite}. "
+            "Features that are not finite come from a network that has diverged or from NaN in its input."
+        )
+    return table
+
+
+def _faulty_rows(table: np.ndarray) -> Iterator[int]:
+    """Yield the first row of each block of rows that is not finite; the sum of a block tells without a table of truths."""
+    step = max(2**22 // table.shape[1], 1)
+    for start in range(0, len(table), step):
+        part = table[start : start + step]
+        with np.errstate(all="ignore"):
+            fine = bool(np.isfinite(np.ones(len(part), part.dtype) @ part).all())
+        if not fine:
+            yield from start + np.flatnonzero(~np.isfinite(part).all(axis=1))[:1]
+
+
+def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.ndarray:
+    """Return class indices (N,) as int64.
+
+    Args:
+        targets: (N,) whole numbers from 0 to C-1.
+        count: N.
+        classes: C.
+
+    Returns:
+        The indices.
+
+    Raises:
+        DataError: if the shape is another, or a number is no class.
+    """
+    truth = np.asarray(targets)
+    rows = truth.astype(np.int64) if truth.dtype.kind in "iufb" else None
+    if rows is None or truth.shape != (count,) or not np.array_equal(rows, truth) or not 0 <= rows.min() <= rows.max() < classes:
+        seen = f"{truth.dtype} {truth.shape}, such as {truth.ravel()[:3].tolist()}"
+        raise DataError(f"Targets must be {count} whole numbers from 0 to {classes - 1}, one an item; received {seen}. Check `classes`.")
+    return rows
+
+
+def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | None:
+    """Return a number from 0 for the group of each item, (N,), or None where none were given.
+
+    Args:
+        groups: (N,) names or numbers, the same for items that belong together (speaker, session, patient).
+        count: N.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        DataError: if there is not one group an item, or only one group in all.
+    """
+    if groups is None:
+        return None
+    names = np.asarray(groups)
+    if names.shape != (count,):
+        raise DataError(f"Expected the group of each of {count} items; received the shape {names.shape}.")
+    kinds, numbers = np.unique(names, return_inverse=True)
+    if len(kinds) < 2:
+        raise DataError(f"All {count} items are of the group {names[0]!r}; a group can only be left out where there are 2 or more.")
+    return numbers.astype(np.int64)
+
+
+def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | None = None, count: int = FOLDS) -> np.ndarray:
+    """Return the fold of each item: classes spread evenly, groups kept whole, the order of the rows without influence.
+
+    Items are ordered by their class and their place along one random direction of feature space, then dealt out in turn; groups go,
+    the largest first, to the fold that has fewest items of their classes.
+
+    Args:
+        features: (N, d).
+        targets: (N,) class indices.
+        groups: (N,) numbers of `checked_groups`.
+        count: folds; fewer where there are fewer items or groups.
+
+    Returns:
+        (N,) numbers from 0.
+    """
+    places = features @ np.random.default_rng(0).standard_normal(features.shape[1]).astype(features.dtype)
+    order, folds = np.lexsort((places, targets)), np.empty(len(targets), np.int64)
+    if groups is None:
+        folds[order] = np.arange(len(order)) % min(count, len(order))
+        return folds
+    content = np.zeros((int(groups.max()) + 1, int(targets.max()) + 1))
+    np.add.at(content, (groups, targets), 1)
+    centres = np.bincount(groups, weights=places) / content.sum(axis=1)
+    held, fold_of = np.zeros((min(count, len(content)), content.shape[1])), np.empty(len(content), np.int64)
+    for group in np.lexsort((centres, -content.sum(axis=1))):
+        fold_of[group] = int(np.argmin(held @ content[group] / content[group].sum() + 1e-3 * held.sum(axis=1)))
+        held[fold_of[group]] += content[group]
+    return np.asarray(fold_of[groups])
+
+
+def held_out_name(groups: np.ndarray | None, *, folds: int = 0) -> str:
+    """Return how items were left out, in words: with `groups` or without, in so many `folds` or, for 0, each alone."""
+    if folds:
+        return f"{folds}-fold by group" if groups is not None else f"{folds}-fold"
+    return "leave-one-out" if groups is None else "leave-group-out"
+
+
+def spread_out(features: np.ndarray, *, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the scale, (d,) each, that bring `features` to mean 0 and, with `standardise`, to deviation 1 per feature.
+
+    Without it, one scale brings the mean variance to 1. A feature that does not vary keeps its scale.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    spread = np.square(features - mean).mean(axis=0, dtype=np.float64)
+    real = spread > np.square(64 * np.finfo(features.dtype).eps * np.abs(mean))
+    if not standardise:
+        spread = np.full_like(spread, spread.mean())
+    return mean, np.where(real if standardise else real.any(), np.sqrt(spread), 1.0)
+
+
+def held_out_scores(
+    fit: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]], folds: np.ndarray, *, targets: np.ndarray, classes: int
+) -> np.ndarray:
+    """Return the scores (N, C) of each item by a head that was fitted on the other folds.
+
+    Args:
+        fit: from the rows to fit on, to a function from rows to their scores (n, classes present there, ascending).
+        folds: (N,) the fold of each item.
+        targets: (N,) class indices.
+        classes: C.
+
+    Returns:
+        The scores; a class that a head did not see scores `NEVER` below the lowest.
+    """
+    scores = np.empty((len(targets), classes))
+    for fold in np.unique(folds):
+        seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        present = np.unique(targets[seen])
+        if len(present) < 2:
+            part = np.zeros((len(unseen), len(present)))
+        else:
+            part = fit(seen)(unseen)
+        scores[unseen] = part.min(axis=1, keepdims=True) - NEVER
+        scores[np.ix_(unseen, present)] = part
+    return scores
+
+
+def widened(head: Head, present: np.ndarray, *, classes: int) -> Head:
+    """Return a head of all `classes` from one of those `present` (class indices): the others get the mean row, lowered.
+
+    A binary `head` of one row (scikit-learn's) becomes two of opposite signs with the same softmax.
+    """
+    if len(head[0]) == 1 and len(present) == 2:
+        head = np.concatenate([-head[0], head[0]]) / 2, np.concatenate([-head[1], head[1]]) / 2
+    weight, bias = np.tile(head[0].mean(axis=0), (classes, 1)), np.full(classes, head[1].mean() - NEVER)
+    weight[present], bias[present] = head
+    return weight, bias

@@ -1,0 +1,159 @@
+"""Nearest neighbours by the cosine: finds classes of several clusters, which no linear head does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SettingError
+from .calibration import fit_temperature, log_loss
+from .common import checked_features, checked_groups, checked_targets, held_out_name
+
+__all__ = ["NeighbourProbe", "fit_knn", "knn_scores"]
+
+_CHUNK = 2**22
+"""Similarities that are held at once."""
+_SOFTNESS = 0.07
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourProbe:
+    """The fitting items as a head.
+
+    Attributes:
+        reference: (N, d) float32, of length 1 each.
+        targets: (N,) class indices.
+        classes: C.
+        neighbours: how many vote.
+        loo_scores: (N, C) raw scores of each item by the others (of other groups).
+        temperature: the factor of the scores that calibrates their softmax.
+        held_out: "leave-one-out" or "leave-group-out".
+    """
+
+    reference: np.ndarray
+    targets: np.ndarray
+    classes: int
+    neighbours: int
+    loo_scores: np.ndarray
+    temperature: float
+    held_out: str
+
+    def scores(self, features: npt.ArrayLike) -> np.ndarray:
+        """Return the raw scores (N, C) of `features` (N, d)."""
+        x = unit_rows(np.asarray(features))
+        (scores,) = knn_scores(x, self.reference, targets=self.targets, classes=self.classes, neighbours=[self.neighbours])
+        return self.temperature * scores
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Return the rows of `x` (N, d) at length 1, as float32; a row of zeros stays."""
+    lengths = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    return np.asarray((x / lengths).astype(np.float32))
+
+
+def nearest(
+    x: np.ndarray, reference: np.ndarray, *, count: int, own: np.ndarray | None = None, others: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines and the rows of the nearest reference items, best first.
+
+    Args:
+        x: (N, d) rows of length 1.
+        reference: (R, d) rows of length 1.
+        count: k, at most R.
+        own: (N,) groups of the items, or None.
+        others: (R,) groups of the reference items; those of the same group are no neighbours (their cosine is then -inf).
+
+    Returns:
+        (N, k) and (N, k).
+    """
+    near, rows = np.empty((len(x), count)), np.empty((len(x), count), np.int64)
+    for start in range(0, len(x), step := max(_CHUNK // len(reference), 1)):
+        here = slice(start, start + step)
+        cosines = x[here] @ reference.T
+        if own is not None and others is not None:
+            cosines[own[here, None] == others] = -np.inf
+        best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(cosines, best, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        near[here], rows[here] = np.take_along_axis(values, order, axis=1), np.take_along_axis(best, order, axis=1)
+    return near, rows
+
+
+def knn_scores(
+    x: np.ndarray,
+    reference: np.ndarray,
+    *,
+    targets: np.ndarray,
+    classes: int,
+    neighbours: Sequence[int],
+    own: np.ndarray | None = None,
+    others: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Return the log of the share of votes of each class, a vote weighing exp(cosine / 0.07).
+
+    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote; its 0.07); Caron et al. (DINO), ICCV 2021, for k near 20.
+    Deviations: shares are smoothed as by one further vote that is split evenly over the classes, so that all logs are finite.
+
+    Args:
+        x: (N, d) rows of length 1.
+        reference: (R, d) rows of length 1.
+        targets: (R,) class indices of the reference items.
+        classes: C.
+        neighbours: numbers k of items that vote; each at most R.
+        own: (N,) groups of the items, or None.
+        others: (R,) groups of the reference items; those of the same group do not vote.
+
+    Returns:
+        For each k, (N, C); all from one search.
+    """
+    near, rows = nearest(x, reference, count=max(neighbours), own=own, others=others)
+    weights = np.where(np.isfinite(near), np.exp((near - np.maximum(near[:, :1], -1.0)) / _SOFTNESS), 0.0)
+    results = []
+    for count in neighbours:
+        votes = np.zeros((len(x), classes))
+        np.add.at(votes, (np.arange(len(x))[:, None], targets[rows[:, :count]]), weights[:, :count])
+        shares = count * votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-30)
+        results.append(np.log((shares + 1 / classes) / (count + 1)))
+    return results
+
+
+def fit_knn(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    classes: int,
+    neighbours: Sequence[int] = (5, 20),
+    groups: npt.ArrayLike | None = None,
+) -> NeighbourProbe:
+    """Keep the items as a head and choose how many neighbours vote by the log-loss of each item by the others.
+
+    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4.
+
+    Args:
+        features: (N, d) finite numbers.
+        targets: (N,) class indices.
+        classes: C.
+        neighbours: numbers to choose from; those of N or more become N - 1.
+        groups: (N,) what items belong to: items of the same group do not vote for each other.
+
+    Returns:
+        The probe.
+
+    Raises:
+        SettingError: if no number of neighbours is given, or one is below 1.
+    """
+    x = checked_features(features, least=2, what="Nearest neighbours")
+    rows = checked_targets(targets, count=len(x), classes=classes)
+    members = checked_groups(groups, count=len(x))
+    if not len(neighbours) or min(neighbours) < 1:
+        raise SettingError(f"neighbours={list(neighbours)} must hold one or more numbers of at least 1, such as [5, 20].")
+    counts = sorted({min(count, len(x) - 1) for count in neighbours})
+    reference, own = unit_rows(x), np.arange(len(x)) if members is None else members
+    tables = knn_scores(reference, reference, targets=rows, classes=classes, neighbours=counts, own=own, others=own)
+    wanted = np.eye(classes)[rows]
+    factors = [fit_temperature(table, wanted) for table in tables]
+    best = int(np.argmin([log_loss(factor * table, rows) for factor, table in zip(factors, tables, strict=True)]))
+    return NeighbourProbe(reference, rows, classes, counts[best], factors[best] * tables[best], factors[best], held_out_name(members))

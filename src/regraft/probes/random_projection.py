@@ -1,0 +1,121 @@
+"""Ridge regression on random features: classes that no line separates, still in closed form and from sums that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError, SettingError
+from .common import checked_features
+from .ridge import RidgeProbe, fit_ridge
+
+__all__ = ["RandomProjection", "RandomProjectionProbe", "fit_random_projection"]
+
+_MOST, _DEFAULT, _PER_ITEM = 10_000, 2_000, 5
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class RandomProjection:
+    """max(0, x W) with a fixed W: three numbers say all of it.
+
+    Source: McDonnell et al. (RanPAC), NeurIPS 2023, section 4.2, equation 7.
+
+    Attributes:
+        inputs: d, features.
+        width: M, random features.
+        seed: of W (d, M), standard normal.
+    """
+
+    inputs: int
+    width: int
+    seed: int = 0
+
+    def apply(self, features: npt.ArrayLike) -> np.ndarray:
+        """Return the random features of `features` (N, d).
+
+        Args:
+            features: (N, d).
+
+        Returns:
+            (N, M) float32.
+
+        Raises:
+            DataError: if the features are not d wide.
+        """
+        x = np.asarray(features)
+        if x.ndim != 2 or x.shape[1] != self.inputs:
+            raise DataError(f"The projection takes features (N, {self.inputs}); received the shape {x.shape}.")
+        weight = np.random.default_rng(self.seed).standard_normal((self.inputs, self.width), dtype=np.float32)
+        hidden = np.empty((len(x), self.width), np.float32)
+        for start in range(0, len(x), step := max(_CHUNK // self.width, 1)):
+            part = hidden[start : start + step]
+            np.maximum(np.matmul(x[start : start + step].astype(np.float32), weight, out=part), 0, out=part)
+        return hidden
+
+
+@dataclass(frozen=True, eq=False)
+class RandomProjectionProbe:
+    """A random projection and a ridge head on it.
+
+    Attributes:
+        projection: features to random features.
+        ridge: the head, with its penalty and temperature.
+    """
+
+    projection: RandomProjection
+    ridge: RidgeProbe
+
+    @property
+    def loo_scores(self) -> np.ndarray:
+        """Return the raw scores (N, C) of each item by the probe that did not see it."""
+        return self.ridge.loo_scores
+
+    @property
+    def held_out(self) -> str:
+        """Return "leave-one-out" or "leave-group-out"."""
+        return self.ridge.held_out
+
+    def scores(self, features: npt.ArrayLike) -> np.ndarray:
+        """Return the raw scores (N, C) of `features` (N, d)."""
+        return self.ridge.scores(self.projection.apply(features))
+
+
+def fit_random_projection(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    classes: int,
+    groups: npt.ArrayLike | None = None,
+    balanced: bool = False,
+    width: int | None = None,
+    seed: int = 0,
+) -> RandomProjectionProbe:
+    """Fit ridge regression on max(0, x W), W drawn once: no training, and sums of it stream (`ridge_sums_of`).
+
+    Source: McDonnell, Gong, Parveneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4.2, equations 7 to 9.
+    Deviations: the penalty is chosen by exact leave-one-out, not on a part kept aside; the width follows the number of items.
+
+    Args:
+        features: (N, d) finite numbers.
+        targets: (N,) class indices.
+        classes: C.
+        groups: (N,) what items belong to: they are left out together.
+        balanced: each class weighs the same, whatever its number of items.
+        width: M; None for 5 a item, at most 2,000. Up to 10,000 pays where the features are many and the items more.
+        seed: of the projection.
+
+    Returns:
+        The probe.
+
+    Raises:
+        SettingError: if the width is out of its range.
+    """
+    x = checked_features(features, least=3, what="A random projection")
+    wide = min(_DEFAULT, _PER_ITEM * len(x)) if width is None else width
+    if not 1 <= wide <= _MOST:
+        raise SettingError(f"width={width} is out of its range; expected 1 to {_MOST}, or None for the default.")
+    projection = RandomProjection(x.shape[1], wide, seed)
+    return RandomProjectionProbe(projection, fit_ridge(projection.apply(x), targets, classes=classes, groups=groups, balanced=balanced))
