@@ -96,8 +96,10 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         seed: decides splits, order, dropout and views.
         out: folder for checkpoints and the saved result.
         resume: go on after an interruption.
-        settings: frozen, classes, select (share of the learning items that choose, 0.15), skip_bad, and those of
-            `regraft.training.Settings`; unknown names are an error that lists the near ones.
+        settings: frozen, classes, rename (old class -> new one), start (how rows of new classes start; "auto": the closed-form probe
+            where that is better), select (share of the learning items that choose, 0.15), statistics (whether class statistics are
+            kept with the network), skip_bad, and those of `regraft.training.Settings`; unknown names are an error that lists the
+            near ones.
 
     Returns:
         The adapted network with its plan, history, scores, baselines, account and cost.

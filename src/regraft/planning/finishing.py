@@ -22,7 +22,7 @@ WIDEST = 2048
 """Features up to which class statistics are computed by a pass of their own; their scatter has the square of that many numbers."""
 WIDEST_AT_HAND = 4096
 """The same where the features are in memory: 128 MiB of scatter."""
-SHARE = 0.1
+SHARE = 0.34
 """Of the training time that the pass for class statistics may take, where that is more than a second."""
 
 
