@@ -145,6 +145,7 @@ class Network(abc.ABC):
     sample: Inputs
     history: Sequence[dict[str, Any]] = ()
     statistics: Mapping[str, np.ndarray] | None = None
+    _found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
 
     @property
     def layout(self) -> str:
@@ -201,6 +202,24 @@ class Network(abc.ABC):
                 f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name a row."
             )
         self.heads = {**self.heads, head.task: replaced(head, classes=names)}
+
+    def rename_task_(self, task: str, name: str) -> None:
+        """Call a task by another name.
+
+        Args:
+            task: its present name.
+            name: one that no other task has.
+
+        Raises:
+            NetworkError: if there is no such task, or the name is taken.
+        """
+        self.head_of(task)
+        if name != task and name in self.heads:
+            raise NetworkError(f"The task {task!r} cannot be called {name!r}: the network has one of that name already.")
+        self.heads = {
+            name if known == task else known: replaced(head, task=name if known == task else known) for known, head in self.heads.items()
+        }
+        self._found = {name if known == task else known: found for known, found in self._found.items()}
 
     def with_derived(self, scores: Scores) -> Scores:
         """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""

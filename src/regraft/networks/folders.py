@@ -122,7 +122,10 @@ def read_heads_(network: Network, facts: Mapping[str, Any]) -> None:
         facts: content of `regraft.json`.
     """
     found: dict[str, Head] = {}
+    called = {head.layer: task for task, head in network.heads.items() if head.layer}
     for plain in facts["heads"]:
+        if plain["task"] not in network.heads and plain["layer"] in called:
+            network.rename_task_(called[plain["layer"]], plain["task"])
         classes = tuple(plain["classes"]) if plain["classes"] else None
         told = {"kind": plain["kind"], "classes": classes, "activation": plain["activation"]}
         if plain.get("groups"):

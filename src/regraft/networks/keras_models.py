@@ -17,7 +17,7 @@ from torch.nn import Module, Parameter
 from ..errors import NetworkError, near_names
 from .account import Account
 from .contract import Head, Inputs, Network, Scores
-from .keras_parts import changes, graphs
+from .keras_parts import changes
 from .keras_parts.clone import cloned
 from .keras_parts.drawing import draw_, drawn, seeded
 from .keras_parts.heads import (
@@ -38,17 +38,18 @@ from .keras_parts.split import Split, split_graph
 from .keras_parts.structure import (
     blocks_of_model,
     described,
-    graph_of,
     is_leaf,
     layers_of,
     named_modules,
     own_code,
     own_variables,
+    tap_slices,
     variables_below,
     wiring,
 )
 from .structure import below
-from .tracing import Trace, as_tensor, capture, head_reading, pooled, trace
+from .taps import Tap, TapSlice
+from .tracing import Trace, as_tensor, capture, pooled, trace
 
 __all__ = ["KerasNetwork", "open_keras"]
 
@@ -354,6 +355,15 @@ class KerasNetwork(Network):
         """Return a copy that ends with the block of that name; it has a head only where it ends with one."""
         return changes.ended(self, block)
 
+    def tapped(self, points: Sequence[Tap]) -> Self:
+        """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D)."""
+        return changes.tapped(self, points)
+
+    @property
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        """Which features come from which tap; the graph tells it."""
+        return tap_slices(self.module, self._modules[self._first.layer] if self._found else None)
+
     def with_channels(self, count: int) -> Self:
         """Return a copy that takes items of `count` channels; its first convolution's weights are summed, or repeated and scaled."""
         return changes.with_channels(self, count)
@@ -413,7 +423,8 @@ class KerasNetwork(Network):
     def structure(self, layers: Collection[str]) -> str:
         """Return the layers' configs and the code of every layer class that is not Keras' own, and the graph of the whole."""
         configs = [f"{name}: {described(self._modules[name])}" for name in sorted(layers)]
-        return "\n".join([*configs, *own_code(self.module, self._modules), *wiring(self.module, self._modules)])
+        taps = map(repr, self.tap_slices)
+        return "\n".join([*configs, *own_code(self.module, self._modules), *wiring(self.module, self._modules), *taps])
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
@@ -453,23 +464,9 @@ class KerasNetwork(Network):
         if target.suffix != ".keras":
             raise NetworkError(f"Received the path {str(path)!r}; a Keras network is written to a file that ends in '.keras'.")
         with self._as_given():
-            whole = self._with_groups()
+            whole = changes.with_groups(self)
         self._save(whole, target)
         return target
-
-    def _with_groups(self) -> Any:
-        """Return the module, or, where there are derived heads, a copy that has them as outputs."""
-        derived = [head for head in self.heads.values() if head.groups is not None]
-        if not derived or graph_of(self.module) is None:
-            return self.module
-        with torch.no_grad():
-            result = outputs_of(self._sample_run())[self._first.output]
-            scores = self._own_scores(self._sample_run)[self.head.task]
-        readings = {"linear", "softmax", "log_softmax"}
-        reading = head_reading(scores, result, channels_last=True)
-        return (
-            graphs.grouped(cloned(self.module), derived, output=self._first.output, reading=reading) if reading in readings else self.module
-        )
 
     def _save(self, module: Any, target: Path) -> None:
         with self._as_given():

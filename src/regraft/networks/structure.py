@@ -11,6 +11,8 @@ from .contract import Block, Layer
 __all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units"]
 
 _MOST_BLOCKS = 40
+_OPENED = {"Sequential", "ModuleList", "ModuleDict", "AttachedHead", "EndedNetwork", "TappedNetwork"}
+"""Kinds of modules that are never a block of their own."""
 
 
 def below(name: str, container: str) -> bool:
@@ -79,11 +81,17 @@ def torch_units(modules: Mapping[str, Module]) -> list[str]:
         opened: list[str] = []
         for name in units:
             inner = _children(name, modules)
-            plain_container = type(modules[name]).__name__ in {"Sequential", "ModuleList", "ModuleDict"}
-            opened += inner if inner and (plain_container or _computed_parameters(modules[name]) > total / 2) else [name]
+            container = type(modules[name]).__name__ in _OPENED or _is_wrapped(name, modules)
+            opened += inner if inner and (container or _computed_parameters(modules[name]) > total / 2) else [name]
         if opened == units or len(opened) > 2 * _MOST_BLOCKS:
             return units
         units = opened
+
+
+def _is_wrapped(name: str, modules: Mapping[str, Module]) -> bool:
+    """Tell whether a module is the network inside a wrapper: a wide new head may outweigh it."""
+    outer, _, part = name.rpartition(".")
+    return part in {"backbone", "network"} and type(modules[outer]).__name__ in _OPENED
 
 
 def _computed_parameters(module: Module) -> int:

@@ -8,7 +8,20 @@ from typing import NamedTuple
 
 from ..errors import NetworkError, near_names
 
-__all__ = ["GRID", "INPUT", "POOLS", "STD_FLOOR", "VECTOR", "Tap", "TapSlice", "checked_points", "nothing_left", "pools_at", "refuse_read_input", "slices_of"]
+__all__ = [
+    "GRID",
+    "INPUT",
+    "POOLS",
+    "STD_FLOOR",
+    "VECTOR",
+    "Tap",
+    "TapSlice",
+    "checked_points",
+    "nothing_left",
+    "pools_at",
+    "refuse_read_input",
+    "slices_of",
+]
 
 INPUT = "input"
 POOLS = ("mean", "std", "rows", "columns", "token")
@@ -84,7 +97,7 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
 
 
 def refuse_read_input(slices: Sequence[TapSlice], change: str) -> None:
-    """Raise if a network's own input is among its features, whose number a `change` of the input would change.
+    """Raise if the `slices` of a network's features hold its own input, whose number a `change` of the input would change.
 
     Raises:
         NetworkError: saying in which order to do it.

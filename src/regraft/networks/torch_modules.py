@@ -277,7 +277,8 @@ class TorchNetwork(Network):
         expected = self.heads.get(head.task, self.head).features if self.heads else head.features
         if expected != head.features:
             raise NetworkError(f"The rows have {head.features} features; the network has {expected}. Give rows of that length.")
-        twin = self._edited("head", _size(head), parts=list(head.parts))
+        branch = bool(self.heads) and head.task != self.head.task
+        twin = self._edited("head", {**_size(head), "branch": branch}, parts=list(head.parts))
         if not self.heads:
             twin.module = surgery.attached(twin.module, head)
             return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
@@ -467,16 +468,17 @@ def _size(head: Head) -> dict[str, Any]:
     return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
 
 
-def _empty_head(edit: Mapping[str, Any]) -> Head:
-    """Return a head of the noted size; a bias other than zero makes sure that there is one."""
+def _empty_head(edit: Mapping[str, Any], network: TorchNetwork) -> Head:
+    """Return a head of the noted size; a bias other than zero makes sure that there is one. The first head may have been renamed since."""
     weight = np.zeros((edit["rows"], edit["features"]), np.float32)
     bias = np.full(edit["rows"], edit.get("bias", True), np.float32)
-    return Head(edit["task"], None, "classification", "linear", "", weight, bias, tuple(edit.get("parts", ())))
+    task = edit["task"] if edit.get("branch") or not network.heads else network.head.task
+    return Head(task, None, "classification", "linear", "", weight, bias, tuple(edit.get("parts", ())))
 
 
 _EDITS: dict[str, Callable[[TorchNetwork, Mapping[str, Any]], TorchNetwork]] = {
-    "head": lambda network, edit: network.with_head(_empty_head(edit)),
-    "stack": lambda network, edit: network.with_stack(_empty_head(edit), edit["activation"]),
+    "head": lambda network, edit: network.with_head(_empty_head(edit, network)),
+    "stack": lambda network, edit: network.with_stack(_empty_head(edit, network), edit["activation"]),
     "cut": lambda network, edit: network.ended(edit["block"]),
     "channels": lambda network, edit: network.with_channels(edit["count"]),
     "columns": lambda network, edit: network.with_columns(edit["count"]),

@@ -1,6 +1,46 @@
-"""Heads solved in closed form on features."""
+"""Heads solved in closed form, or by a convex solver, on features."""
 
+from .calibration import Calibration, calibration_of, expected_calibration_error, fit_temperature, log_loss
+from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
+from .common import LinearProbe
+from .knn import NeighbourProbe, fit_knn, knn_scores
+from .lda import fit_lda_probe
+from .logistic import fit_logistic
+from .random_projection import RandomProjection, RandomProjectionProbe, fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, fit_lda, statistics_of
+from .statistics import ClassStatistics, RidgeSums, fit_lda, ridge_sums_of, shrunk_covariance, statistics_of
+from .svm import fit_svm
+from .unknown import UNKNOWN_SCORES, UnknownChoice, choose_unknown, unknown_scores
 
-__all__ = ["ClassStatistics", "RidgeProbe", "fit_lda", "fit_ridge", "statistics_of"]
+__all__ = [
+    "UNKNOWN_SCORES",
+    "Calibration",
+    "ClassMeanProbe",
+    "ClassStatistics",
+    "LinearProbe",
+    "NeighbourProbe",
+    "RandomProjection",
+    "RandomProjectionProbe",
+    "RidgeProbe",
+    "RidgeSums",
+    "UnknownChoice",
+    "calibration_of",
+    "choose_unknown",
+    "class_mean_scores",
+    "expected_calibration_error",
+    "fit_class_mean",
+    "fit_knn",
+    "fit_lda",
+    "fit_lda_probe",
+    "fit_logistic",
+    "fit_random_projection",
+    "fit_ridge",
+    "fit_svm",
+    "fit_temperature",
+    "knn_scores",
+    "log_loss",
+    "ridge_sums_of",
+    "shrunk_covariance",
+    "statistics_of",
+    "unknown_scores",
+]

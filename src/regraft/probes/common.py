@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import clone
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import DataError
+from .calibration import fit_temperature, log_loss
 
 __all__ = [
     "FOLDS",
     "NEVER",
+    "Grid",
     "LinearProbe",
     "checked_features",
     "checked_groups",
     "checked_targets",
+    "fit_path",
     "folds_of",
     "held_out_name",
     "held_out_scores",
@@ -26,6 +32,8 @@ __all__ = [
 
 FOLDS = 5
 """Parts of the data where a probe has no closed form for the items left out."""
+_SMALL = 2**28
+"""Products a step below which a solver runs on one thread: those of numpy and scipy wait for each other, ten times as long as they work."""
 NEVER = 30.0
 """How far, in nats, the score of a class without items stays below the lowest of the others."""
 
@@ -139,7 +147,7 @@ def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | 
         raise DataError(f"Expected the group of each of {count} items; received the shape {names.shape}.")
     kinds, numbers = np.unique(names, return_inverse=True)
     if len(kinds) < 2:
-        raise DataError(f"All {count} items are of the group {names[0]!r}; a group can only be left out where there are 2 or more.")
+        raise DataError(f"All {count} items are of the group {names.tolist()[0]!r}; one can only be left out where there are 2 or more.")
     return numbers.astype(np.int64)
 
 
@@ -158,7 +166,7 @@ def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | 
     Returns:
         (N,) numbers from 0.
     """
-    places = features @ np.random.default_rng(0).standard_normal(features.shape[1]).astype(features.dtype)
+    places = features @ np.asarray(np.random.default_rng(0).standard_normal(features.shape[1]), features.dtype)
     order, folds = np.lexsort((places, targets)), np.empty(len(targets), np.int64)
     if groups is None:
         folds[order] = np.arange(len(order)) % min(count, len(order))
@@ -185,8 +193,8 @@ def spread_out(features: np.ndarray, *, standardise: bool) -> tuple[np.ndarray, 
 
     Without it, one scale brings the mean variance to 1. A feature that does not vary keeps its scale.
     """
-    mean = features.mean(axis=0, dtype=np.float64)
-    spread = np.square(features - mean).mean(axis=0, dtype=np.float64)
+    mean = np.asarray(features.mean(axis=0, dtype=np.float64))
+    spread = np.asarray(np.square(features - mean).mean(axis=0, dtype=np.float64))
     real = spread > np.square(64 * np.finfo(features.dtype).eps * np.abs(mean))
     if not standardise:
         spread = np.full_like(spread, spread.mean())
@@ -221,12 +229,130 @@ def held_out_scores(
 
 
 def widened(head: Head, present: np.ndarray, *, classes: int) -> Head:
-    """Return a head of all `classes` from one of those `present` (class indices): the others get the mean row, lowered.
-
-    A binary `head` of one row (scikit-learn's) becomes two of opposite signs with the same softmax.
-    """
-    if len(head[0]) == 1 and len(present) == 2:
-        head = np.concatenate([-head[0], head[0]]) / 2, np.concatenate([-head[1], head[1]]) / 2
+    """Return a head of all `classes` from one of those `present` (class indices): the others get the mean row, lowered."""
     weight, bias = np.tile(head[0].mean(axis=0), (classes, 1)), np.full(classes, head[1].mean() - NEVER)
     weight[present], bias[present] = head
     return weight, bias
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Strengths to choose from.
+
+    Attributes:
+        values: of `C`, the inverse of the penalty, ascending.
+        stride: the distance of those tried first.
+        calibrated: the scores mean log-probabilities as they come; else each strength is judged after one factor is fitted to its scores.
+    """
+
+    values: np.ndarray
+    stride: int
+    calibrated: bool
+
+
+@dataclass
+class _Path:
+    """Held-out scores and their loss along a grid of strengths; the estimators of the folds go on from where they were."""
+
+    x: np.ndarray
+    rows: np.ndarray
+    folds: np.ndarray
+    classes: int
+    estimator: Any
+    grid: Grid
+    losses: np.ndarray
+    best: tuple[np.ndarray, float] = (np.empty(0), 1.0)
+
+    def __post_init__(self) -> None:
+        self.wanted = np.eye(self.classes)[self.rows]
+        self.started: dict[int, Any] = {int(fold): clone(self.estimator) for fold in np.unique(self.folds)}
+
+    def try_(self, place: int) -> None:
+        """Fit at one strength in every fold, once."""
+        if not 0 <= place < len(self.grid.values) or np.isfinite(self.losses[place]):
+            return
+
+        def fit(seen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+            model = self.started[int(next(iter(set(self.started) - set(self.folds[seen].tolist()))))]
+            model.set_params(C=float(self.grid.values[place])).fit(self.x[seen], self.rows[seen])
+            weight, bias = _two_rows(model.coef_, model.intercept_)
+            return lambda unseen: self.x[unseen] @ weight.T + bias
+
+        scores = held_out_scores(fit, self.folds, targets=self.rows, classes=self.classes)
+        factor = fit_temperature(scores, self.wanted)
+        self.losses[place] = log_loss(scores if self.grid.calibrated else factor * scores, self.rows)
+        if self.losses[place] <= self.losses.min():
+            self.best = (scores, factor)
+
+
+def fit_path(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    classes: int,
+    groups: npt.ArrayLike | None,
+    estimator: Any,
+    grid: Grid,
+    standardise: bool,
+) -> LinearProbe:
+    """Fit a linear classifier of scikit-learn at the strength with the lowest held-out log-loss.
+
+    Every so many strengths are tried first, from the strongest penalty on, until the loss has risen twice in a row; then the
+    neighbours of the best at half the distance, and so on.
+
+    Args:
+        features: (N, d) finite numbers.
+        targets: (N,) class indices.
+        classes: C.
+        groups: (N,) what items belong to, or None.
+        estimator: with a parameter `C`, the inverse of the penalty; with `warm_start` it goes on from the fit before.
+        grid: the strengths.
+        standardise: divide each feature by its deviation; else all by one number.
+
+    Returns:
+        The probe, for features as given; its `penalty` is 1 / C.
+
+    Raises:
+        DataError: if the items are of fewer than 2 classes.
+    """
+    name = type(estimator).__name__
+    x = checked_features(features, least=2, what=name)
+    rows = checked_targets(targets, count=len(x), classes=classes)
+    members = checked_groups(groups, count=len(x))
+    present = np.unique(rows)
+    if len(present) < 2:
+        raise DataError(f"{name} needs items of 2 or more classes; received {len(x)} of class {present[0]}. Add items of another class.")
+    mean, scale = spread_out(x, standardise=standardise)
+    table = ((x - mean) / scale).astype(x.dtype)
+    folds = folds_of(table, rows, groups=members)
+    path = _Path(table, rows, folds, classes, estimator, grid, np.full(len(grid.values), np.inf))
+    with threadpool_limits(1 if table.size * classes < _SMALL else None, user_api="blas"):
+        place = _search_(path)
+        model = clone(estimator).set_params(C=float(grid.values[place])).fit(table, rows)
+    weight, bias = widened(_two_rows(model.coef_, model.intercept_), present, classes=classes)
+    weight = weight.astype(np.float64) / scale
+    scores, factor = path.best
+    words = held_out_name(members, folds=len(path.started))
+    return LinearProbe(factor * weight, factor * (bias - weight @ mean), 1 / float(grid.values[place]), factor * scores, factor, words)
+
+
+def _search_(path: _Path) -> int:
+    """Fill in losses of `path`, coarse to fine; return the place of the lowest."""
+    risen, lowest, stride = 0, np.inf, path.grid.stride
+    for place in range(0, len(path.grid.values), stride):
+        path.try_(place)
+        risen = risen + 1 if path.losses[place] > lowest else 0
+        lowest = min(lowest, path.losses[place])
+        if risen == 2:
+            break
+    while stride > 1:
+        stride //= 2
+        best = int(np.argmin(path.losses))
+        path.try_(best - stride)
+        path.try_(best + stride)
+    return int(np.argmin(path.losses))
+
+
+def _two_rows(weight: np.ndarray, bias: np.ndarray) -> Head:
+    """Return scikit-learn's one row of two classes as two of opposite signs, with the same probabilities; more rows as they are."""
+    return (np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) if len(weight) == 1 else (weight, bias)

@@ -12,7 +12,7 @@ from ..errors import SettingError
 from .calibration import fit_temperature, log_loss
 from .common import checked_features, checked_groups, checked_targets, held_out_name
 
-__all__ = ["NeighbourProbe", "fit_knn", "knn_scores"]
+__all__ = ["NeighbourProbe", "fit_knn", "knn_scores", "nearest", "unit_rows"]
 
 _CHUNK = 2**22
 """Similarities that are held at once."""

@@ -21,7 +21,7 @@ _CHUNK = 2**22
 class RandomProjection:
     """max(0, x W) with a fixed W: three numbers say all of it.
 
-    Source: McDonnell et al. (RanPAC), NeurIPS 2023, section 4.2, equation 7.
+    Source: McDonnell et al. (RanPAC), NeurIPS 2023, section 4.
 
     Attributes:
         inputs: d, features.
@@ -95,7 +95,7 @@ def fit_random_projection(
 ) -> RandomProjectionProbe:
     """Fit ridge regression on max(0, x W), W drawn once: no training, and sums of it stream (`ridge_sums_of`).
 
-    Source: McDonnell, Gong, Parveneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4.2, equations 7 to 9.
+    Source: McDonnell, Gong, Parvaneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4: H = max(0, X W), (H'H + λ I)⁻¹ H'Y.
     Deviations: the penalty is chosen by exact leave-one-out, not on a part kept aside; the width follows the number of items.
 
     Args:
@@ -104,7 +104,7 @@ def fit_random_projection(
         classes: C.
         groups: (N,) what items belong to: they are left out together.
         balanced: each class weighs the same, whatever its number of items.
-        width: M; None for 5 a item, at most 2,000. Up to 10,000 pays where the features are many and the items more.
+        width: M; None for 5 an item, at most 2,000. Up to 10,000 pays where the features are many and the items more.
         seed: of the projection.
 
     Returns:

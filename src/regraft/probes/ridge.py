@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import strmm
 
 from ..errors import DataError, SettingError, near_names
 from .calibration import fit_temperature
@@ -23,6 +22,7 @@ _LARGE = 2**24
 _JUDGED = 8192
 """Items, drawn at random, that judge the path of large data."""
 _BLOCK = 4096
+_STRIP = 256
 _WHOLE_PATH = 2e10
 """Operations up to which every penalty is tried; beyond, every fourth, then those around the best."""
 
@@ -47,7 +47,7 @@ class _System:
 
     @property
     def tall(self) -> bool:
-        return self.x.shape[0] > self.x.shape[1]
+        return len(self.x) > len(self.mean)
 
     def shrink(self, penalty: float) -> np.ndarray:
         return np.concatenate([[1.0], self.squares / (self.squares + penalty)])
@@ -69,7 +69,7 @@ class _System:
             weight = self.vectors @ (np.sqrt(self.squares)[:, None] * inner)
         else:
             factor = (self.vectors @ inner).astype(np.float32 if self.single else np.float64)
-            weight = np.concatenate([_block(self, slice(None), columns).T @ factor for columns in _blocks(self.x.shape[1])])
+            weight = np.concatenate([_block(self, slice(None), columns=columns).T @ factor for columns in _blocks(self.x.shape[1])])
         weight = (weight / self.scale[:, None]).T.astype(np.float64)
         return weight, self.projected[0] / np.sqrt(len(self.x)) - weight @ self.mean
 
@@ -90,7 +90,7 @@ def fit_ridge(
     without it is (y_i - ŷ_i) / (1 - h_i); those of a group G by the fit without all of it are (I - H_GG)⁻¹ (y_G - ŷ_G).
 
     Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical
-    Learning, 2009, equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, equation 3.2.2 (deletion of
+    Learning, 2009, equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, chapter 3 (deletion of
     several rows). The temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
     Deviations: weights of the items and scales of the features stay those of all items when one is left out. More than 2²⁴ numbers
     are read in blocks of float32; of them 8,192 items, drawn at random (whole groups), judge the penalties, the scores are of all.
@@ -146,15 +146,16 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
-def _block(system: _System, rows: np.ndarray | slice, columns: slice = slice(None)) -> np.ndarray:
+def _block(system: _System, rows: np.ndarray | slice, *, columns: slice = slice(None)) -> np.ndarray:
     """Return weighted, centred and scaled features of some rows and columns."""
     dtype = np.float32 if system.single else np.float64
-    part = system.x[rows, columns].astype(dtype)
+    part: npt.NDArray[np.floating] = system.x[rows, columns].astype(dtype)
     part -= system.mean[columns].astype(dtype)
     if (system.scale != 1.0).any():
         part /= system.scale[columns].astype(dtype)
     if (system.root != 1.0).any():
-        part *= system.root[rows].astype(dtype)[:, None]
+        weights: npt.NDArray[np.floating] = system.root[rows].astype(dtype)
+        part *= weights[:, None]
     return part
 
 
@@ -176,7 +177,7 @@ def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: 
             block = _block(system, part)
             crossed += block.T @ wanted[part].astype(block.dtype)
         else:
-            block = _block(system, slice(None), part).T
+            block = _block(system, slice(None), columns=part).T
         gram += block.T @ block
     squares, vectors = _eigen(gram, single=single)
     inner = vectors.T @ crossed / np.sqrt(squares)[:, None] if system.tall else vectors.T @ wanted
@@ -249,8 +250,8 @@ def _held_out(
 def _without(half: np.ndarray, residual: np.ndarray) -> np.ndarray:
     """Return (I - A A')⁻¹ r for the rows A of one group, by the smaller of two systems (Woodbury)."""
     if half.shape[0] <= half.shape[1]:
-        return np.linalg.solve(np.eye(len(half)) - half @ half.T, residual)
-    return residual + half @ np.linalg.solve(np.eye(half.shape[1]) - half.T @ half, half.T @ residual)
+        return np.asarray(np.linalg.solve(np.eye(len(half)) - half @ half.T, residual))
+    return np.asarray(residual + half @ np.linalg.solve(np.eye(half.shape[1]) - half.T @ half, half.T @ residual))
 
 
 def _held_out_blocks(system: _System, penalty: float, *, groups: np.ndarray | None) -> np.ndarray:
@@ -264,16 +265,19 @@ def _held_out_blocks(system: _System, penalty: float, *, groups: np.ndarray | No
                 given = {"projected": system.projected, "y": system.y[block], "root": system.root[block], "groups": groups[block]}
                 predicted[block] = _held_out(system.left(block), shrink, **given)
         return predicted
-    # (G + λ)⁻¹ = L L': a triangular product costs half of one with the eigenvectors
+    # (G + λ)⁻¹ = L L': what lies above the diagonal need not be multiplied, which with eigenvectors it must
     inverse = (system.vectors * (1 / (system.squares + penalty) - 1 / penalty)) @ system.vectors.T + np.eye(len(system.vectors)) / penalty
-    factor = np.asfortranarray(np.linalg.cholesky(inverse).astype(np.float32))
+    factor = np.linalg.cholesky(inverse).astype(np.float32)
+    strips = [(start, np.ascontiguousarray(factor[start:, start : start + _STRIP])) for start in range(0, len(factor), _STRIP)]
     inner = system.projected[1:] * (np.sqrt(system.squares) / (system.squares + penalty))[:, None]
     weight = (system.vectors @ inner).astype(np.float32)
     y_mean = system.projected[0] / np.sqrt(len(system.x))
     for rows in _blocks(len(system.x)):
         block, root, y = _block(system, rows), system.root[rows], system.y[rows]
         residual = root[:, None] * (y - y_mean) - block @ weight
-        turned = strmm(1.0, factor, block.T, trans_a=1, lower=1, overwrite_b=1)
-        leverage = np.square(root) / len(system.x) + np.einsum("ji,ji->i", turned, turned)
+        leverage = np.square(root) / len(system.x)
+        for start, strip in strips:
+            turned = block[:, start:] @ strip
+            leverage += np.einsum("ij,ij->i", turned, turned)
         predicted[rows] = y - residual / (root * np.maximum(1 - leverage, 1e-9))[:, None]
     return predicted

@@ -16,7 +16,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from ..errors import DataError, SettingError
 
-__all__ = ["ClassStatistics", "fit_lda", "statistics_of"]
+__all__ = ["ClassStatistics", "RidgeSums", "fit_lda", "ridge_sums_of", "shrunk_covariance", "statistics_of"]
 
 _CHUNK = 2**22
 """Numbers of float64 that are held at once beside the statistics: 32 MiB."""
@@ -114,6 +114,127 @@ class ClassStatistics:
         return cls(classes, counts, means, scatter)
 
 
+@dataclass(frozen=True, eq=False)
+class RidgeSums:
+    """What ridge regression needs to know of features and targets: new items or classes change sums only.
+
+    Sums are kept about the means, (X - m)'(X - m) and (X - m)'Y, which loses no digits where features lie far from zero.
+
+    Attributes:
+        names: C names of the outputs.
+        count: items.
+        x_mean: (d,).
+        y_mean: (C,).
+        scatter: (d, d).
+        crossed: (d, C).
+    """
+
+    names: tuple[str, ...]
+    count: float
+    x_mean: np.ndarray
+    y_mean: np.ndarray
+    scatter: np.ndarray
+    crossed: np.ndarray
+
+    def joined(self, other: RidgeSums) -> RidgeSums:
+        """Return the sums of the items of both; an output that only one of them has was 0 for the items of the other.
+
+        Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors.
+
+        Args:
+            other: sums of the same features of other items.
+
+        Returns:
+            Sums of this one's outputs in their order, then of those that only `other` has.
+
+        Raises:
+            DataError: if the widths differ.
+        """
+        if len(self.x_mean) != len(other.x_mean):
+            widths = f"{len(self.x_mean)} and {len(other.x_mean)}"
+            raise DataError(f"Sums of {widths} features cannot be joined; both must be of the same features of one network.")
+        names = (*self.names, *(name for name in other.names if name not in self.names))
+        total = self.count + other.count
+        (y1, crossed1), (y2, crossed2) = _widened(self, names), _widened(other, names)
+        x_gap, y_gap, share = other.x_mean - self.x_mean, y2 - y1, other.count / max(total, 1.0)
+        scatter = self.scatter + other.scatter + self.count * share * np.outer(x_gap, x_gap)
+        crossed = crossed1 + crossed2 + self.count * share * np.outer(x_gap, y_gap)
+        return RidgeSums(names, total, self.x_mean + share * x_gap, y1 + share * y_gap, scatter, crossed)
+
+    def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the head of ridge regression on all items that were joined.
+
+        Source: Hoerl & Kennard, Technometrics 12, 1970, equation 2.1, with an intercept that is not shrunk.
+
+        Args:
+            penalty: added to the diagonal of the scatter, > 0; that of a `RidgeProbe` has the same unit.
+
+        Returns:
+            weight (C, d) and bias (C,).
+
+        Raises:
+            SettingError: if the penalty is not above 0.
+            DataError: if there are no items.
+        """
+        if not penalty > 0:
+            raise SettingError(f"penalty={penalty} must be above 0; take that of a fitted probe, such as fit_ridge(...).penalty.")
+        if not self.count:
+            raise DataError(f"Sums of {self.count:.0f} items have no head; join those of some items first.")
+        weight = cho_solve(cho_factor(self.scatter + penalty * np.eye(len(self.scatter)), lower=True), self.crossed).T
+        return weight, self.y_mean - weight @ self.x_mean
+
+    @classmethod
+    def of_statistics(cls, statistics: ClassStatistics) -> RidgeSums:
+        """Return the sums for one-hot targets; `statistics` of the classes say all of them."""
+        counts, means = statistics.counts, statistics.means
+        total = max(float(counts.sum()), 1.0)
+        middle = counts @ means / total
+        scaled = (means - middle) * counts[:, None]
+        between = (means - middle).T @ scaled
+        return cls(statistics.classes, float(counts.sum()), middle, counts / total, statistics.scatter + between, scaled.T)
+
+
+def _widened(sums: RidgeSums, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return means (C,) and products (d, C) of outputs with these names; zeros for those that `sums` lack."""
+    mean, crossed = np.zeros(len(names)), np.zeros((len(sums.x_mean), len(names)))
+    places = [names.index(name) for name in sums.names]
+    mean[places], crossed[:, places] = sums.y_mean, sums.crossed
+    return mean, crossed
+
+
+def ridge_sums_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, names: Sequence[str]) -> RidgeSums:
+    """Return the sums of features and targets, in chunks.
+
+    Args:
+        features: (N, d) finite numbers.
+        targets: (N,) class indices, or (N, C) numbers.
+        names: C names of the outputs.
+
+    Returns:
+        The sums.
+
+    Raises:
+        DataError: if shapes do not fit together or a number is not finite.
+    """
+    y = np.asarray(targets)
+    if y.ndim == 1 and y.dtype.kind in "iu":
+        return RidgeSums.of_statistics(statistics_of(features, y, classes=names))
+    table, y = features if isinstance(features, np.ndarray) else np.asarray(features), y.astype(np.float64)
+    if table.ndim != 2 or y.shape != (len(table), len(names)) or not np.isfinite(y).all():
+        seen = f"{table.shape} and {y.shape}, targets finite: {bool(np.isfinite(y).all())}"
+        raise DataError(f"Expected features (N, d) and targets (N, {len(names)}); received {seen}.")
+    width = table.shape[1]
+    sums = RidgeSums(tuple(names), 0.0, np.zeros(width), np.zeros(len(names)), np.zeros((width, width)), np.zeros((width, len(names))))
+    for start in range(0, len(table), step := max(_CHUNK // width, 1)):
+        x, part = table[start : start + step].astype(np.float64), y[start : start + step]
+        if not np.isfinite(x).all():
+            raise DataError(f"Features of items {start} to {start + len(x) - 1} are not all finite. Check the network and its data.")
+        mean = x.mean(axis=0)
+        x -= mean
+        sums = sums.joined(RidgeSums(tuple(names), float(len(x)), mean, part.mean(axis=0), x.T @ x, x.T @ part))
+    return sums
+
+
 def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
     """Return the class statistics of features, in chunks: a memory-mapped array is never held as a whole.
 
@@ -185,6 +306,15 @@ def fit_lda(statistics: ClassStatistics, *, shrinkage: float | None = None, bala
     weight, bias = np.tile(rows.mean(axis=0), (len(present), 1)), np.full(len(present), offsets.mean() - _NEVER)
     weight[present], bias[present] = rows, offsets
     return weight, bias
+
+
+def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
+    """Return the covariance within classes (d, d) of `statistics`, shrunk as `fit_lda` does: it has an inverse.
+
+    Source: Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on Signal Processing 58:5016-5029, equation (23).
+    """
+    means = statistics.means[statistics.counts > 0]
+    return _regularised(statistics.covariance, means, freedom=statistics.freedom, shrinkage=None)
 
 
 def _regularised(covariance: np.ndarray, means: np.ndarray, *, freedom: float, shrinkage: float | None) -> np.ndarray:

@@ -5,6 +5,7 @@ Each function leaves the network as it is and works on a copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -15,9 +16,11 @@ from ...errors import NetworkError, near_names
 from ..account import Account
 from ..contract import Head
 from ..samples import sample_of
-from ..tracing import as_tensor
+from ..taps import INPUT, Tap, checked_points, refuse_read_input
+from ..tracing import as_tensor, head_reading
 from . import graphs
-from .heads import FoundHead
+from .clone import cloned
+from .heads import FoundHead, outputs_of
 from .library import keras
 from .samples import called, sample_for, shapes_of
 from .sizes import rechannel_, resize_
@@ -26,7 +29,18 @@ from .structure import graph_of
 if TYPE_CHECKING:
     from ..keras_models import KerasNetwork
 
-__all__ = ["ended", "with_branch", "with_channels", "with_columns", "with_first_head", "with_one_output", "with_rows", "with_stack"]
+__all__ = [
+    "ended",
+    "tapped",
+    "with_branch",
+    "with_channels",
+    "with_columns",
+    "with_first_head",
+    "with_groups",
+    "with_one_output",
+    "with_rows",
+    "with_stack",
+]
 
 N = TypeVar("N", bound="KerasNetwork")
 
@@ -170,6 +184,38 @@ def ended(network: N, block: str) -> N:
     return twin
 
 
+def tapped(network: N, points: Sequence[Tap]) -> N:
+    """Return a network without a head whose output are the pooled outputs of several blocks side by side, (N, D).
+
+    Args:
+        network: any with a graph.
+        points: blocks, or "input", with their pools.
+    """
+    members = {block.name: block.layers for block in network.blocks if block.name != INPUT}
+    taps = checked_points(points, members)
+    module, layers, _ = network._copied()
+    whole = graphs.tapped(
+        module, taps, layers={tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
+    )
+    twin = network._rebuilt(whole, layers, heads=[])
+    twin.statistics = None
+    return twin
+
+
+def with_groups(network: KerasNetwork) -> Any:
+    """Return the module of a network, or, where there are derived heads, a copy that has them as outputs."""
+    derived = [head for head in network.heads.values() if head.groups is not None]
+    if not derived or graph_of(network.module) is None:
+        return network.module
+    with torch.no_grad():
+        result = outputs_of(network._sample_run())[network._first.output]
+        scores = network._own_scores(network._sample_run)[network.head.task]
+    reading = head_reading(scores, result, channels_last=True)
+    if reading not in {"linear", "softmax", "log_softmax"}:
+        return network.module
+    return graphs.grouped(cloned(network.module), derived, output=network._first.output, reading=reading)
+
+
 def with_channels(network: N, count: int) -> N:
     """Return a network that takes items of another number of channels.
 
@@ -184,6 +230,7 @@ def with_channels(network: N, count: int) -> N:
     """
     if count < 1:
         raise NetworkError(f"Received {count} channels; expected 1 or more.")
+    refuse_read_input(network.tap_slices, f"channels={count}")
     weighted = [layer.name for layer in network.layers if layer.parameters and not layer.kind.endswith("Normalization")]
     twin = network.copy()
     changed, old = rechannel_(twin.module, count, first=twin._modules[weighted[0]] if weighted else None)

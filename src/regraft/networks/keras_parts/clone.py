@@ -104,7 +104,8 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, obj: Any) -> int | None:
         """Name parts by number; everything else goes into the stream."""
-        return self.parts.number(obj) if _is_part(type(obj)) else None
+        kind: Any = type(obj)
+        return self.parts.number(obj) if _is_part(kind) else None
 
     def reducer_override(self, obj: Any) -> Any:
         """Make tracked containers empty and without a tracker, as filling one that has a tracker would track twice."""

@@ -15,12 +15,13 @@ import torch
 
 from ...errors import NetworkError
 from ..contract import Head
+from ..taps import GRID, STD_FLOOR, Tap, nothing_left, pools_at
 from .heads import channels_last, rows_of
 from .library import keras
 from .sizes import holds, put_rows_
-from .structure import graph_of, steps_of
+from .structure import TAPS, graph_of, is_tap, steps_of
 
-__all__ = ["attached", "branched", "columned", "ended", "grouped", "only_output", "stacked", "wrapped"]
+__all__ = ["attached", "branched", "columned", "ended", "grouped", "only_output", "stacked", "tapped", "wrapped"]
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,23 @@ def _with_parts(operation: Any) -> list[Any]:
     return [operation, *operation._flatten_layers(include_self=False)] if isinstance(operation, keras.Layer) else [operation]
 
 
-def _opened(model: Any, layer: Any) -> _Opened:
-    """Return a model's graph with `layer` at its top level.
+def _opened(model: Any, *layers: Any) -> _Opened:
+    """Return a model's graph with `layers` at its top level.
 
     Raises:
-        NetworkError: if the model, or a layer that holds `layer`, has no graph.
+        NetworkError: if the model, or a layer that holds one of `layers`, has no graph.
     """
     graph = graph_of(model)
     if graph is None:
         raise _no_graph(model)
-    known: dict[int, Any] = {}
-    steps: list[Any] = []
-    _replay_(steps_of(graph), known, layer=layer, steps=steps)
+    steps, outputs = steps_of(graph), graph._outputs_struct
+    for layer in layers:
+        known: dict[int, Any] = {}
+        before, steps = steps, []
+        _replay_(before, known, layer=layer, steps=steps)
+        outputs = _mapped(outputs, known)
     _rename_(graph, steps)
-    return _Opened(model.name, graph._inputs_struct, _mapped(graph._outputs_struct, known), steps)
+    return _Opened(model.name, graph._inputs_struct, outputs, steps)
 
 
 def _rename_(graph: Any, steps: Sequence[Any]) -> None:
@@ -271,10 +275,18 @@ def ended(model: Any, layers: Sequence[Any]) -> Any:
     Raises:
         NetworkError: if the model has no graph.
     """
-    called = [layer for layer in layers if layer._inbound_nodes]
-    last = (called or list(layers))[-1]
-    graph = _opened(model, last)
-    node = graph.node(last)
+    graph = _opened(model, _last(layers))
+    return graph.model(_end(graph, layers))
+
+
+def _last(layers: Sequence[Any]) -> Any:
+    """Return the last of the layers that is called."""
+    return ([layer for layer in layers if layer._inbound_nodes] or list(layers))[-1]
+
+
+def _end(graph: _Opened, layers: Sequence[Any]) -> Any:
+    """Return the output of the last of these layers that is called, and of the steps without weights that belong to it."""
+    node = graph.node(_last(layers))
     at = next(index for index, step in enumerate(graph.steps) if step is node)
     made = {id(tensor) for step in graph.steps[: at + 1] for tensor in step.outputs}
     for step in graph.steps[at + 1 :]:  # an addition written as `x + y` is no layer and belongs to the block before it
@@ -282,7 +294,107 @@ def ended(model: Any, layers: Sequence[Any]) -> Any:
             break
         made |= {id(tensor) for tensor in step.outputs}
         node = step
-    return graph.model(node.outputs[0])
+    return node.outputs[0]
+
+
+def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
+    """Return a model whose only output are the pooled outputs of several blocks side by side, (N, D).
+
+    The pooling is made of operations, not layers: it stands on the side of the cut on which the block stands.
+
+    Args:
+        model: a private copy.
+        points: the blocks and their pools.
+        layers: of each of the blocks, in the order of execution.
+
+    Raises:
+        NetworkError: if the model has no graph, nothing of the points can be read, or the names of the pooling are taken.
+    """
+    graph = _opened(model, *map(_last, layers.values()))
+    taken = [step.operation.name for step in graph.steps if is_tap(step.operation)]
+    if taken:
+        raise NetworkError(f"The network has taps already, such as {taken[0]!r}; expected none. Tap the network that they were made of.")
+    entry = next((tensor for tensor in keras.tree.flatten(graph.inputs) if "float" in tensor.dtype), None)
+    parts = []
+    for tap in points:
+        own = layers.get(tap.block, ())
+        parts += _pools(_end(graph, own) if own else entry, tap, channels_first=not all(map(channels_last, own)))
+    if not parts:
+        raise nothing_left(points)
+    return graph.model(_named(TAPS, keras.ops.concatenate(parts, axis=1)))
+
+
+def _pools(values: Any, tap: Tap, *, channels_first: bool) -> list[Any]:
+    """Return the pools of a symbolic tensor; none where it is None or holds no real numbers. Each is called after pool and block."""
+    if values is None or "float" not in values.dtype or len(values.shape) < 2:
+        return []
+    mask = getattr(values, "_keras_mask", None) if len(values.shape) == 3 else None
+    if mask is not None:
+        mask = _named(f"{TAPS}_mask.{tap.block}", keras.ops.expand_dims(mask, -1))
+    wide = "float64" if values.dtype == "float64" else "float32"
+    values = _named(f"{TAPS}_values.{tap.block}", keras.ops.cast(values, wide))
+    if channels_first and len(values.shape) > 2:
+        values = _named(f"{TAPS}_last.{tap.block}", keras.ops.moveaxis(values, 1, -1))
+    parts = {pool: _pooled(values, pool, mask=mask) for pool in pools_at(tap.pools, len(values.shape))}
+    for pool, part in parts.items():
+        _name_steps_(part, f"{TAPS}_{pool}.{tap.block}")
+    return list(parts.values())
+
+
+def _pooled(values: Any, pool: str, *, mask: Any) -> Any:
+    """Return one pool of values (N, *positions, C) as (N, width)."""
+    ops, channels = keras.ops, values.shape[-1]
+    if pool == "token":
+        return ops.take(values, 0, axis=1)
+    if pool == "mean":
+        return _mean(values, mask)
+    if pool == "std":
+        variance = ops.var(values, axis=_positions(values)) if mask is None else _masked_variance(values, mask)
+        return ops.sqrt(variance + STD_FLOOR)
+    if pool in {"rows", "columns"}:
+        values = _on_grid(ops.mean(values, axis=2 if pool == "rows" else 1))
+        channels *= values.shape[1]
+    return ops.reshape(values, (-1, channels))
+
+
+def _positions(values: Any) -> tuple[int, ...]:
+    return tuple(range(1, len(values.shape) - 1))
+
+
+def _mean(values: Any, mask: Any) -> Any:
+    """Return the mean over all positions, or over those that a mask (N, L, 1) keeps."""
+    ops = keras.ops
+    if mask is None:
+        return ops.mean(values, axis=_positions(values))
+    return ops.sum(ops.where(mask, values, 0.0), axis=1) / ops.maximum(ops.sum(ops.cast(mask, values.dtype), axis=1), 1.0)
+
+
+def _masked_variance(values: Any, mask: Any) -> Any:
+    return _mean(keras.ops.square(values - keras.ops.expand_dims(_mean(values, mask), 1)), mask)
+
+
+def _on_grid(line: Any) -> Any:
+    """Return the means of a line (N, L, C) over at most `GRID` cells of it, as adaptive average pooling makes them."""
+    size = line.shape[1]
+    if size is None:
+        return keras.ops.adaptive_average_pool(line, GRID, data_format="channels_last")
+    cells = min(GRID, size)
+    shares = np.zeros((cells, size), np.float32)  # a product, as releases before Keras 3.13 have no adaptive pooling
+    for at in range(cells):
+        inside = slice(at * size // cells, -(-(at + 1) * size // cells))
+        shares[at, inside] = 1 / (inside.stop - inside.start)
+    return line if cells == size else keras.ops.matmul(shares, line)
+
+
+def _name_steps_(tensor: Any, name: str) -> None:
+    """Name the operation that made a tensor, and, numbered, those before it up to the last one with a name of the taps."""
+    waiting, count = [tensor], 0
+    while waiting:
+        operation, node, _ = waiting.pop()._keras_history
+        if not is_tap(operation):
+            operation.name = f"{name}.{count}" if count else name
+            count += 1
+            waiting += operation._inbound_nodes[node].input_tensors
 
 
 def columned(model: Any, layer: Any, *, count: int) -> Any:

@@ -8,24 +8,30 @@ from typing import Any
 
 from ..contract import Block, Layer
 from ..structure import below, merged_blocks
+from ..taps import TapSlice, slices_of
 from .library import keras
 
 __all__ = [
+    "TAPS",
     "blocks_of_model",
     "described",
     "graph_of",
     "is_leaf",
+    "is_tap",
     "layers_of",
     "named_modules",
     "own_code",
     "own_variables",
     "steps_of",
     "sublayers",
+    "tap_slices",
     "variables_below",
     "wiring",
 ]
 
 _MOST_BLOCKS = 40
+TAPS = "taps"
+"""The operation that puts the pooled outputs of several blocks side by side; the names of those that pool begin with it."""
 
 
 def sublayers(layer: Any) -> list[Any]:
@@ -128,11 +134,36 @@ def steps_of(graph: Any) -> list[Any]:
     return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth] if not node.is_input]
 
 
+def is_tap(operation: Any) -> bool:
+    """Tell whether an operation belongs to the pooling of several blocks' outputs."""
+    return bool(operation.name == TAPS or operation.name.startswith(f"{TAPS}_"))
+
+
+def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
+    """Return which features come from which tap; none where the features are not those of taps.
+
+    Args:
+        model: any.
+        head: the layer that reads the features; None where they are the model's result.
+    """
+    graph = graph_of(model)
+    steps = [] if graph is None else steps_of(graph)
+    joined = next((step for step in steps if step.operation.name == TAPS), None)
+    read = [tensor for step in steps if step.operation is head for tensor in step.input_tensors] if head else getattr(graph, "outputs", [])
+    if joined is None or all(tensor is not joined.outputs[0] for tensor in read):
+        return ()
+    parts = []
+    for tensor in joined.input_tensors:
+        pool, _, block = tensor._keras_history.operation.name.removeprefix(f"{TAPS}_").partition(".")
+        parts.append((block, pool, tensor.shape[1]))
+    return slices_of(parts)
+
+
 def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:
-    """Tell of each step whether all data flow through it: no tensor made before it is read after it."""
+    """Tell of each step whether all data flow through it: no tensor made before it is read after it, but for taps."""
     last_use: dict[int, int] = {id(tensor): len(steps) for tensor in graph.outputs}
     for at, node in enumerate(steps):
-        for tensor in node.input_tensors:
+        for tensor in [] if is_tap(node.operation) else node.input_tensors:
             last_use[id(tensor)] = max(at, last_use.get(id(tensor), -1))
     farthest = max((last_use.get(id(tensor), -1) for tensor in graph.inputs), default=-1)
     found = []

@@ -15,7 +15,7 @@ from ..contract import Block, Head, Inputs
 from ..structure import below, prefixes
 from ..taps import INPUT, Tap, nothing_left, slices_of
 from .rows import like, put_, set_submodule_
-from .taps import Point, first_outputs, read_input, read_point, width_hint
+from .taps import Point, read_input, read_point, run_reading, width_hint
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,
@@ -162,7 +162,7 @@ def _runs_through(end: EndedNetwork | TappedNetwork, sample: Inputs) -> bool:
     return True
 
 
-def tapped(  # over the limit: what one run has told about the module
+def tapped(
     module: Module, points: Sequence[Tap], *, blocks: Sequence[Block], layers: Sequence[str], order: Sequence[str], sample: Inputs
 ) -> TappedNetwork:
     """Return a module whose result are the pooled outputs of several blocks; what runs only after the last of them is taken out.
@@ -178,7 +178,7 @@ def tapped(  # over the limit: what one run has told about the module
     Raises:
         NetworkError: if nothing of the points can be read.
     """
-    names = {tap.block for tap in points}
+    names = {tap.block for tap in points} - {INPUT}
     chosen = [block for block in blocks if block.name in names]
     ends = {block.name: _end_of(module, block, layers=layers, order=order) for block in chosen}
     hints = {block.name: _hint(module, [name for name in layers if name in block.layers], given=True) for block in chosen}
@@ -212,7 +212,7 @@ def _read_points(
             seen: dict[str | None, Tensor | None] = {None: read_input(batch)}
             names = list(dict.fromkeys(ends.values()))
             if names:
-                seen.update(first_outputs(module, names, run=partial(call_module, module, batch), stops=True))
+                run_reading(module, names, run=partial(call_module, module, batch), keep=seen.__setitem__, stops=True)
             runs.append(seen)
     found = []
     for tap in points:

@@ -15,7 +15,7 @@ from ..contract import Inputs
 from ..taps import GRID, STD_FLOOR, Tap, pools_at
 from ..tracing import as_tensor
 
-__all__ = ["Point", "Reached", "first_outputs", "pooled_by", "read_input", "read_point", "width_hint"]
+__all__ = ["Point", "Reached", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
@@ -79,8 +79,9 @@ def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
     """Return mean and standard deviation over the positions of values (N, C, *positions)."""
     flat = values.flatten(2)
     if mask is None:
-        variance, mean = torch.var_mean(flat, 2, correction=0)
-        return {"mean": mean, "std": (variance + STD_FLOOR).sqrt()}
+        mean = flat.mean(2)
+        spread = functional.mse_loss(flat, mean[..., None].expand_as(flat), reduction="none")  # var_mean takes ten times as long
+        return {"mean": mean, "std": (spread.mean(2) + STD_FLOOR).sqrt()}
     kept = mask[:, None].bool()
     count = kept.sum(2).clamp(min=1)
     mean = torch.where(kept, flat, 0).sum(2) / count
@@ -103,24 +104,31 @@ def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
         return values
     if pool == "token":
         return values[:, :, 0]
-    line, count = (values.mean(3), cells[0]) if pool == "rows" else (values.mean(2), cells[1])
+    axis, count = (3, cells[0]) if pool == "rows" else (2, cells[1])
+    stored_last = values.is_contiguous(memory_format=torch.channels_last)  # a mean in the order of memory is five times as fast
+    line = values.permute(0, 2, 3, 1).mean(axis - 1).transpose(1, 2) if stored_last else values.mean(axis)
     return functional.adaptive_avg_pool1d(line, count).transpose(1, 2).flatten(1)
 
 
-def first_outputs(network: Module, names: Sequence[str], *, run: Callable[[], Any], stops: bool) -> dict[str, Tensor | None]:
-    """Run a network and return what its modules gave at their first calls, the tensor in it, by name.
+def run_reading(
+    network: Module, names: Sequence[str], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], None], stops: bool
+) -> None:
+    """Run a network and hand on what its modules give at their first calls, before the next step may change it in place.
 
     Args:
         network: any.
         names: of its modules.
         run: calls it.
-        stops: whether the run ends as soon as all are there.
+        keep: receives a name and the tensor in that module's output.
+        stops: whether the run ends as soon as all have been called.
     """
-    seen: dict[str, Tensor | None] = {}
+    seen: set[str] = set()
 
-    def keep(name: str) -> Callable[..., None]:
+    def reader(name: str) -> Callable[..., None]:
         def hook(_module: Module, _args: Any, output: Any) -> None:
-            seen.setdefault(name, as_tensor(output))
+            if name not in seen:
+                seen.add(name)
+                keep(name, as_tensor(output))
             if stops and len(seen) == len(names):
                 raise Reached
 
@@ -128,14 +136,13 @@ def first_outputs(network: Module, names: Sequence[str], *, run: Callable[[], An
 
     with ExitStack() as stack:
         for name in names:
-            stack.callback(network.get_submodule(name).register_forward_hook(keep(name)).remove)
+            stack.callback(network.get_submodule(name).register_forward_hook(reader(name)).remove)
         with suppress(Reached):
             run()
-    return seen
 
 
 def read_input(inputs: Inputs) -> Tensor | None:
-    """Return what a network takes, the first real numbers among named tensors; None for token ids."""
+    """Return what a network takes, the first real numbers among named `inputs`; None for token ids."""
     named = inputs if isinstance(inputs, dict) else {"": inputs}
     real = [tensor for name, tensor in named.items() if tensor.is_floating_point() and "mask" not in name and name != "columns"]
     return real[0] if real else None

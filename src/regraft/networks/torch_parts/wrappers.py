@@ -9,12 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module, ModuleDict
+from torch.utils._pytree import tree_map_only
 
 from ...errors import NetworkError
 from ..contract import Inputs
 from ..taps import TapSlice
 from ..tracing import as_tensor, capture, pooled
-from .taps import Point, Reached, first_outputs, read_input
+from .taps import Point, Reached, read_input, run_reading
 
 __all__ = [
     "AttachedHead",
@@ -145,9 +146,10 @@ class EndedNetwork(Module):
         seen: list[Any] = []
 
         def keep(_module: Module, _args: Any, output: Any) -> None:
-            seen.append(output)
             if self.stops:
+                seen.append(output)
                 raise Reached
+            seen.append(tree_map_only(Tensor, torch.clone, output))  # what still runs may change it in place
 
         handle = self.network.get_submodule(self.end).register_forward_hook(keep)
         try:
@@ -177,25 +179,27 @@ class TappedNetwork(Module):
         self.stops = True
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return the pooled outputs, (N, D)."""
-        values = self.values(*tensors, **named)
-        mask = named.get("attention_mask")
-        return torch.cat([part for point, value in zip(self.points, values, strict=True) for part in point.pooled(value, mask)], 1)
-
-    def values(self, *tensors: Tensor, **named: Tensor) -> list[Tensor]:
-        """Return what is read at each point.
+        """Return the pooled outputs, (N, D), of whatever the network takes.
 
         Raises:
             NetworkError: if one of the modules gave no tensor in this run.
         """
-        names = list(dict.fromkeys(point.module for point in self.points if point.module is not None))
-        seen: dict[str | None, Tensor | None] = {None: read_input(named or tensors[0])}
+        points = {point.module: point for point in self.points}
+        parts: dict[str | None, list[Tensor]] = {}
+
+        def keep(module: str | None, values: Tensor | None) -> None:
+            if values is not None:
+                parts[module] = points[module].pooled(values, named.get("attention_mask"))
+
+        if None in points:
+            keep(None, read_input(named or tensors[0]))
+        names = [name for name in points if name is not None]
         if names:
-            seen.update(first_outputs(self.network, names, run=lambda: self.network(*tensors, **named), stops=self.stops))
-        missing = [point.block for point in self.points if seen.get(point.module) is None]
+            run_reading(self.network, names, run=lambda: self.network(*tensors, **named), keep=keep, stops=self.stops)
+        missing = [point.block for name, point in points.items() if name not in parts]
         if missing:
             raise NetworkError(f"The block {missing[0]!r} gave no output in this run; expected one for each tap. Leave its tap out.")
-        return [value for point in self.points for value in [seen[point.module]] if value is not None]
+        return torch.cat([part for name in points for part in parts[name]], 1)
 
 
 class Join(Module):

@@ -1,0 +1,253 @@
+"""Items of no known class: four scores of not belonging, and the choice between them by hiding classes in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import logsumexp
+from sklearn.metrics import roc_auc_score
+
+from ..errors import DataError, SettingError, near_names
+from .common import checked_features, checked_groups, checked_targets, folds_of
+from .knn import nearest, unit_rows
+from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
+
+__all__ = ["UNKNOWN_SCORES", "UnknownChoice", "choose_unknown", "unknown_scores"]
+
+UNKNOWN_SCORES = ("energy", "mahalanobis", "max_logit", "neighbour", "relative")
+_NEIGHBOURS = 5
+_CHUNK = 2**22
+_REPEATS = 5
+
+Fit = Callable[[ClassStatistics], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class UnknownChoice:
+    """Which score tells unknown items best, and from where on; plain numbers, to be saved with a network.
+
+    Attributes:
+        score: one of `UNKNOWN_SCORES`.
+        threshold: an item that scores above it is unknown.
+        false_alarm: the share of known items, not fitted on, that score above it.
+        auroc: for each score, the mean over repeats of the area under the curve; 0.5 is chance.
+        auroc_error: for each score, the standard error of that mean.
+        fpr95: for each score, the share of unknown items taken for known where 95 % of the known ones are.
+        detected: for each score, the share of unknown items found at the false-alarm rate.
+        hidden_items: how many unknown items the figures rest on.
+        repeats: how often classes were hidden; each class was once.
+    """
+
+    score: str
+    threshold: float
+    false_alarm: float
+    auroc: dict[str, float]
+    auroc_error: dict[str, float]
+    fpr95: dict[str, float]
+    detected: dict[str, float]
+    hidden_items: int
+    repeats: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and dictionaries."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> UnknownChoice:
+        """Return the choice that `to_dict` gave.
+
+        Args:
+            data: its dictionary, such as read from JSON.
+
+        Returns:
+            The choice.
+
+        Raises:
+            DataError: if a field is missing or the score is none of ours.
+        """
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in data]
+        if missing or data["score"] not in UNKNOWN_SCORES:
+            fault = f"it lacks {', '.join(missing)}" if missing else f"the score {data['score']!r} is none of {', '.join(UNKNOWN_SCORES)}"
+            raise DataError(f"The choice of a score of unknown items cannot be read: {fault}. Choose again with choose_unknown().")
+        return cls(**{name: data[name] for name in names})
+
+
+def unknown_scores(
+    features: npt.ArrayLike,
+    *,
+    statistics: ClassStatistics,
+    names: Sequence[str] = UNKNOWN_SCORES,
+    logits: npt.ArrayLike | None = None,
+    reference: npt.ArrayLike | None = None,
+) -> dict[str, np.ndarray]:
+    """Return how little each item belongs to any known class; higher is less.
+
+    - max_logit: minus the highest raw score.
+    - energy: minus the log of the sum of the exponentials of the raw scores.
+    - mahalanobis: the lowest squared distance to a class mean, in the covariance within classes.
+    - relative: that, less the squared distance to the mean of all in the covariance of all.
+    - neighbour: one less the cosine with the fifth-nearest item of `reference`.
+
+    Source: Vaze et al., ICLR 2022, section 4 (maximum logit); Liu et al., NeurIPS 2020, equation 4 (energy); Lee et al., NeurIPS 2018,
+    equation 2 (Mahalanobis); Ren et al., arXiv:2106.09022, equation 3 (relative); Sun et al., ICML 2022, section 3 (neighbours).
+
+    Args:
+        features: (N, d) finite numbers.
+        statistics: of the known classes.
+        names: which scores.
+        logits: (N, C) raw scores of the network's own head; None for those of shrinkage LDA.
+        reference: (R, d) known items; "neighbour" needs them.
+
+    Returns:
+        For each name, (N,).
+
+    Raises:
+        SettingError: if a name is unknown, or "neighbour" is asked for without `reference`.
+        DataError: if the widths differ.
+    """
+    unknown = next((name for name in names if name not in UNKNOWN_SCORES), None)
+    if unknown is not None:
+        raise SettingError(f"No score of unknown items is called {unknown!r}{near_names(unknown, UNKNOWN_SCORES)}")
+    if "neighbour" in names and reference is None:
+        raise SettingError(
+            f"The score 'neighbour' of {list(names)} needs `reference`, the features of known items; give it, or leave it out."
+        )
+    x = checked_features(features, what="A score of unknown items")
+    if x.shape[1] != statistics.means.shape[1]:
+        raise DataError(f"Features are {x.shape[1]} wide, the statistics {statistics.means.shape[1]}; both must be of one network.")
+    found: dict[str, np.ndarray] = {}
+    if {"max_logit", "energy"} & set(names):
+        weight, bias = fit_lda(statistics) if logits is None else (np.empty(0), np.empty(0))
+        table = x @ weight.T + bias if logits is None else np.asarray(logits)
+        found |= {"max_logit": -table.max(axis=1), "energy": -np.asarray(logsumexp(table, axis=1))}
+    if {"mahalanobis", "relative"} & set(names):
+        near, all_ = _distances(x, statistics)
+        found |= {"mahalanobis": near, "relative": near - all_}
+    if "neighbour" in names and reference is not None:
+        known = unit_rows(np.asarray(reference))
+        cosines, _ = nearest(unit_rows(x), known, count=min(_NEIGHBOURS, len(known)))
+        found["neighbour"] = 1 - cosines[:, -1]
+    return {name: found[name] for name in names}
+
+
+def _distances(x: np.ndarray, statistics: ClassStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """Return squared distances (N,) to the nearest class mean, and to the mean of all items in the covariance of all."""
+    present = statistics.counts > 0
+    means, counts = statistics.means[present], statistics.counts[present]
+    middle = counts @ means / counts.sum()
+    scaled = (means - middle) * np.sqrt(counts)[:, None]
+    whole = ClassStatistics(("all",), np.array([counts.sum()]), middle[None], statistics.scatter + scaled.T @ scaled)
+    near, background = np.empty(len(x)), np.empty(len(x))
+    within, total = (cho_factor(shrunk_covariance(part), lower=True) for part in (statistics, whole))
+    rows = cho_solve(within, (means - middle).T)
+    offsets = ((means - middle).T * rows).sum(axis=0)
+    for start in range(0, len(x), step := max(_CHUNK // x.shape[1], 1)):
+        part = x[start : start + step].astype(np.float64) - middle
+        lengths = (part * cho_solve(within, part.T).T).sum(axis=1)
+        near[start : start + step] = lengths + (offsets - 2 * part @ rows).min(axis=1)
+        background[start : start + step] = (part * cho_solve(total, part.T).T).sum(axis=1)
+    return near, background
+
+
+def choose_unknown(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    groups: npt.ArrayLike | None = None,
+    false_alarm: float = 0.05,
+    names: Sequence[str] = UNKNOWN_SCORES,
+    fit: Fit = fit_lda,
+    seed: int = 0,
+) -> UnknownChoice:
+    """Hide a fifth of the classes in turn, see which score tells their items from known ones, and set its threshold.
+
+    In each of five repeats the probe is fitted on four fifths of the items of the classes that are left; the fifth, and the items of the
+    hidden classes, are scored. The threshold is taken with all classes known, from items that were not fitted on.
+
+    Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests); FPR95 as Hendrycks & Gimpel, ICLR 2017.
+
+    Args:
+        features: (N, d) finite numbers.
+        targets: (N,) class indices; classes are those that occur.
+        groups: (N,) what items belong to: a group is not both fitted on and scored as known.
+        false_alarm: the share of known items that may be called unknown, between 0 and 1.
+        names: scores to choose from; leave "neighbour" out where the features of known items are not kept.
+        fit: from statistics to weight and bias, for the raw scores.
+        seed: which classes are hidden together.
+
+    Returns:
+        The choice, with the figures of every score.
+
+    Raises:
+        SettingError: if `false_alarm` is out of its range.
+        DataError: if there are fewer than 3 classes, or a repeat has no known items to score.
+    """
+    if not 0 < false_alarm < 1:
+        raise SettingError(f"false_alarm={false_alarm} is out of its range; expected a share between 0 and 1, such as 0.05.")
+    x = checked_features(features, least=6, what="The choice of a score of unknown items")
+    given = np.asarray(targets)
+    rows = checked_targets(given, count=len(x), classes=int(given.max(initial=0)) + 1 if given.dtype.kind in "iu" else 0)
+    kinds, rows = np.unique(rows, return_inverse=True)
+    if len(kinds) < 3:
+        raise DataError(f"Hiding classes in turn needs 3 or more of them; received {len(kinds)}. Give items that are unknown instead.")
+    folds = folds_of(x, rows, groups=checked_groups(groups, count=len(x)), count=_REPEATS)
+    hidden_in = np.random.default_rng(seed).permutation(len(kinds)) % min(_REPEATS, len(kinds))
+    repeats = [
+        _hidden(x, rows, hidden=hidden_in == turn, unseen=folds == turn % (folds.max() + 1), names=names, fit=fit)
+        for turn in range(int(hidden_in.max()) + 1)
+    ]
+    auroc = {name: [_auroc(*repeat[name]) for repeat in repeats] for name in names}
+    best = max(names, key=lambda name: float(np.mean(auroc[name])))
+    nobody = np.zeros(len(kinds), bool)
+    known = [_hidden(x, rows, hidden=nobody, unseen=folds == fold, names=[best], fit=fit)[best][0] for fold in np.unique(folds)]
+    return UnknownChoice(
+        best,
+        _quantile(np.concatenate(known), false_alarm),
+        false_alarm,
+        {name: float(np.mean(values)) for name, values in auroc.items()},
+        {name: float(np.std(values, ddof=1) / np.sqrt(len(values))) for name, values in auroc.items()},
+        {name: float(np.mean([1 - _found(*repeat[name], false_alarm=0.05) for repeat in repeats])) for name in names},
+        {name: float(np.mean([_found(*repeat[name], false_alarm=false_alarm) for repeat in repeats])) for name in names},
+        len(rows),
+        len(repeats),
+    )
+
+
+def _hidden(
+    x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.ndarray, names: Sequence[str], fit: Fit
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each score those of known items that were not fitted on, and those of the items of the hidden classes."""
+    away = hidden[rows]
+    fitted, known = ~away & ~unseen, ~away & unseen
+    seen, here = np.unique(rows[fitted], return_inverse=True)
+    known &= np.isin(rows, seen)  # a class of which no item was fitted on is not known
+    if not known.any():
+        raise DataError(
+            f"None of the {int((~away & unseen).sum())} items kept aside is of a class with other items to fit on; "
+            "give 2 or more items (groups) of each class."
+        )
+    statistics = statistics_of(x[fitted], here, classes=[str(kind) for kind in seen])
+    weight, bias = fit(statistics)
+    asked = np.concatenate([x[known], x[away]])
+    scores = unknown_scores(asked, statistics=statistics, names=names, logits=asked @ weight.T + bias, reference=x[fitted])
+    return {name: (values[: known.sum()], values[known.sum() :]) for name, values in scores.items()}
+
+
+def _auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    truth = np.concatenate([np.zeros(len(known)), np.ones(len(unknown))])
+    return float(roc_auc_score(truth, np.concatenate([known, unknown])))
+
+
+def _quantile(known: np.ndarray, false_alarm: float) -> float:
+    """Return the lowest of the scores that at most this share of the items exceeds."""
+    return float(np.quantile(known, 1 - false_alarm, method="higher"))
+
+
+def _found(known: np.ndarray, unknown: np.ndarray, *, false_alarm: float) -> float:
+    return float((unknown > _quantile(known, false_alarm)).mean())

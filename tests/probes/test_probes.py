@@ -1,0 +1,176 @@
+"""What single probes promise beyond the contract."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+from tests.probes.test_contract import blobs
+
+from regraft.errors import DataError, SettingError
+from regraft.probes import (
+    UNKNOWN_SCORES,
+    RandomProjection,
+    UnknownChoice,
+    calibration_of,
+    choose_unknown,
+    class_mean_scores,
+    expected_calibration_error,
+    fit_class_mean,
+    fit_knn,
+    fit_lda,
+    fit_logistic,
+    fit_random_projection,
+    fit_ridge,
+    ridge_sums_of,
+    statistics_of,
+    unknown_scores,
+)
+
+
+def test_class_means_agree_with_scikit_learn_far_from_the_origin_and_stream() -> None:
+    features, labels = blobs(60)
+    features += 1e6
+    probe = fit_class_mean(features, labels, classes=4)
+    np.testing.assert_array_equal(probe.scores(features).argmax(1), NearestCentroid().fit(features, labels).predict(features))
+    parts = [statistics_of(features[rows], labels[rows], classes="abcd") for rows in (slice(0, 20), slice(20, 60))]
+    streamed = probe.updated(parts[0].joined(parts[1]))
+    np.testing.assert_allclose(streamed.scores(features), probe.scores(features), atol=1e-6)
+    with pytest.raises(SettingError, match="did you mean 'cosine'"):
+        class_mean_scores(features, probe.means, counts=probe.counts, metric="cosin")
+    with pytest.raises(DataError, match=r"means \(4, 8\)"):
+        class_mean_scores(features[:, :3], probe.means, counts=probe.counts)
+
+
+def test_neighbours_find_classes_of_several_clusters() -> None:
+    draw = np.random.default_rng(0)
+    corner = draw.integers(0, 4, 200)
+    angles = corner * np.pi / 2 + draw.normal(size=200) * 0.2
+    features, labels = np.stack([np.cos(angles), np.sin(angles)], axis=1), corner % 2
+    probe = fit_knn(features, labels, classes=2)
+    assert (probe.loo_scores.argmax(1) == labels).mean() > 0.95
+    assert (fit_class_mean(features, labels, classes=2).loo_scores.argmax(1) == labels).mean() < 0.75
+    assert fit_knn(features[:4], labels[:4], classes=2).neighbours == 3
+    with pytest.raises(SettingError, match=r"neighbours=\[0\]"):
+        fit_knn(features, labels, classes=2, neighbours=[0])
+
+
+def test_votes_weigh_by_their_cosine() -> None:
+    features = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0], [0.0, 2.0]])
+    probe = fit_knn(features, [0, 1, 1, 1], classes=2, neighbours=[3])
+    near, far, far_too = np.exp(np.array([1.0, 0.9, 0.0]) / 0.07)
+    share = 3 * near / (near + far + far_too)
+    expected = np.log(np.array([share + 0.5, 3 - share + 0.5]) / 4)
+    np.testing.assert_allclose(probe.scores([[2.0, 0.0]])[0] / probe.temperature, expected, rtol=1e-4)
+
+
+def test_a_random_projection_separates_what_no_line_does_and_streams() -> None:
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(200, 2))
+    labels = (features[:, 0] * features[:, 1] > 0).astype(int)
+    probe = fit_random_projection(features, labels, classes=2, width=150)
+    straight = fit_ridge(features, labels, classes=2)
+    assert (probe.loo_scores.argmax(1) == labels).mean() > 0.9 > (straight.loo_scores.argmax(1) == labels).mean()
+    hidden = RandomProjection(2, 150).apply(features)
+    parts = [ridge_sums_of(hidden[rows], labels[rows], names="ab") for rows in (slice(0, 90), slice(90, 200))]
+    weight, bias = parts[0].joined(parts[1]).solve(probe.ridge.penalty)
+    np.testing.assert_allclose((hidden @ weight.T + bias) * probe.ridge.temperature, probe.scores(features), atol=1e-6)
+    assert fit_random_projection(features[:20], labels[:20], classes=2).projection.width == 100
+    with pytest.raises(SettingError, match="width=0 is out of its range"):
+        fit_random_projection(features, labels, classes=2, width=0)
+    with pytest.raises(DataError, match=r"\(N, 2\); received the shape \(3, 5\)"):
+        probe.scores(np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_regression_is_that_of_scikit_learn_at_the_chosen_penalty(classes: int) -> None:
+    features, labels = blobs(60, classes=classes)
+    features = features * 3 + 10
+    probe = fit_logistic(features, labels, classes=classes)
+    scaled = (features - features.mean(0)) / features.std(0)
+    model = LogisticRegression(C=1 / probe.penalty, max_iter=1000, tol=1e-7).fit(scaled, labels)
+    np.testing.assert_allclose(softmax(probe.scores(features) / probe.temperature, axis=1), model.predict_proba(scaled), atol=3e-3)
+    assert 1e-3 < probe.penalty < 1e4
+    with pytest.raises(DataError, match="received 60 of class 0"):
+        fit_logistic(features, np.zeros(60, int), classes=2)
+
+
+def test_calibration_by_hand() -> None:
+    chances = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    assert expected_calibration_error(chances, [0, 1, 1, 1], bins=2) == pytest.approx((abs(0.85 - 0.5) + abs(0.65 - 1.0)) / 2)
+    draw = np.random.default_rng(0)
+    scores = draw.normal(size=(2000, 3)) * 1.5
+    labels = (scores + draw.gumbel(size=(2000, 3))).argmax(1)
+    found = calibration_of(scores * 5, labels)
+    assert found.temperature == pytest.approx(0.2, rel=0.1)
+    assert found.error_after < 0.04 < found.error_before
+    assert found.log_loss_after < found.log_loss_before and found.brier_after < found.brier_before
+    with pytest.raises(DataError, match=r"\(2000, 3\) and \(3,\)"):
+        calibration_of(scores, labels[:3])
+    with pytest.raises(DataError, match=r"\(4, 2\) and \(1,\)"):
+        expected_calibration_error(chances, [0])
+
+
+# ── unknown items ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_unknown_scores_by_hand() -> None:
+    features, labels = blobs(400, width=3, classes=2)
+    statistics = statistics_of(features, labels, classes="ab")
+    asked = np.array([[20.0, -20.0, 20.0], statistics.means[0]])
+    found = unknown_scores(asked, statistics=statistics, reference=features)
+    assert set(found) == set(UNKNOWN_SCORES)
+    assert found["mahalanobis"][0] > 300 and found["mahalanobis"][1] == pytest.approx(0, abs=1e-9)
+    inverse = np.linalg.inv(statistics.covariance)
+    gaps = asked[0] - statistics.means
+    assert found["mahalanobis"][0] == pytest.approx(min(gap @ inverse @ gap for gap in gaps), rel=0.05)
+    logits = asked @ fit_lda(statistics)[0].T + fit_lda(statistics)[1]
+    np.testing.assert_allclose(found["max_logit"], -logits.max(1))
+    np.testing.assert_allclose(found["energy"], -np.log(np.exp(logits - logits.max()).sum(1)) - logits.max(), rtol=1e-9)
+    own = unknown_scores(asked, statistics=statistics, names=["max_logit"], logits=[[1.0, 4.0], [2.0, 0.0]])
+    np.testing.assert_array_equal(own["max_logit"], [-4, -2])
+    with pytest.raises(SettingError, match="did you mean 'energy'"):
+        unknown_scores(asked, statistics=statistics, names=["enrgy"])
+    with pytest.raises(SettingError, match="needs `reference`"):
+        unknown_scores(asked, statistics=statistics)
+    with pytest.raises(DataError, match="2 wide, the statistics 3"):
+        unknown_scores(asked[:, :2], statistics=statistics, names=["energy"])
+
+
+def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes() -> None:
+    draw = np.random.default_rng(0)
+    centres = draw.normal(size=(12, 16)) * 2.0
+    labels = np.arange(600) % 10
+    features = centres[labels] + draw.normal(size=(600, 16))
+    choice = choose_unknown(features, labels)
+    assert choice.auroc[choice.score] == max(choice.auroc.values()) > 0.95
+    assert choice.repeats == 5 and choice.hidden_items == 600
+    statistics = statistics_of(features, labels, classes=[str(index) for index in range(10)])
+
+    def called_unknown(kinds: list[int]) -> float:
+        new = centres[np.repeat(kinds, 100)] + draw.normal(size=(100 * len(kinds), 16))
+        scores = unknown_scores(new, statistics=statistics, names=[choice.score], reference=features)
+        return float((scores[choice.score] > choice.threshold).mean())
+
+    assert 0.02 < called_unknown(list(range(10))) < 0.09
+    assert called_unknown([10, 11]) > 0.8
+    assert UnknownChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
+    assert choose_unknown(features, labels, groups=np.arange(600) // 4, names=["mahalanobis"]).score == "mahalanobis"
+
+
+def test_the_choice_refuses_what_says_nothing() -> None:
+    features, labels = blobs(40)
+    with pytest.raises(SettingError, match="false_alarm=5 is out of its range"):
+        choose_unknown(features, labels, false_alarm=5)
+    with pytest.raises(DataError, match="3 or more of them; received 2"):
+        choose_unknown(features, labels % 2)
+    with pytest.raises(DataError, match="kept aside is of a class with other items"):
+        choose_unknown(features[:8], np.arange(8))
+    with pytest.raises(DataError, match="it lacks threshold"):
+        UnknownChoice.from_dict({name: value for name, value in choose_unknown(features, labels).to_dict().items() if name != "threshold"})
+    with pytest.raises(DataError, match="'entropy' is none of"):
+        UnknownChoice.from_dict(choose_unknown(features, labels).to_dict() | {"score": "entropy"})
