@@ -89,5 +89,6 @@ AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on stdo
 Quiet = Annotated[bool, Option("--quiet", help="Show no progress.")]
 Form = Annotated[Format, Option("--format", help="CSV or JSON lines, on stdout.")]
 Scores = Annotated[bool, Option("--scores", help="Also print the probability of every class.")]
+Unknown = Annotated[bool, Option("--unknown", help="Also print whether an item belongs to no class that the network knows.")]
 Texts = Annotated[list[str] | None, Option("--text", help="A text to classify; repeatable.", show_default=False)]
 CacheFolder = Annotated[Path | None, Option("--cache", metavar="DIR", help="Folder of activation caches; without it, the user's.")]

@@ -14,7 +14,7 @@ import typer
 
 from ..errors import DataError, InputError
 from .guard import guarded, tell
-from .options import Channels, Columns, Form, Format, HeadLayer, ItemsArgument, SavedArgument, Scores, SkipBad, Texts
+from .options import Channels, Columns, Form, Format, HeadLayer, ItemsArgument, SavedArgument, Scores, SkipBad, Texts, Unknown
 from .shared import columns_for, library, listed_names, opened
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     channels: Channels = None,
     form: Form = Format.csv,
     scores: Scores = False,
+    unknown: Unknown = False,
     skip_bad: SkipBad = False,
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
@@ -48,7 +49,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         data = library("data").checked(data, True)
         for note in data.notes:
             tell(f"Note: {note}")
-    found = net.predict(data)
+    found = net.predict(data, unknown=unknown)
     told = {task: _told(one, net.heads[task].kind, scores=scores) for task, one in found.tasks.items()}
     names = [data.name_of(index) for index in range(len(data))]
     if form is Format.jsonl:
@@ -126,6 +127,8 @@ def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
 def _told(found: Any, kind: str, *, scores: bool) -> list[dict[str, Any]]:
     """Return what is said of each item for one task: the label, its probability where there is one, and on request all scores."""
     rows: list[dict[str, Any]] = [{"label": label} for label in found.labels]
+    for row, strange in zip(rows, [] if found.unknown is None else found.unknown, strict=False):
+        row["unknown"] = bool(strange)
     for row, chances in zip(rows, found.scores, strict=True):
         if kind != "regression":
             row["probability"] = float(chances.max())
@@ -151,6 +154,8 @@ def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "label", row["label"]
     if "probability" in row:
         yield "probability", f"{row['probability']:.6f}"
+    if "unknown" in row:
+        yield "unknown", "yes" if row["unknown"] else "no"
     for name, chance in row.get("scores", {}).items():
         yield f"p({name})", f"{chance:.6f}"
 

@@ -63,7 +63,7 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
     if net.heads and old.task == net.head.task:
-        changed.statistics = None  # of other classes
+        changed.statistics = changed.unknown = None  # of other classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}
     return changed
 

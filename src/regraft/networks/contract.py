@@ -24,7 +24,7 @@ from .names import checked_classes, index_of
 from .predictions import Predictions, concatenated, grouped_scores, predictions, together
 from .taps import Tap, TapSlice
 
-__all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores", "Tap", "TapSlice"]
+__all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 Inputs = Tensor | dict[str, Tensor]
 """One batch as the network takes it: a tensor, or named tensors (text)."""
@@ -125,6 +125,16 @@ class Preprocessing(Protocol):
         """Return one line for people."""
 
 
+class Unknowns(Protocol):
+    """Tells which items belong to no class that the network knows; saved with the network."""
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return whether each item is unknown, (N,) bool, of features (N, d)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which, with the class statistics, the same can be made again."""
+
+
 class Network(abc.ABC):
     """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is.
 
@@ -145,6 +155,7 @@ class Network(abc.ABC):
     sample: Inputs
     history: Sequence[dict[str, Any]] = ()
     statistics: Mapping[str, np.ndarray] | None = None
+    unknown: Unknowns | None = None
     _found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
 
     @property
@@ -248,18 +259,35 @@ class Network(abc.ABC):
         """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time."""
         return concatenated(self.feature_batch, self, items=items, batch_size=batch_size)
 
-    def predict(self, items: Any, condition: str | None = None) -> Predictions:
-        """Return labels and probabilities of items: files, texts, arrays, or a Dataset; of every task, the first one foremost.
+    def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
+        """Return labels and probabilities of items; of every task, the first one foremost.
+
+        Args:
+            items: files, texts, arrays, or a Dataset.
+            condition: None; other values are for networks that know conditions.
+            unknown: also tell which items belong to no class of the first task.
+
+        Returns:
+            The predictions.
 
         Raises:
-            NetworkError: if `condition` is given to a network that knows no conditions.
+            NetworkError: if `condition` is given to a network that knows no conditions, or `unknown` is asked of one that no training
+                has given a rule for it.
         """
         if condition is not None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions.")
+        if unknown and self.unknown is None:
+            raise NetworkError(
+                "unknown=True: this network has no rule for items of no known class; regraft.adapt learns one where it classifies and "
+                f"keeps class statistics. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
+            )
         widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
         raw = concatenated(lambda batch: torch.cat(list(self.scores(batch).values()), 1), self, items=items, batch_size=64)
         parts = np.split(raw, widths[:-1], axis=1)
-        return together({task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)})
+        found = {task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)}
+        if unknown and self.unknown is not None:
+            found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(self.features(items)))
+        return together(found)
 
     def summary(self) -> str:
         """Return a table of the blocks and the head, for people."""

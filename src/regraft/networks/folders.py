@@ -101,6 +101,7 @@ def write_network(network: Network, folder: Path) -> None:
         "preprocessing": network.preprocessing.to_dict(),
         "lineage": network.origin.get("lineage", []),
         "account": network.account.to_dict(),
+        "unknown": None if network.unknown is None else network.unknown.to_dict(),
         "versions": versions(),
     }
     write_json(folder / FACTS_FILE, content)

@@ -360,7 +360,7 @@ class TorchNetwork(Network):
         taps, names = checked_points(points, [block.name for block in self.blocks]), [layer.name for layer in self.layers]
         twin = self._edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
         twin.module = surgery.tapped(twin.module, taps, blocks=self.blocks, layers=names, order=self._order(), sample=self.sample)
-        twin.statistics = None
+        twin.statistics = twin.unknown = None
         return twin._reopened({}, {})
 
     @property

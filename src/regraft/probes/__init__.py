@@ -10,7 +10,7 @@ from .random_projection import RandomProjection, RandomProjectionProbe, fit_rand
 from .ridge import RidgeProbe, fit_ridge
 from .statistics import ClassStatistics, RidgeSums, fit_lda, ridge_sums_of, shrunk_covariance, statistics_of
 from .svm import fit_svm
-from .unknown import UNKNOWN_SCORES, UnknownChoice, choose_unknown, unknown_scores
+from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
 __all__ = [
     "UNKNOWN_SCORES",
@@ -24,6 +24,7 @@ __all__ = [
     "RidgeProbe",
     "RidgeSums",
     "UnknownChoice",
+    "UnknownJudge",
     "calibration_of",
     "choose_unknown",
     "class_mean_scores",

@@ -17,7 +17,7 @@ from .common import checked_features, checked_groups, checked_targets, folds_of
 from .knn import nearest, unit_rows
 from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
 
-__all__ = ["UNKNOWN_SCORES", "UnknownChoice", "choose_unknown", "unknown_scores"]
+__all__ = ["UNKNOWN_SCORES", "UnknownChoice", "UnknownJudge", "choose_unknown", "unknown_scores"]
 
 UNKNOWN_SCORES = ("energy", "mahalanobis", "max_logit", "neighbour", "relative")
 _NEIGHBOURS = 5
@@ -76,6 +76,31 @@ class UnknownChoice:
             fault = f"it lacks {', '.join(missing)}" if missing else f"the score {data['score']!r} is none of {', '.join(UNKNOWN_SCORES)}"
             raise DataError(f"The choice of a score of unknown items cannot be read: {fault}. Choose again with choose_unknown().")
         return cls(**{name: data[name] for name in names})
+
+
+class UnknownJudge:
+    """Tells which items belong to no class that a network knows, from the features that its head reads.
+
+    Args:
+        choice: which score, and from where on.
+        statistics: of the features of the known classes.
+    """
+
+    def __init__(self, choice: UnknownChoice, statistics: ClassStatistics) -> None:
+        self.choice = choice
+        self.statistics = statistics
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Return how little each item belongs to any known class, (N,), of features (N, d)."""
+        return unknown_scores(features, statistics=self.statistics, names=(self.choice.score,))[self.choice.score]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return whether each item is unknown, (N,) bool, of features (N, d)."""
+        return np.asarray(self.scores(features) > self.choice.threshold)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the choice as plain data; the statistics are saved beside it."""
+        return self.choice.to_dict()
 
 
 def unknown_scores(

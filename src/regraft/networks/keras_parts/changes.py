@@ -141,7 +141,7 @@ def with_stack(network: N, head: Head, *, activation: str) -> N:
         _check_output(network, module)
     whole, dense = graphs.stacked(graphs.wrapped(module, _entry(network)), layer, head=head, activation=activation, output=output)
     twin = network._rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
-    twin.statistics = None
+    twin.statistics = twin.unknown = None
     return twin
 
 
@@ -180,7 +180,7 @@ def ended(network: N, block: str) -> N:
     whole = graphs.ended(module, [layers[name] for name in found.layers])
     last = whole.outputs[0]._keras_history.operation
     twin = network._rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
-    twin.statistics = None
+    twin.statistics = twin.unknown = None
     return twin
 
 
@@ -198,7 +198,7 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
         module, taps, layers={tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
     )
     twin = network._rebuilt(whole, layers, heads=[])
-    twin.statistics = None
+    twin.statistics = twin.unknown = None
     return twin
 
 
@@ -269,5 +269,5 @@ def with_columns(network: N, count: int) -> N:
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     twin = network._rebuilt(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
     twin.refresh_heads_()
-    twin.statistics = None
+    twin.statistics = twin.unknown = None
     return twin

@@ -33,10 +33,11 @@ Architecture = Module | Callable[[], Any] | None
 
 @dataclass
 class Source:
-    """An opened network and the preprocessing that its source knows, as plain data (None: to be inferred)."""
+    """An opened network; the preprocessing (None: to be inferred) and the rule for unknown items that its source knows, as plain data."""
 
     network: Network
     preprocessing: dict[str, Any] | None = None
+    unknown: dict[str, Any] | None = None
 
 
 def open_source(
@@ -195,7 +196,7 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
     read_heads_(network, facts)
     read_learned_(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)
-    return Source(network, facts["preprocessing"])
+    return Source(network, facts["preprocessing"], facts.get("unknown"))
 
 
 def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:

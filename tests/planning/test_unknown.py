@@ -1,0 +1,71 @@
+"""Items of no known class: the rule is learned by hiding classes, kept with the network, and used where it is asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import regraft
+from regraft.cli import app
+from regraft.errors import NetworkError, SettingError
+
+keras = pytest.importorskip("keras")
+
+QUICK = {"strategy": "head", "epochs": 2, "cache": "memory"}
+
+
+def _items(kinds: range, each: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return items around a point of each kind, the points far from each other."""
+    centres = 4 * np.eye(10)[list(kinds)]
+    labels = np.repeat(np.arange(len(kinds)), each)
+    items = centres[labels] + np.random.default_rng(seed).normal(size=(len(labels), 10))
+    return items.astype(np.float32), np.array([f"kind {kinds[label]}" for label in labels])
+
+
+def _adapted(**options: object) -> regraft.Result:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 3))
+    return regraft.adapt(regraft.load(module, inputs=(10,)), _items(range(6), 30, seed=0), **(QUICK | options))
+
+
+def test_items_of_other_kinds_are_told_at_the_rate_of_false_alarms_asked_for(tmp_path: Path) -> None:
+    net = _adapted(out=tmp_path / "net").network
+    known, strange = _items(range(6), 60, seed=1)[0], _items(range(6, 9), 60, seed=2)[0]
+    alarms, found = net.predict(known, unknown=True).unknown, net.predict(strange, unknown=True).unknown
+    assert alarms is not None and found is not None
+    assert alarms.mean() < 0.15 and found.mean() > 0.5
+    assert net.predict(known).unknown is None
+    again = regraft.load(tmp_path / "net", architecture=lambda: nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 3)))
+    assert np.array_equal(again.predict(strange, unknown=True).unknown, found)
+    often = _adapted(false_alarm=0.3).network.predict(known, unknown=True).unknown
+    assert often is not None and often.mean() > alarms.mean()
+
+
+def test_the_rule_goes_with_the_classes_that_it_was_learned_for(tmp_path: Path) -> None:
+    net = _adapted().network
+    assert net.unknown is not None and 0.5 < max(net.unknown.to_dict()["auroc"].values()) <= 1
+    for other in (regraft.retarget(net, ["kind 1", "new"]), regraft.extend(net, ["new"]), regraft.stack(net, ["a", "b"])):
+        with pytest.raises(NetworkError, match="no rule for items of no known class"):
+            other.predict(_items(range(2), 2, seed=0)[0], unknown=True)
+    two = regraft.adapt(regraft.load(nn.Sequential(nn.Linear(10, 3)), inputs=(10,)), _items(range(2), 10, seed=0), **QUICK)
+    assert two.network.unknown is None
+    with pytest.raises(SettingError, match="false_alarm=1.5"):
+        _adapted(false_alarm=1.5)
+
+
+def test_predict_prints_it(tmp_path: Path) -> None:
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((10,)), layers.Dense(24, activation="relu"), layers.Dense(3)])
+    regraft.adapt(model, _items(range(6), 30, seed=0), out=tmp_path / "net", **QUICK)
+    np.save(tmp_path / "items.npy", np.concatenate([_items(range(6), 4, seed=3)[0], _items(range(6, 9), 8, seed=3)[0]]))
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "net"), str(tmp_path / "items.npy"), "--unknown"])
+    answers = [row["unknown"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    assert len(answers) == 48 and answers[:24].count("yes") < 6 < 12 < answers[24:].count("yes")
+    assert "unknown" not in CliRunner().invoke(app, ["predict", str(tmp_path / "net"), str(tmp_path / "items.npy")]).stdout
