@@ -14,39 +14,51 @@ if TYPE_CHECKING:
     from .heads import branch, cut, extend, join, retarget, stack
     from .networks.contract import Network
     from .planning import Plan, Result
-    from .verbs import adapt, load, read
+    from .planning.profiling import Profile
+    from .planning.search import Adapter, Study
+    from .verbs import adapt, load, profile, read, search
 
 __all__ = [
+    "Adapter",
     "Dataset",
     "Network",
     "Plan",
+    "Profile",
     "RegraftError",
     "Result",
+    "Study",
     "adapt",
     "branch",
     "cut",
     "extend",
     "join",
     "load",
+    "profile",
     "read",
     "retarget",
+    "search",
     "stack",
 ]
 
 _HOMES = {
+    "Adapter": "planning.search",
     "Dataset": "data",
     "Network": "networks.contract",
     "Plan": "planning",
+    "Profile": "planning.profiling",
     "RegraftError": "errors",
     "Result": "planning",
+    "Study": "planning.search",
     "adapt": "verbs",
     "branch": "heads",
     "cut": "heads",
     "extend": "heads",
     "join": "heads",
     "load": "verbs",
+    "profile": "verbs",
     "read": "verbs",
     "retarget": "heads",
+    "search": "verbs",
     "stack": "heads",
 }
 

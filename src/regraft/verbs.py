@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from .errors import NetworkError, SettingError
 from .networks.contract import Network
 from .networks.sources.opening import Architecture, open_source
 from .planning import Plan, Result, carry_out, make_plan
+from .planning.profiling import Profile, measure_profile, usable_device
+from .planning.search import Asked, Study, run_search
+from .probes import ClassStatistics, UnknownChoice, UnknownJudge
+from .training import Settings
 
-__all__ = ["adapt", "load", "read"]
+__all__ = ["adapt", "load", "profile", "read", "search"]
 
 read = read_data
 
@@ -66,6 +70,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made
     else:
         network.preprocessing = preprocessing_from_dict(given) if isinstance(given, dict) else given
+    if opened.unknown is not None and network.statistics is not None and channels is None:
+        network.unknown = UnknownJudge(UnknownChoice.from_dict(opened.unknown), ClassStatistics.from_arrays(network.statistics))
     return network
 
 
@@ -88,10 +94,10 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     Args:
         net: a `Network`, or whatever `load` opens.
         data: a `Dataset`, or whatever `read` reads.
-        strategy: "auto", "head", "partial" (with frozen=), "full", "scratch", or a `Plan`.
+        strategy: "auto", "probe", "head", "partial" (with frozen=), "full", "surgical" (with block=), "scratch", or a `Plan`.
         valid: share of the items kept aside to judge.
         test: further data that only judge.
-        budget: None; time limits come with measured planning.
+        budget: for "auto": "30s", "10m" or "1h"; None or "auto": until nothing that is left can be expected to do better.
         views: fixed versions of each fitting item, the plain one included.
         seed: decides splits, order, dropout and views.
         out: folder for checkpoints and the saved result.
@@ -107,15 +113,90 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     Raises:
         InputError: if something does not fit; nothing has been started then.
     """
-    if budget is not None:
-        raise SettingError(f"budget={budget!r}: time limits are not available yet. Choose a strategy and epochs= in its place.")
     skip_bad = bool(settings.pop("skip_bad", False))
-    given = {"valid": (valid, 0.2), "views": (views, 1), "seed": (seed, 0)}
+    given = {"valid": (valid, 0.2), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
     dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     judges = None if test is None else checked(test if isinstance(test, Dataset) else read(test), skip_bad)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
+
+
+def search(  # noqa: PLR0913  # over the limit: the public contract
+    net: Any,
+    data: Any,
+    *,
+    space: Mapping[str, Any] | None = None,
+    trials: int = 50,
+    sampler: str = "tpe",
+    pruner: str | None = "median",
+    folds: int | None = None,
+    valid: float = 0.2,
+    metric: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **settings: Any,
+) -> Study:
+    """Search for the plan that adapts a network best. Every trial starts from the trained weights.
+
+    A share of the items is kept aside: no trial sees it, and the best plan alone is judged by it, once, at the end. The others try the
+    plans. Trials with the same frontier share one activation cache.
+
+    Args:
+        net: a `Network`, or whatever `load` opens.
+        data: a `Dataset`, or whatever `read` reads.
+        space: name of a setting -> list of choices, or {"low", "high", "log", "step", "points"}; None for a sensible one.
+        trials: how many, over all processes that work on the study.
+        sampler: "tpe", "random" or "grid".
+        pruner: "median" or "hyperband" stops trials that fall behind, None none.
+        folds: try every plan on so many folds, stratified, and by group where there are groups; None for one split.
+        valid: share of the items that judge the best plan; without folds also of the others that try the plans.
+        metric: the figure that chooses; None: accuracy, macro_f1 (multi-label) or rmse (regression).
+        seed: decides splits and trials; one process repeats them.
+        out: folder of the study (SQLite): a further call goes on there, and several processes may work on it at once.
+        settings: as of `adapt`, the same in every trial.
+
+    Returns:
+        The study: `study.table()`, `study.best` (a plan for `adapt`), `study.result`, `study.plot(path)`.
+
+    Raises:
+        InputError: if something does not fit; nothing has been started then, or if no trial came to its end.
+    """
+    skip_bad = bool(settings.pop("skip_bad", False))
+    dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    network = net if isinstance(net, Network) else _opened_for(net, dataset)
+    asked = Asked(space, trials, sampler, pruner, folds, valid, metric, seed, out)
+    return run_search(network, dataset, asked=asked, settings=settings)
+
+
+def profile(
+    net: Any, data: Any, *, task: str | None = None, seed: int = 0, out: str | Path | None = None, skip_bad: bool = False, **settings: Any
+) -> Profile:
+    """Measure what each depth of a network knows of data, before anything is adapted: one pass over the data, then closed-form probes.
+
+    Args:
+        net: a `Network`, or whatever `load` opens; it is not changed.
+        data: a `Dataset`, or whatever `read` reads; where it has groups, whole groups are left out.
+        task: which task, where the data have several; None for the first.
+        seed: of the draws of the learning curve.
+        out: folder for profile.json and profile.html.
+        skip_bad: leave out items that cannot be used, instead of stopping.
+        settings: cache and device, as in `regraft.training.Settings`.
+
+    Returns:
+        The profile: profile.table(), .summary(), .plot(path), .plan(), .report(path), .to_dict().
+
+    Raises:
+        InputError: if something does not fit.
+    """
+    chosen = Settings.of(settings)
+    dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    network = net if isinstance(net, Network) else _opened_for(net, dataset)
+    one = dataset.of_task(dataset.name if task is None else task)
+    measured = measure_profile(network, one, settings=chosen, device=usable_device(chosen.device), seed=seed)
+    if out is not None:
+        measured.save(out)
+    return measured
 
 
 def _opened_for(source: Any, data: Dataset) -> Network:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regraft.cli import adaptation
-from regraft.cli.adaptation import value_of
+from regraft.cli.commands import adaptation
+from regraft.cli.commands.adaptation import value_of
 
 from .conftest import SETTINGS, TINY, run
 

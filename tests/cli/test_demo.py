@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regraft.cli import demo
+from regraft.cli.commands import demo
 from regraft.data import read
 
 from .conftest import run

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 import regraft
-from regraft.cli.extension import figures_line
+from regraft.cli.commands.extension import figures_line
 from regraft.probes import statistics_of
 
 from .conftest import make_pictures, run

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import regraft
-from regraft.cli.evaluation import task_data
+from regraft.cli.commands.evaluation import task_data
 from regraft.cli.shared import listed_names, named_pairs, wanted_target
 from regraft.errors import DataError, InputError, SettingError
 

@@ -20,6 +20,7 @@ from regraft.data import Dataset, read
 from regraft.errors import DataError, SettingError
 from regraft.planning import Plan
 from regraft.planning import job as job_module
+from regraft.planning.choosing import probing
 from regraft.planning.job import parts_of
 from regraft.training import loop
 
@@ -113,10 +114,11 @@ def test_the_same_plan_gives_the_same_weights() -> None:
     assert examples.bit_equal(first.network.state(), second.network.state())
 
 
-def test_auto_compares_frontiers_and_learns() -> None:
+def test_auto_compares_candidates_and_learns() -> None:
     result = regraft.adapt(_net(), examples.pictures(90), **(QUICK | {"epochs": 6}))
     assert result.scores["valid"]["accuracy"] > 0.5
-    assert any("frontier" in reason.lower() or "head alone" in reason for reason in result.plan.reasons)
+    assert {"probe", "head", "partial", "full"} <= {one["strategy"] for one in result.plan.candidates}
+    assert [one["why"] for one in result.plan.candidates if one["why"].startswith("chosen")]
     assert {"majority", "class_mean"} <= result.baselines.keys()
 
 
@@ -155,17 +157,24 @@ def test_the_parts_are_disjoint_and_complete(count: int, classes: int, seed: int
 
 
 def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that training looks at, for weights, rate, epoch and frontier, is disjoint from the judging items."""
+    """All that is looked at, for closed forms, weights, rate, epoch and strategy, is disjoint from the judging items."""
     seen: set[int] = set()
-    inner = loop.train
+    inner, solved = loop.train, probing._solved
 
     def watching(training: Any) -> Any:
         seen.update(map(int, training.fit))
         seen.update(map(int, training.select))
         return inner(training)
 
+    def watching_probes(*given: Any, rows: np.ndarray, **named: Any) -> Any:
+        seen.update(map(int, rows))
+        return solved(*given, rows=rows, **named)
+
     monkeypatch.setattr(job_module, "train", watching)
-    data = read(examples.pictures(60))
+    monkeypatch.setattr(probing, "_solved", watching_probes)
+    pictures, labels = examples.pictures(60)
+    noise = np.random.default_rng(0).normal(0, 2, pictures.shape).astype(np.float32)
+    data = read((pictures + noise, labels))  # no closed form is good enough to end the comparison at once
     regraft.adapt(_net(), data, strategy="auto", **QUICK)
     parts = parts_of(data, Plan("auto"))
     assert seen == {*parts.fit, *parts.select}
@@ -268,9 +277,11 @@ def test_large_features_go_to_a_file_and_change_nothing(monkeypatch: pytest.Monk
     assert plain.baselines == filed.baselines
 
 
-def test_a_budget_and_a_plan_with_more_beside_it_are_refused() -> None:
-    with pytest.raises(SettingError, match="budget='10m'"):
-        regraft.adapt(_net(), examples.pictures(40), budget="10m")
+def test_a_budget_of_one_strategy_and_a_plan_with_more_beside_it_are_refused() -> None:
+    with pytest.raises(SettingError, match="budget='10m' goes with strategy='auto'"):
+        regraft.adapt(_net(), examples.pictures(40), strategy="full", budget="10m")
+    with pytest.raises(SettingError, match="budget='soon': expected a time"):
+        regraft.adapt(_net(), examples.pictures(40), budget="soon")
     with pytest.raises(SettingError, match="epochs besides"):
         regraft.adapt(_net(), examples.pictures(40), strategy=Plan("head"), epochs=3)
 
@@ -282,11 +293,14 @@ def test_auto_chooses_by_the_loss_where_there_is_no_accuracy(kind: str) -> None:
     targets = items @ draw.normal(size=6).astype(np.float32) if kind == "regression" else (items[:, :3] > 0).astype(np.float32)
     module = torch.nn.Sequential(*[torch.nn.Linear(6, 6), torch.nn.ReLU()] * 2, torch.nn.Linear(6, 2))
     result = regraft.adapt(module, (items, targets), epochs=3, cache="memory")
-    assert any(("loss" in reason and "is taken" in reason) or "is kept" in reason for reason in result.plan.reasons)
+    assert {one["figure"] for one in result.plan.candidates} == {"loss"}
+    assert result.plan.chosen["strategy"] in {"probe", "head", "partial", "full", "scratch"}
     assert result.network.head.kind == kind
 
 
-def test_a_cache_that_would_fill_the_disk_is_not_taken_by_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_would_fill_the_disk_is_not_taken_by_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": 0})())
-    result = regraft.adapt(_net(), examples.pictures(60), strategy="auto", **QUICK)
+    result = regraft.adapt(_net(), examples.pictures(60), strategy="auto", **(QUICK | {"cache": "auto"}))
     assert any("quarter of the free disk" in reason for reason in result.plan.reasons)
+    assert not (tmp_path / "cache").exists()

@@ -216,9 +216,9 @@ class TorchNetwork(Network):
         """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are."""
         self.module.train(training)
         live = {prefix for layer in self.layers if layer.name not in self._frozen for prefix in prefixes(layer.name)}
-        inside = {prefix for layer in self.layers for prefix in prefixes(layer.name)}
-        for name, module in self.modules().items():
-            if name in inside and name not in live:
+        still = {prefix for name in self._frozen for prefix in prefixes(name)} - live
+        for name, module in self.modules().items() if training and still else ():
+            if name in still:
                 module.eval()
 
     def state(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
+from .choosing.candidates import check_blocks
 from .finishing import fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
 from .job import Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
@@ -66,7 +67,7 @@ def carry_out(
     job.network.refresh_heads_()
     history = merged_history(net.history, carried.history)
     job.network.history = tuple(history)
-    plan = plan.with_reasons(*job.notes)
+    plan = replace(plan.with_reasons(*job.notes), candidates=tuple(job.candidates), chosen=dict(job.chosen))
     result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), _facts(job, adapted))
     if folder is not None:
         result.save(folder)
@@ -80,6 +81,7 @@ def _job(  # over the limit: what a run is made of
     """Return the work on a copy of the network that has a head for each task, once it is known that all fits together."""
     check_tasks(items.data, plan, valid=parts.valid)
     network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    check_blocks(network, plan)
     tasks = matched_tasks(net, items.data)
     job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test)
     network.module.to(job.device)
@@ -120,7 +122,7 @@ def _from_scratch(net: Network, job: Job) -> Judged:
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
     data, parts, network = job.items.data, job.parts, job.network
     blocks = network.blocks
-    tried = {"head", "partial", "full"} if job.plan.strategy == "auto" else {job.plan.strategy}
+    tried = {str(one["strategy"]) for one in job.candidates if one["seconds"] is not None} or {job.plan.strategy}
     tried |= {"scratch"} if job.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
@@ -137,7 +139,8 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         | ({"tasks": several} if data.further else {}),
         "preprocessing": job.items.preprocessing.describe(),
         "worst": worst_items(adapted),
-        "not_tried": sorted({"head", "partial", "full", "scratch"} - tried),
+        "candidates": list(job.candidates),
+        "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
         "warnings": []
         if len(parts.select)
         else ["Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."],

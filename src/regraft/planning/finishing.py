@@ -10,16 +10,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..probes import statistics_of
+from ..errors import DataError
+from ..probes import ClassStatistics, UnknownJudge, choose_unknown, statistics_of
 from ..tasks import fit_thresholds
 from ..training import all_raw_scores
-from .job import Job
-from .strategies import Carried
+from .job import Carried, Job
 
 __all__ = ["fit_thresholds_", "keep_statistics_", "merged_history", "note_idle_heads_"]
 
 WIDEST = 2048
 """Features up to which class statistics are computed by a pass of their own; their scatter has the square of that many numbers."""
+WIDEST_HIDDEN = 1024
+"""Features up to which classes are hidden in turn: each time two matrices of that size are factorised."""
+MOST_HIDDEN = 5000
+"""Items with which classes are hidden in turn at most."""
+WITHOUT_ITEMS = ("energy", "mahalanobis", "max_logit", "relative")
+"""Scores of unknown items that need the class statistics alone."""
 WIDEST_AT_HAND = 4096
 """The same where the features are in memory: 128 MiB of scatter."""
 SHARE = 0.34
@@ -35,11 +41,13 @@ def fit_thresholds_(job: Job, carried: Carried) -> None:
     """
     asked = {name: task for name, task in job.tasks.items() if job.data_of(name).task == "multi-label"}
     select, made = job.parts.select, {}
-    scores = all_raw_scores(job.network, carried.feed, indices=select) if asked and len(select) else {}
+    scores = all_raw_scores(job.network, carried.feed, indices=select) if set(asked) - set(carried.solved) and len(select) else {}
     for name, task in asked.items():
         data, known = job.data_of(name), job.known(name, select)
-        if len(known):
+        if len(known) and name not in carried.solved:
             made[task] = fit_thresholds(scores[task][data.known[select]], data.targets[known])
+        elif name in carried.solved:
+            made[task] = carried.solved[name].thresholds(data.targets)
         elif name in job.solved:
             made[task] = job.solved[name].thresholds(data.targets)
     for task, limits in made.items():
@@ -58,21 +66,46 @@ def keep_statistics_(job: Job, carried: Carried) -> None:
     data, network, same = job.items.data, job.network, _same_features(job, carried)
     if job.tasks[data.name] != network.head.task:
         network.statistics = network.statistics if same else None  # of a head that was not trained
+        network.unknown = network.unknown if same else None
         return
-    network.statistics = None
+    network.statistics = network.unknown = None
     if data.task != "classification" or not job.plan.statistics:
         return
     rows = job.known(data.name, np.sort(np.concatenate([job.parts.fit, job.parts.select])))
     with job.clock.during("frozen"):
-        features = carried.features[rows] if same and carried.features is not None else _features(job, carried, rows=rows)
+        at_hand = carried.head_features if carried.head_features is not None else carried.features if same else None
+        features = at_hand[rows] if at_hand is not None else _features(job, carried, rows=rows)
         if features is not None and features.shape[1] <= WIDEST_AT_HAND:
-            network.statistics = statistics_of(features.numpy(), data.targets[rows], classes=data.classes).to_arrays()
+            statistics = statistics_of(features.numpy(), data.targets[rows], classes=data.classes)
+            network.statistics = statistics.to_arrays()
+            network.unknown = _unknown_rule(job, features.numpy(), rows=rows, statistics=statistics)
+
+
+def _unknown_rule(job: Job, features: np.ndarray, *, rows: np.ndarray, statistics: ClassStatistics) -> UnknownJudge | None:
+    """Return how to tell items of no known class, chosen by hiding classes in turn; None, with a note, where that cannot be done."""
+    data = job.items.data
+    if len(rows) > MOST_HIDDEN:
+        chosen = np.sort(np.random.default_rng(job.plan.seed).choice(len(rows), MOST_HIDDEN, replace=False))
+        features, rows = features[chosen], rows[chosen]
+    if features.shape[1] > WIDEST_HIDDEN or (statistics.counts > 1).sum() < 3:
+        return None
+    groups = None if data.groups is None else data.groups[rows]
+    try:
+        choice = choose_unknown(
+            features, data.targets[rows], groups=groups, false_alarm=job.plan.false_alarm, names=WITHOUT_ITEMS, seed=job.plan.seed
+        )
+    except DataError as problem:
+        job.notes.append(f"No rule for unknown items: {problem}")
+        return None
+    return UnknownJudge(choice, statistics)
 
 
 def _same_features(job: Job, carried: Carried) -> bool:
     """Tell whether nothing below the heads was changed by training, moving averages included."""
     names = (name for name, tensor in job.network.state().items() if tensor.is_floating_point())
     trained = {name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] for name in names}
+    if carried.head_features is not None:
+        return False
     return trained - carried.frozen <= set(job.network.head_layers) and job.plan.strategy != "scratch"
 
 

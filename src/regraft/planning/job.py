@@ -7,10 +7,11 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +23,19 @@ from ..frontier import Counter, Cut, FrozenPass, Refusal, cacheable_layers, defa
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Network
 from ..networks.tracing import capture, pooled
-from ..probes import RidgeProbe
+from ..probes import LinearProbe
 from ..tasks import class_weights, fit_thresholds, loss_for
 from ..training import CachedFeed, Checkpoint, Feed, HeadFeed, Objective, Settings, TaskObjective, Training, WholeFeed, train
 from .plan import Plan
 
-__all__ = ["Clock", "Job", "Parts", "Solved", "parts_of"]
+__all__ = ["Carried", "Clock", "Job", "Parts", "Solved", "learning_parts", "parts_of"]
 
 IN_MEMORY = 2**28
 """Bytes of features above which they are kept in a temporary file."""
+
+
+def _cache_bytes(cut: Cut, rows: int) -> int:
+    return rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
 
 
 def _room_for(count: int, width: int) -> Tensor:
@@ -94,6 +99,21 @@ def parts_of(data: Dataset, plan: Plan) -> Parts:
         The parts; `select` is empty where a class would be left with fewer than two items to learn from.
     """
     rest, valid = data.split_indices(plan.valid, seed=plan.seed)
+    return learning_parts(data, plan, rest=rest, valid=valid)
+
+
+def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, valid: np.ndarray) -> Parts:
+    """Split the items to learn from into those that are fitted and those that choose.
+
+    Args:
+        data: N items.
+        plan: share of the latter, and seed.
+        rest: indices of the items to learn from.
+        valid: indices of the items that judge.
+
+    Returns:
+        The parts; `select` is empty where a class would be left with fewer than two items to learn from.
+    """
     learning = data.subset(rest)
     counts = learning.class_counts()
     scarce = len(rest) < 8 or (len(counts) > 0 and int(counts[counts > 0].min()) < 3)
@@ -108,12 +128,35 @@ def parts_of(data: Dataset, plan: Plan) -> Parts:
 class Solved:
     """The closed-form head of one task on the source network's features, and the (n,) items that it was solved on."""
 
-    probe: RidgeProbe
+    probe: LinearProbe
     rows: np.ndarray
 
     def thresholds(self, targets: np.ndarray) -> np.ndarray:
         """Return (C,) thresholds of labels, fitted to the leave-one-out scores; `targets` (N, C) are those of all items."""
         return fit_thresholds(self.probe.loo_scores, targets[self.rows])
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a strategy leaves behind.
+
+    Attributes:
+        feed: to judge with.
+        history: one dict an epoch.
+        features: (N, d) of the source network, where they were computed.
+        frozen: the layers that stayed frozen.
+        head_features: (N, D) what the head of the adapted network reads, where it is another and they were computed.
+        test_feed: the same as `feed` for the test set, where it was computed.
+        solved: task of the data -> the closed-form head that the network has, where it has one.
+    """
+
+    feed: Feed
+    history: list[dict[str, Any]]
+    features: Tensor | None
+    frozen: frozenset[str]
+    head_features: Tensor | None = None
+    test_feed: Feed | None = None
+    solved: Mapping[str, Solved] = field(default_factory=dict)
 
 
 @dataclass
@@ -135,6 +178,10 @@ class Job:
         solved: task of the data -> its closed-form head, once that is solved.
         test: further items that judge, or None: then the valid part does.
         judging_features: (n, d) the source network's features of the judging items, where they were computed.
+        on_epoch: told of every epoch's entry in the history.
+        candidates: what was compared, as plain data, in the order of the report.
+        chosen: how the best of them was made: strategy and what goes with it.
+        run_digest: of plan, data and starting weights.
     """
 
     network: Network
@@ -151,6 +198,15 @@ class Job:
     solved: dict[str, Solved] = field(default_factory=dict)
     test: Prepared | None = None
     judging_features: Tensor | None = None
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    run_digest: str = ""
+
+    def with_network(self, network: Network) -> Job:
+        """Return the same work, its clock, counter and notes shared, on another network."""
+        network.module.to(self.device)
+        return replace(self, network=network)
 
     @property
     def settings(self) -> Settings:
@@ -213,7 +269,7 @@ class Job:
             if isinstance(cut, Refusal):
                 self.notes.append(f"The frozen part is computed every epoch: {cut.reason}.")
                 return whole
-            if self.plan.strategy == "auto" and self._too_large(cut, len(items) * views):
+            if self.plan.strategy == "auto" and self.too_large(_cache_bytes(cut, len(items) * views)):
                 return whole
             where = default_cache_folder() if self.settings.cache == "auto" else self.settings.cache
             fill = FrozenPass(self.network, cut, where, dtype=self.settings.dtype, device=self.device, counter=self.counter)
@@ -225,16 +281,13 @@ class Job:
             chosen = Prepared(items.data.subset(self.parts.fit), items.preprocessing, view_seed=items.view_seed)
             return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, self.device)
 
-    def _too_large(self, cut: Cut, rows: int) -> bool:
-        """Tell whether a cache that nobody asked for would take over a quarter of the free disk."""
+    def too_large(self, needed: int) -> bool:
+        """Tell whether a cache of `needed` bytes that nobody asked for would take over a quarter of the free disk."""
         folder = default_cache_folder()
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        needed = rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
         large = bool(needed > shutil.disk_usage(existing).free / 4)
         if large:
-            self.notes.append(
-                f"A cache of {needed / 2**30:.1f} GiB would take over a quarter of the free disk; that frontier runs without it."
-            )
+            self.notes.append(f"A cache of {needed / 2**30:.1f} GiB would take over a quarter of the free disk; none is kept there.")
         return large
 
     def head_feed(self, feed: Feed) -> HeadFeed:
@@ -303,10 +356,18 @@ class Job:
         Returns:
             The history of this stage.
         """
+        training = self.training(stage, feed, frozen=frozen, settings=settings, most=most)
+        with self.clock.during("train"):
+            return train(training)
+
+    def training(
+        self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
+    ) -> Training:
+        """Return what `train` carries out when it is given the same `stage`, `feed`, `frozen`, `settings` and `most`."""
         fit = self.parts.fit
         if most is not None and len(fit) > most:
             fit = np.sort(np.random.default_rng(self.plan.seed).choice(fit, most, replace=False))
-        training = Training(
+        return Training(
             self.network,
             feed,
             self.objective(),
@@ -317,9 +378,8 @@ class Job:
             frozen | self.idle_layers,
             self.checkpoint(stage),
             stage,
+            self.on_epoch,
         )
-        with self.clock.during("train"):
-            return train(training)
 
     def checkpoint(self, stage: str) -> Checkpoint | None:
         """Return where a stage goes on from, or None without a folder."""
@@ -335,7 +395,8 @@ class Job:
         layers = [layer.name for layer in self.network.layers]
         targets = [self.items.data.targets_of(name) for name in self.tasks]
         learned = hashlib.blake2b(b"".join(np.ascontiguousarray(part.values).tobytes() for part in targets), digest_size=12).hexdigest()
-        facts = [self.plan.to_dict(), self.items.identity(self.plan.views), learned, frozen_digest(self.network, layers)]
+        plan = replace(self.plan, reasons=(), candidates=(), chosen={})
+        facts = [plan.to_dict(), self.items.identity(self.plan.views), learned, frozen_digest(self.network, layers)]
         self.run_digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
     def frozen_for_head(self) -> frozenset[str]:

@@ -12,9 +12,8 @@ from ..data import Dataset, Prepared
 from ..report import picture_uri, sound_uri
 from ..tasks import judge, paired_difference
 from ..training import Feed, all_raw_scores
-from .job import Job
+from .job import Carried, Job
 from .preparing import output_names
-from .strategies import Carried
 
 __all__ = ["Judged", "baselines", "compared_with", "judged", "judged_parts", "scores_of", "worst_items"]
 
@@ -87,7 +86,8 @@ def judged_parts(job: Job, carried: Carried) -> dict[str, ByTask]:
     """
     found = {"valid": judged(job, carried.feed, items=job.items, indices=job.parts.valid)}
     if job.test is not None:
-        found["test"] = judged(job, job.feed(carried.frozen, job.test), items=job.test, indices=np.arange(len(job.test)))
+        feed = carried.test_feed or job.feed(carried.frozen, job.test)
+        found["test"] = judged(job, feed, items=job.test, indices=np.arange(len(job.test)))
     return found
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import SettingError, near_names
 from ..heads.starting import STARTS
+from ..report.candidates import HEADINGS, candidate_rows
 from ..training import Settings
 
 __all__ = ["STRATEGIES", "Plan", "check_plan", "make_plan"]
 
 STARTS_OF_ROWS = ("auto", *STARTS)
-STRATEGIES = ("auto", "head", "partial", "full", "scratch")
+STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch")
+THIRDS = ("first", "middle", "last")
+BASES = ("head", "probe")
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -22,9 +28,14 @@ class Plan:
     """Strategy, settings and reasons. The same plan, data and seed give the same weights on the same machine.
 
     Attributes:
-        strategy: "auto", "head", "partial", "full" or "scratch".
+        strategy: "auto", "probe", "head", "partial", "full", "surgical" or "scratch".
         classes: class names of the new head, in row order; where the data have several tasks, of the first.
-        frozen: for "partial": a number of blocks, or the name of a block, layer or module, that one included.
+        frozen: for "partial": a number of blocks, or the name of a block, layer or module, that one included; for "probe": the block
+            whose output alone is read, by name or number; None reads all depths.
+        block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained.
+        base: what "partial", "full" and "surgical" start from: "head", the network's own head, solved and trained first; or "probe",
+            the closed-form head on all depths.
+        budget: for "auto": "10m", "30s" or "1h", of which the judging is no part; "auto" or None: until nothing is worth its cost.
         views: fixed versions of each fitting item, the plain one included.
         valid: share of the items kept aside to judge.
         select: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
@@ -33,8 +44,11 @@ class Plan:
         start: how the rows of new classes start: "auto": from the closed-form probe, where its leave-one-out loss is lower than that
             of the present rows, those carried over included; "zeros", "random", "mean", "imprint" or "probe": the new rows so.
         statistics: keep the sums of the features by class with the network, where they cost next to nothing.
+        false_alarm: share of known items that `predict(..., unknown=True)` may call unknown, between 0 and 1.
         settings: of the training.
         reasons: sentences for people.
+        candidates: what "auto" compares; none: those that suit network and data. Afterwards with what came of each.
+        chosen: what "auto" found best: strategy and what goes with it, for a plan of its own.
     """
 
     strategy: str
@@ -47,12 +61,25 @@ class Plan:
     rename: dict[str, str] = field(default_factory=dict)
     start: str = "auto"
     statistics: bool = True
+    false_alarm: float = 0.05
     settings: Settings = field(default_factory=Settings)
     reasons: tuple[str, ...] = ()
+    block: str | None = None
+    base: str = "head"
+    budget: str | None = None
+    candidates: tuple[dict[str, Any], ...] = ()
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget in seconds; None where there is no limit."""
+        found = _BUDGET.fullmatch(str(self.budget or ""))
+        return float(found[1]) * _SECONDS[found[2]] if found else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
-        return {**asdict(self), "classes": list(self.classes), "reasons": list(self.reasons), "settings": self.settings.to_dict()}
+        lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
+        return {**asdict(self), **lists, "settings": self.settings.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
@@ -73,7 +100,8 @@ class Plan:
         if unknown:
             raise SettingError("; ".join(f"A plan has no {name!r}{near_names(name, cls.__dataclass_fields__)}" for name in unknown))
         settings = Settings.of(plain.get("settings") or {})
-        given = {**plain, "classes": tuple(plain.get("classes", ())), "reasons": tuple(plain.get("reasons", ())), "settings": settings}
+        lists = {name: tuple(plain.get(name, ())) for name in ("classes", "reasons", "candidates")}
+        given = {**plain, **lists, "settings": settings}
         plan = cls(**given)
         check_plan(plan)
         return plan
@@ -101,13 +129,24 @@ class Plan:
     def __str__(self) -> str:
         defaults = Settings().to_dict()
         changed = [f"{name}={value!r}" for name, value in self.settings.to_dict().items() if value != defaults[name]]
-        lines = [f"strategy   {self.strategy}" + (f", frozen up to {self.frozen!r}" if self.frozen is not None else "")]
+        where = f", {'at' if self.strategy == 'probe' else 'frozen up to'} {self.frozen!r}" if self.frozen is not None else ""
+        lines = [f"strategy   {self.strategy}{where}" + (f", {self.block} third" if self.block else "")]
         lines += [f"classes    {len(self.classes)}: {', '.join(self.classes[:6])}{', …' if len(self.classes) > 6 else ''}"]
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}, seed {self.seed}"]
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
+        lines += [f"from       {self.base}"] if self.base != "head" else []
+        lines += _candidate_lines(self.candidates)
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(lines)
+
+
+def _candidate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of what was compared, one line each, the widths of the columns even."""
+    rows = candidate_rows(candidates)
+    table = [HEADINGS, *rows] if rows else []
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))] if table else []
+    return [" " * 11 + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def check_plan(plan: Plan) -> None:
@@ -129,8 +168,16 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
         yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), STRATEGIES)}."
     elif plan.strategy == "partial" and plan.frozen is None:
         yield "strategy='partial' needs frozen=: a number of blocks, or the name of a block, layer or module, that one included."
-    elif plan.strategy != "partial" and plan.frozen is not None:
-        yield f"frozen={plan.frozen!r} goes with strategy='partial'; received strategy={plan.strategy!r}."
+    elif plan.strategy not in ("partial", "probe") and plan.frozen is not None:
+        yield f"frozen={plan.frozen!r} goes with strategy='partial' or 'probe'; received strategy={plan.strategy!r}."
+    if plan.strategy == "surgical" and plan.block not in THIRDS:
+        yield f"strategy='surgical' needs block=, the third that is trained: one of {', '.join(THIRDS)}; received {plan.block!r}."
+    elif plan.strategy != "surgical" and plan.block is not None:
+        yield f"block={plan.block!r} goes with strategy='surgical'; received strategy={plan.strategy!r}."
+    if plan.base not in BASES:
+        yield f"base={plan.base!r} is not known{near_names(str(plan.base), BASES)}."
+    elif plan.base != "head" and plan.strategy not in ("partial", "full", "surgical"):
+        yield f"base={plan.base!r} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
     if plan.frozen is not None and not isinstance(plan.frozen, str) and not _whole(plan.frozen):
         yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
 
@@ -148,8 +195,17 @@ def _about_values(plan: Plan) -> Iterator[str]:
     statistics: Any = plan.statistics
     if not isinstance(rename, Mapping) or not all(isinstance(name, str) for pair in rename.items() for name in pair):
         yield f"rename={rename!r}: expected old name -> new name."
+    if plan.budget not in (None, "auto") and not plan.seconds:
+        yield f"budget={plan.budget!r}: expected a time such as '30s', '10m' or '1h', 'auto', or None."
+    elif plan.seconds and plan.strategy != "auto":
+        yield f"budget={plan.budget!r} goes with strategy='auto'; received strategy={plan.strategy!r}. Set epochs= in its place."
+    candidates: Any = plan.candidates
+    if not isinstance(candidates, Sequence) or not all(isinstance(one, Mapping) and "strategy" in one for one in candidates):
+        yield f"candidates={str(candidates)[:80]}: expected mappings with a 'strategy', such as those of a plan that auto has made."
     if plan.start not in STARTS_OF_ROWS:
         yield f"start={plan.start!r} is not known{near_names(str(plan.start), STARTS_OF_ROWS)}"
+    if not _number(plan.false_alarm) or not 0 < plan.false_alarm < 1:
+        yield f"false_alarm={plan.false_alarm!r}: expected a share between 0 and 1, such as 0.05."
     if not isinstance(statistics, bool):
         yield f"statistics={statistics!r}: expected True or False."
 
@@ -167,7 +223,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, views, valid, select, seed, classes, rename, start, statistics, and any setting.
+        options: frozen, block, base, budget, views, valid, select, seed, classes, rename, start, statistics, false_alarm, and any setting.
 
     Returns:
         The plan, checked.
@@ -180,7 +236,21 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")
         check_plan(strategy)
         return strategy
-    own = ("frozen", "views", "valid", "select", "seed", "classes", "rename", "start", "statistics")
+    own = (
+        "frozen",
+        "block",
+        "base",
+        "budget",
+        "views",
+        "valid",
+        "select",
+        "seed",
+        "classes",
+        "rename",
+        "start",
+        "statistics",
+        "false_alarm",
+    )
     settings = Settings.of({name: value for name, value in options.items() if name not in own}, also=own)
     plan = Plan(strategy, settings=settings, **{name: options[name] for name in own if name in options})
     check_plan(plan)

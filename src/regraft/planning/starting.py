@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..heads.starts import Rows, aligned_rows, imprinted_rows
-from ..probes import RidgeProbe, fit_ridge
+from ..probes import LinearProbe, fit_ridge
 from ..training import Feed, TaskObjective, all_raw_scores
 from .job import Job, Solved
 
-__all__ = ["solve_heads_"]
+__all__ = ["solve_heads_", "solve_only_"]
 
 LARGEST_SOLVED = 5000
 """Items or features, whichever are fewer, up to which the closed-form probe takes seconds."""
@@ -19,7 +19,7 @@ MOST_SOLVED = 20_000
 """Items that the closed-form probe is fitted to at most: more would cost memory and change little."""
 
 
-def solve_heads_(job: Job, feed: Feed, *, features: Tensor) -> None:
+def solve_heads_(job: Job, feed: Feed, *, features: Tensor, scored: Feed | None = None) -> None:
     """Solve the closed-form probe of each task, and let the rows start as the plan says.
 
     With start="auto" the probe's rows are taken where its leave-one-out loss is lower than the loss of the present rows (some may have
@@ -29,13 +29,13 @@ def solve_heads_(job: Job, feed: Feed, *, features: Tensor) -> None:
         job: its heads are changed in place.
         feed: whose scores the heads make.
         features: (N, d) what the heads read.
+        scored: a cheaper feed that gives the same scores, for those of the present rows.
     """
     fit, asked = job.parts.fit, job.plan.start
     if not job.settings.epochs and asked not in ("probe", "imprint"):
         return
-    if len(fit) > MOST_SOLVED:
-        fit = np.sort(np.random.default_rng(job.plan.seed).choice(fit, MOST_SOLVED, replace=False))
-    before = all_raw_scores(job.network, feed, indices=fit) if asked == "auto" else {}
+    fit = _drawn(job, fit)
+    before = all_raw_scores(job.network, scored or feed, indices=fit) if asked == "auto" else {}
     for name, part in zip(job.tasks, job.objective().parts, strict=True):
         known = part.known(fit).numpy()
         solved = _solved(job, name, rows=fit[known], features=features)
@@ -43,6 +43,22 @@ def solve_heads_(job: Job, feed: Feed, *, features: Tensor) -> None:
             _start_from_(job, part.task, solved=solved, feed=feed, features=features)
         elif asked in ("probe", "imprint"):
             _fill_(job, name, solved=solved, rows=fit[known], features=features)
+
+
+def solve_only_(job: Job, features: Tensor) -> None:
+    """Solve the closed-form probe of each task, as a yardstick; the heads stay as they are.
+
+    Args:
+        job: keeps the probes.
+        features: (N, d) what the source network's heads read.
+    """
+    fit = _drawn(job, job.parts.fit)
+    for name, part in zip(job.tasks, job.objective().parts, strict=True):
+        _solved(job, name, rows=fit[part.known(fit).numpy()], features=features)
+
+
+def _drawn(job: Job, fit: np.ndarray) -> np.ndarray:
+    return fit if len(fit) <= MOST_SOLVED else np.sort(np.random.default_rng(job.plan.seed).choice(fit, MOST_SOLVED, replace=False))
 
 
 def _solved(job: Job, name: str, *, rows: np.ndarray, features: Tensor) -> Solved | None:
@@ -54,7 +70,7 @@ def _solved(job: Job, name: str, *, rows: np.ndarray, features: Tensor) -> Solve
     return job.solved[name]
 
 
-def _is_better(probe: RidgeProbe, part: TaskObjective, *, rows: np.ndarray, before: np.ndarray) -> bool:
+def _is_better(probe: LinearProbe, part: TaskObjective, *, rows: np.ndarray, before: np.ndarray) -> bool:
     targets, after = part.targets[rows], torch.from_numpy(probe.loo_scores).float()
     return bool(part.loss(after, targets) < part.loss(torch.from_numpy(before), targets))
 

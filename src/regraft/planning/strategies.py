@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from ..console import say
-from ..frontier import frozen_up_to
-from ..training import Feed, all_raw_scores
-from .job import Job
-from .starting import solve_heads_
+from .choosing.auto import choose_and_carry_out
+from .choosing.bases import probe_base, read_depths, with_probe
+from .choosing.candidates import below_probe, frozen_layers
+from .choosing.probing import probe_at
+from .job import Carried, Job
+from .starting import solve_heads_, solve_only_
 
 __all__ = ["Carried", "run_strategy"]
 
 History = list[dict[str, Any]]
-COMPARED_EPOCHS = 2
-COMPARED_ITEMS = 1000
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What a strategy leaves behind.
-
-    Attributes:
-        feed: to judge with.
-        history: one dict an epoch.
-        features: (N, d) of the source network, where they were computed.
-        frozen: the layers that stayed frozen.
-    """
-
-    feed: Feed
-    history: History
-    features: Tensor | None
-    frozen: frozenset[str]
 
 
 def run_strategy(job: Job) -> Carried:
@@ -74,12 +55,24 @@ def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
 
 def _partial(job: Job) -> Carried:
     """Everything up to a block is frozen."""
-    return _tuned(job, frozen_up_to(job.network, job.plan.frozen or 0), stage="partial")
+    return _from_base(job)
 
 
 def _full(job: Job) -> Carried:
     """Nothing is frozen."""
-    return _tuned(job, frozenset(), stage="full")
+    return _from_base(job)
+
+
+def _surgical(job: Job) -> Carried:
+    """One third of the blocks is trained, and the heads (Lee et al., ICLR 2023)."""
+    return _from_base(job)
+
+
+def _from_base(job: Job) -> Carried:
+    if job.plan.base == "probe":
+        return _tuned_probe(job, stage=job.plan.strategy)
+    layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
+    return _tuned(job, layers, stage=job.plan.strategy)
 
 
 def _scratch(job: Job) -> Carried:
@@ -89,80 +82,28 @@ def _scratch(job: Job) -> Carried:
     return Carried(feed, job.train("scratch", feed, frozen=frozenset()), features=None, frozen=frozenset())
 
 
-def _auto(job: Job) -> Carried:
-    """Head first; then the frontier that a short comparison on the selection items prefers, if any beats the head."""
-    carried = _head(job)
-    if not len(job.parts.select) or not job.settings.epochs:
-        job.notes.append("Too few items to compare frontiers: the head alone was trained.")
-        return carried
-    chosen = _preferred_frontier(job, carried.feed)
-    if chosen is None:
-        return carried
-    frozen = frozen_up_to(job.network, chosen)
+def _tuned_probe(job: Job, *, stage: str) -> Carried:
+    """Fine-tune from the closed-form head on all depths."""
+    rows = job.parts.fit
+    tapped = read_depths(job)
+    layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
+    probed = probe_at(replace(job, plan=replace(job.plan, frozen=None)), tapped, rows=rows)
+    base = probe_base(job, tapped, probed=probed)
+    if tapped.head_features is not None:
+        solve_only_(job, tapped.head_features)
+        job.judging_features = tapped.head_features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features
+    job.network = base.job.network
+    frozen = below_probe(job.network, layers)
     feed = job.feed(frozen)
-    history = carried.history + job.train("partial" if chosen else "full", feed, frozen=frozen)
-    return Carried(feed, history, features=carried.features, frozen=frozen)
+    return Carried(feed, job.train(stage, feed, frozen=frozen), tapped.head_features, frozen)
 
 
-def _preferred_frontier(job: Job, head_feed: Feed) -> int | None:
-    """Train a little above each of a few frontiers, from the same head, and return the one that beats the head alone by most.
-
-    Args:
-        job: with the trained head; its network is left as it was.
-        head_feed: to judge the head alone with.
-
-    Returns:
-        A number of frozen blocks, or None if no frontier beats the head on the selection items.
-    """
-    start = {name: tensor.detach().clone() for name, tensor in job.network.state().items()}
-    before = _merit(job, head_feed)
-    best, chosen = before, None
-    trial = replace(job.settings, epochs=COMPARED_EPOCHS, patience=None, unfreeze_every=None)
-    for depth in _depths(job):
-        frozen = frozen_up_to(job.network, depth)
-        feed = job.feed(frozen)
-        job.train(f"compare-{depth}", feed, frozen=frozen, settings=trial, most=COMPARED_ITEMS)
-        merit = _merit(job, feed)
-        job.notes.append(f"Frontier at block {depth} of {len(job.network.blocks)} after {COMPARED_EPOCHS} epochs: {_said(job, merit)}.")
-        say(job.notes[-1])
-        if merit > best:
-            best, chosen = merit, depth
-        _restore_(job, start)
-    ending = "the head alone is kept" if chosen is None else f"the frontier at block {chosen} is taken"
-    job.notes.append(f"The head alone: {_said(job, before)}; {ending}. Judged on the {len(job.parts.select)} selection items.")
-    return chosen
-
-
-def _depths(job: Job) -> list[int]:
-    """Return the numbers of frozen blocks to compare: three quarters, half and none, as far as they leave more than the head to train."""
-    heads, head_alone = set(job.network.head_layers), job.frozen_for_head()
-    with_heads = (number for number, block in enumerate(job.network.blocks, start=1) if not heads.isdisjoint(block.layers))
-    count = next(with_heads, len(job.network.blocks))
-    return [
-        depth
-        for depth in sorted({count * 3 // 4, count // 2, 0}, reverse=True)
-        if depth < count and frozen_up_to(job.network, depth) < head_alone
-    ]
-
-
-def _merit(job: Job, feed: Feed) -> float:
-    """Return the share of the selection items that is classified rightly; for other tasks, and for several, minus the loss on them."""
-    select = job.parts.select
-    found = job.objective().figures(all_raw_scores(job.network, feed, indices=select), select)
-    return found["select_accuracy"] if _by_accuracy(job) else -found["select_loss"]
-
-
-def _by_accuracy(job: Job) -> bool:
-    return len(job.tasks) == 1 and job.items.data.task == "classification"
-
-
-def _said(job: Job, merit: float) -> str:
-    return f"{merit:.1%} right" if _by_accuracy(job) else f"loss {-merit:.4g}"
-
-
-def _restore_(job: Job, start: dict[str, Tensor]) -> None:
-    for name, tensor in job.network.state().items():
-        tensor.copy_(start[name])
-
-
-_STRATEGIES: dict[str, Callable[[Job], Carried]] = {"auto": _auto, "head": _head, "partial": _partial, "full": _full, "scratch": _scratch}
+_STRATEGIES: dict[str, Callable[[Job], Carried]] = {
+    "auto": choose_and_carry_out,
+    "probe": with_probe,
+    "head": _head,
+    "partial": _partial,
+    "full": _full,
+    "surgical": _surgical,
+    "scratch": _scratch,
+}

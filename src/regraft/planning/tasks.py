@@ -32,11 +32,12 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
         data: with one task or several.
 
     Returns:
-        Task of the data -> task of the network, in the order of the data.
+        Task of the data -> task of the network, in the order of the data. A first head without a name of its own ("main") is
+        called as the data's first task.
     """
     first = net.head.task if net.heads else "main"
     found = {name: name for name in data.tasks}
-    if data.name not in net.heads and first not in data.tasks:
+    if data.name not in net.heads and first not in (*data.tasks, "main"):
         found[data.name] = first
     return found
 
@@ -107,7 +108,9 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
     """
     data, tasks = items.data, matched_tasks(net, items.data)
     changed, account, new = _without_derived(net, tasks), Account(), NewRows()
-    first = net.head.task if net.heads else "main"
+    if net.heads and data.name not in net.heads and net.head.task == "main" and "main" not in data.tasks:
+        changed.rename_task_("main", data.name)
+    first = changed.head.task if net.heads else "main"
     for name in sorted(tasks, key=lambda name: tasks[name] != first):  # a branch needs the first head
         own, task = data.of_task(name), tasks[name]
         changed = _with_task(changed, own, task=task, plan=plan if name == data.name else replace(plan, rename={}))
@@ -139,7 +142,10 @@ def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network
     names, start = output_names(data), plan.start if plan.start in ("random", "mean") else "zeros"
     if not net.heads or task in net.heads:
         known = task if net.heads else None
-        return retarget(net, names, kind=data.task, task=known, rename=plan.rename, start=start, seed=plan.seed)
+        changed = retarget(net, names, kind=data.task, task=known, rename=plan.rename, start=start, seed=plan.seed)
+        if not net.heads:
+            changed.rename_task_(changed.head.task, task)
+        return changed
     if plan.rename:
         raise SettingError(f"rename={plan.rename}: the task {task!r} is new, so that it has no old names. Leave it out.")
     branched = branch(net, task, names, kind=data.task, start=start, seed=plan.seed)

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import DataError, optional_import
 from .sections import context
 
-__all__ = ["read_facts", "write_facts", "write_report"]
+__all__ = ["read_facts", "rendered", "write_facts", "write_report"]
 
 _FACTS = "report.json"
 
@@ -35,12 +35,29 @@ def write_report(path: str | Path, facts: Mapping[str, Any]) -> Path:
     """
     if not facts.get("verdict"):
         raise DataError(f"A report needs a 'verdict'; received {sorted(facts)}. Make one with regraft.report.verdict(scores, baselines).")
+    target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
+    return rendered(target, "template.html", content=context(facts))
+
+
+def rendered(path: str | Path, template: str, *, content: Mapping[str, Any]) -> Path:
+    """Write a page whole or not at all.
+
+    Args:
+        path: the file to write.
+        template: the name of a template beside this file.
+        content: what it shows.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingExtraError: if jinja2 is not installed.
+    """
     jinja = optional_import("jinja2", "report", purpose="The report")
     loader = jinja.FileSystemLoader(Path(__file__).parent)
     place = jinja.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
-    target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
-    _write(target, place.get_template("template.html").render(context(facts)).lstrip())
-    return target
+    _write(Path(path), place.get_template(template).render(content).lstrip())
+    return Path(path)
 
 
 def write_facts(folder: str | Path, facts: Mapping[str, Any]) -> Path:

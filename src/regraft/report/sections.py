@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .candidates import HEADINGS, candidate_rows
 from .curves import curve, stage_starts
 from .figures import Bar, heat_map, interval_bars, line_chart, stacked_bar
 from .tasks import FIGURES, label_rows, number_words, percent, task_sections, with_interval
@@ -61,7 +62,7 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "network": _words(facts.get("network") or {}, ("name", "family", "parameters", "blocks", "head")),
         "preprocessing": str(facts.get("preprocessing") or ""),
         "data": _data(facts.get("data") or {}),
-        "strategy": _strategy(facts.get("strategy") or {}),
+        "strategy": _strategy(facts.get("strategy") or {}, facts.get("candidates") or ()),
         "account": _account(facts.get("account") or {}),
         "cost": _cost(facts.get("cost") or {}),
         "versions": [(str(name), str(version)) for name, version in (facts.get("versions") or {}).items()],
@@ -250,8 +251,10 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _strategy(strategy: Mapping[str, Any]) -> dict[str, Any]:
+def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
+        "headings": HEADINGS,
+        "candidates": candidate_rows(candidates),
         "name": str(strategy.get("name") or ""),
         "reasons": [str(reason) for reason in strategy.get("reasons") or ()],
         "settings": _words(strategy.get("settings") or {}, ()),

@@ -2,7 +2,7 @@
 
 from .checkpoints import Checkpoint
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Objective, TaskObjective, Training, all_raw_scores, raw_scores, train
+from .loop import Objective, TaskObjective, Training, all_raw_scores, find_rate, raw_scores, train
 from .settings import Settings
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Training",
     "WholeFeed",
     "all_raw_scores",
+    "find_rate",
     "raw_scores",
     "train",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "Training",
     "all_raw_scores",
     "evaluate",
+    "find_rate",
     "pick_rate",
     "raw_scores",
     "train",
@@ -132,6 +133,7 @@ class Training:
         frozen: layers that stay frozen from the first epoch to the last.
         checkpoint: where to go on from, or None.
         stage: a word for the history, such as "head".
+        on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
     """
 
     network: Network
@@ -144,6 +146,7 @@ class Training:
     frozen: frozenset[str]
     checkpoint: Checkpoint | None = None
     stage: str = "train"
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 
 
 @dataclass
@@ -193,6 +196,8 @@ def train(training: Training) -> list[dict[str, Any]]:
             advance(1)
             if training.checkpoint is not None:
                 _save(training, state, optimizer=optimizer)
+            if training.on_epoch is not None:
+                training.on_epoch(state.history[-1])
     _restore_(trained_tensors(training), state.best)
     training.network.freeze_(training.frozen)
     training.network.mode_(False)
@@ -379,6 +384,16 @@ def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
 
 RANGE = (1e-6, 1.0)
 RANGE_STEPS = 60
+
+
+def find_rate(training: Training) -> float:
+    """Return the learning rate of the head that a range test finds; the network is left as it was.
+
+    Args:
+        training: all that training needs.
+    """
+    training.network.freeze_(training.frozen)
+    return _found_rate(training, Accelerator(mixed_precision=_precision()))
 
 
 def _found_rate(training: Training, accelerator: Accelerator) -> float:

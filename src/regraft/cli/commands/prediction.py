@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import DataError, InputError
-from .guard import guarded, tell
-from .options import Channels, Columns, Form, Format, HeadLayer, ItemsArgument, SavedArgument, Scores, SkipBad, Texts, Unknown
-from .shared import columns_for, library, listed_names, opened
+from ...errors import DataError, InputError
+from ..guard import guarded, tell
+from ..options import Channels, Columns, Form, Format, HeadLayer, ItemsArgument, SavedArgument, Scores, SkipBad, Texts, Unknown
+from ..shared import columns_for, library, listed_names, opened
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,9 @@ from typing import Any
 
 import typer
 
-from .guard import guarded
-from .options import AsJson, CacheFolder
-from .shared import library, print_json, size_of
+from ..guard import guarded
+from ..options import AsJson, CacheFolder
+from ..shared import library, print_json, size_of
 
 __all__ = ["add_to"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
-from .guard import guarded
-from .options import AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Weights
-from .shared import class_names, library, opened, print_json
+from ..guard import guarded
+from ..options import AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Weights
+from ..shared import class_names, library, opened, print_json
 
 __all__ = ["add_to"]
 

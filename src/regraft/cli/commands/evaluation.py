@@ -9,10 +9,10 @@ from typing import Any
 
 import typer
 
-from ..errors import DataError
-from . import options
-from .guard import guarded, tell
-from .shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
+from ...errors import DataError
+from .. import options
+from ..guard import guarded, tell
+from ..shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
 
 __all__ = ["add_to", "judged", "task_data"]
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import say, speaking
-from ..errors import MissingExtraError
+from ...console import say, speaking
+from ...errors import MissingExtraError
+from ..guard import guarded, tell
+from ..options import AsJson, Quiet
+from ..shared import library
 from .adaptation import print_result
-from .guard import guarded, tell
-from .options import AsJson, Quiet
-from .shared import library
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,12 +13,12 @@ from typing import Any
 
 import typer
 
-from ..console import speaking
-from ..errors import DataError, MissingExtraError, NetworkError, SettingError, near_names
-from . import options
+from ...console import speaking
+from ...errors import DataError, MissingExtraError, NetworkError, SettingError, near_names
+from .. import options
+from ..guard import guarded, tell
+from ..shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
 from .adaptation import printed_report, short_account
-from .guard import guarded, tell
-from .shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
 
 __all__ = ["add_to", "figures_line"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import typer
 
-from ..console import speaking
-from ..errors import SettingError
-from . import options
-from .guard import guarded, tell
-from .shared import class_names, columns_for, library, listed_names, named_pairs, opened, print_json, read_data, wanted_target
+from ...console import speaking
+from ...errors import SettingError
+from .. import options
+from ..guard import guarded, tell
+from ..shared import class_names, columns_for, library, listed_names, named_pairs, opened, print_json, read_data, wanted_target
 
 __all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from .guard import guarded
-from .options import SavedArgument
-from .shared import library
+from ..guard import guarded
+from ..options import SavedArgument
+from ..shared import library
 
 __all__ = ["add_to"]
 

@@ -1,0 +1,73 @@
+"""`regraft profile`: what each depth of a network knows of the data, before anything is adapted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...console import speaking
+from .. import options
+from ..guard import guarded, tell
+from ..shared import columns_for, library, listed_names, opened, print_json, read_data, wanted_target
+
+__all__ = ["add_to"]
+
+_OUT = "Folder for profile.html and profile.json; without it, they are not written."
+_Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help=_OUT)]
+_Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Which task of DATA, where there are several.")]
+_Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides the draws of the learning curve.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `profile` to `app`."""
+    app.command("profile")(guarded(_profile))
+
+
+def _profile(  # noqa: PLR0913  # over the limit: the options of the command
+    network: options.NetworkArgument,
+    data: options.DataArgument,
+    *,
+    out: _Out = None,
+    group: options.Group = None,
+    target: options.Target = None,
+    task: _Task = None,
+    columns: options.Columns = None,
+    files: options.Files = None,
+    kind: options.Kind = None,
+    seed: _Seed = 0,
+    cache: options.Cache = None,
+    weights: options.Weights = None,
+    source_classes: options.OldClasses = None,
+    head: options.HeadLayer = None,
+    channels: options.Channels = None,
+    skip_bad: options.SkipBad = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
+    with speaking(not quiet):
+        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
+        asked = columns_for(net, listed_names(columns, option="--columns"))
+        dataset = read_data(data, target=wanted_target(target), group=group, columns=asked, files=files, kind=kind, skip_bad=skip_bad)
+        settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
+        profile = library().profile(net, dataset, task=task, seed=seed, skip_bad=skip_bad, **settings)
+    page = _saved(profile, out)
+    if as_json:
+        print_json(profile.to_dict() | {"page": page})
+        return
+    print(profile)
+    if page:
+        print(f"\nPage: {page}")
+
+
+def _saved(profile: Any, out: Path | None) -> str | None:
+    """Save a profile; without the library for pages the figures are kept all the same, and it is said."""
+    if out is None:
+        return None
+    try:
+        return str(profile.save(out))
+    except ImportError as error:
+        tell(f"Note: {out / 'profile.json'} was written, the page was not: {error}")
+        return None

@@ -1,0 +1,266 @@
+"""The strategy "auto": closed-form heads first, then trials of what may be better, until nothing that is left can be expected to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...console import say
+from ...errors import SettingError
+from ...networks.taps import INPUT
+from ...training import Feed, WholeFeed
+from ..job import Carried, Job
+from ..starting import solve_only_
+from .bases import carried_by_probe, learning_rows, read_depths
+from .candidates import Candidate, candidates_of
+from .choice import Choice, figures_, old_errors, source_features
+from .costs import measured_costs, pass_seconds
+from .probing import Probed, best_of, item_errors, probes_of
+from .trials import MOST_TRIED, Run, Trial, first_epochs, trial_of
+
+__all__ = ["choose_and_carry_out"]
+
+KEPT = 2
+"""Trials of the first round that go on; learning rates are tried with the better one."""
+FACTORS = (0.1, 3.0)
+
+OLD_BETTER = "not as good as the rows of the old head"
+
+Final = tuple[Trial, Run, Feed]
+
+
+def choose_and_carry_out(job: Job) -> Carried:
+    """Try what may suit network and data, and carry out the best of it.
+
+    Probes are known by their held-out errors. What is trained is tried on at most 1,000 items, at several learning rates, by
+    successive halving, judged on the choosing items; the best trial is trained to its end and mixed with its start.
+
+    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: a trial that cannot be expected to beat the best
+    probe by more than the standard error is dropped at once, and rates are tried in the second round only.
+
+    Args:
+        job: gets the adapted network, notes and candidates.
+
+    Returns:
+        How to judge it, and the history of the winner.
+    """
+    _check_budget(job)
+    tapped = read_depths(job)
+    found = probes_of(job, tapped, rows=learning_rows(job))
+    features = source_features(job, tapped)
+    solve_only_(job, features)
+    start = best_of([one for one in found if one.joint] or found)
+    choice = Choice(job, tapped, best_of(found), start, measured_costs(job), old_errors(job, features))
+    choice.deadline = None if job.plan.seconds is None else job.clock.began + job.plan.seconds
+    _enter_probes_(choice, found)
+    alone = not len(job.parts.select) or not job.settings.epochs
+    final = _without_trials(choice) if alone else _by_trials(choice, found)
+    job.candidates.extend(one.to_dict() for one in choice.entries)
+    if final is None:
+        return carried_by_probe(job, tapped, probed=choice.probe)
+    trial, run, feed = final
+    job.judging_features = features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features
+    job.network = trial.job.network
+    return Carried(feed, [*trial.base.history, *run.history], features, trial.frozen)
+
+
+def _check_budget(job: Job) -> None:
+    """Raise if the budget is too small for one pass over the items."""
+    budget = job.plan.seconds
+    if budget is None:
+        return
+    needed = pass_seconds(job)
+    if needed > budget:
+        fits = int(len(job.items) * budget / needed)
+        raise SettingError(
+            f"budget={job.plan.budget!r}: one pass over {len(job.items):,} items takes about {needed:.3g} s here. "
+            f"Give {2 * needed:.0f}s or more, or at most {fits:,} items."
+        )
+
+
+def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
+    """Enter the best probe of one depth and the best of several, and note what the depths say."""
+    job, shares = choice.job, choice.job.items.data.task == "classification"
+    for joint in (False, True):
+        of_kind = [one for one in found if one.joint == joint]
+        if not of_kind:
+            continue
+        best = best_of(of_kind)
+        entry = Candidate("probe", f"probe of {best.name}", None if joint else best.name)
+        entry.predicted, entry.seconds = choice.costs.one_pass * len(job.items), choice.tapped.seconds
+        figures_(entry, best.errors, shares=shares)
+        entry.why = "not as good as the other probe" if best is not choice.probe else OLD_BETTER if choice.keeps_old else ""
+        choice.entries.append(entry)
+    of_input = next((one for one in found if one.name == INPUT), None)
+    if of_input is not None and of_input.error <= choice.probe.error + choice.probe.standard_error:
+        job.notes.append(
+            "Statistics of the input alone do as well as any depth of the network: the classes differ in level, colour or channel, which "
+            "may be a shortcut of these data."
+        )
+
+
+def _is_dissimilar(found: Sequence[Probed]) -> bool:
+    """Tell whether no depth of the network says more than its input."""
+    single = [one for one in found if not one.joint]
+    of_input = [one for one in single if one.name == INPUT]
+    deep = [one for one in single if one.name != INPUT]
+    return bool(of_input and deep) and min(one.error for one in deep) >= of_input[0].error - of_input[0].standard_error
+
+
+def _head_errors(choice: Choice) -> np.ndarray:
+    """Return the held-out errors of the closed-form head on what the source network's head reads."""
+    name = choice.job.items.data.name
+    solved = choice.job.solved.get(name)
+    return np.ones(1) * np.inf if solved is None else item_errors(choice.job, solved.probe.loo_scores, rows=solved.rows)
+
+
+def _without_trials(choice: Choice) -> Final | None:
+    """Choose between the probe and the plain head by their held-out errors, where no items were kept aside to choose."""
+    job, errors = choice.job, _head_errors(choice)
+    entry = Candidate("head", "head")
+    choice.entries.append(entry)
+    choice.expect_(entry)
+    if choice.keeps_old and choice.old_errors is not None:
+        errors = choice.old_errors
+    if np.isfinite(errors).all():
+        figures_(entry, errors, shares=job.items.data.task == "classification")
+    job.notes.append("Too few items to keep some aside for choosing: closed-form heads were compared by leaving items out.")
+    if choice.probe.error <= float(errors.mean()):
+        entry.why = "no better than the probe"
+        _crown_(choice, None)
+        return None
+    return _final_head(choice, trial_of(entry, choice.base(entry), source=job.network))
+
+
+def _final_head(choice: Choice, trial: Trial) -> Final:
+    """Return the trained head of the network as the winner."""
+    feed = WholeFeed(trial.job.network, choice.job.items, 1, choice.job.device, choice.job.counter)
+    run = trial.runs[-1] if trial.runs else Run(0.0, {}, np.zeros(0), 0.0, [])
+    _crown_(choice, trial)
+    return trial, run, feed
+
+
+def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
+    """Return the winner among what is trained, or None where the best probe is better."""
+    job, head = choice.job, float(_head_errors(choice).mean())
+    base = "probe" if not choice.keeps_old and choice.start.error < head - choice.probe.standard_error else "head"
+    candidates = candidates_of(job, base=base, dissimilar=_is_dissimilar(found))
+    choice.entries.extend(candidates)
+    for one in candidates:
+        choice.expect_(one)
+    if choice.is_settled() and not job.plan.candidates:
+        for one in candidates:
+            one.why = "not tried: what it may be hoped to bring is too little to be seen on these items"
+        return _untrained(choice)
+    return _finished(choice, _second_round(choice, _first_round(choice, candidates)))
+
+
+def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]:
+    """Return the trials, best first, that may still come to beat the probe, each run once."""
+    job, epochs, trials = choice.job, first_epochs(choice.job), list[Trial]()
+    items = min(len(job.parts.fit), MOST_TRIED)
+    for one in candidates:
+        needed = choice.seconds(one, items=items, epochs=epochs)
+        if choice.left < needed:
+            one.why = f"not tried: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
+            continue
+        trial = trial_of(one, choice.base(one), source=job.network)
+        if not trial.start:
+            one.why = "not tried: what it starts from runs no layer above its frontier"
+            continue
+        run = trial.untrained_() if one.strategy == "head" else trial.run_(1.0, epochs=epochs)
+        _note_(choice, trial, run=run)
+        if choice.is_hopeless(run.errors):
+            one.why = "dropped after the first trial: too far behind the probe"
+            continue
+        trials.append(trial)
+    trials.sort(key=lambda trial: trial.best.loss)
+    for trial in trials[KEPT:]:
+        trial.candidate.why = "dropped after the first trial: others do better"
+    return trials[:KEPT]
+
+
+def _second_round(choice: Choice, trials: Sequence[Trial]) -> list[Trial]:
+    """Go on with each trial, then try the best one at other rates; return them best first."""
+    job, epochs = choice.job, first_epochs(choice.job)
+    for trial in trials:
+        if trial.candidate.strategy != "head":
+            _try_(choice, trial, factor=1.0, epochs=epochs, after=trial.best)
+    leader = min((trial for trial in trials if trial.candidate.strategy != "head"), key=lambda trial: trial.best.loss, default=None)
+    if leader is not None and job.settings.learning_rate is None:
+        for factor in FACTORS:
+            _try_(choice, leader, factor=factor, epochs=2 * epochs)
+        if leader.best.factor in FACTORS:
+            further = {FACTORS[0]: FACTORS[0] ** 2, FACTORS[1]: FACTORS[1] / FACTORS[0]}[leader.best.factor]
+            _try_(choice, leader, factor=further, epochs=2 * epochs)
+    hopeful = [trial for trial in trials if not choice.is_hopeless(trial.best.errors)]
+    for trial in trials:
+        if trial not in hopeful:
+            trial.candidate.why = "dropped after the second trial: too far behind the probe"
+    return sorted(hopeful, key=lambda trial: trial.best.loss)
+
+
+def _try_(choice: Choice, trial: Trial, *, factor: float, epochs: int, after: Run | None = None) -> None:
+    """Run a trial once more, if the budget allows it."""
+    items = min(len(choice.job.parts.fit), MOST_TRIED)
+    if choice.left >= choice.seconds(trial.candidate, items=items, epochs=epochs):
+        _note_(choice, trial, run=trial.run_(factor, epochs=epochs, after=after))
+
+
+def _note_(choice: Choice, trial: Trial, *, run: Run) -> None:
+    """Put into a trial's candidate what is known of it now, and say it."""
+    figures_(trial.candidate, trial.best.errors, shares=choice.job.items.data.task == "classification")
+    rate = f" at {run.factor:g} times the rate {trial.base.rate:.1g}" if trial.base.rate is not None and run.factor else ""
+    say(f"trial of {trial.candidate.name}{rate}: loss {run.loss:.4g} on the choosing items")
+
+
+def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
+    """Train the best trial to its end, and return it if it is better than the probe then."""
+    if not trials:
+        return _untrained(choice)
+    job, trial = choice.job, trials[0]
+    for other in trials[1:]:
+        other.candidate.why = "second to the one that was trained to its end"
+    if trial.candidate.strategy == "head":
+        if choice.keeps_old or choice.is_beaten_by(trial.best.errors, loss=trial.best.loss):
+            return _final_head(choice, trial)
+        trial.candidate.why = "not better than the probe by more than chance"
+        return _untrained(choice)
+    each = choice.seconds(trial.candidate, items=len(job.parts.fit), epochs=1)
+    epochs = job.settings.epochs if choice.deadline is None else int(min(max(choice.left, 0) / each, job.settings.epochs))
+    run, feed = trial.finished(epochs)
+    figures_(trial.candidate, run.errors, shares=job.items.data.task == "classification")
+    if not choice.is_beaten_by(run.errors, loss=run.loss):
+        trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
+        return _untrained(choice)
+    _crown_(choice, trial)
+    return trial, run, feed
+
+
+def _untrained(choice: Choice) -> Final | None:
+    """Take what needs no training of the backbone: the old head, where its rows are better, else None for the best probe."""
+    if not choice.keeps_old:
+        _crown_(choice, None)
+        return None
+    entry = next((one for one in choice.entries if one.strategy == "head"), None)
+    if entry is None:
+        entry = Candidate("head", "head")
+        choice.entries.append(entry)
+    entry.why = ""
+    trial = trial_of(entry, choice.base(entry), source=choice.job.network)
+    trial.untrained_()
+    if choice.old_errors is not None:
+        figures_(entry, choice.old_errors, shares=True)
+    return _final_head(choice, trial)
+
+
+def _crown_(choice: Choice, trial: Trial | None) -> None:
+    """Take note of the winner: a trial, or the best probe."""
+    entry = trial.candidate if trial else next(one for one in choice.entries if one.strategy == "probe" and not one.why)
+    entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
+    choice.job.chosen.update(entry.chosen())
+    if trial is not None and trial.base.rate is not None and trial.best.factor:
+        choice.job.chosen["learning_rate"] = trial.rate * trial.best.factor
+    mixed = entry.why.removeprefix("chosen")
+    choice.job.notes.append(f"Chosen: {entry.name}, among {len(choice.entries)} candidates{mixed}.")

@@ -1,0 +1,218 @@
+"""What is known while candidates are compared, and when one is taken for better than another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from ...tasks import wilson_interval
+from ...training import HeadFeed, all_raw_scores
+from ..job import Job
+from ..tapped import Tapped
+from .bases import Base, head_base, learning_rows, probe_base, scratch_base
+from .candidates import Candidate, frozen_layers
+from .costs import Costs
+from .probing import Probed, item_errors, refitted
+
+__all__ = ["Choice", "figures_", "gain_of", "is_better", "old_errors", "source_features"]
+
+HOPE = 0.5
+"""Share of the errors of the best probe that tuning may be hoped to take away, before anything is tried."""
+HOPE_TRIED = 0.3
+"""Share of a trial's errors that further training may be hoped to take away."""
+USUAL = 0.5
+"""Share of the errors of the best probe by which tuning usually differs from it."""
+DOUBT = 0.25
+"""How far tuning is taken to lie behind a closed form before anything is known, in units of the usual difference between them."""
+LUCK = 1.0
+"""How much better the chosen one of several looks than it is, in standard errors."""
+
+
+@dataclass
+class Choice:
+    """What is known on the way.
+
+    Attributes:
+        job: the work; its network is the source with its new head.
+        tapped: what was read of it.
+        probe: the best probe, on all items that do not judge.
+        start: the probe that tuning may start from, of several depths where that can be.
+        costs: of this machine.
+        old_errors: of the rows of the old head on all items that do not judge, where all of its classes are carried over.
+        entries: all candidates, for the report.
+        bases: those that were made, by name.
+        deadline: on the clock of `time.perf_counter`; None without a budget.
+    """
+
+    job: Job
+    tapped: Tapped
+    probe: Probed
+    start: Probed
+    costs: Costs
+    old_errors: np.ndarray | None = None
+    entries: list[Candidate] = field(default_factory=list)
+    bases: dict[str, Base] = field(default_factory=dict)
+    deadline: float | None = None
+
+    def base(self, candidate: Candidate) -> Base:
+        """Return where a candidate starts, made when first asked for."""
+        name = candidate.strategy if candidate.strategy == "scratch" else candidate.base
+        if name not in self.bases:
+            self.bases[name] = self._made(name)
+        return self.bases[name]
+
+    def _made(self, name: str) -> Base:
+        if name == "scratch":
+            return scratch_base(self.job)
+        if name == "head":
+            return head_base(self.job, source_features(self.job, self.tapped))
+        probed = refitted(self.job, self.tapped, probed=self.start, rows=self.job.parts.fit)
+        return probe_base(self.job, self.tapped, probed=probed)
+
+    @property
+    def left(self) -> float:
+        """The seconds that the budget leaves."""
+        return float("inf") if self.deadline is None else self.deadline - time.perf_counter()
+
+    def seconds(self, candidate: Candidate, *, items: int, epochs: int) -> float:
+        """Return the seconds that training a `candidate` on so many `items` for so many `epochs` will take."""
+        frozen = self.job.frozen_for_head()
+        if candidate.strategy != "head":
+            frozen = frozen_layers(self.job.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
+        return self.costs.training(frozen, items=items, epochs=epochs)
+
+    def is_beaten_by(self, errors: np.ndarray, *, loss: float) -> bool:
+        """Tell whether a trained network is better by more than chance than the best of what needs no training.
+
+        Args:
+            errors: (m,) of its first task, on the choosing items.
+            loss: on them; where there are several tasks, the sum over all has to be lower as well.
+        """
+        several = len(self.job.tasks) > 1 and not self.keeps_old
+        better = is_better(errors, self.known_errors, usual=self.usual(), overall=self.error)
+        return better and not (several and loss >= self.probe.loss)
+
+    def expect_(self, candidate: Candidate) -> None:
+        """Put into a candidate what is expected of it before it is tried: seconds, and an estimate with an honest, wide interval."""
+        job, error = self.job, self.error
+        candidate.predicted = self.seconds(candidate, items=len(job.parts.fit), epochs=job.settings.epochs)
+        best, worst = error * (1 - HOPE), error * (1 + HOPE) + 2 * self.standard_error
+        if job.items.data.task == "classification":
+            candidate.estimate, candidate.interval = 1 - error, (max(1 - worst, 0.0), 1 - best)
+        else:
+            candidate.figure, candidate.estimate, candidate.interval = "loss", error, (best, worst)
+
+    @property
+    def keeps_old(self) -> bool:
+        """Whether the rows of the old head, which have not seen these items, are better on them than the best probe."""
+        return self.old_errors is not None and float(self.old_errors.mean()) < self.probe.error
+
+    @property
+    def error(self) -> float:
+        """The error of the best of what needs no training."""
+        return float(self.old_errors.mean()) if self.keeps_old and self.old_errors is not None else self.probe.error
+
+    @property
+    def standard_error(self) -> float:
+        """Its standard error; one item where there is no error at all."""
+        errors = self.old_errors if self.keeps_old and self.old_errors is not None else self.probe.errors
+        return max(float(errors.std() / np.sqrt(max(len(errors), 1))), 0.0 if self.error else 1 / max(len(errors), 1))
+
+    @property
+    def known_errors(self) -> np.ndarray:
+        """The errors of the best of what needs no training on the choosing items; those of a trial are compared with them."""
+        name = self.job.items.data.name
+        select = self.job.known(name, self.job.parts.select)
+        rows, errors = self.probe.rows[name], self.probe.errors
+        if self.keeps_old and self.old_errors is not None:
+            rows, errors = self.job.known(name, learning_rows(self.job)), self.old_errors
+        place = {int(row): index for index, row in enumerate(rows)}
+        return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in select])
+
+    def is_hopeless(self, errors: np.ndarray) -> bool:
+        """Tell whether a trial with these errors on the choosing items cannot be expected to come to beat the best probe."""
+        gain, error = gain_of(errors, self.known_errors)
+        return gain + error + HOPE_TRIED * float(errors.mean()) < 0
+
+    def usual(self) -> float:
+        """Return the deviation of the differences between tuning and a closed form that are usual."""
+        return USUAL * self.error + 0.01 * float(self.job.items.data.task == "classification")
+
+    def is_settled(self) -> bool:
+        """Tell whether all that tuning may be hoped to bring is below a standard error, or could not be seen on the choosing items."""
+        before = self.known_errors
+        return self.error * HOPE <= self.standard_error or not is_better(np.zeros(len(before)), before, usual=self.usual())
+
+
+def old_errors(job: Job, features: Tensor) -> np.ndarray | None:
+    """Return the errors of the old head on all items that do not judge, (n,), where it has all classes; else None.
+
+    Args:
+        job: its network has the rows that were carried over.
+        features: (N, d) what the heads read.
+    """
+    name = job.items.data.name
+    task = job.tasks[name]
+    if job.items.data.task != "classification" or len(job.new_rows.get(task, np.zeros(1))):
+        return None
+    rows = job.known(name, learning_rows(job))
+    scores = all_raw_scores(job.network, HeadFeed(job.network, features, job.device), indices=rows)[task]
+    return item_errors(job, scores, rows=rows)
+
+
+def source_features(job: Job, tapped: Tapped) -> Tensor:
+    """Return what the heads of a `job`'s network read, (N, d); by a further pass, where the one of `tapped` could not see it."""
+    if tapped.head_features is not None:
+        return tapped.head_features
+    return job.features(job.feed(job.frozen_for_head()), np.arange(len(job.items)))
+
+
+def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
+    """Return how much lower `errors` (m,) are than those `before` on the same items, and the standard error of that.
+
+    A difference on one further item is added, so that a few items that agree do not pass for certainty.
+    """
+    known = np.isfinite(before)
+    differences = (before - errors)[known]
+    count = max(len(differences), 1)
+    one = max(float(np.square(before[known]).mean()), 1.0 / count) if len(differences) else 1.0
+    spread = float(np.square(differences - differences.mean()).sum()) if len(differences) else 0.0
+    return float(differences.mean()) if len(differences) else 0.0, float(np.sqrt((spread + one) / count / count))
+
+
+def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float = np.inf) -> bool:
+    """Tell whether tuning is to be taken for better than a closed form.
+
+    What was chosen among several on the same items looks better than it is; what then remains of the difference is believed as far
+    as its standard error allows (the mean of a normal prior of deviation `usual` lies against tuning).
+
+    Args:
+        errors: (m,) of the tuned network.
+        before: (m,) of the closed form; NaN where it is not known.
+        usual: deviation of such differences.
+        overall: the closed form's error on more items than these, on which it may just have been unlucky.
+    """
+    gain, error = gain_of(errors, before)
+    gain = min(gain, overall - float(errors.mean()))
+    return bool((gain - LUCK * error) * usual**2 - DOUBT * usual * error**2 > 0)
+
+
+def figures_(candidate: Candidate, errors: Sequence[float] | np.ndarray, *, shares: bool) -> None:
+    """Put the estimate and its interval into a candidate.
+
+    Args:
+        candidate: is changed.
+        errors: (m,) 0 and 1, or losses.
+        shares: whether they are 0 and 1: the estimate is then the accuracy.
+    """
+    table = np.asarray(errors)
+    if shares:
+        right = round(float((1 - table).sum()))
+        candidate.estimate, candidate.interval = right / max(len(table), 1), wilson_interval(right, len(table))
+        return
+    mean, half = float(table.mean()), 1.96 * float(table.std()) / np.sqrt(max(len(table), 1))
+    candidate.figure, candidate.estimate, candidate.interval = "loss", mean, (mean - half, mean + half)

@@ -1,0 +1,126 @@
+"""What each candidate will cost on this machine, from a few real batches: reading, forward and backward by block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...networks.contract import Network
+from ...networks.samples import placed
+from ...training import Training, WholeFeed, train
+from ..job import Job
+
+__all__ = ["Costs", "measured_costs", "pass_seconds"]
+
+TIMED = 16
+"""Items of the batches that are timed."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds an item, by the blocks of the network in execution order.
+
+    Attributes:
+        blocks: B names.
+        layers: the layers of each block.
+        forward: (B,) seconds.
+        backward: (B,) seconds, gradients and the step of the optimizer.
+        reading: seconds to read and prepare an item.
+    """
+
+    blocks: tuple[str, ...]
+    layers: tuple[tuple[str, ...], ...]
+    forward: np.ndarray
+    backward: np.ndarray
+    reading: float
+
+    @property
+    def one_pass(self) -> float:
+        """Seconds of reading one item and running the network on it."""
+        return self.reading + float(self.forward.sum())
+
+    def training(self, frozen: Collection[str], *, items: int, epochs: int) -> float:
+        """Return the seconds of one pass through the frozen part and of `epochs` over the rest.
+
+        Args:
+            frozen: layers that are not trained; those below the first trained one come from the cache.
+            items: learned from.
+            epochs: passes.
+        """
+        trained = np.array([not set(layers) <= set(frozen) for layers in self.layers])
+        above = np.logical_or.accumulate(trained)
+        reading = 0.0 if (~above).any() else self.reading
+        first = items * (self.reading + float(self.forward[~above].sum())) if (~above).any() else 0.0
+        return first + epochs * items * (reading + float(self.forward[above].sum() + self.backward[above].sum()))
+
+
+def pass_seconds(job: Job) -> float:
+    """Return the seconds that one pass over all items of a `job` will take, from two batches."""
+    rows = np.arange(min(TIMED, len(job.items)))
+    reading, forward = _forward(job, job.network, rows=rows)
+    return (reading + float(forward.sum())) * len(job.items)
+
+
+def measured_costs(job: Job) -> Costs:
+    """Time reading, the forward pass by block, and steps of training at two depths, on a copy of the job's network.
+
+    Between the two depths the time of the backward pass goes to blocks in proportion to that of their forward pass.
+
+    Args:
+        job: its network and clock are left as they are, but for the time that passes.
+
+    Returns:
+        The costs.
+    """
+    rows = job.parts.fit[:TIMED]
+    twin = job.network.copy()
+    twin.module.to(job.device)
+    reading, forward = _forward(job, twin, rows=rows)
+    blocks, middle = twin.blocks, len(twin.blocks) // 2
+    lower = frozenset(name for block in blocks[:middle] for name in block.layers) - set(twin.head_layers)
+    whole, upper = (_step(job, twin, frozen=frozen, rows=rows) - reading - float(forward.sum()) for frozen in (frozenset(), lower))
+    whole, upper = max(whole, 1e-9), max(min(upper, whole), 1e-9)
+    backward = np.zeros(len(blocks))
+    for part, seconds in ((slice(0, middle), whole - upper), (slice(middle, None), upper)):
+        share = forward[part] + 1e-9
+        backward[part] = seconds * share / share.sum() if len(share) else 0.0
+    return Costs(tuple(block.name for block in blocks), tuple(block.layers for block in blocks), forward, backward, reading)
+
+
+def _forward(job: Job, network: Network, *, rows: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the seconds an item of reading, and of the forward pass by block: when each block's last layer is done."""
+    began = time.perf_counter()
+    inputs = job.items.batch(rows)
+    reading = (time.perf_counter() - began) / len(rows)
+    inputs, modules = placed(inputs, job.device, layout=network.layout), network.modules()
+    done = np.zeros(len(network.blocks))
+
+    def note(index: int) -> Any:
+        def hook(*_args: Any) -> None:
+            done[index] = time.perf_counter()
+
+        return hook
+
+    network.mode_(False)
+    with ExitStack() as stack, torch.inference_mode():
+        for index, block in enumerate(network.blocks):
+            stack.callback(modules[block.layers[-1]].register_forward_hook(note(index)).remove)
+        network.scores(inputs)
+        began = time.perf_counter()
+        network.scores(inputs)
+    reached = np.maximum.accumulate(np.where(done > began, done, began))
+    return reading, np.diff(reached, prepend=began) / len(rows)
+
+
+def _step(job: Job, network: Network, *, frozen: frozenset[str], rows: np.ndarray) -> float:
+    """Return the seconds an item of a step of training, all included; the second of two epochs, for the first one prepares."""
+    feed, still = WholeFeed(network, job.items, 1, job.device), frozen | job.idle_layers
+    settings = replace(job.settings, epochs=2, batch_size=len(rows), learning_rate=1e-6, patience=None, unfreeze_every=None)
+    history = train(Training(network, feed, job.objective(), rows, rows[:0], settings, job.plan.seed, still, None, "timing"))
+    return float(min(entry["seconds"] for entry in history)) / len(rows)

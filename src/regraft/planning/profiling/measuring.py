@@ -1,0 +1,253 @@
+"""Measure a profile: one pass over the data, then probes on what it read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ...data import Dataset, Prepared
+from ...errors import DataError, SettingError
+from ...frontier import Counter
+from ...networks.contract import Network
+from ...training import Settings
+from ..job import Clock
+from ..preparing import preprocessing_for
+from ..tapped import Tapped, tapped_features
+from .judging import METRICS, Case, Held, judged, nested_choice
+from .learning import expected_gain
+from .old_head import mapped_scores, old_scores, relation_scores, shared_rows
+from .probing import Joint, alone, class_mean, coordinates, curve_points, joint_probe, neighbours
+from .profile import Beside, Depth, Profile
+from .words import BEFORE_HEAD, Found, points_of, read_figures, warnings_of
+
+__all__ = ["measure_profile", "usable_device"]
+
+_CHANCE = {"classification": "majority class", "multi-label": "share of each label", "regression": "the mean"}
+MOST_JUDGED = 1500
+"""Items that the probes are fitted to and judged on at most: their time grows with the cube."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Measuring:
+    """What the figures are made from: the network and its data, and of the judged `rows` the case and the features of each depth."""
+
+    net: Network
+    data: Dataset
+    case: Case
+    tables: dict[str, np.ndarray]
+    tapped: Tapped
+    rows: np.ndarray
+    seed: int
+
+
+def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: torch.device, seed: int = 0) -> Profile:
+    """Measure what each depth of a network knows of data.
+
+    Args:
+        net: it is not changed.
+        data: checked items of one task; those whose target is missing are passed over.
+        settings: gives the place of the cache.
+        device: where the network runs.
+        seed: of all draws.
+
+    Returns:
+        The profile.
+
+    Raises:
+        DataError: if nothing can be left out and judged, or the network gives no finite numbers.
+    """
+    clock, counter = Clock(), Counter()
+    _check_targets(data)
+    with clock.during("read"):
+        items = Prepared(data, preprocessing_for(net, data))
+    tapped = tapped_features(net, items, settings=settings, device=device, counter=counter, clock=clock)
+    start = time.perf_counter()
+    rows, notes = _judged_rows(data, seed)
+    case, groups, warnings = _case_of(data, rows)
+    profile = _measured(_Measuring(net, data, case, _tables(tapped, rows), tapped, rows, seed))
+    now = time.perf_counter()
+    seconds = {"read": clock.seconds["read"], "pass": tapped.seconds, "probes": now - start, "total": now - clock.began}
+    return replace(
+        profile,
+        groups=groups,
+        warnings=(*warnings, *profile.warnings),
+        notes=(*notes, *tapped.notes, *data.notes),
+        seconds={name: round(spent, 3) for name, spent in seconds.items()},
+        passed=counter.items,
+    )
+
+
+def usable_device(name: str | None) -> torch.device:
+    """Return the device called `name`, or the fastest there is for None.
+
+    Raises:
+        SettingError: if it cannot be used here.
+    """
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0]
+        raise SettingError(f"device={name!r} cannot be used here: {said} Leave it out, or give 'cpu'.") from error
+
+
+def _check_targets(data: Dataset) -> None:
+    """Raise unless an item that is left out can be judged.
+
+    Raises:
+        DataError: if there are too few items, or no class has two.
+    """
+    known = data.targets_of(data.name)
+    count, counts = int(known.known.sum()), known.counts()
+    if count < 4:
+        raise DataError(f"A profile needs 4 or more items with a target; received {count}. Give it more data.")
+    if data.task == "classification" and ((counts > 0).sum() < 2 or counts.max() < 2):
+        raise DataError(
+            f"A profile leaves items out and judges them, so it needs two classes and two items of one; received {count} items of "
+            f"{int((counts > 0).sum())} classes, at most {int(counts.max())} of one. Give it more items of each class."
+        )
+    if data.task == "regression" and not np.ptp(known.values[known.known], axis=0).all():
+        raise DataError(f"All {count} targets of an output are equal; expected numbers that differ. Check the target column.")
+
+
+def _judged_rows(data: Dataset, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Return the items that the probes see, all where there is time for it; else a share of each class, or whole groups."""
+    known = np.flatnonzero(data.known)
+    if len(known) <= MOST_JUDGED:
+        return known, []
+    kept, _ = data.subset(known).split_indices(1 - MOST_JUDGED / len(known), seed=seed)
+    return known[np.sort(kept)], [f"The figures are of {len(kept):,} items, drawn from the {len(known):,} that went through the network."]
+
+
+def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
+    """Return what the items are judged by, the number of their groups, and a warning where there is only one."""
+    targets = data.targets[rows]
+    if data.groups is None:
+        return Case(data.task, len(data.classes), targets), 0, []
+    names, numbers = np.unique(np.asarray(data.groups)[rows], return_inverse=True)
+    if len(names) > 1:
+        return Case(data.task, len(data.classes), targets, numbers.astype(np.int64)), len(names), []
+    said = f"All items are of the group {str(names[0])!r}, so they are left out one by one; how it does on new groups is not known."
+    return Case(data.task, len(data.classes), targets), 1, [said]
+
+
+def _tables(tapped: Tapped, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the features of each depth, (n, d), in order, what the head reads last where no block ends with the same.
+
+    Raises:
+        DataError: if one is not finite.
+    """
+    features = tapped.features[torch.from_numpy(rows)].numpy()
+    tables = {tap.block: features[:, tapped.columns(tap.block)] for tap in tapped.points}
+    if tapped.head_features is not None:
+        own = tapped.head_features[torch.from_numpy(rows)].numpy()
+        last = tables[tapped.points[-1].block]
+        if not np.array_equal(last, own):
+            tables[BEFORE_HEAD] = own
+    for block, table in tables.items():
+        wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
+        if wrong.size:
+            raise DataError(
+                f"At {block!r} the network gives numbers that are not finite for {wrong.size} of {len(table)} items, such as item "
+                f"{int(rows[wrong[0]])}: it has diverged, or the input holds extreme values. Check weights and data."
+            )
+    return tables
+
+
+def _measured(of: _Measuring) -> Profile:
+    case, data, tables = of.case, of.data, of.tables
+    depths = {block: alone(case, table) for block, table in tables.items()}
+    _, honest = nested_choice(case, list(depths.values()))
+    everything = coordinates(of.tapped.features[torch.from_numpy(of.rows)].numpy())
+    joint = joint_probe(case, everything)
+    counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
+    known = int(data.known.sum())
+    per_class = int(np.median([count for count in counts.values() if count])) if counts else known
+    found = Found(depths, joint.held, honest, case.chance, case.kind, per_class)
+    reading = read_figures(found)
+    naive = None if case.groups is None else joint_probe(replace(case, groups=None), everything).others[joint.method]
+    curve = curve_points(case, everything, joint=joint, seed=of.seed)
+    gain = expected_gain(curve, known, later=2 * known)
+    return Profile(
+        network=_name_of(of.net),
+        kind=case.kind,
+        metric=METRICS[case.kind],
+        items=len(data),
+        judged=len(case),
+        classes=data.classes,
+        counts=counts,
+        groups=0,
+        held_out="leave-one-out" if case.groups is None else "leave-group-out",
+        chance=case.chance,
+        depths=tuple(Depth(block, held.value, held.error, tables[block].shape[1]) for block, held in depths.items()),
+        best=found.best,
+        honest=(honest.value, honest.error),
+        holds_to=found.holds_to,
+        beside=tuple([*_jointly(joint, naive), *_on_deepest(of), *_old_head(of), Beside(_CHANCE[case.kind], case.chance, 0.0)]),
+        similarity=found.similarity,
+        per_class=per_class,
+        size=reading.size,
+        likeness=reading.likeness,
+        scenario=reading.scenario,
+        advice=reading.advice,
+        agrees=reading.agrees,
+        findings=(*reading.findings, *_forecast(gain, per_class, kind=case.kind)),
+        warnings=warnings_of(
+            found, counts=counts, naive=naive, constant=[name for name, table in tables.items() if not np.ptp(table, 0).any()]
+        ),
+        curve=tuple(curve),
+        more=per_class,
+        gain=gain,
+    )
+
+
+def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
+    """Yield the probes on all depths, the better one first; it is the better of two, which is said."""
+    for name, held in sorted(joint.others.items(), key=lambda pair: -pair[1].value):
+        words = f"the better of {len(joint.others)}" if name == joint.method and len(joint.others) > 1 else ""
+        yield Beside(f"all depths together, {name}", held.value, held.error, words)
+    if naive is not None:
+        yield Beside(f"the same, one item left out ({joint.method})", naive.value, naive.error, "groups ignored: too good for new ones")
+
+
+def _on_deepest(of: _Measuring) -> Iterator[Beside]:
+    """Yield the probes without a solver, on the deepest features."""
+    if of.case.kind != "classification":
+        return
+    deepest = list(of.tables)[-1]
+    for name, probe in (("5 nearest neighbours, cosine", neighbours), ("nearest class mean, cosine", class_mean)):
+        held = probe(of.case, of.tables[deepest])
+        yield Beside(name, held.value, held.error, f"on {deepest!r}")
+
+
+def _old_head(of: _Measuring) -> Iterator[Beside]:
+    """Yield what the head that the network came with knows of the new classes."""
+    if of.case.kind != "classification" or of.tapped.head_features is None:
+        return
+    scores = old_scores(of.net, of.tapped.head_features[torch.from_numpy(of.rows)])
+    if scores is None:
+        return
+    found = shared_rows(of.net.head, of.data.classes)
+    shared = int((found >= 0).sum())
+    if shared:
+        held = judged(of.case, mapped_scores(scores, found))
+        yield Beside("the old head, by class name", held.value, held.error, f"{shared} of {len(found)} classes are old ones")
+    held = judged(of.case, relation_scores(scores, of.case.targets, classes=of.case.classes, groups=of.case.groups))
+    yield Beside("the old head, by relation of classes", held.value, held.error, f"from {scores.shape[1]} old classes")
+
+
+def _forecast(gain: tuple[float, float, float] | None, more: int, *, kind: str) -> Iterator[str]:
+    if gain is not None:
+        items, unit = ("items", "") if kind == "regression" else ("items per class", " points")
+        about, low, high = (points_of(part, kind) for part in gain)
+        yield f"{more:,} more {items} would give about {about}{unit} ({low} to {high}) with the probe on all depths."
+
+
+def _name_of(net: Network) -> str:
+    """Return what people call a network: where it came from, or its class."""
+    source = str(net.origin.get("source", net.family))
+    return str(net.origin.get("class", source)).rpartition(".")[2] if source == "module" else source

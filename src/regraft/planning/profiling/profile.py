@@ -1,0 +1,251 @@
+"""The profile: what each depth of a network knows of the user's data, as plain data that prints, draws and saves itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError, near_names
+from ...report.profile import plot_profile, write_profile
+from ..plan import Plan, make_plan
+from .words import words_of
+
+__all__ = ["PROFILE_FILE", "Beside", "Depth", "Profile"]
+
+PROFILE_FILE, PAGE_FILE = "profile.json", "profile.html"
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How well ridge regression on one depth does on left-out items.
+
+    Attributes:
+        block: a block's name; "input" for what the network takes, "before the head" for what its head reads.
+        value: the figure.
+        error: its standard error.
+        numbers: of one item, that were read there.
+    """
+
+    block: str
+    value: float
+    error: float
+    numbers: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A figure to compare with: its name, value, standard error, and what is to be said of it."""
+
+    name: str
+    value: float
+    error: float
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured, on items that were left out each in turn. No figure is of items that a probe was fitted to.
+
+    Attributes:
+        network: where it came from.
+        kind: "classification", "multi-label" or "regression".
+        metric: what all figures are: "accuracy", "mean average precision" or "R²" (1 is the best of each).
+        items: how many items the data have.
+        judged: on how many of them the figures are.
+        classes: their names.
+        counts: items of each class.
+        groups: how many groups the items are of; 0 where none were given.
+        held_out: "leave-one-out" or "leave-group-out".
+        chance: the figure of the best answer that looks at no item.
+        depths: the input, the blocks in order, and what the head reads.
+        best: the depth with the highest figure, the best of many, so its own figure is too high.
+        honest: figure and standard error of that choice, made anew in each of five folds without the items that judge it.
+        holds_to: the deepest depth within one standard error of the best: there transfer breaks, where it is not the last.
+        beside: figures to compare with.
+        similarity: what the deepest features give of the attainable, above chance, 0 to 1; None where nothing is attained.
+        per_class: the median number of items of a class (of all items for regression).
+        size: "small" or "large".
+        likeness: "similar" or "different"; "unknown" without a similarity.
+        scenario: the two in words.
+        advice: what textbooks say of it.
+        agrees: whether the measurement agrees.
+        findings: sentences, the most important first.
+        warnings: what may make the figures mean something else.
+        notes: how it was measured.
+        curve: (items, figure, standard error) of the probe on all depths.
+        more: further items per class (of all, for regression) of the forecast.
+        gain: expected gain with so many more, low and high; None where it cannot be told.
+        seconds: "read", "pass", "probes", "total".
+        passed: items that went through the network; 0 where the cache held them.
+    """
+
+    network: str
+    kind: str
+    metric: str
+    items: int
+    judged: int
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]
+    groups: int
+    held_out: str
+    chance: float
+    depths: tuple[Depth, ...]
+    best: str
+    honest: tuple[float, float]
+    holds_to: str
+    beside: tuple[Beside, ...]
+    similarity: float | None
+    per_class: int
+    size: str
+    likeness: str
+    scenario: str
+    advice: str
+    agrees: bool
+    findings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    curve: tuple[tuple[int, float, float], ...] = ()
+    more: int = 0
+    gain: tuple[float, float, float] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    passed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as `from_dict` takes it."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Profile:
+        """Return the profile that `to_dict` wrote.
+
+        Args:
+            plain: its plain data.
+
+        Returns:
+            The profile.
+
+        Raises:
+            DataError: if a name is missing or unknown, or a value has another form.
+        """
+        known = [part.name for part in fields(cls)]
+        received = list(plain) if isinstance(plain, Mapping) else []
+        unknown, missing = [name for name in received if name not in known], [name for name in known if name not in received]
+        if unknown or missing:
+            said = f"lacks {', '.join(missing[:6])}" if missing else f"has no place for {unknown[0]!r}{near_names(unknown[0], known)}"
+            raise DataError(f"The profile {said}. Expected what profile.to_dict() gives; measure it again with regraft.profile.")
+        try:
+            own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+            own["depths"] = tuple(Depth(**part) for part in own["depths"])
+            own["beside"] = tuple(Beside(**part) for part in own["beside"])
+            own["curve"] = tuple(tuple(point) for point in own["curve"])
+        except TypeError as error:
+            raise DataError(f"The profile's depths, beside or curve are not as profile.to_dict() gives them: {error}.") from error
+        return cls(**own)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Profile:
+        """Return the profile that `save` wrote.
+
+        Args:
+            folder: with a profile.json, or that file.
+
+        Returns:
+            The profile.
+
+        Raises:
+            DataError: if there is no such file, or it is no profile.
+        """
+        path = Path(folder) / PROFILE_FILE if Path(folder).is_dir() else Path(folder)
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise DataError(
+                f"{str(path)!r} cannot be read: {error.strerror}. Expected a folder that profile.save() has written."
+            ) from error
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{str(path)!r} is not JSON ({error}). Save the profile again.") from error
+
+    def save(self, folder: str | Path) -> Path:
+        """Write profile.json and profile.html.
+
+        Args:
+            folder: made where it is not there.
+
+        Returns:
+            The page.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / PROFILE_FILE).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return write_profile(target / PAGE_FILE, self.to_dict())
+
+    def table(self) -> str:
+        """Return all figures as text, for people."""
+        width = max(24, *(len(depth.block) for depth in self.depths), *(len(part.name) for part in self.beside)) + 2
+        lines = [f"{self.network}: {self.metric} on {self.judged:,} items, {self.held_out}; chance {self._said(self.chance)}", ""]
+        lines += [f"      {'depth':<{width}}{'numbers':>8}{'figure':>10}{'±':>7}"]
+        for number, depth in enumerate(self.depths):
+            marks = [word for word, at in (("best", self.best), ("transfer holds to here", self.holds_to)) if at == depth.block]
+            line = f"{number:>4}  {depth.block:<{width}}{depth.numbers:>8,}{self._said(depth.value):>10}{self._points(depth.error):>7}"
+            lines.append(f"{line}  {', '.join(marks)}".rstrip())
+        lines += ["", f"      {'beside it':<{width}}{'':>8}{'figure':>10}{'±':>7}"]
+        for part in self.beside:
+            line = f"      {part.name:<{width}}{'':>8}{self._said(part.value):>10}{self._points(part.error):>7}"
+            lines.append(f"{line}  {part.words}".rstrip())
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """Return scenario, advice, findings and warnings as text, for people."""
+        lines = [f"Scenario: {self.scenario}", f"Textbook: {self.advice}"]
+        lines += [f"Measured: {sentence}" for sentence in self.findings]
+        lines += [f"Warning: {sentence}" for sentence in self.warnings]
+        return "\n".join([*lines, *(f"Note: {sentence}" for sentence in self.notes)])
+
+    def __str__(self) -> str:
+        return f"{self.table()}\n\n{self.summary()}"
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the figures by depth, and the learning curve.
+
+        Args:
+            path: the file to write; its ending chooses the format (.png, .pdf, .svg).
+
+        Returns:
+            The path.
+        """
+        return plot_profile(self.to_dict(), path)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the page: one HTML file with everything in it.
+
+        Args:
+            path: the file to write.
+
+        Returns:
+            The file.
+        """
+        return write_profile(path, self.to_dict())
+
+    def plan(self, budget: str | None = None) -> Plan:
+        """Return a plan for `regraft.adapt` that says what was measured.
+
+        Args:
+            budget: "10m", "30s", "1h", "auto" or None, as `regraft.adapt` takes it.
+
+        Returns:
+            The plan, which may be edited.
+        """
+        plan = make_plan("auto", {} if budget is None else {"budget": budget})
+        return plan.with_reasons(f"Profile: {self.scenario}", *self.findings)
+
+    def _said(self, value: float) -> str:
+        return words_of(value, self.kind)
+
+    def _points(self, error: float) -> str:
+        return f"{error:.3f}" if self.kind == "regression" else f"{100 * error:.1f}"

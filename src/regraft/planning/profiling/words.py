@@ -1,0 +1,201 @@
+"""What the figures of a profile mean, in sentences: the scenario, where transfer breaks, what to mistrust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .judging import Held
+
+__all__ = ["BEFORE_HEAD", "INPUT", "Found", "Reading", "points_of", "read_figures", "warnings_of", "words_of"]
+
+INPUT, BEFORE_HEAD = "input", "before the head"
+MANY_PER_CLASS, MANY_ITEMS = 100, 1000
+"""Items of a class, or of a task without classes, from which data count as large."""
+SIMILAR = 0.8
+"""Share of the attainable, above chance, that the deepest features of similar data give."""
+ENOUGH = 0.97
+"""A figure that leaves little to gain."""
+CLEAR, WORTH = 2.0, 0.01
+"""A difference is clear from so many of its standard errors on, and worth a sentence from this size on."""
+FEW = 5
+_ADVICE = {
+    ("small", "similar"): "train a head on the deepest features; the network would be overfitted by fine-tuning.",
+    ("small", "different"): "train a head on features of an earlier block; the deepest are those of the old task.",
+    ("large", "similar"): "fine-tune the whole network; there are items enough not to overfit it.",
+    ("large", "different"): "fine-tune the whole network, or train it from scratch.",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one data set.
+
+    Attributes:
+        depths: block -> its judgement, in order.
+        joint: that of all depths together.
+        honest: that of the choice of the best depth.
+        chance: the figure without looking.
+        kind: of the task.
+        per_class: items of a class (of all items for regression).
+    """
+
+    depths: Mapping[str, Held]
+    joint: Held
+    honest: Held
+    chance: float
+    kind: str
+    per_class: int
+
+    @property
+    def best(self) -> str:
+        """The depth with the highest figure."""
+        return max(self.depths, key=lambda block: self.depths[block].value)
+
+    @property
+    def deepest(self) -> str:
+        """The last depth."""
+        return list(self.depths)[-1]
+
+    @property
+    def holds_to(self) -> str:
+        """The deepest depth within one standard error of the best (Breiman et al., 1984, section 3.4.3)."""
+        best = self.depths[self.best]
+        return [block for block, held in self.depths.items() if held.value >= best.value - best.error][-1]
+
+    @property
+    def attainable(self) -> Held:
+        """The better of all depths together and the honest choice of one."""
+        return self.joint if self.joint.value >= self.honest.value else self.honest
+
+    @property
+    def similarity(self) -> float | None:
+        """What the deepest features give of the attainable, above chance."""
+        top = self.attainable
+        if top.value - self.chance <= CLEAR * top.error:
+            return None
+        return float(np.clip((self.depths[self.deepest].value - self.chance) / (top.value - self.chance), 0, 1))
+
+    def clearly(self, better: Held, other: Held) -> bool:
+        """Tell whether `better` exceeds the `other` by more than chance, and enough to matter."""
+        difference, error = better.over(other)
+        return difference > max(CLEAR * error, WORTH)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the figures say: size, likeness, the scenario in words, the textbook's advice, whether the figures agree, and sentences."""
+
+    size: str
+    likeness: str
+    scenario: str
+    advice: str
+    agrees: bool
+    findings: tuple[str, ...]
+
+
+def words_of(value: float, kind: str) -> str:
+    """Return a figure, `value`, for people: in per cent, or as a number where the `kind` is "regression"."""
+    return f"{value:.3f}" if kind == "regression" else f"{100 * value:.1f} %"
+
+
+def points_of(difference: float, kind: str) -> str:
+    """Return a `difference` of figures for people: in points of a per cent, or as a number where the `kind` is "regression"."""
+    shown = f"{difference:+.3f}" if kind == "regression" else f"{100 * difference:+.1f}"
+    return shown.replace("-", "−")
+
+
+def read_figures(found: Found) -> Reading:
+    """Say what the figures mean.
+
+    Args:
+        found: the figures.
+
+    Returns:
+        Scenario, advice and sentences, the most important first.
+    """
+    size = "large" if found.per_class >= (MANY_ITEMS if found.kind == "regression" else MANY_PER_CLASS) else "small"
+    share = found.similarity
+    unit = "items" if found.kind == "regression" else "items per class"
+    many = f"{size.capitalize()} data ({found.per_class:,} {unit})"
+    if share is None:
+        said = f"{many}; nothing the network computes predicts the targets better than chance."
+        advice = "check the labels; then fine-tune, or train from scratch."
+        return Reading(size, "unknown", said, advice, True, (f"No depth is clearly above chance ({_figure(found, found.chance)}).",))
+    likeness = "similar" if share >= SIMILAR else "different"
+    said = f"{many}, {likeness} to what the network was trained on (its deepest features give {100 * share:.0f} % of the attainable)."
+    objection = _objection(found, size, likeness=likeness)
+    sentences = [sentence for sentence in (objection, _break(found), _choice(found)) if sentence]
+    return Reading(size, likeness, said, _ADVICE[size, likeness], not objection, tuple(sentences))
+
+
+def _figure(found: Found, value: float) -> str:
+    return words_of(value, found.kind)
+
+
+def _objection(found: Found, size: str, *, likeness: str) -> str:
+    """Return what the figures have against the textbook, or nothing."""
+    deepest, joint, honest = found.depths[found.deepest], found.joint, found.honest
+    if size == "large" and found.attainable.value >= ENOUGH:
+        top = _figure(found, found.attainable.value)
+        return f"The measurement disagrees: a probe without any training gives {top}, which leaves fine-tuning little to gain."
+    textbook, where = (deepest, "the deepest features") if likeness == "similar" else (honest, "the best single depth")
+    better = found.attainable
+    if not found.clearly(better, textbook):
+        return ""
+    name = "a probe on all depths together" if better is joint else f"'{found.best}' alone"
+    return f"The measurement disagrees: {name} beats {where}, {_figure(found, better.value)} against {_figure(found, textbook.value)}."
+
+
+def _break(found: Found) -> str:
+    deepest, best = _figure(found, found.depths[found.deepest].value), _figure(found, found.depths[found.best].value)
+    if found.best == INPUT:
+        return f"No depth gives more than the input's own statistics ({best}); the deepest features give {deepest}."
+    if found.holds_to == found.deepest:
+        return f"Transfer does not break: the deepest features ({deepest}) are within one standard error of the best depth ({best})."
+    return f"Transfer breaks after '{found.holds_to}': the deepest features give {deepest}, the best depth {best}."
+
+
+def _choice(found: Found) -> str:
+    best, honest = _figure(found, found.depths[found.best].value), _figure(found, found.honest.value)
+    count = len(found.depths)
+    if count < 2:
+        return ""
+    return f"The best of {count} depths is '{found.best}' with {best}; chosen without the items that judge it: {honest}."
+
+
+def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str]) -> tuple[str, ...]:
+    """Return what may make the figures mean something else.
+
+    Args:
+        found: the figures.
+        counts: items of each class.
+        naive: the joint probe with items left out one by one though they are of groups, or None.
+        constant: depths where all items give the same.
+
+    Returns:
+        Sentences.
+    """
+    said, shallow = [], found.depths.get(INPUT)
+    top = found.attainable.value - found.chance
+    if shallow is not None and found.similarity is not None and shallow.value - found.chance >= 0.9 * top:
+        said.append(
+            f"The input's own statistics already give {_figure(found, shallow.value)}, nearly all that is attained: the answer may stand "
+            "in something incidental (brightness, loudness, background, the recording channel). Check it on data from another source."
+        )
+    if naive is not None and naive.value - found.joint.value > max(CLEAR * found.joint.error, 2 * WORTH):
+        said.append(
+            f"Items of one group resemble each other: left out one by one they give {_figure(found, naive.value)}, whole groups "
+            f"{_figure(found, found.joint.value)}. Only the latter holds for new groups; split by group."
+        )
+    few = [name for name, count in counts.items() if 0 < count < FEW]
+    if few:
+        names = ", ".join(few[:6]) + (f", … ({len(few) - 6} more)" if len(few) > 6 else "")
+        lone = sum(counts[name] == 1 for name in few)
+        end = f"; {lone} of them have a single item, which no probe gets right once it is left out" if lone else ""
+        said.append(f"Fewer than {FEW} items of {names}: their figures hardly mean anything{end}.")
+    if constant:
+        said.append(f"All items give the same at {', '.join(map(repr, constant[:6]))}: the network has no use for such input there.")
+    return tuple(said)

@@ -1,0 +1,222 @@
+"""The scikit-learn classifier: a trained network adapted by `fit`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ...data import Dataset, Prepared, default_preprocessing, preprocessing_from_dict, read
+from ...errors import DataError, NetworkError
+from ...networks.contract import Network
+from ...networks.sources.opening import open_source
+from ...training import Settings
+from ..job import learning_parts
+from ..plan import make_plan
+from ..preparing import preprocessing_for
+from .bench import carried_out
+
+__all__ = ["Adapter"]
+
+_OF_PLAN = ("frozen", "block", "views", "select", "seed", "start")
+
+
+class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A trained network as a scikit-learn classifier. Every `fit` starts from the network that was given.
+
+    All items given to `fit` are learned from, a share of them (`select`) by choosing the epoch: what judges is kept aside by
+    `cross_val_score`, `GridSearchCV` and the like.
+
+    Args:
+        net: a `Network`, a module or Keras model, a path, or a function that makes one of these; a function of one argument is given
+            the number of columns (or the shape of an item, where items are no rows of numbers).
+        strategy: as of `adapt`.
+        frozen: as of `adapt`.
+        block: as of `adapt`.
+        views: as of `adapt`.
+        select: share of the items that choose the epoch, the rate and, for "auto", the frontier.
+        seed: decides split, order and dropout.
+        start: how rows of new classes start.
+        kind: "array", "image", "audio" or "text", where it is not to be found out.
+        class_weight: as of `adapt`, or a mapping from label to weight.
+        epochs: this and all that follow are the settings of `regraft.training.Settings`, with the same defaults.
+    """
+
+    def __init__(  # noqa: PLR0913  # over the limit: scikit-learn asks for every setting by name
+        self,
+        net: Any,
+        *,
+        strategy: str = "auto",
+        frozen: int | str | None = None,
+        block: str | None = None,
+        views: int = 1,
+        select: float = 0.15,
+        seed: int = 0,
+        start: str = "auto",
+        kind: str | None = None,
+        epochs: int = 20,
+        batch_size: int = 32,
+        optimizer: str = "adamw",
+        learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        momentum: float = 0.9,
+        schedule: str = "cosine",
+        warmup: float = 0.05,
+        layer_decay: float | None = None,
+        unfreeze_every: int | None = None,
+        patience: int | None = 5,
+        min_delta: float = 0.0,
+        clip_norm: float | None = None,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        cache: str | None = "auto",
+        dtype: str = "float32",
+        device: str | None = None,
+    ) -> None:
+        self.net = net
+        self.strategy = strategy
+        self.frozen = frozen
+        self.block = block
+        self.views = views
+        self.select = select
+        self.seed = seed
+        self.start = start
+        self.kind = kind
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.momentum = momentum
+        self.schedule = schedule
+        self.warmup = warmup
+        self.layer_decay = layer_decay
+        self.unfreeze_every = unfreeze_every
+        self.patience = patience
+        self.min_delta = min_delta
+        self.clip_norm = clip_norm
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.cache = cache
+        self.dtype = dtype
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> Adapter:
+        """Adapt a copy of the network.
+
+        Args:
+            X: N items: rows of numbers (N, k), arrays (N, ...), texts, or paths of files.
+            y: (N,) labels of any type.
+
+        Returns:
+            This adapter, with `network_` (a `Network`), `classes_`, `history_`, and `n_features_in_` for rows of numbers.
+
+        Raises:
+            DataError: if there are fewer than two classes or items do not serve.
+        """
+        items, labels = self._items_and_labels(X, y)
+        classes, rows = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"y has one class, {classes.tolist()}; expected two or more classes. Add items of another one.")
+        data = self._read(items, rows, classes=classes)
+        network = self._opened(items)
+        plan = make_plan(self.strategy, self._options(classes))
+        everything = np.arange(len(data))
+        parts = learning_parts(data, plan, rest=everything, valid=everything[:0])
+        job, carried = carried_out(network, Prepared(data, preprocessing_for(network, data)), plan=plan, parts=parts)
+        self.classes_, self.network_, self.history_ = classes, job.network, carried.history
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class of items X, (N, C), in the order of `classes_`."""
+        check_is_fitted(self)
+        items = self._checked(X, reset=False) if _are_numbers(X) else list(X)
+        return np.asarray(self.network_.predict(self._read(items, None, classes=self.classes_)).scores, np.float64)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the label of each of the items X, (N,)."""
+        chances = self.predict_proba(X)
+        return np.asarray(self.classes_[chances.argmax(1)])
+
+    def _options(self, classes: np.ndarray) -> dict[str, Any]:
+        """Return what a plan is made of; a weight for each label becomes one for each of the sorted `classes`, 1 where it has none."""
+        names, own = (*_OF_PLAN, *(field.name for field in fields(Settings))), self.get_params(deep=False)
+        options = {name: own[name] for name in names if own.get(name) is not None or name in _NONE_MEANS}
+        if isinstance(self.class_weight, Mapping):
+            options["class_weight"] = [self.class_weight.get(label, 1.0) for label in classes.tolist()]
+        return options
+
+    def _items_and_labels(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        if _are_numbers(X):
+            items, labels = validate_data(self, X, y, allow_nd=True, ensure_min_samples=2)
+        else:
+            items, labels = list(X), np.asarray(y)
+        check_classification_targets(labels)
+        if len(items) != len(labels):
+            raise DataError(f"X has {len(items)} items and y has {len(labels)}; expected one label for each item.")
+        return items, labels
+
+    def _checked(self, X: Any, *, reset: bool) -> np.ndarray:
+        return cast(np.ndarray, validate_data(self, X, reset=reset, allow_nd=True))
+
+    def _read(self, items: Any, rows: np.ndarray | None, *, classes: np.ndarray) -> Dataset:
+        """Return items as a data set whose class names are "0: label", …: labels of any type stay apart and in order."""
+        names = (
+            [f"{index}: {label}" for index, label in enumerate(classes.tolist())] if _clash(classes) else list(map(str, classes.tolist()))
+        )
+        numbers = np.zeros(len(items), np.int64) if rows is None else rows
+        return read((items, [names[row] for row in numbers]), kind=self.kind, classes=names)
+
+    def _opened(self, items: Any) -> Network:
+        shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
+        source = self.net
+        if _makes_one(source):
+            asks = [one for one in inspect.signature(source).parameters.values() if one.default is one.empty and one.kind in _POSITIONAL]
+            width = None if shape is None else shape[0] if len(shape) == 1 else shape
+            source = source(width) if asks else source()
+        return _network_of(source, shape)
+
+
+_NONE_MEANS = ("patience", "cache")
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _network_of(source: Any, shape: Sequence[int] | None) -> Network:
+    """Open what the adapter was given; where it does not tell the shape of its items, take that of the data."""
+    if isinstance(source, Network):
+        return source
+    try:
+        opened = open_source(source)
+    except NetworkError:
+        if isinstance(source, str | Path) or shape is None:
+            raise
+        opened = open_source(source, inputs=shape)
+    network, known = opened.network, opened.preprocessing
+    inferred = default_preprocessing("array", network.input_shape or None, network.layout)
+    network.preprocessing = inferred if known is None else preprocessing_from_dict(known)
+    return network
+
+
+def _makes_one(source: Any) -> bool:
+    return inspect.isfunction(source) or inspect.ismethod(source) or inspect.isclass(source)
+
+
+def _are_numbers(X: Any) -> bool:
+    """Tell rows or arrays of numbers, or what scikit-learn is to refuse, from lists of texts, paths and pictures."""
+    first = X[0] if isinstance(X, list | tuple) and len(X) else None
+    if isinstance(first, str | Path) or type(first).__module__.split(".")[0] == "PIL":
+        return False
+    return not (isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OU" and len(X) and isinstance(X[0], str | Path))
+
+
+def _clash(classes: np.ndarray) -> bool:
+    return len({str(label).strip().casefold() for label in classes.tolist()}) < len(classes) or any(
+        not str(label).strip() for label in classes.tolist()
+    )

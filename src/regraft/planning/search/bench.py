@@ -1,0 +1,144 @@
+"""What every trial shares: network, prepared items, folds and caches; and how one trial is carried out on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...data import Prepared
+from ...frontier import Counter
+from ...networks.contract import Network
+from ..finishing import fit_thresholds_
+from ..job import Carried, Job, Parts, learning_parts
+from ..judging import judged
+from ..plan import Plan
+from ..strategies import run_strategy
+from ..tasks import changed_heads, matched_tasks
+from .folds import Fold
+from .heads import deepened
+from .space import HEAD_NAMES, plan_for
+
+__all__ = ["METRICS", "Bench", "Outcome", "carried_out"]
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
+    "multi-label": ("macro_f1", "micro_f1", "accuracy", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+"""Kind of task -> figures that can choose; the first one is the default."""
+_FALLING = ("log_loss", "ece", "brier", "rmse", "mae")
+
+OnEpoch = Callable[[Mapping[str, Any]], None]
+
+
+def carried_out(
+    net: Network, items: Prepared, *, plan: Plan, parts: Parts, counter: Counter | None = None, on_epoch: OnEpoch | None = None
+) -> tuple[Job, Carried]:
+    """Train a copy of a network as a plan says, on given parts of the items.
+
+    Args:
+        net: the trained network; it is not changed.
+        items: the prepared items.
+        plan: what is done; its own shares are not used.
+        parts: which items do what.
+        counter: told of the items that go through the frozen part.
+        on_epoch: told of every epoch's entry in the history; what it raises ends the trial.
+
+    Returns:
+        The job with the adapted network, and how to judge it.
+    """
+    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    job = Job(network, items, parts, plan, tasks=matched_tasks(net, items.data), new_rows=new_rows, on_epoch=on_epoch)
+    job.counter = counter or job.counter
+    network.module.to(job.device)
+    carried = run_strategy(job)
+    fit_thresholds_(job, carried)
+    job.network.freeze_(frozenset())
+    job.network.mode_(False)
+    job.network.refresh_heads_()
+    return job, carried
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one trial came to: its figure on each fold, and its seconds."""
+
+    figures: tuple[float, ...]
+    seconds: float
+
+
+@dataclass
+class Bench:
+    """What every trial shares.
+
+    Attributes:
+        network: with the trained weights that every trial starts from.
+        items: all items, prepared once, so that trials with the same frontier have the same cache.
+        folds: which of them learn, and which try the plan.
+        judging: which of them no trial sees.
+        fixed: settings that are the same in every trial.
+        metric: the figure that chooses.
+        longest: most epochs of one fold, for the steps that are reported to a pruner.
+        counter: items that went through the frozen part in all trials.
+    """
+
+    network: Network
+    items: Prepared
+    folds: list[Fold]
+    judging: np.ndarray
+    fixed: Mapping[str, Any]
+    metric: str
+    longest: int
+    counter: Counter = field(default_factory=Counter)
+
+    @property
+    def direction(self) -> str:
+        """Whether the best figure is the highest ("maximize") or the lowest ("minimize")."""
+        return "minimize" if self.metric in _FALLING else "maximize"
+
+    def prepared(self, values: Mapping[str, Any]) -> tuple[Network, Plan]:
+        """Return the network, with its further layers where there are any, and the plan of one trial's `values`."""
+        plan, head = plan_for(values, self.fixed), {name: values[name] for name in HEAD_NAMES if name in values}
+        return deepened(self.network, self.items.data, plan=plan, **head)
+
+    def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> Outcome:
+        """Carry out one trial.
+
+        Args:
+            values: of the names that are searched.
+            report: told of a figure and its step after every epoch; what it raises ends the trial.
+
+        Returns:
+            The figure on each fold.
+        """
+        began, figures = time.perf_counter(), []
+        network, plan = self.prepared(values)
+        for number, (rest, valid) in enumerate(self.folds):
+            parts = learning_parts(self.items.data, plan, rest=rest, valid=valid)
+            watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
+            job, carried = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
+            found = judged(job, carried.feed, items=self.items, indices=parts.valid)[self.items.data.name].figures
+            figures.append(float(found[self.metric]))
+        return Outcome(tuple(figures), round(time.perf_counter() - began, 3))
+
+
+@dataclass
+class _Watch:
+    """Turns entries of the history into reports: the accuracy where that chooses, else the loss, on the selection items."""
+
+    report: Callable[[float, int], None]
+    metric: str
+    falling: bool
+    step: int
+
+    def see_(self, entry: Mapping[str, Any]) -> None:
+        """Report an epoch; those of short comparisons, and those without selection items, are not."""
+        figure = entry.get("select_accuracy") if self.metric == "accuracy" else entry.get("select_loss")
+        if figure is None or str(entry["stage"]).startswith("compare"):
+            return
+        self.step += 1
+        self.report(figure if self.metric == "accuracy" or self.falling else -figure, self.step)

@@ -1,0 +1,275 @@
+"""The search: try plans on folds, judge the best once on items that chose nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...console import progress, say
+from ...data import Dataset, Prepared, check_trainable
+from ...errors import SettingError, near_names
+from ...frontier.identity import frozen_digest
+from ...networks.contract import Network
+from ..carry_out import carry_out
+from ..plan import Plan
+from ..preparing import preprocessing_for
+from ..result import Result
+from .bench import METRICS, Bench
+from .board import PRUNERS, SAMPLERS, Board, Options, counts, optuna_library
+from .folds import folds_of
+from .space import Range, Space, default_space, plan_for
+from .study import Study, TrialRecord
+
+__all__ = ["Asked", "run_search"]
+
+FEWEST = 4
+"""Finished trials from which importances are computed."""
+_OWN = ("valid", "seed", "classes")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asked for.
+
+    Attributes:
+        space: as plain data; None for the default one.
+        trials: how many, over all processes.
+        sampler: "tpe", "random" or "grid".
+        pruner: "median", "hyperband" or None.
+        folds: how many, or None for one split.
+        valid: share of the items that judge the best plan; without folds also of the others that try the plans.
+        metric: the figure that chooses; None for the first one of the kind of task.
+        seed: decides splits and trials.
+        out: folder for the study, or None.
+    """
+
+    space: Mapping[str, Any] | None = None
+    trials: int = 50
+    sampler: str = "tpe"
+    pruner: str | None = "median"
+    folds: int | None = None
+    valid: float = 0.2
+    metric: str | None = None
+    seed: int = 0
+    out: str | Path | None = None
+
+    def check(self, kind: str) -> None:
+        """Raise if a value is out of its range, all at once.
+
+        Args:
+            kind: of the task.
+
+        Raises:
+            SettingError: naming what was received and what was expected.
+        """
+        problems = [
+            f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}{near_names(str(value), map(str, allowed))}"
+            for name, value, allowed in (
+                ("sampler", self.sampler, SAMPLERS),
+                ("pruner", self.pruner, (*PRUNERS, None)),
+                ("metric", self.metric, (*METRICS[kind], None)),
+            )
+            if value not in allowed
+        ]
+        problems += [
+            f"{name}={value!r}: expected a whole number, {least} or more"
+            for name, value, least in (("trials", self.trials, 1), ("folds", 2 if self.folds is None else self.folds, 2))
+            if not isinstance(value, int) or isinstance(value, bool) or value < least
+        ]
+        if problems:
+            raise SettingError("; ".join(problems))
+
+
+def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[str, Any]) -> Study:
+    """Search for the best plan.
+
+    Args:
+        net: the trained network; every trial starts from its weights, and it is not changed.
+        data: N checked items.
+        asked: how to search.
+        settings: that are the same in every trial, as of `adapt`.
+
+    Returns:
+        The study; the best plan was carried out once more and judged on items that no trial has seen.
+
+    Raises:
+        SettingError: if something is out of its range, or no trial came to its end.
+    """
+    optuna_library()
+    check_trainable(data)
+    asked.check(data.task)
+    with _shared(settings) as fixed:
+        bench, space = _bench(net, data, asked=asked, fixed=fixed)
+        options = Options(
+            asked.trials,
+            asked.sampler,
+            asked.pruner,
+            asked.seed,
+            bench.direction,
+            bench.longest * len(bench.folds),
+            _identity(bench, asked, space=space),
+        )
+        with _quiet():
+            board = Board(options, space, bench.fixed, None if asked.out is None else Path(asked.out))
+            try:
+                with progress("trials", asked.trials) as advance:
+                    while (tried := board.carry_out(bench.run)) or board.waited():
+                        if tried:
+                            advance(1)
+                            say(f"trial {len(board.study.trials)} of {asked.trials}: {_last(board)}")
+                return _concluded(board, bench, cache=settings.get("cache", "auto"))
+            finally:
+                board.leave()
+
+
+def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
+    plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # tells unknown names
+    space = Space.from_dict(default_space(net, data.task) if asked.space is None else asked.space, fixed)
+    both = [name for name in _OWN[:2] if name in fixed]
+    if both:
+        raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")
+    fixed = {**fixed, "seed": asked.seed, "valid": asked.valid}
+    data = data.with_classes(fixed["classes"]) if fixed.get("classes") and data.classes else data
+    rest, judging = data.split_indices(asked.valid, seed=asked.seed)  # as `adapt` splits for the best plan: its valid part is this one
+    folds = folds_of(data, rest, folds=asked.folds, valid=asked.valid, seed=asked.seed)
+    items = Prepared(data, preprocessing_for(net, data), view_seed=asked.seed)
+    metric = asked.metric or METRICS[data.task][0]
+    return Bench(net, items, folds, judging, fixed, metric, longest=2 * _most_epochs(space, fixed)), space
+
+
+def _most_epochs(space: Space, fixed: Mapping[str, Any]) -> int:
+    entry = space.entries.get("epochs", (plan_for({}, {"epochs": fixed["epochs"]} if "epochs" in fixed else {}).settings.epochs,))
+    return int(entry.high) if isinstance(entry, Range) else max(int(value) for value in entry)
+
+
+@contextmanager
+def _shared(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give settings whose cache all trials share: "memory" becomes a folder that goes with the search."""
+    if settings.get("cache") != "memory":
+        yield dict(settings)
+        return
+    with tempfile.TemporaryDirectory(prefix="regraft-search-") as folder:
+        yield {**settings, "cache": folder}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's own messages back while the context lasts."""
+    logging = optuna_library().logging
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
+    """Return a digest of all that makes figures comparable."""
+    network, items = bench.network, bench.items
+    targets = hashlib.blake2b(digest_size=12)
+    for name in items.data.tasks:
+        targets.update(np.ascontiguousarray(items.data.targets_of(name).values).tobytes())
+    for part in (bench.judging, *(index for fold in bench.folds for index in fold)):
+        targets.update(np.ascontiguousarray(part).tobytes())
+    fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device")}
+    facts = [space.to_dict(), json.loads(json.dumps(fixed, default=str)), bench.metric, asked.sampler, targets.hexdigest()]
+    facts += [items.identity(1), frozen_digest(network, [layer.name for layer in network.layers])]
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def _last(board: Board) -> str:
+    trial = board.study.trials[-1]
+    return f"{trial.state.name.lower()}, {trial.user_attrs.get('values')}" + (f", {trial.value:.4g}" if trial.value is not None else "")
+
+
+def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
+    """Carry out the best plan once more, on all items but those that judge, and let these judge it."""
+    records = _records(board)
+    done = [record for record in records if record.figure is not None]
+    if not done:
+        errors = list(dict.fromkeys(record.error for record in records if record.error))
+        raise SettingError(f"None of {len(records)} trials came to its end. {' '.join(errors[:3])} Change space= or the settings.")
+    sign = -1 if bench.direction == "maximize" else 1
+    best = min(done, key=lambda record: (sign * (record.figure or 0.0), record.number))
+    network, plan = bench.prepared(best.values)
+    shown = f"{best.figure:.4g}"
+    plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
+        f"The best of {len(records)} trials: {bench.metric} {shown} on {_said(bench)}."
+    )
+    with board.alone():
+        result, scores = _judged(board, bench, network=network, plan=plan, best=best, folder=board.folder)
+        counted = {"seconds": round(sum(record.seconds for record in records), 3), "frozen_forward_items": float(bench.counter.items)}
+        final = plan if result is None else result.plan
+        space = board.space.to_dict()
+        study = Study(
+            tuple(records),
+            space,
+            bench.metric,
+            bench.direction,
+            best,
+            replace(final, classes=bench.items.data.classes),
+            network,
+            scores,
+            result,
+            _importances(board),
+            counted,
+            board.folder,
+        )
+        if board.folder is not None:
+            study.save(board.folder)
+    return study
+
+
+def _said(bench: Bench) -> str:
+    folds, tried = len(bench.folds), sum(len(valid) for _, valid in bench.folds)
+    return f"{folds} folds" if folds > 1 else f"{tried} items"
+
+
+def _judged(
+    board: Board, bench: Bench, *, network: Network, plan: Plan, best: TrialRecord, folder: Path | None
+) -> tuple[Result | None, dict[str, Any]]:
+    known = board.study.user_attrs.get("judged")
+    if known is not None and known["trial"] == best.number:
+        return None, dict(known["scores"])
+    out = None if folder is None else folder / "best"
+    result = carry_out(network, bench.items.data, plan=plan, out=out, resume=False)
+    scores = json.loads(json.dumps(result.scores))
+    board.study.set_user_attr("judged", {"trial": best.number, "scores": scores})
+    return result, scores
+
+
+def _records(board: Board) -> list[TrialRecord]:
+    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    return [
+        TrialRecord(
+            trial.number,
+            dict(trial.user_attrs.get("values", trial.params)),
+            words[trial.state.name],
+            trial.value if trial.state.name == "COMPLETE" else None,
+            tuple(trial.user_attrs.get("folds", ())),
+            float(trial.user_attrs.get("seconds", 0.0)),
+            str(trial.user_attrs.get("error", "")),
+        )
+        for trial in board.study.get_trials(deepcopy=False)
+        if trial.state.name in words and counts(trial)
+    ]
+
+
+def _importances(board: Board) -> dict[str, float]:
+    done = [trial for trial in board.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
+        return {}
+    try:
+        found = optuna_library().importance.get_param_importances(board.study)
+    except (RuntimeError, ValueError):  # too few trials for some name; the table has the figures
+        return {}
+    return {name: round(float(share), 4) for name, share in found.items()}

@@ -1,0 +1,274 @@
+"""What is searched: names of settings, each with choices or a range, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import SettingError, near_names
+from ...networks.contract import Network
+from ...training import Settings
+from ..plan import Plan, make_plan
+
+__all__ = ["HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
+
+HEAD_NAMES = ("head_layers", "head_units", "head_activation")
+"""Of further layers below the head; they are no settings of a plan but a change of the network."""
+_NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights")
+_OF_PLAN = ("strategy", "frozen", "block", "views", "select", "start")
+NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
+"""All that can be searched."""
+_CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
+    "frozen": ("strategy", ("partial",), "head"),
+    "block": ("strategy", ("surgical",), "head"),
+    "layer_decay": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
+    "unfreeze_every": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
+    "head_layers": ("strategy", ("head", "full"), "head"),
+    "momentum": ("optimizer", ("sgd", "rmsprop"), Settings().optimizer),
+    "head_units": ("head_layers", (1, 2, 3), 0),
+    "head_activation": ("head_layers", (1, 2, 3), 0),
+}
+"""Name -> the name that it depends on, the values of that at which it means something, and that one's default."""
+_OWNERS = {"frozen": "partial", "block": "surgical"}
+"""Names that go with one strategy alone."""
+_FIRST = ("strategy", "optimizer", "head_layers")
+_KEYS = ("low", "high", "log", "step", "points")
+_HEAD_RULES: dict[str, tuple[str, Any]] = {
+    "head_layers": ("a whole number from 0 to 3", lambda value: _whole(value) and 0 <= value <= 3),
+    "head_units": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
+    "head_activation": ("'relu' or 'linear'", lambda value: value in ("relu", "linear")),
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included.
+
+    Attributes:
+        low: lowest; whole numbers at both ends make a range of whole numbers.
+        high: highest.
+        log: uniform in the logarithm.
+        step: distance of the values, or None.
+        points: how many of them a grid takes.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    points: int = 3
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are whole numbers."""
+        return _whole(self.low) and _whole(self.high)
+
+    def suggested(self, name: str, trial: Any) -> float:
+        """Return the value that an Optuna trial takes for `name`."""
+        if self.whole:
+            return int(trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log))
+        return float(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))
+
+    def on_grid(self) -> tuple[float, ...]:
+        """Return the values that a grid takes: every step, or `points` values at equal distances (of the logarithm)."""
+        if self.step is not None:
+            count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+            return tuple(_plain(self.low + index * self.step, self.whole) for index in range(count))
+        spaced = (np.geomspace if self.log else np.linspace)(self.low, self.high, self.points).clip(self.low, self.high)
+        return tuple(dict.fromkeys(_plain(float(value), self.whole) for value in spaced))
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched, checked.
+
+    Attributes:
+        entries: name -> choices or range.
+    """
+
+    entries: Mapping[str, tuple[Any, ...] | Range]
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
+        """Read a space from plain data.
+
+        Args:
+            plain: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value.
+            fixed: settings that are the same in every trial.
+
+        Returns:
+            The space.
+
+        Raises:
+            SettingError: listing every unknown name and every value out of its range, at once.
+        """
+        if not isinstance(plain, Mapping) or not plain:
+            raise SettingError(f"space={str(plain)[:80]!r}: expected a mapping from names of settings to choices or ranges.")
+        problems = [f"space: {name!r} cannot be searched{near_names(str(name), NAMES)}" for name in plain if name not in NAMES]
+        problems += [f"space: {name!r} is also given as a fixed setting; give it once" for name in plain if name in fixed]
+        entries = {}
+        for name in (name for name in plain if name in NAMES):
+            try:
+                entries[name] = _entry(name, plain[name])
+            except SettingError as error:
+                problems.append(str(error))
+        space = cls({name: entries[name] for name in sorted(entries, key=lambda name: (name not in _FIRST, NAMES.index(name)))})
+        problems += [] if problems else list(space.problems(fixed))
+        if problems:
+            raise SettingError("; ".join(problems))
+        return space
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as plain data."""
+        return {
+            name: {key: getattr(entry, key) for key in _KEYS} if isinstance(entry, Range) else list(entry)
+            for name, entry in self.entries.items()
+        }
+
+    def problems(self, fixed: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is wrong with single values, tried in a plan with the `fixed` settings.
+
+        Yields:
+            Sentences.
+        """
+        strategies = self.entries.get("strategy", ())
+        for name, owner in _OWNERS.items():
+            if not isinstance(strategies, Range) and owner in strategies and name not in {*self.entries, *fixed}:
+                yield f"space: strategy {owner!r} needs {name!r}, as a list of choices"
+        if "head_layers" in self.entries and "head_units" not in self.entries:
+            yield "space: 'head_layers' needs 'head_units', such as [32, 128]"
+        for name, entry in self.entries.items():
+            for value in (entry.low, entry.high) if isinstance(entry, Range) else entry:
+                problem = _problem(name, value, fixed=fixed)
+                if problem:
+                    yield f"space: {problem}"
+
+    def suggested(self, trial: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that an Optuna trial takes; names that mean nothing beside the others are left out.
+
+        Args:
+            trial: asks its sampler.
+            fixed: settings that are the same in every trial.
+
+        Returns:
+            Name -> value.
+        """
+        values: dict[str, Any] = {}
+        for name, entry in self.entries.items():
+            if _means_something(name, {**fixed, **values}):
+                values[name] = entry.suggested(name, trial) if isinstance(entry, Range) else trial.suggest_categorical(name, entry)
+        return values
+
+    def grid(self, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return every combination of values, each once; `fixed` settings are the same in every trial."""
+        found: list[dict[str, Any]] = [{}]
+        for name, entry in self.entries.items():
+            options = entry.on_grid() if isinstance(entry, Range) else entry
+            found = [
+                made
+                for values in found
+                for made in ([{**values, name: option} for option in options] if _means_something(name, {**fixed, **values}) else [values])
+            ]
+        return found
+
+
+def default_space(network: Network, kind: str) -> dict[str, Any]:
+    """Return what is searched where nobody says otherwise.
+
+    Args:
+        network: decides the depths of the frontier.
+        kind: "classification", "multi-label" or "regression".
+
+    Returns:
+        A space as plain data.
+    """
+    heads = set(network.head_layers)
+    count = next((number for number, block in enumerate(network.blocks) if not heads.isdisjoint(block.layers)), len(network.blocks))
+    depths = sorted({count * share // 4 for share in (1, 2, 3)} - {0, count})
+    space: dict[str, Any] = {"strategy": ["head", "partial", "full"] if depths else ["head", "full"]}
+    space |= {"frozen": depths} if depths else {}
+    space |= {
+        "optimizer": ["adamw", "sgd"],
+        "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+        "momentum": {"low": 0.8, "high": 0.98},
+        "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+        "batch_size": [16, 32, 64],
+        "clip_norm": [None, 1.0],
+    }
+    return space | ({"label_smoothing": {"low": 0.0, "high": 0.2}} if kind == "classification" else {})
+
+
+def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
+    """Return the plan of one trial; layers below the head are a change of the network and no part of it.
+
+    Args:
+        values: of the names that are searched.
+        fixed: settings that are the same in every trial.
+
+    Returns:
+        The plan, checked.
+    """
+    given = {name: value for name, value in {**fixed, **values}.items() if name not in HEAD_NAMES}
+    strategy = given.pop("strategy", "head")
+    for name, owner in _OWNERS.items():
+        if strategy != owner:
+            given.pop(name, None)
+    return replace(make_plan(strategy, given), statistics=False)
+
+
+def _entry(name: str, given: Any) -> tuple[Any, ...] | Range:
+    if isinstance(given, Mapping):
+        return _range(name, given)
+    choices = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    if not choices or not all(value is None or isinstance(value, str | int | float) for value in choices):
+        raise SettingError(f"space: {name}={given!r}: expected a list of words or numbers, or a range such as {{'low': 1, 'high': 8}}")
+    return choices
+
+
+def _range(name: str, given: Mapping[str, Any]) -> Range:
+    unknown = [str(key) for key in given if key not in _KEYS]
+    if unknown:
+        raise SettingError(f"space: the range of {name!r} has {unknown[0]!r}{near_names(unknown[0], _KEYS)}")
+    made = Range(**{"low": None, "high": None, **given})
+    numbers = [made.low, made.high, *([] if made.step is None else [made.step])]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number) for number in numbers):
+        raise SettingError(f"space: {name}={dict(given)}: expected numbers as 'low' and 'high'")
+    if made.low >= made.high or (made.log and made.low <= 0) or (made.step is not None and (made.step <= 0 or made.log)):
+        raise SettingError(f"space: {name}={dict(given)}: expected low < high, above 0 with 'log', and a 'step' above 0 only without it")
+    if not _whole(made.points) or made.points < 2:
+        raise SettingError(f"space: {name}={dict(given)}: expected 2 'points' or more")
+    return made
+
+
+def _problem(name: str, value: Any, *, fixed: Mapping[str, Any]) -> str:
+    """Return what is wrong with one value, or ""."""
+    if name in HEAD_NAMES:
+        expected, holds = _HEAD_RULES[name]
+        return "" if holds(value) else f"{name}={value!r}: expected {expected}"
+    beside: dict[str, Any] = {"strategy": _OWNERS[name]} if name in _OWNERS else {"frozen": 0, "block": "last"}
+    try:
+        plan_for({**beside, name: value}, {key: kept for key, kept in fixed.items() if key not in ("strategy", *_OWNERS)})
+    except SettingError as error:
+        return str(error)
+    return ""
+
+
+def _means_something(name: str, values: Mapping[str, Any]) -> bool:
+    other, wanted, default = _CONDITIONS.get(name, ("", (), None))
+    if not other:
+        return True
+    own = _CONDITIONS.get(other)
+    present = values.get(other, default) if own is None or values.get(own[0], own[2]) in own[1] else default
+    return present in wanted
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _plain(value: float, whole: bool) -> float:
+    return round(value) if whole else float(value)

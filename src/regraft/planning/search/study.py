@@ -1,0 +1,166 @@
+"""What a search gives back: every trial, the best plan, and how it was judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...networks.contract import Network
+from ...networks.folders import write_json
+from ..plan import Plan
+from ..result import Result
+from .plots import plot_importances, plot_trials
+
+__all__ = ["Study", "TrialRecord"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        number: in the order in which they were taken.
+        values: of the names that are searched; those that mean nothing beside the others are absent.
+        state: "complete", "pruned" or "failed".
+        figure: mean over the folds, None where the trial did not come to its end.
+        folds: the figure on each fold.
+        seconds: how long it took.
+        error: why it failed, or "".
+    """
+
+    number: int
+    values: dict[str, Any]
+    state: str
+    figure: float | None = None
+    folds: tuple[float, ...] = ()
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean over the folds; None with fewer than two."""
+        count = len(self.folds)
+        if count < 2 or self.figure is None:
+            return None
+        return math.sqrt(sum((figure - self.figure) ** 2 for figure in self.folds) / (count - 1) / count)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished search.
+
+    Attributes:
+        trials: all of them.
+        space: what was searched, as plain data.
+        metric: the figure that chose.
+        direction: "maximize" or "minimize".
+        best_trial: the one whose plan is `best`.
+        best: the plan; `regraft.adapt(study.network, data, strategy=study.best)` is judged by the items that chose nothing.
+        network: what that plan is for: a copy of the network given, with further layers where the best trial has some.
+        scores: of the best plan, once, on the items that chose nothing.
+        result: of the best plan, with the adapted network; None where another process, or an earlier
+            call, has judged it: `regraft.load(study.folder / "best")` opens it.
+        importances: name -> share of the spread of the figures that it explains; empty with few trials.
+        cost: seconds of all trials, and how many items went through the frozen part in this process.
+        folder: where the study is kept, or None.
+    """
+
+    trials: tuple[TrialRecord, ...] = field(repr=False)
+    space: dict[str, Any] = field(repr=False)
+    metric: str
+    direction: str
+    best_trial: TrialRecord
+    best: Plan
+    network: Network = field(repr=False)
+    scores: dict[str, Any] = field(repr=False)
+    result: Result | None = field(repr=False)
+    importances: dict[str, float]
+    cost: dict[str, float]
+    folder: Path | None = None
+
+    def ranked(self) -> list[TrialRecord]:
+        """Return the trials, best first; pruned and failed ones come last, in their order."""
+        sign = -1 if self.direction == "maximize" else 1
+        return sorted(self.trials, key=lambda trial: (trial.figure is None, sign * (trial.figure or 0.0), trial.number))
+
+    def table(self, most: int = 20) -> str:
+        """Return the best trials as a table for people.
+
+        Args:
+            most: rows.
+
+        Returns:
+            One line a trial.
+        """
+        names = [name for name in self.space if any(name in trial.values for trial in self.trials)]
+        head = ["trial", self.metric, "± se", *names, "seconds", "state"]
+        rows = [head, *(_row(trial, names) for trial in self.ranked()[:most])]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        left = len(self.trials) - most
+        return "\n".join([*lines, *([f"… and {left} more"] if left > 0 else [])])
+
+    def __str__(self) -> str:
+        judged = self.scores["valid"].get(self.metric)
+        best = f"Best: trial {self.best_trial.number}, {self.metric} {_number(self.best_trial.figure)} in the search"
+        return f"{self.table()}\n{best}, {_number(judged)} on the items that chose nothing.\n{self.best}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the study as plain data."""
+        return {
+            "metric": self.metric,
+            "direction": self.direction,
+            "space": self.space,
+            "trials": [{**asdict(trial), "standard_error": trial.standard_error} for trial in self.trials],
+            "best": {"trial": self.best_trial.number, "plan": self.best.to_dict()},
+            "scores": self.scores,
+            "importances": self.importances,
+            "cost": self.cost,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `study.json` into a folder, made where it is not there, and return its path."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        write_json(target / "study.json", self.to_dict())
+        return target / "study.json"
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw every finished trial as a line over parallel axes, the better the darker.
+
+        Args:
+            path: the file to write; its ending chooses the format.
+
+        Returns:
+            The path.
+        """
+        done = [trial for trial in self.ranked() if trial.figure is not None]
+        points: list[Mapping[str, Any]] = [{**trial.values, self.metric: trial.figure} for trial in done]
+        logs = [name for name, entry in self.space.items() if isinstance(entry, Mapping) and entry["log"]]
+        return plot_trials(points, path, names=[*self.space, self.metric], logs=logs)
+
+    def plot_importances(self, path: str | Path) -> Path:
+        """Draw how much each name of the space matters.
+
+        Args:
+            path: the file to write; its ending chooses the format.
+
+        Returns:
+            The path.
+        """
+        return plot_importances(self.importances, path)
+
+
+def _row(trial: TrialRecord, names: list[str]) -> list[str]:
+    spread = trial.standard_error
+    cells = [str(trial.number), _number(trial.figure), "" if spread is None else f"{spread:.4f}"]
+    return [*cells, *(_number(trial.values.get(name, "")) for name in names), f"{trial.seconds:.1f}", trial.state]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if value and abs(value) < 1e-3 else f"{value:.4f}".rstrip("0").rstrip(".")
+    return "-" if value is None else str(value)

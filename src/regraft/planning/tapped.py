@@ -1,0 +1,249 @@
+"""One pass over the data that reads a network at every depth: what the profile, the probes and the plan are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..data import Prepared
+from ..errors import NetworkError
+from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
+from ..networks.contract import Inputs, Network, Tap, TapSlice
+from ..networks.taps import INPUT, POOLS
+from ..networks.tracing import capture, pooled
+from ..training import Settings
+
+if TYPE_CHECKING:
+    from .job import Clock
+
+__all__ = ["Tapped", "default_points", "tapped_features"]
+
+MOST_FEATURES = 20_000
+"""Numbers of one item beyond which grids are left out, those of the widest blocks first; means and deviations always stay."""
+MOST_NUMBERS = 2**29
+"""Numbers of all items beyond which grids are left out: 2 GiB in a cache."""
+IN_MEMORY = 2**28
+"""Bytes of features above which they are kept in a temporary file."""
+_AT_ONCE = 1024
+_GRIDS = ("rows", "columns")
+
+
+@dataclass(frozen=True, eq=False)
+class Tapped:
+    """What one pass read of N items.
+
+    Attributes:
+        source: the network that was read, unchanged.
+        points: where, and how; each has at least one slice.
+        features: (N, D) float32, the pooled outputs side by side; in a temporary file where they are large.
+        slices: which columns come from which point.
+        head_features: (N, d) what the first head reads of the same run; None for a network without a head.
+        seconds: of the pass; next to nothing where the cache held it.
+        notes: what was left out, for people.
+    """
+
+    source: Network
+    points: tuple[Tap, ...]
+    features: Tensor
+    slices: tuple[TapSlice, ...]
+    head_features: Tensor | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def network(self) -> Network:
+        """The network whose output are these features, without a head; made when first asked for."""
+        return self.source.tapped(self.points)
+
+    def columns(self, block: str) -> slice:
+        """Return which columns are those of one block, or of "input".
+
+        Args:
+            block: its name.
+
+        Raises:
+            NetworkError: if it was not read.
+        """
+        own = [part for part in self.slices if part.block == block]
+        if not own:
+            raise NetworkError(f"The block {block!r} was not read; those that were: {', '.join(tap.block for tap in self.points)}.")
+        return slice(own[0].start, own[-1].stop)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A network that gives the features, and where its head is, which reads the other ones."""
+
+    network: Network
+    slices: tuple[TapSlice, ...]
+    head: Module | None
+    last: bool  # whether the channels of what the head reads are the last axis
+
+    def read(self, inputs: Inputs) -> list[Tensor]:
+        """Return the features (B, D) and, where there is a head, what it reads (B, d)."""
+        self.network.mode_(False)
+        with torch.no_grad():
+            if self.head is None:
+                return [self._features(inputs)]
+            with capture(self.head) as found:
+                features = self._features(inputs)
+        before = found["input"]
+        return [features, pooled(before, channels_last=self.last or before.ndim == 3).float()]
+
+    def _features(self, inputs: Inputs) -> Tensor:
+        return self.network.feature_batch(inputs)[:, : self.slices[-1].stop].float()
+
+
+def default_points(network: Network) -> tuple[Tap, ...]:
+    """Return the input and every block that holds no head, each with all pools.
+
+    Args:
+        network: any.
+    """
+    heads = set(network.head_layers)
+    blocks = [block.name for block in network.blocks if heads.isdisjoint(block.layers)]
+    return tuple(Tap(name, POOLS) for name in (INPUT, *blocks))
+
+
+def tapped_features(  # over the limit: what a pass needs to know
+    network: Network,
+    items: Prepared,
+    *,
+    points: Sequence[Tap] | None = None,
+    settings: Settings,
+    device: torch.device,
+    counter: Counter,
+    clock: Clock,
+) -> Tapped:
+    """Read a network at several depths in one pass over the data; what a matching cache holds is not computed again.
+
+    Args:
+        network: it is not changed.
+        items: N prepared items.
+        points: where and how; None for the input and every block before the head, with grids as far as there is room.
+        settings: gives the place of the cache.
+        device: where the network runs.
+        counter: told of every item that runs.
+        clock: counts the time as that of the frozen part.
+
+    Returns:
+        The features of all items, in their order.
+    """
+    start = time.perf_counter()
+    with clock.during("frozen"):
+        reading, notes = _reading(network, points, count=len(items))
+        reading.network.module.to(device)
+        where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
+        cache = FrozenPass(reading.network, _as_cut(reading), where, device=device, counter=counter).cached(items)
+        values = _whole(cache)
+    points = _with_slices(points or default_points(network), reading.slices)
+    head = values[1] if len(values) > 1 else None
+    return Tapped(network, points, values[0], reading.slices, head, time.perf_counter() - start, notes)
+
+
+def _reading(network: Network, points: Sequence[Tap] | None, *, count: int) -> tuple[_Reading, tuple[str, ...]]:
+    """Return the network tapped at the points and at its head, and what was left out."""
+    wanted = tuple(default_points(network) if points is None else points)
+    tapped, slices = _tapped(network, wanted)
+    most = min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
+    notes: tuple[str, ...] = ()
+    if points is None and slices[-1].stop > most:
+        dropped = _too_wide(slices, most)
+        tapped, slices = _tapped(network, [tap if tap.block not in dropped else _without_grids(tap) for tap in wanted])
+        notes = (f"Rows and columns of {len(dropped)} wide blocks were left out, to keep {slices[-1].stop:,} numbers an item.",)
+    head = _head_module(network, tapped)
+    return _Reading(tapped, slices, head, network.family == "keras"), notes
+
+
+def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:
+    """Return the network tapped at the points and, last, at the block of its head, so that the head runs; and the points' slices."""
+    heads = {network.head.layer} if network.head_layers else set()
+    known = {tap.block for tap in points}
+    further = [Tap(block.name, ("mean",)) for block in network.blocks if heads & set(block.layers) and block.name not in known]
+    tapped = network.tapped([*points, *further])
+    slices = tuple(part for part in tapped.tap_slices if part.block in known)
+    if not slices:
+        raise NetworkError(
+            f"None of {len(points)} points gives real numbers before the head; expected a block with a map, sequence or vector."
+        )
+    tapped.freeze_([layer.name for layer in tapped.layers])
+    return tapped, slices
+
+
+def _too_wide(slices: Sequence[TapSlice], most: int) -> set[str]:
+    """Return the blocks whose grids are left out, the widest first, so that what remains fits where it can."""
+    grids: dict[str, int] = {}
+    for part in slices:
+        if part.pool in _GRIDS:
+            grids[part.block] = grids.get(part.block, 0) + part.stop - part.start
+    total, dropped = slices[-1].stop, set()
+    for block in sorted(grids, key=lambda name: -grids[name]):
+        if total <= most:
+            break
+        total -= grids[block]
+        dropped.add(block)
+    return dropped
+
+
+def _without_grids(tap: Tap) -> Tap:
+    return Tap(tap.block, tuple(pool for pool in tap.pools if pool not in _GRIDS))
+
+
+def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap, ...]:
+    """Return the points that are there, each with the pools that it was given."""
+    read: dict[str, list[str]] = {}
+    for part in slices:
+        read.setdefault(part.block, []).append(part.pool)
+    found = []
+    for tap in points:
+        pools = tuple(pool for pool in tap.pools if pool in read.get(tap.block, ()))
+        if tap.block in read:
+            found.append(Tap(tap.block, pools or tap.pools))
+    return tuple(found)
+
+
+def _head_module(network: Network, tapped: Network) -> Module | None:
+    """Return the head's layer within the tapped network, whose wrapper or graph may give it another name."""
+    if not network.head_layers:
+        return None
+    modules, name = tapped.modules(), network.head.layer
+    return next((modules[known] for known in (f"network.{name}", name, name.rpartition(".")[2]) if known in modules), None)
+
+
+def _as_cut(reading: _Reading) -> Cut:
+    """Return the pass as a cut behind everything: its outputs are the features."""
+    reading.network.mode_(False)
+    made = reading.read(reading.network.sample)
+    digest = hashlib.blake2b(repr(reading.slices).encode(), digest_size=8).hexdigest()
+    names = (f"taps {digest}", "before the head")
+    live = tuple(Live(name, tuple(value.shape[1:]), value.dtype) for name, value in zip(names, made, strict=False))
+    layers = frozenset(layer.name for layer in reading.network.layers)
+    return Cut(live, reading.read, lambda _tensors: {}, layers)
+
+
+def _whole(cache: ActivationCache) -> list[Tensor]:
+    """Return all rows of a cache, (N, width) for each output."""
+    made = [_room_for(cache.rows, part.shape[0]) for part in cache.live]
+    for start in range(0, cache.rows, _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, cache.rows))
+        for target, values in zip(made, cache.get(rows), strict=True):
+            target[start : start + len(rows)] = values
+    return made
+
+
+def _room_for(count: int, width: int) -> Tensor:
+    """Return an uninitialised (count, width) float32 tensor, in a file that goes with the process where it is large."""
+    if count * width * 4 <= IN_MEMORY:
+        return torch.empty(count, width)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.float32, mode="w+", shape=(count, width)))

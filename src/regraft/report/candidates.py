@@ -1,0 +1,34 @@
+"""What was compared before one way was chosen, as words: for the report, and for a printed plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["HEADINGS", "candidate_rows"]
+
+HEADINGS = ("candidate", "predicted", "took", "estimate (95 %)", "what came of it")
+
+
+def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """Return a row of words for each candidate, in the order of `HEADINGS`; empty where something is not known.
+
+    Args:
+        candidates: with "name", "predicted" and "seconds", "estimate" with its "interval" and "figure" ("accuracy" or "loss"), "why".
+    """
+    return [
+        (str(one.get("name", "")), _seconds(one.get("predicted")), _seconds(one.get("seconds")), _estimate(one), str(one.get("why", "")))
+        for one in candidates
+    ]
+
+
+def _seconds(value: Any) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def _estimate(one: Mapping[str, Any]) -> str:
+    if one.get("estimate") is None:
+        return ""
+    form = "{:.1%}" if one.get("figure", "accuracy") == "accuracy" else "{:.4g}"
+    low, high = one.get("interval") or (one["estimate"], one["estimate"])
+    return f"{form.format(one['estimate'])} ({form.format(low)} to {form.format(high)})"

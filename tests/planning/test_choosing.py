@@ -1,0 +1,247 @@
+"""Probe, surgical, candidates, budget and auto: what is chosen, why, and that the same seed chooses the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import torch_examples as examples
+from tests.networks.keras_examples import L
+
+import regraft
+from regraft.data import Dataset
+from regraft.errors import DataError, SettingError
+from regraft.heads import extend
+from regraft.networks.keras_parts.library import keras
+from regraft.networks.torch_modules import open_torch
+from regraft.planning import Plan, Result
+from regraft.planning.choosing import auto as auto_module
+from regraft.planning.choosing.blending import blended_, snapshot
+from regraft.planning.choosing.candidates import surgical_blocks
+from regraft.planning.choosing.choice import gain_of, is_better
+from regraft.planning.choosing.costs import Costs
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
+
+
+def _net(classes: int = 3) -> Any:
+    torch.manual_seed(0)
+    names = [f"class {index}" for index in range(classes)]
+    return regraft.load(examples.Cnn(classes), inputs=(1, 8, 8), classes=names)
+
+
+def _keras() -> Any:
+    keras.utils.set_random_seed(0)
+    layers = [L.Conv2D(4, 3, activation="relu"), L.MaxPooling2D(2), L.Conv2D(6, 3, activation="relu"), L.Flatten(), L.Dense(8, "relu")]
+    return regraft.load(keras.Sequential([keras.Input((8, 8, 1)), *layers, L.Dense(5, activation="softmax")]))
+
+
+def _hard(count: int = 90, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    """Return pictures that no closed form classifies without error."""
+    pictures, labels = examples.pictures(count)
+    return pictures + np.random.default_rng(0).normal(0, noise, pictures.shape).astype(np.float32), labels
+
+
+def _named(result: Result, why: str) -> list[str]:
+    return [one["name"] for one in result.plan.candidates if one["why"].startswith(why)]
+
+
+# ── probe ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_probe_is_a_network_like_any_other(family: str, tmp_path: Path) -> None:
+    net, (pictures, labels) = (_net() if family == "torch" else _keras()), examples.pictures(90)
+    pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
+    result = regraft.adapt(net, (pictures, labels), strategy="probe", cache="memory", out=tmp_path / "out")
+    assert result.history == [] and result.scores["valid"]["accuracy"] > 0.9
+    assert result.cost["frozen_forward_items"] == len(pictures)  # one pass, and nothing besides
+    assert {"majority", "class_mean", "probe"} <= result.baselines.keys()
+    again = regraft.load(tmp_path / "out", architecture=examples.Cnn if family == "torch" else None)
+    np.testing.assert_allclose(again.raw_scores(pictures[:9]), result.network.raw_scores(pictures[:9]), rtol=1e-4, atol=1e-4)
+    assert again.predict(pictures[:3]).classes == ("class 0", "class 1", "class 2")
+    wider = extend(result.network, ["other"], (pictures[:6] + 9, ["other"] * 6))
+    before = result.network.raw_scores(pictures[:9])
+    assert np.array_equal(wider.raw_scores(pictures[:9])[:, :3], before) and wider.predict(pictures[:4] + 9).labels == ["other"] * 4
+    tuned = regraft.adapt(result.network, (pictures, labels), strategy="head", **QUICK)
+    assert tuned.scores["valid"]["accuracy"] > 0.9
+
+
+def test_a_probe_of_one_block_reads_that_block_alone() -> None:
+    result = regraft.adapt(_net(), _hard(), strategy="probe", frozen="norm2", **QUICK)
+    assert {part.block for part in result.network.tap_slices} == {"norm2"}
+    by_number = regraft.adapt(_net(), _hard(), strategy="probe", frozen=4, **QUICK)
+    assert examples.bit_equal(result.network.state(), by_number.network.state())
+
+
+def test_the_scores_of_a_probe_are_those_of_its_leave_one_out_kind() -> None:
+    """The rows stand for features as they are: nothing is left of their standardisation."""
+    pictures, labels = _hard(120)
+    result = regraft.adapt(_net(), (pictures[:90], labels[:90]), strategy="probe", test=(pictures[90:], labels[90:]), **QUICK)
+    plain = result.network.raw_scores(pictures[90:])
+    assert (plain.argmax(1) == np.array([int(label[-1]) for label in labels[90:]])).mean() == result.scores["test"]["accuracy"]
+    assert result.scores["test"]["log_loss"] < np.log(3)  # calibrated: better than knowing nothing
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi-label"])
+def test_a_probe_of_numbers_and_of_labels(kind: str) -> None:
+    pictures, _ = examples.pictures(80)
+    numbers = pictures.mean((1, 2, 3)).astype(np.float32)
+    labels = np.stack([pictures[:, 0, row].mean(1) > 0.8 for row in (0, 2)], 1).astype(np.float32)
+    data = Dataset(pictures, numbers if kind == "regression" else labels, () if kind == "regression" else ("a", "b"), "array", kind)
+    result = regraft.adapt(_net(), data, strategy="probe", **QUICK)
+    assert result.network.head.kind == kind and result.history == []
+    assert (result.scores["valid"]["mae"] < 0.02) if kind == "regression" else (result.network.head.thresholds is not None)
+
+
+def test_a_probe_leaves_whole_groups_out() -> None:
+    pictures, labels = _hard(90)
+    data = Dataset(
+        pictures, np.array([int(label[-1]) for label in labels]), ("a", "b", "c"), "array", groups=(np.arange(90) // 9).astype(str)
+    )
+    result = regraft.adapt(_net(), data, strategy="probe", **QUICK)
+    assert any("group" in reason for reason in result.plan.reasons)
+
+
+# ── surgical and bases ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("third", ["first", "middle", "last"])
+def test_surgical_trains_one_third_and_the_head(third: str) -> None:
+    net = _net()
+    result = regraft.adapt(net, _hard(), strategy="surgical", block=third, select=0, learning_rate=0.01, **QUICK)
+    opened = {name for layers in surgical_blocks(net, third) for name in layers} | {"fc2"}
+    before, after = net.state(), result.network.state()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == opened - {"drop1"}
+
+
+def test_the_thirds_are_all_blocks_below_the_head() -> None:
+    thirds = [surgical_blocks(_net(), third) for third in ("first", "middle", "last")]
+    assert [layers for third in thirds for layers in third] == [("conv1",), ("norm1", "drop1"), ("conv2",), ("norm2",), ("fc1",)]
+
+
+@pytest.mark.parametrize(("strategy", "options"), [("full", {}), ("partial", {"frozen": "norm1"})])
+def test_tuning_from_a_probe_trains_what_lies_below_it(strategy: str, options: dict[str, Any]) -> None:
+    result = regraft.adapt(_net(), _hard(), strategy=strategy, base="probe", select=0, learning_rate=0.01, **QUICK, **options)
+    start = regraft.adapt(_net(), _hard(), strategy="probe", select=0, **QUICK).network.state()
+    changed = {name for name, tensor in result.network.state().items() if not torch.equal(tensor, start[name])}
+    assert changed and all(".conv1." not in name and ".norm1." not in name for name in changed) == (strategy == "partial")
+    assert not any(name.startswith("head.") for name in changed)
+
+
+def test_the_mix_of_two_weights_that_is_judged_best_is_left() -> None:
+    network = open_torch(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)), inputs=(2,))
+    start = snapshot(network, frozenset({"2"}))
+    tuned = {name: tensor.clone() for name, tensor in start.items()}
+    for name in ("0.weight", "1.running_mean"):
+        network.state()[name].add_(1.0)
+        tuned[name] = tuned[name] + 1.0
+    share = blended_(network, start, judged=lambda: abs(float((network.state()["0.weight"] - start["0.weight"]).mean()) - 0.3))
+    assert share == 0.3 and "2.weight" not in start
+    torch.testing.assert_close(network.state()["1.running_mean"], torch.lerp(start["1.running_mean"], tuned["1.running_mean"], 0.3))
+
+
+# ── auto ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_auto_takes_the_probe_at_once_where_nothing_can_be_better() -> None:
+    result = regraft.adapt(_net(), examples.pictures(90), **QUICK)
+    assert _named(result, "chosen")[0].startswith("probe") and result.plan.chosen["strategy"] == "probe" and result.history == []
+    assert _named(result, "not tried") and result.cost["train"] == 0
+    assert result.facts["candidates"] == list(result.plan.candidates)
+    assert "estimate (95 %)" in str(result.plan) and "not tried" in str(result.plan)
+
+
+def test_auto_keeps_the_old_head_where_its_rows_know_more_than_a_few_items_can_tell() -> None:
+    """A network trained on the task, and three items a class in much noise: no closed form finds in them what it knows."""
+    pictures, labels = _hard(509)
+    known = (pictures[9:], labels[9:])
+    trained = regraft.adapt(_net(), known, strategy="full", **(QUICK | {"epochs": 10, "learning_rate": 0.01})).network
+    result = regraft.adapt(trained, (pictures[:9], labels[:9]), **QUICK)
+    assert result.plan.chosen["strategy"] == "head"
+    assert any("rows of the old head" in one["why"] for one in result.plan.candidates)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_auto_repeats_itself_and_tries_what_may_be_better(family: str) -> None:
+    pictures, labels = _hard(90, 2.0)
+    pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
+    both = [regraft.adapt(_net() if family == "torch" else _keras(), (pictures, labels), **QUICK) for _ in range(2)]
+    assert both[0].plan.chosen == both[1].plan.chosen
+    assert examples.bit_equal(both[0].network.state(), both[1].network.state())
+    tried = [one for one in both[0].plan.candidates if one["seconds"] is not None]
+    assert {"full", "partial"} <= {one["strategy"] for one in tried} and all(one["interval"] is not None for one in tried)
+    assert [one["why"] for one in both[0].plan.candidates] == [one["why"] for one in both[1].plan.candidates]
+
+
+def test_surgical_is_a_candidate_where_the_classes_are_the_old_ones() -> None:
+    same, other = (regraft.adapt(_net(), (pictures, labels), **QUICK) for pictures, labels in (_hard(), (_hard()[0], list("abc") * 30)))
+    assert "surgical" in {one["strategy"] for one in same.plan.candidates}
+    assert "surgical" not in {one["strategy"] for one in other.plan.candidates}
+
+
+def test_a_plan_goes_through_json_and_its_candidates_can_be_edited() -> None:
+    result = regraft.adapt(_net(), _hard(90, 2.0), **QUICK)
+    plan = Plan.from_json(result.plan.to_json())
+    assert plan.candidates == result.plan.candidates and plan.chosen == result.plan.chosen
+    edited = dataclasses.replace(plan, candidates=({"strategy": "partial", "frozen": "norm1"},), reasons=(), chosen={})
+    again = regraft.adapt(_net(), _hard(90, 2.0), strategy=edited)
+    assert {one["strategy"] for one in again.plan.candidates} == {"probe", "partial"}
+    for wrong in ({"strategy": "partial", "frozen": "nrm1"}, {"strategy": "surgical", "block": "top"}, {"strategy": "ful"}):
+        with pytest.raises(SettingError, match=r"'norm1'|first|'full'"):
+            regraft.adapt(_net(), _hard(), strategy=dataclasses.replace(plan, candidates=(wrong,)))
+    with pytest.raises(SettingError, match=r"no block of that name.*'norm2'"):
+        regraft.adapt(_net(), _hard(), strategy=dataclasses.replace(plan, strategy="probe", frozen="norm22", candidates=(), chosen={}))
+
+
+def test_a_budget_is_kept_and_one_that_is_too_small_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = regraft.adapt(_net(), _hard(90, 2.0), budget="30s", **QUICK)
+    assert result.cost["total"] < 30 and _named(result, "chosen")
+    monkeypatch.setattr(auto_module, "pass_seconds", lambda _job: 100.0)
+    with pytest.raises(
+        SettingError, match=r"budget='10s': one pass over 90 items takes about 100 s here.*200s or more, or at most 9 items"
+    ):
+        regraft.adapt(_net(), _hard(), budget="10s", **QUICK)
+
+
+def test_what_the_budget_leaves_no_time_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Costs, "training", lambda *_given, **_named: 1000.0)
+    result = regraft.adapt(_net(), _hard(150, 2.0), budget="30s", **QUICK)
+    assert result.plan.chosen["strategy"] == "probe" and result.history == []
+    assert any("left of the budget" in one["why"] for one in result.plan.candidates)
+
+
+def test_the_costs_of_a_frozen_part_are_those_of_one_pass() -> None:
+    costs = Costs(("a", "b", "head"), (("a",), ("b",), ("head",)), np.array([3.0, 2.0, 1.0]), np.array([6.0, 4.0, 2.0]), 0.5)
+    assert costs.one_pass == 6.5
+    assert costs.training(frozenset(), items=10, epochs=2) == 2 * 10 * (0.5 + 6 + 12)
+    assert costs.training({"a"}, items=10, epochs=2) == 10 * 3.5 + 2 * 10 * (3 + 6)
+    assert costs.training({"b"}, items=1, epochs=1) == 0.5 + 6 + 12  # what lies above the first trained block is run whole
+
+
+def test_few_items_that_agree_are_no_certainty() -> None:
+    before, after = np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4)
+    gain, error = gain_of(after, before)
+    assert gain == 0.25 and error >= 0.25
+    assert not is_better(after, before, usual=0.1)
+    assert is_better(np.repeat(after, 50), np.repeat(before, 50), usual=0.1)
+
+
+@pytest.mark.parametrize("what", ["one item a class", "two items a class", "constant", "more classes than items to learn from"])
+def test_hard_data_end_in_a_network_or_in_a_clear_error(what: str) -> None:
+    if what == "one item a class":
+        with pytest.raises(DataError):
+            regraft.adapt(_net(), (examples.pictures(3)[0], list("abc")), **QUICK)
+        return
+    pictures, labels = examples.pictures(6 if what == "two items a class" else 40)
+    if what == "constant":
+        pictures = np.zeros_like(pictures)
+    if what.startswith("more"):
+        labels = np.array([f"c{index % 20}" for index in range(40)])
+    result = regraft.adapt(_net(), (pictures, labels), **QUICK)
+    assert np.isfinite(result.network.raw_scores(pictures)).all() and _named(result, "chosen")

@@ -1,0 +1,235 @@
+"""A search: what chose never judges, one cache, the same trials again, several processes, and trials that end early."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import torch_examples as examples
+
+import regraft
+from regraft.data import read
+from regraft.errors import DataError, SettingError
+from regraft.planning.search import Space, bench
+from regraft.planning.search.bench import Outcome
+from regraft.planning.search.board import Board, Options
+from regraft.planning.search.folds import folds_of
+
+RATES = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
+QUICK: dict[str, Any] = {"epochs": 1, "cache": "memory", "pruner": None}
+
+
+def _net() -> Any:
+    torch.manual_seed(0)
+    return regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+
+
+def _options(**changes: Any) -> Options:
+    return Options(
+        **{"trials": 4, "sampler": "random", "pruner": None, "seed": 0, "direction": "maximize", "steps": 4, "identity": "a", **changes}
+    )
+
+
+def _board(folder: Path | None = None, **changes: Any) -> Board:
+    return Board(_options(**changes), Space.from_dict(RATES, {}), {}, folder)
+
+
+Report = Callable[[float, int], None]
+
+
+def _steady(values: Mapping[str, Any], report: Report) -> Outcome:
+    return Outcome((values["learning_rate"],), 0.0)
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_what_chose_never_judges_and_every_trial_starts_from_the_trained_weights(
+    folds: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, starts, net, data = [], [], _net(), read(examples.pictures(60))
+    before = {name: tensor.clone() for name, tensor in net.state().items()}
+    inner = bench.carried_out
+
+    def watched(net: Any, items: Any, **named: Any) -> Any:
+        seen.append(named["parts"])
+        starts.append({name: tensor.clone() for name, tensor in net.state().items()})
+        return inner(net, items, **named)
+
+    monkeypatch.setattr(bench, "carried_out", watched)
+    study = regraft.search(net, data, space={"strategy": ["full"], **RATES}, trials=2, folds=folds, **QUICK)
+    judging = set(data.split_indices(0.2, seed=0)[1].tolist())
+    assert len(seen) == 2 * (folds or 1)
+    for parts in seen:
+        used = [set(part.tolist()) for part in (parts.fit, parts.select, parts.valid)]
+        assert not judging & set.union(*used) and sum(map(len, used)) == len(data) - len(judging)
+    assert all(examples.bit_equal(before, start) for start in [*starts, net.state()])
+    again = regraft.adapt(net, data, strategy=study.best)
+    assert study.scores["valid"]["items"] == len(judging)
+    assert again.scores == study.scores and study.result is not None
+
+
+def test_trials_with_one_frontier_share_one_cache_over_all_folds() -> None:
+    study = regraft.search(_net(), examples.pictures(60), space=RATES, trials=4, folds=2, sampler="random", **QUICK)
+    assert study.cost["frozen_forward_items"] == 60
+    assert len(study.trials) == 4 and all(len(trial.folds) == 2 for trial in study.trials)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_the_same_seed_gives_the_same_trials_interrupted_or_not(sampler: str, tmp_path: Path) -> None:
+    def searched(trials: int, out: Path | None, seed: int = 0) -> Any:
+        return regraft.search(_net(), examples.pictures(40), space=RATES, trials=trials, sampler=sampler, out=out, seed=seed, **QUICK)
+
+    def found(study: Any) -> list[Any]:
+        return [(trial.number, trial.values, trial.figure) for trial in study.trials]
+
+    whole = searched(5, None)
+    assert len(searched(2, tmp_path).trials) == 2
+    resumed = searched(5, tmp_path)
+    assert found(resumed) == found(whole)
+    assert found(searched(5, None, seed=1)) != found(whole)
+    saved = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    assert [trial["values"] for trial in saved["trials"]] == [trial.values for trial in whole.trials]
+    assert regraft.load(tmp_path / "best", architecture=examples.Cnn).classes == ("class 0", "class 1", "class 2")
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    board = _board(tmp_path)
+    board.leave()
+    with pytest.raises(SettingError, match="holds a study of another network, data, space or setting"):
+        _board(tmp_path, identity="b")
+
+
+def test_two_workers_share_the_trials_and_those_of_a_killed_one_are_done_again(tmp_path: Path) -> None:
+    first, second = _board(tmp_path), _board(tmp_path)
+    killed, going = first.next(), second.next()
+    assert killed is not None and going is not None and killed[1] != going[1]
+    assert second._worker is not None and first._worker is not None
+    first._worker._file.close()  # as the system does when a process is killed
+    while second.carry_out(_steady):
+        pass
+    second.study.tell(going[0], 0.0)
+    done = second._in("COMPLETE")
+    assert len(done) == 4
+    again = [trial.user_attrs["values"] for trial in done if trial.user_attrs.get("again") == killed[0].number]
+    assert again == [killed[1]]
+
+
+def test_a_trial_whose_process_is_killed_at_the_end_is_taken_by_the_one_that_waits(tmp_path: Path) -> None:
+    first, second = _board(tmp_path, trials=1), _board(tmp_path, trials=1)
+    assert first.next() is not None and first._worker is not None
+    assert not second.carry_out(_steady) and second.waited()
+    first._worker._file.close()
+    assert second.carry_out(_steady) and not second.waited() and len(second._in("COMPLETE")) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(tmp_path: Path) -> None:
+    code = (
+        "import regraft, torch, sys; from tests import torch_examples as examples; torch.manual_seed(0)\n"
+        "net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))\n"
+        f"space = {RATES}\n"
+        "study = regraft.search(net, examples.pictures(40), space=space, trials=60, sampler='random', epochs=5, pruner=None, cache=None,"
+        f" out={str(tmp_path)!r})\n"
+        "print(len(study.trials), len({str(trial.values) for trial in study.trials}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "study.sqlite3").is_file():
+        time.sleep(0.1)
+    time.sleep(2.0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate()[0].split() for one in both] == [["60", "60"]] * 2
+
+
+def test_a_grid_ends_when_every_combination_was_tried() -> None:
+    board = _board(sampler="grid", trials=100)
+    while board.carry_out(_steady):
+        pass
+    values = [trial.user_attrs["values"] for trial in board._in("COMPLETE")]
+    assert len(values) == 6 == len({json.dumps(one, sort_keys=True) for one in values})
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_trials_that_fall_behind_are_stopped(pruner: str) -> None:
+    board = _board(pruner=pruner, trials=20, steps=9)
+    steps = []
+
+    def falling(values: Mapping[str, Any], report: Report) -> Outcome:
+        steps.append(0)
+        for step in range(1, 10):
+            steps[-1] = step
+            report(1.0 / len(steps), step)
+        return Outcome((1.0 / len(steps),), 0.0)
+
+    while board.carry_out(falling):
+        pass
+    assert board._in("PRUNED") and board._in("COMPLETE") and min(steps) < 9
+
+
+def test_epochs_are_reported_fold_after_fold() -> None:
+    reports: list[int] = []
+
+    one = bench.METRICS["classification"][0]
+    watch = bench._Watch(lambda figure, step: reports.append(step), metric=one, falling=False, step=6)
+    for entry in ({"stage": "head", "select_accuracy": 0.5}, {"stage": "compare-0", "select_accuracy": 0.5}, {"stage": "head"}):
+        watch.see_(entry)
+    assert reports == [7]
+
+
+def test_a_trial_that_fails_does_not_end_the_search_unless_all_do() -> None:
+    space = {"frozen": [1, "nowhere"]}
+    study = regraft.search(_net(), examples.pictures(40), space=space, trials=2, sampler="grid", strategy="partial", **QUICK)
+    assert [trial.state for trial in study.trials] == ["complete", "failed"]
+    assert "no block, layer or module of that name" in study.trials[1].error
+    with pytest.raises(SettingError, match=r"None of 1 trials came to its end.*frozen='nowhere'"):
+        regraft.search(_net(), examples.pictures(40), space={"frozen": ["nowhere"]}, trials=1, strategy="partial", **QUICK)
+
+
+def test_wrong_words_are_told_at_once() -> None:
+    with pytest.raises(SettingError, match=r"sampler='tp'.*did you mean 'tpe'.*metric='acuracy'.*trials=0.*folds=1"):
+        regraft.search(_net(), examples.pictures(40), sampler="tp", metric="acuracy", trials=0, folds=1)
+    with pytest.raises(SettingError, match="unknown setting 'lerning_rate'; did you mean 'learning_rate'"):
+        regraft.search(_net(), examples.pictures(40), lerning_rate=1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_folds_are_stratified_and_keep_groups_whole(grouped: bool) -> None:
+    groups = np.array([f"group {index // 5}" for index in range(60)])
+    data = read(examples.pictures(60), group=groups if grouped else None)
+    rest, _ = data.split_indices(0.2, seed=0)
+    folds = folds_of(data, rest, folds=4, valid=0.2, seed=0)
+    assert sorted(np.concatenate([tried for _, tried in folds]).tolist()) == rest.tolist()
+    for learn, tried in folds:
+        assert not set(learn) & set(tried) and len(np.unique(data.targets[tried])) == 3
+        assert not grouped or not set(groups[learn]) & set(groups[tried])
+
+
+def test_too_many_folds_are_refused() -> None:
+    groups = np.array([f"group {index // 15}" for index in range(60)])
+    grouped, plain = read(examples.pictures(60), group=groups), read(examples.pictures(12))
+    with pytest.raises(DataError, match=r"folds=9: 4 groups are left"):
+        folds_of(grouped, np.arange(60), folds=9, valid=0.2, seed=0)
+    with pytest.raises(DataError, match=r"folds=5: 4 items of the class 'class 0' are left"):
+        folds_of(plain, np.arange(12), folds=5, valid=0.2, seed=0)
+
+
+def test_further_layers_below_the_head_are_trained_and_the_plan_can_be_given_back() -> None:
+    space = {"head_layers": [2], "head_units": [5], "head_activation": ["relu"], "learning_rate": [0.01]}
+    data = examples.pictures(60)
+    study = regraft.search(_net(), data, space=space, trials=1, sampler="grid", **QUICK)
+    assert study.trials[0].error == "" and study.best.strategy == "partial"
+    assert study.network.head.features == 5 and study.network is not _net
+    again = regraft.adapt(study.network, data, strategy=study.best)
+    assert again.scores == study.scores
+    kept = again.network.state()
+    frozen = {name: tensor for name, tensor in study.network.state().items() if "conv1.weight" in name}
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in frozen.items()) and frozen

@@ -1,0 +1,89 @@
+"""Spaces: plain data in and out, values checked in a plan, names that mean nothing beside the others left out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import optuna
+import pytest
+from tests import torch_examples as examples
+
+import regraft
+from regraft.errors import SettingError
+from regraft.planning.search import Space, default_space
+
+FULL = {
+    "frozen": [1, "conv2"],
+    "momentum": {"low": 0.8, "high": 0.9},
+    "strategy": ["head", "partial"],
+    "optimizer": ["adamw", "sgd"],
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+}
+
+
+def test_a_grid_has_every_combination_once_and_no_idle_names() -> None:
+    grid = Space.from_dict(FULL, {}).grid({})
+    assert len(grid) == (1 + 2) * (1 + 3) * 3 == len({json.dumps(values, sort_keys=True) for values in grid})
+    assert all(("frozen" in values) == (values["strategy"] == "partial") for values in grid)
+    assert all(("momentum" in values) == (values["optimizer"] == "sgd") for values in grid)
+    assert sorted({values["learning_rate"] for values in grid}) == pytest.approx([1e-4, 1e-3, 1e-2])
+
+
+def test_a_fixed_setting_decides_what_the_others_mean() -> None:
+    space = Space.from_dict({"momentum": [0.5, 0.9]}, {"optimizer": "sgd"})
+    assert len(space.grid({"optimizer": "sgd"})) == 2
+    assert space.grid({}) == [{}]
+
+
+def test_a_space_survives_json_and_draws_within_its_ranges() -> None:
+    plain = json.loads(json.dumps(Space.from_dict(FULL, {}).to_dict()))
+    space = Space.from_dict(plain, {})
+    assert space.to_dict() == plain
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        values = space.suggested(study.ask(), {})
+        assert 1e-4 <= values["learning_rate"] <= 1e-2 and 0.8 <= values.get("momentum", 0.8) <= 0.9
+        assert ("frozen" in values) == (values["strategy"] == "partial")
+
+
+def test_whole_numbers_stay_whole_and_steps_are_kept() -> None:
+    space = Space.from_dict({"epochs": {"low": 2, "high": 8, "step": 3}, "batch_size": {"low": 8, "high": 64, "log": True}}, {})
+    assert {values["epochs"] for values in space.grid({})} == {2, 5, 8}
+    assert all(isinstance(values["batch_size"], int) for values in space.grid({}))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"lerning_rate": [1]}, "'lerning_rate' cannot be searched; did you mean 'learning_rate'"),
+        ({"batch_size": [16, 0]}, "batch_size=0: expected a whole number, 1 or more"),
+        ({"strategy": ["hed"]}, "'hed' is not known; did you mean 'head'"),
+        ({"strategy": ["partial"]}, "'partial' needs 'frozen'"),
+        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "expected low < high, above 0 with 'log'"),
+        ({"learning_rate": {"low": 1, "hihg": 2}}, "has 'hihg'; did you mean 'high'"),
+        ({"learning_rate": {"low": "a", "high": 2}}, "expected numbers as 'low' and 'high'"),
+        ({"momentum": {"low": 0.5, "high": 1.5}}, r"momentum=1.5: expected a number in \[0, 1\)"),
+        ({"optimizer": []}, "expected a list of words or numbers"),
+        ({"epochs": [1]}, "'epochs' is also given as a fixed setting"),
+        ({"head_layers": [1]}, "'head_layers' needs 'head_units'"),
+        ({"head_units": [0]}, "head_units=0: expected a whole number, 1 or more"),
+        ({}, "expected a mapping"),
+    ],
+)
+def test_a_wrong_space_says_what_is_wrong(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Space.from_dict(space, {"epochs": 3})
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(SettingError, match=r"batch_size=0.*clip_norm=-1"):
+        Space.from_dict({"batch_size": [0], "clip_norm": [-1]}, {})
+
+
+def test_the_default_space_suits_the_network() -> None:
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    plain = default_space(net, "classification")
+    assert max(plain["frozen"]) < len(net.blocks) and "label_smoothing" in plain
+    assert Space.from_dict(plain, {}).entries
+    assert "label_smoothing" not in default_space(net, "regression")

@@ -1,0 +1,49 @@
+"""The table, the plots, and where values stand on an axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests import torch_examples as examples
+
+import regraft
+from regraft.errors import DataError
+from regraft.planning.search import TrialRecord
+from regraft.planning.search.plots import plot_importances, plot_trials, positions
+
+
+def test_a_study_prints_ranks_and_draws(tmp_path: Path) -> None:
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    space = {"strategy": ["head", "partial"], "frozen": [1, 2], "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
+    named = {"space": space, "trials": 6, "sampler": "random", "metric": "log_loss", "epochs": 2, "cache": "memory"}
+    named |= {"start": "random", "pruner": None}  # else a closed-form start makes all rates equal
+    study = regraft.search(net, examples.pictures(40), **named)
+    ranked = [trial.figure for trial in study.ranked() if trial.figure is not None]
+    assert ranked == sorted(ranked) and study.best_trial.figure == ranked[0] and study.direction == "minimize"
+    lines = study.table(most=3).splitlines()
+    assert lines[0].split()[:2] == ["trial", "log_loss"] and len(lines) == 5 and lines[-1] == "… and 3 more"
+    assert "log_loss" in str(study) and "chose nothing" in str(study)
+    assert study.importances and sum(study.importances.values()) == pytest.approx(1, abs=1e-3)
+    for path in (study.plot(tmp_path / "trials.png"), study.plot_importances(tmp_path / "importances.svg")):
+        assert path.stat().st_size > 2000
+
+
+def test_the_standard_error_is_that_of_the_mean_over_the_folds() -> None:
+    assert TrialRecord(0, {}, "complete", 0.5, (0.4, 0.5, 0.6)).standard_error == pytest.approx(0.1 / 3**0.5)
+    assert TrialRecord(0, {}, "complete", 0.5, (0.5,)).standard_error is None
+
+
+def test_places_on_an_axis() -> None:
+    places, labels = positions([1e-3, 1e-1, 1e-2, ""], log=True)
+    assert places[:3] == pytest.approx([0, 1, 0.5]) and places[3] is None
+    assert dict(labels) == {0.0: "0.001", 1.0: "0.1"}
+    assert positions(["sgd", "adamw", None], log=False) == ([1.0, 0.5, 0.0], [(0.0, "None"), (0.5, "adamw"), (1.0, "sgd")])
+    assert positions([3, 3], log=False) == ([0.0, 0.0], [(0.0, "3")])
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of 0 finished trials"):
+        plot_trials([], tmp_path / "x.png", names=["a"], logs=[])
+    with pytest.raises(DataError, match="four finished trials"):
+        plot_importances({}, tmp_path / "x.png")
