@@ -227,12 +227,12 @@ def test_what_more_items_would_give() -> None:
 def test_keras_a_single_layer_and_token_ids() -> None:
     keras = pytest.importorskip("keras")
     layers = keras.layers
-    conv = [layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
+    conv = [layers.Conv2D(4, 3, activation="relu", name="stem"), layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax")]
     items, names = textures(8)
     net = regraft.load(keras.Sequential([keras.Input((8, 8, 1)), *conv]), classes=CLASSES)
     found, counter = tapped(net, (items.transpose(0, 2, 3, 1), names))
     np.testing.assert_allclose(found.head_features, net.features(items.transpose(0, 2, 3, 1)), atol=1e-6)
-    assert counter.items == 24 and {part.block for part in found.slices} == {"input", "conv2d"}
+    assert counter.items == 24 and {part.block for part in found.slices} == {"input", "stem"}
     alone = profile(regraft.load(nn.Linear(64, 3), inputs=(64,)), (items.reshape(24, 64), names))
     assert [depth.block for depth in alone.depths] == ["input"]
     tokens = np.random.default_rng(0).integers(0, 9, (24, 5))

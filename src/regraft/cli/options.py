@@ -64,6 +64,10 @@ Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 Strategy = Annotated[str, Option("--strategy", metavar="S", help="auto, head, partial (with --frozen), full or scratch.")]
+_BLOCK = "For surgical: which third of the blocks is trained, first, middle or last."
+Block = Annotated[str | None, Option("--block", metavar="WHICH", help=_BLOCK)]
+_BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, until nothing better is to be expected."
+Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_BUDGET)]
 _FROZEN = "For partial: so many blocks, or up to this block, layer or module, that one included."
 Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
 _START = "How rows of new classes start: zeros, random, mean, imprint or probe."

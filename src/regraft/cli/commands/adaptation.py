@@ -36,6 +36,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     out: options.Out,
     strategy: options.Strategy = "auto",
     frozen: options.Frozen = None,
+    block: options.Block = None,
+    budget: options.Budget = None,
     valid: options.Valid = 0.2,
     test: options.Test = None,
     group: options.Group = None,
@@ -69,7 +71,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
-    rows = {"start": start, "rename": named_pairs(rename, option="--rename", form="OLD=NEW")}
+    rows = {"block": block, "budget": budget, "start": start, "rename": named_pairs(rename, option="--rename", form="OLD=NEW")}
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
     plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
