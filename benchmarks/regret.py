@@ -25,6 +25,8 @@ EXHAUSTIVE: dict[str, list[dict[str, Any]]] = {
     "head": [{}],
     "partial": [{"frozen": share, "learning_rate": rate} for share in (1 / 3, 2 / 3) for rate in RATES],
     "full": [{"learning_rate": rate} for rate in (1e-4, *RATES)],
+    "full, probe first": [{"strategy": "full", "base": "probe"}],
+    "surgical": [{"block": block} for block in ("first", "middle", "last")],
     "scratch": [{"learning_rate": rate} for rate in RATES],
 }
 
@@ -36,7 +38,7 @@ def run(pair: Pair, strategy: str, options: dict[str, Any]) -> tuple[float, floa
     if "frozen" in options:
         options = {**options, "frozen": max(1, int(options["frozen"] * len(pair.network.blocks)))}
     started = time.perf_counter()
-    result = regraft.adapt(pair.network, pair.learn, strategy=strategy, test=pair.test, cache="memory", **options)
+    result = regraft.adapt(pair.network, pair.learn, test=pair.test, cache="memory", **({"strategy": strategy} | options))
     return result.scores["test"]["accuracy"], time.perf_counter() - started
 
 
@@ -72,11 +74,11 @@ def main() -> None:
         rows.append(row)
         shown = " | ".join(f"{row['best'][name]:.1%}" for name in EXHAUSTIVE)
         print(f"| {row['pair']} | {shown} | {row['auto']:.1%} | {100 * row['regret']:.1f} | {row['cost']:.0%} |", flush=True)
-    if rows:
         mean, worst = sum(row["regret"] for row in rows) / len(rows), max(row["regret"] for row in rows)
         cost = sum(row["seconds"] for row in rows) / sum(row["exhaustive_seconds"] for row in rows)
-        print(f"\nmean regret {100 * mean:.2f} points, worst {100 * worst:.2f}, cost {cost:.1%} of the exhaustive comparison")
         asked.out.write_text(json.dumps({"mean_regret": mean, "worst_regret": worst, "cost": cost, "pairs": rows}, indent=1) + "\n")
+    if rows:
+        print(f"\nmean regret {100 * mean:.2f} points, worst {100 * worst:.2f}, cost {cost:.1%} of the exhaustive comparison")
 
 
 if __name__ == "__main__":

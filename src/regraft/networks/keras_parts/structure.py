@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..contract import Block, Layer
-from ..structure import below, merged_blocks
+from ..structure import below, merged_blocks, prefixes
 from ..taps import TapSlice, slices_of
 from .library import keras
 
@@ -102,7 +102,8 @@ def variables_below(name: str, modules: Mapping[str, Any], *, trainable_only: bo
         modules: as `named_modules` returns them.
         trainable_only: leave out moving statistics and seeds.
     """
-    inside = [part for part in modules if below(part, name)] if is_leaf(modules[name]) else [name]
+    layer = modules[name]
+    inside = [part for part in modules if below(part, name)] if is_leaf(layer) and sublayers(layer) else [name]
     return {key: value for part in inside for key, value in own_variables(part, modules[part], trainable_only=trainable_only).items()}
 
 
@@ -113,11 +114,12 @@ def layers_of(modules: Mapping[str, Any], order: Sequence[str]) -> tuple[Layer, 
         modules: as `named_modules` returns them.
         order: names of the modules called, by the beginning of their first call.
     """
-    inner = {part for name, module in modules.items() if is_leaf(module) for part in modules if part != name and below(part, name)}
+    leaves, called = {name for name, module in modules.items() if is_leaf(module)}, set(order)
+    inner = {name for name in modules if not leaves.isdisjoint(prefixes(name)[1:])}
     found = []
-    for name in [*order, *(name for name in modules if name not in set(order))]:
+    for name in [*order, *(name for name in modules if name not in called)]:
         count = sum(variable.value.numel() for variable in variables_below(name, modules, trainable_only=True).values())
-        if name not in inner and (count or (is_leaf(modules[name]) and name in order)):
+        if name not in inner and (count or (is_leaf(modules[name]) and name in called)):
             found.append(Layer(name, type(modules[name]).__name__, count))
     return tuple(found)
 
