@@ -237,3 +237,20 @@ def _native(net: regraft.Network, inputs: torch.Tensor | dict[str, torch.Tensor]
 
 def test_shapes_of_the_table() -> None:
     assert shape_of("Keras functional", 1) == (32, 32, 1) and shape_of("timm") == (3, 32, 32)
+
+
+@pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation != "channels"])  # that makes the first layer anew
+@pytest.mark.parametrize("name", ["torch linear", "Keras functional"])
+def test_the_backbone_is_copied_at_most_once(name: str, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, copies = opened(name), []
+    first = next(iter(net.module.parameters()))
+    clone = type(first).clone
+
+    def counted(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        if tensor.shape == first.shape:
+            copies.append(tensor)
+        return clone(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "clone", counted)
+    OPERATIONS[operation](net, name)
+    assert len(copies) <= 1

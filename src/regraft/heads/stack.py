@@ -52,7 +52,9 @@ def stack(
     stacked = net.with_stack(head, activation)
     none = (head.weight[:0], head.bias[:0])
     filled = started(stacked, stacked.head, new=np.arange(len(names)), old=none, start=replace(asked, data=items))
-    stacked = stacked.with_head(replace(filled, classes=names)) if start != "zeros" else stacked
+    if start != "zeros":
+        stacked.set_rows_(filled.layer, filled.weight, bias=filled.bias)
+        stacked.refresh_heads_()
     stacked.statistics = stacked.unknown = None  # of other features
     below = f"the {len(old.weight)} old scores ({activation}) are the features of the new head; the old head is part of the backbone"
     stacked.account = net.account.of_weights().joined(Account({"new": list(names)}, notes=(below,)))

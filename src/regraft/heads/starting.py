@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,9 +63,9 @@ def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
     items, own = as_data(data), preprocessing_from_dict(net.preprocessing.to_dict())
     if own.fitted:
         return net, items
-    twin = net.copy()
-    twin.preprocessing = own.fit(items)
-    return twin, items
+    ready = copy(net)  # the module is shared: operations work on a copy of their own
+    ready.preprocessing = own.fit(items)
+    return ready, items
 
 
 def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -> Head:
