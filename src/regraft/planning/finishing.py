@@ -97,6 +97,10 @@ def _unknown_rule(job: Job, features: np.ndarray, *, rows: np.ndarray, statistic
     except DataError as problem:
         job.notes.append(f"No rule for unknown items: {problem}")
         return None
+    job.notes.append(
+        f"Items of no known class: with classes hidden in turn, the score {choice.score!r} tells them with an area under the curve of "
+        f"{choice.auroc[choice.score]:.2f}; at {choice.false_alarm:.0%} false alarms it finds {choice.detected[choice.score]:.0%}."
+    )
     return UnknownJudge(choice, statistics)
 
 
