@@ -61,6 +61,7 @@ def test_the_rule_goes_with_the_classes_that_it_was_learned_for(tmp_path: Path) 
 
 
 def test_predict_prints_it(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential([keras.Input((10,)), layers.Dense(24, activation="relu"), layers.Dense(3)])
     regraft.adapt(model, _items(range(6), 30, seed=0), out=tmp_path / "net", **QUICK)
