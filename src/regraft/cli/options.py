@@ -63,7 +63,8 @@ Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", hel
 Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
-Strategy = Annotated[str, Option("--strategy", metavar="S", help="auto, head, partial (with --frozen), full or scratch.")]
+_STRATEGY = "auto, probe, head, partial (with --frozen), full, surgical (with --block) or scratch."
+Strategy = Annotated[str, Option("--strategy", metavar="S", help=_STRATEGY)]
 _BLOCK = "For surgical: which third of the blocks is trained, first, middle or last."
 Block = Annotated[str | None, Option("--block", metavar="WHICH", help=_BLOCK)]
 _BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, until nothing better is to be expected."

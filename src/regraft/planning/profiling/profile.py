@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, near_names
+from ...networks.folders import write_json
 from ...report.profile import plot_profile, write_profile
 from ..plan import Plan, make_plan
 from .words import words_of
@@ -182,7 +183,7 @@ class Profile:
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        (target / PROFILE_FILE).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(target / PROFILE_FILE, self.to_dict())
         return write_profile(target / PAGE_FILE, self.to_dict())
 
     def table(self) -> str:
