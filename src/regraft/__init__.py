@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .planning import Plan, Result
     from .planning.profiling import Profile
     from .planning.search import Adapter, Study
-    from .verbs import adapt, load, profile, read, search
+    from .verbs import adapt, adapt_condition, fold, load, profile, read, search, tune_input
 
 __all__ = [
     "Adapter",
@@ -28,9 +28,11 @@ __all__ = [
     "Result",
     "Study",
     "adapt",
+    "adapt_condition",
     "branch",
     "cut",
     "extend",
+    "fold",
     "join",
     "load",
     "profile",
@@ -38,6 +40,7 @@ __all__ = [
     "retarget",
     "search",
     "stack",
+    "tune_input",
 ]
 
 _HOMES = {
@@ -50,9 +53,11 @@ _HOMES = {
     "Result": "planning",
     "Study": "planning.search",
     "adapt": "verbs",
+    "adapt_condition": "verbs",
     "branch": "heads",
     "cut": "heads",
     "extend": "heads",
+    "fold": "verbs",
     "join": "heads",
     "load": "verbs",
     "profile": "verbs",
@@ -60,6 +65,7 @@ _HOMES = {
     "retarget": "heads",
     "search": "verbs",
     "stack": "heads",
+    "tune_input": "verbs",
 }
 
 

@@ -13,14 +13,18 @@ from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, p
 from .data import read as read_data
 from .errors import NetworkError, SettingError
 from .networks.contract import Network
-from .networks.sources.opening import Architecture, open_source
+from .networks.sources.opening import Architecture, Shapes, open_source
 from .planning import Plan, Result, carry_out, make_plan
+from .planning.conditions import Asked as AskedCodes
+from .planning.conditions import Fitting, TunedInput, fold, saved_to
+from .planning.conditions import adapt_condition as fit_condition
+from .planning.conditions import tune_input as learn_input
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
 from .probes import ClassStatistics, UnknownChoice, UnknownJudge
 from .training import Settings
 
-__all__ = ["adapt", "load", "profile", "read", "search"]
+__all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "search", "tune_input"]
 
 read = read_data
 
@@ -31,7 +35,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     classes: Sequence[str] | None = None,
     weights: str | Path | None = None,
     architecture: Architecture = None,
-    inputs: Sequence[int] | None = None,
+    inputs: Shapes = None,
     preprocessing: Any = None,
     head: str | None = None,
     channels: int | None = None,
@@ -44,7 +48,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         classes: class names in row order.
         weights: a weights-only file put into `source`; the account says what matched.
         architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
-        inputs: shape of one item without the batch axis, when it cannot be known otherwise.
+        inputs: shape of one item without the batch axis, when it cannot be known otherwise; of a module that takes several tensors by
+            name, the shape of each: {"X": (40,), "Z": (8,)}.
         preprocessing: as plain data or a `Preprocessing`, in place of what the source knows.
         head: the name of the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
@@ -94,7 +99,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     Args:
         net: a `Network`, or whatever `load` opens.
         data: a `Dataset`, or whatever `read` reads.
-        strategy: "auto", "probe", "head", "partial" (with frozen=), "full", "surgical" (with block=), "scratch", or a `Plan`.
+        strategy: "auto", "probe", "head", "partial" (with frozen=), "full", "surgical" (with block=), "scratch", "bias", "scale_shift",
+            "lora", "lin", "codes" (for data with conditions), or a `Plan`.
         valid: share of the items kept aside to judge.
         test: further data that only judge.
         budget: for "auto": "30s", "10m" or "1h"; None or "auto": until nothing that is left can be expected to do better.
@@ -104,8 +110,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         resume: go on after an interruption.
         settings: frozen, classes, rename (old class -> new one), start (how rows of new classes start; "auto": the closed-form probe
             where that is better), select (share of the learning items that choose, 0.15), statistics (whether class statistics are
-            kept with the network), skip_bad, and those of `regraft.training.Settings`; unknown names are an error that lists the
-            near ones.
+            kept with the network), skip_bad, the options of the methods (form, blocks, rank, alpha, layers, size, training), and those
+            of `regraft.training.Settings`; unknown names are an error that lists the near ones.
 
     Returns:
         The adapted network with its plan, history, scores, baselines, account and cost.
@@ -120,6 +126,95 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     judges = None if test is None else checked(test if isinstance(test, Dataset) else read(test), skip_bad)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
+
+
+def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
+    net: Any,
+    data: Any,
+    name: str | Sequence[str] | None = None,
+    *,
+    start: str = "mean",
+    fit: str = "lbfgs",
+    steps: int | None = None,
+    step: float | None = None,
+    prior: str | float | None = "auto",
+    unsupervised: str | None = None,
+    input: str | None = None,
+    replace: bool = False,
+    seed: int = 0,
+    out: str | Path | None = None,
+    skip_bad: bool = False,
+    device: str | None = None,
+) -> Network:
+    """Learn the code of a new condition from a few items of it. Nothing else of the network changes, and the account proves that.
+
+    Args:
+        net: a `Network` with codes (`adapt` with strategy="codes"), or whatever `load` opens.
+        data: a `Dataset`, or whatever `read` reads; one item will do.
+        name: what to call the condition that all items are of; where the data have conditions, which of them, one or several; None for
+            all. Several are fitted in one batch, each as it would be alone.
+        start: "mean", "zero" or "nearest", the known code under which the items have the least loss.
+        fit: "lbfgs", "adam", or "normalised": z <- z - step * g / (rms(g) + 1e-5), full batches all.
+        steps: at most so many; None: as suits the fit.
+        step: the size of one; None: as suits the fit.
+        prior: the codes learned before say where a new one is to be expected. "auto": with the weight 1 for one or two items, else 0.3,
+            unless leaving items out in turn speaks for another (from five items on); a weight; or None for no prior.
+        unsupervised: None: the labels count; "pseudo": those that the network gives now; "entropy": it is to become sure.
+        input: the name of the network's input that is the code, for a network that was trained with one beside its items.
+        replace: fit the codes of known conditions anew.
+        seed: decides which items are left out together, where there are more than ten.
+        out: the folder of this network, or a copy of it: the code files are written there, and nothing else; or a new folder, into which
+            the whole network is saved.
+        skip_bad: leave out items that cannot be used, instead of stopping.
+        device: where the network runs; None: the fastest there is.
+
+    Returns:
+        A network that also knows these conditions: `codes[name]`, `predict(items, condition=name)`.
+
+    Raises:
+        InputError: if something does not fit; nothing has been written then.
+    """
+    fitting = Fitting(start, fit, steps, step, prior, unsupervised, seed)
+    network = net if isinstance(net, Network) else load(net)
+    dataset = checked(data if isinstance(data, Dataset) else _read_for(network, data, unlabelled=unsupervised is not None), skip_bad)
+    known = fit_condition(network, dataset, asked=AskedCodes(name, input, replace, device), fitting=fitting)
+    if out is not None:
+        given = [] if dataset.conditions is None else dict.fromkeys(map(str, dataset.conditions))
+        saved_to(known, out, conditions=[name] if isinstance(name, str) else list(name or given))
+    return known
+
+
+def tune_input(
+    net: Any,
+    data: Any,
+    *,
+    input: str | None = None,
+    start: Any = None,
+    fit: str = "normalised",
+    steps: int | None = None,
+    step: float | None = None,
+) -> TunedInput:
+    """Learn an input of a frozen network by gradient: all of it, or one named input beside given items. Codes are one case of that.
+
+    Args:
+        net: a `Network`, or whatever `load` opens; it is not changed.
+        data: without `input`, the names of classes: each gets an input that the network takes for it. With `input`, a `Dataset`, or
+            whatever `read` reads: its items stand beside the input, which is one for all of them, or for each of their conditions.
+        input: the name of the input; None: all that the network takes.
+        start: an array in the shape of the input; None: zeros.
+        fit: "normalised": z <- z - step * g / (rms(g) + 1e-5), "adam" or "lbfgs", full batches all.
+        steps: at most so many; None: as suits the fit.
+        step: the size of one; None: as suits the fit.
+
+    Returns:
+        `values` (V, ...), what they are for in `names`, and the `path` of their losses.
+
+    Raises:
+        InputError: if something does not fit.
+    """
+    wanted = data if input is None or isinstance(data, Dataset) else checked(read(data), False)
+    network = net if isinstance(net, Network) else load(net)
+    return learn_input(network, wanted, name=input, start=start, fit=fit, steps=steps, step=step)
 
 
 def search(  # noqa: PLR0913  # over the limit: the public contract
@@ -197,6 +292,14 @@ def profile(
     if out is not None:
         measured.save(out)
     return measured
+
+
+def _read_for(net: Network, data: Any, *, unlabelled: bool) -> Dataset:
+    """Read data for a network; without labels, as it reads items to predict, unless they are given in pairs."""
+    if not unlabelled or isinstance(data, tuple):
+        return read(data)
+    own: Dataset = preprocessing_from_dict(net.preprocessing.to_dict()).dataset(data)
+    return own
 
 
 def _opened_for(source: Any, data: Dataset) -> Network:

@@ -12,7 +12,9 @@ from regraft.cli import app
 from .conftest import run
 
 HEAVY = "{'torch', 'keras', 'tensorflow', 'numpy', 'sklearn', 'timm', 'transformers'}"
-COMMANDS = ("inspect", "profile", "adapt", "search", "extend", "evaluate", "predict", "report", "cache", "demo")
+COMMANDS = (
+    *("inspect", "profile", "adapt", "adapt-condition", "search", "extend", "export", "evaluate", "predict", "report", "cache", "demo"),
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["adapt", "--help"], ["cache", "list", "--help"]])

@@ -6,7 +6,7 @@ import torch
 from tests import torch_examples as examples
 from torch import Tensor, nn
 
-from regraft.networks.structure import below, prefixes
+from regraft.networks.parts.structure import below, prefixes
 from regraft.networks.torch_modules import open_torch
 
 

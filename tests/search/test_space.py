@@ -87,3 +87,17 @@ def test_the_default_space_suits_the_network() -> None:
     assert max(plain["frozen"]) < len(net.blocks) and "label_smoothing" in plain
     assert Space.from_dict(plain, {}).entries
     assert "label_smoothing" not in default_space(net, "regression")
+
+
+def test_the_default_space_has_all_that_a_procedure_is_made_of() -> None:
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    rates = {"learning_rate", "optimizer", "momentum", "weight_decay", "l1", "dropout", "clip_norm", "batch_size", "label_smoothing"}
+    heads = {"head_layers", "head_units", "head_activation"}
+    assert set(default_space(net, "classification")) == {"strategy", "frozen"} | rates | heads
+    assert not heads & set(default_space(net, "classification", several=True)) and not heads & set(default_space(net, "multi-label"))
+    space = Space.from_dict(default_space(net, "classification"), {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [space.suggested(study.ask(), {}) for _ in range(30)]
+    assert all(1e-7 <= values["l1"] <= 1e-3 and 0 <= values["dropout"] <= 0.5 for values in drawn)
+    assert {values.get("head_layers") for values in drawn} == {None, 0, 1, 2}
+    assert all(("head_units" in values) == (values.get("head_layers", 0) > 0) for values in drawn)

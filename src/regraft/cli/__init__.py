@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from .commands import adaptation, caches, demo, evaluation, extension, inspection, prediction, profiling, reports, searching
+from .commands import adaptation, caches, conditions, demo, evaluation, extension, inspection, prediction, profiling, reports, searching
 from .guard import Commands
 
 __all__ = ["app", "main"]
@@ -20,7 +20,7 @@ def _root(debug: bool = typer.Option(False, "--debug", help="Show the traceback 
     """Bring the network you trained and the data you now have; get back the adapted network."""
 
 
-for _group in (inspection, profiling, adaptation, searching, extension, evaluation, prediction, reports, caches, demo):
+for _group in (inspection, profiling, adaptation, searching, extension, conditions, evaluation, prediction, reports, caches, demo):
     _group.add_to(app)
 
 

@@ -26,10 +26,11 @@ _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
 _OPTIONS = {
     "skip_bad=True": "--skip-bad",
     "resume=False": "--no-resume",
+    "replace=True": "--replace",
     "statistics=True": "--statistics own",
     "classes= when the network is loaded": "--source-classes",
 }
-_KEYWORDS = "cache|channels|columns|files|group|head|kind|old_data|out|rename|start|statistics|target|test|weights"
+_KEYWORDS = "cache|channels|columns|condition|files|group|head|input|kind|old_data|out|rename|start|statistics|target|test|weights"
 _KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130

@@ -51,6 +51,8 @@ Group = Annotated[str | None, Option("--group", metavar="COL", help="Column (spe
 _COLUMNS = "Columns of numbers beside the items, with commas between; without it, those that the network reads."
 Columns = Annotated[str | None, Option("--columns", metavar="A,B", help=_COLUMNS)]
 Condition = Annotated[str | None, Option("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
+_ONE = "The condition of all items: one that the network knows, or mean for the mean code."
+OneCondition = Annotated[str | None, Option("--condition", metavar="NAME", help=_ONE)]
 Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
 Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
@@ -63,9 +65,12 @@ Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", hel
 Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
-_STRATEGY = "auto, probe, head, partial (with --frozen), full, surgical (with --block) or scratch."
+_STRATEGY = (
+    "auto, probe, head, partial (with --frozen), full, surgical (with --block), scratch, bias, scale_shift, lora, lin or codes (with "
+    "--condition). Options of the last five with --set: form=lhuc, rank=4, size=20, training=direct, …"
+)
 Strategy = Annotated[str, Option("--strategy", metavar="S", help=_STRATEGY)]
-_BLOCK = "For surgical: which third of the blocks is trained, first, middle or last."
+_BLOCK = "For surgical: which third of the blocks is trained, first, middle, last, or auto (by the gradients)."
 Block = Annotated[str | None, Option("--block", metavar="WHICH", help=_BLOCK)]
 _BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, until nothing better is to be expected."
 Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_BUDGET)]

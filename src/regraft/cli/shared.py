@@ -174,6 +174,8 @@ def listed_names(text: str | None, *, option: str) -> list[str] | None:
 def own_columns(network: Any) -> list[str]:
     """Return the names of the columns that a network reads beside each item; empty where it reads none."""
     plain = network.preprocessing.to_dict()
+    while plain["kind"] != "columns" and "inner" in plain:
+        plain = plain["inner"]
     return list(plain["names"]) if plain["kind"] == "columns" else []
 
 

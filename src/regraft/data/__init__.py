@@ -6,6 +6,7 @@ from .prepared import Prepared
 from .preprocessings.array_preprocessing import ArrayPreprocessing
 from .preprocessings.audio_preprocessing import AudioPreprocessing
 from .preprocessings.columns_preprocessing import ColumnsPreprocessing
+from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions, without_conditions
 from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
 from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
 from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
@@ -17,6 +18,7 @@ __all__ = [
     "ArrayPreprocessing",
     "AudioPreprocessing",
     "ColumnsPreprocessing",
+    "ConditionsPreprocessing",
     "Dataset",
     "ImagePreprocessing",
     "Prepared",
@@ -27,7 +29,10 @@ __all__ = [
     "checked",
     "collate",
     "default_preprocessing",
+    "known_conditions",
     "preprocessing_from_dict",
     "read",
     "with_channels",
+    "with_conditions",
+    "without_conditions",
 ]

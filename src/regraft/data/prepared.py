@@ -13,6 +13,7 @@ from ..errors import SettingError
 from ..networks.contract import Inputs
 from .dataset import Dataset
 from .decoding.threads import in_threads, prefetched
+from .preprocessings.conditions_preprocessing import known_conditions
 from .preprocessings.preprocessing import Preprocessing
 
 __all__ = ["Prepared"]
@@ -84,12 +85,15 @@ class Prepared:
             views: how many views are used; from two on, their number and seed count too.
 
         Returns:
-            32 hexadecimal digits: of the preprocessing, each item's content and columns in order, and the views.
+            32 hexadecimal digits: of the preprocessing, each item's content and columns in order, their conditions where the
+            preprocessing looks them up, and the views.
         """
         hasher = hashlib.blake2b(digest_size=16)
         hasher.update(json.dumps([self.preprocessing.to_dict(), self.data.kind, len(self)], sort_keys=True).encode())
         if views > 1:
             hasher.update(json.dumps([views, self.view_seed]).encode())
+        if self.data.conditions is not None and known_conditions(self.preprocessing) is not None:
+            hasher.update(json.dumps([str(condition) for condition in self.data.conditions]).encode())
         for start in range(0, len(self), HASHED_AT_ONCE):
             indices = list(range(start, min(start + HASHED_AT_ONCE, len(self))))
             for digest in self._digests(indices):

@@ -3,7 +3,7 @@
 from .cache import ActivationCache, CacheEntry, clear_caches, list_caches
 from .cut import Cut, Live, Refusal, find_cut
 from .run import Counter, FrozenPass, default_cache_folder
-from .selection import cacheable_layers, frozen_up_to, frozen_up_to_head
+from .selection import added_parameters, cacheable_layers, frozen_but, frozen_up_to, frozen_up_to_head, head_parameters
 
 __all__ = [
     "ActivationCache",
@@ -13,11 +13,14 @@ __all__ = [
     "FrozenPass",
     "Live",
     "Refusal",
+    "added_parameters",
     "cacheable_layers",
     "clear_caches",
     "default_cache_folder",
     "find_cut",
+    "frozen_but",
     "frozen_up_to",
     "frozen_up_to_head",
+    "head_parameters",
     "list_caches",
 ]

@@ -7,8 +7,8 @@ runs by replaying them. This works with any Python forward.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -16,12 +16,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from ..networks.contract import Inputs, Network, Scores
-from ..networks.structure import prefixes
-from ..networks.tracing import trace
 from .selection import is_dropout
+from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced
 
 __all__ = ["Cut", "Live", "Refusal", "find_cut"]
 
@@ -104,11 +103,11 @@ def _recorded(network: Network, names: Sequence[str], *, inputs: Inputs) -> dict
     modules = network.modules()
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _args, output: record[name].append(tree_flatten(output))
+        return lambda _module, _args, output: record[name].append(tree_flatten(tree_map_only(Tensor, torch.clone, output)))
 
     with ExitStack() as stack, torch.no_grad():
-        for name in names:
-            stack.callback(modules[name].register_forward_hook(keep(name)).remove)
+        for name in names:  # before other hooks, which may change what the module gave: they run again when it is replayed
+            stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
         network.scores(inputs)
     return record
 
@@ -147,42 +146,6 @@ def _calls(network: Network, names: Sequence[str], *, two: Inputs, three: Inputs
     return calls
 
 
-def _independent(network: Network, names: Sequence[str], *, layers: Collection[str], sample: Inputs) -> list[str]:
-    """Return the modules none of whose calls read what the trainable part makes: a shared activation may also stand behind it.
-
-    The trainable weights are replaced by NaN for one run; what then changes depends on them.
-    """
-    plain = _recorded(network, names, inputs=sample)
-    trained = [parameter for name, group in network.layer_parameters().items() if name not in layers for parameter in group.values()]
-    kept = [parameter.data for parameter in trained]
-    try:
-        for parameter in trained:
-            parameter.data = torch.full_like(parameter.data, torch.nan)
-        poisoned = _recorded(network, names, inputs=sample)
-    finally:
-        for parameter, values in zip(trained, kept, strict=True):
-            parameter.data = values
-    return [name for name in names if _same_calls(plain[name], poisoned[name])]
-
-
-def _same_calls(first: list[tuple[list[Any], TreeSpec]], second: list[tuple[list[Any], TreeSpec]]) -> bool:
-    if [len(leaves) for leaves, _ in first] != [len(leaves) for leaves, _ in second]:
-        return False
-    pairs = [pair for (one, _), (two, _) in zip(first, second, strict=True) for pair in zip(one, two, strict=True)]
-    return all(torch.equal(one, two) for one, two in pairs if isinstance(one, Tensor) and isinstance(two, Tensor))
-
-
-def _maximal(network: Network, layers: Collection[str], *, sample: Inputs) -> list[str]:
-    """Return the called modules all of whose layers are in the frozen part, without those inside another of them."""
-    modules = network.modules()
-    order = trace(modules, lambda: network.scores(sample)).order
-    outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
-    inside = {prefix for name in layers for prefix in prefixes(name)}
-    whole = [name for name in order if name in inside and name not in outside]
-    chosen = set(whole)
-    return [name for name in whole if not any(prefix in chosen for prefix in prefixes(name)[1:])]
-
-
 class _Replay:
     """The trainable part: runs the network with the frozen modules' outputs taken from a store."""
 
@@ -204,9 +167,9 @@ class _Replay:
     def run(self, values: dict[_Slot, Tensor], inputs: Inputs, *, size: int) -> Scores:
         """Run the trainable part; outputs without a value are filled with the first sample item's."""
         modules = self.network.modules()
-        with ExitStack() as stack:
+        with ExitStack() as stack, called_one_by_one():
             for name, calls in self.calls.items():
-                stack.enter_context(_replaced(modules[name], self._replayed(calls, values, size=size)))
+                stack.enter_context(replaced(modules[name], self._replayed(calls, values, size=size)))
             return self.network.scores(inputs)
 
     def _replayed(self, calls: list[_Call], values: dict[_Slot, Tensor], *, size: int) -> Callable[..., Any]:
@@ -235,27 +198,25 @@ class _Replay:
         return {name: kept[name] if name in kept else tensor[:1].expand(size, *tensor.shape[1:]) for name, tensor in self.sample.items()}
 
 
-@contextmanager
-def _replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Put another forward in place of a module's own, on the instance only."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
-
-
 def _named(inputs: Inputs) -> dict[str, Tensor]:
     return inputs if isinstance(inputs, dict) else {"": inputs}
 
 
-def _poisoned(tensor: Tensor) -> Tensor:
-    """Return NaN of that shape, or, for integers, other valid values: zeros and ones exchanged."""
-    return torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else (tensor == 0).to(tensor.dtype)
+def _poisoned(tensor: Tensor) -> Tensor | None:
+    """Return other values of that shape: NaN, or, for whole numbers, zeros in place of the others and the largest in place of zeros.
+
+    Each of these is a valid index if those that came are. Where all are zero no other is known, and the answer is None.
+    """
+    if tensor.is_floating_point():
+        return torch.full_like(tensor, torch.nan)
+    highest = torch.ones_like(tensor).amax() if tensor.dtype == torch.bool else tensor.amax()
+    return torch.where(tensor == 0, highest, torch.zeros_like(tensor)) if highest else None
+
+
+def _shaken(values: Tensor) -> Tensor:
+    """Return weights that are all a little other ones: a step that begins as zero, or as one with another, does not stay so."""
+    noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values)
+    return values + noise * (0.1 * float(values.square().mean().sqrt()) or 0.02)
 
 
 def _live_among(slots: Sequence[_Slot], is_live: Callable[[Sequence[_Slot]], bool]) -> list[_Slot]:
@@ -272,21 +233,36 @@ def _changed(scores: Scores, plain: Scores) -> bool:
     return any(not torch.equal(scores[task], plain[task]) for task in plain)
 
 
-def _find_live_(replay: _Replay) -> None:
-    """Determine which outputs and inputs the scores depend on."""
-    sample = replay.sample
+def _find_live_(replay: _Replay, layers: frozenset[str]) -> None:
+    """Determine which outputs and inputs the scores depend on, or come to depend on once the trained weights have changed."""
+    named = _named(replay.sample)
     recorded = {slot: replay.recorded(slot) for slot in replay.slots()}
-    plain = replay.run(recorded, sample, size=2)
+    others = {slot: _poisoned(value) for slot, value in recorded.items()}
+
+    def scores(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> Scores:
+        values = {slot: value.clone() for slot, value in {**recorded, **changed}.items()}  # what follows may change them in place
+        given = {**named, **inputs}
+        return replay.run(values, given if isinstance(replay.sample, dict) else given[""], size=2)
+
+    def differ(changed: Mapping[_Slot, Tensor], inputs: Mapping[str, Tensor]) -> bool:
+        try:
+            return _changed(scores(changed, inputs), plain)
+        except Exception:  # whoever refuses these values reads them
+            return True
 
     def is_live(slots: Sequence[_Slot]) -> bool:
-        return _changed(replay.run(recorded | {slot: _poisoned(recorded[slot]) for slot in slots}, sample, size=2), plain)
+        poison = [others[slot] for slot in slots]
+        return any(other is None for other in poison) or differ(
+            {slot: other for slot, other in zip(slots, poison, strict=True) if other is not None}, {}
+        )
 
-    replay.live = tuple(_live_among(replay.slots(), is_live))
-    named = _named(sample)
-    for name, tensor in named.items():
-        other = {**named, name: _poisoned(tensor)}
-        if _changed(replay.run(recorded, other if isinstance(sample, dict) else other[""], size=2), plain):
-            replay.live_inputs = (*replay.live_inputs, name)
+    with other_weights(replay.network, layers, made=_shaken):
+        plain = scores({}, {})
+        replay.live = tuple(_live_among(replay.slots(), is_live))
+        for name, tensor in named.items():
+            other = _poisoned(tensor)
+            if other is None or differ({}, {name: other}):
+                replay.live_inputs = (*replay.live_inputs, name)
 
 
 def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
@@ -300,15 +276,15 @@ def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
 
         def hook(_module: Module, _args: Any, output: Any) -> None:
             number, leaves = next(numbers), tree_flatten(output)[0]
-            values.update({slot: slot.by_item(leaves[slot.leaf]) for slot in by_module[name] if slot.call == number})
+            values.update({slot: slot.by_item(leaves[slot.leaf]).clone() for slot in by_module[name] if slot.call == number})
             if len(values) == len(replay.live):
                 raise _Stop
 
         return hook
 
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, torch.no_grad(), called_one_by_one():
         for name in by_module:
-            stack.callback(modules[name].register_forward_hook(keep(name)).remove)
+            stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
         with suppress(_Stop):
             replay.network.scores(inputs)
     return values
@@ -354,18 +330,18 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolera
         The cut, or the reason why there is none.
     """
     network.mode_(False)
+    sample = on_network(network, sample)
     two = _items(sample, [0, 1])
-    names = _maximal(network, layers, sample=two) if layers else []
-    if not names:
+    if not layers:
         return Refusal("no frozen module is called before the trainable part")
-    with torch.no_grad():
+    with torch.no_grad(), called_one_by_one():
         for direct in (_before_head(network, layers), network.split(layers)):
             if direct is not None:
                 make = partial(_of_parts, direct, two, layers=layers)
                 proved = _attempt(make, network, sample=sample, tolerance=tolerance)
                 if isinstance(proved, Cut):
                     return proved
-        return _attempt(lambda: _by_replay(network, names, sample=sample, layers=layers), network, sample=sample, tolerance=tolerance)
+        return _attempt(lambda: _by_replay(network, layers, sample=sample), network, sample=sample, tolerance=tolerance)
 
 
 def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, tolerance: float) -> Cut | Refusal:
@@ -378,13 +354,13 @@ def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, toler
         return Refusal(f"replaying it failed ({type(problem).__name__}: {str(problem)[:200]})")
 
 
-def _by_replay(network: Network, names: Sequence[str], *, sample: Inputs, layers: frozenset[str]) -> Cut:
+def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut:
     two = _items(sample, [0, 1])
-    fixed = _independent(network, names, layers=layers, sample=two)
-    if not fixed:
+    units = frozen_units(network, layers, sample=two)
+    if not units:
         raise _Refused("every frozen module also runs behind the trainable part")
-    replay = _Replay(network, _calls(network, fixed, two=two, three=_items(sample, [0, 1, 0])), sample=two)
-    _find_live_(replay)
+    replay = _Replay(network, _calls(network, units, two=two, three=_items(sample, [0, 1, 0])), sample=two)
+    _find_live_(replay, layers)
     return _as_cut(replay, layers)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..networks.contract import Network
-from ..networks.structure import prefixes
+from ..networks.parts.structure import prefixes
 
 __all__ = ["cache_identity", "frozen_digest"]
 

@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 
 from ..errors import SettingError, near_names
 from ..networks.contract import Layer, Network
-from ..networks.structure import below, prefixes
+from ..networks.parts.structure import below, prefixes
+from .units import independent, on_network
 
-__all__ = ["cacheable_layers", "frozen_up_to", "frozen_up_to_head", "is_dropout"]
+__all__ = ["added_parameters", "cacheable_layers", "frozen_but", "frozen_up_to", "frozen_up_to_head", "head_parameters", "is_dropout"]
 
 
 def is_dropout(layer: Layer) -> bool:
@@ -97,7 +98,10 @@ def _position_of(network: Network, name: str) -> int:
 
 
 def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str]:
-    """Return the frozen layers that are called before the first trainable one: their outputs do not change in training.
+    """Return the frozen layers whose outputs do not change in training.
+
+    Those called before the first trainable one are among them; of the others those that, in a run of the network's sample, do not
+    depend on what is trained: a wrapper may call its own modules first.
 
     Args:
         network: the network.
@@ -106,11 +110,55 @@ def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str
     Returns:
         A subset of `frozen`.
     """
-    kept = []
-    for layer in network.layers:
-        if layer.name not in frozen:
-            if layer.parameters:
-                break
-            continue
-        kept.append(layer.name)
-    return frozenset(kept)
+    names = [layer.name for layer in network.layers]
+    end = next((at for at, layer in enumerate(network.layers) if layer.parameters and layer.name not in frozen), len(names))
+    first = frozenset(name for name in names[:end] if name in frozen)
+    rest = [layer.name for layer in network.layers[end:] if layer.name in frozen]
+    if not any(layer.parameters for layer in network.layers[end:] if layer.name in frozen):
+        return first
+    network.mode_(False)
+    around = list(dict.fromkeys(outer for name in rest for outer in prefixes(name) if outer in network.modules()))
+    still = set(independent(network, around, layers=frozen, sample=on_network(network, network.sample)))
+    return first | {name for name in rest if still & set(prefixes(name))}
+
+
+def head_parameters(network: Network) -> frozenset[str]:
+    """Return the names, as in `state()`, of the parameters of all heads of a `network`."""
+    owned = network.layer_parameters()
+    return frozenset(name for layer in network.head_layers for name in owned.get(layer, {}))
+
+
+def added_parameters(before: Network, after: Network) -> frozenset[str]:
+    """Return the names, as in `state()`, of the parameters that a network has and another has not.
+
+    Args:
+        before: the network as it was; its names may have got the prefix "network." since.
+        after: made out of it.
+
+    Returns:
+        Names in `after`.
+    """
+    old = set(before.state())
+    named = (name for names in after.layer_parameters().values() for name in names)
+    return frozenset(name for name in named if name not in old and name.removeprefix("network.") not in old)
+
+
+def frozen_but(network: Network, trained: Collection[str]) -> frozenset[str]:
+    """Return what is frozen where only some parameters are trained.
+
+    Args:
+        network: the network.
+        trained: names of parameters, as in `state()`.
+
+    Returns:
+        Names of layers of which nothing is trained; and in layers of which a part is, the single names of the rest, moving averages
+        included: such a layer runs as in inference. Layers that hold nothing (dropout) stay open.
+    """
+    layers = {layer.name for layer in network.layers}
+    held: dict[str, set[str]] = {}
+    for name in network.state():
+        owner = next((outer for outer in prefixes(name)[1:] if outer in layers), None)
+        if owner is not None:
+            held.setdefault(owner, set()).add(name)
+    whole = {owner for owner, names in held.items() if names.isdisjoint(trained)}
+    return frozenset(whole.union(*(names - set(trained) for owner, names in held.items() if owner not in whole)))

@@ -7,11 +7,11 @@ The families are `torch_modules.TorchNetwork` and `keras_models.KerasNetwork`; n
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import is_dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,119 +20,16 @@ from torch import Tensor
 from ..errors import NetworkError, near_names
 from .account import Account
 from .folders import write_network
-from .names import checked_classes, index_of
+from .names import checked_classes
+from .parts.coding import Coding
+from .parts.head import Head
+from .parts.layers import Block, Layer
+from .parts.points import Point
+from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
+from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, concatenated, grouped_scores, predictions, together
-from .taps import Tap, TapSlice
 
-__all__ = ["Block", "Head", "Inputs", "Layer", "Network", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
-
-Inputs = Tensor | dict[str, Tensor]
-"""One batch as the network takes it: a tensor, or named tensors (text)."""
-Scores = dict[str, Tensor]
-"""Raw scores by task name, each (N, C), before the activation."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module without trained parts of its own below it, in the order of execution.
-
-    `parameters` counts the numbers that training may change; `kind` is the class name, such as "Conv2d".
-    """
-
-    name: str
-    kind: str
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Block:
-    """A unit of the network in execution order; depth is counted in blocks."""
-
-    name: str
-    parameters: int
-    frozen: bool
-    layers: tuple[str, ...] = field(repr=False, default=())
-
-
-@dataclass(frozen=True)
-class Head:
-    """The last linear layer that makes the scores of one task.
-
-    Attributes:
-        task: the task's name.
-        classes: class names in row order, or None where nobody has given them.
-        kind: "classification", "multi-label" or "regression".
-        activation: "linear", "softmax" or "sigmoid": what turns raw scores into the network's own output.
-        layer: the name of the linear layer within the network.
-        weight: (C, d) copy.
-        bias: (C,) copy; zeros where the layer has none.
-        parts: sizes of the groups of rows that are multiplied apart, so that the scores of earlier rows stay as they were to the bit
-            (a wider product may round otherwise); empty for one product.
-        thresholds: (C,) multi-label: the probability from which each label counts as present; None for 0.5.
-        groups: a derived head has no rows of its own: class g is the sum of the first head's probabilities of the rows `groups[g]`.
-            Its weight is then (G, C) of 0 and 1.
-    """
-
-    task: str
-    classes: tuple[str, ...] | None
-    kind: str
-    activation: str
-    layer: str
-    weight: np.ndarray = field(repr=False)
-    bias: np.ndarray = field(repr=False)
-    parts: tuple[int, ...] = ()
-    thresholds: tuple[float, ...] | None = None
-    groups: tuple[tuple[int, ...], ...] | None = None
-
-    @property
-    def features(self) -> int:
-        """The number of features d that the head reads."""
-        return int(self.weight.shape[1])
-
-    def derived(self, task: str, groups: Mapping[str, Sequence[int]]) -> Head:
-        """Return a head without rows of its own: each group's probability is the sum of this head's over its members.
-
-        Args:
-            task: its name.
-            groups: name -> row indices; each row stands in one group.
-        """
-        member = np.zeros((len(groups), len(self.weight)), np.float32)
-        for index, rows in enumerate(groups.values()):
-            member[index, list(rows)] = 1
-        own = tuple(tuple(int(row) for row in rows) for rows in groups.values())
-        return Head(task, tuple(groups), "classification", "linear", "", member, np.zeros(len(groups), np.float32), groups=own)
-
-    def row(self, name: str) -> tuple[np.ndarray, np.floating[Any]]:
-        """Return weight (d,) and bias of one class.
-
-        Raises:
-            NetworkError: if there is no class of that name; the nearest names are listed.
-        """
-        index = index_of(name, self.classes or ())
-        return self.weight[index].copy(), self.bias[index]
-
-
-class Preprocessing(Protocol):
-    """From raw items (files, texts, arrays) to the tensors that the network takes; saved with the network."""
-
-    def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
-        """Yield the items of any supported kind as consecutive batches of at most `batch_size`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which the same preprocessing can be made again."""
-
-    def describe(self) -> str:
-        """Return one line for people."""
-
-
-class Unknowns(Protocol):
-    """Tells which items belong to no class that the network knows; saved with the network."""
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return whether each item is unknown, (N,) bool, of features (N, d)."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data from which, with the class statistics, the same can be made again."""
+__all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 
 class Network(abc.ABC):
@@ -140,6 +37,7 @@ class Network(abc.ABC):
 
     All heads read the same features. The first one is `head`; the others are its branches, by task name.
     `history` is that of all trainings so far; `statistics` are sums of the features by class, where a training kept them.
+    `coding` says how the network takes the codes of conditions; None where it knows none.
     """
 
     family: ClassVar[str]
@@ -156,6 +54,7 @@ class Network(abc.ABC):
     history: Sequence[dict[str, Any]] = ()
     statistics: Mapping[str, np.ndarray] | None = None
     unknown: Unknowns | None = None
+    coding: Coding | None = None
     _found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
 
     @property
@@ -259,12 +158,16 @@ class Network(abc.ABC):
         """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time."""
         return concatenated(self.feature_batch, self, items=items, batch_size=batch_size)
 
+    def _features_at(self, items: Any, row: int | None) -> np.ndarray:
+        return concatenated(lambda batch: self.feature_batch(_at(batch, row)), self, items=items, batch_size=64)
+
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
         """Return labels and probabilities of items; of every task, the first one foremost.
 
         Args:
             items: files, texts, arrays, or a Dataset.
-            condition: None; other values are for networks that know conditions.
+            condition: of all items: a name that the network knows, or "mean" for the mean code; None: that of each item, where the items
+                are a Dataset with conditions, else the mean code.
             unknown: also tell which items belong to no class of the first task.
 
         Returns:
@@ -274,19 +177,21 @@ class Network(abc.ABC):
             NetworkError: if `condition` is given to a network that knows no conditions, or `unknown` is asked of one that no training
                 has given a rule for it.
         """
-        if condition is not None:
-            raise NetworkError(f"Received condition={condition!r}; this network knows no conditions.")
+        if condition is not None and self.coding is None:
+            raise NetworkError(f"Received condition={condition!r}; this network knows no conditions. Train codes with strategy='codes'.")
+        row = self.coding.row(condition) if self.coding is not None and condition is not None else None
         if unknown and self.unknown is None:
             raise NetworkError(
                 "unknown=True: this network has no rule for items of no known class; regraft.adapt learns one where it classifies and "
                 f"keeps class statistics. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
             )
         widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
-        raw = concatenated(lambda batch: torch.cat(list(self.scores(batch).values()), 1), self, items=items, batch_size=64)
+        items = _alike(items, row)
+        raw = concatenated(lambda batch: torch.cat(list(self.scores(_at(batch, row)).values()), 1), self, items=items, batch_size=64)
         parts = np.split(raw, widths[:-1], axis=1)
         found = {task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)}
         if unknown and self.unknown is not None:
-            found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(self.features(items)))
+            found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(self._features_at(items, row)))
         return together(found)
 
     def summary(self) -> str:
@@ -333,7 +238,12 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers: no gradients, BatchNorm statistics unmoved, dropout off, in every mode."""
+        """Freeze exactly these layers: no gradients, BatchNorm statistics unmoved, dropout off, in every mode.
+
+        Args:
+            layers: names of layers, or of single parameters as in `state()`: the rest of their layer is then trained, its BatchNorm
+                statistics unmoved all the same.
+        """
 
     @abc.abstractmethod
     def mode_(self, training: bool) -> None:
@@ -472,6 +382,87 @@ class Network(abc.ABC):
             NetworkError: if the network has no head or several, or cannot be changed so.
         """
 
+    @property
+    def codes(self) -> dict[str, np.ndarray]:
+        """The code of each known condition, copies (size,) by name; empty where the network knows none."""
+        if self.coding is None:
+            return {}
+        table = self.code_table().detach().cpu().numpy()
+        return {name: table[row].copy() for row, name in enumerate(self.coding.conditions, start=1)}
+
+    @abc.abstractmethod
+    def points(self) -> tuple[Point, ...]:
+        """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
+
+    @abc.abstractmethod
+    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
+        """Return a copy to be trained: the values at these points are scaled and shifted by channel; at first nothing changes.
+
+        Args:
+            points: some of `points()`.
+            form: "lhuc": times 2 sigmoid(a), a = 0; "film": times g plus b, g = 1, b = 0.
+
+        Returns:
+            The copy, with further layers that hold a, or g and b; `settled` folds them into the weights.
+
+        Raises:
+            NetworkError: if the network cannot be changed so.
+        """
+
+    @abc.abstractmethod
+    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str]) -> Self:
+        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, A random, B zero; `settled` adds it to W.
+
+        Raises:
+            NetworkError: if a layer cannot be changed so.
+        """
+
+    @abc.abstractmethod
+    def settled(self) -> Self:
+        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights: the architecture is as it was before."""
+
+    @abc.abstractmethod
+    def with_entrance(self) -> Self:
+        """Return a copy with a linear layer over the features (channels) before the input, the identity at first; it stays there.
+
+        Raises:
+            NetworkError: if the network takes token ids or several inputs.
+        """
+
+    @abc.abstractmethod
+    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
+        """Return a copy that takes a condition beside each item: named inputs with "condition", (N,) row numbers of its table of codes.
+
+        The scores are those of the network as it is, to the bit: codes are small and random, what reads them is zero (or adds zero).
+
+        Args:
+            coding: how it takes codes, and of which conditions; without points, all of them.
+            seed: equal seeds give equal codes.
+
+        Raises:
+            NetworkError: if the network cannot be changed so, or takes codes already.
+        """
+
+    @abc.abstractmethod
+    def code_table(self) -> torch.nn.Parameter:
+        """Return the network's own table of codes, (1 + K, size); row 0 is the mean code.
+
+        Raises:
+            NetworkError: if it takes none.
+        """
+
+    @abc.abstractmethod
+    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
+        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size); all else is as it was, to the bit."""
+
+    @abc.abstractmethod
+    def folded(self, condition: str) -> Self:
+        """Return a plain network: the code of a known condition (or "mean") folded into the biases, the input "condition" gone.
+
+        Raises:
+            NetworkError: if the condition is not known; the known ones are listed.
+        """
+
     @abc.abstractmethod
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights into `folder` and return what opening them needs, as plain data."""
@@ -491,3 +482,16 @@ class Network(abc.ABC):
     @abc.abstractmethod
     def export(self, path: str | Path) -> Path:
         """Write one file for use without regraft, `.keras` (Keras) or `.pt2`, an exported program (torch), and return its path."""
+
+
+def _alike(items: Any, row: int | None) -> Any:
+    """Return items without the conditions that a data set brings, which may be unknown ones, where all are in that of one row."""
+    brought = row is not None and is_dataclass(items) and getattr(items, "conditions", None) is not None
+    return replaced(items, conditions=None) if brought else items
+
+
+def _at(inputs: Inputs, row: int | None) -> Inputs:
+    """Return a batch with all of its items in the condition of one row of the table of codes; None: as it is."""
+    if row is None or not isinstance(inputs, dict):
+        return inputs
+    return {**inputs, "condition": torch.full_like(inputs["condition"], row)}

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..errors import NetworkError
+from .parts.code_files import write_codes
 
 if TYPE_CHECKING:
     from .contract import Head, Network
@@ -87,6 +88,7 @@ def write_network(network: Network, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FACTS_FILE).unlink(missing_ok=True)
         facts = dict(network.write(folder))
+        digest = write_codes(network, folder)
     except OSError as error:
         raise NetworkError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
     if network.statistics is not None:
@@ -99,9 +101,11 @@ def write_network(network: Network, folder: Path) -> None:
         "network": facts,
         "heads": [_head_facts(head) for head in network.heads.values()],
         "preprocessing": network.preprocessing.to_dict(),
+        "coding": None if network.coding is None else network.coding.to_dict(),
         "lineage": network.origin.get("lineage", []),
         "account": network.account.to_dict(),
         "unknown": None if network.unknown is None else network.unknown.to_dict(),
+        "digest": digest,
         "versions": versions(),
     }
     write_json(folder / FACTS_FILE, content)

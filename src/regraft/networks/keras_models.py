@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ..errors import NetworkError, near_names
+from ..errors import NetworkError
 from .account import Account
-from .contract import Head, Inputs, Network, Scores
-from .keras_parts import changes
+from .contract import Coding, Head, Inputs, Network, Point, Scores
+from .keras_changes import adjusting, changes, codes, entrances, folding, low_ranks
 from .keras_parts.clone import cloned
 from .keras_parts.drawing import draw_, drawn, seeded
+from .keras_parts.freezing import frozen_names, inference, set_gradients_, still_modules
 from .keras_parts.heads import (
     FoundHead,
     channels_last,
@@ -31,14 +32,16 @@ from .keras_parts.heads import (
     outputs_of,
     parts_hook,
     rows_of,
+    scores_from,
 )
 from .keras_parts.library import keras
+from .keras_parts.points import points_of
 from .keras_parts.samples import called, sample_for, shapes_of
+from .keras_parts.saving import as_given, save
 from .keras_parts.split import Split, split_graph
 from .keras_parts.structure import (
     blocks_of_model,
     described,
-    is_leaf,
     layers_of,
     named_modules,
     own_code,
@@ -47,8 +50,7 @@ from .keras_parts.structure import (
     variables_below,
     wiring,
 )
-from .structure import below
-from .taps import Tap, TapSlice
+from .parts.taps import Tap, TapSlice
 from .tracing import Trace, as_tensor, capture, pooled, trace
 
 __all__ = ["KerasNetwork", "open_keras"]
@@ -102,11 +104,6 @@ def open_keras(
     return network
 
 
-def _inference(_module: Module, *call: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    args, kwargs = call
-    return (args, {**kwargs, "training": False}) if "training" in kwargs else None
-
-
 class KerasNetwork(Network):
     """A Keras model with what one run of a sample told about it.
 
@@ -119,6 +116,8 @@ class KerasNetwork(Network):
     """
 
     family: ClassVar[str] = "keras"
+
+    form: folding.TrainingForm | None = None
 
     def __init__(
         self,
@@ -249,18 +248,9 @@ class KerasNetwork(Network):
         """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads."""
         first = channels_last(self._modules[self._first.layer])
         shared = {found.layer: pooled(features, first) for found in self._found.values()} | {self._first.layer: features}
-        return self.with_derived({task: self._product(found.layer, shared[found.layer]) for task, found in self._found.items()})
-
-    def _product(self, name: str, features: Tensor) -> Tensor:
-        """Return the raw scores (N, C) that one linear layer makes of features (N, d), or of what the layer itself reads."""
-        layer = self._modules[name]
-        positions = (1,) * len(getattr(layer, "kernel_size", ()))
-        if features.ndim == 2 and positions:
-            features = (
-                features.reshape(-1, *positions, features.shape[1]) if channels_last(layer) else features[(..., *(None,) * len(positions))]
-            )
-        with linear_activation(layer):
-            return pooled(cast(Tensor, layer(features)), channels_last(layer))
+        return self.with_derived(
+            {task: scores_from(self._modules[found.layer], shared[found.layer]) for task, found in self._found.items()}
+        )
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
@@ -272,34 +262,26 @@ class KerasNetwork(Network):
             self._training = before
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers; all others become trainable. The name of a container stands for all layers in it.
+        """Freeze exactly these layers, or single variables as in `state()`; all else becomes trainable. A container stands for its layers.
 
         Raises:
-            NetworkError: if a name is neither a layer nor a container.
+            NetworkError: if a name is neither a layer, a container nor a variable.
         """
-        known = [layer.name for layer in self.layers]
-        unknown = [name for name in layers if name not in self._modules]
-        if unknown:
-            raise NetworkError(f"No layer is called {unknown[0]!r}{near_names(unknown[0], known)}")
-        exact = {name for name in layers if name in known}
-        self._frozen = frozenset(exact | {name for name in known for wanted in set(layers) - exact if below(name, wanted)})
-        for name in known:
-            for variable in variables_below(name, self._modules, trainable_only=True).values():
-                variable.value.requires_grad_(name not in self._frozen)
+        names = [layer.name for layer in self.layers]
+        self._frozen = frozen_names(layers, names, modules=self._modules, variables=self._variables())
+        whole = set_gradients_(names, self._modules, frozen=self._frozen)
         self._hook_()
-        self.blocks = tuple(replace(block, frozen=all(name in self._frozen for name in block.layers)) for block in self.blocks)
+        self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
 
     def _hook_(self) -> None:
         """Let frozen layers run as in inference, and heads with parts multiply these apart."""
         for hook in self._hooks:
             hook.remove()
         parted = [(self.heads[task].parts, self._modules[found.layer]) for task, found in self._found.items() if self.heads[task].parts]
-        self._hooks = [module.register_forward_pre_hook(_inference, with_kwargs=True) for module in self._frozen_modules()]
+        self._hooks = [
+            module.register_forward_pre_hook(inference, with_kwargs=True) for module in still_modules(self._modules, self._frozen)
+        ]
         self._hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
-
-    def _frozen_modules(self) -> list[Any]:
-        inside = {part for name in self._frozen if is_leaf(self._modules[name]) for part in self._modules if below(part, name)}
-        return [self._modules[name] for name in inside]
 
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or to inference."""
@@ -372,6 +354,42 @@ class KerasNetwork(Network):
         """Return a copy whose head also reads `count` numbers beside each item, with weights of zero."""
         return changes.with_columns(self, count)
 
+    def points(self) -> tuple[Point, ...]:
+        """Return where the network can be shifted or scaled by channel, in the order of execution."""
+        return points_of(self)
+
+    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
+        """Return a copy to be trained whose values at these points are scaled and shifted by channel in the form "lhuc" or "film"."""
+        return adjusting.adjusted(self, points, form=form)
+
+    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str]) -> Self:
+        """Return a copy to be trained with W + (alpha / rank) B A in place of W in these layers."""
+        return low_ranks.low_rank(self, rank, alpha=alpha, layers=layers)
+
+    def settled(self) -> Self:
+        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights."""
+        return folding.settled(self)
+
+    def with_entrance(self) -> Self:
+        """Return a copy with a linear layer over the features (channels) before the input, the identity at first."""
+        return entrances.with_entrance(self)
+
+    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
+        """Return a copy that takes a condition beside each item, with scores as before."""
+        return codes.coded(self, coding, seed=seed)
+
+    def code_table(self) -> Parameter:
+        """Return the network's own table of codes, (1 + K, size)."""
+        return codes.code_table(self)
+
+    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
+        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size)."""
+        return codes.recoded(self, conditions, table=table)
+
+    def folded(self, condition: str) -> Self:
+        """Return a plain network: the code of a condition folded into the biases."""
+        return codes.folded(self, condition)
+
     def _recount_(self, changed: Collection[str]) -> None:
         """Take over the number of parameters of layers that have been changed in the module."""
         sizes = {layer.name: layer.parameters for layer in self.layers}
@@ -380,7 +398,12 @@ class KerasNetwork(Network):
             sizes[name] = sum(variable.value.numel() for variable in own.values())
         self.layers = tuple(replace(layer, parameters=sizes[layer.name]) for layer in self.layers)
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
-        self.freeze_(self._frozen)
+        self._freeze_again_(self._frozen)
+
+    def _freeze_again_(self, names: Collection[str]) -> None:
+        """Freeze those of these layers and variables that are there."""
+        here = self._modules.keys() | self._variables().keys()
+        self.freeze_([name for name in names if name in here])
 
     def _rebuilt(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
         """Return a network like this one around another module.
@@ -399,7 +422,7 @@ class KerasNetwork(Network):
         twin._found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
         twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
         twin._inspect_()
-        twin.freeze_([now[name] for name in self._frozen if name in now])
+        twin._freeze_again_([now.get(name, name) for name in self._frozen if name in now or name not in self._modules])
         return twin
 
     def _copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
@@ -448,8 +471,13 @@ class KerasNetwork(Network):
         return True
 
     def write(self, folder: Path) -> Mapping[str, Any]:
-        """Write `network.keras`, which plain Keras opens on any backend."""
-        self._save(self.module, Path(folder) / _FILE)
+        """Write `network.keras`, which plain Keras opens on any backend.
+
+        Raises:
+            NetworkError: if Keras cannot serialise the model, or the network is in its training form.
+        """
+        folding.refuse_form(self)
+        save(self, self.module, target=Path(folder) / _FILE)
         return {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
 
     def export(self, path: str | Path) -> Path:
@@ -463,29 +491,8 @@ class KerasNetwork(Network):
         target = Path(path)
         if target.suffix != ".keras":
             raise NetworkError(f"Received the path {str(path)!r}; a Keras network is written to a file that ends in '.keras'.")
-        with self._as_given():
+        folding.refuse_form(self)
+        with as_given(self):
             whole = changes.with_groups(self)
-        self._save(whole, target)
+        save(self, whole, target=target)
         return target
-
-    def _save(self, module: Any, target: Path) -> None:
-        with self._as_given():
-            try:
-                module.save(target)
-            except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
-                raise NetworkError(
-                    f"Keras cannot write this {type(module).__name__}: {error}. Give the class a get_config() and register it with "
-                    "keras.saving.register_keras_serializable, or save the weights alone: net.module.save_weights('net.weights.h5')."
-                ) from error
-
-    @contextmanager
-    def _as_given(self) -> Iterator[None]:
-        """Give the layers their own `trainable` flags while the context lasts."""
-        gradients = [(variable.value, variable.value.requires_grad) for variable in self._variables().values()]
-        with ExitStack() as stack:
-            for name, layer in self._named_with_root():
-                stack.callback(vars(layer).__setitem__, "_trainable", layer._trainable)
-                vars(layer)["_trainable"] = self._trainable.get(name, True)
-            yield
-        for value, wanted in gradients:
-            value.requires_grad_(wanted)

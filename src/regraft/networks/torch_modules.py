@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from inspect import isfunction
@@ -16,19 +16,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ..errors import NetworkError, near_names
+from ..errors import NetworkError
 from .account import Account
-from .contract import Head, Inputs, Layer, Network, Scores
-from .samples import first_working_sample, sample_of, to_inputs
-from .structure import blocks_of, prefixes, torch_layers, torch_units
-from .taps import Tap, TapSlice, checked_points, refuse_read_input
-from .torch_parts import surgery
-from .torch_parts.channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
+from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
+from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
+from .parts.taps import Tap, TapSlice
+from .samples import first_working_sample, to_inputs
+from .torch_changes import adjusting, changes, codes, low_ranks
+from .torch_changes.wrappers import call_module, inner_sites, tap_slices
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, export_raw_scores
 from .torch_parts.heads import FoundHead, find_head
-from .torch_parts.rows import put_, row_weight, set_submodule_
-from .torch_parts.wrappers import call_module, tap_slices
+from .torch_parts.rows import last_axis, put_, row_weight
 from .tracing import as_tensor, capture, flat_tensors, pooled, trace
 
 __all__ = ["TorchNetwork", "open_torch"]
@@ -154,7 +153,7 @@ class TorchNetwork(Network):
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
         return self.with_derived(
             {
-                task: result if found.reading == "result" else pooled(seen[task]["output"], channels_last=_last(heads[task]))
+                task: result if found.reading == "result" else pooled(seen[task]["output"], channels_last=last_axis(heads[task]))
                 for task, found in self._found.items()
             }
         )
@@ -182,7 +181,7 @@ class TorchNetwork(Network):
         features = found["input"]
         if features.ndim > 2 and self._found[self.head.task].reading == "result" and result is not None and result.ndim == 2:
             return result  # the steps after the head (choice of a token, average) applied to its input
-        return pooled(features, channels_last=_last(head))
+        return pooled(features, channels_last=last_axis(head))
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input (N, d)."""
@@ -192,10 +191,10 @@ class TorchNetwork(Network):
         head = self.module.get_submodule(layer)
         first = self.module.get_submodule(self.head.layer)
         if head is not first:
-            return cast(Tensor, head(pooled(features, channels_last=_last(first))))
-        flat = _last(head) or features.ndim > 2
+            return cast(Tensor, head(pooled(features, channels_last=last_axis(first))))
+        flat = last_axis(head) or features.ndim > 2
         positions = features if flat else features[(..., *(None,) * (cast(Tensor, head.weight).ndim - 2))]
-        return pooled(head(positions), channels_last=_last(head))
+        return pooled(head(positions), channels_last=last_axis(head))
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
@@ -204,22 +203,33 @@ class TorchNetwork(Network):
             return self.feature_batch(self.sample)
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers; all others become trainable."""
+        """Freeze exactly these layers and single parameters; all others become trainable."""
         self._frozen = frozenset(layers)
-        owned = self.layer_parameters()
-        for name in sorted(owned, key=self._frozen.__contains__):  # frozen ones last: a parameter that two layers share is frozen
-            for parameter in owned[name].values():
-                parameter.requires_grad_(name not in self._frozen)
+        own = [(layer, name, one) for layer, parameters in self.layer_parameters().items() for name, one in parameters.items()]
+        for layer, name, parameter in own:
+            parameter.requires_grad_(layer not in self._frozen and name not in self._frozen)
+        for layer, name, parameter in own:  # once more: a parameter that two layers share is frozen
+            if layer in self._frozen or name in self._frozen:
+                parameter.requires_grad_(False)
         self.blocks = tuple(replace(block, frozen=all(layer in self._frozen for layer in block.layers)) for block in self.blocks)
 
     def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are."""
+        """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are.
+
+        A layer with a frozen parameter runs as in inference: its moving statistics would change with what is trained.
+        """
         self.module.train(training)
-        live = {prefix for layer in self.layers if layer.name not in self._frozen for prefix in prefixes(layer.name)}
-        still = {prefix for name in self._frozen for prefix in prefixes(name)} - live
-        for name, module in self.modules().items() if training and still else ():
+        if not training or not self._frozen:
+            return
+        names = {layer.name for layer in self.layers}
+        frozen = {next((outer for outer in prefixes(name) if outer in names), name) for name in self._frozen}
+        live = {prefix for name in names - frozen for prefix in prefixes(name)}
+        still = {prefix for name in frozen for prefix in prefixes(name)} - live
+        for name, module in self.modules().items():
             if name in still:
                 module.eval()
+            elif name in frozen:  # what it calls may be trained
+                module.training = False
 
     def state(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name, sharing storage with the network."""
@@ -240,7 +250,14 @@ class TorchNetwork(Network):
         code = sorted(
             f"{kind.__module__}.{kind.__qualname__} {kind.forward.__code__.co_code.hex()}" for kind in forwards if isfunction(kind.forward)
         )
-        return "\n".join([*(f"{name}: {modules[name]!r}" for name in sorted(layers)), *code, *map(repr, self.tap_slices)])
+        return "\n".join(
+            [
+                *(f"{name}: {modules[name]!r}" for name in sorted(layers)),
+                *code,
+                *map(repr, self.tap_slices),
+                *map(repr, inner_sites(self.module)),
+            ]
+        )
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a row layer's weight (C, d) and bias (C,)."""
@@ -268,34 +285,68 @@ class TorchNetwork(Network):
         """Do nothing: PyTorch layers draw from the global generator, which the training loop seeds."""
 
     def with_head(self, head: Head) -> Self:
-        """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch.
+        """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch."""
+        return changes.with_head(self, head)
 
-        Raises:
-            NetworkError: if this is an exported program, or the rows do not fit what the head reads.
-        """
-        self._whole("given another head")
-        expected = self.heads.get(head.task, self.head).features if self.heads else head.features
-        if expected != head.features:
-            raise NetworkError(f"The rows have {head.features} features; the network has {expected}. Give rows of that length.")
-        branch = bool(self.heads) and head.task != self.head.task
-        twin = self._edited("head", {**_size(head), "branch": branch}, parts=list(head.parts))
-        if not self.heads:
-            twin.module = surgery.attached(twin.module, head)
-            return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
-        if head.task in self.heads:
-            layer = self._found[head.task].layer
-            surgery.resize_(twin.module, layer, head=head)
-            if head.task == self.head.task:
-                surgery.note_class_count_(twin.module, len(head.weight))
-            twin._recount_(layer)
-            twin.heads[head.task] = replace(head, layer=layer)
-            return twin
-        found, wrapped = dict(self._found), len(self._found) > 1
-        chosen = not wrapped and self._choice_commutes()
-        twin.module, layer = surgery.branched(twin.module, self.head, head=head, chosen=chosen)
-        if not wrapped:
-            found = {task: replace(known, layer=f"network.{known.layer}") for task, known in found.items()}
-        return twin._reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**self.heads, head.task: head})
+    def with_stack(self, head: Head, activation: str) -> Self:
+        """Return a copy with a new head on top of the first head's raw scores, which go through `activation`."""
+        return changes.with_stack(self, head, activation=activation)
+
+    def ended(self, block: str) -> Self:
+        """Return a copy that ends at the output of the block of that name."""
+        return changes.ended(self, block)
+
+    def tapped(self, points: Sequence[Tap]) -> Self:
+        """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D)."""
+        return changes.tapped(self, points)
+
+    def with_channels(self, count: int) -> Self:
+        """Return a copy whose first convolution reads `count` channels."""
+        return changes.with_channels(self, count)
+
+    def with_columns(self, count: int) -> Self:
+        """Return a copy whose head also reads `count` numbers beside each item."""
+        return changes.with_columns(self, count)
+
+    def points(self) -> tuple[Point, ...]:
+        """Return where the network can be shifted or scaled by channel, in the order of execution."""
+        return adjusting.points_of(self)
+
+    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
+        """Return a copy to be trained whose values at these points are scaled and shifted by channel in the form "lhuc" or "film"."""
+        return adjusting.adjusted(self, points, form=form)
+
+    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str]) -> Self:
+        """Return a copy to be trained with W + (alpha / rank) B A in place of W in these layers."""
+        return low_ranks.low_rank(self, rank, alpha=alpha, layers=layers)
+
+    def settled(self) -> Self:
+        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights."""
+        return low_ranks.settled(self) if low_ranks.is_low_rank(self) else adjusting.settled(self)
+
+    def with_entrance(self) -> Self:
+        """Return a copy with a linear layer over the features (channels) before the input, the identity at first."""
+        return adjusting.with_entrance(self)
+
+    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
+        """Return a copy that takes a condition beside each item, with scores as before."""
+        return codes.coded(self, coding, seed=seed)
+
+    def code_table(self) -> Parameter:
+        """Return the network's own table of codes, (1 + K, size)."""
+        return codes.code_table(self)
+
+    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
+        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size)."""
+        return codes.recoded(self, conditions, table=table)
+
+    def folded(self, condition: str) -> Self:
+        """Return a plain network: the code of a condition folded into the biases."""
+        return codes.folded(self, condition)
+
+    def edited_by(self, edits: Sequence[Mapping[str, Any]]) -> TorchNetwork:
+        """Return this network after edits, plain data in order, that another one of the same origin has noted; new rows are zero."""
+        return changes.edited_by(self, edits)
 
     def _reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
         """Inspect the changed module and give its heads their names and rows; return this network."""
@@ -310,58 +361,16 @@ class TorchNetwork(Network):
         sizes = {layer.name: layer.parameters for layer in self.layers}
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
 
-    def _choice_commutes(self) -> bool:
-        """Tell whether what follows the head (the choice of one token) may as well come before it."""
-        head = self.module.get_submodule(self.head.layer)
-        self.mode_(False)
-        with torch.no_grad():
-            with capture(head) as seen:
-                scores = self.scores(self.sample)[self.head.task]
-            if seen["input"].ndim <= 2 or not _last(head) or self._found[self.head.task].reading != "result":
-                return False
-            return bool(torch.allclose(self._scores_of(self.head.layer, self.feature_batch(self.sample)), scores, rtol=1e-4, atol=1e-5))
-
     def _edited(self, edit: str, facts: Mapping[str, Any] | None = None, *, parts: Sequence[int] = ()) -> Self:
         """Return a copy that takes note of an edit; opening the saved folder repeats the edits in order."""
         twin = self.copy()
-        noted = {"edit": edit, **(facts or {}), **({"parts": list(parts)} if parts else {})}
-        twin.origin["edits"] = [*self.origin.get("edits", ()), noted]
-        twin.origin.setdefault("sample", _sample_facts(self.sample))  # of the module before any edit
+        twin._note_(edit, {**(facts or {}), **({"parts": list(parts)} if parts else {})})
         return twin
 
-    def with_stack(self, head: Head, activation: str) -> Self:
-        """Return a copy with a new head on top of the first head's raw scores."""
-        self._whole("given another head")
-        twin = self._edited("stack", {**_size(head), "activation": activation})
-        first = self._found[self.head.task]
-        tapped = "" if first.reading == "result" and len(self._found) == 1 else first.layer
-        twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation)
-        own = replace(head, activation="linear")
-        return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
-
-    def ended(self, block: str) -> Self:
-        """Return a copy that ends at the output of a block.
-
-        Raises:
-            NetworkError: if there is no such block.
-        """
-        self._whole("cut")
-        found = next((known for known in self.blocks if known.name == block), None)
-        if found is None:
-            raise NetworkError(f"The network has no block {block!r}{near_names(block, [known.name for known in self.blocks])}")
-        twin = self._edited("cut", {"block": block})
-        names = [layer.name for layer in self.layers]
-        twin.module = surgery.ended(twin.module, found, layers=names, order=self._order(), sample=self.sample)
-        return twin._reopened({}, {})
-
-    def tapped(self, points: Sequence[Tap]) -> Self:
-        """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D)."""
-        self._whole("tapped")
-        taps, names = checked_points(points, [block.name for block in self.blocks]), [layer.name for layer in self.layers]
-        twin = self._edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
-        twin.module = surgery.tapped(twin.module, taps, blocks=self.blocks, layers=names, order=self._order(), sample=self.sample)
-        twin.statistics = twin.unknown = None
-        return twin._reopened({}, {})
+    def _note_(self, edit: str, facts: Mapping[str, Any]) -> None:
+        """Take note of an edit."""
+        self.origin["edits"] = [*self.origin.get("edits", ()), {"edit": edit, **facts}]
+        self.origin.setdefault("sample", _sample_facts(self.sample))  # of the module before any edit
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
@@ -372,62 +381,17 @@ class TorchNetwork(Network):
         self.mode_(False)
         return trace(self.modules(), lambda: call_module(self.module, self.sample)).order
 
-    def with_channels(self, count: int) -> Self:
-        """Return a copy whose first convolution reads `count` channels.
-
-        Raises:
-            NetworkError: if the network does not begin with a convolution over channels.
-        """
-        self._whole("given other channels")
-        if isinstance(self.sample, dict) or self.sample.ndim < 3:
-            raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {self.input_shape}.")
-        modules, old = self.modules(), self.sample.shape[1]
-        refuse_read_input(self.tap_slices, f"channels={count}")
-        name = first_convolution(modules, self._order(), channels=old)
-        twin = self._edited("channels", {"count": count})
-        set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
-        note_channel_count_(twin.module, name, old=old, new=count)
-        twin._take_sample_(sample_of((count, *self.sample.shape[2:])).to(self.sample.device))
-        note = f"'{name}' reads {count} channels: {channel_rule(old, count)}"
-        twin.account = self.account.joined(Account({"reshaped": [f"{name}.weight"]}, notes=(note,)))
-        return twin._reopened(self._found, self.heads)
-
-    def with_columns(self, count: int) -> Self:
-        """Return a copy whose head also reads `count` numbers beside each item.
-
-        Raises:
-            NetworkError: if the network has no head, or several.
-        """
-        self._whole("given further inputs")
-        if len(self.heads) != 1:
-            raise NetworkError(f"Further inputs go to one head; this network has {len(self.heads)}: {', '.join(self.heads) or 'none'}.")
-        head, twin = self.head, self._edited("columns", {"count": count})
-        wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
-        twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)
-        own = self.sample if isinstance(self.sample, dict) else {"inputs": self.sample}
-        columns = sample_of((count,), batch=len(next(iter(own.values()))))
-        twin._take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
-        return twin._reopened({head.task: replace(self._found[head.task], layer=f"network.{head.layer}.linear")}, {head.task: wide})
-
-    def edited_by(self, edits: Sequence[Mapping[str, Any]]) -> TorchNetwork:
-        """Repeat edits that another network with this module's origin has noted; new rows are zero.
-
-        Args:
-            edits: plain data, in order.
-
-        Returns:
-            The network.
-        """
-        network: TorchNetwork = self
-        for edit in edits:
-            network = _EDITS[edit["edit"]](network, edit)
-        return network
-
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights as safetensors and return what opening them needs.
 
         Beside a class of the user's own goes an exported program, which opens without the class.
+
+        Raises:
+            NetworkError: if it holds what `adjusted` or `low_rank` added: a saved folder has no place for it.
         """
+        if low_ranks.is_low_rank(self) or adjusting.is_adjusted(self):
+            count = len(self.layers)
+            raise NetworkError(f"This network of {count} layers is in the form in which it is trained; save what settled() returns.")
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
@@ -456,34 +420,6 @@ class TorchNetwork(Network):
                 f"This network is the exported program of {self.origin['class']}: it predicts, but cannot be {done}. "
                 "Open its folder with architecture=, a module or a function that makes it."
             )
-
-
-def _last(layer: Module) -> bool:
-    """Tell whether the class axis of a row layer's output is the last one."""
-    return not isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
-
-
-def _size(head: Head) -> dict[str, Any]:
-    """Return what making a head of the same size again needs, as plain data."""
-    return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
-
-
-def _empty_head(edit: Mapping[str, Any], network: TorchNetwork) -> Head:
-    """Return a head of the noted size; a bias other than zero makes sure that there is one. The first head may have been renamed since."""
-    weight = np.zeros((edit["rows"], edit["features"]), np.float32)
-    bias = np.full(edit["rows"], edit.get("bias", True), np.float32)
-    task = edit["task"] if edit.get("branch") or not network.heads else network.head.task
-    return Head(task, None, "classification", "linear", "", weight, bias, tuple(edit.get("parts", ())))
-
-
-_EDITS: dict[str, Callable[[TorchNetwork, Mapping[str, Any]], TorchNetwork]] = {
-    "head": lambda network, edit: network.with_head(_empty_head(edit, network)),
-    "stack": lambda network, edit: network.with_stack(_empty_head(edit, network), edit["activation"]),
-    "cut": lambda network, edit: network.ended(edit["block"]),
-    "channels": lambda network, edit: network.with_channels(edit["count"]),
-    "columns": lambda network, edit: network.with_columns(edit["count"]),
-    "taps": lambda network, edit: network.tapped([Tap(block, tuple(pools)) for block, pools in edit["points"]]),
-}
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:

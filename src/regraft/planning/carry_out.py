@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
 from .choosing.candidates import check_blocks
-from .finishing import fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
+from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
 from .job import Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import Plan
@@ -20,6 +20,8 @@ from .preparing import preprocessing_for
 from .result import Result
 from .strategies import run_strategy
 from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
+from .tuning.stages import check_method
+from .tuning.switches import check_switches
 
 __all__ = ["carry_out"]
 
@@ -54,6 +56,7 @@ def carry_out(
         job = _job(net, items, plan=plan, parts=parts_of(data, plan), out=folder, resume=resume, test=test_items)
         job.clock = clock
     carried = run_strategy(job)
+    calibrate_(job, carried)
     fit_thresholds_(job, carried)
     parts = judged_parts(job, carried)
     adapted = list(parts.values())[-1][data.name]
@@ -61,7 +64,7 @@ def carry_out(
     keep_statistics_(job, carried)
     note_idle_heads_(job, carried)
     if plan.settings.baselines and plan.strategy != "scratch":
-        others["scratch"] = compared_with(_from_scratch(net, job), adapted)
+        others["scratch"] = compared_with(_from_scratch(net, replace(job, items=items, test=test_items)), adapted)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
     job.network.refresh_heads_()
@@ -80,10 +83,12 @@ def _job(  # over the limit: what a run is made of
 ) -> Job:
     """Return the work on a copy of the network that has a head for each task, once it is known that all fits together."""
     check_tasks(items.data, plan, valid=parts.valid)
+    check_switches(net, items.data, plan=plan)
     network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
     check_blocks(network, plan)
-    tasks = matched_tasks(net, items.data)
-    job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test)
+    check_method(network, items.data, plan=plan, parts=parts)
+    tasks, old = matched_tasks(net, items.data), net.head if net.heads else None
+    job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test, old_head=old)
     network.module.to(job.device)
     job.begin_()
     return job
@@ -112,9 +117,11 @@ def _claimed(out: str | Path | None, resume: bool) -> Path | None:
 
 def _from_scratch(net: Network, job: Job) -> Judged:
     """Train the same architecture from scratch on the same items, and judge its first task."""
-    plan = replace(job.plan, strategy="scratch", frozen=None, settings=replace(job.settings, learning_rate=None, unfreeze_every=None))
+    plain = replace(job.settings, learning_rate=None, unfreeze_every=None, stay_near=0.0, distill=0.0, co_tuning=0.0)
+    plan = replace(job.plan, strategy="scratch", frozen=None, options={}, settings=plain)
     other = _job(net, job.items, plan=plan, parts=job.parts, out=job.out, resume=job.resume, test=job.test)
     carried = run_strategy(other)
+    calibrate_(other, carried)
     fit_thresholds_(other, carried)
     return list(judged_parts(other, carried).values())[-1][job.items.data.name]
 

@@ -1,4 +1,4 @@
-"""What is taken from the trained network beside its weights: thresholds of labels, class statistics, and the whole history."""
+"""What follows training: believable probabilities, thresholds of labels, class statistics, and the whole history."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
-from ..probes import ClassStatistics, UnknownJudge, choose_unknown, statistics_of
+from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, log_loss, statistics_of
 from ..tasks import fit_thresholds
-from ..training import all_raw_scores
+from ..training import Feed, all_raw_scores
 from .job import Carried, Job
 
-__all__ = ["fit_thresholds_", "keep_statistics_", "merged_history", "note_idle_heads_"]
+__all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "merged_history", "note_idle_heads_"]
 
+FEWEST = 20
+"""Choosing items from which a temperature is fitted."""
 WIDEST = 2048
 """Features up to which class statistics are computed by a pass of their own; their scatter has the square of that many numbers."""
 WIDEST_HIDDEN = 1024
@@ -30,6 +32,61 @@ WIDEST_AT_HAND = 4096
 """The same where the features are in memory: 128 MiB of scatter."""
 SHARE = 0.34
 """Of the training time that the pass for class statistics may take, where that is more than a second."""
+
+
+def calibrate_(job: Job, carried: Carried) -> None:
+    """Let the probabilities of trained heads be such as the choosing items say: scale their rows by one temperature each.
+
+    Which class is the most probable stays as it was. Heads in closed form have their temperature from the items that were left out;
+    heads that no training has changed are left alone, and so are those whose probabilities fit already.
+
+    Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2.
+
+    Args:
+        job: with the trained network; gets a note of each temperature.
+        carried: the feed to judge with.
+    """
+    select, network = job.parts.select, job.network
+    asked = [name for name, task in job.tasks.items() if name not in carried.solved and _is_trained(job, carried, task=task)]
+    asked = [name for name in asked if job.data_of(name).task == "classification" and len(job.known(name, select)) >= FEWEST]
+    scores = all_raw_scores(network, carried.feed, indices=select) if asked else {}
+    for name in asked:
+        data, known = job.data_of(name), job.known(name, select)
+        mine, targets = scores[job.tasks[name]][data.known[select]].astype(np.float64), data.targets[known]
+        factor = fit_temperature(mine, np.eye(mine.shape[1])[targets], doubt=1.0)
+        before, after = log_loss(mine, targets), log_loss(factor * mine, targets)
+        if after >= before:
+            continue
+        done = _scaled_(job, carried.feed, task=job.tasks[name], factor=factor)
+        gain = f"on the {len(known)} choosing items, log loss {before:.3g} becomes {after:.3g}"
+        job.notes.append(
+            f"Probabilities of {name!r}: the rows of the head were divided by a temperature of {1 / factor:.3g}; {gain}."
+            if done
+            else f"Probabilities of {name!r} were left as they are: its rows cannot be set. With a temperature of {1 / factor:.3g}, {gain}."
+        )
+
+
+def _is_trained(job: Job, carried: Carried, *, task: str) -> bool:
+    """Tell whether training has changed the rows of a head, or, where it is a probe that was tuned, what they read."""
+    head, tuned = job.network.heads[task], "probe" in (job.plan.base, job.chosen.get("base"))
+    if not carried.history or head.groups is not None:
+        return False
+    same = all(np.array_equal(now, before) for now, before in zip(job.network.rows(head.layer), (head.weight, head.bias), strict=True))
+    return not same or (tuned and not _same_features(job, carried))
+
+
+def _scaled_(job: Job, feed: Feed, *, task: str, factor: float) -> bool:
+    """Multiply the rows of a head; leave them, and say so, where they cannot be set or the scores do not follow (a cosine head)."""
+    network, layer, few = job.network, job.network.heads[task].layer, job.parts.select[:64]
+    weight, bias = network.rows(layer)
+    wanted = factor * all_raw_scores(network, feed, indices=few)[task]
+    if not network.set_rows_(layer, factor * weight, bias=factor * bias):
+        return False
+    made = all_raw_scores(network, feed, indices=few)[task]
+    if np.allclose(made, wanted, rtol=1e-2, atol=1e-2 * float(np.abs(wanted).max())):
+        return True
+    network.set_rows_(layer, weight, bias=bias)
+    return False
 
 
 def fit_thresholds_(job: Job, carried: Carried) -> None:

@@ -21,7 +21,7 @@ from ..data import Dataset, Prepared
 from ..errors import SettingError
 from ..frontier import Counter, Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
 from ..frontier.identity import frozen_digest
-from ..networks.contract import Network
+from ..networks.contract import Head, Network, Scores
 from ..networks.tracing import capture, pooled
 from ..probes import LinearProbe
 from ..tasks import class_weights, fit_thresholds, loss_for
@@ -182,6 +182,12 @@ class Job:
         candidates: what was compared, as plain data, in the order of the report.
         chosen: how the best of them was made: strategy and what goes with it.
         run_digest: of plan, data and starting weights.
+        old_head: the first head as it came, before its rows were changed; None where there was none.
+        helpers: tasks of heads that are trained although the data have no targets of them.
+        terms: what is added to the loss, and `share` is the factor of the rest, as of `Objective`.
+        rates: factors of the learning rate, as of `Training`.
+        anchors: where `stay_near` pulls to, as of `Training`.
+        paired: how learning rates are found, as of `Training`.
     """
 
     network: Network
@@ -202,6 +208,13 @@ class Job:
     candidates: list[dict[str, Any]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
     run_digest: str = ""
+    old_head: Head | None = None
+    helpers: tuple[str, ...] = ()
+    terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
+    share: float = 1.0
+    rates: Mapping[str, float] = field(default_factory=dict)
+    anchors: Mapping[str, Tensor] | None = None
+    paired: bool = False
 
     def with_network(self, network: Network) -> Job:
         """Return the same work, its clock, counter and notes shared, on another network."""
@@ -238,7 +251,7 @@ class Job:
     @property
     def idle_layers(self) -> frozenset[str]:
         """The layers of the heads that the data have no targets for: they stay frozen."""
-        trained = {self.network.heads[task].layer for task in self.tasks.values()}
+        trained = {self.network.heads[task].layer for task in (*self.tasks.values(), *self.helpers)}
         return frozenset(self.network.head_layers) - trained
 
     def all_but_heads(self) -> frozenset[str]:
@@ -326,7 +339,8 @@ class Job:
     def objective(self) -> Objective:
         """Return what is minimised: the weighted sum of each task's loss against its targets."""
         weights = self.settings.task_weights or {}
-        return Objective(tuple(self._part(name, task, weight=float(weights.get(name, 1.0))) for name, task in self.tasks.items()))
+        parts = tuple(self._part(name, task, weight=float(weights.get(name, 1.0))) for name, task in self.tasks.items())
+        return Objective(parts, self.terms, self.share)
 
     def _part(self, name: str, task: str, *, weight: float) -> TaskObjective:
         data, settings, several = self.items.data.targets_of(name), self.settings, len(self.tasks) > 1
@@ -379,6 +393,9 @@ class Job:
             self.checkpoint(stage),
             stage,
             self.on_epoch,
+            self.rates,
+            self.anchors,
+            self.paired,
         )
 
     def checkpoint(self, stage: str) -> Checkpoint | None:

@@ -10,15 +10,19 @@ from typing import Any
 
 from ..errors import SettingError, near_names
 from ..heads.starting import STARTS
+from ..methods import METHODS, SWITCHES
 from ..report.candidates import HEADINGS, candidate_rows
 from ..training import Settings
 
 __all__ = ["STRATEGIES", "Plan", "check_plan", "make_plan"]
 
 STARTS_OF_ROWS = ("auto", *STARTS)
-STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch")
+STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
 THIRDS = ("first", "middle", "last")
+AUTO_BLOCK = "auto"
 BASES = ("head", "probe")
+_TUNING = ("partial", "full", "surgical", *METHODS)
+"""Strategies that train below the heads, from trained weights: the switches go with them."""
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -28,11 +32,14 @@ class Plan:
     """Strategy, settings and reasons. The same plan, data and seed give the same weights on the same machine.
 
     Attributes:
-        strategy: "auto", "probe", "head", "partial", "full", "surgical" or "scratch".
+        strategy: "auto", "probe", "head", "partial", "full", "surgical", "scratch", or the name of a method: "bias", "scale_shift",
+            "lora", "lin" or "codes".
+        options: of the method, such as form="lhuc" of "scale_shift"; those that are left out have their defaults.
         classes: class names of the new head, in row order; where the data have several tasks, of the first.
         frozen: for "partial": a number of blocks, or the name of a block, layer or module, that one included; for "probe": the block
             whose output alone is read, by name or number; None reads all depths.
-        block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained.
+        block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained; "auto": the one with the largest
+            gradient in proportion to its weights, once the head is trained.
         base: what "partial", "full" and "surgical" start from: "head", the network's own head, solved and trained first; or "probe",
             the closed-form head on all depths.
         budget: for "auto": "10m", "30s" or "1h", of which the judging is no part; "auto" or None: until nothing is worth its cost.
@@ -69,6 +76,7 @@ class Plan:
     budget: str | None = None
     candidates: tuple[dict[str, Any], ...] = ()
     chosen: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float | None:
@@ -79,7 +87,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
-        return {**asdict(self), **lists, "settings": self.settings.to_dict()}
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
+        return {**asdict(self), **lists, "options": options, "settings": self.settings.to_dict()}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
@@ -129,8 +138,10 @@ class Plan:
     def __str__(self) -> str:
         defaults = Settings().to_dict()
         changed = [f"{name}={value!r}" for name, value in self.settings.to_dict().items() if value != defaults[name]]
-        where = f", {'at' if self.strategy == 'probe' else 'frozen up to'} {self.frozen!r}" if self.frozen is not None else ""
-        lines = [f"strategy   {self.strategy}{where}" + (f", {self.block} third" if self.block else "")]
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+        where = f", {options}" if options else ""
+        where += f", {'at' if self.strategy == 'probe' else 'frozen up to'} {self.frozen!r}" if self.frozen is not None else ""
+        lines = [f"strategy   {self.strategy}{where}" + (f", {_block_words(self.block)}" if self.block else "")]
         lines += [f"classes    {len(self.classes)}: {', '.join(self.classes[:6])}{', …' if len(self.classes) > 6 else ''}"]
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}, seed {self.seed}"]
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
@@ -139,6 +150,10 @@ class Plan:
         lines += _candidate_lines(self.candidates)
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(lines)
+
+
+def _block_words(block: str) -> str:
+    return "the third with the largest relative gradient" if block == AUTO_BLOCK else f"{block} third"
 
 
 def _candidate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -158,7 +173,7 @@ def check_plan(plan: Plan) -> None:
     Raises:
         SettingError: naming what was received and what was expected.
     """
-    problems = [sentence for sentence in (*_about_strategy(plan), *_about_values(plan)) if sentence]
+    problems = [*_about_strategy(plan), *_about_method(plan), *_about_values(plan)]
     if problems:
         raise SettingError(" ".join(problems))
 
@@ -170,16 +185,39 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
         yield "strategy='partial' needs frozen=: a number of blocks, or the name of a block, layer or module, that one included."
     elif plan.strategy not in ("partial", "probe") and plan.frozen is not None:
         yield f"frozen={plan.frozen!r} goes with strategy='partial' or 'probe'; received strategy={plan.strategy!r}."
-    if plan.strategy == "surgical" and plan.block not in THIRDS:
-        yield f"strategy='surgical' needs block=, the third that is trained: one of {', '.join(THIRDS)}; received {plan.block!r}."
+    if plan.strategy == "surgical" and plan.block not in (*THIRDS, AUTO_BLOCK):
+        yield f"strategy='surgical' needs block=, the third that is trained: {', '.join(THIRDS)} or auto; received {plan.block!r}."
     elif plan.strategy != "surgical" and plan.block is not None:
         yield f"block={plan.block!r} goes with strategy='surgical'; received strategy={plan.strategy!r}."
+    if plan.base == "probe" and plan.block == AUTO_BLOCK:
+        yield "block='auto' looks at the gradients of the network's own head; received base='probe'. Name a third, or leave base= out."
     if plan.base not in BASES:
         yield f"base={plan.base!r} is not known{near_names(str(plan.base), BASES)}."
     elif plan.base != "head" and plan.strategy not in ("partial", "full", "surgical"):
         yield f"base={plan.base!r} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
     if plan.frozen is not None and not isinstance(plan.frozen, str) and not _whole(plan.frozen):
         yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
+
+
+def _about_method(plan: Plan) -> Iterator[str]:
+    options: Any = plan.options
+    if not isinstance(options, Mapping):
+        yield f"options={str(options)[:80]}: expected the options of a method by name."
+    elif plan.strategy in METHODS:
+        yield from METHODS[plan.strategy].problems(options)
+    else:
+        for name in options:
+            owners = [f"strategy={method.name!r}" for method in METHODS.values() if name in method.options]
+            with_them = f"goes with {' or '.join(owners)}" if owners else "is the option of no method"
+            yield f"{name}={options[name]!r} {with_them}; received strategy={plan.strategy!r}."
+    for name in SWITCHES:
+        value, suited = getattr(plan.settings, name), (*_TUNING, "auto") if name == "stay_near" else _TUNING
+        if value and plan.strategy in STRATEGIES and plan.strategy not in suited:
+            yield f"{name}={value!r} goes with strategies that train below the heads: {', '.join(suited)}; received {plan.strategy!r}."
+        elif value and plan.base == "probe" and name != "stay_near":
+            yield f"{name}={value!r} needs the network's own features; received base='probe'. Leave base= out."
+    if plan.settings.distill and plan.settings.co_tuning:
+        yield f"distill={plan.settings.distill} and co_tuning={plan.settings.co_tuning} both teach the old head; give one of them."
 
 
 def _about_values(plan: Plan) -> Iterator[str]:
@@ -223,7 +261,8 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, block, base, budget, views, valid, select, seed, classes, rename, start, statistics, false_alarm, and any setting.
+        options: frozen, block, base, budget, views, valid, select, seed, classes, rename, start, statistics, false_alarm, the options
+            of methods, and any setting. Settings that are left out are those that suit the method.
 
     Returns:
         The plan, checked.
@@ -251,7 +290,10 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
         "statistics",
         "false_alarm",
     )
-    settings = Settings.of({name: value for name, value in options.items() if name not in own}, also=own)
-    plan = Plan(strategy, settings=settings, **{name: options[name] for name in own if name in options})
+    method, known = METHODS.get(strategy), {name for method in METHODS.values() for name in method.options}
+    given = {name: value for name, value in options.items() if name not in own and name not in known}
+    settings = Settings.of({**(method.settings if method else {}), **given}, also=(*own, *sorted(known)))
+    asked = {name: value for name, value in options.items() if name in known}
+    plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in own if name in options})
     check_plan(plan)
-    return plan
+    return replace(plan, options=method.filled(asked)) if method else plan

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..data import ArrayPreprocessing, ColumnsPreprocessing, Dataset, Preprocessing, default_preprocessing, preprocessing_from_dict
+from ..data import (
+    ArrayPreprocessing,
+    ColumnsPreprocessing,
+    ConditionsPreprocessing,
+    Dataset,
+    Preprocessing,
+    default_preprocessing,
+    preprocessing_from_dict,
+)
 from ..errors import DataError
 from ..networks.contract import Network
 
@@ -38,18 +46,25 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
     Raises:
         DataError: if the kind of the data, or the columns beside the items, do not go with the network.
     """
-    own = preprocessing_from_dict(net.preprocessing.to_dict())
-    if isinstance(own, ColumnsPreprocessing):
-        own.dataset(data)
+    return _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
+
+
+def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...], columns: bool = False) -> Preprocessing:
+    """Return the preprocessing with the innermost one, of the items alone, suited to the data; `columns` where one around it reads them."""
+    if isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
+        if isinstance(own, ColumnsPreprocessing):
+            own.dataset(data)
         named = net.sample if isinstance(net.sample, dict) else {}
-        shape = tuple(named["inputs"].shape[1:]) if "inputs" in named else ()
-        return replace(own, inner=_for_items(net, own.inner, data=data, shape=shape))
-    if data.columns is not None:
+        item = named.get("inputs" if isinstance(own, ColumnsPreprocessing) else own.inputs)
+        shape = () if item is None else tuple(item.shape[1:])
+        columns = columns or isinstance(own, ColumnsPreprocessing)
+        return replace(own, inner=_suited(net, own.inner, data=data, shape=shape, columns=columns))
+    if data.columns is not None and not columns:
         raise DataError(
             f"The data have the columns {', '.join(map(repr, data.column_names))} beside the items, which this network does not take. "
             f"Use regraft.join(net, {list(data.column_names)}) first, or read the data without columns=."
         )
-    return _for_items(net, own, data=data, shape=net.input_shape)
+    return _for_items(net, own, data=data, shape=shape)
 
 
 def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...]) -> Preprocessing:

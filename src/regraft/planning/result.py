@@ -56,7 +56,8 @@ class Result:
 
     def report_facts(self) -> dict[str, Any]:
         """Return all that the report shows, as plain data."""
-        strategy = {"name": self.plan.strategy, "reasons": list(self.plan.reasons), "settings": self.plan.settings.to_dict()}
+        settings = self.plan.options | self.plan.settings.to_dict()
+        strategy = {"name": self.plan.strategy, "reasons": list(self.plan.reasons), "settings": settings}
         return {
             "title": "Adaptation report",
             "verdict": self.verdict,

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from ..methods import METHODS
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, with_probe
 from .choosing.candidates import below_probe, frozen_layers
 from .choosing.probing import probe_at
 from .job import Carried, Job
+from .plan import AUTO_BLOCK
 from .starting import solve_heads_, solve_only_
+from .tuning.stages import by_method, trained_head, trained_layers
+from .tuning.thirds import third_by_gradient
 
 __all__ = ["Carried", "run_strategy"]
 
@@ -45,12 +49,9 @@ def _head(job: Job) -> Carried:
 def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
     """Linear probing, then fine-tuning from that head (LP-FT: Kumar et al., ICLR 2022)."""
     feed = job.feed(frozen)
-    head_feed = job.head_feed(feed)
-    job.keep_features_(head_feed.features, frozen)
-    solve_heads_(job, feed, features=head_feed.features)
-    history: History = job.train("head", head_feed, frozen=job.all_but_heads(), settings=replace(job.settings, unfreeze_every=None))
-    history += job.train(stage, feed, frozen=frozen)
-    return Carried(feed, history, features=head_feed.features, frozen=frozen)
+    history, features = trained_head(job, feed, frozen=frozen)
+    history += trained_layers(job, feed, frozen=frozen, stage=stage, features=features)
+    return Carried(feed, history, features=features, frozen=frozen)
 
 
 def _partial(job: Job) -> Carried:
@@ -65,7 +66,14 @@ def _full(job: Job) -> Carried:
 
 def _surgical(job: Job) -> Carried:
     """One third of the blocks is trained, and the heads (Lee et al., ICLR 2023)."""
-    return _from_base(job)
+    if job.plan.block != AUTO_BLOCK:
+        return _from_base(job)
+    below = job.frozen_for_head()
+    history, features = trained_head(job, job.feed(below), frozen=below)
+    frozen = frozen_layers(job.network, strategy="surgical", frozen=None, block=third_by_gradient(job))
+    feed = job.feed(frozen)
+    history += trained_layers(job, feed, frozen=frozen, stage="surgical", features=features)
+    return Carried(feed, history, features=features, frozen=frozen)
 
 
 def _from_base(job: Job) -> Carried:
@@ -106,4 +114,5 @@ _STRATEGIES: dict[str, Callable[[Job], Carried]] = {
     "full": _full,
     "surgical": _surgical,
     "scratch": _scratch,
+    **dict.fromkeys(METHODS, by_method),
 }

@@ -19,7 +19,7 @@ from ..data import Prepared
 from ..errors import NetworkError
 from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
-from ..networks.taps import INPUT, POOLS
+from ..networks.parts.taps import INPUT, POOLS
 from ..networks.tracing import capture, pooled
 from ..training import Settings
 

@@ -40,17 +40,19 @@ class Calibration:
     brier_after: float
 
 
-def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> float:
+def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", doubt: float | None = None) -> float:
     """Return the factor of held-out scores with the lowest log-loss.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2, equation (9); the factor is 1 / T there.
     Deviations: the targets are smoothed as by one further item of every class (the rule of succession; Platt 1999, section 2.1), or
     the factor of separable classes would be without bound. Of more than 8,192 items, as many are drawn.
+    With many classes and few items that is a strong pull towards even chances; `doubt` gives a weaker one.
 
     Args:
         scores: (N, C) raw scores of items that the head did not see.
         truth: (N, C) of 0 and 1.
         kind: "classification" (softmax) or "multi-label" (sigmoid).
+        doubt: how many further items, spread evenly over the classes, smooth the targets; None for one of every class.
 
     Returns:
         A factor between 0.1 and 1000.
@@ -58,7 +60,8 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "class
     drawn = np.random.default_rng(0).permutation(len(truth))[:_MOST] if len(truth) > _MOST else slice(None)
     scores, truth = scores[drawn], truth[drawn]
     items, classes = truth.shape if kind == "classification" else (len(truth), 2)
-    truth = (truth * items + 1) / (items + classes)
+    further = float(classes) if doubt is None else doubt
+    truth = (truth * items + further / classes) / (items + further)
     meant = float((truth * scores).sum()) / len(scores)
     above = scores - scores.max(axis=1, keepdims=True)
     highest = float(scores.max(axis=1).mean())

@@ -18,11 +18,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..console import progress, say
+from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network, Scores
 from ..tasks import Loss
 from .checkpoints import Checkpoint
 from .feeds import Feed, Payload
 from .optimizers import PlateauFactor, cosine_factor, make_optimizer, set_rate_
+from .regularizing import dropped, l1_norm
 from .settings import Settings
 
 __all__ = [
@@ -84,13 +86,18 @@ class Objective:
 
     Attributes:
         parts: one for each task that is learned, one or more.
+        terms: further scalars of the scores (B, C) by task and the indices (B,) of a batch, which are added.
+        share: factor of the sum over tasks, where terms take the rest.
     """
 
     parts: tuple[TaskObjective, ...]
+    terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
+    share: float = 1.0
 
     def __call__(self, scores: Scores, indices: np.ndarray) -> Tensor:
         """Return the loss of a batch, a scalar, from the scores (B, C) of every task."""
-        return torch.stack([part.weight * part(scores[part.task], indices) for part in self.parts]).sum()
+        sums = torch.stack([part.weight * part(scores[part.task], indices) for part in self.parts]).sum()
+        return torch.stack([self.share * sums, *(term(scores, indices).to(sums) for term in self.terms)]).sum() if self.terms else sums
 
     def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
         """Return how good scores are, in the plain losses: no class weights, no smoothing.
@@ -134,6 +141,9 @@ class Training:
         checkpoint: where to go on from, or None.
         stage: a word for the history, such as "head".
         on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
+        rates: factors of the learning rate of single parameters, as of `make_optimizer`.
+        anchors: name as in `state()` -> where `stay_near` pulls to; None: to the weights before this training.
+        paired: whether a range test compares each loss with that of the same batch before anything has changed.
     """
 
     network: Network
@@ -147,6 +157,9 @@ class Training:
     checkpoint: Checkpoint | None = None
     stage: str = "train"
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    anchors: Mapping[str, Tensor] | None = None
+    paired: bool = False
 
 
 @dataclass
@@ -161,6 +174,7 @@ class Trained:
         waited: epochs since then.
         plateau: state of the schedule "plateau".
         history: one dict an epoch.
+        anchors: id of a parameter -> where it is pulled back to; none in a checkpoint, for a run goes on from the same start.
     """
 
     rate: float
@@ -170,6 +184,7 @@ class Trained:
     waited: int = 0
     plateau: PlateauFactor = field(default_factory=PlateauFactor)
     history: list[dict[str, Any]] = field(default_factory=list)
+    anchors: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 def train(training: Training) -> list[dict[str, Any]]:
@@ -183,12 +198,14 @@ def train(training: Training) -> list[dict[str, Any]]:
     """
     settings, accelerator = training.settings, Accelerator(mixed_precision=_precision())
     training.network.freeze_(training.frozen)
-    optimizer = make_optimizer(training.network, settings)
+    optimizer = make_optimizer(training.network, settings, rates=training.rates)
+    anchors = anchors_of(training.network, training.anchors) if settings.stay_near else {}
     state = _resumed(training, optimizer)
     if state is None:
         rate = settings.learning_rate or _found_rate(training, accelerator)
         start = evaluate(training, training.select).get("select_loss", math.inf)
         state = Trained(rate, best_loss=start, best=_copied(trained_tensors(training)))
+    state.anchors = anchors
     with progress(training.stage, settings.epochs) as advance:
         advance(state.epoch)
         while state.epoch < settings.epochs and not _finished(state, settings):
@@ -227,6 +244,8 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
     for number, (indices, payload) in enumerate(training.feed.batches(parts)):
         set_rate_(optimizer, state.rate * _factor(settings, state, step=first_step + number, steps=steps))
         losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload) * len(indices))
+        if state.anchors:
+            pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)
     entry = {"stage": training.stage, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
     judged = evaluate(training, training.select)
     entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
@@ -237,9 +256,11 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
     """Learn from one batch and return its loss."""
-    with accelerator.autocast():
+    with accelerator.autocast(), dropped(training.network, training.settings.dropout):
         scores = training.feed.scores(payload)
     loss = training.objective(scores, indices)
+    if training.settings.l1:
+        loss = loss + training.settings.l1 * l1_norm(training.network)
     accelerator.backward(loss)
     if training.settings.clip_norm is not None:
         accelerator.clip_grad_norm_(
@@ -346,9 +367,16 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
 
 
 def trained_tensors(training: Training) -> dict[str, Tensor]:
-    """Return the tensors that training may change: all of the network's state but the frozen layers'."""
-    frozen = training.frozen
-    return {name: tensor for name, tensor in training.network.state().items() if name.rpartition(".")[0] not in frozen}
+    """Return the tensors that a training may change: all of the network's state but the frozen layers', the singly frozen ones, and the
+    moving averages beside the latter."""
+    frozen, state = training.frozen, training.network.state()
+    still = {name.rpartition(".")[0] for name in frozen if name in state}  # layers of which a part is frozen run as in inference
+    parameters = {name for names in training.network.layer_parameters().values() for name in names} if still else set()
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name not in frozen and (layer := name.rpartition(".")[0]) not in frozen and (layer not in still or name in parameters)
+    }
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -400,7 +428,9 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     """Pick a learning rate by raising it step by step and watching the loss, then put everything back.
 
     Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the highest one with a loss near the lowest; the
-    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers.
+    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers. Where the training
+    is `paired`, the steps are first made at a rate of 0: a network that is good already has losses that differ more by batch than by
+    what a step does.
 
     Args:
         training: all that training needs.
@@ -410,21 +440,33 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
         The learning rate of the head.
     """
     before = _copied(trained_tensors(training))
+    rates, plain = np.geomspace(*RANGE, RANGE_STEPS), np.zeros(RANGE_STEPS)
+    if training.paired:
+        plain = np.array(_swept(training, accelerator, rates=np.zeros(RANGE_STEPS), plain=plain))
+        plain -= plain.mean()
+        _restore_(trained_tensors(training), before)
+    losses = _swept(training, accelerator, rates=rates, plain=plain)
+    _restore_(trained_tensors(training), before)
+    return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
+
+
+def _swept(training: Training, accelerator: Accelerator, *, rates: np.ndarray, plain: np.ndarray) -> list[float]:
+    """Return the losses of steps at these rates, less what their batches have beyond the mean, until they explode."""
     torch.manual_seed(training.seed)
     training.network.reseed_(training.seed)
     training.network.mode_(True)
-    optimizer = make_optimizer(training.network, training.settings)
-    rates = np.geomspace(*RANGE, RANGE_STEPS)
+    # parameters with a factor of their own would explode first, and decide for all others
+    optimizer = make_optimizer(training.network, training.settings, rates=dict.fromkeys(training.rates, 1.0))
     losses: list[float] = []
     one_epoch = _shuffled(training, training.seed)
-    parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
-    for rate, (indices, payload) in zip(rates, training.feed.batches(parts), strict=True):
-        set_rate_(optimizer, float(rate))
-        losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload))
-        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
+    parts = [one_epoch[step % len(one_epoch)] for step in range(len(rates))]
+    for step, (indices, payload) in enumerate(training.feed.batches(parts)):
+        set_rate_(optimizer, float(rates[step]))
+        loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
+        losses.append(max(loss - float(plain[step]), 1e-6) if plain.any() else loss)
+        if rates.any() and (not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3):
             break
-    _restore_(trained_tensors(training), before)
-    return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
+    return losses
 
 
 def pick_rate(rates: Sequence[float] | np.ndarray, losses: Sequence[float], *, highest: float) -> float:

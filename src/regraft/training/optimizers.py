@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,17 +32,19 @@ def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]
     return [decay ** (trained_blocks - 1 - index) for index in range(trained_blocks)]
 
 
-def make_optimizer(network: Network, settings: Settings) -> Optimizer:
+def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, float] | None = None) -> Optimizer:
     """Make the optimizer over all trainable parameters, in groups by depth and by whether they decay.
 
     Args:
         network: with its frozen layers set.
         settings: optimizer, weight decay, momentum and layer decay.
+        rates: name as in `state()` -> factor of the learning rate of a parameter that has a group of its own, without weight decay.
 
     Returns:
         The optimizer; every group has a "factor" that its learning rate is multiplied with.
     """
     parameters = network.layer_parameters()
+    apart = {id(one): factor for names in parameters.values() for name, one in names.items() if (factor := (rates or {}).get(name))}
     by_block = [
         [parameter for name in names for parameter in parameters.get(name, {}).values() if parameter.requires_grad]
         for names in _by_depth(network)
@@ -54,13 +56,14 @@ def make_optimizer(network: Network, settings: Settings) -> Optimizer:
     trained = [_unique(block) for block in [*by_block, rest] if block]
     groups = []
     for block, factor in zip(trained, depth_factors(len(trained), settings.layer_decay), strict=True):
-        matrices = [parameter for parameter in block if parameter.ndim > 1]
-        vectors = [parameter for parameter in block if parameter.ndim <= 1]
+        matrices = [parameter for parameter in block if parameter.ndim > 1 and id(parameter) not in apart]
+        vectors = [parameter for parameter in block if parameter.ndim <= 1 and id(parameter) not in apart]
         groups += [
             {"params": chosen, "factor": factor, "weight_decay": decay}
             for chosen, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
             if chosen
         ]
+        groups += [{"params": [one], "factor": apart[id(one)], "weight_decay": 0.0} for one in block if id(one) in apart]
     return _optimizer(groups, settings)
 
 

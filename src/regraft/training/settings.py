@@ -27,6 +27,11 @@ class Settings:
         optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop" or "nadam".
         learning_rate: of the head; None: picked by a learning-rate range test.
         weight_decay: decoupled for "adamw", else L2; of weights, not of biases and normalisation.
+        dropout: share of the numbers that the heads read that are dropped in training, in [0, 1).
+        l1: weight of the sum of the absolute weights of the heads' rows in what is minimised, 0 or more.
+        stay_near: pull of what is trained below the heads back to where it started, 0 or more; 0 for none.
+        distill: share of the loss in which what the old head says is the target, in [0, 1); 0 for none.
+        co_tuning: weight of the loss in which the old head learns what its classes say of the new ones, 0 or more; 0 for none.
         momentum: of "sgd" and "rmsprop", in [0, 1).
         schedule: "cosine" (with warm-up), "plateau" (a tenth after 2 epochs without progress) or "constant".
         warmup: share of all steps in which the rate rises from 0, in [0, 1).
@@ -51,6 +56,11 @@ class Settings:
     optimizer: str = "adamw"
     learning_rate: float | None = None
     weight_decay: float = 0.01
+    dropout: float = 0.0
+    l1: float = 0.0
+    stay_near: float = 0.0
+    distill: float = 0.0
+    co_tuning: float = 0.0
     momentum: float = 0.9
     schedule: str = "cosine"
     warmup: float = 0.05
@@ -136,6 +146,11 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer": (f"one of {', '.join(OPTIMIZERS)}", lambda value: value in OPTIMIZERS),
     "learning_rate": ("a number above 0, or None", lambda value: value is None or value > 0),
     "weight_decay": ("a number, 0 or more", lambda value: value >= 0),
+    "dropout": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "l1": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
+    "stay_near": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
+    "distill": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "co_tuning": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
     "momentum": ("a number in [0, 1)", lambda value: 0 <= value < 1),
     "schedule": (f"one of {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES),
     "warmup": ("a number in [0, 1)", lambda value: 0 <= value < 1),

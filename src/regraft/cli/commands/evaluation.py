@@ -44,6 +44,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     target: options.Target = None,
     columns: options.Columns = None,
+    condition: options.Condition = None,
     files: options.Files = None,
     kind: options.Kind = None,
     head: options.HeadLayer = None,
@@ -55,7 +56,8 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     net = opened(str(folder), head=head, channels=channels)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
-    reading = {"target": wanted, "files": files, "kind": kind, "skip_bad": skip_bad, "columns": columns_for(net, asked)}
+    reading = {"target": wanted, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
+    reading |= {"columns": columns_for(net, asked)}
     labelled = read_data(data, classes=_names_of(heads), **reading)
     checked_kind(net, labelled)
     usable = library("data").checked(labelled, skip_bad)

@@ -36,7 +36,7 @@ def _inspect(  # over the limit: the options of the command
     if as_json:
         print_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))
         return
-    print("\n".join([net.summary(), *_group_lines(net)]))
+    print("\n".join([net.summary(), *_group_lines(net), *_code_lines(net)]))
     if net.account.entries or net.account.notes:
         print(f"\nAccount of the weights\n{net.account}")
     if preview is not None:
@@ -57,6 +57,16 @@ def _group_lines(net: Any) -> Iterator[str]:
             yield f"      {head.task}: {name} = {shown}"
 
 
+def _code_lines(net: Any) -> Iterator[str]:
+    if net.coding is None:
+        return
+    names, learned = net.coding.conditions, len(net.coding.learned)
+    yield f"codes of {net.coding.size} numbers into {net.coding.into}; knows {len(names)} conditions, {learned} of them from its training"
+    added = [name for name in names if name not in net.coding.learned]
+    if added:
+        yield f"      adapted to: {library('data.items').listed(added, 12)}"
+
+
 def _preview(net: Any, classes: list[str]) -> Any:
     """Return the account of the head's change alone, without what happened to the network before."""
     heads = library("heads.retarget")
@@ -71,6 +81,7 @@ def _facts(net: Any) -> dict[str, Any]:
         "blocks": [{"name": block.name, "parameters": block.parameters, "frozen": block.frozen} for block in net.blocks],
         "heads": [_head_facts(net, head) for head in net.heads.values()],
         "preprocessing": net.preprocessing.to_dict(),
+        "coding": None if net.coding is None else net.coding.to_dict(),
         "account": net.account.to_dict(),
     }
 

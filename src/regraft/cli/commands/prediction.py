@@ -14,7 +14,20 @@ import typer
 
 from ...errors import DataError, InputError
 from ..guard import guarded, tell
-from ..options import Channels, Columns, Form, Format, HeadLayer, ItemsArgument, SavedArgument, Scores, SkipBad, Texts, Unknown
+from ..options import (
+    Channels,
+    Columns,
+    Form,
+    Format,
+    HeadLayer,
+    ItemsArgument,
+    OneCondition,
+    SavedArgument,
+    Scores,
+    SkipBad,
+    Texts,
+    Unknown,
+)
 from ..shared import columns_for, library, listed_names, opened
 
 if TYPE_CHECKING:
@@ -34,6 +47,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     text: Texts = None,
     columns: Columns = None,
+    condition: OneCondition = None,
     head: HeadLayer = None,
     channels: Channels = None,
     form: Form = Format.csv,
@@ -49,7 +63,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         data = library("data").checked(data, True)
         for note in data.notes:
             tell(f"Note: {note}")
-    found = net.predict(data, unknown=unknown)
+    found = net.predict(data, condition, unknown=unknown)
     told = {task: _told(one, net.heads[task].kind, scores=scores) for task, one in found.tasks.items()}
     names = [data.name_of(index) for index in range(len(data))]
     if form is Format.jsonl:

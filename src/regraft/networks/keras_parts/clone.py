@@ -48,7 +48,8 @@ _SHARED = (
     keras.dtype_policies.DTypePolicy,
     keras.src.utils.backend_utils.DynamicBackend,  # of the preprocessing layers that many applications begin with
 )
-_TRACKED = (_tracking.TrackedList, _tracking.TrackedDict, _tracking.TrackedOrderedDict, _tracking.TrackedSet)
+_CONTAINERS = ("TrackedList", "TrackedDict", "TrackedOrderedDict", "TrackedSet")  # the third came later
+_TRACKED = tuple(getattr(_tracking, name) for name in _CONTAINERS if hasattr(_tracking, name))
 _OWN_FUNCTIONS = ("build", "quantize")  # closures over the instance that Keras makes in `__new__`
 _COMPILED = (
     "optimizer",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..contract import Head, Layer
-from ..tracing import Trace, capture, head_reading
+from ..tracing import Trace, capture, head_reading, pooled
 from .library import keras
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "outputs_of",
     "parts_hook",
     "rows_of",
+    "scores_from",
 ]
 
 
@@ -195,6 +196,17 @@ def head_of(found: FoundHead, layer: Any, *, task: str = "main") -> Head:
     elif found.activation == "linear" and len(weight) == 1:
         kind = "regression"
     return Head(task, None, kind, found.activation, found.layer, weight, bias)
+
+
+def scores_from(layer: Any, features: Tensor) -> Tensor:
+    """Return the raw scores (N, C) that a linear layer makes of features (N, d), or of what it reads itself."""
+    positions = (1,) * len(getattr(layer, "kernel_size", ()))
+    if features.ndim == 2 and positions:
+        features = (
+            features.reshape(-1, *positions, features.shape[1]) if channels_last(layer) else features[(..., *(None,) * len(positions))]
+        )
+    with linear_activation(layer):
+        return pooled(cast(Tensor, layer(features)), channels_last(layer))
 
 
 def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:

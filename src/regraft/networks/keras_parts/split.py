@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Inputs, Scores
-from ..structure import below
+from ..parts.structure import below
 from .library import keras
 from .structure import graph_of, steps_of
 

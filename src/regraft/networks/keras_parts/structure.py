@@ -6,20 +6,27 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...errors import NetworkError
 from ..contract import Block, Layer
-from ..structure import below, merged_blocks, prefixes
-from ..taps import TapSlice, slices_of
+from ..parts.structure import below, merged_blocks, prefixes
+from ..parts.taps import TapSlice, slices_of
 from .library import keras
 
 __all__ = [
+    "ADJUSTED",
+    "CODES",
+    "CODE_INPUT",
+    "CONDITION",
     "TAPS",
     "blocks_of_model",
     "described",
     "graph_of",
+    "is_code",
     "is_leaf",
     "is_tap",
     "layers_of",
     "named_modules",
+    "no_graph",
     "own_code",
     "own_variables",
     "steps_of",
@@ -30,8 +37,18 @@ __all__ = [
 ]
 
 _MOST_BLOCKS = 40
+_UNDER_LORA = ("kernel", "embeddings")
 TAPS = "taps"
 """The operation that puts the pooled outputs of several blocks side by side; the names of those that pool begin with it."""
+CONDITION = "condition"
+"""The input with row numbers of the table of codes."""
+CODES = "codes"
+"""The Embedding that holds the codes of conditions; the names of the layers that bring them to their points begin with it."""
+CODE_INPUT = "codes_input"
+"""The input through which a nested model takes the codes."""
+ADJUSTED = "adjusted_"
+"""What the names of layers that scale and shift by channel begin with; they are there in training only."""
+_CODE_PARTS = tuple(f"{CODES}_{part}_" for part in ("to", "at", "plus", "then"))
 
 
 def sublayers(layer: Any) -> list[Any]:
@@ -86,6 +103,8 @@ def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dic
     """
     prefix = f"{name}." if name else ""
     variables = list(layer._trainable_variables)
+    if trainable_only and getattr(layer, "lora_enabled", False):  # the weights that a low-rank change is added to stay as they are
+        variables = [variable for variable in variables if variable.name not in _UNDER_LORA]
     if not trainable_only:
         variables += [*layer._non_trainable_variables, *(generator.state for generator in layer._seed_generators)]
     found: dict[str, Any] = {}
@@ -131,6 +150,14 @@ def graph_of(model: Any) -> Any | None:
     return model if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth") else None
 
 
+def no_graph(model: Any) -> NetworkError:
+    """Return the error that says that a model has no graph, and what to do."""
+    return NetworkError(
+        f"{type(model).__name__} '{model.name}' has no graph of layers; expected a functional or Sequential model. "
+        "Make the change in the class's own code and load its weights with weights=, or build the model with the functional API."
+    )
+
+
 def steps_of(graph: Any) -> list[Any]:
     """Return the nodes of a functional graph, inputs left out, such that each comes after all that it reads."""
     return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth] if not node.is_input]
@@ -139,6 +166,20 @@ def steps_of(graph: Any) -> list[Any]:
 def is_tap(operation: Any) -> bool:
     """Tell whether an operation belongs to the pooling of several blocks' outputs."""
     return bool(operation.name == TAPS or operation.name.startswith(f"{TAPS}_"))
+
+
+def is_code(operation: Any) -> bool:
+    """Tell whether an operation is the table of codes, or brings them to their points."""
+    return (operation.name == CODES and isinstance(operation, keras.layers.Embedding)) or operation.name.startswith(_CODE_PARTS)
+
+
+def _code_tensors(graph: Any, steps: Sequence[Any]) -> set[int]:
+    """Return the ids of the tensors that depend on the condition alone and are made by the layers of its codes."""
+    found = {id(tensor) for tensor in graph.inputs if tensor.name in {CONDITION, CODE_INPUT}}
+    for node in steps:
+        if is_code(node.operation) and node.input_tensors and all(id(tensor) in found for tensor in node.input_tensors):
+            found |= {id(tensor) for tensor in node.outputs}
+    return found if any(is_code(node.operation) for node in steps) else set()
 
 
 def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
@@ -162,15 +203,19 @@ def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
 
 
 def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:
-    """Tell of each step whether all data flow through it: no tensor made before it is read after it, but for taps."""
+    """Tell of each step whether all data flow through it: no tensor made before it is read after it, but for taps and codes."""
+    codes = _code_tensors(graph, steps)
     last_use: dict[int, int] = {id(tensor): len(steps) for tensor in graph.outputs}
     for at, node in enumerate(steps):
         for tensor in [] if is_tap(node.operation) else node.input_tensors:
             last_use[id(tensor)] = max(at, last_use.get(id(tensor), -1))
-    farthest = max((last_use.get(id(tensor), -1) for tensor in graph.inputs), default=-1)
+    last_use |= dict.fromkeys(codes, -1)
+    made = [node for node in steps if not is_code(node.operation) and codes.issuperset(map(id, node.input_tensors))]  # in place of an input
+    entries = [*graph.inputs, *(tensor for node in made for tensor in node.outputs)]
+    farthest = max((last_use.get(id(tensor), -1) for tensor in entries), default=-1)
     found = []
     for at, node in enumerate(steps):
-        found.append(farthest <= at)
+        found.append(farthest <= at and not codes & {id(tensor) for tensor in node.outputs})
         farthest = max([farthest, *(last_use.get(id(tensor), at) for tensor in node.outputs)])
     return found
 
@@ -226,17 +271,25 @@ def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[
 
 
 def _name_of(group: Sequence[Layer]) -> str:
-    return next((layer.name for layer in group if layer.parameters), group[0].name)
+    return next((layer.name for layer in group if layer.parameters and not _is_side(layer)), group[0].name)
+
+
+def _is_side(layer: Layer) -> bool:
+    """Tell by its name whether a layer holds codes, brings them to their points, or scales and shifts what a layer gives."""
+    name = layer.name.rpartition(".")[2]
+    return (name == CODES and layer.kind == "Embedding") or name.startswith((*_CODE_PARTS, ADJUSTED))
 
 
 def _joined(groups: Sequence[list[Layer]]) -> list[list[Layer]]:
     joined: list[list[Layer]] = []
     for group in groups:
-        if joined and all(layer.kind.endswith("Normalization") or not layer.parameters for layer in group):
+        if joined and all(layer.kind.endswith("Normalization") or not layer.parameters or _is_side(layer) for layer in group):
             joined[-1] += group
         else:
             joined.append(list(group))
-    sizes = [sum(layer.parameters for layer in group) for group in joined]
+    if len(joined) > 1 and any(map(_is_side, joined[0])) and all(_is_side(layer) or not layer.parameters for layer in joined[0]):
+        joined[:2] = [joined[0] + joined[1]]
+    sizes = [sum(layer.parameters for layer in group if not _is_side(layer)) for group in joined]
     while len(joined) > _MOST_BLOCKS:
         at = min(range(len(joined) - 2), key=lambda at: sizes[at] + sizes[at + 1])
         joined[at : at + 2] = [joined[at] + joined[at + 1]]

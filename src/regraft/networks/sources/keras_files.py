@@ -21,7 +21,7 @@ from ..keras_parts.library import keras
 from ..keras_parts.structure import is_leaf, own_variables
 from ..keras_parts.weights import is_addressed, opened_h5, read_keras_weights
 from ..matching import Weight, match
-from ..structure import below
+from ..parts.structure import below
 
 __all__ = ["assign_", "is_full_model", "open_keras_file", "put_keras_weights_", "read_keras_weights", "target_weights"]
 

@@ -15,11 +15,12 @@ from torch.nn import Module
 
 from ...errors import MissingExtraError, NetworkError, near_names
 from ..account import Account
-from ..contract import Head, Inputs, Network
+from ..contract import Coding, Head, Inputs, Network
 from ..folders import read_facts, read_heads_, read_learned_
+from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
-from .programs import open_program
+from .programs import open_program, take_codes_
 from .torch_files import put_weights_, read_torch_weights
 from .zoo import open_named
 
@@ -29,6 +30,8 @@ _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _TORCH_FILES = (".safetensors", ".pt", ".pth")
 _NAMED = ("timm", "torchvision", "keras", "hf")
 Architecture = Module | Callable[[], Any] | None
+Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""Of one item without the batch axis; of a network that takes several tensors by name, of each."""
 
 
 @dataclass
@@ -46,7 +49,7 @@ def open_source(
     classes: Sequence[str] | None = None,
     weights: str | Path | None = None,
     architecture: Architecture = None,
-    inputs: Sequence[int] | None = None,
+    inputs: Shapes = None,
     head: str | None = None,
 ) -> Source:
     """Open a network from whatever the user has.
@@ -56,7 +59,7 @@ def open_source(
         classes: class names in row order.
         weights: a weights-only file put into `source`.
         architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
-        inputs: shape of one item without the batch axis.
+        inputs: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each.
         head: the name of the layer that is its head, where there are several candidates.
 
     Returns:
@@ -74,7 +77,7 @@ def open_source(
     return opened
 
 
-def _open(source: Any, architecture: Architecture, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
+def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained: bool, head: str | None) -> Source:
     if isinstance(source, Network):
         return Source(source.copy(), source.preprocessing.to_dict())
     if isinstance(source, Module) or _is_keras(source):
@@ -86,6 +89,8 @@ def _open(source: Any, architecture: Architecture, *, inputs: Sequence[int] | No
         )
     kind, _, name = str(source).partition(":")
     if name and kind in _NAMED:
+        if isinstance(inputs, Mapping):
+            raise NetworkError(f"{str(source)!r} does not need the names of its inputs; received inputs={dict(inputs)}. Give one shape.")
         return _open_name(kind, str(source), inputs=inputs, pretrained=pretrained, head=head)
     path = Path(source)
     if not path.exists():
@@ -117,9 +122,12 @@ def _keras_door(name: str) -> ModuleType:
         ) from error
 
 
-def _open_live(source: Any, inputs: Sequence[int] | None, *, head: str | None = None) -> Network:
-    if _is_keras(source):
-        return cast(Network, _keras_door("..keras_models").open_keras(source, inputs=inputs, head=head))
+def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Network:
+    if _is_keras(source):  # a graph with several inputs states their shapes itself
+        shape = None if isinstance(inputs, Mapping) else inputs
+        return cast(Network, _keras_door("..keras_models").open_keras(source, inputs=shape, head=head))
+    if isinstance(inputs, Mapping):
+        return open_torch(source, sample={name: sample_of(shape) for name, shape in inputs.items()}, head=head)
     return open_torch(source, inputs=inputs, head=head)
 
 
@@ -143,14 +151,18 @@ def _made(architecture: Architecture) -> Any:
     )
 
 
-def _open_file(path: Path, architecture: Architecture, *, inputs: Sequence[int] | None, head: str | None) -> Source:
+def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: str | None) -> Source:
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
         files = _keras_door(".keras_files")
         if architecture is None or files.is_full_model(path):
             return Source(
                 _keras_door("..keras_models").open_keras(
-                    files.open_keras_file(path), inputs=inputs, origin={"source": path.name}, take=True, head=head
+                    files.open_keras_file(path),
+                    inputs=None if isinstance(inputs, Mapping) else inputs,
+                    origin={"source": path.name},
+                    take=True,
+                    head=head,
                 )
             )
     elif suffix not in _TORCH_FILES:
@@ -195,8 +207,14 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network = _open_torch_folder(folder, facts, architecture=architecture)
     read_heads_(network, facts)
     read_learned_(network, folder)
+    network.coding = Coding.from_dict(facts["coding"]) if facts.get("coding") else None
+    if network.origin.get("source") == "program":
+        take_codes_(network, folder, digest=str(facts.get("digest")))
+    else:
+        network = with_code_files(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)
-    return Source(network, facts["preprocessing"], facts.get("unknown"))
+    names = () if network.coding is None else network.coding.conditions
+    return Source(network, naming_conditions(facts["preprocessing"], names), facts.get("unknown"))
 
 
 def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
@@ -234,6 +252,8 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
     for name, tensor in tensors.items():
         if "mask" in name:
             tensors[name] = torch.ones_like(tensor)
+        if name == "condition" and not tensor.is_floating_point():
+            tensors[name] = torch.zeros_like(tensor)  # the row that every table of codes has
     return tensors[""] if list(tensors) == [""] else tensors
 
 

@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from ...errors import NetworkError, UnsafeFileError
 from ..account import Account
 from ..contract import Head, Inputs, Network
 from ..names import checked_classes
+from ..parts.code_files import table_with_files
 from ..torch_modules import PROGRAM_FILE, TorchNetwork
 
-__all__ = ["open_program"]
+__all__ = ["open_program", "take_codes_"]
 
 _EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), <>=]*")
 _SYMBOL = re.compile(r"Symbol\('([a-z]+\d+)'")
@@ -34,6 +36,8 @@ _WORDS = {
     *("IntTrueDiv", "TruncToInt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "True", "False", "positive", "nonnegative", "integer", "real"),
 }
 """All that a size expression may name: sympy evaluates the rest too, the functions of Python among it."""
+_CODES = "codes.weight"
+"""How the name of the table of codes ends among a program's parameters."""
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -73,6 +77,27 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
         network.heads[head["task"]] = Head(head["task"], classes, head["kind"], "linear", "", rows, rows[:, 0].copy())
     network.account = Account(notes=(f"an exported program of {own}: it predicts; to adapt it further, give architecture=",))
     return network
+
+
+def take_codes_(network: Network, folder: Path, *, digest: str) -> None:
+    """Let an exported program know the conditions whose code files lie in its folder.
+
+    Args:
+        network: opened by `open_program`.
+        folder: that it was opened from.
+        digest: `code_digest` of the network that was exported; that of the program itself would be another.
+
+    Raises:
+        NetworkError: if a code file is refused.
+    """
+    program = network.module.__dict__.get("program")
+    name = next((name for name, _ in program.named_parameters() if name.endswith(_CODES)), None) if program is not None else None
+    if network.coding is None or name is None:
+        return
+    holder = program.get_submodule(name.rpartition(".")[0])
+    names, table = table_with_files(network.coding, holder.weight.detach().cpu().numpy(), folder=folder, digest=digest)
+    holder.weight = torch.nn.Parameter(torch.from_numpy(table).to(holder.weight), requires_grad=False)
+    network.coding = replace(network.coding, conditions=names)
 
 
 class _Program(torch.nn.Module):

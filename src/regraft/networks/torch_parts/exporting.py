@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +12,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..contract import Inputs
-from .wrappers import AttachedHead, BranchedNetwork, EndedNetwork, JoinedNetwork, StackedHead, TappedNetwork
 
 if TYPE_CHECKING:
     from ..torch_modules import TorchNetwork
 
 __all__ = ["RawScores", "export_module", "export_raw_scores"]
-
-
-_STARRED = (AttachedHead, StackedHead, BranchedNetwork, EndedNetwork, TappedNetwork)  # their inputs stand behind * and **
 
 
 class RawScores(Module):
@@ -49,6 +47,20 @@ def export_raw_scores(network: TorchNetwork, path: Path) -> None:
     torch.export.save(program, path)
 
 
+class _Named(Module):
+    """A module that takes tensors by name, its forward without free keywords: a program with them cannot be called."""
+
+    def __init__(self, module: Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+
+        def forward(**named: Tensor) -> Any:
+            return module(**named)
+
+        forward.__dict__["__signature__"] = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+        self.__dict__["forward"] = forward
+
+
 def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
     """Write an exported program of a module in inference mode, its batch axis free.
 
@@ -58,13 +70,13 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
         path: ends in `.pt2`.
     """
     axes = {0: torch.export.Dim("batch", min=1)}
-    starred = isinstance(module, _STARRED)
+    takes = signature(module.forward).parameters
     if isinstance(sample, dict):
-        free = {name: axes for name in sample}
-        shapes: Any = {"named": free} if starred else free
-        if isinstance(module, JoinedNetwork):
-            shapes = {"columns": axes, "named": {name: axes for name in sample if name != "columns"}}
-        program = torch.export.export(module.eval(), (), dict(sample), dynamic_shapes=shapes)
+        explicit = takes.keys() >= sample.keys()
+        whole = module if explicit else _Named(module, list(sample))
+        program = torch.export.export(whole.eval(), (), dict(sample), dynamic_shapes={name: axes for name in sample})
     else:
-        program = torch.export.export(module.eval(), (sample,), dynamic_shapes={"tensors": (axes,)} if starred else (axes,))
+        first = next(iter(takes.values()))
+        starred = first.kind is Parameter.VAR_POSITIONAL
+        program = torch.export.export(module.eval(), (sample,), dynamic_shapes={first.name: (axes,)} if starred else (axes,))
     torch.export.save(program, path)

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-__all__ = ["PartedConv1d", "PartedConv2d", "PartedConv3d", "PartedLinear", "is_rowwise", "like", "put_", "row_weight", "set_submodule_"]
+__all__ = [
+    "PartedConv1d",
+    "PartedConv2d",
+    "PartedConv3d",
+    "PartedLinear",
+    "is_rowwise",
+    "last_axis",
+    "like",
+    "put_",
+    "row_weight",
+    "set_submodule_",
+]
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _COUNTS = ("out_features", "out_channels", "num_classes", "n_classes")
@@ -77,6 +88,11 @@ def row_weight(module: Module) -> Tensor | None:
     if isinstance(module, _CONVOLUTIONS):
         return weight.flatten(1) if module.groups == 1 and set(module.kernel_size) == {1} else None
     return weight if weight.ndim == 2 else None
+
+
+def last_axis(layer: Module) -> bool:
+    """Tell whether the class axis of a row layer's output is the last one."""
+    return not isinstance(layer, _CONVOLUTIONS)
 
 
 def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import Module, functional
 
 from ..contract import Inputs
-from ..taps import GRID, STD_FLOOR, Tap, pools_at
+from ..parts.taps import GRID, STD_FLOOR, Tap, pools_at
 from ..tracing import as_tensor
 
-__all__ = ["Point", "Reached", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
+__all__ = ["Point", "Reached", "listening", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
@@ -110,6 +110,28 @@ def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
     return functional.adaptive_avg_pool1d(line, count).transpose(1, 2).flatten(1)
 
 
+@contextmanager
+def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
+    """Let a hook hear what a module hands on while the context lasts: behind all hooks that change what it gives.
+
+    Args:
+        module: any.
+        hook: takes the module, its arguments and its output.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as stack:
+
+        def begin(_module: Module, _args: Any) -> None:  # hooks run in the order in which they came: wrappers inside have come by now
+            stack.callback(module.register_forward_hook(hook).remove)
+            handle.remove()
+
+        handle = module.register_forward_pre_hook(begin)
+        stack.callback(handle.remove)
+        yield
+
+
 def run_reading(
     network: Module, names: Sequence[str], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], None], stops: bool
 ) -> None:
@@ -136,7 +158,7 @@ def run_reading(
 
     with ExitStack() as stack:
         for name in names:
-            stack.callback(network.get_submodule(name).register_forward_hook(reader(name)).remove)
+            stack.enter_context(listening(network.get_submodule(name), reader(name)))
         with suppress(Reached):
             run()
 

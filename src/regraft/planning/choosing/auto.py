@@ -8,7 +8,7 @@ import numpy as np
 
 from ...console import say
 from ...errors import SettingError
-from ...networks.taps import INPUT
+from ...networks.parts.taps import INPUT
 from ...training import Feed, WholeFeed
 from ..job import Carried, Job
 from ..starting import solve_only_
@@ -16,14 +16,16 @@ from .bases import carried_by_probe, learning_rows, read_depths
 from .candidates import Candidate, candidates_of
 from .choice import Choice, figures_, old_errors, source_features
 from .costs import measured_costs, pass_seconds
-from .probing import Probed, best_of, item_errors, probes_of
+from .probing import best_of, probes_of
+from .solving import Probed, item_errors
 from .trials import MOST_TRIED, Run, Trial, first_epochs, trial_of
 
 __all__ = ["choose_and_carry_out"]
 
-KEPT = 2
-"""Trials of the first round that go on; learning rates are tried with the better one."""
-FACTORS = (0.1, 3.0)
+FIRST = 3
+"""Candidates that are tried of those that train more than the head; a budget tries the others as well."""
+HIGHER, LOWER = 3.0, 0.3
+"""Factors of the learning rate of the first trials."""
 
 OLD_BETTER = "not as good as the rows of the old head"
 
@@ -36,8 +38,9 @@ def choose_and_carry_out(job: Job) -> Carried:
     Probes are known by their held-out errors. What is trained is tried on at most 1,000 items, at several learning rates, by
     successive halving, judged on the choosing items; the best trial is trained to its end and mixed with its start.
 
-    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: a trial that cannot be expected to beat the best
-    probe by more than the standard error is dropped at once, and rates are tried in the second round only.
+    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: no trial is run where none can be expected to bring
+    enough (`Choice.expected_gain`), one that cannot be expected to beat the best probe is dropped at once, and rates are tried in the
+    second round only, with the best one.
 
     Args:
         job: gets the adapted network, notes and candidates.
@@ -61,7 +64,7 @@ def choose_and_carry_out(job: Job) -> Carried:
         return carried_by_probe(job, tapped, probed=choice.probe)
     trial, run, feed = final
     job.judging_features = features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features
-    job.network = trial.job.network
+    job.network, job.items, job.test = trial.job.network, trial.job.items, trial.job.test
     return Carried(feed, [*trial.base.history, *run.history], features, trial.frozen)
 
 
@@ -158,54 +161,60 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
 
 def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]:
     """Return the trials, best first, that may still come to beat the probe, each run once."""
-    job, epochs, trials = choice.job, first_epochs(choice.job), list[Trial]()
-    items = min(len(job.parts.fit), MOST_TRIED)
+    job, trials, tried = choice.job, list[Trial](), 0
     for one in candidates:
-        needed = choice.seconds(one, items=items, epochs=epochs)
-        if choice.left < needed:
-            one.why = f"not tried: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
+        few = choice.deadline is None and not job.plan.candidates
+        if few and one.strategy != "head" and tried >= FIRST:
+            one.why = f"not tried: {FIRST} that differ more were; with a budget, all are"
             continue
-        trial = trial_of(one, choice.base(one), source=job.network)
-        if not trial.start:
-            one.why = "not tried: what it starts from runs no layer above its frontier"
+        trial = _begun(choice, one)
+        if trial is None:
             continue
-        run = trial.untrained_() if one.strategy == "head" else trial.run_(1.0, epochs=epochs)
-        _note_(choice, trial, run=run)
-        if choice.is_hopeless(run.errors):
+        tried += one.strategy != "head"
+        if choice.is_hopeless(trial.best.errors):
             one.why = "dropped after the first trial: too far behind the probe"
             continue
         trials.append(trial)
     trials.sort(key=lambda trial: trial.best.loss)
-    for trial in trials[KEPT:]:
+    for trial in trials[1:]:
         trial.candidate.why = "dropped after the first trial: others do better"
-    return trials[:KEPT]
+    return trials[:1]
+
+
+def _begun(choice: Choice, one: Candidate) -> Trial | None:
+    """Return the first trial of a candidate, or None, and why, where there is none."""
+    job, epochs = choice.job, first_epochs(choice.job)
+    needed = choice.seconds(one, items=min(len(job.parts.fit), MOST_TRIED), epochs=epochs)
+    if choice.left < needed:
+        one.why = f"not tried: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
+        return None
+    trial = trial_of(one, choice.base(one), source=job.network)
+    if not trial.start:
+        one.why = "not tried: what it starts from runs no layer above its frontier"
+        return None
+    _note_(choice, trial, run=trial.untrained_() if one.strategy == "head" else trial.run_(1.0, epochs=epochs))
+    return trial
 
 
 def _second_round(choice: Choice, trials: Sequence[Trial]) -> list[Trial]:
-    """Go on with each trial, then try the best one at other rates; return them best first."""
-    job, epochs = choice.job, first_epochs(choice.job)
+    """Try the best one at other rates: higher ones, or lower ones as long as they are better."""
+    epochs = first_epochs(choice.job)
     for trial in trials:
-        if trial.candidate.strategy != "head":
-            _try_(choice, trial, factor=1.0, epochs=epochs, after=trial.best)
-    leader = min((trial for trial in trials if trial.candidate.strategy != "head"), key=lambda trial: trial.best.loss, default=None)
-    if leader is not None and job.settings.learning_rate is None:
-        for factor in FACTORS:
-            _try_(choice, leader, factor=factor, epochs=2 * epochs)
-        if leader.best.factor in FACTORS:
-            further = {FACTORS[0]: FACTORS[0] ** 2, FACTORS[1]: FACTORS[1] / FACTORS[0]}[leader.best.factor]
-            _try_(choice, leader, factor=further, epochs=2 * epochs)
-    hopeful = [trial for trial in trials if not choice.is_hopeless(trial.best.errors)]
-    for trial in trials:
-        if trial not in hopeful:
-            trial.candidate.why = "dropped after the second trial: too far behind the probe"
-    return sorted(hopeful, key=lambda trial: trial.best.loss)
+        if trial.candidate.strategy == "head" or choice.job.settings.learning_rate is not None:
+            continue
+        _try_(choice, trial, factor=HIGHER, epochs=epochs)
+        if trial.best.factor != HIGHER:
+            _try_(choice, trial, factor=LOWER, epochs=epochs)
+        if trial.best.factor == LOWER:
+            _try_(choice, trial, factor=LOWER**2, epochs=epochs)
+    return list(trials)
 
 
-def _try_(choice: Choice, trial: Trial, *, factor: float, epochs: int, after: Run | None = None) -> None:
+def _try_(choice: Choice, trial: Trial, *, factor: float, epochs: int) -> None:
     """Run a trial once more, if the budget allows it."""
     items = min(len(choice.job.parts.fit), MOST_TRIED)
     if choice.left >= choice.seconds(trial.candidate, items=items, epochs=epochs):
-        _note_(choice, trial, run=trial.run_(factor, epochs=epochs, after=after))
+        _note_(choice, trial, run=trial.run_(factor, epochs=epochs))
 
 
 def _note_(choice: Choice, trial: Trial, *, run: Run) -> None:
@@ -220,8 +229,6 @@ def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
     if not trials:
         return _untrained(choice)
     job, trial = choice.job, trials[0]
-    for other in trials[1:]:
-        other.candidate.why = "second to the one that was trained to its end"
     if trial.candidate.strategy == "head":
         if choice.keeps_old or choice.is_beaten_by(trial.best.errors, loss=trial.best.loss):
             return _final_head(choice, trial)

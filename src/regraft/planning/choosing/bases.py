@@ -14,7 +14,8 @@ from ...training import Feed, HeadFeed, WholeFeed
 from ..job import Carried, Job, Solved
 from ..starting import solve_heads_, solve_only_
 from ..tapped import Tapped, default_points, tapped_features
-from .probing import Probed, probe_at, probed_network
+from .probing import probe_at, probed_network
+from .solving import Probed
 
 __all__ = ["Base", "carried_by_probe", "head_base", "learning_rows", "probe_base", "read_depths", "scratch_base", "with_probe"]
 
@@ -27,7 +28,7 @@ class Base:
         job: the work, on a network of its own.
         features: (N, d) what its head reads at this start; None from scratch.
         history: how it came there.
-        rate: of its range test, once that is done.
+        rate: of the first trials, once that is known.
     """
 
     job: Job

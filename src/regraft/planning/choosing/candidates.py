@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ...errors import SettingError, near_names
+from ...errors import NetworkError, SettingError, near_names
 from ...frontier import frozen_up_to
+from ...methods import METHODS
 from ...networks.contract import Network
 from ..job import Job
 from ..plan import BASES, THIRDS, Plan
+from ..tuning.stages import check_method
 from .probing import block_of
 
 __all__ = ["Candidate", "below_probe", "candidates_of", "check_blocks", "frozen_layers", "surgical_blocks"]
 
-ENOUGH_FOR_SCRATCH = 50
+ENOUGH_FOR_SCRATCH = 10
 """Items a class from which training from scratch is a candidate."""
-_STRATEGIES = ("probe", "head", "partial", "full", "surgical", "scratch")
-_KEYS = ("strategy", "name", "frozen", "block", "base")
+ENOUGH_CONDITIONS = 10
+"""Conditions among the items to learn from, from which it can be learned how conditions differ."""
+_STRATEGIES = ("probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
+_KEYS = ("strategy", "name", "frozen", "block", "base", "options")
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Candidate:
     """One way to adapt the network.
 
     Attributes:
-        strategy: "probe", "head", "partial", "full", "surgical" or "scratch".
+        strategy: "probe", "head", "partial", "full", "surgical", "scratch" or the name of a method.
         name: for people.
         frozen: as in a plan.
         block: as in a plan.
@@ -38,6 +42,8 @@ class Candidate:
         estimate: accuracy, or the loss of other tasks.
         interval: of the estimate, 95 %.
         why: what came of it.
+        figure: what the estimate is of.
+        options: of the method, where they are not its defaults.
     """
 
     strategy: str
@@ -51,10 +57,12 @@ class Candidate:
     interval: tuple[float, float] | None = None
     why: str = ""
     figure: str = field(default="accuracy")
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
-        known = {"strategy": self.strategy, "name": self.name, "frozen": self.frozen, "block": self.block, "base": self.base}
+        known: dict[str, Any] = {name: getattr(self, name) for name in ("strategy", "name", "frozen", "block", "base")}
+        known |= {"options": dict(self.options)} if self.options else {}
         figures = {"estimate": self.estimate, "interval": None if self.interval is None else list(self.interval), "figure": self.figure}
         taken = {"predicted": self.predicted, "seconds": self.seconds}
         return {**known, **{name: None if value is None else round(value, 3) for name, value in taken.items()}, **figures, "why": self.why}
@@ -62,29 +70,51 @@ class Candidate:
     def chosen(self) -> dict[str, Any]:
         """Return what a plan of this candidate alone says."""
         given = {"strategy": self.strategy, "frozen": self.frozen, "block": self.block, "base": self.base}
-        return {name: value for name, value in given.items() if value is not None and (name, value) != ("base", "head")}
+        kept = {name: value for name, value in given.items() if value is not None and (name, value) != ("base", "head")}
+        return kept | dict(self.options)
 
 
 def candidates_of(job: Job, *, base: str, dissimilar: bool) -> list[Candidate]:
-    """Return what suits network and data, beside the probes.
+    """Return what suits network and data, beside the probes: first those that lie furthest from each other.
 
     Args:
         job: with its network and plan, whose own candidates come first of all.
-        base: what candidates start from that train a part of the network: "head" or "probe".
+        base: "probe" where training everything may start from the closed form on several depths as well, else "head".
         dissimilar: whether the network's features are of little use for the data.
     """
     given = [one for one in job.plan.candidates if one["strategy"] != "probe"]
     if given:
         return [_read(one) for one in given]
     count = _blocks_below_head(job.network)
-    depths = sorted({count * 3 // 4, count // 2} - {0}, reverse=True)
-    made = [Candidate("head", "head")]
-    made += [Candidate("partial", f"above block {depth}", frozen=depth, base=base) for depth in depths if _leaves_more(job, depth)]
-    made += [Candidate("full", "full", base=base)] + ([Candidate("full", "full, from its own head")] if base == "probe" else [])
-    if _same_classes(job) and count > 1:
-        made += [Candidate("surgical", f"{third} third", block=third, base=base) for third in THIRDS]
+    depths = [depth for depth in sorted({count // 2, count * 3 // 4} - {0}) if _leaves_more(job, depth)]
+    partial = [Candidate("partial", f"above block {depth}", frozen=depth) for depth in depths]
+    made = [Candidate("head", "head"), *_by_condition(job), Candidate("full", "full"), *partial[:1]]
     if dissimilar or _items_a_class(job) >= ENOUGH_FOR_SCRATCH:
         made.append(Candidate("scratch", "from scratch"))
+    made += [*partial[1:], *([Candidate("full", "full, from the probe", base="probe")] if base == "probe" else [])]
+    if _same_classes(job) and count > 1:
+        made += [Candidate("surgical", f"{third} third", block=third) for third in THIRDS]
+    return made
+
+
+def _by_condition(job: Job) -> list[Candidate]:
+    """Return what suits items whose conditions are known: codes, or, where they are too few to learn codes from, what is smaller."""
+    if job.items.data.conditions is None:
+        return []
+    count = len(np.unique(job.items.data.conditions[job.parts.fit]))
+    names = ("codes",) if count >= ENOUGH_CONDITIONS else ("bias", "scale_shift")
+    if count < ENOUGH_CONDITIONS:
+        job.notes.append(
+            f"The items to learn from have {count} conditions; codes are learned from about {ENOUGH_CONDITIONS} or more. 'bias' and "
+            "'scale_shift' were considered in place of 'codes'."
+        )
+    made = []
+    for name in names:
+        try:
+            check_method(job.network, job.items.data, plan=replace(job.plan, strategy=name, options={}), parts=job.parts)
+            made.append(Candidate(name, name))
+        except NetworkError as problem:
+            job.notes.append(f"Not considered: {problem}")
     return made
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.stats import norm
 from torch import Tensor
 
 from ...tasks import wilson_interval
@@ -16,20 +17,28 @@ from ..tapped import Tapped
 from .bases import Base, head_base, learning_rows, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
-from .probing import Probed, item_errors, refitted
+from .probing import refitted
+from .solving import Probed, item_errors
+from .stacking import OLD_ROWS
 
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "old_errors", "source_features"]
 
 HOPE = 0.5
 """Share of the errors of the best probe that tuning may be hoped to take away, before anything is tried."""
-HOPE_TRIED = 0.3
-"""Share of a trial's errors that further training may be hoped to take away."""
+HOPE_TRIED = 0.6
+"""Share of a trial's errors that further training may be hoped to take away: a short trial has only just begun."""
 USUAL = 0.5
 """Share of the errors of the best probe by which tuning usually differs from it."""
 DOUBT = 0.25
 """How far tuning is taken to lie behind a closed form before anything is known, in units of the usual difference between them."""
-LUCK = 1.0
-"""How much better the chosen one of several looks than it is, in standard errors."""
+DOUBT_NEW = 0.5
+"""The same where classes are new: then there are no old rows for tuning to start from."""
+LUCK = 0.5
+"""How much better the chosen one of a few looks than it is, in standard errors."""
+WORTH = 0.4
+"""Standard errors of the best probe that trials have to be expected to bring, or none is run."""
+KEPT_BY = 0.5
+"""Standard errors by which the old rows have to be better than the best probe to be kept alone: it may have them among its members."""
 
 
 @dataclass
@@ -93,7 +102,7 @@ class Choice:
             loss: on them; where there are several tasks, the sum over all has to be lower as well.
         """
         several = len(self.job.tasks) > 1 and not self.keeps_old
-        better = is_better(errors, self.known_errors, usual=self.usual(), overall=self.error)
+        better = is_better(errors, self.known_errors, usual=self.usual(), overall=self.error, doubt=self.doubt)
         return better and not (several and loss >= self.probe.loss)
 
     def expect_(self, candidate: Candidate) -> None:
@@ -109,7 +118,15 @@ class Choice:
     @property
     def keeps_old(self) -> bool:
         """Whether the rows of the old head, which have not seen these items, are better on them than the best probe."""
-        return self.old_errors is not None and float(self.old_errors.mean()) < self.probe.error
+        if self.old_errors is None:
+            return False
+        slack = KEPT_BY * self.probe.standard_error if any(one.method == OLD_ROWS for one in self.probe.members) else 0.0
+        return float(self.old_errors.mean()) < self.probe.error - slack
+
+    @property
+    def doubt(self) -> float:
+        """How far tuning is taken to lie behind, in units of the usual difference."""
+        return DOUBT_NEW if self.old_errors is None else DOUBT
 
     @property
     def error(self) -> float:
@@ -138,14 +155,28 @@ class Choice:
         gain, error = gain_of(errors, self.known_errors)
         return gain + error + HOPE_TRIED * float(errors.mean()) < 0
 
+    def expected_gain(self) -> float:
+        """Return by how much trials can be expected to lower the error, those that are then not believed counted as nothing.
+
+        The true difference is taken to be normal around minus the doubt, with the usual deviation; the choosing items show it with
+        their standard error. What is expected is the mean of the part above zero of what would then be believed.
+
+        Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look.
+        """
+        count, usual = max(int(np.isfinite(self.known_errors).sum()), 1), self.usual()
+        spread = self.error if self.job.items.data.task == "classification" else float(self.probe.errors.var())
+        seen = np.sqrt(max(spread, 1 / max(len(self.probe.errors), 1)) / count)
+        believed = usual**2 / float(np.hypot(usual, seen))
+        place = -self.doubt * usual / believed
+        return float(believed * (norm.pdf(place) + place * norm.cdf(place)))
+
     def usual(self) -> float:
         """Return the deviation of the differences between tuning and a closed form that are usual."""
         return USUAL * self.error + 0.01 * float(self.job.items.data.task == "classification")
 
     def is_settled(self) -> bool:
-        """Tell whether all that tuning may be hoped to bring is below a standard error, or could not be seen on the choosing items."""
-        before = self.known_errors
-        return self.error * HOPE <= self.standard_error or not is_better(np.zeros(len(before)), before, usual=self.usual())
+        """Tell whether what trials can be expected to bring is too little beside the standard error of what is known."""
+        return self.expected_gain() <= WORTH * self.standard_error
 
 
 def old_errors(job: Job, features: Tensor) -> np.ndarray | None:
@@ -184,7 +215,7 @@ def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
     return float(differences.mean()) if len(differences) else 0.0, float(np.sqrt((spread + one) / count / count))
 
 
-def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float = np.inf) -> bool:
+def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float = np.inf, doubt: float = DOUBT) -> bool:
     """Tell whether tuning is to be taken for better than a closed form.
 
     What was chosen among several on the same items looks better than it is; what then remains of the difference is believed as far
@@ -195,10 +226,27 @@ def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: 
         before: (m,) of the closed form; NaN where it is not known.
         usual: deviation of such differences.
         overall: the closed form's error on more items than these, on which it may just have been unlucky.
+        doubt: how far tuning is taken to lie behind, in units of `usual`.
     """
-    gain, error = gain_of(errors, before)
-    gain = min(gain, overall - float(errors.mean()))
-    return bool((gain - LUCK * error) * usual**2 - DOUBT * usual * error**2 > 0)
+    gain, error = gain_of(errors, before) if np.isinf(overall) else _corrected_gain(errors, before, overall=overall)
+    return bool((gain - LUCK * error) * usual**2 - doubt * usual * error**2 > 0)
+
+
+def _corrected_gain(errors: np.ndarray, before: np.ndarray, *, overall: float) -> tuple[float, float]:
+    """Return the gain of `gain_of`, corrected for how hard these items are for the closed form, as far as the same ones are hard for both.
+
+    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope within 0 and 1.
+    """
+    known = np.isfinite(before)
+    mine, other, count = errors[known], before[known], max(int(known.sum()), 1)
+    if not known.any():
+        return gain_of(errors, before)
+    spread = float(np.square(other - other.mean()).sum())
+    slope = float(np.clip((mine - mine.mean()) @ (other - other.mean()) / spread, 0.0, 1.0)) if spread else 0.0
+    gain = overall - (float(mine.mean()) - slope * (float(other.mean()) - overall))
+    rest = mine - slope * other
+    one = max(float(np.square(other).mean()), 1.0 / count)
+    return gain, float(np.sqrt((np.square(rest - rest.mean()).sum() + one) / count / count))
 
 
 def figures_(candidate: Candidate, errors: Sequence[float] | np.ndarray, *, shares: bool) -> None:

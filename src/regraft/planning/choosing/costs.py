@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...console import speaking
 from ...networks.contract import Network
 from ...networks.samples import placed
 from ...training import Training, WholeFeed, train
@@ -122,5 +123,6 @@ def _step(job: Job, network: Network, *, frozen: frozenset[str], rows: np.ndarra
     """Return the seconds an item of a step of training, all included; the second of two epochs, for the first one prepares."""
     feed, still = WholeFeed(network, job.items, 1, job.device), frozen | job.idle_layers
     settings = replace(job.settings, epochs=2, batch_size=len(rows), learning_rate=1e-6, patience=None, unfreeze_every=None)
-    history = train(Training(network, feed, job.objective(), rows, rows[:0], settings, job.plan.seed, still, None, "timing"))
+    with speaking(False):
+        history = train(Training(network, feed, job.objective(), rows, rows[:0], settings, job.plan.seed, still, None, "timing"))
     return float(min(entry["seconds"] for entry in history)) / len(rows)

@@ -66,6 +66,11 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         optimizer: str = "adamw",
         learning_rate: float | None = None,
         weight_decay: float = 0.01,
+        dropout: float = 0.0,
+        l1: float = 0.0,
+        stay_near: float = 0.0,
+        distill: float = 0.0,
+        co_tuning: float = 0.0,
         momentum: float = 0.9,
         schedule: str = "cosine",
         warmup: float = 0.05,
@@ -94,6 +99,11 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.l1 = l1
+        self.stay_near = stay_near
+        self.distill = distill
+        self.co_tuning = co_tuning
         self.momentum = momentum
         self.schedule = schedule
         self.warmup = warmup

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ...console import speaking
 from ...data import Prepared
 from ...frontier import Counter
 from ...networks.contract import Network
-from ..finishing import fit_thresholds_
+from ..finishing import calibrate_, fit_thresholds_
 from ..job import Carried, Job, Parts, learning_parts
 from ..judging import judged
 from ..plan import Plan
@@ -56,6 +57,7 @@ def carried_out(
     job.counter = counter or job.counter
     network.module.to(job.device)
     carried = run_strategy(job)
+    calibrate_(job, carried)
     fit_thresholds_(job, carried)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
@@ -120,7 +122,8 @@ class Bench:
         for number, (rest, valid) in enumerate(self.folds):
             parts = learning_parts(self.items.data, plan, rest=rest, valid=valid)
             watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
-            job, carried = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
+            with speaking(False):  # a line for each trial is enough
+                job, carried = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
             found = judged(job, carried.feed, items=self.items, indices=parts.valid)[self.items.data.name].figures
             figures.append(float(found[self.metric]))
         return Outcome(tuple(figures), round(time.perf_counter() - began, 3))

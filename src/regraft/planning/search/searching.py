@@ -132,7 +132,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
 
 def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
     plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # tells unknown names
-    space = Space.from_dict(default_space(net, data.task) if asked.space is None else asked.space, fixed)
+    space = Space.from_dict(default_space(net, data.task, several=bool(data.further)) if asked.space is None else asked.space, fixed)
     both = [name for name in _OWN[:2] if name in fixed]
     if both:
         raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")

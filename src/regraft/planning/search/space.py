@@ -176,12 +176,13 @@ class Space:
         return found
 
 
-def default_space(network: Network, kind: str) -> dict[str, Any]:
+def default_space(network: Network, kind: str, *, several: bool = False) -> dict[str, Any]:
     """Return what is searched where nobody says otherwise.
 
     Args:
         network: decides the depths of the frontier.
         kind: "classification", "multi-label" or "regression".
+        several: whether there are further tasks; heads of several layers are for one classification alone.
 
     Returns:
         A space as plain data.
@@ -196,10 +197,15 @@ def default_space(network: Network, kind: str) -> dict[str, Any]:
         "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
         "momentum": {"low": 0.8, "high": 0.98},
         "weight_decay": {"low": 1e-5, "high": 1e-1, "log": True},
+        "l1": {"low": 1e-7, "high": 1e-3, "log": True},
+        "dropout": {"low": 0.0, "high": 0.5},
         "batch_size": [16, 32, 64],
         "clip_norm": [None, 1.0],
     }
-    return space | ({"label_smoothing": {"low": 0.0, "high": 0.2}} if kind == "classification" else {})
+    if kind != "classification":
+        return space
+    deeper = {"head_layers": [0, 1, 2], "head_units": [32, 128], "head_activation": ["relu", "linear"]}
+    return space | {"label_smoothing": {"low": 0.0, "high": 0.2}} | ({} if several else deeper)
 
 
 def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:

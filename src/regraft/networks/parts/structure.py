@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from torch.nn import Embedding, Module
 
-from .contract import Block, Layer
+from .layers import Block, Layer
 
 __all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units"]
 
 _MOST_BLOCKS = 40
-_OPENED = {"Sequential", "ModuleList", "ModuleDict", "AttachedHead", "EndedNetwork", "TappedNetwork"}
+_WRAPPERS = {"AttachedHead", "EndedNetwork", "TappedNetwork", "AdjustedNetwork", "CodedNetwork", "EntranceNetwork", "GivenInput"}
+_OPENED = {"Sequential", "ModuleList", "ModuleDict", *_WRAPPERS}
 """Kinds of modules that are never a block of their own."""
+_WITHIN = {"AdjustedNetwork": {"adjusting"}, "CodedNetwork": {"codes", "maps"}}
+"""Parts of wrappers that are called while the network in them runs: they belong to the block in which they are."""
 
 
 def below(name: str, container: str) -> bool:
@@ -73,7 +76,7 @@ def torch_units(modules: Mapping[str, Module]) -> list[str]:
         modules: name -> module, in the order of definition.
 
     Returns:
-        Names such that every module is at or below exactly one of them, or above all of them.
+        Names such that every module is at or below exactly one of them, or above all of them, what wrappers call inside aside.
     """
     total = _computed_parameters(modules[""])
     units = _children("", modules)
@@ -100,7 +103,8 @@ def _computed_parameters(module: Module) -> int:
 
 def _children(name: str, modules: Mapping[str, Module]) -> list[str]:
     prefix = f"{name}." if name else ""
-    return [prefix + child for child, _ in modules[name].named_children() if child != "parametrizations" and prefix + child in modules]
+    left_out = {"parametrizations", *_WITHIN.get(type(modules[name]).__name__, ())}
+    return [prefix + child for child, _ in modules[name].named_children() if child not in left_out and prefix + child in modules]
 
 
 def blocks_of(layers: Sequence[Layer], units: Sequence[str]) -> tuple[Block, ...]:

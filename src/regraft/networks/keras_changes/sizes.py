@@ -10,11 +10,11 @@ import torch
 
 from ...errors import NetworkError
 from ..contract import Head
-from .heads import channels_last
-from .library import keras
-from .structure import graph_of, steps_of
+from ..keras_parts.heads import channels_last
+from ..keras_parts.library import keras
+from ..keras_parts.structure import graph_of, steps_of
 
-__all__ = ["holds", "put_rows_", "rechannel_", "resize_", "retrack_"]
+__all__ = ["holds", "put_activation_", "put_rows_", "rechannel_", "reset_", "resize_", "retrack_", "taken_activation_"]
 
 _ACTIVATIONS = ("softmax", "sigmoid", "log_softmax")
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -74,6 +74,54 @@ def put_rows_(layer: Any, head: Head) -> None:
         layer.kernel.value.copy_(torch.from_numpy(head.weight.T.copy()).reshape(layer.kernel.shape))
         if layer.use_bias:
             layer.bias.value.copy_(torch.from_numpy(head.bias))
+
+
+def reset_(layer: Any, settings: Mapping[str, Any]) -> None:
+    """Build a layer, which keeps its place in the graph, again with other settings; its variables keep their values.
+
+    Args:
+        layer: built.
+        settings: entries of its config. Variables that are new, or of another size, become zero, a scale ("gamma") one.
+    """
+    if not settings:
+        return
+    old = {variable.name: variable.value for variable in layer.variables}
+    _rebuild_(layer, layer.get_config() | dict(settings), shape=layer.get_build_config()["input_shape"], resized=False)
+    with torch.no_grad():
+        for variable in layer.variables:
+            before = old.get(variable.name)
+            same = before is not None and before.shape == variable.value.shape
+            variable.value.copy_(before if same else torch.full_like(variable.value, float(variable.name == "gamma")))
+
+
+def taken_activation_(layer: Any, *, name: str) -> Any | None:
+    """Take a layer's own activation away and return it as a layer of that name; None where it has none.
+
+    Args:
+        layer: a linear layer.
+        name: of the new layer.
+    """
+    activation = layer.activation
+    if activation is keras.activations.linear:
+        return None
+    apart = keras.layers.Activation(activation, name=name, dtype=layer.dtype_policy)
+    put_activation_(layer, keras.activations.linear)
+    return apart
+
+
+def put_activation_(layer: Any, activation: Any) -> None:
+    """Give a layer an activation.
+
+    Args:
+        layer: a linear layer.
+        activation: a function, or a layer.
+    """
+    if isinstance(activation, keras.Layer) or isinstance(layer.activation, keras.Layer):  # one that is a layer is among its parts
+        reset_(layer, {"activation": keras.activations.serialize(activation)})
+        if isinstance(activation, keras.Layer):
+            vars(layer).pop("activation", None)  # the old function would hide the layer, which is kept among the parts
+    else:
+        layer.activation = activation
 
 
 def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | None], resized: bool) -> None:

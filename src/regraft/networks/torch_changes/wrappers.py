@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,9 +15,12 @@ from torch.utils._pytree import tree_map_only
 
 from ...errors import NetworkError
 from ..contract import Inputs
-from ..taps import TapSlice
+from ..parts.structure import below
+from ..parts.taps import TapSlice
+from ..torch_parts.sites import Site
+from ..torch_parts.taps import Point, Reached, listening, read_input, run_reading
 from ..tracing import as_tensor, capture, pooled
-from .taps import Point, Reached, read_input, run_reading
+from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 
 __all__ = [
     "AttachedHead",
@@ -27,7 +32,12 @@ __all__ = [
     "TappedNetwork",
     "branch_name",
     "call_module",
+    "exchanged",
+    "find_wrapper",
+    "forget_sites_",
     "inner_networks",
+    "inner_sites",
+    "side_modules",
     "tap_slices",
 ]
 
@@ -151,13 +161,8 @@ class EndedNetwork(Module):
                 raise Reached
             seen.append(tree_map_only(Tensor, torch.clone, output))  # what still runs may change it in place
 
-        handle = self.network.get_submodule(self.end).register_forward_hook(keep)
-        try:
+        with listening(self.network.get_submodule(self.end), keep), suppress(Reached):
             self.network(*tensors, **named)
-        except Reached:
-            pass
-        finally:
-            handle.remove()
         return seen[0]
 
 
@@ -253,19 +258,107 @@ class JoinedNetwork(Module):
             place.columns = None
 
 
+_INNER: dict[type[Module], str] = {
+    **dict.fromkeys((BranchedNetwork, JoinedNetwork, EndedNetwork, TappedNetwork), "network"),
+    **dict.fromkeys((AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput), "network"),
+    **dict.fromkeys((AttachedHead, StackedHead), "backbone"),
+}
+"""Wrapper -> what it calls the network in it."""
+_NAMES: dict[type[Module], str] = {StackedHead: "tapped", BranchedNetwork: "tapped", EndedNetwork: "end", JoinedNetwork: "join"}
+"""Wrapper -> the attribute in which it keeps the name of a module of that network."""
+_WITHIN: dict[type[Module], tuple[str, ...]] = {AdjustedNetwork: ("adjusting",), CodedNetwork: ("codes", "maps")}
+"""Wrapper -> its own modules that are called while the network runs."""
+_BEFORE = (CodedNetwork, EntranceNetwork)
+"""Wrappers that may have a module "entrance" before the network."""
+
+
 def inner_networks(module: Module) -> list[Module]:
-    """Return the module and the networks inside its wrappers, outermost first."""
+    """Return the module and the networks inside its wrappers, outermost first; a new head on top ends the search."""
     found = [module]
-    while isinstance(found[-1], (BranchedNetwork, JoinedNetwork, EndedNetwork, TappedNetwork)):
-        found.append(found[-1].network)
+    while _INNER.get(type(found[-1])) == "network":
+        found.append(found[-1].get_submodule("network"))
     return found
+
+
+def _wrappers(module: Module) -> list[tuple[str, Module]]:
+    """Return all wrappers around a module, outermost first, with the beginning of the names of what is in them ("" or "….")."""
+    found, prefix = list[tuple[str, Module]](), ""
+    while type(module) in _INNER:
+        found.append((prefix, module))
+        inner = _INNER[type(module)]
+        prefix, module = f"{prefix}{inner}.", module.get_submodule(inner)
+    return found
+
+
+def find_wrapper(module: Module, kind: type[Module]) -> tuple[str, Module] | None:
+    """Return the wrapper of a kind around a module, and with what the names of its modules begin ("" or "…."); None without one."""
+    return next(((prefix, wrapper) for prefix, wrapper in _wrappers(module) if type(wrapper) is kind), None)
+
+
+def side_modules(module: Module, *, before: bool = True) -> list[str]:
+    """Return the names of the modules of wrappers that stand beside the network: codes, maps, what is adjusted.
+
+    Args:
+        module: with wrappers or without.
+        before: an entrance before the network among them.
+    """
+    found = []
+    for prefix, wrapper in _wrappers(module):
+        found += [prefix + name for name in _WITHIN.get(type(wrapper), ())]
+        found += [f"{prefix}entrance"] if before and isinstance(wrapper, _BEFORE) else []
+    return found
+
+
+def inner_sites(module: Module) -> list[Site]:
+    """Return the sites at which the wrappers around a network change it, of a `module` with wrappers or without."""
+    return [site for _, wrapper in _wrappers(module) if isinstance(wrapper, (AdjustedNetwork, CodedNetwork)) for site in wrapper.sites]
+
+
+def forget_sites_(module: Module, gone: Sequence[str]) -> None:
+    """Let the wrappers of a `module` leave alone what has been taken out of the network in it; `gone` are the names."""
+    for prefix, wrapper in _wrappers(module):
+        if isinstance(wrapper, (AdjustedNetwork, CodedNetwork)):
+            start = f"{prefix}network."
+            wrapper.keep_sites_([not any(below(start + site.name, name) for name in gone) for site in wrapper.sites])
+
+
+def exchanged(module: Module, kind: type[Module], *, by: Callable[[Module], Module] | None = None) -> tuple[Module, Callable[[str], str]]:
+    """Take the wrapper of a kind out of the wrappers around a network, or put another one in its place.
+
+    Args:
+        module: a private copy; one of its wrappers is of that kind.
+        kind: of the wrapper.
+        by: makes the other one of it, with the network by the same name; None for none.
+
+    Returns:
+        The changed module, and what becomes of the names of its parts.
+    """
+    if type(module) is kind:
+        if by is not None:
+            return by(module), lambda name: name
+        return module.get_submodule("network"), lambda name: name.removeprefix("network.")
+    own: Any = module
+    inner = _INNER[type(module)]
+    part, renamed = exchanged(module.get_submodule(inner), kind, by=by)
+    setattr(own, inner, part)
+    if type(module) in _NAMES:
+        setattr(own, _NAMES[type(module)], renamed(getattr(own, _NAMES[type(module)])))
+    if isinstance(module, TappedNetwork):
+        module.points = tuple(replace(point, module=point.module and renamed(point.module)) for point in module.points)
+    start = f"{inner}."
+    return module, lambda name: start + renamed(name.removeprefix(start)) if name.startswith(start) else name
 
 
 def tap_slices(module: Module) -> tuple[TapSlice, ...]:
     """Return which features a module's heads read of which tap; none where they read something else."""
-    backbone = module.network if isinstance(module, BranchedNetwork) else module
+    backbone = next(inner for inner in inner_networks(module) if type(inner) not in _TRANSPARENT)
     backbone = backbone.backbone if isinstance(backbone, AttachedHead) else backbone
+    backbone = next(inner for inner in inner_networks(backbone) if type(inner) not in _TRANSPARENT)
     return backbone.slices if isinstance(backbone, TappedNetwork) else ()
+
+
+_TRANSPARENT = (AdjustedNetwork, BranchedNetwork, CodedNetwork, EntranceNetwork, GivenInput)
+"""Wrappers that hand on the features of the network in them as they are."""
 
 
 def branch_name(task: str, taken: Mapping[str, Any] | Sequence[str]) -> str:

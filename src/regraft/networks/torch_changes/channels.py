@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...errors import NetworkError
-from ..structure import prefixes
+from ..parts.structure import prefixes
 
 __all__ = ["channel_rule", "first_convolution", "note_channel_count_", "with_other_channels"]
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import NetworkError, near_names
+from ...errors import NetworkError, near_names
 
 __all__ = [
     "GRID",

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import Identity, Linear, Module, Sequential
 
 from ..contract import Block, Head, Inputs
-from ..structure import below, prefixes
-from ..taps import INPUT, Tap, nothing_left, slices_of
-from .rows import like, put_, set_submodule_
-from .taps import Point, read_input, read_point, run_reading, width_hint
+from ..parts.structure import below, prefixes
+from ..parts.taps import INPUT, Tap, nothing_left, slices_of
+from ..torch_parts.rows import like, put_, set_submodule_
+from ..torch_parts.taps import Point, read_input, read_point, run_reading, width_hint
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,
@@ -26,10 +26,12 @@ from .wrappers import (
     TappedNetwork,
     branch_name,
     call_module,
+    forget_sites_,
     inner_networks,
+    side_modules,
 )
 
-__all__ = ["attached", "branched", "ended", "joined", "note_class_count_", "resize_", "stacked", "tapped"]
+__all__ = ["attached", "branched", "ended", "joined", "note_class_count_", "resize_", "stacked", "tapped", "three_items"]
 
 
 def _rows(head: Head) -> tuple[Tensor, Tensor]:
@@ -131,20 +133,27 @@ def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequenc
 def _end_of(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> str:
     """Return the name of the largest module that ends with a block and holds no layer outside it."""
     modules: Mapping[str, Module] = dict(module.named_modules())
-    inside = set(block.layers)
-    outside = {outer for name in layers if name not in inside for outer in prefixes(name)}
+    aside = side_modules(module, before=False)
+    inside = {name for name in block.layers if not _is_aside(name, aside)}
+    outside = {outer for name in layers if name not in block.layers for outer in prefixes(name)}
     last = next(name for name in reversed(order) if name in inside)
     return next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
+
+
+def _is_aside(name: str, aside: Sequence[str]) -> bool:
+    return any(below(name, other) for other in aside)
 
 
 def _take_later_out_(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> None:
     """Put an Identity in the place of what runs only after a block."""
     inside = set(block.layers)
     later = layers[max(layers.index(name) for name in inside) + 1 :]
-    gone = [name for name in later if name in order and not any(below(other, name) for other in inside)]
+    aside = side_modules(module, before=False)  # a table of codes that is not read any more stays: the conditions are known all the same
+    gone = [name for name in later if name in order and not any(below(other, name) for other in inside) and not _is_aside(name, aside)]
     for name in gone:
         if not any(below(name, other) for other in gone if other != name):
             set_submodule_(module, name, module=Identity())
+    forget_sites_(module, gone)
 
 
 def _runs_through(end: EndedNetwork | TappedNetwork, sample: Inputs) -> bool:
@@ -208,7 +217,7 @@ def _read_points(
     """
     runs = []
     with torch.no_grad():
-        for batch in (sample, _three(sample)):
+        for batch in (sample, three_items(sample)):
             seen: dict[str | None, Tensor | None] = {None: read_input(batch)}
             names = list(dict.fromkeys(ends.values()))
             if names:
@@ -224,7 +233,7 @@ def _read_points(
     return found
 
 
-def _three(sample: Inputs) -> Inputs:
+def three_items(sample: Inputs) -> Inputs:
     """Return a sample of two items with the first one once more."""
     if isinstance(sample, dict):
         return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}

@@ -15,16 +15,16 @@ from torch import Tensor
 from ...errors import NetworkError, near_names
 from ..account import Account
 from ..contract import Head
+from ..keras_parts.clone import cloned
+from ..keras_parts.heads import FoundHead, outputs_of
+from ..keras_parts.library import keras
+from ..keras_parts.samples import called, sample_for, shapes_of
+from ..keras_parts.structure import CODES, graph_of
+from ..parts.taps import INPUT, Tap, checked_points, refuse_read_input
 from ..samples import sample_of
-from ..taps import INPUT, Tap, checked_points, refuse_read_input
 from ..tracing import as_tensor, head_reading
-from . import graphs
-from .clone import cloned
-from .heads import FoundHead, outputs_of
-from .library import keras
-from .samples import called, sample_for, shapes_of
+from . import graphs, tapping
 from .sizes import rechannel_, resize_
-from .structure import graph_of
 
 if TYPE_CHECKING:
     from ..keras_models import KerasNetwork
@@ -180,6 +180,7 @@ def ended(network: N, block: str) -> N:
     whole = graphs.ended(module, [layers[name] for name in found.layers])
     last = whole.outputs[0]._keras_history.operation
     twin = network._rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
+    twin.coding = network.coding if CODES in twin.modules() else None
     twin.statistics = twin.unknown = None
     return twin
 
@@ -194,10 +195,11 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
     members = {block.name: block.layers for block in network.blocks if block.name != INPUT}
     taps = checked_points(points, members)
     module, layers, _ = network._copied()
-    whole = graphs.tapped(
+    whole = tapping.tapped(
         module, taps, layers={tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
     )
     twin = network._rebuilt(whole, layers, heads=[])
+    twin.coding = network.coding if CODES in twin.modules() else None
     twin.statistics = twin.unknown = None
     return twin
 

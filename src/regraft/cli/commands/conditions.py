@@ -1,0 +1,129 @@
+"""`regraft adapt-condition`: the code of a new condition; `regraft export`: a network, or one for a single condition, as one file."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...console import speaking
+from ...errors import InputError
+from .. import options
+from ..guard import guarded
+from ..shared import columns_for, library, listed_names, opened, print_json, read_data, size_of, wanted_target
+
+__all__ = ["add_to"]
+
+_ENDINGS = {"keras": ".keras", "torch": ".pt2"}
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="A .keras file for a Keras network, .pt2 (an exported program) for PyTorch.")]
+_NAME = "What to call the condition that all items are of; with --condition which of the column's, repeatable. Without it, all of them."
+_Names = Annotated[list[str] | None, typer.Option("--name", metavar="NAME", help=_NAME, show_default=False)]
+_OUT = "A copy of DIR for the code files, or a new folder for the whole network; without it, DIR."
+_Where = Annotated[Path | None, typer.Option("--out", metavar="DIR2", help=_OUT)]
+_Begin = Annotated[str, typer.Option("--start", metavar="S", help="Where codes start: mean, zero or nearest.")]
+_Fit = Annotated[str, typer.Option("--fit", metavar="F", help="lbfgs, adam, or normalised: the plain loop of normalised gradient steps.")]
+_Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="At most so many steps.")]
+_Step = Annotated[float | None, typer.Option("--step", metavar="X", help="The size of a step, for adam and normalised.")]
+_Prior = Annotated[str, typer.Option("--prior", metavar="auto|W|none", help="Weight of what the known codes make likely.")]
+_GUESS = "Without labels: pseudo (those that the network gives now) or entropy (it is to become sure)."
+_Guess = Annotated[str | None, typer.Option("--unsupervised", metavar="HOW", help=_GUESS)]
+_Input = Annotated[str | None, typer.Option("--input", metavar="NAME", help="The input of the network that is the code.")]
+_Again = Annotated[bool, typer.Option("--replace", help="Fit the codes of known conditions anew.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands `adapt-condition` and `export` to `app`."""
+    app.command("adapt-condition")(guarded(_adapt_condition))
+    app.command("export")(guarded(_export))
+
+
+def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the command
+    folder: options.SavedArgument,
+    data: options.DataArgument,
+    *,
+    name: _Names = None,
+    condition: options.Condition = None,
+    out: _Where = None,
+    target: options.Target = None,
+    columns: options.Columns = None,
+    files: options.Files = None,
+    kind: options.Kind = None,
+    start: _Begin = "mean",
+    fit: _Fit = "lbfgs",
+    steps: _Steps = None,
+    step: _Step = None,
+    prior: _Prior = "auto",
+    unsupervised: _Guess = None,
+    input_name: _Input = None,
+    replace: _Again = False,
+    seed: options.Seed = 0,
+    skip_bad: options.SkipBad = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Learn the code of a new condition from a few items of it; nothing else of the network changes."""
+    asked = listed_names(columns, option="--columns")
+    how = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised, "replace": replace, "seed": seed}
+    with speaking(not quiet):
+        net = opened(str(folder))
+        beside = columns_for(net, asked)
+        reading = {"condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad, "columns": beside}
+        if unsupervised is not None and target is None and condition is None:
+            items = _unlabelled(net, data, columns=beside or [])
+        else:
+            items = read_data(data, target=wanted_target(target), **reading)
+        wanted = _wanted(name, items)
+        known = library().adapt_condition(net, items, wanted, prior=_weight(prior), input=input_name, skip_bad=skip_bad, **how)
+        paths = library("planning.conditions").saved_to(known, out or folder, conditions=wanted)
+    if as_json:
+        codes = {one: known.codes[one].tolist() for one in wanted}
+        print_json({"codes": codes, "account": known.account.to_dict(), "written": [str(path) for path in paths]})
+        return
+    for note in known.account.notes[len(net.account.notes) :]:
+        print(note[:1].upper() + note[1:])
+    for path in paths:
+        print(f"Written: {path}" + (f" ({size_of(path.stat().st_size)})" if path.is_file() else ""))
+
+
+def _wanted(names: list[str] | None, items: Any) -> list[str]:
+    """Return the names of the conditions whose codes are fitted."""
+    if names:
+        return names
+    if items.conditions is None:
+        raise InputError(f"The {len(items)} items have no conditions; expected --name NAME for all of them, or --condition COL.")
+    return list(dict.fromkeys(map(str, items.conditions)))
+
+
+def _weight(text: str) -> str | float | None:
+    word = text.strip().lower()
+    if word in ("auto", "none"):
+        return "auto" if word == "auto" else None
+    try:
+        return float(word)
+    except ValueError:
+        raise InputError(f"--prior {text!r}: expected auto, none, or a weight such as 1.") from None
+
+
+def _unlabelled(net: Any, source: str, *, columns: list[str]) -> Any:
+    """Return items without their labels."""
+    tables, kind = library("data.readers.tables"), net.preprocessing.item_kind
+    if Path(source).suffix.lower() not in tables.TABLE_EXTENSIONS:
+        return net.preprocessing.dataset(source)
+    data = tables.read_unlabelled(source, kind, columns=columns)
+    return dataclasses.replace(data, kind=kind) if data.kind != kind else data
+
+
+def _export(folder: options.SavedArgument, file: _File, *, condition: options.OneCondition = None) -> None:
+    """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
+    net = opened(str(folder))
+    ending = _ENDINGS[net.family]
+    if file.suffix != ending:
+        raise InputError(
+            f"Received the path {str(file)!r}; a network of the family {net.family!r} is written to a file that ends in {ending}."
+        )
+    whole = net if condition is None else library().fold(net, condition)
+    path = whole.export(file)
+    print(f"Written: {path} ({size_of(Path(path).stat().st_size)})")

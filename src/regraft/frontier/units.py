@@ -1,0 +1,196 @@
+"""Which modules can be taken from a record: what runs in their calls, who listens there, and what depends on what is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.utils._pytree import tree_flatten
+
+from ..networks.contract import Inputs, Network
+from ..networks.parts.structure import prefixes
+
+__all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced"]
+
+Digests = dict[str, list[list[bytes]]]
+"""Module -> for each of its calls, a digest of each tensor that it returned."""
+
+
+@dataclass
+class _Nesting:
+    """What a run called: module -> the modules called while it ran, in the order of the first calls; and those that hooks listen to."""
+
+    within: dict[str, set[str]] = field(default_factory=dict)
+    heard: set[str] = field(default_factory=set)
+
+
+@contextmanager
+def replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Put another forward in place of a module's own, on the instance only; its hooks still run.
+
+    Args:
+        module: any.
+        forward: takes what the module takes.
+
+    Yields:
+        Nothing.
+    """
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+@contextmanager
+def called_one_by_one() -> Iterator[None]:
+    """Let attention and transformer layers call the modules inside them: outside training, a fused step would read their weights alone.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put other values in place of all trained weights while the context lasts.
+
+    Args:
+        network: its weights come back at the end.
+        layers: names of frozen layers, which keep theirs.
+        made: gives the other values.
+
+    Yields:
+        Nothing.
+    """
+    owned = [(name, parameter) for name, group in network.layer_parameters().items() for parameter in group.values()]
+    trained = [one for name, one in owned if name not in layers and one.requires_grad and one.is_floating_point()]
+    kept = [parameter.data for parameter in trained]
+    try:
+        for parameter in trained:
+            parameter.data = made(parameter.data)
+        yield
+    finally:
+        for parameter, values in zip(trained, kept, strict=True):
+            parameter.data = values
+
+
+def on_network(network: Network, inputs: Inputs) -> Inputs:
+    """Return the `inputs` on the device on which the `network` runs."""
+    device = next((tensor.device for tensor in network.state().values()), torch.device("cpu"))
+    return {name: tensor.to(device) for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
+
+
+def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -> list[str]:
+    """Return the largest modules that can be taken from a record, in the order of their first calls.
+
+    By its name, all layers of such a module are in the frozen part; so is all that runs during its calls, for a hook on an inner
+    module may call modules from elsewhere. Nobody listens to a module inside it: what is taken from a record does not run, so that
+    the listener would hear nothing. What it gives depends on nothing that is trained; if it does, the modules inside it are looked
+    at. A module that runs both inside of one of them and outside is left alone.
+
+    Args:
+        network: in inference mode; whose frozen layers these are.
+        layers: their names.
+        sample: a batch.
+    """
+    outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
+    inside = {prefix for name in layers for prefix in prefixes(name)} - outside
+    seen = _nesting(network.modules(), lambda: network.scores(sample))
+    below = {name: within - {name} for name, within in seen.within.items()}
+    whole = [name for name, within in below.items() if name in inside and within.isdisjoint(outside | seen.heard)]
+    fixed = set[str]()
+    while True:
+        covered = set[str]().union(*(below[name] for name in whole))
+        units = [name for name in whole if name not in covered]
+        unknown = [name for name in units if name not in fixed]
+        fixed |= set(independent(network, unknown, layers=layers, sample=sample)) if unknown else set()
+        if fixed.issuperset(units):
+            return units
+        whole = [name for name in whole if name in fixed or name not in unknown]
+
+
+def _nesting(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Nesting:
+    """Return what a run calls. The forwards themselves are watched: a module's hooks run outside of its forward, and if it is taken
+    from a record they still do.
+    """
+    seen, running = _Nesting(), list[str]()
+    before = {name: set(module._forward_pre_hooks) for name, module in modules.items()}  # such as of weight norm: they need not be heard
+
+    def watched(name: str, module: Module) -> Callable[..., Any]:
+        own = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            for outer in running:
+                seen.within[outer].add(name)
+            seen.within.setdefault(name, set())
+            if module._forward_hooks or module._forward_pre_hooks.keys() - before[name]:
+                seen.heard.add(name)
+            running.append(name)
+            try:
+                return own(*args, **kwargs)
+            finally:
+                running.pop()
+
+        return forward
+
+    with ExitStack() as stack, torch.no_grad(), called_one_by_one():
+        for name, module in modules.items():
+            stack.enter_context(replaced(module, watched(name, module)))
+        run()
+    return seen
+
+
+def independent(network: Network, names: Sequence[str], *, layers: Collection[str], sample: Inputs) -> list[str]:
+    """Return the called modules none of whose calls read what is trained: a shared activation may also stand behind it.
+
+    The trained weights are replaced by NaN for one run; what then changes depends on them.
+
+    Args:
+        network: in inference mode.
+        names: of its modules.
+        layers: the frozen ones.
+        sample: a batch.
+    """
+    plain = _digests(network, names, inputs=sample)
+    with other_weights(network, layers, made=lambda values: torch.full_like(values, torch.nan)):
+        poisoned = _digests(network, names, inputs=sample)
+    return [name for name in names if plain[name] and plain[name] == poisoned[name]]
+
+
+def _digests(network: Network, names: Sequence[str], *, inputs: Inputs) -> Digests:
+    """Return digests of what each call of these modules gives: the outputs of a whole network at once would need much memory."""
+    record: Digests = {name: [] for name in names}
+    modules = network.modules()
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _args, output: record[name].append(
+            [_digest(leaf) for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+        )
+
+    with ExitStack() as stack, torch.no_grad(), called_one_by_one():
+        for name in names:  # before other hooks, which may change what the module gave
+            stack.callback(modules[name].register_forward_hook(keep(name), prepend=True).remove)
+        network.scores(inputs)
+    return record
+
+
+def _digest(values: Tensor) -> bytes:
+    plain = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.blake2b(plain.numpy().tobytes() + str(tuple(values.shape)).encode(), digest_size=16).digest()

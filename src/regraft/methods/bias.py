@@ -1,0 +1,50 @@
+"""`bias`: only the biases are trained, and the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import NetworkError
+from ..frontier import frozen_but, head_parameters
+from ..networks.contract import Network
+from .contract import Begun, Method
+
+__all__ = ["METHOD", "biases_among"]
+
+
+def biases_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Return which parameters are added to something: biases, and the shifts of normalisations ("bias" in PyTorch, "beta" in Keras).
+
+    Args:
+        names: of parameters, as in a network's `state()`.
+
+    Returns:
+        Those whose last part is called so; a table of biases by position (Swin) is none.
+    """
+    parts = [(name, name.rpartition(".")[2]) for name in names]
+    return tuple(name for name, part in parts if part == "beta" or part.startswith("bias") or part.endswith("bias"))
+
+
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+    """Leave the biases and the heads open.
+
+    Source: BitFit (Ben Zaken, Ravfogel & Goldberg, ACL 2022, section 3). Deviations: the shifts of BatchNorm count as biases; a layer
+    without a bias gets none.
+
+    Raises:
+        NetworkError: if there is no bias before the heads.
+    """
+    heads = set(network.head_layers)
+    below = {layer: names for layer, names in network.layer_parameters().items() if layer not in heads}
+    biases = biases_among(name for names in below.values() for name in names)
+    if not biases:
+        raise NetworkError(
+            f"strategy='bias' trains biases; received a network with {len(below)} layers before its head and none in them. "
+            "Choose 'scale_shift', which adds what it needs."
+        )
+    twin = network.copy()
+    return Begun(twin, frozen_but(twin, {*biases, *head_parameters(twin)}))
+
+
+METHOD = Method("bias", "the biases alone", _begin, settings={"layer_decay": 1.0})

@@ -1,0 +1,184 @@
+"""`codes`: a small vector for every condition, which shifts what the network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..errors import NetworkError
+from ..frontier import added_parameters, frozen_but, head_parameters
+from ..networks.contract import Coding, Network
+from ..networks.parts.coding import ENTRANCE, LAYERS
+from ..networks.parts.points import points_in
+from .contract import Begun, Method, Option, are_names
+
+__all__ = ["METHOD", "TRAININGS", "coded_sum", "mean_code", "shared_rows"]
+
+TRAININGS = ("joint", "direct", "entrance")
+SIZE = 50
+"""Of a code, where the widest layer that it shifts has as many channels or more."""
+FASTER = 10.0
+"""Times the learning rate of the weights: a code sees the items of its own condition alone."""
+SHARED = 0.1
+"""Of the items in a step that are trained with the mean code, so that it serves where no condition is known."""
+
+
+def coded_sum(products: Tensor, codes: Tensor, *, maps: Tensor) -> Tensor:
+    """Return what a layer computes before its activation, shifted by the code: W h + b + B s.
+
+    Source: Abdel-Hamid & Jiang, ICASSP 2013; Xue, Abdel-Hamid, Jiang, Dai & Liu, TASLP 22(12), 2014, equation 4 (direct adaptation).
+    Deviations: by channel for convolutions, the same at every position, behind the BatchNorm that follows; no code at the heads.
+
+    Args:
+        products: W h + b, (N, …, C), channels last.
+        codes: s, (N, size).
+        maps: B, (C, size).
+
+    Returns:
+        (N, …, C).
+    """
+    shifts = codes @ maps.T
+    return products + shifts.reshape(len(shifts), *(1,) * (products.ndim - 2), -1)
+
+
+def mean_code(table: Tensor) -> Tensor:
+    """Return the mean (size,) of the codes of all conditions: the rows of a table (1 + K, size) but the first."""
+    return table[1:].mean(0)
+
+
+def shared_rows(rows: Tensor, chance: Tensor, *, share: float) -> Tensor:
+    """Return row numbers of which a share is 0, the mean code.
+
+    Source: dropout of conditions, as of class labels in Ho & Salimans, arXiv:2207.12598, section 3.2. Deviation: the mean of the codes
+    stands in place of a code of its own.
+
+    Args:
+        rows: (N,) row numbers.
+        chance: (N,) uniform in [0, 1).
+        share: in [0, 1].
+
+    Returns:
+        (N,).
+    """
+    return torch.where(chance.reshape(rows.shape) < share, torch.zeros_like(rows), rows)
+
+
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+    """Let the network take codes, and leave open what the training asks for, the codes and the heads.
+
+    Source: Xue et al., TASLP 22(12), 2014, sections III and IV: "joint" trains the weights as well, "direct" the codes and what reads
+    them, "entrance" the codes and a network before the input (Abdel-Hamid & Jiang, ICASSP 2013). Deviations: the heads are always
+    trained, because they may be new; codes have a Gaussian prior, whose penalty is half their squared length; some of the items are
+    trained with the mean code. Of a network that takes codes already, "direct" and "entrance" train the codes alone.
+
+    Raises:
+        NetworkError: if the network has no place for codes, or its codes have another size.
+    """
+    known = network.coding
+    twin = _further(network, conditions, size=options["size"]) if known else _coded(network, options, conditions=conditions, seed=seed)
+    table = twin.code_table()
+    name = next(name for names in twin.layer_parameters().values() for name, parameter in names.items() if parameter is table)
+    added = {name} if known else added_parameters(network, twin)
+    frozen = frozenset[str]() if options["training"] == "joint" else frozen_but(twin, {*added, *head_parameters(twin)})
+    rows = [1 + index for index, condition in enumerate(twin.coding.conditions if twin.coding else ()) if condition in conditions]
+    return Begun(twin, frozen, {name: FASTER}, lambda: table[rows].square().sum() / 2)
+
+
+def _coded(network: Network, options: Mapping[str, Any], *, conditions: Sequence[str], seed: int) -> Network:
+    """Return a copy that takes codes of these conditions.
+
+    Raises:
+        NetworkError: if a code has more numbers than any layer that it shifts has channels.
+    """
+    names, size = tuple(conditions), options["size"]
+    if options["training"] == "entrance":
+        return network.coded(Coding(size or SIZE, names, ENTRANCE, (), names), seed=seed)
+    points = points_in(network.points(), options["blocks"])
+    widest = max(point.channels for point in points)
+    if size is not None and size > widest:
+        raise NetworkError(
+            f"size={size}: the widest layer that the codes shift has {widest} channels, and a longer code could say nothing more there. "
+            f"Give {widest} or less."
+        )
+    return network.coded(Coding(size or min(SIZE, widest), names, LAYERS, tuple(point.name for point in points), names), seed=seed)
+
+
+def _further(network: Network, conditions: Sequence[str], *, size: int | None) -> Network:
+    """Return a copy of a network that takes codes which knows further conditions as well, their codes the mean at first.
+
+    Raises:
+        NetworkError: if its codes have another size than the one asked for.
+    """
+    coding, table = network.coding, network.code_table().detach().cpu().numpy()
+    if coding is None or size not in (None, coding.size):
+        raise NetworkError(f"size={size}: the network has codes of {table.shape[1]} numbers already; leave size= out.")
+    new = [name for name in conditions if name not in coding.conditions]
+    return network.recoded((*coding.conditions, *new), np.concatenate([table, np.repeat(table[:1], len(new), 0)]))
+
+
+@contextmanager
+def _mean_in_place(network: Network) -> Iterator[None]:
+    """Let row 0 of the table be the mean of the others, and, in training, stand for some of the items."""
+    table, modules = network.code_table(), network.modules()
+    owned = network.layer_parameters()
+    place: Module = next(modules[layer] for layer, names in owned.items() if any(parameter is table for parameter in names.values()))
+
+    def before(_module: Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not torch.is_grad_enabled():  # judged, not trained
+            return arguments
+        rows = arguments[0]
+        return (shared_rows(rows, torch.rand(rows.shape, device=rows.device), share=SHARED), *arguments[1:])
+
+    def after(_module: Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        mean = mean_code(table).detach().to(output.dtype)  # or all codes would drift together
+        return torch.where((arguments[0] == 0)[..., None], mean, output)
+
+    hooks = [place.register_forward_pre_hook(before), place.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _end(network: Network) -> Network:
+    """Return a copy whose mean code is the mean of the learned ones.
+
+    Raises:
+        NetworkError: if the network takes no codes.
+    """
+    coding = network.coding
+    if coding is None:
+        raise NetworkError("Received a network that takes no codes; expected the one that was trained with them.")
+    table = network.code_table().detach().cpu().numpy().copy()
+    table[0] = table[1:].mean(0)
+    twin = network.recoded(coding.conditions, table)
+    twin.coding = replace(coding, learned=coding.conditions)
+    return twin
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+
+
+METHOD = Method(
+    "codes",
+    "a small code for every condition",
+    _begin,
+    end=_end,
+    during=_mean_in_place,
+    options={
+        "size": Option(None, f"a whole number, 1 or more, or None for {SIZE}", _is_size),
+        "blocks": Option(None, "names of blocks, or None for all", are_names),
+        "training": Option("joint", f"one of {', '.join(TRAININGS)}", lambda value: value in TRAININGS),
+    },
+    settings={"layer_decay": 1.0},
+    by_condition=True,
+)

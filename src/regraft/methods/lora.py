@@ -1,0 +1,112 @@
+"""`lora`: low-rank changes of weights are trained, and the heads; afterwards they are added to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NetworkError, near_names
+from ..frontier import frozen_but, head_parameters
+from ..networks.contract import Network
+from .contract import Begun, Method, Option, are_names
+
+__all__ = ["METHOD", "low_rank_change", "low_rank_layers"]
+
+RANK = 8
+_LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear", "Dense", "EinsumDense"})
+_CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d", "Conv2dSame", "Conv1D", "Conv2D", "Conv3D"})
+_ATTENTION = frozenset({"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "qkv", "c_attn", "query_key_value"})
+"""What the projections to queries and values are called in the libraries of transformers; joint ones bring the keys with them."""
+
+
+def low_rank_change(down: Tensor, up: Tensor, *, alpha: float) -> Tensor:
+    """Return what is added to a weight: (alpha / r) B A.
+
+    Source: LoRA (Hu et al., ICLR 2022, section 4.1, equation 3).
+
+    Args:
+        down: A, (r, d).
+        up: B, (C, r).
+        alpha: above 0.
+
+    Returns:
+        (C, d).
+    """
+    return alpha / len(down) * (up @ down)
+
+
+def low_rank_layers(network: Network) -> tuple[str, ...]:
+    """Return the layers that are changed where nobody names any.
+
+    Source: LoRA (Hu et al., ICLR 2022, section 7.1): in transformers the projections to queries and values. Elsewhere all linear
+    layers and convolutions before the heads, those by groups of channels left out.
+
+    Args:
+        network: with its heads.
+
+    Returns:
+        Names, in the order of execution; none where there are none.
+    """
+    heads, modules = set(network.head_layers), network.modules()
+    linear = [layer.name for layer in network.layers if layer.kind in _LINEAR and layer.name not in heads]
+    attention = [name for name in linear if name.rpartition(".")[2] in _ATTENTION]
+    if attention:
+        return tuple(attention)
+    kinds = _LINEAR | _CONVOLUTIONS
+    found = (layer.name for layer in network.layers if layer.kind in kinds and layer.name not in heads)
+    return tuple(name for name in found if getattr(modules[name], "groups", 1) == 1)
+
+
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+    """Put low-rank changes beside the weights, and leave them and the heads open.
+
+    Raises:
+        NetworkError: if a layer is not known or is a head, or there is none to change.
+    """
+    heads = set(network.head_layers)
+    known = [layer.name for layer in network.layers if layer.name not in heads]
+    layers = tuple(options["layers"] or low_rank_layers(network))
+    wrong = next((name for name in layers if name not in known), None)
+    if wrong is not None:
+        raise NetworkError(f"layers: {wrong!r} is no layer before the head{near_names(wrong, known)}")
+    if not layers:
+        raise NetworkError(
+            f"strategy='lora' changes linear layers and convolutions; received a network without any before its head {sorted(heads)}. "
+            "Choose 'bias'."
+        )
+    twin = network.low_rank(options["rank"], alpha=float(options["alpha"] or 2 * options["rank"]), layers=layers)
+    before = set(network.state())
+    # both libraries call the new parameters so; the weights beside them may have longer names now
+    added = {name for names in twin.layer_parameters().values() for name in names if "lora" in name and name not in before}
+    _draw_(twin, sorted(added), rank=options["rank"], seed=seed)
+    return Begun(twin, frozen_but(twin, {*added, *head_parameters(twin)}))
+
+
+def _draw_(network: Network, names: Sequence[str], *, rank: int, seed: int) -> None:
+    """Draw anew what is not zero: A, normal, with the variance 1 / (width of what it reads), from the seed.
+
+    The libraries' own draws differ, and not all of them can be repeated.
+    """
+    known = {name: one for named in network.layer_parameters().values() for name, one in named.items()}
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for one in (known[name] for name in names):
+            if one.any():
+                one.copy_(torch.randn(tuple(one.shape), generator=generator) * (rank / one.numel()) ** 0.5)
+
+
+METHOD = Method(
+    "lora",
+    "low-rank changes of weights",
+    _begin,
+    end=lambda network: network.settled(),
+    options={
+        "rank": Option(RANK, "a whole number, 1 or more", lambda value: isinstance(value, int) and value is not True and value >= 1),
+        "alpha": Option(None, "a number above 0, or None for twice the rank", lambda value: value is None or value > 0),
+        "layers": Option(None, "names of layers, or None", are_names),
+    },
+    settings={"layer_decay": 1.0},
+)

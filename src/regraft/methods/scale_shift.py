@@ -1,0 +1,95 @@
+"""`scale_shift`: every channel gets a scale of its own, or a scale and a shift; or only those that normalisations have are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NetworkError
+from ..frontier import added_parameters, frozen_but, head_parameters
+from ..networks.contract import Network
+from ..networks.parts.points import points_in
+from .contract import Begun, Method, Option, are_names
+
+__all__ = ["FORMS", "METHOD", "film", "lhuc"]
+
+FORMS = ("lhuc", "film", "norm")
+
+
+def lhuc(values: Tensor, amplitudes: Tensor) -> Tensor:
+    """Return values scaled by channel: r(a) h with r(a) = 2 sigmoid(a), between 0 and 2; a = 0 changes nothing.
+
+    Source: learning hidden unit contributions (Swietojanski & Renals, SLT 2014, equation 2; arXiv:1601.02828, equations 3 and 4).
+    Deviation: the scale stands before the activation (behind BatchNorm), where it can be folded into the weights; behind a ReLU that
+    is the same.
+
+    Args:
+        values: (…, C), channels last.
+        amplitudes: (C,).
+
+    Returns:
+        (…, C).
+    """
+    return values * (2 * torch.sigmoid(amplitudes))
+
+
+def film(values: Tensor, scale: Tensor, *, shift: Tensor) -> Tensor:
+    """Return values scaled and shifted by channel: g h + b; g = 1 and b = 0 change nothing.
+
+    Source: FiLM (Perez et al., AAAI 2018, equation 2) and SSF (Lian et al., NeurIPS 2022, equation 3). Deviation: g and b are learned
+    as such, for all items alike; they stand behind linear layers, convolutions and BatchNorm, not behind attention or LayerNorm.
+
+    Args:
+        values: (…, C), channels last.
+        scale: (C,).
+        shift: (C,).
+
+    Returns:
+        (…, C).
+    """
+    return values * scale + shift
+
+
+def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
+    """Put scales (and shifts) at the points of the blocks, and leave them and the heads open.
+
+    Raises:
+        NetworkError: if there is no such point, or, for form="norm", no normalisation with a scale or a shift.
+    """
+    if options["form"] == "norm":
+        return _norms_open(network, options["blocks"])
+    twin = network.adjusted(points_in(network.points(), options["blocks"]), form=options["form"])
+    return Begun(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
+
+
+def _norms_open(network: Network, blocks: Sequence[str] | None) -> Begun:
+    """Leave open what the normalisation layers multiply with and add; their statistics stay.
+
+    Source: Frankle, Schwab & Morcos, ICLR 2021 (training BatchNorm and only BatchNorm), section 3.
+    """
+    inside = {layer for block in network.blocks if blocks is None or block.name in blocks for layer in block.layers}
+    kinds = {layer.name: layer.kind for layer in network.layers if layer.name in inside}
+    found = [name for layer, names in network.layer_parameters().items() if "norm" in kinds.get(layer, "").lower() for name in names]
+    if not found:
+        raise NetworkError(
+            f"form='norm' trains the scales and shifts of normalisation layers; received a network without any (blocks={blocks!r}). "
+            "Choose form='film' or form='lhuc', which add their own."
+        )
+    twin = network.copy()
+    return Begun(twin, frozen_but(twin, {*found, *head_parameters(twin)}))
+
+
+METHOD = Method(
+    "scale_shift",
+    "a scale (and a shift) for every channel",
+    _begin,
+    end=lambda network: network.settled(),
+    options={
+        "form": Option("film", f"one of {', '.join(FORMS)}", lambda value: value in FORMS),
+        "blocks": Option(None, "names of blocks, or None for all", are_names),
+    },
+    settings={"layer_decay": 1.0},
+)

@@ -1,0 +1,108 @@
+"""Shifts and scales by channel in a Keras network: a training form that folds into its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+
+from ...errors import NetworkError, near_names
+from ..contract import Point
+from ..keras_parts.library import keras
+from ..keras_parts.points import Site, channel_axis, sites_of
+from ..keras_parts.structure import ADJUSTED, graph_of
+from .folding import begun, refuse_form
+from .inserting import Rewiring, Step
+from .opened import opened
+from .sizes import taken_activation_
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["adjusted"]
+
+N = TypeVar("N", bound="KerasNetwork")
+
+_FORMS = ("lhuc", "film")
+
+
+class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes through a door without types
+    """A scale, and a shift, by channel; at first it changes nothing.
+
+    Source: LHUC (Swietojanski & Renals 2014), times 2 sigmoid(a); FiLM (Perez et al. 2018) and SSF (Lian et al. 2022), times g plus b.
+    """
+
+    def __init__(self, form: str, axis: int, *, name: str, dtype: Any) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self.form, self.axis, self.supports_masking = form, axis, True
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Make the parameters, (C,) each."""
+        shape = (input_shape[self.axis],)
+        if self.form == "lhuc":
+            self.a = self.add_weight(shape=shape, initializer="zeros", name="a")
+        else:
+            self.g = self.add_weight(shape=shape, initializer="ones", name="g")
+            self.b = self.add_weight(shape=shape, initializer="zeros", name="b")
+
+    def call(self, inputs: Any) -> Any:
+        """Return values of the same shape."""
+        shape = [-1 if axis == self.axis else 1 for axis in range(len(inputs.shape))]
+        if self.form == "lhuc":
+            return inputs * keras.ops.reshape(2 * keras.ops.sigmoid(self.a), shape)
+        return inputs * keras.ops.reshape(self.g, shape) + keras.ops.reshape(self.b, shape)
+
+    def by_channel(self) -> tuple[Tensor, Tensor | None]:
+        """Return the scale (C,) and the shift (C,)."""
+        if self.form == "lhuc":
+            return 2 * self.a.value.sigmoid(), None
+        return self.g.value, self.b.value
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what another one of the kind is made of."""
+        return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
+
+
+def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
+    """Return a copy to be trained whose values at these points are scaled and shifted by channel; `settled` folds it.
+
+    Args:
+        network: with a graph.
+        points: of it, one or more.
+        form: "lhuc" or "film".
+
+    Raises:
+        NetworkError: if the form or a point is unknown, or the network is in a training form already.
+    """
+    refuse_form(network)
+    if form not in _FORMS:
+        raise NetworkError(f"form={form!r}: expected one of {', '.join(map(repr, _FORMS))}.")
+    sites = sites_of(network)
+    wrong = [point.name for point in points if point.name not in sites]
+    if wrong or not points:
+        raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}" if wrong else "Received no point.")
+    module, layers, heads = network._copied()
+    names = {id(layer): name for name, layer in network.modules().items()}
+    pass_, added = Rewiring(), {}
+    for point in points:
+        site = sites[point.name]
+        own = Site(layers[point.name], layers[names[id(site.linear)]], site.channels)
+        pass_.behind[id(own.layer)] = _adjusting(own, form)
+        added[point.name] = f"{point.name[: -len(own.layer.name)]}{ADJUSTED}{own.layer.name}"
+    whole = opened(module).model(pass_.outputs(graph_of(module), {}))
+    return begun(network._rebuilt(whole, pass_.renewed(layers), heads=heads), network, adjusting=added)
+
+
+def _adjusting(site: Site, form: str) -> Step:
+    """Return the step that scales and shifts a layer's values; the layer's own activation comes after it."""
+    name, policy = site.layer.name, site.layer.dtype_policy
+    activation = taken_activation_(site.linear, name=f"{ADJUSTED}then_{name}") if site.layer is site.linear else None
+    made: list[Any] = []
+
+    def step(values: Any, _code: Any) -> Any:
+        made[:] = made or [_Adjustment(form, channel_axis(site.layer, len(values.shape)), name=f"{ADJUSTED}{name}", dtype=policy)]
+        shifted = made[0](values)
+        return shifted if activation is None else activation(shifted)
+
+    return step

@@ -1,0 +1,309 @@
+"""Codes of conditions in a Keras network, in layers of Keras' own: the file opens in plain Keras."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ...errors import NetworkError, near_names
+from ..contract import Coding
+from ..keras_parts.drawing import seeded
+from ..keras_parts.library import keras
+from ..keras_parts.points import Site, channel_axis, sites_of
+from ..keras_parts.structure import CODES, CONDITION, graph_of, is_code
+from ..parts.coding import CODE_SPREAD, ENTRANCE, LAYERS, drawn_codes
+from .entrances import ENTRANCE_NAME, entry_of, over_channels
+from .folding import fold_
+from .inserting import Rewiring, Step
+from .opened import named, named_inputs, opened
+from .sizes import put_activation_, reset_, retrack_, taken_activation_
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["code_table", "coded", "folded", "recoded"]
+
+N = TypeVar("N", bound="KerasNetwork")
+
+_INPUT = "input "
+_WIDEST_HIDDEN = 256
+"""Most hidden units of an adaptation network before the input, unless the codes are larger."""
+
+
+@dataclass
+class _Entry:
+    """How the codes come in.
+
+    Attributes:
+        inputs: the inputs of the new model, by name, but for the condition.
+        code: the symbolic code (N, size).
+        known: what replaces a symbolic tensor, by its id.
+        pass_: puts the codes where they are read.
+        points: the names of the points.
+    """
+
+    inputs: dict[str, Any]
+    code: Any
+    known: dict[int, Any]
+    pass_: Rewiring
+    points: tuple[str, ...] = ()
+
+
+def coded(network: N, coding: Coding, *, seed: int) -> N:
+    """Return a copy that takes a condition beside each item, with scores as before where the codes come from a table of their own.
+
+    Args:
+        network: with a graph.
+        coding: size, conditions, and what takes the code; for "layers" the points, none for all.
+        seed: draws the first codes.
+
+    Raises:
+        NetworkError: if it takes codes already, has no graph, or has no place for them.
+    """
+    _refuse_coded(network)
+    module, layers, heads = network._copied()
+    graph = opened(module)
+    replaced = coding.into == f"{_INPUT}{CONDITION}"
+    inputs = named_inputs(graph, CODES if replaced else CONDITION)
+    condition = keras.Input((), name=CONDITION, dtype="int32")
+    entry = _Entry(inputs, condition, {}, Rewiring(coded=True))
+    if coding.into == LAYERS:
+        _enter_layers_(entry, network, coding=coding, layers=layers)
+    elif coding.into == ENTRANCE:
+        with seeded(seed):
+            _enter_entrance_(entry, network, coding=coding, module=module)
+    elif coding.into.startswith(_INPUT):
+        _enter_input_(entry, coding)
+    else:
+        raise NetworkError(f"into={coding.into!r}: a code goes into 'layers', 'entrance' or 'input NAME'.")
+    outputs = entry.pass_.outputs(graph_of(module), entry.known, code=entry.code)
+    whole = graph.model(outputs, inputs={**entry.inputs, CONDITION: condition})
+    sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    kept = {name: tensor for name, tensor in sample.items() if name in entry.inputs}
+    zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
+    twin = network._rebuilt(whole, entry.pass_.renewed(layers), heads=heads, sample={**kept, CONDITION: zeros})
+    twin.coding = replace(coding, points=entry.points)
+    _set_codes_(twin, drawn_codes(coding, seed=seed))
+    return twin
+
+
+def _refuse_coded(network: KerasNetwork) -> None:
+    """Raise if a network takes codes already, or a layer has a name that theirs are to have.
+
+    Raises:
+        NetworkError: saying so.
+    """
+    if network.coding is not None:
+        raise NetworkError(
+            f"The network takes codes already, of {len(network.coding.conditions)} conditions; expected one that takes none."
+        )
+    taken = [name for name, layer in network.modules().items() if layer.name == CODES or is_code(layer)]
+    if taken:
+        raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
+
+
+def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
+    drawn = keras.initializers.RandomNormal(stddev=CODE_SPREAD)
+    table = keras.layers.Embedding(1 + len(coding.conditions), coding.size, embeddings_initializer=drawn, name=CODES, dtype=dtype)
+    return table(condition)
+
+
+# ── what takes the code ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _enter_layers_(entry: _Entry, network: KerasNetwork, *, coding: Coding, layers: Mapping[str, Any]) -> None:
+    """Let each point add its own linear map of the code.
+
+    Raises:
+        NetworkError: if a point is not there, or there is none.
+    """
+    sites = sites_of(network)
+    wrong = [name for name in coding.points if name not in sites]
+    if wrong:
+        raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}")
+    if not sites:
+        raise NetworkError(f"'{network.module.name}' has no linear layer or convolution before its head; codes have no place to go.")
+    entry.points = tuple(name for name in sites if name in coding.points) or tuple(sites)
+    chosen = {name: sites[name] for name in entry.points}
+    names = {id(layer): name for name, layer in network.modules().items()}
+    entry.code = _looked_up(entry.code, coding, dtype=next(iter(chosen.values())).linear.variable_dtype)
+    for name, site in chosen.items():
+        own = Site(layers[name], layers[names[id(site.linear)]], site.channels)
+        entry.pass_.behind[id(own.layer)] = _shifted_by_code(own)
+
+
+def _shifted_by_code(site: Site) -> Step:
+    """Return the step that adds a linear map of the code, zero at first; the layer's own activation comes after it."""
+    name, policy = site.layer.name, site.layer.dtype_policy
+    activation = taken_activation_(site.linear, name=f"{CODES}_then_{name}") if site.layer is site.linear else None
+    to = keras.layers.Dense(site.channels, use_bias=False, kernel_initializer="zeros", name=f"{CODES}_to_{name}", dtype=policy)
+    plus = keras.layers.Add(name=f"{CODES}_plus_{name}", dtype=policy)
+
+    def step(values: Any, code: Any) -> Any:
+        shift, rank = to(code), len(values.shape)
+        if rank > 2:
+            shape = [1] * (rank - 1)
+            shape[channel_axis(site.layer, rank) - 1] = site.channels
+            shift = keras.layers.Reshape(shape, name=f"{CODES}_at_{name}", dtype=policy)(shift)
+        shifted = plus([values, shift])
+        return shifted if activation is None else activation(shifted)
+
+    return step
+
+
+def _enter_entrance_(entry: _Entry, network: KerasNetwork, *, coding: Coding, module: Any) -> None:
+    """Let a network of two layers before the input, the second linear, read the code in both; it adds what it makes to the input.
+
+    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
+    """
+    tensor, axis = entry_of(network, module=module)
+    width = tensor.shape[axis]
+    code = entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
+    values = tensor
+    for name, count, activation in (("hidden", max(coding.size, min(width, _WIDEST_HIDDEN)), "relu"), ("last", width, "linear")):
+        layer, values = over_channels(values, count, axis=axis, name=f"{ENTRANCE_NAME}_{name}", zero=name == "last")
+        layer.activation = keras.activations.get(activation)
+        values = _shifted_by_code(Site(layer, layer, count))(values, code)
+    entry.known[id(tensor)] = keras.layers.Add(name=f"{ENTRANCE_NAME}_sum", dtype=tensor.dtype)([tensor, values])
+    entry.pass_.coded = False
+
+
+def _enter_input_(entry: _Entry, coding: Coding) -> None:
+    """Let the code take the place of an input.
+
+    Raises:
+        NetworkError: if there is no such input, or the code does not fit it.
+    """
+    name = coding.into.removeprefix(_INPUT)
+    if name not in entry.inputs or len(entry.inputs) == 1:
+        raise NetworkError(f"into={coding.into!r}: expected one of several inputs of the network{near_names(name, entry.inputs)}")
+    tensor = entry.inputs.pop(name)
+    width = None if None in tensor.shape[1:] else math.prod(tensor.shape[1:])
+    if "float" not in tensor.dtype or width != coding.size:
+        raise NetworkError(
+            f"A code of {coding.size} numbers cannot be the input {name!r} of type {tensor.dtype} and shape {tuple(tensor.shape[1:])}; "
+            f"expected real numbers{'' if width is None else f' and size={width}'}."
+        )
+    entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
+    shaped = keras.layers.Reshape(tensor.shape[1:], name=f"{CODES}_at_{name}", dtype=tensor.dtype)
+    entry.known[id(tensor)] = entry.code if len(tensor.shape) == 2 else shaped(entry.code)
+    entry.pass_.coded = False
+
+
+# ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def code_table(network: KerasNetwork) -> Parameter:
+    """Return the network's own table of codes, (1 + K, size).
+
+    Args:
+        network: takes codes.
+
+    Raises:
+        NetworkError: if it takes none.
+    """
+    if network.coding is None:
+        raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
+    return cast(Parameter, cast(Any, network.modules()[CODES]).embeddings.value)
+
+
+def _set_codes_(network: KerasNetwork, table: np.ndarray) -> None:
+    with torch.no_grad():
+        target = code_table(network)
+        target.copy_(torch.from_numpy(table.copy()).to(target))
+
+
+def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
+    """Return a copy that knows these conditions, all else as it was.
+
+    Args:
+        network: takes codes.
+        conditions: K names.
+        table: (1 + K, size).
+
+    Raises:
+        NetworkError: if it takes none, the table has another shape, or a number in it is not finite.
+    """
+    values, expected = np.asarray(table, np.float32), (1 + len(conditions), code_table(network).shape[1])
+    if values.shape != expected or len(set(conditions)) != len(conditions) or not np.isfinite(values).all():
+        raise NetworkError(
+            f"Received a table of codes of shape {values.shape} with {int((~np.isfinite(values)).sum())} numbers that are not finite, for "
+            f"{len(set(conditions))} different conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
+        )
+    twin = network.copy()
+    layer = cast(Any, twin.modules()[CODES])
+    if len(values) != layer.input_dim:
+        reset_(layer, {"input_dim": len(values)})
+        retrack_(twin.module)
+        twin._recount_([CODES])
+    twin.coding = replace(cast(Coding, network.coding), conditions=tuple(conditions))
+    _set_codes_(twin, values)
+    return twin
+
+
+# ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def folded(network: N, condition: str) -> N:
+    """Return a plain network: the code of a condition folded into the biases; where it is an input, it becomes a constant.
+
+    Args:
+        network: takes codes.
+        condition: a name that it knows, or "mean".
+
+    Raises:
+        NetworkError: if it takes none, or the condition is not known.
+    """
+    table = code_table(network)
+    code = table.detach()[cast(Coding, network.coding).row(condition)].clone()
+    module, layers, heads = network._copied()
+    graph = opened(module)
+    inputs = dict(graph.inputs)
+    known, taken = {}, inputs.pop(CONDITION)
+    filled = cast(Coding, network.coding).into.startswith(_INPUT)
+    if filled:
+        known[id(taken)] = _zeros_like(next(iter(inputs.values())))
+        reset_(layers[CODES], {"input_dim": 1})
+        pass_ = Rewiring()
+        with torch.no_grad():
+            layers[CODES].embeddings.value.copy_(code[None])
+    else:
+        pass_ = Rewiring(skipped=_without_codes_(layers, code))
+    first = next(iter(inputs))
+    plain = len(inputs) == 1 and (filled or first == "inputs")
+    whole = graph.model(pass_.outputs(graph_of(module), known), inputs=inputs[first] if plain else inputs)
+    sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", network.sample).items() if name != CONDITION}
+    twin = network._rebuilt(whole, pass_.renewed(layers), heads=heads, sample=sample[first] if plain else sample)
+    twin.coding = None
+    return twin
+
+
+def _zeros_like(tensor: Any) -> Any:
+    """Return a symbolic zero for each item of a tensor, (N,) int32, whatever the tensor holds."""
+    zeros = named(f"{CODES}_zeros", keras.ops.zeros_like(tensor, dtype="int32"))
+    axes = tuple(range(1, len(tensor.shape)))
+    return named(f"{CODES}_row", keras.ops.max(zeros, axis=axes)) if axes else zeros
+
+
+def _without_codes_(layers: Mapping[str, Any], code: Tensor) -> dict[int, int | None]:
+    """Fold the code into the layers that read it, and return which layers are to be skipped, as `Rewiring` takes them."""
+    skipped: dict[int, int | None] = {}
+    for name, layer in layers.items():
+        if not is_code(layer):
+            continue
+        prefix, _, own = name.rpartition(f"{CODES}_")
+        role, _, target = own.partition("_")
+        skipped[id(layer)] = 0 if role in {"plus", "then"} else None
+        if role == "to":
+            with torch.no_grad():
+                fold_(layers[prefix + target], shift=code @ layer.kernel.value.to(code))
+        elif role == "then":
+            put_activation_(layers[prefix + target], layer.activation)
+    return skipped

@@ -1,0 +1,90 @@
+"""Linear layers over the channels of a Keras network's input, in layers of Keras' own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from ...errors import NetworkError
+from ..keras_parts.heads import channels_last
+from ..keras_parts.library import keras
+from ..keras_parts.structure import graph_of, no_graph
+from .inserting import Rewiring
+from .opened import opened
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["ENTRANCE_NAME", "entry_of", "over_channels", "with_entrance"]
+
+N = TypeVar("N", bound="KerasNetwork")
+
+ENTRANCE_NAME = "entrance"
+
+
+def entry_of(network: KerasNetwork, *, module: Any) -> tuple[Any, int]:
+    """Return the only input of a network's graph, and the axis of its features or channels.
+
+    Args:
+        network: tells where channels stand, by its first convolution.
+        module: a private copy of its model.
+
+    Raises:
+        NetworkError: if it has no graph, takes several inputs or token ids, or another layer has the entrance's name.
+    """
+    graph = graph_of(module)
+    if graph is None:
+        raise no_graph(module)
+    kinds = [tensor.dtype for tensor in graph.inputs]
+    if len(kinds) != 1 or "float" not in kinds[0] or graph.inputs[0].shape[-1] is None:
+        received = f"{len(kinds)} inputs of the types {', '.join(kinds)}"
+        raise NetworkError(f"'{module.name}' takes {received}; a layer before the input needs one input of real numbers of known width.")
+    taken = [name for name in network.modules() if name.split("_")[0] == ENTRANCE_NAME]
+    if taken:
+        raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'entrance'. Rename it.")
+    layers = [network.modules()[layer.name] for layer in network.layers]
+    first = next((layer for layer in layers if hasattr(layer, "kernel_size")), None)
+    rank = len(graph.inputs[0].shape)
+    return graph.inputs[0], rank - 1 if rank == 2 or first is None or channels_last(first) else 1
+
+
+# over the limit: a layer and its settings
+def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool = False) -> tuple[Any, Any]:
+    """Return a linear layer over the channels of a symbolic tensor, and its output with `count` channels.
+
+    Args:
+        tensor: (N, d), (N, …, d) or (N, d, …).
+        count: channels of the output.
+        axis: where the channels stand.
+        name: of the layer.
+        zero: whether its weights begin at zero.
+    """
+    rank, start = len(tensor.shape), {"kernel_initializer": "zeros"} if zero else {}
+    if axis == rank - 1:
+        layer = keras.layers.Dense(count, name=name, dtype=tensor.dtype, **start)
+    else:
+        kind = getattr(keras.layers, f"Conv{rank - 2}D")
+        layer = kind(count, 1, data_format="channels_first", name=name, dtype=tensor.dtype, **start)
+    return layer, layer(tensor)
+
+
+def with_entrance(network: N) -> N:
+    """Return a copy with a linear layer over the features (channels) before the input, the identity at first.
+
+    Args:
+        network: takes one tensor of real numbers.
+
+    Raises:
+        NetworkError: if it does not, or has no graph.
+    """
+    module, layers, heads = network._copied()
+    tensor, axis = entry_of(network, module=module)
+    width = tensor.shape[axis]
+    layer, entered = over_channels(tensor, width, axis=axis, name=ENTRANCE_NAME)
+    with torch.no_grad():
+        layer.kernel.value.copy_(torch.from_numpy(np.eye(width, dtype="float32")).reshape(layer.kernel.shape))
+    graph = opened(module)
+    whole = graph.model(Rewiring().outputs(graph_of(module), {id(tensor): entered}))
+    return network._rebuilt(whole, layers, heads=heads)

@@ -1,0 +1,146 @@
+"""Fold what was trained beside the weights of a Keras network into them: scales and shifts by channel, and whole training forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ...errors import NetworkError
+from ..keras_parts.library import keras
+from .sizes import reset_
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["TrainingForm", "begun", "fold_", "refuse_form", "settled"]
+
+N = TypeVar("N", bound="KerasNetwork")
+
+
+def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> None:
+    """Let a layer give its output times `scale` plus `shift`, before its activation.
+
+    Args:
+        layer: of a point.
+        scale: (C,); None for ones.
+        shift: (C,); None for zeros. Where the layer has no bias, it gets one.
+    """
+    factor, offset = _with_places_(layer, scale=scale is not None, shift=shift is not None)
+    with torch.no_grad():
+        if scale is not None:
+            plain = isinstance(layer, keras.layers.BatchNormalization)
+            factor.value.copy_(factor.value * scale if plain else _by_output(layer, factor.value, scale=scale))
+            if offset is not None:
+                offset.value.mul_(scale)
+        if shift is not None:
+            offset.value.add_(shift)
+
+
+def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
+    """Return the variables that hold a layer's scale and its shift; those that are wanted are made where they are missing."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        missing = {"scale": scale and not layer.scale, "center": shift and not layer.center}
+        reset_(layer, {key: True for key, wanted in missing.items() if wanted})
+        return layer.gamma, layer.beta
+    if shift and layer.bias is None:
+        reset_(layer, {"bias_axes": layer.equation[-1]} if isinstance(layer, keras.layers.EinsumDense) else {"use_bias": True})
+    return layer.pointwise_kernel if hasattr(layer, "pointwise_kernel") else layer.kernel, layer.bias
+
+
+def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
+    """Return a linear layer's kernel with its outputs scaled by channel, (C,)."""
+    kind = type(layer).__name__
+    if kind.startswith("Depthwise"):  # (…, channels read, outputs for each of these)
+        return kernel * scale.reshape(kernel.shape[-2:])
+    return kernel * (scale[:, None] if kind.endswith("Transpose") else scale)
+
+
+# ── training forms ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_modules", "_hooks", "_trainable", "_frozen"}
+
+
+@dataclass(frozen=True)
+class TrainingForm:
+    """What a network in its training form goes back to.
+
+    Attributes:
+        plain: a private copy of the network as it was; its weights are stale.
+        adjusting: name of a point -> name of the layer that scales and shifts there.
+    """
+
+    plain: KerasNetwork
+    adjusting: Mapping[str, str]
+
+
+def refuse_form(network: KerasNetwork) -> None:
+    """Raise if a network is in its training form.
+
+    Raises:
+        NetworkError: saying what to do.
+    """
+    if network.form is not None:
+        raise NetworkError("The network is in its training form already; expected a plain one. Call settled() on it first.")
+
+
+def begun(network: N, plain: KerasNetwork, *, adjusting: Mapping[str, str] | None = None) -> N:
+    """Return a network, which is marked as the training form of another one.
+
+    Args:
+        network: given up by the caller.
+        plain: the network as it was; a copy is kept.
+        adjusting: name of a point -> name of the layer that scales and shifts there.
+    """
+    network.form = TrainingForm(plain.copy(), adjusting or {})
+    return network
+
+
+def settled(network: N) -> N:
+    """Return a copy with whatever its training form added folded into the weights; of a plain network, a copy.
+
+    Args:
+        network: any.
+
+    Raises:
+        NetworkError: if its layers have been changed since it got its training form.
+    """
+    form = network.form
+    if form is None:
+        return network.copy()
+    twin = cast(N, form.plain.copy())
+    trained = network._variables()
+    with torch.no_grad():
+        for name, variable in twin._variables().items():
+            _take_(variable, name, trained=trained, network=network)
+        for name, layer in form.adjusting.items():
+            scale, shift = network.modules()[layer].by_channel()  # type: ignore[operator]
+            fold_(twin.modules()[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None)
+    vars(twin).update({key: value for key, value in vars(network).items() if key not in _OF_THE_GRAPH})
+    twin.heads, twin.origin, twin.form = dict(network.heads), dict(network.origin), None
+    twin._recount_([*form.adjusting])
+    return twin
+
+
+def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], network: KerasNetwork) -> None:
+    """Copy a trained variable; a kernel with a low-rank change is taken as its layer uses it.
+
+    Raises:
+        NetworkError: if it is not there, or has another size.
+    """
+    layer, _, own = name.rpartition(".")
+    given = trained.get(name)
+    value = None if given is None else given.value
+    module = network.modules().get(layer)
+    if getattr(module, "lora_enabled", False) and own in {"kernel", "embeddings"}:
+        value = getattr(module, own)
+        value = getattr(value, "value", value)
+    if value is None or value.shape != variable.value.shape:
+        received = "nothing" if value is None else f"shape {tuple(value.shape)}"
+        raise NetworkError(
+            f"The network was changed in its training form: '{name}' has {received}; expected {tuple(variable.value.shape)}."
+        )
+    variable.value.copy_(value)

@@ -1,0 +1,86 @@
+"""Low-rank changes of the weights of a Keras network, with Keras' own `enable_lora`: a training form that is added to the weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from ...errors import NetworkError, near_names
+from ..keras_parts.drawing import seeded
+from .folding import begun, refuse_form
+from .sizes import retrack_
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["low_rank"]
+
+N = TypeVar("N", bound="KerasNetwork")
+
+
+def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) -> N:
+    """Return a copy to be trained with W + (alpha / rank) A B in place of W; `settled` adds the change to W.
+
+    Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform", here from a fixed seed.
+
+    Args:
+        network: any.
+        rank: 1 or more.
+        alpha: above 0.
+        layers: names of layers that Keras can change so (Dense, EinsumDense, Embedding, convolutions).
+
+    Raises:
+        NetworkError: if a layer is not there or cannot be changed so, or is a head.
+    """
+    refuse_form(network)
+    if rank < 1 or not alpha > 0 or not layers:
+        raise NetworkError(f"Received rank={rank}, alpha={alpha} for {len(layers)} layers; expected a rank of 1 or more, and a layer.")
+    for name in layers:
+        _refuse_other(network, name)
+    twin = network.copy()
+    with seeded(0):  # equal networks get an equal A, and nobody's random numbers are used up
+        for name in layers:
+            _enable_(twin.modules()[name], rank, alpha=alpha)
+    retrack_(twin.module)
+    begun(twin, network)
+    twin._recount_(layers)
+    return twin
+
+
+def _refuse_other(network: KerasNetwork, name: str) -> None:
+    """Raise if a layer cannot be changed so.
+
+    Raises:
+        NetworkError: naming it.
+    """
+    modules = network.modules()
+    able = [other for other, module in modules.items() if hasattr(module, "enable_lora") and other not in network.head_layers]
+    if name not in able:
+        kind = f"is a {type(modules[name]).__name__}" if name in modules else "is not there"
+        what = "is a head" if name in network.head_layers else kind
+        raise NetworkError(
+            f"layers={name!r}: that layer {what}; expected layers that Keras can give a low-rank change{near_names(name, able)}"
+        )
+    layer: Any = modules[name]
+    if layer.lora_enabled or getattr(layer, "quantization_mode", None):
+        raise NetworkError(f"The layer {name!r} has a low-rank change of its own, or is quantised; expected a plain one.")
+
+
+def _enable_(layer: Any, rank: int, *, alpha: float) -> None:
+    """Give a layer a low-rank change that is zero at first.
+
+    Raises:
+        NetworkError: if Keras refuses it.
+    """
+    scaled = "lora_alpha" in inspect.signature(layer.enable_lora).parameters
+    try:
+        layer.enable_lora(rank, b_initializer="zeros", **({"lora_alpha": alpha} if scaled else {}))
+    except (ValueError, NotImplementedError) as error:
+        raise NetworkError(f"Keras cannot give the layer {layer.name!r} a low-rank change: {error}") from error
+    if not scaled:  # releases before Keras 3.9 know no alpha: the larger A gives the same product at first
+        with torch.no_grad():
+            factor = next(variable for variable in layer.variables if variable.name.endswith("_a") and "lora" in variable.name)
+            factor.value.mul_(alpha / rank)

@@ -1,0 +1,117 @@
+"""Give a Keras model the pooled outputs of several of its blocks as its only output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import NetworkError
+from ..keras_parts.heads import channels_last
+from ..keras_parts.library import keras
+from ..keras_parts.structure import TAPS, is_tap
+from ..parts.taps import GRID, STD_FLOOR, Tap, nothing_left, pools_at
+from .opened import end_of, last_called, named, opened
+
+__all__ = ["tapped"]
+
+
+def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
+    """Return a model whose only output are the pooled outputs of several blocks side by side, (N, D).
+
+    The pooling is made of operations, not layers: it stands on the side of the cut on which the block stands.
+
+    Args:
+        model: a private copy.
+        points: the blocks and their pools.
+        layers: of each of the blocks, in the order of execution.
+
+    Raises:
+        NetworkError: if the model has no graph, nothing of the points can be read, or the names of the pooling are taken.
+    """
+    graph = opened(model, *map(last_called, layers.values()))
+    taken = [step.operation.name for step in graph.steps if is_tap(step.operation)]
+    if taken:
+        raise NetworkError(f"The network has taps already, such as {taken[0]!r}; expected none. Tap the network that they were made of.")
+    entry = next((tensor for tensor in keras.tree.flatten(graph.inputs) if "float" in tensor.dtype), None)
+    parts = []
+    for tap in points:
+        own = layers.get(tap.block, ())
+        parts += _pools(end_of(graph, own) if own else entry, tap, channels_first=not all(map(channels_last, own)))
+    if not parts:
+        raise nothing_left(points)
+    return graph.model(named(TAPS, keras.ops.concatenate(parts, axis=1)))
+
+
+def _pools(values: Any, tap: Tap, *, channels_first: bool) -> list[Any]:
+    """Return the pools of a symbolic tensor; none where it is None or holds no real numbers. Each is called after pool and block."""
+    if values is None or "float" not in values.dtype or len(values.shape) < 2:
+        return []
+    mask = getattr(values, "_keras_mask", None) if len(values.shape) == 3 else None
+    if mask is not None:
+        mask = named(f"{TAPS}_mask.{tap.block}", keras.ops.expand_dims(mask, -1))
+    wide = "float64" if values.dtype == "float64" else "float32"
+    values = named(f"{TAPS}_values.{tap.block}", keras.ops.cast(values, wide))
+    if channels_first and len(values.shape) > 2:
+        values = named(f"{TAPS}_last.{tap.block}", keras.ops.moveaxis(values, 1, -1))
+    parts = {pool: _pooled(values, pool, mask=mask) for pool in pools_at(tap.pools, len(values.shape))}
+    for pool, part in parts.items():
+        _name_steps_(part, f"{TAPS}_{pool}.{tap.block}")
+    return list(parts.values())
+
+
+def _pooled(values: Any, pool: str, *, mask: Any) -> Any:
+    """Return one pool of values (N, *positions, C) as (N, width)."""
+    ops, channels = keras.ops, values.shape[-1]
+    if pool == "token":
+        return ops.take(values, 0, axis=1)
+    if pool == "mean":
+        return _mean(values, mask)
+    if pool == "std":
+        variance = ops.var(values, axis=_positions(values)) if mask is None else _masked_variance(values, mask)
+        return ops.sqrt(variance + STD_FLOOR)
+    if pool in {"rows", "columns"}:
+        values = _on_grid(ops.mean(values, axis=2 if pool == "rows" else 1))
+        channels *= values.shape[1]
+    return ops.reshape(values, (-1, channels))
+
+
+def _positions(values: Any) -> tuple[int, ...]:
+    return tuple(range(1, len(values.shape) - 1))
+
+
+def _mean(values: Any, mask: Any) -> Any:
+    """Return the mean over all positions, or over those that a mask (N, L, 1) keeps."""
+    ops = keras.ops
+    if mask is None:
+        return ops.mean(values, axis=_positions(values))
+    return ops.sum(ops.where(mask, values, 0.0), axis=1) / ops.maximum(ops.sum(ops.cast(mask, values.dtype), axis=1), 1.0)
+
+
+def _masked_variance(values: Any, mask: Any) -> Any:
+    return _mean(keras.ops.square(values - keras.ops.expand_dims(_mean(values, mask), 1)), mask)
+
+
+def _on_grid(line: Any) -> Any:
+    """Return the means of a line (N, L, C) over at most `GRID` cells of it, as adaptive average pooling makes them."""
+    size = line.shape[1]
+    if size is None:
+        return keras.ops.adaptive_average_pool(line, GRID, data_format="channels_last")
+    cells = min(GRID, size)
+    shares = np.zeros((cells, size), np.float32)  # a product, as releases before Keras 3.13 have no adaptive pooling
+    for at in range(cells):
+        inside = slice(at * size // cells, -(-(at + 1) * size // cells))
+        shares[at, inside] = 1 / (inside.stop - inside.start)
+    return line if cells == size else keras.ops.matmul(shares, line)
+
+
+def _name_steps_(tensor: Any, name: str) -> None:
+    """Name the operation that made a tensor, and, numbered, those before it up to the last one with a name of the taps."""
+    waiting, count = [tensor], 0
+    while waiting:
+        operation, node, _ = waiting.pop()._keras_history
+        if not is_tap(operation):
+            operation.name = f"{name}.{count}" if count else name
+            count += 1
+            waiting += operation._inbound_nodes[node].input_tensors

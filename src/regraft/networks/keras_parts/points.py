@@ -1,0 +1,153 @@
+"""The points of a Keras network: outputs of linear layers and convolutions, found in its graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..contract import Point
+from .heads import channels_last
+from .library import keras
+from .structure import graph_of, is_code, no_graph, steps_of
+
+if TYPE_CHECKING:
+    from ..keras_models import KerasNetwork
+
+__all__ = ["Site", "channel_axis", "points_of", "sites_of"]
+
+_NAMES = ("Dense", "EinsumDense", *(f"{kind}{rank}D" for kind in ("Conv", "DepthwiseConv", "SeparableConv") for rank in (1, 2, 3)))
+_TRANSPOSED = tuple(f"Conv{rank}DTranspose" for rank in (1, 2, 3))
+_LINEAR = tuple(getattr(keras.layers, name) for name in (*_NAMES, *_TRANSPOSED) if hasattr(keras.layers, name))
+
+
+@dataclass(frozen=True)
+class Site:
+    """What stands at a point.
+
+    Attributes:
+        layer: into whose weights a shift or scale by channel folds: the linear layer, or the BatchNormalization behind it.
+        linear: the linear layer; its own activation comes behind the point.
+        channels: C.
+    """
+
+    layer: Any
+    linear: Any
+    channels: int
+
+
+def channel_axis(layer: Any, rank: int) -> int:
+    """Return the axis of the channels in a layer's output.
+
+    Args:
+        layer: a linear layer, a convolution or a BatchNormalization.
+        rank: number of axes of the output, the batch axis included.
+    """
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return int(layer.axis) % rank
+    return rank - 1 if channels_last(layer) else 1
+
+
+def points_of(network: KerasNetwork) -> tuple[Point, ...]:
+    """Return where the network can be shifted or scaled by channel, in the order of execution.
+
+    Args:
+        network: any with a graph.
+
+    Raises:
+        NetworkError: if it has none.
+    """
+    blocks = {name: block.name for block in network.blocks for name in block.layers}
+    return tuple(Point(name, blocks[name], site.channels) for name, site in sites_of(network).items())
+
+
+def sites_of(network: KerasNetwork) -> dict[str, Site]:
+    """Return what stands at each point, by its name.
+
+    A layer that several graphs call has no point, nor has one that is behind a head, or whose weights cannot be scaled by channel.
+
+    Args:
+        network: any with a graph.
+
+    Raises:
+        NetworkError: if it has none.
+    """
+    graph = graph_of(network.module)
+    if graph is None:
+        raise no_graph(network.module)
+    heads = {id(network.modules()[found.layer]) for found in network._found.values()}
+    graphs = list(_graphs(graph, set()))
+    homes = Counter(number for one in graphs for number in {id(node.operation) for node in steps_of(one)})
+    excluded: set[int] = heads | {number for number, count in homes.items() if count > 1}
+    _note_late_(graph, heads, reached=False, late=excluded)
+    names = {id(module): name for name, module in network.modules().items()}
+    found = {names[id(site.layer)]: site for one in graphs for site in _sites(one, excluded) if id(site.layer) in names}
+    return {layer.name: found[layer.name] for layer in network.layers if layer.name in found}
+
+
+def _graphs(graph: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield a graph and those of all nested models, each once."""
+    if id(graph) not in seen:
+        seen.add(id(graph))
+        yield graph
+        for node in steps_of(graph):
+            inner = graph_of(node.operation)
+            if inner is not None:
+                yield from _graphs(inner, seen)
+
+
+def _note_late_(graph: Any, heads: Collection[int], *, reached: bool, late: set[int]) -> bool:
+    """Add the operations that are called behind a head to `late`; tell whether the graph holds a head."""
+    behind = {id(tensor) for tensor in graph.inputs} if reached else set()
+    found = False
+    for node in steps_of(graph):
+        reads = any(id(tensor) in behind for tensor in node.input_tensors)
+        inner = graph_of(node.operation)
+        inside = id(node.operation) in heads if inner is None else _note_late_(inner, heads, reached=reads, late=late)
+        found = found or inside
+        late |= {id(node.operation)} if reads else set()
+        behind |= {id(tensor) for tensor in node.outputs} if reads or inside else set()
+    return found
+
+
+def _sites(graph: Any, excluded: Collection[int]) -> Iterator[Site]:
+    steps = steps_of(graph)
+    readers = Counter(id(tensor) for node in steps for tensor in node.input_tensors) + Counter(map(id, graph.outputs))
+    calls = Counter(id(node.operation) for node in steps)
+    normalised = {
+        id(node.input_tensors[0]): node.operation
+        for node in steps
+        if type(node.operation) is keras.layers.BatchNormalization and calls[id(node.operation)] == 1 and id(node.operation) not in excluded
+    }
+    seen: set[int] = set()
+    for node in steps:
+        linear, output = node.operation, node.outputs[0]
+        if id(linear) in excluded or id(linear) in seen or not _foldable(linear):
+            continue
+        seen.add(id(linear))
+        layer = _with_norm(linear, output, normalised=normalised) if readers[id(output)] == 1 == calls[id(linear)] else linear
+        yield Site(layer, linear, output.shape[channel_axis(linear, len(output.shape))])
+
+
+def _with_norm(linear: Any, output: Any, *, normalised: Mapping[int, Any]) -> Any:
+    """Return the BatchNormalization that reads a linear layer's output over the same channels; the layer itself where there is none."""
+    norm, rank = normalised.get(id(output)), len(output.shape)
+    plain = linear.activation is keras.activations.linear
+    return norm if plain and norm is not None and channel_axis(norm, rank) == channel_axis(linear, rank) else linear
+
+
+def _foldable(layer: Any) -> bool:
+    """Tell whether a layer is linear and its output channels can be scaled in its weights. Subclasses may do anything with these."""
+    if type(layer) not in _LINEAR or is_code(layer):
+        return False
+    changed = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
+    return not changed and (not isinstance(layer, keras.layers.EinsumDense) or _is_plain(layer))
+
+
+def _is_plain(layer: Any) -> bool:
+    """Tell whether the last axis of an EinsumDense's output is its only one that comes from the kernel, as for a Dense layer."""
+    read, _, rest = layer.equation.partition(",")
+    kernel, _, made = rest.partition("->")
+    fresh = [label for label in kernel if label not in read]
+    return fresh == [made[-1]] == [kernel[-1]] and set(layer.bias_axes or "") <= set(fresh)

@@ -1,0 +1,1 @@
+"""What every network is made of, whatever its family."""

@@ -1,0 +1,211 @@
+"""Code files: the code of one condition in a few hundred bytes, beside the network that it goes with or on its own.
+
+A saved folder holds one for each condition that was adapted to; those that the network was trained with are in its weights alone.
+Opening the folder reads them all: a code takes the row of its condition in the table, or a further one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ...errors import NetworkError
+
+if TYPE_CHECKING:
+    from ..contract import Network
+    from .coding import Coding
+
+__all__ = [
+    "CODES_FOLDER",
+    "code_digest",
+    "naming_conditions",
+    "shared_state",
+    "table_with_files",
+    "with_code_files",
+    "write_code",
+    "write_codes",
+]
+
+CODES_FOLDER = "codes"
+_KIND = "regraft code 1"
+_ENDING = ".safetensors"
+_COUNTER = "seed_generator_state"
+"""Of a layer that draws at random; it changes with every step of a training, and is in no saved file."""
+
+
+def code_digest(network: Network) -> str:
+    """Return a digest of every parameter and buffer of a network but its table of codes.
+
+    Args:
+        network: with codes, or without.
+
+    Returns:
+        32 hexadecimal digits: a code goes with the networks that have the same.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(shared_state(network).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def shared_state(network: Network) -> dict[str, torch.Tensor]:
+    """Return every parameter and buffer of a network but its table of codes, and the counters of random numbers that Keras keeps."""
+    table = None if network.coding is None else network.code_table().data_ptr()
+    kept = {name: tensor for name, tensor in network.state().items() if not name.endswith(_COUNTER)}
+    return {name: tensor for name, tensor in kept.items() if table is None or tensor.data_ptr() != table}
+
+
+def write_code(network: Network, folder: Path, *, condition: str, digest: str | None = None) -> Path:
+    """Write the code of one condition into a saved folder, and nothing else.
+
+    Args:
+        network: knows the condition.
+        folder: that holds the network, or a copy of it.
+        condition: its name.
+        digest: `code_digest(network)`, where it is at hand.
+
+    Returns:
+        The path of the file, `codes/NAME.safetensors`.
+
+    Raises:
+        NetworkError: if the network does not know the condition, or the file cannot be written.
+    """
+    if network.coding is None:
+        raise NetworkError(f"The condition {condition!r} has no code: this network knows no conditions. Train codes with strategy='codes'.")
+    network.coding.row(condition)
+    code = np.ascontiguousarray(network.codes[condition], np.float32)
+    path = folder / CODES_FOLDER / f"{_file_name(condition)}{_ENDING}"
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"code": code}, partial, {"kind": _KIND, "condition": condition, "network": digest or code_digest(network)})
+        os.replace(partial, path)
+    except OSError as error:
+        raise NetworkError(f"The code file {str(path)!r} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def write_codes(network: Network, folder: Path) -> str | None:
+    """Write a code file for each condition of a network that was adapted to, and remove those of other networks and conditions.
+
+    Args:
+        network: being saved into the folder.
+        folder: whose weights are this network's from now on.
+
+    Returns:
+        `code_digest(network)`; None where it takes no codes.
+    """
+    for old in _files(folder):
+        old.unlink()
+    if network.coding is None:
+        return None
+    digest = code_digest(network)
+    for condition in network.coding.conditions:
+        if condition not in network.coding.learned:
+            write_code(network, folder, condition=condition, digest=digest)
+    return digest
+
+
+def with_code_files(network: Network, folder: Path) -> Network:
+    """Return an opened network that knows the conditions whose code files lie in its folder.
+
+    Args:
+        network: with its own table of codes.
+        folder: that it was opened from.
+
+    Returns:
+        The network itself where there is none, or they say what its table says already.
+
+    Raises:
+        NetworkError: if a file is damaged, holds NaN or infinity or another number of values, or is of another network.
+    """
+    files = _files(folder)
+    if not files:
+        return network
+    if network.coding is None:
+        raise NetworkError(f"{str(files[0])!r} is the code of a condition, but this network takes no codes. Remove the file.")
+    old = network.code_table().detach().cpu().numpy()
+    names, table = table_with_files(network.coding, old, folder=folder, digest=code_digest(network))
+    if len(table) == len(old) and np.array_equal(table, old):
+        return network
+    return network.recoded(names, table)
+
+
+def table_with_files(coding: Coding, table: np.ndarray, *, folder: Path, digest: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the conditions and the table of codes of a network together with those of the code files in its folder.
+
+    Args:
+        coding: of the network.
+        table: (1 + K, size).
+        folder: with code files, or without.
+        digest: `code_digest` of the network.
+
+    Returns:
+        The names of all conditions, and the table, (1 + their number, size).
+
+    Raises:
+        NetworkError: if a file is damaged, holds NaN or infinity or another number of values, or is of another network.
+    """
+    codes = dict(_read(path, coding.size, digest=digest) for path in _files(folder))
+    names = (*coding.conditions, *(name for name in codes if name not in coding.conditions))
+    whole = np.concatenate([table, np.zeros((1 + len(names) - len(table), coding.size), table.dtype)])
+    for name, code in codes.items():
+        whole[1 + names.index(name)] = code
+    return names, whole
+
+
+def naming_conditions(preprocessing: Any, names: tuple[str, ...]) -> Any:
+    """Return a preprocessing, plain data, in which the conditions that it looks up, or one within it, have these names."""
+    if not isinstance(preprocessing, dict):
+        return preprocessing
+    if preprocessing.get("kind") == "conditions":
+        return {**preprocessing, "names": list(names)}
+    return {key: naming_conditions(value, names) if key == "inner" else value for key, value in preprocessing.items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted((folder / CODES_FOLDER).glob(f"*{_ENDING}"))
+
+
+def _file_name(condition: str) -> str:
+    """Return a condition's name as that of a file; where it has to be changed for that, some digits of its digest keep it apart."""
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", condition):
+        return condition
+    plain = re.sub(r"[^a-z0-9_-]+", "-", condition.lower()).strip("-")[:40]
+    return f"{plain or 'condition'}.{hashlib.blake2b(condition.encode(), digest_size=4).hexdigest()}"
+
+
+def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
+    """Return the condition and the code (size,) of one file.
+
+    Raises:
+        NetworkError: if it is damaged, or not a code of this network.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            told, code = dict(file.metadata() or {}), file.get_tensor("code")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise NetworkError(f"The code file {str(path)!r} is damaged: {error}. Remove it, or adapt to its condition again.") from error
+    if told.get("kind") != _KIND or "condition" not in told:
+        raise NetworkError(f"{str(path)!r} is not a code file of regraft: its kind is {told.get('kind')!r}, expected {_KIND!r}. Remove it.")
+    about = f"The code file {str(path)!r} of the condition {told['condition']!r}"
+    if told.get("network") != digest:
+        raise NetworkError(
+            f"{about} is of another network: it goes with {told.get('network')!r}, this one is {digest!r}. Remove it, or adapt this "
+            "network to its condition."
+        )
+    if code.shape != (size,):
+        raise NetworkError(f"{about} holds values of shape {code.shape}; expected ({size},). Remove it, or adapt to its condition again.")
+    if not np.isfinite(code).all():
+        wrong = int((~np.isfinite(code)).sum())
+        raise NetworkError(f"{about} holds NaN or infinity in {wrong} of {size} places. Remove it, or adapt to its condition again.")
+    return told["condition"], code

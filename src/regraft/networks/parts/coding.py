@@ -1,0 +1,85 @@
+"""Coding: how a network takes the code of a condition, and which conditions it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ...errors import NetworkError, near_names
+
+__all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "drawn_codes"]
+
+CODE_SPREAD = 0.1
+"""Standard deviation of the first codes. What reads them begins at zero and codes do not, for a product of two zeros has no gradient."""
+
+MEAN = "mean"
+"""In place of a condition's name: the mean of the codes that the network was trained with. Row 0 of the table of codes."""
+LAYERS = "layers"
+ENTRANCE = "entrance"
+INPUT = "input "
+"""In front of the name of an input that the code takes the place of."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a network takes codes. Its table of codes is (1 + K, size): the mean code, then one row a condition.
+
+    Attributes:
+        size: numbers in a code.
+        conditions: the K names, in the order of the rows.
+        into: "layers": each point adds its own linear map of the code before its activation; "entrance": a small network before the
+            input reads the code; "input NAME": the code is that input of the network.
+        points: names of the points, for "layers".
+        learned: the conditions that the network was trained with; the prior of further codes is made from theirs.
+    """
+
+    size: int
+    conditions: tuple[str, ...]
+    into: str = LAYERS
+    points: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
+
+    def row(self, condition: str) -> int:
+        """Return the row of a condition in the table of codes; 0 for "mean".
+
+        Raises:
+            NetworkError: if it is not known; the known ones are listed.
+        """
+        if condition in self.conditions:
+            return 1 + self.conditions.index(condition)
+        if condition == MEAN:
+            return 0
+        known = ", ".join(map(repr, self.conditions[:12])) + (f" and {len(self.conditions) - 12} more" if len(self.conditions) > 12 else "")
+        near = near_names(condition, self.conditions)
+        raise NetworkError(
+            f"The condition {condition!r} is not known{near} Known: {known}. Learn its code with regraft.adapt_condition, or take the mean "
+            f"code with condition={MEAN!r}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the coding that `to_dict` wrote as plain data."""
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return cls(**given)
+
+
+def drawn_codes(coding: Coding, *, seed: int) -> np.ndarray:
+    """Return a first table of codes.
+
+    Args:
+        coding: its size and the number of its conditions.
+        seed: equal seeds give equal tables, in both families.
+
+    Returns:
+        (1 + K, size) float32, small and random; row 0, the mean code, is zero.
+    """
+    table = np.random.default_rng(seed).normal(0.0, CODE_SPREAD, (1 + len(coding.conditions), coding.size)).astype(np.float32)
+    table[0] = 0
+    return table

@@ -1,0 +1,51 @@
+"""Points: where what a network computes can be shifted or scaled by channel, before the activation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ...errors import NetworkError, near_names
+
+__all__ = ["Point", "points_in"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The output of a linear layer or convolution, or of the BatchNorm that follows it, before the activation.
+
+    Attributes:
+        name: of the layer whose output it is, and into whose weights a shift or scale by channel can be folded.
+        block: the name of its block.
+        channels: C.
+    """
+
+    name: str
+    block: str
+    channels: int
+
+
+def points_in(points: Sequence[Point], blocks: Collection[str] | None) -> tuple[Point, ...]:
+    """Return the points of some blocks.
+
+    Args:
+        points: those of a network.
+        blocks: names of blocks; None for all.
+
+    Returns:
+        The points, in order.
+
+    Raises:
+        NetworkError: if a block has no point (the nearest names that have one are listed), or nothing is left.
+    """
+    known = list(dict.fromkeys(point.block for point in points))
+    wrong = [name for name in blocks or () if name not in known]
+    if wrong:
+        raise NetworkError(f"blocks={wrong[0]!r}: no block of that name has a linear layer or convolution{near_names(wrong[0], known)}")
+    found = tuple(point for point in points if blocks is None or point.block in blocks)
+    if not found:
+        raise NetworkError(
+            f"Received a network without a linear layer or convolution before its head (blocks={blocks!r}); expected one or more of them. "
+            "Use another strategy, such as 'head' or 'bias'."
+        )
+    return found

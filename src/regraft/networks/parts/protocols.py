@@ -1,0 +1,39 @@
+"""What goes in and out of a network, and what it keeps beside its weights without knowing how it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["Inputs", "Preprocessing", "Scores", "Unknowns"]
+
+Inputs = Tensor | dict[str, Tensor]
+"""One batch as the network takes it: a tensor, or named tensors (text)."""
+Scores = dict[str, Tensor]
+"""Raw scores by task name, each (N, C), before the activation."""
+
+
+class Preprocessing(Protocol):
+    """From raw items (files, texts, arrays) to the tensors that the network takes; saved with the network."""
+
+    def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
+        """Yield the items of any supported kind as consecutive batches of at most `batch_size`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which the same preprocessing can be made again."""
+
+    def describe(self) -> str:
+        """Return one line for people."""
+
+
+class Unknowns(Protocol):
+    """Tells which items belong to no class that the network knows; saved with the network."""
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return whether each item is unknown, (N,) bool, of features (N, d)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which, with the class statistics, the same can be made again."""

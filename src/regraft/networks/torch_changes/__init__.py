@@ -1,0 +1,1 @@
+"""Other networks out of a PyTorch network."""

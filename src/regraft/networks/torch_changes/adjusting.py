@@ -1,0 +1,227 @@
+"""Scales and shifts by channel in a PyTorch network, trained, then folded into its weights; and a linear layer before its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import NetworkError, near_names
+from ..contract import Inputs, Point
+from ..parts.taps import INPUT, Tap
+from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
+from ..torch_parts.taps import Point as Place
+from ..torch_parts.taps import read_point, width_hint
+from .conditioned import AdjustedNetwork, EntranceNetwork, Film, Lhuc, over_channels
+from .surgery import three_items
+from .wrappers import call_module, exchanged, find_wrapper, side_modules
+
+if TYPE_CHECKING:
+    from ..torch_modules import TorchNetwork
+
+__all__ = [
+    "adjusted",
+    "biased",
+    "chosen_sites",
+    "is_adjusted",
+    "place_of_input",
+    "points_of",
+    "settled",
+    "with_entrance",
+    "without_wrapper",
+    "wrapped",
+]
+
+N = TypeVar("N", bound="TorchNetwork")
+_FORMS: Mapping[str, type[Lhuc] | type[Film]] = {"lhuc": Lhuc, "film": Film}
+_WIDEST = 4096
+"""Widest vector before which a linear layer is put: its weight would have the square of that many numbers."""
+
+
+def points_of(network: TorchNetwork) -> tuple[Point, ...]:
+    """Return where the network can be shifted or scaled by channel, in the order of execution.
+
+    Args:
+        network: any but an exported program.
+
+    Returns:
+        The points; a layer of a wrapper of ours, a head, and what runs behind the first head are none.
+    """
+    network._whole("shifted or scaled")
+    blocks = {layer: block.name for block in network.blocks for layer in block.layers}
+    return tuple(Point(site.name, blocks[site.name], site.channels) for site in _sites_of(network))
+
+
+def _sites_of(network: TorchNetwork) -> list[Site]:
+    """Return the sites of all points of a `network`."""
+    modules, aside = network.modules(), side_modules(network.module)
+    without = {name for name in modules if any(name == other or name.startswith(f"{other}.") for other in aside)}
+    heads = network.head_layers
+    run = partial(call_module, network.module)
+    runs = [partial(run, batch) for batch in (network.sample, three_items(network.sample), _twice_the_first(network.sample))]
+    was_training = [name for name, module in modules.items() if module.training]
+    network.module.eval()
+    found = find_sites(modules, runs, without=without | set(heads), until=heads[0] if heads else None)
+    for name in was_training:
+        modules[name].training = True
+    return found
+
+
+def _twice_the_first(sample: Inputs) -> Inputs:
+    if isinstance(sample, dict):
+        return {name: tensor[:1].expand_as(tensor) for name, tensor in sample.items()}
+    return sample[:1].expand_as(sample)
+
+
+def chosen_sites(network: TorchNetwork, names: Sequence[str]) -> list[Site]:
+    """Return the sites of some points, in the order of execution.
+
+    Args:
+        network: whose points they are.
+        names: of the points.
+
+    Raises:
+        NetworkError: if one is unknown; the nearest names are listed.
+    """
+    sites = {site.name: site for site in _sites_of(network)}
+    wrong = [name for name in names if name not in sites]
+    if wrong:
+        raise NetworkError(f"The network has no linear layer or convolution {wrong[0]!r} to be changed{near_names(wrong[0], sites)}")
+    return [site for name, site in sites.items() if name in set(names)]
+
+
+def wrapped(twin: N, module: Module) -> N:
+    """Return a network with a module of ours around its own, which is called "network" in it.
+
+    Args:
+        twin: a private copy.
+        module: holds its module.
+
+    Returns:
+        The same network, inspected anew.
+    """
+    device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
+    mode = twin.module.training
+    twin.module = module.to(device).train(mode)
+    return twin._reopened({task: replace(found, layer=f"network.{found.layer}") for task, found in twin._found.items()}, twin.heads)
+
+
+def is_adjusted(network: TorchNetwork) -> bool:
+    """Tell whether a `network` has adjustments that are not settled."""
+    return find_wrapper(network.module, AdjustedNetwork) is not None
+
+
+def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
+    """Return a copy to be trained whose values at some points are scaled and shifted by channel.
+
+    Args:
+        network: any but an exported program.
+        points: some of its points.
+        form: "lhuc" or "film".
+
+    Raises:
+        NetworkError: if the form or a point is unknown, there is no point, or the network is being adjusted already.
+    """
+    network._whole("scaled or shifted")
+    if form not in _FORMS:
+        raise NetworkError(f"form={form!r} is unknown{near_names(form, _FORMS)}")
+    if is_adjusted(network):
+        raise NetworkError(f"form={form!r}: this network is being adjusted already; call settled() first.")
+    if not points:
+        raise NetworkError(f"form={form!r} received no points; expected some of points(): this network has {len(points_of(network))}.")
+    sites = chosen_sites(network, [point.name for point in points])
+    twin = network.copy()
+    return wrapped(twin, AdjustedNetwork(twin.module, sites, kind=_FORMS[form]))
+
+
+def settled(network: N) -> N:
+    """Return a copy with the adjustments folded into the weights, the wrapper gone; of a `network` without them, a copy."""
+    twin = network.copy()
+    found = find_wrapper(twin.module, AdjustedNetwork)
+    if found is None:
+        return twin
+    prefix, around = found[0], cast(AdjustedNetwork, found[1])
+    created = []
+    for site, adjusting in zip(around.sites, around.adjusting, strict=True):
+        scale, shift = cast(Lhuc, adjusting).change()
+        if fold_(around.network.get_submodule(site.name), scale=scale, shift=shift):
+            created.append(f"{prefix}network.{site.name}")
+    return without_wrapper(twin, AdjustedNetwork, created=created)
+
+
+def without_wrapper(twin: N, kind: type[Module], *, created: Sequence[str]) -> N:
+    """Take a wrapper out of a network, and take note of the biases that were made for its sake.
+
+    Args:
+        twin: a private copy.
+        kind: of the wrapper.
+        created: names of the layers that have a bias now, as they were called with the wrapper.
+
+    Returns:
+        The same network, inspected anew.
+    """
+    twin.module, renamed = exchanged(twin.module, kind)
+    if created:
+        twin._note_("biased", {"layers": [renamed(name) for name in created]})
+    found = {task: replace(known, layer=renamed(known.layer)) for task, known in twin._found.items()}
+    return twin._reopened(found, twin.heads)
+
+
+def biased(network: N, layers: Sequence[str]) -> N:
+    """Return a copy in which these layers have a bias, zero at first.
+
+    Args:
+        network: any but an exported program.
+        layers: names of linear layers or convolutions.
+    """
+    twin = network._edited("biased", {"layers": list(layers)})
+    for name in layers:
+        give_bias_(twin.module.get_submodule(name))
+    return twin._reopened(twin._found, twin.heads)
+
+
+def place_of_input(network: TorchNetwork, change: str) -> tuple[Place, Tensor]:
+    """Return where the features (channels) of a network's input are, and two items.
+
+    Args:
+        network: takes one tensor.
+        change: what is to be done with it, for the message.
+
+    Raises:
+        NetworkError: if it takes token ids, several inputs, or vectors that are too wide.
+    """
+    network._whole("given another input")
+    sample = network.sample
+    if isinstance(sample, dict) or not sample.is_floating_point():
+        received = f"the inputs {', '.join(sample)}" if isinstance(sample, dict) else "token ids"
+        raise NetworkError(f"{change} reads one input of real numbers; this network takes {received}. Change its layers instead.")
+    layers = [network.module.get_submodule(layer.name) for layer in network.layers]
+    three = cast(Tensor, three_items(sample))
+    place = read_point(Tap(INPUT, ("mean",)), None, two=sample, three=three, hint=width_hint(layers, given=False))
+    if place is None or place.channels > _WIDEST or sample.ndim > 5:
+        raise NetworkError(
+            f"{change} reads vectors of at most {_WIDEST} features, or channels; this network takes items of shape {network.input_shape}. "
+            "Change its layers instead."
+        )
+    return place, sample
+
+
+def with_entrance(network: N) -> N:
+    """Return a copy with a linear layer over the features (channels) before the input, the identity at first.
+
+    Args:
+        network: takes one input of real numbers.
+    """
+    place, sample = place_of_input(network, "A linear layer before the input")
+    entrance = over_channels(place.channels, place.channels, rank=sample.ndim, last=place.channels_last)
+    weight, bias = cast(Tensor, entrance.weight), cast(Tensor, entrance.bias)
+    with torch.no_grad():
+        weight.copy_(torch.eye(place.channels).reshape(weight.shape))
+        bias.zero_()
+    twin = network._edited("entrance")
+    return wrapped(twin, EntranceNetwork(twin.module, entrance.to(sample.dtype)))

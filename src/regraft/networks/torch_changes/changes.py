@@ -1,0 +1,216 @@
+"""Other networks out of a PyTorch network: with a head, a branch, a layer on top, other inputs, or cut short.
+
+Each function leaves the network as it is, works on a copy, and has the copy take note of the edit: opening a saved folder repeats the
+edits in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from ...errors import NetworkError, near_names
+from ..account import Account
+from ..contract import Coding, Head
+from ..parts.taps import Tap, checked_points, refuse_read_input
+from ..samples import sample_of
+from ..torch_parts.heads import FoundHead
+from ..torch_parts.rows import last_axis, set_submodule_
+from ..tracing import capture
+from . import adjusting, codes, surgery
+from .channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
+from .conditioned import CodedNetwork
+from .wrappers import BranchedNetwork, find_wrapper
+
+if TYPE_CHECKING:
+    from ..torch_modules import TorchNetwork
+
+__all__ = ["edited_by", "ended", "tapped", "with_channels", "with_columns", "with_head", "with_stack"]
+
+N = TypeVar("N", bound="TorchNetwork")
+
+
+def with_head(network: N, head: Head) -> N:
+    """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch.
+
+    Args:
+        network: any but an exported program.
+        head: the rows.
+
+    Raises:
+        NetworkError: if this is an exported program, or the rows do not fit what the head reads.
+    """
+    network._whole("given another head")
+    expected = network.heads.get(head.task, network.head).features if network.heads else head.features
+    if expected != head.features:
+        raise NetworkError(f"The rows have {head.features} features; the network has {expected}. Give rows of that length.")
+    branch = bool(network.heads) and head.task != network.head.task
+    twin = network._edited("head", {**_size(head), "branch": branch}, parts=list(head.parts))
+    if not network.heads:
+        twin.module = surgery.attached(twin.module, head)
+        return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
+    if head.task in network.heads:
+        layer = network._found[head.task].layer
+        surgery.resize_(twin.module, layer, head=head)
+        if head.task == network.head.task:
+            surgery.note_class_count_(twin.module, len(head.weight))
+        twin._recount_(layer)
+        twin.heads[head.task] = replace(head, layer=layer)
+        return twin
+    found, wrapped = dict(network._found), isinstance(network.module, BranchedNetwork)
+    chosen = not wrapped and _choice_commutes(network)
+    twin.module, layer = surgery.branched(twin.module, network.head, head=head, chosen=chosen)
+    if not wrapped:
+        found = {task: replace(known, layer=f"network.{known.layer}") for task, known in found.items()}
+    return twin._reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
+
+
+def _choice_commutes(network: TorchNetwork) -> bool:
+    """Tell whether what follows the head (the choice of one token) may as well come before it."""
+    head = network.module.get_submodule(network.head.layer)
+    network.mode_(False)
+    with torch.no_grad():
+        with capture(head) as seen:
+            scores = network.scores(network.sample)[network.head.task]
+        if seen["input"].ndim <= 2 or not last_axis(head) or network._found[network.head.task].reading != "result":
+            return False
+        swapped = network._scores_of(network.head.layer, network.feature_batch(network.sample))
+        return bool(torch.allclose(swapped, scores, rtol=1e-4, atol=1e-5))
+
+
+def with_stack(network: N, head: Head, *, activation: str) -> N:
+    """Return a copy with a new head on top of the first head's raw scores.
+
+    Args:
+        network: has a head.
+        head: the rows.
+        activation: what the old scores go through.
+    """
+    network._whole("given another head")
+    twin = network._edited("stack", {**_size(head), "activation": activation})
+    first = network._found[network.head.task]
+    tapped = "" if first.reading == "result" and len(network._found) == 1 else first.layer
+    twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation)
+    own = replace(head, activation="linear")
+    return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
+
+
+def ended(network: N, block: str) -> N:
+    """Return a copy that ends at the output of a block.
+
+    Args:
+        network: any but an exported program.
+        block: its name.
+
+    Raises:
+        NetworkError: if there is no such block.
+    """
+    network._whole("cut")
+    found = next((known for known in network.blocks if known.name == block), None)
+    if found is None:
+        raise NetworkError(f"The network has no block {block!r}{near_names(block, [known.name for known in network.blocks])}")
+    twin = network._edited("cut", {"block": block})
+    names = [layer.name for layer in network.layers]
+    twin.module = surgery.ended(twin.module, found, layers=names, order=network._order(), sample=network.sample)
+    return twin._reopened({}, {})
+
+
+def tapped(network: N, points: Sequence[Tap]) -> N:
+    """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D).
+
+    Args:
+        network: any but an exported program.
+        points: the blocks and their pools.
+    """
+    network._whole("tapped")
+    taps, names = checked_points(points, [block.name for block in network.blocks]), [layer.name for layer in network.layers]
+    twin = network._edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
+    twin.module = surgery.tapped(twin.module, taps, blocks=network.blocks, layers=names, order=network._order(), sample=network.sample)
+    twin.statistics = twin.unknown = None
+    if find_wrapper(twin.module, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
+        twin.coding = None
+    return twin._reopened({}, {})
+
+
+def with_channels(network: N, count: int) -> N:
+    """Return a copy whose first convolution reads `count` channels.
+
+    Raises:
+        NetworkError: if the network does not begin with a convolution over channels.
+    """
+    network._whole("given other channels")
+    if isinstance(network.sample, dict) or network.sample.ndim < 3:
+        raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {network.input_shape}.")
+    modules, old = network.modules(), network.sample.shape[1]
+    refuse_read_input(network.tap_slices, f"channels={count}")
+    name = first_convolution(modules, network._order(), channels=old)
+    twin = network._edited("channels", {"count": count})
+    set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
+    note_channel_count_(twin.module, name, old=old, new=count)
+    twin._take_sample_(sample_of((count, *network.sample.shape[2:])).to(network.sample.device))
+    note = f"'{name}' reads {count} channels: {channel_rule(old, count)}"
+    twin.account = network.account.joined(Account({"reshaped": [f"{name}.weight"]}, notes=(note,)))
+    return twin._reopened(network._found, network.heads)
+
+
+def with_columns(network: N, count: int) -> N:
+    """Return a copy whose head also reads `count` numbers beside each item.
+
+    Raises:
+        NetworkError: if the network has no head, or several.
+    """
+    network._whole("given further inputs")
+    if len(network.heads) != 1:
+        raise NetworkError(f"Further inputs go to one head; this network has {len(network.heads)}: {', '.join(network.heads) or 'none'}.")
+    head, twin = network.head, network._edited("columns", {"count": count})
+    wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
+    twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)
+    own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    columns = sample_of((count,), batch=len(next(iter(own.values()))))
+    twin._take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
+    return twin._reopened({head.task: replace(network._found[head.task], layer=f"network.{head.layer}.linear")}, {head.task: wide})
+
+
+def edited_by(network: TorchNetwork, edits: Sequence[Mapping[str, Any]]) -> TorchNetwork:
+    """Repeat edits that another network with this module's origin has noted; new rows are zero.
+
+    Args:
+        edits: plain data, in order.
+
+    Returns:
+        The network.
+    """
+    for edit in edits:
+        network = _EDITS[edit["edit"]](network, edit)
+    return network
+
+
+def _size(head: Head) -> dict[str, Any]:
+    """Return what making a head of the same size again needs, as plain data."""
+    return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
+
+
+def _empty_head(edit: Mapping[str, Any], network: TorchNetwork) -> Head:
+    """Return a head of the noted size; a bias other than zero makes sure that there is one. The first head may have been renamed since."""
+    weight = np.zeros((edit["rows"], edit["features"]), np.float32)
+    bias = np.full(edit["rows"], edit.get("bias", True), np.float32)
+    task = edit["task"] if edit.get("branch") or not network.heads else network.head.task
+    return Head(task, None, "classification", "linear", "", weight, bias, tuple(edit.get("parts", ())))
+
+
+_EDITS: dict[str, Callable[[TorchNetwork, Mapping[str, Any]], TorchNetwork]] = {
+    "head": lambda network, edit: network.with_head(_empty_head(edit, network)),
+    "stack": lambda network, edit: network.with_stack(_empty_head(edit, network), edit["activation"]),
+    "cut": lambda network, edit: network.ended(edit["block"]),
+    "channels": lambda network, edit: network.with_channels(edit["count"]),
+    "columns": lambda network, edit: network.with_columns(edit["count"]),
+    "codes": lambda network, edit: network.coded(Coding.from_dict(edit["coding"])),
+    "folded": lambda network, edit: codes.refolded(network, edit["biased"]),
+    "biased": lambda network, edit: adjusting.biased(network, edit["layers"]),
+    "entrance": lambda network, _edit: network.with_entrance(),
+    "taps": lambda network, edit: network.tapped([Tap(block, tuple(pools)) for block, pools in edit["points"]]),
+}

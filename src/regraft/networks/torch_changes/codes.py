@@ -1,0 +1,204 @@
+"""Codes of conditions in a PyTorch network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module, Parameter
+
+from ...errors import NetworkError, near_names
+from ..contract import Coding, Inputs
+from ..parts.coding import ENTRANCE, LAYERS, drawn_codes
+from ..parts.points import points_in
+from ..torch_parts.sites import fold_, give_bias_
+from .adjusting import chosen_sites, place_of_input, points_of, without_wrapper, wrapped
+from .conditioned import CodedNetwork, CodeTable, EntranceNetwork, GivenInput, ResidualEntrance
+from .wrappers import exchanged, find_wrapper
+
+if TYPE_CHECKING:
+    from ..torch_modules import TorchNetwork
+
+__all__ = ["code_table", "coded", "folded", "recoded", "refolded"]
+
+N = TypeVar("N", bound="TorchNetwork")
+_CONDITION = "condition"
+_WIDEST_HIDDEN = 256
+"""Most hidden units of an adaptation network before the input, unless the codes are larger."""
+
+
+def coded(network: N, coding: Coding, *, seed: int) -> N:
+    """Return a copy that takes a condition beside each item.
+
+    Args:
+        network: any but an exported program.
+        coding: how it takes codes, and of which conditions; no points for all of them.
+        seed: of the first codes.
+
+    Raises:
+        NetworkError: if it takes codes already, has an input called "condition" of its own, or cannot be changed so.
+    """
+    network._whole("given codes")
+    if network.coding is not None or find_wrapper(network.module, CodedNetwork):
+        raise NetworkError(f"This network takes codes already, of {len(network.code_table()) - 1} conditions; use recoded for other ones.")
+    if isinstance(network.sample, dict) and _CONDITION in network.sample and coding.into != f"input {_CONDITION}":
+        raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
+    if coding.size < 1:
+        raise NetworkError(f"size={coding.size}: a code has 1 number or more.")
+    single = not isinstance(network.sample, dict)
+    table = CodeTable(1 + len(coding.conditions), coding.size)
+    table.weight = Parameter(torch.from_numpy(drawn_codes(coding, seed=seed)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the layers that do not begin as zero
+        around, full, rest = _around(network, coding, table=table, single=single)
+    twin = network._edited("codes", {"coding": full.to_dict()})
+    around.network = twin.module
+    count = len(next(iter(rest.values())))
+    twin._take_sample_({**rest, _CONDITION: torch.zeros(count, dtype=torch.int64, device=next(iter(rest.values())).device)})
+    twin.coding = full
+    return wrapped(twin, around)
+
+
+def _around(network: TorchNetwork, coding: Coding, *, table: CodeTable, single: bool) -> tuple[CodedNetwork, Coding, dict[str, Tensor]]:
+    """Return the wrapper without its network, the coding with its points, and the rest of the sample."""
+    own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    if coding.into == LAYERS:
+        names = coding.points or [point.name for point in points_in(points_of(network), None)]
+        sites = chosen_sites(network, names)
+        return CodedNetwork(table, single=single, sites=sites), replace(coding, points=tuple(site.name for site in sites)), own
+    around = CodedNetwork(table, single=single)
+    if coding.into == ENTRANCE:
+        place, sample = place_of_input(network, "An adaptation network before the input")
+        hidden = max(coding.size, min(place.channels, _WIDEST_HIDDEN))
+        entrance = ResidualEntrance(place.channels, coding.size, hidden=hidden, rank=sample.ndim, last=place.channels_last)
+        around.entrance = entrance.to(sample.dtype)
+        return around, coding, own
+    name = coding.into.removeprefix("input ")
+    if name == coding.into:
+        raise NetworkError(f"into={coding.into!r}: expected {LAYERS!r}, {ENTRANCE!r} or 'input NAME'.")
+    shape = _filled(network.sample, name, size=coding.size)
+    around.filled = (name, shape, own[name].dtype)
+    return around, coding, {other: tensor for other, tensor in own.items() if other != name}
+
+
+def _filled(sample: Inputs, name: str, *, size: int) -> tuple[int, ...]:
+    """Return the shape of the input that codes are to fill.
+
+    Raises:
+        NetworkError: if there is no such input of that many real numbers, or none beside it.
+    """
+    named = sample if isinstance(sample, dict) else {}
+    if name not in named or len(named) < 2:
+        raise NetworkError(
+            f"into='input {name}': the network takes {', '.join(map(repr, named)) or 'one unnamed tensor'}; expected an input of that name "
+            f"beside another one{near_names(name, named)}"
+        )
+    shape = tuple(named[name].shape[1:])
+    if not named[name].is_floating_point() or int(np.prod(shape)) != size:
+        raise NetworkError(
+            f"into='input {name}' with codes of {size} numbers: that input holds {int(np.prod(shape))} numbers of {named[name].dtype} for "
+            f"each item; expected {size} real ones."
+        )
+    return shape
+
+
+def _wrapper(network: TorchNetwork) -> tuple[str, CodedNetwork]:
+    found = find_wrapper(network.module, CodedNetwork)
+    if found is None:
+        raise NetworkError(f"This {network.family} network takes no codes; expected one trained with strategy='codes'.")
+    return found[0], cast(CodedNetwork, found[1])
+
+
+def code_table(network: TorchNetwork) -> Parameter:
+    """Return the own table of codes of a `network` that takes them, (1 + K, size)."""
+    network._whole("asked for its codes")
+    return cast(Parameter, _wrapper(network)[1].codes.weight)
+
+
+def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
+    """Return a copy that knows these conditions.
+
+    Args:
+        network: takes codes.
+        conditions: the K names.
+        table: (1 + K, size).
+
+    Raises:
+        NetworkError: if the table has another shape, or a number in it is not finite.
+    """
+    old = code_table(network)
+    values, expected = np.asarray(table, np.float32), (1 + len(conditions), old.shape[1])
+    if values.shape != expected or len(set(conditions)) != len(conditions) or not np.isfinite(values).all():
+        raise NetworkError(
+            f"Received a table of codes of shape {values.shape} with {int((~np.isfinite(values)).sum())} numbers that are not finite, for "
+            f"{len(set(conditions))} different conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
+        )
+    twin = network.copy()
+    twin.coding = replace(cast(Coding, network.coding), conditions=tuple(conditions))
+    prefix, around = _wrapper(twin)
+    around.codes.num_embeddings = len(values)
+    around.codes.weight = Parameter(torch.from_numpy(values.copy()).to(old), requires_grad=old.requires_grad)
+    noted = {"edit": "codes", "coding": twin.coding.to_dict()}
+    twin.origin["edits"] = [noted if edit["edit"] == "codes" else edit for edit in twin.origin["edits"]]
+    twin._recount_(f"{prefix}codes")
+    return twin
+
+
+def folded(network: N, condition: str) -> N:
+    """Return a plain network with the code of a condition folded into the biases.
+
+    Args:
+        network: takes codes.
+        condition: a name that it knows, or "mean".
+    """
+    table = code_table(network).detach()
+    return _folded(network, table[cast(Coding, network.coding).row(condition)], biased=())
+
+
+def refolded(network: N, biased: Sequence[str]) -> N:
+    """Return what folding made of the architecture of a `network` that takes codes: `biased` layers have a bias, zero at first."""
+    return _folded(network, torch.zeros_like(code_table(network)[0]), biased=biased)
+
+
+def _folded(network: N, code: Tensor, *, biased: Sequence[str]) -> N:
+    """Return the network without its codes, one code of (size,) for all items."""
+    twin = network.copy()
+    around = _wrapper(twin)[1]
+    created = list(biased)
+    for name in biased:
+        give_bias_(around.network.get_submodule(name))
+    with torch.no_grad():
+        for site, own in zip(around.sites, around.maps, strict=True):
+            if fold_(around.network.get_submodule(site.name), shift=own(code)):
+                created.append(site.name)
+    twin._note_("folded", {"biased": created})
+    twin.coding = None
+    only = _drop_condition_(twin, around)
+    if around.filled is None and around.entrance is None:
+        return without_wrapper(twin, CodedNetwork, created=())
+    twin.module, _ = exchanged(twin.module, CodedNetwork, by=lambda module: _with_fixed_code(cast(CodedNetwork, module), code, only=only))
+    return twin._reopened(twin._found, twin.heads)
+
+
+def _drop_condition_(twin: TorchNetwork, around: CodedNetwork) -> str:
+    """Let the network take its other inputs, where one is left as a tensor without a name; return what that was called, or ""."""
+    rest = {name: tensor for name, tensor in cast(dict[str, Tensor], twin.sample).items() if name != _CONDITION}
+    alone = (around.single and list(rest) == ["inputs"]) or (around.filled is not None and len(rest) == 1)
+    twin._take_sample_(next(iter(rest.values())) if alone else rest)
+    return next(iter(rest)) if alone else ""
+
+
+def _with_fixed_code(around: CodedNetwork, code: Tensor, *, only: str) -> Module:
+    """Return a wrapper for codings whose code cannot go into biases of the network: it is constant."""
+    if around.filled is not None:
+        name, shape, dtype = around.filled
+        return GivenInput(around.network, name, value=code.detach().reshape(1, *shape).to(dtype), only=only)
+    entrance = cast(ResidualEntrance, around.entrance)
+    with torch.no_grad():
+        fold_(entrance.first, shift=cast(Linear, entrance.code)(code))
+    entrance.code = None
+    return EntranceNetwork(around.network, entrance)

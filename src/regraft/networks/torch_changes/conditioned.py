@@ -1,0 +1,279 @@
+"""Modules around a network that change it inside or before its input: by channel, by the code of a condition, by a linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Identity, Linear, Module, ModuleList, Parameter
+
+from ..parts.coding import CODE_SPREAD
+from ..torch_parts.sites import Site, changed_at
+
+__all__ = [
+    "AdjustedNetwork",
+    "CodeMap",
+    "CodeTable",
+    "CodedNetwork",
+    "EntranceNetwork",
+    "Film",
+    "GivenInput",
+    "Lhuc",
+    "ResidualEntrance",
+    "over_channels",
+]
+
+_OVER_CHANNELS: dict[int, type[Module]] = {3: Conv1d, 4: Conv2d, 5: Conv3d}
+
+
+def over_channels(old: int, new: int, *, rank: int, last: bool) -> Module:
+    """Return a linear layer over the channels of values of `rank` axes, at every position alike.
+
+    Args:
+        old: channels that it reads.
+        new: channels that it gives.
+        rank: number of axes, that of the items among them.
+        last: whether the channels are the last axis, not the one after the items.
+    """
+    kind: Any = Linear if last or rank == 2 else _OVER_CHANNELS[rank]
+    return cast(Module, kind(old, new) if kind is Linear else kind(old, new, 1))
+
+
+class Lhuc(Module):
+    """Learning hidden unit contributions: values times 2 sigmoid(a), one a for each channel.
+
+    Args:
+        channels: C.
+
+    Attributes:
+        a: (C,), zero at first: a factor of one, to the bit.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a = Parameter(torch.zeros(channels))
+
+    def change(self) -> tuple[Tensor, Tensor | None]:
+        """Return scale and shift, (C,) each; None for no shift."""
+        return 2 * self.a.sigmoid(), None
+
+    def forward(self, values: Tensor, site: Site) -> Tensor:
+        """Return the values of a site, scaled."""
+        return values * site.spread(self.change()[0].to(values.dtype), values)
+
+
+class Film(Module):
+    """Scale and shift of features: values times g plus b, one of each for each channel.
+
+    Args:
+        channels: C.
+
+    Attributes:
+        g: (C,), one at first.
+        b: (C,), zero at first.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g = Parameter(torch.ones(channels))
+        self.b = Parameter(torch.zeros(channels))
+
+    def change(self) -> tuple[Tensor, Tensor | None]:
+        """Return scale and shift, (C,) each."""
+        return self.g, self.b
+
+    def forward(self, values: Tensor, site: Site) -> Tensor:
+        """Return the values of a site, scaled and shifted."""
+        scale, shift = (site.spread(numbers.to(values.dtype), values) for numbers in (self.g, self.b))
+        return values * scale + shift
+
+
+def _kept(modules: ModuleList, kept: Sequence[bool]) -> ModuleList:
+    return ModuleList(module for module, keep in zip(modules, kept, strict=True) if keep)
+
+
+class AdjustedNetwork(Module):
+    """A network whose values at some sites are scaled and shifted by channel, while that is trained.
+
+    Args:
+        kind: what each site gets.
+
+    Attributes:
+        network: the network.
+        sites: where, in the order of execution.
+        adjusting: a `Lhuc` or `Film` for each site.
+    """
+
+    def __init__(self, network: Module, sites: Sequence[Site], *, kind: type[Lhuc] | type[Film]) -> None:
+        super().__init__()
+        self.network = network
+        self.sites = tuple(sites)
+        self.adjusting = ModuleList(kind(site.channels) for site in sites)
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
+        """Return what the network returns, its values changed on the way."""
+        modules = dict(zip(self.sites, self.adjusting, strict=True))
+        with changed_at(self.network, self.sites, change=lambda site, values: cast(Tensor, modules[site](values, site))):
+            return self.network(*tensors, **named)
+
+    def keep_sites_(self, kept: Sequence[bool]) -> None:
+        """Keep those of the sites for which `kept` says so."""
+        self.sites = tuple(site for site, keep in zip(self.sites, kept, strict=True) if keep)
+        self.adjusting = _kept(self.adjusting, kept)
+
+
+class CodeTable(Embedding):
+    """The codes of conditions: row numbers (N,) become codes (N, size)."""
+
+    def reset_parameters(self) -> None:
+        """Draw small codes; row 0, the mean code, is zero."""
+        with torch.no_grad():
+            self.weight.normal_(0.0, CODE_SPREAD)
+            self.weight[0] = 0
+
+
+class CodeMap(Linear):
+    """The linear map from codes (N, `size`) to shifts (N, `channels`) at one site; zero at first, so that nothing changes."""
+
+    def __init__(self, size: int, channels: int) -> None:
+        super().__init__(size, channels, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Set the map to zero."""
+        with torch.no_grad():
+            self.weight.zero_()
+
+
+class ResidualEntrance(Module):
+    """An adaptation network: x + W2 relu(W1 x + b1 + B s) + b2 over the features (channels) of the input.
+
+    W1 and B together read [x; s]. W2 and b2 are zero at first: x passes as it is.
+
+    Args:
+        channels: features of the input.
+        size: numbers in a code.
+        hidden: h, the number of hidden units.
+        rank: number of axes of the input, that of the items among them.
+        last: whether the features are the last axis.
+
+    Attributes:
+        first: W1 and b1.
+        code: B, (h, size); None where the code of one condition has been folded into b1.
+        last: W2 and b2.
+        channels_last: whether the features are the last axis.
+    """
+
+    def __init__(self, channels: int, size: int, *, hidden: int, rank: int, last: bool) -> None:
+        super().__init__()
+        self.channels_last = last
+        self.first = over_channels(channels, hidden, rank=rank, last=last)
+        self.code: Linear | None = Linear(size, hidden, bias=False)
+        self.last = over_channels(hidden, channels, rank=rank, last=last)
+        with torch.no_grad():
+            for parameter in self.last.parameters():
+                parameter.zero_()
+
+    def forward(self, inputs: Tensor, codes: Tensor | None = None) -> Tensor:
+        """Return the inputs, of the same shape, changed as their codes (N, size) have it."""
+        hidden = cast(Tensor, self.first(inputs))
+        if self.code is not None and codes is not None:
+            shift = cast(Tensor, self.code(codes)).to(hidden.dtype)
+            ones = (1,) * (hidden.ndim - 2)
+            hidden = hidden + (shift.reshape(shift.shape[0], *ones, -1) if self.channels_last else shift.reshape(shift.shape[0], -1, *ones))
+        return inputs + cast(Tensor, self.last(hidden.relu()))
+
+
+class EntranceNetwork(Module):
+    """A network with a module before its input, whose shape it keeps.
+
+    Attributes:
+        entrance: that module.
+        network: the network.
+    """
+
+    def __init__(self, network: Module, entrance: Module) -> None:
+        super().__init__()
+        self.entrance = entrance
+        self.network = network
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Return what the network returns for the changed input."""
+        return self.network(self.entrance(tensors[0]), *tensors[1:])
+
+
+class CodedNetwork(Module):
+    """A network that takes the code of a condition beside each item.
+
+    Attributes:
+        network: the network.
+        codes: the table of codes, (1 + K, size).
+        single: whether the network takes one tensor, here called "inputs", rather than named ones.
+        sites: where codes are added before the activation, in the order of execution.
+        maps: the linear map for each site.
+        entrance: what reads input and code before the network; None where nothing does.
+        filled: name and shape of the input of the network that the code is; None where it is none.
+    """
+
+    def __init__(self, codes: CodeTable, *, single: bool, sites: Sequence[Site] = ()) -> None:
+        super().__init__()
+        self.network: Module = Identity()  # until it is given its own
+        self.codes = codes
+        self.single = single
+        self.sites = tuple(sites)
+        self.maps = ModuleList(CodeMap(codes.embedding_dim, site.channels) for site in sites)
+        self.entrance: ResidualEntrance | None = None
+        self.filled: tuple[str, tuple[int, ...], torch.dtype] | None = None
+
+    def forward(self, condition: Tensor, **named: Tensor) -> Any:
+        """Return what the network returns.
+
+        Args:
+            condition: (N,) row numbers of the table of codes.
+            named: what the network takes, "inputs" where that is one tensor.
+        """
+        if self.filled is not None:
+            name, shape, dtype = self.filled
+            named[name] = cast(Tensor, self.codes(condition)).reshape(-1, *shape).to(dtype)
+        if self.entrance is not None:
+            named["inputs"] = self.entrance(named["inputs"], self.codes(condition))
+        known: list[Tensor] = []
+        maps = dict(zip(self.sites, self.maps, strict=True))
+
+        def shifted(site: Site, values: Tensor) -> Tensor:
+            if not known:  # looked up at the first site, so that what runs before it does not depend on the condition
+                known.append(self.codes(condition))
+            return values + site.spread(maps[site](known[0]).to(values.dtype), values)
+
+        with changed_at(self.network, self.sites, change=shifted):
+            return self.network(named["inputs"]) if self.single else self.network(**named)
+
+    def keep_sites_(self, kept: Sequence[bool]) -> None:
+        """Keep those of the sites for which `kept` says so."""
+        self.sites = tuple(site for site, keep in zip(self.sites, kept, strict=True) if keep)
+        self.maps = _kept(self.maps, kept)
+
+
+class GivenInput(Module):
+    """A network one of whose inputs is the same for all items.
+
+    Attributes:
+        network: the network; it takes named tensors.
+        name: of that input.
+        value: for one item, (1, …).
+        only: what the network calls the only other input, which then comes without a name; "" where there are several.
+    """
+
+    def __init__(self, network: Module, name: str, *, value: Tensor, only: str = "") -> None:
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.only = only
+        self.register_buffer("value", value)
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
+        """Return what the network returns for its other inputs."""
+        value, given = cast(Tensor, self.value), {self.only: tensors[0]} if tensors else named
+        count = next(iter(given.values())).shape[0]
+        return self.network(**given, **{self.name: value.expand(count, *value.shape[1:])})

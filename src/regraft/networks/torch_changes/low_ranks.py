@@ -1,0 +1,142 @@
+"""Low-rank changes of the weights of a PyTorch network (LoRA), by the library `peft`."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import NetworkError, near_names, optional_import
+from ..torch_parts.rows import set_submodule_
+from ..torch_parts.sites import is_plain, shared_weights
+
+if TYPE_CHECKING:
+    from ..torch_modules import TorchNetwork
+
+__all__ = ["is_low_rank", "low_rank", "settled"]
+
+N = TypeVar("N", bound="TorchNetwork")
+_ADAPTER = "default"
+
+
+def is_low_rank(network: TorchNetwork) -> bool:
+    """Tell whether a `network` has low-rank changes that are not settled."""
+    return bool(_changed(network))
+
+
+def _changed(network: TorchNetwork) -> dict[str, Module]:
+    return {name: module for name, module in network.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
+
+
+def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) -> N:
+    """Return a copy to be trained with W + (alpha / rank) B A in place of W.
+
+    A is drawn from a seed of its own, as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new
+    parts "NAME.lora_A.default" and "NAME.lora_B.default".
+
+    Args:
+        network: any but an exported program.
+        rank: r, 1 or more.
+        alpha: scale; B A is multiplied by alpha / r.
+        layers: names of linear layers and convolutions that are no heads.
+
+    Raises:
+        NetworkError: if the rank is not positive, or a layer cannot be changed so; all such layers are named.
+        MissingExtraError: if `peft` is not installed.
+    """
+    network._whole("changed by low-rank matrices")
+    if rank < 1 or not alpha > 0:
+        raise NetworkError(f"rank={rank}, alpha={alpha}: expected a rank of 1 or more and an alpha above 0.")
+    _check(network, layers)
+    peft: Any = optional_import("peft", "lora", purpose="low_rank (strategy 'lora')")
+    names = "|".join(re.escape(name) for name in layers)
+    settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
+    twin = network.copy()
+    mode = twin.module.training
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as that a turned weight was told by itself
+        torch.manual_seed(0)
+        peft.inject_adapter_in_model(settings, twin.module, adapter_name=_ADAPTER)
+    missed = sorted(set(layers) - _changed(twin).keys())
+    if missed:
+        raise NetworkError(
+            f"The installed peft changes no {type(network.modules()[missed[0]]).__name__} such as {missed[0]!r}. Leave it out."
+        )
+    for module in _inside_fused(twin.module):
+        module.register_forward_hook(_not_fused)
+    twin.module.train(mode)
+    return twin._reopened(twin._found, twin.heads)
+
+
+def _inside_fused(module: Module) -> list[Module]:
+    """Return the changed layers inside transformer layers that read weights themselves, in inference, unless a hook listens inside."""
+    layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.TransformerEncoderLayer)]
+    return [part for layer in layers for part in layer.children() if "base_layer" in dict(part.named_children())]
+
+
+def _not_fused(*_call: Any) -> None:
+    """Change nothing: that a hook is there keeps PyTorch from the fused step, which would leave the low-rank matrices out."""
+
+
+def _check(network: TorchNetwork, layers: Collection[str]) -> None:
+    """Raise unless each of the layers can be changed by low-rank matrices."""
+    modules, known = network.modules(), _reasons(network)
+    fits = [name for name, reason in known.items() if reason is None]
+    if not layers:
+        raise NetworkError(f"layers=() leaves nothing to change by low-rank matrices; expected some of {', '.join(map(repr, fits[:12]))}.")
+    unknown = [name for name in layers if name not in modules]
+    if unknown:
+        raise NetworkError(f"layers={unknown[0]!r}: the network has no layer of that name{near_names(unknown[0], fits)}")
+    wrong = [f"{name!r}, {known[name]}" for name in layers if known[name]]
+    if wrong:
+        raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
+
+
+def _reasons(network: TorchNetwork) -> dict[str, str | None]:
+    """Return for each module why its weight cannot be changed by low-rank matrices; None where it can."""
+    modules, called = network.modules(), set(network._order())
+    shared, heads = shared_weights(modules), set(network.head_layers)
+    found: dict[str, str | None] = {}
+    for name, module in modules.items():
+        if name in heads:
+            found[name] = "a head, whose rows are trained themselves"
+        elif not is_plain(module):
+            found[name] = f"a {type(module).__name__}"
+        elif name not in called:
+            found[name] = "whose weight another module reads without calling it"
+        elif name in shared:
+            found[name] = "whose weight is also that of another layer"
+        else:
+            found[name] = _unlike(module)
+    return found
+
+
+def _unlike(module: Module) -> str | None:
+    """Return what makes a convolution another one than `peft` takes it for; None for nothing."""
+    if not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
+        return None
+    facts = {"groups": module.groups, "dilation": max(module.dilation), "padding_mode": module.padding_mode}
+    other = [f"{name}={value!r}" for name, value in facts.items() if value not in (1, "zeros")]
+    return f"a {type(module).__name__} with {', '.join(other)}" if other else None
+
+
+def settled(network: N) -> N:
+    """Return a copy of a `network` with the low-rank changes added to the weights, its layers called as before."""
+    twin = network.copy()
+    for name, module in _changed(twin).items():
+        around: Any = module
+        base = cast(Module, around.base_layer)
+        weight = cast(Tensor, base.weight)
+        with torch.no_grad():
+            weight.add_(around.get_delta_weight(_ADAPTER).to(weight))
+        for parameter in base.parameters():
+            parameter.requires_grad_(True)  # the library froze it
+        set_submodule_(twin.module, name, module=base)
+    if "peft_config" in twin.module.__dict__:
+        del twin.module.__dict__["peft_config"]
+    return twin._reopened(twin._found, twin.heads)

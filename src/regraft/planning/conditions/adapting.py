@@ -1,0 +1,169 @@
+"""A network that knows further conditions: only their codes are fitted, and the account proves that all else is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions
+from ...errors import NetworkError, SettingError, near_names
+from ...methods.prior import CodePrior, code_prior
+from ...networks.contract import Coding, Network
+from ...networks.folders import FACTS_FILE, read_facts
+from ...networks.parts.code_files import code_digest, write_code
+from ...networks.parts.coding import INPUT
+from ..preparing import preprocessing_for
+from ..profiling import usable_device
+from .fitting import Fitting, fit_codes, rows_needed
+from .items import CodedItems
+from .losses import CodeLosses
+from .matching import aims_of, condition_groups, scaled, with_heads_of
+from .proof import proved, told
+
+__all__ = ["Asked", "adapt_condition", "saved_to"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be known, and from what.
+
+    Attributes:
+        names: one condition or several; None: all of the data's.
+        input: the name of the network's input that is the code, where it has not learned codes.
+        again: refit conditions that are known already, instead of refusing them.
+        device: where the network runs; None: the fastest there is.
+    """
+
+    names: str | Sequence[str] | None = None
+    input: str | None = None
+    again: bool = False
+    device: str | None = None
+
+
+def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitting) -> Network:
+    """Return a copy of a network that also knows some conditions.
+
+    Args:
+        net: with codes, or with an input that can be one; it is not changed.
+        data: items of the conditions, with labels unless that is unsupervised.
+        asked: which conditions.
+        fitting: how their codes are fitted.
+
+    Returns:
+        The network; `codes` has theirs, and its account says what was fitted, and that nothing else has changed.
+
+    Raises:
+        NetworkError: if the network takes no codes.
+        DataError: if the items do not go with it, or a condition has none.
+        SettingError: if a condition is known already.
+    """
+    net = _coded(net, asked.input)
+    coding = _coding(net)
+    groups = condition_groups(data, asked.names, known=() if asked.again else coding.conditions)
+    counts, chosen = [len(part) for part in groups.values()], np.concatenate(list(groups.values()))
+    kept = with_heads_of(net, data.subset(chosen), supervised=fitting.unsupervised is None)
+    digest, table = code_digest(net), net.code_table().detach().cpu().numpy().copy()
+    prior = _prior(coding, table, fitting=fitting)
+    rows = rows_needed(counts, choosing=prior is not None and fitting.prior == "auto")
+    items = Prepared(kept, with_conditions(preprocessing_for(net, kept), coding.conditions, lenient=True))
+    blank = net.recoded([f"row {row}" for row in range(rows)], np.zeros((1 + rows, coding.size), np.float32))
+    held = CodedItems(blank, items, device=usable_device(asked.device))
+    members = np.split(np.arange(len(chosen)), np.cumsum(counts)[:-1])
+    losses, start = _started(held, kept, fitting=fitting, table=table, members=members)
+    fitted = fit_codes(losses, fitting, prior=prior, start=start)
+    known = _with_codes(net, dict(zip(groups, fitted.codes, strict=True)), table=table)
+    known.preprocessing = with_conditions(items.preprocessing, _coding(known).conditions)
+    proof = proved(known, table, digest=digest, changed=groups)
+    account = told(fitted, {name: len(part) for name, part in groups.items()}, fitting=fitting, proof=proof)
+    account = replace(account, figures={**account.figures, "items_through_once": float(held.counter.items)})
+    known.account = net.account.joined(account)
+    return known
+
+
+def saved_to(known: Network, folder: str | Path, *, conditions: Sequence[str]) -> list[Path]:
+    """Write the codes of some conditions into the folder of the network, or, where there is none yet, save the whole network there.
+
+    Args:
+        known: knows the conditions.
+        folder: where the network that was adapted lies, or a copy of it: nothing but code files is written there; or a new one.
+        conditions: their names.
+
+    Returns:
+        What was written.
+
+    Raises:
+        NetworkError: if the folder holds another network.
+    """
+    where = Path(folder)
+    if not (where / FACTS_FILE).is_file():
+        return [known.save(where)]
+    digest = code_digest(known)
+    found = read_facts(where).get("digest")
+    if found != digest:
+        raise NetworkError(
+            f"{str(where)!r} holds another network: its digest is {found!r}, that of this one {digest!r}. Choose the folder that the "
+            "network was loaded from, or a new one."
+        )
+    return [write_code(known, where, condition=name, digest=digest) for name in conditions]
+
+
+def _coding(net: Network) -> Coding:
+    if net.coding is None:
+        raise NetworkError(
+            f"This network ({net.family}, {len(net.blocks)} blocks) takes no codes of conditions. Train some on data of many conditions, "
+            "regraft.adapt(net, data, strategy='codes'), or name its input that is the code, input='Z', where it has one beside its items."
+        )
+    return net.coding
+
+
+def _coded(net: Network, name: str | None) -> Network:
+    """Return the network with codes: where `name` is given, that input of it is the code."""
+    if name is None or (net.coding is not None and net.coding.into == f"{INPUT}{name}"):
+        return net
+    inputs = net.sample if isinstance(net.sample, dict) else {}
+    if net.coding is not None:
+        raise SettingError(f"input={name!r}: this network takes its codes into {net.coding.into!r} already. Leave input= out.")
+    if name not in inputs:
+        raise SettingError(f"input={name!r}: the network has no input of that name{near_names(name, inputs) or '; it takes one tensor.'}")
+    rest = [other for other in inputs if other != name]
+    if not inputs[name].is_floating_point() or not rest:
+        raise SettingError(f"input={name!r} cannot be a code: expected real numbers, {inputs[name].dtype} given, beside another input.")
+    coded = net.coded(Coding(int(np.prod(inputs[name].shape[1:])), (), f"{INPUT}{name}"))
+    coded.preprocessing = with_conditions(preprocessing_from_dict(net.preprocessing.to_dict()), (), inputs=rest[0])
+    return coded
+
+
+def _prior(coding: Coding, table: np.ndarray, *, fitting: Fitting) -> CodePrior | None:
+    """Return the prior that the learned codes make, with the mean code as its mean; None where there are none, or none is wanted."""
+    learned = [coding.row(name) for name in coding.learned]
+    if fitting.prior is None or (fitting.prior == "auto" and len(learned) < 2):
+        return None
+    return code_prior(table[learned].astype(np.float64), table[0])
+
+
+def _started(
+    held: CodedItems, data: Dataset, *, fitting: Fitting, table: np.ndarray, members: Sequence[np.ndarray]
+) -> tuple[CodeLosses, np.ndarray]:
+    """Return what is minimised, and where each condition's code starts, (V, M)."""
+    count = len(members)
+    start = np.tile(np.zeros_like(table[0]) if fitting.start == "zero" else table[0], (count, 1)).astype(np.float64)
+    mean = np.tile(table[0], (count, 1)).astype(np.float64)
+    aims = aims_of(held, data, how=fitting.unsupervised, codes=start, members=members)
+    losses = CodeLosses(held, scaled(held, aims, codes=mean, members=members), members=members)
+    if fitting.start == "nearest":
+        found = [[part.mean() for part in losses.each(np.tile(code, (count, 1)).astype(np.float64), members)] for code in table]
+        start = table[np.argmin(found, axis=0)].astype(np.float64)
+    return losses, start
+
+
+def _with_codes(net: Network, codes: Mapping[str, np.ndarray], *, table: np.ndarray) -> Network:
+    """Return the network with these codes in the rows of their conditions, further rows for those that are new."""
+    coding = _coding(net)
+    names = [*coding.conditions, *(name for name in codes if name not in coding.conditions)]
+    changed = np.concatenate([table, np.zeros((1 + len(names) - len(table), coding.size), table.dtype)])
+    for name, code in codes.items():
+        changed[1 + names.index(name)] = code
+    return net.recoded(names, changed)

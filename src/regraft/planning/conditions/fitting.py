@@ -1,0 +1,195 @@
+"""Fit codes: those of several conditions at once, each with a prior whose weight its own items choose.
+
+Shape letters: V conditions, n items of one, K known codes, M numbers in a code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import SettingError, near_names
+from ...methods.prior import WEIGHTS, CodePrior, chosen_weight, first_weight
+from ...training.full_batch import FITS, Minimised, minimise
+from .losses import CodeLosses
+
+__all__ = ["STARTS", "Fitted", "Fitting", "fit_codes", "rows_needed"]
+
+STARTS = ("mean", "zero", "nearest")
+UNSUPERVISED = ("pseudo", "entropy")
+FOLDS = 10
+"""Most parts that are left out in turn."""
+FEWEST = 5
+"""Items from which the weight of the prior is chosen by leaving some out."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How codes are fitted.
+
+    Attributes:
+        start: "mean", "zero", or "nearest": the known code under which the items have the least loss.
+        fit: "lbfgs", "adam" or "normalised".
+        steps: at most so many; None: as suits the fit.
+        step: the size of one; None: as suits the fit.
+        prior: "auto": 1 for one or two items, else 0.3, unless leaving items out in turn speaks for another weight (from five
+            items on); a weight >= 0; None: no prior.
+        unsupervised: None, "pseudo" (labels that the network gives with the code of the start) or "entropy".
+        seed: decides which items are left out together.
+    """
+
+    start: str = "mean"
+    fit: str = "lbfgs"
+    steps: int | None = None
+    step: float | None = None
+    prior: str | float | None = "auto"
+    unsupervised: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = {"start": STARTS, "fit": FITS, "unsupervised": (None, *UNSUPERVISED)}
+        for name, valid in wanted.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise SettingError(f"{name}={value!r} is not known{near_names(str(value), map(str, valid))}")
+        number = isinstance(self.prior, int | float) and not isinstance(self.prior, bool)
+        if not (self.prior is None or self.prior == "auto" or (number and 0 <= float(self.prior) < math.inf)):
+            raise SettingError(f"prior={self.prior!r}: expected 'auto', a weight >= 0 such as 1, or None.")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Codes that were fitted.
+
+    Attributes:
+        codes: (V, M).
+        weights: (V,) of the prior; 0 without one, infinite where the start was kept.
+        before: (V,) mean loss of an item at the start.
+        after: (V,) at the codes.
+        evaluations: how often a row of codes was evaluated.
+    """
+
+    codes: np.ndarray
+    weights: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    evaluations: int
+
+
+def rows_needed(counts: Sequence[int], *, choosing: bool) -> int:
+    """Return how many rows of codes are fitted at once, for conditions of `counts` items; `choosing` by leaving items out."""
+    tried = sum(_folds(count) for count in counts) * _finite() if choosing else 0
+    return max(len(counts), tried, 1)
+
+
+def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> Fitted:
+    """Fit one code for each of the rows of `losses`; none depends on which others are fitted with it.
+
+    Args:
+        losses: with the items of each of the V conditions.
+        fitting: how.
+        prior: over codes, or None.
+        start: (V, M).
+
+    Returns:
+        The codes.
+    """
+    members = losses.members
+    before = np.array([part.mean() for part in losses.each(start, members)])
+    weights, spent = _weights(losses, fitting, prior=prior, start=start)
+    codes, free = start.copy(), np.flatnonzero(np.isfinite(weights))
+    if prior is not None:
+        codes[np.isinf(weights)] = prior.mean
+    if len(free):
+        losses.members = [members[int(row)] for row in free]
+        found = _minimised(losses, fitting, prior=prior, weights=weights[free], start=start[free])
+        codes[free], spent, losses.members = found.values, spent + found.evaluations, members
+    after = np.array([part.mean() for part in losses.each(codes, members)])
+    return Fitted(codes, weights, before, after, spent)
+
+
+def _finite() -> int:
+    return sum(math.isfinite(weight) for weight in WEIGHTS)
+
+
+def _folds(count: int) -> int:
+    return min(count, FOLDS) if count >= FEWEST else 0
+
+
+def _weights(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the prior's weight for each condition, and how often a row was evaluated to choose it."""
+    count = len(losses.members)
+    if prior is None or fitting.prior is None:
+        return np.zeros(count), 0
+    if fitting.prior != "auto":
+        return np.full(count, float(fitting.prior)), 0
+    weights, spent = np.array([first_weight(len(part)) for part in losses.members]), 0
+    chosen = [row for row in range(count) if _folds(len(losses.members[row]))]
+    if chosen and fitting.unsupervised is None:
+        left_out, spent = _left_out(losses, fitting, prior=prior, start=start, rows=chosen)
+        weights[chosen] = [chosen_weight(tried) for tried in left_out]
+    return weights, spent
+
+
+def _left_out(
+    losses: CodeLosses, fitting: Fitting, *, prior: CodePrior, start: np.ndarray, rows: Sequence[int]
+) -> tuple[list[np.ndarray], int]:
+    """Return the loss of each item under the codes fitted without it, (W, n) for each of the rows.
+
+    Every weight and every part that is left out is a row of codes of its own; all of them are fitted together.
+    """
+    members, tried = losses.members, [weight for weight in WEIGHTS if math.isfinite(weight)]
+    folds = {row: _folded(members[row], fitting.seed) for row in rows}
+    held = [part for row in rows for part in folds[row] for _ in tried]
+    kept = [np.setdiff1d(members[row], part) for row in rows for part in folds[row] for _ in tried]
+    owner = np.array([row for row in rows for _ in folds[row] for _ in tried], np.int64)
+    losses.members = kept
+    weights = np.array([weight for row in rows for _ in folds[row] for weight in tried])
+    found = _minimised(losses, fitting, prior=prior, weights=weights, start=start[owner])
+    by_row = losses.each(found.values, held)
+    losses.members = [members[row] for row in rows]
+    at_mean = losses.each(np.tile(prior.mean, (len(rows), 1)), losses.members)
+    losses.members, tables, at = members, [], 0
+    for place, row in enumerate(rows):
+        order = np.argsort(np.concatenate(folds[row]))
+        count = len(folds[row]) * len(tried)
+        by_weight = [np.concatenate(by_row[at + w : at + count : len(tried)])[order] for w in range(len(tried))]
+        tables.append(np.stack([*by_weight, at_mean[place][np.argsort(members[row])]]))
+        at += count
+    return tables, found.evaluations
+
+
+def _folded(members: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Return the items in parts that are left out in turn: each alone, where they are few."""
+    order = np.random.default_rng(seed).permutation(len(members))
+    return [np.sort(members[part]) for part in np.array_split(order, _folds(len(members)))]
+
+
+def _minimised(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, weights: np.ndarray, start: np.ndarray) -> Minimised:
+    """Minimise loss plus weighted penalty, an item's share of both; L-BFGS works on whitened codes, in which the prior is round."""
+    how, steps, step = fitting.fit, fitting.steps, fitting.step
+    counts = np.array([len(part) for part in losses.members], np.float64)
+
+    def plain(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, gradient = losses(values, rows)
+        return found / counts[rows], gradient / counts[rows, None]
+
+    if prior is None or not weights.any():
+        return minimise(how, plain, start=start, steps=steps, step=step)
+    known, shares = prior, weights / counts
+
+    def penalised(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, gradient = plain(values, rows)
+        return found + shares[rows] * known.penalty(values), gradient + shares[rows, None] * known.gradient(values)
+
+    def whitened(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, gradient = plain(known.coloured(values), rows)
+        return found + shares[rows] * 0.5 * np.square(values).sum(1), gradient @ known.factor + shares[rows, None] * values
+
+    if how != "lbfgs":
+        return minimise(how, penalised, start=start, steps=steps, step=step)
+    reached = minimise(how, whitened, start=known.whitened(start), steps=steps, step=step)
+    return Minimised(known.coloured(reached.values), reached.losses, reached.path, reached.evaluations)

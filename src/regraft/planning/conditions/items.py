@@ -1,0 +1,119 @@
+"""Items of a coded network with what lies below the first use of the code computed once.
+
+Shape letters: P pairs of an item and a row of the table of codes, V rows, M numbers in a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data import Prepared
+from ...frontier import Counter, Cut, cacheable_layers, find_cut
+from ...networks.contract import Inputs, Network, Scores
+from ...networks.samples import placed
+
+__all__ = ["CodedItems", "batch_rows"]
+
+NUMBERS_AT_ONCE = 2**22
+"""Numbers of one batch of pairs, as they enter the part that is run again for every code."""
+READ_AT_ONCE = 64
+
+
+def batch_rows(tensors: list[Tensor]) -> int:
+    """Return how many items of the sizes of these tensors (n, …) go through a network at once: 16 to 8192."""
+    numbers = sum(int(np.prod(tensor.shape[1:])) for tensor in tensors)
+    return int(min(max(NUMBERS_AT_ONCE // max(1, numbers), 16), 8192))
+
+
+class CodedItems:
+    """All items of a data set, held as they reach the first use of the code; scored under any rows of the table of codes.
+
+    Attributes:
+        network: of which nothing but the table of codes may change.
+        table: its table of codes, (1 + V, M).
+        counter: items that went through the part below the first use of the code.
+        cached: whether there is such a part, computed once.
+
+    It is made of a network with V rows beside that of the mean code, the prepared items, and the device to work on.
+    """
+
+    def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
+        network.module.to(device)
+        self.network, self.counter, self._device = network, Counter(), device
+        self.table = network.code_table()
+        own = {name for name, held in network.layer_parameters().items() if any(part is self.table for part in held.values())}
+        frozen = frozenset(layer.name for layer in network.layers if layer.name not in own)
+        network.freeze_(frozen)
+        network.mode_(False)
+        sample = items.batch(np.arange(3) % len(items))
+        self._cut, self._at = _usable_cut(network, frozen, sample=placed(sample, device, layout=network.layout))
+        self.cached = self._cut is not None
+        self._names: list[str] = [] if self.cached else list(_named(sample))
+        self._tensors = self._held(items)
+        self._size = batch_rows(self._tensors)
+
+    def scores(self, rows: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[slice, Scores]]:
+        """Score pairs, some at a time, with the gradient of the table of codes where gradients are on.
+
+        Args:
+            rows: (P,) of the table.
+            chosen: (P,) items.
+
+        Yields:
+            Which of the pairs, and their raw scores by task.
+        """
+        for start in range(0, len(rows), self._size):
+            part = slice(start, start + self._size)
+            index = torch.from_numpy(np.asarray(chosen[part], np.int64)).to(self._device)
+            tensors = [tensor[index] for tensor in self._tensors]
+            tensors[self._at] = torch.from_numpy(np.asarray(rows[part], np.int64)).to(tensors[self._at])
+            yield part, self._scored(tensors)
+
+    def _scored(self, tensors: list[Tensor]) -> Scores:
+        if self._cut is not None:
+            return self._cut.trainable_part(tensors)
+        return self.network.scores(dict(zip(self._names, tensors, strict=True)))
+
+    def put_(self, values: np.ndarray, rows: np.ndarray) -> None:
+        """Put codes `values` (A, M) into rows (A,) of the table."""
+        with torch.no_grad():
+            self.table[torch.from_numpy(np.asarray(rows, np.int64)).to(self._device)] = torch.from_numpy(values).to(self.table)
+
+    def _held(self, items: Prepared) -> list[Tensor]:
+        """Return what has to be kept of all items: the tensors behind the cut, or the inputs."""
+        found: list[list[Tensor]] = []
+        for indices, batch in items.batches(READ_AT_ONCE):
+            inputs = placed(batch, self._device, layout=self.network.layout)
+            if self._cut is None:
+                found.append([_named(inputs)[name] for name in self._names])
+                continue
+            self.counter.items += len(indices)
+            found.append([tensor.detach() for tensor in self._cut.frozen_part(inputs)])
+        if self._cut is None:
+            self._at = self._names.index("condition")
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+
+def _named(inputs: Inputs) -> dict[str, Tensor]:
+    return inputs if isinstance(inputs, dict) else {"inputs": inputs}
+
+
+def _usable_cut(network: Network, frozen: frozenset[str], *, sample: Inputs) -> tuple[Cut | None, int]:
+    """Return the cut below the first use of the code and which of its tensors are the conditions; None where there is no such cut.
+
+    The tensor is told by what it does: it alone changes with the condition.
+    """
+    layers = cacheable_layers(network, frozen - set(network.head_layers))
+    cut = find_cut(network, layers, sample=sample) if layers else None
+    if not isinstance(cut, Cut):
+        return None, 0
+    named = _named(sample)
+    one, other = (cut.frozen_part({**named, "condition": torch.full_like(named["condition"], row)}) for row in (0, 1))
+    changed = [at for at, (before, after) in enumerate(zip(one, other, strict=True)) if not torch.equal(before, after)]
+    if len(changed) != 1 or one[changed[0]].is_floating_point() or one[changed[0]].shape != named["condition"].shape:
+        return None, 0
+    return cut, changed[0]

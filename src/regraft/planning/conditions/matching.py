@@ -1,0 +1,196 @@
+"""Which items belong to which condition, and what the network's heads are to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ...data import Dataset, Targets
+from ...data.items import listed
+from ...errors import DataError, NetworkError, SettingError, near_names
+from ...networks.contract import Head, Network
+from ...networks.parts.coding import MEAN
+from .items import CodedItems
+from .losses import Aim, CodeLosses
+
+__all__ = ["aims_of", "condition_groups", "scaled", "target_aims", "with_heads_of"]
+
+
+def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known: Collection[str]) -> dict[str, np.ndarray]:
+    """Return the items of each condition that is asked for.
+
+    Args:
+        data: with conditions, or all of one.
+        names: one condition, several, or None for all of the data's.
+        known: conditions that are refused, because their codes are there already.
+
+    Returns:
+        Name -> (n,) indices, in the order asked for, or else of the data.
+
+    Raises:
+        DataError: if the data have no items, no conditions to tell several apart by, or lack one of them.
+        SettingError: if a name stands twice, cannot be one, or is known already.
+    """
+    given = None if data.conditions is None else np.array([str(name) for name in data.conditions])
+    if names is None and given is None:
+        raise DataError(
+            f"The {len(data)} items have no conditions beside them, and no name was given. Read them with condition=, a column or an "
+            "array, or give the name of the condition that all of them are of."
+        )
+    asked = [names] if isinstance(names, str) else list(names or ())
+    wanted = asked if names is not None or given is None else list(dict.fromkeys(given.tolist()))
+    if not wanted or not len(data):
+        raise DataError(f"{len(data)} items of {len(wanted)} conditions were received; expected one or more of each.")
+    _check_names(wanted, known)
+    if given is None:
+        if len(wanted) > 1:
+            shown = listed(map(repr, wanted))
+            raise DataError(f"The items of {len(wanted)} conditions ({shown}) cannot be told apart. Read them with condition=.")
+        return {wanted[0]: np.arange(len(data))}
+    absent = [name for name in wanted if not (given == name).any()]
+    if absent:
+        raise DataError(f"The data have no items of the condition {absent[0]!r}{near_names(absent[0], sorted(set(given.tolist())))}")
+    return {name: np.flatnonzero(given == name) for name in wanted}
+
+
+def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
+    if MEAN in wanted or "" in wanted or len(set(wanted)) < len(wanted):
+        raise SettingError(
+            f"{listed(map(repr, wanted))} cannot be the names of conditions: expected different ones, none empty, none {MEAN!r}."
+        )
+    old = [name for name in wanted if name in known]
+    if old:
+        raise SettingError(f"The code of {listed(map(repr, old))} is known already. Choose another name, or fit it anew with replace=True.")
+
+
+def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
+    """Return the items with targets in the order of the network's classes, each task called as the head that it goes to.
+
+    Args:
+        net: the network.
+        data: whose tasks have the names of heads; the first one may have another, and goes to the first head then.
+        supervised: whether the targets count at all.
+
+    Returns:
+        The data set; without supervision as it came.
+
+    Raises:
+        DataError: if a task goes to no head, is of another kind, or has labels that are no classes of its head.
+        NetworkError: if the head's classes have no names.
+    """
+    if not supervised:
+        return data
+    first, further = data.of_task(data.name), {}
+    first = replace(first, name=net.head.task if data.name not in net.heads else data.name)
+    for name in (first.name, *data.tasks[1:]):
+        if name not in net.heads:
+            raise DataError(f"The network has no head for the task {name!r}{near_names(name, net.heads)}")
+        own = first.targets_of(name) if name == first.name else data.targets_of(name)
+        ordered = _ordered(own, net.heads[name])
+        if name == first.name:
+            first = replace(first, targets=ordered.values, classes=ordered.classes)
+        else:
+            further[name] = ordered
+    return replace(first, further=further)
+
+
+def _ordered(targets: Targets, head: Head) -> Targets:
+    """Return targets in the order of the classes of their head."""
+    if targets.task != head.kind:
+        raise DataError(
+            f"The head {head.task!r} is of the kind {head.kind!r}; the data have targets of the kind {targets.task!r}. Give labels, or fit "
+            "without them: unsupervised='pseudo' or 'entropy'."
+        )
+    if head.kind == "regression":
+        return targets
+    if head.classes is None:
+        raise NetworkError(
+            f"The {len(head.weight)} rows of the head {head.task!r} have no names. Give classes= when the network is loaded."
+        )
+    return targets.with_classes(head.classes)
+
+
+def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
+    """Return what the heads are to say of the items.
+
+    Args:
+        held: the items.
+        data: the same, with their targets.
+        how: None: what their targets say; "pseudo": what the first head says of them now; "entropy": anything, as long as it is sure.
+        codes: (V, M) of the conditions now.
+        members: V arrays, their items.
+
+    Returns:
+        An aim for each task.
+
+    Raises:
+        DataError: if a condition has no item whose target is known.
+        NetworkError: if labels are to be guessed of a head that tells none.
+    """
+    if how is None:
+        aims = target_aims(data)
+        known = np.any([aim.weights.numpy() > 0 for aim in aims], axis=0)
+        without = [row for row, part in enumerate(members) if not known[part].any()]
+        if without:
+            raise DataError(f"{len(without)} of {len(members)} conditions have no item with a target; expected one or more of each.")
+        return aims
+    head, ones = held.network.head, torch.ones(len(data))
+    if head.kind == "regression":
+        raise NetworkError(f"unsupervised={how!r}: the head {head.task!r} gives numbers, not classes. Give targets.")
+    if how == "entropy":
+        return (Aim(head.task, head.kind, None, ones),)
+    raw = _scores(held, head.task, codes=codes, members=members)
+    guessed = raw.argmax(1) if head.kind == "classification" else (raw >= 0).float()
+    return (Aim(head.task, head.kind, guessed, ones),)
+
+
+def target_aims(data: Dataset) -> tuple[Aim, ...]:
+    """Return what the heads are to say of the items of `data`, whose tasks are called as the heads: what the targets say."""
+    return tuple(_aim(data.targets_of(name), name) for name in data.tasks)
+
+
+def _aim(targets: Targets, task: str) -> Aim:
+    known = torch.from_numpy(targets.known.astype(np.float32))
+    values = np.where(targets.values < 0, 0, targets.values) if targets.task == "classification" else np.nan_to_num(targets.values)
+    return Aim(task, targets.task, torch.from_numpy(values), known)
+
+
+def _scores(held: CodedItems, task: str, *, codes: np.ndarray, members: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return the raw scores (n, C) of all items, each under the code of its condition."""
+    rows = np.arange(len(members))
+    held.put_(codes, 1 + rows)
+    order = np.concatenate(members)
+    with torch.no_grad():
+        parts = [scores[task] for _, scores in held.scores(1 + np.repeat(rows, [len(part) for part in members]), order)]
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order))].cpu()
+
+
+def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
+    """Return the aims on the device of the items, squared errors in units of twice their mean under these codes, by condition.
+
+    That makes them negative log-likelihoods, up to a constant, as the others are: the prior is weighed against nothing else.
+
+    Args:
+        held: the items.
+        aims: of their tasks.
+        codes: (V, M), mean codes.
+        members: V arrays, the items of each.
+    """
+    found = []
+    for aim in aims:
+        weights = aim.weights.clone()
+        if aim.kind == "regression":
+            errors = CodeLosses(held, [_placed(aim, held)], members=members).each(codes, members)
+            for part, own in zip(members, errors, strict=True):
+                known = max(1, int((weights[part] > 0).sum()))
+                weights[part] *= known / max(2.0 * float(own.sum()), 1e-12)
+        found.append(_placed(replace(aim, weights=weights), held))
+    return tuple(found)
+
+
+def _placed(aim: Aim, held: CodedItems) -> Aim:
+    device = held.table.device
+    return replace(aim, targets=None if aim.targets is None else aim.targets.to(device), weights=aim.weights.to(device))

@@ -1,0 +1,99 @@
+"""The account of new codes: what was fitted, and the proof that nothing else has changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from ...data.items import listed
+from ...errors import NetworkError
+from ...networks.account import Account
+from ...networks.contract import Network
+from ...networks.parts.code_files import code_digest, shared_state
+from .fitting import Fitted, Fitting
+
+__all__ = ["proved", "told"]
+
+
+def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collection[str]) -> Account:
+    """Compare a network that knows further conditions with the one that it was made from.
+
+    Args:
+        known: the network.
+        table: (1 + K, M) codes before.
+        digest: `code_digest` of the network before.
+        changed: the conditions whose codes were fitted.
+
+    Returns:
+        How much was compared, and that it is equal to the bit.
+
+    Raises:
+        NetworkError: if anything but the codes that were fitted is not as it was.
+    """
+    after, parameters = code_digest(known), {name for held in known.layer_parameters().values() for name in held}
+    own = known.code_table()
+    compared = shared_state(known)
+    now, rows = own.detach().cpu().numpy(), [0]
+    if known.coding is not None:
+        rows += [row for row, name in enumerate(known.coding.conditions, start=1) if row < len(table) and name not in changed]
+    if after != digest or not np.array_equal(now[rows], table[rows]):
+        raise NetworkError(
+            f"The network changed while codes were fitted ({digest} before, {after} after); nothing is handed back. This is a fault of "
+            "regraft: report it with the network's summary."
+        )
+    count = sum(name in parameters for name in compared)
+    numbers = sum(tensor.numel() for tensor in compared.values())
+    return Account(
+        notes=(
+            f"bit-equal before and after: {count} parameters and {len(compared) - count} buffers ({numbers:,} numbers, digest {digest}), "
+            f"the mean code and {len(rows) - 1} other codes",
+        ),
+        figures={"parameters_equal": float(count), "buffers_equal": float(len(compared) - count), "codes_equal": float(len(rows))},
+    )
+
+
+def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: Account) -> Account:
+    """Return the account of codes that were fitted.
+
+    Args:
+        fitted: the codes.
+        counts: condition -> items, in the order of the codes.
+        fitting: how.
+        proof: what `proved` says.
+    """
+    lines = [
+        f"the code of {name!r} was fitted to {count} items{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
+        f"{_prior_words(float(fitted.weights[row]), fitting)}"
+        for row, (name, count) in enumerate(counts.items())
+    ]
+    more = len(lines) - 20
+    notes = (*lines[:20], *([f"and {more} further conditions: {listed(list(counts)[20:])}"] if more > 0 else []), *proof.notes)
+    figures = {
+        "conditions": float(len(counts)),
+        "loss_before": float(fitted.before.mean()),
+        "loss_after": float(fitted.after.mean()),
+        "code_evaluations": float(fitted.evaluations),
+        **proof.figures,
+    }
+    return Account({"new": [f"code {name}" for name in counts]}, {f"code {name}": _rule(fitting) for name in counts}, notes, figures)
+
+
+def _how(fitting: Fitting) -> str:
+    if fitting.unsupervised is None:
+        return ""
+    way = "labels that the network guessed" if fitting.unsupervised == "pseudo" else "the entropy of its predictions"
+    return f" without their labels (unsupervised: {way})"
+
+
+def _rule(fitting: Fitting) -> str:
+    return "fitted" if fitting.unsupervised is None else f"fitted, unsupervised ({fitting.unsupervised})"
+
+
+def _prior_words(weight: float, fitting: Fitting) -> str:
+    if math.isinf(weight):
+        return "items left out in turn were best told with the mean code, which was kept"
+    if not weight:
+        return "no prior" if fitting.prior is None or fitting.prior == 0 else "no prior: the network has not learned two codes or more"
+    return f"prior weight {weight:g}"

@@ -1,0 +1,184 @@
+"""Learn an input of a frozen network by gradient: all of it, or one named input beside given items.
+
+Shape letters: V inputs that are learned, M numbers in each, N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data import Dataset, Prepared
+from ...errors import NetworkError, SettingError, near_names
+from ...networks.contract import Inputs, Network
+from ...networks.samples import placed
+from ...training.full_batch import Evaluate, minimise, value_and_gradient
+from ..preparing import preprocessing_for
+from .items import batch_rows
+from .losses import Aim
+from .matching import target_aims, with_heads_of
+
+__all__ = ["TunedInput", "tune_input"]
+
+
+@dataclass(frozen=True)
+class TunedInput:
+    """Inputs that were learned.
+
+    Attributes:
+        values: (V, ...) float32, each as the network takes it.
+        names: V class names or conditions that they are for; "" where one input is for all items.
+        losses: (V,) mean loss of an item at the values.
+        path: (S + 1, V) the same before the first step and after each.
+    """
+
+    values: np.ndarray = field(repr=False)
+    names: tuple[str, ...]
+    losses: np.ndarray
+    path: np.ndarray = field(repr=False)
+
+
+# over the limit: what is learned, from where, how
+def tune_input(
+    net: Network,
+    data: Dataset | Sequence[str],
+    *,
+    name: str | None = None,
+    start: Any = None,
+    fit: str = "normalised",
+    steps: int | None = None,
+    step: float | None = None,
+) -> TunedInput:
+    """Learn an input of a network; the network is not changed.
+
+    Args:
+        net: the network.
+        data: class names, each to be given an input of its own; with a named input the items that stand beside it.
+        name: of the input; None: all that the network takes.
+        start: an array in the shape of the input, or of all V; None: zeros.
+        fit: "normalised", "adam" or "lbfgs".
+        steps: at most so many; None: as suits the fit.
+        step: the size of one; None: as suits the fit.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        SettingError: if the network has no such input, or the start has another shape.
+        NetworkError: if the input is not made of real numbers.
+        DataError: if classes or items do not go with the network.
+    """
+    twin = net.copy()
+    twin.freeze_([layer.name for layer in twin.layers])
+    twin.mode_(False)
+    whole = _whole(twin, data) if name is None else _beside(twin, data, name=name)
+    shape = tuple(whole.sample.shape[1:])
+    first = np.zeros(shape, np.float32) if start is None else np.asarray(start, np.float32)
+    if first.shape not in (shape, (len(whole.names), *shape)) or not np.isfinite(first).all():
+        raise SettingError(f"start has the shape {first.shape}; expected finite numbers of shape {shape}, as the network takes them.")
+    begun = np.broadcast_to(first, (len(whole.names), *shape)).reshape(len(whole.names), -1)
+    found = minimise(fit, whole.evaluate(twin), start=begun, steps=steps, step=step)
+    values = found.values.astype(np.float32).reshape(len(whole.names), *shape)
+    return TunedInput(values, whole.names, found.losses, found.path)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is minimised.
+
+    Attributes:
+        sample: two of the inputs that are learned.
+        names: what each of the V is for.
+        inputs: the N items that stand beside them; empty where there is nothing else.
+        key: the name of the input; "" for all.
+        aims: what the heads are to say of the items.
+        rows: (N,) which of the V each item has.
+    """
+
+    sample: Tensor
+    names: tuple[str, ...]
+    inputs: dict[str, Tensor]
+    key: str
+    aims: tuple[Aim, ...]
+    rows: np.ndarray
+
+    def evaluate(self, net: Network) -> Evaluate:
+        """Return the mean loss of each input's items, and its gradient."""
+        counts = np.bincount(self.rows, minlength=len(self.names))
+        size = batch_rows([self.sample, *self.inputs.values()])
+
+        def evaluated(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            table = torch.from_numpy(values.reshape(-1, *self.sample.shape[1:])).to(self.sample).requires_grad_(True)
+            places = np.full(len(self.names), -1)
+            places[rows] = np.arange(len(rows))
+            chosen = np.flatnonzero(places[self.rows] >= 0)
+            parts = (self._losses(net, table, chosen[at : at + size], places) for at in range(0, len(chosen), size))
+            losses, gradient = value_and_gradient(parts, table, count=len(rows))
+            shares = 1.0 / counts[rows]
+            return losses * shares, gradient.reshape(len(rows), -1) * shares[:, None]
+
+        return evaluated
+
+    # over the limit: a part of the items, and where their inputs stand
+    def _losses(self, net: Network, table: Tensor, chosen: np.ndarray, places: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        index, rows = torch.from_numpy(chosen), places[self.rows[chosen]]
+        learned = table[torch.from_numpy(rows)]
+        given: Inputs = learned if not self.key else {**{name: held[index] for name, held in self.inputs.items()}, self.key: learned}
+        scores = net.scores(given)
+        return torch.stack([aim.losses(scores, index) for aim in self.aims]).sum(0), rows
+
+
+def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
+    """Return what is minimised where every class that is asked for gets an input of its own."""
+    if isinstance(net.sample, dict):
+        raise SettingError(f"input=None: the network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
+    if isinstance(data, Dataset):
+        raise SettingError(f"Received {len(data)} items and no input=; expected class names, or the name of the input beside the items.")
+    head, wanted = net.head, (data,) if isinstance(data, str) else tuple(map(str, data))
+    classes = head.classes or ()
+    unknown = [one for one in wanted if one not in classes]
+    if unknown or not wanted or head.kind == "regression":
+        asked = unknown[0] if unknown else list(wanted)
+        raise SettingError(f"The head {head.task!r} ({head.kind}) has no class {asked!r}{near_names(str(asked), classes)}")
+    rows = torch.tensor([classes.index(one) for one in wanted])
+    targets = rows if head.kind == "classification" else torch.eye(len(classes))[rows]
+    aim = Aim(head.task, head.kind, targets, torch.ones(len(wanted)))
+    return _Wanted(_real(net.sample, "the input"), wanted, {}, "", (aim,), np.arange(len(wanted)))
+
+
+def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
+    """Return what is minimised where one named input is learned for given items: one for all, or one for each condition."""
+    named = net.sample if isinstance(net.sample, dict) else {}
+    if name not in named:
+        raise SettingError(f"input={name!r}: the network has no input of that name{near_names(name, named) or '; it takes one tensor.'}")
+    if not isinstance(data, Dataset):
+        raise SettingError(f"input={name!r} is learned for items that stand beside it; received {type(data).__name__}, expected data.")
+    kept, rest = with_heads_of(net, data, supervised=True), [other for other in named if other != name]
+    items = Prepared(kept, preprocessing_for(net, kept))
+    found: dict[str, list[Tensor]] = {}
+    for _, batch in items.batches(64):
+        given = placed(batch, torch.device("cpu"), layout=net.layout)
+        for key, tensor in (given if isinstance(given, dict) else {rest[0]: given}).items():
+            found.setdefault(key, []).append(tensor)
+    inputs = {key: torch.cat(parts) for key, parts in found.items() if key != name}
+    missing = [other for other in rest if other not in inputs]
+    if missing:
+        raise SettingError(f"input={name!r}: the network also takes {missing[0]!r}, which the items do not give; they give {list(inputs)}.")
+    groups, rows = (("",), np.zeros(len(kept), np.int64)) if data.conditions is None else _by_condition(data.conditions)
+    return _Wanted(_real(named[name], f"input={name!r}"), groups, inputs, name, target_aims(kept), rows)
+
+
+def _by_condition(conditions: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    names = tuple(dict.fromkeys(str(one) for one in conditions))
+    return names, np.array([names.index(str(one)) for one in conditions])
+
+
+def _real(sample: Tensor, what: str) -> Tensor:
+    if not sample.is_floating_point():
+        raise NetworkError(f"{what} is made of {sample.dtype} numbers, which have no gradient; expected real ones.")
+    return sample

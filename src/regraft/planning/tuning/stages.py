@@ -1,0 +1,212 @@
+"""The stages of tuning: the heads first, then what is below them, by a selection of layers or by a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...data import Dataset, Prepared, with_conditions
+from ...errors import DataError, NetworkError
+from ...methods import METHODS, Begun, Method
+from ...networks.contract import Network, Scores
+from ...training import Feed, Settings, WholeFeed
+from ..job import Carried, Job, Parts
+from ..plan import Plan
+from ..starting import solve_heads_
+from .names import names_in, take_over_
+from .switches import taught
+
+__all__ = ["Tuning", "begun_method", "by_method", "check_method", "trained_head", "trained_layers"]
+
+History = list[dict[str, Any]]
+
+
+def trained_head(job: Job, feed: Feed, *, frozen: frozenset[str]) -> tuple[History, Tensor]:
+    """Solve the heads, then train them on what they read (the first half of LP-FT: Kumar et al., ICLR 2022).
+
+    Args:
+        job: its heads are changed in place.
+        feed: of the whole network or of what is above a frontier.
+        frozen: the layers below that frontier.
+
+    Returns:
+        The history, and what the heads read of all items, (N, d).
+    """
+    head_feed = job.head_feed(feed)
+    job.keep_features_(head_feed.features, frozen)
+    solve_heads_(job, feed, features=head_feed.features)
+    alone = replace(job.settings, unfreeze_every=None)
+    return job.train("head", head_feed, frozen=job.all_but_heads(), settings=alone), head_feed.features
+
+
+def trained_layers(job: Job, feed: Feed, *, frozen: frozenset[str], stage: str, features: Tensor) -> History:
+    """Train what is not frozen, with what the old head says where that is asked for.
+
+    Args:
+        job: its network is changed in place; its heads have been trained.
+        feed: of the job's network, for these frozen layers.
+        frozen: layers.
+        stage: a word for the history.
+        features: (N, d) what the heads read before.
+
+    Returns:
+        The history.
+    """
+    other = taught(job, features)
+    if other.network is job.network:
+        return other.train(stage, feed, frozen=frozen)
+    still = names_in(other.network, frozen)
+    history = other.train(stage, other.feed(still), frozen=still)
+    take_over_(job.network, other.network)
+    return history
+
+
+def check_method(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> None:
+    """Raise if the plan's strategy is a method that does not go with the network or the data.
+
+    Args:
+        network: with its heads.
+        data: what it is adapted to.
+        plan: with the method's options.
+        parts: which items are learned from.
+
+    Raises:
+        DataError: if the method needs conditions, and there are none, or fewer than two among the items that are learned from.
+        NetworkError: if the network cannot be changed so.
+    """
+    method = METHODS.get(plan.strategy)
+    if method is not None:
+        conditions = _conditions(data, parts) if method.by_condition else ()
+        _begun(method, network, plan=plan, conditions=conditions)
+
+
+def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
+    """Return the conditions that can be learned from, in order: those of the fitting items."""
+    others = "Choose strategy='bias' or 'scale_shift', which need none."
+    if data.conditions is None:
+        raise DataError(
+            f"strategy='codes' learns a code for each condition; received {len(data)} items without conditions. Give regraft.read "
+            f"condition=, the name of a column or an array as long as the items. {others}"
+        )
+    found = tuple(dict.fromkeys(sorted(str(name) for name in data.conditions[parts.fit])))
+    if len(found) < 2:
+        raise DataError(
+            f"strategy='codes' learns from two conditions or more, better ten; the {len(parts.fit)} items to learn from have {len(found)}: "
+            f"{', '.join(map(repr, found))}. {others}"
+        )
+    return found
+
+
+def _begun(method: Method, network: Network, *, plan: Plan, conditions: Sequence[str]) -> Begun:
+    try:
+        return method.begin(network, options=method.filled(plan.options), conditions=conditions, seed=plan.seed)
+    except NetworkError as error:
+        raise type(error)(f"strategy={method.name!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A training in the form that a method gives a network.
+
+    Attributes:
+        method: which.
+        job: the work, with the training form and all that goes with it.
+        frozen: layers, and single names, that are not trained.
+        conditions: that codes are learned of.
+    """
+
+    method: Method
+    job: Job
+    frozen: frozenset[str]
+    conditions: tuple[str, ...]
+
+    def train(self, stage: str, feed: Feed, *, settings: Settings | None = None, most: int | None = None) -> History:
+        """Train as `Job.train` does, with a `feed` of the work and what holds in a training by the method.
+
+        Args:
+            stage: a word for the history.
+            feed: of the work, for these frozen layers.
+            settings: others than the plan's, or None.
+            most: learn from so many items at most, or None.
+
+        Returns:
+            The history.
+        """
+        with self.method.during(self.job.network):
+            return self.job.train(stage, feed, frozen=self.frozen, settings=settings, most=most)
+
+    def finished(self) -> Network:
+        """Return the network as the method leaves it; its preprocessing knows the conditions, where there are any."""
+        network = self.method.end(self.job.network)
+        if network.coding is not None:
+            network.preprocessing = with_conditions(self.job.items.preprocessing, network.coding.conditions)
+        return network
+
+
+def begun_method(job: Job, *, strategy: str, options: Mapping[str, Any]) -> Tuning:
+    """Return a training by a method.
+
+    Args:
+        job: with trained heads; its network is left as it is.
+        strategy: the method's name.
+        options: of the method; those that are left out have their defaults.
+    """
+    method = METHODS[strategy]
+    conditions = _conditions(job.items.data, job.parts) if method.by_condition else ()
+    begun = _begun(method, job.network, plan=replace(job.plan, options=dict(options)), conditions=conditions)
+    training = _with_begun(job.with_network(begun.network), begun)
+    if begun.network.coding is not None:
+        _take_conditions_(training, begun.network.coding.conditions)
+    return Tuning(method, training, begun.frozen, conditions)
+
+
+def by_method(job: Job) -> Carried:
+    """Train the heads, then the network in the form that a method gives it, and keep it as the method leaves it.
+
+    Args:
+        job: its network is replaced.
+
+    Returns:
+        How to judge it, and the history.
+    """
+    plan, frozen = job.plan, job.frozen_for_head()
+    if job.network.coding is not None:
+        _take_conditions_(job, job.network.coding.conditions)
+    history, features = trained_head(job, job.feed(frozen), frozen=frozen)
+    other = taught(job, features)
+    tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
+    history += tuning.train(plan.strategy, tuning.job.feed(tuning.frozen))
+    finished = tuning.finished()
+    if other.network is not job.network:  # without the old head: the same method again, with the weights that it came to
+        plain = begun_method(job, strategy=plan.strategy, options=plan.options).finished()
+        take_over_(plain, finished)
+        finished = plain
+    job.network, job.items, job.test = finished, tuning.job.items, tuning.job.test
+    finished.module.to(job.device)
+    feed = WholeFeed(finished, job.items, 1, job.device)
+    test_feed = None if job.test is None else WholeFeed(finished, job.test, 1, job.device)
+    return Carried(feed, history, features, frozenset(), None, test_feed)
+
+
+def _with_begun(job: Job, begun: Begun) -> Job:
+    penalty, share = begun.penalty, 1 / max(len(job.parts.fit), 1)
+    if penalty is None:
+        return replace(job, rates=begun.rates, paired=True)
+
+    def term(_scores: Scores, _indices: np.ndarray) -> Tensor:
+        return share * penalty()
+
+    return replace(job, rates=begun.rates, terms=(*job.terms, term), paired=True)
+
+
+def _take_conditions_(job: Job, names: Sequence[str]) -> None:
+    """Let the items be read with the rows of their conditions; others than these have the mean code."""
+    sample = job.network.sample
+    own = next((name for name in sample if name != "condition"), "inputs") if isinstance(sample, dict) else "inputs"
+    changed = with_conditions(job.items.preprocessing, names, lenient=True, inputs=own)
+    job.items = Prepared(job.items.data, changed, view_seed=job.items.view_seed)
+    job.test = None if job.test is None else Prepared(job.test.data, changed, view_seed=job.test.view_seed)

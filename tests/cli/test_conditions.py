@@ -1,0 +1,104 @@
+"""`regraft adapt-condition`, `export`, and the conditions of `predict`, `evaluate` and `inspect`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import regraft
+
+from ..condition_examples import KNOWN, coded, items
+from .conftest import run
+from .test_bad_input import refused
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A saved Keras network that knows six conditions."""
+    return coded("keras").save(tmp_path / "net")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Rows of two new speakers, as a table."""
+    data = items(("gil", "hal"), each=6)
+    with (tmp_path / "new.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*(f"x{index}" for index in range(data.items.shape[1])), "label", "speaker"])
+        writer.writerows(
+            [*row, data.classes[target], name] for row, target, name in zip(data.items, data.targets, data.conditions, strict=True)
+        )
+    return tmp_path / "new.csv"
+
+
+def numbers(folder: Path) -> Path:
+    path = folder.parent / "items.npy"
+    np.save(path, np.asarray(items().items))
+    return path
+
+
+def test_a_new_condition_is_learned_told_and_used(folder: Path, table: Path) -> None:
+    result = run("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--prior", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "The code of 'gil' was fitted to 6 items" in result.stdout and "codes/hal.safetensors (" in result.stdout
+    assert "Bit-equal before and after" in result.stdout
+    assert {path.name for path in (folder / "codes").iterdir()} == {"gil.safetensors", "hal.safetensors"}
+    shown = run("predict", folder, numbers(folder), "--condition", "gil", "--scores")
+    assert shown.exit_code == 0, shown.output
+    rows = list(csv.DictReader(io.StringIO(shown.stdout)))
+    wanted = regraft.load(folder).predict(np.asarray(items().items), "gil").scores
+    assert np.allclose([[float(row[f"p({name})"]) for name in "abc"] for row in rows], wanted, atol=2e-6)
+    mean, none = (run("predict", folder, numbers(folder), *extra).stdout for extra in (("--condition", "mean"), ()))
+    assert mean == none != run("predict", folder, numbers(folder), "--condition", "gil").stdout
+    judged = run("evaluate", folder, table, "--target", "label", "--condition", "speaker", "--json")
+    assert judged.exit_code == 0 and "accuracy" in json.loads(judged.stdout)
+    told = run("inspect", folder)
+    assert "codes of 3 numbers into layers; knows 8 conditions, 6 of them from its training" in told.stdout
+    assert "adapted to: gil, hal" in told.stdout
+    assert json.loads(run("inspect", folder, "--json").stdout)["coding"]["conditions"] == [*KNOWN, "gil", "hal"]
+
+
+def test_an_unknown_condition_is_wrong_usage_that_names_the_known_ones(folder: Path) -> None:
+    said = refused("predict", folder, numbers(folder), "--condition", "adda")
+    assert "The condition 'adda' is not known; did you mean 'ada'" in said and "Known: 'ada', 'ben'" in said
+
+
+def test_one_condition_by_name_into_a_new_folder(folder: Path, table: Path, tmp_path: Path) -> None:
+    data = table.read_text(encoding="utf-8").replace(",speaker", "").replace(",gil", "").replace(",hal", "")
+    table.write_text(data, encoding="utf-8")
+    result = run("adapt-condition", folder, table, "--name", "ivy", "--out", tmp_path / "copy", "--prior", "1", "--fit", "adam", "--json")
+    assert result.exit_code == 0, result.output
+    plain = json.loads(result.stdout)
+    assert list(plain["codes"]) == ["ivy"] and plain["account"]["figures"]["conditions"] == 1
+    assert not (folder / "codes").exists()
+    assert np.allclose(regraft.load(tmp_path / "copy").codes["ivy"], plain["codes"]["ivy"])
+    blind = run("adapt-condition", folder, numbers(folder), "--name", "jo", "--unsupervised", "entropy")
+    assert blind.exit_code == 2 or "unsupervised: the entropy" in blind.stdout
+
+
+def test_what_adapt_condition_refuses(folder: Path, table: Path) -> None:
+    assert "no column 'speakr'" in refused("adapt-condition", folder, table, "--target", "label", "--condition", "speakr")
+    assert "expected --name NAME for all of them, or --condition COL" in refused("adapt-condition", folder, table, "--target", "label")
+    known = refused("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--name", "jil")
+    assert "no items of the condition 'jil'; did you mean 'gil'" in known
+    assert "--prior 'much'" in refused("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--prior", "much")
+    run("adapt-condition", folder, table, "--target", "label", "--condition", "speaker")
+    again = refused("adapt-condition", folder, table, "--target", "label", "--condition", "speaker")
+    assert "'gil', 'hal' is known already. Choose another name, or fit it anew with --replace." in again
+    assert run("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--replace").exit_code == 0
+
+
+def test_export(folder: Path, tmp_path: Path) -> None:
+    for extra in ((), ("--condition", "ben")):
+        result = run("export", folder, tmp_path / "one.keras", *extra)
+        assert result.exit_code == 0 and "Written: " in result.stdout
+    rows = np.asarray(items().items)
+    alone = regraft.load(tmp_path / "one.keras")
+    assert np.allclose(alone.raw_scores(rows), regraft.fold(regraft.load(folder), "ben").raw_scores(rows), atol=1e-6)
+    assert "ends in .keras" in refused("export", folder, tmp_path / "one.pt2")
+    assert "The condition 'nobody' is not known" in refused("export", folder, tmp_path / "one.keras", "--condition", "nobody")

@@ -1,0 +1,42 @@
+"""The examples run: small, in both families."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """Return an example as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("family", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
+def test_new_voices_are_adapted_to_in_every_way(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = example("conditions").main(family, quick=True)
+    assert {name: len(shares) for name, shares in found.items()} == dict.fromkeys(
+        ("no adaptation", "mean code", "codes", "bias", "full"), 3
+    )
+    assert np.mean(found["codes"]) < np.mean(found["no adaptation"])
+    printed = capsys.readouterr().out
+    assert "a code of 50 numbers for each of 12 voices" in printed and "codes of 3 new voices, 20 frames each" in printed
+
+
+def test_a_voice_is_the_same_whenever_it_is_asked() -> None:
+    conditions = example("conditions")
+    words = list(conditions.FORMANTS)
+    once, again, other = conditions.frames(3, words), conditions.frames(3, words), conditions.frames(4, words)
+    assert once.shape == (10, 32) and once.dtype == np.float32
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).max() > 0.1
+    assert np.abs(once - conditions.frames(3, words, seed=1)).max() > 0.05
