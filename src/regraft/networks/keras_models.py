@@ -105,7 +105,7 @@ def open_keras(
 
 
 class KerasNetwork(Network):
-    """A Keras model with what one run of a sample told about it.
+    """A Keras model with what one run of a sample told about it. In its training form it knows what it settles to, in `form`.
 
     Args:
         module: a built model; it becomes the network's own.
@@ -116,7 +116,6 @@ class KerasNetwork(Network):
     """
 
     family: ClassVar[str] = "keras"
-
     form: folding.TrainingForm | None = None
 
     def __init__(

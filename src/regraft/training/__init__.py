@@ -2,7 +2,8 @@
 
 from .checkpoints import Checkpoint
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Objective, TaskObjective, Training, all_raw_scores, find_rate, raw_scores, train
+from .loop import Training, all_raw_scores, find_rate, raw_scores, train
+from .objective import Objective, TaskObjective
 from .settings import Settings
 
 __all__ = [

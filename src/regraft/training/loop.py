@@ -1,6 +1,6 @@
 """The one training loop.
 
-Read it from `train` down: `train` -> `_epoch` -> `_fit_step` is the road to the loss.
+Read it from `train` down: `train` -> `_epoch_` -> `_fit_step` -> `_loss` is the road to the loss.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from torch.optim import Optimizer
 
 from ..console import progress, say
 from ..methods.stay_near import anchors_of, pull_back_
-from ..networks.contract import Network, Scores
-from ..tasks import Loss
+from ..networks.contract import Network
 from .checkpoints import Checkpoint
 from .feeds import Feed, Payload
+from .objective import Objective
 from .optimizers import PlateauFactor, cosine_factor, make_optimizer, set_rate_
 from .regularizing import dropped, l1_norm
 from .settings import Settings
 
 __all__ = [
-    "Objective",
-    "TaskObjective",
     "Trained",
     "Training",
     "all_raw_scores",
@@ -42,87 +40,6 @@ __all__ = [
 ]
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class TaskObjective:
-    """What is minimised for one task.
-
-    Attributes:
-        task: name of the head.
-        loss: from scores and targets to a scalar.
-        targets: (N, …) of all items of the feed; a missing one is -1, NaN, or a row of NaN, and counts for nothing.
-        class_weight: (C,) or None.
-        label_smoothing: in [0, 1).
-        weight: of this task in the sum, above 0.
-    """
-
-    task: str
-    loss: Loss
-    targets: Tensor
-    class_weight: Tensor | None = None
-    label_smoothing: float = 0.0
-    weight: float = 1.0
-
-    def known(self, indices: np.ndarray) -> Tensor:
-        """Return whether the target of each of the items `indices` (n,) is known, (n,) bool."""
-        targets = self.targets[indices]
-        return ~targets.flatten(1).isnan().any(1) if targets.is_floating_point() else targets >= 0
-
-    def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
-        """Return the mean loss of the known items of a batch, a scalar; 0, with a gradient of zeros, where there are none."""
-        targets, known = self.targets[indices], self.known(indices)
-        if not known.all():
-            scores, targets = scores[known.to(scores.device)], targets[known]
-            if not len(targets):
-                return scores.float().sum()
-        smoothing = self.label_smoothing
-        return self.loss(scores.float(), targets.to(scores.device), class_weight=self.class_weight, label_smoothing=smoothing)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised: the weighted sum over tasks.
-
-    Attributes:
-        parts: one for each task that is learned, one or more.
-        terms: further scalars of the scores (B, C) by task and the indices (B,) of a batch, which are added.
-        share: factor of the sum over tasks, where terms take the rest.
-    """
-
-    parts: tuple[TaskObjective, ...]
-    terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
-    share: float = 1.0
-
-    def __call__(self, scores: Scores, indices: np.ndarray) -> Tensor:
-        """Return the loss of a batch, a scalar, from the scores (B, C) of every task."""
-        sums = torch.stack([part.weight * part(scores[part.task], indices) for part in self.parts]).sum()
-        return torch.stack([self.share * sums, *(term(scores, indices).to(sums) for term in self.terms)]).sum() if self.terms else sums
-
-    def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
-        """Return how good scores are, in the plain losses: no class weights, no smoothing.
-
-        Args:
-            scores: (n, C) raw scores by task.
-            indices: (n,) of which items.
-
-        Returns:
-            "select_loss", the weighted sum; "select_accuracy" of the first classification; with several tasks also "TASK_loss" and
-            "TASK_accuracy" of each. A task without a known target is left out.
-        """
-        losses, right, total = {}, {}, 0.0
-        for part in self.parts:
-            known = part.known(indices).numpy()
-            if not known.any():
-                continue
-            rows, targets = torch.from_numpy(scores[part.task][known]), part.targets[indices[known]]
-            losses[f"{part.task}_loss"] = float(part.loss(rows, targets))
-            total += part.weight * losses[f"{part.task}_loss"]
-            if not targets.is_floating_point():
-                right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
-        found = {"select_loss": total} if losses else {}
-        found |= {"select_accuracy": next(iter(right.values()))} if right else {}
-        return {**losses, **right, **found} if len(self.parts) > 1 else found
 
 
 @dataclass(frozen=True)
@@ -143,7 +60,6 @@ class Training:
         on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
         rates: factors of the learning rate of single parameters, as of `make_optimizer`.
         anchors: name as in `state()` -> where `stay_near` pulls to; None: to the weights before this training.
-        paired: whether a range test compares each loss with that of the same batch before anything has changed.
     """
 
     network: Network
@@ -159,7 +75,6 @@ class Training:
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     anchors: Mapping[str, Tensor] | None = None
-    paired: bool = False
 
 
 @dataclass
@@ -256,11 +171,7 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
     """Learn from one batch and return its loss."""
-    with accelerator.autocast(), dropped(training.network, training.settings.dropout):
-        scores = training.feed.scores(payload)
-    loss = training.objective(scores, indices)
-    if training.settings.l1:
-        loss = loss + training.settings.l1 * l1_norm(training.network)
+    loss = _loss(training, accelerator, indices=indices, payload=payload)
     accelerator.backward(loss)
     if training.settings.clip_norm is not None:
         accelerator.clip_grad_norm_(
@@ -269,6 +180,14 @@ def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelera
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
+
+
+def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, payload: Payload) -> Tensor:
+    """Return the loss of one batch."""
+    with accelerator.autocast(), dropped(training.network, training.settings.dropout):
+        scores = training.feed.scores(payload)
+    loss = training.objective(scores, indices)
+    return loss + training.settings.l1 * l1_norm(training.network) if training.settings.l1 else loss
 
 
 def _factor(settings: Settings, state: Trained, *, step: int, steps: int) -> float:
@@ -428,9 +347,8 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     """Pick a learning rate by raising it step by step and watching the loss, then put everything back.
 
     Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the highest one with a loss near the lowest; the
-    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers. Where the training
-    is `paired`, the steps are first made at a rate of 0: a network that is good already has losses that differ more by batch than by
-    what a step does.
+    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers. The batches are
+    first evaluated without learning: a network that is good already has losses that differ more by batch than by what a step does.
 
     Args:
         training: all that training needs.
@@ -439,32 +357,43 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     Returns:
         The learning rate of the head.
     """
-    before = _copied(trained_tensors(training))
-    rates, plain = np.geomspace(*RANGE, RANGE_STEPS), np.zeros(RANGE_STEPS)
-    if training.paired:
-        plain = np.array(_swept(training, accelerator, rates=np.zeros(RANGE_STEPS), plain=plain))
-        plain -= plain.mean()
-        _restore_(trained_tensors(training), before)
-    losses = _swept(training, accelerator, rates=rates, plain=plain)
+    before, one_epoch = _copied(trained_tensors(training)), _shuffled(training, training.seed)
+    parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
+    plain = _plain_losses(training, accelerator, parts=parts)
+    _restore_(trained_tensors(training), before)
+    rates = np.geomspace(*RANGE, RANGE_STEPS)
+    losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=plain - plain.mean())
     _restore_(trained_tensors(training), before)
     return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
 
 
-def _swept(training: Training, accelerator: Accelerator, *, rates: np.ndarray, plain: np.ndarray) -> list[float]:
-    """Return the losses of steps at these rates, less what their batches have beyond the mean, until they explode."""
+def _begin_test_(training: Training) -> None:
+    """Let two runs over the same batches draw the same numbers."""
     torch.manual_seed(training.seed)
     training.network.reseed_(training.seed)
     training.network.mode_(True)
+
+
+def _plain_losses(training: Training, accelerator: Accelerator, *, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the losses of batches in training mode while nothing is learned."""
+    _begin_test_(training)
+    batches = training.feed.batches(parts)
+    return np.array([float(_loss(training, accelerator, indices=indices, payload=payload).detach()) for indices, payload in batches])
+
+
+def _swept(  # over the limit: the batches of the test, the rate at each, and what its loss is compared with
+    training: Training, accelerator: Accelerator, *, parts: Sequence[tuple[np.ndarray, np.ndarray]], rates: np.ndarray, beyond: np.ndarray
+) -> list[float]:
+    """Return the losses of steps at these rates, less what their batches have beyond the mean, until they explode."""
+    _begin_test_(training)
     # parameters with a factor of their own would explode first, and decide for all others
     optimizer = make_optimizer(training.network, training.settings, rates=dict.fromkeys(training.rates, 1.0))
     losses: list[float] = []
-    one_epoch = _shuffled(training, training.seed)
-    parts = [one_epoch[step % len(one_epoch)] for step in range(len(rates))]
     for step, (indices, payload) in enumerate(training.feed.batches(parts)):
         set_rate_(optimizer, float(rates[step]))
         loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
-        losses.append(max(loss - float(plain[step]), 1e-6) if plain.any() else loss)
-        if rates.any() and (not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3):
+        losses.append(max(loss - float(beyond[step]), 1e-6))
+        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
             break
     return losses
 

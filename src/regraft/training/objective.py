@@ -1,0 +1,96 @@
+"""What is minimised: the losses of one task or several, and what a method adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..networks.contract import Scores
+from ..tasks import Loss
+
+__all__ = ["Objective", "TaskObjective"]
+
+
+@dataclass(frozen=True)
+class TaskObjective:
+    """What is minimised for one task.
+
+    Attributes:
+        task: name of the head.
+        loss: from scores and targets to a scalar.
+        targets: (N, …) of all items of the feed; a missing one is -1, NaN, or a row of NaN, and counts for nothing.
+        class_weight: (C,) or None.
+        label_smoothing: in [0, 1).
+        weight: of this task in the sum, above 0.
+    """
+
+    task: str
+    loss: Loss
+    targets: Tensor
+    class_weight: Tensor | None = None
+    label_smoothing: float = 0.0
+    weight: float = 1.0
+
+    def known(self, indices: np.ndarray) -> Tensor:
+        """Return whether the target of each of the items `indices` (n,) is known, (n,) bool."""
+        targets = self.targets[indices]
+        return ~targets.flatten(1).isnan().any(1) if targets.is_floating_point() else targets >= 0
+
+    def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
+        """Return the mean loss of the known items of a batch, a scalar; 0, with a gradient of zeros, where there are none."""
+        targets, known = self.targets[indices], self.known(indices)
+        if not known.all():
+            scores, targets = scores[known.to(scores.device)], targets[known]
+            if not len(targets):
+                return scores.float().sum()
+        smoothing = self.label_smoothing
+        return self.loss(scores.float(), targets.to(scores.device), class_weight=self.class_weight, label_smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the weighted sum over tasks.
+
+    Attributes:
+        parts: one for each task that is learned, one or more.
+        terms: further scalars of the scores (B, C) by task and the indices (B,) of a batch, which are added.
+        share: factor of the sum over tasks, where terms take the rest.
+    """
+
+    parts: tuple[TaskObjective, ...]
+    terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
+    share: float = 1.0
+
+    def __call__(self, scores: Scores, indices: np.ndarray) -> Tensor:
+        """Return the loss of a batch, a scalar, from the scores (B, C) of every task."""
+        sums = torch.stack([part.weight * part(scores[part.task], indices) for part in self.parts]).sum()
+        return torch.stack([self.share * sums, *(term(scores, indices).to(sums) for term in self.terms)]).sum() if self.terms else sums
+
+    def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
+        """Return how good scores are, in the plain losses: no class weights, no smoothing.
+
+        Args:
+            scores: (n, C) raw scores by task.
+            indices: (n,) of which items.
+
+        Returns:
+            "select_loss", the weighted sum; "select_accuracy" of the first classification; with several tasks also "TASK_loss" and
+            "TASK_accuracy" of each. A task without a known target is left out.
+        """
+        losses, right, total = {}, {}, 0.0
+        for part in self.parts:
+            known = part.known(indices).numpy()
+            if not known.any():
+                continue
+            rows, targets = torch.from_numpy(scores[part.task][known]), part.targets[indices[known]]
+            losses[f"{part.task}_loss"] = float(part.loss(rows, targets))
+            total += part.weight * losses[f"{part.task}_loss"]
+            if not targets.is_floating_point():
+                right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
+        found = {"select_loss": total} if losses else {}
+        found |= {"select_accuracy": next(iter(right.values()))} if right else {}
+        return {**losses, **right, **found} if len(self.parts) > 1 else found
