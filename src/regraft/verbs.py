@@ -162,7 +162,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
         unsupervised: None: the labels count; "pseudo": those that the network gives now; "entropy": it is to become sure.
         input: the name of the network's input that is the code, for a network that was trained with one beside its items.
         replace: fit the codes of known conditions anew.
-        seed: decides which items are left out together, where there are more than ten.
+        seed: decides which items are left out together, where there are more than five.
         out: the folder of this network, or a copy of it: the code files are written there, and nothing else; or a new folder, into which
             the whole network is saved.
         skip_bad: leave out items that cannot be used, instead of stopping.

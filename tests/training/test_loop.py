@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from tests import torch_examples as examples
 
 from regraft.errors import SettingError
@@ -17,7 +18,7 @@ from regraft.frontier import frozen_up_to
 from regraft.heads import branch
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 from regraft.tasks import loss_for
-from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train
+from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, find_rate, train
 from regraft.training.loop import Trained, _finished, _frozen_now, _note_, pick_rate
 
 
@@ -225,6 +226,28 @@ def test_the_rate_is_picked_and_the_test_leaves_no_trace() -> None:
     given = _training({"learning_rate": rate, "schedule": "constant"})
     train(given)
     assert examples.bit_equal(_state(free), _state(given))
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFeed(ArrayFeed):
+    """Rows of one table, in one view."""
+
+    def batch(self, indices: np.ndarray, views: np.ndarray) -> Any:
+        return self.items[indices]
+
+
+def test_the_rate_of_a_network_that_is_good_already_is_no_lottery() -> None:
+    pictures, labels = load_digits(return_X_y=True)
+    torch.manual_seed(0)
+    network = open_torch(torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)), inputs=(64,))
+    noisy = torch.from_numpy(pictures[:600] / 16).float() + 0.5 * torch.randn(600, 64)
+    objective = Objective((TaskObjective("main", loss_for("classification"), torch.from_numpy(labels[:600])),))
+    settings = Settings.of({"epochs": 15, "batch_size": 16, "learning_rate": 3e-3, "patience": None})
+    given = {"network": network, "feed": RowFeed(network, noisy), "objective": objective, "settings": settings}
+    training = dataclasses.replace(_training(), fit=np.arange(600), select=np.arange(0), **given)
+    train(training)
+    rates = [find_rate(dataclasses.replace(training, seed=seed)) for seed in range(8)]
+    assert max(rates) <= 3 * min(rates) and min(rates) > 1e-3  # by the plain losses alone: 1e-5 to 1e-2
 
 
 class Killed(Exception):

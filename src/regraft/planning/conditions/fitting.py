@@ -20,7 +20,7 @@ __all__ = ["STARTS", "Fitted", "Fitting", "fit_codes", "rows_needed"]
 
 STARTS = ("mean", "zero", "nearest")
 UNSUPERVISED = ("pseudo", "entropy")
-FOLDS = 10
+FOLDS = 5
 """Most parts that are left out in turn."""
 FEWEST = 5
 """Items from which the weight of the prior is chosen by leaving some out."""
