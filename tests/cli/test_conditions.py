@@ -63,6 +63,18 @@ def test_a_new_condition_is_learned_told_and_used(folder: Path, table: Path) -> 
     assert json.loads(run("inspect", folder, "--json").stdout)["coding"]["conditions"] == [*KNOWN, "gil", "hal"]
 
 
+def test_the_rows_of_a_table_are_numbers_for_a_network_that_takes_numbers(folder: Path, table: Path) -> None:
+    shown = run("predict", folder, table)
+    assert shown.exit_code == 0, shown.output
+    rows = list(csv.DictReader(io.StringIO(shown.stdout)))
+    numbers = np.genfromtxt(table, delimiter=",", skip_header=1)[:, :-2].astype(np.float32)
+    assert [row["label"] for row in rows] == list(regraft.load(folder).predict(numbers).labels) and rows[1]["file"] == f"{table}:1"
+    judged = run("evaluate", folder, table, "--target", "label", "--json")  # the names of the speakers are not asked for
+    assert judged.exit_code == 0 and json.loads(judged.stdout)["accuracy"] >= 0
+    fitted = run("adapt-condition", folder, table, "--name", "both", "--unsupervised", "entropy")
+    assert fitted.exit_code == 0 and "both" in regraft.load(folder).codes
+
+
 def test_an_unknown_condition_is_wrong_usage_that_names_the_known_ones(folder: Path) -> None:
     said = refused("predict", folder, numbers(folder), "--condition", "adda")
     assert "The condition 'adda' is not known; did you mean 'ada'" in said and "Known: 'ada', 'ben'" in said

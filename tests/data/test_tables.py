@@ -48,6 +48,13 @@ def test_texts(csv):
         read(csv("review,label\nfine,1\n,0\n"))
 
 
+def test_names_of_things_beside_numbers_are_not_the_items(csv):
+    path = csv("a,b,speaker,word\n0.5,1,anna,yes\n1.5,2,anna,no\n2.5,3,ben,yes\n3.5,4,ben,no\n")
+    data = read(path, target="word")
+    assert data.kind == "array" and data.items.shape == (4, 2) and "left out: speaker" in " ".join(data.notes)
+    assert read(path, target="word", kind="text").items[2] == "ben"
+
+
 def test_files(csv, pictures):
     rows = "file,label,cam\ncat/1.png,c,p\n./cat/10.png,c,q\ndog/2,d,p\n"
     data = read(csv(rows), files=pictures, condition="cam")

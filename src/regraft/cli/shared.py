@@ -15,6 +15,7 @@ __all__ = [
     "checked_kind",
     "class_names",
     "columns_for",
+    "kind_for",
     "library",
     "listed_names",
     "named_pairs",
@@ -203,6 +204,26 @@ def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
             f"--columns {','.join(asked)}: the network also reads {', '.join(map(repr, missing))}. Add it, or leave --columns out."
         )
     return asked
+
+
+def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None) -> str | None:
+    """Return as what kind data are to be read: the rows of a table are numbers where the network takes rows of numbers.
+
+    Args:
+        network: with its sample.
+        source: a folder, CSV or Parquet file.
+        asked: the kind that was asked for, or None.
+        files: the folder of the files that the table names, or None.
+
+    Returns:
+        The kind; None where the reader shall find out.
+    """
+    table = Path(source).suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS
+    if asked is not None or files is not None or not table:
+        return asked
+    sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    own = [tensor for name, tensor in sample.items() if name not in ("columns", "condition")]
+    return "array" if len(own) == 1 and own[0].ndim == 2 and own[0].is_floating_point() else None
 
 
 def read_data(source: str, **options: Any) -> Any:

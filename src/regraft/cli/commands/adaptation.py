@@ -13,7 +13,7 @@ from ...console import speaking
 from ...errors import SettingError
 from .. import options
 from ..guard import guarded, tell
-from ..shared import class_names, columns_for, library, listed_names, named_pairs, opened, print_json, read_data, wanted_target
+from ..shared import class_names, columns_for, kind_for, library, listed_names, named_pairs, opened, print_json, read_data, wanted_target
 
 __all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
 
@@ -79,7 +79,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     with speaking(not quiet):
         net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
         net = library("heads").join(net, joined) if joined else net
-        reading["columns"] = columns_for(net, asked)
+        reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
         dataset = read_data(data, **reading)
         judges = None if test is None else read_data(test, **reading)
         result = library().adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)

@@ -12,7 +12,7 @@ from ...console import speaking
 from ...errors import InputError
 from .. import options
 from ..guard import guarded
-from ..shared import columns_for, library, listed_names, opened, print_json, read_data, size_of, wanted_target
+from ..shared import columns_for, kind_for, library, listed_names, opened, print_json, read_data, size_of, wanted_target
 
 __all__ = ["add_to"]
 
@@ -70,7 +70,8 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     with speaking(not quiet):
         net = opened(str(folder))
         beside = columns_for(net, asked)
-        reading = {"condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad, "columns": beside}
+        reading = {"condition": condition, "files": files, "skip_bad": skip_bad, "columns": beside}
+        reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
         if unsupervised is not None and target is None and condition is None:
             items = _unlabelled(net, data, columns=beside or [])
         else:

@@ -12,7 +12,7 @@ import typer
 from ...errors import DataError
 from .. import options
 from ..guard import guarded, tell
-from ..shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
+from ..shared import checked_kind, columns_for, kind_for, library, listed_names, opened, print_json, read_data, wanted_target
 
 __all__ = ["add_to", "judged", "task_data"]
 
@@ -56,7 +56,8 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     net = opened(str(folder), head=head, channels=channels)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
-    reading = {"target": wanted, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
+    reading = {"target": wanted, "condition": condition, "files": files, "skip_bad": skip_bad}
+    reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
     reading |= {"columns": columns_for(net, asked)}
     labelled = read_data(data, classes=_names_of(heads), **reading)
     checked_kind(net, labelled)

@@ -88,8 +88,8 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
     if missing:
         shown = library("data.items").listed(missing)
         raise DataError(f"These files do not exist: {shown}. Relative paths start at {Path.cwd()}.")
-    if columns:
-        return _with_columns(net, files, columns=columns)
+    if columns or (kind == "array" and len(files) == 1 and files[0].suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS):
+        return _of_table(net, files, columns=columns or [])
     if kind in ("image", "audio"):
         return net.preprocessing.dataset(list(files))
     import numpy as np
@@ -102,7 +102,7 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
     return library("data").Dataset(held, np.zeros(len(names), np.float32), (), kind, "regression", names=names)
 
 
-def _with_columns(net: Any, files: list[Path], *, columns: list[str]) -> Any:
+def _of_table(net: Any, files: list[Path], *, columns: list[str]) -> Any:
     """Return the items of a table with the columns beside them, in which the table's rows have names where its items have none."""
     tables = library("data.readers.tables")
     if len(files) != 1 or files[0].suffix.lower() not in tables.TABLE_EXTENSIONS:
@@ -134,7 +134,9 @@ def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
         try:
             rows = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read as a .npy file of numbers: {error}. Expected an array (items, …).") from error
+            raise DataError(
+                f"{path} cannot be read as a .npy file of numbers: {error}. Expected an array (items, …), or one CSV or Parquet file."
+            ) from error
         yield from ((f"{path}:{index}", row) for index, row in enumerate(rows))
 
 

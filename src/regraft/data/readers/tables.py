@@ -24,6 +24,8 @@ __all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table", "read_unlabelled"]
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
 TARGET_NAMES = ("label", "target", "class", "category", "y")
+SHORT_LABEL = 24
+"""Characters on average below which repeated texts beside two or more numeric columns are names, not what is to be read."""
 SHORT_TEXT = 12
 """Below this mean length, in characters, a column of strings may be a code rather than a text; a note says so."""
 
@@ -104,7 +106,7 @@ def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str]) -> Datase
     table = _frame_table(source) if path is None else _Table(columns_of_file(path), path.name)
     beside = path is not None and kind in ("image", "audio")
     zeros = np.zeros(len(table), dtype=np.float32)
-    options = ReadOptions(zeros, path.parent if path is not None and beside else None, kind=kind, columns=list(columns))
+    options = ReadOptions(zeros, path.parent if path is not None and beside else None, kind=kind, columns=list(columns) or None)
     return _read_columns(table, options)
 
 
@@ -179,7 +181,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     free = table.free()
     texts = {name: values for name, values in free.items() if values.dtype.kind in "OUST"}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf"}
-    if texts and kind in (None, "text"):
+    if texts and (kind == "text" or (kind is None and not (len(numbers) > 1 and all(map(_are_labels, texts.values()))))):
         return _text_items(texts)
     if kind in ("image", "audio"):
         raise DataError(f"{table.name} is read as kind={kind!r} and no column of it names files; expected files= with their folder.")
@@ -190,6 +192,12 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         )
     note = f"items are the {len(numbers)} numeric columns: {listed(numbers)}" + (f"; left out: {listed(texts)}" if texts else "")
     return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Tell whether texts are a few short ones that come again and again: names of things, not items."""
+    found = {str(value) for value in values.tolist()}
+    return 2 * len(found) <= len(values) and float(np.mean([len(name) for name in found])) < SHORT_LABEL
 
 
 def _text_items(texts: Columns) -> tuple[list[str | None], str, str]:

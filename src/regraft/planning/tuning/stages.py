@@ -89,7 +89,7 @@ def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
     others = "Choose strategy='bias' or 'scale_shift', which need none."
     if data.conditions is None:
         raise DataError(
-            f"strategy='codes' learns a code for each condition; received {len(data)} items without conditions. Give regraft.read "
+            f"strategy='codes' learns a code for each condition; received {len(data)} items without conditions. Read them with "
             f"condition=, the name of a column or an array as long as the items. {others}"
         )
     found = tuple(dict.fromkeys(sorted(str(name) for name in data.conditions[parts.fit])))
