@@ -129,7 +129,7 @@ def _from_scratch(net: Network, job: Job) -> Judged:
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
     data, parts, network = job.items.data, job.parts, job.network
     blocks = network.blocks
-    tried = {str(one["strategy"]) for one in job.candidates if one["seconds"] is not None} or {job.plan.strategy}
+    tried = {str(one["strategy"]) for one in job.candidates if not str(one["why"]).startswith("not tried")} or {job.plan.strategy}
     tried |= {"scratch"} if job.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
