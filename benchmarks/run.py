@@ -1,6 +1,6 @@
 """Ratios against hand-written loops, in one run, medians of three.
 
-    python benchmarks/run.py [frozen] [step] [import] [memory] [heads]
+    python benchmarks/run.py [frozen] [step] [import] [memory] [heads] [profile]
 
 Prints a table and writes `benchmarks/results.json`. Run it on a machine that does nothing else.
 """
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,7 @@ def frozen() -> dict[str, float]:
     net, data = digits_network(), digits()
     module = net.module.eval().to(memory_format=torch.channels_last)
     items = Prepared(data, net.preprocessing)
-
-    def one_pass() -> None:
-        with torch.inference_mode():
-            for start in range(0, len(items), BATCH):
-                batch = items.batch(range(start, min(start + BATCH, len(items))))
-                module.forward_head(module.forward_features(batch.contiguous(memory_format=torch.channels_last)), pre_logits=True)
+    one_pass = partial(_plain_pass, module, items)
 
     def adapt() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -95,6 +91,16 @@ def frozen() -> dict[str, float]:
         "adapt / pass (goal <= 1.3)": adapted / single,
         "adapt / recomputing loop (goal <= 0.125)": adapted / recomputed,
     }
+
+
+def _plain_pass(module: Any, items: Any) -> None:
+    """Run all items through a timm network, batch by batch, as a loop written by hand does."""
+    import torch
+
+    with torch.inference_mode():
+        for start in range(0, len(items), BATCH):
+            batch = items.batch(range(start, min(start + BATCH, len(items))))
+            module.forward_head(module.forward_features(batch.contiguous(memory_format=torch.channels_last)), pre_logits=True)
 
 
 def _recomputing_epoch(module: Any, items: Any, data: Any) -> Callable[[], None]:
@@ -250,7 +256,33 @@ def heads() -> dict[str, float]:
     return found
 
 
-BENCHMARKS = {"frozen": frozen, "step": step, "import": importing, "memory": memory, "heads": heads}
+def profile() -> dict[str, float]:
+    """The profile's pass, which reads the input and every block, against one hand-written inference pass; medians, in turns."""
+    import torch
+
+    import regraft
+    from regraft.data import Prepared
+
+    net, data = digits_network(), digits()
+    module = net.module.eval().to(memory_format=torch.channels_last)
+    items = Prepared(data, net.preprocessing)
+    _plain_pass(module, items)
+    plain, passed, probed = [], [], []
+    for _ in range(REPEATS):
+        plain.append(seconds(partial(_plain_pass, module, items)))
+        measured = regraft.profile(net, data, cache=None).seconds
+        passed.append(measured["pass"])
+        probed.append(measured["probes"])
+    single, tapped = statistics.median(plain), statistics.median(passed)
+    return {
+        "one inference pass, s": single,
+        "the pass of the profile, s": tapped,
+        "probes, s": statistics.median(probed),
+        "pass of the profile / pass (goal <= 1.25)": tapped / single,
+    }
+
+
+BENCHMARKS = {"frozen": frozen, "step": step, "import": importing, "memory": memory, "heads": heads, "profile": profile}
 
 
 def machine() -> str:

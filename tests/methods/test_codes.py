@@ -79,7 +79,7 @@ def test_conditions_that_only_judge_take_the_mean_code() -> None:
 
 @pytest.mark.parametrize(
     ("conditions", "words"),
-    [(None, "Give regraft.read condition="), (["hall"] * 24, "two conditions or more.*'hall'")],
+    [(None, "Read them with condition="), (["hall"] * 24, "two conditions or more.*'hall'")],
     ids=["none", "one"],
 )
 def test_too_few_conditions_are_an_error(conditions: list[str] | None, words: str) -> None:
