@@ -187,6 +187,7 @@ class Job:
         terms: what is added to the loss, and `share` is the factor of the rest, as of `Objective`.
         rates: factors of the learning rate, as of `Training`.
         anchors: where `stay_near` pulls to, as of `Training`.
+        paired: how learning rates are found, as of `Training`.
     """
 
     network: Network
@@ -213,6 +214,7 @@ class Job:
     share: float = 1.0
     rates: Mapping[str, float] = field(default_factory=dict)
     anchors: Mapping[str, Tensor] | None = None
+    paired: bool = False
 
     def with_network(self, network: Network) -> Job:
         """Return the same work, its clock, counter and notes shared, on another network."""
@@ -393,6 +395,7 @@ class Job:
             self.on_epoch,
             self.rates,
             self.anchors,
+            self.paired,
         )
 
     def checkpoint(self, stage: str) -> Checkpoint | None:

@@ -60,6 +60,7 @@ class Training:
         on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
         rates: factors of the learning rate of single parameters, as of `make_optimizer`.
         anchors: name as in `state()` -> where `stay_near` pulls to; None: to the weights before this training.
+        paired: whether a range test compares each loss with that of the same batch before anything has changed.
     """
 
     network: Network
@@ -75,6 +76,7 @@ class Training:
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     anchors: Mapping[str, Tensor] | None = None
+    paired: bool = False
 
 
 @dataclass
@@ -347,8 +349,8 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     """Pick a learning rate by raising it step by step and watching the loss, then put everything back.
 
     Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the highest one with a loss near the lowest; the
-    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers. The batches are
-    first evaluated without learning: a network that is good already has losses that differ more by batch than by what a step does.
+    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers. Where the training is
+    `paired`, the batches are first evaluated without learning: a good network's losses differ more by batch than by what a step does.
 
     Args:
         training: all that training needs.
@@ -359,7 +361,7 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     """
     before, one_epoch = _copied(trained_tensors(training)), _shuffled(training, training.seed)
     parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
-    plain = _plain_losses(training, accelerator, parts=parts)
+    plain = _plain_losses(training, accelerator, parts=parts) if training.paired else np.zeros(RANGE_STEPS)
     _restore_(trained_tensors(training), before)
     rates = np.geomspace(*RANGE, RANGE_STEPS)
     losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=plain - plain.mean())
@@ -392,7 +394,7 @@ def _swept(  # over the limit: the batches of the test, the rate at each, and wh
     for step, (indices, payload) in enumerate(training.feed.batches(parts)):
         set_rate_(optimizer, float(rates[step]))
         loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
-        losses.append(max(loss - float(beyond[step]), 1e-6))
+        losses.append(max(loss - float(beyond[step]), 1e-6) if training.paired else loss)
         if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
             break
     return losses

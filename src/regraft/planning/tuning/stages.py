@@ -195,12 +195,12 @@ def by_method(job: Job) -> Carried:
 def _with_begun(job: Job, begun: Begun) -> Job:
     penalty, share = begun.penalty, 1 / max(len(job.parts.fit), 1)
     if penalty is None:
-        return replace(job, rates=begun.rates)
+        return replace(job, rates=begun.rates, paired=True)
 
     def term(_scores: Scores, _indices: np.ndarray) -> Tensor:
         return share * penalty()
 
-    return replace(job, rates=begun.rates, terms=(*job.terms, term))
+    return replace(job, rates=begun.rates, terms=(*job.terms, term), paired=True)
 
 
 def _take_conditions_(job: Job, names: Sequence[str]) -> None:
