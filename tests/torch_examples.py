@@ -116,6 +116,17 @@ class Lstm(nn.Module):
         return self.head(outputs[:, -1])
 
 
+class Recurrent(nn.Module):
+    """An LSTM whose last output goes to the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
 class TimeMajorRows(nn.Module):
     """A frozen layer sees (T * B, d) with the items innermost: its rows cannot be cut into items by position."""
 

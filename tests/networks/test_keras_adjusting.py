@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +11,13 @@ import torch
 
 pytest.importorskip("keras")
 
+from tests.networks import keras_examples as examples
+from tests.networks.plain_keras import assert_plain_keras_agrees, exported
+
 from regraft.errors import NetworkError
 from regraft.networks.contract import Scores
 from regraft.networks.keras_models import KerasNetwork, open_keras
 from regraft.networks.keras_parts.library import keras
-
-_spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))
-assert _spec is not None and _spec.loader is not None
-examples = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(examples)
 
 L = keras.layers
 POINTS = {
@@ -36,17 +30,6 @@ POINTS = {
     "masked text": ["each", "dense"],
     "two inputs": ["of_x", "of_z"],
 }
-_PLAIN = """
-import json, sys
-sys.modules["regraft"] = None
-import keras, numpy as np
-for path in json.load(open(sys.argv[1])):
-    files = [np.load(path + end) for end in (".batch.npz", ".result.npz")]
-    batch, expected = ({key: file[key] for key in file.files} for file in files)
-    result = keras.models.load_model(path)(batch["inputs"] if list(batch) == ["inputs"] else batch, training=False)
-    assert np.array_equal(keras.ops.convert_to_numpy(result), expected["result"]), path
-print("same")
-"""
 
 
 def opened(name: str) -> KerasNetwork:
@@ -173,17 +156,12 @@ def test_settled_files_open_in_plain_keras(tmp_path: Path) -> None:
         training = network.low_rank(2, alpha=4.0, layers=["each"]) if form == "lora" else network.adjusted(network.points(), form=form)
         moved(training, network)
         settled = training.settled()
-        path = settled.export(tmp_path / f"{name}.keras".replace(" ", "_"))
-        np.savez(f"{path}.batch.npz", inputs=settled.sample.numpy())  # type: ignore[union-attr]
-        with torch.no_grad():
-            np.savez(f"{path}.result.npz", result=settled.module(settled.sample, training=False).numpy())
+        path = exported(settled, tmp_path / f"{name}.keras".replace(" ", "_"), settled.sample)
         again = open_keras(keras.models.load_model(path))
         again.sample = settled.sample
         assert same(scores(again), scores(settled))
-        paths.append(str(path))
-    (tmp_path / "work.json").write_text(json.dumps(paths))
-    done = subprocess.run([sys.executable, "-c", _PLAIN, str(tmp_path / "work.json")], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
+        paths.append(path)
+    assert_plain_keras_agrees(paths, tmp_path)
 
 
 def test_training_forms_are_not_saved_nor_stacked(tmp_path: Path) -> None:

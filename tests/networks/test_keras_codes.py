@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("keras")
+
+from tests.networks import keras_examples as examples
+from tests.networks.plain_keras import assert_plain_keras_agrees, exported
 
 import regraft
 from regraft.errors import NetworkError
@@ -24,24 +22,8 @@ from regraft.networks.contract import Coding, Head, Inputs, Scores
 from regraft.networks.keras_models import KerasNetwork, open_keras
 from regraft.networks.keras_parts.library import keras
 
-_spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))
-assert _spec is not None and _spec.loader is not None
-examples = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(examples)
-
 L = keras.layers
 CODING = Coding(4, ("ann", "bob"), learned=("ann", "bob"))
-_PLAIN = """
-import json, sys
-sys.modules["regraft"] = None
-import keras, numpy as np
-for path in json.load(open(sys.argv[1])):
-    files = [np.load(path + end) for end in (".batch.npz", ".result.npz")]
-    batch, expected = ({key: file[key] for key in file.files} for file in files)
-    result = keras.models.load_model(path)(batch["only"] if list(batch) == ["only"] else batch, training=False)
-    assert np.array_equal(keras.ops.convert_to_numpy(result), expected["result"]), path
-print("same")
-"""
 
 
 def opened(name: str) -> KerasNetwork:
@@ -279,31 +261,14 @@ def test_what_is_below_the_first_point_is_computed_once() -> None:
         torch.testing.assert_close(cut.trainable_part([kept[0], sample["condition"]])["main"], network.scores(sample)["main"])
 
 
-def _saved(network: KerasNetwork, path: Path, batch: Inputs) -> str:
-    """Export a network with a batch and what its model makes of it."""
-    network.export(path)
-    np.savez(
-        f"{path}.batch.npz", **{name: tensor.numpy() for name, tensor in (batch if isinstance(batch, dict) else {"only": batch}).items()}
-    )
-    with torch.no_grad():
-        np.savez(f"{path}.result.npz", result=_result(network.module, batch))
-    return str(path)
-
-
-def _result(module: Any, batch: Inputs) -> np.ndarray:
-    return np.asarray(keras.tree.flatten(module(batch, training=False))[0].numpy())
-
-
 def test_files_open_in_plain_keras(tmp_path: Path) -> None:
     paths = []
     cases = [("small", CODING), ("nested", CODING), ("varied", CODING), ("small", replace(CODING, into="entrance")), ("two inputs", CODING)]
     for number, (name, coding) in enumerate([*cases, ("two inputs", replace(CODING, into="input Z"))]):
         network = coded(name, coding)
-        paths.append(_saved(network, tmp_path / f"{number}_coded.keras", at(network, 1, 2)))
-        paths.append(_saved(network.folded("ann"), tmp_path / f"{number}_folded.keras", without(network.sample)))
-    (tmp_path / "work.json").write_text(json.dumps(paths))
-    done = subprocess.run([sys.executable, "-c", _PLAIN, str(tmp_path / "work.json")], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
+        paths.append(exported(network, tmp_path / f"{number}_coded.keras", at(network, 1, 2)))
+        paths.append(exported(network.folded("ann"), tmp_path / f"{number}_folded.keras", without(network.sample)))
+    assert_plain_keras_agrees(paths, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["small", "nested", "two inputs"])

@@ -26,15 +26,6 @@ from regraft.networks.torch_modules import open_torch
 POOLS = ("mean", "std", "rows", "columns", "token")
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x)[0][:, -1])
-
-
 class Signal(nn.Module):
     """Maps (N, C, L): the channels are not the last axis, though there are three."""
 
@@ -62,7 +53,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "cnn": (examples.Cnn, (1, 8, 8)),
     "timm": (lambda: timm.create_model("resnet10t", num_classes=3), (3, 32, 32)),
     "transformer": (transformer, (3, 16, 16)),
-    "recurrent": (Recurrent, (6, 4)),
+    "recurrent": (examples.Recurrent, (6, 4)),
     "signal": (Signal, (2, 12)),
     "functional": (plain_keras, (11, 9, 2)),
     "sequential": (keras_examples.speaker_network, (40, 99, 1)),

@@ -61,15 +61,6 @@ class Windows(nn.Module):
         return self.head(torch.cat([one, first, second], 1).relu())
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x)[0][:, -1])
-
-
 class Tied(nn.Module):
     """Two layers that share a weight, one whose weight is computed, one that follows a ReLU in place, and a plain one."""
 
@@ -167,7 +158,7 @@ def test_layers_that_cannot_be_folded_are_no_points() -> None:
 
 
 def test_a_network_that_is_recurrent_alone_has_no_points() -> None:
-    net = open_torch(Recurrent(), inputs=(5, 4))
+    net = open_torch(examples.Recurrent(), inputs=(5, 4))
     assert net.points() == ()
     with pytest.raises(NetworkError, match="without a linear layer or convolution"):
         net.coded(regraft.networks.contract.Coding(3, ("a",)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import NetworkError, near_names
@@ -77,25 +76,12 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
             f"strategy='lora' changes linear layers and convolutions; received a network without any before its head {sorted(heads)}. "
             "Choose 'bias'."
         )
-    twin = network.low_rank(options["rank"], alpha=float(options["alpha"] or 2 * options["rank"]), layers=layers)
+    rank = options["rank"]
+    twin = network.low_rank(rank, alpha=float(options["alpha"] or 2 * rank), layers=layers, seed=seed)
     before = set(network.state())
     # both libraries call the new parameters so; the weights beside them may have longer names now
     added = {name for names in twin.layer_parameters().values() for name in names if "lora" in name and name not in before}
-    _draw_(twin, sorted(added), rank=options["rank"], seed=seed)
     return Begun(twin, frozen_but(twin, {*added, *head_parameters(twin)}))
-
-
-def _draw_(network: Network, names: Sequence[str], *, rank: int, seed: int) -> None:
-    """Draw anew what is not zero: A, normal, with the variance 1 / (width of what it reads), from the seed.
-
-    The libraries' own draws differ, and not all of them can be repeated.
-    """
-    known = {name: one for named in network.layer_parameters().values() for name, one in named.items()}
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for one in (known[name] for name in names):
-            if one.any():
-                one.copy_(torch.randn(tuple(one.shape), generator=generator) * (rank / one.numel()) ** 0.5)
 
 
 METHOD = Method(

@@ -410,8 +410,14 @@ class Network(abc.ABC):
         """
 
     @abc.abstractmethod
-    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str]) -> Self:
-        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, A random, B zero; `settled` adds it to W.
+    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
+        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, B zero; `settled` adds it to W.
+
+        Args:
+            rank: 1 or more.
+            alpha: above 0.
+            layers: names of layers that are no heads.
+            seed: A is drawn from it, as the family's library draws it.
 
         Raises:
             NetworkError: if a layer cannot be changed so.

@@ -361,9 +361,9 @@ class KerasNetwork(Network):
         """Return a copy to be trained whose values at these points are scaled and shifted by channel in the form "lhuc" or "film"."""
         return adjusting.adjusted(self, points, form=form)
 
-    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str]) -> Self:
+    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
         """Return a copy to be trained with W + (alpha / rank) B A in place of W in these layers."""
-        return low_ranks.low_rank(self, rank, alpha=alpha, layers=layers)
+        return low_ranks.low_rank(self, rank, alpha=alpha, layers=layers, seed=seed)
 
     def settled(self) -> Self:
         """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights."""

@@ -361,10 +361,13 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     """
     before, one_epoch = _copied(trained_tensors(training)), _shuffled(training, training.seed)
     parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
-    plain = _plain_losses(training, accelerator, parts=parts) if training.paired else np.zeros(RANGE_STEPS)
-    _restore_(trained_tensors(training), before)
+    beyond = np.zeros(RANGE_STEPS)
+    if training.paired:
+        plain = _plain_losses(training, accelerator, parts=parts)
+        beyond = plain - plain.mean()
+        _restore_(trained_tensors(training), before)  # statistics of BatchNorm have moved
     rates = np.geomspace(*RANGE, RANGE_STEPS)
-    losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=plain - plain.mean())
+    losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=beyond)
     _restore_(trained_tensors(training), before)
     return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
 
@@ -394,7 +397,7 @@ def _swept(  # over the limit: the batches of the test, the rate at each, and wh
     for step, (indices, payload) in enumerate(training.feed.batches(parts)):
         set_rate_(optimizer, float(rates[step]))
         loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
-        losses.append(max(loss - float(beyond[step]), 1e-6) if training.paired else loss)
+        losses.append(max(loss - float(beyond[step]), 1e-6))
         if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
             break
     return losses

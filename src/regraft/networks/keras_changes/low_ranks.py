@@ -21,16 +21,17 @@ __all__ = ["low_rank"]
 N = TypeVar("N", bound="KerasNetwork")
 
 
-def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) -> N:
+def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], seed: int) -> N:
     """Return a copy to be trained with W + (alpha / rank) A B in place of W; `settled` adds the change to W.
 
-    Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform", here from a fixed seed.
+    Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
 
     Args:
         network: any.
         rank: 1 or more.
         alpha: above 0.
         layers: names of layers that Keras can change so (Dense, EinsumDense, Embedding, convolutions).
+        seed: A is drawn from it; nobody's random numbers are used up.
 
     Raises:
         NetworkError: if a layer is not there or cannot be changed so, or is a head.
@@ -41,7 +42,7 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) ->
     for name in layers:
         _refuse_other(network, name)
     twin = network.copy()
-    with seeded(0):  # equal networks get an equal A, and nobody's random numbers are used up
+    with seeded(seed):
         for name in layers:
             _enable_(twin.modules()[name], rank, alpha=alpha)
     retrack_(twin.module)

@@ -33,10 +33,10 @@ def _changed(network: TorchNetwork) -> dict[str, Module]:
     return {name: module for name, module in network.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
 
 
-def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) -> N:
+def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], seed: int) -> N:
     """Return a copy to be trained with W + (alpha / rank) B A in place of W.
 
-    A is drawn from a seed of its own, as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new
+    A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new
     parts "NAME.lora_A.default" and "NAME.lora_B.default".
 
     Args:
@@ -44,6 +44,7 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) ->
         rank: r, 1 or more.
         alpha: scale; B A is multiplied by alpha / r.
         layers: names of linear layers and convolutions that are no heads.
+        seed: A is drawn from it; nobody's random numbers are used up.
 
     Raises:
         NetworkError: if the rank is not positive, or a layer cannot be changed so; all such layers are named.
@@ -60,7 +61,7 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str]) ->
     mode = twin.module.training
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that a turned weight was told by itself
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, twin.module, adapter_name=_ADAPTER)
     missed = sorted(set(layers) - _changed(twin).keys())
     if missed:
