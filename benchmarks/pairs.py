@@ -1,6 +1,6 @@
 """Pairs of a trained network and new data, small enough for two cores: what `regret.py` runs.
 
-Data: digits and two tables of scikit-learn; characters drawn in the fonts of the machine; and, where `--data` names a folder
+Data: digits and two tables of scikit-learn; characters drawn in the fonts of the machine; made voices; and, where `--data` names a folder
 with them, Debian's `dataset-fashion-mnist` and `fortunes` unpacked with `dpkg -x`. A pair whose data are not there is left out and named.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+VOICES = "24 voices -> 12 other voices, 8 pieces each (Keras)"
 Items = tuple[np.ndarray | list[str], np.ndarray]
 
 
@@ -177,6 +178,8 @@ def pairs(folder: Path | None) -> Iterator[tuple[str, Callable[[], Pair]]]:
     yield of("letters A-M -> digits, 20 each", letters_net, digits, 20)
     yield of("digits -> the same, inverted and noisy, 20 each", lambda: trained(small_cnn(10), digits(), epochs=10), noisy_digits, 20)
     yield from _tables()
+    if importlib.util.find_spec("librosa"):
+        yield VOICES, _voices
     if folder is not None and (folder / "usr/share/datasets/fashion-mnist").is_dir():
         yield of(
             "garments 0-4 -> garments 5-9, 50 each",
@@ -190,6 +193,18 @@ def pairs(folder: Path | None) -> Iterator[tuple[str, Callable[[], Pair]]]:
         yield told, lambda: Pair(told, _sentences(), *few(sayings(folder), 40), settings={"epochs": 8}, rates=(3e-4,))
     if folder is not None and (folder / "usr/share/datasets/fashion-mnist").is_dir():
         yield of("digits 0-4 -> garments 0-4, 500 each", digits_net, lambda: few(only(fashion(folder), low), 700)[0], 500)
+
+
+def _voices() -> Pair:
+    """Return a Keras network that has learned 24 made voices, and 12 others, 8 pieces of two seconds each as MFCC pictures."""
+    import regraft
+
+    spec = importlib.util.spec_from_file_location("speakers", Path(__file__).parents[1] / "examples" / "speakers.py")
+    speakers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(speakers)
+    old = speakers.pictures(range(24), 20, 0)
+    source = regraft.adapt(speakers.network(24), old, strategy="scratch", epochs=40, patience=10, learning_rate=1e-3, seed=1)
+    return Pair(VOICES, source.network, speakers.pictures(range(40, 52), 8, 5_000_000), speakers.pictures(range(40, 52), 24, 9_000_000))
 
 
 def _tables() -> Iterator[tuple[str, Callable[[], Pair]]]:
