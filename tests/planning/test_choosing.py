@@ -212,6 +212,22 @@ def test_auto_keeps_the_old_head_where_its_rows_know_more_than_a_few_items_can_t
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])
+def test_auto_says_where_the_input_alone_gives_the_answer(family: str) -> None:
+    labels = np.repeat(["class 0", "class 1"], 40)
+    noise = np.random.default_rng(0).standard_normal((80, 1, 8, 8))
+    louder = (noise + 3 * (labels == "class 1")[:, None, None, None]).astype(np.float32)
+    if family == "torch":
+        result = regraft.adapt(_net(2), (louder, labels), **QUICK)
+    else:
+        result = regraft.adapt(_keras(), (louder.transpose(0, 2, 3, 1), labels), **QUICK)
+    assert any("Statistics of the input alone" in reason and "shortcut" in reason for reason in result.plan.reasons)
+    stripes = np.where(np.arange(8) % 2, 1.0, -1.0)[:, None] * np.ones(8) * np.random.default_rng(1).choice([-1, 1], 80)[:, None, None]
+    turned = np.where((labels == "class 1")[:, None, None], stripes, stripes.transpose(0, 2, 1))[:, None]
+    told = regraft.adapt(_net(2), ((turned + noise).astype(np.float32), labels), **QUICK).plan.reasons  # no mean says which way they lie
+    assert not any("shortcut" in reason for reason in told)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
 def test_auto_repeats_itself_and_tries_what_may_be_better(family: str) -> None:
     pictures, labels = _hard(240, 4.0)
     pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
