@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import is_dataclass
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +20,7 @@ from ..errors import NetworkError, near_names
 from .account import Account
 from .folders import write_network
 from .names import checked_classes
-from .parts.coding import Coding
+from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head
 from .parts.layers import Block, Layer
 from .parts.points import Point
@@ -159,7 +158,7 @@ class Network(abc.ABC):
         return concatenated(self.feature_batch, self, items=items, batch_size=batch_size)
 
     def _features_at(self, items: Any, row: int | None) -> np.ndarray:
-        return concatenated(lambda batch: self.feature_batch(_at(batch, row)), self, items=items, batch_size=64)
+        return concatenated(lambda batch: self.feature_batch(in_condition(batch, row)), self, items=items, batch_size=64)
 
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
         """Return labels and probabilities of items; of every task, the first one foremost.
@@ -186,8 +185,8 @@ class Network(abc.ABC):
                 f"keeps class statistics. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
             )
         widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
-        items = _alike(items, row)
-        raw = concatenated(lambda batch: torch.cat(list(self.scores(_at(batch, row)).values()), 1), self, items=items, batch_size=64)
+        items = without_conditions(items) if row is not None else items
+        raw = concatenated(lambda batch: torch.cat([*self.scores(in_condition(batch, row)).values()], 1), self, items=items, batch_size=64)
         parts = np.split(raw, widths[:-1], axis=1)
         found = {task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)}
         if unknown and self.unknown is not None:
@@ -488,16 +487,3 @@ class Network(abc.ABC):
     @abc.abstractmethod
     def export(self, path: str | Path) -> Path:
         """Write one file for use without regraft, `.keras` (Keras) or `.pt2`, an exported program (torch), and return its path."""
-
-
-def _alike(items: Any, row: int | None) -> Any:
-    """Return items without the conditions that a data set brings, which may be unknown ones, where all are in that of one row."""
-    brought = row is not None and is_dataclass(items) and getattr(items, "conditions", None) is not None
-    return replaced(items, conditions=None) if brought else items
-
-
-def _at(inputs: Inputs, row: int | None) -> Inputs:
-    """Return a batch with all of its items in the condition of one row of the table of codes; None: as it is."""
-    if row is None or not isinstance(inputs, dict):
-        return inputs
-    return {**inputs, "condition": torch.full_like(inputs["condition"], row)}

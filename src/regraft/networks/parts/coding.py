@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 
 from ...errors import NetworkError, near_names
+from .protocols import Inputs
 
-__all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "drawn_codes"]
+__all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "drawn_codes", "in_condition", "without_conditions"]
 
 CODE_SPREAD = 0.1
 """Standard deviation of the first codes. What reads them begins at zero and codes do not, for a product of two zeros has no gradient."""
@@ -83,3 +85,16 @@ def drawn_codes(coding: Coding, *, seed: int) -> np.ndarray:
     table = np.random.default_rng(seed).normal(0.0, CODE_SPREAD, (1 + len(coding.conditions), coding.size)).astype(np.float32)
     table[0] = 0
     return table
+
+
+def in_condition(inputs: Inputs, row: int | None) -> Inputs:
+    """Return a batch, `inputs`, with all of its items in the condition of one `row` of the table of codes; None: as it is."""
+    if row is None or not isinstance(inputs, dict):
+        return inputs
+    return {**inputs, "condition": torch.full_like(inputs["condition"], row)}
+
+
+def without_conditions(items: Any) -> Any:
+    """Return items without the conditions that a data set brings, which may be unknown ones, where all are predicted in one."""
+    brought = is_dataclass(items) and getattr(items, "conditions", None) is not None
+    return replace(items, conditions=None) if brought else items
