@@ -122,9 +122,9 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad = bool(settings.pop("skip_bad", False))
     given = {"valid": (valid, 0.2), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
-    dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
-    judges = None if test is None else checked(test if isinstance(test, Dataset) else read(test), skip_bad)
+    judges = None if test is None else _usable(test, skip_bad)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
 
 
@@ -176,7 +176,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     """
     fitting = Fitting(start, fit, steps, step, prior, unsupervised, seed)
     network = net if isinstance(net, Network) else load(net)
-    dataset = checked(data if isinstance(data, Dataset) else _read_for(network, data, unlabelled=unsupervised is not None), skip_bad)
+    dataset = _usable(_read_for(network, data, unlabelled=unsupervised is not None, skip_bad=skip_bad), skip_bad)
     known = fit_condition(network, dataset, asked=AskedCodes(name, input, replace, device), fitting=fitting)
     if out is not None:
         given = [] if dataset.conditions is None else dict.fromkeys(map(str, dataset.conditions))
@@ -212,7 +212,7 @@ def tune_input(
     Raises:
         InputError: if something does not fit.
     """
-    wanted = data if input is None or isinstance(data, Dataset) else checked(read(data), False)
+    wanted = data if input is None or isinstance(data, Dataset) else _usable(data, False)
     network = net if isinstance(net, Network) else load(net)
     return learn_input(network, wanted, name=input, start=start, fit=fit, steps=steps, step=step)
 
@@ -258,7 +258,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         InputError: if something does not fit; nothing has been started then, or if no trial came to its end.
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     asked = Asked(space, trials, sampler, pruner, folds, valid, metric, seed, out)
     return run_search(network, dataset, asked=asked, settings=settings)
@@ -285,7 +285,7 @@ def profile(
         InputError: if something does not fit.
     """
     chosen = Settings.of(settings)
-    dataset = checked(data if isinstance(data, Dataset) else read(data), skip_bad)
+    dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     one = dataset.of_task(dataset.name if task is None else task)
     measured = measure_profile(network, one, settings=chosen, device=usable_device(chosen.device), seed=seed)
@@ -294,10 +294,17 @@ def profile(
     return measured
 
 
-def _read_for(net: Network, data: Any, *, unlabelled: bool) -> Dataset:
+def _usable(data: Any, skip_bad: bool) -> Dataset:
+    """Read data that are not read yet, and see that every item can be used; those that cannot are left out where that was asked."""
+    return checked(data if isinstance(data, Dataset) else read(data, skip_bad=skip_bad), skip_bad)
+
+
+def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> Dataset:
     """Read data for a network; without labels, as it reads items to predict, unless they are given in pairs."""
+    if isinstance(data, Dataset):
+        return data
     if not unlabelled or isinstance(data, tuple):
-        return read(data)
+        return read(data, skip_bad=skip_bad)
     own: Dataset = preprocessing_from_dict(net.preprocessing.to_dict()).dataset(data)
     return own
 

@@ -155,6 +155,7 @@ def test_check_trainable():
         check_trainable(made([0, 0]))
     with pytest.raises(DataError, match="Classes with one item cannot be split: 'b'"):
         check_trainable(made([0, 0, 1]))
+    check_trainable(made([0, 0, 1]), judged_apart=True)
     with pytest.raises(DataError, match="All 2 targets are equal"):
         check_trainable(made(np.ones(2), (), task="regression"))
     with pytest.raises(DataError, match="No item has any of the 2 labels"):

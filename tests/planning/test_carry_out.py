@@ -32,6 +32,13 @@ def _net(**changes: Any) -> Any:
     return regraft.load(examples.Cnn(**changes), inputs=(1, 8, 8))
 
 
+def _keras_net() -> Any:
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(8, 3, activation="relu"), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(5)]
+    return regraft.load(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
+
+
 def _facts(module: torch.nn.Module) -> list[Any]:
     hooks = [
         (len(part._forward_hooks), len(part._forward_pre_hooks), "forward" in part.__dict__, part.training) for part in module.modules()
@@ -304,3 +311,38 @@ def test_a_cache_that_would_fill_the_disk_is_not_taken_by_auto(monkeypatch: pyte
     result = regraft.adapt(_net(), examples.pictures(60), strategy="auto", **(QUICK | {"cache": "auto"}))
     assert any("quarter of the free disk" in reason for reason in result.plan.reasons)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("strategy", ["auto", "head", "probe"])
+@pytest.mark.parametrize("family", ["keras", "torch"])
+def test_one_item_of_each_class_will_do_where_others_judge(family: str, strategy: str) -> None:
+    net, (items, names) = _net() if family == "torch" else _keras_net(), examples.pictures(60)
+    items = items if family == "torch" else items.transpose(0, 2, 3, 1)
+    lone = np.array([int(np.flatnonzero(names == name)[0]) for name in np.unique(names)])
+    result = regraft.adapt(net, (items[lone], names[lone]), test=(items, names), strategy=strategy, **QUICK)
+    assert list(result.scores) == ["test"] and result.scores["test"]["items"] == 60
+    assert set(result.baselines) >= {"majority", "class_mean"}
+    with pytest.raises(DataError, match=r"one item cannot be split: 'class 0', .*Add items, remove the class, or give .* test=\."):
+        regraft.adapt(net, (items[lone], names[lone]), strategy=strategy, **QUICK)
+    more = np.concatenate([lone, np.flatnonzero(names == names[0])[1:9]])  # this class has items to spare
+    result = regraft.adapt(net, (items[more], names[more]), test=(items, names), strategy=strategy, **QUICK)
+    assert list(result.scores) == ["valid", "test"]
+
+
+def test_groups_that_cannot_be_split_are_no_error_where_others_judge() -> None:
+    items, names = examples.pictures(60)
+    data = read((items, names), group=names)
+    result = regraft.adapt(_net(), data, test=(items, names), strategy="head", **QUICK)
+    assert result.facts["data"]["split"] == {"fit": 60, "select": 0, "valid": 0}
+    with pytest.raises(DataError, match=r"3 groups cannot be split"):
+        regraft.adapt(_net(), data, strategy="head", **QUICK)
+
+
+def test_what_cannot_be_used_is_left_out_also_of_arrays() -> None:
+    items, names = examples.pictures(40)
+    items = items.copy()
+    items[3] = np.nan
+    with pytest.raises(DataError, match=r"item 3 .*skip_bad=True"):
+        regraft.adapt(_net(), (items, names), strategy="head", **QUICK)
+    assert sum(regraft.adapt(_net(), (items, names), strategy="head", skip_bad=True, **QUICK).facts["data"]["split"].values()) == 39
+    assert regraft.profile(_net(), (items, names), skip_bad=True, cache="memory").items == 39

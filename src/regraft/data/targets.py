@@ -144,11 +144,12 @@ class Targets:
         values[~self.known] = np.nan
         return values
 
-    def check_trainable(self, about: str = "") -> None:
+    def check_trainable(self, about: str = "", *, judged_apart: bool = False) -> None:
         """Check that something can be learned from the known targets and that they can be split.
 
         Args:
             about: put before the message.
+            judged_apart: whether other items judge, so that a class may have a single one.
 
         Raises:
             DataError: if there are fewer than two classes with items, a class with one item, or targets that are all equal.
@@ -168,5 +169,8 @@ class Targets:
         if not present:
             raise DataError(f"{about}No item has any of the {len(self.classes)} labels; expected rows with a 1 in them.")
         single = listed(repr(name) for name, count in zip(self.classes, counts, strict=True) if count == 1)
-        if single:
-            raise DataError(f"{about}Classes with one item cannot be split: {single}; expected two or more. Add items or remove the class.")
+        if single and not judged_apart:
+            raise DataError(
+                f"{about}Classes with one item cannot be split: {single}; expected two or more, one to learn from and one that judges. "
+                "Add items, remove the class, or give other items that judge with test=."
+            )

@@ -46,21 +46,22 @@ def carry_out(
         InputError: if network, data, plan or folder do not fit together; nothing has been started then.
     """
     clock = Clock()
-    check_trainable(data)
+    check_trainable(data, judged_apart=test is not None)
     plan = replace(plan, classes=plan.classes or data.classes)
     folder = _claimed(out, resume)
     with clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
         items = Prepared(data, preprocessing_for(net, data), view_seed=plan.seed)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
-        job = _job(net, items, plan=plan, parts=parts_of(data, plan), out=folder, resume=resume, test=test_items)
+        parts = parts_of(data, plan, judged_apart=test is not None)
+        job = _job(net, items, plan=plan, parts=parts, out=folder, resume=resume, test=test_items)
         job.clock = clock
     carried = run_strategy(job)
     calibrate_(job, carried)
     fit_thresholds_(job, carried)
-    parts = judged_parts(job, carried)
-    adapted = list(parts.values())[-1][data.name]
-    scores, others = scores_of(job, carried, parts=parts), baselines(job, carried, adapted=adapted)
+    found = judged_parts(job, carried)
+    adapted = list(found.values())[-1][data.name]
+    scores, others = scores_of(job, carried, parts=found), baselines(job, carried, adapted=adapted)
     keep_statistics_(job, carried)
     note_idle_heads_(job, carried)
     if plan.settings.baselines and plan.strategy != "scratch":

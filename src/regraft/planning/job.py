@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset, Prepared
-from ..errors import SettingError
+from ..errors import DataError, SettingError
 from ..frontier import Counter, Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Head, Network, Scores
@@ -88,17 +88,21 @@ class Parts:
     valid: np.ndarray
 
 
-def parts_of(data: Dataset, plan: Plan) -> Parts:
+def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
     """Split the items: what chooses something never judges it.
 
     Args:
         data: N items.
         plan: shares and seed.
+        judged_apart: whether other items judge; then all are learned from where no class has one to spare.
 
     Returns:
         The parts; `select` is empty where a class would be left with fewer than two items to learn from.
+
+    Raises:
+        DataError: if the items cannot be split, and no others judge.
     """
-    rest, valid = data.split_indices(plan.valid, seed=plan.seed)
+    rest, valid = _split(data, plan.valid, seed=plan.seed, needed=not judged_apart)
     return learning_parts(data, plan, rest=rest, valid=valid)
 
 
@@ -112,7 +116,7 @@ def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, valid: np.nda
         valid: indices of the items that judge.
 
     Returns:
-        The parts; `select` is empty where a class would be left with fewer than two items to learn from.
+        The parts; `select` is empty where a class would be left with fewer than two items to learn from, or groups cannot be split.
     """
     learning = data.subset(rest)
     counts = learning.class_counts()
@@ -120,8 +124,18 @@ def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, valid: np.nda
     lone_group = learning.groups is not None and len(np.unique(learning.groups)) < 3
     if scarce or lone_group or plan.select <= 0:
         return Parts(rest, rest[:0], valid)
-    fit, select = learning.split_indices(plan.select, seed=plan.seed + 1)
+    fit, select = _split(learning, plan.select, seed=plan.seed + 1, needed=False)
     return Parts(rest[fit], rest[select], valid)
+
+
+def _split(data: Dataset, share: float, *, seed: int, needed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of both parts; the second is empty where no class has an item, or a group, to spare and it is not `needed`."""
+    try:
+        return data.split_indices(share, seed=seed)
+    except DataError:
+        if needed:
+            raise
+        return np.arange(len(data)), np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)

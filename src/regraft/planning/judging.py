@@ -75,7 +75,7 @@ def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> ByT
 
 
 def judged_parts(job: Job, carried: Carried) -> dict[str, ByTask]:
-    """Judge the job's network on the valid part and, where there is one, on the test set; the last of them is what baselines meet.
+    """Judge the job's network on the valid part and on the test set, where there are items in them; baselines meet the last of them.
 
     Args:
         job: with the adapted network.
@@ -84,7 +84,7 @@ def judged_parts(job: Job, carried: Carried) -> dict[str, ByTask]:
     Returns:
         "valid" and, where there is a test set, "test".
     """
-    found = {"valid": judged(job, carried.feed, items=job.items, indices=job.parts.valid)}
+    found = {"valid": judged(job, carried.feed, items=job.items, indices=job.parts.valid)} if len(job.parts.valid) else {}
     if job.test is not None:
         feed = carried.test_feed or job.feed(carried.frozen, job.test)
         found["test"] = judged(job, feed, items=job.test, indices=np.arange(len(job.test)))

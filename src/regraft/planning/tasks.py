@@ -73,7 +73,7 @@ def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:
     Args:
         data: what is learned from.
         plan: with weights of tasks, and how new rows start.
-        valid: (n,) indices of the items that judge.
+        valid: (n,) indices of the items that judge; none where only others do.
 
     Raises:
         SettingError: if a weight is of a task that the data have not, or a start needs another kind of task.
@@ -87,7 +87,7 @@ def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:
         raise SettingError(
             f"start='imprint' averages the items of each class; the task {other[0]!r} is {data.targets_of(other[0]).task}. Choose 'probe'."
         )
-    if not data.known[valid].any():
+    if len(valid) and not data.known[valid].any():
         raise DataError(f"None of the {len(valid)} items that judge has a target of the task {data.name!r}. Raise valid=.")
 
 
