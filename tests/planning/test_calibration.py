@@ -123,10 +123,15 @@ def test_the_adapter_gives_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_doubt_is_one_item_for_all_classes_or_one_for_each() -> None:
+@pytest.mark.parametrize("size", [1.0, 200.0])
+def test_the_factor_finds_the_scale_of_scores_that_are_too_large(size: float) -> None:
     draw = np.random.default_rng(0)
     scores = draw.normal(size=(60, 30)) * 5
     truth = np.eye(30)[[draw.choice(30, p=row) for row in torch.from_numpy(scores).softmax(1).numpy()]]
-    strong, weak, none = (fit_temperature(scores, truth, doubt=doubt) for doubt in (None, 1.0, 1e-9))
-    assert strong < 0.5 < 0.75 < weak < none  # scores that fit as they are: the factor is to be near 1
-    assert fit_temperature(scores, truth, doubt=30.0) == strong
+    assert 0.75 < fit_temperature(size * scores, truth) * size < 1.2  # scores that fit as they are: 30 classes, 60 items
+
+
+def test_classes_that_are_separable_leave_a_little_doubt() -> None:
+    truth = np.eye(3)[np.arange(12) % 3]
+    chances = np.exp(fit_temperature(truth, truth) * truth)
+    assert np.allclose((chances / chances.sum(1, keepdims=True)).max(1), (12 + 1 / 3) / 13, atol=1e-3)

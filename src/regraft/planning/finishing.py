@@ -53,7 +53,7 @@ def calibrate_(job: Job, carried: Carried) -> None:
     for name in asked:
         data, known = job.data_of(name), job.known(name, select)
         mine, targets = scores[job.tasks[name]][data.known[select]].astype(np.float64), data.targets[known]
-        factor = fit_temperature(mine, np.eye(mine.shape[1])[targets], doubt=1.0)
+        factor = fit_temperature(mine, np.eye(mine.shape[1])[targets])
         before, after = log_loss(mine, targets), log_loss(factor * mine, targets)
         if after >= before:
             continue

@@ -15,6 +15,7 @@ __all__ = ["Calibration", "calibration_of", "expected_calibration_error", "fit_t
 
 _MOST = 8192
 """Items that one number is fitted to; more change it in its third digit and cost seconds."""
+_FACTORS = (1e-3, 1e3)
 
 
 @dataclass(frozen=True)
@@ -40,28 +41,26 @@ class Calibration:
     brier_after: float
 
 
-def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", doubt: float | None = None) -> float:
+def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> float:
     """Return the factor of held-out scores with the lowest log-loss.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2, equation (9); the factor is 1 / T there.
-    Deviations: the targets are smoothed as by one further item of every class (the rule of succession; Platt 1999, section 2.1), or
-    the factor of separable classes would be without bound. Of more than 8,192 items, as many are drawn.
-    With many classes and few items that is a strong pull towards even chances; `doubt` gives a weaker one.
+    Deviations: the targets are smoothed as by one further item, spread evenly over the classes (after Platt 1999, section 2.1), or
+    the factor of separable classes would be without bound; one of every class is too flat (of 200 classes with 4 items each, 0.80
+    right, the log-loss of new items is 0.75 with one in all and 1.18 with one of each). Of more than 8,192 items, as many are drawn.
 
     Args:
         scores: (N, C) raw scores of items that the head did not see.
         truth: (N, C) of 0 and 1.
         kind: "classification" (softmax) or "multi-label" (sigmoid).
-        doubt: how many further items, spread evenly over the classes, smooth the targets; None for one of every class.
 
     Returns:
-        A factor between 0.1 and 1000.
+        A factor between 0.001 and 1000: discriminant analysis of few items in many dimensions gives scores that are far too large.
     """
     drawn = np.random.default_rng(0).permutation(len(truth))[:_MOST] if len(truth) > _MOST else slice(None)
     scores, truth = scores[drawn], truth[drawn]
     items, classes = truth.shape if kind == "classification" else (len(truth), 2)
-    further = float(classes) if doubt is None else doubt
-    truth = (truth * items + further / classes) / (items + further)
+    truth = (truth * items + 1 / classes) / (items + 1)
     meant = float((truth * scores).sum()) / len(scores)
     above = scores - scores.max(axis=1, keepdims=True)
     highest = float(scores.max(axis=1).mean())
@@ -72,7 +71,7 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "class
             return float(np.log(np.exp(factor * above).sum(axis=1)).mean() + factor * (highest - meant))
         return float(np.logaddexp(0, factor * scores).mean() - factor * meant / scores.shape[1])
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(1000.0)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_FACTORS), method="bounded").x))
 
 
 def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
