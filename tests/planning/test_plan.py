@@ -23,7 +23,8 @@ def test_json_both_ways() -> None:
     edited = {**json.loads(text), "seed": 8}
     assert Plan.from_dict(edited).seed == 8
     assert len(str(plan).splitlines()) <= 40
-    assert "frozen up to 'layer3'" in str(plan)
+    assert "frozen up to 'layer3'" in str(plan) and "classes    2: a, ü" in str(plan)
+    assert "classes" not in str(make_plan("auto", {}))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,26 @@ def test_brightness_that_gives_the_answer_away_is_said() -> None:
     assert not any("input's own" in sentence for sentence in profile(cnn(), textures(noise=1.6)).warnings)
 
 
+@pytest.mark.parametrize("kind", ["classes", "numbers"])
+def test_of_rows_the_columns_themselves_are_named(kind: str) -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((60, 6)).astype(np.float32)
+    targets = np.where(rows[:, 0] > 0, "high", "low") if kind == "classes" else 3 * rows[:, 0] + 0.1 * draw.standard_normal(60)
+    rows[:, 0] *= 4
+    torch.manual_seed(0)
+    net, groups = regraft.load(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), inputs=(6,)), np.arange(60) % 12
+    found = regraft.profile(net, regraft.read((rows, targets), group=groups), cache="memory")
+    assert any(sentence.startswith("The columns themselves already give") for sentence in found.warnings)
+    assert not any("loudness" in sentence for sentence in found.warnings)
+    joint = max(part.value for part in found.beside if part.name.startswith("all depths"))
+    single = next(part for part in found.beside if "one item left out" in part.name)  # the groups are drawn: nothing is too good
+    assert ("too good" in single.words) == (single.value > joint)
+    told = regraft.adapt(net, (rows, targets + draw.standard_normal(60) if kind == "numbers" else targets), cache="memory", epochs=2)
+    assert any(reason.startswith("The columns themselves do as well") for reason in told.plan.reasons)
+    blind = regraft.adapt(net, (np.ones_like(rows), targets), cache="memory", epochs=2)
+    assert not any("columns themselves" in reason for reason in blind.plan.reasons)
+
+
 def test_targets_that_nothing_predicts() -> None:
     items, _ = textures()
     found = profile(cnn(), (items, np.random.default_rng(1).permutation(np.repeat(CLASSES, 20))))

@@ -17,6 +17,7 @@ import pytest
 
 from regraft.errors import DataError, MissingExtraError
 from regraft.report import picture_uri, plot_history, read_facts, sound_uri, verdict, write_facts, write_report
+from regraft.report.candidates import candidate_rows
 from regraft.report.curves import stage_starts
 from regraft.report.figures import Bar, heat_map, interval_bars, line_chart, nice_ticks, stacked_bar
 from regraft.report.sections import confused_pairs, duration
@@ -202,16 +203,23 @@ def test_verdict_clear_gain() -> None:
     [
         ({}, "no baseline was run beside it."),
         ({"ridge": judged(0.89, 0.85, 0.92)}, "1.0 points above the closed-form probe (ridge), a difference within noise"),
-        ({"probe": judged(0.91, 0.87, 0.94)}, "1.0 points below the closed-form probe, a difference within noise"),
-        ({"probe": judged(0.90, 0.86, 0.93)}, "no more than the closed-form probe."),
-        ({"probe": judged(0.97, 0.95, 0.99)}, "but the closed-form probe is better: 97.0 %, 7.0 points more."),
+        ({"probe": judged(0.91, 0.87, 0.94)}, "1.0 points below the closed-form probe of the deepest features, a difference within noise"),
+        ({"probe": judged(0.90, 0.86, 0.93)}, "no more than the closed-form probe of the deepest features."),
+        ({"probe": judged(0.97, 0.95, 0.99)}, "but the closed-form probe of the deepest features is better: 97.0 %, 7.0"),
         ({"my_own": judged(0.5, 0.4, 0.6)}, "40.0 points above my own."),
-        ({"probe": judged(0.89, 0.85, 0.92, difference={"interval": [0.002, 0.02]})}, "1.0 points above the closed-form probe."),
+        ({"probe": judged(0.89, 0.85, 0.92, difference={"interval": [0.002, 0.02]})}, "1.0 points above the closed-form probe of the"),
         ({"majority": judged(0.5, 0.4, 0.6)}, "40.0 points above the majority class."),
     ],
 )
 def test_verdict_is_honest(baselines: dict[str, Any], words: str) -> None:
     assert words in verdict(judged(0.9, 0.86, 0.93), baselines)
+
+
+def test_what_was_only_hoped_for_is_told_from_what_was_measured() -> None:
+    tried = {"name": "head", "seconds": 1.0, "estimate": 0.91, "interval": [0.87, 0.94], "figure": "accuracy", "why": ""}
+    losses = {"estimate": 3183.2, "interval": [2633.0, 3733.0], "figure": "loss"}
+    rows = candidate_rows([tried, tried | {"seconds": None}, tried | losses, {"name": "full"}])
+    assert [row[3] for row in rows] == ["91.0 % (87.0 to 94.0 %)", "perhaps 91.0 % (87.0 to 94.0 %)", "loss 3183 (2633 to 3733)", ""]
 
 
 def test_verdict_of_regression_and_of_nothing() -> None:

@@ -224,6 +224,11 @@ class Dataset:
         """Return how many items each class of the first task has, (C,) int64, missing targets left out; empty for regression."""
         return self.targets_of(self.name).counts()
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the items are rows of numbers: then their statistics are they themselves."""
+        return self.kind == "array" and len(self) > 0 and np.ndim(self.items[0]) == 1
+
     def with_classes(self, classes: Iterable[str], task: str | None = None) -> Dataset:
         """Return the same items with targets indexed in another order of classes.
 

@@ -142,7 +142,8 @@ class Plan:
         where = f", {options}" if options else ""
         where += f", {'at' if self.strategy == 'probe' else 'frozen up to'} {self.frozen!r}" if self.frozen is not None else ""
         lines = [f"strategy   {self.strategy}{where}" + (f", {_block_words(self.block)}" if self.block else "")]
-        lines += [f"classes    {len(self.classes)}: {', '.join(self.classes[:6])}{', …' if len(self.classes) > 6 else ''}"]
+        names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
+        lines += [f"classes    {len(self.classes)}: {names}"] if self.classes else []
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}, seed {self.seed}"]
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []

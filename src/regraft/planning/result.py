@@ -57,13 +57,13 @@ class Result:
     def report_facts(self) -> dict[str, Any]:
         """Return all that the report shows, as plain data."""
         settings = self.plan.options | self.plan.settings.to_dict()
-        strategy = {"name": self.plan.strategy, "reasons": list(self.plan.reasons), "settings": settings}
+        strategy = {"name": self.plan.strategy, "chosen": self.plan.chosen.get("strategy"), "reasons": list(self.plan.reasons)}
         return {
             "title": "Adaptation report",
             "verdict": self.verdict,
             "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "versions": versions(),
-            "strategy": strategy,
+            "strategy": {**strategy, "settings": settings},
             "history": self.history,
             "scores": self.scores,
             "baselines": self.baselines,

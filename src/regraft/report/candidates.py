@@ -13,6 +13,8 @@ HEADINGS = ("candidate", "predicted", "took", "estimate (95 %)", "what came of i
 def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
     """Return a row of words for each candidate, in the order of `HEADINGS`; empty where something is not known.
 
+    What has not been measured but is only taken for possible has "perhaps" before its estimate.
+
     Args:
         candidates: with "name", "predicted" and "seconds", "estimate" with its "interval" and "figure" ("accuracy" or "loss"), "why".
     """
@@ -29,6 +31,7 @@ def _seconds(value: Any) -> str:
 def _estimate(one: Mapping[str, Any]) -> str:
     if one.get("estimate") is None:
         return ""
-    form = "{:.1%}" if one.get("figure", "accuracy") == "accuracy" else "{:.4g}"
-    low, high = one.get("interval") or (one["estimate"], one["estimate"])
-    return f"{form.format(one['estimate'])} ({form.format(low)} to {form.format(high)})"
+    share = one.get("figure", "accuracy") == "accuracy"
+    middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
+    said = f"{middle:.1f} % ({low:.1f} to {high:.1f} %)" if share else f"{one['figure']} {middle:.4g} ({low:.4g} to {high:.4g})"
+    return said if one.get("seconds") is not None else f"perhaps {said}"

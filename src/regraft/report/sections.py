@@ -122,7 +122,8 @@ def _effort_tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         tiles.append(("time in all", duration(cost["total"]), f"of it training {duration(cost['train'])}" if "train" in cost else ""))
     strategy, network = (facts.get("strategy") or {}).get("name"), (facts.get("network") or {}).get("name")
     if strategy:
-        tiles.append(("strategy", str(strategy), f"on {network}" if network else ""))
+        chosen = (facts.get("strategy") or {}).get("chosen")
+        tiles.append(("strategy", f"{strategy}: {chosen}" if chosen else str(strategy), f"on {network}" if network else ""))
     return tiles
 
 

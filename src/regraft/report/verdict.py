@@ -16,7 +16,7 @@ _NAMES = {
     "mean": "the mean of the targets",
     "nearest_class_mean": "the nearest class mean",
     "nearest_mean": "the nearest class mean",
-    "probe": "the closed-form probe",
+    "probe": "the closed-form probe of the deepest features",
     "ridge": "the closed-form probe (ridge)",
     "scratch": "the same network trained from scratch",
     "source": "the network as it came",

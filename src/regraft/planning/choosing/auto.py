@@ -96,11 +96,27 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
         entry.why = "not as good as the other probe" if best is not choice.probe else OLD_BETTER if choice.keeps_old else ""
         choice.entries.append(entry)
     of_input = next((one for one in found if one.name == INPUT), None)
-    if of_input is not None and of_input.error <= choice.probe.error + choice.probe.standard_error:
+    if of_input is None or of_input.error > choice.probe.error + choice.probe.standard_error:
+        return
+    if of_input.error + 2 * of_input.standard_error < _blind_error(job):
         job.notes.append(
-            "Statistics of the input alone do as well as any depth of the network: the classes differ in level, colour or channel, which "
-            "may be a shortcut of these data."
+            "The columns themselves do as well as any depth of the network: a linear model on them needs no network."
+            if job.items.data.has_rows
+            else "Statistics of the input alone do as well as any depth of the network: the answer stands in level, colour or channel, "
+            "which may be a shortcut of these data."
         )
+
+
+def _blind_error(job: Job) -> float:
+    """Return the mean error of the best answer that looks at no item, on all items that do not judge."""
+    data = job.items.data
+    rows = job.known(data.name, learning_rows(job))
+    if data.task == "classification":
+        scores = np.bincount(data.targets[rows], minlength=len(data.classes))[None].astype(np.float64)
+    else:
+        means = np.asarray(data.targets[rows], np.float64).reshape(len(rows), -1).mean(axis=0, keepdims=True)
+        scores = np.log((means + 1e-6) / (1 - means + 1e-6)) if data.task == "multi-label" else means
+    return float(item_errors(job, np.repeat(scores, len(rows), axis=0), rows=rows).mean())
 
 
 def _is_dissimilar(found: Sequence[Probed]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -196,13 +196,16 @@ def _measured(of: _Measuring) -> Profile:
         advice=reading.advice,
         agrees=reading.agrees,
         findings=(*reading.findings, *_forecast(gain, per_class, kind=case.kind)),
-        warnings=warnings_of(
-            found, counts=counts, naive=naive, constant=[name for name, table in tables.items() if not np.ptp(table, 0).any()]
-        ),
+        warnings=warnings_of(found, counts=counts, naive=naive, constant=_constant(tables), rows=data.has_rows),
         curve=tuple(curve),
         more=per_class,
         gain=gain,
     )
+
+
+def _constant(tables: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the depths where all items give the same."""
+    return [name for name, table in tables.items() if not np.ptp(table, 0).any()]
 
 
 def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
@@ -211,7 +214,8 @@ def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
         words = f"the better of {len(joint.others)}" if name == joint.method and len(joint.others) > 1 else ""
         yield Beside(f"all depths together, {name}", held.value, held.error, words)
     if naive is not None:
-        yield Beside(f"the same, one item left out ({joint.method})", naive.value, naive.error, "groups ignored: too good for new ones")
+        words = "groups ignored: too good for new ones" if naive.value > joint.held.value else "groups ignored"
+        yield Beside(f"the same, one item left out ({joint.method})", naive.value, naive.error, words)
 
 
 def _on_deepest(of: _Measuring) -> Iterator[Beside]:

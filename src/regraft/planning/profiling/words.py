@@ -166,7 +166,7 @@ def _choice(found: Found) -> str:
     return f"The best of {count} depths is '{found.best}' with {best}; chosen without the items that judge it: {honest}."
 
 
-def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str]) -> tuple[str, ...]:
+def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
     """Return what may make the figures mean something else.
 
     Args:
@@ -174,6 +174,7 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
         counts: items of each class.
         naive: the joint probe with items left out one by one though they are of groups, or None.
         constant: depths where all items give the same.
+        rows: whether items are rows of numbers, so that the input's statistics are the items themselves.
 
     Returns:
         Sentences.
@@ -181,9 +182,12 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
     said, shallow = [], found.depths.get(INPUT)
     top = found.attainable.value - found.chance
     if shallow is not None and found.similarity is not None and shallow.value - found.chance >= 0.9 * top:
+        given = _figure(found, shallow.value)
         said.append(
-            f"The input's own statistics already give {_figure(found, shallow.value)}, nearly all that is attained: the answer may stand "
-            "in something incidental (brightness, loudness, background, the recording channel). Check it on data from another source."
+            f"The columns themselves already give {given}, nearly all that is attained: a linear model on them needs no network."
+            if rows
+            else f"The input's own statistics already give {given}, nearly all that is attained: the answer may stand in something "
+            "incidental (brightness, loudness, background, the recording channel). Check it on data from another source."
         )
     if naive is not None and naive.value - found.joint.value > max(CLEAR * found.joint.error, 2 * WORTH):
         said.append(
