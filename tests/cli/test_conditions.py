@@ -12,7 +12,7 @@ import pytest
 
 import regraft
 
-from ..condition_examples import KNOWN, coded, items
+from ..condition_examples import KNOWN, coded, items, plain
 from .conftest import run
 from .test_bad_input import refused
 
@@ -73,6 +73,51 @@ def test_the_rows_of_a_table_are_numbers_for_a_network_that_takes_numbers(folder
     assert judged.exit_code == 0 and json.loads(judged.stdout)["accuracy"] >= 0
     fitted = run("adapt-condition", folder, table, "--name", "both", "--unsupervised", "entropy")
     assert fitted.exit_code == 0 and "both" in regraft.load(folder).codes
+
+
+def test_items_of_one_condition_are_judged_by_its_name(folder: Path, table: Path, tmp_path: Path) -> None:
+    net, data = regraft.load(folder), items(("gil", "hal"), each=6)
+    truth = np.array(data.classes)[data.targets]
+    for name in ("ben", "mean"):
+        judged = run("evaluate", folder, table, "--target", "label", "--condition", name, "--json")
+        assert judged.exit_code == 0, judged.output
+        wanted = np.mean(np.array(net.predict(data.items, name).labels) == truth)
+        assert json.loads(judged.stdout)["accuracy"] == pytest.approx(wanted)
+    assert "no column 'benn'" in refused("evaluate", folder, table, "--target", "label", "--condition", "benn")
+    assert "'benn' is not known; did you mean 'ben'" in refused("evaluate", folder, tmp_path, "--condition", "benn")
+
+
+def test_a_class_of_ones_own_is_named_where_the_network_is_changed(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, place = coded("torch").save(tmp_path / "net"), tmp_path / "place"
+    place.mkdir()
+    made = "def make():\n    from tests.condition_examples import plain\n    return plain('torch').module\n"
+    (place / "own_small_nets.py").write_text(made, encoding="utf-8")
+    (place / "own_broken_nets.py").write_text("raise OSError('no disk')", encoding="utf-8")
+    monkeypatch.chdir(place)
+    asked = ("adapt-condition", folder, table, "--target", "label", "--condition", "speaker")
+    assert "Open its folder with --architecture MODULE:NAME, a class or a function" in refused(*asked)
+    for given, words in {
+        "own_small_nets": "expected MODULE:NAME",
+        "own_small_nets:mak": "has no class or function 'mak'; did you mean 'make'",
+        "own_broken_nets:make": "cannot be imported: OSError: no disk",
+        "nowhere:make": f"It is looked for in {str(place)!r}",
+    }.items():
+        assert words in refused(*asked, "--architecture", given)
+    result = run(*asked, "--architecture", "own_small_nets:make")
+    assert result.exit_code == 0 and "codes/gil.safetensors" in result.stdout, result.output
+    exported = run("export", folder, tmp_path / "gil.pt2", "--condition", "gil", "--architecture", "own_small_nets:make")
+    assert exported.exit_code == 0 and (tmp_path / "gil.pt2").stat().st_size > 1000
+
+
+def test_names_of_blocks_are_words_on_the_command_line(table: Path, tmp_path: Path) -> None:
+    plain("keras").module.save(tmp_path / "net.keras")
+    block = regraft.load(tmp_path / "net.keras").blocks[0].name
+    asked = ("adapt", tmp_path / "net.keras", table, "--target", "label", "--condition", "speaker", "--strategy", "codes", "--epochs", 1)
+    quick = ("--out", tmp_path / "out", "--cache", "memory", "--quiet")
+    assert "'0'" in refused(*asked, *quick, "--set", "blocks=0")
+    result = run(*asked, *quick, "--set", f"blocks={block}")
+    assert result.exit_code == 0, result.output
+    assert len(regraft.load(tmp_path / "out").coding.points) == 1
 
 
 def test_an_unknown_condition_is_wrong_usage_that_names_the_known_ones(folder: Path) -> None:

@@ -28,9 +28,12 @@ _OPTIONS = {
     "resume=False": "--no-resume",
     "replace=True": "--replace",
     "statistics=True": "--statistics own",
+    "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",
 }
-_KEYWORDS = "cache|channels|columns|condition|files|group|head|input|kind|old_data|out|rename|start|statistics|target|test|weights"
+_KEYWORDS = (
+    "architecture|cache|channels|columns|condition|files|group|head|input|kind|old_data|out|rename|start|statistics|target|test|weights"
+)
 _KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130

@@ -43,6 +43,8 @@ Join = Annotated[str | None, Option("--join", metavar="A,B", help=_JOIN)]
 Classes = Annotated[Path | None, Option("--classes", metavar="FILE", help="Class names of the new head in row order, one a line.")]
 _PREVIEW = "New class names, one a line: shows which rows would be kept; nothing is changed."
 Preview = Annotated[Path | None, Option("--classes", metavar="FILE", help=_PREVIEW)]
+_ARCHITECTURE = "A class or function of yours that makes NETWORK, where its folder or file holds weights alone; MODULE is imported."
+Architecture = Annotated[str | None, Option("--architecture", metavar="MODULE:NAME", help=_ARCHITECTURE)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _TARGET = "Column of the label; repeat it where an item may have several (multi-label). TASK=COL for each of several tasks."
@@ -51,6 +53,8 @@ Group = Annotated[str | None, Option("--group", metavar="COL", help="Column (spe
 _COLUMNS = "Columns of numbers beside the items, with commas between; without it, those that the network reads."
 Columns = Annotated[str | None, Option("--columns", metavar="A,B", help=_COLUMNS)]
 Condition = Annotated[str | None, Option("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
+_EACH = "Column of the condition of each item; or the one of all: a name that the network knows, or mean for the mean code."
+EachCondition = Annotated[str | None, Option("--condition", metavar="COL|NAME", help=_EACH)]
 _ONE = "The condition of all items: one that the network knows, or mean for the mean code."
 OneCondition = Annotated[str | None, Option("--condition", metavar="NAME", help=_ONE)]
 Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]

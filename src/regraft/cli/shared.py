@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError, SettingError
+from ..errors import DataError, InputError, SettingError, near_names
 
 __all__ = [
     "Target",
@@ -78,6 +79,7 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
     source_classes: Path | None = None,
     head: str | None = None,
     channels: int | None = None,
+    architecture: str | None = None,
 ) -> Any:
     """Open a network.
 
@@ -87,12 +89,40 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
         source_classes: file with the class names of its rows.
         head: the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take.
+        architecture: MODULE:NAME of what makes it, where the source holds weights alone.
 
     Returns:
         The network.
     """
-    names = class_names(source_classes)
-    return library().load(source, weights=weights, classes=names, head=head, channels=channels)
+    names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
+    return library().load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own)
+
+
+def _imported(name: str) -> Any:
+    """Return a class or function of the user's own, whose module is looked for in the working folder first.
+
+    Raises:
+        SettingError: if the words are of another form.
+        InputError: if the module cannot be imported, or holds nothing of that name.
+    """
+    module, _, own = name.partition(":")
+    if not module.strip() or not own.strip():
+        raise SettingError(f"--architecture {name!r}: expected MODULE:NAME, such as mine.networks:Small.")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises
+        raise InputError(
+            f"--architecture {name!r}: the module {module!r} cannot be imported: {type(error).__name__}: {error}. It is looked for in "
+            f"{here!r}, then where Python looks."
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(getattr(found, own, None)):
+        makers = [other for other, held in vars(found).items() if callable(held) and not other.startswith("_")]
+        raise InputError(f"--architecture {name!r}: {module!r} has no class or function {own!r}{near_names(own, makers)}")
+    return getattr(found, own)
 
 
 def wanted_target(given: Sequence[str] | None) -> Target:

@@ -60,6 +60,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     source_classes: options.SourceClasses = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
+    architecture: options.Architecture = None,
     skip_bad: options.SkipBad = False,
     baselines: options.Baselines = False,
     no_resume: options.NoResume = False,
@@ -77,7 +78,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
     reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
+        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
         net = library("heads").join(net, joined) if joined else net
         reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
         dataset = read_data(data, **reading)
@@ -96,8 +97,22 @@ def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
             raise SettingError(f"--set {assignment!r}: expected NAME=VALUE, such as optimizer=sgd.")
         if name in _HANDED:
             raise SettingError(f"--set {assignment!r}: {name!r} is not a setting; give it as an argument or option of the command.")
-        merged[name] = value_of(text)
+        merged[name] = _names(text, option=f"--set {name}") if name in _lists() else value_of(text)
     return merged
+
+
+def _lists() -> set[str]:
+    """Return the options of methods that take names: "blocks", …"""
+    held = library("methods.contract").are_names
+    return {name for method in library("methods").METHODS.values() for name, option in method.options.items() if option.holds is held}
+
+
+def _names(text: str, *, option: str) -> list[str] | None:
+    """Return names between commas, or of a list in brackets: always as text, for a block may be called 0."""
+    found = value_of(text)
+    if found is None or isinstance(found, list):
+        return None if found is None else [str(name) for name in found]
+    return listed_names(text, option=option)
 
 
 def value_of(text: str) -> Any:

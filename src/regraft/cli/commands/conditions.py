@@ -58,6 +58,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     prior: _Prior = "auto",
     unsupervised: _Guess = None,
     input_name: _Input = None,
+    architecture: options.Architecture = None,
     replace: _Again = False,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
@@ -68,7 +69,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     asked = listed_names(columns, option="--columns")
     how = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised, "replace": replace, "seed": seed}
     with speaking(not quiet):
-        net = opened(str(folder))
+        net = opened(str(folder), architecture=architecture)
         beside = columns_for(net, asked)
         reading = {"condition": condition, "files": files, "skip_bad": skip_bad, "columns": beside}
         reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
@@ -117,9 +118,11 @@ def _unlabelled(net: Any, source: str, *, columns: list[str]) -> Any:
     return dataclasses.replace(data, kind=kind) if data.kind != kind else data
 
 
-def _export(folder: options.SavedArgument, file: _File, *, condition: options.OneCondition = None) -> None:
+def _export(
+    folder: options.SavedArgument, file: _File, *, condition: options.OneCondition = None, architecture: options.Architecture = None
+) -> None:
     """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
-    net = opened(str(folder))
+    net = opened(str(folder), architecture=architecture)
     ending = _ENDINGS[net.family]
     if file.suffix != ending:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -44,24 +45,26 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     target: options.Target = None,
     columns: options.Columns = None,
-    condition: options.Condition = None,
+    condition: options.EachCondition = None,
     files: options.Files = None,
     kind: options.Kind = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
+    architecture: options.Architecture = None,
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself; of several tasks, each one."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
-    net = opened(str(folder), head=head, channels=channels)
+    net = opened(str(folder), head=head, channels=channels, architecture=architecture)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
-    reading = {"target": wanted, "condition": condition, "files": files, "skip_bad": skip_bad}
+    one = condition is not None and _knows(net, condition, data=data)
+    reading = {"target": wanted, "condition": None if one else condition, "files": files, "skip_bad": skip_bad}
     reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
     reading |= {"columns": columns_for(net, asked)}
     labelled = read_data(data, classes=_names_of(heads), **reading)
     checked_kind(net, labelled)
-    usable = library("data").checked(labelled, skip_bad)
+    usable = library("data").checked(_of_one(labelled, condition) if one else labelled, skip_bad)
     for note in usable.notes:
         tell(f"Note: {note}")
     figures = {task or head.task: judged(net, task_data(usable, head, task=task), head=head) for task, head in heads.items()}
@@ -70,6 +73,26 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
         return
     for task, found in figures.items():
         _print_figures(found, f"{task}: " if len(figures) > 1 else "")
+
+
+def _knows(net: Any, condition: str, *, data: str) -> bool:
+    """Return whether a word is the name of a condition that a network knows, or of its mean code, rather than of a column of the data.
+
+    Raises:
+        NetworkError: if it is neither, for the data are a folder, which has no columns; the known conditions are listed.
+    """
+    if net.coding is None:
+        return False
+    if Path(data).suffix.lower() not in library("data.readers.tables").TABLE_EXTENSIONS:
+        net.coding.row(condition)
+    return condition in (*net.coding.conditions, library("networks.parts.coding").MEAN)
+
+
+def _of_one(data: Any, condition: str | None) -> Any:
+    """Return the items, all of one condition."""
+    import numpy as np
+
+    return dataclasses.replace(data, conditions=np.full(len(data), condition, dtype=object))
 
 
 def _heads_of(net: Any, tasks: list[str]) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     classes: options.OldClasses = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
+    architecture: options.Architecture = None,
     seed: options.Seed = 0,
     skip_bad: options.SkipBad = False,
     quiet: options.Quiet = False,
@@ -101,7 +102,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     asked = _Asked(out, start, old_data, statistics, valid, seed, skip_bad)
     asked.check()
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=classes, head=head, channels=channels)
+        net = opened(network, weights, source_classes=classes, head=head, channels=channels, architecture=architecture)
         reading["columns"] = columns_for(net, listed)
         shown = _read(net, data, reading=reading)
         stored = None if old_data is None else _read(net, old_data, reading=reading)

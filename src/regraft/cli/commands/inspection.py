@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from ..guard import guarded
-from ..options import AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Weights
+from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Weights
 from ..shared import class_names, library, opened, print_json
 
 __all__ = ["add_to"]
@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("inspect")(guarded(_inspect))
 
 
-def _inspect(  # over the limit: the options of the command
+def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     network: NetworkArgument,
     *,
     classes: Preview = None,
@@ -27,11 +27,12 @@ def _inspect(  # over the limit: the options of the command
     source_classes: SourceClasses = None,
     head: HeadLayer = None,
     channels: Channels = None,
+    architecture: Architecture = None,
     as_json: AsJson = False,
 ) -> None:
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
+    net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
     preview = _preview(net, wanted) if wanted else None
     if as_json:
         print_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))

@@ -15,6 +15,7 @@ import typer
 from ...errors import DataError, InputError
 from ..guard import guarded, tell
 from ..options import (
+    Architecture,
     Channels,
     Columns,
     Form,
@@ -50,6 +51,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     condition: OneCondition = None,
     head: HeadLayer = None,
     channels: Channels = None,
+    architecture: Architecture = None,
     form: Form = Format.csv,
     scores: Scores = False,
     unknown: Unknown = False,
@@ -57,7 +59,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
-    net = opened(str(folder), head=head, channels=channels)
+    net = opened(str(folder), head=head, channels=channels, architecture=architecture)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked))
     if skip_bad:
         data = library("data").checked(data, True)

@@ -42,13 +42,14 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     source_classes: options.OldClasses = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
+    architecture: options.Architecture = None,
     skip_bad: options.SkipBad = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels)
+        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
         asked = columns_for(net, listed_names(columns, option="--columns"))
         dataset = read_data(data, target=wanted_target(target), group=group, columns=asked, files=files, kind=kind, skip_bad=skip_bad)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}

@@ -56,6 +56,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     cache: options.Cache = None,
     weights: options.Weights = None,
     source_classes: options.SourceClasses = None,
+    architecture: options.Architecture = None,
     skip_bad: options.SkipBad = False,
     assigned: options.Assigned = None,
     quiet: options.Quiet = False,
@@ -67,7 +68,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric, "valid": valid, "seed": seed}
     reading = {"target": wanted_target(target), "group": group, "files": files, "kind": kind, "skip_bad": skip_bad}
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes)
+        net = opened(network, weights, source_classes=source_classes, architecture=architecture)
         study = library().search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)
     _print(study, out, as_json=as_json)
 
