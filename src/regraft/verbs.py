@@ -21,7 +21,7 @@ from .planning.conditions import adapt_condition as fit_condition
 from .planning.conditions import tune_input as learn_input
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
-from .probes import ClassStatistics, UnknownChoice, UnknownJudge
+from .probes import UnknownJudge
 from .training import Settings
 
 __all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "search", "tune_input"]
@@ -75,8 +75,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made
     else:
         network.preprocessing = preprocessing_from_dict(given) if isinstance(given, dict) else given
-    if opened.unknown is not None and network.statistics is not None and channels is None:
-        network.unknown = UnknownJudge(UnknownChoice.from_dict(opened.unknown), ClassStatistics.from_arrays(network.statistics))
+    if opened.unknown is not None and channels is None:
+        network.unknown = UnknownJudge.from_dict(*opened.unknown)
     return network
 
 

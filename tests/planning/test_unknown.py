@@ -55,9 +55,26 @@ def test_the_rule_goes_with_the_classes_that_it_was_learned_for(tmp_path: Path) 
         with pytest.raises(NetworkError, match=r"no rule for items of no known class"):
             other.predict(_items(range(2), 2, seed=0)[0], unknown=True)
     two = regraft.adapt(regraft.load(nn.Sequential(nn.Linear(10, 3)), inputs=(10,)), _items(range(2), 10, seed=0), **QUICK)
-    assert two.network.unknown is None
+    assert two.network.unknown is None and any("which takes three" in reason for reason in two.plan.reasons)
     with pytest.raises(SettingError, match=r"false_alarm=1\.5"):
         _adapted(false_alarm=1.5)
+
+
+def test_a_head_that_reads_many_features_has_a_rule_as_well(tmp_path: Path) -> None:
+    def module() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(10, 1300), nn.ReLU(), nn.Linear(1300, 3))
+
+    result = regraft.adapt(regraft.load(module(), inputs=(10,)), _items(range(6), 30, seed=0), **(QUICK | {"out": tmp_path / "net"}))
+    net, strange = result.network, _items(range(6, 9), 60, seed=2)[0]
+    assert net.head.features == 1300 and net.unknown is not None and net.unknown.to_dict()["every"] == 3
+    found, alarms = net.predict(strange, unknown=True).unknown, net.predict(_items(range(6), 60, seed=1)[0], unknown=True).unknown
+    assert found is not None and alarms is not None and found.mean() > 0.5 and alarms.mean() < 0.15
+    again = regraft.load(tmp_path / "net", architecture=module)
+    assert np.array_equal(again.predict(strange, unknown=True).unknown, found)
+    (tmp_path / "net" / "unknown.safetensors").unlink()
+    with pytest.raises(NetworkError, match=r"no class statistics \(unknown\.safetensors\)"):
+        regraft.load(tmp_path / "net", architecture=module)
 
 
 def test_predict_prints_it(tmp_path: Path) -> None:

@@ -181,8 +181,8 @@ class Network(abc.ABC):
         row = self.coding.row(condition) if self.coding is not None and condition is not None else None
         if unknown and self.unknown is None:
             raise NetworkError(
-                "unknown=True: this network has no rule for items of no known class; regraft.adapt learns one where it classifies and "
-                f"keeps class statistics. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
+                "unknown=True: this network has no rule for items of no known class; regraft.adapt learns one from three classes on, and "
+                f"its report says what stood against it. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
             )
         widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
         items = without_conditions(items) if row is not None else items

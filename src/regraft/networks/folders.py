@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FACTS_FILE",
+    "UNKNOWN_FILE",
     "read_facts",
     "read_heads_",
     "read_learned_",
@@ -35,6 +36,8 @@ __all__ = [
 FACTS_FILE = "regraft.json"
 HISTORY_FILE = "history.jsonl"
 STATISTICS_FILE = "statistics.safetensors"
+UNKNOWN_FILE = "unknown.safetensors"
+"""Statistics of the features that the rule for unknown items looks at, where these are not all."""
 _KEYS = ("family", "network", "heads", "preprocessing", "account")
 
 
@@ -91,8 +94,10 @@ def write_network(network: Network, folder: Path) -> None:
         digest = write_codes(network, folder)
     except OSError as error:
         raise NetworkError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
-    if network.statistics is not None:
-        save_file({name: np.ascontiguousarray(values) for name, values in network.statistics.items()}, folder / STATISTICS_FILE)
+    own = None if network.unknown is None else network.unknown.own_statistics()
+    for file, arrays in ((STATISTICS_FILE, network.statistics), (UNKNOWN_FILE, own)):
+        if arrays is not None:
+            save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / file)
     if network.history:
         write_lines(folder / HISTORY_FILE, network.history)
     content = {
@@ -161,21 +166,19 @@ def read_learned_(network: Network, folder: Path) -> None:
         network.statistics = read_statistics(folder)
 
 
-def read_statistics(folder: Path) -> dict[str, np.ndarray]:
-    """Return the class statistics that lie in a saved folder.
+def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.ndarray]:
+    """Return the class statistics that lie in a `file` of a saved folder.
 
     Raises:
         NetworkError: if there are none, or the file is damaged.
     """
-    path = folder / STATISTICS_FILE
+    path = folder / file
     if not path.is_file():
-        raise NetworkError(
-            f"{str(folder)!r} holds no class statistics ({STATISTICS_FILE}): expected a folder that regraft saved with them."
-        )
+        raise NetworkError(f"{str(folder)!r} holds no class statistics ({file}): expected a folder that regraft saved with them.")
     try:
         return load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise NetworkError(f"{STATISTICS_FILE} in {str(folder)!r} is damaged: {error}. Remove it, or save the network again.") from error
+        raise NetworkError(f"{file} in {str(folder)!r} is damaged: {error}. Remove it, or save the network again.") from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
-from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, log_loss, statistics_of
+from ..probes import UnknownJudge, choose_unknown, fit_temperature, log_loss, statistics_of
 from ..tasks import fit_thresholds
 from ..training import Feed, all_raw_scores
 from .job import Carried, Job
@@ -22,8 +22,9 @@ FEWEST = 20
 """Choosing items from which a temperature is fitted."""
 WIDEST = 2048
 """Features up to which class statistics are computed by a pass of their own; their scatter has the square of that many numbers."""
-WIDEST_HIDDEN = 1024
-"""Features up to which classes are hidden in turn: each time two matrices of that size are factorised."""
+WIDEST_HIDDEN, THINNED = 1024, 512
+"""Features up to which all are looked at for unknown items, and to how many wider ones are thinned out evenly: classes are hidden in
+turn, and each time two matrices of that size are factorised. On pictures of digits 512 of 1,522 features told as much as all."""
 MOST_HIDDEN = 5000
 """Items with which classes are hidden in turn at most."""
 WITHOUT_ITEMS = ("energy", "mahalanobis", "max_logit", "relative")
@@ -132,20 +133,24 @@ def keep_statistics_(job: Job, carried: Carried) -> None:
     with job.clock.during("frozen"):
         at_hand = carried.head_features if carried.head_features is not None else carried.features if same else None
         features = at_hand[rows] if at_hand is not None else _features(job, carried, rows=rows)
-        if features is not None and features.shape[1] <= WIDEST_AT_HAND:
-            statistics = statistics_of(features.numpy(), data.targets[rows], classes=data.classes)
-            network.statistics = statistics.to_arrays()
-            network.unknown = _unknown_rule(job, features.numpy(), rows=rows, statistics=statistics)
+        if features is None:
+            return
+        every = 1 if features.shape[1] <= WIDEST_HIDDEN else -(-features.shape[1] // THINNED)
+        if features.shape[1] <= WIDEST_AT_HAND:
+            network.statistics = statistics_of(features.numpy(), data.targets[rows], classes=data.classes).to_arrays()
+        network.unknown = _unknown_rule(job, features[:, ::every].numpy(), rows=rows, every=every)
 
 
-def _unknown_rule(job: Job, features: np.ndarray, *, rows: np.ndarray, statistics: ClassStatistics) -> UnknownJudge | None:
+def _unknown_rule(job: Job, features: np.ndarray, *, rows: np.ndarray, every: int) -> UnknownJudge | None:
     """Return how to tell items of no known class, chosen by hiding classes in turn; None, with a note, where that cannot be done."""
     data = job.items.data
+    statistics = statistics_of(features, data.targets[rows], classes=data.classes)
+    if (statistics.counts > 1).sum() < 3:
+        job.notes.append("No rule for unknown items: it is learned by hiding classes in turn, which takes three of two items or more.")
+        return None
     if len(rows) > MOST_HIDDEN:
         chosen = np.sort(np.random.default_rng(job.plan.seed).choice(len(rows), MOST_HIDDEN, replace=False))
         features, rows = features[chosen], rows[chosen]
-    if features.shape[1] > WIDEST_HIDDEN or (statistics.counts > 1).sum() < 3:
-        return None
     groups = None if data.groups is None else data.groups[rows]
     try:
         choice = choose_unknown(
@@ -158,7 +163,7 @@ def _unknown_rule(job: Job, features: np.ndarray, *, rows: np.ndarray, statistic
         f"Items of no known class: with classes hidden in turn, the score {choice.score!r} tells them with an area under the curve of "
         f"{choice.auroc[choice.score]:.2f}; at {choice.false_alarm:.0%} false alarms it finds {choice.detected[choice.score]:.0%}."
     )
-    return UnknownJudge(choice, statistics)
+    return UnknownJudge(choice, statistics, every=every)
 
 
 def _same_features(job: Job, carried: Carried) -> bool:

@@ -83,16 +83,19 @@ class UnknownJudge:
 
     Args:
         choice: which score, and from where on.
-        statistics: of the features of the known classes.
+        statistics: of those features of the known classes that are looked at.
+        every: 1 for all features; n for each n-th, beginning with the first.
     """
 
-    def __init__(self, choice: UnknownChoice, statistics: ClassStatistics) -> None:
+    def __init__(self, choice: UnknownChoice, statistics: ClassStatistics, *, every: int = 1) -> None:
         self.choice = choice
         self.statistics = statistics
+        self.every = every
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return how little each item belongs to any known class, (N,), of features (N, d)."""
-        return unknown_scores(features, statistics=self.statistics, names=(self.choice.score,))[self.choice.score]
+        looked_at = np.asarray(features)[:, :: self.every]
+        return unknown_scores(looked_at, statistics=self.statistics, names=(self.choice.score,))[self.choice.score]
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return whether each item is unknown, (N,) bool, of features (N, d)."""
@@ -100,7 +103,27 @@ class UnknownJudge:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as plain data; the statistics are saved beside it."""
-        return self.choice.to_dict()
+        return {**self.choice.to_dict(), "every": self.every}
+
+    def own_statistics(self) -> dict[str, np.ndarray] | None:
+        """Return the statistics as arrays where they are not those of all features, which a network keeps itself."""
+        return self.statistics.to_arrays() if self.every > 1 else None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> UnknownJudge:
+        """Return the judge that `to_dict` gave.
+
+        Args:
+            data: its dictionary, such as read from JSON.
+            arrays: of its own statistics, or else of those of all features.
+
+        Returns:
+            The judge.
+
+        Raises:
+            DataError: if a field is missing or the score is none of ours.
+        """
+        return cls(UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays), every=int(data.get("every", 1)))
 
 
 def unknown_scores(

@@ -16,7 +16,7 @@ from torch.nn import Module
 from ...errors import MissingExtraError, NetworkError, near_names
 from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
-from ..folders import read_facts, read_heads_, read_learned_
+from ..folders import UNKNOWN_FILE, read_facts, read_heads_, read_learned_, read_statistics
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
@@ -34,13 +34,18 @@ Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Of one item without the batch axis; of a network that takes several tensors by name, of each."""
 
 
+Rule = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
+"""A rule as plain data, and the arrays of its statistics."""
+
+
 @dataclass
 class Source:
-    """An opened network; the preprocessing (None: to be inferred) and the rule for unknown items that its source knows, as plain data."""
+    """An opened network; the preprocessing (None: to be inferred) that its source knows; and the rule for unknown items, as plain data
+    with the arrays of its statistics."""
 
     network: Network
     preprocessing: dict[str, Any] | None = None
-    unknown: dict[str, Any] | None = None
+    unknown: Rule | None = None
 
 
 def open_source(
@@ -214,7 +219,16 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network = with_code_files(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)
     names = () if network.coding is None else network.coding.conditions
-    return Source(network, naming_conditions(facts["preprocessing"], names), facts.get("unknown"))
+    return Source(network, naming_conditions(facts["preprocessing"], names), _rule_for_unknown(network, facts, folder=folder))
+
+
+def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Path) -> Rule | None:
+    """Return the rule and its statistics: those of the network, or, where it looks at some features only, its own."""
+    rule = facts.get("unknown")
+    if rule is None:
+        return None
+    arrays = read_statistics(folder, UNKNOWN_FILE) if rule.get("every", 1) > 1 else network.statistics
+    return None if arrays is None else (rule, arrays)
 
 
 def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
