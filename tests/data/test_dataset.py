@@ -82,6 +82,8 @@ def test_split_multi_label_and_regression():
     assert 40 <= len(second) <= 60
     numbers = made(np.arange(100, dtype=np.float32), (), task="regression")
     assert 40 < numbers.split(0.2)[1].targets.mean() < 60
+    few = made(np.arange(20, dtype=np.float32), (), task="regression")
+    assert len(few.split_indices(0.2)[1]) == 4
 
 
 def test_split_errors():

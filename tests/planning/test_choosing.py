@@ -193,6 +193,19 @@ def test_the_mix_of_two_weights_that_is_judged_best_is_left() -> None:
 # ── auto ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_plan_that_was_carried_out_is_carried_out_in_the_same_way_again(family: str) -> None:
+    net, (pictures, labels) = (_net(5) if family == "torch" else _keras()), examples.pictures(90)
+    data = (pictures if family == "torch" else pictures.transpose(0, 2, 3, 1), labels)
+    first = regraft.adapt(net, data, **QUICK)
+    again = regraft.adapt(net, data, strategy=Plan.from_json(first.plan.to_json()))
+    assert (again.scores, again.plan.chosen, again.plan.reasons) == (first.scores, first.plan.chosen, first.plan.reasons)
+    assert _named(again, "not tried") == _named(first, "not tried") and _named(first, "not tried")
+    kept = [one for one in first.plan.candidates if one["strategy"] in ("probe", "full")]
+    edited = regraft.adapt(net, data, strategy=dataclasses.replace(first.plan, candidates=tuple(kept)))
+    assert not _named(edited, "not tried")
+
+
 def test_auto_takes_the_probe_at_once_where_nothing_can_be_better() -> None:
     result = regraft.adapt(_net(), examples.pictures(90), **QUICK)
     assert _named(result, "chosen")[0].startswith("probe") and result.plan.chosen["strategy"] == "probe" and result.history == []

@@ -218,7 +218,7 @@ def test_verdict_is_honest(baselines: dict[str, Any], words: str) -> None:
 def test_what_was_only_hoped_for_is_told_from_what_was_measured() -> None:
     tried = {"name": "head", "seconds": 1.0, "estimate": 0.91, "interval": [0.87, 0.94], "figure": "accuracy", "why": ""}
     losses = {"estimate": 3183.2, "interval": [2633.0, 3733.0], "figure": "loss"}
-    rows = candidate_rows([tried, tried | {"seconds": None}, tried | losses, {"name": "full"}])
+    rows = candidate_rows([tried, tried | {"why": "not tried: too long"}, tried | losses, {"name": "full"}])
     assert [row[3] for row in rows] == ["91.0 % (87.0 to 94.0 %)", "perhaps 91.0 % (87.0 to 94.0 %)", "loss 3183 (2633 to 3733)", ""]
 
 

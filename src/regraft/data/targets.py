@@ -17,7 +17,8 @@ __all__ = ["MISSING", "TASKS", "Targets"]
 TASKS = ("classification", "multi-label", "regression")
 MISSING = -1
 """The class index of an item whose target is missing; elsewhere a missing target is NaN."""
-REGRESSION_BINS = 10
+REGRESSION_BINS, FEWEST_IN_BIN = 10, 5
+"""Quantiles of numbers that are split alike, fewer where they would hold fewer items: each gives one at least, which must not be half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ class Targets:
         strata = self.values[known]
         if self.task == "regression":
             ranks = np.argsort(np.argsort(strata, kind="stable"), kind="stable")
-            strata = ranks * max(1, min(REGRESSION_BINS, len(strata) // 2)) // max(1, len(strata))
+            strata = ranks * max(1, min(REGRESSION_BINS, len(strata) // FEWEST_IN_BIN)) // max(1, len(strata))
         table = np.zeros((len(self), int(strata.max(initial=-1)) + 1))
         table[np.flatnonzero(known), strata] = 1
         return table

@@ -92,7 +92,7 @@ def _position_of(network: Network, name: str) -> int:
             if block.name == name and layer.name in block.layers
         ]
     if not inside:
-        known = [*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]
+        known = list(dict.fromkeys([*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]))
         raise SettingError(f"frozen={name!r}: the network has no block, layer or module of that name{near_names(name, known)}")
     return max(inside) + 1
 

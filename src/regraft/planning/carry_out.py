@@ -71,7 +71,8 @@ def carry_out(
     job.network.refresh_heads_()
     history = merged_history(net.history, carried.history)
     job.network.history = tuple(history)
-    plan = replace(plan.with_reasons(*dict.fromkeys(job.notes)), candidates=tuple(job.candidates), chosen=dict(job.chosen))
+    earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
+    plan = replace(plan, reasons=tuple(dict.fromkeys([*earlier, *job.notes])), candidates=tuple(job.candidates), chosen=dict(job.chosen))
     result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), _facts(job, adapted))
     if folder is not None:
         result.save(folder)

@@ -34,4 +34,4 @@ def _estimate(one: Mapping[str, Any]) -> str:
     share = one.get("figure", "accuracy") == "accuracy"
     middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
     said = f"{middle:.1f} % ({low:.1f} to {high:.1f} %)" if share else f"{one['figure']} {middle:.4g} ({low:.4g} to {high:.4g})"
-    return said if one.get("seconds") is not None else f"perhaps {said}"
+    return f"perhaps {said}" if str(one.get("why", "")).startswith("not tried") else said

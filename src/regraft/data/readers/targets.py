@@ -105,7 +105,7 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise DataError(
             f"Targets of the shape {array.shape} hold values other than 0 and 1, such as {_odd_value(array)!r}; expected one-hot or "
-            "multi-label rows of 0 and 1, or one label for each item."
+            "multi-label rows of 0 and 1, or one label for each item. Several numbers of each item are several tasks: {'name': numbers, …}."
         )
     names = tuple(classes) if classes else tuple(str(column) for column in range(array.shape[1]))
     if len(names) != array.shape[1]:
@@ -116,7 +116,8 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
 
 
 def _odd_value(array: np.ndarray) -> Any:
-    return array[~np.isin(array, (0, 1))].flat[0]
+    odd = array[~np.isin(array, (0, 1))].flat[0]
+    return odd.item() if isinstance(odd, np.generic) else odd
 
 
 def _regression(array: np.ndarray) -> Targets:

@@ -164,11 +164,11 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
     """Return the winner among what is trained, or None where the best probe is better."""
     job, head = choice.job, float(_head_errors(choice).mean())
     base = "probe" if not choice.keeps_old and choice.start.error < head - choice.probe.standard_error else "head"
-    candidates = candidates_of(job, base=base, dissimilar=_is_dissimilar(found))
+    candidates, choice.asked = candidates_of(job, base=base, dissimilar=_is_dissimilar(found))
     choice.entries.extend(candidates)
     for one in candidates:
         choice.expect_(one)
-    if choice.is_settled() and not job.plan.candidates:
+    if choice.is_settled() and not choice.asked:
         for one in candidates:
             one.why = "not tried: what it may be hoped to bring is too little to be seen on these items"
         return _untrained(choice)
@@ -177,9 +177,9 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
 
 def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]:
     """Return the trials, best first, that may still come to beat the probe, each run once."""
-    job, trials, tried = choice.job, list[Trial](), 0
+    trials, tried = list[Trial](), 0
     for one in candidates:
-        few = choice.deadline is None and not job.plan.candidates
+        few = choice.deadline is None and not choice.asked
         if few and one.strategy != "head" and tried >= FIRST:
             one.why = f"not tried: {FIRST} that differ more were; with a budget, all are"
             continue

@@ -74,17 +74,23 @@ class Candidate:
         return kept | dict(self.options)
 
 
-def candidates_of(job: Job, *, base: str, dissimilar: bool) -> list[Candidate]:
-    """Return what suits network and data, beside the probes: first those that lie furthest from each other.
+def candidates_of(job: Job, *, base: str, dissimilar: bool) -> tuple[list[Candidate], bool]:
+    """Return what is compared beside the probes, and whether the plan asks for just that.
 
     Args:
-        job: with its network and plan, whose own candidates come first of all.
+        job: with its network and plan. Candidates of the plan that are not those that are made here are what it asks for; a plan that was
+            carried out and comes back as it is asks for nothing, so that it is carried out in the same way again.
         base: "probe" where training everything may start from the closed form on several depths as well, else "head".
         dissimilar: whether the network's features are of little use for the data.
     """
-    given = [one for one in job.plan.candidates if one["strategy"] != "probe"]
-    if given:
-        return [_read(one) for one in given]
+    made = _made(job, base=base, dissimilar=dissimilar)
+    given = [_read(one) for one in job.plan.candidates if one["strategy"] != "probe"]
+    asked = bool(given) and [one.chosen() for one in given] != [one.chosen() for one in made]
+    return (given, True) if asked else (made, False)
+
+
+def _made(job: Job, *, base: str, dissimilar: bool) -> list[Candidate]:
+    """Return what suits network and data: first those that lie furthest from each other."""
     count = _blocks_below_head(job.network)
     depths = [depth for depth in sorted({count // 2, count * 3 // 4} - {0}) if _leaves_more(job, depth)]
     partial = [Candidate("partial", f"above block {depth}", frozen=depth) for depth in depths]

@@ -55,6 +55,7 @@ class Choice:
         entries: all candidates, for the report.
         bases: those that were made, by name.
         deadline: on the clock of `time.perf_counter`; None without a budget.
+        asked: whether the plan names the candidates; then all are tried.
     """
 
     job: Job
@@ -66,6 +67,7 @@ class Choice:
     entries: list[Candidate] = field(default_factory=list)
     bases: dict[str, Base] = field(default_factory=dict)
     deadline: float | None = None
+    asked: bool = False
 
     def base(self, candidate: Candidate) -> Base:
         """Return where a candidate starts, made when first asked for."""
