@@ -144,3 +144,17 @@ def test_the_range_test_of_a_method_is_not_misled_by_lucky_batches() -> None:
     for seed in range(3):
         history = regraft.adapt(good, data, strategy="codes", seed=seed, **options).history
         assert history[-1]["stage"] == "codes" and 1e-4 <= history[-1]["learning_rate"] <= 1e-2
+
+
+@pytest.mark.parametrize("training", ["joint", "entrance"])
+@families
+def test_codes_that_change_nothing_are_told(kind: str, training: str) -> None:
+    data, options = rooms(kind, 4), {"strategy": "codes", "training": training, "size": 3, **QUICK}
+    idle = regraft.adapt(examples.opened(kind), data, **options | {"epochs": 0})
+    assert any(reason.startswith("The codes change nothing") for reason in idle.plan.reasons), idle.plan.reasons
+    new = rooms(kind, 1, seed=3)
+    labels = [new.classes[target] for target in new.targets]
+    known = regraft.adapt_condition(idle.network, (new.items, labels), "new")
+    assert any("no better code was found" in note for note in known.account.notes)
+    learned = regraft.adapt(examples.opened(kind), data, **options)
+    assert not any(reason.startswith("The codes change nothing") for reason in learned.plan.reasons)

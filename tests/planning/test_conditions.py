@@ -204,7 +204,7 @@ def test_names() -> None:
         regraft.adapt_condition(net, (data.items, data.targets))
     with pytest.raises(DataError, match=r"items of 2 conditions .* cannot be told apart"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), ["p", "q"])
-    with pytest.raises(SettingError, match="'mean' cannot be the name"):
+    with pytest.raises(SettingError, match="Received 'mean' as names of conditions"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), "mean")
 
 

@@ -59,7 +59,7 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
 def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
     if MEAN in wanted or "" in wanted or len(set(wanted)) < len(wanted):
         raise SettingError(
-            f"{listed(map(repr, wanted))} cannot be the names of conditions: expected different ones, none empty, none {MEAN!r}."
+            f"Received {listed(map(repr, wanted))} as names of conditions; expected different ones, none empty, none {MEAN!r}."
         )
     old = [name for name in wanted if name in known]
     if old:

@@ -65,7 +65,7 @@ def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: 
     """
     lines = [
         f"the code of {name!r} was fitted to {count} items{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
-        f"{_prior_words(float(fitted.weights[row]), fitting)}"
+        f"{_prior_words(float(fitted.weights[row]), fitting)}{_idle_words(fitted, row)}"
         for row, (name, count) in enumerate(counts.items())
     ]
     more = len(lines) - 20
@@ -89,6 +89,12 @@ def _how(fitting: Fitting) -> str:
 
 def _rule(fitting: Fitting) -> str:
     return "fitted" if fitting.unsupervised is None else f"fitted, unsupervised ({fitting.unsupervised})"
+
+
+def _idle_words(fitted: Fitted, row: int) -> str:
+    """Return what is to be said where the loss is what it was to the bit, although a code was looked for."""
+    idle = fitted.before[row] == fitted.after[row] and math.isfinite(fitted.weights[row])
+    return "; no better code was found" if idle else ""
 
 
 def _prior_words(weight: float, fitting: Fitting) -> str:

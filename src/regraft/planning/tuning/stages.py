@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...data import Dataset, Prepared, with_conditions
 from ...errors import DataError, NetworkError
 from ...methods import METHODS, Begun, Method
 from ...networks.contract import Network, Scores
+from ...networks.parts.coding import ENTRANCE, LAYERS, in_condition
+from ...networks.samples import placed
 from ...training import Feed, Settings, WholeFeed
 from ..job import Carried, Job, Parts
 from ..plan import Plan
@@ -187,9 +190,26 @@ def by_method(job: Job) -> Carried:
         finished = plain
     job.network, job.items, job.test = finished, tuning.job.items, tuning.job.test
     finished.module.to(job.device)
+    _note_idle_codes_(job)
     feed = WholeFeed(finished, job.items, 1, job.device)
     test_feed = None if job.test is None else WholeFeed(finished, job.test, 1, job.device)
     return Carried(feed, history, features, frozenset(), None, test_feed)
+
+
+def _note_idle_codes_(job: Job) -> None:
+    """Take note where no code changes what the trained network says: what reads them is still zero."""
+    network = job.network
+    if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
+        return
+    network.mode_(False)
+    batch = placed(job.items.batch(job.parts.fit[:8]), job.device, layout=network.layout)
+    with torch.no_grad():
+        mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
+    if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):
+        job.notes.append(
+            "The codes change nothing: no epoch of their training was better than the start on the choosing items. More epochs, another "
+            "learning rate, or conditions that matter more to the answer may change that."
+        )
 
 
 def _with_begun(job: Job, begun: Begun) -> Job:
