@@ -89,6 +89,12 @@ def test_the_default_space_suits_the_network() -> None:
     assert "label_smoothing" not in default_space(net, "regression")
 
 
+def test_a_probe_takes_no_setting_of_a_training() -> None:
+    space = Space.from_dict({"strategy": ["probe", "head"], "learning_rate": [0.1, 0.01], "head_layers": [0, 1], "head_units": [8]}, {})
+    made = space.grid({})
+    assert made[0] == {"strategy": "probe"} and len(made) == 5 and all("learning_rate" in values for values in made[1:])
+
+
 def test_the_default_space_has_all_that_a_procedure_is_made_of() -> None:
     net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
     rates = {"learning_rate", "optimizer", "momentum", "weight_decay", "l1", "dropout", "clip_norm", "batch_size", "label_smoothing"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -269,7 +270,9 @@ def _importances(board: Board) -> dict[str, float]:
     if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
         return {}
     try:
-        found = optuna_library().importance.get_param_importances(board.study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that some name has few trials: the figures are of all that there are
+            found = optuna_library().importance.get_param_importances(board.study)
     except (RuntimeError, ValueError):  # too few trials for some name; the table has the figures
         return {}
     return {name: round(float(share), 4) for name, share in found.items()}

@@ -264,6 +264,8 @@ def _problem(name: str, value: Any, *, fixed: Mapping[str, Any]) -> str:
 
 
 def _means_something(name: str, values: Mapping[str, Any]) -> bool:
+    if values.get("strategy") == "probe" and name not in _OF_PLAN:
+        return False  # nothing is trained
     other, wanted, default = _CONDITIONS.get(name, ("", (), None))
     if not other:
         return True
