@@ -281,6 +281,9 @@ def test_a_budget_is_kept_and_one_that_is_too_small_says_what_fits(monkeypatch: 
         SettingError, match=r"budget='10s': one pass over 90 items takes about 100 s here.*200s or more, or at most 9 items"
     ):
         regraft.adapt(_net(), _hard(), budget="10s", **QUICK)
+    monkeypatch.setattr(auto_module, "pass_seconds", lambda _job: 0.2)
+    with pytest.raises(SettingError, match=r"takes about 0\.2 s here\. Give 1s or more\."):
+        regraft.adapt(_net(), _hard(), budget="0.001s", **QUICK)
 
 
 def test_what_the_budget_leaves_no_time_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,9 +77,10 @@ def _check_budget(job: Job) -> None:
     needed = pass_seconds(job)
     if needed > budget:
         fits = int(len(job.items) * budget / needed)
+        fewer = f", or at most {fits:,} items" if fits > 1 else ""
         raise SettingError(
             f"budget={job.plan.budget!r}: one pass over {len(job.items):,} items takes about {needed:.3g} s here. "
-            f"Give {2 * needed:.0f}s or more, or at most {fits:,} items."
+            f"Give {math.ceil(2 * needed)}s or more{fewer}."
         )
 
 
