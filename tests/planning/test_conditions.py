@@ -204,6 +204,11 @@ def test_names() -> None:
         regraft.adapt_condition(net, (data.items, data.targets))
     with pytest.raises(DataError, match=r"items of 2 conditions .* cannot be told apart"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), ["p", "q"])
+    for names in (3, ["new", 3]):
+        with pytest.raises(SettingError, match=r"Received 3 \(int\) as the name of a condition; expected text, '3'"):
+            regraft.adapt_condition(net, items(("new",)), names)
+    with pytest.raises(NetworkError, match=r"The condition 3 is not known; known: 'ada', .*'fay'. Learn"):
+        net.predict(items().items, 3)
     with pytest.raises(SettingError, match="Received 'mean' as names of conditions"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), "mean")
 
@@ -378,3 +383,19 @@ def test_an_input_for_each_class(family: str) -> None:
         regraft.tune_input(net, items(), input="Z")
     with pytest.raises(SettingError, match="takes several inputs"):
         regraft.tune_input(beside(family), ["a"])
+
+
+@both
+def test_a_start_without_slope_is_refused(family: str) -> None:
+    net, flat = beside(family), items(("x",))
+    with torch.no_grad():
+        for tensor in net.state().values():
+            tensor.zero_()
+    with pytest.raises(SettingError, match=r"no slope at the start \(zeros\).* start="):
+        regraft.tune_input(net, flat, input="Z")
+
+
+@both
+def test_items_that_lack_an_input_of_the_network_are_told_before_anything_is_trained(family: str) -> None:
+    with pytest.raises(NetworkError, match=r"takes the inputs 'X', 'Z', .*'Z' is the code of a condition, .*input='Z'"):
+        regraft.adapt(beside(family), items(("x", "y")), strategy="codes", epochs=1)

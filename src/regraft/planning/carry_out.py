@@ -16,7 +16,7 @@ from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_his
 from .job import Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import Plan
-from .preparing import preprocessing_for
+from .preparing import check_inputs, preprocessing_for
 from .result import Result
 from .strategies import run_strategy
 from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
@@ -84,6 +84,7 @@ def _job(  # over the limit: what a run is made of
     net: Network, items: Prepared, *, plan: Plan, parts: Parts, out: Path | None, resume: bool, test: Prepared | None
 ) -> Job:
     """Return the work on a copy of the network that has a head for each task, once it is known that all fits together."""
+    check_inputs(net, items.preprocessing)
     check_tasks(items.data, plan, valid=parts.valid)
     check_switches(net, items.data, plan=plan)
     network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)

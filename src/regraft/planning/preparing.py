@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ..data import (
     ArrayPreprocessing,
@@ -15,10 +16,10 @@ from ..data import (
     default_preprocessing,
     preprocessing_from_dict,
 )
-from ..errors import DataError
+from ..errors import DataError, NetworkError
 from ..networks.contract import Network
 
-__all__ = ["output_names", "preprocessing_for"]
+__all__ = ["check_inputs", "output_names", "preprocessing_for"]
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:
@@ -47,6 +48,33 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
         DataError: if the kind of the data, or the columns beside the items, do not go with the network.
     """
     return _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
+
+
+def check_inputs(net: Network, own: Preprocessing) -> None:
+    """Raise if a network cannot do without inputs that its items do not give.
+
+    Args:
+        net: the network.
+        own: its preprocessing.
+
+    Raises:
+        NetworkError: naming the inputs, and what there is for one that is the code of a condition.
+    """
+    named = net.sample if isinstance(net.sample, dict) else {}
+    if len(named) < 2 or own.kind not in ("array", "image", "audio"):
+        return
+    twin = net.copy()
+    twin.mode_(False)
+    try:
+        with torch.no_grad():
+            twin.scores(next(iter(named.values())))
+    except (TypeError, ValueError) as error:
+        last = list(named)[-1]
+        raise NetworkError(
+            f"The network takes the inputs {', '.join(map(repr, named))}, and the items give one tensor. Where {last!r} is the code of "
+            f"a condition, regraft.adapt_condition(net, data, input={last!r}) learns it, for one condition or many, and leaves the network "
+            "as it is. Otherwise give a network that takes the items alone."
+        ) from error
 
 
 def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...], columns: bool = False) -> Preprocessing:

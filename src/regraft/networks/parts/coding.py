@@ -55,9 +55,10 @@ class Coding:
         if condition == MEAN:
             return 0
         known = ", ".join(map(repr, self.conditions[:12])) + (f" and {len(self.conditions) - 12} more" if len(self.conditions) > 12 else "")
-        near = near_names(condition, self.conditions)
+        near = near_names(str(condition), self.conditions)
+        said = f"{near} Known: {known}" if near.endswith("?") else f"; known: {known or 'none'}"
         raise NetworkError(
-            f"The condition {condition!r} is not known{near} Known: {known}. Learn its code with regraft.adapt_condition, or take the mean "
+            f"The condition {condition!r} is not known{said}. Learn its code with regraft.adapt_condition, or take the mean "
             f"code with condition={MEAN!r}."
         )
 

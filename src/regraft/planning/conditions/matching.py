@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
             f"The {len(data)} items have no conditions beside them, and no name was given. Read them with condition=, a column or an "
             "array, or give the name of the condition that all of them are of."
         )
-    asked = [names] if isinstance(names, str) else list(names or ())
+    several = names is None or (isinstance(names, Iterable) and not isinstance(names, str))
+    asked: list[str] = list(names or ()) if several else [cast(str, names)]
     wanted = asked if names is not None or given is None else list(dict.fromkeys(given.tolist()))
     if not wanted or not len(data):
         raise DataError(f"{len(data)} items of {len(wanted)} conditions were received; expected one or more of each.")
@@ -57,6 +59,11 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
 
 
 def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
+    other = [name for name in wanted if not isinstance(name, str)]
+    if other:
+        raise SettingError(
+            f"Received {other[0]!r} ({type(other[0]).__name__}) as the name of a condition; expected text, {str(other[0])!r}."
+        )
     if MEAN in wanted or "" in wanted or len(set(wanted)) < len(wanted):
         raise SettingError(
             f"Received {listed(map(repr, wanted))} as names of conditions; expected different ones, none empty, none {MEAN!r}."

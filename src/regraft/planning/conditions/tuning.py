@@ -69,7 +69,7 @@ def tune_input(
         The inputs.
 
     Raises:
-        SettingError: if the network has no such input, or the start has another shape.
+        SettingError: if the network has no such input, or the start has another shape, or the loss has no slope there.
         NetworkError: if the input is not made of real numbers.
         DataError: if classes or items do not go with the network.
     """
@@ -81,8 +81,14 @@ def tune_input(
     first = np.zeros(shape, np.float32) if start is None else np.asarray(start, np.float32)
     if first.shape not in (shape, (len(whole.names), *shape)) or not np.isfinite(first).all():
         raise SettingError(f"start has the shape {first.shape}; expected finite numbers of shape {shape}, as the network takes them.")
-    begun = np.broadcast_to(first, (len(whole.names), *shape)).reshape(len(whole.names), -1)
-    found = minimise(fit, whole.evaluate(twin), start=begun, steps=steps, step=step)
+    begun = np.broadcast_to(first, (len(whole.names), *shape)).reshape(len(whole.names), -1).copy()
+    evaluate = whole.evaluate(twin)
+    if not evaluate(begun, np.arange(len(begun)))[1].any():
+        raise SettingError(
+            f"The loss has no slope at the start ({'zeros' if start is None else 'as given'}), so that no step can be taken; many "
+            "networks answer alike to inputs near zero. Give another with start=, such as an item, or small random numbers."
+        )
+    found = minimise(fit, evaluate, start=begun, steps=steps, step=step)
     values = found.values.astype(np.float32).reshape(len(whole.names), *shape)
     return TunedInput(values, whole.names, found.losses, found.path)
 
