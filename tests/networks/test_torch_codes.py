@@ -47,7 +47,8 @@ def in_rows(network: TorchNetwork, *rows: int) -> dict[str, Tensor]:
 def coded(name: str, into: str = "layers") -> TorchNetwork:
     """Return a network with codes whose maps are not zero any more."""
     found = opened(name).coded(replace(CODING, into=into), seed=1)
-    shaken_(found, "maps" if into == "layers" else "entrance.last")
+    for part in ("maps",) if into == "layers" else ("entrance.last", "entrance.maps"):
+        shaken_(found, part)
     return found
 
 
@@ -123,12 +124,28 @@ def test_an_adaptation_network_before_the_input(name: str, width: int) -> None:
     assert same(scores(found, in_rows(found, 1, 2)), scores(net))
     assert len(found.state()["entrance.first.weight"]) == width and found.blocks[0].name == "entrance"
     shaken_(found, "entrance.last")
-    moved, folded = scores(found, in_rows(found, 1, 2)), found.folded("bob")
-    assert not near(moved, scores(net)) and not torch.allclose(moved["main"][1], scores(found, in_rows(found, 1, 1))["main"][1])
-    assert torch.allclose(scores(folded)["main"][1], moved["main"][1], atol=1e-6)
-    assert isinstance(folded.sample, Tensor) and "entrance.code.weight" not in folded.state()
+    for layer in (0, 1):  # each of the two reads the code
+        part = found.copy()
+        shaken_(part, f"entrance.maps.{layer}")
+        moved, folded = scores(part, in_rows(part, 1, 2)), part.folded("bob")
+        assert not torch.allclose(moved["main"][1], scores(part, in_rows(part, 1, 1))["main"][1])
+        assert torch.allclose(scores(folded)["main"][1], moved["main"][1], atol=1e-6)
+        assert isinstance(folded.sample, Tensor) and not any("entrance.maps" in key for key in folded.state())
     with pytest.raises(NetworkError, match="takes the inputs input_ids"):
         opened("bert").coded(replace(CODING, into="entrance"))
+
+
+def test_an_adaptation_network_by_hand() -> None:
+    net = open_torch(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), inputs=(2,))
+    found = net.coded(Coding(2, ("a",), into="entrance"), seed=0)
+    for part in ("first", "last", "maps"):
+        shaken_(found, f"entrance.{part}")
+    names = ("first.weight", "first.bias", "last.weight", "last.bias", "maps.0.weight", "maps.1.weight")
+    w1, b1, w2, b2, to1, to2 = (found.state()[f"entrance.{name}"] for name in names)
+    x, code = torch.tensor([[0.5, -1.0]]), found.code_table().detach()[1]
+    given = x + (x @ w1.T + b1 + to1 @ code).relu() @ w2.T + b2 + to2 @ code
+    expected = found.module.network(given)
+    assert torch.allclose(scores(found, {"inputs": x, "condition": torch.tensor([1])})["main"], expected, atol=1e-6)
 
 
 def test_the_code_is_an_input_of_the_network() -> None:

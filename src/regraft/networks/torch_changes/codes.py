@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module, Parameter
+from torch.nn import Module, Parameter
 
 from ...errors import NetworkError, near_names
 from ..contract import Coding, Inputs
@@ -198,7 +198,5 @@ def _with_fixed_code(around: CodedNetwork, code: Tensor, *, only: str) -> Module
         name, shape, dtype = around.filled
         return GivenInput(around.network, name, value=code.detach().reshape(1, *shape).to(dtype), only=only)
     entrance = cast(ResidualEntrance, around.entrance)
-    with torch.no_grad():
-        fold_(entrance.first, shift=cast(Linear, entrance.code)(code))
-    entrance.code = None
+    entrance.fold_(code)
     return EntranceNetwork(around.network, entrance)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Identity, Linear, Module, ModuleList, Parameter
 
 from ..parts.coding import CODE_SPREAD
-from ..torch_parts.sites import Site, changed_at
+from ..torch_parts.sites import Site, changed_at, fold_
 
 __all__ = [
     "AdjustedNetwork",
@@ -147,9 +147,9 @@ class CodeMap(Linear):
 
 
 class ResidualEntrance(Module):
-    """An adaptation network: x + W2 relu(W1 x + b1 + B s) + b2 over the features (channels) of the input.
+    """An adaptation network: x + W2 relu(W1 x + b1 + B1 s) + b2 + B2 s over the features (channels) of the input.
 
-    W1 and B together read [x; s]. W2 and b2 are zero at first: x passes as it is.
+    Each of its two layers reads the code: W and B together read [x; s]. W2, b2 and both B are zero at first: x passes as it is.
 
     Args:
         channels: features of the input.
@@ -160,29 +160,42 @@ class ResidualEntrance(Module):
 
     Attributes:
         first: W1 and b1.
-        code: B, (h, size); None where the code of one condition has been folded into b1.
         last: W2 and b2.
+        maps: B1 (h, size) and B2 (channels, size); None where the code of one condition has been folded into b1 and b2.
         channels_last: whether the features are the last axis.
+
+    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
     """
 
     def __init__(self, channels: int, size: int, *, hidden: int, rank: int, last: bool) -> None:
         super().__init__()
         self.channels_last = last
         self.first = over_channels(channels, hidden, rank=rank, last=last)
-        self.code: Linear | None = Linear(size, hidden, bias=False)
         self.last = over_channels(hidden, channels, rank=rank, last=last)
+        self.maps: ModuleList | None = ModuleList([CodeMap(size, hidden), CodeMap(size, channels)])
         with torch.no_grad():
             for parameter in self.last.parameters():
                 parameter.zero_()
 
     def forward(self, inputs: Tensor, codes: Tensor | None = None) -> Tensor:
         """Return the inputs, of the same shape, changed as their codes (N, size) have it."""
-        hidden = cast(Tensor, self.first(inputs))
-        if self.code is not None and codes is not None:
-            shift = cast(Tensor, self.code(codes)).to(hidden.dtype)
-            ones = (1,) * (hidden.ndim - 2)
-            hidden = hidden + (shift.reshape(shift.shape[0], *ones, -1) if self.channels_last else shift.reshape(shift.shape[0], -1, *ones))
-        return inputs + cast(Tensor, self.last(hidden.relu()))
+        hidden = self._shifted(self.first(inputs), codes, layer=0).relu()
+        return inputs + self._shifted(self.last(hidden), codes, layer=1)
+
+    def _shifted(self, values: Tensor, codes: Tensor | None, *, layer: int) -> Tensor:
+        """Return what a layer gave, with its map of the codes added."""
+        if codes is None or self.maps is None:
+            return values
+        shift = cast(Tensor, self.maps[layer](codes.to(values.dtype)))
+        ones = (1,) * (values.ndim - 2)
+        return values + (shift.reshape(shift.shape[0], *ones, -1) if self.channels_last else shift.reshape(shift.shape[0], -1, *ones))
+
+    def fold_(self, code: Tensor) -> None:
+        """Make the shifts of one code (size,) part of the biases, and read none any more."""
+        with torch.no_grad():
+            for layer, own in zip((self.first, self.last), self.maps or (), strict=True):
+                fold_(layer, shift=own(code.to(cast(Tensor, own.weight))))
+        self.maps = None
 
 
 class EntranceNetwork(Module):
