@@ -1,6 +1,6 @@
 """What a code for a new condition is worth, beside every other way to adapt, with 1 to 20 examples.
 
-    python benchmarks/conditions.py [--only PART_OF_A_NAME] [--family keras] [--out benchmarks/conditions.json]
+    python benchmarks/conditions.py [--only WORLD] [--way PART_OF_A_NAME] [--family keras] [--out benchmarks/conditions.json]
     python benchmarks/conditions.py --batch
 
 Two made worlds of 60 + 20 conditions: the voices of `examples/conditions.py`, and digits seen through distorting devices. A network
@@ -8,6 +8,7 @@ learns all items of the 60, without their conditions; then it learns codes. Each
 judged by items of its own that choose nothing. Codes have the defaults of `regraft.adapt_condition`. The other ways train a copy of the
 network a condition, by full-batch steps of AdamW; of three rates times three numbers of steps each gets those that are best *on the test
 items, for every k*, which flatters them. Intervals are over the 20 conditions; the change against "no adaptation" is paired.
+`--only` is of a world, `--way` of a way to adapt; the other rows of the file are kept.
 `--batch` times 200 new conditions in one call against 200 calls.
 """
 
@@ -196,24 +197,25 @@ def by_training(net: Any, world: World, way: str, *, count: int) -> list[float]:
 # ── the table ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def compare(world: World, family: str) -> dict[str, Any]:
-    """Return the share wrong of each new condition, by way and number of examples."""
+def compare(world: World, family: str, way: str) -> dict[str, Any]:
+    """Return the share wrong of each new condition, by way and number of examples; of those ways that have `way` in their names."""
     import regraft
 
     options, started = {**TRAINING, "statistics": False}, time.perf_counter()
     source = regraft.adapt(untrained(world, family), (world.x, world.y), strategy="scratch", **options).network
-    longer = regraft.adapt(source, (world.x, world.y), strategy="full", layer_decay=1.0, **options).network
     data, found = regraft.read((world.x, world.y), condition=world.conditions), {}
     found["no adaptation"] = always(wrong(source, draws) for draws in world.new)
-    found["no adaptation, trained on"] = always(wrong(longer, draws) for draws in world.new)
-    for training in ("joint", "direct", "entrance"):
+    if way in "no adaptation, trained on":
+        longer = regraft.adapt(source, (world.x, world.y), strategy="full", layer_decay=1.0, **options).network
+        found["no adaptation, trained on"] = always(wrong(longer, draws) for draws in world.new)
+    for training in (name for name in ("joint", "direct", "entrance") if way in f"codes, {name}"):
         coded = regraft.adapt(source, data, strategy="codes", training=training, **options).network
         found[f"mean code, {training}"] = always(wrong(coded, draws) for draws in world.new)
         found[f"codes, {training}"] = {count: with_codes(coded, world, count) for count in COUNTS}
         print(f"{world.name}: {training} codes done after {time.perf_counter() - started:.0f} s", flush=True)
-    for way in WAYS:
-        found[way] = {count: by_training(source, world, way, count=count) for count in COUNTS}
-        print(f"{world.name}: {way} done after {time.perf_counter() - started:.0f} s", flush=True)
+    for name in (name for name in WAYS if way in name):
+        found[name] = {count: by_training(source, world, name, count=count) for count in COUNTS}
+        print(f"{world.name}: {name} done after {time.perf_counter() - started:.0f} s", flush=True)
     return found
 
 
@@ -275,6 +277,7 @@ def main() -> None:
     """Run the worlds, print the tables, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
+    parser.add_argument("--way", default="")
     parser.add_argument("--family", choices=("torch", "keras"), default="torch")
     parser.add_argument("--batch", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("conditions.json"))
@@ -288,12 +291,12 @@ def main() -> None:
     for make in makers:
         if asked.only in make.__name__:
             world = make()
-            shares = compare(world, asked.family)
+            shares = compare(world, asked.family, asked.way)
             rows = {
                 way: {count: row(by_count[count], shares["no adaptation"][count]) for count in COUNTS} for way, by_count in shares.items()
             }
             print(f"\n{world.name}\n\n{table(rows)}\n", flush=True)
-            written[f"{world.name}, {asked.family}"] = rows
+            written.setdefault(f"{world.name}, {asked.family}", {}).update(rows)
     asked.out.write_text(json.dumps(written, indent=1) + "\n")
 
 
