@@ -19,7 +19,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import read
 from regraft.errors import DataError, SettingError
-from regraft.planning.search import Space, bench
+from regraft.planning.search import Space, bench, searching
 from regraft.planning.search.bench import Outcome
 from regraft.planning.search.board import Board, Options
 from regraft.planning.search.folds import folds_of
@@ -192,6 +192,55 @@ def test_a_trial_that_fails_does_not_end_the_search_unless_all_do() -> None:
     assert "no block, layer or module of that name" in study.trials[1].error
     with pytest.raises(SettingError, match=r"None of 1 trials came to its end.*frozen='nowhere'"):
         regraft.search(_net(), examples.pictures(40), space={"frozen": ["nowhere"]}, trials=1, strategy="partial", **QUICK)
+
+
+def _by_default(trials: int, **named: Any) -> Any:
+    return regraft.search(_net(), examples.pictures(60), trials=trials, epochs=1, cache="memory", **named)
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "median"), ("random", "hyperband"), ("grid", None)])
+def test_a_search_of_the_default_space_begins_with_the_closed_form(sampler: str, pruner: str | None, tmp_path: Path) -> None:
+    study = _by_default(6, sampler=sampler, pruner=pruner, out=tmp_path)
+    assert [trial.values["strategy"] == "probe" for trial in study.trials] == [True, *[False] * 5]
+    assert study.trials[0].values == {"strategy": "probe"} and study.trials[0].figure is not None
+    assert "probe" not in study.space["strategy"] and " probe " in study.table()
+    assert study.plot(tmp_path / "trials.png").stat().st_size > 2000
+    again = _by_default(7, sampler=sampler, pruner=pruner, out=tmp_path)  # a second process, or a further call
+    assert [trial.values for trial in again.trials[:6]] == [trial.values for trial in study.trials]
+    assert sum(trial.values["strategy"] == "probe" for trial in again.trials) == 1
+
+
+def test_the_closed_form_can_win_and_its_plan_can_be_given_back() -> None:
+    study = _by_default(1)
+    assert study.best.strategy == "probe" and study.result is not None and study.importances == {}
+    assert regraft.adapt(study.network, examples.pictures(60), strategy=study.best).scores == study.scores
+
+
+def test_a_space_of_ones_own_has_no_trial_from_elsewhere() -> None:
+    space = {"strategy": ["head"], "learning_rate": [0.1]}
+    study = regraft.search(_net(), examples.pictures(40), space=space, trials=1, **QUICK)
+    assert study.trials[0].values["strategy"] == "head"
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])  # the first trial is the best of all, or the worst
+def test_importances_are_those_of_the_trials_that_the_sampler_took(direction: str) -> None:
+    board = _board(trials=16, sampler="tpe", direction=direction, first={"strategy": "probe"})
+    while board.carry_out(lambda values, report: Outcome((values.get("learning_rate", 0.5),), 0.0)):
+        pass
+    found = searching._importances(board)
+    assert set(found) == set(RATES) and found["learning_rate"] > 0.5
+    assert board._in("COMPLETE")[0].user_attrs["values"] == {"strategy": "probe"} and len(board._in("COMPLETE")) == 16
+
+
+def test_the_first_trial_of_a_killed_process_is_done_again_and_put_in_line_once(tmp_path: Path) -> None:
+    first, second = _board(tmp_path, first={"strategy": "probe"}), _board(tmp_path, first={"strategy": "probe"})
+    killed, going = first.next(), second.next()
+    assert killed is not None and going is not None and first._worker is not None
+    assert killed[1] == {"strategy": "probe"} and set(going[1]) == set(RATES)
+    first._worker._file.close()
+    again = second.next()
+    assert again is not None and again[1] == {"strategy": "probe"} and again[0].user_attrs["again"] == killed[0].number
+    assert second.next() is not None and len(second._in("WAITING")) == 0
 
 
 def test_wrong_words_are_told_at_once() -> None:

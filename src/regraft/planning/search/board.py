@@ -42,6 +42,7 @@ class Options:
         direction: "maximize" or "minimize".
         steps: most steps that a trial reports.
         identity: digest of network, data and space; a study of another one is refused.
+        first: values of the first trial, which need not be of the space; None where the sampler takes all.
     """
 
     trials: int
@@ -51,6 +52,7 @@ class Options:
     direction: str
     steps: int
     identity: str
+    first: Mapping[str, Any] | None = None
 
 
 def optuna_library() -> ModuleType:
@@ -118,7 +120,7 @@ class Board:
             self._worker = Worker(self.folder)
         pruners = {
             None: optuna.pruners.NopPruner,
-            "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+            "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5 + (options.first is not None), n_warmup_steps=1),
             "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(options.steps, 1)),
         }
         with self.alone():
@@ -131,6 +133,8 @@ class Board:
             known = self.study.user_attrs.get("identity", options.identity)
             if known == options.identity:
                 self.study.set_user_attr("identity", known)
+                if options.first is not None and not self.study.get_trials(deepcopy=False):
+                    self.study.enqueue_trial({}, user_attrs={"given": dict(options.first)})
         if known != options.identity:
             self.leave()
             raise SettingError(
@@ -164,7 +168,7 @@ class Board:
             trial = self.study.ask()
             if self._worker is not None:
                 trial.set_user_attr("worker", self._worker.name)
-            values = self.space.suggested(trial, self.fixed)
+            values = trial.user_attrs.get("given") or self.space.suggested(trial, self.fixed)
             trial.set_user_attr("values", values)
             return trial, values
 
@@ -231,7 +235,9 @@ class Board:
             if self._worker is None or self._worker.is_alive(_worker_of(trial)):
                 continue
             self.study.tell(trial.number, state=states.FAIL)
-            if "values" in trial.user_attrs:
+            if "given" in trial.user_attrs:
+                self.study.enqueue_trial({}, user_attrs={"given": trial.user_attrs["given"], "again": trial.number})
+            elif "values" in trial.user_attrs:
                 self.study.enqueue_trial(trial.user_attrs["values"], user_attrs={"again": trial.number})
 
     def _count(self) -> int:

@@ -26,7 +26,7 @@ from ..result import Result
 from .bench import METRICS, Bench
 from .board import PRUNERS, SAMPLERS, Board, Options, counts, optuna_library
 from .folds import folds_of
-from .space import Range, Space, default_space, plan_for
+from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
 
 __all__ = ["Asked", "run_search"]
@@ -117,6 +117,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
             bench.direction,
             bench.longest * len(bench.folds),
             _identity(bench, asked, space=space),
+            CLOSED_FORM if asked.space is None else None,
         )
         with _quiet():
             board = Board(options, space, bench.fixed, None if asked.out is None else Path(asked.out))
@@ -266,13 +267,17 @@ def _records(board: Board) -> list[TrialRecord]:
 
 
 def _importances(board: Board) -> dict[str, float]:
-    done = [trial for trial in board.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    """Return what each name explains among the trials that the sampler took; one that was given has none of them."""
+    trials = board.study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if trial.state.name == "COMPLETE" and "given" not in trial.user_attrs]
     if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
         return {}
+    taken = optuna_library().create_study(direction=board.options.direction)
+    taken.add_trials(done)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that some name has few trials: the figures are of all that there are
-            found = optuna_library().importance.get_param_importances(board.study)
+            found = optuna_library().importance.get_param_importances(taken)
     except (RuntimeError, ValueError):  # too few trials for some name; the table has the figures
         return {}
     return {name: round(float(share), 4) for name, share in found.items()}

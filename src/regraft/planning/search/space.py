@@ -14,8 +14,10 @@ from ...networks.contract import Network
 from ...training import Settings
 from ..plan import Plan, make_plan
 
-__all__ = ["HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
+__all__ = ["CLOSED_FORM", "HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
 
+CLOSED_FORM = {"strategy": "probe"}
+"""The first trial of a search of the default space: what needs no training, beside what is trained."""
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Of further layers below the head; they are no settings of a plan but a change of the network."""
 _NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights")
