@@ -162,6 +162,13 @@ def test_an_adaptation_network_before_the_input(name: str) -> None:
     torch.testing.assert_close(scores(trained.folded("ann"), without(trained.sample)), ann, atol=1e-5, rtol=1e-5)
 
 
+def test_items_that_lack_an_input_are_told_which() -> None:
+    net = regraft.load(opened("two inputs").module)
+    for ask in (net.predict, net.raw_scores, net.features):
+        with pytest.raises(NetworkError, match="takes the inputs 'X', 'Z', and the items do not give 'Z'"):
+            ask(np.zeros((3, 6), np.float32))
+
+
 def test_a_code_takes_the_place_of_an_input() -> None:
     network = opened("two inputs")
     twin = network.coded(replace(CODING, into="input Z"), seed=1)

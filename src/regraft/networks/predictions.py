@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import NetworkError, RegraftError
+
 if TYPE_CHECKING:
     from .contract import Head, Inputs, Network
 
@@ -49,11 +51,35 @@ def concatenated(function: Callable[[Inputs], Tensor], network: Network, *, item
 
     Returns:
         (N, …) float32.
+
+    Raises:
+        NetworkError: if the network cannot do without an input that the items do not give.
     """
     network.mode_(False)
     with torch.inference_mode():
-        parts = [function(batch).float().cpu().numpy() for batch in _batches(network, items, batch_size=batch_size)]
+        batches = _batches(network, items, batch_size=batch_size)
+        parts = [_of_batch(function, network, batch=batch).float().cpu().numpy() for batch in batches]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def _of_batch(function: Callable[[Inputs], Tensor], network: Network, *, batch: Inputs) -> Tensor:
+    """Return what a function makes of one batch.
+
+    Raises:
+        NetworkError: if it fails and inputs that the network takes are missing; some can be left out, so it is tried first.
+    """
+    try:
+        return function(batch)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        names = list(network.sample) if isinstance(network.sample, dict) else []
+        missing = [name for name in names if name not in batch] if isinstance(batch, dict) else names[1:]
+        if not missing or isinstance(error, RegraftError | torch.OutOfMemoryError):
+            raise
+        raise NetworkError(
+            f"The network takes the inputs {', '.join(map(repr, names))}, and the items do not give {' and '.join(map(repr, missing))}. "
+            f"Where {missing[0]!r} is the code of a condition, regraft.adapt_condition(net, data, input={missing[0]!r}) learns it; where it "
+            f"is at hand, net.scores takes tensors by name. (Without it: {str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def _batches(network: Network, items: Any, *, batch_size: int) -> Iterator[Inputs]:
