@@ -243,6 +243,26 @@ def test_the_first_trial_of_a_killed_process_is_done_again_and_put_in_line_once(
     assert second.next() is not None and len(second._in("WAITING")) == 0
 
 
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_plan_of_the_lower_loss_is_taken_of_equal_figures(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {0.1: (0.7,), 0.01: (0.2,), 0.001: (0.2,)}
+    monkeypatch.setattr(bench.Bench, "run", lambda self, values, report: Outcome((0.5,), 0.0, losses[values["learning_rate"]]))
+    metric = "accuracy" if direction == "maximize" else "ece"
+    study = regraft.search(
+        _net(), examples.pictures(40), space={"learning_rate": list(losses)}, sampler="grid", trials=3, metric=metric, **QUICK
+    )
+    assert study.best_trial.values == {"learning_rate": 0.01} and study.best_trial.number == 1 == study.ranked()[0].number
+    assert study.to_dict()["trials"][1]["losses"] == (0.2,)
+
+
+@pytest.mark.parametrize(("task", "loss"), [("classification", "log_loss"), ("regression", "rmse")])
+def test_every_trial_tells_its_loss(task: str, loss: str) -> None:
+    pictures, labels = examples.pictures(40)
+    data = read((pictures, labels if task == "classification" else pictures.mean((1, 2, 3))))
+    study = regraft.search(_net(), data, space={"strategy": ["probe"]}, trials=1, metric=loss, folds=2, **QUICK)
+    assert study.trials[0].losses == study.trials[0].folds and len(study.trials[0].losses) == 2
+
+
 def test_wrong_words_are_told_at_once() -> None:
     with pytest.raises(SettingError, match=r"sampler='tp'.*did you mean 'tpe'.*metric='acuracy'.*trials=0.*folds=1"):
         regraft.search(_net(), examples.pictures(40), sampler="tp", metric="acuracy", trials=0, folds=1)

@@ -34,6 +34,18 @@ def test_the_standard_error_is_that_of_the_mean_over_the_folds() -> None:
     assert TrialRecord(0, {}, "complete", 0.5, (0.5,)).standard_error is None
 
 
+def test_of_equal_figures_the_lower_loss_decides_then_the_earlier_trial() -> None:
+    sums = (0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3
+    losses = {0: (0.9,), 1: (0.4, 0.6), 2: (0.5,), 3: (), 4: (0.1,), 5: (float("nan"),)}
+    trials = [TrialRecord(number, {}, "complete", sums[number % 2], losses=loss) for number, loss in losses.items()]
+    trials[4] = TrialRecord(4, {}, "complete", 0.1, losses=(0.1,))
+    ended = TrialRecord(6, {}, "pruned")
+    falling = sorted([ended, *trials], key=lambda trial: trial.rank("minimize"))
+    assert sums[0] != sums[1]
+    assert [trial.number for trial in falling] == [4, 1, 2, 0, 3, 5, 6]
+    assert [trial.number for trial in sorted([ended, *trials], key=lambda trial: trial.rank("maximize"))] == [1, 2, 0, 3, 5, 4, 6]
+
+
 def test_places_on_an_axis() -> None:
     places, labels = positions([1e-3, 1e-1, 1e-2, ""], log=True)
     assert places[:3] == pytest.approx([0, 1, 0.5]) and places[3] is None

@@ -31,6 +31,8 @@ METRICS: dict[str, tuple[str, ...]] = {
     "regression": ("rmse", "mae", "r2"),
 }
 """Kind of task -> figures that can choose; the first one is the default."""
+_LOSSES = {"classification": "log_loss", "multi-label": "log_loss", "regression": "rmse"}
+"""Kind of task -> the figure that decides between trials that are equal in the one that chooses."""
 _FALLING = ("log_loss", "ece", "brier", "rmse", "mae")
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
@@ -67,10 +69,11 @@ def carried_out(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial came to: its figure on each fold, and its seconds."""
+    """What one trial came to: its figure on each fold, its seconds, and its loss on each fold, which decides between equal figures."""
 
     figures: tuple[float, ...]
     seconds: float
+    losses: tuple[float, ...] = ()
 
 
 @dataclass
@@ -115,9 +118,9 @@ class Bench:
             report: told of a figure and its step after every epoch; what it raises ends the trial.
 
         Returns:
-            The figure on each fold.
+            The figure and the loss on each fold.
         """
-        began, figures = time.perf_counter(), []
+        began, figures, losses = time.perf_counter(), [], []
         network, plan = self.prepared(values)
         for number, (rest, valid) in enumerate(self.folds):
             parts = learning_parts(self.items.data, plan, rest=rest, valid=valid)
@@ -126,7 +129,8 @@ class Bench:
                 job, carried = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
             found = judged(job, carried.feed, items=self.items, indices=parts.valid)[self.items.data.name].figures
             figures.append(float(found[self.metric]))
-        return Outcome(tuple(figures), round(time.perf_counter() - began, 3))
+            losses.append(float(found[_LOSSES[self.items.data.task]]))
+        return Outcome(tuple(figures), round(time.perf_counter() - began, 3), tuple(losses))
 
 
 @dataclass

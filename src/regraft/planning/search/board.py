@@ -199,6 +199,7 @@ class Board:
             self._finish(trial, state="FAIL", seconds=time.perf_counter() - began)
         else:
             trial.set_user_attr("folds", list(outcome.figures))
+            trial.set_user_attr("losses", list(outcome.losses))
             value = float(np.mean(outcome.figures))
             self._finish(trial, state="COMPLETE" if math.isfinite(value) else "FAIL", seconds=outcome.seconds, value=value)
         return True

@@ -200,8 +200,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
     if not done:
         errors = list(dict.fromkeys(record.error for record in records if record.error))
         raise SettingError(f"None of {len(records)} trials came to its end. {' '.join(errors[:3])} Change space= or the settings.")
-    sign = -1 if bench.direction == "maximize" else 1
-    best = min(done, key=lambda record: (sign * (record.figure or 0.0), record.number))
+    best = min(done, key=lambda record: record.rank(bench.direction))
     network, plan = bench.prepared(best.values)
     shown = f"{best.figure:.4g}"
     plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
@@ -260,6 +259,7 @@ def _records(board: Board) -> list[TrialRecord]:
             tuple(trial.user_attrs.get("folds", ())),
             float(trial.user_attrs.get("seconds", 0.0)),
             str(trial.user_attrs.get("error", "")),
+            tuple(trial.user_attrs.get("losses", ())),
         )
         for trial in board.study.get_trials(deepcopy=False)
         if trial.state.name in words and counts(trial)

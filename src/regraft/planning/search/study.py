@@ -16,6 +16,9 @@ from .plots import plot_importances, plot_trials
 
 __all__ = ["Study", "TrialRecord"]
 
+_DIGITS = 12
+"""Means over folds are equal up to so many digits: the order of a sum is no merit."""
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -29,6 +32,7 @@ class TrialRecord:
         folds: the figure on each fold.
         seconds: how long it took.
         error: why it failed, or "".
+        losses: the loss on each fold: log-loss, or for regression the root mean squared error.
     """
 
     number: int
@@ -38,6 +42,7 @@ class TrialRecord:
     folds: tuple[float, ...] = ()
     seconds: float = 0.0
     error: str = ""
+    losses: tuple[float, ...] = ()
 
     @property
     def standard_error(self) -> float | None:
@@ -46,6 +51,18 @@ class TrialRecord:
         if count < 2 or self.figure is None:
             return None
         return math.sqrt(sum((figure - self.figure) ** 2 for figure in self.folds) / (count - 1) / count)
+
+    def rank(self, direction: str) -> tuple[float, float, int]:
+        """Return what trials are put in order by, the lowest first: the figure; of equal ones the loss; then which was earlier.
+
+        Args:
+            direction: "maximize" or "minimize".
+        """
+        if self.figure is None:
+            return math.inf, math.inf, self.number
+        loss = sum(self.losses) / len(self.losses) if self.losses else math.inf
+        figure = round(-self.figure if direction == "maximize" else self.figure, _DIGITS)
+        return figure, loss if math.isfinite(loss) else math.inf, self.number
 
 
 @dataclass(frozen=True)
@@ -82,9 +99,8 @@ class Study:
     folder: Path | None = None
 
     def ranked(self) -> list[TrialRecord]:
-        """Return the trials, best first; pruned and failed ones come last, in their order."""
-        sign = -1 if self.direction == "maximize" else 1
-        return sorted(self.trials, key=lambda trial: (trial.figure is None, sign * (trial.figure or 0.0), trial.number))
+        """Return the trials, best first, of equal figures the lower loss first; pruned and failed ones come last, in their order."""
+        return sorted(self.trials, key=lambda trial: trial.rank(self.direction))
 
     def table(self, most: int = 20) -> str:
         """Return the best trials as a table for people.
