@@ -77,8 +77,8 @@ def _of_batch(function: Callable[[Inputs], Tensor], network: Network, *, batch: 
             raise
         raise NetworkError(
             f"The network takes the inputs {', '.join(map(repr, names))}, and the items do not give {' and '.join(map(repr, missing))}. "
-            f"Where {missing[0]!r} is the code of a condition, regraft.adapt_condition(net, data, input={missing[0]!r}) learns it; where it "
-            f"is at hand, net.scores takes tensors by name. (Without it: {str(error).partition(chr(10))[0]})"
+            f"Where {missing[0]!r} is the code of a condition, regraft.adapt_condition(net, data, input={missing[0]!r}) learns it; where "
+            f"it is at hand, net.scores takes tensors by name. (Without it: {str(error).partition(chr(10))[0]})"
         ) from error
 
 
