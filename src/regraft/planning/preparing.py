@@ -92,7 +92,22 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
             f"The data have the columns {', '.join(map(repr, data.column_names))} beside the items, which this network does not take. "
             f"Use regraft.join(net, {list(data.column_names)}) first, or read the data without columns=."
         )
-    return _for_items(net, own, data=data, shape=shape)
+    found = _for_items(net, own, data=data, shape=shape)
+    if isinstance(found, ArrayPreprocessing) and data.has_rows and data.notes:
+        _check_rows(found, data)
+    return found
+
+
+def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
+    """Raise if rows of numbers are not what the network takes, and say how they were read: which columns they are is seldom meant so."""
+    try:
+        replace(own, mean=None, std=None).batch(np.asarray(data[0])[None])
+    except DataError as error:
+        raise DataError(
+            f"An item has {len(data[0])} numbers; the network takes items of the shape {own.shape}. The data were read so: "
+            f"{'; '.join(data.notes)}. Name the columns that are no part of an item: numbers beside it with columns= (regraft.join makes a "
+            "network read them), others with target=, group= or condition=; remove what is left over from the table."
+        ) from error
 
 
 def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...]) -> Preprocessing:

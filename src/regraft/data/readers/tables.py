@@ -190,7 +190,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         raise DataError(
             f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
         )
-    note = f"items are the {len(numbers)} numeric columns: {listed(numbers)}" + (f"; left out: {listed(texts)}" if texts else "")
+    note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}" + (f"; left out: {listed(texts)}" if texts else "")
     return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note
 
 
