@@ -25,8 +25,13 @@ SIZES = {"lbfgs": 1.0, "adam": 0.02, "normalised": 0.01}
 MEMORY = 10
 SHORTEST = 8
 """Times that a step of L-BFGS is shortened before its row is taken to have arrived."""
+FIRST = 1e-4
+"""Share of its loss by which the first step of a row would lower it, at the least, if it fell on as steeply: however small the gradient,
+such a step shows how the loss bends. A hundred times the usual tolerance."""
 SMALL = 1e-5
 """Keeps the normalised step finite where the gradient vanishes."""
+TINY = 1e-30
+"""Keeps the first step of L-BFGS finite there; of a squared length."""
 
 
 @dataclass(frozen=True)
@@ -162,32 +167,35 @@ def _walked(evaluate: Evaluate, start: np.ndarray, *, steps: int, move: Callable
 
 
 class _Memory:
-    """The last steps of each row and the changes of its gradient; a pair without positive curvature is kept as nothing."""
+    """The last steps of each row and the changes of its gradient; a pair without positive curvature is kept as nothing.
 
-    def __init__(self) -> None:
+    Attributes:
+        pairs: steps and changes, (V, M) each, with one over their product (V,), 0 for a pair that is kept as nothing.
+        scale: (V,) one over the last curvature of each row; NaN where none has been seen yet.
+    """
+
+    def __init__(self, count: int) -> None:
         self.pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.scale: np.ndarray | None = None
+        self.scale = np.full(count, np.nan)
 
     def add(self, step: np.ndarray, change: np.ndarray) -> None:
         """Keep one pair for each row; both are (V, M), zero in rows that did not move."""
         curvature, square = (step * change).sum(1), np.square(change).sum(1)
         good = curvature > 1e-10 * np.sqrt(np.square(step).sum(1) * square)
         inverse = np.where(good, 1.0 / np.where(good, curvature, 1.0), 0.0)
-        before = np.ones(len(step)) if self.scale is None else self.scale
-        self.scale = np.where(good, curvature / np.where(good, square, 1.0), before)
+        self.scale = np.where(good, curvature / np.where(good, square, 1.0), self.scale)
         self.pairs = [*self.pairs[1 - MEMORY :], (step, change, inverse)]
 
-    def direction(self, gradient: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the step that each of the rows would take, from their gradient, (A, M)."""
+    def direction(self, gradient: np.ndarray, rows: np.ndarray, *, losses: np.ndarray) -> np.ndarray:
+        """Return the step that each of the rows would take, (A, M), from their gradient (A, M) and losses (A,), which are not 0."""
         left, weights = gradient.copy(), []
         for step, change, inverse in reversed(self.pairs):
             weight = inverse[rows] * (step[rows] * left).sum(1)
             left -= weight[:, None] * change[rows]
             weights.append(weight)
-        if self.scale is None:
-            left /= np.maximum(1.0, np.sqrt(np.square(gradient).sum(1, keepdims=True)))
-        else:
-            left *= self.scale[rows, None]
+        square = np.square(gradient).sum(1)
+        first = np.maximum(1.0 / np.maximum(1.0, np.sqrt(square)), FIRST * losses / np.maximum(square, TINY))
+        left *= np.where(np.isnan(self.scale[rows]), first, self.scale[rows])[:, None]
         for (step, change, inverse), weight in zip(self.pairs, reversed(weights), strict=True):
             left += (weight - inverse[rows] * (change[rows] * left).sum(1))[:, None] * step[rows]
         return -left
@@ -207,15 +215,17 @@ def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: 
         The last values, which are also the best.
 
     Source: Liu & Nocedal 1989, Mathematical Programming 45; Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 3.1.
-    Deviations: steps are shortened until the loss falls enough (Armijo); no second condition, pairs without curvature are left out.
+    Deviations: steps are shortened until the loss falls enough (Armijo); no second condition, pairs without curvature are left out. Until
+    a curvature is known, steps go along the gradient, as far as it is long but 1 at most; where that is little beside the loss, further.
     """
-    counted, values, memory = _Counted(evaluate), np.array(start, np.float64), _Memory()
+    counted, values, memory = _Counted(evaluate), np.array(start, np.float64), _Memory(len(start))
     losses, gradient = counted(values, np.arange(len(values)))
     path, at_work = [losses.copy()], np.abs(gradient).max(1, initial=0.0) > 0
     for _ in range(steps):
         rows = np.flatnonzero(at_work)
-        direction = memory.direction(gradient[rows], rows)
-        expected = -(gradient[rows] * direction).sum(1) > tolerance * np.maximum(np.abs(losses[rows]), tolerance)
+        sizes = np.maximum(np.abs(losses[rows]), tolerance)
+        direction = memory.direction(gradient[rows], rows, losses=sizes)
+        expected = -(gradient[rows] * direction).sum(1) > tolerance * sizes
         at_work[rows] = expected
         rows, direction = rows[expected], direction[expected]
         if not len(rows):
