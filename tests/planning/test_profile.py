@@ -102,6 +102,19 @@ def test_profile_finds_the_depth_that_knows_and_says_where_transfer_breaks() -> 
     assert found.passed == 60 and found.judged == 60
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_probe_that_knows_nothing_lies_below_chance_and_that_is_explained(grouped: bool, tmp_path: Any) -> None:
+    items, targets = np.ones((60, 1, 8, 8), np.float32), np.array(CLASSES)[np.arange(60) % 3]
+    groups = targets + np.arange(60).astype(str) if grouped else None
+    found = profile(cnn(), regraft.read((items, targets), group=groups), out=tmp_path)
+    assert {depth.value for depth in found.depths} == {0.0}
+    said = [sentence for sentence in found.warnings if sentence.startswith("Clearly below chance (33.3 %): 'input'")]
+    assert len(said) == 1 and "means no more than chance" in found.table() + str(found)
+    assert "means no more than chance" in (tmp_path / "profile.html").read_text(encoding="utf-8")
+    bright = (items + (np.arange(60) % 3)[:, None, None, None]).astype(np.float32)
+    assert not any("below chance" in sentence for sentence in profile(cnn(), (bright, targets)).warnings)
+
+
 def test_plain_data_both_ways_page_plot_and_plan(tmp_path: Any) -> None:
     found = profile(cnn(), textures(), out=tmp_path)
     assert regraft.Profile.from_dict(json.loads(json.dumps(found.to_dict()))) == found

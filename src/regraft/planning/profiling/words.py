@@ -78,6 +78,10 @@ class Found:
             return None
         return float(np.clip((self.depths[self.deepest].value - self.chance) / (top.value - self.chance), 0, 1))
 
+    def is_below_chance(self, held: Held) -> bool:
+        """Tell whether what was `held` out was judged clearly worse than without looking; of numbers (R² below 0) that is not asked."""
+        return self.kind != "regression" and self.chance - held.value > CLEAR * held.error
+
     def clearly(self, better: Held, other: Held) -> bool:
         """Tell whether `better` exceeds the `other` by more than chance, and enough to matter."""
         difference, error = better.over(other)
@@ -193,6 +197,14 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
         said.append(
             f"Items of one group resemble each other: left out one by one they give {_figure(found, naive.value)}, whole groups "
             f"{_figure(found, found.joint.value)}. Only the latter holds for new groups; split by group."
+        )
+    low = [repr(name) for name, held in found.depths.items() if found.is_below_chance(held)]
+    low += ["all depths together"] if found.is_below_chance(found.joint) else []
+    if low:
+        said.append(
+            f"Clearly below chance ({_figure(found, found.chance)}): {', '.join(low[:6])}{', …' if low[6:] else ''}. With classes of about "
+            "one size, the items that are left in hold fewer of the class of the one left out, so that a probe that knows nothing names "
+            "another class: such a figure means no more than chance does."
         )
     few = [name for name, count in counts.items() if 0 < count < FEW]
     if few:
