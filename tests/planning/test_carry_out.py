@@ -17,12 +17,12 @@ from tests import torch_examples as examples
 
 import regraft
 from regraft.data import Dataset, read
-from regraft.errors import DataError, SettingError
+from regraft.errors import DataError, InputError, SettingError
 from regraft.planning import Plan
 from regraft.planning import job as job_module
 from regraft.planning.choosing import solving
 from regraft.planning.job import parts_of
-from regraft.training import loop
+from regraft.training import Checkpoint, loop
 
 QUICK = {"epochs": 2, "learning_rate": 0.01, "cache": "memory", "batch_size": 16}
 
@@ -346,3 +346,28 @@ def test_what_cannot_be_used_is_left_out_also_of_arrays() -> None:
         regraft.adapt(_net(), (items, names), strategy="head", **QUICK)
     assert sum(regraft.adapt(_net(), (items, names), strategy="head", skip_bad=True, **QUICK).facts["data"]["split"].values()) == 39
     assert regraft.profile(_net(), (items, names), skip_bad=True, cache="memory").items == 39
+
+
+@pytest.mark.parametrize("strategy", ["auto", "probe"])
+def test_checkpoints_of_another_unfinished_run_stay(strategy: str, tmp_path: Path) -> None:
+    left, quick = tmp_path / "run" / "partial.pt", {"epochs": 1, "cache": "memory", "baselines": True}
+    Checkpoint(left, "another").write({"epoch": 1})
+    before = left.read_bytes()
+    torch.manual_seed(0)
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    regraft.adapt(net, examples.pictures(60), strategy=strategy, out=tmp_path, **quick)
+    assert left.read_bytes() == before and [path.name for path in left.parent.iterdir()] == ["partial.pt"]
+    assert (tmp_path / "regraft.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [({"budget": "0.0001s"}, "budget="), ({"strategy": "partial", "frozen": "nowhere"}, "nowhere"), ({"classes": ("x", "y")}, "class 0")],
+)
+def test_a_refusal_leaves_no_folder_behind_and_deletes_none(asked: dict[str, Any], said: str, tmp_path: Path) -> None:
+    net, there = regraft.load(examples.Cnn(), inputs=(1, 8, 8)), tmp_path / "there"
+    there.mkdir()
+    for out in (tmp_path / "new" / "deep", there):
+        with pytest.raises(InputError, match=said):
+            regraft.adapt(net, examples.pictures(60), out=out, **{"cache": "memory", **asked})
+    assert not (tmp_path / "new").exists() and there.is_dir() and not list(there.iterdir())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regraft.errors import SettingError
-from regraft.training import Checkpoint
+from regraft.training import Checkpoint, clear_
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -49,3 +49,15 @@ def test_other_runs_and_damaged_files_are_refused(tmp_path: Path) -> None:
         checkpoint.path.write_bytes(damaged)
         with pytest.raises(SettingError, match=r"damaged.*resume=False"):
             checkpoint.read()
+
+
+def test_only_checkpoints_of_finished_runs_are_cleared(tmp_path: Path) -> None:
+    for name, run in (("a", "own"), ("b", "other"), ("c", "second")):
+        Checkpoint(tmp_path / "run" / f"{name}.pt", run).write({"epoch": 1})
+    (tmp_path / "run" / "d.pt").write_bytes(b"damaged")
+    clear_(tmp_path / "run", {"own", "second"})
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["b.pt", "d.pt"]
+    (tmp_path / "run" / "d.pt").unlink()
+    clear_(tmp_path / "run", {"other"})
+    assert not (tmp_path / "run").exists()
+    clear_(tmp_path / "run", {"other"})

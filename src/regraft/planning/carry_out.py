@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
+from ..training import clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
 from .job import Clock, Job, Parts, parts_of
@@ -64,8 +65,11 @@ def carry_out(
     scores, others = scores_of(job, carried, parts=found), baselines(job, carried, adapted=adapted)
     keep_statistics_(job, carried)
     note_idle_heads_(job, carried)
+    runs = {job.run_digest}
     if plan.settings.baselines and plan.strategy != "scratch":
-        others["scratch"] = compared_with(_from_scratch(net, replace(job, items=items, test=test_items)), adapted)
+        scratch, run = _from_scratch(net, replace(job, items=items, test=test_items))
+        others["scratch"] = compared_with(scratch, adapted)
+        runs.add(run)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
     job.network.refresh_heads_()
@@ -76,7 +80,7 @@ def carry_out(
     result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), _facts(job, adapted))
     if folder is not None:
         result.save(folder)
-        shutil.rmtree(folder / "run", ignore_errors=True)
+        clear_(folder / "run", runs)
     return result
 
 
@@ -98,7 +102,7 @@ def _job(  # over the limit: what a run is made of
 
 
 def _claimed(out: str | Path | None, resume: bool) -> Path | None:
-    """Return the folder once it is known that it can be written and holds no other result."""
+    """Return the folder once it is known that it can be written and holds no other result; where it is not there, it is not made yet."""
     if out is None:
         return None
     folder = Path(out)
@@ -106,6 +110,7 @@ def _claimed(out: str | Path | None, resume: bool) -> Path | None:
         raise SettingError(
             f"{str(folder)!r} already holds a finished network. Give another folder with out=, or resume=False to replace it."
         )
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / "writable.partial"
@@ -115,18 +120,22 @@ def _claimed(out: str | Path | None, resume: bool) -> Path | None:
         raise SettingError(
             f"The folder {str(folder)!r} cannot be written: {error.strerror or error}. Give another one with out=."
         ) from error
+    finally:
+        for part in missing:
+            with suppress(OSError):  # was not made, or another process has put something there
+                part.rmdir()
     return folder
 
 
-def _from_scratch(net: Network, job: Job) -> Judged:
-    """Train the same architecture from scratch on the same items, and judge its first task."""
+def _from_scratch(net: Network, job: Job) -> tuple[Judged, str]:
+    """Train the same architecture from scratch on the same items; return how its first task is judged, and the digest of that run."""
     plain = replace(job.settings, learning_rate=None, unfreeze_every=None, stay_near=0.0, distill=0.0, co_tuning=0.0)
     plan = replace(job.plan, strategy="scratch", frozen=None, options={}, settings=plain)
     other = _job(net, job.items, plan=plan, parts=job.parts, out=job.out, resume=job.resume, test=job.test)
     carried = run_strategy(other)
     calibrate_(other, carried)
     fit_thresholds_(other, carried)
-    return list(judged_parts(other, carried).values())[-1][job.items.data.name]
+    return list(judged_parts(other, carried).values())[-1][job.items.data.name], other.run_digest
 
 
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:

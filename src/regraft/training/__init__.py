@@ -1,6 +1,6 @@
 """The one training loop, and what it needs."""
 
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
 from .loop import Training, all_raw_scores, find_rate, raw_scores, train
 from .objective import Objective, TaskObjective
@@ -17,6 +17,7 @@ __all__ = [
     "Training",
     "WholeFeed",
     "all_raw_scores",
+    "clear_",
     "find_rate",
     "raw_scores",
     "train",

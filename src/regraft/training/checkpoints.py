@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +13,7 @@ import torch
 
 from ..errors import SettingError
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "clear_"]
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,23 @@ class Checkpoint:
                 "Give another folder with out=, or resume=False to start anew there."
             )
         return content
+
+
+def clear_(folder: Path, runs: Container[str]) -> None:
+    """Remove the checkpoints of finished runs, and the folder if nothing is left in it; those of other runs, or damaged ones, stay.
+
+    Args:
+        folder: where checkpoints lie; it need not be there.
+        runs: digests of the finished runs.
+    """
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            own = content["run"] in runs
+        except Exception:  # a damaged pickle fails in any way, and nobody knows whose it is
+            continue
+        if own:
+            path.unlink()
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+    with suppress(OSError):  # not there, or not empty
+        folder.rmdir()
