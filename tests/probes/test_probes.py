@@ -118,6 +118,20 @@ def test_calibration_by_hand() -> None:
 # ── unknown items ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_softened_head_is_the_same_but_less_sure() -> None:
+    features, rows = blobs(24, classes=3)
+    found = fit_ridge(features, rows, classes=3)
+    soft = found.softened(rows, kind="classification")
+    ratio = soft.temperature / found.temperature
+    assert ratio < 0.9 and np.allclose(soft.scores(features), ratio * found.scores(features))
+    assert np.allclose(soft.loo_scores, ratio * found.loo_scores) and soft.penalty == found.penalty
+    truth = (np.eye(3)[rows] * len(rows) + 1) / (len(rows) + 3)  # one further item of every class
+    losses = [-(truth * np.log(softmax(scale * soft.loo_scores, axis=1))).sum() for scale in (0.95, 1.0, 1.05)]
+    assert losses[1] == min(losses)
+    plain = fit_ridge(features, np.eye(3)[rows], kind="regression")
+    assert plain.softened(np.eye(3)[rows], kind="regression") is plain
+
+
 def test_unknown_scores_by_hand() -> None:
     features, labels = blobs(400, width=3, classes=2)
     statistics = statistics_of(features, labels, classes="ab")

@@ -66,7 +66,7 @@ def _solved(job: Job, name: str, *, rows: np.ndarray, features: Tensor) -> Solve
         return None
     data = job.data_of(name)
     probe = fit_ridge(features[rows].numpy(), data.targets[rows], kind=data.task, classes=len(data.classes))
-    job.solved[name] = Solved(probe, rows)
+    job.solved[name] = Solved(probe.softened(data.targets[rows], kind=data.task), rows)
     return job.solved[name]
 
 

@@ -13,6 +13,7 @@ from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, with_probe
 from .choosing.candidates import below_probe, frozen_layers
 from .choosing.probing import probe_at
+from .choosing.solving import softened
 from .job import Carried, Job
 from .plan import AUTO_BLOCK
 from .starting import solve_heads_, solve_only_
@@ -96,7 +97,7 @@ def _tuned_probe(job: Job, *, stage: str) -> Carried:
     tapped = read_depths(job)
     layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
     probed = probe_at(replace(job, plan=replace(job.plan, frozen=None)), tapped, rows=rows)
-    base = probe_base(job, tapped, probed=probed)
+    base = probe_base(job, tapped, probed=softened(job, probed))
     if tapped.head_features is not None:
         solve_only_(job, tapped.head_features)
         job.judging_features = tapped.head_features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features

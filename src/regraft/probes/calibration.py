@@ -41,7 +41,7 @@ class Calibration:
     brier_after: float
 
 
-def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> float:
+def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", further: float = 1.0) -> float:
     """Return the factor of held-out scores with the lowest log-loss.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2, equation (9); the factor is 1 / T there.
@@ -53,6 +53,7 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "class
         scores: (N, C) raw scores of items that the head did not see.
         truth: (N, C) of 0 and 1.
         kind: "classification" (softmax) or "multi-label" (sigmoid).
+        further: the items that smooth the targets, above 0, where they are to be more or fewer than one.
 
     Returns:
         A factor between 0.001 and 1000: discriminant analysis of few items in many dimensions gives scores that are far too large.
@@ -60,7 +61,7 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "class
     drawn = np.random.default_rng(0).permutation(len(truth))[:_MOST] if len(truth) > _MOST else slice(None)
     scores, truth = scores[drawn], truth[drawn]
     items, classes = truth.shape if kind == "classification" else (len(truth), 2)
-    truth = (truth * items + 1 / classes) / (items + 1)
+    truth = (truth * items + further / classes) / (items + further)
     meant = float((truth * scores).sum()) / len(scores)
     above = scores - scores.max(axis=1, keepdims=True)
     highest = float(scores.max(axis=1).mean())

@@ -18,7 +18,7 @@ from .bases import Base, head_base, learning_rows, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
 from .probing import refitted
-from .solving import Probed, item_errors
+from .solving import Probed, item_errors, softened
 from .stacking import OLD_ROWS
 
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "old_errors", "source_features"]
@@ -82,7 +82,7 @@ class Choice:
         if name == "head":
             return head_base(self.job, source_features(self.job, self.tapped))
         probed = refitted(self.job, self.tapped, probed=self.start, rows=self.job.parts.fit)
-        return probe_base(self.job, self.tapped, probed=probed)
+        return probe_base(self.job, self.tapped, probed=softened(self.job, probed))
 
     @property
     def left(self) -> float:

@@ -14,7 +14,7 @@ from ...probes import LinearProbe, fit_lda_probe, fit_ridge
 from ..job import Job
 from ..tapped import Tapped
 
-__all__ = ["Probed", "by_discriminants", "columns_of", "item_errors", "judged_probe", "solved_probe"]
+__all__ = ["Probed", "by_discriminants", "columns_of", "item_errors", "judged_probe", "softened", "solved_probe"]
 
 MOST_ITEMS = 20_000
 """Items that a probe is fitted to at most; more would cost memory and change little."""
@@ -78,6 +78,15 @@ class Probed:
     def joint(self) -> bool:
         """Whether it reads more than one depth."""
         return len({part.block for part in self.slices}) > 1
+
+
+def softened(job: Job, probed: Probed) -> Probed:
+    """Return a `job`'s probe `probed` as one that tuning starts from: less sure."""
+    probes = {}
+    for name, probe in probed.probes.items():
+        data = job.data_of(name)
+        probes[name] = probe.softened(data.targets[probed.rows[name]], kind=data.task)
+    return replace(probed, probes=probes)
 
 
 def columns_of(slices: Sequence[TapSlice]) -> np.ndarray:
