@@ -211,6 +211,20 @@ def test_low_rank_networks_begin_as_they_were_and_settle(name: str) -> None:
     assert [layer.parameters for layer in settled.layers] == [layer.parameters for layer in network.layers]
 
 
+@pytest.mark.parametrize("kind", [ValueError, NotImplementedError])
+def test_a_layer_that_keras_gives_no_low_rank_change_is_named(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise kind("not this one")
+
+    network = opened("small")
+    before = {name: tensor.clone() for name, tensor in network.state().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.layers.Dense, "enable_lora", refuses)
+        with pytest.raises(NetworkError, match="cannot give the layer 'dense' a low-rank change: not this one"):
+            network.low_rank(2, alpha=2.0, layers=["dense"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state().items())
+
+
 def test_low_rank_scales_by_alpha_and_rank() -> None:
     network = opened("small")
     training = network.low_rank(2, alpha=6.0, layers=["dense"])

@@ -311,6 +311,24 @@ def test_structure_follows_the_computation_not_the_weights(opened: dict[str, Ker
     assert network.structure(names) != other.structure(names)
 
 
+class Scaled(keras.layers.Layer):
+    """Without get_config, and made with a thing that Keras cannot write down."""
+
+    def __init__(self, factor: float, thing: object) -> None:
+        super().__init__(name="scaled")
+        self.factor, self.thing = factor, thing
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def test_the_structure_of_a_layer_without_a_config_is_that_of_its_plain_attributes() -> None:
+    twice, again, thrice = (open_keras(keras.Sequential([keras.Input((3,)), Scaled(by, object()), L.Dense(2, name="scores")])) for by in (2.0, 2.0, 3.0))
+    with pytest.raises(NotImplementedError):
+        Scaled(2.0, object()).get_config()
+    assert twice.structure(["scaled"]) == again.structure(["scaled"]) != thrice.structure(["scaled"])
+
+
 def test_named_inputs() -> None:
     entries = [keras.Input((3,), name="left"), keras.Input((4,), name="right")]
     network = open_keras(keras.Model(entries, L.Dense(2)(L.Concatenate()(entries))))

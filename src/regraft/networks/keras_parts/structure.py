@@ -301,12 +301,16 @@ def _joined(groups: Sequence[list[Layer]]) -> list[list[Layer]]:
 
 
 def described(layer: Any) -> str:
-    """Return a layer's class and config; its Python attributes of plain types where it has no config."""
+    """Return a layer's class and config; where it has no config, the attributes of plain types that its own class gave it.
+
+    Those of every layer (its path in the model, whether it is built) are left out: they differ between equal layers.
+    """
     kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
     try:
         config = layer.get_config()
     except NotImplementedError:
-        config = {key: value for key, value in sorted(vars(layer).items()) if isinstance(value, (bool, int, float, str))}
+        of_all = vars(keras.layers.Layer())
+        config = {key: value for key, value in vars(layer).items() if key not in of_all and isinstance(value, (bool, int, float, str))}
     unnamed = {key: value for key, value in config.items() if key not in {"trainable", "layers"}}
     return f"{kind} {json.dumps(unnamed, sort_keys=True, default=repr)}"
 
