@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from ..errors import NetworkError, RegraftError
 if TYPE_CHECKING:
     from .contract import Head, Inputs, Network
 
-__all__ = ["Predictions", "concatenated", "grouped_scores", "predictions", "together"]
+__all__ = ["Predictions", "concatenated", "grouped_scores", "of_batch", "predictions", "together"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,17 @@ def concatenated(function: Callable[[Inputs], Tensor], network: Network, *, item
     network.mode_(False)
     with torch.inference_mode():
         batches = _batches(network, items, batch_size=batch_size)
-        parts = [_of_batch(function, network, batch=batch).float().cpu().numpy() for batch in batches]
+        parts = [of_batch(function, network, batch=batch).float().cpu().numpy() for batch in batches]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def _of_batch(function: Callable[[Inputs], Tensor], network: Network, *, batch: Inputs) -> Tensor:
+def of_batch(function: Callable[[Inputs], T], network: Network, *, batch: Inputs) -> T:
     """Return what a function makes of one batch.
+
+    Args:
+        function: of the network.
+        network: tells which inputs it takes.
+        batch: a tensor, or tensors by name.
 
     Raises:
         NetworkError: if it fails and inputs that the network takes are missing; some can be left out, so it is tried first.

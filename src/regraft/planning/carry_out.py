@@ -11,6 +11,7 @@ from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE
+from ..report.candidates import was_tried
 from ..training import clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
@@ -141,7 +142,7 @@ def _from_scratch(net: Network, job: Job) -> tuple[Judged, str]:
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
     data, parts, network = job.items.data, job.parts, job.network
     blocks = network.blocks
-    tried = {str(one["strategy"]) for one in job.candidates if not str(one["why"]).startswith("not tried")} or {job.plan.strategy}
+    tried = {str(one["strategy"]) for one in job.candidates if was_tried(one)} or {job.plan.strategy}
     tried |= {"scratch"} if job.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}

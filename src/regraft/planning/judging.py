@@ -15,7 +15,7 @@ from ..training import Feed, all_raw_scores
 from .job import Carried, Job
 from .preparing import output_names
 
-__all__ = ["Judged", "baselines", "compared_with", "judged", "judged_parts", "scores_of", "worst_items"]
+__all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "scores_of", "worst_items"]
 
 WORST = 12
 
@@ -115,6 +115,20 @@ def scores_of(job: Job, carried: Carried, *, parts: Mapping[str, ByTask]) -> dic
     return scores
 
 
+def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the raw scores (C,) of the best answer that looks at no item: the shares of the classes or labels, or the mean.
+
+    Args:
+        data: with one task.
+        rows: the items (n,) that it is made from, one or more.
+    """
+    if data.task == "classification":
+        counts = np.bincount(data.targets[rows], minlength=len(data.classes))
+        return np.asarray(np.log((counts + 1e-3) / counts.sum()))
+    mean = np.atleast_1d(data.targets[rows].mean(0))
+    return np.asarray(np.log((mean + 1e-6) / (1 - mean + 1e-6)) if data.task == "multi-label" else mean)
+
+
 def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return what needs no training, judged on the same items: majority class, nearest class mean (or the
     mean target), and the closed-form probe.
@@ -132,13 +146,10 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
     found = _probe_baseline(job, data, adapted=adapted)
     if not len(fit):
         return found
+    blind = np.broadcast_to(blind_scores(data, fit), adapted.scores.shape)
     if data.task != "classification":
-        mean = np.broadcast_to(data.targets[fit].mean(0).reshape(1, -1), adapted.scores.shape)
-        scores = np.log((mean + 1e-6) / (1 - mean + 1e-6)) if data.task == "multi-label" else mean
-        return {**found, "mean": adapted.beside(scores).figures}
-    counts = np.bincount(data.targets[fit], minlength=len(data.classes))
-    majority = np.broadcast_to(np.log((counts + 1e-3) / counts.sum()), adapted.scores.shape)
-    found["majority"] = compared_with(adapted.beside(majority), adapted)
+        return {**found, "mean": adapted.beside(blind).figures}
+    found["majority"] = compared_with(adapted.beside(blind), adapted)
     if carried.features is not None and job.judging_features is not None:
         means = _class_mean_scores(carried.features, job.judging_features[adapted.rows], data=data, fit=fit)
         found["class_mean"] = compared_with(adapted.beside(means), adapted)

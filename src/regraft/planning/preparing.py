@@ -16,8 +16,9 @@ from ..data import (
     default_preprocessing,
     preprocessing_from_dict,
 )
-from ..errors import DataError, NetworkError
+from ..errors import DataError
 from ..networks.contract import Network
+from ..networks.predictions import of_batch
 
 __all__ = ["check_inputs", "output_names", "preprocessing_for"]
 
@@ -51,30 +52,19 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
 
 
 def check_inputs(net: Network, own: Preprocessing) -> None:
-    """Raise if a network cannot do without inputs that its items do not give.
+    """Let `of_batch` raise if a network cannot do without inputs that its items do not give.
 
     Args:
         net: the network.
         own: its preprocessing.
-
-    Raises:
-        NetworkError: naming the inputs, and what there is for one that is the code of a condition.
     """
     named = net.sample if isinstance(net.sample, dict) else {}
     if len(named) < 2 or own.kind not in ("array", "image", "audio"):
         return
     twin = net.copy()
     twin.mode_(False)
-    try:
-        with torch.no_grad():
-            twin.scores(next(iter(named.values())))
-    except (TypeError, ValueError) as error:
-        last = list(named)[-1]
-        raise NetworkError(
-            f"The network takes the inputs {', '.join(map(repr, named))}, and the items give one tensor. Where {last!r} is the code of "
-            f"a condition, regraft.adapt_condition(net, data, input={last!r}) learns it, for one condition or many, and leaves the network "
-            "as it is. Otherwise give a network that takes the items alone."
-        ) from error
+    with torch.no_grad():
+        of_batch(twin.scores, twin, batch=next(iter(named.values())))
 
 
 def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...], columns: bool = False) -> Preprocessing:

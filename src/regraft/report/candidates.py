@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["HEADINGS", "candidate_rows"]
+__all__ = ["HEADINGS", "NOT_TRIED", "candidate_rows", "was_tried"]
 
 HEADINGS = ("candidate", "predicted", "took", "estimate (95 %)", "what came of it")
+NOT_TRIED = "not tried"
+"""First words of what came of a candidate that was not tried; the reason follows after a colon."""
 
 
 def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
@@ -24,6 +26,11 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
     ]
 
 
+def was_tried(candidate: Mapping[str, Any]) -> bool:
+    """Tell whether a `candidate`, as plain data, was tried, so that its estimate is measured."""
+    return not str(candidate.get("why", "")).startswith(NOT_TRIED)
+
+
 def _seconds(value: Any) -> str:
     return "" if value is None else f"{value:.1f} s"
 
@@ -34,4 +41,4 @@ def _estimate(one: Mapping[str, Any]) -> str:
     share = one.get("figure", "accuracy") == "accuracy"
     middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
     said = f"{middle:.1f} % ({low:.1f} to {high:.1f} %)" if share else f"{one['figure']} {middle:.4g} ({low:.4g} to {high:.4g})"
-    return f"perhaps {said}" if str(one.get("why", "")).startswith("not tried") else said
+    return said if was_tried(one) else f"perhaps {said}"

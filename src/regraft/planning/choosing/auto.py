@@ -10,8 +10,10 @@ import numpy as np
 from ...console import say
 from ...errors import SettingError
 from ...networks.parts.taps import INPUT
+from ...report.candidates import NOT_TRIED
 from ...training import Feed, WholeFeed
 from ..job import Carried, Job
+from ..judging import blind_scores
 from ..starting import solve_only_
 from .bases import carried_by_probe, learning_rows, read_depths
 from .candidates import Candidate, candidates_of
@@ -113,12 +115,7 @@ def _blind_error(job: Job) -> float:
     """Return the mean error of the best answer that looks at no item, on all items that do not judge."""
     data = job.items.data
     rows = job.known(data.name, learning_rows(job))
-    if data.task == "classification":
-        scores = np.bincount(data.targets[rows], minlength=len(data.classes))[None].astype(np.float64)
-    else:
-        means = np.asarray(data.targets[rows], np.float64).reshape(len(rows), -1).mean(axis=0, keepdims=True)
-        scores = np.log((means + 1e-6) / (1 - means + 1e-6)) if data.task == "multi-label" else means
-    return float(item_errors(job, np.repeat(scores, len(rows), axis=0), rows=rows).mean())
+    return float(item_errors(job, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
 
 
 def _is_dissimilar(found: Sequence[Probed]) -> bool:
@@ -172,7 +169,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
         choice.expect_(one)
     if choice.is_settled() and not choice.asked:
         for one in candidates:
-            one.why = "not tried: what it may be hoped to bring is too little to be seen on these items"
+            one.why = f"{NOT_TRIED}: what it may be hoped to bring is too little to be seen on these items"
         return _untrained(choice)
     return _finished(choice, _second_round(choice, _first_round(choice, candidates)))
 
@@ -183,7 +180,7 @@ def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]
     for one in candidates:
         few = choice.deadline is None and not choice.asked
         if few and one.strategy != "head" and tried >= FIRST:
-            one.why = f"not tried: {FIRST} that differ more were; with a budget, all are"
+            one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
             continue
         trial = _begun(choice, one)
         if trial is None:
@@ -204,11 +201,11 @@ def _begun(choice: Choice, one: Candidate) -> Trial | None:
     job, epochs = choice.job, first_epochs(choice.job)
     needed = choice.seconds(one, items=min(len(job.parts.fit), MOST_TRIED), epochs=epochs)
     if choice.left < needed:
-        one.why = f"not tried: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
+        one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
         return None
     trial = trial_of(one, choice.base(one), source=job.network)
     if not trial.start:
-        one.why = "not tried: what it starts from runs no layer above its frontier"
+        one.why = f"{NOT_TRIED}: what it starts from runs no layer above its frontier"
         return None
     _note_(choice, trial, run=trial.untrained_() if one.strategy == "head" else trial.run_(1.0, epochs=epochs))
     return trial
