@@ -323,7 +323,10 @@ class Scaled(keras.layers.Layer):
 
 
 def test_the_structure_of_a_layer_without_a_config_is_that_of_its_plain_attributes() -> None:
-    twice, again, thrice = (open_keras(keras.Sequential([keras.Input((3,)), Scaled(by, object()), L.Dense(2, name="scores")])) for by in (2.0, 2.0, 3.0))
+    def made(factor: float) -> KerasNetwork:
+        return open_keras(keras.Sequential([keras.Input((3,)), Scaled(factor, object()), L.Dense(2, name="scores")]))
+
+    twice, again, thrice = made(2.0), made(2.0), made(3.0)
     with pytest.raises(NotImplementedError):
         Scaled(2.0, object()).get_config()
     assert twice.structure(["scaled"]) == again.structure(["scaled"]) != thrice.structure(["scaled"])
