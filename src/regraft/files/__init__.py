@@ -1,0 +1,7 @@
+"""The only package that decides what may be opened, how a file is written, and how text from files is shown.
+
+    formats.py   every format that regraft opens: its reader, what that reader could be made to do, and what regraft does instead
+    schema.py    checks of the JSON files that regraft reads back
+    writing.py   whole or not at all: files, folders, locks
+    text.py      text of unknown origin, made safe for a terminal, a log line or a spreadsheet
+"""

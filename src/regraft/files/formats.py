@@ -1,0 +1,118 @@
+"""What regraft opens, and how. Every reader of a file goes through `opening`; nothing else decides what is safe.
+
+Threat model: the user runs regraft on files that somebody else made: networks, weights, data sets, saved folders, plans, caches,
+studies. Whoever made them may want to run code on the user's machine, to read other files of the user, to delete files, to stop the
+program, or to have a wrong result taken for a right one. The user's own code (`architecture=`, a live module) is trusted; so is what
+a library of the user's environment does on import. A format whose reader executes what it reads is not opened, however well it was
+looked through first; `regraft.load(path, trust=True)` is the one exception, and says so.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError, InputError, NetworkError, RegraftError, UnsafeFileError
+from .text import printable
+
+__all__ = ["FORMATS", "Format", "opening", "reason_of"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        title: what it is called in messages and in `docs/security.md`.
+        suffixes: the endings it is known by.
+        reader: the library call that reads it.
+        danger: what a hostile file could make that call do.
+        defence: what regraft does about it.
+        error: raised where such a file cannot be read.
+        largest: bytes above which it is not read; None: no limit but the memory.
+    """
+
+    title: str
+    suffixes: tuple[str, ...]
+    reader: str
+    danger: str
+    defence: str
+    error: type[InputError] = DataError
+    largest: int | None = None
+
+
+_MIB = 2**20
+
+FORMATS: dict[str, Format] = {
+    "facts": Format(
+        "file of a saved folder",
+        ("regraft.json", "scores.json", "report.json", "manifest.json"),
+        "`json.loads`, then a schema",
+        "Wrong types, missing parts, numbers that are none: errors far from the cause, or predictions that are not numbers.",
+        "Every value is checked against a schema before anything is built from it.",
+        NetworkError,
+        largest=512 * _MIB,
+    ),
+}
+"""Filled by reader: each entry is a row of the table in `docs/security.md`."""
+
+
+@contextmanager
+def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
+    """Check a file before its reader sees it, and turn what the reader raises into one error of regraft.
+
+    Args:
+        path: of the file. Only a regular file is opened: a FIFO, a device or a socket would stop the program or never end.
+        kind: a key of `FORMATS`.
+        remedy: what the user can do, added to the message of a damaged file; a full sentence.
+
+    Yields:
+        The path.
+
+    Raises:
+        InputError: of the class that the format names, if the file is missing, no regular file, too large, or cannot be read. Errors of
+            regraft that are raised inside pass unchanged.
+    """
+    file, form = Path(path), FORMATS[kind]
+    shown = repr(printable(file))
+    _check(file, form, shown=shown)
+    try:
+        yield file
+    except RegraftError:
+        raise
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # readers fail in any way: native panics are no Exception, and huge declared sizes are MemoryError
+        end = f" {remedy}" if remedy else ""
+        raise form.error(f"{shown} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
+
+
+def _check(file: Path, form: Format, *, shown: str) -> None:
+    try:
+        facts = file.stat()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise form.error(f"{shown} cannot be opened: {reason_of(error)}. Expected a {form.title}.") from error
+    if not stat.S_ISREG(facts.st_mode):
+        what = "a folder" if stat.S_ISDIR(facts.st_mode) else "a pipe, socket or device"
+        raise UnsafeFileError(f"{shown} is {what}; expected a {form.title}. Give the path of a regular file.")
+    if form.largest is not None and facts.st_size > form.largest:
+        raise form.error(
+            f"{shown} has {facts.st_size / _MIB:,.0f} MiB; a {form.title} is read up to {form.largest / _MIB:,.0f} MiB. "
+            "It was not written by regraft, or is damaged."
+        )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what an error says, safe to print; the name of its class where it says nothing."""
+    if isinstance(error, MemoryError):
+        return "it declares more data than fits into memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or contains itself"
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = said.strip().splitlines()
+    return printable(lines[0], width=300).rstrip(".") if lines else type(error).__name__
+
+

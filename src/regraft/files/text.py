@@ -1,0 +1,65 @@
+"""Text of unknown origin (class names, file names, columns), made safe for the place where it is shown."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+__all__ = ["csv_cell", "printable"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def printable(text: object, *, width: int | None = None) -> str:
+    """Return text as one line without anything that a terminal, a log or a reader could take for more than text.
+
+    Control characters, lone surrogates, line separators and characters that change the direction of text become escapes such as
+    `\\x1b`. All other characters, of any script, stay.
+
+    Args:
+        text: what is to be shown; anything but a `str` is converted.
+        width: the greatest length; longer text ends in "…". None: no limit.
+
+    Returns:
+        The line.
+
+    Example:
+        >>> printable("red\\x1b[31m")
+        'red\\\\x1b[31m'
+        >>> printable("a very long name", width=8)
+        'a very …'
+    """
+    line = "".join(_escaped(character) for character in str(text))
+    return line if width is None or len(line) <= width else line[: width - 1] + "…"
+
+
+def _escaped(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in ("Cc", "Cs", "Zl", "Zp") or (category == "Cf" and character not in "\u200c\u200d"):  # joiners belong to spelling
+        code = ord(character)
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return character
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a cell for a CSV file that no spreadsheet runs as a formula: text that begins with `= + - @` gets an apostrophe in front.
+
+    Numbers, and text that reads as a number, stay as they are.
+
+    Args:
+        value: of the cell.
+
+    Returns:
+        The value, or the text with an apostrophe.
+
+    Example:
+        >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell(-0.5)
+        ("'=1+1", '-0.5', -0.5)
+    """
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + value
+    return value
