@@ -2,6 +2,8 @@
 
     formats.py   every format that regraft opens: its reader, what that reader could be made to do, and what regraft does instead
     schema.py    checks of the JSON files that regraft reads back
-    writing.py   whole or not at all: files, folders, locks
+    writing.py   files, whole or not at all
+    replacing.py folders, whole or not at all
+    locks.py     one process at a time writes into a folder
     text.py      text of unknown origin, made safe for a terminal, a log line or a spreadsheet
 """

@@ -40,11 +40,15 @@ def checked(content: Any, schema: type[Model], *, what: str, error: type[InputEr
         return schema.model_validate(content)
     except ValidationError as problem:
         found = [
-            f"{printable('.'.join(map(str, part['loc'])) or 'the whole')}: {part['msg']}, received {printable(repr(part['input']), width=60)}"
+            f"{printable('.'.join(map(str, part['loc'])) or 'the whole')}: {part['msg']}, received {_shown(part['input'])}"
             for part in problem.errors(include_url=False)
         ]
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise error(f"{what} does not have the expected form: {'; '.join(found[:5])}{more}.") from problem
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value), width=60)
 
 
 def read_json(path: Path, kind: str, *, remedy: str = "") -> Any:
@@ -78,5 +82,5 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
             end = f" {remedy}" if remedy else ""
-            raise FORMATS[kind].error(f"Entry {number} of {printable(path)!r} is no mapping; received {printable(repr(entry), width=60)}.{end}")
+            raise FORMATS[kind].error(f"Entry {number} of {printable(path)!r} is no mapping; received {_shown(entry)}.{end}")
     return entries

@@ -1,21 +1,94 @@
-"""Writing that is whole or not at all: files, folders, and locks on them."""
+"""Writing of files that is whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
-import shutil
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_bytes", "write_json", "write_lines", "write_text"]
+from .locks import locked_file
+
+__all__ = ["flush_file", "flush_folder", "json_text", "replaced_file", "write_bytes", "write_json", "write_lines", "write_text"]
+
+PARTIAL = ".partial"
+_PATIENCE = 60.0
+"""Seconds that a process waits for another that writes the same file."""
+_LONGEST = 200
+"""Bytes of a name to which more can be added on every file system."""
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Write a file so that it is either the old or the new one, never half of it, whatever happens.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        The path of an empty file beside it, to be written. It takes the place of the old one at the end; where there is an exception, it
+        is removed. One that a killed process leaves behind is written over by the next call.
+
+    Raises:
+        OSError: if it cannot be written; the old file stays.
+    """
+    partial = _beside(path)
+    handle = locked_file(partial, wait=_PATIENCE)
+    if handle is None:
+        raise OSError(errno.EBUSY, "Another process is writing it", str(path))
+    with ExitStack() as stack:
+        stack.callback(os.close, handle)
+        try:
+            os.ftruncate(handle, 0)
+            yield partial
+            flush_file(partial)
+            if sys.platform == "win32":  # a file that is open cannot be renamed
+                stack.close()
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+    flush_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    return path.with_name(f".{name}{PARTIAL}")
+
+
+def flush_file(path: Path) -> None:
+    """Wait until what was written into a file at `path` is on the disk.
+
+    Raises:
+        OSError: if it cannot be put there.
+    """
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a `folder` are on the disk, where the system can do that."""
+    with suppress(OSError):  # Windows opens no folders, and some file systems flush none
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old or the new one, never half of it, whatever happens.
+    """Write a file as `replaced_file` does.
 
     Args:
         path: of the file.
@@ -24,28 +97,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; the old file stays, and nothing else is left behind.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replaced_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, whole or not at all, as `write_bytes` does; lone surrogates become escapes of the form `\\udc80`."""
+    """Write text to the path as UTF-8, whole or not at all; lone surrogates become escapes of the form `\\udc80`."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
@@ -60,7 +117,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write entries as JSON lines, one an entry, whole or not at all."""
+    """Write entries to the path as JSON lines, one an entry, whole or not at all."""
     write_bytes(path, "".join(json_text(entry) + "\n" for entry in entries).encode("utf-8"))
 
 

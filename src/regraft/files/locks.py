@@ -1,0 +1,154 @@
+"""Locks on folders and files: one process, or one thread of it, writes at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+
+from ..errors import InputError, SettingError
+from .text import printable
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+__all__ = ["LOCK_FILE", "held_folder", "locked_file"]
+
+LOCK_FILE = ".regraft.lock"
+"""In a folder that is being written; removed when that ends. One that a killed process leaves behind locks nobody out."""
+_POLL = 0.05
+_TRIES = 100
+_BUSY = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
+_HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
+
+
+@contextmanager
+def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, wait: float = 0.0) -> Iterator[Path]:
+    """Hold a folder: nobody else who asks for it gets it meanwhile. Within a hold, the same thread may hold it again.
+
+    Args:
+        folder: made where it is not there; what was made and is empty at the end is removed again.
+        error: class of what is raised.
+        wait: seconds to wait where another process holds it.
+
+    Yields:
+        Its real path, without links.
+
+    Raises:
+        InputError: of the class `error`, if it cannot be written, or another process or thread holds it.
+    """
+    with _told(folder, error):
+        target = Path(os.path.realpath(folder))
+    if target in _HELD.get():
+        yield target
+        return
+    missing = [part for part in (target, *target.parents) if not part.exists()]
+    try:
+        with _lock_in(target, error=error, wait=wait):
+            token = _HELD.set(_HELD.get() | {target})
+            try:
+                yield target
+            finally:
+                _HELD.reset(token)
+    finally:
+        for part in missing:
+            with suppress(OSError):  # it is not empty
+                part.rmdir()
+
+
+@contextmanager
+def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[None]:
+    with _told(target, error):
+        handle = _taken(target, wait)
+    if handle is None:
+        shown = repr(printable(target))
+        raise error(f"Another process is writing into the folder {shown}. Wait until it has ended, or give another folder with out=.")
+    with ExitStack() as stack:
+        stack.callback(os.close, handle)
+        try:
+            yield
+        finally:
+            if sys.platform == "win32":  # a file that is open cannot be removed
+                stack.close()
+            with suppress(OSError):
+                (target / LOCK_FILE).unlink()
+
+
+@contextmanager
+def _told(folder: str | Path, error: type[InputError]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as problem:  # ValueError: a null character in the name
+        said = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
+        raise error(f"The folder {printable(folder)!r} cannot be written: {said}. Give another one with out=.") from problem
+
+
+def _taken(folder: Path, wait: float) -> int | None:
+    for last in (*[False] * _TRIES, True):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return locked_file(folder / LOCK_FILE, wait=wait)
+        except FileNotFoundError:  # another process had made the folder, and has removed it since
+            if last:
+                raise
+    return None
+
+
+def locked_file(path: Path, *, wait: float) -> int | None:
+    """Open a file, made where it is not there, and lock it.
+
+    Args:
+        path: of the file.
+        wait: seconds to wait where another process has locked it.
+
+    Returns:
+        The handle, to be closed; None where another process keeps the lock.
+
+    Raises:
+        OSError: if the file cannot be made or opened.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            free = _is_locked_now(handle)
+            if free and _is_at(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        if not free and time.monotonic() >= deadline:
+            return None
+        time.sleep(0 if free else _POLL)
+
+
+def _is_locked_now(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno in _BUSY:
+            return False
+        warnings.warn(  # a network drive may have none
+            f"This file system has no locks ({problem.strerror}): do not let two processes write into one folder.", stacklevel=2
+        )
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Tell whether an open file is still what stands at its path: whoever held the lock before may have removed or replaced it."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,255 @@
+"""Folders that are replaced as a whole: killed at any moment, a folder is the old one or the new one, never some of each.
+
+The new content is written into a folder of its own and flushed. On Linux and macOS that stands beside the old folder, and the two
+names are exchanged in one step. Where that cannot be done (a mount point, another file system, a folder that somebody works in,
+Windows), it stands inside the old folder and is renamed once it is whole, which is the moment that counts; its files are then moved
+to their places, and where a process is killed meanwhile, `settle_` moves the rest: `held_folder` calls it before anyone else writes,
+and so does who opens the folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, NetworkError
+from .formats import reason_of
+from .locks import held_folder
+from .text import printable
+from .writing import PARTIAL, flush_file, flush_folder, write_json
+
+__all__ = ["Kind", "replaced_folder", "settle_"]
+
+COMMITTED = ".regraft.committed"
+"""Within a folder: new content that is whole, and not yet at its place."""
+_STAGED = ".regraft.staged"
+_GONE = ".gone.json"
+_ENDING = ".regraft.partial"
+_LIBRARY = None if sys.platform == "win32" else ctypes.CDLL(None, use_errno=True)
+_CALL = "renameat2" if sys.platform == "linux" else "renamex_np"
+_HERE = -100  # AT_FDCWD
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2 on Linux, RENAME_SWAP of renamex_np on macOS
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder.
+
+    Attributes:
+        sign: the file that makes a folder one of this kind.
+        own: the names at its top level that are written by regraft; all else in it is the user's, and stays.
+    """
+
+    sign: str
+    own: Container[str]
+
+    def leaves(self, name: str) -> bool:
+        """Tell whether the entry of that name in an old folder of this kind has no place in a new one."""
+        return name in self.own or name.removeprefix(".").removesuffix(PARTIAL) in self.own or name in (_STAGED, COMMITTED)
+
+
+@contextmanager
+def replaced_folder(
+    folder: str | Path, kind: Kind, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
+) -> Iterator[Path]:
+    """Give a folder new content, all at once. What the user has put into it stays; what regraft wrote there before goes.
+
+    Args:
+        folder: made where it is not there.
+        kind: tells what regraft wrote there.
+        finish: given the new folder when it holds all that stays; what it removes there, such as checkpoints, goes with the old content.
+        error: class of what is raised.
+
+    Yields:
+        An empty folder to write into.
+
+    Raises:
+        InputError: of the class `error`, if the folder cannot be written or another process holds it; the old content stays.
+    """
+    with held_folder(folder, error=error) as target:
+        staged = None
+        try:
+            settle_(target, kind)
+            staged = _staging(target)
+            yield staged
+            _flush(staged)
+            if staged.parent == target or not _exchanged(staged, target, kind=kind, finish=finish):
+                _moved_in(staged, target, kind=kind, finish=finish)
+        except OSError as problem:
+            raise error(
+                f"The folder {printable(target)!r} cannot be written: {reason_of(problem)}. Make room there, or choose another folder."
+            ) from problem
+        finally:
+            if staged is not None:
+                shutil.rmtree(staged, ignore_errors=True)
+
+
+def _staging(target: Path) -> Path:
+    """Make an empty folder beside the target where the two can be exchanged, else within it; those of killed processes go."""
+    beside, inside = target.with_name(f".{target.name}{_ENDING}"), target / _STAGED
+    for left in (beside, inside):
+        shutil.rmtree(left, ignore_errors=True)
+    if hasattr(_LIBRARY, _CALL):
+        with suppress(OSError):  # the parent cannot be written, or the working folder is gone
+            if _is_apart(target):
+                beside.mkdir()
+                made, old = beside.stat(), target.stat()
+                if (made.st_dev, made.st_uid, made.st_gid) == (old.st_dev, old.st_uid, old.st_gid):
+                    return beside
+                beside.rmdir()
+    inside.mkdir()
+    return inside
+
+
+def _is_apart(target: Path) -> bool:
+    """Tell whether this process works elsewhere: a folder that is exchanged is no longer the one that it works in."""
+    return target not in (Path.cwd(), *Path.cwd().parents)
+
+
+def _flush(folder: Path) -> None:
+    for place, _folders, files in os.walk(folder):
+        for name in files:
+            flush_file(Path(place) / name)
+        flush_folder(Path(place))
+
+
+# ── exchanged with the old folder ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _exchanged(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path], None] | None) -> bool:
+    """Link what stays into the new folder and exchange it with the old one; tell whether that could be done."""
+    fresh = set(os.listdir(staged))
+    old = kind.leaves if (target / kind.sign).exists() else fresh.__contains__
+    linked: dict[Path, int] = {}
+    try:
+        for entry in sorted(target.iterdir()):
+            if entry.name not in fresh and not old(entry.name):
+                _link(entry, staged / entry.name, linked=linked)
+        if finish is not None:
+            finish(staged)
+        shutil.copymode(target, staged)
+        _flush_folders(staged, but=fresh)
+        _exchange(staged, target)
+    except OSError:  # no hard links there, or no exchange: a mount point, a network drive
+        for name in set(os.listdir(staged)) - fresh:
+            _remove(staged / name)
+        return False
+    flush_folder(target.parent)
+    with suppress(OSError):
+        _save_late_(staged, target, leaves=old, linked=linked)
+    return True
+
+
+def _flush_folders(folder: Path, *, but: Container[str]) -> None:
+    for place, folders, _files in os.walk(folder):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in but]
+        flush_folder(Path(place))
+
+
+def _link(source: Path, place: Path, *, linked: dict[Path, int]) -> None:
+    """Give a file, or all files below a folder, a second name; note the inode of each."""
+    if source.is_dir() and not source.is_symlink():
+        place.mkdir()
+        for entry in sorted(source.iterdir()):
+            _link(entry, place / entry.name, linked=linked)
+        shutil.copystat(source, place)
+    else:
+        os.link(source, place, follow_symlinks=False)
+        linked[source] = source.lstat().st_ino
+
+
+def _save_late_(old: Path, new: Path, *, leaves: Callable[[str], bool], linked: dict[Path, int]) -> None:
+    """Move what came into the old folder, or was replaced there, after its files were linked."""
+    for place, _folders, files in os.walk(old):
+        for name in files:
+            source = Path(place) / name
+            part = source.relative_to(old)
+            if not leaves(part.parts[0]) and linked.get(new / part) != source.lstat().st_ino:
+                (new / part).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, new / part)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange the names of two folders, in one step.
+
+    Raises:
+        OSError: if the system, or the file system, cannot do that.
+    """
+    names = os.fsencode(first), os.fsencode(second)
+    call = getattr(_LIBRARY, _CALL)
+    given = (_HERE, names[0], _HERE, names[1], _EXCHANGE) if sys.platform == "linux" else (*names, _EXCHANGE)
+    if call(*given) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(second))
+
+
+# ── moved in, where the folder cannot be exchanged ──────────────────────────────────────────────────────────────────────────────
+
+
+def _moved_in(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path], None] | None) -> None:
+    """Put whole new content into a folder by one rename, then each file at its place."""
+    fresh = set(os.listdir(staged))
+    old = kind.leaves if (target / kind.sign).exists() else fresh.__contains__
+    write_json(staged / _GONE, sorted(name for name in os.listdir(target) if old(name) and name not in {*fresh, _STAGED, COMMITTED}))
+    inside = target / _STAGED
+    if staged != inside:
+        try:
+            os.rename(staged, inside)
+        except OSError:  # another file system
+            shutil.copytree(staged, inside, symlinks=True)
+            _flush(inside)
+    os.rename(inside, target / COMMITTED)
+    flush_folder(target)
+    settle_(target, kind)
+    if finish is not None:
+        finish(target)
+
+
+def settle_(folder: Path, kind: Kind) -> None:
+    """Finish what a killed process had begun: move new content that is whole to its place. Nothing is done where there is none.
+
+    Args:
+        folder: held by this process.
+        kind: of the folder.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    committed = folder / COMMITTED
+    if committed.is_symlink() or not committed.is_dir():
+        return
+    if (committed / kind.sign).exists():
+        (folder / kind.sign).unlink(missing_ok=True)  # until all else is there, for who opens the folder without looking here
+    for name in _listed(committed / _GONE):
+        if kind.leaves(name) and Path(name).name == name:
+            _remove(folder / name)
+    for name in sorted(set(os.listdir(committed)) - {_GONE}, key=kind.sign.__eq__):
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            shutil.rmtree(folder / name)
+        os.replace(committed / name, folder / name)
+    (committed / _GONE).unlink(missing_ok=True)
+    committed.rmdir()
+    flush_folder(folder)
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it goes last: all the rest has been done
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
