@@ -22,6 +22,7 @@ from .planning.conditions import tune_input as learn_input
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
 from .probes import UnknownJudge
+from .randomness import seeded
 from .training import Settings
 
 __all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "search", "tune_input"]
@@ -309,6 +310,7 @@ def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> D
     return own
 
 
+@seeded()
 def _opened_for(source: Any, data: Dataset) -> Network:
     """Open a network; where its source does not tell the shape of its items, take that of the data."""
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import NetworkError
+from ..randomness import seeded
 from .account import Account
 from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
@@ -135,8 +136,7 @@ class TorchNetwork(Network):
         embeddings) are drawn from a normal distribution with the mean and standard deviation that they had.
         """
         twin = self.copy()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed), torch.no_grad():
             for module in twin.module.modules():
                 draw_(module)
         return twin
@@ -268,8 +268,7 @@ class TorchNetwork(Network):
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows as `torch.nn.Linear` does: uniform within 1 / sqrt(d)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             layer = torch.nn.Linear(features, count)
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
@@ -282,7 +281,7 @@ class TorchNetwork(Network):
         return True
 
     def reseed_(self, seed: int) -> None:
-        """Do nothing: PyTorch layers draw from the global generator, which the training loop seeds."""
+        """Do nothing: PyTorch layers draw from the generators that the process shares, which the training loop seeds."""
 
     def with_head(self, head: Head) -> Self:
         """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch."""

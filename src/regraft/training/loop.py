@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from ..console import progress, say
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
+from ..randomness import seeded
 from .checkpoints import Checkpoint
 from .feeds import Feed, Payload
 from .objective import Objective
@@ -126,7 +127,9 @@ def train(training: Training) -> list[dict[str, Any]]:
     with progress(training.stage, settings.epochs) as advance:
         advance(state.epoch)
         while state.epoch < settings.epochs and not _finished(state, settings):
-            _epoch_(training, state, optimizer=optimizer, accelerator=accelerator)
+            seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
+            with seeded(seed):
+                _epoch_(training, state, optimizer=optimizer, accelerator=accelerator, seed=seed)
             advance(1)
             if training.checkpoint is not None:
                 _save(training, state, optimizer=optimizer)
@@ -147,11 +150,9 @@ def _finished(state: Trained, settings: Settings) -> bool:
     return settings.patience is not None and state.waited >= settings.patience
 
 
-def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator) -> None:
+def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator, seed: int) -> None:
     """Run one epoch: fit, evaluate, take note."""
     began, settings, network = time.perf_counter(), training.settings, training.network
-    seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
-    torch.manual_seed(seed)
     network.reseed_(seed)
     network.freeze_(_frozen_now(training, state.epoch))
     network.mode_(True)
@@ -363,18 +364,18 @@ def _found_rate(training: Training, accelerator: Accelerator) -> float:
     parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
     beyond = np.zeros(RANGE_STEPS)
     if training.paired:
-        plain = _plain_losses(training, accelerator, parts=parts)
+        with seeded(training.seed):
+            plain = _plain_losses(training, accelerator, parts=parts)
         beyond = plain - plain.mean()
         _restore_(trained_tensors(training), before)  # statistics of BatchNorm have moved
     rates = np.geomspace(*RANGE, RANGE_STEPS)
-    losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=beyond)
+    with seeded(training.seed):  # as before: two runs over the same batches draw the same numbers
+        losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=beyond)
     _restore_(trained_tensors(training), before)
     return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
 
 
 def _begin_test_(training: Training) -> None:
-    """Let two runs over the same batches draw the same numbers."""
-    torch.manual_seed(training.seed)
     training.network.reseed_(training.seed)
     training.network.mode_(True)
 

@@ -56,6 +56,7 @@ class _Entry:
     points: tuple[str, ...] = ()
 
 
+@seeded(0)
 def coded(network: N, coding: Coding, *, seed: int) -> N:
     """Return a copy that takes a condition beside each item, with scores as before where the codes come from a table of their own.
 

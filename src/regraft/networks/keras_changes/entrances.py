@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...errors import NetworkError
+from ...randomness import seeded
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
 from ..keras_parts.structure import graph_of, no_graph
@@ -70,6 +71,7 @@ def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool =
     return layer, layer(tensor)
 
 
+@seeded()
 def with_entrance(network: N) -> N:
     """Return a copy with a linear layer over the features (channels) before the input, the identity at first.
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ...errors import NetworkError
+from ...randomness import seeded
 from ..contract import Head
 from ..keras_parts.heads import channels_last, rows_of
 from ..keras_parts.library import keras
@@ -30,6 +31,7 @@ def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
     return [pools[rank](name=f"{name}_pool", data_format=layout)] if rank in pools else []
 
 
+@seeded()
 def _dense(name: str, head: Head) -> Any:
     return keras.layers.Dense(len(head.weight), activation=head.activation, name=name)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...errors import NetworkError
+from ...randomness import seeded
 from ..contract import Head
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
@@ -124,6 +125,7 @@ def put_activation_(layer: Any, activation: Any) -> None:
         layer.activation = activation
 
 
+@seeded()
 def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | None], resized: bool) -> None:
     """Put the inner life of a freshly built layer into `layer`, which keeps its place in the graph.
 

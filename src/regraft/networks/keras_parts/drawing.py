@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
+from ... import randomness
 from ...errors import NetworkError
 from .library import keras
 from .structure import named_modules, variables_below
 
 __all__ = ["draw_", "drawn", "seeded"]
+
+_global_state: Any = keras.src.backend.common.global_state
+_KERAS_GENERATOR = ("global_random_seed", "global_seed_generator")
+"""The seed of Keras' own generator, and the generator, which is made of that seed where there is none."""
 
 
 def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
@@ -32,22 +35,23 @@ def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python, NumPy and torch while the context lasts; their states come back after it.
+    """Seed the generators that a process shares, and the one of Keras, while the context lasts; their states come back after it.
 
     Args:
-        seed: of all three.
+        seed: of all of them.
 
     Yields:
         Nothing.
     """
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        keras.utils.set_random_seed(seed % 2**32)
+    with randomness.seeded(seed):
+        before = {name: _global_state.get_global_attribute(name) for name in _KERAS_GENERATOR}
         try:
+            for name, value in zip(_KERAS_GENERATOR, (seed % 2**32, None), strict=True):
+                _global_state.set_global_attribute(name, value)
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+            for name, value in before.items():
+                _global_state.set_global_attribute(name, value)
 
 
 def draw_(name: str, modules: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ...errors import NetworkError, near_names
+from ...randomness import seeded
 from ..contract import Inputs, Point
 from ..parts.taps import INPUT, Tap
 from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
@@ -211,6 +212,7 @@ def place_of_input(network: TorchNetwork, change: str) -> tuple[Place, Tensor]:
     return place, sample
 
 
+@seeded()
 def with_entrance(network: N) -> N:
     """Return a copy with a linear layer over the features (channels) before the input, the identity at first.
 

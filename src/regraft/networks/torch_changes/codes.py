@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...errors import NetworkError, near_names
+from ...randomness import seeded
 from ..contract import Coding, Inputs
 from ..parts.coding import ENTRANCE, LAYERS, drawn_codes
 from ..parts.points import points_in
@@ -31,6 +32,7 @@ _WIDEST_HIDDEN = 256
 """Most hidden units of an adaptation network before the input, unless the codes are larger."""
 
 
+@seeded()
 def coded(network: N, coding: Coding, *, seed: int) -> N:
     """Return a copy that takes a condition beside each item.
 
@@ -52,8 +54,7 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     single = not isinstance(network.sample, dict)
     table = CodeTable(1 + len(coding.conditions), coding.size)
     table.weight = Parameter(torch.from_numpy(drawn_codes(coding, seed=seed)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the layers that do not begin as zero
+    with seeded(seed):  # of the layers that do not begin as zero
         around, full, rest = _around(network, coding, table=table, single=single)
     twin = network._edited("codes", {"coding": full.to_dict()})
     around.network = twin.module

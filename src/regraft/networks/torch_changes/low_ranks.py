@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
+from ...randomness import seeded
 from ..torch_parts.rows import set_submodule_
 from ..torch_parts.sites import is_plain, shared_weights
 
@@ -59,9 +60,8 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], se
     settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
     twin = network.copy()
     mode = twin.module.training
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that a turned weight was told by itself
-        torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, twin.module, adapter_name=_ADAPTER)
     missed = sorted(set(layers) - _changed(twin).keys())
     if missed:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Identity, Linear, Module, Sequential
 
+from ...randomness import seeded
 from ..contract import Block, Head, Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
@@ -57,6 +58,7 @@ def note_class_count_(module: Module, count: int) -> None:
                 setattr(holder, name, count)
 
 
+@seeded()
 def attached(module: Module, head: Head) -> AttachedHead:
     """Return a module without a head with one on its pooled output; its layer is called "head"."""
     weight, bias = _rows(head)
@@ -65,6 +67,7 @@ def attached(module: Module, head: Head) -> AttachedHead:
     return whole.train(module.training)
 
 
+@seeded()
 def branched(module: Module, tapped: Head, *, head: Head, chosen: bool) -> tuple[BranchedNetwork, str]:
     """Return a module with a further head, and the name of its layer.
 
@@ -83,6 +86,7 @@ def branched(module: Module, tapped: Head, *, head: Head, chosen: bool) -> tuple
     return whole.train(module.training), f"branches.{name}"
 
 
+@seeded()
 def stacked(module: Module, tapped: str, *, head: Head, activation: str) -> StackedHead:
     """Return a module with a new head on its activated raw scores; its layer is called "head".
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from ...randomness import seeded
+
 __all__ = [
     "PartedConv1d",
     "PartedConv2d",
@@ -134,6 +136,7 @@ def put_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
 
 
 # over the limit: weight and bias are one head, given in this order everywhere
+@seeded()
 def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()) -> Module:
     """Return a row layer like another with other rows.
 

@@ -17,6 +17,7 @@ from ...data import Dataset, Prepared, default_preprocessing, preprocessing_from
 from ...errors import DataError, NetworkError
 from ...networks.contract import Network
 from ...networks.sources.opening import open_source
+from ...randomness import seeded
 from ...training import Settings
 from ..job import learning_parts
 from ..plan import make_plan
@@ -136,7 +137,8 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         if len(classes) < 2:
             raise DataError(f"y has one class, {classes.tolist()}; expected two or more classes. Add items of another one.")
         data = self._read(items, rows, classes=classes)
-        network = self._opened(items)
+        with seeded(self.seed):
+            network = self._opened(items)
         plan = make_plan(self.strategy, self._options(classes))
         everything = np.arange(len(data))
         parts = learning_parts(data, plan, rest=everything, valid=everything[:0])

@@ -1,0 +1,56 @@
+"""The generators of random numbers that a process shares: Python's, NumPy's and PyTorch's.
+
+Layers draw from them: dropout in training, weights when a layer is made. Whatever in regraft lets a layer draw does so within
+`seeded`. So a result depends on its seed alone, the user's own random numbers stay what they would have been, and two threads that adapt
+networks at the same time get the weights that they would get one after the other.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["seeded"]
+
+_LOCK = threading.RLock()
+"""Generators belong to the process and not to a thread: one at a time has them."""
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Seed the shared generators while the context lasts; afterwards they are as they were before. Also a decorator of functions.
+
+    Other threads that ask for the same wait. Keep it short: one epoch, not a training.
+
+    Args:
+        seed: equal seeds give equal numbers; of any size.
+
+    Yields:
+        Nothing.
+    """
+    with _LOCK, ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        for seed_device, put_back in _devices():
+            stack.callback(put_back)
+            seed_device(seed)
+        yield
+
+
+def _devices() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
+    """Yield, for each kind of accelerator in use, what seeds its generators and what puts them back; one that is not in use stays so."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.get_rng_state_all()
+        yield torch.cuda.manual_seed_all, lambda: torch.cuda.set_rng_state_all(cuda)
+    if torch.backends.mps.is_available():
+        mps = torch.mps.get_rng_state()
+        yield torch.mps.manual_seed, lambda: torch.mps.set_rng_state(mps)
