@@ -111,7 +111,7 @@ def check_arguments(gate: Gate) -> None:
 def check_asserts(gate: Gate) -> None:
     start = len(gate.found)
     for source in gate.sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Assert):
                 gate.report(source, node.lineno, "assert; raise an error that says what was received, expected and to be done")
     gate.count("asserts", gate.since(start))
@@ -129,7 +129,7 @@ def check_ignores(gate: Gate) -> None:
 def check_raises(gate: Gate) -> None:
     valued, bare = 0, []
     for source in gate.sources:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not isinstance(node, ast.Raise) or node.exc is None or (isinstance(node.exc, ast.Name) and node.exc.id[:1].islower()):
                 continue
             given = [*node.exc.args, *(word.value for word in node.exc.keywords)] if isinstance(node.exc, ast.Call) else []
@@ -149,7 +149,7 @@ def check_sites(gate: Gate) -> None:
     for word, other in (("backward", "$^"), ("step", "schedul|warmup|profil|progress")):
         sites = []
         for source in gate.sources:
-            for node in ast.walk(source.tree):
+            for node in source.nodes:
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == word:
                     if re.search(other, ast.unparse(node.func.value), re.IGNORECASE):
                         continue

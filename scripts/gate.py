@@ -84,8 +84,12 @@ class Source:
     def is_public(self) -> bool:
         return not any(part.startswith("_") for part in self.relative.with_suffix("").parts if part != "__init__")
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
     def functions(self) -> list[Function]:
-        return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+        return [node for node in self.nodes if isinstance(node, Function)]
 
     def reason(self, *lines: int) -> str:
         """Return the reason of the first of these lines that carries one."""
@@ -112,6 +116,14 @@ class Gate:
             Source(path, path.relative_to(root), root.name, path.read_text(encoding="utf-8")) for path in sorted(root.rglob("*.py"))
         ]
         self.modules = {source.module: source for source in self.sources}
+
+    @cached_property
+    def classes(self) -> dict[str, list[ast.ClassDef]]:
+        """All classes by name."""
+        found: dict[str, list[ast.ClassDef]] = {}
+        for node in (node for source in self.sources for node in source.nodes if isinstance(node, ast.ClassDef)):
+            found.setdefault(node.name, []).append(node)
+        return found
 
     def report(self, source: Source, line: int, what: str, *, reason: str | None = None) -> None:
         why = source.reason(line) if reason is None else reason

@@ -91,12 +91,10 @@ def missing_words(node: Function, *, method: bool, class_words: str = "") -> lis
 def inherited(gate: Gate, owner: ast.ClassDef, name: str) -> bool:
     """Return whether a base class within the package documents the method."""
     bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in owner.bases}
-    for source in gate.sources:
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.ClassDef) and node.name in bases and node is not owner:
-                own = any(isinstance(part, Function) and part.name == name and ast.get_docstring(part) for part in node.body)
-                if own or inherited(gate, node, name):
-                    return True
+    for node in (node for base in sorted(bases) for node in gate.classes.get(base, ()) if node is not owner):
+        own = any(isinstance(part, Function) and part.name == name and ast.get_docstring(part) for part in node.body)
+        if own or inherited(gate, node, name):
+            return True
     return False
 
 
