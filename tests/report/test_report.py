@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import subprocess
 import sys
 import wave
@@ -33,7 +34,7 @@ def judged(accuracy: float, low: float, high: float, **more: Any) -> dict[str, A
 @pytest.fixture
 def facts() -> dict[str, Any]:
     figures = judged(0.9, 0.86, 0.93, macro_f1=0.89, log_loss=0.31, ece=0.02, brier=0.15)
-    figures["confusion"] = [[100, 3, 0], [0, 110, 9], [5, 0, 133]]
+    figures["confusion"] = {"true": [0, 0, 1, 1, 2, 2], "predicted": [0, 1, 1, 2, 0, 2], "count": [100, 3, 110, 9, 5, 133]}
     figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "items": 120} for name in NAMES}
     return {
         "title": f"the {EVIL} network",
@@ -176,11 +177,13 @@ def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
     write_facts(tmp_path, {**facts, "where": Path("x")})
     assert read_facts(tmp_path) == {**facts, "where": "x"}
     write_report(tmp_path, read_facts(tmp_path))
+    stored = [json.loads((tmp_path / name).read_text()) for name in ("scores.json", "report.json")]
+    assert set(stored[0]) == {"verdict", "scores", "baselines", "cost"} and not set(stored[0]) & set(stored[1])  # each of them once
     (tmp_path / "report.json").write_text("[1]")
     with pytest.raises(DataError, match="holds a list"):
         read_facts(tmp_path)
     (tmp_path / "report.json").write_text("{")
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match=r"report\.json' cannot be read as a report of a saved folder: .*Save the result again\."):
         read_facts(tmp_path)
     with pytest.raises(DataError, match=r"nowhere holds no report\.json"):
         read_facts(tmp_path / "nowhere")
@@ -270,7 +273,10 @@ def test_nice_ticks(low: float, high: float, count: int, expected: list[float]) 
 
 
 def test_confused_pairs_and_durations() -> None:
-    assert confused_pairs([[8, 2], [5, 5]], ["a", "b"]) == [("b", "a", 5, "50.0 %"), ("a", "b", 2, "20.0 %")]
+    assert confused_pairs((), ["a", "b"]) == []
+    said = [("b", "a", 5, "50.0 %"), ("a", "b", 2, "20.0 %")]
+    assert confused_pairs({"true": [0, 0, 1, 1], "predicted": [0, 1, 0, 1], "count": [8, 2, 5, 5]}, ["a", "b"]) == said
+    assert confused_pairs([[8, 2], [5, 5]], ["a", "b"]) == said  # as earlier versions wrote it
     assert [duration(s) for s in (0.44, 12, 59.7, 200, 3900)] == ["0.4 s", "12 s", "1 min 00 s", "3 min 20 s", "1 h 05 min"]
 
 

@@ -15,7 +15,16 @@ from scipy.special import expit, softmax
 from sklearn import metrics as reference
 
 from regraft.errors import DataError, SettingError
-from regraft.tasks import brier_score, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities, wilson_interval
+from regraft.tasks import (
+    brier_score,
+    confusion_matrix,
+    expected_calibration_error,
+    harmonic_mean,
+    judge,
+    log_loss,
+    probabilities,
+    wilson_interval,
+)
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def test_classification_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) ->
     assert figures["accuracy"] == pytest.approx(reference.accuracy_score(targets, predicted))
     assert figures["macro_f1"] == pytest.approx(reference.f1_score(targets, predicted, average="macro"))
     assert figures["log_loss"] == pytest.approx(reference.log_loss(targets, chances))
-    assert figures["confusion"] == reference.confusion_matrix(targets, predicted).tolist()
+    assert np.array_equal(confusion_matrix(figures["confusion"], 4), reference.confusion_matrix(targets, predicted))
     assert figures["accuracy_interval"] == list(wilson_interval(int((predicted == targets).sum()), 200))
     recalls = reference.recall_score(targets, predicted, average=None)
     assert [row["recall"] for row in figures["per_class"].values()] == pytest.approx(recalls)
@@ -87,7 +96,23 @@ def test_a_class_without_items_has_no_recall() -> None:
     figures = judge([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0]], [0, 1], ["a", "b", "c"])
     assert figures["per_class"]["c"] == {"recall": None, "interval": [0.0, 1.0], "items": 0}
     assert figures["accuracy"] == figures["macro_f1"] == 1.0
-    assert np.shape(figures["confusion"]) == (3, 3)
+    assert figures["confusion"] == {"true": [0, 1], "predicted": [0, 1], "count": [1, 1]}
+    assert confusion_matrix(figures["confusion"], 3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("cell", [{"true": [3], "predicted": [0]}, {"true": [0], "predicted": [3]}, {"true": [-1], "predicted": [0]}])
+def test_a_cell_of_no_class_is_refused(cell: dict[str, list[int]]) -> None:
+    with pytest.raises(DataError, match="expected 0 to 2"):
+        confusion_matrix({**cell, "count": [1]}, 3)
+
+
+def test_figures_of_many_classes_are_as_large_as_the_data() -> None:
+    """Nothing of what is kept grows with the square of the classes."""
+    classes, items = 20_000, 100
+    scores = np.random.default_rng(0).normal(size=(items, classes)).astype(np.float32)
+    figures = judge(scores, np.arange(items), kind="classification")
+    assert sum(figures["confusion"]["count"]) == items and len(figures["confusion"]["true"]) <= items
+    assert len(json.dumps(figures)) < 120 * classes
 
 
 def test_multi_label_is_scikit_learns() -> None:

@@ -49,12 +49,46 @@ _MIB = 2**20
 FORMATS: dict[str, Format] = {
     "facts": Format(
         "file of a saved folder",
-        ("regraft.json", "scores.json", "report.json", "manifest.json"),
+        ("regraft.json",),
         "`json.loads`, then a schema",
         "Wrong types, missing parts, numbers that are none: errors far from the cause, or predictions that are not numbers.",
         "Every value is checked against a schema before anything is built from it.",
         NetworkError,
         largest=512 * _MIB,
+    ),
+    "report": Format(
+        "report of a saved folder",
+        ("scores.json", "report.json"),
+        "`json.loads`, then a schema",
+        "Figures that are none; text that is no text, in a page of HTML.",
+        "Every value is checked against a schema; the page escapes all text, has no scripts, and fetches nothing.",
+        largest=512 * _MIB,
+    ),
+    "history": Format(
+        "history of trainings",
+        ("history.jsonl",),
+        "`json.loads` on each line, then a schema",
+        "Entries that are no mapping, or figures that are no numbers: the next training ends in an error after it has run.",
+        "Every entry is checked when the folder is opened.",
+        NetworkError,
+        largest=512 * _MIB,
+    ),
+    "code": Format(
+        "code of a condition",
+        ("codes/*.safetensors",),
+        "`safetensors.safe_open`",
+        "A code of another network or length, or values that are not finite: scores that are none.",
+        "It names the digest of its network and has a checksum; length and values are checked.",
+        NetworkError,
+        largest=64 * _MIB,
+    ),
+    "statistics": Format(
+        "file of class statistics",
+        ("statistics.safetensors", "unknown.safetensors"),
+        "`safetensors.numpy.load_file`",
+        "Arrays of other shapes, or numbers that are not finite.",
+        "A checksum in `regraft.json`; shapes and numbers are checked before they are used.",
+        NetworkError,
     ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import InputError
 from .formats import FORMATS, opening
 from .text import printable
 
-__all__ = ["Plain", "checked", "read_json", "read_lines"]
+__all__ = ["HistoryEntry", "Plain", "checked", "read_json", "read_lines"]
 
 
 class Plain(BaseModel):
     """Base of all schemas: types are not converted, numbers are finite, unknown keys are kept (newer versions may add some)."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow", frozen=True)
+
+
+class HistoryEntry(Plain):
+    """One epoch of a history. Figures of a training that diverged may be no finite numbers."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    run: Annotated[int, Field(ge=1)] = 1
+    stage: str = ""
+    epoch: int | None = None
+    train_loss: float | None = None
+    select_loss: float | None = None
+    select_accuracy: float | None = None
+    learning_rate: float | None = None
+    seconds: float | None = None
 
 
 Model = TypeVar("Model", bound=Plain)
@@ -39,12 +54,17 @@ def checked(content: Any, schema: type[Model], *, what: str, error: type[InputEr
     try:
         return schema.model_validate(content)
     except ValidationError as problem:
-        found = [
-            f"{printable('.'.join(map(str, part['loc'])) or 'the whole')}: {part['msg']}, received {_shown(part['input'])}"
-            for part in problem.errors(include_url=False)
-        ]
+        found = [_fault(part) for part in problem.errors(include_url=False)]
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise error(f"{what} does not have the expected form: {'; '.join(found[:5])}{more}.") from problem
+
+
+def _fault(part: Any) -> str:
+    place = printable(".".join(map(str, part["loc"])))
+    if part["type"] == "missing":
+        return f"it lacks {place!r}"
+    said = part["msg"].removeprefix("Value error, ")
+    return f"{place or 'the whole'}: {printable(said)}, received {_shown(part['input'])}"
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ __all__ = ["flush_file", "flush_folder", "json_text", "replaced_file", "write_by
 PARTIAL = ".partial"
 _PATIENCE = 60.0
 """Seconds that a process waits for another that writes the same file."""
+_READABLE = 2**18
+"""Characters of JSON up to which it is indented."""
 _LONGEST = 200
 """Bytes of a name to which more can be added on every file system."""
 
@@ -106,14 +108,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, default: Callable[[Any], Any] | None = None) -> None:
     """Write JSON, whole or not at all.
 
     Args:
         path: of the file.
         content: plain data. Lone surrogates are written as JSON escapes, so that reading gives the same text.
+        default: makes plain data of what is none.
     """
-    write_bytes(path, json_text(content, indent=1).encode("utf-8"))
+    text = json_text(content, default=default)
+    if len(text) <= _READABLE:
+        text = json_text(content, indent=1, default=default)
+    elif isinstance(content, Mapping):  # indenting takes many times as long
+        text = "{\n" + ",\n".join(json_text({key: value}, default=default)[1:-1] for key, value in content.items()) + "\n}"
+    write_bytes(path, (text + "\n").encode("utf-8"))
 
 
 def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -121,16 +129,17 @@ def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     write_bytes(path, "".join(json_text(entry) + "\n" for entry in entries).encode("utf-8"))
 
 
-def json_text(content: Any, *, indent: int | None = None) -> str:
+def json_text(content: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
     """Return plain data as JSON text that can be encoded as UTF-8: readable, and with lone surrogates as escapes.
 
     Args:
         content: plain data.
         indent: spaces a level; None: one line.
+        default: makes plain data of what is none.
     """
-    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    text = json.dumps(content, ensure_ascii=False, indent=indent, default=default)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        return json.dumps(content, ensure_ascii=True, indent=indent)
+        return json.dumps(content, ensure_ascii=True, indent=indent, default=default)
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ _HEADINGS = {
     "dropped": "rows left behind",
 }
 _PARTS = {"fit": "fit", "select": "select (stops the training)", "valid": "valid (judges)", "test": "test (judges)"}
+Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+_CELL = ("true", "predicted", "count")
 _MOST_CLASSES = 40
 _MOST_BESIDE = 14  # classes up to which bars and matrix stand side by side
 
@@ -81,20 +84,30 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def confused_pairs(table: Sequence[Sequence[int]], names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:
+def confused_pairs(confusion: Confusion, names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:
     """Return the errors made most often.
 
     Args:
-        table: (C, C) counts; rows are true, columns predicted.
+        confusion: the cells that are not 0, as `judge` gives them; or, of earlier versions, (C, C) counts, rows true.
         names: of the C classes.
         count: at most so many pairs.
 
     Returns:
         (true, predicted, items, share of the true class's items), the most frequent first.
     """
-    errors = [(number, i, j) for i, row in enumerate(table) for j, number in enumerate(row) if i != j and number]
-    errors.sort(key=lambda error: (-error[0], error[1], error[2]))
-    return [(names[i], names[j], number, percent(number / sum(table[i]))) for number, i, j in errors[:count]]
+    cells, totals = _cells(confusion), [0] * len(names)
+    for i, number in zip(cells["true"], cells["count"], strict=True):
+        totals[i] += number
+    errors = ((-number, i, j) for i, j, number in zip(*(cells[name] for name in _CELL), strict=True) if i != j)
+    return [(names[i], names[j], -less, percent(-less / totals[i])) for less, i, j in heapq.nsmallest(count, errors)]
+
+
+def _cells(confusion: Confusion) -> Mapping[str, Sequence[int]]:
+    """Return the cells that are not 0, as `judge` gives them."""
+    if isinstance(confusion, Mapping):
+        return confusion
+    cells = [(i, j, number) for i, row in enumerate(confusion) for j, number in enumerate(row) if number]
+    return {name: [cell[at] for cell in cells] for at, name in enumerate(_CELL)}
 
 
 def _tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -205,9 +218,12 @@ def _recall_title(classes: int) -> str:
 
 
 def _confusion(figures: Mapping[str, Any]) -> str:
-    table, names = figures.get("confusion") or (), list(figures.get("per_class") or {})
-    if not table or len(table) > _MOST_CLASSES or len(names) != len(table):
+    confusion, names = figures.get("confusion"), list(figures.get("per_class") or {})
+    if not confusion or len(names) > _MOST_CLASSES:
         return ""
+    table = [[0] * len(names) for _ in names]
+    for i, j, number in zip(*(_cells(confusion)[name] for name in _CELL), strict=True):
+        table[i][j] = number
     return heat_map(table, names, title="Confusion matrix: rows are the true classes, columns what the network read")
 
 

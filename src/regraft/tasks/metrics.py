@@ -5,17 +5,17 @@ Shape letters: N items, C classes (or labels, or outputs).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, r2_score
+from sklearn.metrics import average_precision_score, f1_score, r2_score
 
 from ..errors import DataError, SettingError, near_names
 from .intervals import bootstrap_interval, wilson_interval
 
-__all__ = ["brier_score", "expected_calibration_error", "harmonic_mean", "judge", "log_loss", "probabilities"]
+__all__ = ["brier_score", "confusion_matrix", "expected_calibration_error", "harmonic_mean", "judge", "log_loss", "probabilities"]
 
 _SMALLEST = 1e-12
 
@@ -150,7 +150,8 @@ def judge(
     Returns:
         Always "items". Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the
         classes that occur among truths or predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier",
-        "per_class" {name: {"recall", "interval", "items"}} (recall None without items), "confusion" (C x C, rows true).
+        "per_class" {name: {"recall", "interval", "items"}} (recall None without items), "confusion" {"true", "predicted", "count"}:
+        the cells of the confusion matrix that are not 0, as three lists; `confusion_matrix` makes the whole of it.
         Multi-label, at the thresholds: "accuracy" (mean over labels) and its interval (bootstrap over items), "macro_f1",
         "micro_f1"; without them "map" (mean average precision of the labels that occur, else None), "log_loss"; "per_class"
         {name: {"precision" (None where the label is never said), "recall", "interval", "items", "average_precision"}};
@@ -187,12 +188,37 @@ def judge(
     return judges[kind](raw, np.asarray(targets), names=names, **settings)
 
 
+def confusion_matrix(confusion: Mapping[str, Sequence[int]], classes: int) -> np.ndarray:
+    """Return the whole confusion matrix of the cells that `judge` gives.
+
+    Args:
+        confusion: "true", "predicted" and "count", as many of each.
+        classes: C.
+
+    Returns:
+        (C, C) counts; rows are true, columns predicted.
+
+    Raises:
+        DataError: if a cell is of no class.
+
+    Example:
+        >>> confusion_matrix({"true": [0, 1], "predicted": [0, 0], "count": [5, 2]}, 2).tolist()
+        [[5, 0], [2, 0]]
+    """
+    rows, columns = np.asarray(confusion["true"], np.int64), np.asarray(confusion["predicted"], np.int64)
+    if max(rows.max(initial=-1), columns.max(initial=-1)) >= classes or min(rows.min(initial=0), columns.min(initial=0)) < 0:
+        raise DataError(f"The confusion has classes up to {max(rows.max(), columns.max())}; expected 0 to {classes - 1}.")
+    table = np.zeros((classes, classes), np.int64)
+    table[rows, columns] = np.asarray(confusion["count"], np.int64)
+    return table
+
+
 def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]) -> dict[str, Any]:
     truth = _checked_targets(targets, len(scores), classes=len(names))
     chances = probabilities(scores)
     predicted = scores.argmax(axis=1)
     right = int((predicted == truth).sum())
-    table = confusion_matrix(truth, predicted, labels=np.arange(len(names)))
+    found, items = (np.bincount(rows, minlength=len(names)).tolist() for rows in (truth[predicted == truth], truth))
     return {
         "items": len(truth),
         "accuracy": right / len(truth),
@@ -201,9 +227,15 @@ def _classification(scores: np.ndarray, targets: np.ndarray, *, names: list[str]
         "log_loss": log_loss(chances, truth),
         "ece": expected_calibration_error(chances, truth),
         "brier": brier_score(chances, truth),
-        "per_class": {name: _recall(int(table[row, row]), int(table[row].sum())) for row, name in enumerate(names)},
-        "confusion": table.tolist(),
+        "per_class": {name: _recall(found[row], items[row]) for row, name in enumerate(names)},
+        "confusion": _confusion(truth, predicted, classes=len(names)),
     }
+
+
+def _confusion(truth: np.ndarray, predicted: np.ndarray, *, classes: int) -> dict[str, list[int]]:
+    """Return the cells that are not 0, row by row: at most as many as there are items, however many classes there are."""
+    cells, counts = np.unique(truth * classes + predicted, return_counts=True)
+    return {"true": (cells // classes).tolist(), "predicted": (cells % classes).tolist(), "count": counts.tolist()}
 
 
 def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], thresholds: np.ndarray | None = None) -> dict[str, Any]:

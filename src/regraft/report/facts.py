@@ -1,0 +1,197 @@
+"""What the facts of a report must look like before a page is made of them: `scores.json` and `report.json` of a saved folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from ..errors import DataError
+from ..files.schema import HistoryEntry, Plain, checked, read_json
+from ..files.text import printable
+from ..files.writing import write_json
+
+__all__ = ["SCORES", "read_facts", "write_facts"]
+
+SCORES = ("verdict", "scores", "baselines", "cost")
+"""What stands in `scores.json`, and not once more in `report.json`."""
+_SCORES_FILE, _FACTS_FILE = "scores.json", "report.json"
+_REMEDY = "Save the result again."
+Count = Annotated[int, Field(ge=0)]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class _Class(Plain):
+    recall: float | None = None
+    precision: float | None = None
+    average_precision: float | None = None
+    interval: Interval = Field(default_factory=lambda: [0.0, 1.0])
+    items: Count = 0
+
+
+class _Cells(Plain):
+    true: list[Count]
+    predicted: list[Count]
+    count: list[Count]
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if not len(self.true) == len(self.predicted) == len(self.count):
+            raise ValueError(f"lists of {len(self.true)}, {len(self.predicted)} and {len(self.count)} numbers")
+        return self
+
+
+class _Difference(Plain):
+    interval: Interval
+
+
+class _Figures(Plain):
+    """What `judge` gives, with what the report adds to it."""
+
+    items: Count = 0
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    micro_f1: float | None = None
+    map: float | None = None
+    mae: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+    log_loss: float | None = None
+    ece: float | None = None
+    brier: float | None = None
+    accuracy_interval: Interval | None = None
+    mae_interval: Interval | None = None
+    per_class: dict[str, _Class] = Field(default_factory=dict)
+    confusion: _Cells | list[list[Count]] | None = None
+    thresholds: list[float] | None = None
+    difference: _Difference | float | None = None
+    kind: str | None = None
+    tasks: dict[str, _Figures] = Field(default_factory=dict)
+    baselines: dict[str, _Figures] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        classes, found = len(self.per_class), self.confusion
+        largest = [max(found.true + found.predicted, default=-1)] if isinstance(found, _Cells) else [len(row) - 1 for row in found or ()]
+        if max(largest, default=-1) >= classes:
+            raise ValueError(f"a confusion of {max(largest) + 1} classes, of which {classes} have figures")
+        if isinstance(found, list) and len(found) > classes:
+            raise ValueError(f"a confusion of {len(found)} classes, of which {classes} have figures")
+        return self
+
+
+class _Candidate(Plain):
+    name: str = ""
+    strategy: str = ""
+    predicted: float | None = None
+    seconds: float | None = None
+    estimate: float | None = None
+    interval: Interval | None = None
+    figure: str = "accuracy"
+    why: str = ""
+
+
+class _Strategy(Plain):
+    name: str | None = None
+    chosen: str | None = None
+    reasons: list[str] = Field(default_factory=list)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Data(Plain):
+    items: Count | None = None
+    classes: list[str] | Count | None = None
+    counts: dict[str, Count] = Field(default_factory=dict)
+    split: dict[str, Count] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+
+
+class _Item(Plain):
+    name: str = ""
+    true: str = ""
+    predicted: str = ""
+    probability: float | None = None
+    media: str | None = None
+    media_kind: str | None = None
+    text: str | None = None
+
+
+class _Account(Plain):
+    rules: dict[str, str] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    figures: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        wrong = [name for name, names in (self.model_extra or {}).items() if not isinstance(names, list)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no list of names")
+        return self
+
+
+class _Facts(Plain):
+    """All that the page shows."""
+
+    title: str | None = None
+    verdict: Annotated[str, Field(min_length=1)]
+    created: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    network: dict[str, Any] = Field(default_factory=dict)
+    data: _Data | None = None
+    preprocessing: str | None = None
+    strategy: _Strategy | None = None
+    history: list[HistoryEntry] = Field(default_factory=list)
+    scores: dict[str, _Figures] = Field(default_factory=dict)
+    baselines: dict[str, _Figures] = Field(default_factory=dict)
+    account: _Account | None = None
+    cost: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    worst: list[_Item] = Field(default_factory=list)
+    candidates: list[_Candidate] = Field(default_factory=list)
+    not_tried: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+
+
+def write_facts(folder: str | Path, facts: dict[str, Any], *, scores: Sequence[str] = SCORES) -> Path:
+    """Keep what a report is made of, so that it can be made again.
+
+    Args:
+        folder: of the saved network.
+        facts: as for `write_report`.
+        scores: the names of those that go into `scores.json`, the others into `report.json`.
+
+    Returns:
+        The path of `report.json`.
+    """
+    write_json(Path(folder) / _SCORES_FILE, {name: facts[name] for name in scores if name in facts}, default=str)
+    write_json(Path(folder) / _FACTS_FILE, {name: value for name, value in facts.items() if name not in scores}, default=str)
+    return Path(folder) / _FACTS_FILE
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """Return what `write_facts` kept, every value checked.
+
+    Args:
+        folder: of a saved network.
+
+    Returns:
+        The facts, for `write_report`.
+
+    Raises:
+        DataError: if the folder holds no `report.json`, or a file is not what `write_facts` writes.
+    """
+    facts: dict[str, Any] = {}
+    for name in (_SCORES_FILE, _FACTS_FILE):  # earlier versions wrote all of it into the second
+        source = Path(folder) / name
+        if not source.is_file() and name == _FACTS_FILE:
+            raise DataError(
+                f"{printable(folder)} holds no {name}; expected a folder that regraft adapt --out, or result.save(), has written."
+            )
+        if source.is_file():
+            found = read_json(source, "report", remedy=_REMEDY)
+            if not isinstance(found, dict):
+                raise DataError(f"{printable(source)} holds a {type(found).__name__}; expected an object with the facts of a report.")
+            facts |= found
+    checked(facts, _Facts, what=f"The report in {printable(folder)!r}", error=DataError)
+    return facts
