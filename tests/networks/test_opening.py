@@ -120,14 +120,17 @@ def test_round_trip_with_the_class(saved: Path) -> None:
     assert not (saved / "regraft.json.partial").exists()
 
 
-def test_a_half_written_folder_is_not_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_written_to_its_end_is_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = regraft.load(_architecture(), inputs=(6,))
-    net.save(tmp_path)
+    net.save(tmp_path / "old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
     monkeypatch.setattr(type(net), "write", lambda _self, _folder: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        net.save(tmp_path)
-    with pytest.raises(NetworkError, match="not a folder saved by regraft"):
-        regraft.load(tmp_path)
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            net.save(folder)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert regraft.load(tmp_path / "old", architecture=_architecture).head.weight.shape == (3, 4)
 
 
 def test_a_network_opened_again_is_a_copy() -> None:

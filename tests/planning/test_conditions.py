@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def test_a_code_is_a_small_file_in_the_folder_and_nothing_else_is_touched(family
     again.save(tmp_path / "copy")
     assert [path.name for path in (tmp_path / "copy" / "codes").iterdir()] == [written.name]
     coded(family).save(tmp_path / "copy")
-    assert not list((tmp_path / "copy" / "codes").iterdir())
+    assert not (tmp_path / "copy" / "codes").exists()
 
 
 def test_code_files_that_are_refused(tmp_path: Path) -> None:
@@ -288,8 +289,11 @@ def test_code_files_that_are_refused(tmp_path: Path) -> None:
         save_file({"code": code}, path, metadata)
         with pytest.raises(NetworkError, match=words):
             regraft.load(tmp_path, architecture=made)
+    save_file({"code": good + 1}, path, {**told, "sha256": hashlib.sha256(good.tobytes()).hexdigest()})
+    with pytest.raises(NetworkError, match="is damaged: its values are not those that were saved"):
+        regraft.load(tmp_path, architecture=made)
     path.write_bytes(b"half a fi")
-    with pytest.raises(NetworkError, match="is damaged"):
+    with pytest.raises(NetworkError, match="cannot be read as a code of a condition"):
         regraft.load(tmp_path, architecture=made)
     plain("torch").save(tmp_path / "other")
     with pytest.raises(NetworkError, match="holds another network"):

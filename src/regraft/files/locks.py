@@ -70,7 +70,7 @@ def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[
         handle = _taken(target, wait)
     if handle is None:
         shown = repr(printable(target))
-        raise error(f"Another process is writing into the folder {shown}. Wait until it has ended, or give another folder with out=.")
+        raise error(f"Another process is writing into the folder {shown}. Wait until it has ended, or choose another folder.")
     with ExitStack() as stack:
         stack.callback(os.close, handle)
         try:
@@ -88,7 +88,7 @@ def _told(folder: str | Path, error: type[InputError]) -> Iterator[None]:
         yield
     except (OSError, ValueError) as problem:  # ValueError: a null character in the name
         said = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
-        raise error(f"The folder {printable(folder)!r} cannot be written: {said}. Give another one with out=.") from problem
+        raise error(f"The folder {printable(folder)!r} cannot be written: {said}. Choose another folder.") from problem
 
 
 def _taken(folder: Path, wait: float) -> int | None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..networks.folders import write_json
+from ..files.writing import write_json
 from .cut import Live
 
 __all__ = ["ActivationCache", "CacheEntry", "clear_caches", "list_caches", "only_one"]

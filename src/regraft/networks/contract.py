@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import NetworkError, near_names
 from .account import Account
-from .folders import write_network
+from .folders import save_network
 from .names import checked_classes
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head
@@ -476,12 +476,13 @@ class Network(abc.ABC):
         """Save the network with its class names and preprocessing; `regraft.load(folder)` opens it again.
 
         Args:
-            folder: made where it is not there.
+            folder: made where it is not there. A network that was saved there before is replaced as a whole: whatever happens meanwhile,
+                the folder holds the old one or the new one. What regraft had written for the old one goes; all other files stay.
 
         Returns:
             The folder.
         """
-        write_network(self, Path(folder))
+        save_network(self, Path(folder))
         return Path(folder)
 
     @abc.abstractmethod

@@ -1,11 +1,16 @@
-"""The saved folder: weights, then `regraft.json` last, so that a folder that has it is whole."""
+"""The saved folder: weights, what they were learned from, and `regraft.json`, which says what opening them needs.
+
+It is replaced as a whole (`files/replacing.py`); `regraft.json` holds a checksum of each file that belongs to the network.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-import json
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,22 +19,32 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..errors import NetworkError
-from .parts.code_files import write_codes
+from ..errors import InputError, NetworkError
+from ..files.formats import opening, reason_of
+from ..files.locks import held_folder
+from ..files.replacing import COMMITTED, Kind, replaced_folder, settle_
+from ..files.schema import HistoryEntry, checked, read_json, read_lines
+from ..files.text import printable
+from ..files.writing import write_json, write_lines
+from .parts.code_files import CODES_FOLDER, write_codes
+from .parts.facts import Facts
 
 if TYPE_CHECKING:
     from .contract import Head, Network
 
 __all__ = [
     "FACTS_FILE",
+    "HISTORY_FILE",
     "UNKNOWN_FILE",
+    "check_files",
     "read_facts",
     "read_heads_",
     "read_learned_",
     "read_statistics",
+    "replacing",
+    "save_network",
+    "settled",
     "versions",
-    "write_json",
-    "write_lines",
     "write_network",
 ]
 
@@ -38,7 +53,14 @@ HISTORY_FILE = "history.jsonl"
 STATISTICS_FILE = "statistics.safetensors"
 UNKNOWN_FILE = "unknown.safetensors"
 """Statistics of the features that the rule for unknown items looks at, where these are not all."""
-_KEYS = ("family", "network", "heads", "preprocessing", "account")
+_WEIGHTS = ("network.safetensors", "network.keras", "network.onnx", "network.pt2")
+_RESULT = ("plan.json", "scores.json", "report.json", "report.html")
+_OF_NETWORK = (*_WEIGHTS, HISTORY_FILE, STATISTICS_FILE, UNKNOWN_FILE)
+_FOLDER = Kind(FACTS_FILE, frozenset({FACTS_FILE, CODES_FOLDER, *_OF_NETWORK, *_RESULT}))
+_WITHOUT = "Put it back from a copy, or remove it: the network can be opened without it."
+_REMEDY = "Put back the folder as it was saved, from a copy, or save the network again."
+_PATIENCE = 20.0
+"""Seconds that opening a folder waits for a process that is moving new content into it."""
 
 
 def versions() -> dict[str, str]:
@@ -52,52 +74,60 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is either the old or the new one, never half of it.
+def replacing(
+    folder: str | Path, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
+) -> AbstractContextManager[Path]:
+    """Give a saved folder new content, all at once, as `replaced_folder` does.
 
     Args:
-        path: of the file.
-        content: plain data.
+        folder: made where it is not there.
+        finish: given the new folder when it holds all that stays, such as `run/` with checkpoints.
+        error: class of what is raised where it cannot be written.
+
+    Returns:
+        A context that gives an empty folder to write into.
     """
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    return replaced_folder(folder, _FOLDER, finish=finish, error=error)
 
 
-def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write entries as JSON lines to the path, one an entry."""
-    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
-
-
-def write_network(network: Network, folder: Path) -> None:
-    """Write weights, then `regraft.json` last: a folder without it is not a saved network.
+def save_network(network: Network, folder: Path) -> None:
+    """Save a network into a folder: killed at any moment, the folder holds the old network or the new one.
 
     Args:
         network: any family.
-        folder: made where it is not there.
+        folder: made where it is not there. What an earlier network had and this one has not goes; files of the user stay.
 
     Raises:
         NetworkError: if the folder cannot be written, or the network is an exported program.
     """
-    if network.origin.get("source") == "program":  # before anything is touched: the folder may be its own
+    with replacing(folder) as staged:
+        write_network(network, staged)
+
+
+def write_network(network: Network, folder: Path) -> None:
+    """Write weights, what they were learned from, and `regraft.json` with a checksum of each.
+
+    Args:
+        network: any family.
+        folder: new, as `replacing` gives it.
+
+    Raises:
+        NetworkError: if the folder cannot be written, or the network is an exported program.
+    """
+    if network.origin.get("source") == "program":
         raise NetworkError(
             f"This network is the exported program of {network.origin.get('class')}: it predicts, but cannot be saved. "
             "Open its folder with architecture=, a module or a function that makes it, or copy the folder."
         )
+    own = None if network.unknown is None else network.unknown.own_statistics()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FACTS_FILE).unlink(missing_ok=True)
         facts = dict(network.write(folder))
         digest = write_codes(network, folder)
-    except OSError as error:
-        raise NetworkError(f"The folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
-    own = None if network.unknown is None else network.unknown.own_statistics()
-    for file, arrays in ((STATISTICS_FILE, network.statistics), (UNKNOWN_FILE, own)):
-        if arrays is not None:
-            save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / file)
+        for file, arrays in ((STATISTICS_FILE, network.statistics), (UNKNOWN_FILE, own)):
+            if arrays is not None:
+                save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / file)
+    except SafetensorError as error:  # a full disk is one of these too
+        raise NetworkError(f"The weights cannot be written into {printable(folder)!r}: {reason_of(error)}. Make room there.") from error
     if network.history:
         write_lines(folder / HISTORY_FILE, network.history)
     content = {
@@ -112,8 +142,32 @@ def write_network(network: Network, folder: Path) -> None:
         "unknown": None if network.unknown is None else network.unknown.to_dict(),
         "digest": digest,
         "versions": versions(),
+        "files": {name: _checksum(folder / name) for name in _OF_NETWORK if (folder / name).is_file()},
     }
     write_json(folder / FACTS_FILE, content)
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Compare each file of a saved network that is there with its checksum; folders of earlier versions have none.
+
+    Args:
+        folder: saved.
+        facts: content of its `regraft.json`.
+
+    Raises:
+        NetworkError: naming the file that has changed.
+    """
+    for name, known in (facts.get("files") or {}).items():
+        path = folder / name
+        if path.is_file() and (path.stat().st_size != known["bytes"] or _checksum(path) != known):
+            needed = name == facts["network"]["file"]
+            hint = _REMEDY if needed else _WITHOUT
+            raise NetworkError(f"{name!r} in {printable(folder)!r} is not as it was saved: it is damaged, or was changed since. {hint}")
 
 
 def _head_facts(head: Head) -> dict[str, Any]:
@@ -130,6 +184,9 @@ def read_heads_(network: Network, facts: Mapping[str, Any]) -> None:
     Args:
         network: with the heads that have rows of their own.
         facts: content of `regraft.json`.
+
+    Raises:
+        NetworkError: if the network does not have these heads.
     """
     found: dict[str, Head] = {}
     called = {head.layer: task for task, head in network.heads.items() if head.layer}
@@ -141,29 +198,59 @@ def read_heads_(network: Network, facts: Mapping[str, Any]) -> None:
         if plain.get("groups"):
             first = next(iter(found.values()))
             head = first.derived(plain["task"], dict(zip(classes or (), plain["groups"], strict=True)))
-        elif plain["task"] in network.heads:
-            limits = tuple(plain["thresholds"]) if plain.get("thresholds") else None
-            head = replace(network.heads[plain["task"]], parts=tuple(plain.get("parts", ())), thresholds=limits, **told)
         else:
-            continue
+            limits = tuple(plain["thresholds"]) if plain.get("thresholds") else None
+            head = replace(_known_head(network, plain), parts=tuple(plain.get("parts", ())), thresholds=limits, **told)
         found[plain["task"]] = head
-    network.heads = found or network.heads
+    missing = [task for task in network.heads if task not in found]
+    if missing:
+        raise NetworkError(f"{FACTS_FILE} is damaged: it says nothing of the head {missing[0]!r} that the network has. {_REMEDY}")
+    network.heads = found
 
 
-def read_learned_(network: Network, folder: Path) -> None:
-    """Give an opened network the history and the class statistics that lie in its folder, where they do.
+def _known_head(network: Network, plain: Mapping[str, Any]) -> Head:
+    """Return the head of the opened network that `regraft.json` describes."""
+    head = network.heads.get(plain["task"])
+    same = head is not None and head.layer in ("", plain["layer"]) and head.weight.shape == (plain["rows"], plain["features"])
+    if head is None or not same:
+        have = ", ".join(f"{each.task!r} at {each.layer!r} with {each.weight.shape} weights" for each in network.heads.values())
+        raise NetworkError(
+            f"{FACTS_FILE} is damaged: it describes a head {plain['task']!r} at {plain['layer']!r} with "
+            f"{(plain['rows'], plain['features'])} weights; the network has {have or 'none'}. {_REMEDY}"
+        )
+    return head
+
+
+def read_learned_(network: Network, folder: Path, *, facts: Mapping[str, Any]) -> None:
+    """Give an opened network the history and the class statistics that were saved with it; what was removed since is said.
+
+    Args:
+        network: opened.
+        folder: that it was opened from.
+        facts: content of its `regraft.json`.
 
     Raises:
-        NetworkError: if the history is damaged.
+        NetworkError: if a file is damaged.
     """
-    try:
-        if (folder / HISTORY_FILE).is_file():
-            lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
-            network.history = tuple(json.loads(line) for line in lines if line.strip())
-    except (OSError, ValueError) as error:
-        raise NetworkError(f"{HISTORY_FILE} in {str(folder)!r} is damaged: {error}. Remove it, or save the network again.") from error
-    if (folder / STATISTICS_FILE).is_file():
+    if _belongs(folder, HISTORY_FILE, facts=facts):
+        entries = read_lines(folder / HISTORY_FILE, "history", remedy=_WITHOUT)
+        for number, entry in enumerate(entries, start=1):
+            checked(entry, HistoryEntry, what=f"Entry {number} of {printable(folder / HISTORY_FILE)!r}", error=NetworkError)
+        network.history = tuple(entries)
+    if _belongs(folder, STATISTICS_FILE, facts=facts):
         network.statistics = read_statistics(folder)
+
+
+def _belongs(folder: Path, name: str, *, facts: Mapping[str, Any]) -> bool:
+    """Tell whether a file is part of the saved network, and there; in folders of earlier versions, all that lies there is."""
+    known, there = facts.get("files"), (folder / name).is_file()
+    if known is None or (name in known and there):
+        return there
+    if name in known:
+        warnings.warn(
+            f"{name!r}, which was saved with the network in {printable(folder)!r}, is not there: it is opened without it.", stacklevel=2
+        )
+    return False
 
 
 def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.ndarray]:
@@ -175,35 +262,52 @@ def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.n
     path = folder / file
     if not path.is_file():
         raise NetworkError(f"{str(folder)!r} holds no class statistics ({file}): expected a folder that regraft saved with them.")
-    try:
+    with opening(path, "statistics", remedy=_WITHOUT):
         return load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise NetworkError(f"{file} in {str(folder)!r} is damaged: {error}. Remove it, or save the network again.") from error
+
+
+def settled(folder: Path) -> None:
+    """Finish what a process that was killed while it replaced this folder had begun; nothing is done where there is nothing of the kind.
+
+    Args:
+        folder: saved, or not.
+
+    Raises:
+        NetworkError: if it has to be written and cannot be.
+    """
+    if os.path.lexists(folder / COMMITTED):
+        with held_folder(folder, error=NetworkError, wait=_PATIENCE) as target:
+            try:
+                settle_(target, _FOLDER)
+            except OSError as error:
+                raise NetworkError(
+                    f"{printable(folder)!r} was being replaced when a process was killed, and cannot be put in order: {reason_of(error)}. "
+                    "Make the folder writable, and open it again."
+                ) from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read `regraft.json` of a saved folder.
 
     Args:
-        folder: written by `write_network`.
+        folder: written by `save_network`.
 
     Returns:
-        Its content.
+        Its content, every value checked.
 
     Raises:
-        NetworkError: if it is missing, not readable, or lacks a part.
+        NetworkError: if it is missing, not readable, or a value is not as regraft writes it.
     """
+    settled(folder)
     path = folder / FACTS_FILE
     if not path.is_file():
         raise NetworkError(
             f"{str(folder)!r} is not a folder saved by regraft: it has no {FACTS_FILE}. "
             "An interrupted run is continued by the same 'adapt'."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise NetworkError(f"{str(path)!r} is not readable JSON: {error}") from error
-    missing = [key for key in _KEYS if not isinstance(facts, dict) or key not in facts]
-    if missing:
-        raise NetworkError(f"{str(path)!r} was not written by regraft, or changed since: it lacks {', '.join(missing)}.")
-    return cast(dict[str, Any], facts)
+    facts = read_json(path, "facts", remedy=_REMEDY)
+    form = facts.get("format", 1) if isinstance(facts, dict) else 1
+    if isinstance(form, int) and form > 1:
+        raise NetworkError(f"{printable(path)!r} has the format {form}; this version of regraft knows 1. Update regraft to open it.")
+    checked(facts, Facts, what=repr(printable(path)), error=NetworkError)
+    return cast("dict[str, Any]", facts)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
+from ..files.locks import held_folder
 from ..networks.contract import Network
-from ..networks.folders import FACTS_FILE
+from ..networks.folders import FACTS_FILE, settled
 from ..report.candidates import was_tried
 from ..training import clear_
 from .choosing.candidates import check_blocks
@@ -19,7 +20,7 @@ from .job import Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import Plan
 from .preparing import check_inputs, preprocessing_for
-from .result import Result
+from .result import Result, save_result
 from .strategies import run_strategy
 from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
 from .tuning.stages import check_method
@@ -47,16 +48,31 @@ def carry_out(
     Raises:
         InputError: if network, data, plan or folder do not fit together; nothing has been started then.
     """
-    clock = Clock()
     check_trainable(data, judged_apart=test is not None)
+    with nullcontext() if out is None else held_folder(out) as folder:
+        if folder is not None:
+            _check_unfinished(folder, resume, shown=out)
+        return _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume)
+
+
+def _check_unfinished(folder: Path, resume: bool, *, shown: Any) -> None:
+    """Raise if a folder holds a finished network that is not to be replaced."""
+    settled(folder)
+    if resume and (folder / FACTS_FILE).is_file():
+        raise SettingError(
+            f"{str(shown)!r} already holds a finished network. Give another folder with out=, or resume=False to replace it."
+        )
+
+
+def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:
+    clock = Clock()
     plan = replace(plan, classes=plan.classes or data.classes)
-    folder = _claimed(out, resume)
     with clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
         items = Prepared(data, preprocessing_for(net, data), view_seed=plan.seed)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
         parts = parts_of(data, plan, judged_apart=test is not None)
-        job = _job(net, items, plan=plan, parts=parts, out=folder, resume=resume, test=test_items)
+        job = _job(net, items, plan=plan, parts=parts, out=out, resume=resume, test=test_items)
         job.clock = clock
     carried = run_strategy(job)
     calibrate_(job, carried)
@@ -79,9 +95,8 @@ def carry_out(
     earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
     plan = replace(plan, reasons=tuple(dict.fromkeys([*earlier, *job.notes])), candidates=tuple(job.candidates), chosen=dict(job.chosen))
     result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), _facts(job, adapted))
-    if folder is not None:
-        result.save(folder)
-        clear_(folder / "run", runs)
+    if out is not None:
+        save_result(result, out, finish=lambda folder: clear_(folder / "run", runs), error=SettingError)
     return result
 
 
@@ -100,32 +115,6 @@ def _job(  # over the limit: what a run is made of
     network.module.to(job.device)
     job.begin_()
     return job
-
-
-def _claimed(out: str | Path | None, resume: bool) -> Path | None:
-    """Return the folder once it is known that it can be written and holds no other result; where it is not there, it is not made yet."""
-    if out is None:
-        return None
-    folder = Path(out)
-    if resume and (folder / FACTS_FILE).is_file():
-        raise SettingError(
-            f"{str(folder)!r} already holds a finished network. Give another folder with out=, or resume=False to replace it."
-        )
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / "writable.partial"
-        probe.write_text("", encoding="utf-8")
-        probe.unlink()
-    except OSError as error:
-        raise SettingError(
-            f"The folder {str(folder)!r} cannot be written: {error.strerror or error}. Give another one with out=."
-        ) from error
-    finally:
-        for part in missing:
-            with suppress(OSError):  # was not made, or another process has put something there
-                part.rmdir()
-    return folder
 
 
 def _from_scratch(net: Network, job: Job) -> tuple[Judged, str]:

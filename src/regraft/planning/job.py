@@ -34,6 +34,12 @@ IN_MEMORY = 2**28
 """Bytes of features above which they are kept in a temporary file."""
 
 
+_NO_PART_OF_A_RUN = frozenset(
+    {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "baselines"},
+)
+"""Names in a plan and its settings that change nothing in how a network is trained: a run that was killed goes on with others."""
+
+
 def _cache_bytes(cut: Cut, rows: int) -> int:
     return rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
 
@@ -426,8 +432,9 @@ class Job:
         layers = [layer.name for layer in self.network.layers]
         targets = [self.items.data.targets_of(name) for name in self.tasks]
         learned = hashlib.blake2b(b"".join(np.ascontiguousarray(part.values).tobytes() for part in targets), digest_size=12).hexdigest()
-        plan = replace(self.plan, reasons=(), candidates=(), chosen={})
-        facts = [plan.to_dict(), self.items.identity(self.plan.views), learned, frozen_digest(self.network, layers)]
+        plan = {name: value for name, value in self.plan.to_dict().items() if name not in _NO_PART_OF_A_RUN}
+        plan["settings"] = {name: value for name, value in plan["settings"].items() if name not in _NO_PART_OF_A_RUN}
+        facts = [plan, self.items.identity(self.plan.views), learned, frozen_digest(self.network, layers)]
         self.run_digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
     def frozen_for_head(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import SettingError, near_names
+from ..files.writing import json_text
 from ..heads.starting import STARTS
 from ..methods import METHODS, SWITCHES
 from ..report.candidates import HEADINGS, candidate_rows
@@ -117,7 +118,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
+        return json_text(self.to_dict(), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

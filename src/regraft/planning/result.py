@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError
+from ..errors import InputError, MissingExtraError, NetworkError
+from ..files.writing import write_lines, write_text
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..networks.folders import versions, write_json, write_lines
-from ..report import verdict, write_facts, write_report
+from ..networks.folders import HISTORY_FILE, replacing, versions, write_network
+from ..report import report_page, verdict, write_facts, write_report
 from .plan import Plan
 
-__all__ = ["Result"]
+__all__ = ["Result", "save_result"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,42 @@ class Result:
         return write_report(path, self.report_facts())
 
     def save(self, folder: str | Path) -> Path:
-        """Save network, plan, history, scores and report; `regraft.json` comes last, so that a folder that has it is whole.
+        """Save network, plan, history, scores and report, all at once.
 
         Args:
-            folder: made where it is not there.
+            folder: made where it is not there. A result that was saved there before is replaced as a whole: whatever happens meanwhile,
+                the folder holds the old one or the new one. Files of the user stay.
 
         Returns:
             The folder.
+
+        Raises:
+            NetworkError: if the folder cannot be written.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "plan.json").write_text(self.plan.to_json(), encoding="utf-8")
-        write_lines(target / "history.jsonl", self.history)
-        write_json(target / "scores.json", {"scores": self.scores, "baselines": self.baselines, "cost": self.cost, "verdict": self.verdict})
-        facts = self.report_facts()
-        write_facts(target, facts)
-        with suppress(MissingExtraError):  # the figures are all in scores.json; `regraft report` makes the page once the extra is there
-            write_report(target / "report.html", facts)
-        self.network.save(target)
-        return target
+        save_result(self, Path(folder))
+        return Path(folder)
+
+
+def save_result(
+    result: Result, folder: Path, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
+) -> None:
+    """Save a result into a folder, all at once.
+
+    Args:
+        result: of an adaptation.
+        folder: made where it is not there.
+        finish: given the new folder when it holds all that stays of the old one; removes what is no longer needed.
+        error: class of what is raised where it cannot be written.
+
+    Raises:
+        InputError: of the class `error`, if the folder cannot be written; what it held before is still there.
+    """
+    facts = result.report_facts()
+    with replacing(folder, finish=finish, error=error) as staged:
+        write_network(result.network, staged)
+        write_text(staged / "plan.json", result.plan.to_json())
+        if not result.network.history:  # else it is part of the network
+            write_lines(staged / HISTORY_FILE, result.history)
+        write_facts(staged, facts)
+        with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
+            write_text(staged / "report.html", report_page(facts))

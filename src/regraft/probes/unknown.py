@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 from ..errors import DataError, SettingError, near_names
+from ..files.schema import Plain, checked
 from .common import checked_features, checked_groups, checked_targets, folds_of
 from .knn import nearest, unit_rows
 from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
@@ -70,12 +72,23 @@ class UnknownChoice:
         Raises:
             DataError: if a field is missing or the score is none of ours.
         """
-        names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in data]
-        if missing or data["score"] not in UNKNOWN_SCORES:
-            fault = f"it lacks {', '.join(missing)}" if missing else f"the score {data['score']!r} is none of {', '.join(UNKNOWN_SCORES)}"
-            raise DataError(f"The choice of a score of unknown items cannot be read: {fault}. Choose again with choose_unknown().")
-        return cls(**{name: data[name] for name in names})
+        checked(data, _Choice, what="The choice of a score of unknown items", error=DataError)
+        return cls(**{field.name: data[field.name] for field in fields(cls)})
+
+
+class _Choice(Plain):
+    """A choice as it stands in a file, with what the judge adds to it."""
+
+    score: Literal[UNKNOWN_SCORES]  # type: ignore[valid-type]  # the names in one place
+    threshold: float
+    false_alarm: Annotated[float, Field(gt=0.0, lt=1.0)]
+    auroc: dict[str, float]
+    auroc_error: dict[str, float]
+    fpr95: dict[str, float]
+    detected: dict[str, float]
+    hidden_items: int
+    repeats: int
+    every: Annotated[int, Field(ge=1)] = 1
 
 
 class UnknownJudge:
@@ -121,9 +134,12 @@ class UnknownJudge:
             The judge.
 
         Raises:
-            DataError: if a field is missing or the score is none of ours.
+            DataError: if a field is missing or wrong, or the score needs the features of known items, which are not kept.
         """
-        return cls(UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays), every=int(data.get("every", 1)))
+        choice = UnknownChoice.from_dict(data)
+        if choice.score == "neighbour":
+            raise DataError(f"The score {choice.score!r} of unknown items needs the features of known items, which are not saved.")
+        return cls(choice, ClassStatistics.from_arrays(arrays), every=int(data.get("every", 1)))
 
 
 def unknown_scores(

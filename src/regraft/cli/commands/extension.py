@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ class _Asked:
     skip_bad: bool
 
     def check(self) -> None:
-        """Raise if options do not go together, or the folder holds a network already."""
+        """Raise if options do not go together."""
         starts = library("heads.starting").STARTS
         if self.start is not None and self.start not in starts:
             raise SettingError(f"--start {self.start!r} is not known{near_names(self.start, starts)}")
@@ -51,14 +51,6 @@ class _Asked:
             raise SettingError(f"Received {' and '.join(named)}: each computes the new rows in a way of its own. Choose one.")
         if not 0 <= self.valid < 1:
             raise SettingError(f"--valid {self.valid}: expected a share from 0 to below 1, such as 0.2.")
-        if (self.out / "regraft.json").is_file():
-            raise SettingError(f"{str(self.out)!r} already holds a finished network. Give another folder with --out.")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingError(
-                f"The folder {str(self.out)!r} cannot be written: {error.strerror or error}. Choose another --out."
-            ) from error
 
     @property
     def fits_old(self) -> bool:
@@ -101,7 +93,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     reading = {"target": wanted_target(target), "group": group, "files": files, "kind": kind, "skip_bad": skip_bad}
     asked = _Asked(out, start, old_data, statistics, valid, seed, skip_bad)
     asked.check()
-    with speaking(not quiet):
+    with speaking(not quiet), _held_folder(out):
         net = opened(network, weights, source_classes=classes, head=head, channels=channels, architecture=architecture)
         reading["columns"] = columns_for(net, listed)
         shown = _read(net, data, reading=reading)
@@ -110,9 +102,24 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
         net.preprocessing = _preprocessing(net, parts.new)
         judges = None if test is None else _read(net, test, reading=reading).with_classes(parts.classes)
         extended, scores = _extended(net, parts, test=judges, asked=asked)
-    facts = _facts(extended, scores, parts=parts, asked=asked, seconds=time.perf_counter() - began)
-    _save(extended, facts, folder=out)
+        facts = _facts(extended, scores, parts=parts, asked=asked, seconds=time.perf_counter() - began)
+        _save(extended, facts, folder=out)
     _print_result(facts, extended.account, folder=out, as_json=as_json)
+
+
+@contextmanager
+def _held_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder of the result while the context lasts.
+
+    Raises:
+        SettingError: if it cannot be written, another process writes there, or it holds a network already.
+    """
+    folders = library("networks.folders")
+    with library("files.locks").held_folder(folder):
+        folders.settled(folder)
+        if (folder / folders.FACTS_FILE).is_file():
+            raise SettingError(f"{str(folder)!r} already holds a finished network. Give another folder with --out.")
+        yield
 
 
 # ── reading and parting ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -375,14 +382,13 @@ def _facts(extended: Any, scores: Mapping[str, Any], *, parts: _Parts, asked: _A
 
 
 def _save(extended: Any, facts: Mapping[str, Any], *, folder: Path) -> None:
-    """Save figures, report and network; the network's `regraft.json` comes last, so that a folder that has it is whole."""
-    report = library("report")
-    plain = {"scores": facts["scores"], "account": facts["account"], "cost": facts["cost"], "verdict": facts["verdict"]}
-    library("networks.folders").write_json(folder / "scores.json", plain)
-    report.write_facts(folder, facts)
-    with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
-        report.write_report(folder / "report.html", facts)
-    extended.save(folder)
+    """Save figures, report and network, all at once."""
+    report, folders = library("report"), library("networks.folders")
+    with folders.replacing(folder, error=SettingError) as staged:
+        folders.write_network(extended, staged)
+        report.write_facts(staged, facts, scores=("scores", "account", "cost", "verdict"))
+        with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
+            library("files.writing").write_text(staged / "report.html", report.report_page(facts))
 
 
 def _print_result(facts: Mapping[str, Any], account: Any, *, folder: Path, as_json: bool) -> None:

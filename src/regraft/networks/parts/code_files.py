@@ -7,17 +7,21 @@ Opening the folder reads them all: a code takes the row of its condition in the 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from ...errors import NetworkError
+from ...files.formats import opening, reason_of
+from ...files.text import printable
+from ...files.writing import write_bytes
 
 if TYPE_CHECKING:
     from ..contract import Network
@@ -37,6 +41,7 @@ __all__ = [
 CODES_FOLDER = "codes"
 _KIND = "regraft code 1"
 _ENDING = ".safetensors"
+_REMEDY = "Remove it, or adapt to its condition again."
 _COUNTER = "seed_generator_state"
 """Of a layer that draws at random; it changes with every step of a training, and is in no saved file."""
 
@@ -84,28 +89,38 @@ def write_code(network: Network, folder: Path, *, condition: str, digest: str | 
     network.coding.row(condition)
     code = np.ascontiguousarray(network.codes[condition], np.float32)
     path = folder / CODES_FOLDER / f"{_file_name(condition)}{_ENDING}"
-    partial = path.with_name(path.name + ".partial")
+    told = {"kind": _KIND, **_named(condition), "network": digest or code_digest(network), "sha256": _checksum(code)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"code": code}, partial, {"kind": _KIND, "condition": condition, "network": digest or code_digest(network)})
-        os.replace(partial, path)
+        write_bytes(path, save({"code": code}, told))
     except OSError as error:
-        raise NetworkError(f"The code file {str(path)!r} cannot be written: {error.strerror or error}") from error
+        raise NetworkError(f"The code file {printable(path)!r} cannot be written: {reason_of(error)}. Make room there.") from error
     return path
 
 
+def _named(condition: str) -> dict[str, str]:
+    """Return a condition's name as metadata of a file, which are UTF-8: a name with lone surrogates as JSON, with escapes."""
+    try:
+        condition.encode()
+    except UnicodeEncodeError:
+        return {"condition_json": json.dumps(condition)}
+    return {"condition": condition}
+
+
+def _checksum(code: np.ndarray) -> str:
+    return hashlib.sha256(code.tobytes()).hexdigest()
+
+
 def write_codes(network: Network, folder: Path) -> str | None:
-    """Write a code file for each condition of a network that was adapted to, and remove those of other networks and conditions.
+    """Write a code file for each condition of a network that was adapted to.
 
     Args:
         network: being saved into the folder.
-        folder: whose weights are this network's from now on.
+        folder: without code files.
 
     Returns:
         `code_digest(network)`; None where it takes no codes.
     """
-    for old in _files(folder):
-        old.unlink()
     if network.coding is None:
         return None
     digest = code_digest(network)
@@ -181,7 +196,8 @@ def _file_name(condition: str) -> str:
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,59}", condition):
         return condition
     plain = re.sub(r"[^a-z0-9_-]+", "-", condition.lower()).strip("-")[:40]
-    return f"{plain or 'condition'}.{hashlib.blake2b(condition.encode(), digest_size=4).hexdigest()}"
+    digits = hashlib.blake2b(condition.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+    return f"{plain or 'condition'}.{digits}"
 
 
 def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
@@ -190,14 +206,13 @@ def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
     Raises:
         NetworkError: if it is damaged, or not a code of this network.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            told, code = dict(file.metadata() or {}), file.get_tensor("code")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise NetworkError(f"The code file {str(path)!r} is damaged: {error}. Remove it, or adapt to its condition again.") from error
-    if told.get("kind") != _KIND or "condition" not in told:
-        raise NetworkError(f"{str(path)!r} is not a code file of regraft: its kind is {told.get('kind')!r}, expected {_KIND!r}. Remove it.")
-    about = f"The code file {str(path)!r} of the condition {told['condition']!r}"
+    with opening(path, "code", remedy=_REMEDY), safe_open(path, framework="numpy") as file:
+        told, code = dict(file.metadata() or {}), file.get_tensor("code")
+    name = _read_name(told, path)
+    if told.get("kind") != _KIND or name is None:
+        kind = printable(told.get("kind"))
+        raise NetworkError(f"{printable(path)!r} is not a code file of regraft: its kind is {kind!r}, expected {_KIND!r}. Remove it.")
+    about = f"The code file {printable(path)!r} of the condition {printable(name)!r}"
     if told.get("network") != digest:
         raise NetworkError(
             f"{about} is of another network: it goes with {told.get('network')!r}, this one is {digest!r}. Remove it, or adapt this "
@@ -208,4 +223,14 @@ def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
     if not np.isfinite(code).all():
         wrong = int((~np.isfinite(code)).sum())
         raise NetworkError(f"{about} holds NaN or infinity in {wrong} of {size} places. Remove it, or adapt to its condition again.")
-    return told["condition"], code
+    if told.get("sha256", _checksum(code)) != _checksum(code):
+        raise NetworkError(f"{about} is damaged: its values are not those that were saved. {_REMEDY}")
+    return name, code
+
+
+def _read_name(told: Mapping[str, str], path: Path) -> str | None:
+    if "condition_json" not in told:
+        return told.get("condition")
+    with opening(path, "code", remedy=_REMEDY):
+        name = json.loads(told["condition_json"])
+    return name if isinstance(name, str) else None

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch.nn import Module
 
-from ...errors import MissingExtraError, NetworkError, near_names
+from ...errors import MissingExtraError, NetworkError, UnsafeFileError, near_names
+from ...files.formats import opening
 from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
-from ..folders import UNKNOWN_FILE, read_facts, read_heads_, read_learned_, read_statistics
+from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
@@ -198,11 +199,17 @@ def _put_file_(network: Network, path: Path) -> Account:
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
-    facts = read_facts(folder)
+    facts, made = read_facts(folder), _made(architecture)
     try:
-        return _open_facts(folder, facts, architecture=architecture)
-    except KeyError as error:
-        raise NetworkError(f"regraft.json in {str(folder)!r} is damaged: it lacks {error}. Save the network again.") from error
+        with opening(folder / FACTS_FILE, "facts"):  # values that fit the schema and not each other fail in any way
+            source = _open_facts(folder, facts, architecture=made)
+    except UnsafeFileError:
+        raise
+    except NetworkError:
+        check_files(folder, facts)  # a file that has changed is the reason, whatever it led to
+        raise
+    check_files(folder, facts)
+    return source
 
 
 def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
@@ -211,7 +218,7 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
     read_heads_(network, facts)
-    read_learned_(network, folder)
+    read_learned_(network, folder, facts=facts)
     network.coding = Coding.from_dict(facts["coding"]) if facts.get("coding") else None
     if network.origin.get("source") == "program":
         take_codes_(network, folder, digest=str(facts.get("digest")))
@@ -227,7 +234,9 @@ def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Pat
     rule = facts.get("unknown")
     if rule is None:
         return None
-    arrays = read_statistics(folder, UNKNOWN_FILE) if rule.get("every", 1) > 1 else network.statistics
+    known = facts.get("files")
+    own = UNKNOWN_FILE in known if known is not None else rule.get("every", 1) > 1
+    arrays = read_statistics(folder, UNKNOWN_FILE) if own else network.statistics
     return None if arrays is None else (rule, arrays)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, near_names
-from ...networks.folders import write_json
+from ...files.writing import write_json
 from ...report.profile import plot_profile, write_profile
 from ..plan import Plan, make_plan
 from .words import words_of

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...files.writing import write_json
 from ...networks.contract import Network
-from ...networks.folders import write_json
 from ..plan import Plan
 from ..result import Result
 from .plots import plot_importances, plot_trials

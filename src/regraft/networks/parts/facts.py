@@ -1,0 +1,196 @@
+"""What `regraft.json` of a saved folder must look like before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ...files.schema import Plain
+from ..names import checked_classes
+
+__all__ = ["Facts"]
+
+MOST = 2**28
+"""Numbers of one tensor that is made from a saved shape: 1 GiB of float32."""
+Size = Annotated[int, Field(ge=1, le=MOST)]
+Index = Annotated[int, Field(ge=0, le=MOST)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Shape = list[Size | None]
+Kind = Literal["classification", "multi-label", "regression"]
+Activation = Literal["linear", "softmax", "sigmoid"]
+Real = Literal["torch.float32", "torch.float16", "torch.bfloat16", "torch.float64"]
+Whole = Literal["torch.int64", "torch.int32", "torch.int16", "torch.int8", "torch.uint8", "torch.bool"]
+_Tensor = Annotated[tuple[Shape, Real | Whole], Field(strict=False)]  # a list in JSON
+
+
+def _fits(shape: Sequence[int | None]) -> bool:
+    return math.prod(side or 1 for side in shape) <= MOST
+
+
+class _Head(Plain):
+    """A head but for its weights."""
+
+    task: str
+    kind: Kind
+    activation: Activation
+    layer: str
+    features: Size
+    rows: Size
+    classes: list[str] | None
+    parts: list[Size] = Field(default_factory=list)
+    thresholds: list[Share] = Field(default_factory=list)
+    groups: list[list[Index]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.classes is not None:
+            checked_classes(self.classes)
+        counts = {"classes": len(self.classes or ()), "thresholds": len(self.thresholds), "groups": len(self.groups)}
+        for name, count in counts.items():
+            if count not in (0, self.rows):
+                raise ValueError(f"{count} {name} for {self.rows} rows")
+        if self.parts and sum(self.parts) != self.rows:
+            raise ValueError(f"parts of {sum(self.parts)} rows for {self.rows} rows")
+        rows = [row for group in self.groups for row in group]
+        if self.groups and (not self.classes or len(set(rows)) < len(rows)):
+            raise ValueError(f"{len(self.groups)} groups without names, or that have rows in common")
+        if not _fits((self.rows, self.features)):
+            raise ValueError(f"{self.rows} rows of {self.features} features, more than {MOST} numbers")
+        return self
+
+
+class _Coding(Plain):
+    size: Annotated[int, Field(ge=1, le=2**16)]
+    conditions: list[str]
+    into: str
+    points: list[str] = Field(default_factory=list)
+    learned: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if len(set(self.conditions)) < len(self.conditions) or not set(self.learned) <= set(self.conditions):
+            raise ValueError(f"conditions {self.conditions[:6]} that are not different, or lack some of those learned, {self.learned[:6]}")
+        return self
+
+
+class _Edit(Plain):
+    """A change of a PyTorch module that opening repeats."""
+
+    edit: Literal["head", "stack", "cut", "channels", "columns", "codes", "folded", "biased", "entrance", "taps"]
+    task: str | None = None
+    rows: Size | None = None
+    features: Size | None = None
+    bias: bool = True
+    branch: bool = False
+    parts: list[Size] = Field(default_factory=list)
+    activation: Literal["relu", "linear", "softmax"] | None = None
+    block: str | None = None
+    count: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    coding: _Coding | None = None
+    biased: list[str] = Field(default_factory=list)
+    layers: list[str] = Field(default_factory=list)
+    points: list[Any] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        needed = {"head": ("task", "rows", "features"), "stack": ("task", "rows", "features", "activation"), "cut": ("block",)}
+        needed |= {"channels": ("count",), "columns": ("count",), "codes": ("coding",)}
+        lacking = [name for name in needed.get(self.edit, ()) if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"the edit {self.edit!r} lacks {', '.join(lacking)}")
+        if not _fits((self.rows, self.features)):
+            raise ValueError(f"{self.rows} rows of {self.features} features, more than {MOST} numbers")
+        if self.parts and sum(self.parts) != self.rows:
+            raise ValueError(f"parts of {sum(self.parts)} rows for {self.rows} rows")
+        return self
+
+
+class _Origin(Plain):
+    """Where a PyTorch module came from."""
+
+    source: str
+    head: str | None = None
+    edits: list[_Edit] = Field(default_factory=list)
+    sample: dict[str, _Tensor] | None = None
+
+
+class _Network(Plain):
+    """How the weights are opened."""
+
+    family: Literal["torch", "keras"] | None = None
+    file: str
+    origin: _Origin | None = None
+    sample: dict[str, _Tensor] | None = None
+    inputs: Shape | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        _check_name(self.file)
+        shapes = [shape for sample in (self.sample, self.origin and self.origin.sample) for shape, _kind in (sample or {}).values()]
+        large = [shape for shape in (*shapes, self.inputs or []) if not _fits(shape)]
+        if large:
+            raise ValueError(f"an input of the shape {large[0]}, more than {MOST} numbers")
+        return self
+
+
+class _File(Plain):
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class _Account(Plain):
+    """What a change of weights kept."""
+
+    matched: list[str] = Field(default_factory=list)
+    reshaped: list[str] = Field(default_factory=list)
+    missing: list[str] = Field(default_factory=list)
+    unexpected: list[str] = Field(default_factory=list)
+    kept: list[str] = Field(default_factory=list)
+    renamed: list[str] = Field(default_factory=list)
+    new: list[str] = Field(default_factory=list)
+    dropped: list[str] = Field(default_factory=list)
+    rules: dict[str, str] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    figures: dict[str, float] = Field(default_factory=dict)
+
+
+class Facts(Plain):
+    """The whole of `regraft.json`; the preprocessing and the rule for unknown items are checked where they are used."""
+
+    format: Literal[1] = 1
+    family: Literal["torch", "keras"]
+    network: _Network
+    heads: list[_Head]
+    preprocessing: dict[str, Any]
+    coding: _Coding | None = None
+    lineage: list[Any] = Field(default_factory=list)
+    account: _Account
+    unknown: dict[str, Any] | None = None
+    digest: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, _File] | None = None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.family == "torch" and (self.network.origin is None or self.network.sample is None):
+            raise ValueError("a PyTorch network without 'origin' or 'sample'")
+        tasks = [head.task for head in self.heads]
+        if len(set(tasks)) < len(tasks) or (self.heads and self.heads[0].groups):
+            raise ValueError(f"tasks {tasks[:6]} that are not different, or begin with one that has no weights of its own")
+        for head in self.heads:
+            if max((row for group in head.groups for row in group), default=0) >= self.heads[0].rows:
+                raise ValueError(f"groups of rows that the first head, of {self.heads[0].rows} rows, does not have")
+        for name in self.files or {}:
+            _check_name(name)
+        if self.files is not None and self.network.file not in self.files:
+            raise ValueError(f"no checksum of {self.network.file!r}")
+        return self
+
+
+def _check_name(name: str) -> None:
+    if not name or name in (".", "..") or PurePath(name).name != name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is no file of the folder")
