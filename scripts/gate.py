@@ -15,10 +15,10 @@ LIMITS = {
     "function code lines, median": 8,
     "function code lines, p90": 25,
     "function code lines, max": 60,
-    "file lines, p90": 300,
-    "file lines, max": 500,
+    "file lines, p90": 350,
+    "file lines, max": 800,
     "python files in a folder, max": 12,
-    "folder depth, max": 2,
+    "folder depth, max": 3,
     "arguments, max": 7,
     "positional arguments, max": 2,
 }

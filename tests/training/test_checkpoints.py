@@ -45,7 +45,8 @@ def test_other_runs_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"another plan.*resume=False"):
         Checkpoint(tmp_path / "a.pt", "else").read()
     content = checkpoint.path.read_bytes()
-    for damaged in (content[: len(content) // 2], b"", b"hello"):
+    flipped = [content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :] for at in range(0, len(content), 97)]
+    for damaged in (content[: len(content) // 2], b"", b"hello", *flipped):
         checkpoint.path.write_bytes(damaged)
         with pytest.raises(SettingError, match=r"damaged.*resume=False"):
             checkpoint.read()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError, InputError, NetworkError, RegraftError, UnsafeFileError
+from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
 __all__ = ["FORMATS", "Format", "opening", "reason_of"]
@@ -89,6 +89,24 @@ FORMATS: dict[str, Format] = {
         "Arrays of other shapes, or numbers that are not finite.",
         "A checksum in `regraft.json`; shapes and numbers are checked before they are used.",
         NetworkError,
+    ),
+    "cache manifest": Format(
+        "manifest of a feature cache",
+        ("manifest.json", "live*.npy", "done.npy"),
+        "`json.loads`, then a schema; `numpy.load(mmap_mode=…, allow_pickle=False)`",
+        "Pickled arrays run code; a foreign manifest could have any folder deleted; changed values give another result.",
+        "No pickles; the identity, every shape and a checksum of every chunk are compared, a random dozen rows computed again; any damage "
+        "means that the cache is computed again. Only folders that hold nothing else are cleared.",
+        CacheError,
+        largest=16 * _MIB,
+    ),
+    "checkpoint": Format(
+        "checkpoint",
+        ("run/*.pt",),
+        "`torch.load(weights_only=True)`",
+        "A pickle runs code; a flipped bit gives another result.",
+        "Tensors and plain data only, and a checksum of the whole file.",
+        SettingError,
     ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""

@@ -12,9 +12,9 @@ import torch
 from ..networks.contract import Network
 from ..networks.parts.structure import prefixes
 
-__all__ = ["cache_identity", "frozen_digest"]
+__all__ = ["cache_identity", "code_digest", "frozen_digest"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the layout of a cache or the meaning of its values changes: caches of older versions then do not match."""
 
 
@@ -39,7 +39,18 @@ def frozen_digest(network: Network, layers: Collection[str]) -> str:
     return digest.hexdigest()
 
 
-def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str) -> tuple[str, dict[str, Any]]:
+def code_digest(network: Network, layers: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """Return a digest of the code and the attributes that some layers depend on, and what of it could not be described.
+
+    Args:
+        network: the network.
+        layers: names of its frozen layers.
+    """
+    found = network.code(layers)
+    return hashlib.blake2b(found.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(), found.unknown
+
+
+def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str, code: str = "") -> tuple[str, dict[str, Any]]:
     """Return the name of a cache and the facts from which it is made.
 
     Args:
@@ -47,6 +58,7 @@ def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str
         live: names of the outputs that are kept.
         items: identity of items, preprocessing, views and view seed (`Prepared.identity`).
         dtype: "float32" or "float16".
+        code: `code_digest` of the layers.
 
     Returns:
         A hexadecimal key and the facts as plain data.
@@ -54,6 +66,7 @@ def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str
     facts = {
         "format": _FORMAT,
         "frozen": frozen,
+        "code": code,
         "live": sorted(live),
         "items": items,
         "dtype": dtype,

@@ -20,6 +20,7 @@ from ..errors import NetworkError, near_names
 from .account import Account
 from .folders import save_network
 from .names import checked_classes
+from .parts.code_text import CodeText
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head
 from .parts.layers import Block, Layer
@@ -267,6 +268,10 @@ class Network(abc.ABC):
     @abc.abstractmethod
     def structure(self, layers: Collection[str]) -> str:
         """Return text that changes whenever the computation of these layers changes, their weights left aside."""
+
+    @abc.abstractmethod
+    def code(self, layers: Collection[str]) -> CodeText:
+        """Return what these `layers`, and the containers that call them, depend on beside weights and structure: code and attributes."""
 
     @abc.abstractmethod
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:

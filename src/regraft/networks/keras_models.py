@@ -44,12 +44,14 @@ from .keras_parts.structure import (
     described,
     layers_of,
     named_modules,
+    own_attributes,
     own_code,
     own_variables,
     tap_slices,
     variables_below,
     wiring,
 )
+from .parts.code_text import CodeText, reached
 from .parts.taps import Tap, TapSlice
 from .tracing import Trace, as_tensor, capture, pooled, trace
 
@@ -447,6 +449,10 @@ class KerasNetwork(Network):
         configs = [f"{name}: {described(self._modules[name])}" for name in sorted(layers)]
         taps = map(repr, self.tap_slices)
         return "\n".join([*configs, *own_code(self.module, self._modules), *wiring(self.module, self._modules), *taps])
+
+    def code(self, layers: Collection[str]) -> CodeText:
+        """Return what the layers and the containers that call them depend on beside weights and structure."""
+        return own_attributes(reached({"": self.module, **self._modules}, layers))
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""

@@ -20,6 +20,7 @@ from ..errors import NetworkError
 from ..randomness import seeded
 from .account import Account
 from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
+from .parts.code_text import CodeText, code_text, reached
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
 from .samples import first_working_sample, to_inputs
@@ -74,6 +75,10 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     if classes is not None:
         network.name_classes_(classes)
     return network
+
+
+_OF_ALL = frozenset(vars(Module()))
+"""Attributes of every module."""
 
 
 class TorchNetwork(Network):
@@ -258,6 +263,10 @@ class TorchNetwork(Network):
                 *map(repr, inner_sites(self.module)),
             ]
         )
+
+    def code(self, layers: Collection[str]) -> CodeText:
+        """Return what the layers and the containers that call them depend on beside weights and structure."""
+        return code_text(reached(self.modules(), layers), common=_OF_ALL)
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a row layer's weight (C, d) and bias (C,)."""

@@ -305,7 +305,7 @@ class Job:
             if self.plan.strategy == "auto" and self.too_large(_cache_bytes(cut, len(items) * views)):
                 return whole
             where = default_cache_folder() if self.settings.cache == "auto" else self.settings.cache
-            fill = FrozenPass(self.network, cut, where, dtype=self.settings.dtype, device=self.device, counter=self.counter)
+            fill = FrozenPass(self.network, cut, where, self.settings.dtype, device=self.device, counter=self.counter, notes=self.notes)
             plain = fill.cached(items)
             position = np.full(len(items), -1)
             if views == 1:

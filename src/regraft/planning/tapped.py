@@ -144,11 +144,12 @@ def tapped_features(  # over the limit: what a pass needs to know
         reading, notes = _reading(network, points, count=len(items))
         reading.network.module.to(device)
         where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
-        cache = FrozenPass(reading.network, _as_cut(reading), where, device=device, counter=counter).cached(items)
+        told: list[str] = []
+        cache = FrozenPass(reading.network, _as_cut(reading), where, device=device, counter=counter, notes=told).cached(items)
         values = _whole(cache)
     points = _with_slices(points or default_points(network), reading.slices)
     head = values[1] if len(values) > 1 else None
-    return Tapped(network, points, values[0], reading.slices, head, time.perf_counter() - start, notes)
+    return Tapped(network, points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
 
 
 def _reading(network: Network, points: Sequence[Tap] | None, *, count: int) -> tuple[_Reading, tuple[str, ...]]:

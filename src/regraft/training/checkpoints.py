@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..errors import SettingError
+from ..files.formats import opening
+from ..files.text import printable
+from ..files.writing import write_bytes
 
 __all__ = ["Checkpoint", "clear_"]
+
+_DIGEST = 16
+"""Bytes of the checksum at the end of the file."""
+_REMEDY = "Start anew with resume=False."
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,10 @@ class Checkpoint:
     def write(self, content: dict[str, Any]) -> None:
         """Write content so that the file is either the old or the new one, never half of it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("wb") as file:
-            torch.save({**content, "run": self.run}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        buffer = io.BytesIO()
+        torch.save({**content, "run": self.run}, buffer)
+        plain = buffer.getvalue()
+        write_bytes(self.path, plain + hashlib.blake2b(plain, digest_size=_DIGEST).digest())
 
     def read(self) -> dict[str, Any] | None:
         """Return what was written last, or None.
@@ -46,15 +52,29 @@ class Checkpoint:
         """
         if not self.path.is_file():
             return None
-        try:
-            content = cast(dict[str, Any], torch.load(self.path, map_location="cpu", weights_only=True))
-        except Exception as error:  # a damaged pickle fails in any way
-            raise SettingError(f"The checkpoint {str(self.path)!r} is damaged. Start anew with resume=False.") from error
+        content = _content(self.path)
         if content["run"] != self.run:
             raise SettingError(
-                f"{str(self.path.parent)!r} holds an unfinished run with another plan, data or network. "
+                f"{printable(self.path.parent)!r} holds an unfinished run with another plan, data or network. "
                 "Give another folder with out=, or resume=False to start anew there."
             )
+        return content
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds.
+
+    Raises:
+        SettingError: if it is damaged.
+    """
+    with opening(path, "checkpoint", remedy=_REMEDY):
+        stored = path.read_bytes()
+        plain, digest = stored[:-_DIGEST], stored[-_DIGEST:]
+        if hashlib.blake2b(plain, digest_size=_DIGEST).digest() != digest:
+            raise SettingError(f"The checkpoint {printable(path)!r} is damaged. {_REMEDY}")
+        content = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or not isinstance(content.get("run"), str):
+            raise SettingError(f"The checkpoint {printable(path)!r} was not written by regraft. {_REMEDY}")
         return content
 
 
@@ -66,13 +86,9 @@ def clear_(folder: Path, runs: Container[str]) -> None:
         runs: digests of the finished runs.
     """
     for path in sorted(folder.glob("*.pt")):
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            own = content["run"] in runs
-        except Exception:  # a damaged pickle fails in any way, and nobody knows whose it is
-            continue
-        if own:
-            path.unlink()
-            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+        with suppress(SettingError):  # nobody knows whose a damaged one is
+            if _content(path)["run"] in runs:
+                path.unlink()
+                path.with_name(path.name + ".partial").unlink(missing_ok=True)
     with suppress(OSError):  # not there, or not empty
         folder.rmdir()

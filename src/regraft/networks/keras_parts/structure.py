@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import NetworkError
 from ..contract import Block, Layer
+from ..parts.code_text import CodeText, code_text, is_library
 from ..parts.structure import below, merged_blocks, prefixes
 from ..parts.taps import TapSlice, slices_of
 from .library import keras
@@ -27,6 +28,7 @@ __all__ = [
     "layers_of",
     "named_modules",
     "no_graph",
+    "own_attributes",
     "own_code",
     "own_variables",
     "steps_of",
@@ -329,6 +331,13 @@ def own_code(model: Any, modules: Mapping[str, Any]) -> list[str]:
 def _code(function: Any) -> str:
     code = getattr(function, "__code__", None)
     return f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r}" if code is not None else ""
+
+
+def own_attributes(modules: Mapping[str, Any]) -> CodeText:
+    """Return the code and the attributes of `modules`, name -> layer, whose class is not Keras' own: a config tells those of the others."""
+    common = set(vars(keras.layers.Layer())) | set(vars(keras.Sequential())) | {"_operations", "_layers"}
+    own = {name: layer for name, layer in modules.items() if not is_library(type(layer).__module__)}
+    return code_text(own, common=common)
 
 
 def wiring(model: Any, modules: Mapping[str, Any]) -> list[str]:
