@@ -11,7 +11,8 @@ import torch
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.sources.zoo import open_named, unique_names
+from regraft.networks.sources.named import open_named
+from regraft.networks.sources.zoo import unique_names
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -102,7 +103,7 @@ def test_transformers_folder_with_texts(tmp_path: Path, kind: str) -> None:
 
 
 def test_an_encoder_averages_over_what_is_not_padding(tmp_path: Path) -> None:
-    opened = open_named({"source": f"hf:{_hub_folder(tmp_path, 'BertModel')}"}, pretrained=True)
+    opened = open_named(f"hf:{_hub_folder(tmp_path, 'BertModel')}", pretrained=True)
     ids = torch.tensor([[2, 5, 6, 3, 0, 0]])
     mask = (ids > 0).long()
     opened.module.eval()

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
-__all__ = ["FORMATS", "Format", "opening", "reason_of"]
+__all__ = ["FORMATS", "Format", "member", "opening", "reason_of"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,26 @@ FORMATS: dict[str, Format] = {
         "Tensors and plain data only, and a checksum of the whole file.",
         SettingError,
     ),
+    "hub config": Format(
+        "configuration of a Hugging Face folder",
+        ("config.json", "preprocessor_config.json", "tokenizer_config.json", "model.safetensors.index.json"),
+        "`json.loads`, then the library's own class with the keys that are left",
+        "Names code (`auto_map`), kernels, other repositories, adapters or paths, which the library fetches, imports or reads; declares "
+        "sizes that fill the memory.",
+        "The library never sees the folder. Keys by allow-list, values by type and size, text that could be a path or a repository is "
+        "refused; an architecture is made under a limit that follows from the weights file.",
+        NetworkError,
+        largest=16 * _MIB,
+    ),
+    "tokenizer": Format(
+        "tokenizer",
+        ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
+        "`tokenizers` (native), or a class of transformers that reads vocabularies",
+        "Names code or a class; a pattern that backtracks without end; rules that make texts grow without end; native panics and aborts.",
+        "Files and keys by allow-list, no Python code and no pickles; growth is limited before use; encoding has a time limit, and a panic "
+        "becomes one error.",
+        largest=512 * _MIB,
+    ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""
 
@@ -157,6 +177,34 @@ def _check(file: Path, form: Format, *, shown: str) -> None:
         )
 
 
+def member(folder: Path, name: str) -> Path:
+    """Return the path of a file of a folder by a name that somebody else wrote; it may not exist.
+
+    Args:
+        folder: that is being opened.
+        name: relative, such as "model.safetensors" or "1_Pooling/config.json".
+
+    Raises:
+        UnsafeFileError: if the name, or a link of that name, leads out of the folder. Links of the Hugging Face cache, whose folders
+            `snapshots/REVISION` hold links into `blobs`, are followed.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not name.isprintable() or ":" in name or any(part in ("", ".", "..") for part in parts):
+        raise UnsafeFileError(f"{printable(folder)!r} names the file {printable(name)!r}; expected a file inside the folder.")
+    try:
+        root, target = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise UnsafeFileError(
+            f"{printable(folder / name)!r} cannot be followed: {reason_of(error)}. Give a folder without such links."
+        ) from error
+    cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    if not (target.is_relative_to(root) or target.is_relative_to(cache)):
+        raise UnsafeFileError(
+            f"{printable(folder / name)!r} is a link out of the folder, to {printable(target)!r}. If you trust it, put the file itself there."
+        )
+    return folder / name
+
+
 def reason_of(error: BaseException) -> str:
     """Return the first line of what an error says, safe to print; the name of its class where it says nothing."""
     if isinstance(error, MemoryError):
@@ -166,5 +214,3 @@ def reason_of(error: BaseException) -> str:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = said.strip().splitlines()
     return printable(lines[0], width=300).rstrip(".") if lines else type(error).__name__
-
-

@@ -53,6 +53,11 @@ class Preprocessing(abc.ABC):
             The preprocessing.
         """
 
+    @classmethod
+    def from_plain(cls, fields: dict[str, Any]) -> Self:
+        """Make it from the plain data of its fields, which may come out of a file."""
+        return cls(**fields)
+
     @property
     @abc.abstractmethod
     def fitted(self) -> bool:
@@ -179,7 +184,7 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
     unknown = [name for name in given if name not in valid]
     if unknown:
         raise DataError(f"{cls.kind} preprocessing has no setting {unknown[0]!r}{near_names(unknown[0], valid)}")
-    return cls(**given)
+    return cls.from_plain(given)
 
 
 def _known(kind: str) -> type[Preprocessing]:

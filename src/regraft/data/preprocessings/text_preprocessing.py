@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import DataError, optional_import
+from ...errors import DataError
+from ...files.text import printable
 from ..dataset import Dataset
+from ..decoding.tokenizer_files import LONGEST, TOKENIZER_INPUTS, encoded, parsed_tokenizer, read_tokenizer
 from .preprocessing import Preprocessing
 
 __all__ = ["TextPreprocessing", "replaced_tokens"]
@@ -25,7 +27,6 @@ MULTIPLE = 8
 COVERED = 99
 CHUNK = 1000
 REPLACED = 0.1
-SPECIAL_NAMES = ("pad_token", "unk_token", "mask_token", "cls_token", "sep_token", "bos_token", "eos_token")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class TextPreprocessing(Preprocessing):
     """
 
     kind: ClassVar[str] = "text"
-    tokenizer: str
+    tokenizer: str | Path
     max_length: int | None = None
     maximum: int = DEFAULT_MAXIMUM
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
@@ -55,9 +56,33 @@ class TextPreprocessing(Preprocessing):
     inferred: bool = False
 
     def __post_init__(self) -> None:
-        if not self.tokenizer.lstrip().startswith("{"):
-            for name, value in _read_folder(Path(self.tokenizer)).items():
+        if isinstance(self.tokenizer, Path) or not self.tokenizer.lstrip().startswith("{"):
+            for name, value in read_tokenizer(Path(self.tokenizer)).items():
                 object.__setattr__(self, name, value)
+        received = "A text preprocessing has"
+        for name, length in (("max_length", self.max_length), ("maximum", self.maximum)):
+            if not (length is None and name == "max_length") and (type(length) is not int or not 1 <= length <= LONGEST):
+                raise DataError(f"{received} {name}={length!r}; expected a whole number of tokens from 1 to {LONGEST:,}.")
+        if not self.inputs or not all(name in TOKENIZER_INPUTS for name in self.inputs):
+            raise DataError(f"{received} inputs={self.inputs!r}; expected names out of {', '.join(TOKENIZER_INPUTS)}.")
+        pairs = (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in self.special)
+        if not all(pairs):
+            raise DataError(f"{received} special={self.special!r}; expected pairs of a name and a token, such as ('pad_token', '[PAD]').")
+
+    @classmethod
+    def from_plain(cls, fields: dict[str, Any]) -> Self:
+        """Make it from plain data, which hold the tokenizer itself: a name or path out of a file is not followed.
+
+        Raises:
+            DataError: if they name a tokenizer instead.
+        """
+        tokenizer = fields.get("tokenizer")
+        if not isinstance(tokenizer, Path) and not (isinstance(tokenizer, str) and tokenizer.lstrip().startswith("{")):
+            raise DataError(
+                f"The text preprocessing has tokenizer={printable(repr(tokenizer), width=80)}; expected the JSON content of a tokenizer. "
+                "To use the tokenizer of a folder, give preprocessing=TextPreprocessing(folder)."
+            )
+        return cls(**fields)
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
@@ -132,8 +157,7 @@ class TextPreprocessing(Preprocessing):
 
     @functools.cached_property
     def _fast(self) -> Any:
-        tokenizers = optional_import("tokenizers", "text", purpose="texts")
-        fast = tokenizers.Tokenizer.from_str(self.tokenizer)
+        fast = parsed_tokenizer(str(self.tokenizer))
         pad = dict(self.special).get("pad_token", "")
         fast.enable_truncation(self.max_length or self.maximum)
         fast.enable_padding(
@@ -155,33 +179,12 @@ class TextPreprocessing(Preprocessing):
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise DataError(f"An item is a {type(wrong).__name__}: {str(wrong)[:80]!r}; expected a text, as the network takes it.")
-        return list(self._fast.encode_batch([str(text) for text in texts]))
+        return encoded(self._fast, [str(text) for text in texts])
 
     def _counts(self, items: Sequence[Any] | np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, len(items), CHUNK):
             encoded = self._encoded(items[start : start + CHUNK])
             yield np.array([sum(each.attention_mask) for each in encoded])
-
-
-def _read_folder(folder: Path) -> dict[str, Any]:
-    """Return the fields that a folder's tokenizer decides."""
-    transformers = optional_import("transformers", "text", purpose="opening a tokenizer")
-    try:
-        opened = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} holds no tokenizer that can be opened: {error}") from error
-    if not opened.is_fast:
-        raise DataError(f"The tokenizer in {folder} ({type(opened).__name__}) has no fast version; expected a folder with tokenizer.json.")
-    limit = opened.model_max_length
-    special = tuple((name, str(getattr(opened, name))) for name in SPECIAL_NAMES if getattr(opened, name, None) is not None)
-    known = ("input_ids", "attention_mask", "token_type_ids")
-    return {
-        "tokenizer": opened.backend_tokenizer.to_str(),
-        "maximum": int(limit) if limit and limit < 2**20 else DEFAULT_MAXIMUM,
-        "inputs": tuple(name for name in known if name in opened.model_input_names),
-        "special": special,
-        "pad_left": opened.padding_side == "left",
-    }
 
 
 def replaced_tokens(ids: np.ndarray, special: np.ndarray, *, generator: np.random.Generator, replacement: int) -> np.ndarray:

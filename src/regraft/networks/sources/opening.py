@@ -14,16 +14,18 @@ import torch
 from torch.nn import Module
 
 from ...errors import MissingExtraError, NetworkError, UnsafeFileError, near_names
-from ...files.formats import opening
+from ...files.formats import member, opening
+from ...files.text import printable
 from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
+from .building import Limits, building
+from .named import made_again, open_named
 from .programs import open_program, take_codes_
 from .torch_files import put_weights_, read_torch_weights
-from .zoo import open_named
 
 __all__ = ["Source", "open_source"]
 
@@ -141,9 +143,10 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
     if kind == "keras":
         network, preprocessing = _keras_door(".keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
         return Source(network, preprocessing)
-    opened = open_named({"source": source}, pretrained=pretrained)
+    opened = open_named(source, pretrained=pretrained)
     sample = opened.sample if inputs is None else sample_of(inputs)
-    network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
+    with building(repr(printable(source)), Limits.of_memory()):
+        network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
     if opened.classes is not None and network.heads:
         network.name_classes_(opened.classes)
     network.account = Account(notes=tuple(opened.notes))
@@ -241,7 +244,7 @@ def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Pat
 
 
 def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
-    path, models = folder / facts["network"]["file"], _keras_door("..keras_models")
+    path, models = member(folder, str(facts["network"]["file"])), _keras_door("..keras_models")
     if architecture is None:
         try:
             return cast(
@@ -285,13 +288,16 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     edits = facts["network"]["origin"].get("edits", ())
     if architecture is None and origin["source"] == "module":
         return open_program(folder, facts, sample=_sample_from(facts["network"]["sample"]))
-    sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
-    if architecture is not None:
-        network = open_torch(_made(architecture), sample=sample, origin=origin)
-    else:
-        network = open_torch(open_named(origin, pretrained=False).module, sample=sample, origin=origin, take=True)
-    tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    sized = network.edited_by(edits)
+    tensors = read_torch_weights(member(folder, str(facts["network"]["file"])))
+    what = repr(printable(folder))
+    limits = Limits.of_memory() if any(edit.get("edit") == "cut" for edit in edits) else Limits.of(tensors)
+    limits.check(edits, what=what)
+    with building(what, Limits.of({})):
+        sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
+    module = _made(architecture) if architecture is not None else made_again(origin, limits=limits, what=what)
+    remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
+    with building(what, Limits.of_memory(), remedy=remedy):
+        sized = open_torch(module, sample=sample, origin=origin, take=architecture is None).edited_by(edits)
     try:
         sized.module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

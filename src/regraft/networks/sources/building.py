@@ -1,0 +1,219 @@
+"""Architectures made under a limit: what a file declares is compared with what it holds before memory is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ...errors import NetworkError, RegraftError, optional_import
+from ...files.formats import reason_of
+from ...files.text import printable
+
+__all__ = ["Limits", "building", "cached_only_when_offline"]
+
+_hub_switch = threading.RLock()
+"""Held while the client of the hub is switched off or on: the switch is one for all threads."""
+
+_MIB = 2**20
+_SLACK_BYTES = 256 * _MIB
+_SLACK_TENSORS = 2000
+_MOST_TENSORS = 20_000
+_SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "arange", "linspace", "logspace", "eye")
+_MAKERS = frozenset(getattr(torch, name) for name in (*_SHAPED, "empty_strided", "empty_permuted", "tril_indices", "triu_indices"))
+_TILE = 65_537
+"""Length of the block of random numbers that stands for drawn weights; a prime, so that no two rows of a weight are equal."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What making an architecture may take.
+
+    Attributes:
+        size: bytes of all tensors together.
+        count: tensors.
+    """
+
+    size: int
+    count: int
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the limits of an architecture whose weights are at hand: three times their size, and room for tables and masks."""
+        held = 4 * sum(tensor.numel() for tensor in tensors.values())
+        return cls(min(3 * held + _SLACK_BYTES, _memory()), 8 * len(tensors) + _SLACK_TENSORS)
+
+    @classmethod
+    def of_memory(cls) -> Self:
+        """Return the limits of an architecture of which not all weights are at hand: the machine's memory."""
+        return cls(_memory(), _MOST_TENSORS)
+
+    def check(self, edits: Sequence[Mapping[str, Any]], *, what: str) -> None:
+        """Check the sizes that edits declare, before anything is made of that size.
+
+        Args:
+            edits: plain data out of a saved folder.
+            what: is opened, for the message.
+
+        Raises:
+            NetworkError: if one is larger than the limits allow.
+        """
+        most = self.size // 4
+        for edit in edits:
+            sizes = {name: value for name, value in edit.items() if type(value) is int}
+            if max((*sizes.values(), sizes.get("rows", 0) * sizes.get("features", 0)), default=0) > most:
+                shown = printable(repr(dict(edit)), width=100)
+                raise NetworkError(f"{what} notes the edit {shown}, which is larger than its weights. Its regraft.json is damaged.")
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return 64 * 1024 * _MIB
+
+
+@contextmanager
+def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "") -> Iterator[None]:
+    """Make an architecture from what a file says, within limits and without the network; whatever goes wrong is one error.
+
+    Some networks of transformers fetch kernels as soon as they are made.
+
+    Args:
+        what: is opened, for the message.
+        limits: of the tensors that are made.
+        drawn: random weights are drawn as the architecture wants it; otherwise, where a file replaces them all, they are copied from
+            one small block, which is much faster.
+        remedy: what the user can do, a full sentence.
+
+    Raises:
+        NetworkError: if the limits are exceeded, or the architecture cannot be made.
+    """
+    constants = sys.modules.get("huggingface_hub.constants")
+    try:
+        with _hub_switch, _without_hub(constants) if constants else nullcontext(), _Counted(what, limits, drawn=drawn):
+            yield
+    except RegraftError:
+        raise
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # values of a file reach a library's code: it may fail in any way
+        end = f" {remedy}" if remedy else ""
+        raise NetworkError(f"{what} cannot be made into a network: {type(error).__name__}: {reason_of(error)}.{end}") from error
+
+
+@contextmanager
+def cached_only_when_offline() -> Iterator[None]:
+    """Without a way to the hub, look in its local cache only: the client would retry for most of a minute."""
+    constants: Any = optional_import("huggingface_hub.constants", "vision", purpose="Fetching trained weights")
+    reached = urllib.request.getproxies() or _resolves(urlsplit(constants.ENDPOINT).hostname or "")
+    with _hub_switch, _without_hub(constants, when=not reached):
+        yield
+
+
+@contextmanager
+def _without_hub(constants: Any, *, when: bool = True) -> Iterator[None]:
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or when
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _resolves(host: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
+
+
+class _Counted(TorchFunctionMode):
+    """Counts the tensors that are made, before they are; see `building`."""
+
+    def __init__(self, what: str, limits: Limits, *, drawn: bool) -> None:
+        super().__init__()
+        self.what, self.limits, self.drawn = what, limits, drawn
+        self.size = self.count = self.copies = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func in _MAKERS:
+            plain = {name: value for name, value in named.items() if name not in ("generator", "out", "pin_memory")}
+            self._count_(func(*args, **{**plain, "device": "meta"}))
+        elif not self.drawn and getattr(func, "__name__", "") in _RANGES and self._copied_(func.__name__, args, named):
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+    def _copied_(self, name: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+        """Fill a tensor in place of drawing it; return whether that was possible. A draw repeated until it suits is drawn in the end."""
+        tensor = args[0] if args else named["tensor"]
+        self.copies += 1
+        return self.copies <= 4 * self.count + 100 and _filled_(tensor, *_RANGES[name](tensor, args[1:], named))
+
+    def _count_(self, made: Tensor) -> None:
+        self.size += made.numel() * made.element_size()
+        self.count += 1
+        if self.size > self.limits.size or self.count > self.limits.count:
+            raise NetworkError(
+                f"{self.what} declares a network of more than {self.size / _MIB:,.0f} MiB in {self.count:,} tensors; expected at most "
+                f"{self.limits.size / _MIB:,.0f} MiB in {self.limits.count:,}, as its weights file and this machine allow. "
+                "It is damaged, or its weights are those of another network."
+            )
+
+
+def _filled_(tensor: Tensor, low: float, high: float) -> bool:
+    """Fill a tensor with copies of one block of numbers between two; return whether that was possible."""
+    if math.isnan(low):
+        return True
+    if not (tensor.is_floating_point() and tensor.is_contiguous() and math.isfinite(low) and math.isfinite(high)):
+        return False
+    block = torch.rand(_TILE, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+    flat, whole = tensor.detach().view(-1), tensor.numel() // _TILE * _TILE
+    flat[:whole].view(-1, _TILE).copy_(block)
+    flat[whole:].copy_(block[: tensor.numel() - whole])
+    return True
+
+
+def _given(given: tuple[Any, ...], named: Mapping[str, Any], *, place: int, names: tuple[str, ...], default: float) -> float:
+    if len(given) > place:
+        return float(given[place])
+    return float(next((named[name] for name in names if name in named), default))
+
+
+def _uniform(_tensor: Tensor, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float, float]:
+    low = _given(given, named, place=0, names=("a", "from"), default=0.0)
+    return low, _given(given, named, place=1, names=("b", "to"), default=1.0)
+
+
+def _normal(_tensor: Tensor, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float, float]:
+    mean = _given(given, named, place=0, names=("mean",), default=0.0)
+    spread = math.sqrt(3) * _given(given, named, place=1, names=("std",), default=1.0)
+    return mean - spread, mean + spread
+
+
+def _by_inputs(tensor: Tensor, _given: tuple[Any, ...], _named: Mapping[str, Any]) -> tuple[float, float]:
+    spread = 1 / math.sqrt(max(1, tensor.numel() // max(1, len(tensor))))
+    return -spread, spread
+
+
+_RANGES: dict[str, Callable[[Tensor, tuple[Any, ...], Mapping[str, Any]], tuple[float, float]]] = {
+    "uniform_": _uniform,
+    "normal_": _normal,
+    "kaiming_uniform_": _by_inputs,
+    "kaiming_normal_": _by_inputs,
+    "erfinv_": lambda _tensor, _given, _named: (math.nan, math.nan),  # makes uniform numbers normal ones
+}
+"""Between which numbers a function draws, by its name; NaN: it leaves what is there."""

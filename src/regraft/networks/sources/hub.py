@@ -1,0 +1,249 @@
+"""Networks in Hugging Face format: classifiers and bare encoders of texts, pictures and sound; see `hub_files` for what is read."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import NetworkError, optional_import
+from ...files.text import printable
+from ..contract import Inputs
+from ..samples import sample_of
+from .building import Limits, building
+from .hub_files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
+from .zoo import Opened, image_spec, unique_names
+
+__all__ = ["PooledEncoder", "hub_module", "open_hub"]
+
+
+class PooledEncoder(Module):
+    """A bare Transformers encoder with pooled hidden states.
+
+    Attributes:
+        encoder: the bare encoder.
+        pooling: "mean" averages over the positions that are not padding; "cls" takes the first.
+    """
+
+    def __init__(self, encoder: Module, pooling: str = "mean") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Return (N, d) for token ids, pictures or sound."""
+        output = self.encoder(*inputs, **named)
+        hidden = cast(Tensor, output.last_hidden_state)
+        if hidden.ndim == 4:
+            return hidden.flatten(2).mean(2)
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        mask = named.get("attention_mask")
+        if mask is None or mask.shape[1] != hidden.shape[1]:
+            return hidden.mean(1)
+        weight = mask[:, :, None].to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
+
+
+_HUB_HEADS = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForAudioClassification": "AutoModelForAudioClassification",
+}
+
+
+def open_hub(name: str, *, pretrained: bool) -> Opened:
+    """Open a Transformers classifier or bare encoder from a folder or a hub id; code that comes with it is never run.
+
+    Args:
+        name: a folder in Hugging Face format, or a hub id.
+        pretrained: with its trained weights (safetensors only).
+
+    Returns:
+        The module and its facts.
+
+    Raises:
+        NetworkError: if there is no such folder or id, it has no safetensors weights, or they are those of another network.
+        UnsafeFileError: if it names files or networks outside itself.
+    """
+    transformers = optional_import("transformers", "text", purpose=f"'hf:{printable(name)}'")
+    folder, what = hub_folder(name, weights=pretrained), f"'hf:{printable(name)}'"
+    content = read_hub_json(folder, "config.json")
+    notes = _notes_on(folder, content, what=what)
+    if content is None:
+        raise NetworkError(
+            f"{what} cannot be opened: {printable(folder)!r} has no config.json. Expected a folder that save_pretrained wrote."
+        )
+    tensors = read_hub_weights(folder) if pretrained else None
+    limits = Limits.of_memory() if tensors is None else Limits.of(tensors)
+    settings, suffix = _settings(content, transformers=transformers, what=what, limits=limits)
+    with building(what, limits, drawn=not pretrained), _quiet(transformers):
+        module = getattr(transformers, _HUB_HEADS.get(suffix, "AutoModel")).from_config(settings)
+    if tensors is not None:
+        module, missing = _with_weights(type(module), settings, transformers=transformers, tensors=tensors, what=what)
+        notes += missing if suffix else []
+    if not suffix:
+        module = PooledEncoder(module, _sentence_pooling(folder))
+    plain = settings.to_dict() | ({} if suffix else {"regraft_pooling": module.pooling})
+    labels = [settings.id2label[index] for index in range(len(settings.id2label))] if suffix and settings.id2label else None
+    classes = unique_names(labels) if labels and labels != [f"LABEL_{index}" for index in range(len(labels))] else None
+    with building(what, limits):
+        sample, spec = _hub_sample(folder, settings, transformers=transformers, notes=notes)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return Opened(module, {"source": f"hf:{name}", "config": plain}, sample, classes, spec, notes)
+
+
+def hub_module(config: Mapping[str, Any], *, what: str, limits: Limits) -> Module:
+    """Return the network of a configuration, plain data that a saved folder carries; nothing is fetched, and its weights mean nothing.
+
+    Args:
+        config: as `Opened.origin` has it.
+        what: is opened, for messages.
+        limits: of its tensors.
+
+    Raises:
+        NetworkError: if no network can be made of it.
+    """
+    transformers = optional_import("transformers", "text", purpose=what)
+    settings, suffix = _settings(config, transformers=transformers, what=what, limits=limits)
+    with building(what, limits, drawn=False), _quiet(transformers):
+        module = cast(Module, getattr(transformers, _HUB_HEADS.get(suffix, "AutoModel")).from_config(settings))
+    return module if suffix else PooledEncoder(module, "cls" if config.get("regraft_pooling") == "cls" else "mean")
+
+
+def _settings(content: Mapping[str, Any], *, transformers: Any, what: str, limits: Limits) -> tuple[Any, str]:
+    """Return the library's configuration, and the ending of the class that it is for; "" for a bare encoder."""
+    kind, fields = checked_config(content, transformers=transformers, what=what)
+    named = content.get("architectures") or [""]
+    architecture = named[0] if isinstance(named, list) and isinstance(named[0], str) else ""
+    suffix = next((suffix for suffix in _HUB_HEADS if architecture.endswith(suffix)), "")
+    if suffix == "ForSequenceClassification" and fields.get("conv_dim"):
+        suffix = "ForAudioClassification"  # speech encoders call their classifiers of whole recordings so
+    with building(what, limits), _quiet(transformers):
+        settings = transformers.AutoConfig.for_model(kind, **fields)
+        settings.architectures = [architecture] if architecture.isidentifier() else None
+    return settings, suffix
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep the library's reports and progress bars, which show names out of files as they are, from the terminal."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _with_weights(made_of: Any, settings: Any, *, transformers: Any, tensors: Mapping[str, Tensor], what: str) -> tuple[Module, list[str]]:
+    """Return a network with weights given, named as any version of the library named them; and a note on those that are missing."""
+    remedy = "Expected the weights of the network that config.json describes."
+    with building(what, Limits.of(tensors), remedy=remedy), _quiet(transformers):
+        module, found = made_of.from_pretrained(None, config=settings, state_dict=dict(tensors), output_loading_info=True)
+    missing = sorted(found["missing_keys"])
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    if 2 * sum(sizes.get(name, 0) for name in missing) > sum(sizes.values()):
+        raise NetworkError(
+            f"The weights of {what} are not those of its config.json: {len(missing)} of {len(sizes)} tensors are missing, such as "
+            f"{missing[0]!r}. {remedy}"
+        )
+    names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+    return module, [f"The weights of {what} lack {len(missing)} tensors ({names}); these start from RANDOM values."] if missing else []
+
+
+def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> list[str]:
+    """Return what is said of an adapter, which is never followed: it names another network, which the library would fetch.
+
+    Raises:
+        NetworkError: if there is nothing but the adapter.
+    """
+    if not (folder / ADAPTER_FILE).exists():
+        return []
+    if content is None:
+        raise NetworkError(
+            f"{what} is an adapter: its {ADAPTER_FILE} names the network that it belongs to, which is not followed. "
+            "Merge them once: peft.AutoPeftModel.from_pretrained(folder).merge_and_unload().save_pretrained(other)."
+        )
+    return [f"{what} also holds an adapter ({ADAPTER_FILE}), which is not used. Merge it into the network first if you want it."]
+
+
+def _sentence_pooling(folder: Path) -> str:
+    """Read the pooling that a sentence-transformers folder states; "mean" otherwise."""
+    return "cls" if (read_hub_json(folder, "1_Pooling/config.json") or {}).get("pooling_mode_cls_token") is True else "mean"
+
+
+def _hub_sample(folder: Path, settings: Any, *, transformers: Any, notes: list[str]) -> tuple[Inputs, dict[str, Any] | None]:
+    """Return two items to run the network with, and its preprocessing as plain data."""
+    if getattr(settings, "image_size", None):
+        size = settings.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        channels = int(getattr(settings, "num_channels", 3))
+        spec = _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)
+        return sample_of((channels, height, width)), spec
+    if getattr(settings, "vocab_size", None) and not getattr(settings, "conv_dim", None):
+        ids = sample_of((8,), integers=True)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {"kind": "text", "tokenizer": folder}
+    if getattr(settings, "conv_dim", None):
+        return sample_of((8000,)), {"kind": "audio", "features": "waveform", "sample_rate": 16000, "channel": False}
+    if getattr(settings, "num_mel_bins", None):
+        return sample_of((int(settings.max_length), int(settings.num_mel_bins))), None
+    raise NetworkError(f"The model type {settings.model_type!r} takes neither text, pictures nor sound as regraft knows them.")
+
+
+def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: Any, notes: list[str]) -> dict[str, Any]:
+    found = read_hub_json(folder, "preprocessor_config.json")
+    if found is None:
+        notes.append(
+            f"{printable(folder)!r} has no preprocessor_config.json: mean 0.5 and standard deviation 0.5 are assumed for pictures."
+        )
+    processor = _processor_settings(found or {}, transformers)
+    channels = size[2]
+    mean, std = (_numbers(processor, key, count=channels, folder=folder) for key in ("image_mean", "image_std"))
+    bilinear = processor.get("resample", 3) == 2
+    crop = processor.get("do_center_crop") is True
+    spec = image_spec(size, mean, std=std)
+    return spec | {"interpolation": "bilinear" if bilinear else "bicubic", "resize": "crop" if crop else "squash"}
+
+
+def _numbers(processor: Mapping[str, Any], key: str, *, count: int, folder: Path) -> list[float]:
+    given = processor.get(key) or [0.5] * count
+    plain = isinstance(given, list | tuple) and len(given) == count and all(type(part) in (int, float) for part in given)
+    if not plain or not all(math.isfinite(part) and (key != "image_std" or part > 0) for part in given):
+        raise NetworkError(
+            f"preprocessor_config.json in {printable(folder)!r} has {key}={printable(repr(given), width=60)}; expected {count} numbers"
+            f"{' above 0' if key == 'image_std' else ''}. Correct the file, or remove it and give preprocessing=."
+        )
+    return [float(part) for part in given]
+
+
+_PROCESSOR_KEYS = ("image_mean", "image_std", "resample", "do_center_crop")
+
+
+def _processor_settings(found: Mapping[str, Any], transformers: Any) -> dict[str, Any]:
+    """Return what a preprocessor's file says, with the defaults of the library's class of that name for what it does not say."""
+    given = {key: found[key] for key in _PROCESSOR_KEYS if found.get(key) is not None}
+    named = found.get("image_processor_type") or found.get("feature_extractor_type")
+    made_of = None
+    if isinstance(named, str) and named.isidentifier() and re.search(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", named):
+        made_of = getattr(transformers, re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "ImageProcessor", named), None)
+    if not (isinstance(made_of, type) and issubclass(made_of, transformers.ImageProcessingMixin)):
+        return given
+    try:
+        defaults = made_of().to_dict()
+    except (ImportError, TypeError, ValueError):  # a class that needs a library or values: the file alone speaks
+        return given
+    return {key: defaults[key] for key in _PROCESSOR_KEYS if key in defaults} | given

@@ -1,0 +1,225 @@
+"""What is read of a Hugging Face folder: a few files by name, the keys of its configuration by allow-list, weights from safetensors.
+
+The library never sees the folder: it gets a configuration of plain values, and tensors. So nothing in a folder can name code, a kernel,
+an adapter, another repository or a path that the library would import, fetch or read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import NetworkError, UnsafeFileError, near_names, optional_import
+from ...files.formats import member, reason_of
+from ...files.schema import read_json
+from ...files.text import printable
+from .building import cached_only_when_offline
+from .torch_files import read_torch_weights
+
+__all__ = ["ADAPTER_FILE", "checked_config", "hub_folder", "read_hub_json", "read_hub_weights"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
+SMALL_FILES = (
+    CONFIG_FILE, ADAPTER_FILE, "preprocessor_config.json", "1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model",
+)  # fmt: skip
+_WEIGHTS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors")
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_ALSO = frozenset({
+    "chunk_size_feed_forward", "embed_dim", "global_rope_theta", "head_dim", "is_causal", "is_decoder", "local_rope_theta",
+    "pad_token_id", "partial_rotary_factor", "qkv_bias", "rope_local_base_freq", "rope_parameters", "rope_scaling", "rope_theta",
+    "rotary_emb_base", "rotary_pct", "sliding_window", "sliding_window_pattern", "tie_word_embeddings", "use_bias",
+})  # fmt: skip
+"""Keys that configurations take beside those that they declare: those of all, and former names."""
+_NEVER = frozenset({
+    "architectures", "attn_implementation", "dtype", "experts_implementation", "fusion_config", "label2id", "model_type", "name_or_path",
+    "output_attentions", "output_hidden_states", "per_layer_config", "quantization_config", "return_dict", "torch_dtype", "torchscript",
+    "transformers_version", "transformers_weights",
+})  # fmt: skip
+"""Keys that are declared, and decided by regraft: the classes, the type of the numbers, and how attention is computed."""
+_FOREIGN = frozenset({"architecture", "backbone", "backbone_config", "backbone_kwargs", "model_args", "use_timm_backbone"})
+"""Keys of networks that are made of another one, by its name in another library or on the hub."""
+_REFUSED = {
+    "quantization_config": "its weights are quantised. Save them once in full precision: model.dequantize(), then save_pretrained",
+}
+_MANY = re.compile(r"(?!.*(size|dim|width))(.*(layer|depth|block|stage|expert|heads|branch|group|levels))")
+_LARGEST_COUNT = 2**15
+_LARGEST = 2**24
+_LONGEST = 100_000
+_MOST_CLASSES = 1_000_000
+
+
+def hub_folder(name: str, *, weights: bool) -> Path:
+    """Return the folder of a network in Hugging Face format.
+
+    Args:
+        name: a folder, or the id of a repository on the hub, of which the files that are read, and no others, are fetched.
+        weights: fetch its weights too.
+
+    Returns:
+        The folder.
+
+    Raises:
+        NetworkError: if there is no such folder or repository.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    expected = "expected a folder in Hugging Face format (config.json, model.safetensors) or a hub id that can be reached"
+    if not _REPOSITORY.fullmatch(name):
+        raise NetworkError(f"'hf:{printable(name)}' cannot be opened: {expected}. There is no such folder, and no id has this form.")
+    hub = optional_import("huggingface_hub", "text", purpose=f"'hf:{name}'")
+    try:
+        with cached_only_when_offline():
+            return Path(hub.snapshot_download(name, allow_patterns=[*SMALL_FILES, *(_WEIGHTS if weights else ())]))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NetworkError(f"'hf:{name}' cannot be opened: {expected}. {reason_of(error)}.") from error
+
+
+def read_hub_json(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the content of one of a folder's JSON files, None where it has none of that name.
+
+    Raises:
+        NetworkError: if the file is damaged, or no mapping.
+        UnsafeFileError: if it is a link out of the folder.
+    """
+    path = member(folder, name)
+    if not path.exists():
+        return None
+    content = read_json(path, "hub config")
+    if not isinstance(content, dict):
+        raise NetworkError(f"{printable(path)!r} holds a {type(content).__name__}; expected a mapping, as transformers saves it.")
+    return content
+
+
+def read_hub_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a folder, float32, from `model.safetensors` or the files that its index names; never from a pickle.
+
+    Raises:
+        NetworkError: if there are none, or a file is missing or damaged.
+        UnsafeFileError: if a file lies outside the folder.
+    """
+    files = [WEIGHTS_FILE]
+    if not member(folder, WEIGHTS_FILE).exists():
+        index = read_hub_json(folder, INDEX_FILE)
+        if index is None:
+            raise NetworkError(
+                f"'hf:{printable(folder)}' has no readable model.safetensors (pickled weights are not opened). "
+                "Convert them once in an environment that you can lose: model.save_pretrained(folder, safe_serialization=True)."
+            )
+        names = index.get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise NetworkError(f"{INDEX_FILE} in {printable(folder)!r} names no files; expected 'weight_map', from tensors to files.")
+        files = sorted(set(names.values()))
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if not file.endswith(".safetensors"):
+            raise UnsafeFileError(f"{INDEX_FILE} in {printable(folder)!r} names {printable(file)!r}; only safetensors files are opened.")
+        tensors |= read_torch_weights(member(folder, file))
+    return {name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) -> tuple[str, dict[str, Any]]:
+    """Return what may reach the library of a configuration that somebody else wrote.
+
+    Args:
+        content: of `config.json`, or what a saved network carries of it.
+        transformers: the library, whose classes declare the keys.
+        what: is opened, for the message.
+
+    Returns:
+        The type of the network, and the allowed keys with their checked values.
+
+    Raises:
+        UnsafeFileError: if a value could make the library read, fetch or run something.
+        NetworkError: if the type is not known, or a value is out of any reason.
+    """
+    for key, why in _REFUSED.items():
+        if content.get(key):
+            raise NetworkError(f"{what} has {key!r}: {why}.")
+    kind = content.get("model_type")
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
+        own = " It names code of its own ('auto_map'), which is never run." if "auto_map" in content else ""
+        near = (
+            near_names(printable(kind, width=80), transformers.CONFIG_MAPPING) if isinstance(kind, str) else "; its config.json names none"
+        )
+        raise NetworkError(
+            f"{what}: transformers {transformers.__version__} knows no network of the type {printable(kind, width=80)!r}{near}.{own}"
+        )
+    made_of = transformers.CONFIG_MAPPING[kind]
+    declared = _declared(made_of)
+    if getattr(made_of, "sub_configs", None) or declared & _FOREIGN:
+        raise UnsafeFileError(
+            f"{what} is of the type {kind!r}, which is made of other networks that its configuration names; expected one encoder of texts, "
+            "pictures or sound. Where you trust it, open it with transformers yourself and give the module: regraft.load(module)."
+        )
+    allowed = (declared | _ALSO) - _NEVER - {"id2label", "num_labels"}
+    found = {key: _checked(key, value, what=what) for key, value in content.items() if key in allowed}
+    return kind, found | _labels(content, what=what)
+
+
+def _declared(made_of: type) -> frozenset[str]:
+    """Return the keys that a class of configurations takes: its fields, or, in earlier versions of the library, its arguments."""
+    if dataclasses.is_dataclass(made_of):
+        names = {each.name for each in dataclasses.fields(made_of)}
+    else:
+        names = {name for base in made_of.__mro__ if "__init__" in vars(base) for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
+    return frozenset(names | set(getattr(made_of, "attribute_map", ())))
+
+
+def _labels(content: Mapping[str, Any], *, what: str) -> dict[str, Any]:
+    """Return the class names in row order, or their number, as the library takes them."""
+    labels, count = content.get("id2label"), content.get("num_labels")
+    if labels is None and count is None:
+        return {}
+    if labels is None:
+        if not isinstance(count, int) or not 1 <= count <= _MOST_CLASSES:
+            raise NetworkError(
+                f"{what} has num_labels={printable(repr(count), width=60)}; expected a whole number from 1 to {_MOST_CLASSES:,}."
+            )
+        return {"num_labels": count}
+    rows = [str(index) for index in range(len(labels))] if isinstance(labels, dict) and len(labels) <= _MOST_CLASSES else None
+    named = {} if rows is None else {str(key): str(label) for key, label in labels.items()}
+    if rows is None or set(named) != set(rows) or not all(isinstance(label, str | int) for label in labels.values()):
+        raise NetworkError(f"{what} has id2label={printable(repr(labels), width=80)}; expected a name for each row, from 0 without a gap.")
+    ordered = {int(row): named[row] for row in rows}
+    return {"id2label": ordered, "label2id": {label: row for row, label in ordered.items()}}
+
+
+def _checked(key: str, value: Any, *, what: str, deep: int = 0) -> Any:
+    """Return a value of a configuration, if it is plain, of a size that a network can have, and no place to read from."""
+    shown = f"{what} has {printable(key, width=80)}={printable(repr(value), width=60)}"
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        largest = _LARGEST_COUNT if _MANY.match(key) else 2**53 if "theta" in key or "base" in key else _LARGEST
+        if abs(value) > largest:
+            raise NetworkError(f"{shown}; expected at most {largest:,}. The configuration is damaged, or was not saved by transformers.")
+        return value
+    if isinstance(value, float):
+        if math.isnan(value):
+            raise NetworkError(f"{shown}; expected a number. The configuration is damaged.")
+        return value
+    if isinstance(value, str):
+        if len(value) > 200 or not value.isprintable() or any(mark in value for mark in "/\\:"):
+            raise UnsafeFileError(f"{shown}, which could be a path or a repository; expected a setting of the network.")
+        return value
+    if isinstance(value, list | tuple | dict) and len(value) <= _LONGEST and deep < 4:
+        if isinstance(value, dict):
+            if set(value) == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity"):
+                return float(value["__float__"])
+            return {str(name): _checked(f"{key}.{name}", part, what=what, deep=deep + 1) for name, part in value.items()}
+        return [_checked(key, part, what=what, deep=deep + 1) for part in value]
+    raise NetworkError(f"{shown}; expected a number, a short text or a list of these. The configuration is damaged.")

@@ -1,0 +1,71 @@
+"""Networks by name: opened where the user names one, or made again, without the network, where a saved folder does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.nn import Module
+
+from ...errors import NetworkError, near_names, optional_import
+from ...files.text import printable
+from .building import Limits, building
+from .hub import hub_module, open_hub
+from .zoo import Opened, open_timm, open_torchvision, timm_module, torchvision_module
+
+__all__ = ["made_again", "open_named"]
+
+_SOURCES = ("timm", "torchvision", "keras", "hf")
+
+
+def open_named(source: str, *, pretrained: bool) -> Opened:
+    """Open a network that the user names: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID" (Keras: `keras_zoo`).
+
+    Args:
+        source: the kind and the name.
+        pretrained: with its trained weights; otherwise freshly drawn.
+
+    Returns:
+        The network's module and facts.
+
+    Raises:
+        NetworkError: if the kind of source is not known, or the name is not.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "timm":
+        return open_timm(name, pretrained=pretrained)
+    if kind == "torchvision":
+        return open_torchvision(name, pretrained=pretrained)
+    if kind == "hf":
+        return open_hub(name, pretrained=pretrained)
+    raise NetworkError(f"Unknown network source {printable(source)!r}{near_names(kind, _SOURCES)}")
+
+
+def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Module:
+    """Make the architecture of a saved network from what its folder says of its origin; its weights mean nothing yet.
+
+    Nothing is fetched, whatever the origin names: timm and torchvision make their own networks by name, and one of Hugging Face is made
+    of the configuration that the folder holds; its name is not used.
+
+    Args:
+        origin: as `Opened.origin`.
+        limits: of its tensors.
+        what: is opened, for messages.
+
+    Raises:
+        NetworkError: if the origin is none that regraft writes, or the network cannot be made in these limits.
+    """
+    source, config = origin.get("source"), origin.get("config")
+    kind, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if kind == "hf" and isinstance(config, Mapping):
+        return hub_module(config, what=what, limits=limits)
+    makers = {"timm": timm_module, "torchvision": torchvision_module}
+    if kind not in makers:
+        received = f"the origin {printable(repr(source), width=100)}" + (" without its configuration" if kind == "hf" else "")
+        raise NetworkError(
+            f"{what} has {received}; expected 'timm:NAME', 'torchvision:NAME', or 'hf:…' with a configuration. "
+            "It was changed since it was saved: save the network again, or open it with architecture=."
+        )
+    optional_import(kind, "vision", purpose=what)  # before the switch of the hub's client that it brings is set
+    with building(what, limits, drawn=False):
+        return makers[kind](name)
