@@ -7,9 +7,8 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,146 +16,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.security.hostile import TEXTS, Harm, changed, origin_changed, refused
 
 import regraft
-from regraft.data.decoding import tokenizer_files
-from regraft.data.preprocessings.text_preprocessing import TextPreprocessing
-from regraft.errors import DataError, NetworkError, RegraftError, UnsafeFileError
+from regraft.errors import NetworkError, RegraftError, UnsafeFileError
 
 transformers = pytest.importorskip("transformers")
-timm = pytest.importorskip("timm")
 huggingface_hub = pytest.importorskip("huggingface_hub")
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "bus", "tram"]
-TEXTS = ["a good bus", "bad tram", "good", "bad bus a"]
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 12}
-
-_opened: list[str] = []
-_watching = False
-
-
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watching and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-        _opened.append(os.fsdecode(arguments[0]))
-
-
-sys.addaudithook(_watch)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every attempt to reach another machine; a proxy is set, so that no part of the program takes itself for offline."""
-    tried: list[Any] = []
-
-    def refuse(*args: Any, **_named: Any) -> Any:
-        tried.append(args)
-        raise OSError("no network in tests")
-
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    for name in ("hf_hub_download", "snapshot_download"):
-        monkeypatch.setattr(huggingface_hub, name, refuse)
-    return tried
-
-
-@pytest.fixture
-def secret(tmp_path: Path) -> Iterator[Path]:
-    """A file that no opening may read; what is opened from Python meanwhile is watched."""
-    global _watching
-    path = tmp_path / "apart" / "secret.txt"
-    path.parent.mkdir()
-    path.write_text("secret\n")
-    _opened.clear()
-    _watching = True
-    yield path
-    _watching = False
-    assert not [name for name in _opened if str(path.parent) in name]
-
-
-@pytest.fixture
-def marker(tmp_path: Path) -> Iterator[Path]:
-    """A file that code out of a folder would make."""
-    path = tmp_path / "marker"
-    yield path
-    assert not path.exists()
-
-
-class Harm:
-    """Unpickled, it makes the marker."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.marker),)
-
-
-def _bert_folder(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**SIZES, id2label={0: "good", 1: "bad"})
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    transformers.BertTokenizerFast(vocab={word: index for index, word in enumerate(WORDS)}).save_pretrained(folder)
-    return folder
-
-
-def _vit_folder(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8, num_labels=3
-    )
-    transformers.ViTForImageClassification(config).save_pretrained(folder)
-    plain = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.4] * 3, "image_std": [0.3] * 3, "resample": 2}
-    (folder / "preprocessor_config.json").write_text(json.dumps(plain))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Honest folders, made once: of Hugging Face, and saved by regraft with each kind of origin."""
-    root = tmp_path_factory.mktemp("made")
-    folders = {"bert": _bert_folder(root / "bert"), "vit": _vit_folder(root / "vit")}
-    for name in ("bert", "vit"):
-        regraft.load(f"hf:{folders[name]}").save(root / f"{name}-saved")
-        folders[f"{name}-saved"] = root / f"{name}-saved"
-    with pytest.warns(UserWarning, match="RANDOM weights"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm, "create_model", _untrained(timm.create_model))
-        net = regraft.load("timm:test_resnet")
-    regraft.retarget(net, ["a", "b"]).save(root / "timm-saved")
-    return folders | {"timm-saved": root / "timm-saved"}
-
-
-def _untrained(make: Callable[..., Any]) -> Callable[..., Any]:
-    def made(*args: Any, **named: Any) -> Any:
-        if named.get("pretrained"):
-            raise OSError("no network in tests")
-        return make(*args, **named)
-
-    return made
-
-
-@pytest.fixture
-def copy(made: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of one of the honest folders, to be changed."""
-    return lambda name: Path(shutil.copytree(made[name], tmp_path / name))
-
-
-def _changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def _origin(folder: Path, **values: Any) -> None:
-    _changed(folder / "regraft.json", lambda facts: facts["network"]["origin"].update(values))
-
-
-def _refused(open_: Callable[[], Any], *, kind: type[RegraftError] = NetworkError, match: str = "") -> None:
-    with pytest.raises(kind, match=match or None) as caught:
-        open_()
-    assert "\x1b" not in str(caught.value)
 
 
 # ── saved folders ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,7 +33,7 @@ def test_a_saved_folder_opens_without_the_network(name: str, copy: Any, asked: l
     folder = copy(name)
     expected = regraft.load(folder)
     if name != "timm-saved":
-        _origin(folder, source="hf:somebody/else")
+        origin_changed(folder, source="hf:somebody/else")
     net = regraft.load(folder)
     examples: Any = TEXTS if name == "bert-saved" else np.random.default_rng(0).integers(0, 255, (4, 40, 40, 3), dtype=np.uint8)
     assert np.array_equal(net.raw_scores(examples), expected.raw_scores(examples))
@@ -182,45 +48,45 @@ def test_a_saved_folder_opens_without_the_network(name: str, copy: Any, asked: l
 )  # fmt: skip
 def test_an_origin_that_regraft_does_not_write_is_refused(source: Any, copy: Any, asked: list[Any], secret: Path) -> None:
     folder = copy("timm-saved")
-    _origin(folder, source=source.format(elsewhere=secret.parent) if isinstance(source, str) else source)
-    _refused(lambda: regraft.load(folder))
+    origin_changed(folder, source=source.format(elsewhere=secret.parent) if isinstance(source, str) else source)
+    refused(lambda: regraft.load(folder))
     assert not asked
 
 
 def test_an_origin_of_other_size_takes_no_memory(copy: Any, asked: list[Any]) -> None:
     folder = copy("timm-saved")
-    _origin(folder, source="timm:vit_giant_patch14_dinov2")
-    _refused(lambda: regraft.load(folder), match="declares a network of more than")
+    origin_changed(folder, source="timm:vit_giant_patch14_dinov2")
+    refused(lambda: regraft.load(folder), match="declares a network of more than")
     assert not asked
 
 
 @pytest.mark.parametrize("edit", [{"edit": "head", "task": "main", "rows": 2**40, "features": 16}, {"edit": "channels", "count": 2**40}])
 def test_edits_of_other_size_take_no_memory(edit: dict[str, Any], copy: Any) -> None:
     folder = copy("timm-saved")
-    _changed(folder / "regraft.json", lambda facts: facts["network"]["origin"]["edits"].append(edit))
-    _refused(lambda: regraft.load(folder), match="larger than its weights")
+    changed(folder / "regraft.json", lambda facts: facts["network"]["origin"]["edits"].append(edit))
+    refused(lambda: regraft.load(folder), match="larger than its weights")
 
 
 def test_a_sample_of_other_size_takes_no_memory(copy: Any) -> None:
     folder = copy("timm-saved")
-    _origin(folder, sample={"": [[3, 2**20, 2**20], "torch.float32"]})
-    _refused(lambda: regraft.load(folder), match="declares")
+    origin_changed(folder, sample={"": [[3, 2**20, 2**20], "torch.float32"]})
+    refused(lambda: regraft.load(folder), match="declares")
 
 
 @pytest.mark.parametrize("file", ["../apart/secret.txt", "/etc/hostname", "", "..", "link.safetensors"])
 def test_the_weights_of_a_saved_folder_lie_in_it(file: str, copy: Any, secret: Path) -> None:
     folder = copy("timm-saved")
     (folder / "link.safetensors").symlink_to(secret)
-    _changed(folder / "regraft.json", lambda facts: facts["network"].update(file=file))
-    _refused(lambda: regraft.load(folder), kind=UnsafeFileError)
+    changed(folder / "regraft.json", lambda facts: facts["network"].update(file=file))
+    refused(lambda: regraft.load(folder), kind=UnsafeFileError)
 
 
 @pytest.mark.parametrize("tokenizer", ["{elsewhere}", "somebody/else", "", None, 5])
 def test_a_saved_folder_names_no_tokenizer_elsewhere(tokenizer: Any, copy: Any, asked: list[Any], secret: Path) -> None:
     folder = copy("bert-saved")
     named = tokenizer.format(elsewhere=secret.parent) if isinstance(tokenizer, str) else tokenizer
-    _changed(folder / "regraft.json", lambda facts: facts["preprocessing"].update(tokenizer=named))
-    _refused(lambda: regraft.load(folder), kind=RegraftError, match="expected")
+    changed(folder / "regraft.json", lambda facts: facts["preprocessing"].update(tokenizer=named))
+    refused(lambda: regraft.load(folder), kind=RegraftError, match="expected")
     assert not asked
 
 
@@ -230,12 +96,12 @@ def test_a_keras_application_opens_from_its_file_alone(tmp_path: Path, asked: li
         regraft.load("keras:MobileNetV3Small", inputs=(32, 32, 3)).save(tmp_path / "out")
     asked.clear()
     expected = regraft.load(tmp_path / "out")
-    _changed(tmp_path / "out" / "regraft.json", lambda facts: facts["network"].setdefault("origin", {}).update(source="keras:VGG16"))
+    changed(tmp_path / "out" / "regraft.json", lambda facts: facts["network"].setdefault("origin", {}).update(source="keras:VGG16"))
     again = regraft.load(tmp_path / "out")
     pictures = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     assert np.array_equal(again.features(pictures), expected.features(pictures))
-    _changed(tmp_path / "out" / "regraft.json", lambda facts: facts["network"].update(file="../apart/secret.txt"))
-    _refused(lambda: regraft.load(tmp_path / "out"), kind=UnsafeFileError)
+    changed(tmp_path / "out" / "regraft.json", lambda facts: facts["network"].update(file="../apart/secret.txt"))
+    refused(lambda: regraft.load(tmp_path / "out"), kind=UnsafeFileError)
     assert not asked
 
 
@@ -294,14 +160,14 @@ def test_configurations(
     (folder / "harm.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Model: ...\nclass Config: ...\n")
     expected = regraft.load(folder if saved else f"hf:{folder}").raw_scores(TEXTS)
     if saved:
-        _changed(folder / "regraft.json", lambda facts: facts["network"]["origin"]["config"].update(values))
+        changed(folder / "regraft.json", lambda facts: facts["network"]["origin"]["config"].update(values))
     else:
-        _changed(folder / "config.json", lambda config: config.update(values))
+        changed(folder / "config.json", lambda config: config.update(values))
     source: Any = folder if saved else f"hf:{folder}"
     if message is None:
         assert np.array_equal(regraft.load(source).raw_scores(TEXTS), expected)
     else:
-        _refused(lambda: regraft.load(source), match="" if message == "weights" else message)
+        refused(lambda: regraft.load(source), match="" if message == "weights" else message)
     assert not asked
     assert "harm" not in sys.modules
 
@@ -309,7 +175,7 @@ def test_configurations(
 @pytest.mark.parametrize("named", [[{"a": 1}], "BertForSequenceClassification", 5, ["__import__('os')"], ["harm.Model"], None])
 def test_a_configuration_of_no_known_class_is_that_of_an_encoder(named: Any, copy: Any) -> None:
     folder = copy("bert")
-    _changed(folder / "config.json", lambda config: config.update(architectures=named, transformers_version=["5"]))
+    changed(folder / "config.json", lambda config: config.update(architectures=named, transformers_version=["5"]))
     net = regraft.load(f"hf:{folder}")
     assert not net.heads
     assert net.features(TEXTS).shape == (4, 16)
@@ -378,7 +244,7 @@ def test_files(case: str, copy: Any, asked: list[Any], marker: Path, secret: Pat
     change, kind, message = FILES[case]
     folder = copy("bert")
     change(folder, marker, secret)
-    _refused(lambda: regraft.load(f"hf:{folder}"), kind=kind, match=message)
+    refused(lambda: regraft.load(f"hf:{folder}"), kind=kind, match=message)
     assert not asked
 
 
@@ -410,14 +276,14 @@ def test_of_a_repository_only_the_files_that_are_read_are_fetched(copy: Any, mon
 
 @pytest.mark.parametrize("name", ["../x", "/no/such", "a/b/c", "a b", "https://somebody/else", "-x", ""])
 def test_a_name_that_is_no_repository_is_not_asked_for(name: str, asked: list[Any]) -> None:
-    _refused(lambda: regraft.load(f"hf:{name}"))
+    refused(lambda: regraft.load(f"hf:{name}"))
     assert not asked
 
 
 @pytest.mark.parametrize("name", ["hf-hub:somebody/else", "hf_hub:somebody/else", "local-dir:{}", "{}", "test_resnet.hf-hub:x"])
 def test_timm_names_no_repository_and_no_folder(name: str, asked: list[Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": {"file": "harm.bin"}}))
-    _refused(lambda: regraft.load(f"timm:{name.format(tmp_path)}"), match="timm knows no network")
+    refused(lambda: regraft.load(f"timm:{name.format(tmp_path)}"), match="timm knows no network")
     assert not asked
 
 
@@ -434,7 +300,7 @@ def test_an_adapter_is_not_followed(copy: Any, whole: bool, asked: list[Any]) ->
         assert any("adapter" in note for note in net.account.notes)
     else:
         (folder / "config.json").unlink()
-        _refused(lambda: regraft.load(f"hf:{folder}"), match="adapter")
+        refused(lambda: regraft.load(f"hf:{folder}"), match="adapter")
     assert not asked
 
 
@@ -446,9 +312,9 @@ def test_weights_of_another_network_are_refused_and_missing_ones_are_said(copy: 
         net = regraft.load(f"hf:{folder}")
     assert any("RANDOM" in note for note in net.account.notes)
     save_file({f"other.{name}": tensor for name, tensor in state.items()}, folder / "model.safetensors")
-    _refused(lambda: regraft.load(f"hf:{folder}"), match="not those of its config.json")
+    refused(lambda: regraft.load(f"hf:{folder}"), match="not those of its config.json")
     save_file(state | {"classifier.weight": torch.zeros(5, 16)}, folder / "model.safetensors")
-    _refused(lambda: regraft.load(f"hf:{folder}"), match="weights of the network that config.json describes")
+    refused(lambda: regraft.load(f"hf:{folder}"), match="weights of the network that config.json describes")
 
 
 PROCESSORS: list[tuple[Any, str | None]] = [
@@ -472,7 +338,7 @@ def test_preprocessors(content: Any, message: str | None, copy: Any, asked: list
         spec = regraft.load(f"hf:{folder}").preprocessing
         assert (spec.mean, spec.std, spec.interpolation) == ((0.4,) * 3, (0.3,) * 3, "bilinear")
     else:
-        _refused(lambda: regraft.load(f"hf:{folder}"), match=message)
+        refused(lambda: regraft.load(f"hf:{folder}"), match=message)
     assert not asked
 
 
@@ -481,121 +347,3 @@ def test_no_preprocessor_is_said(copy: Any) -> None:
     (folder / "preprocessor_config.json").unlink()
     with pytest.warns(UserWarning, match="assumed"):
         assert regraft.load(f"hf:{folder}").preprocessing.mean == (0.5,) * 3
-
-
-# ── tokenizers ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"auto_map": {"AutoTokenizer": ["harm.Tokenizer", "harm.Tokenizer"]}},
-        {"auto_map": ["somebody/else--harm.Tokenizer", None]},
-        {"tokenizer_class": "AutoModel"},
-        {"tokenizer_class": "harm.Tokenizer"},
-        {"tokenizer_class": ["BertTokenizer"]},
-        {"tokenizer_class": "pipeline"},
-        {"init_inputs": ["{secret}"]},
-        {"vocab_file": "{secret}", "tokenizer_file": "{secret}", "merges_file": "{secret}", "name_or_path": "somebody/else"},
-        {"model_max_length": 1e30, "model_input_names": ["input_ids", "attention_mask", "__class__"]},
-        {"padding_side": "up", "do_lower_case": "yes", "chat_template": "{{ harm }}", "extra_special_tokens": {"a": {"b": 1}}},
-        {"added_tokens_decoder": {"-1": "x", "a": {"content": "x", "harm": 1}}},
-    ],
-)
-@pytest.mark.parametrize("beside", [True, False], ids=["hf:", "TextPreprocessing"])
-def test_settings_of_a_tokenizer(
-    settings: dict[str, Any], *, beside: bool, copy: Any, asked: list[Any], marker: Path, secret: Path
-) -> None:
-    folder = copy("bert")
-    (folder / "harm.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Tokenizer: ...\n")
-    expected = TextPreprocessing(str(folder)).batch(TEXTS)["input_ids"]
-    text = json.dumps(json.loads((folder / "tokenizer_config.json").read_text()) | settings).replace("{secret}", str(secret))
-    (folder / "tokenizer_config.json").write_text(text)
-    found = regraft.load(f"hf:{folder}").preprocessing if beside else TextPreprocessing(str(folder))
-    assert torch.equal(found.batch(TEXTS)["input_ids"], expected)
-    assert set(found.inputs) <= {"input_ids", "attention_mask", "token_type_ids"}
-    assert not asked
-    assert "harm" not in sys.modules
-
-
-@pytest.mark.parametrize("held", ["vocab.pkl", "vocab.bin", "tokenizer.py", "nothing", "emoji.json"])
-def test_a_folder_without_a_fast_tokenizer(held: str, copy: Any, asked: list[Any], marker: Path, secret: Path) -> None:
-    folder = copy("bert")
-    for path in folder.glob("*token*"):
-        path.unlink()
-    (folder / "config.json").unlink()
-    (folder / held).write_bytes(pickle.dumps(Harm(marker)))
-    _refused(lambda: TextPreprocessing(str(folder)), kind=DataError, match="holds no tokenizer")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CanineTokenizer"}))
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    _refused(lambda: TextPreprocessing(str(folder)), kind=DataError)
-    assert not asked
-
-
-def _tokenizer(**changes: Any) -> str:
-    plain = {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}
-    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
-    return json.dumps({"version": "1.0", "added_tokens": [], **empty, "model": plain} | changes)
-
-
-def _split(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-def _replaced(pattern: dict[str, str], content: str) -> dict[str, Any]:
-    return {"type": "Replace", "pattern": pattern, "content": content}
-
-
-def _twice(count: int) -> dict[str, Any]:
-    return {"type": "Sequence", "normalizers": [_replaced({"String": "a"}, "aa")] * count}
-
-
-def _nested(depth: int) -> str:
-    return _tokenizer().replace('"normalizer": null', '"normalizer": ' + '{"type": "Sequence", "normalizers": [' * depth + "]}" * depth)
-
-
-TOKENIZERS: dict[str, tuple[str, str]] = {
-    "a pattern that backtracks": (_tokenizer(pre_tokenizer=_split("(a+)+$")), "failed on one of 1 texts"),
-    "a choice that backtracks": (_tokenizer(pre_tokenizer=_split("(a|aa)+$")), "failed on one of 1 texts"),
-    "a rule that backtracks": (_tokenizer(normalizer=_replaced({"Regex": "(a|aa)+$"}, "")), "failed on one of 1 texts"),
-    "pieces of no length": (_tokenizer(pre_tokenizer={"type": "FixedLength", "length": 0}), "failed on one of 1 texts"),
-    "a text that grows": (_tokenizer(normalizer=_twice(60)), "times longer"),
-    "a long beginning": (_tokenizer(normalizer={"type": "Prepend", "prepend": "x" * 10**6}), "times longer"),
-    "long insertions": (_tokenizer(normalizer=_replaced({"Regex": "(?=a)"}, "x" * 10**4)), "times longer"),
-    "no pattern": (_tokenizer(pre_tokenizer=_split("(((")), "cannot be read"),
-    "recursion": (_tokenizer(pre_tokenizer=_split(r"(?<x>\g<x>|a)")), "cannot be read"),
-    "unknown parts": (_tokenizer(model={"type": "Harm"}), "cannot be read"),
-    "rows that are none": (_tokenizer(model={"type": "WordLevel", "vocab": {"a": -1}, "unk_token": "a"}), "cannot be read"),
-    "no tokenizer": ("{}", "cannot be read"),
-    "a broken text": ("{", "cannot be read"),
-    "nested": (_nested(50_000), "nested too deeply|cannot be read"),
-}
-
-
-@pytest.mark.parametrize("case", TOKENIZERS)
-def test_tokenizers(case: str, copy: Any) -> None:
-    content, message = TOKENIZERS[case]
-    text = "a" * 300 + "b"
-    _refused(lambda: TextPreprocessing(content, max_length=8).batch([text]), kind=DataError, match=message)
-    folder = copy("bert-saved")
-    _changed(folder / "regraft.json", lambda facts: facts["preprocessing"].update(tokenizer=content))
-    _refused(lambda: regraft.load(folder).predict([text]), kind=DataError, match=message)
-
-
-def test_a_tokenizer_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_files, "PATIENCE", 0.1)
-    monkeypatch.setattr(tokenizer_files, "PACE", 10**9)
-    slow = TextPreprocessing(_tokenizer(pre_tokenizer=_split(r"(?:a|b)*\d")))  # from each letter to the end
-    _refused(lambda: slow.batch(["ab" * 10_000]), kind=DataError, match="did not encode 1 texts in 0 seconds")
-    assert slow.batch(["ab1"])["input_ids"].shape == (1, 1)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"max_length": 10**12}, {"max_length": 0}, {"max_length": True}, {"maximum": "8"}, {"maximum": None}, {"inputs": ["harm"]},
-     {"inputs": []}, {"special": [["pad_token"]]}, {"special": [["pad_token", 5]]}],
-)  # fmt: skip
-def test_the_fields_of_a_text_preprocessing_are_checked(fields: dict[str, Any], copy: Any) -> None:
-    folder = copy("bert-saved")
-    _changed(folder / "regraft.json", lambda facts: facts["preprocessing"].update(fields))
-    _refused(lambda: regraft.load(folder), kind=RegraftError)

@@ -199,9 +199,8 @@ def member(folder: Path, name: str) -> Path:
         ) from error
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
     if not (target.is_relative_to(root) or target.is_relative_to(cache)):
-        raise UnsafeFileError(
-            f"{printable(folder / name)!r} is a link out of the folder, to {printable(target)!r}. If you trust it, put the file itself there."
-        )
+        where = f"{printable(folder / name)!r} is a link out of the folder, to {printable(target)!r}"
+        raise UnsafeFileError(f"{where}. If you trust it, put the file itself there.")
     return folder / name
 
 

@@ -55,7 +55,14 @@ class Preprocessing(abc.ABC):
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from the plain data of its fields, which may come out of a file."""
+        """Make it from the plain data of its fields, which may come out of a file.
+
+        Args:
+            fields: by name.
+
+        Returns:
+            The preprocessing.
+        """
         return cls(**fields)
 
     @property

@@ -51,7 +51,11 @@ class Limits:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the limits of an architecture whose weights are at hand: three times their size, and room for tables and masks."""
+        """Return the limits of an architecture whose weights are at hand: three times their size, and room for tables and masks.
+
+        Args:
+            tensors: the weights, by name.
+        """
         held = 4 * sum(tensor.numel() for tensor in tensors.values())
         return cls(min(3 * held + _SLACK_BYTES, _memory()), 8 * len(tensors) + _SLACK_TENSORS)
 
@@ -98,6 +102,9 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
             one small block, which is much faster.
         remedy: what the user can do, a full sentence.
 
+    Yields:
+        Nothing; tensors that are made meanwhile count.
+
     Raises:
         NetworkError: if the limits are exceeded, or the architecture cannot be made.
     """
@@ -116,7 +123,11 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
 
 @contextmanager
 def cached_only_when_offline() -> Iterator[None]:
-    """Without a way to the hub, look in its local cache only: the client would retry for most of a minute."""
+    """Without a way to the hub, look in its local cache only: the client would retry for most of a minute.
+
+    Yields:
+        Nothing; what the client of the hub is asked meanwhile is answered so.
+    """
     constants: Any = optional_import("huggingface_hub.constants", "vision", purpose="Fetching trained weights")
     reached = urllib.request.getproxies() or _resolves(urlsplit(constants.ENDPOINT).hostname or "")
     with _hub_switch, _without_hub(constants, when=not reached):
@@ -153,15 +164,15 @@ class _Counted(TorchFunctionMode):
         if func in _MAKERS:
             plain = {name: value for name, value in named.items() if name not in ("generator", "out", "pin_memory")}
             self._count_(func(*args, **{**plain, "device": "meta"}))
-        elif not self.drawn and getattr(func, "__name__", "") in _RANGES and self._copied_(func.__name__, args, named):
+        elif not self.drawn and getattr(func, "__name__", "") in _RANGES and self._copied_(func.__name__, args, named=named):
             return args[0] if args else named["tensor"]
         return func(*args, **named)
 
-    def _copied_(self, name: str, args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
+    def _copied_(self, name: str, args: tuple[Any, ...], *, named: Mapping[str, Any]) -> bool:
         """Fill a tensor in place of drawing it; return whether that was possible. A draw repeated until it suits is drawn in the end."""
         tensor = args[0] if args else named["tensor"]
         self.copies += 1
-        return self.copies <= 4 * self.count + 100 and _filled_(tensor, *_RANGES[name](tensor, args[1:], named))
+        return self.copies <= 4 * self.count + 100 and _filled_(tensor, _RANGES[name](tensor, *args[1:], **_renamed(named)))
 
     def _count_(self, made: Tensor) -> None:
         self.size += made.numel() * made.element_size()
@@ -174,10 +185,17 @@ class _Counted(TorchFunctionMode):
             )
 
 
-def _filled_(tensor: Tensor, low: float, high: float) -> bool:
+def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a function that draws by one name each: "from" is a keyword, and functions and methods differ."""
+    names = {"from": "low", "a": "low", "to": "high", "b": "high", "mean": "low", "std": "high"}
+    return {names[name]: value for name, value in named.items() if name in names}
+
+
+def _filled_(tensor: Tensor, span: tuple[float, float] | None) -> bool:
     """Fill a tensor with copies of one block of numbers between two; return whether that was possible."""
-    if math.isnan(low):
+    if span is None:
         return True
+    low, high = span
     if not (tensor.is_floating_point() and tensor.is_contiguous() and math.isfinite(low) and math.isfinite(high)):
         return False
     block = torch.rand(_TILE, generator=torch.Generator().manual_seed(0)) * (high - low) + low
@@ -187,33 +205,29 @@ def _filled_(tensor: Tensor, low: float, high: float) -> bool:
     return True
 
 
-def _given(given: tuple[Any, ...], named: Mapping[str, Any], *, place: int, names: tuple[str, ...], default: float) -> float:
-    if len(given) > place:
-        return float(given[place])
-    return float(next((named[name] for name in names if name in named), default))
+def _uniform(_tensor: Tensor, *given: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
+    return (given[0] if given else low), (given[1] if len(given) > 1 else high)
 
 
-def _uniform(_tensor: Tensor, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float, float]:
-    low = _given(given, named, place=0, names=("a", "from"), default=0.0)
-    return low, _given(given, named, place=1, names=("b", "to"), default=1.0)
+def _normal(tensor: Tensor, *given: float, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
+    mean, deviation = _uniform(tensor, *given, low=low, high=high)
+    return mean - math.sqrt(3) * deviation, mean + math.sqrt(3) * deviation
 
 
-def _normal(_tensor: Tensor, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float, float]:
-    mean = _given(given, named, place=0, names=("mean",), default=0.0)
-    spread = math.sqrt(3) * _given(given, named, place=1, names=("std",), default=1.0)
-    return mean - spread, mean + spread
-
-
-def _by_inputs(tensor: Tensor, _given: tuple[Any, ...], _named: Mapping[str, Any]) -> tuple[float, float]:
+def _by_inputs(tensor: Tensor, *_given: Any, **_named: Any) -> tuple[float, float]:
     spread = 1 / math.sqrt(max(1, tensor.numel() // max(1, len(tensor))))
     return -spread, spread
 
 
-_RANGES: dict[str, Callable[[Tensor, tuple[Any, ...], Mapping[str, Any]], tuple[float, float]]] = {
+def _left(_tensor: Tensor, *_given: Any, **_named: Any) -> None:
+    """Leave uniform numbers as they are, where normal ones would be made of them."""
+
+
+_RANGES: dict[str, Callable[..., tuple[float, float] | None]] = {
     "uniform_": _uniform,
     "normal_": _normal,
     "kaiming_uniform_": _by_inputs,
     "kaiming_normal_": _by_inputs,
-    "erfinv_": lambda _tensor, _given, _named: (math.nan, math.nan),  # makes uniform numbers normal ones
+    "erfinv_": _left,
 }
-"""Between which numbers a function draws, by its name; NaN: it leaves what is there."""
+"""Between which numbers a function draws, by its name."""

@@ -52,6 +52,9 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
         limits: of its tensors.
         what: is opened, for messages.
 
+    Returns:
+        The bare module.
+
     Raises:
         NetworkError: if the origin is none that regraft writes, or the network cannot be made in these limits.
     """

@@ -121,6 +121,16 @@ def _known_interpolation(name: str) -> str:
 
 
 def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequence[float]) -> dict[str, Any]:
+    """Return a preprocessing of pictures as plain data, for a network of torch.
+
+    Args:
+        size: height, width and channels.
+        mean: of each channel, of values from 0 to 1.
+        std: of each channel.
+
+    Returns:
+        The fields of `ImagePreprocessing`, without how pictures of another size are fitted.
+    """
     height, width, channels = size
     return {
         "kind": "image",
