@@ -200,7 +200,7 @@ def member(folder: Path, name: str) -> Path:
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
     if not (target.is_relative_to(root) or target.is_relative_to(cache)):
         where = f"{printable(folder / name)!r} is a link out of the folder, to {printable(target)!r}"
-        raise UnsafeFileError(f"{where}. If you trust it, put the file itself there.")
+        raise UnsafeFileError(f"{where}. Put the file itself there.")
     return folder / name
 
 
