@@ -1,7 +1,11 @@
 """Settings for all tests."""
 
+import functools
+import importlib
 import os
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share their processors
@@ -20,3 +24,20 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("tests run without a network")
 
     monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def operators_looked_up_once() -> Iterator[None]:
+    """Let the exporter to ONNX translate its operators once a process, not for each network: a second of what a small export takes."""
+    export, translated = torch.onnx.export, list[Any]()
+
+    def quick(*args: Any, **named: Any) -> Any:
+        if not translated:
+            kind = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+            translated.append(functools.cache(kind.from_torchlib))
+            kind.from_torchlib = staticmethod(translated[0])
+        return export(*args, **named)
+
+    torch.onnx.export = quick
+    yield
+    torch.onnx.export = export

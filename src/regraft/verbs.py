@@ -40,6 +40,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     preprocessing: Any = None,
     head: str | None = None,
     channels: int | None = None,
+    trust: bool = False,
 ) -> Network:
     """Open a trained network.
 
@@ -54,17 +55,20 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         preprocessing: as plain data or a `Preprocessing`, in place of what the source knows.
         head: the name of the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
+        trust: open a PyTorch program (`.pt2`) that `source` names. **This runs code of the file**: only for files of your own, or of people
+            whom you trust. The network predicts and nothing else. No other file is opened in another way.
 
     Returns:
         The network; a live object given is not modified.
 
     Raises:
         NetworkError: if it cannot be opened; the message says what would do.
+        UnsafeFileError: if opening it would run code, or read other files.
         SettingError: if `channels` is no number of channels.
     """
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise SettingError(f"channels={channels!r}: expected a whole number, 1 or more.")
-    opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs, head=head)
+    opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs, head=head, trust=trust)
     network = opened.network
     given = preprocessing if preprocessing is not None else opened.preprocessing
     if channels is not None:

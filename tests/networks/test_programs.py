@@ -1,9 +1,8 @@
-"""A user's own class saved with an exported program beside it; the program is looked through before it is opened."""
+"""A user's own class saved with its ONNX form beside it, which predicts without the class; PyTorch programs that the user trusts."""
 
 from __future__ import annotations
 
-import json
-import zipfile
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from tests import torch_examples as examples
-from torch import nn
+from torch import Tensor, nn
 
 import regraft
-from regraft.errors import NetworkError, UnsafeFileError
-from regraft.networks.sources.programs import _is_arithmetic
+from regraft.errors import InputError, MissingExtraError, NetworkError, UnsafeFileError
+from regraft.networks import torch_modules
+from regraft.networks.torch_parts import exporting
 
 
 class Probabilities(nn.Module):
@@ -58,18 +58,38 @@ def test_with_the_class_it_is_the_same_to_the_bit(saved: tuple[Path, regraft.Net
         regraft.load(folder, architecture=examples.Branches)
 
 
-def test_what_a_program_cannot_do_is_said_and_harms_nothing(saved: tuple[Path, regraft.Network]) -> None:
+def test_what_a_program_cannot_do_is_said_and_harms_nothing(saved: tuple[Path, regraft.Network], tmp_path: Path) -> None:
     folder, _ = saved
-    program, before = regraft.load(folder), sorted(path.name for path in folder.iterdir())
-    for call in (
-        lambda: program.features(X),
-        lambda: program.save(folder),
-        lambda: program.export(folder / "x.pt2"),
-        lambda: regraft.adapt(program, (X, list("abcabca"))),
-    ):
-        with pytest.raises(NetworkError, match="architecture="):
+    program, data = regraft.load(folder), (X, list("abcabca"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    calls: dict[str, Callable[[], object]] = {
+        "save": lambda: program.save(folder),
+        "save elsewhere": lambda: program.save(tmp_path / "new"),
+        "export": lambda: program.export(folder / "x.pt2"),
+        "adapt": lambda: regraft.adapt(program, data),
+        "adapt, full": lambda: regraft.adapt(folder, data, strategy="full", epochs=1),
+        "search": lambda: regraft.search(program, data, trials=1),
+        "profile": lambda: regraft.profile(program, data),
+        "retarget": lambda: regraft.retarget(program, ["a", "d"]),
+        "extend": lambda: regraft.extend(program, ["d"], (X, ["d"] * 7)),
+        "branch": lambda: regraft.branch(program, "other", ["p", "q"]),
+        "stack": lambda: regraft.stack(program, ["p", "q"]),
+        "cut": lambda: program.ended(""),
+        "codes": lambda: regraft.adapt_condition(program, data, "ann"),
+        "channels": lambda: regraft.load(folder, channels=3),
+        "weights": lambda: regraft.load(folder, weights=folder / "network.safetensors"),
+        "gradients": lambda: program.scores(torch.zeros(2, 6, requires_grad=True)),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError) as caught:
             call()
-    assert sorted(path.name for path in folder.iterdir()) == before
+        assert name == "codes" or "architecture=" in str(caught.value), name
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before and not (tmp_path / "new").exists()
+
+
+def test_inputs_of_another_shape_are_one_error(saved: tuple[Path, regraft.Network]) -> None:
+    with pytest.raises(NetworkError, match=r"cannot be run on inputs of the shape \[2, 5\]"):
+        regraft.load(saved[0]).scores(torch.zeros(2, 5))
 
 
 def test_without_a_program_the_class_is_asked_for(saved: tuple[Path, regraft.Network], tmp_path: Path) -> None:
@@ -78,65 +98,223 @@ def test_without_a_program_the_class_is_asked_for(saved: tuple[Path, regraft.Net
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     with pytest.raises(NetworkError, match=r"Probabilities.*architecture="):
         regraft.load(tmp_path)
-    (tmp_path / "network.pt2").write_bytes(b"no archive")
-    with pytest.raises(NetworkError, match="damaged"):
+
+
+# ── networks of many kinds ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.fc = nn.Embedding(10, 4), nn.LSTM(4, 5, batch_first=True, bidirectional=True), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.rnn(self.embed(x))[0].mean(1))
+
+
+class Everywhere(nn.Module):
+    """A head at every position, of which the mean of the ReLU counts: its features need a run of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).tanh()).relu().mean((2, 3))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.fc = nn.Linear(6, 5), nn.Linear(7, 3)
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:  # names that our outputs have as well
+        return self.fc(torch.cat([self.low(features).relu(), logits], 1))
+
+
+class Halved(nn.Module):
+    """Takes single precision into a network of half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.half()
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.fc = nn.Linear(6, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.low(x).relu())
+
+
+def branched() -> regraft.Network:
+    """Two heads with rows of their own, and between them one that is derived."""
+    net = regraft.branch(regraft.load(Probabilities(), inputs=(6,), classes=["a", "b", "c"]), "kind", groups={"x": ["a", "c"], "y": None})
+    return regraft.branch(net, "colour", ["red", "green"], start="random")
+
+
+NETWORKS: dict[str, Callable[[], regraft.Network]] = {
+    "convolutions": lambda: regraft.load(examples.Cnn(), inputs=(1, 8, 8)),
+    "recurrent": lambda: regraft.load(Recurrent(), inputs=(7,)),
+    "everywhere": lambda: regraft.load(Everywhere(), inputs=(1, 9, 9)),
+    "two inputs": lambda: regraft.load(TwoInputs(), inputs={"features": (6,), "logits": (2,)}),
+    "weight norm": lambda: regraft.load(Normed(), inputs=(6,)),
+    "branches": branched,
+    "half precision": lambda: regraft.load(nn.Sequential(Halved(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).half(), inputs=(6,)),
+    "no head": lambda: regraft.load(nn.Sequential(nn.Linear(6, 5), nn.Tanh()), inputs=(6,)),
+    "cut": lambda: regraft.cut(regraft.load(examples.Cnn(), inputs=(1, 8, 8)), "norm1"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_gives_the_same_logits_and_features_at_every_size_of_a_batch(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = NETWORKS[name]()
+    net.mode_(False)
+    again = regraft.load(net.save(tmp_path / "net"))
+    assert again.origin["source"] == "program" and list(again.heads) == list(net.heads)
+    tolerance = 1e-2 if name == "half precision" else 1e-5
+    for count in (1, 2, 5):
+        batch = _rows(net.sample, count)
+        with torch.no_grad():
+            expected, found = net.scores(batch), again.scores(batch)
+            features = net.feature_batch(batch)
+            assert torch.allclose(again.feature_batch(batch), features.float(), atol=tolerance)
+        assert list(found) == list(expected)
+        for task, values in expected.items():
+            assert torch.allclose(found[task], values.float(), atol=tolerance), task
+    for task, head in net.heads.items():
+        if name != "weight norm":  # whose rows are computed: none lie in the weights file
+            assert np.array_equal(again.heads[task].weight, head.weight) and np.array_equal(again.heads[task].bias, head.bias)
+        assert again.heads[task].classes == head.classes and again.heads[task].kind == head.kind
+
+
+def _rows(sample: Tensor | dict[str, Tensor], count: int) -> Tensor | dict[str, Tensor]:
+    if isinstance(sample, dict):
+        return {name: tensor[torch.arange(count) % 2] for name, tensor in sample.items()}
+    return sample[torch.arange(count) % 2]
+
+
+def test_rows_that_are_computed_are_not_made_up(tmp_path: Path) -> None:
+    assert np.isnan(regraft.load(NETWORKS["weight norm"]().save(tmp_path)).head.weight).all()
+
+
+def test_unknown_items_and_figures_without_the_class(tmp_path: Path) -> None:
+    centres = np.random.default_rng(0).normal(size=(4, 6)) * 4
+    labels = np.arange(120) % 4
+    items = (centres[labels] + np.random.default_rng(1).normal(size=(120, 6))).astype(np.float32)
+    torch.manual_seed(0)
+    data = (items, [f"c{label}" for label in labels])
+    net = regraft.adapt(regraft.load(Probabilities(), inputs=(6,)), data, strategy="head", epochs=2, out=tmp_path / "net").network
+    assert net.unknown is not None
+    again = regraft.load(tmp_path / "net")
+    strange = np.concatenate([items[:20], np.full((20, 6), 30, np.float32)])
+    expected, found = net.predict(strange, unknown=True), again.predict(strange, unknown=True)
+    assert found.labels == expected.labels and np.array_equal(found.unknown, expected.unknown)
+    assert found.unknown is not None and found.unknown.any() and not found.unknown.all()
+
+
+# ── what cannot be exported ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Brief(nn.Sequential):
+    """In a precision that ONNX Runtime does not compute in on a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        self.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.bfloat16())
+
+
+class Branching(Probabilities):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Random(Probabilities):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.low(x).relu() + torch.rand_like(self.low(x)))
+
+
+class Sized(Probabilities):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.low(x).relu()) * (1.0 if x.shape[0] == 2 else 2.0)
+
+
+@pytest.mark.parametrize("kind", [Branching, Random, Sized, Brief])
+def test_what_cannot_be_exported_is_said_once_with_the_line_that_opens_it(kind: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = regraft.load(kind(), inputs=(6,), head="2" if kind is Brief else "fc")
+    with pytest.warns(UserWarning, match=rf"opens only with its class.*regraft\.load\(folder, architecture={kind.__name__}\)") as said:
+        net.save(tmp_path)
+    assert len([one for one in said if "architecture" in str(one.message)]) == 1
+    assert not (tmp_path / "network.onnx").exists()
+    with pytest.raises(NetworkError, match=rf"{kind.__name__}.*no ONNX form.*architecture="):
         regraft.load(tmp_path)
+    assert regraft.load(tmp_path, architecture=kind).head.weight.shape == (3, 5)
 
 
-def _rewritten(folder: Path, target: Path, change: Callable[[str], str]) -> Path:
-    for name in ("regraft.json", "network.safetensors"):
-        (target / name).write_bytes((folder / name).read_bytes())
-    with zipfile.ZipFile(folder / "network.pt2") as source, zipfile.ZipFile(target / "network.pt2", "w", zipfile.ZIP_STORED) as made:
-        for entry in source.infolist():
-            content = source.read(entry)
-            made.writestr(entry.filename, change(content.decode()).encode() if entry.filename.endswith(".json") else content)
-    return target
+@pytest.mark.parametrize("gone", ["onnx", "onnxruntime"])
+def test_without_the_libraries(
+    gone: str, saved: tuple[Path, regraft.Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, net = saved
+    monkeypatch.setitem(sys.modules, gone, None)
+    with pytest.raises(MissingExtraError, match=r"without architecture=,.*regraft\[onnx\]"):
+        regraft.load(folder)
+    assert regraft.load(folder, architecture=Probabilities).classes == net.classes
+    with pytest.warns(UserWarning, match=r"regraft\[onnx\].*architecture=Probabilities"):
+        net.save(tmp_path)
 
 
-def test_a_malicious_size_expression_is_refused(saved: tuple[Path, regraft.Network], tmp_path: Path) -> None:
-    trace = tmp_path / "ran"
-    evil = f"__import__('pathlib').Path('{trace}').touch()"
-
-    def change(text: str) -> str:
-        def poison(value: object) -> object:
-            if isinstance(value, dict):
-                return {key: evil if key == "expr_str" else poison(part) for key, part in value.items()}
-            return [poison(part) for part in value] if isinstance(value, list) else value
-
-        return json.dumps(poison(json.loads(text)))
-
-    with pytest.raises(UnsafeFileError, match="size expression"):
-        regraft.load(_rewritten(saved[0], tmp_path, change))
-    assert not trace.exists()
+def test_weights_that_are_too_many_for_one_file(
+    saved: tuple[Path, regraft.Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_LARGEST", 100)
+    with pytest.warns(UserWarning, match="one ONNX file holds 2 GiB"):
+        saved[1].save(tmp_path)
+    assert not (tmp_path / "network.onnx").exists()
 
 
-def test_pickled_weights_in_a_program_are_refused(saved: tuple[Path, regraft.Network], tmp_path: Path) -> None:
-    changed: list[bool] = []
-
-    def change(text: str) -> str:
-        changed.append('"use_pickle"' in text)
-        return text.replace('"use_pickle": false', '"use_pickle": true').replace('"use_pickle":false', '"use_pickle":true')
-
-    with pytest.raises(UnsafeFileError, match="pickled"):
-        regraft.load(_rewritten(saved[0], tmp_path, change))
-    assert any(changed)
+def test_one_adaptation_exports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, write = [], torch_modules.write_program
+    monkeypatch.setattr(torch_modules, "write_program", lambda *given: made.append(1) or write(*given))
+    data = (np.tile(X, (6, 1)), list("abcabca") * 6)
+    regraft.adapt(regraft.load(Probabilities(), inputs=(6,)), data, strategy="full", epochs=1, out=tmp_path)
+    assert made == [1]
 
 
-@pytest.mark.parametrize(
-    ("expression", "plain"),
-    [
-        ("s0", True),
-        ("2*s0 + 1", True),
-        ("Symbol('s21', positive=True, integer=True)", True),
-        ("Max(1, s0//2)", True),
-        ("Add(Mul(Integer(2), Symbol('u3', integer=True)), Integer(-1))", True),
-        ("exec(chr(112))", False),  # letters, brackets and numbers alone are enough to run code
-        ("breakpoint()", False),
-        ("__import__('os')", False),
-        ("s0.__class__", False),
-        ("Symbol('s0') if 1 else open('x')", False),
-        ("lambda: 0", False),
-    ],
-)
-def test_which_expressions_are_plain_arithmetic(expression: str, plain: bool) -> None:
-    assert _is_arithmetic(expression) is plain
+# ── PyTorch programs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_program_is_opened_on_trust_alone(saved: tuple[Path, regraft.Network], tmp_path: Path) -> None:
+    _, net = saved
+    path = net.export(tmp_path / "x.pt2")
+    with pytest.raises(UnsafeFileError, match=r"runs code.*trust=True"):
+        regraft.load(path)
+    program = regraft.load(path, trust=True, classes=["a", "b", "c"])
+    found, expected = program.predict(X), net.predict(X)
+    assert found.labels == expected.labels and np.allclose(found.scores, expected.scores, atol=1e-6)
+    assert "probabilities" in str(program.account)
+    for call in (lambda: program.features(X), lambda: program.save(tmp_path / "net"), lambda: regraft.retarget(program, ["a"])):
+        with pytest.raises(NetworkError, match="predicts, but cannot be"):
+            call()
+
+
+def test_a_program_of_named_inputs(tmp_path: Path) -> None:
+    net = NETWORKS["two inputs"]()
+    program = regraft.load(net.export(tmp_path / "x.pt2"), trust=True)
+    batch = _rows(net.sample, 5)
+    assert torch.allclose(program.scores(batch)["main"], net.scores(batch)["main"], atol=1e-6)
+
+
+def test_trust_opens_no_other_file(tmp_path: Path) -> None:
+    torch.save(Probabilities(), tmp_path / "whole.pt")
+    with pytest.raises(UnsafeFileError, match="pickle"):
+        regraft.load(tmp_path / "whole.pt", trust=True)
+    (tmp_path / "broken.pt2").write_bytes(b"no archive")
+    with pytest.raises(NetworkError, match="cannot be read as a PyTorch program"):
+        regraft.load(tmp_path / "broken.pt2", trust=True)

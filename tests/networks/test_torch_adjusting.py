@@ -303,7 +303,7 @@ def test_an_entrance_is_saved_and_refused_for_tokens(tmp_path: Path) -> None:
     shaken_(net, "entrance")
     again = regraft.load(net.save(tmp_path), architecture=mlp)
     assert same(scores(again), scores(net))
-    assert same(scores(regraft.load(tmp_path), net.sample), scores(net)), "the program beside it"
+    assert near(scores(regraft.load(tmp_path), net.sample), scores(net)), "the program beside it"
     with pytest.raises(NetworkError, match="takes the inputs input_ids"):
         opened("bert").with_entrance()
     with pytest.raises(NetworkError, match="at most 4096"):

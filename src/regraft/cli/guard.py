@@ -27,6 +27,7 @@ _OPTIONS = {
     "skip_bad=True": "--skip-bad",
     "resume=False": "--no-resume",
     "replace=True": "--replace",
+    "trust=True": "--trust",
     "statistics=True": "--statistics own",
     "architecture=, a module or a function that makes it": "--architecture MODULE:NAME, a class or a function that makes it",
     "classes= when the network is loaded": "--source-classes",

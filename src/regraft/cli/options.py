@@ -45,6 +45,8 @@ _PREVIEW = "New class names, one a line: shows which rows would be kept; nothing
 Preview = Annotated[Path | None, Option("--classes", metavar="FILE", help=_PREVIEW)]
 _ARCHITECTURE = "A class or function of yours that makes NETWORK, where its folder or file holds weights alone; MODULE is imported."
 Architecture = Annotated[str | None, Option("--architecture", metavar="MODULE:NAME", help=_ARCHITECTURE)]
+_TRUST = "Open a PyTorch program (.pt2), which predicts and nothing else. This runs code of the file: only for files of people you trust."
+Trust = Annotated[bool, Option("--trust", help=_TRUST)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _TARGET = "Column of the label; repeat it where an item may have several (multi-label). TASK=COL for each of several tasks."

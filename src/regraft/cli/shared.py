@@ -80,6 +80,7 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
     head: str | None = None,
     channels: int | None = None,
     architecture: str | None = None,
+    trust: bool = False,
 ) -> Any:
     """Open a network.
 
@@ -90,12 +91,13 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
         head: the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take.
         architecture: MODULE:NAME of what makes it, where the source holds weights alone.
+        trust: open a PyTorch program, which runs code of the file.
 
     Returns:
         The network.
     """
     names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
-    return library().load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own)
+    return library().load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own, trust=trust)
 
 
 def _imported(name: str) -> Any:

@@ -128,6 +128,25 @@ FORMATS: dict[str, Format] = {
         "becomes one error.",
         largest=512 * _MIB,
     ),
+    "onnx": Format(
+        "network in ONNX form",
+        (".onnx",),
+        "`onnx` parses it, ONNX Runtime runs it on the CPU",
+        "External data: reads any file. Operators of other domains. Sizes that are declared but not there, loops without an end.",
+        "Checked node by node (`files/onnx_form.py`): no external data, the operators of ONNX alone, no loops, no functions, every tensor "
+        "as long as it says. What was checked is written anew and handed on as bytes; the engine never sees the file. The first run is "
+        "limited in time, every run in memory.",
+        NetworkError,
+        largest=2048 * _MIB,
+    ),
+    "program": Format(
+        "PyTorch program",
+        (".pt2",),
+        "`torch.export.load`",
+        "Runs code in many ways: it unpickles, evaluates expressions and imports the modules that the file names.",
+        "Never opened out of a saved folder. A path that the user gives is refused unless he says `trust=True`.",
+        NetworkError,
+    ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""
 

@@ -28,6 +28,7 @@ from ..files.text import printable
 from ..files.writing import write_json, write_lines
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
+from .torch_parts.programs import refuse_program
 
 if TYPE_CHECKING:
     from .contract import Head, Network
@@ -114,11 +115,7 @@ def write_network(network: Network, folder: Path) -> None:
     Raises:
         NetworkError: if the folder cannot be written, or the network is an exported program.
     """
-    if network.origin.get("source") == "program":
-        raise NetworkError(
-            f"This network is the exported program of {network.origin.get('class')}: it predicts, but cannot be saved. "
-            "Open its folder with architecture=, a module or a function that makes it, or copy the folder."
-        )
+    refuse_program(network.origin, "saved")
     own = None if network.unknown is None else network.unknown.own_statistics()
     try:
         facts = dict(network.write(folder))

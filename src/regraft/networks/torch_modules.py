@@ -27,15 +27,15 @@ from .samples import first_working_sample, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module, inner_sites, tap_slices
 from .torch_parts.drawing import draw_
-from .torch_parts.exporting import export_module, export_raw_scores
+from .torch_parts.exporting import export_module, write_program
 from .torch_parts.heads import FoundHead, find_head
+from .torch_parts.programs import FEATURES, logits_name, refuse_program
 from .torch_parts.rows import last_axis, put_, row_weight
-from .tracing import as_tensor, capture, flat_tensors, pooled, trace
+from .tracing import as_tensor, capture, pooled, trace
 
 __all__ = ["TorchNetwork", "open_torch"]
 
 WEIGHTS_FILE = "network.safetensors"
-PROGRAM_FILE = "network.pt2"
 
 
 def open_torch(  # over the limit: what is known of a module beside it, each optional
@@ -148,10 +148,12 @@ class TorchNetwork(Network):
 
     def scores(self, inputs: Inputs) -> Scores:
         """Return raw scores (N, C) by task, in the present mode."""
+        if self._is_program:
+            results = call_module(self.module, inputs)
+            own = {task: results[found.layer] for task, found in self._found.items()}
+            return self.with_derived(own or {"main": results[logits_name(0)]})
         if len(self._found) < 2 and all(found.reading == "result" for found in self._found.values()):
-            results = flat_tensors(call_module(self.module, inputs)) if self._is_program else []
-            own = dict(zip(self.heads or ("main",), results, strict=False)) if results else self._only_result(inputs)
-            return self.with_derived(own)
+            return self.with_derived({next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))})
         with ExitStack() as stack:
             heads = {task: self.module.get_submodule(found.layer) for task, found in self._found.items()}
             seen = {task: stack.enter_context(capture(head)) for task, head in heads.items()}
@@ -163,9 +165,6 @@ class TorchNetwork(Network):
             }
         )
 
-    def _only_result(self, inputs: Inputs) -> Scores:
-        return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))}
-
     @property
     def _is_program(self) -> bool:
         return self.origin.get("source") == "program"
@@ -174,9 +173,13 @@ class TorchNetwork(Network):
         """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output.
 
         Raises:
-            NetworkError: if this is an exported program, which has no head to read from.
+            NetworkError: if this is a program that does not give them.
         """
-        self._whole("asked for features")
+        if self._is_program:
+            results = call_module(self.module, inputs)
+            if FEATURES not in results:
+                self._whole("asked for features")
+            return cast(Tensor, results[FEATURES])
         if not self.heads:
             output = cast(Tensor, as_tensor(call_module(self.module, inputs)))
             return pooled(output, channels_last=output.ndim == 3)
@@ -392,7 +395,7 @@ class TorchNetwork(Network):
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights as safetensors and return what opening them needs.
 
-        Beside a class of the user's own goes an exported program, which opens without the class.
+        Beside a class of the user's own goes the network in ONNX form, which opens without the class.
 
         Raises:
             NetworkError: if it holds what `adjusted` or `low_rank` added: a saved folder has no place for it.
@@ -403,16 +406,7 @@ class TorchNetwork(Network):
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
-        if self.origin["source"] != "module":
-            return facts
-        (folder / PROGRAM_FILE).unlink(missing_ok=True)
-        try:
-            twin = self.copy()
-            twin.module.cpu()
-            export_raw_scores(twin, folder / PROGRAM_FILE)
-        except Exception as problem:  # not every forward can be exported; the weights are saved all the same
-            return {**facts, "no_program": f"{type(problem).__name__}: {str(problem)[:300]}"}
-        return facts
+        return facts if self.origin["source"] != "module" else {**facts, **write_program(self, folder)}
 
     def export(self, path: str | Path) -> Path:
         """Write an exported program (`.pt2`) with a free batch axis; `torch.export.load` opens it without this class."""
@@ -423,11 +417,7 @@ class TorchNetwork(Network):
 
     def _whole(self, done: str) -> None:
         """Raise unless the modules are there: an exported program hides them."""
-        if self.origin.get("source") == "program":
-            raise NetworkError(
-                f"This network is the exported program of {self.origin['class']}: it predicts, but cannot be {done}. "
-                "Open its folder with architecture=, a module or a function that makes it."
-            )
+        refuse_program(self.origin, done)
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:

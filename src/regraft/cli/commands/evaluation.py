@@ -51,12 +51,13 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     head: options.HeadLayer = None,
     channels: options.Channels = None,
     architecture: options.Architecture = None,
+    trust: options.Trust = False,
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself; of several tasks, each one."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
-    net = opened(str(folder), head=head, channels=channels, architecture=architecture)
+    net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
     reading = {"target": wanted, "condition": None if one else condition, "files": files, "skip_bad": skip_bad}

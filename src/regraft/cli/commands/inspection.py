@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from ..guard import guarded
-from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Weights
+from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Trust, Weights
 from ..shared import class_names, library, opened, print_json
 
 __all__ = ["add_to"]
@@ -28,11 +28,13 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     head: HeadLayer = None,
     channels: Channels = None,
     architecture: Architecture = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
+    how = {"head": head, "channels": channels, "architecture": architecture, "trust": trust}
+    net = opened(network, weights, source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
     if as_json:
         print_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))

@@ -27,6 +27,7 @@ from ..options import (
     Scores,
     SkipBad,
     Texts,
+    Trust,
     Unknown,
 )
 from ..shared import columns_for, library, listed_names, opened
@@ -52,6 +53,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     head: HeadLayer = None,
     channels: Channels = None,
     architecture: Architecture = None,
+    trust: Trust = False,
     form: Form = Format.csv,
     scores: Scores = False,
     unknown: Unknown = False,
@@ -59,7 +61,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
-    net = opened(str(folder), head=head, channels=channels, architecture=architecture)
+    net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked))
     if skip_bad:
         data = library("data").checked(data, True)

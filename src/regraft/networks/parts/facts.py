@@ -126,6 +126,8 @@ class _Network(Plain):
     origin: _Origin | None = None
     sample: dict[str, _Tensor] | None = None
     inputs: Shape | None = None
+    codes: str | None = None
+    no_program: str | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

@@ -22,15 +22,17 @@ from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_he
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
+from ..torch_parts.programs import refuse_program
 from .building import Limits, building
 from .named import made_again, open_named
-from .programs import open_program, take_codes_
+from .programs import open_program, open_torch_program
 from .torch_files import put_weights_, read_torch_weights
 
 __all__ = ["Source", "open_source"]
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _TORCH_FILES = (".safetensors", ".pt", ".pth")
+_PROGRAM = ".pt2"
 _NAMED = ("timm", "torchvision", "keras", "hf")
 Architecture = Module | Callable[[], Any] | None
 Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
@@ -59,6 +61,7 @@ def open_source(
     architecture: Architecture = None,
     inputs: Shapes = None,
     head: str | None = None,
+    trust: bool = False,
 ) -> Source:
     """Open a network from whatever the user has.
 
@@ -69,6 +72,7 @@ def open_source(
         architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
         inputs: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each.
         head: the name of the layer that is its head, where there are several candidates.
+        trust: open a `.pt2` file, whose reader runs code that the file brings.
 
     Returns:
         The network, with the account of a weights file, and its preprocessing.
@@ -76,8 +80,12 @@ def open_source(
     Raises:
         NetworkError: if the source cannot be opened; the message says what would do.
     """
-    opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head)
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == _PROGRAM and Path(source).is_file():
+        opened = Source(open_torch_program(Path(source), trust=trust))
+    else:
+        opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head)
     if weights is not None:
+        refuse_program(opened.network.origin, "given other weights")
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
         opened.network.refresh_heads_()
     if classes is not None:
@@ -222,10 +230,8 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network = _open_torch_folder(folder, facts, architecture=architecture)
     read_heads_(network, facts)
     read_learned_(network, folder, facts=facts)
-    network.coding = Coding.from_dict(facts["coding"]) if facts.get("coding") else None
-    if network.origin.get("source") == "program":
-        take_codes_(network, folder, digest=str(facts.get("digest")))
-    else:
+    if network.origin.get("source") != "program":  # which has taken its codes from the folder already
+        network.coding = Coding.from_dict(facts["coding"]) if facts.get("coding") else None
         network = with_code_files(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)
     names = () if network.coding is None else network.coding.conditions

@@ -1,161 +1,171 @@
-"""Exported programs: a user's own torch class saved beside its folder, so that `predict` runs without the class.
-
-`torch.export.load` was not made for files of strangers: it falls back to unpickling, and it evaluates size expressions. So the
-archive is looked through first, and unpickling is forbidden while it is read.
-"""
+"""Networks without their classes: the ONNX form in a saved folder, and PyTorch programs that the user trusts. Both predict only."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import NetworkError, UnsafeFileError
+from ...files.formats import opening
+from ...files.onnx_form import read_onnx
 from ..account import Account
-from ..contract import Head, Inputs, Network
+from ..contract import Coding, Head, Inputs, Network
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
-from ..torch_modules import PROGRAM_FILE, TorchNetwork
+from ..torch_modules import TorchNetwork
+from ..torch_parts.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
+from ..torch_parts.heads import FoundHead
+from ..torch_parts.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
+from .torch_files import read_torch_weights
 
-__all__ = ["open_program", "take_codes_"]
-
-_EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), <>=]*")
-_SYMBOL = re.compile(r"Symbol\('([a-z]+\d+)'")
-_WORD = re.compile(r"[A-Za-z_]\w*")
-_SIZE = re.compile(r"[a-z]{1,2}\d+")
-_WORDS = {
-    *("Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CeilDiv", "CleanDiv"),
-    *("IntTrueDiv", "TruncToInt", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "True", "False", "positive", "nonnegative", "integer", "real"),
-}
-"""All that a size expression may name: sympy evaluates the rest too, the functions of Python among it."""
-_CODES = "codes.weight"
-"""How the name of the table of codes ends among a program's parameters."""
-_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+__all__ = ["open_program", "open_torch_program"]
 
 
 def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> Network:
-    """Open the exported program of a user's own class: it predicts, but cannot be adapted further.
+    """Open a network of a user's own class without the class: it predicts, but cannot be adapted further.
 
     Args:
         folder: saved by regraft.
         facts: its `regraft.json`.
-        sample: two items to run it with.
+        sample: two examples to run it with.
 
     Returns:
-        The network.
+        The network, which knows the conditions whose code files lie in the folder.
 
     Raises:
-        NetworkError: if there is no program; the message names the class to give.
-        UnsafeFileError: if the program is not one that regraft writes.
+        NetworkError: if the folder holds no ONNX form of it, or one that does not belong to it; the message names the class to give.
+        UnsafeFileError: if the ONNX form is not one that regraft writes, or there is only a program that code would have to open.
+        MissingExtraError: if ONNX Runtime is not installed.
     """
-    path, own = folder / PROGRAM_FILE, facts["network"]["origin"].get("class", "your class")
+    own, path = str(facts["network"]["origin"].get("class", "your class")), folder / PROGRAM_FILE
     if not path.is_file():
-        raise NetworkError(
-            f"The network in {str(folder)!r} is of the class {own}, which is never imported by itself. "
-            "Give it with architecture=, a module or a function that makes it."
-        )
-    _check(path)
-    with _no_unpickling():
-        program = torch.export.load(path)
-    network = TorchNetwork(
-        _Program(program.module(), list(sample) if isinstance(sample, dict) else []), sample, origin={"source": "program", "class": own}
-    )
-    network.heads = {}
-    for head in facts["heads"]:
-        if head.get("groups"):
-            continue
-        rows = torch.zeros(head["rows"], head["features"]).numpy()
-        classes = checked_classes(head["classes"]) if head["classes"] else None
-        network.heads[head["task"]] = Head(head["task"], classes, head["kind"], "linear", "", rows, rows[:, 0].copy())
-    network.account = Account(notes=(f"an exported program of {own}: it predicts; to adapt it further, give architecture=",))
+        raise _refusal(folder, facts, own=own)
+    remedy = f"Open the folder with {_line(folder, own)}."
+    model = read_onnx(path, remedy=remedy)
+    coding = _with_codes_(model, facts, folder=folder, remedy=remedy)
+    program = OnnxProgram(model.SerializeToString(), list(sample) if isinstance(sample, dict) else [])
+    network = TorchNetwork(program, sample, origin={"source": "program", "class": own})
+    network.coding = coding
+    heads = [head for head in facts["heads"] if not head.get("groups")]
+    _check_outputs(network, heads, remedy=remedy)
+    tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
+    network._found = {head["task"]: FoundHead(logits_name(index), head["activation"], "layer") for index, head in enumerate(heads)}
+    network.heads = {head["task"]: _head_of(head, tensors) for head in heads}
+    network.account = Account(notes=(f"opened without its class {own}: it predicts; to adapt it further, give architecture=",))
+    program.seconds = None
     return network
 
 
-def take_codes_(network: Network, folder: Path, *, digest: str) -> None:
-    """Let an exported program know the conditions whose code files lie in its folder.
+def open_torch_program(path: Path, *, trust: bool) -> Network:
+    """Open a PyTorch program that the user names himself, if he trusts it: its reader runs code that the file brings.
 
     Args:
-        network: opened by `open_program`.
-        folder: that it was opened from.
-        digest: `code_digest` of the network that was exported; that of the program itself would be another.
+        path: of a `.pt2` file.
+        trust: whether he said so.
+
+    Returns:
+        A network that predicts, without features.
 
     Raises:
-        NetworkError: if a code file is refused.
+        UnsafeFileError: without `trust`.
+        NetworkError: if it cannot be opened or run.
     """
-    program = network.module.__dict__.get("program")
-    name = next((name for name, _ in program.named_parameters() if name.endswith(_CODES)), None) if program is not None else None
-    if network.coding is None or name is None:
-        return
-    holder = program.get_submodule(name.rpartition(".")[0])
-    names, table = table_with_files(network.coding, holder.weight.detach().cpu().numpy(), folder=folder, digest=digest)
-    holder.weight = torch.nn.Parameter(torch.from_numpy(table).to(holder.weight), requires_grad=False)
-    network.coding = replace(network.coding, conditions=names)
+    if not trust:
+        raise UnsafeFileError(
+            f"{str(path)!r} is a PyTorch program: opening one runs code that the file brings. Where you trust whoever made it, trust=True "
+            "opens it to inspect, predict and evaluate. To adapt it, give a file of its weights and architecture=, a module or a function "
+            "that makes it."
+        )
+    with opening(path, "program"):
+        program = TorchProgram(path)
+        network = TorchNetwork(program, program.sample, origin={"source": "program", "class": f"the file {path.name!r}"})
+        with torch.no_grad():
+            width = network.scores(network.sample)["main"].shape[1]
+    kind = "classification" if width > 1 else "regression"
+    activation = "softmax" if program.probabilities else "linear"
+    network._found = {"main": FoundHead(logits_name(0), activation, "layer")}
+    network.heads = {"main": Head("main", None, kind, activation, "", np.zeros((width, 0), np.float32), np.zeros(width, np.float32))}
+    notes = [f"a PyTorch program, {path.name}, that was trusted: it predicts and nothing else"]
+    notes += ["it returns probabilities: their logarithms are taken for its logits"] if program.probabilities else []
+    network.account = Account(notes=tuple(notes))
+    return network
 
 
-class _Program(torch.nn.Module):
-    """Runs an exported program, which does not know training mode."""
-
-    def __init__(self, program: torch.nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.__dict__["program"] = program
-        self.names = names
-
-    def forward(self, *tensors: torch.Tensor, **named: torch.Tensor) -> Any:
-        """Return what the program returns for its tensors, which it takes in the order of the network's sample."""
-        return self.__dict__["program"](*tensors, *(named[name] for name in self.names))
+def _line(folder: Path, own: str) -> str:
+    """Return the call that opens a folder with its class."""
+    return f"regraft.load({str(folder)!r}, architecture={own.rpartition('.')[2]})"
 
 
-def _strings(value: Any, key: str) -> Iterator[str]:
-    """Yield every text under a key, at any depth."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            if name == key and isinstance(part, str):
-                yield part
-            yield from _strings(part, key)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _strings(part, key)
+def _refusal(folder: Path, facts: Mapping[str, Any], *, own: str) -> NetworkError:
+    """Return the error of a folder without an ONNX form of its network."""
+    about = f"The network in {str(folder)!r} is of the class {own}, which is never imported by itself"
+    remedy = f"Give it with architecture=, a module or a function that makes it: {_line(folder, own)}."
+    old, weights = folder / UNOPENED_PROGRAM_FILE, folder / Path(facts["network"]["file"]).name
+    if not old.is_file():
+        reason = facts["network"].get("no_program")
+        return NetworkError(f"{about}{f', and has no ONNX form beside it ({reason})' if reason else ''}. {remedy}")
+    if not weights.is_file():
+        remedy = (
+            f"The folder holds no {weights.name}: the weights are in {old.name} alone. Where you trust whoever made it, "
+            f"regraft.load({str(old)!r}, trust=True) opens that file."
+        )
+    return UnsafeFileError(
+        f"{about}. Its {old.name}, saved by an earlier version, is a PyTorch program: opening one runs code that the file brings, so it is "
+        f"never opened out of a folder. {remedy}"
+    )
 
 
-def _check(path: Path) -> None:
-    """Raise unless every size expression is plain arithmetic and no weight is pickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            texts = [json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(".json")]
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise NetworkError(f"{str(path)!r} is damaged: {error}. Open the folder with architecture=.") from error
-    for content in texts:
-        for expression in _strings(content, "expr_str"):
-            if not _is_arithmetic(expression):
-                raise UnsafeFileError(
-                    f"{str(path)!r} holds the size expression {expression[:80]!r}, which is not plain arithmetic. It is not opened."
-                )
-        if '"use_pickle": true' in json.dumps(content):
-            raise UnsafeFileError(f"{str(path)!r} holds pickled weights; opening them would run code. It is not opened.")
+def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: str) -> Coding | None:
+    """Put the codes of the code files in a folder into a model's table; return the coding with their conditions."""
+    if not facts.get("coding"):
+        return None
+    coding, name = Coding.from_dict(facts["coding"]), facts["network"].get("codes")
+    held = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
+    shape = (1 + len(coding.conditions), coding.size)
+    if held is None or tuple(held.dims) != shape or len(held.raw_data) != 4 * math.prod(shape):
+        raise NetworkError(
+            f"{PROGRAM_FILE} in {str(folder)!r} holds no table of codes {name!r} for the {len(coding.conditions)} conditions of "
+            f"regraft.json: one of the two files is of another network. {remedy}"
+        )
+    old = np.frombuffer(held.raw_data, "<f4").reshape(shape)
+    names, table = table_with_files(coding, old, folder=folder, digest=str(facts.get("digest")))
+    held.dims[0] = len(table)
+    held.raw_data = np.ascontiguousarray(table, "<f4").tobytes()
+    return replace(coding, conditions=names)
 
 
-def _is_arithmetic(expression: str) -> bool:
-    plain = _SYMBOL.sub(r"Symbol(\1", expression)
-    return bool(_EXPRESSION.fullmatch(plain)) and all(word in _WORDS or _SIZE.fullmatch(word) for word in _WORD.findall(plain))
+def _check_outputs(network: TorchNetwork, heads: Sequence[Mapping[str, Any]], *, remedy: str) -> None:
+    """Raise unless a program gives the logits of these heads, and their features."""
+    with torch.no_grad():
+        found = cast(dict[str, Tensor], network.module(*_tensors(network.sample)))
+    shapes = {name: list(values.shape[1:]) for name, values in found.items()}
+    expected = {logits_name(index): [head["rows"]] for index, head in enumerate(heads)}
+    expected |= {FEATURES: [heads[0]["features"]]} if heads else {}
+    if {name: shapes.get(name) for name in expected} != expected or FEATURES not in shapes or logits_name(0) not in shapes:
+        raise NetworkError(
+            f"{PROGRAM_FILE} gives outputs of the shapes {shapes}; the heads of regraft.json expect {expected}. One of the two files is of "
+            f"another network. {remedy}"
+        )
 
 
-@contextmanager
-def _no_unpickling() -> Iterator[None]:
-    """Let torch.load read tensors only, whatever its caller asks for."""
-    before = os.environ.get(_FORCE)
-    os.environ[_FORCE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_FORCE]
-        else:
-            os.environ[_FORCE] = before
+def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
+    return tuple(sample.values()) if isinstance(sample, dict) else (sample,)
+
+
+def _head_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
+    """Return a head with its rows; NaN where the weights file holds none of that layer, which computes them."""
+    rows, features = head["rows"], head["features"]
+    weight, bias = tensors.get(f"{head['layer']}.weight"), tensors.get(f"{head['layer']}.bias")
+    values = np.full((rows, features), np.nan, np.float32)
+    if weight is not None and weight.numel() == rows * features:
+        values = weight.float().reshape(rows, features).numpy()
+    shift = bias.float().numpy() if bias is not None and bias.shape == (rows,) else np.zeros(rows, np.float32)
+    classes = checked_classes(head["classes"]) if head["classes"] else None
+    return Head(head["task"], classes, head["kind"], head["activation"], head["layer"], values, shift)

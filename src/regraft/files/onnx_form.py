@@ -1,0 +1,115 @@
+"""ONNX files: parsed as data, looked at node by node, and written anew before an engine sees them.
+
+An engine does what a model says: it reads external data out of other files, calls operators of other domains, and takes formats of its
+own for a model. So it is never given a file, nor the bytes of one, but what has been checked here, and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import NetworkError, UnsafeFileError, optional_import
+from .formats import opening
+from .text import printable
+
+__all__ = ["check_onnx_", "read_onnx"]
+
+_DOMAINS = ("", "ai.onnx")
+_LOOPS = ("Loop", "Scan", "SequenceMap")
+"""May run for ever; what PyTorch's exporter writes for a network has none."""
+_FOREIGN = {"FunctionProto": "a function of its own", "TrainingInfoProto": "a training", "SparseTensorProto": "a sparse tensor"}
+"""Messages that regraft never writes, by the name of their kind."""
+_SIZES = {
+    **{"FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "BOOL": 1},
+    **{"INT8": 1, "INT16": 2, "INT32": 4, "INT64": 8, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8},
+}
+"""Bytes of one number, by the name of its type; tensors of other types (text, pairs of 4 bits) are refused."""
+_STORES = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data")
+
+
+def read_onnx(path: Path, *, remedy: str = "") -> Any:
+    """Read and check an ONNX file; no other file is read, whatever it says.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do where it cannot be read; a full sentence.
+
+    Returns:
+        The `onnx.ModelProto`, as `check_onnx_` leaves it.
+
+    Raises:
+        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
+        NetworkError: if it cannot be parsed, is too large, or declares more than it holds.
+        MissingExtraError: if onnx is not installed.
+    """
+    onnx = optional_import("onnx", "onnx", purpose="A network of your own class, opened without architecture=,")
+    with opening(path, "onnx", remedy=remedy):
+        model = onnx.ModelProto.FromString(path.read_bytes())
+        check_onnx_(model, what=repr(printable(path)), remedy=remedy)
+    return model
+
+
+def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
+    """Check a model, and drop what an engine does not need: unknown fields, metadata, and claims about sizes within the network.
+
+    Args:
+        model: an `onnx.ModelProto`.
+        what: its name in messages.
+        remedy: what the user can do where it is refused; a full sentence.
+
+    Raises:
+        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
+        NetworkError: if it holds no graph, or declares more than it holds.
+    """
+    end = f" {remedy}" if remedy else ""
+    if not model.HasField("graph") or not model.graph.output:
+        raise NetworkError(f"{what} holds no network; expected a graph with outputs.{end}")
+    model.DiscardUnknownFields()
+    del model.metadata_props[:]
+    for message in _messages(model, importlib.import_module("google.protobuf.message").Message):
+        kind = message.DESCRIPTOR.name
+        if kind in _FOREIGN:
+            raise UnsafeFileError(f"{what} holds {_FOREIGN[kind]}, which regraft never writes. It is not opened.{end}")
+        if kind == "GraphProto":
+            del message.value_info[:]
+        elif kind == "TensorProto":
+            _check_tensor(message, what, end=end)
+        elif kind in ("NodeProto", "OperatorSetIdProto") and message.domain not in _DOMAINS:
+            shown = printable(repr(message.domain), width=60)
+            raise UnsafeFileError(f"{what} calls for operators of the domain {shown}; expected those of ONNX. It is not opened.{end}")
+        elif kind == "NodeProto" and message.op_type in _LOOPS:
+            raise UnsafeFileError(f"{what} holds a loop ({message.op_type}), which might never end. It is not opened.{end}")
+
+
+def _messages(message: Any, kind: type) -> Iterator[Any]:
+    """Yield a protobuf message and those that it holds, at any depth; of a tensor nothing but itself."""
+    yield message
+    if message.DESCRIPTOR.name == "TensorProto":
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if isinstance(value, kind) else value:
+                yield from _messages(part, kind)
+
+
+# over the limit: what it is called and what to do stand in every message
+def _check_tensor(tensor: Any, what: str, *, end: str) -> None:
+    """Raise unless a tensor lies in the file itself and is as large as it says."""
+    name = printable(repr(tensor.name), width=60)
+    if tensor.data_location or len(tensor.external_data):
+        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        shown = printable(repr(places[0]), width=80) if places else "another file"
+        raise UnsafeFileError(f"{what} takes its tensor {name} from {shown}; expected all of it in the file itself. It is not opened.{end}")
+    names = {number: word for word, number in type(tensor).DataType.items()}
+    form = names.get(tensor.data_type, str(tensor.data_type))
+    if form not in _SIZES:
+        raise NetworkError(f"{what}: its tensor {name} is of the type {form}; expected one of {', '.join(_SIZES)}.{end}")
+    whole, rest = divmod(len(tensor.raw_data), _SIZES[form])
+    held = whole + sum(len(getattr(tensor, store)) for store in _STORES)
+    declared = list(tensor.dims)
+    if rest or any(size < 0 for size in declared) or math.prod(declared) != held:
+        raise NetworkError(f"{what}: its tensor {name} declares the shape {declared} and holds {held} numbers. The file is damaged.{end}")

@@ -1,0 +1,211 @@
+"""Networks without their classes: what they compute, run by ONNX Runtime or as a PyTorch program. They predict and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import NetworkError, optional_import
+from ...files.formats import reason_of
+from ..tracing import as_tensor
+
+__all__ = ["FEATURES", "OnnxProgram", "TorchProgram", "input_name", "logits_name", "refuse_program"]
+
+FEATURES = "features.0"
+"""The output that holds what the head reads. Names with a dot are never those of values within the network."""
+_TYPES = {
+    **{"tensor(float)": torch.float32, "tensor(double)": torch.float64, "tensor(float16)": torch.float16, "tensor(bool)": torch.bool},
+    **{"tensor(int8)": torch.int8, "tensor(int32)": torch.int32, "tensor(int64)": torch.int64, "tensor(uint8)": torch.uint8},
+}
+_LONGEST_TRIAL = 30.0
+"""Seconds that the first run, of two examples, may take."""
+_SHARE_OF_MEMORY = 0.5
+"""Of the memory of the machine; the rest is for what else is there."""
+
+
+def input_name(index: int) -> str:
+    """Return the name of an input of a network in ONNX form, by its `index` among the network's inputs."""
+    return f"input.{index}"
+
+
+def logits_name(index: int) -> str:
+    """Return the name of an output of a network in ONNX form: the logits of a head, by its `index` among those with rows of their own."""
+    return f"logits.{index}"
+
+
+def refuse_program(origin: Mapping[str, Any], done: str) -> None:
+    """Raise where a network has been opened without its class.
+
+    Args:
+        origin: of the network.
+        done: what was asked of it, such as "saved".
+
+    Raises:
+        NetworkError: with what to do instead.
+    """
+    if origin.get("source") == "program":
+        raise NetworkError(
+            f"This network is the exported program of {origin.get('class')}: it predicts, but cannot be {done}. "
+            "Open its folder with architecture=, a module or a function that makes it."
+        )
+
+
+class OnnxProgram(Module):
+    """A network in ONNX form. Its outputs are a mapping: the logits of each head, and the features.
+
+    Attributes:
+        names: of the network's inputs, in order; empty for one tensor without a name.
+        outputs: the names of its outputs.
+    """
+
+    def __init__(self, content: bytes, names: Sequence[str]) -> None:
+        super().__init__()
+        self.__dict__["session"] = session = _session_of(content)
+        self.names = tuple(names)
+        self.types = {one.name: one.type for one in session.get_inputs()}
+        self.outputs = tuple(one.name for one in session.get_outputs())
+        self.seconds: float | None = _LONGEST_TRIAL
+        wrong = [kind for kind in self.types.values() if kind not in _TYPES]
+        expected = [input_name(index) for index in range(max(len(self.names), 1))]
+        if wrong or list(self.types) != expected:
+            raise NetworkError(
+                f"The network in ONNX form takes the inputs {', '.join(f'{name}: {kind}' for name, kind in self.types.items())}; expected "
+                f"{', '.join(expected)}, tensors of numbers. It was not written by regraft, or belongs to another folder."
+            )
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        """Return the outputs by name for its tensors, which may have the names of the network's inputs.
+
+        Raises:
+            NetworkError: if gradients are asked for, or the network cannot be run on these tensors.
+        """
+        given = [*tensors, *(named[name] for name in self.names[len(tensors) :])]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+            raise NetworkError(
+                f"A network opened without its class gives no gradients, and {len(given)} inputs were received that ask for them. "
+                "Open its folder with architecture=, a module or a function that makes it."
+            )
+        feeds = {
+            name: tensor.detach().to("cpu", _TYPES[kind]).contiguous().numpy()
+            for (name, kind), tensor in zip(self.types.items(), given, strict=True)
+        }
+        found = zip(self.outputs, self._run(feeds), strict=True)
+        return {name: torch.from_numpy(values).to(given[0].device) for name, values in found}
+
+    def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        options = _onnxruntime().RunOptions()
+        limit = None if self.seconds is None else threading.Timer(self.seconds, setattr, (options, "terminate", True))
+        try:
+            if limit is not None:
+                limit.start()
+            return list(self.__dict__["session"].run(list(self.outputs), feeds, options))
+        except Exception as error:  # the runtime has a class for each of its codes
+            if options.terminate:
+                raise NetworkError(f"The network in ONNX form ran for {self.seconds:.0f} s on two examples and was stopped.") from error
+            shapes = ", ".join(str(list(values.shape)) for values in feeds.values())
+            raise NetworkError(f"The network in ONNX form cannot be run on inputs of the shape {shapes}: {reason_of(error)}.") from error
+        finally:
+            if limit is not None:
+                limit.cancel()
+
+    def __deepcopy__(self, _memo: Any) -> Self:
+        """Return the program itself: nothing in it ever changes."""
+        return self
+
+
+class TorchProgram(Module):
+    """A PyTorch program of a file that the user trusts. Its output is a mapping, as that of `OnnxProgram`, without features."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        program = torch.export.load(path)
+        self.__dict__["program"] = program.module()
+        self.outputs = (logits_name(0),)
+        tensors, named = program.example_inputs or ((), {})
+        self.sample: Any = dict(named) if named else tensors[0] if len(tensors) == 1 else None
+        if not isinstance(self.sample, (Tensor, dict)):
+            raise NetworkError(f"{str(path)!r} takes {len(tensors)} tensors without names; expected one, or tensors by name.")
+        with torch.no_grad():
+            self.probabilities = _are_probabilities(self._result(self.sample))
+
+    def _result(self, inputs: Any) -> Tensor:
+        program = self.__dict__["program"]
+        result = as_tensor(program(**inputs) if isinstance(inputs, dict) else program(inputs))
+        if result is None or result.ndim != 2:
+            received = "no tensor" if result is None else f"a tensor of shape {list(result.shape)}"
+            raise NetworkError(f"The program returns {received}; expected scores of shape (N, C).")
+        return result
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        """Return the logits (N, C) by the name of the output; where the program returns probabilities, their logarithms.
+
+        Raises:
+            NetworkError: if the program cannot be run on these tensors.
+        """
+        try:
+            result = self._result(named or tensors[0])
+        except (RuntimeError, AssertionError) as error:  # guards of the program: another shape than it was exported for
+            raise NetworkError(f"The program cannot be run on this batch: {reason_of(error)}.") from error
+        return {logits_name(0): result.clamp_min(torch.finfo(result.dtype).tiny).log() if self.probabilities else result}
+
+
+def _are_probabilities(result: Tensor) -> bool:
+    """Tell whether the rows of a result (N, C) are those of a softmax."""
+    if result.shape[1] < 2 or bool((result < 0).any()):
+        return False
+    sums = result.double().sum(1)
+    return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
+
+
+def _onnxruntime() -> Any:
+    return optional_import("onnxruntime", "onnx", purpose="A network of your own class, opened without architecture=,")
+
+
+def _session_of(content: bytes) -> Any:
+    """Return a session that runs a checked model on the CPU; making it runs nothing of the model."""
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    if _limit_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        return runtime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+        )
+    except Exception as error:  # the runtime has a class for each of its codes
+        raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
+
+
+@functools.cache
+def _limit_memory() -> bool:
+    """Let all sessions of this process share one pool of memory with an upper limit; return whether that was possible."""
+    runtime, most = _onnxruntime(), _memory()
+    if most is None:
+        return False
+    try:
+        place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+        limits = runtime.OrtArenaCfg({"max_mem": int(_SHARE_OF_MEMORY * most), "arena_extend_strategy": 1})
+        runtime.create_and_register_allocator(place, limits)
+    except Exception:  # the user's own code has registered one, or the version of the runtime has none
+        return False
+    return True
+
+
+def _memory() -> int | None:
+    """Return the bytes of memory of this machine, or of the control group that the process runs in; None where it is not known."""
+    found = []
+    with suppress(ValueError, OSError, AttributeError):  # not on every system
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # "max" where there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)
