@@ -32,5 +32,5 @@ def test_wrong_words_end_with_2(pictures: Path, tmp_path: Path) -> None:
     wrong = run("search", TINY, pictures, "--out", tmp_path / "out", "--space", tmp_path / "space.json")
     assert wrong.exit_code == 2 and "did you mean 'learning_rate'" in wrong.stderr
     missing = run("search", TINY, pictures, "--out", tmp_path / "out", "--space", tmp_path / "none.json")
-    assert missing.exit_code == 2 and "cannot be read" in missing.stderr
+    assert missing.exit_code == 2 and "cannot be opened" in missing.stderr
     assert "--set 'epochs'" in run("search", TINY, pictures, "--out", tmp_path / "out", "--set", "epochs").stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,15 +15,17 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from ..console import tell
 from ..errors import InputError, MissingExtraError, RegraftError
 
-__all__ = ["Commands", "guarded", "tell"]
+__all__ = ["Commands", "guarded"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
 
 _OPTIONS = {
     "skip_bad=True": "--skip-bad",
+    "outside=True": "--outside",
     "resume=False": "--no-resume",
     "replace=True": "--replace",
     "trust=True": "--trust",
@@ -50,11 +51,6 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, [part for part in args[:end] if part != "--debug"] + args[end:])
 
 
-def tell(sentence: str) -> None:
-    """Print a sentence to stderr: stdout is for results."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
 def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[..., None]:
     """Return a command that ends with one message on stderr and an exit code instead of a traceback.
 
@@ -77,9 +73,9 @@ def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[
             tell(f"Interrupted. {interrupted}".rstrip())
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
-            tell(_message(error))
+            tell(_message(error), lines=True)
             if _DEBUG.get():
-                traceback.print_exc()
+                tell(traceback.format_exc(), lines=True)
             raise typer.Exit(BAD_INPUT if isinstance(error, InputError | MissingExtraError) else FAILED) from None
 
     return run

@@ -60,6 +60,8 @@ EachCondition = Annotated[str | None, Option("--condition", metavar="COL|NAME", 
 _ONE = "The condition of all items: one that the network knows, or mean for the mean code."
 OneCondition = Annotated[str | None, Option("--condition", metavar="NAME", help=_ONE)]
 Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
+_OUTSIDE = "Let DATA name files outside the folder of --files: by absolute paths, by .. or through links."
+Outside = Annotated[bool, Option("--outside", help=_OUTSIDE)]
 Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
 Test = Annotated[str | None, Option("--test", metavar="DATA", help="Further data that only judge.")]
@@ -104,6 +106,8 @@ Out = Annotated[Path, Option("--out", metavar="DIR", help="Folder for the adapte
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
 Quiet = Annotated[bool, Option("--quiet", help="Show no progress.")]
 Form = Annotated[Format, Option("--format", help="CSV or JSON lines, on stdout.")]
+_RAW = "Print CSV cells as they are: without an apostrophe before = + - @, and with control characters."
+RawCells = Annotated[bool, Option("--raw-cells", help=_RAW)]
 Scores = Annotated[bool, Option("--scores", help="Also print the probability of every class.")]
 Unknown = Annotated[bool, Option("--unknown", help="Also print whether an item belongs to no class that the network knows.")]
 Texts = Annotated[list[str] | None, Option("--text", help="A text to classify; repeatable.", show_default=False)]

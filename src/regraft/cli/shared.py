@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError, SettingError, near_names
+from ..files.formats import opening
+from ..files.text import printable
 
 __all__ = [
     "Target",
@@ -22,7 +24,6 @@ __all__ = [
     "named_pairs",
     "opened",
     "own_columns",
-    "print_json",
     "read_data",
     "size_of",
     "wanted_target",
@@ -48,7 +49,7 @@ def library(room: str = "") -> Any:
 
 
 def class_names(path: Path | None) -> list[str] | None:
-    """Read class names, one a line or as a JSON list.
+    """Read class names, one a line or as a JSON list; bytes that are not UTF-8 are kept, as in the names of files.
 
     Args:
         path: the file, or None.
@@ -61,14 +62,13 @@ def class_names(path: Path | None) -> list[str] | None:
     """
     if path is None:
         return None
-    try:
-        text = path.read_text(encoding="utf-8")
+    with opening(path, "names"):
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"The class names in {str(path)!r} cannot be read: {error}. Expected one name a line, or a .json list.") from error
-    names = [str(name).strip() for name in found if str(name).strip()] if isinstance(found, list) else []
+    whole = isinstance(found, list) and "\0" not in text and all(isinstance(name, str | int | float) for name in found)
+    names = [str(name).strip() for name in found if str(name).strip()] if whole else []
     if not names:
-        raise InputError(f"{str(path)!r} holds no class names; expected one name a line, or a .json list.")
+        raise InputError(f"'{printable(path)}' holds no class names; expected one name a line in UTF-8, or a .json list of names.")
     return names
 
 
@@ -284,11 +284,6 @@ def checked_kind(network: Any, data: Any) -> None:
     kind = network.preprocessing.item_kind
     if data.kind not in (kind, "array"):
         raise DataError(f"The network takes items of the kind {kind!r}; received data of the kind {data.kind!r}.")
-
-
-def print_json(content: Mapping[str, Any] | list[Any]) -> None:
-    """Print `content` as JSON on stdout."""
-    print(json.dumps(content, ensure_ascii=False, indent=1, default=str))
 
 
 def size_of(count: float) -> str:

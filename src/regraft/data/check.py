@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, optional_import
+from ..errors import DataError, InputError
+from ..files.formats import reason_of
+from ..files.media import picture_of, recording_of
 from .dataset import Dataset
 from .decoding.threads import in_threads
-from .items import listed, take
+from .items import CHUNK_BYTES, listed, take
 
 __all__ = ["bad_items", "checked", "labelled", "rows_not_finite"]
 
-CHUNK_BYTES = 2**26
 FILES_AT_ONCE = 256
 DRAFT_SIZE = (64, 64)
+BLOCK_SAMPLES = 2**18
+_SURROGATES = re.compile("[\ud800-\udfff]")
 LEFT_OUT_SHOWN = 100
 
 
@@ -126,31 +130,32 @@ def _bad_in_threads(data: Dataset, reason_of: Callable[[Any], str]) -> dict[int,
 def _text_reason(item: Any) -> str:
     if item is None:
         return "missing text"
-    return "" if isinstance(item, str) else f"{type(item).__name__} in place of a text"
+    if not isinstance(item, str):
+        return f"{type(item).__name__} in place of a text"
+    return "bytes that are no text (lone surrogates)" if _SURROGATES.search(item) else ""
 
 
 def _image_reason(item: Any) -> str:
     if not isinstance(item, str | Path):
         return _array_reason(item)
-    image = optional_import("PIL.Image", "vision", purpose="reading images")
     try:
-        with image.open(item) as picture:
+        with picture_of(item) as picture:
             picture.draft("RGB", DRAFT_SIZE)
             picture.load()
-    except Exception as error:  # decoders raise whatever the broken bytes lead them to
-        return f"{type(error).__name__}: {error}"
+    except InputError as error:
+        return reason_of(error.__cause__ or error)
     return ""
 
 
 def _audio_reason(item: Any) -> str:
     if not isinstance(item, str | Path):
         return _array_reason(item)
-    soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
     try:
-        blocks = soundfile.blocks(str(item), blocksize=2**18)
-        finite = [bool(np.isfinite(block).all()) for block in blocks]
-    except Exception as error:  # as above
-        return f"{type(error).__name__}: {error}"
+        with recording_of(item) as file:
+            blocks = file.blocks(max(1, BLOCK_SAMPLES // file.channels), dtype="float32")
+            finite = [bool(np.isfinite(block).all()) for block in blocks]
+    except InputError as error:
+        return reason_of(error.__cause__ or error)
     if not finite:
         return "no samples"
     return "" if all(finite) else "NaN or infinity"

@@ -11,9 +11,15 @@ from typing import Any, overload
 
 import numpy as np
 
-__all__ = ["ArrayView", "as_numpy", "as_rows", "digest_with", "is_frame", "item_digest", "listed", "take"]
+from ..files.formats import opening
+from ..files.text import printable
+
+__all__ = ["CHUNK_BYTES", "ArrayView", "as_numpy", "as_rows", "digest_with", "is_frame", "item_digest", "listed", "take"]
 
 DIGEST_BYTES = 16
+CHUNK_BYTES = 2**26
+"""Of an array that are looked at in one go."""
+_FILES = {"image": "picture", "audio": "recording"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +139,11 @@ def item_digest(item: Any, kind: str) -> bytes:
         The digest: equal content, equal digest, wherever the item lies.
     """
     if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
-        with open(item, "rb") as stream:
+        with opening(item, _FILES.get(kind, "picture")) as path, path.open("rb") as stream:
             return hashlib.file_digest(stream, _hasher).digest()
     hasher = _hasher()
     if isinstance(item, str):
-        hasher.update(item.encode())
+        hasher.update(item.encode(errors="surrogatepass"))
     else:
         array = np.ascontiguousarray(item)
         hasher.update(f"{array.dtype.str}{np.shape(item)}".encode())
@@ -167,7 +173,7 @@ def _hasher() -> hashlib.blake2b:
 
 
 def listed(values: Iterable[object], shown: int = 5) -> str:
-    """Return values for a message: the first few, then "and N more".
+    """Return values for a message: the first few, then "and N more"; each as plain text of one line.
 
     Args:
         values: what to list.
@@ -176,6 +182,6 @@ def listed(values: Iterable[object], shown: int = 5) -> str:
     Returns:
         Such as `"a, b, c, d, e and 3 more"`.
     """
-    texts = [str(value) for value in values]
+    texts = list(values)
     more = len(texts) - shown
-    return ", ".join(texts[:shown]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(printable(text) for text in texts[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, near_names
+from ..files.text import printable
 from .dataset import KINDS, Dataset
 from .items import is_frame
 from .readers.arrays import read_arrays
@@ -30,6 +31,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     skip_bad: bool = False,
     classes: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     columns: Any = None,
+    outside: bool = False,
 ) -> Dataset:
     """Read data of any supported kind without decoding the items.
 
@@ -39,7 +41,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         target: a column name, several (multi-label), or an array of N labels; for several tasks a mapping from the name of each to
             one of these, the first task foremost. In a mapping, labels may be missing (empty, None, NaN, or a row of those), as
             long as each item has one of some task.
-        files: the folder in which the files lie that a column of the table names.
+        files: the folder in which the files lie that a column of the table names; without it, the folder of the table. A name is
+            looked for below that folder: as a path, else by the name of the file alone.
         group: a column name or an array of N labels; a group is never on both sides of a split.
         condition: a column name or an array of N labels.
         kind: "array", "image", "audio" or "text", where it is not to be found out.
@@ -47,16 +50,19 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         classes: class names in the wanted order, of the first task; or a mapping from task to class names.
         columns: numbers beside each item: names of columns of the table, which are then neither items nor target; for other sources
             an array (N, k), or a mapping from name to (N,) array.
+        outside: whether a table may name files that lie outside that folder: by absolute paths, by "..", or through links. Without it
+            nothing outside is opened, because a table from somebody else could name any file of yours.
 
     Returns:
         The data.
 
     Raises:
         DataError: if the source cannot be read as asked; all problems of a kind are listed in one message.
+        UnsafeFileError: if a table names files outside its folder and `outside` is false, or a file is a pipe or device.
     """
     if kind is not None and kind not in KINDS:
         raise DataError(f"No kind of data is called {kind!r}{near_names(str(kind), KINDS)}")
-    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns)
+    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns, outside)
     if isinstance(source, Dataset):
         return _again(source, options)
     if isinstance(source, str | Path):
@@ -73,12 +79,12 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
 
 def _read_path(path: Path, options: ReadOptions) -> Dataset:
     if not path.exists():
-        raise DataError(f"The data do not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
+        raise DataError(f"The data do not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
     if path.is_dir():
         return read_folder(path, options)
     if path.suffix.lower() in TABLE_EXTENSIONS:
         return read_table(path, options)
-    raise DataError(f"{path} cannot be read as data; expected a folder, or a file with one of {', '.join(TABLE_EXTENSIONS)}.")
+    raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {', '.join(TABLE_EXTENSIONS)}.")
 
 
 def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) -> dict[str | None, tuple[str, ...]] | None:

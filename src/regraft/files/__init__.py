@@ -6,5 +6,7 @@
     writing.py   files, whole or not at all
     replacing.py folders, whole or not at all
     locks.py     one process at a time writes into a folder
+    media.py     pictures and sounds, opened through `formats.py`
+    sizes.py     what a file may declare that it holds, before memory is taken for it
     text.py      text of unknown origin, made safe for a terminal, a log line or a spreadsheet
 """

@@ -147,6 +147,67 @@ FORMATS: dict[str, Format] = {
         "Never opened out of a saved folder. A path that the user gives is refused unless he says `trust=True`.",
         NetworkError,
     ),
+    "csv": Format(
+        "CSV file",
+        (".csv", ".tsv"),
+        "`pandas.read_csv`, else `csv.reader`",
+        "Millions of columns, lines of unequal length or repeated names fill the memory or move values to another column; names of files "
+        "that lie elsewhere; cells that a spreadsheet runs.",
+        "Encoding, columns and line lengths are checked; files are looked for below one folder; cells are escaped where they are printed.",
+    ),
+    "parquet": Format(
+        "Parquet file",
+        (".parquet",),
+        "`pyarrow.parquet.ParquetFile`",
+        "A few bytes that unpack to more than the memory, or damage that the reader meets with errors of any kind.",
+        "Declared sizes are checked first and the real ones while reading; repeated texts stay one text; nested columns are not read.",
+    ),
+    "array": Format(
+        ".npy file of numbers",
+        (".npy",),
+        "`numpy.load(allow_pickle=False)`",
+        "An array of objects is a pickle, which runs code; a declared shape can be of any size.",
+        "Arrays of objects are refused by their header, and the declared shape must fit the length of the file.",
+    ),
+    "picture": Format(
+        "picture",
+        (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+        "`PIL.Image.open`",
+        "A small file that declares billions of pixels; a format that another program is started for (PostScript).",
+        "Only formats that PIL decodes itself, up to PIL's own limit of pixels; large pictures are decoded one at a time.",
+    ),
+    "recording": Format(
+        "recording",
+        (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
+        "`soundfile.SoundFile`",
+        "A declared length, or a sampling rate, that makes hours of samples out of a few bytes.",
+        "The declared length, also after resampling, is checked against the size of the file.",
+    ),
+    "text": Format(
+        "text file in UTF-8",
+        (".txt", ".csv", ".json"),
+        "`str.splitlines`",
+        "Control characters that a terminal obeys.",
+        "Texts are escaped where they are printed.",
+    ),
+    "space": Format(
+        "JSON file of a search space",
+        (".json",),
+        "`json.loads`",
+        "Names and values that are no settings.",
+        "Names, choices and ranges are checked as if they had been given in the program.",
+        SettingError,
+        largest=512 * _MIB,
+    ),
+    "names": Format(
+        "list of class names, one name a line or a JSON list",
+        (".txt", ".json"),
+        "`str.splitlines`, or `json.loads`",
+        "Control characters in names that a terminal, a log or a page obeys.",
+        "Names are kept as they are and escaped wherever they are shown.",
+        InputError,
+        largest=512 * _MIB,
+    ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""
 
@@ -168,8 +229,7 @@ def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
             regraft that are raised inside pass unchanged.
     """
     file, form = Path(path), FORMATS[kind]
-    shown = repr(printable(file))
-    _check(file, form, shown=shown)
+    _check(file, form)
     try:
         yield file
     except RegraftError:
@@ -178,20 +238,24 @@ def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
         raise
     except BaseException as error:  # readers fail in any way: native panics are no Exception, and huge declared sizes are MemoryError
         end = f" {remedy}" if remedy else ""
-        raise form.error(f"{shown} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
+        raise form.error(f"{_shown(file)} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
 
 
-def _check(file: Path, form: Format, *, shown: str) -> None:
+def _shown(file: Path) -> str:
+    return f"'{printable(file)}'"
+
+
+def _check(file: Path, form: Format) -> None:
     try:
         facts = file.stat()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise form.error(f"{shown} cannot be opened: {reason_of(error)}. Expected a {form.title}.") from error
+        raise form.error(f"{_shown(file)} cannot be opened: {reason_of(error)}. Expected a {form.title}.") from error
     if not stat.S_ISREG(facts.st_mode):
         what = "a folder" if stat.S_ISDIR(facts.st_mode) else "a pipe, socket or device"
-        raise UnsafeFileError(f"{shown} is {what}; expected a {form.title}. Give the path of a regular file.")
+        raise UnsafeFileError(f"{_shown(file)} is {what}; expected a {form.title}. Give the path of a regular file.")
     if form.largest is not None and facts.st_size > form.largest:
         raise form.error(
-            f"{shown} has {facts.st_size / _MIB:,.0f} MiB; a {form.title} is read up to {form.largest / _MIB:,.0f} MiB. "
+            f"{_shown(file)} has {facts.st_size / _MIB:,.0f} MiB; a {form.title} is read up to {form.largest / _MIB:,.0f} MiB. "
             "It was not written by regraft, or is damaged."
         )
 

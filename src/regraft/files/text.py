@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
-__all__ = ["csv_cell", "printable"]
+__all__ = ["csv_cell", "printable", "printable_json", "printable_lines"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Wide forms count too in some languages."""
 
 
 def printable(text: object, *, width: int | None = None) -> str:
@@ -29,8 +31,47 @@ def printable(text: object, *, width: int | None = None) -> str:
         >>> printable("a very long name", width=8)
         'a very …'
     """
-    line = "".join(_escaped(character) for character in str(text))
+    line = _safe(str(text))
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
+
+
+def printable_lines(text: object) -> str:
+    """Return text of several lines with each of them as `printable` gives it: for text of our own that has names of others in it.
+
+    Args:
+        text: what is to be shown; anything but a `str` is converted.
+
+    Returns:
+        The lines. A name within the text that holds a line break is one more line: escape it with `printable` where it is put in.
+    """
+    return "\n".join(_safe(line) for line in str(text).split("\n"))
+
+
+def printable_json(text: str) -> str:
+    """Return JSON text in which nothing is left that a terminal could take for more than text; it reads back as the same data.
+
+    Args:
+        text: as `json.dumps` gives it; line breaks outside strings stay.
+
+    Returns:
+        The text, with JSON escapes in the strings.
+
+    Example:
+        >>> printable_json('["\\x9b31m"]')
+        '["\\\\u009b31m"]'
+    """
+    return "\n".join(line if line.isprintable() else "".join(map(_json_escaped, line)) for line in text.split("\n"))
+
+
+def _safe(line: str) -> str:
+    return line if line.isprintable() else "".join(map(_escaped, line))
+
+
+def _json_escaped(character: str) -> str:
+    if _escaped(character) == character:
+        return character
+    units = character.encode("utf-16-be", errors="surrogatepass").hex()
+    return "".join(f"\\u{unit}" for unit in re.findall("....", units))
 
 
 def _escaped(character: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..files.text import printable
+
 __all__ = ["Account"]
 
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped")
@@ -82,4 +84,4 @@ class Account:
         lines += [f"{'rule':<11}{count:>6}  {rule}" for rule, count in counts.items()]
         lines += [f"{name.replace('_', ' '):<18}{value:.4g}" for name, value in self.figures.items()]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines) if lines else "nothing was changed"
+        return "\n".join(map(printable, lines)) if lines else "nothing was changed"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError, near_names
+from ..files.text import printable
 from .account import Account
 from .folders import save_network
 from .names import checked_classes
@@ -210,7 +211,7 @@ class Network(abc.ABC):
             task = f"{head.task}: " if len(self.heads) > 1 else ""
             lines.append(f"head  {task}{where}, {head.kind}, {head.activation}; {names}")
         lines.append(f"takes {self.preprocessing.describe()}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     @abc.abstractmethod
     def copy(self) -> Self:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import SettingError, near_names
+from ..files.text import printable
 from ..files.writing import json_text
 from ..heads.starting import STARTS
 from ..methods import METHODS, SWITCHES
@@ -151,7 +152,7 @@ class Plan:
         lines += [f"from       {self.base}"] if self.base != "head" else []
         lines += _candidate_lines(self.candidates)
         lines += [f"because    {reason}" for reason in self.reasons]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _block_words(block: str) -> str:

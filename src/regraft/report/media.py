@@ -7,11 +7,13 @@ import io
 import wave
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MissingExtraError, optional_import
+from ..errors import InputError, MissingExtraError, optional_import
+from ..files.media import picture_of, recording_of
 
 __all__ = ["picture_uri", "sound_uri"]
 
@@ -31,17 +33,22 @@ def picture_uri(source: npt.ArrayLike | str | Path, *, size: int = 96) -> str | 
     if image is None:
         return None
     try:
-        picture = image.open(source) if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))
-        picture = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
-        times = size // max(picture.size)
-        if times > 1:
-            picture = picture.resize((picture.width * times, picture.height * times), image.Resampling.NEAREST)
-        picture.thumbnail((size, size))
-    except (OSError, TypeError, ValueError):
+        with picture_of(source if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))) as picture:
+            small = _thumbnail(picture, size, nearest=image.Resampling.NEAREST)
+    except (InputError, TypeError, ValueError):
         return None
     file = io.BytesIO()
-    picture.save(file, format="PNG", optimize=True)
+    small.save(file, format="PNG", optimize=True)
     return _uri("image/png", file.getvalue())
+
+
+def _thumbnail(picture: Any, size: int, *, nearest: Any) -> Any:
+    picture = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
+    times = size // max(picture.size)
+    if times > 1:
+        picture = picture.resize((picture.width * times, picture.height * times), nearest)
+    picture.thumbnail((size, size))
+    return picture
 
 
 def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float = 5.0) -> str | None:
@@ -57,14 +64,14 @@ def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float 
     if isinstance(source, tuple):
         waveform, rate = np.asarray(source[0]), int(source[1])
     else:
-        soundfile = _library("soundfile", "audio")
+        if _library("soundfile", "audio") is None:
+            return None
         try:
-            read = None if soundfile is None else soundfile.read(str(source), always_2d=True)
-        except (OSError, RuntimeError):
+            with recording_of(source) as file:
+                rate = int(file.samplerate)
+                waveform = np.asarray(file.read(int(seconds * rate), always_2d=True))
+        except InputError:
             return None
-        if read is None:
-            return None
-        waveform, rate = np.asarray(read[0]), int(read[1])
     return _uri("audio/wav", _wave(waveform[: int(seconds * rate)], rate))
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import typer
 
-from ...console import speaking
+from ...console import show, show_json, speaking, tell
 from ...errors import SettingError
 from .. import options
-from ..guard import guarded, tell
-from ..shared import class_names, columns_for, kind_for, library, listed_names, named_pairs, opened, print_json, read_data, wanted_target
+from ..guard import guarded
+from ..shared import class_names, columns_for, kind_for, library, listed_names, named_pairs, opened, read_data, wanted_target
 
 __all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
 
@@ -45,6 +45,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     columns: options.Columns = None,
     condition: options.Condition = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
     start: options.Start = None,
     rename: options.Rename = None,
@@ -76,7 +77,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
     plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
-    reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "kind": kind, "skip_bad": skip_bad}
+    reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
+    reading |= {"kind": kind, "skip_bad": skip_bad}
     with speaking(not quiet):
         net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
         net = library("heads").join(net, joined) if joined else net
@@ -147,12 +149,12 @@ def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
     if as_json:
         plain = {"verdict": result.verdict, "scores": result.scores, "baselines": result.baselines, "account": result.account.to_dict()}
         plan = result.plan.to_dict()
-        print_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": report})
+        show_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": report})
         return
-    print(result.verdict)
-    print(f"Account: {short_account(result.account)}")
-    print(f"Cost: {_cost(result.cost)}")
-    print(f"Report: {shown}")
+    show(result.verdict, lines=True)
+    show(f"Account: {short_account(result.account)}")
+    show(f"Cost: {_cost(result.cost)}")
+    show(f"Report: {shown}")
 
 
 def printed_report(folder: Path) -> tuple[str | None, str]:

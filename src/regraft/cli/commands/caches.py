@@ -8,9 +8,10 @@ from typing import Any
 
 import typer
 
+from ...console import show, show_json, show_table
 from ..guard import guarded
 from ..options import AsJson, CacheFolder
-from ..shared import library, print_json, size_of
+from ..shared import library, size_of
 
 __all__ = ["add_to"]
 
@@ -28,10 +29,10 @@ def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     root = _root(cache)
     entries = library("frontier").list_caches(root)
     if as_json:
-        print_json(_plain(entries))
+        show_json(_plain(entries))
         return
     if not entries:
-        print(f"There are no activation caches in {root}.")
+        show(f"There are no activation caches in {root}.")
         return
     _print_table(root, entries)
 
@@ -41,10 +42,10 @@ def _clear(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     root = _root(cache)
     entries = library("frontier").clear_caches(root)
     if as_json:
-        print_json(_plain(entries))
+        show_json(_plain(entries))
         return
     freed = size_of(sum(entry.size for entry in entries))
-    print(f"Deleted {len(entries)} activation {'cache' if len(entries) == 1 else 'caches'} in {root}; {freed} freed.")
+    show(f"Deleted {len(entries)} activation {'cache' if len(entries) == 1 else 'caches'} in {root}; {freed} freed.")
 
 
 def _root(cache: Path | None) -> Path:
@@ -56,14 +57,7 @@ def _plain(entries: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _print_table(root: Path, entries: Sequence[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     total = size_of(sum(entry.size for entry in entries))
-    table = Table(title=f"Activation caches in {root}", caption=f"{total} in all", title_justify="left")
-    table.add_column("cache")
-    for heading in ("rows", "finished", "size"):
-        table.add_column(heading, justify="right")
-    for entry in entries:
-        table.add_row(entry.folder.name, f"{entry.rows:,}", f"{entry.done / entry.rows:.0%}" if entry.rows else "–", size_of(entry.size))
-    Console().print(table)
+    done = [f"{entry.done / entry.rows:.0%}" if entry.rows else "–" for entry in entries]
+    rows = [(entry.folder.name, f"{entry.rows:,}", part, size_of(entry.size)) for entry, part in zip(entries, done, strict=True)]
+    show_table(("cache", "rows", "finished", "size"), rows, title=f"Activation caches in {root}", caption=f"{total} in all")

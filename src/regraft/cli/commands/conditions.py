@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import speaking
+from ...console import show, show_json, speaking
 from ...errors import InputError
 from .. import options
 from ..guard import guarded
-from ..shared import columns_for, kind_for, library, listed_names, opened, print_json, read_data, size_of, wanted_target
+from ..shared import columns_for, kind_for, library, listed_names, opened, read_data, size_of, wanted_target
 
 __all__ = ["add_to"]
 
@@ -50,6 +50,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     target: options.Target = None,
     columns: options.Columns = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
     start: _Begin = "mean",
     fit: _Fit = "lbfgs",
@@ -71,10 +72,10 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     with speaking(not quiet):
         net = opened(str(folder), architecture=architecture)
         beside = columns_for(net, asked)
-        reading = {"condition": condition, "files": files, "skip_bad": skip_bad, "columns": beside}
+        reading = {"condition": condition, "files": files, "outside": outside, "skip_bad": skip_bad, "columns": beside}
         reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
         if unsupervised is not None and target is None and condition is None:
-            items = _unlabelled(net, data, columns=beside or [])
+            items = _unlabelled(net, data, columns=beside or [], outside=outside)
         else:
             items = read_data(data, target=wanted_target(target), **reading)
         wanted = _wanted(name, items)
@@ -82,12 +83,12 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
         paths = library("planning.conditions").saved_to(known, out or folder, conditions=wanted)
     if as_json:
         codes = {one: known.codes[one].tolist() for one in wanted}
-        print_json({"codes": codes, "account": known.account.to_dict(), "written": [str(path) for path in paths]})
+        show_json({"codes": codes, "account": known.account.to_dict(), "written": [str(path) for path in paths]})
         return
     for note in known.account.notes[len(net.account.notes) :]:
-        print(note[:1].upper() + note[1:])
+        show(note[:1].upper() + note[1:])
     for path in paths:
-        print(f"Written: {path}" + (f" ({size_of(path.stat().st_size)})" if path.is_file() else ""))
+        show(f"Written: {path}" + (f" ({size_of(path.stat().st_size)})" if path.is_file() else ""))
 
 
 def _wanted(names: list[str] | None, items: Any) -> list[str]:
@@ -109,12 +110,12 @@ def _weight(text: str) -> str | float | None:
         raise InputError(f"--prior {text!r}: expected auto, none, or a weight such as 1.") from None
 
 
-def _unlabelled(net: Any, source: str, *, columns: list[str]) -> Any:
+def _unlabelled(net: Any, source: str, *, columns: list[str], outside: bool) -> Any:
     """Return items without their labels."""
     tables, kind = library("data.readers.tables"), net.preprocessing.item_kind
     if Path(source).suffix.lower() not in tables.TABLE_EXTENSIONS:
         return net.preprocessing.dataset(source)
-    data = tables.read_unlabelled(source, kind, columns=columns)
+    data = tables.read_unlabelled(source, kind, columns=columns, outside=outside)
     return dataclasses.replace(data, kind=kind) if data.kind != kind else data
 
 
@@ -130,4 +131,4 @@ def _export(
         )
     whole = net if condition is None else library().fold(net, condition)
     path = whole.export(file)
-    print(f"Written: {path} ({size_of(Path(path).stat().st_size)})")
+    show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...console import say, speaking
+from ...console import say, show_table, speaking, tell
 from ...errors import MissingExtraError
-from ..guard import guarded, tell
+from ..guard import guarded
 from ..options import AsJson, Quiet
 from ..shared import library
 from .adaptation import print_result
@@ -140,17 +140,12 @@ def _beside(right: Any, rivals: Mapping[str, _Rival]) -> dict[str, Any]:
 
 
 def _print_table(result: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     name_of = library("report.verdict").baseline_name
     figures = result.scores["valid"]
-    table = Table(title=f"Digits read correctly, of {figures['items']} held-out items", title_justify="left")
-    table.add_column("network")
-    for heading in ("accuracy", "95 % interval", "macro F1"):
-        table.add_column(heading, justify="right")
-    rows = {"the adapted ImageNet network": figures} | {name_of(name): other for name, other in result.baselines.items()}
-    for name, row in sorted(rows.items(), key=lambda entry: -entry[1]["accuracy"]):
+    named = {"the adapted ImageNet network": figures} | {name_of(name): other for name, other in result.baselines.items()}
+    rows = []
+    for name, row in sorted(named.items(), key=lambda entry: -entry[1]["accuracy"]):
         low, high = row["accuracy_interval"]
-        table.add_row(name, f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{row['macro_f1']:.3f}")
-    Console().print(table)
+        rows.append((name, f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", f"{row['macro_f1']:.3f}"))
+    title = f"Digits read correctly, of {figures['items']} held-out items"
+    show_table(("network", "accuracy", "95 % interval", "macro F1"), rows, title=title)

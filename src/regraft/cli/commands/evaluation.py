@@ -10,10 +10,11 @@ from typing import Any
 
 import typer
 
+from ...console import show_json, show_table, tell
 from ...errors import DataError
 from .. import options
-from ..guard import guarded, tell
-from ..shared import checked_kind, columns_for, kind_for, library, listed_names, opened, print_json, read_data, wanted_target
+from ..guard import guarded
+from ..shared import checked_kind, columns_for, kind_for, library, listed_names, opened, read_data, wanted_target
 
 __all__ = ["add_to", "judged", "task_data"]
 
@@ -47,6 +48,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     columns: options.Columns = None,
     condition: options.EachCondition = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
@@ -60,7 +62,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
-    reading = {"target": wanted, "condition": None if one else condition, "files": files, "skip_bad": skip_bad}
+    reading = {"target": wanted, "condition": None if one else condition, "files": files, "outside": outside, "skip_bad": skip_bad}
     reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
     reading |= {"columns": columns_for(net, asked)}
     labelled = read_data(data, classes=_names_of(heads), **reading)
@@ -70,7 +72,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
         tell(f"Note: {note}")
     figures = {task or head.task: judged(net, task_data(usable, head, task=task), head=head) for task, head in heads.items()}
     if as_json:
-        print_json({"tasks": figures} if len(figures) > 1 else next(iter(figures.values())))
+        show_json({"tasks": figures} if len(figures) > 1 else next(iter(figures.values())))
         return
     for task, found in figures.items():
         _print_figures(found, f"{task}: " if len(figures) > 1 else "")
@@ -173,35 +175,20 @@ def judged(net: Any, data: Any, *, head: Any) -> dict[str, Any]:
 
 
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{task}{figures['items']:,} items", title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    for key, words in _FIGURES.items():
-        if figures.get(key) is not None:
-            table.add_row(words, f"{figures[key]:.4f}", _interval(figures.get(f"{key}_interval")))
-    console = Console()
-    console.print(table)
-    console.print(_class_table(figures["per_class"]))
+    found = {words: key for key, words in _FIGURES.items() if figures.get(key) is not None}
+    rows = [(words, f"{figures[key]:.4f}", _interval(figures.get(f"{key}_interval"))) for words, key in found.items()]
+    show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['items']:,} items")
+    _print_classes(figures["per_class"])
 
 
-def _class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Any:
-    from rich.table import Table
-
-    headings = [key for key in next(iter(per_class.values())) if key != "interval"]
-    table = Table("class", title="Each class", title_justify="left")
-    for heading in headings:
-        table.add_column(heading.replace("_", " "), justify="right")
+def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
+    keys = [key for key in next(iter(per_class.values())) if key != "interval"]
     spread = any("interval" in row for row in per_class.values())
-    if spread:
-        table.add_column("95 % interval", justify="right")
-    for name, row in per_class.items():
-        cells = [_cell(row[heading]) for heading in headings]
-        table.add_row(name, *cells, *([_interval(row["interval"])] if spread else []))
-    return table
+    headings = ["class", *(key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
+    rows = [
+        (name, *(_cell(row[key]) for key in keys), *([_interval(row["interval"])] if spread else [])) for name, row in per_class.items()
+    ]
+    show_table(headings, rows, title="Each class")
 
 
 def _cell(value: float | None) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 import typer
 
-from ...console import speaking
+from ...console import show, show_json, speaking, tell
 from ...errors import DataError, MissingExtraError, NetworkError, SettingError, near_names
 from .. import options
-from ..guard import guarded, tell
-from ..shared import checked_kind, columns_for, library, listed_names, opened, print_json, read_data, wanted_target
+from ..guard import guarded
+from ..shared import checked_kind, columns_for, library, listed_names, opened, read_data, wanted_target
 from .adaptation import printed_report, short_account
 
 __all__ = ["add_to", "figures_line"]
@@ -77,6 +77,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     group: options.Group = None,
     columns: options.Columns = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
     weights: options.Weights = None,
     classes: options.OldClasses = None,
@@ -90,7 +91,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Add the classes of DATA that a network lacks, from their items alone; its old rows and scores stay as they are."""
     began, listed = time.perf_counter(), listed_names(columns, option="--columns")
-    reading = {"target": wanted_target(target), "group": group, "files": files, "kind": kind, "skip_bad": skip_bad}
+    reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
     asked = _Asked(out, start, old_data, statistics, valid, seed, skip_bad)
     asked.check()
     with speaking(not quiet), _held_folder(out):
@@ -397,13 +398,13 @@ def _print_result(facts: Mapping[str, Any], account: Any, *, folder: Path, as_js
         tell(f"Note: {note}")
     if as_json:
         kept = {name: facts[name] for name in ("verdict", "scores", "account", "cost")}
-        print_json({**kept, "folder": str(folder), "report": report})
+        show_json({**kept, "folder": str(folder), "report": report})
         return
-    print(facts["verdict"])
-    print(f"Account: {short_account(account)}")
+    show(facts["verdict"], lines=True)
+    show(f"Account: {short_account(account)}")
     for note in account.notes:
-        print(f"Account: {note}")
+        show(f"Account: {note}")
     if "max_score_change" in account.figures:
         change, items = account.figures["max_score_change"], account.figures["proved_on_items"]
-        print(f"Scores of old classes: changed by {change:.3g} at most, on {items:,} items (max_score_change)")
-    print(f"Report: {shown}")
+        show(f"Scores of old classes: changed by {change:.3g} at most, on {items:,} items (max_score_change)")
+    show(f"Report: {shown}")

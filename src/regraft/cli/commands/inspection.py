@@ -7,9 +7,11 @@ from typing import Any
 
 import typer
 
+from ...console import show, show_json
+from ...files.text import printable
 from ..guard import guarded
 from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Trust, Weights
-from ..shared import class_names, library, opened, print_json
+from ..shared import class_names, library, opened
 
 __all__ = ["add_to"]
 
@@ -37,13 +39,13 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     net = opened(network, weights, source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
     if as_json:
-        print_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))
+        show_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))
         return
-    print("\n".join([net.summary(), *_group_lines(net), *_code_lines(net)]))
+    show("\n".join([net.summary(), *map(printable, [*_group_lines(net), *_code_lines(net)])]), lines=True)
     if net.account.entries or net.account.notes:
-        print(f"\nAccount of the weights\n{net.account}")
+        show(f"\nAccount of the weights\n{net.account}", lines=True)
     if preview is not None:
-        print(f"\nWith the classes of {classes} (nothing was changed)\n{preview}")
+        show(f"\nWith the classes of {printable(classes)} (nothing was changed)\n{preview}", lines=True)
 
 
 def _groups_of(net: Any, head: Any) -> dict[str, list[str]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ...console import show_csv, show_json, tell
 from ...errors import DataError, InputError
-from ..guard import guarded, tell
+from ...files.formats import opening
+from ...files.text import printable
+from ..guard import guarded
 from ..options import (
     Architecture,
     Channels,
@@ -23,6 +23,8 @@ from ..options import (
     HeadLayer,
     ItemsArgument,
     OneCondition,
+    Outside,
+    RawCells,
     SavedArgument,
     Scores,
     SkipBad,
@@ -57,12 +59,14 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     form: Form = Format.csv,
     scores: Scores = False,
     unknown: Unknown = False,
+    raw_cells: RawCells = False,
+    outside: Outside = False,
     skip_bad: SkipBad = False,
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
     net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
-    data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked))
+    data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), outside=outside)
     if skip_bad:
         data = library("data").checked(data, True)
         for note in data.notes:
@@ -73,10 +77,10 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     if form is Format.jsonl:
         _print_lines(names, told)
     else:
-        _print_csv(names, told)
+        show_csv(_rows(names, told), raw=raw_cells)
 
 
-def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None) -> Any:
+def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, outside: bool) -> Any:
     """Return the unlabelled items with their names.
 
     Raises:
@@ -93,29 +97,29 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
         shown = library("data.items").listed(missing)
         raise DataError(f"These files do not exist: {shown}. Relative paths start at {Path.cwd()}.")
     if columns or (kind == "array" and len(files) == 1 and files[0].suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS):
-        return _of_table(net, files, columns=columns or [])
+        return _of_table(net, files, columns=columns or [], outside=outside)
     if kind in ("image", "audio"):
         return net.preprocessing.dataset(list(files))
     import numpy as np
 
     named = list(_texts(files, texts)) if kind == "text" else list(_arrays(files))
     if not named:
-        raise DataError(f"No items were found in {', '.join(map(str, files))}; expected one or more.")
+        raise DataError(f"No items were found in {library('data.items').listed(files)}; expected one or more.")
     names, items = zip(*named, strict=True)
     held = list(items) if kind == "text" else np.stack(items)
     return library("data").Dataset(held, np.zeros(len(names), np.float32), (), kind, "regression", names=names)
 
 
-def _of_table(net: Any, files: list[Path], *, columns: list[str]) -> Any:
+def _of_table(net: Any, files: list[Path], *, columns: list[str], outside: bool) -> Any:
     """Return the items of a table with the columns beside them, in which the table's rows have names where its items have none."""
     tables = library("data.readers.tables")
     if len(files) != 1 or files[0].suffix.lower() not in tables.TABLE_EXTENSIONS:
-        shown = ", ".join(map(str, files[:3]))
+        shown = library("data.items").listed(files)
         raise InputError(
             f"The network reads the columns {', '.join(columns)} beside each item; received {shown}. Give one CSV or Parquet file that has "
             "them and names, or holds, the items."
         )
-    data = tables.read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns)
+    data = tables.read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, outside=outside)
     names = data.names or tuple(f"{files[0]}:{row}" for row in range(len(data)))
     return dataclasses.replace(data, names=names)
 
@@ -124,23 +128,20 @@ def _texts(files: list[Path], texts: list[str]) -> Iterator[tuple[str, str]]:
     for number, text in enumerate(texts, start=1):
         yield f"text {number}", text
     for path in files:
-        try:
+        with opening(path, "text", remedy="Save it in UTF-8."):
             lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read as a text file in UTF-8: {error}.") from error
         yield from ((f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    import numpy as np
-
+    shapes: dict[tuple[int, ...], Path] = {}
     for path in files:
-        try:
-            rows = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be read as a .npy file of numbers: {error}. Expected an array (items, …), or one CSV or Parquet file."
-            ) from error
+        rows = library("data.readers.array_files").read_array(path)
+        shapes.setdefault(rows.shape[1:], path)
+        if len(shapes) > 1:
+            (first, other), (second, _) = list(shapes.items())[:2]
+            shown = f"{printable(other)} have the shape {first}, those of {printable(path)} {second}"
+            raise DataError(f"The items of {shown}; expected one shape.")
         yield from ((f"{path}:{index}", row) for index, row in enumerate(rows))
 
 
@@ -157,17 +158,16 @@ def _told(found: Any, kind: str, *, scores: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _print_csv(names: list[str], told: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Print one row an item: the first task's columns as they are, those of further tasks with the task's name in front."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+def _rows(names: list[str], told: Mapping[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
+    """Yield the headings and one row an item: the first task's cells as they are called, those of further tasks with its name in front."""
     first = next(iter(told))
     for index, name in enumerate(names):
         cells = {"file": name}
         for task, rows in told.items():
             cells |= {key if task == first else f"{task}.{key}": value for key, value in _cells(rows[index])}
         if not index:
-            writer.writerow(cells)
-        writer.writerow(cells.values())
+            yield list(cells)
+        yield list(cells.values())
 
 
 def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -185,4 +185,4 @@ def _print_lines(names: list[str], told: Mapping[str, list[dict[str, Any]]]) -> 
     for index, name in enumerate(names):
         by_task = {task: rows[index] for task, rows in told.items()}
         line = {"file": name, **next(iter(by_task.values()))} | ({"tasks": by_task} if len(by_task) > 1 else {})
-        print(json.dumps(line, ensure_ascii=False))
+        show_json(line, indent=None)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import speaking
+from ...console import show, show_json, speaking, tell
+from ...files.text import printable
 from .. import options
-from ..guard import guarded, tell
-from ..shared import columns_for, library, listed_names, opened, print_json, read_data, wanted_target
+from ..guard import guarded
+from ..shared import columns_for, library, listed_names, opened, read_data, wanted_target
 
 __all__ = ["add_to"]
 
@@ -35,6 +36,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     task: _Task = None,
     columns: options.Columns = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
     seed: _Seed = 0,
     cache: options.Cache = None,
@@ -51,16 +53,17 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     with speaking(not quiet):
         net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
         asked = columns_for(net, listed_names(columns, option="--columns"))
-        dataset = read_data(data, target=wanted_target(target), group=group, columns=asked, files=files, kind=kind, skip_bad=skip_bad)
+        reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
+        dataset = read_data(data, skip_bad=skip_bad, **reading)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
         profile = library().profile(net, dataset, task=task, seed=seed, skip_bad=skip_bad, **settings)
     page = _saved(profile, out)
     if as_json:
-        print_json(profile.to_dict() | {"page": page})
+        show_json(profile.to_dict() | {"page": page})
         return
-    print(profile)
+    show(profile, lines=True)
     if page:
-        print(f"\nPage: {page}")
+        show(f"\nPage: {printable(page)}", lines=True)
 
 
 def _saved(profile: Any, out: Path | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ...console import show
 from ..guard import guarded
 from ..options import SavedArgument
 from ..shared import library
@@ -19,4 +20,4 @@ def add_to(app: typer.Typer) -> None:
 def _report(folder: SavedArgument) -> None:
     """Make report.html again from the report.json of a saved folder, and print its path."""
     page = library("report")
-    print(page.write_report(folder / "report.html", page.read_facts(folder)))
+    show(page.write_report(folder / "report.html", page.read_facts(folder)))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Option
 
-from ...console import speaking
+from ...console import show, show_json, speaking, tell
 from ...errors import MissingExtraError, SettingError
+from ...files.schema import read_json
 from .. import options
-from ..guard import guarded, tell
-from ..shared import library, opened, print_json, read_data, wanted_target
+from ..guard import guarded
+from ..shared import library, opened, read_data, wanted_target
 from .adaptation import value_of
 
 __all__ = ["add_to"]
@@ -52,6 +52,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     group: options.Group = None,
     target: options.Target = None,
     files: options.Files = None,
+    outside: options.Outside = False,
     kind: options.Kind = None,
     cache: options.Cache = None,
     weights: options.Weights = None,
@@ -66,7 +67,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     settings = _assigned(assigned or []) | ({} if cache is None else {"cache": value_of(cache)})
     wanted = _read_space(space)
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric, "valid": valid, "seed": seed}
-    reading = {"target": wanted_target(target), "group": group, "files": files, "kind": kind, "skip_bad": skip_bad}
+    reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
     with speaking(not quiet):
         net = opened(network, weights, source_classes=source_classes, architecture=architecture)
         study = library().search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)
@@ -81,10 +82,10 @@ def _print(study: Any, folder: Path, *, as_json: bool) -> None:
     except MissingExtraError as error:
         tell(f"Note: {error}")
     if as_json:
-        print_json({**study.to_dict(), "folder": str(folder), "plots": [str(path) for path in drawn]})
+        show_json({**study.to_dict(), "folder": str(folder), "plots": [str(path) for path in drawn]})
         return
-    print(study)
-    print(f"Study: {folder / 'study.json'}; adapted network: {folder / 'best'}" + "".join(f"; {path}" for path in drawn))
+    show(study, lines=True)
+    show(f"Study: {folder / 'study.json'}; adapted network: {folder / 'best'}" + "".join(f"; {path}" for path in drawn))
 
 
 def _assigned(words: list[str]) -> dict[str, Any]:
@@ -101,9 +102,4 @@ def _assigned(words: list[str]) -> dict[str, Any]:
 def _read_space(path: Path | None) -> Any:
     if path is None:
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            f"--space {str(path)!r} cannot be read: {error}. Expected a JSON file from names to choices or ranges."
-        ) from error
+    return read_json(path, "space", remedy="Expected a JSON file from names to choices or ranges.")

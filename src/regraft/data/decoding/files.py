@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.text import printable
 from ..items import listed
 
 __all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of", "kind_of_files", "natural_key"]
@@ -16,6 +18,8 @@ EXTENSIONS = {
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
 }
+MOST_VISITS = 16
+"""A folder is entered so often through links that lead to it; without a limit, a few links make a tree without end."""
 _KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 
 
@@ -57,9 +61,9 @@ def existing_folder(path: Path, what: str) -> Path:
         DataError: if it does not exist or is a file.
     """
     if not path.exists():
-        raise DataError(f"{what} does not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
+        raise DataError(f"{what} does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
     if not path.is_dir():
-        raise DataError(f"{what} is a file: {path}; expected a folder.")
+        raise DataError(f"{what} is a file: {printable(path)}; expected a folder.")
     return path
 
 
@@ -67,7 +71,7 @@ def files_below(folder: Path) -> list[Path]:
     """Return all files below a folder.
 
     Args:
-        folder: where to look; links to folders are followed.
+        folder: where to look; links to folders are followed, but not in circles.
 
     Returns:
         The files in natural order; hidden files and folders are left out.
@@ -76,9 +80,28 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        yield from (Path(parent, name) for name in names if not is_hidden(name))
+    """Yield the files below a folder; a link that leads back to a folder above it is not followed."""
+    visits: Counter[tuple[int, int]] = Counter()
+    waiting = [(folder, frozenset(_place(parent) for parent in Path(os.path.realpath(folder)).parents))]
+    while waiting:
+        parent, above = waiting.pop()
+        try:
+            place, entries = _place(parent), [entry for entry in os.scandir(parent) if not is_hidden(entry.name)]
+        except OSError:  # a folder of another user, such as lost+found
+            continue
+        if place in above or visits[place] == MOST_VISITS:
+            continue
+        visits[place] += 1
+        for entry in entries:
+            if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+                waiting.append((Path(entry.path), above | {place}))
+            else:
+                yield Path(entry.path)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    facts = folder.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def is_hidden(name: str) -> bool:
@@ -116,10 +139,10 @@ def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> st
         return next(iter(found))
     if found and kind is None:
         counts = " and ".join(f"{count} {known} files" for known, count in found.items())
-        raise DataError(f"{where} holds {counts}; expected one kind. Say which with kind=, or separate them.")
+        raise DataError(f"{printable(where)} holds {counts}; expected one kind. Say which with kind=, or separate them.")
     present = sorted({path.suffix.lower() or "no extension" for path in files})
     wanted = [extension for known in ([kind] if kind in EXTENSIONS else EXTENSIONS) for extension in EXTENSIONS[str(known)]]
     raise DataError(
-        f"{where} holds no file of a known kind: {len(files)} files with {listed(present) or 'no extensions'}; "
+        f"{printable(where)} holds no file of a known kind: {len(files)} files with {listed(present) or 'no extensions'}; "
         f"expected {listed(wanted, 20)}."
     )

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, optional_import
-from ..check import CHUNK_BYTES
-from ..items import take
+from ...files.media import picture_of
+from ...files.text import printable
+from ..items import CHUNK_BYTES, take
 
 __all__ = ["MODES", "decode", "geometry", "pixel_batch", "value_range_of"]
 
 MODES = {"bilinear": 2, "bicubic": 3}
 """Interpolation -> its number in PIL; the names are torch's."""
+MOST_PIXELS = 2**27
+"""To which a picture may be resized before its centre is cut out."""
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 LUMA = (0.299, 0.587, 0.114)
 
@@ -33,12 +36,20 @@ def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float,
 
     Returns:
         (height, width) to resize to, then (top, left) of the cut, all in pixels.
+
+    Raises:
+        DataError: if the picture is so narrow that it would be resized to more pixels than fit into memory.
     """
     target = [int(side / fraction) for side in wanted]
     if crop:
         factor = max(target[0] / size[0], target[1] / size[1])
         covers = [max(aim, int(side * factor)) for aim, side in zip(target, size, strict=True)]
         target = covers
+    if target[0] * target[1] > MOST_PIXELS:
+        raise DataError(
+            f"A picture of {size[0]:,} x {size[1]:,} pixels would be resized to {target[0]:,} x {target[1]:,} before its centre is cut "
+            f"out; expected {MOST_PIXELS:,} pixels at most. Cut it, or remove it."
+        )
     top, left = (round((have - want) / 2) for have, want in zip(target, wanted, strict=True))
     return target[0], target[1], top, left
 
@@ -59,19 +70,19 @@ def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tens
     """
     if channels not in PIL_MODES:
         raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
-    image, orientation = (optional_import(f"PIL.{part}", "vision", purpose="reading images") for part in ("Image", "ImageOps"))
-    try:
-        picture = image.open(source) if isinstance(source, Path) else source
-        with picture if isinstance(source, Path) else picture.copy() as opened:
-            upright = orientation.exif_transpose(opened)
-            pixels = np.asarray(resized(_in_mode(image, upright, mode=PIL_MODES[channels])), dtype=np.float32)
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        raise DataError(f"The picture cannot be decoded: {source} ({error}). Repair or remove it.") from error
+    orientation = optional_import("PIL.ImageOps", "vision", purpose="reading images")
+    with picture_of(source) as picture:
+        upright = orientation.exif_transpose(picture)
+        try:
+            pixels = np.asarray(resized(_in_mode(upright, mode=PIL_MODES[channels])), dtype=np.float32)
+        except DataError as error:
+            raise DataError(f"'{printable(source)}': {error}" if isinstance(source, Path) else str(error)) from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)[None]
 
 
-def _in_mode(image: Any, picture: Any, *, mode: str) -> Any:
+def _in_mode(picture: Any, *, mode: str) -> Any:
     """Convert to a PIL mode; pictures of 16 bits are brought to 8 rather than clipped."""
+    image = optional_import("PIL.Image", "vision", purpose="reading images")
     if picture.mode.startswith("I"):
         picture = image.fromarray((np.asarray(picture, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:

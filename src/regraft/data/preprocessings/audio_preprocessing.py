@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, optional_import
+from ...files.media import recording_of
+from ...files.text import printable
 from ..dataset import Dataset
 from ..decoding.threads import in_threads
 from .preprocessing import Preprocessing
@@ -154,9 +156,10 @@ class AudioPreprocessing(Preprocessing):
 
     def _spectrogram(self, item: Any, view: int, *, seed: int) -> np.ndarray:
         """Return (bands, frames) float32 of one item."""
-        wave = self._read(Path(item)) if isinstance(item, str | Path) else _mono(np.asarray(item))
+        wave = self._read(item) if isinstance(item, str | Path) else _mono(np.asarray(item))
         if not wave.size:
-            raise DataError(f"A recording has no samples: {item if isinstance(item, str | Path) else 'an array of length 0'}. Remove it.")
+            name = printable(item) if isinstance(item, str | Path) else "an array of length 0"
+            raise DataError(f"A recording has no samples: {name}. Remove it.")
         wave = fitted_length(wave, self.samples)
         if view:
             wave = augmented_waveform(wave, np.random.default_rng([seed, view]))
@@ -165,16 +168,13 @@ class AudioPreprocessing(Preprocessing):
             values = (values - values.mean()) / max(float(values.std()), SMALLEST_STD)
         return values.astype(np.float32)
 
-    def _read(self, path: Path) -> np.ndarray:
-        soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
-        try:
-            wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-        except (RuntimeError, OSError) as error:
-            raise DataError(f"The recording cannot be decoded: {path} ({error}). Repair or remove it.") from error
-        mono = np.asarray(wave.mean(axis=1))
-        if rate == self.sample_rate:
-            return mono
-        return np.asarray(optional_import("soxr", "audio", purpose="resampling audio").resample(mono, rate, self.sample_rate))
+    def _read(self, path: str | Path) -> np.ndarray:
+        with recording_of(path, rate=self.sample_rate) as file:
+            mono = np.asarray(file.read(dtype="float32", always_2d=True).mean(axis=1))
+            if file.samplerate == self.sample_rate:
+                return mono
+            soxr = optional_import("soxr", "audio", purpose="resampling audio")
+            return np.asarray(soxr.resample(mono, file.samplerate, self.sample_rate))
 
     def _features(self, wave: np.ndarray) -> np.ndarray:
         if self.features == "waveform":

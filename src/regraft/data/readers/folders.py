@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.text import printable
 from ..dataset import Dataset
 from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files, natural_key
 from ..items import listed
@@ -66,14 +67,14 @@ def _class_files(folder: Path) -> list[Path]:
     if not classes:
         count = len(files_below(folder))
         raise DataError(
-            f"{folder} has no class folders: {count} files lie in it directly; expected one folder for each class. "
+            f"{printable(folder)} has no class folders: {count} files lie in it directly; expected one folder for each class. "
             "Move the files, or give their labels in a CSV with files=, or as target=."
         )
     names = [path.name.lower() for path in classes]
     if set(names) <= SPLIT_NAMES and all(_class_folders(path) for path in classes):
         raise DataError(
-            f"The folders of {folder} look like splits, not classes: {listed(names)}. "
-            f"Give one of them as the data, such as {classes[0]}, and another as test=."
+            f"The folders of {printable(folder)} look like splits, not classes: {listed(names)}. "
+            f"Give one of them as the data, such as {printable(classes[0])}, and another as test=."
         )
     return [path for part in classes for path in files_below(part)]
 
@@ -84,7 +85,7 @@ def _empty_classes(folder: Path, paths: list[Path], *, skip: bool) -> list[str]:
     empty = [path.name for path in _class_folders(folder) if path.name not in filled]
     if empty and not skip:
         raise DataError(
-            f"Class folders of {folder} are empty: {listed(map(repr, empty))}; expected files in each. "
+            f"Class folders of {printable(folder)} are empty: {listed(map(repr, empty))}; expected files in each. "
             "Fill or remove them, or leave them out with skip_bad=True."
         )
     return [f"left out empty class folders: {listed(map(repr, empty))}"] if empty else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, near_names
+from ...files.text import printable
 from ..check import checked
 from ..dataset import Dataset
-from ..decoding.files import EXTENSIONS, existing_folder, files_below, kind_of, kind_of_files
+from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import as_numpy, listed, take
 from .columns import column_array, column_numbers
-from .table_files import Columns, columns_of_file
+from .named_files import FilesBelow
+from .table_files import Columns, columns_of_file, distinct_names
 from .targets import ReadOptions, label_array
 from .tasks import Beside, built, targets_by_task
 
@@ -36,6 +39,7 @@ class _Table:
 
     columns: Columns
     name: str
+    notes: tuple[str, ...] = ()
     used: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -64,7 +68,7 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
     Raises:
         DataError: if the table is empty, a column is unknown or ambiguous, or files of it do not exist.
     """
-    table = _Table(columns_of_file(path), path.name)
+    table = _file_table(path)
     if options.files is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
         options = dataclasses.replace(options, files=path.parent)
     return _read_columns(table, options)
@@ -86,13 +90,14 @@ def read_frame(frame: Any, options: ReadOptions) -> Dataset:
     return _read_columns(_frame_table(frame), options)
 
 
-def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str]) -> Dataset:
+def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], outside: bool = False) -> Dataset:
     """Read items and the columns beside them from a table without looking for targets.
 
     Args:
         source: a data frame, or the path of a CSV or Parquet file.
         kind: of the items.
         columns: names of the columns beside the items.
+        outside: whether the table may name files outside its folder.
 
     Returns:
         The data; the targets are zeros and mean nothing.
@@ -102,15 +107,22 @@ def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str]) -> Datase
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():
-        raise DataError(f"The table does not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
-    table = _frame_table(source) if path is None else _Table(columns_of_file(path), path.name)
+        raise DataError(f"The table does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
+    table = _frame_table(source) if path is None else _file_table(path)
     beside = path is not None and kind in ("image", "audio")
     zeros = np.zeros(len(table), dtype=np.float32)
-    options = ReadOptions(zeros, path.parent if path is not None and beside else None, kind=kind, columns=list(columns) or None)
+    files = path.parent if path is not None and beside else None
+    options = ReadOptions(zeros, files, kind=kind, columns=list(columns) or None, outside=outside)
     return _read_columns(table, options)
 
 
+def _file_table(path: Path) -> _Table:
+    columns, notes = columns_of_file(path)
+    return _Table(columns, printable(path.name), notes)
+
+
 def _frame_table(frame: Any) -> _Table:
+    distinct_names([str(name) for name in frame.columns], "The data frame")
     return _Table({str(name): as_numpy(frame[name]) for name in frame.columns}, "The data frame")
 
 
@@ -124,7 +136,7 @@ def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
         return _file_items(table, options, target=target, beside=beside)
     items, kind, note = _own_items(table, options.kind)
     tasks = targets_by_task(target, options, count=len(table))
-    return checked(built(items, kind, tasks=tasks, beside=beside, options=options, notes=(note,)), options.skip_bad)
+    return checked(built(items, kind, tasks=tasks, beside=beside, options=options, notes=(*table.notes, note)), options.skip_bad)
 
 
 def _beside(table: _Table, options: ReadOptions) -> Beside:
@@ -211,14 +223,15 @@ def _text_items(texts: Columns) -> tuple[list[str | None], str, str]:
 
 def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:
     folder = existing_folder(Path(options.files), "The folder of the files")
-    found = _Files(folder)
+    found = FilesBelow(folder, outside=options.outside)
     column = _file_column(table, found)
     values = [str(value) for value in table.columns[column].tolist()]
     matches = [found.find(value) for value in values]
+    moved = found.check(values, matches, table=table.name)
     missing = [value for value, path in zip(values, matches, strict=True) if path is None]
     if missing and not options.skip_bad:
         raise DataError(
-            f"{len(missing)} of {len(values)} rows of {table.name} name files that are not in {folder}: {listed(missing)}. "
+            f"{len(missing)} of {len(values)} rows of {table.name} name files that are not in {printable(folder)}: {listed(missing)}. "
             "Add the files, remove the rows, or leave them out with skip_bad=True."
         )
     kind = kind_of_files([path for path in matches if path], folder, kind=options.kind)
@@ -230,8 +243,8 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
         tasks=targets_by_task(_taken(target, rows), options, count=len(paths)),
         beside=beside.taken(rows),
         options=options,
-        names=tuple(path.relative_to(folder).as_posix() for path in paths),
-        notes=tuple(_file_notes(missing, found.unused(paths), others=len(values) - len(paths) - len(missing))),
+        names=tuple(found.name_of(path) for path in paths),
+        notes=(*table.notes, *moved, *_file_notes(missing, found.unused(paths), others=len(values) - len(paths) - len(missing))),
     )
 
 
@@ -251,42 +264,22 @@ def _file_notes(missing: list[str], unused: list[str], *, others: int) -> Iterab
         yield f"{len(unused)} files of the folder have no row: {listed(unused)}"
 
 
-class _Files:
-    """The images and audio files below a folder, found by path, or, where only one file fits, without extension or folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.paths = [path for path in files_below(folder) if kind_of(path)]
-        self.exact = {path.relative_to(folder).as_posix(): path for path in self.paths}
-        self.loose: dict[str, Path | None] = {}
-        for relative, path in self.exact.items():
-            for key in {str(Path(relative).with_suffix("").as_posix()), path.name, path.stem}:
-                self.loose[key] = None if key in self.loose else path
-
-    def find(self, value: str) -> Path | None:
-        text = value.strip().replace("\\", "/").removeprefix("./")
-        return self.exact.get(text) or self.loose.get(text) or self.loose.get(text.rsplit("/", 1)[-1])
-
-    def unused(self, used: list[Path]) -> list[str]:
-        taken = set(used)
-        return [path.relative_to(self.folder).as_posix() for path in self.paths if path not in taken]
-
-
-def _file_column(table: _Table, found: _Files) -> str:
+def _file_column(table: _Table, found: FilesBelow) -> str:
     """Return the column of which most values name files."""
-    counts = {name: sum(found.find(str(value)) is not None for value in values.tolist()) for name, values in table.free().items()}
+    free = {name: [str(value) for value in values.tolist()] for name, values in table.free().items()}
+    counts = {name: sum(found.find(value) is not None or found.leads_out(value) for value in values) for name, values in free.items()}
     best = max(counts, key=lambda name: counts[name], default=None)
     if best is None or not counts[best]:
-        first = {name: str(values[0]) for name, values in table.free().items()}
+        first = {printable(name): printable(values[0], width=60) for name, values in free.items()}
         shown = listed(path.name for path in found.paths) or f"no file with {listed(EXTENSIONS['image'] + EXTENSIONS['audio'], 8)}"
         raise DataError(
-            f"No column of {table.name} names files in {found.folder}: it holds {shown}; the first row is {first}; "
+            f"No column of {table.name} names files in {printable(found.folder)}: it holds {shown}; the first row is {first}; "
             "expected one column of file names, with or without extension."
         )
     return best
 
 
 def _names_files(table: _Table, folder: Path) -> bool:
-    """Return whether the first value of a column is a file beside the table."""
+    """Return whether the first value of a column names a file, seen from beside the table; nothing is opened."""
     firsts = [values[0] for values in table.columns.values() if len(values) and values.dtype.kind in "OUT"]
-    return any(isinstance(value, str) and kind_of(Path(value)) and (folder / value).is_file() for value in firsts)
+    return any(isinstance(value, str) and kind_of(Path(value)) and os.path.isfile(folder / value) for value in firsts)

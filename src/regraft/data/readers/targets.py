@@ -16,6 +16,7 @@ from ..targets import Targets
 
 __all__ = ["FEW_VALUES", "ReadOptions", "is_missing", "label_array", "make_targets", "missing_rows", "typed"]
 
+MOST_LABEL_BYTES = 2**31
 FEW_VALUES = 20
 """Up to so many distinct whole numbers, float targets are probably classes, and a note says so."""
 
@@ -32,6 +33,7 @@ class ReadOptions:
     skip_bad: bool = False
     classes: Mapping[str | None, tuple[str, ...]] | None = None
     columns: Any = None
+    outside: bool = False
 
     def classes_of(self, task: str, *, first: bool) -> tuple[str, ...] | None:
         """Return the class names asked for of a task; those given without a task (key None) are of the first one."""
@@ -63,7 +65,25 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
     missing = missing_rows(array)
     if missing.size:
         raise DataError(f"{what} is missing in rows {listed(missing)}; expected a label in each row.")
-    return np.array([str(value) for value in array.tolist()], dtype=np.str_)
+    return _texts(array.tolist(), what=what)
+
+
+def _texts(values: list[Any], *, what: str) -> np.ndarray:
+    """Return labels as an array of texts, which takes as much room for each as for the longest.
+
+    Raises:
+        DataError: if that is more than labels need, or one holds a null character, which such an array would lose.
+    """
+    texts = [str(value) for value in values]
+    longest = max(map(len, texts), default=0)
+    if longest * len(texts) * 4 > MOST_LABEL_BYTES:
+        raise DataError(
+            f"{what} has {len(texts):,} labels of up to {longest:,} characters; expected names, not whole texts. Choose another column, or "
+            "shorten them."
+        )
+    if any("\0" in text for text in texts):
+        raise DataError(f"{what} has labels with null characters, such as {next(text for text in texts if chr(0) in text)!r}. Rename them.")
+    return np.array(texts, dtype=np.str_)
 
 
 def make_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
@@ -207,4 +227,4 @@ def typed(array: np.ndarray) -> np.ndarray:
     values = array.tolist()
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return np.array(values)
-    return np.array([str(value) for value in values], dtype=np.str_)
+    return _texts(values, what="target")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, near_names
+from ...files.text import printable
 from ...files.writing import write_json
 from ...report.profile import plot_profile, write_profile
 from ..plan import Plan, make_plan
@@ -199,14 +200,14 @@ class Profile:
         for part in self.beside:
             line = f"      {part.name:<{width}}{'':>8}{self._said(part.value):>10}{self._points(part.error):>7}"
             lines.append(f"{line}  {part.words}".rstrip())
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def summary(self) -> str:
         """Return scenario, advice, findings and warnings as text, for people."""
         lines = [f"Scenario: {self.scenario}", f"Textbook: {self.advice}"]
         lines += [f"Measured: {sentence}" for sentence in self.findings]
         lines += [f"Warning: {sentence}" for sentence in self.warnings]
-        return "\n".join([*lines, *(f"Note: {sentence}" for sentence in self.notes)])
+        return "\n".join(map(printable, [*lines, *(f"Note: {sentence}" for sentence in self.notes)]))
 
     def __str__(self) -> str:
         return f"{self.table()}\n\n{self.summary()}"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...files.text import printable
 from ...files.writing import write_json
 from ...networks.contract import Network
 from ..plan import Plan
@@ -117,7 +118,7 @@ class Study:
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         left = len(self.trials) - most
-        return "\n".join([*lines, *([f"… and {left} more"] if left > 0 else [])])
+        return "\n".join(map(printable, [*lines, *([f"… and {left} more"] if left > 0 else [])]))
 
     def __str__(self) -> str:
         judged = self.scores["valid"].get(self.metric)

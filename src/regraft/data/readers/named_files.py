@@ -1,0 +1,106 @@
+"""The files that a table names: found below one folder, and not outside it unless the user allows it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import UnsafeFileError
+from ...files.text import printable
+from ..decoding.files import files_below, kind_of
+from ..items import listed
+
+__all__ = ["FilesBelow"]
+
+
+class FilesBelow:
+    """The images and audio files below a folder, found by path, or, where only one file fits, without extension or folder.
+
+    Attributes:
+        folder: where they lie.
+        outside: whether a name may lead out of the folder: as an absolute path, by "..", or through a link.
+        paths: all files that were found.
+    """
+
+    def __init__(self, folder: Path, *, outside: bool) -> None:
+        self.folder, self.outside = folder, outside
+        self.paths = [path for path in files_below(folder) if kind_of(path)]
+        self._exact = {path.relative_to(folder).as_posix(): path for path in self.paths}
+        self._loose: dict[str, Path | None] = {}
+        for relative, path in self._exact.items():
+            for key in {str(Path(relative).with_suffix("").as_posix()), path.name, path.stem}:
+                self._loose[key] = None if key in self._loose else path
+        self._root = os.path.realpath(folder)
+        self._start = Path(os.path.abspath(folder)).as_posix().rstrip("/") + "/"
+        self._real_folder = functools.cache(os.path.realpath)
+
+    def find(self, value: str) -> Path | None:
+        """Return the file that a value of the table names, None where there is none."""
+        text = self._inner(value)
+        if self.outside and _leaves(text) and kind_of(Path(text)) and os.path.isfile(self.folder / text):
+            return self.folder / text
+        return self._exact.get(text) or self._loose.get(text) or self._loose.get(text.rsplit("/", 1)[-1])
+
+    def leads_out(self, value: str) -> bool:
+        """Return whether a value is the name of an image or audio file outside the folder."""
+        text = self._inner(value)
+        return _leaves(text) and kind_of(Path(text)) is not None
+
+    def check(self, values: Sequence[str], found: Sequence[Path | None], *, table: str) -> tuple[str, ...]:
+        """Check that nothing outside the folder is to be opened without having been allowed.
+
+        Args:
+            values: N names in a table.
+            found: what `find` returned for each.
+            table: what it is called, for the message.
+
+        Returns:
+            A note on names that lead out of the folder and were found in it all the same, by the name of the file alone.
+
+        Raises:
+            UnsafeFileError: if names lead out of the folder, also through links, and that was not allowed.
+        """
+        if self.outside:
+            return ()
+        leading = [value for value, path in zip(values, found, strict=True) if (self._is_linked(path) if path else self.leads_out(value))]
+        if leading:
+            raise UnsafeFileError(
+                f"{len(leading)} of {len(values)} rows of {table} name files outside {printable(self.folder)}: {listed(leading)}. A table "
+                "from somebody else could name any file of yours; nothing was opened. Give the folder that holds all files as files=, or "
+                "allow it with outside=True."
+            )
+        moved = [value for value in values if self.leads_out(value)]
+        return (f"{len(moved)} names lead outside the folder; the files of that name in it were taken: {listed(moved)}",) if moved else ()
+
+    def name_of(self, path: Path) -> str:
+        """Return the path of a file within the folder; its whole path where it lies outside."""
+        return path.relative_to(self.folder).as_posix() if path in self._known else os.path.abspath(path)
+
+    def unused(self, used: Sequence[Path]) -> list[str]:
+        """Return the files of the folder that are not among those `used`."""
+        taken = set(used)
+        return [path.relative_to(self.folder).as_posix() for path in self.paths if path not in taken]
+
+    @functools.cached_property
+    def _known(self) -> frozenset[Path]:
+        return frozenset(self.paths)
+
+    def _inner(self, value: str) -> str:
+        """Return a name as a path with "/", without "." and "..", relative to the folder where it lies in it."""
+        text = value.strip().replace("\\", "/")
+        text = posixpath.normpath(text) if text else text
+        return text.removeprefix(self._start)
+
+    def _is_linked(self, path: Path) -> bool:
+        """Return whether a file below the folder is in truth a file elsewhere."""
+        real = os.path.realpath(path) if path.is_symlink() else os.path.join(self._real_folder(path.parent), path.name)
+        return os.path.commonpath([self._root, real]) != self._root
+
+
+def _leaves(text: str) -> bool:
+    """Return whether a path with "/" is absolute, also as Windows writes it, or leads upwards out of where it starts."""
+    return text == ".." or text.startswith(("../", "/")) or re.match(r"[A-Za-z]:/", text) is not None

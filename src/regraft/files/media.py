@@ -1,0 +1,84 @@
+"""Pictures and sounds: opened so that whatever is wrong with a file, also while it is decoded, becomes one error."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, optional_import
+from .formats import opening, reason_of
+from .sizes import check_size
+
+__all__ = ["picture_of", "recording_of"]
+
+DECODED = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "QOI", "SGI", "PCX", "TGA")
+"""What PIL calls the formats that may be opened; the last one has no mark of its own, so it is tried when no other fits."""
+LARGE_PIXELS = 2**24
+SAMPLE_BYTES = 4
+_REPAIR = "Repair or remove it."
+_ONE_LARGE = threading.Lock()
+"""Held while a picture of more than `LARGE_PIXELS` is decoded: in eight threads, eight of them would fill the memory."""
+
+
+@contextmanager
+def picture_of(source: Any) -> Iterator[Any]:
+    """Open a picture.
+
+    Args:
+        source: a path, of a format that PIL decodes by itself (it starts another program for PostScript); or a PIL image.
+
+    Yields:
+        The PIL image, of which no more than the head has been read.
+
+    Raises:
+        DataError: if it cannot be decoded, or has more pixels than PIL admits.
+        UnsafeFileError: if the path is no regular file.
+    """
+    image = optional_import("PIL.Image", "vision", purpose="reading images")
+    if not isinstance(source, str | Path):
+        try:
+            with source.copy() as copied:
+                yield copied
+        except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
+            raise DataError(f"A picture cannot be decoded: {reason_of(error)}. {_REPAIR}") from error
+        return
+    image.init()
+    formats = [name for name in DECODED if name in image.OPEN]
+    with opening(source, "picture", remedy=_REPAIR) as path, path.open("rb") as stream:
+        try:
+            picture = image.open(stream, formats=formats)
+        except image.UnidentifiedImageError:
+            raise ValueError("it has none of the formats that are read, or its head is damaged") from None
+        with picture, _ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
+            yield picture
+
+
+@contextmanager
+def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
+    """Open a sound file.
+
+    Args:
+        path: of the file.
+        rate: in Hz, to which it will be resampled; None: it will not be.
+
+    Yields:
+        The `soundfile.SoundFile`, of which no more than the head has been read.
+
+    Raises:
+        DataError: if it cannot be decoded, or declares more samples than a file of its size can hold.
+        UnsafeFileError: if it is no regular file.
+    """
+    soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
+    with opening(path, "recording", remedy=_REPAIR) as checked:
+        name = str(checked) if os.name == "nt" else os.fsencode(checked)  # as bytes, because a name need not be text
+        try:
+            with soundfile.SoundFile(name) as file:
+                longer = max(1.0, (rate or 0) / file.samplerate)
+                check_size(int(file.frames * file.channels * SAMPLE_BYTES * longer), checked, "recording")
+                yield file
+        except soundfile.LibsndfileError as error:
+            raise ValueError(error.error_string) from error
