@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from regraft.errors import DataError, SettingError
 from regraft.planning.search import Space, bench, searching
 from regraft.planning.search.bench import Outcome
 from regraft.planning.search.board import Board, Options
+from regraft.planning.search.database import TrialFacts
 from regraft.planning.search.folds import folds_of
 
 RATES = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
@@ -101,33 +103,44 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(sampler: str, tm
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
-    board = _board(tmp_path)
-    board.leave()
+    _board(tmp_path)
     with pytest.raises(SettingError, match="holds a study of another network, data, space or setting"):
         _board(tmp_path, identity="b")
+
+
+def _killed(taken: Any) -> None:
+    os.close(taken.lock)  # as the system does when a process is killed
 
 
 def test_two_workers_share_the_trials_and_those_of_a_killed_one_are_done_again(tmp_path: Path) -> None:
     first, second = _board(tmp_path), _board(tmp_path)
     killed, going = first.next(), second.next()
-    assert killed is not None and going is not None and killed[1] != going[1]
-    assert second._worker is not None and first._worker is not None
-    first._worker._file.close()  # as the system does when a process is killed
-    while second.carry_out(_steady):
-        pass
-    second.study.tell(going[0], 0.0)
-    done = second._in("COMPLETE")
-    assert len(done) == 4
-    again = [trial.user_attrs["values"] for trial in done if trial.user_attrs.get("again") == killed[0].number]
-    assert again == [killed[1]]
+    assert killed is not None and going is not None and killed.values != going.values
+    _killed(killed)
+    done = [second.carry_out(_steady) for _ in range(3)]
+    assert [trial and trial.row for trial in done] == [0, 2, 3] and done[0] and done[0].facts.values == killed.values
+    assert second.carry_out(_steady) is None
+    second._ended(going, "COMPLETE", facts=TrialFacts(values=going.values), seconds=0.0, value=0.0)
+    second._let_go_(going)
+    assert [trial.state for trial in first.trials()] == ["COMPLETE"] * 4 and not (tmp_path / "running").exists()
 
 
 def test_a_trial_whose_process_is_killed_at_the_end_is_taken_by_the_one_that_waits(tmp_path: Path) -> None:
     first, second = _board(tmp_path, trials=1), _board(tmp_path, trials=1)
-    assert first.next() is not None and first._worker is not None
-    assert not second.carry_out(_steady) and second.waited()
-    first._worker._file.close()
-    assert second.carry_out(_steady) and not second.waited() and len(second._in("COMPLETE")) == 1
+    killed = first.next()
+    assert killed is not None and second.carry_out(_steady) is None and second.waited()
+    _killed(killed)
+    assert second.carry_out(_steady) and not second.waited() and [trial.state for trial in second.trials()] == ["COMPLETE"]
+
+
+def test_a_trial_that_the_user_interrupts_is_taken_again(tmp_path: Path) -> None:
+    def interrupted(values: Mapping[str, Any], report: Report) -> Outcome:
+        raise KeyboardInterrupt
+
+    board = _board(tmp_path, trials=1)
+    with pytest.raises(KeyboardInterrupt):
+        board.carry_out(interrupted)
+    assert board.carry_out(_steady) and len(board.trials()) == 1
 
 
 @pytest.mark.slow
@@ -154,7 +167,7 @@ def test_a_grid_ends_when_every_combination_was_tried() -> None:
     board = _board(sampler="grid", trials=100)
     while board.carry_out(_steady):
         pass
-    values = [trial.user_attrs["values"] for trial in board._in("COMPLETE")]
+    values = [trial.facts.values for trial in board.trials()]
     assert len(values) == 6 == len({json.dumps(one, sort_keys=True) for one in values})
 
 
@@ -172,7 +185,7 @@ def test_trials_that_fall_behind_are_stopped(pruner: str) -> None:
 
     while board.carry_out(falling):
         pass
-    assert board._in("PRUNED") and board._in("COMPLETE") and min(steps) < 9
+    assert {trial.state for trial in board.trials()} == {"PRUNED", "COMPLETE"} and min(steps) < 9
 
 
 def test_epochs_are_reported_fold_after_fold() -> None:
@@ -229,18 +242,18 @@ def test_importances_are_those_of_the_trials_that_the_sampler_took(direction: st
         pass
     found = searching._importances(board)
     assert set(found) == set(RATES) and found["learning_rate"] > 0.5
-    assert board._in("COMPLETE")[0].user_attrs["values"] == {"strategy": "probe"} and len(board._in("COMPLETE")) == 16
+    assert board.trials()[0].facts.values == {"strategy": "probe"} and len(board.trials()) == 16
 
 
 def test_the_first_trial_of_a_killed_process_is_done_again_and_put_in_line_once(tmp_path: Path) -> None:
     first, second = _board(tmp_path, first={"strategy": "probe"}), _board(tmp_path, first={"strategy": "probe"})
     killed, going = first.next(), second.next()
-    assert killed is not None and going is not None and first._worker is not None
-    assert killed[1] == {"strategy": "probe"} and set(going[1]) == set(RATES)
-    first._worker._file.close()
-    again = second.next()
-    assert again is not None and again[1] == {"strategy": "probe"} and again[0].user_attrs["again"] == killed[0].number
-    assert second.next() is not None and len(second._in("WAITING")) == 0
+    assert killed is not None and going is not None
+    assert killed.values == {"strategy": "probe"} and set(going.values) == set(RATES)
+    _killed(killed)
+    again, then = second.next(), second.next()
+    assert again is not None and again.values == killed.values and again.row == killed.row
+    assert then is not None and set(then.values) == set(RATES) and then.row == 2
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

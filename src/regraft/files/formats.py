@@ -208,6 +208,17 @@ FORMATS: dict[str, Format] = {
         InputError,
         largest=512 * _MIB,
     ),
+    "study": Format(
+        "database of a study",
+        ("study.sqlite3",),
+        "`sqlite3`, then Optuna's `RDBStorage`",
+        "Triggers and views run with every statement; a journal beside it can have SQLite delete any file; values become settings of a "
+        "training, folders to write into among them.",
+        "Its tables must be those of the installed Optuna and nothing else, a journal may name no further file, and the values of each "
+        "trial must be in the space that is searched. Nothing that it holds becomes a path.",
+        SettingError,
+        largest=1024 * _MIB,
+    ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""
 

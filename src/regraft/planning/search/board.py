@@ -1,33 +1,36 @@
-"""The list of trials that several processes share: who takes which, and what has come of it. Optuna keeps it."""
+"""The list of trials that several processes share: who takes which, and what has come of it.
+
+All that is decided, by a sampler or a pruner, is decided on a study in memory that holds the trials before this one and nothing else. So
+a trial depends on the seed, its number and those trials, and not on how often the search was interrupted, or on what a killed process left.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import math
+import os
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from ...errors import SettingError, optional_import
+from ...errors import SettingError
+from ...files.locks import held_folder, locked_file
+from ...files.text import printable
 from .bench import Outcome
+from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
-__all__ = ["PRUNERS", "SAMPLERS", "Board", "Options", "Worker", "counts", "optuna_library"]
+__all__ = ["PRUNERS", "SAMPLERS", "Board", "Options"]
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")
-STUDY_FILE = "study.sqlite3"
-_NAME = "regraft"
 _POLL = 0.5
-_WAITED = 60
-"""Seconds that a process waits for the database while another writes."""
+_RUNNING = "running"
+"""Folder of the files that processes hold locked as long as they work on a trial; they are called by its row."""
 
 
 @dataclass(frozen=True)
@@ -55,43 +58,21 @@ class Options:
     first: Mapping[str, Any] | None = None
 
 
-def optuna_library() -> ModuleType:
-    """Return Optuna, or say how to install it."""
-    return optional_import("optuna", "search", purpose="regraft.search")
-
-
-class Worker:
-    """This process, as other processes see it: a file that it holds locked as long as it lives.
+@dataclass(frozen=True)
+class Taken:
+    """A trial that this process works on.
 
     Attributes:
-        folder: of these files, within the `folder` of the study.
-        name: of the file.
+        row: of the database.
+        values: of the names that are searched.
+        trial: Optuna's, of the study in memory.
+        lock: handle of the file that keeps others from it; None where the study is in memory.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "workers"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.name = uuid.uuid4().hex
-        self._file: IO[str] = (self.folder / self.name).open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def is_alive(self, name: str | None) -> bool:
-        """Tell whether the process of that name still runs."""
-        path = self.folder / (name or "nobody")
-        if not path.is_file():
-            return False
-        with path.open("r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        path.unlink(missing_ok=True)
-        return False
-
-    def leave(self) -> None:
-        """Let go of the file, and remove it."""
-        (self.folder / self.name).unlink(missing_ok=True)
-        self._file.close()
+    row: int
+    values: dict[str, Any]
+    trial: Any
+    lock: int | None
 
 
 @dataclass
@@ -109,105 +90,118 @@ class Board:
     space: Space
     fixed: Mapping[str, Any]
     folder: Path | None
-    study: Any = field(init=False)
-    _worker: Worker | None = field(init=False, default=None)
+    database: Database = field(init=False)
 
     def __post_init__(self) -> None:
-        optuna, options = optuna_library(), self.options
-        storage = None
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._worker = Worker(self.folder)
-        pruners = {
-            None: optuna.pruners.NopPruner,
-            "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5 + (options.first is not None), n_warmup_steps=1),
-            "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(options.steps, 1)),
-        }
         with self.alone():
-            if self.folder is not None:
-                url = f"sqlite:///{self.folder.absolute() / STUDY_FILE}"
-                storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _WAITED}})
-            self.study = optuna.create_study(
-                storage=storage, study_name=_NAME, direction=options.direction, pruner=pruners[options.pruner](), load_if_exists=True
-            )
-            known = self.study.user_attrs.get("identity", options.identity)
-            if known == options.identity:
-                self.study.set_user_attr("identity", known)
-                if options.first is not None and not self.study.get_trials(deepcopy=False):
-                    self.study.enqueue_trial({}, user_attrs={"given": dict(options.first)})
-        if known != options.identity:
-            self.leave()
+            self.database = Database(self.folder, self.options.direction)
+            known = self.database.facts().identity
+            if known is None:
+                known = self.options.identity
+                self.database.note(identity=known)
+        if known != self.options.identity:
             raise SettingError(
-                f"{str(self.folder)!r} holds a study of another network, data, space or setting ({known[:8]}, not {options.identity[:8]}). "
-                "Give another folder with out=, or the same arguments as before; trials= may differ."
+                f"{printable(self.folder)!r} holds a study of another network, data, space or setting ({printable(known, width=8)}, not "
+                f"{self.options.identity[:8]}). Give another folder with out=, or the same arguments as before; trials= may differ."
             )
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes from taking trials while the context lasts.
+    def alone(self) -> AbstractContextManager[Any]:
+        """Return a context in which other processes take no trials."""
+        return nullcontext() if self.folder is None else held_folder(self.folder, wait=math.inf)
 
-        Yields:
-            Nothing.
+    def trials(self) -> list[KeptTrial]:
+        """Return the trials that count, in their order.
+
+        Raises:
+            SettingError: if one has values that are not in the space: they would become settings of a training.
         """
-        with nullcontext() if self.folder is None else (self.folder / "lock").open("w") as file:
-            if file is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        kept = self.database.trials()
+        for trial in kept:
+            values = trial.facts.values
+            if values not in (None, self.options.first) and not self.space.holds(values or {}):
+                raise SettingError(
+                    f"{printable(self.folder)!r} holds a trial with values that are not in the space: {printable(values, width=100)}. "
+                    "This search did not write it. Give another folder with out=."
+                )
+        return kept
 
-    def next(self) -> tuple[Any, dict[str, Any]] | None:
-        """Take the next trial.
+    def next(self) -> Taken | None:
+        """Take the next trial: one of a process that was killed, with the values that it had, before a new one.
 
         Returns:
-            Optuna's trial and its values; None where none is left to take.
+            The trial; None where none is left to take.
         """
         with self.alone():
-            self._give_back_()
-            if self._count() >= self.options.trials or not self._grid_left():
+            kept = self.trials()
+            for place, trial in enumerate(kept):
+                if trial.state == "RUNNING" and self.folder is not None and (lock := self._lock(trial.row)) is not None:
+                    return Taken(trial.row, *self._asked(kept[:place], trial.facts.values), lock)
+            if len(kept) >= self.options.trials or (self.options.sampler == "grid" and not self._grid_left(kept)):
                 return None
-            self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
-            trial = self.study.ask()
-            if self._worker is not None:
-                trial.set_user_attr("worker", self._worker.name)
-            values = trial.user_attrs.get("given") or self.space.suggested(trial, self.fixed)
-            trial.set_user_attr("values", values)
-            return trial, values
+            values, trial = self._asked(kept)
+            row = self.database.begin(trial, values)
+            return Taken(row, values, trial, self._lock(row))
 
-    def carry_out(self, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], Outcome]) -> bool:
+    def _asked(self, before: Sequence[KeptTrial], values: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        """Return the values of the trial that follows on some others, or those it has, and Optuna's trial of the study in memory."""
+        study, first = self.in_memory(before), self.options.first
+        if values is None and first is not None and all(trial.facts.values != first for trial in before):
+            values = first
+        elif values is None and self.options.sampler == "grid":
+            for combination in self._grid_left(before)[:1]:
+                study.enqueue_trial(combination)
+        trial = study.ask()
+        return self.space.suggested(trial, self.fixed) if values is None else dict(values), trial
+
+    def _grid_left(self, kept: Sequence[KeptTrial]) -> list[dict[str, Any]]:
+        seen = [trial.facts.values for trial in kept]
+        return [values for values in self.space.grid(self.fixed) if values not in seen]
+
+    def carry_out(self, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], Outcome]) -> KeptTrial | None:
         """Take the next trial and carry it out with `run`, which is given its values and where to report.
 
         Returns:
-            False where none is left to take.
+            The trial at its end; None where none is left to take.
         """
         taken = self.next()
         if taken is None:
-            return False
-        trial, values = taken
-        optuna = optuna_library()
+            return None
+        try:
+            return self._carried(taken, run)
+        finally:
+            self._let_go_(taken)
+
+    def _carried(self, taken: Taken, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], Outcome]) -> KeptTrial:
+        trial, pruned = taken.trial, optuna_library().TrialPruned
 
         def report(figure: float, step: int) -> None:
             trial.report(figure, step)
             if trial.should_prune():
-                raise optuna.TrialPruned
+                raise pruned
 
-        began = time.perf_counter()
+        began, facts = time.perf_counter(), TrialFacts(values=taken.values)
         try:
-            outcome = run(values, report)
-        except optuna.TrialPruned:
-            self._finish(trial, state="PRUNED", seconds=time.perf_counter() - began)
+            outcome = run(taken.values, report)
+        except pruned:
+            return self._ended(taken, "PRUNED", facts=facts, seconds=time.perf_counter() - began)
         except Exception as error:  # one network that does not fit into memory, or diverges, is no reason to lose the others
-            trial.set_user_attr("error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            self._finish(trial, state="FAIL", seconds=time.perf_counter() - began)
-        else:
-            trial.set_user_attr("folds", list(outcome.figures))
-            trial.set_user_attr("losses", list(outcome.losses))
-            value = float(np.mean(outcome.figures))
-            self._finish(trial, state="COMPLETE" if math.isfinite(value) else "FAIL", seconds=outcome.seconds, value=value)
-        return True
+            facts = facts.model_copy(update={"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+            return self._ended(taken, "FAIL", facts=facts, seconds=time.perf_counter() - began)
+        value = float(np.mean(outcome.figures))
+        found: dict[str, Any] = {"folds": list(outcome.figures), "losses": list(outcome.losses)}
+        found |= {} if math.isfinite(value) else {"error": f"The figure is {value}; expected a number."}
+        state = "COMPLETE" if math.isfinite(value) else "FAIL"
+        return self._ended(taken, state, facts=facts.model_copy(update=found), seconds=outcome.seconds, value=value)
 
-    def _finish(self, trial: Any, *, state: str, seconds: float, value: float | None = None) -> None:
-        trial.set_user_attr("seconds", round(seconds, 3))
-        states = optuna_library().trial.TrialState
-        self.study.tell(trial, value if state == "COMPLETE" else None, state=states[state])
+    def _ended(self, taken: Taken, state: str, *, facts: TrialFacts, seconds: float, value: float | None = None) -> KeptTrial:
+        told = taken.trial.study.get_trials(deepcopy=False)[taken.trial.number]
+        facts = facts.model_copy(update={"seconds": round(seconds, 3)})
+        ended = KeptTrial(
+            taken.row, state, facts, value if state == "COMPLETE" else None, told.intermediate_values, rungs_of(told.system_attrs)
+        )
+        with self.alone():
+            self.database.end(ended)
+        return ended
 
     def waited(self) -> bool:
         """Wait a moment where another process works on a trial: if it is killed, that trial is to be taken again.
@@ -215,58 +209,63 @@ class Board:
         Returns:
             False where no trial is under way.
         """
-        running = bool(self._in("RUNNING"))
+        running = any(trial.state == "RUNNING" for trial in self.trials())
         if running:
             time.sleep(_POLL)
         return running
 
-    def leave(self) -> None:
-        """Tell the other processes that this one is gone."""
-        if self._worker is not None:
-            self._worker.leave()
+    def in_memory(self, trials: Sequence[KeptTrial]) -> Any:
+        """Return a study of Optuna's with these trials and nothing else, ready to be asked for the next one.
 
-    def _in(self, *states: str) -> list[Any]:
-        known = optuna_library().trial.TrialState
-        return list(self.study.get_trials(deepcopy=False, states=tuple(known[state] for state in states)))
+        Its sampler has a seed of its own for the trial of that number: going on after a kill draws what would have been drawn.
+        """
+        optuna, options = optuna_library(), self.options
+        seed = int(np.random.SeedSequence([options.seed, len(trials)]).generate_state(1)[0])
+        sampler = optuna.samplers.TPESampler(seed=seed) if options.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+        pruners = {
+            None: optuna.pruners.NopPruner,
+            "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5 + (options.first is not None), n_warmup_steps=1),
+            "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(options.steps, 1)),
+        }
+        study = optuna.create_study(
+            study_name=STUDY_NAME, direction=options.direction, sampler=sampler, pruner=pruners[options.pruner]()
+        )
+        study.add_trials([self._frozen(trial) for trial in trials])
+        return study
 
-    def _give_back_(self) -> None:
-        """Put the trials of processes that were killed in line again."""
-        states = optuna_library().trial.TrialState
-        for trial in self._in("RUNNING"):
-            if self._worker is None or self._worker.is_alive(_worker_of(trial)):
-                continue
-            self.study.tell(trial.number, state=states.FAIL)
-            if "given" in trial.user_attrs:
-                self.study.enqueue_trial({}, user_attrs={"given": trial.user_attrs["given"], "again": trial.number})
-            elif "values" in trial.user_attrs:
-                self.study.enqueue_trial(trial.user_attrs["values"], user_attrs={"again": trial.number})
+    def _frozen(self, kept: KeptTrial) -> Any:
+        trial = optuna_library().trial
+        fixed = trial.FixedTrial(kept.facts.values or {})
+        if kept.facts.values not in (None, self.options.first):
+            self.space.suggested(fixed, self.fixed)
+        return trial.create_trial(
+            state=trial.TrialState[kept.state],
+            value=kept.value,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            intermediate_values=dict(kept.reports),
+            system_attrs=dict(kept.rungs),
+        )
 
-    def _count(self) -> int:
-        """Return how many trials are finished or under way; those that were given back do not count."""
-        return sum(counts(trial) for trial in self._in("COMPLETE", "PRUNED", "RUNNING", "FAIL"))
+    def _lock(self, row: int) -> int | None:
+        """Lock the trial of a row for this process, which holds the study; None where another process works on it."""
+        if self.folder is None:
+            return None
+        try:
+            (self.folder / _RUNNING).mkdir(exist_ok=True)
+            return locked_file(self._place(self.folder, row), wait=0.0)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
-    def _grid_left(self) -> bool:
-        """Tell whether there is a trial to take; with a grid, put the next combination of values in line."""
-        if self.options.sampler != "grid" or self._in("WAITING"):
-            return True
-        seen = [trial.user_attrs.get("values") for trial in self.study.get_trials(deepcopy=False)]
-        left = [values for values in self.space.grid(self.fixed) if values not in seen]
-        if left:
-            self.study.enqueue_trial(left[0])
-        return bool(left)
+    def _let_go_(self, taken: Taken) -> None:
+        """Let others have a trial: one that has not come to its end is taken again."""
+        if self.folder is None or taken.lock is None:
+            return
+        with self.alone(), suppress(OSError):
+            os.unlink(self._place(self.folder, taken.row))
+            os.rmdir(self.folder / _RUNNING)  # the last one
+        os.close(taken.lock)
 
-    def _sampler(self, number: int) -> Any:
-        """Return a sampler with a seed of its own for the trial of that number: going on after a kill draws what would have been drawn."""
-        samplers = optuna_library().samplers
-        seed = int(np.random.SeedSequence([self.options.seed, number]).generate_state(1)[0])
-        return samplers.TPESampler(seed=seed) if self.options.sampler == "tpe" else samplers.RandomSampler(seed=seed)
-
-
-def _worker_of(trial: Any) -> str | None:
-    name = trial.user_attrs.get("worker")
-    return None if name is None else str(name)
-
-
-def counts(trial: Any) -> bool:
-    """Tell whether a trial counts: it runs, or has an end of its own, and was not given back by a killed process."""
-    return trial.state.name != "FAIL" or "error" in trial.user_attrs or "folds" in trial.user_attrs
+    @staticmethod
+    def _place(folder: Path, row: int) -> Path:
+        return folder / _RUNNING / f"{row}.lock"

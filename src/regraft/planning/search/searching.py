@@ -17,14 +17,17 @@ import numpy as np
 from ...console import progress, say
 from ...data import Dataset, Prepared, check_trainable
 from ...errors import SettingError, near_names
+from ...files.text import printable
 from ...frontier.identity import frozen_digest
 from ...networks.contract import Network
+from ...networks.folders import FACTS_FILE
 from ..carry_out import carry_out
 from ..plan import Plan
 from ..preparing import preprocessing_for
 from ..result import Result
 from .bench import METRICS, Bench
-from .board import PRUNERS, SAMPLERS, Board, Options, counts, optuna_library
+from .board import PRUNERS, SAMPLERS, Board, Options
+from .database import KeptTrial, optuna_library, unwritable
 from .folds import folds_of
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
@@ -33,7 +36,11 @@ __all__ = ["Asked", "run_search"]
 
 FEWEST = 4
 """Finished trials from which importances are computed."""
+BEST = "best"
+"""Folder of the best network, within that of the study."""
 _OWN = ("valid", "seed", "classes")
+_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+"""Optuna's word for how a trial has ended -> ours."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,12 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
         )
         with _quiet():
             board = Board(options, space, bench.fixed, None if asked.out is None else Path(asked.out))
-            try:
-                with progress("trials", asked.trials) as advance:
-                    while (tried := board.carry_out(bench.run)) or board.waited():
-                        if tried:
-                            advance(1)
-                            say(f"trial {len(board.study.trials)} of {asked.trials}: {_last(board)}")
-                return _concluded(board, bench, cache=settings.get("cache", "auto"))
-            finally:
-                board.leave()
+            with progress("trials", asked.trials) as advance:
+                while (tried := board.carry_out(bench.run)) or board.waited():
+                    if tried:
+                        advance(1)
+                        say(f"trial {len(board.trials())} of {asked.trials}: {_said_of(tried)}")
+            return _concluded(board, bench, cache=settings.get("cache", "auto"))
 
 
 def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
@@ -188,9 +192,8 @@ def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _last(board: Board) -> str:
-    trial = board.study.trials[-1]
-    return f"{trial.state.name.lower()}, {trial.user_attrs.get('values')}" + (f", {trial.value:.4g}" if trial.value is not None else "")
+def _said_of(trial: KeptTrial) -> str:
+    return f"{_STATES[trial.state]}, {trial.facts.values}" + (f", {trial.value:.4g}" if trial.value is not None else "")
 
 
 def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
@@ -198,7 +201,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
     records = _records(board)
     done = [record for record in records if record.figure is not None]
     if not done:
-        errors = list(dict.fromkeys(record.error for record in records if record.error))
+        errors = list(dict.fromkeys(printable(record.error) for record in records if record.error))
         raise SettingError(f"None of {len(records)} trials came to its end. {' '.join(errors[:3])} Change space= or the settings.")
     best = min(done, key=lambda record: record.rank(bench.direction))
     network, plan = bench.prepared(best.values)
@@ -226,7 +229,10 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
             board.folder,
         )
         if board.folder is not None:
-            study.save(board.folder)
+            try:
+                study.save(board.folder)
+            except OSError as error:
+                raise unwritable(board.folder, error) from error
     return study
 
 
@@ -238,42 +244,39 @@ def _said(bench: Bench) -> str:
 def _judged(
     board: Board, bench: Bench, *, network: Network, plan: Plan, best: TrialRecord, folder: Path | None
 ) -> tuple[Result | None, dict[str, Any]]:
-    known = board.study.user_attrs.get("judged")
-    if known is not None and known["trial"] == best.number:
-        return None, dict(known["scores"])
-    out = None if folder is None else folder / "best"
+    known = board.database.facts().judged
+    if known is not None and known.values == best.values and folder is not None and (folder / BEST / FACTS_FILE).is_file():
+        return None, dict(known.scores)
+    out = None if folder is None else folder / BEST
     result = carry_out(network, bench.items.data, plan=plan, out=out, resume=False)
     scores = json.loads(json.dumps(result.scores))
-    board.study.set_user_attr("judged", {"trial": best.number, "scores": scores})
+    board.database.note(judged={"values": best.values, "scores": scores})
     return result, scores
 
 
 def _records(board: Board) -> list[TrialRecord]:
-    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
     return [
         TrialRecord(
-            trial.number,
-            dict(trial.user_attrs.get("values", trial.params)),
-            words[trial.state.name],
-            trial.value if trial.state.name == "COMPLETE" else None,
-            tuple(trial.user_attrs.get("folds", ())),
-            float(trial.user_attrs.get("seconds", 0.0)),
-            str(trial.user_attrs.get("error", "")),
-            tuple(trial.user_attrs.get("losses", ())),
+            place,
+            dict(trial.facts.values or {}),
+            _STATES[trial.state],
+            trial.value if trial.state == "COMPLETE" else None,
+            tuple(trial.facts.folds),
+            trial.facts.seconds,
+            trial.facts.error,
+            tuple(trial.facts.losses),
         )
-        for trial in board.study.get_trials(deepcopy=False)
-        if trial.state.name in words and counts(trial)
+        for place, trial in enumerate(board.trials())
+        if trial.state in _STATES
     ]
 
 
 def _importances(board: Board) -> dict[str, float]:
     """Return what each name explains among the trials that the sampler took; one that was given has none of them."""
-    trials = board.study.get_trials(deepcopy=False)
-    done = [trial for trial in trials if trial.state.name == "COMPLETE" and "given" not in trial.user_attrs]
+    done = [trial for trial in board.trials() if trial.state == "COMPLETE" and trial.facts.values != board.options.first]
     if len(done) < FEWEST or len({trial.value for trial in done}) < 2:
         return {}
-    taken = optuna_library().create_study(direction=board.options.direction)
-    taken.add_trials(done)
+    taken = board.in_memory(done)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that some name has few trials: the figures are of all that there are

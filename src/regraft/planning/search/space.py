@@ -75,6 +75,10 @@ class Range:
             return int(trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log))
         return float(trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log))
 
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is within the range, and of its kind."""
+        return isinstance(value, int if self.whole else int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
     def on_grid(self) -> tuple[float, ...]:
         """Return the values that a grid takes: every step, or `points` values at equal distances (of the logarithm)."""
         if self.step is not None:
@@ -165,6 +169,10 @@ class Space:
                 values[name] = entry.suggested(name, trial) if isinstance(entry, Range) else trial.suggest_categorical(name, entry)
         return values
 
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Tell whether all these values, by name, are among the choices or within the ranges."""
+        return all(name in self.entries and _is_of(self.entries[name], value) for name, value in values.items())
+
     def grid(self, fixed: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return every combination of values, each once; `fixed` settings are the same in every trial."""
         found: list[dict[str, Any]] = [{}]
@@ -250,6 +258,12 @@ def _range(name: str, given: Mapping[str, Any]) -> Range:
     if not _whole(made.points) or made.points < 2:
         raise SettingError(f"space: {name}={dict(given)}: expected 2 'points' or more")
     return made
+
+
+def _is_of(entry: tuple[Any, ...] | Range, value: Any) -> bool:
+    if isinstance(entry, Range):
+        return entry.holds(value)
+    return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in entry)
 
 
 def _problem(name: str, value: Any, *, fixed: Mapping[str, Any]) -> str:

@@ -1,0 +1,358 @@
+"""The file that a study is kept in: a SQLite database of Optuna's, looked through before Optuna opens it, and read by a schema.
+
+Of what it holds nothing becomes a path. What a trial's values may be, the space says.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ...errors import SettingError, UnsafeFileError, optional_import
+from ...files.formats import opening, reason_of
+from ...files.schema import Plain, checked
+from ...files.text import printable
+from ...files.writing import write_bytes
+
+__all__ = ["STUDY_FILE", "STUDY_NAME", "Database", "KeptTrial", "StudyFacts", "TrialFacts", "optuna_library", "rungs_of", "unwritable"]
+
+STUDY_FILE = "study.sqlite3"
+STUDY_NAME = "regraft"
+_WAITED = 60
+"""Seconds that a process waits for the database while another program reads or writes it."""
+_MAGIC = b"SQLite format 3\0"
+_NAMES_ANOTHER = bytes.fromhex("d9d505f920a163d7")
+"""Last bytes of a journal that names a further file: SQLite deletes that file once it has played the journal back."""
+_REMEDY = "Give another folder with out=, or remove the file to begin anew."
+
+Figure = Annotated[float, Field(allow_inf_nan=True)]
+
+
+class Judged(Plain):
+    """How the best plan of a study was judged.
+
+    Attributes:
+        values: of its trial; None in studies of earlier versions.
+        scores: set of examples -> what `Result.scores` has of it.
+    """
+
+    values: dict[str, str | int | float | bool | None] | None = None
+    scores: dict[str, Any]
+
+
+class StudyFacts(Plain):
+    """What is noted of a study.
+
+    Attributes:
+        identity: digest of all that makes figures comparable.
+        judged: of the best plan, where it was.
+    """
+
+    identity: str | None = None
+    judged: Judged | None = None
+
+
+class TrialFacts(Plain):
+    """What is noted of a trial.
+
+    Attributes:
+        values: of the names that are searched.
+        folds: the figure on each fold.
+        losses: the loss on each fold.
+        seconds: how long it took.
+        error: why it failed.
+    """
+
+    values: dict[str, str | int | float | bool | None] | None = None
+    folds: list[Figure] = Field(default_factory=list)
+    losses: list[Figure] = Field(default_factory=list)
+    seconds: float = 0.0
+    error: str = ""
+
+
+def rungs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a pruner has noted of a trial, out of Optuna's own attributes of it."""
+    return {name: float(value) for name, value in attributes.items() if name.startswith("completed_rung")}
+
+
+def optuna_library() -> ModuleType:
+    """Return Optuna, or say how to install it."""
+    return optional_import("optuna", "search", purpose="regraft.search")
+
+
+@dataclass(frozen=True)
+class KeptTrial:
+    """A trial as it is kept.
+
+    Attributes:
+        row: its number in the database.
+        state: "RUNNING", "COMPLETE", "PRUNED" or "FAIL"; where a trial is running, its process may have been killed.
+        facts: what is noted of it.
+        value: its figure, where it came to its end.
+        reports: step -> figure that a pruner was told.
+        rungs: what a pruner has noted.
+    """
+
+    row: int
+    state: str
+    facts: TrialFacts
+    value: float | None = None
+    reports: Mapping[int, float] = field(default_factory=dict)
+    rungs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials that were asked for. Earlier versions gave up that of a killed process, and took another."""
+        ended = self.state != "FAIL" or bool(self.facts.error or self.facts.folds)
+        return ended and self.state != "WAITING"
+
+
+class Database:
+    """The trials of one study, and what is noted of it. Who writes holds the folder.
+
+    Args:
+        folder: where it is kept; None: in memory.
+        direction: "maximize" or "minimize".
+
+    Raises:
+        SettingError: if there is a database that is damaged, of another version of Optuna, or of something else.
+        UnsafeFileError: if it holds what Optuna did not put there.
+    """
+
+    def __init__(self, folder: Path | None, direction: str) -> None:
+        optuna = optuna_library()
+        self.folder = folder
+        if folder is None:
+            self._storage: Any = optuna.storages.InMemoryStorage()
+        else:
+            _made(folder)
+            with self._reached():
+                _check(folder / STUDY_FILE)
+                url = f"sqlite:///{(folder / STUDY_FILE).absolute().as_uri()}?uri=true"  # a path of any characters
+                self._storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _WAITED}})
+        with self._reached():
+            try:
+                self._study: int = self._storage.get_study_id_from_name(STUDY_NAME)
+            except KeyError:
+                self._study = self._storage.create_new_study([optuna.study.StudyDirection[direction.upper()]], STUDY_NAME)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn what the database raises while the context lasts into one error.
+
+        Raises:
+            SettingError: if it is damaged, the disk is full, it cannot be written, or another program keeps it locked.
+        """
+        if self.folder is None:
+            yield
+            return
+        sqlalchemy = optional_import("sqlalchemy", "search", purpose="regraft.search")
+        foreign = (OSError, sqlite3.Error, optuna_library().exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError)
+        with opening(self.folder / STUDY_FILE, "study", remedy=_REMEDY):
+            try:
+                yield
+            except foreign as error:
+                cause = _cause(error)
+                if isinstance(cause, OSError | sqlite3.OperationalError):
+                    raise unwritable(self.folder, cause) from error
+                raise
+
+    def facts(self) -> StudyFacts:
+        """Return what is noted of the study.
+
+        Raises:
+            SettingError: if it is something else.
+        """
+        with self._reached():
+            return checked(self._storage.get_study_user_attrs(self._study), StudyFacts, what=self._shown, error=SettingError)
+
+    def note(self, **facts: Any) -> None:
+        """Note something of the study: plain data by the names of `StudyFacts`."""
+        with self._reached():
+            for name, value in facts.items():
+                self._storage.set_study_user_attr(self._study, name, value)
+
+    def trials(self) -> list[KeptTrial]:
+        """Return the trials that count, in their order.
+
+        Raises:
+            SettingError: if something else is noted of one.
+        """
+        with self._reached():
+            return [kept for trial in self._storage.get_all_trials(self._study, deepcopy=False) if (kept := self._kept(trial)).counts]
+
+    def _kept(self, trial: Any) -> KeptTrial:
+        what = f"Trial {trial.number} of {self._shown}"
+        facts = checked(trial.user_attrs, TrialFacts, what=what, error=SettingError)
+        if trial.state.name == "COMPLETE" and not math.isfinite(trial.value):
+            raise SettingError(f"{what} is said to be complete, and has the figure {trial.value}; expected a number. {_REMEDY}")
+        return KeptTrial(trial.number, trial.state.name, facts, trial.value, trial.intermediate_values, rungs_of(trial.system_attrs))
+
+    @property
+    def _shown(self) -> str:
+        return "the study in memory" if self.folder is None else repr(printable(self.folder / STUDY_FILE))
+
+    def begin(self, trial: Any, values: Mapping[str, Any]) -> int:
+        """Add a trial that runs, with all that is known of it, at once.
+
+        Args:
+            trial: Optuna's trial of the study in memory, which knows what its values were taken from.
+            values: of the names that are searched.
+
+        Returns:
+            Its row.
+        """
+        optuna = optuna_library()
+        running = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={"values": dict(values)},
+        )
+        with self._reached():
+            return int(self._storage.get_trial(self._storage.create_new_trial(self._study, running)).number)
+
+    def end(self, kept: KeptTrial) -> None:
+        """Note how a trial came to its end; its state last, so that it is one that has ended, or runs."""
+        states = optuna_library().trial.TrialState
+        with self._reached():
+            place = self._storage.get_trial_id_from_study_id_trial_number(self._study, kept.row)
+            for step, figure in kept.reports.items():
+                self._storage.set_trial_intermediate_value(place, step, figure)
+            for name, value in kept.rungs.items():
+                self._storage.set_trial_system_attr(place, name, value)
+            for name, value in kept.facts.model_dump(exclude_defaults=True).items():
+                self._storage.set_trial_user_attr(place, name, value)
+            self._storage.set_trial_state_values(place, states[kept.state], None if kept.value is None else [kept.value])
+
+
+def unwritable(folder: Path, error: BaseException) -> SettingError:
+    """Return what is raised where the folder of a study, or the database in it, cannot be written because of an `error`."""
+    return SettingError(
+        f"The study in {printable(folder)!r} cannot be written: {reason_of(error)}. What was finished is kept: make room, or wait until no "
+        "other program uses the folder, and give the same command again."
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what SQLite or the system said, below what Optuna and SQLAlchemy make of it."""
+    while error.__cause__ is not None and not isinstance(error, sqlite3.Error | OSError):
+        error = error.__cause__
+    return error
+
+
+# ── before Optuna opens it ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _made(folder: Path) -> None:
+    """Make the database where there is none, whole or not at all.
+
+    Raises:
+        SettingError: if it cannot be written.
+    """
+    path = folder / STUDY_FILE
+    if os.path.lexists(path):
+        return
+    try:
+        write_bytes(path, _blank())
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+@functools.cache
+def _blank() -> bytes:
+    """Return the database that the installed Optuna makes for no study."""
+    with tempfile.TemporaryDirectory(prefix="regraft-search-") as folder:
+        path = Path(folder) / STUDY_FILE
+        optuna_library().storages.RDBStorage(f"sqlite:///{path}").engine.dispose()
+        return path.read_bytes()
+
+
+def _check(path: Path) -> None:
+    """Raise where a file is not a database as the installed Optuna makes them: opening it would run its triggers, and add tables to it.
+
+    Raises:
+        SettingError: if it is something else, damaged, or of another version.
+        UnsafeFileError: if it has parts that Optuna does not make.
+    """
+    shown, left = repr(printable(path)), _is_left(path)
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise SettingError(f"{shown} is no SQLite database; expected the study of an earlier search. {_REMEDY}")
+    mode = "rw" if left else "ro"  # only who may write goes on from the journal of a process that was killed
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", timeout=_WAITED, uri=True)) as found:
+        found.execute("PRAGMA trusted_schema = OFF")
+        found.execute("PRAGMA query_only = ON")
+        with closing(sqlite3.connect(":memory:")) as blank:
+            blank.deserialize(_blank())
+            _compare(found, blank, shown=shown)
+        damage = found.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise SettingError(f"{shown} is damaged: {printable(damage, width=100)}. {_REMEDY}")
+
+
+def _is_left(path: Path) -> bool:
+    """Tell whether a killed process has left a journal beside a database.
+
+    Raises:
+        UnsafeFileError: if one of the files that SQLite opens is none, or the journal names a further one.
+    """
+    for name in (path.name, *(f"{path.name}-{part}" for part in ("journal", "wal", "shm"))):
+        place = path.with_name(name)
+        if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
+            raise UnsafeFileError(f"{printable(place)!r} is a link, a folder or a device; expected a regular file. {_REMEDY}")
+    journal = path.with_name(f"{path.name}-journal")
+    if not journal.exists():
+        return False
+    with journal.open("rb") as file:
+        file.seek(max(0, journal.stat().st_size - len(_NAMES_ANOTHER)))
+        if file.read() == _NAMES_ANOTHER:
+            raise UnsafeFileError(f"{printable(journal)!r} names a further file, which SQLite would delete. {_REMEDY}")
+    return True
+
+
+def _compare(found: sqlite3.Connection, blank: sqlite3.Connection, *, shown: str) -> None:
+    """Raise where the parts of a database are not those of a blank one.
+
+    Raises:
+        SettingError: if some are missing, or it is of another version.
+        UnsafeFileError: if there are others.
+    """
+    wanted, given = _parts(blank), _parts(found)
+    if given.get("alembic_version") == wanted["alembic_version"]:
+        versions = [(one.execute("SELECT version_num FROM alembic_version").fetchone() or [""])[0] for one in (found, blank)]
+        if versions[0] != versions[1]:
+            raise SettingError(
+                f"{shown} was written by another version of Optuna: its tables are {printable(versions[0], width=40)!r}, those of the "
+                f"installed one {versions[1]!r}. Finish the search with that version, or update the file with 'optuna storage upgrade'."
+            )
+    foreign = [name for name, part in given.items() if part != wanted.get(name)]
+    if foreign:
+        kind, name = given[foreign[0]][0], printable(foreign[0], width=40)
+        raise UnsafeFileError(f"{shown} has a {printable(kind)} {name!r} that a study of Optuna does not have. {_REMEDY}")
+    missing = sorted(wanted.keys() - given.keys())
+    if missing:
+        raise SettingError(f"{shown} is no study of Optuna: it lacks {missing[0]!r}. {_REMEDY}")
+
+
+def _parts(database: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    """Return what a database is made of: name -> kind, table, and the columns, where computed ones show as such."""
+    found = {}
+    for kind, name, table, text in database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall():
+        plain = text is None or str(text).lstrip().upper().startswith(("CREATE TABLE", "CREATE INDEX", "CREATE UNIQUE INDEX"))
+        query = "SELECT name, hidden FROM pragma_table_xinfo(?)" if kind == "table" else "SELECT name, 0 FROM pragma_index_info(?)"
+        columns = sorted(f"{column} {hidden}" for column, hidden in database.execute(query, (name,)).fetchall())
+        found[str(name)] = (str(kind) if plain else f"virtual {kind}", str(table), *columns)
+    return found
