@@ -73,6 +73,27 @@ def test_a_probe_is_a_network_like_any_other(family: str, tmp_path: Path) -> Non
     assert tuned.scores["valid"]["accuracy"] > 0.9
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_dead_channels_have_no_weight_and_half_precision_says_the_same(family: str) -> None:
+    """One channel gives zero, one a constant, one what is left of a very negative number; the same in both families."""
+    net, (pictures, labels) = (_net() if family == "torch" else _keras()), _hard(120)
+    data = (pictures if family == "torch" else pictures.transpose(0, 2, 3, 1), labels)
+    name = next(name for name in net.state() if "conv" in name and name.endswith(("weight", "kernel")))
+    kernel, bias = net.state()[name], net.state()[name.replace("weight", "bias").replace("kernel", "bias")]
+    with torch.no_grad():
+        for channel, (factor, shift) in enumerate([(0.0, 0.0), (0.0, 3.0), (1e-9, 1e-9)]):
+            kernel.select(0 if family == "torch" else 3, channel).mul_(factor)
+            bias[channel] = shift
+    result = regraft.adapt(net, data, strategy="probe", **QUICK)
+    weight, bias_of_head = result.network.rows(result.network.head.layer)
+    assert np.abs(weight).max() < 500 and np.abs(bias_of_head).max() < 5e3
+    np.testing.assert_allclose(weight.mean(0), 0, atol=1e-4)
+    read = result.network.features(data[0])
+    rounded = [part.astype(np.float16).astype(np.float32) for part in (read, weight, bias_of_head)]
+    half = rounded[0] @ rounded[1].T + rounded[2]
+    assert (half.argmax(1) == (read @ weight.T + bias_of_head).argmax(1)).mean() > 0.97
+
+
 def test_a_probe_of_one_block_reads_that_block_alone() -> None:
     result = regraft.adapt(_net(), _hard(), strategy="probe", frozen="norm2", **QUICK)
     assert {part.block for part in result.network.tap_slices} == {"norm2"}

@@ -14,7 +14,6 @@ from tests.probes.test_contract import blobs
 from regraft.errors import DataError, SettingError
 from regraft.probes import (
     UNKNOWN_SCORES,
-    RandomProjection,
     UnknownChoice,
     calibration_of,
     choose_unknown,
@@ -26,20 +25,20 @@ from regraft.probes import (
     fit_logistic,
     fit_random_projection,
     fit_ridge,
-    ridge_sums_of,
     statistics_of,
     unknown_scores,
 )
 
 
-def test_class_means_agree_with_scikit_learn_far_from_the_origin_and_stream() -> None:
+def test_class_means_agree_with_scikit_learn_far_from_the_origin_and_are_a_linear_head() -> None:
     features, labels = blobs(60)
     features += 1e6
     probe = fit_class_mean(features, labels, classes=4)
     np.testing.assert_array_equal(probe.scores(features).argmax(1), NearestCentroid().fit(features, labels).predict(features))
-    parts = [statistics_of(features[rows], labels[rows], classes="abcd") for rows in (slice(0, 20), slice(20, 60))]
-    streamed = probe.updated(parts[0].joined(parts[1]))
-    np.testing.assert_allclose(streamed.scores(features), probe.scores(features), atol=1e-6)
+    centred = [scores - scores.mean(1, keepdims=True) for scores in (probe.linear().scores(features), probe.scores(features))]
+    np.testing.assert_allclose(*centred, atol=1e-6)  # as a linear head: the same probabilities
+    with pytest.raises(SettingError, match="'cosine' gives scores that no linear head gives"):
+        fit_class_mean(features, labels, classes=4, metric="cosine").linear()
     with pytest.raises(SettingError, match="did you mean 'cosine'"):
         class_mean_scores(features, probe.means, counts=probe.counts, metric="cosin")
     with pytest.raises(DataError, match=r"means \(4, 8\)"):
@@ -68,18 +67,17 @@ def test_votes_weigh_by_their_cosine() -> None:
     np.testing.assert_allclose(probe.scores([[2.0, 0.0]])[0] / probe.temperature, expected, rtol=1e-4)
 
 
-def test_a_random_projection_separates_what_no_line_does_and_streams() -> None:
+def test_a_random_projection_separates_what_no_line_does() -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(200, 2))
     labels = (features[:, 0] * features[:, 1] > 0).astype(int)
     probe = fit_random_projection(features, labels, classes=2, width=150)
     straight = fit_ridge(features, labels, classes=2)
     assert (probe.loo_scores.argmax(1) == labels).mean() > 0.9 > (straight.loo_scores.argmax(1) == labels).mean()
-    hidden = RandomProjection(2, 150).apply(features)
-    parts = [ridge_sums_of(hidden[rows], labels[rows], names="ab") for rows in (slice(0, 90), slice(90, 200))]
-    weight, bias = parts[0].joined(parts[1]).solve(probe.ridge.penalty)
-    np.testing.assert_allclose((hidden @ weight.T + bias) * probe.ridge.temperature, probe.scores(features), atol=1e-6)
-    assert fit_random_projection(features[:20], labels[:20], classes=2).projection.width == 100
+    layer = probe.projection
+    hidden = np.maximum(features @ layer.weight.T + layer.bias, 0)
+    np.testing.assert_allclose(hidden @ probe.ridge.weight.T + probe.ridge.bias, probe.scores(features), atol=1e-4)
+    assert len(fit_random_projection(features[:20], labels[:20], classes=2).projection.bias) == 100
     with pytest.raises(SettingError, match="width=0 is out of its range"):
         fit_random_projection(features, labels, classes=2, width=0)
     with pytest.raises(DataError, match=r"\(N, 2\); received the shape \(3, 5\)"):
@@ -92,7 +90,8 @@ def test_logistic_regression_is_that_of_scikit_learn_at_the_chosen_penalty(class
     features = features * 3 + 10
     probe = fit_logistic(features, labels, classes=classes)
     scaled = (features - features.mean(0)) / features.std(0)
-    model = LogisticRegression(C=1 / probe.penalty, max_iter=1000, tol=1e-7).fit(scaled, labels)
+    inverse = 2 / probe.penalty if classes == 2 else 1 / probe.penalty  # of two rows of opposite signs each has half the length
+    model = LogisticRegression(C=inverse, max_iter=1000, tol=1e-7).fit(scaled, labels)
     np.testing.assert_allclose(softmax(probe.scores(features) / probe.temperature, axis=1), model.predict_proba(scaled), atol=3e-3)
     assert 1e-3 < probe.penalty < 1e4
     with pytest.raises(DataError, match="received 60 of class 0"):

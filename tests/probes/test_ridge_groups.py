@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from regraft.errors import DataError, SettingError
-from regraft.probes import RidgeProbe, RidgeSums, fit_ridge, ridge, ridge_sums_of, statistics_of
+from regraft.probes import RidgeProbe, fit_ridge, ridge
 
 
 def refitted(x: np.ndarray, y: np.ndarray, *, probe: RidgeProbe, left_out: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -40,8 +40,8 @@ def test_balanced_scores_equal_those_of_weighted_fits(count: int, width: int, by
     for left_out in groups == groups[:, None] if by_group else np.eye(count, dtype=bool):
         expected = refitted(x, np.eye(3)[labels], probe=probe, left_out=left_out, weights=weights)
         np.testing.assert_allclose(probe.loo_scores[left_out] / probe.temperature, expected, rtol=1e-8, atol=1e-8)
-    whole = Ridge(alpha=probe.penalty, solver="svd").fit(x, np.eye(3)[labels], sample_weight=weights)
-    np.testing.assert_allclose(probe.scores(x) / probe.temperature, whole.predict(x), atol=1e-8)
+    whole = Ridge(alpha=probe.penalty, solver="svd").fit(x, np.eye(3)[labels], sample_weight=weights).predict(x)
+    np.testing.assert_allclose(probe.scores(x) / probe.temperature, whole - whole.mean(1, keepdims=True), atol=1e-8)
 
 
 def test_the_penalty_is_the_best_for_groups_and_the_honest_estimate_is_lower() -> None:
@@ -57,7 +57,7 @@ def test_standardising_makes_the_scale_of_a_feature_not_matter() -> None:
     draw = np.random.default_rng(0)
     labels = np.arange(60) % 3
     x = draw.normal(size=(60, 6)) + labels[:, None]
-    scaled = x * np.geomspace(1e-3, 1e3, 6) + 5
+    scaled = x * np.geomspace(0.05, 20, 6) + 5
     one, other = (fit_ridge(table, labels, classes=3, standardise=True) for table in (x, scaled))
     np.testing.assert_allclose(one.scores(x), other.scores(scaled), rtol=1e-6, atol=1e-6)
     assert np.abs(fit_ridge(x, labels, classes=3).scores(x) - fit_ridge(scaled, labels, classes=3).scores(scaled)).max() > 0.1
@@ -100,45 +100,3 @@ def test_faults_are_named() -> None:
         fit_ridge(x, np.zeros((5, 2)), kind="multi-label")
 
 
-# ── sums that add up ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_streaming_equals_batch_and_extending_equals_a_refit() -> None:
-    draw = np.random.default_rng(0)
-    labels = np.sort(draw.integers(0, 4, 90))
-    x = draw.normal(size=(90, 7)) + 50 + labels[:, None]
-    batch = fit_ridge(x, labels, classes=4)
-    old, new = labels < 3, labels == 3
-    streams = [
-        ridge_sums_of(x[old], labels[old], names="abc").joined(ridge_sums_of(x[new], labels[new] - 3, names="d")),
-        ridge_sums_of(x[::2], np.eye(4)[labels[::2]], names="abcd").joined(ridge_sums_of(x[1::2], labels[1::2], names="abcd")),
-        RidgeSums.of_statistics(statistics_of(x, labels, classes="abcd")),
-    ]
-    for sums in streams:
-        assert sums.names == ("a", "b", "c", "d")
-        weight, bias = sums.solve(batch.penalty)
-        np.testing.assert_allclose(x @ weight.T + bias, batch.scores(x) / batch.temperature, atol=1e-9)
-
-
-def test_sums_of_numbers_solve_regression_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = np.random.default_rng(0)
-    x, y = draw.normal(size=(50, 5)), draw.normal(size=(50, 2))
-    probe = fit_ridge(x, y, kind="regression")
-    monkeypatch.setattr("regraft.probes.statistics._CHUNK", 60)
-    weight, bias = ridge_sums_of(x, y, names=["height", "width"]).solve(probe.penalty)
-    np.testing.assert_allclose(weight, probe.weight, atol=1e-9)
-    np.testing.assert_allclose(bias, probe.bias, atol=1e-9)
-
-
-def test_sums_refuse_what_does_not_fit() -> None:
-    sums = ridge_sums_of(np.ones((2, 3)), np.array([0, 1]), names="ab")
-    with pytest.raises(DataError, match="3 and 2 features"):
-        sums.joined(ridge_sums_of(np.ones((2, 2)), np.array([0, 1]), names="ab"))
-    with pytest.raises(SettingError, match="penalty=0 must be above 0"):
-        sums.solve(0)
-    with pytest.raises(DataError, match="Sums of 0 items"):
-        ridge_sums_of(np.ones((0, 3)), np.ones((0, 2)), names="ab").solve(1.0)
-    with pytest.raises(DataError, match=r"targets \(N, 2\); received \(2, 3\) and \(2, 1\)"):
-        ridge_sums_of(np.ones((2, 3)), np.ones((2, 1)), names="ab")
-    with pytest.raises(DataError, match="items 0 to 1 are not all finite"):
-        ridge_sums_of(np.full((2, 3), np.nan), np.ones((2, 2)), names="ab")

@@ -5,10 +5,10 @@ from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
 from .common import LinearProbe
 from .knn import NeighbourProbe, fit_knn, knn_scores
 from .lda import fit_lda_probe
-from .logistic import fit_logistic
+from .logistic import LogisticLoss, fit_logistic
 from .random_projection import RandomProjection, RandomProjectionProbe, fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, RidgeSums, fit_lda, ridge_sums_of, shrunk_covariance, statistics_of
+from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
 from .svm import fit_svm
 from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
@@ -18,11 +18,11 @@ __all__ = [
     "ClassMeanProbe",
     "ClassStatistics",
     "LinearProbe",
+    "LogisticLoss",
     "NeighbourProbe",
     "RandomProjection",
     "RandomProjectionProbe",
     "RidgeProbe",
-    "RidgeSums",
     "UnknownChoice",
     "UnknownJudge",
     "calibration_of",
@@ -40,7 +40,6 @@ __all__ = [
     "fit_temperature",
     "knn_scores",
     "log_loss",
-    "ridge_sums_of",
     "shrunk_covariance",
     "statistics_of",
     "unknown_scores",

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from ..errors import DataError, SettingError, near_names
 from .calibration import fit_temperature
-from .common import NEVER, checked_features, checked_groups, checked_targets, held_out_name
-from .statistics import ClassStatistics
+from .common import NEVER, LinearProbe, centred, checked_features, checked_groups, checked_targets, held_out_name, widened
 
 __all__ = ["ClassMeanProbe", "class_mean_scores", "fit_class_mean"]
 
@@ -42,16 +41,21 @@ class ClassMeanProbe:
         """Return the raw scores (N, C) of `features` (N, d)."""
         return self.temperature * class_mean_scores(features, self.means, counts=self.counts, metric=self.metric)
 
-    def updated(self, statistics: ClassStatistics) -> ClassMeanProbe:
-        """Return the probe of joined statistics: new items or classes change sums only.
+    def linear(self) -> LinearProbe:
+        """Return the same head as weights and biases: of squared distances, half the square of the features is common to all classes.
 
-        Args:
-            statistics: of all items and classes, old and new (`ClassStatistics.joined`).
-
-        Returns:
-            A probe with the temperature of this one; its held-out scores are still those of the first items.
+        Raises:
+            SettingError: if the metric is the cosine, which is not linear in the features.
         """
-        return ClassMeanProbe(statistics.means, statistics.counts, self.metric, self.loo_scores, self.temperature, self.held_out)
+        if self.metric != "euclidean":
+            raise SettingError(f"metric={self.metric!r} gives scores that no linear head gives; fit the class means with 'euclidean'.")
+        present = self.counts > 0
+        about = self.means[present] - self.means[present].mean(axis=0)
+        unit = _unit(self.means, self.counts)
+        weight, bias = about / unit, -(about / unit) @ self.means[present].mean(axis=0) - np.square(about).sum(axis=1) / (2 * unit)
+        weight, bias = widened(centred(weight, bias), np.flatnonzero(present), classes=len(self.counts))
+        factor = self.temperature
+        return LinearProbe(factor * weight, factor * bias, 0.0, self.loo_scores, factor, self.held_out)
 
 
 def class_mean_scores(features: npt.ArrayLike, means: np.ndarray, *, counts: np.ndarray, metric: str = "euclidean") -> np.ndarray:

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import clone
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import DataError
-from .calibration import fit_temperature, log_loss
+from .calibration import fit_temperature
 
 __all__ = [
     "FOLDS",
     "NEVER",
-    "Grid",
+    "Head",
     "LinearProbe",
+    "centred",
     "checked_features",
     "checked_groups",
     "checked_targets",
-    "fit_path",
+    "feature_scale",
     "folds_of",
     "held_out_name",
     "held_out_scores",
     "spread_out",
+    "typical_deviation",
     "widened",
 ]
 
 FOLDS = 5
 """Parts of the data where a probe has no closed form for the items left out."""
-_SMALL = 2**28
-"""Products a step below which a solver runs on one thread: those of numpy and scipy wait for each other, ten times as long as they work."""
+_ROUNDINGS, _LEAST, _HALF = 64, 1e-2, 1e-3
+"""Of `feature_scale`: roundings, share of the typical deviation, share of the mean."""
 NEVER = 30.0
 """How far, in nats, the score of a class without items stays below the lowest of the others."""
 
@@ -51,7 +51,8 @@ class LinearProbe:
         penalty: the strength that was chosen, in the unit of the method.
         loo_scores: (N, C) raw scores of each item by a probe that did not see it.
         temperature: the scale that was put into weight and bias; 1 for regression.
-        held_out: how the unseen items were chosen: "leave-one-out", "leave-group-out", "5-fold" or "5-fold by group".
+        held_out: how the unseen items were chosen: "leave-one-out", "leave-group-out", "5-fold", "5-fold by group" or "validation set".
+        path: each penalty that was tried with its held-out loss, in the order of trying; empty where none was compared.
     """
 
     weight: np.ndarray
@@ -60,6 +61,7 @@ class LinearProbe:
     loo_scores: np.ndarray
     temperature: float
     held_out: str = "leave-one-out"
+    path: tuple[tuple[float, float], ...] = ()
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
         """Return the raw scores (N, C) of `features` (N, d)."""
@@ -205,17 +207,59 @@ def held_out_name(groups: np.ndarray | None, *, folds: int = 0) -> str:
     return "leave-one-out" if groups is None else "leave-group-out"
 
 
-def spread_out(features: np.ndarray, *, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
+def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLike, typical: np.ndarray | float = 0.0) -> np.ndarray:
+    """Return what each feature is divided by (d,): its deviation, kept away from zero; infinity where nothing but rounding varies.
+
+    A feature divided by infinity is zero, and so is a weight: dead features have no part in any class.
+
+    - Dead: the deviation is at most 64 roundings of the larger of its mean and the typical deviation. A sum of hundreds of products of
+      typical size is wrong by some roundings of that size, whatever it comes to.
+    - Beside a typical deviation, it counts as at least 0.01 of that, and as 0.001 of the mean, which is one step of half precision: what
+      varies by less cannot be told from rounding once the network runs in half precision, and weights stay below 100 a typical deviation.
+
+    Args:
+        mean: (d,).
+        deviation: (d,) standard deviations.
+        dtype: of the features.
+        typical: deviation of features like these, one number or (d,); 0 where they have no common unit (columns of a table).
+    """
+    size, usual = np.abs(mean), np.broadcast_to(typical, mean.shape)
+    dead = deviation <= _ROUNDINGS * np.finfo(dtype).eps * np.maximum(size, usual)
+    least = np.where(usual > 0, np.maximum(_LEAST * usual, _HALF * size), 0.0)
+    return np.where(dead, np.inf, np.maximum(deviation, least))
+
+
+def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLike) -> float:
+    """Return the upper quartile of the deviations (d,) of features that vary beside their `mean`; 0 where none does.
+
+    Half of the channels of a network may be as good as dead, and a few may be huge; neither moves the upper quartile.
+    """
+    alive = deviation > _ROUNDINGS * np.finfo(dtype).eps * np.abs(mean)
+    return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0
+
+
+def spread_out(features: np.ndarray, *, standardise: bool, alike: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the scale, (d,) each, that bring `features` to mean 0 and, with `standardise`, to deviation 1 per feature.
 
-    Without it, one scale brings the mean variance to 1. A feature that does not vary keeps its scale.
+    Without it, one scale brings the mean variance to 1. A feature that does not vary has an infinite scale: it becomes 0. With `alike`
+    they are the outputs of one layer, so that what varies far less than the others counts as dead too (`feature_scale`).
     """
     mean = np.asarray(features.mean(axis=0, dtype=np.float64))
-    spread = np.asarray(np.square(features - mean).mean(axis=0, dtype=np.float64))
-    real = spread > np.square(64 * np.finfo(features.dtype).eps * np.abs(mean))
+    squares, step = np.zeros(len(mean)), max(2**22 // len(mean), 1)
+    for start in range(0, len(features), step):
+        squares += np.square(features[start : start + step] - mean).sum(axis=0)
+    deviation = np.sqrt(squares / len(features))
+    typical = typical_deviation(mean, deviation, dtype=features.dtype) if alike else 0.0
+    scale = feature_scale(mean, deviation, dtype=features.dtype, typical=typical)
     if not standardise:
-        spread = np.full_like(spread, spread.mean())
-    return mean, np.where(real if standardise else real.any(), np.sqrt(spread), 1.0)
+        live = np.isfinite(scale)
+        scale = np.where(live, np.sqrt(np.square(deviation[live]).mean()) if live.any() else 1.0, np.inf)
+    return mean, scale
+
+
+def centred(weight: np.ndarray, bias: np.ndarray) -> Head:
+    """Return weight (C, d) and bias (C,) less their means over the classes: a softmax gives the same, and the scores are small numbers."""
+    return weight - weight.mean(axis=0), bias - bias.mean()
 
 
 def held_out_scores(
@@ -250,126 +294,3 @@ def widened(head: Head, present: np.ndarray, *, classes: int) -> Head:
     weight, bias = np.tile(head[0].mean(axis=0), (classes, 1)), np.full(classes, head[1].mean() - NEVER)
     weight[present], bias[present] = head
     return weight, bias
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Strengths to choose from.
-
-    Attributes:
-        values: of `C`, the inverse of the penalty, ascending.
-        stride: the distance of those tried first.
-        calibrated: the scores mean log-probabilities as they come; else each strength is judged after one factor is fitted to its scores.
-    """
-
-    values: np.ndarray
-    stride: int
-    calibrated: bool
-
-
-@dataclass
-class _Path:
-    """Held-out scores and their loss along a grid of strengths; the estimators of the folds go on from where they were."""
-
-    x: np.ndarray
-    rows: np.ndarray
-    folds: np.ndarray
-    classes: int
-    estimator: Any
-    grid: Grid
-    losses: np.ndarray
-    best: tuple[np.ndarray, float] = (np.empty(0), 1.0)
-
-    def __post_init__(self) -> None:
-        self.wanted = np.eye(self.classes)[self.rows]
-        self.started: dict[int, Any] = {int(fold): clone(self.estimator) for fold in np.unique(self.folds)}
-
-    def try_(self, place: int) -> None:
-        """Fit at one strength in every fold, once."""
-        if not 0 <= place < len(self.grid.values) or np.isfinite(self.losses[place]):
-            return
-
-        def fit(seen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-            model = self.started[int(next(iter(set(self.started) - set(self.folds[seen].tolist()))))]
-            model.set_params(C=float(self.grid.values[place])).fit(self.x[seen], self.rows[seen])
-            weight, bias = _two_rows(model.coef_, model.intercept_)
-            return lambda unseen: self.x[unseen] @ weight.T + bias
-
-        scores = held_out_scores(fit, self.folds, targets=self.rows, classes=self.classes)
-        factor = fit_temperature(scores, self.wanted)
-        self.losses[place] = log_loss(scores if self.grid.calibrated else factor * scores, self.rows)
-        if self.losses[place] <= self.losses.min():
-            self.best = (scores, factor)
-
-
-def fit_path(
-    features: npt.ArrayLike,
-    targets: npt.ArrayLike,
-    *,
-    classes: int,
-    groups: npt.ArrayLike | None,
-    estimator: Any,
-    grid: Grid,
-    standardise: bool,
-) -> LinearProbe:
-    """Fit a linear classifier of scikit-learn at the strength with the lowest held-out log-loss.
-
-    Every so many strengths are tried first, from the strongest penalty on, until the loss has risen twice in a row; then the
-    neighbours of the best at half the distance, and so on.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        classes: C.
-        groups: (N,) what items belong to, or None.
-        estimator: with a parameter `C`, the inverse of the penalty; with `warm_start` it goes on from the fit before.
-        grid: the strengths.
-        standardise: divide each feature by its deviation; else all by one number.
-
-    Returns:
-        The probe, for features as given; its `penalty` is 1 / C.
-
-    Raises:
-        DataError: if the items are of fewer than 2 classes.
-    """
-    name = type(estimator).__name__
-    x = checked_features(features, least=2, what=name)
-    rows = checked_targets(targets, count=len(x), classes=classes)
-    members = checked_groups(groups, count=len(x))
-    present = np.unique(rows)
-    if len(present) < 2:
-        raise DataError(f"{name} needs items of 2 or more classes; received {len(x)} of class {present[0]}. Add items of another class.")
-    mean, scale = spread_out(x, standardise=standardise)
-    table = ((x - mean) / scale).astype(x.dtype)
-    folds = folds_of(table, rows, groups=members)
-    path = _Path(table, rows, folds, classes, estimator, grid, np.full(len(grid.values), np.inf))
-    with threadpool_limits(1 if table.size * classes < _SMALL else None, user_api="blas"):
-        place = _search_(path)
-        model = clone(estimator).set_params(C=float(grid.values[place])).fit(table, rows)
-    weight, bias = widened(_two_rows(model.coef_, model.intercept_), present, classes=classes)
-    weight = weight.astype(np.float64) / scale
-    scores, factor = path.best
-    words = held_out_name(members, folds=len(path.started))
-    return LinearProbe(factor * weight, factor * (bias - weight @ mean), 1 / float(grid.values[place]), factor * scores, factor, words)
-
-
-def _search_(path: _Path) -> int:
-    """Fill in losses of `path`, coarse to fine; return the place of the lowest."""
-    risen, lowest, stride = 0, np.inf, path.grid.stride
-    for place in range(0, len(path.grid.values), stride):
-        path.try_(place)
-        risen = risen + 1 if path.losses[place] > lowest else 0
-        lowest = min(lowest, path.losses[place])
-        if risen == 2:
-            break
-    while stride > 1:
-        stride //= 2
-        best = int(np.argmin(path.losses))
-        path.try_(best - stride)
-        path.try_(best + stride)
-    return int(np.argmin(path.losses))
-
-
-def _two_rows(weight: np.ndarray, bias: np.ndarray) -> Head:
-    """Return scikit-learn's one row of two classes as two of opposite signs, with the same probabilities; more rows as they are."""
-    return (np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) if len(weight) == 1 else (weight, bias)

@@ -1,20 +1,76 @@
-"""Multinomial logistic regression: the linear head whose probabilities fit best."""
+"""Logistic regression with an L2 penalty, along a path of penalties: the linear head whose probabilities fit best.
+
+Shape letters: N examples, C classes (or labels), d features, r <= d coordinates in which the problem is solved.
+"""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+import torch
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn import functional
 
-from .common import Grid, LinearProbe, fit_path
+from ..errors import DataError, SettingError, near_names
+from .calibration import fit_temperature
+from .common import (
+    NEVER,
+    LinearProbe,
+    centred,
+    checked_features,
+    checked_groups,
+    checked_targets,
+    folds_of,
+    held_out_name,
+    spread_out,
+    widened,
+)
 
-__all__ = ["fit_logistic"]
+__all__ = ["LogisticLoss", "fit_logistic"]
 
-_GRID = Grid(np.geomspace(1e-6, 1e6, 97), stride=16, calibrated=True)
-"""Eight a decade; every second decade first, as the source begins."""
+GRID = np.geomspace(1e-6, 1e5, 45)
+"""Inverse penalties, four a decade, from the strongest penalty on."""
+STRIDE = 4
+"""Distance on the grid of those that are tried first: a decade."""
+LEAST_GAIN = 5e-4
+"""Nats by which the held-out loss has to fall from one decade to the next; otherwise weaker penalties are not tried."""
+_SINGLE = 2**20
+"""Numbers beyond which products are computed in float32; sums over blocks and steps stay in float64."""
+_PATH_STEPS, _LAST_STEPS = 100, 500
+"""Steps of L-BFGS at most along the path, and with the chosen penalty."""
+_PATH_TOLERANCE, _LAST_TOLERANCE, _ROUNDING = 1e-6, 1e-8, 3e-7
+"""Fall of the mean loss at which they end, a tenth of the largest slope; and what is rounding where products are of float32."""
+_KINDS = ("classification", "multi-label")
+_BLOCK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticLoss:
+    """What is minimised beside the penalty.
+
+    Attributes:
+        kind: "classification" (softmax) or "multi-label" (one sigmoid a label).
+        class_weight: (C,) weights >= 0 of the classes or labels; None for all equal.
+        item_weight: (N,) weights >= 0 of the examples; None for all equal.
+        label_smoothing: in [0, 1), as of `regraft.tasks.loss_for`.
+        offset: (N, C) scores that are added to those of the head and stay as they are; None for none.
+        device: where products are computed, such as "cuda".
+    """
+
+    kind: str = "classification"
+    class_weight: np.ndarray | None = None
+    item_weight: np.ndarray | None = None
+    label_smoothing: float = 0.0
+    offset: np.ndarray | None = None
+    device: str = "cpu"
+
+
+PLAIN = LogisticLoss()
 
 
 def fit_logistic(
@@ -24,29 +80,302 @@ def fit_logistic(
     classes: int,
     groups: npt.ArrayLike | None = None,
     standardise: bool = True,
-    steps: int = 1000,
+    loss: LogisticLoss = PLAIN,
+    judges: np.ndarray | None = None,
 ) -> LinearProbe:
-    """Fit logistic regression with an L2 penalty by scikit-learn's L-BFGS, along a path of penalties.
+    """Fit logistic regression by L-BFGS at the penalty with the lowest held-out log-loss, then on all examples at that penalty.
 
-    Each fit begins at the one before. The first penalties are two decades apart; then the distance halves around the best, to an
-    eighth of a decade.
+    The minimum over W and b of sum_i w_i loss(x_i W + b + o_i, y_i) + |W|^2 / (2 C_inverse), of which the loss is the cross entropy or,
+    for labels, the sum of the binary ones. Penalties are tried from strong to weak, each from the solution before, a decade apart until
+    the held-out loss rises; then at a half and at a quarter of a decade around the best.
 
-    Source: Radford et al. (CLIP), ICML 2021, appendix A.3 (the path and 1,000 steps).
-    Deviations: the penalty is chosen by the log-loss of 5 folds, groups kept whole, not on a validation set; weaker penalties are
-    not tried after the loss has risen twice; features are centred and scaled first.
+    Source: Radford et al. (CLIP), ICML 2021, appendix A.3 (the path); Liu & Nocedal, Mathematical Programming 45, 1989 (L-BFGS).
+    Deviations: features are centred and scaled first, and those that do not vary have no weight; where there are more features than
+    examples the problem is solved in the space that the examples span, which has the same minimum.
 
     Args:
         features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        classes: C; a class without items gets a row that is never the highest.
-        groups: (N,) what items belong to: they are left out together.
+        targets: (N,) class indices, or (N, C) of 0 and 1 ("multi-label").
+        classes: C; a class without examples gets weights that are never the highest.
+        groups: (N,) what examples belong to: they are left out together.
         standardise: divide each feature by its standard deviation, else all by one number.
-        steps: of L-BFGS at most, for each fit.
+        loss: what is minimised.
+        judges: (m,) rows that judge the penalties and are then fitted too; None for 5 folds.
 
     Returns:
-        The probe, for features as given; its held-out scores are of the folds.
+        The probe, for features as given; its `penalty` is the factor of |W|^2 / 2, its held-out scores are of the `judges`, in their
+        order, or of all examples. With an offset its scores are to be added to `temperature` times that.
+
+    Raises:
+        DataError: if targets or groups do not fit, or the examples are of fewer than 2 classes.
+        SettingError: if the kind is unknown.
     """
-    model = LogisticRegression(max_iter=steps, tol=1e-5, warm_start=True)  # at 1e-4 a warm start ends before it has left where it was
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on separable classes have no end, and are not chosen
-        return fit_path(features, targets, classes=classes, groups=groups, estimator=model, grid=_GRID, standardise=standardise)
+    x = checked_features(features, least=2, what="Logistic regression")
+    members = checked_groups(groups, count=len(x))
+    y = _wanted(targets, loss, count=len(x), classes=classes)
+    mean, scale = spread_out(x, standardise=standardise)
+    basis, roots = _basis(x, mean, scale)
+    table = basis.table(roots)
+    problem = _Problem(torch.as_tensor(table, device=loss.device), y, loss, np.flatnonzero(y.sum(axis=0) > 0))
+    if judges is None:
+        folds = folds_of(table, y.argmax(axis=1), groups=members)
+        parts = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in np.unique(folds)]
+    else:
+        parts = [(np.setdiff1d(np.arange(len(x)), judges), np.asarray(judges))]
+    path = _Path(problem, parts, len(x) if judges is None else len(judges), judges)
+    place = path.search_()
+    solved = problem.of(np.arange(len(x))).solved(GRID[place], path.nearest(place), steps=_LAST_STEPS, tolerance=_LAST_TOLERANCE)
+    weight, bias = basis.back(solved[:-1], roots), solved[-1]
+    if loss.kind == "classification":
+        weight, bias = centred(*widened((weight, bias), problem.present, classes=classes))
+    scores, factor = path.best
+    words = held_out_name(members, folds=len(parts)) if judges is None else "validation set"
+    tried = tuple((1 / float(GRID[one]), path.losses[one]) for one in path.order)
+    final = (factor * weight, factor * (bias - weight @ mean))
+    return LinearProbe(*final, 1 / float(GRID[place]), factor * scores, factor, words, tried)
+
+
+def _wanted(targets: npt.ArrayLike, loss: LogisticLoss, *, count: int, classes: int) -> np.ndarray:
+    """Return targets (N, C) of 0 and 1."""
+    if loss.kind not in _KINDS:
+        raise SettingError(f"kind={loss.kind!r} is unknown{near_names(loss.kind, _KINDS)}")
+    if loss.kind == "multi-label":
+        y = np.asarray(targets, np.float64)
+        if y.shape != (count, classes) or not np.isfinite(y).all():
+            raise DataError(f"Expected finite targets ({count}, {classes}), one row an example; received the shape {y.shape}.")
+        return y
+    rows = checked_targets(targets, count=count, classes=classes)
+    present = np.unique(rows)
+    if len(present) < 2:
+        raise DataError(
+            f"Logistic regression needs examples of 2 or more classes; received {count} of class {present[0]}. "
+            "Add examples of another class."
+        )
+    return np.eye(classes)[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class _Basis:
+    """Orthogonal directions of the centred and scaled features, and the way back to weights of the features as given.
+
+    In these coordinates the Hessian of the loss is nearly diagonal, so that a step as long as each direction allows is a good one.
+    """
+
+    x: np.ndarray  # (N, d) as given
+    mean: np.ndarray  # (d,)
+    scale: np.ndarray  # (d,)
+    vectors: np.ndarray  # (d, r), or (N, r) where there are fewer examples than features
+
+    def block(self, rows: slice, columns: slice) -> np.ndarray:
+        """Return centred and scaled features of some rows and columns."""
+        part: npt.NDArray[np.floating] = self.x[rows, columns].astype(self.dtype)
+        part -= self.mean[columns].astype(self.dtype)
+        part /= self.scale[columns].astype(self.dtype)
+        return part
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        """What products are computed in."""
+        return np.float32 if self.x.size > _SINGLE else np.float64
+
+    @property
+    def tall(self) -> bool:
+        """Whether there are at least as many examples as features."""
+        return self.x.shape[0] >= self.x.shape[1]
+
+    def gram(self) -> np.ndarray:
+        """Return the smaller product of the features with themselves; sums over blocks are of float64."""
+        count, width = self.x.shape
+        gram = np.zeros((min(count, width),) * 2)
+        for part in _blocks(count if self.tall else width):
+            block = self.block(part, slice(None)).T if self.tall else self.block(slice(None), part)
+            gram += block @ block.T
+        return gram
+
+    def table(self, roots: np.ndarray) -> np.ndarray:
+        """Return the coordinates (N, r); `roots` (r,) are their lengths."""
+        if not self.tall:
+            return np.asarray(self.vectors * roots, self.dtype)
+        made = np.empty((len(self.x), len(roots)), self.dtype)
+        for rows in _blocks(len(self.x)):
+            np.matmul(self.block(rows, slice(None)), self.vectors.astype(self.dtype), out=made[rows])
+        return made
+
+    def back(self, weight: np.ndarray, roots: np.ndarray) -> np.ndarray:
+        """Return weights (C, d) of the features as given, from those of the coordinates (r, C)."""
+        if self.tall:
+            return np.asarray((self.vectors @ weight / self.scale[:, None]).T)
+        inner = self.vectors @ (weight / np.maximum(roots, 1e-15)[:, None])
+        parts = [self.block(slice(None), columns).T @ inner for columns in _blocks(self.x.shape[1])]
+        return np.asarray((np.concatenate(parts) / self.scale[:, None]).T)
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+def _basis(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[_Basis, np.ndarray]:
+    """Return the basis and the lengths (r,) of the coordinates; directions of rounding size are left out."""
+    plain = _Basis(x, mean, scale, np.empty((0, 0)))
+    squares, vectors = np.linalg.eigh(plain.gram())
+    least = 1e-6 if x.size > _SINGLE else len(squares) * np.finfo(np.float64).eps
+    kept = squares > max(float(squares[-1]), 1e-30) * least
+    kept[-1] = True  # constant features: one direction of no length
+    return _Basis(x, mean, scale, vectors[:, kept]), np.sqrt(np.maximum(squares[kept], 0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Examples, what is wanted of them, and the classes that occur among them."""
+
+    x: Tensor  # (n, r)
+    y: np.ndarray  # (n, C) of 0 and 1
+    loss: LogisticLoss
+    present: np.ndarray  # of a softmax, the columns that are fitted
+
+    def of(self, rows: np.ndarray) -> _Problem:
+        """Return the problem of some of the examples."""
+        one, picked = self.loss, {}
+        if len(rows) == len(self.y):
+            return self
+        for name in ("item_weight", "offset"):
+            values = getattr(one, name)
+            picked[name] = None if values is None else values[rows]
+        loss = LogisticLoss(one.kind, one.class_weight, picked["item_weight"], one.label_smoothing, picked["offset"], one.device)
+        return _Problem(self.x[torch.from_numpy(rows)], self.y[rows], loss, np.flatnonzero(self.y[rows].sum(axis=0) > 0))
+
+    @property
+    def columns(self) -> np.ndarray:
+        """Which columns of the targets have a column of weights."""
+        return self.present if self.loss.kind == "classification" else np.arange(self.y.shape[1])
+
+    def _shares(self) -> np.ndarray:
+        """Return (n, C): how much each target of each example counts, 1 on average over the examples."""
+        smooth, columns = self.loss.label_smoothing, self.columns
+        weight = np.ones(self.y.shape[1]) if self.loss.class_weight is None else np.asarray(self.loss.class_weight, np.float64)
+        items = np.ones(len(self.y)) if self.loss.item_weight is None else np.asarray(self.loss.item_weight, np.float64)
+        if self.loss.kind == "classification":
+            spread = self.y[:, columns] * (1 - smooth) + smooth / len(columns)
+            shares = spread * weight[columns] * items[:, None]
+            return shares * len(self.y) / max(float((self.y @ weight) @ items), 1e-30)
+        shares = np.broadcast_to(weight, self.y.shape) * items[:, None]
+        return np.asarray(shares * self.y.size / max(float(shares.sum()), 1e-30))
+
+    def solved(self, inverse: float, start: np.ndarray | None, *, steps: int, tolerance: float) -> np.ndarray:
+        """Return weights and, in the last row, biases (r + 1, columns) at an inverse penalty, from a start of the same shape."""
+        count, columns, shape = len(self.y), self.columns, (self.x.shape[1] + 1, len(self.columns))
+        if self.loss.kind == "classification" and len(columns) < 2:
+            return np.zeros(shape)
+        steepness = self._steepness(inverse)
+        made: dict[str, Tensor] = {}
+        offset = None if self.loss.offset is None else self.loss.offset[:, columns]
+        smooth = self.loss.label_smoothing
+        for name, values in (("shares", self._shares()), ("truth", self.y * (1 - smooth) + smooth / 2), ("offset", offset)):
+            if values is not None:
+                made[name] = torch.as_tensor(values, dtype=self.x.dtype, device=self.x.device)
+
+        def evaluated(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+            values = numbers.reshape(shape) / steepness
+            theta = torch.as_tensor(values, dtype=self.x.dtype, device=self.x.device)
+            scores = torch.addmm(theta[-1], self.x, theta[:-1])
+            if "offset" in made:
+                scores += made["offset"]
+            if self.loss.kind == "classification":
+                logs = functional.log_softmax(scores, dim=1)
+                value = -(made["shares"] * logs).sum(dtype=torch.float64)
+                excess = logs.exp_() * made["shares"].sum(dim=1, keepdim=True) - made["shares"]
+            else:
+                value = (made["shares"] * (functional.softplus(scores) - made["truth"] * scores)).sum(dtype=torch.float64)
+                excess = made["shares"] * (torch.sigmoid(scores) - made["truth"])
+            slope = torch.cat([self.x.T @ excess, excess.sum(dim=0, keepdim=True)]).double().cpu().numpy() / count
+            slope[:-1] += values[:-1] / (inverse * count)
+            return float(value) / count + float(np.square(values[:-1]).sum()) / (2 * inverse * count), (slope / steepness).ravel()
+
+        begin = np.zeros(shape) if start is None or start.shape != shape else start * steepness
+        tolerance = tolerance if self.x.dtype == torch.float64 else max(tolerance, _ROUNDING)
+        options = {"maxiter": steps, "maxcor": 20, "gtol": 10 * tolerance, "ftol": tolerance, "maxls": 10}
+        with threadpool_limits(1, user_api="blas"):  # torch has threads of its own, and the two kinds wait for each other
+            found = minimize(evaluated, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+        return np.asarray(found / steepness)
+
+    def _steepness(self, inverse: float) -> np.ndarray:
+        """Return (r + 1, 1): the root of the curvature of the loss along each coordinate, about that of weights of zero."""
+        shares = self.y[:, self.columns].mean(axis=0)
+        curvature = max(float((shares * (1 - shares)).mean()), 1e-6)
+        squares = self.x.square().mean(dim=0).double().cpu().numpy()
+        return np.sqrt(curvature * np.append(squares, 1.0) + np.append(np.full(len(squares), 1 / (inverse * len(self.y))), 0.0))[:, None]
+
+    def scores(self, solved: np.ndarray, fitted: _Problem) -> np.ndarray:
+        """Return the scores (n, C) of these examples by the solution of a `fitted` problem; a class that it did not see is lowest."""
+        theta = torch.as_tensor(solved, dtype=self.x.dtype, device=self.x.device)
+        made = torch.addmm(theta[-1], self.x, theta[:-1]).double().cpu().numpy()
+        columns = fitted.columns
+        made = made if self.loss.offset is None else made + self.loss.offset[:, columns]
+        scores = np.empty(self.y.shape)
+        scores[:] = made.min(axis=1, keepdims=True) - NEVER
+        scores[:, columns] = made
+        return scores
+
+
+@dataclass
+class _Path:
+    """Held-out scores and their loss along the grid; each part goes on from its solution at the next stronger penalty."""
+
+    problem: _Problem
+    parts: list[tuple[np.ndarray, np.ndarray]]
+    held: int
+    judges: np.ndarray | None
+    losses: dict[int, float] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    best: tuple[np.ndarray, float] = (np.empty(0), 1.0)
+
+    def __post_init__(self) -> None:
+        self.solutions: list[dict[int, np.ndarray]] = [{} for _ in self.parts]
+        self.truth = self.problem.y if self.judges is None else self.problem.y[self.judges]
+
+    def nearest(self, place: int, part: int = 0) -> np.ndarray | None:
+        """Return the solution of a part at the nearest penalty that is not weaker, if there is one."""
+        known = [one for one in self.solutions[part] if one <= place]
+        return self.solutions[part][max(known)] if known else None
+
+    def try_(self, place: int) -> None:
+        """Fit at one penalty in every part, once."""
+        if not 0 <= place < len(GRID) or place in self.losses:
+            return
+        scores = np.empty((self.held, self.problem.y.shape[1]))
+        for part, (seen, unseen) in enumerate(self.parts):
+            fitted, judged = self.problem.of(seen), self.problem.of(unseen)
+            near = self.nearest(place, part)
+            self.solutions[part][place] = fitted.solved(GRID[place], near, steps=_PATH_STEPS, tolerance=_PATH_TOLERANCE)
+            rows = unseen if self.judges is None else slice(None)
+            scores[rows] = judged.scores(self.solutions[part][place], fitted)
+        self.losses[place] = _log_loss(scores, self.truth, kind=self.problem.loss.kind)
+        self.order.append(place)
+        if self.losses[place] <= min(self.losses.values()):
+            self.best = (scores, fit_temperature(scores, self.truth, kind=self.problem.loss.kind))
+
+    def search_(self) -> int:
+        """Fill in losses, coarse to fine; return the place of the lowest."""
+        lowest = np.inf
+        for place in range(0, len(GRID), STRIDE):
+            self.try_(place)
+            moved = lowest < self.losses[0] - 20 * LEAST_GAIN  # the strongest penalties all leave the weights at zero
+            if self.losses[place] > lowest - (LEAST_GAIN if moved else 0.0):
+                break
+            lowest = self.losses[place]
+        stride = STRIDE
+        while stride > 1:
+            stride //= 2
+            best = min(self.losses, key=lambda place: (self.losses[place], place))
+            self.try_(best - stride)
+            self.try_(best + stride)
+        return min(self.losses, key=lambda place: (self.losses[place], place))
+
+
+def _log_loss(scores: np.ndarray, truth: np.ndarray, *, kind: str) -> float:
+    """Return the mean log-loss of scores (n, C), in nats: a class, or the mean over the labels."""
+    if kind == "multi-label":
+        return float((np.logaddexp(0, scores) - truth * scores).mean())
+    logs = scores - scores.max(axis=1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+    return float(-(truth * logs).sum(axis=1).mean())

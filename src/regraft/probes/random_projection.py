@@ -1,4 +1,4 @@
-"""Ridge regression on random features: classes that no line separates, still in closed form and from sums that add up."""
+"""Ridge regression on random features: classes that no line separates, still in closed form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, SettingError
-from .common import checked_features
+from .common import checked_features, spread_out
 from .ridge import RidgeProbe, fit_ridge
 
 __all__ = ["RandomProjection", "RandomProjectionProbe", "fit_random_projection"]
@@ -17,21 +17,17 @@ _MOST, _DEFAULT, _PER_ITEM = 10_000, 2_000, 5
 _CHUNK = 2**22
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RandomProjection:
-    """max(0, x W) with a fixed W: three numbers say all of it.
-
-    Source: McDonnell et al. (RanPAC), NeurIPS 2023, section 4.
+    """max(0, W x + b): a linear layer that nothing trains, and a ReLU.
 
     Attributes:
-        inputs: d, features.
-        width: M, random features.
-        seed: of W (d, M), standard normal.
+        weight: W (M, d).
+        bias: b (M,).
     """
 
-    inputs: int
-    width: int
-    seed: int = 0
+    weight: np.ndarray
+    bias: np.ndarray
 
     def apply(self, features: npt.ArrayLike) -> np.ndarray:
         """Return the random features of `features` (N, d).
@@ -45,14 +41,15 @@ class RandomProjection:
         Raises:
             DataError: if the features are not d wide.
         """
-        x = np.asarray(features)
-        if x.ndim != 2 or x.shape[1] != self.inputs:
-            raise DataError(f"The projection takes features (N, {self.inputs}); received the shape {x.shape}.")
-        weight = np.random.default_rng(self.seed).standard_normal((self.inputs, self.width), dtype=np.float32)
-        hidden = np.empty((len(x), self.width), np.float32)
-        for start in range(0, len(x), step := max(_CHUNK // self.width, 1)):
+        x, width = np.asarray(features), len(self.bias)
+        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
+            raise DataError(f"The projection takes features (N, {self.weight.shape[1]}); received the shape {x.shape}.")
+        hidden = np.empty((len(x), width), np.float32)
+        for start in range(0, len(x), step := max(_CHUNK // width, 1)):
             part = hidden[start : start + step]
-            np.maximum(np.matmul(x[start : start + step].astype(np.float32), weight, out=part), 0, out=part)
+            np.matmul(x[start : start + step].astype(np.float32), self.weight.T, out=part)
+            part += self.bias
+            np.maximum(part, 0, out=part)
         return hidden
 
 
@@ -87,23 +84,24 @@ def fit_random_projection(
     features: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
-    classes: int,
+    kind: str = "classification",
+    classes: int = 0,
     groups: npt.ArrayLike | None = None,
-    balanced: bool = False,
     width: int | None = None,
     seed: int = 0,
 ) -> RandomProjectionProbe:
-    """Fit ridge regression on max(0, x W), W drawn once: no training, and sums of it stream (`ridge_sums_of`).
+    """Fit ridge regression on max(0, W x + b), W drawn once: no training.
 
     Source: McDonnell, Gong, Parvaneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4: H = max(0, X W), (H'H + λ I)⁻¹ H'Y.
-    Deviations: the penalty is chosen by exact leave-one-out, not on a part kept aside; the width follows the number of items.
+    Deviations: features are standardised first, which W and b contain; the penalty is chosen by exact leave-one-out, not on a part
+    kept aside; the width follows the number of items.
 
     Args:
         features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        classes: C.
+        targets: as of `fit_ridge`.
+        kind: "classification", "multi-label" or "regression".
+        classes: C, for "classification".
         groups: (N,) what items belong to: they are left out together.
-        balanced: each class weighs the same, whatever its number of items.
         width: M; None for 5 an item, at most 2,000. Up to 10,000 pays where the features are many and the items more.
         seed: of the projection.
 
@@ -117,5 +115,7 @@ def fit_random_projection(
     wide = min(_DEFAULT, _PER_ITEM * len(x)) if width is None else width
     if not 1 <= wide <= _MOST:
         raise SettingError(f"width={width} is out of its range; expected 1 to {_MOST}, or None for the default.")
-    projection = RandomProjection(x.shape[1], wide, seed)
-    return RandomProjectionProbe(projection, fit_ridge(projection.apply(x), targets, classes=classes, groups=groups, balanced=balanced))
+    mean, scale = spread_out(x, standardise=True)
+    drawn = np.random.default_rng(seed).standard_normal((wide, x.shape[1])) / (scale * np.sqrt(x.shape[1]))
+    projection = RandomProjection(drawn.astype(np.float32), (-drawn @ mean).astype(np.float32))
+    return RandomProjectionProbe(projection, fit_ridge(projection.apply(x), targets, kind=kind, classes=classes, groups=groups))

@@ -10,7 +10,16 @@ import numpy.typing as npt
 
 from ..errors import DataError, SettingError, near_names
 from .calibration import fit_temperature
-from .common import LinearProbe, checked_features, checked_groups, checked_targets, held_out_name
+from .common import (
+    LinearProbe,
+    centred,
+    checked_features,
+    checked_groups,
+    checked_targets,
+    feature_scale,
+    held_out_name,
+    typical_deviation,
+)
 
 __all__ = ["RidgeProbe", "fit_ridge"]
 
@@ -102,7 +111,8 @@ def fit_ridge(
         classes: C, for "classification"; a class without items gets a row that is never the highest.
         groups: (N,) what items belong to (speaker, session, patient): they are left out together.
         balanced: each class weighs the same, whatever its number of items; "classification" only.
-        standardise: divide each feature by its standard deviation; the result is a head for features as given all the same.
+        standardise: divide each feature by its standard deviation, those that do not vary have no weight; the result is a head for
+            features as given all the same.
 
     Returns:
         The probe.
@@ -119,13 +129,14 @@ def fit_ridge(
     y, root = _wanted(targets, kind=kind, classes=classes, count=len(x), balanced=balanced)
     members = checked_groups(groups, count=len(x))
     system = _decomposed(x, y, root=root, standardise=standardise)
-    penalty, loo = _chosen(system, members)
+    penalty, loo, path = _chosen(system, members)
     middle = 0.5 if kind == "multi-label" else 0.0
     loo -= middle
     temperature = 1.0 if kind == "regression" else fit_temperature(loo, y, kind=kind)
     weight, bias = system.solve(penalty)
+    weight, bias = centred(weight, bias) if kind == "classification" else (weight, bias)
     loo *= temperature
-    return RidgeProbe(temperature * weight, temperature * (bias - middle), penalty, loo, temperature, held_out_name(members))
+    return RidgeProbe(temperature * weight, temperature * (bias - middle), penalty, loo, temperature, held_out_name(members), path)
 
 
 def _wanted(targets: npt.ArrayLike, *, kind: str, classes: int, count: int, balanced: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -168,8 +179,9 @@ def _decomposed(x: np.ndarray, y: np.ndarray, *, root: np.ndarray, standardise: 
     system = _System(x, y, root, mean, ones, single, empty, empty, empty)
     if standardise:
         spread = sum((np.square(_block(system, rows)).sum(axis=0) for rows in _blocks(count)), np.zeros(width)) / count
-        real = spread > np.square(64 * np.finfo(x.dtype).eps * np.abs(mean))
-        system = _System(x, y, root, mean, np.where(real, np.sqrt(spread), 1.0), single, empty, empty, empty)
+        typical = typical_deviation(mean, np.sqrt(spread), dtype=x.dtype)
+        scale = feature_scale(mean, np.sqrt(spread), dtype=x.dtype, typical=typical)
+        system = _System(x, y, root, mean, scale, single, empty, empty, empty)
     wanted = root[:, None] * (y - y_mean)
     gram, crossed = np.zeros((min(x.shape),) * 2), np.zeros((width, y.shape[1]))
     for part in _blocks(count if system.tall else width):
@@ -192,11 +204,13 @@ def _eigen(gram: np.ndarray, *, single: bool) -> tuple[np.ndarray, np.ndarray]:
     kept = squares > (max(1e-6 * highest, 1e-5 * float(squares.mean())) if single else highest * len(squares) * np.finfo(np.float64).eps)
     if not kept.any():
         kept[-1] = True  # constant features: one direction of no length, and the probe says the mean
+        vectors = np.zeros_like(vectors)
     return np.maximum(squares[kept], 1e-12), vectors[:, kept]
 
 
-def _chosen(system: _System, groups: np.ndarray | None) -> tuple[float, np.ndarray]:
-    """Return the penalty with the lowest held-out error, and the held-out predictions (N, C) with it."""
+def _chosen(system: _System, groups: np.ndarray | None) -> tuple[float, np.ndarray, tuple[tuple[float, float], ...]]:
+    """Return the penalty with the lowest held-out error, the held-out predictions (N, C) with it, and all that were tried with their
+    squared errors, from the strongest on."""
     judged = _judges(system, groups)
     left, part = system.left(judged), None if groups is None else groups[judged]
     y, root = system.y[judged], system.root[judged]
@@ -213,9 +227,10 @@ def _chosen(system: _System, groups: np.ndarray | None) -> tuple[float, np.ndarr
     best = int(np.argmin(errors))
     try_(places[max(best - 3, 0) : best + 4])
     penalty = float(penalties[np.argmin(errors)])
+    tried = tuple((float(penalties[place]), float(errors[place])) for place in places[::-1] if np.isfinite(errors[place]))
     if len(judged) < len(system.x):
-        return penalty, _held_out_blocks(system, penalty, groups=groups)
-    return penalty, _held_out(left, system.shrink(penalty), projected=system.projected, y=y, root=root, groups=part)
+        return penalty, _held_out_blocks(system, penalty, groups=groups), tried
+    return penalty, _held_out(left, system.shrink(penalty), projected=system.projected, y=y, root=root, groups=part), tried
 
 
 def _judges(system: _System, groups: np.ndarray | None) -> np.ndarray:

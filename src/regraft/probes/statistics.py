@@ -15,14 +15,15 @@ import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
 from ..errors import DataError, SettingError
+from .common import NEVER, centred, feature_scale, typical_deviation
 
-__all__ = ["ClassStatistics", "RidgeSums", "fit_lda", "ridge_sums_of", "shrunk_covariance", "statistics_of"]
+__all__ = ["ClassStatistics", "fit_lda", "shrunk_covariance", "statistics_of"]
 
 _CHUNK = 2**22
 """Numbers of float64 that are held at once beside the statistics: 32 MiB."""
 _ARRAYS = ("classes", "counts", "means", "scatter")
-_NEVER = 30.0
-"""How far, in nats, a class without items stays below the mean of the others."""
+_WRITTEN = np.float32
+"""What the features of networks are computed in; statistics are sums in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,18 @@ class ClassStatistics:
     def covariance(self) -> np.ndarray:
         """Return the pooled covariance within classes, (d, d)."""
         return self.scatter / self.freedom
+
+    def variances(self) -> np.ndarray:
+        """Return the variance (d,) of each feature over all items."""
+        total = max(float(self.counts.sum()), 1.0)
+        middle = self.counts @ self.means / total
+        return np.asarray((np.diag(self.scatter) + self.counts @ np.square(self.means - middle)) / total)
+
+    def scale(self) -> np.ndarray:
+        """Return what each feature (d,) is divided by, infinity for those that do not vary: `feature_scale` of all items."""
+        middle, deviation = self.counts @ self.means / max(float(self.counts.sum()), 1.0), np.sqrt(self.variances())
+        typical = typical_deviation(middle, deviation, dtype=_WRITTEN)
+        return feature_scale(middle, deviation, dtype=_WRITTEN, typical=typical)
 
     def joined(self, other: ClassStatistics, *, key: Callable[[str], str] = str) -> ClassStatistics:
         """Return the statistics of the items of both; which items came first, or in which parts, leaves no trace.
@@ -114,127 +127,6 @@ class ClassStatistics:
         return cls(classes, counts, means, scatter)
 
 
-@dataclass(frozen=True, eq=False)
-class RidgeSums:
-    """What ridge regression needs to know of features and targets: new items or classes change sums only.
-
-    Sums are kept about the means, (X - m)'(X - m) and (X - m)'Y, which loses no digits where features lie far from zero.
-
-    Attributes:
-        names: C names of the outputs.
-        count: items.
-        x_mean: (d,).
-        y_mean: (C,).
-        scatter: (d, d).
-        crossed: (d, C).
-    """
-
-    names: tuple[str, ...]
-    count: float
-    x_mean: np.ndarray
-    y_mean: np.ndarray
-    scatter: np.ndarray
-    crossed: np.ndarray
-
-    def joined(self, other: RidgeSums) -> RidgeSums:
-        """Return the sums of the items of both; an output that only one of them has was 0 for the items of the other.
-
-        Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors.
-
-        Args:
-            other: sums of the same features of other items.
-
-        Returns:
-            Sums of this one's outputs in their order, then of those that only `other` has.
-
-        Raises:
-            DataError: if the widths differ.
-        """
-        if len(self.x_mean) != len(other.x_mean):
-            widths = f"{len(self.x_mean)} and {len(other.x_mean)}"
-            raise DataError(f"Sums of {widths} features cannot be joined; both must be of the same features of one network.")
-        names = (*self.names, *(name for name in other.names if name not in self.names))
-        total = self.count + other.count
-        (y1, crossed1), (y2, crossed2) = _widened(self, names), _widened(other, names)
-        x_gap, y_gap, share = other.x_mean - self.x_mean, y2 - y1, other.count / max(total, 1.0)
-        scatter = self.scatter + other.scatter + self.count * share * np.outer(x_gap, x_gap)
-        crossed = crossed1 + crossed2 + self.count * share * np.outer(x_gap, y_gap)
-        return RidgeSums(names, total, self.x_mean + share * x_gap, y1 + share * y_gap, scatter, crossed)
-
-    def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the head of ridge regression on all items that were joined.
-
-        Source: Hoerl & Kennard, Technometrics 12, 1970, equation 2.1, with an intercept that is not shrunk.
-
-        Args:
-            penalty: added to the diagonal of the scatter, > 0; that of a `RidgeProbe` has the same unit.
-
-        Returns:
-            weight (C, d) and bias (C,).
-
-        Raises:
-            SettingError: if the penalty is not above 0.
-            DataError: if there are no items.
-        """
-        if not penalty > 0:
-            raise SettingError(f"penalty={penalty} must be above 0; take that of a fitted probe, such as fit_ridge(...).penalty.")
-        if not self.count:
-            raise DataError(f"Sums of {self.count:.0f} items have no head; join those of some items first.")
-        weight = cho_solve(cho_factor(self.scatter + penalty * np.eye(len(self.scatter)), lower=True), self.crossed).T
-        return weight, self.y_mean - weight @ self.x_mean
-
-    @classmethod
-    def of_statistics(cls, statistics: ClassStatistics) -> RidgeSums:
-        """Return the sums for one-hot targets; `statistics` of the classes say all of them."""
-        counts, means = statistics.counts, statistics.means
-        total = max(float(counts.sum()), 1.0)
-        middle = counts @ means / total
-        scaled = (means - middle) * counts[:, None]
-        between = (means - middle).T @ scaled
-        return cls(statistics.classes, float(counts.sum()), middle, counts / total, statistics.scatter + between, scaled.T)
-
-
-def _widened(sums: RidgeSums, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return means (C,) and products (d, C) of outputs with these names; zeros for those that `sums` lack."""
-    mean, crossed = np.zeros(len(names)), np.zeros((len(sums.x_mean), len(names)))
-    places = [names.index(name) for name in sums.names]
-    mean[places], crossed[:, places] = sums.y_mean, sums.crossed
-    return mean, crossed
-
-
-def ridge_sums_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, names: Sequence[str]) -> RidgeSums:
-    """Return the sums of features and targets, in chunks.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices, or (N, C) numbers.
-        names: C names of the outputs.
-
-    Returns:
-        The sums.
-
-    Raises:
-        DataError: if shapes do not fit together or a number is not finite.
-    """
-    y = np.asarray(targets)
-    if y.ndim == 1 and y.dtype.kind in "iu":
-        return RidgeSums.of_statistics(statistics_of(features, y, classes=names))
-    table, y = features if isinstance(features, np.ndarray) else np.asarray(features), y.astype(np.float64)
-    if table.ndim != 2 or y.shape != (len(table), len(names)) or not np.isfinite(y).all():
-        seen = f"{table.shape} and {y.shape}, targets finite: {bool(np.isfinite(y).all())}"
-        raise DataError(f"Expected features (N, d) and targets (N, {len(names)}); received {seen}.")
-    width = table.shape[1]
-    sums = RidgeSums(tuple(names), 0.0, np.zeros(width), np.zeros(len(names)), np.zeros((width, width)), np.zeros((width, len(names))))
-    for start in range(0, len(table), step := max(_CHUNK // width, 1)):
-        x, part = table[start : start + step].astype(np.float64), y[start : start + step]
-        if not np.isfinite(x).all():
-            raise DataError(f"Features of items {start} to {start + len(x) - 1} are not all finite. Check the network and its data.")
-        mean = x.mean(axis=0)
-        x -= mean
-        sums = sums.joined(RidgeSums(tuple(names), float(len(x)), mean, part.mean(axis=0), x.T @ x, x.T @ part))
-    return sums
-
-
 def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
     """Return the class statistics of features, in chunks: a memory-mapped array is never held as a whole.
 
@@ -270,20 +162,25 @@ def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: S
     return ClassStatistics(tuple(map(str, classes)), counts, means, scatter)
 
 
-def fit_lda(statistics: ClassStatistics, *, shrinkage: float | None = None, balanced: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def fit_lda(
+    statistics: ClassStatistics, *, shrinkage: float | None = None, balanced: bool = True, standardise: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the head of linear discriminant analysis: one Cholesky decomposition, in float64.
 
-    With S = (1 - a) covariance + a trace / d I, the row of class c is S⁻¹ m_c and its bias -m_c' S⁻¹ m_c / 2 + ln prior_c.
+    With S = (1 - a) covariance + a trace / d I and class means about their own mean, the row of class c is S⁻¹ m_c and its bias
+    -m_c' S⁻¹ m_c / 2 + ln prior_c, less the mean over the classes: what all classes have in common is no part of the scores.
 
     Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on
     Signal Processing 58:5016-5029, equation (23) (OAS), for the default a.
-    Deviations: OAS takes the degrees of freedom in the place of n, as the class means are estimated; a floor of rounding size on
-    the diagonal keeps S invertible; where nothing varies within classes, S is I times the mean variance of the class means.
+    Deviations: OAS takes the degrees of freedom in the place of n, as the class means are estimated; features that do not vary have no
+    weight, and those that hardly do count as if they varied as `feature_scale` says; a floor of rounding size on the diagonal keeps S
+    invertible; where nothing varies within classes, S is I times the mean variance of the class means.
 
     Args:
         statistics: of C classes.
         shrinkage: a in [0, 1]; None takes that of OAS.
         balanced: the same prior for all classes; else as their counts.
+        standardise: shrink to the variances of the single features in place of their mean, for features that have no common unit.
 
     Returns:
         weight (C, d) and bias (C,); scores are `features @ weight.T + bias`. A class without items gets a row that is never the
@@ -299,13 +196,25 @@ def fit_lda(statistics: ClassStatistics, *, shrinkage: float | None = None, bala
     if not present.any():
         raise DataError(f"None of the {len(present)} classes has items; a discriminant needs at least one.")
     means, counts = statistics.means[present], statistics.counts[present]
-    factor = cho_factor(_regularised(statistics.covariance, means, freedom=statistics.freedom, shrinkage=shrinkage), lower=True)
-    rows = cho_solve(factor, means.T).T
+    scale, unit = statistics.scale(), np.ones(means.shape[1])
+    live = np.isfinite(scale)
+    weight, offsets = np.zeros(means.shape), np.zeros(len(counts))
+    if live.any():
+        unit = scale[live] if standardise else unit[live]
+        about = (means[:, live] - means[:, live].mean(axis=0)) / unit
+        covariance = statistics.covariance[np.ix_(live, live)] / np.outer(unit, unit)
+        lacking = np.square(scale[live] / unit) - statistics.variances()[live] / np.square(unit)
+        covariance[np.diag_indices(len(unit))] += np.maximum(lacking, 0)
+        size = np.abs(means[:, live] / unit).max()
+        factor = cho_factor(_regularised(covariance, about, size=size, freedom=statistics.freedom, shrinkage=shrinkage), lower=True)
+        rows = cho_solve(factor, about.T).T
+        weight[:, live] = rows / unit
+        offsets = -0.5 * (about * rows).sum(axis=1) - weight @ means.mean(axis=0)
     priors = np.full(len(counts), 1.0 / len(counts)) if balanced else counts / counts.sum()
-    offsets = -0.5 * (means * rows).sum(axis=1) + np.log(priors)
-    weight, bias = np.tile(rows.mean(axis=0), (len(present), 1)), np.full(len(present), offsets.mean() - _NEVER)
-    weight[present], bias[present] = rows, offsets
-    return weight, bias
+    weight, offsets = centred(weight, offsets + np.log(priors))
+    every, bias = np.zeros((len(present), means.shape[1])), np.full(len(present), offsets.mean() - NEVER)
+    every[present], bias[present] = weight, offsets
+    return every, bias
 
 
 def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
@@ -314,14 +223,15 @@ def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
     Source: Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on Signal Processing 58:5016-5029, equation (23).
     """
     means = statistics.means[statistics.counts > 0]
-    return _regularised(statistics.covariance, means, freedom=statistics.freedom, shrinkage=None)
+    size = np.abs(means).max()
+    return _regularised(statistics.covariance, means, size=size, freedom=statistics.freedom, shrinkage=None)
 
 
-def _regularised(covariance: np.ndarray, means: np.ndarray, *, freedom: float, shrinkage: float | None) -> np.ndarray:
-    """Return S (d, d), positive definite."""
+def _regularised(covariance: np.ndarray, means: np.ndarray, *, size: float, freedom: float, shrinkage: float | None) -> np.ndarray:
+    """Return S (d, d), positive definite, from the covariance and the class means of features that are not larger than `size`."""
     width, eps = len(covariance), np.finfo(np.float64).eps
     trace = float(np.trace(covariance))
-    if trace <= width * (64 * eps * float(np.abs(means).max())) ** 2:  # rounding errors of features that do not vary
+    if trace <= width * (64 * eps * size) ** 2:  # rounding errors of features that do not vary
         spread = float(means.var(axis=0).mean())
         return np.eye(width) * (spread if spread > 0 else 1.0)
     share = _oas(covariance, freedom) if shrinkage is None else shrinkage

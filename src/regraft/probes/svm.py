@@ -1,19 +1,38 @@
-"""The linear support vector machine: looks only at items near the border, so outliers of a class move it little."""
+"""The linear support vector machine: looks only at examples near the border, so outliers of a class move it little."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from .common import Grid, LinearProbe, fit_path
+from ..errors import DataError
+from .calibration import fit_temperature, log_loss
+from .common import (
+    Head,
+    LinearProbe,
+    centred,
+    checked_features,
+    checked_groups,
+    checked_targets,
+    folds_of,
+    held_out_name,
+    held_out_scores,
+    spread_out,
+    widened,
+)
 
 __all__ = ["fit_svm"]
 
-_GRID = Grid(np.geomspace(1e-4, 1.0, 5), stride=1, calibrated=False)
+_GRID = np.geomspace(1e-4, 1.0, 5)
+_SMALL = 2**28
+"""Products a step below which the solver runs on one thread: those of numpy and scipy wait for each other, ten times as long as they
+work."""
 
 
 def fit_svm(
@@ -22,8 +41,8 @@ def fit_svm(
     """Fit one-against-the-rest machines with the squared hinge loss by scikit-learn's LIBLINEAR, along five penalties.
 
     Source: Fan, Chang, Hsieh, Wang & Lin (LIBLINEAR), JMLR 9, 2008, equation 3 with the squared loss.
-    Deviations: the penalty is chosen by the log-loss of 5 folds after one scale is fitted to their scores; features are centred and
-    scaled first.
+    Deviations: the penalty is chosen by the log-loss of 5 folds after one scale is fitted to their scores, weaker ones are not tried
+    after it has risen twice; features are centred and scaled first, and those that do not vary have no weight.
 
     Args:
         features: (N, d) finite numbers.
@@ -33,9 +52,59 @@ def fit_svm(
         standardise: divide each feature by its standard deviation, else all by one number.
 
     Returns:
-        The probe, for features as given; its held-out scores are of the folds.
+        The probe, for features as given; its held-out scores are of the folds, its `penalty` is 1 / C of LIBLINEAR.
+
+    Raises:
+        DataError: if the items are of fewer than 2 classes.
     """
-    model = LinearSVC(dual=False)  # the dual solver draws items at random, so the order of the rows would change its result
-    with warnings.catch_warnings():
+    x = checked_features(features, least=2, what="A support vector machine")
+    rows = checked_targets(targets, count=len(x), classes=classes)
+    members = checked_groups(groups, count=len(x))
+    present = np.unique(rows)
+    if len(present) < 2:
+        raise DataError(
+            f"A support vector machine needs items of 2 or more classes; received {len(x)} of class {present[0]}. "
+            "Add items of another class."
+        )
+    mean, scale = spread_out(x, standardise=standardise)
+    table = ((x - mean) / scale).astype(x.dtype)
+    folds = folds_of(table, rows, groups=members)
+    with warnings.catch_warnings(), threadpool_limits(1 if table.size * classes < _SMALL else None, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return fit_path(features, targets, classes=classes, groups=groups, estimator=model, grid=_GRID, standardise=standardise)
+        inverse, (scores, factor), path = _chosen(table, rows, folds, classes=classes)
+        head = _fitted(table, rows, inverse=inverse)
+    weight, bias = centred(*widened(head, present, classes=classes))
+    weight = weight.astype(np.float64) / scale
+    words = held_out_name(members, folds=len(np.unique(folds)))
+    return LinearProbe(factor * weight, factor * (bias - weight @ mean), 1 / inverse, factor * scores, factor, words, path)
+
+
+def _chosen(
+    table: np.ndarray, rows: np.ndarray, folds: np.ndarray, *, classes: int
+) -> tuple[float, tuple[np.ndarray, float], tuple[tuple[float, float], ...]]:
+    """Return the inverse penalty with the lowest held-out loss, its held-out scores with their factor, and what was tried."""
+    truth, tried, best, risen = np.eye(classes)[rows], list[tuple[float, float]](), (np.empty(0), 1.0), 0
+    for inverse in _GRID:
+
+        def fit(seen: np.ndarray, inverse: float = float(inverse)) -> Callable[[np.ndarray], np.ndarray]:
+            weight, bias = _fitted(table[seen], rows[seen], inverse=inverse)
+            return lambda unseen: table[unseen] @ weight.T + bias
+
+        scores = held_out_scores(fit, folds, targets=rows, classes=classes)
+        factor = fit_temperature(scores, truth)
+        loss, lowest = log_loss(factor * scores, rows), min((known for _, known in tried), default=np.inf)
+        tried.append((1 / float(inverse), loss))
+        risen = risen + 1 if loss > lowest else 0
+        best = (scores, factor) if loss < lowest else best
+        if risen == 2:
+            break
+    penalty, _ = min(tried, key=lambda pair: pair[1])
+    return 1 / penalty, best, tuple(tried)
+
+
+def _fitted(table: np.ndarray, rows: np.ndarray, *, inverse: float) -> Head:
+    """Return the head of the classes that occur, ascending."""
+    # the dual solver draws items at random, so that the order of the rows would change its result
+    model = LinearSVC(dual=False, C=inverse).fit(table, rows)
+    weight, bias = model.coef_, model.intercept_
+    return (np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2) if len(weight) == 1 else (weight, bias)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from ...networks.contract import Tap, TapSlice
-from ...networks.parts.taps import VECTOR
+from ...networks.parts.taps import INPUT, VECTOR
 from ...probes import LinearProbe, fit_lda_probe, fit_ridge
+from ...probes.common import feature_scale, typical_deviation
 from ..job import Job
 from ..tapped import Tapped
 
@@ -181,13 +182,17 @@ def _solved(  # over the limit: what a probe is made of
 
 
 def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
-    spread, mean = features.std(axis=0), np.abs(features).mean(axis=0)
-    real = spread > 64 * np.finfo(np.float32).eps * mean
-    widths: dict[str, int] = {}
-    for part in slices:
-        widths[part.block] = widths.get(part.block, 0) + part.stop - part.start
-    roots = np.concatenate([np.full(part.stop - part.start, np.sqrt(widths[part.block])) for part in slices])
-    return np.where(real, spread, 1.0).astype(np.float32) * roots.astype(np.float32)
+    """Return what each feature is divided by; infinity for those that do not vary beside the others of their block."""
+    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    blocks = np.concatenate([np.full(part.stop - part.start, part.block, dtype=object) for part in slices])
+    own_units = np.concatenate([np.full(part.stop - part.start, part.block == INPUT and part.pool == VECTOR) for part in slices])
+    typical, roots = np.zeros(len(mean)), np.ones(len(mean))
+    for block in dict.fromkeys(blocks.tolist()):
+        own = blocks == block
+        roots[own] = np.sqrt(own.sum())
+        typical[own] = typical_deviation(mean[own], deviation[own], dtype=features.dtype)
+    typical[own_units] = 0.0  # the columns of a table: each has a unit of its own
+    return np.asarray(feature_scale(mean, deviation, dtype=features.dtype, typical=typical) * roots, np.float32)
 
 
 def item_errors(job: Job, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 
 from ...networks.contract import TapSlice
 from ...probes import LinearProbe, fit_temperature
+from ...probes.common import centred
 from ..job import Job
 from ..tapped import Tapped
 from .solving import Probed, columns_of, judged_probe
@@ -132,5 +133,6 @@ def _joined(job: Job, task: str, *, members: Sequence[Probed], weights: np.ndarr
         scores += share * probe.loo_scores
     truth = np.eye(len(bias))[job.data_of(task).targets[members[0].rows[task]]]
     factor = fit_temperature(scores, truth)
+    weight, bias = centred(weight, bias)  # the rows of an old head have something in common that no softmax sees
     held_out = members[0].probes[task].held_out
     return LinearProbe(factor * weight, factor * bias, 0.0, factor * scores, factor, held_out)

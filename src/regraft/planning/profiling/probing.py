@@ -40,7 +40,8 @@ class Joint:
 
 def alone(case: Case, features: np.ndarray) -> Held:
     """Return the judgement, on the items of the `case`, of ridge regression on one depth: `features` (N, d), each standardised."""
-    probe = fit_ridge(features, case.targets, kind=case.kind, classes=case.classes, groups=case.groups, standardise=True)
+    mean, scale = spread_out(features, standardise=True, alike=False)
+    probe = fit_ridge((features - mean) / scale, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
     return judged(case, probe.loo_scores)
 
 
@@ -61,7 +62,7 @@ def coordinates(features: np.ndarray) -> np.ndarray:
     Distances and products stay what they are, so ridge regression gives the same scores, and so does shrinkage LDA up to its
     estimate of the shrinkage; both take a fraction of the time and room.
     """
-    mean, scale = spread_out(features, standardise=True)
+    mean, scale = spread_out(features, standardise=True, alike=False)
     count, width = features.shape
     if width <= count:
         return np.asarray((features - mean) / scale)
