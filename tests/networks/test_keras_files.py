@@ -170,13 +170,13 @@ def test_full_models(layout: str, tmp_path: Path) -> None:
 def test_broken_and_missing_files(tmp_path: Path) -> None:
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"no zip")
-    with pytest.raises(NetworkError, match=r"'broken.keras' cannot be read"):
+    with pytest.raises(NetworkError, match=r"broken.keras' cannot be read as a Keras model"):
         open_keras_file(broken)
     other = tmp_path / "broken.h5"
     other.write_bytes(b"no hdf5")
-    with pytest.raises(NetworkError, match=r"'broken.h5' cannot be read"):
+    with pytest.raises(NetworkError, match=r"broken.h5' cannot be read as a Keras file"):
         read_keras_weights(other)
-    with pytest.raises(NetworkError, match="There is no file"):
+    with pytest.raises(NetworkError, match=r"none.keras' cannot be opened: No such file"):
         open_keras_file(tmp_path / "none.keras")
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass

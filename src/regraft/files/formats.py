@@ -219,6 +219,43 @@ FORMATS: dict[str, Format] = {
         SettingError,
         largest=1024 * _MIB,
     ),
+    "keras": Format(
+        "Keras model",
+        (".keras",),
+        "`keras.saving.load_model(safe_mode=True)`",
+        "Classes that carry code (Lambda, wrapped torch, JAX and TensorFlow modules), names of any function of Keras, settings that name "
+        "a file, parts that unpack to more than the memory, layers of any size, and all that an HDF5 file can do.",
+        "Every name is looked up wherever Keras would look and must stand for a reviewed part of a network or for what the user "
+        "registered; the archive, its HDF5 part and the memory for its layers are checked before Keras sees the file.",
+        NetworkError,
+    ),
+    "h5": Format(
+        "Keras file in HDF5",
+        (".h5", ".hdf5", ".weights.h5"),
+        "`h5py.File`; of full models `keras.saving.load_model(safe_mode=True)` after that",
+        "Numbers taken from any other file (external storage, external links, virtual data sets), groups that contain themselves, "
+        "declared shapes larger than the memory, filters that are plugins; of full models what a Keras model can do.",
+        "Links by name, parts that lie elsewhere, plugins and loops are refused; every declared size is compared with the bytes in the "
+        "file before one is read. Architectures are checked as those of Keras models are.",
+        NetworkError,
+    ),
+    "safetensors": Format(
+        "safetensors file",
+        (".safetensors",),
+        "`safetensors.torch.load_file`",
+        "Little: a header and numbers. Numbers that are none would spread.",
+        "NaN and infinite numbers are said.",
+        NetworkError,
+    ),
+    "torch": Format(
+        "PyTorch weights file",
+        (".pt", ".pth"),
+        "`torch.load(weights_only=True)`",
+        "A pickle runs any code. Those of tensors alone can still ask for memory of any size and for tensors that are views of others.",
+        "The names in the pickle are read without running it: only those of plain tensors are admitted. Sizes are compared with the bytes "
+        "in the file; sparse, quantized and other special tensors are refused.",
+        NetworkError,
+    ),
 }
 """Filled by reader: each entry is a row of the table in `docs/security.md`."""
 

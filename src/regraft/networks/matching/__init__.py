@@ -2,6 +2,6 @@
 
 from .alignment import alignments, count_alignments
 from .rules import match
-from .weights import Matching, Weight
+from .weights import Matching, Weight, numbers_note
 
-__all__ = ["Matching", "Weight", "alignments", "count_alignments", "match"]
+__all__ = ["Matching", "Weight", "alignments", "count_alignments", "match", "numbers_note"]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import AmbiguousMatchError, NetworkError
+from ...files.text import printable
 from ..account import Account
 from .addresses import Places, address_bases
 from .alignment import alignments, count_alignments
@@ -52,7 +53,7 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
 
     Raises:
         AmbiguousMatchError: if weights could go to more than one place.
-        NetworkError: if nothing matches.
+        NetworkError: if nothing matches, or nothing but names of other shapes.
     """
     names = _by_name(source, target)
     enough = max(1, min(len(source), len(target)) // 2)
@@ -73,15 +74,20 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
     raise _nothing(source, target)
 
 
-def _nothing(source: Sequence[Weight], target: Sequence[Weight]) -> NetworkError:
+def _nothing(source: Sequence[Weight], target: Sequence[Weight], *, reshaped: Sequence[tuple[int, int]] = ()) -> NetworkError:
+    sizes = [f"{target[at].name!r} is {source[given].shape} in the file and {target[at].shape} here" for given, at in reshaped[:4]]
+    same = f" Names that agree have other shapes: {'; '.join(sizes)}." if sizes else ""
     return NetworkError(
-        f"No weight of the file fits the network, or too few do. The file begins with {_shown(source)}; the network with {_shown(target)}. "
+        f"No weight of the file fits the network, or too few do; nothing was taken.{same} The file begins with {_shown(source)}; "
+        f"the network with {_shown(target)}. "
         "Expected the weights of the same architecture: build the network as it was when they were saved."
     )
 
 
 def _shown(weights: Sequence[Weight]) -> str:
-    return ", ".join(f"{weight.name!r} {tuple(weight.shape)}" for weight in weights[:4]) or "nothing"
+    first = ", ".join(f"{printable(weight.name, width=120)!r} {tuple(weight.shape)}" for weight in weights[:6])
+    more = f" and {len(weights) - 6} more" if len(weights) > 6 else ""
+    return f"{first}{more}" if first else "nothing"
 
 
 # ── by name ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,6 +230,13 @@ def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found:
 
 
 def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found) -> Matching:
+    """Return what was found with its account.
+
+    Raises:
+        NetworkError: if nothing was found but names of other shapes: the network would keep the weights that it had.
+    """
+    if not found.pairs:
+        raise _nothing(source, target, reshaped=found.reshaped)
     pairs = sorted(found.pairs, key=lambda pair: pair[1])
     used = {given for given, *_ in found.pairs} | {given for given, _ in found.reshaped}
     taken = {at for _, at, _ in found.pairs} | {at for _, at in found.reshaped}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,18 +14,23 @@ import h5py
 import numpy as np
 import torch
 
-from ...errors import NetworkError, UnsafeFileError
+from ...errors import NetworkError
+from ...files.archives import open_archive
+from ...files.formats import opening
+from ...files.sizes import memory
+from ...files.text import printable
 from ..account import Account
 from ..keras_models import KerasNetwork
 from ..keras_parts.library import keras
-from ..keras_parts.structure import is_leaf, own_variables
-from ..keras_parts.weights import is_addressed, opened_h5, read_keras_weights
-from ..matching import Weight, match
+from ..keras_parts.structure import graph_of, is_leaf, own_variables
+from ..matching import Weight, match, numbers_note
 from ..parts.structure import below
+from .keras_guard import check_config, serialized_parts
+from .keras_weights import file_kind, is_addressed, opened_h5, read_keras_weights, weight_bytes
+from .room import within
 
 __all__ = ["assign_", "is_full_model", "open_keras_file", "put_keras_weights_", "read_keras_weights", "target_weights"]
 
-_CODE = ("Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 _GONE = {
     "DepthwiseConv2D": ("groups",),
     "LSTM": ("time_major",),
@@ -37,18 +42,24 @@ _GONE = {
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    """Return the architecture inside a file, None where there is none."""
-    if path.suffix == ".keras":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return cast("dict[str, Any]", json.loads(archive.read("config.json")))
-        except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-            raise NetworkError(
-                f"{path.name!r} cannot be read as a .keras file ({error}). Save the model again with model.save()."
-            ) from error
-    with opened_h5(path) as file:
-        text = file.attrs.get("model_config")
-    return None if text is None else cast("dict[str, Any]", json.loads(text))
+    """Return the architecture inside a file, None where there is none.
+
+    Raises:
+        NetworkError: if the file is damaged.
+    """
+    with opening(path, file_kind(path), remedy="Save the model again with model.save()."):
+        if file_kind(path) == "keras":
+            with open_archive(path, error=NetworkError) as archive:
+                config = json.loads(archive.read("config.json"))
+        else:
+            with opened_h5(path) as file:
+                text = file.attrs.get("model_config")
+            if text is None:
+                return None
+            config = json.loads(text.decode("utf-8") if isinstance(text, bytes) else str(text))
+    if not isinstance(config, dict):
+        raise NetworkError(f"{printable(path.name)!r} describes its model by {type(config).__name__}; expected a mapping.")
+    return config
 
 
 def is_full_model(path: str | Path) -> bool:
@@ -77,72 +88,38 @@ def open_keras_file(path: str | Path) -> Any:
         NetworkError: if it holds weights only, has classes that are not known, or cannot be read.
     """
     source = Path(path)
-    if not source.is_file():
-        raise NetworkError(f"There is no file {str(path)!r}; expected a Keras model (.keras, .h5, .hdf5).")
     config = _config(source)
     if config is None:
         raise NetworkError(
-            f"{source.name!r} holds weights without an architecture. Build the network in code and pass both: "
+            f"{printable(source.name)!r} holds weights without an architecture. Build the network in code and pass both: "
             f"regraft.load(model, weights={str(path)!r})."
         )
-    _refuse_code(config, source)
-    _refuse_unknown(config, source)
-    try:
-        return _loaded(source, config)
-    except Exception as error:  # Keras raises errors of any class for a config that it does not understand
-        raise NetworkError(
-            f"Keras cannot open {source.name!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-            f"Build the model in code and pass it with its weights: regraft.load(model, weights={str(path)!r})."
-        ) from error
+    remedy = f"Build the model in code and pass it with its weights: regraft.load(model, weights={str(path)!r})."
+    with opening(source, file_kind(source), remedy=remedy):
+        check_config(config, source)
+        with within(weight_bytes(source), what=repr(printable(source.name))):
+            model = _loaded(source, config)
+        _check_shapes(model, source)
+    return model
 
 
-def _parts(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every serialised object of a config."""
-    if isinstance(config, Mapping):
-        if isinstance(config.get("class_name"), str):
-            yield cast("dict[str, Any]", config)
-        for value in config.values():
-            yield from _parts(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _parts(value)
-
-
-def _refuse_code(config: dict[str, Any], path: Path) -> None:
-    """Raise if a config carries code.
+def _check_shapes(model: Any, path: Path) -> None:
+    """Raise if a tensor of a model does not fit into the memory for one item; running the model would stop the machine.
 
     Raises:
-        UnsafeFileError: naming the layer.
+        NetworkError: naming the layer.
     """
-    for part in _parts(config):
-        inner = part.get("config")
-        if part["class_name"] not in _CODE:
-            continue
-        name = inner.get("name", part["class_name"]) if isinstance(inner, Mapping) else part["class_name"]
-        raise UnsafeFileError(
-            f"{path.name!r} carries code in {part['class_name']} {name!r}, which opening the file would run; expected layers without code. "
-            f"Rebuild the architecture in your own code and load the weights alone: regraft.load(model, weights={str(path)!r})."
-        )
-
-
-def _refuse_unknown(config: dict[str, Any], path: Path) -> None:
-    """Raise if a config names classes that are neither Keras' own nor registered; Keras would import their modules.
-
-    Raises:
-        NetworkError: naming the classes.
-    """
-    unknown = []
-    for part in _parts(config):
-        module, name = part.get("module"), part.get("registered_name") or part["class_name"]
-        own = str(module).split(".")[0] in {"keras", "builtins"}
-        if "module" in part and not (own and ">" not in str(name)) and keras.saving.get_registered_object(name) is None:
-            unknown.append(part["class_name"])
-    if unknown:
-        raise NetworkError(
-            f"{path.name!r} has classes that Keras does not know: {', '.join(dict.fromkeys(unknown))}. Import them first if they are "
-            "registered with keras.saving.register_keras_serializable, or pass the built model: "
-            f"regraft.load(model, weights={str(path)!r})."
-        )
+    room = memory()
+    for step in getattr(graph_of(model), "operations", ()) if room else ():
+        for node in step._inbound_nodes:
+            sizes = [math.prod(size or 1 for size in tensor.shape) for tensor in node.output_tensors]
+            if max(sizes, default=0) * 4 > room / 4:
+                raise NetworkError(
+                    f"{printable(path.name)!r}: the layer {printable(step.name)!r} gives {max(sizes):,} numbers for one item; "
+                    f"this machine has {room:,} bytes of memory. Build the model with a smaller input and pass it with its weights."
+                )
+        if isinstance(step, keras.Model):
+            _check_shapes(step, path)
 
 
 def _loaded(path: Path, config: dict[str, Any]) -> Any:
@@ -163,7 +140,7 @@ def _write_config_(path: Path, config: dict[str, Any]) -> None:
 def _drop_gone_settings_(config: dict[str, Any]) -> bool:
     """Take settings of Keras 2 that Keras 3 refuses out of a config; tell whether there were any."""
     dropped = False
-    for part in _parts(config):
+    for part in serialized_parts(config):
         inner = part.get("config")
         for key in _GONE.get(part["class_name"], ()):
             if isinstance(inner, dict) and inner.get(key) in (False, 1, None) and key in inner:
@@ -223,7 +200,8 @@ def put_keras_weights_(network: KerasNetwork, path: str | Path) -> Account:
     for given, taken, _rule in found.pairs:
         assign_(source[given], target[taken])
     readable = {weight.name: named.name for weight, named in zip(target, target_weights(network), strict=True)}
-    return _renamed(found.account, readable)
+    named = [Weight(readable[weight.name], weight.shape, weight.layer) for weight in target]
+    return _renamed(found.account, readable).joined(numbers_note(source, named, found.pairs))
 
 
 def _renamed(account: Account, readable: Mapping[str, str]) -> Account:

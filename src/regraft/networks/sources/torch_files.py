@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import NetworkError, UnsafeFileError
+from ...files.archives import open_archive
+from ...files.formats import opening
+from ...files.sizes import refuse_expansion
+from ...files.text import printable
 from ..account import Account
-from ..matching import Weight, match
+from ..matching import Weight, match, numbers_note
 from ..torch_modules import TorchNetwork
 
 __all__ = ["put_weights_", "read_torch_weights"]
 
 _COUNTERS = ("num_batches_tracked",)
+_PLAIN = {
+    "collections OrderedDict",
+    "torch Size",
+    "torch device",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch.nn.parameter Parameter",
+    "torch.serialization _get_layout",
+    "_codecs encode",
+    "builtins set",
+    "__builtin__ set",
+    "builtins complex",
+    "__builtin__ complex",
+}
+"""What a pickle of plain tensors names; `torch.load(weights_only=True)` admits more, some of which makes tensors out of nothing."""
+_SPECIAL = {
+    "_rebuild_sparse_tensor": "sparse",
+    "_rebuild_qtensor": "quantized",
+    "_rebuild_nested_tensor": "nested",
+    "_rebuild_meta_tensor_no_storage": "empty (meta)",
+    "_rebuild_wrapper_subclass": "subclassed",
+    "_rebuild_from_type_v2": "subclassed",
+    "_rebuild_parameter_with_state": "subclassed",
+    "_rebuild_device_tensor_from_numpy": "foreign",
+    "_rebuild_device_tensor_from_cpu_tensor": "foreign",
+}
+_OLD_STREAMS = 5
+"""Pickles one after the other in a file of PyTorch before 1.6; the numbers follow."""
 
 
 def read_torch_weights(path: Path) -> dict[str, Tensor]:
@@ -32,24 +68,88 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         UnsafeFileError: if the file is a pickle of objects rather than of tensors.
-        NetworkError: if it is no such file, or holds no tensors.
+        NetworkError: if it is no such file, holds no tensors, or special ones (sparse, quantized, ...).
     """
-    if not path.is_file():
-        raise NetworkError(f"There is no weights file {str(path)!r}.")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(
-            f"{str(path)!r} is a pickle that holds objects, not only tensors; opening it would run code, so it is refused. "
-            "Where you trust it, save its weights once as tensors: torch.save(model.state_dict(), 'weights.pt'), and give that file."
-        ) from error
-    except Exception as error:  # a damaged file fails in any way: SafetensorError, RuntimeError, KeyError, EOFError, ...
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NetworkError(f"{str(path)!r} cannot be read as a weights file: {reason}") from error
+    shown = repr(printable(path))
+    if path.suffix.lower() == ".safetensors":
+        with opening(path, "safetensors"):
+            content: Any = load_file(path)
+    else:
+        with opening(path, "torch"):
+            _check_names(path, shown)
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            except pickle.UnpicklingError as error:
+                raise _not_tensors(shown) from error
     tensors = _tensors_inside(content)
     if not tensors:
-        raise NetworkError(f"{str(path)!r} holds no named tensors; expected a state dict.")
+        raise NetworkError(f"{shown} holds no named tensors; expected a state dict.")
+    for name, tensor in tensors.items():
+        _check_tensor(tensor, name=name, shown=shown)
     return tensors
+
+
+# ── before PyTorch sees the file ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_names(path: Path, shown: str) -> None:
+    """Raise unless the pickles in a file name nothing but plain tensors; they are read as text, not run.
+
+    Raises:
+        UnsafeFileError: if they name anything else.
+        NetworkError: if they name tensors of a special kind, or the file is damaged.
+    """
+    for name in _names(path, shown):
+        kind = _SPECIAL.get(name.rpartition(" ")[2])
+        if kind is not None:
+            raise NetworkError(
+                f"{shown} holds {kind} tensors; expected plain ones. Save them once as such: tensor.to_dense(), tensor.dequantize() or "
+                "tensor.detach().clone() for each, then torch.save."
+            )
+        if name not in _PLAIN and not _is_storage(name):
+            raise _not_tensors(shown, name)
+
+
+def _names(path: Path, shown: str) -> Iterator[str]:
+    if zipfile.is_zipfile(path):
+        with open_archive(path, error=NetworkError) as archive:
+            parts = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" in parts:
+                raise UnsafeFileError(f"{shown} is a TorchScript program, which is code. Save its weights alone: model.state_dict().")
+            with archive.open(parts["data.pkl"]) as file:
+                yield from _names_in(file)
+        return
+    with path.open("rb") as file:
+        for _ in range(_OLD_STREAMS):
+            yield from _names_in(file)
+
+
+def _names_in(file: IO[bytes]) -> Iterator[str]:
+    """Yield "module name" of every object that a pickle names, up to its end."""
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            yield str(argument)
+        elif opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            yield f"{opcode.name} {argument}"
+
+
+def _is_storage(name: str) -> bool:
+    """Tell whether "module name" is a kind of storage or a data type, such as "torch FloatStorage" or "torch float32"."""
+    module, _, own = name.partition(" ")
+    if module not in ("torch", "torch.storage", "torch.cuda"):
+        return False
+    return own.endswith("Storage") or isinstance(getattr(torch, own, None), torch.dtype)
+
+
+def _not_tensors(shown: str, name: str = "") -> UnsafeFileError:
+    which = f" ({printable(name.replace(' ', '.'), width=80)})" if name else ""
+    return UnsafeFileError(
+        f"{shown} is a pickle that holds objects{which}, not only tensors; opening it would run code, so it is refused. "
+        "Where you trust it, save its weights once as tensors: torch.save(model.state_dict(), 'weights.pt'), and give that file."
+    )
+
+
+# ── what it gave ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _tensors_inside(content: Any) -> dict[str, Tensor]:
@@ -59,6 +159,19 @@ def _tensors_inside(content: Any) -> dict[str, Tensor]:
         if isinstance(content.get(key), Mapping):
             return _tensors_inside(content[key])
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
+    """Raise unless a tensor is a plain one with a number of its own for each of its places, or nearly.
+
+    Raises:
+        NetworkError: naming the tensor.
+    """
+    what = f"{shown}: {printable(name, width=120)!r}"
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized
+    if not plain or tensor.device.type != "cpu":
+        raise NetworkError(f"{what} is no plain tensor; expected one. Save it once as tensor.to_dense() or tensor.dequantize().")
+    refuse_expansion(tensor.numel() * tensor.element_size(), stored=tensor.untyped_storage().nbytes(), what=what, error=NetworkError)
 
 
 def _weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
@@ -77,7 +190,7 @@ def put_weights_(network: TorchNetwork, tensors: Mapping[str, Tensor]) -> Accoun
         tensors: name -> tensor.
 
     Returns:
-        The account of the match: matched and by which rule, reshaped, missing, unexpected.
+        The account of the match: matched and by which rule, reshaped, missing, unexpected; weights that are no finite numbers.
 
     Raises:
         AmbiguousMatchError: if a tensor could go to more than one place.
@@ -89,4 +202,4 @@ def put_weights_(network: TorchNetwork, tensors: Mapping[str, Tensor]) -> Accoun
     with torch.no_grad():
         for given, taken, _rule in found.pairs:
             cast(Tensor, target[taken].value).copy_(cast(Tensor, source[given].value))
-    return found.account
+    return found.account.joined(numbers_note(source, target, found.pairs))

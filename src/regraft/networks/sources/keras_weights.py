@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,49 @@ import h5py
 import numpy as np
 
 from ...errors import NetworkError
+from ...files.archives import open_archive
+from ...files.formats import opening
+from ...files.text import printable
 from ..matching import Weight
+from .hdf5 import address, check_h5, is_bfloat16
 
-__all__ = ["is_addressed", "opened_h5", "read_keras_weights"]
+__all__ = ["file_kind", "is_addressed", "opened_h5", "read_keras_weights", "weight_bytes"]
 
 _OTHER = {"optimizer", "metrics", "_metrics", "loss", "compile_metrics"}
 _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
 
 
-def opened_h5(path: str | Path) -> h5py.File:
-    """Open the HDF5 content of a Keras file.
+def file_kind(path: Path) -> str:
+    """Return the key of `FORMATS` for a Keras file."""
+    return "keras" if path.suffix.lower() == ".keras" else "h5"
+
+
+@contextmanager
+def opened_h5(path: str | Path) -> Iterator[h5py.File]:
+    """Open the HDF5 content of a Keras file, looked through: everything lies in the file itself and has the size that it declares.
 
     Args:
         path: `.h5`, `.hdf5`, `.weights.h5`, or `.keras` (its weights).
 
-    Returns:
-        The open file; the caller closes it.
+    Yields:
+        The open file.
 
     Raises:
+        UnsafeFileError: if a part of it lies in another file.
         NetworkError: if the file is missing, or not what its ending says.
     """
     source = Path(path)
-    if not source.is_file():
-        raise NetworkError(f"There is no file {str(path)!r}; expected a Keras file (.keras, .h5, .hdf5).")
-    try:
-        if source.suffix == ".keras":
-            with zipfile.ZipFile(source) as archive:
-                return h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r")
-        return h5py.File(source, "r")
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise NetworkError(
-            f"{source.name!r} cannot be read as a Keras file ({error}); expected HDF5 content. Save it again from Keras."
-        ) from error
+    kind = file_kind(source)
+    with opening(source, kind, remedy="Save it again from Keras."):
+        content: Any = source
+        size = source.stat().st_size
+        if kind == "keras":
+            with open_archive(source, error=NetworkError) as archive:
+                content = io.BytesIO(archive.read("model.weights.h5"))
+            size = content.getbuffer().nbytes
+        with h5py.File(content, "r") as file:
+            check_h5(file, size=size, shown=repr(printable(source.name)))
+            yield file
 
 
 def is_addressed(path: str | Path) -> bool:
@@ -64,6 +75,24 @@ def _legacy_group(file: Any) -> Any | None:
     return inner if inner is not None and "layer_names" in inner.attrs else None
 
 
+def weight_bytes(path: str | Path) -> int:
+    """Return the bytes that all data sets of a file take in memory; raise where Keras would read one of them more than once.
+
+    Args:
+        path: a Keras file.
+
+    Raises:
+        NetworkError: if the file is damaged.
+    """
+    sizes: list[int] = []
+    with opened_h5(path) as file:
+        group = _legacy_group(file)
+        if group is not None:
+            _listed(group)
+        file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    return sum(sizes)
+
+
 def read_keras_weights(path: str | Path) -> list[Weight]:
     """Return the weights of a Keras file in its order.
 
@@ -81,8 +110,22 @@ def read_keras_weights(path: str | Path) -> list[Weight]:
         group = _legacy_group(file)
         weights = _addressed(file) if group is None else _legacy(group)
     if not weights:
-        raise NetworkError(f"{Path(path).name!r} holds no weights; expected a file written by save_weights() or save().")
+        raise NetworkError(f"{printable(Path(path).name)!r} holds no weights; expected a file written by save_weights() or save().")
     return weights
+
+
+def _numbers(data: Any) -> np.ndarray:
+    """Return the numbers of a data set in the order of this machine; those of 16 bits that NumPy does not know, as float32.
+
+    Raises:
+        NetworkError: if they are of a kind that no network has.
+    """
+    value = np.asarray(data)
+    if is_bfloat16(data):
+        return np.asarray((value.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
+    if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+        raise NetworkError(f"{printable(data.name, width=120)!r} holds {value.dtype}; expected float32 or other numbers of a network.")
+    return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
 # ── Keras 2 and the older layout ─────────────────────────────────────────────────────────────────────────────────────────
@@ -100,14 +143,25 @@ def _attribute(group: Any, name: str) -> list[str]:
     return [text for part in parts for text in _texts(group.attrs[part])]
 
 
+def _listed(group: Any) -> list[tuple[str, str]]:
+    """Return layer and name of every weight.
+
+    Raises:
+        NetworkError: if one is listed twice, by whatever spelling of its name; each time would take memory.
+    """
+    names = [(layer, name) for layer in _attribute(group, "layer_names") for name in _attribute(group[layer], "weight_names")]
+    if len({address(group[layer][name]) for layer, name in names}) < len(names):
+        raise NetworkError("The file lists a weight more than once; expected each weight once, as Keras writes it.")
+    return names
+
+
 def _legacy(group: Any) -> list[Weight]:
     weights = []
-    for layer in _attribute(group, "layer_names"):
-        for name in _attribute(group[layer], "weight_names"):
-            path, variable = _legacy_path(layer, name)
-            value = np.asarray(group[layer][name])
-            if "seed_generator" not in path[-1]:
-                weights.append(Weight(".".join([*path, variable]), value.shape, ".".join(_leaf(path)), "", value))
+    for layer, name in _listed(group):
+        path, variable = _legacy_path(layer, name)
+        value = _numbers(group[layer][name])
+        if "seed_generator" not in path[-1]:
+            weights.append(Weight(".".join([*path, variable]), value.shape, ".".join(_leaf(path)), "", value))
     return weights
 
 
@@ -157,7 +211,7 @@ def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: lis
         leaf = path[: len(_leaf([name for name, _ in path]))]
         names = [name for name, _ in path]
         for number in sorted(own, key=_natural):
-            value = np.asarray(own[number])
+            value = _numbers(own[number])
             weights.append(
                 Weight(".".join([*names, number]), value.shape, ".".join(name for name, _ in leaf), leaf[-1][1] if leaf else "", value)
             )

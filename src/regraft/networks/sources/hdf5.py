@@ -1,0 +1,127 @@
+"""HDF5 files, looked through before a number of them is read.
+
+HDF5 is a file system within a file: a data set may lie in any other file of the machine (external storage, virtual data sets,
+external links), a group may contain itself, and a few bytes may declare a shape of a million million numbers. Keras writes none of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+
+from ...errors import NetworkError, UnsafeFileError
+from ...files.sizes import refuse_expansion
+from ...files.text import printable
+
+__all__ = ["address", "check_h5", "is_bfloat16"]
+
+_DEEPEST = 100
+_FILTERS = {1: "gzip", 2: "shuffle", 3: "checksum", 32000: "lzf"}
+_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.OPAQUE)
+"""Classes of the types of data sets; truth values are enumerations, bfloat16 is opaque."""
+_FACTS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.STRING)
+"""Classes of the types of attributes."""
+
+
+def check_h5(file: h5py.File, *, size: int, shown: str) -> None:
+    """Raise unless everything in an HDF5 file lies in it, once, and is as large as it says.
+
+    Args:
+        file: open for reading.
+        size: bytes of the file.
+        shown: its name for messages; text that is safe to show.
+
+    Raises:
+        UnsafeFileError: if a part of it lies elsewhere: links by name, external or virtual data sets, or filters that are plugins.
+        NetworkError: if it contains itself, declares more than it holds, or holds what is no number.
+    """
+    if file.userblock_size:
+        raise NetworkError(f"{shown} begins with {file.userblock_size} bytes that are no HDF5; expected a file as Keras writes it.")
+    declared = 0
+    for item, name in _items(file, shown):
+        _check_attributes(item, size=size, what=f"{shown}, {name!r},")
+        if isinstance(item, h5py.Dataset):
+            declared += _checked_size(item, what=f"{shown}: the data set {name!r}")
+    refuse_expansion(declared, stored=size, what=shown, error=NetworkError)
+
+
+def _items(file: h5py.File, shown: str) -> Iterator[tuple[Any, str]]:
+    """Yield every group and data set with its name, each group once; not by recursion, as the file chooses the depth."""
+    root = file["/"]
+    waiting = [(root, "/", 0)]
+    seen = {address(root)}
+    while waiting:
+        group, path, depth = waiting.pop()
+        yield group, path
+        if depth == _DEEPEST:
+            raise NetworkError(f"{shown} nests groups deeper than {_DEEPEST}; expected a file as Keras writes it.")
+        for key in group:
+            name = printable(f"{path}{key}", width=120)
+            link = group.get(key, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise UnsafeFileError(
+                    f"{shown} holds {name!r} as a link to another place ({type(link).__name__}), which could be any file of this machine; "
+                    "expected everything in the file itself. It is not opened."
+                )
+            item = group[key]
+            if isinstance(item, h5py.Dataset):
+                yield item, name
+            elif not isinstance(item, h5py.Group):
+                raise NetworkError(f"{shown} holds {name!r}, which is neither a group nor a data set.")
+            elif address(item) in seen:
+                raise NetworkError(f"{shown} holds the group {name!r} at two places, so that it may contain itself; expected a tree.")
+            else:
+                seen.add(address(item))
+                waiting.append((item, f"{path}{key}/", depth + 1))
+
+
+def address(item: Any) -> tuple[int, int]:
+    """Return what tells one object of a file from another, however it was reached."""
+    facts = h5py.h5o.get_info(item.id)
+    return facts.fileno, facts.addr
+
+
+def _check_attributes(item: Any, *, size: int, what: str) -> None:
+    for key in item.attrs:
+        attribute = h5py.h5a.open(item.id, key.encode("utf-8", errors="surrogateescape"))
+        kind = attribute.get_type()
+        if kind.get_class() not in _FACTS:
+            raise NetworkError(f"{what} has an attribute {printable(key, width=80)!r} that is neither text nor a number.")
+        if math.prod(attribute.shape or ()) * kind.get_size() > size:
+            raise NetworkError(f"{what} has an attribute {printable(key, width=80)!r} that declares more than the file holds.")
+
+
+def _checked_size(data: h5py.Dataset, *, what: str) -> int:
+    """Return the bytes that a data set takes in memory.
+
+    Raises:
+        UnsafeFileError: if its numbers lie elsewhere, or a plugin would have to be loaded for them.
+        NetworkError: if it holds no numbers, or fewer than it says.
+    """
+    facts = data.id.get_create_plist()
+    if facts.get_external_count() or facts.get_layout() == h5py.h5d.VIRTUAL:
+        raise UnsafeFileError(f"{what} takes its numbers from other files; expected them in the file itself. It is not opened.")
+    filters = [facts.get_filter(index)[0] for index in range(facts.get_nfilters())]
+    if not set(filters) <= set(_FILTERS):
+        raise UnsafeFileError(
+            f"{what} is packed with the HDF5 filters {sorted(filters)}, for which HDF5 would load a plugin; expected none, "
+            f"or {', '.join(_FILTERS.values())}. Save it again without them."
+        )
+    kind = data.id.get_type()
+    if data.shape is None or kind.get_class() not in _NUMBERS or (kind.get_class() == h5py.h5t.OPAQUE and not is_bfloat16(data)):
+        raise NetworkError(f"{what} holds {printable(data.dtype, width=80)} and no numbers; expected weights.")
+    declared = math.prod(data.shape) * kind.get_size()
+    if not filters and data.id.get_storage_size() < declared:
+        raise NetworkError(
+            f"{what} declares the shape {data.shape}, {declared:,} bytes, and holds {data.id.get_storage_size():,}; nothing was read. "
+            "The file is damaged, or made to fill the memory."
+        )
+    return max(declared, math.prod(data.chunks or ()) * kind.get_size())  # a chunk is unpacked as a whole
+
+
+def is_bfloat16(data: h5py.Dataset) -> bool:
+    """Tell whether a data set holds numbers of 16 bits as Keras writes them, which HDF5 has no type for."""
+    return data.dtype.itemsize == 2 and data.dtype.kind == "V" and data.attrs.get("dtype") == "bfloat16"

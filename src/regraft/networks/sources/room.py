@@ -1,0 +1,65 @@
+"""The memory that building a network from a file may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...errors import NetworkError
+
+__all__ = ["within"]
+
+_ALWAYS = 2**30
+_FACTOR = 16
+"""Drawing a weight takes a few tensors of its size, and a file may hold it in fewer bits than it is drawn in."""
+
+
+@contextmanager
+def within(stored: int, *, what: str) -> Iterator[None]:
+    """Stop what is built inside before it takes far more memory than a file holds.
+
+    The architecture in a file is small whatever it declares: a layer of a thousand million units is one number. Its weights are drawn
+    before those of the file are read, and each drawing begins with a tensor of that size, which is refused here.
+
+    Args:
+        stored: bytes of the weights in the file.
+        what: the file, for the message; text that is safe to show.
+
+    Raises:
+        NetworkError: if the tensors made inside exceed it.
+    """
+    with _Room(_ALWAYS + _FACTOR * stored, what=what):
+        yield
+
+
+class _Room(TorchDispatchMode):
+    """Counts the bytes of every tensor that is made from a size alone."""
+
+    def __init__(self, left: int, *, what: str) -> None:
+        super().__init__()
+        self.left = left
+        self.what = what
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, after its result has been counted where its size is an argument."""
+        named = kwargs or {}
+        size = args[0] if args else named.get("size")
+        device = torch.device(named.get("device") or "cpu")
+        if _makes_a_tensor(func) and isinstance(size, (list, tuple)) and device.type != "meta":
+            self.left -= math.prod(size) * (named.get("dtype") or torch.get_default_dtype()).itemsize
+            if self.left < 0:
+                raise NetworkError(
+                    f"{self.what} declares an architecture of far more weights than it holds, such as one of the shape {tuple(size)}; "
+                    "expected the architecture of its weights. Nothing of it was kept."
+                )
+        return func(*args, **named)
+
+
+def _makes_a_tensor(func: Any) -> bool:
+    first = func._schema.arguments[0].name if func._schema.arguments else ""
+    return first == "size"
