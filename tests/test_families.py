@@ -150,7 +150,8 @@ def test_another_process_opens_the_folder_and_gives_the_same_scores(name: str, t
     np.save(tmp_path / "items.npy", data[0])
     command = [sys.executable, "-c", PREDICT, tmp_path / "out", tmp_path / "scores.npy", name, tmp_path / "items.npy"]
     subprocess.run([str(part) for part in command], check=True, cwd=Path(__file__).parents[1])
-    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), result.network.raw_scores(data[0]))
+    allowed = 1e-5 if name == "torch" else 0  # ONNX Runtime sums in another order
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), result.network.raw_scores(data[0]), rtol=allowed, atol=allowed)
     if name == "subclassed":
         with pytest.raises(regraft.RegraftError, match="architecture="):
             regraft.load(tmp_path / "out")

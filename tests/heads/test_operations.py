@@ -170,7 +170,8 @@ for folder, (batch, expected) in json.load(open(sys.argv[1])).items():
         scores = net.scores(inputs if isinstance(net.sample, dict) else next(iter(inputs.values())))
     kept = np.load(expected)
     for task in kept.files:
-        assert np.array_equal(scores[task].numpy(), kept[task]), (folder, task)
+        allowed = 1e-5 if net.origin.get("source") == "program" else 0  # ONNX Runtime sums in another order
+        assert np.allclose(scores[task].numpy(), kept[task], rtol=allowed, atol=allowed), (folder, task)
         assert kept[task].shape[1] == len(net.heads[task].classes) if task in net.heads else True, (folder, task)
 print("same")
 """

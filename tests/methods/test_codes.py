@@ -133,7 +133,9 @@ def test_auto_carries_a_method_through_to_its_end(kind: str, strategy: str, monk
     data = rooms(kind, 12)
     result = regraft.adapt(examples.opened(kind), data, strategy=plan, out=tmp_path / "out")
     assert result.plan.chosen["strategy"] == strategy and (result.network.coding is not None) == (strategy == "codes")
-    np.testing.assert_array_equal(regraft.load(tmp_path / "out").raw_scores(data), result.network.raw_scores(data))
+    allowed = 0 if "eras" in kind else 1e-5  # ONNX Runtime sums in another order
+    scores = regraft.load(tmp_path / "out").raw_scores(data)
+    np.testing.assert_allclose(scores, result.network.raw_scores(data), rtol=allowed, atol=allowed)
 
 
 def test_the_range_test_of_a_method_is_not_misled_by_lucky_batches() -> None:

@@ -154,7 +154,8 @@ def test_the_contract(row: Row, kind: str, tmp_path: Path) -> None:
     scores = net.raw_scores(items)
     net.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net")
-    np.testing.assert_array_equal(again.raw_scores(items), scores)
+    allowed = 1e-5 if kind.startswith("torch") else 0  # ONNX Runtime sums in another order
+    np.testing.assert_allclose(again.raw_scores(items), scores, rtol=allowed, atol=allowed)
     assert again.classes == examples.CLASSES
     assert _equal(_adapted(row, kind).network.state(), net.state())
 

@@ -97,7 +97,8 @@ def test_surgical_auto_trains_the_third_with_the_largest_gradient() -> None:
     named = next(reason for reason in result.plan.reasons if "third of the blocks was trained" in reason)
     chosen = named.split()[1]
     again = regraft.adapt(source, examples.items("torch CNN"), strategy="surgical", block=chosen, **QUICK)
-    assert all(torch.equal(values, again.network.state()[name]) for name, values in result.network.state().items())
+    for name, values in result.network.state().items():  # the head was solved on features of another cut, which round otherwise
+        torch.testing.assert_close(values, again.network.state()[name], rtol=1e-5, atol=1e-6)
 
 
 @families

@@ -183,7 +183,7 @@ def test_the_choice_refuses_what_says_nothing() -> None:
         choose_unknown(features, labels % 2)
     with pytest.raises(DataError, match="kept aside is of a class with other items"):
         choose_unknown(features[:8], np.arange(8))
-    with pytest.raises(DataError, match="it lacks threshold"):
+    with pytest.raises(DataError, match="it lacks 'threshold'"):
         UnknownChoice.from_dict({name: value for name, value in choose_unknown(features, labels).to_dict().items() if name != "threshold"})
-    with pytest.raises(DataError, match="'entropy' is none of"):
+    with pytest.raises(DataError, match="received 'entropy'"):
         UnknownChoice.from_dict(choose_unknown(features, labels).to_dict() | {"score": "entropy"})
