@@ -17,7 +17,7 @@ LIMITS = {
     "function code lines, max": 60,
     "file lines, p90": 350,
     "file lines, max": 800,
-    "python files in a folder, max": 12,
+    "python files in a folder, max": 16,
     "folder depth, max": 3,
     "arguments, max": 7,
     "positional arguments, max": 2,

@@ -52,7 +52,7 @@ def show(text: object, *, lines: bool = False) -> None:
 
 
 def tell(text: object, *, lines: bool = False) -> None:
-    """Print a message to stderr, escaped as `show` does it: stdout is for results."""
+    """Print a `text` to stderr, escaped as `show` does it, with `lines` as there: stdout is for results."""
     _write(sys.stderr, printable_lines(text) if lines else printable(text))
 
 

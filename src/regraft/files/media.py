@@ -37,6 +37,7 @@ def picture_of(source: Any) -> Iterator[Any]:
     Raises:
         DataError: if it cannot be decoded, or has more pixels than PIL admits.
         UnsafeFileError: if the path is no regular file.
+        ValueError: never leaves: it becomes a DataError.
     """
     image = optional_import("PIL.Image", "vision", purpose="reading images")
     if not isinstance(source, str | Path):
@@ -71,6 +72,7 @@ def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
     Raises:
         DataError: if it cannot be decoded, or declares more samples than a file of its size can hold.
         UnsafeFileError: if it is no regular file.
+        ValueError: never leaves: it becomes a DataError.
     """
     soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
     with opening(path, "recording", remedy=_REPAIR) as checked:
@@ -78,7 +80,7 @@ def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
         try:
             with soundfile.SoundFile(name) as file:
                 longer = max(1.0, (rate or 0) / file.samplerate)
-                check_size(int(file.frames * file.channels * SAMPLE_BYTES * longer), checked, "recording")
+                check_size(int(file.frames * file.channels * SAMPLE_BYTES * longer), checked, kind="recording")
                 yield file
         except soundfile.LibsndfileError as error:
             raise ValueError(error.error_string) from error

@@ -53,7 +53,7 @@ def refuse_expansion(declared: int, *, stored: int, what: str, error: type[Input
         raise error(f"{what} declares {_shown(declared)}; this machine has {_shown(room)} of memory. Nothing was read.")
 
 
-def check_size(content: int, path: Path, kind: str) -> None:
+def check_size(content: int, path: Path, *, kind: str) -> None:
     """Raise before memory is taken for what a file declares, if it cannot hold it or only was made to fill the memory.
 
     Args:

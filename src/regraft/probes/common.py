@@ -230,7 +230,7 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
 
 
 def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLike) -> float:
-    """Return the upper quartile of the deviations (d,) of features that vary beside their `mean`; 0 where none does.
+    """Return the upper quartile of each `deviation` (d,) of features of this `dtype` that vary beside their `mean`; 0 where none does.
 
     Half of the channels of a network may be as good as dead, and a few may be huge; neither moves the upper quartile.
     """

@@ -114,7 +114,7 @@ def fit_logistic(
     members = checked_groups(groups, count=len(x))
     y = _wanted(targets, loss, count=len(x), classes=classes)
     mean, scale = spread_out(x, standardise=standardise)
-    basis, roots = _basis(x, mean, scale)
+    basis, roots = _basis(x, mean, scale=scale)
     table = basis.table(roots)
     problem = _Problem(torch.as_tensor(table, device=loss.device), y, loss, np.flatnonzero(y.sum(axis=0) > 0))
     if judges is None:
@@ -151,7 +151,7 @@ def _wanted(targets: npt.ArrayLike, loss: LogisticLoss, *, count: int, classes: 
             f"Logistic regression needs examples of 2 or more classes; received {count} of class {present[0]}. "
             "Add examples of another class."
         )
-    return np.eye(classes)[rows]
+    return np.asarray(np.eye(classes)[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ class _Basis:
     @property
     def tall(self) -> bool:
         """Whether there are at least as many examples as features."""
-        return self.x.shape[0] >= self.x.shape[1]
+        return bool(self.x.shape[0] >= self.x.shape[1])
 
     def gram(self) -> np.ndarray:
         """Return the smaller product of the features with themselves; sums over blocks are of float64."""
@@ -214,7 +214,7 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
 
 
-def _basis(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[_Basis, np.ndarray]:
+def _basis(x: np.ndarray, mean: np.ndarray, *, scale: np.ndarray) -> tuple[_Basis, np.ndarray]:
     """Return the basis and the lengths (r,) of the coordinates; directions of rounding size are left out."""
     plain = _Basis(x, mean, scale, np.empty((0, 0)))
     squares, vectors = np.linalg.eigh(plain.gram())
@@ -257,7 +257,7 @@ class _Problem:
         if self.loss.kind == "classification":
             spread = self.y[:, columns] * (1 - smooth) + smooth / len(columns)
             shares = spread * weight[columns] * items[:, None]
-            return shares * len(self.y) / max(float((self.y @ weight) @ items), 1e-30)
+            return np.asarray(shares * len(self.y) / max(float((self.y @ weight) @ items), 1e-30))
         shares = np.broadcast_to(weight, self.y.shape) * items[:, None]
         return np.asarray(shares * self.y.size / max(float(shares.sum()), 1e-30))
 
@@ -303,7 +303,8 @@ class _Problem:
         shares = self.y[:, self.columns].mean(axis=0)
         curvature = max(float((shares * (1 - shares)).mean()), 1e-6)
         squares = self.x.square().mean(dim=0).double().cpu().numpy()
-        return np.sqrt(curvature * np.append(squares, 1.0) + np.append(np.full(len(squares), 1 / (inverse * len(self.y))), 0.0))[:, None]
+        lowest = np.append(np.full(len(squares), 1 / (inverse * len(self.y))), 0.0)
+        return np.asarray(np.sqrt(curvature * np.append(squares, 1.0) + lowest)[:, None])
 
     def scores(self, solved: np.ndarray, fitted: _Problem) -> np.ndarray:
         """Return the scores (n, C) of these examples by the solution of a `fitted` problem; a class that it did not see is lowest."""

@@ -71,7 +71,7 @@ def fit_svm(
     folds = folds_of(table, rows, groups=members)
     with warnings.catch_warnings(), threadpool_limits(1 if table.size * classes < _SMALL else None, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        inverse, (scores, factor), path = _chosen(table, rows, folds, classes=classes)
+        inverse, (scores, factor), path = _chosen(table, rows, folds=folds, classes=classes)
         head = _fitted(table, rows, inverse=inverse)
     weight, bias = centred(*widened(head, present, classes=classes))
     weight = weight.astype(np.float64) / scale
@@ -80,7 +80,7 @@ def fit_svm(
 
 
 def _chosen(
-    table: np.ndarray, rows: np.ndarray, folds: np.ndarray, *, classes: int
+    table: np.ndarray, rows: np.ndarray, *, folds: np.ndarray, classes: int
 ) -> tuple[float, tuple[np.ndarray, float], tuple[tuple[float, float], ...]]:
     """Return the inverse penalty with the lowest held-out loss, its held-out scores with their factor, and what was tried."""
     truth, tried, best, risen = np.eye(classes)[rows], list[tuple[float, float]](), (np.empty(0), 1.0), 0

@@ -35,7 +35,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    how = {"head": head, "channels": channels, "architecture": architecture, "trust": trust}
+    how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "trust": trust}
     net = opened(network, weights, source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
     if as_json:

@@ -86,7 +86,7 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
         parts, held = [], 0
         for batch in parquet.ParquetFile(stream, read_dictionary=texts).iter_batches(BATCH_ROWS, columns=[field.name for field in kept]):
             held += batch.nbytes
-            check_size(held, path, "parquet")
+            check_size(held, path, kind="parquet")
             parts.append(batch)
     table = arrow.Table.from_batches(parts) if parts else arrow.schema(kept).empty_table()
     nested = [f"{field.name} ({field.type})" for field in schema if kinds.is_nested(field.type)]
@@ -106,7 +106,7 @@ def _check_declared(facts: Any, path: Path) -> None:
     groups = [facts.row_group(at) for at in range(facts.num_row_groups)]
     unpacked = sum(group.column(at).total_uncompressed_size for group in groups for at in range(group.num_columns))
     rows = max(facts.num_rows, sum(group.num_rows for group in groups))
-    check_size(max(unpacked, rows * facts.num_columns), path, "parquet")
+    check_size(max(unpacked, rows * facts.num_columns), path, kind="parquet")
 
 
 def _arrow_columns(table: Any, names: list[str]) -> Columns:

@@ -47,7 +47,7 @@ class Matching:
     account: Account
 
 
-def numbers_note(source: Sequence[Weight], target: Sequence[Weight], pairs: Iterable[tuple[int, int, str]]) -> Account:
+def numbers_note(source: Sequence[Weight], target: Sequence[Weight], *, pairs: Iterable[tuple[int, int, str]]) -> Account:
     """Return an account that says which weights taken from a file are no finite numbers; an empty one where all are.
 
     Args:

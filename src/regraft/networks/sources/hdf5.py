@@ -79,7 +79,7 @@ def _items(file: h5py.File, shown: str) -> Iterator[tuple[Any, str]]:
 
 
 def address(item: Any) -> tuple[int, int]:
-    """Return what tells one object of a file from another, however it was reached."""
+    """Return what tells one object of a file, `item`, from another, however it was reached."""
     facts = h5py.h5o.get_info(item.id)
     return facts.fileno, facts.addr
 
@@ -119,9 +119,9 @@ def _checked_size(data: h5py.Dataset, *, what: str) -> int:
             f"{what} declares the shape {data.shape}, {declared:,} bytes, and holds {data.id.get_storage_size():,}; nothing was read. "
             "The file is damaged, or made to fill the memory."
         )
-    return max(declared, math.prod(data.chunks or ()) * kind.get_size())  # a chunk is unpacked as a whole
+    return int(max(declared, math.prod(data.chunks or ()) * kind.get_size()))  # a chunk is unpacked as a whole
 
 
 def is_bfloat16(data: h5py.Dataset) -> bool:
     """Tell whether a data set holds numbers of 16 bits as Keras writes them, which HDF5 has no type for."""
-    return data.dtype.itemsize == 2 and data.dtype.kind == "V" and data.attrs.get("dtype") == "bfloat16"
+    return bool(data.dtype.itemsize == 2 and data.dtype.kind == "V" and data.attrs.get("dtype") == "bfloat16")

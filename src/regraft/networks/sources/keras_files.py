@@ -113,7 +113,7 @@ def _check_shapes(model: Any, path: Path) -> None:
     for step in getattr(graph_of(model), "operations", ()) if room else ():
         for node in step._inbound_nodes:
             sizes = [math.prod(size or 1 for size in tensor.shape) for tensor in node.output_tensors]
-            if max(sizes, default=0) * 4 > room / 4:
+            if room is not None and max(sizes, default=0) * 4 > room / 4:
                 raise NetworkError(
                     f"{printable(path.name)!r}: the layer {printable(step.name)!r} gives {max(sizes):,} numbers for one item; "
                     f"this machine has {room:,} bytes of memory. Build the model with a smaller input and pass it with its weights."
@@ -201,7 +201,7 @@ def put_keras_weights_(network: KerasNetwork, path: str | Path) -> Account:
         assign_(source[given], target[taken])
     readable = {weight.name: named.name for weight, named in zip(target, target_weights(network), strict=True)}
     named = [Weight(readable[weight.name], weight.shape, weight.layer) for weight in target]
-    return _renamed(found.account, readable).joined(numbers_note(source, named, found.pairs))
+    return _renamed(found.account, readable).joined(numbers_note(source, named, pairs=found.pairs))
 
 
 def _renamed(account: Account, readable: Mapping[str, str]) -> Account:

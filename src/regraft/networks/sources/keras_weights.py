@@ -26,7 +26,7 @@ _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
 
 
 def file_kind(path: Path) -> str:
-    """Return the key of `FORMATS` for a Keras file."""
+    """Return the key of `FORMATS` for the Keras file at a `path`."""
     return "keras" if path.suffix.lower() == ".keras" else "h5"
 
 

@@ -30,6 +30,9 @@ def within(stored: int, *, what: str) -> Iterator[None]:
         stored: bytes of the weights in the file.
         what: the file, for the message; text that is safe to show.
 
+    Yields:
+        Nothing.
+
     Raises:
         NetworkError: if the tensors made inside exceed it.
     """
@@ -37,11 +40,11 @@ def within(stored: int, *, what: str) -> Iterator[None]:
         yield
 
 
-class _Room(TorchDispatchMode):
+class _Room(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of every tensor that is made from a size alone."""
 
     def __init__(self, left: int, *, what: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.left = left
         self.what = what
 

@@ -202,4 +202,4 @@ def put_weights_(network: TorchNetwork, tensors: Mapping[str, Tensor]) -> Accoun
     with torch.no_grad():
         for given, taken, _rule in found.pairs:
             cast(Tensor, target[taken].value).copy_(cast(Tensor, source[given].value))
-    return found.account.joined(numbers_note(source, target, found.pairs))
+    return found.account.joined(numbers_note(source, target, pairs=found.pairs))

@@ -62,9 +62,14 @@ def refuse_program(origin: Mapping[str, Any], done: str) -> None:
 class OnnxProgram(Module):
     """A network in ONNX form. Its outputs are a mapping: the logits of each head, and the features.
 
+    Its content is that of a file.
+
     Attributes:
         names: of the network's inputs, in order; empty for one tensor without a name.
         outputs: the names of its outputs.
+
+    Raises:
+        NetworkError: if its inputs are not those expected.
     """
 
     def __init__(self, content: bytes, names: Sequence[str]) -> None:
@@ -123,14 +128,19 @@ class OnnxProgram(Module):
 
 
 class TorchProgram(Module):
-    """A PyTorch program of a file that the user trusts. Its output is a mapping, as that of `OnnxProgram`, without features."""
+    """A PyTorch program of a file that the user trusts. Its output is a mapping, as that of `OnnxProgram`, without features.
+
+    Raises:
+        NetworkError: if the program at the path takes several tensors without names.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         program = torch.export.load(path)
         self.__dict__["program"] = program.module()
         self.outputs = (logits_name(0),)
-        tensors, named = program.example_inputs or ((), {})
+        given: Any = program.example_inputs or ((), {})
+        tensors, named = given
         self.sample: Any = dict(named) if named else tensors[0] if len(tensors) == 1 else None
         if not isinstance(self.sample, (Tensor, dict)):
             raise NetworkError(f"{str(path)!r} takes {len(tensors)} tensors without names; expected one, or tensors by name.")

@@ -24,7 +24,7 @@ from .bench import Outcome
 from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
-__all__ = ["PRUNERS", "SAMPLERS", "Board", "Options"]
+__all__ = ["PRUNERS", "SAMPLERS", "Board", "Options", "Taken"]
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")

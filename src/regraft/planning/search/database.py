@@ -26,7 +26,18 @@ from ...files.schema import Plain, checked
 from ...files.text import printable
 from ...files.writing import write_bytes
 
-__all__ = ["STUDY_FILE", "STUDY_NAME", "Database", "KeptTrial", "StudyFacts", "TrialFacts", "optuna_library", "rungs_of", "unwritable"]
+__all__ = [
+    "STUDY_FILE",
+    "STUDY_NAME",
+    "Database",
+    "Judged",
+    "KeptTrial",
+    "StudyFacts",
+    "TrialFacts",
+    "optuna_library",
+    "rungs_of",
+    "unwritable",
+]
 
 STUDY_FILE = "study.sqlite3"
 STUDY_NAME = "regraft"
@@ -225,7 +236,7 @@ class Database:
             return int(self._storage.get_trial(self._storage.create_new_trial(self._study, running)).number)
 
     def end(self, kept: KeptTrial) -> None:
-        """Note how a trial came to its end; its state last, so that it is one that has ended, or runs."""
+        """Note how a trial, `kept`, came to its end; its state last, so that it is one that has ended, or runs."""
         states = optuna_library().trial.TrialState
         with self._reached():
             place = self._storage.get_trial_id_from_study_id_trial_number(self._study, kept.row)
