@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import DataError
 from ..dataset import Dataset
 from ..items import take
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, check_scaling
 
 __all__ = ["ArrayPreprocessing", "augmented_array"]
 
@@ -47,6 +47,9 @@ class ArrayPreprocessing(Preprocessing):
     integers: bool = False
     spread: float | tuple[float, ...] | None = None
     inferred: bool = False
+
+    def __post_init__(self) -> None:
+        check_scaling(self.mean, self.std)
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:

@@ -17,7 +17,7 @@ from ...networks.contract import Inputs
 from ..dataset import Dataset
 from ..items import is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, check_scaling
 
 __all__ = ["ColumnsPreprocessing"]
 
@@ -44,6 +44,7 @@ class ColumnsPreprocessing(Preprocessing):
     inferred: bool = False
 
     def __post_init__(self) -> None:
+        check_scaling(self.mean, self.std)
         wrong = [len(part) for part in (self.mean, self.std) if part is not None and len(part) != len(self.names)]
         if not self.names or len(set(self.names)) != len(self.names) or wrong:
             raise DataError(

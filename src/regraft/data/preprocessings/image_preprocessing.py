@@ -17,7 +17,7 @@ from ...errors import DataError
 from ..dataset import Dataset
 from ..decoding.pictures import MODES, decode, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, check_scaling
 
 __all__ = ["ImagePreprocessing", "augmented_pictures", "with_channels"]
 
@@ -73,6 +73,7 @@ class ImagePreprocessing(Preprocessing):
         for name, valid in options.items():
             if getattr(self, name) not in valid:
                 raise DataError(f"{name}={getattr(self, name)!r} is unknown to image preprocessing; expected one of {valid}.")
+        check_scaling(self.mean, self.std)
         for name in ("mean", "std"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) not in (1, self.channels):

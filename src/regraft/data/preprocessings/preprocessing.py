@@ -20,7 +20,7 @@ from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import as_numpy, is_frame, take
 
-__all__ = ["Item", "Preprocessing", "as_dataset", "collate", "default_preprocessing", "from_dict"]
+__all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "collate", "default_preprocessing", "from_dict"]
 
 Item = np.ndarray | dict[str, np.ndarray]
 """One item as the network takes it, without the batch axis."""
@@ -299,3 +299,25 @@ def _paths(path: Path, kind: str) -> list[Any]:
     if not found:
         raise DataError(f"{path} holds no {kind} files; expected one or more.")
     return found
+
+
+def check_scaling(mean: Any, std: Any) -> None:
+    """Raise unless numbers can be subtracted and divided by: otherwise predictions are no numbers, and nothing says so.
+
+    Args:
+        mean: a number, or numbers; None where nothing is subtracted.
+        std: likewise, above 0; None where nothing is divided.
+
+    Raises:
+        DataError: naming what was received and what was expected.
+    """
+    for name, value, expected in (("mean", mean, "finite numbers"), ("std", std, "finite numbers above 0")):
+        if value is None:
+            continue
+        try:
+            numbers = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            numbers = np.asarray(None)
+        usable = numbers.dtype.kind in "iuf" and bool(np.isfinite(numbers).all())
+        if not usable or (name == "std" and not (numbers > 0).all()):
+            raise DataError(f"{name}={str(value)[:80]} cannot be used by a preprocessing; expected {expected}.")
