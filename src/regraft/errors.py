@@ -3,7 +3,7 @@
     RegraftError
     ├── InputError            the user's input or a setting is wrong (exit code 2 of the commands)
     │   ├── NetworkError      the network cannot be opened, inspected or changed as asked
-    │   │   ├── UnsafeFileError     opening the file would run code
+    │   │   ├── UnsafeFileError     opening the file would run code or read elsewhere
     │   │   └── AmbiguousMatchError weights could go to more than one place
     │   ├── DataError         the data set cannot be used as it stands
     │   ├── SettingError      a setting is unknown or out of its range
@@ -48,7 +48,7 @@ class NetworkError(InputError):
 
 
 class UnsafeFileError(NetworkError):
-    """Opening a file would run code that it carries."""
+    """Opening a file would run code that it carries, or read a place that the user did not name."""
 
 
 class AmbiguousMatchError(NetworkError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -151,6 +152,19 @@ def test_patterns_in_data_types(tmp_path: Path, trap: tuple[Path, Path]) -> None
     evil = {"module": "keras.dtype_policies", "class_name": "DTypePolicyMap", "config": policy, "registered_name": None}
     with pytest.raises(NetworkError, match="patterns"):
         regraft.load(payloads.with_config(tmp_path, lambda config: payloads.PLACES["data type"](config, evil), layout="keras"))
+
+
+def test_hostile_models_in_saved_folders(tmp_path: Path, trap: tuple[Path, Path]) -> None:
+    regraft.load(payloads.network()).save(tmp_path / "saved")
+    [file] = (tmp_path / "saved").glob("*.keras")
+    evil = payloads.unsafe_objects(*trap)["torch, dotted"]
+    made = payloads.with_config(tmp_path, lambda config: payloads.PLACES["layer"](config, evil), layout="keras")
+    facts = json.loads((tmp_path / "saved" / "regraft.json").read_text(encoding="utf-8"))
+    facts.pop("files", None)  # whoever changes the file changes its checksum too
+    (tmp_path / "saved" / "regraft.json").write_text(json.dumps(facts), encoding="utf-8")
+    file.write_bytes(made.read_bytes())
+    with pytest.raises(UnsafeFileError, match="carries code"):
+        regraft.load(tmp_path / "saved")
 
 
 # ── archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

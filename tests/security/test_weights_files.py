@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,8 +21,9 @@ import torch
 from torch import nn
 
 import regraft
-from regraft.errors import NetworkError, UnsafeFileError
+from regraft.errors import NetworkError, SettingError, UnsafeFileError
 from regraft.networks.sources.torch_files import read_torch_weights
+from regraft.training.checkpoints import Checkpoint
 
 pytest.importorskip("keras")
 pytest.importorskip("h5py")
@@ -459,6 +461,44 @@ def test_archives_of_the_wrong_form(parts: dict[str, bytes], error: type[Network
     path = write_pt(tmp_path / "w.pt", _rows(), compression=zipfile.ZIP_DEFLATED, **parts)
     with pytest.raises(error):
         regraft.load(Small(), weights=path, inputs=(4,))
+
+
+def nested(levels: int, *, wide: bool) -> bytes:
+    """Return the pickle of a mapping whose key is a tuple within tuples; wide: each level holds the one below twice."""
+    level = b"h\0\x86q\0" if wide else b"\x85"
+    return b"\x80\x02}K\x01q\0" + level * levels + b"K\x01s."
+
+
+@pytest.mark.parametrize(("levels", "wide"), [(60, True), (1_000_000, False)])
+def test_keys_that_would_be_looked_up_for_ever(levels: int, wide: bool, tmp_path: Path) -> None:
+    write_pt(tmp_path / "w.pt", None, **{"data.pkl": nested(levels, wide=wide)})
+    old = write_old_pt(tmp_path / "old.pt", "content").read_bytes()
+    (tmp_path / "old.pt").write_bytes(old.replace(pickled("content"), nested(levels, wide=wide)))
+    plain = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "run.pt").write_bytes(plain + hashlib.blake2b(plain, digest_size=16).digest())
+    for name in ("w.pt", "old.pt"):
+        with pytest.raises(NetworkError, match="tuples within tuples"):
+            regraft.load(Small(), weights=tmp_path / name, inputs=(4,))
+    with pytest.raises(SettingError, match="tuples within tuples"):
+        Checkpoint(tmp_path / "run.pt", "digest").read()
+
+
+def test_two_readers_see_one_pickle(tmp_path: Path) -> None:
+    """Whatever PyTorch would read has been looked through: no second archive, folder or pickle for it to find."""
+    evil = {"first.weight": Called(os.mkdir, str(tmp_path / "marker"))}
+    whole = write_pt(tmp_path / "whole.pt", _rows())
+    two = write_pt(tmp_path / "two.pt", evil, **{"!other/data.pkl": pickled(_rows())})
+    spelled = write_pt(tmp_path / "spelled.pt", _rows(), **{"DATA.PKL": pickled(evil)})
+    front = tmp_path / "front.pt"
+    front.write_bytes(write_old_pt(tmp_path / "old.pt", evil).read_bytes() + whole.read_bytes())
+    remark = tmp_path / "remark.pt"
+    remark.write_bytes(whole.read_bytes())
+    with zipfile.ZipFile(remark, "a") as archive:
+        archive.comment = b"PK\x05\x06" + bytes(18)
+    for path in (two, spelled, front, remark):
+        with pytest.raises(NetworkError):
+            regraft.load(Small(), weights=path, inputs=(4,))
+    assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("content", [[], 3, None, {}, {"a": 3}, {3: None}, "text", {"state_dict": {"a": "b"}}, {"state_dict": []}])

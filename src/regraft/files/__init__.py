@@ -6,6 +6,8 @@
     writing.py   files, whole or not at all
     replacing.py folders, whole or not at all
     locks.py     one process at a time writes into a folder
+    archives.py  zip archives, looked through before anything in them is read
+    pickles.py   the pickles inside files of PyTorch, read as a list of steps and never run
     media.py     pictures and sounds, opened through `formats.py`
     sizes.py     what a file may declare that it holds, before memory is taken for it
     text.py      text of unknown origin, made safe for a terminal, a log line or a spreadsheet

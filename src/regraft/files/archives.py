@@ -27,12 +27,15 @@ def open_archive(path: Path, *, error: type[InputError]) -> zipfile.ZipFile:
 
     Raises:
         UnsafeFileError: if a part names a place outside the archive or is a link.
-        InputError: of the class `error`, if parts share a name or their bytes, are encrypted, compressed in an unusual way, or
-            declare far more than the file holds.
+        InputError: of the class `error`, if it has a comment, or if parts share a name or their bytes, are encrypted, compressed in an
+            unusual way, or declare far more than the file holds.
     """
     archive = zipfile.ZipFile(path)
     try:
-        _check(archive.infolist(), size=path.stat().st_size, shown=repr(printable(path)), error=error)
+        shown = repr(printable(path))
+        if archive.comment:
+            raise error(f"{shown} has a comment of {len(archive.comment)} bytes at its end, in which a reader may find another archive.")
+        _check(archive.infolist(), size=path.stat().st_size, shown=shown, error=error)
     except BaseException:
         archive.close()
         raise
@@ -45,11 +48,11 @@ def _check(parts: list[zipfile.ZipInfo], *, size: int, shown: str, error: type[I
         name = repr(printable(part.filename, width=80))
         if _leads_outside(part.filename) or stat.S_ISLNK(part.external_attr >> 16):
             raise UnsafeFileError(f"{shown} holds a part {name} that stands for a place outside the archive; expected plain names.")
-        if part.filename in names:
+        if part.filename.casefold() in names:  # some readers take "A" for "a"
             raise error(f"{shown} holds two parts called {name}; expected one of each name.")
         if part.flag_bits & 1 or part.compress_type not in _METHODS:
             raise error(f"{shown} holds a part {name} that is encrypted or compressed in an unusual way; expected deflate or none.")
-        names.add(part.filename)
+        names.add(part.filename.casefold())
     if sum(part.compress_size for part in parts) > size:
         raise error(f"{shown} is no whole archive: its parts overlap, or the end is missing.")
     refuse_expansion(sum(part.file_size for part in parts), stored=size, what=shown, error=error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 
 from ..errors import SettingError
 from ..files.formats import opening
+from ..files.pickles import archived_names
 from ..files.text import printable
 from ..files.writing import write_bytes
 
@@ -72,6 +74,8 @@ def _content(path: Path) -> dict[str, Any]:
         plain, digest = stored[:-_DIGEST], stored[-_DIGEST:]
         if hashlib.blake2b(plain, digest_size=_DIGEST).digest() != digest:
             raise SettingError(f"The checkpoint {printable(path)!r} is damaged. {_REMEDY}")
+        with zipfile.ZipFile(io.BytesIO(plain)) as archive:
+            archived_names(archive)  # what they are is for PyTorch to judge; here they are measured
         content = torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not isinstance(content.get("run"), str):
             raise SettingError(f"The checkpoint {printable(path)!r} was not written by regraft. {_REMEDY}")

@@ -259,6 +259,8 @@ def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
                     _keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}, take=True, heads=facts["heads"]
                 ),
             )
+        except UnsafeFileError:
+            raise
         except NetworkError as error:
             raise NetworkError(
                 f"{error} A class of your own that fixes its number of outputs is opened again with architecture=, a model or a function "

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import pickletools
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -16,6 +14,7 @@ from torch import Tensor
 from ...errors import NetworkError, UnsafeFileError
 from ...files.archives import open_archive
 from ...files.formats import opening
+from ...files.pickles import archived_names, names_in
 from ...files.sizes import refuse_expansion
 from ...files.text import printable
 from ..account import Account
@@ -111,26 +110,16 @@ def _check_names(path: Path, shown: str) -> None:
 
 
 def _names(path: Path, shown: str) -> Iterator[str]:
-    if zipfile.is_zipfile(path):
-        with open_archive(path, error=NetworkError) as archive:
-            parts = {name.partition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" in parts:
-                raise UnsafeFileError(f"{shown} is a TorchScript program, which is code. Save its weights alone: model.state_dict().")
-            with archive.open(parts["data.pkl"]) as file:
-                yield from _names_in(file)
-        return
     with path.open("rb") as file:
-        for _ in range(_OLD_STREAMS):
-            yield from _names_in(file)
-
-
-def _names_in(file: IO[bytes]) -> Iterator[str]:
-    """Yield "module name" of every object that a pickle names, up to its end."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL":
-            yield str(argument)
-        elif opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-            yield f"{opcode.name} {argument}"
+        if file.read(4) != b"PK\x03\x04":  # what PyTorch itself goes by
+            file.seek(0)
+            for _ in range(_OLD_STREAMS):
+                yield from names_in(file)
+            return
+    with open_archive(path, error=NetworkError) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise UnsafeFileError(f"{shown} is a TorchScript program, which is code. Save its weights alone: model.state_dict().")
+        yield from archived_names(archive)
 
 
 def _is_storage(name: str) -> bool:

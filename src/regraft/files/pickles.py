@@ -1,0 +1,93 @@
+"""The pickles inside files of PyTorch, read as a list of steps and never run.
+
+`torch.load(weights_only=True)` runs no code, but what it builds it also looks up: a key that is a tuple within tuples takes a number of
+steps that grows with every level as a power, and a very deep one overflows the stack of the process.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from typing import IO
+
+__all__ = ["archived_names", "names_in"]
+
+_LARGEST = 100_000
+_DEEPEST = 50
+_MARK = (-1, -1)
+_LEAF = (1, 0)
+_TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+_OTHERS = {
+    *("MARK", "NEWOBJ", "REDUCE", "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWFALSE", "NEWTRUE"),
+    *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1"),
+    *("BINPERSID", "PROTO", "STOP", "GLOBAL", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT"),
+}
+"""All other steps that `torch.save` writes, and that `torch.load` knows without running code."""
+
+
+def archived_names(archive: zipfile.ZipFile) -> list[str]:
+    """Return "module name" of every object that the pickle in an archive of PyTorch names.
+
+    Args:
+        archive: as `torch.save` writes it: one folder with `data.pkl` in it.
+
+    Raises:
+        ValueError: if it has several folders, so that a reader may take another pickle than this one, or the pickle is none to be read.
+        KeyError: if there is no pickle.
+    """
+    folders = {name.partition("/")[0] for name in archive.namelist()}
+    if len(folders) != 1:
+        raise ValueError(f"it has {len(folders)} folders, expected one")
+    with archive.open(f"{folders.pop()}/data.pkl") as file:
+        return list(names_in(file))
+
+
+def names_in(file: IO[bytes]) -> Iterator[str]:
+    """Yield "module name" of every object that a pickle names, up to its end; steps that `torch.save` does not write by their own names.
+
+    Args:
+        file: at the beginning of a pickle; afterwards behind it.
+
+    Raises:
+        ValueError: if the pickle is damaged, or builds tuples within tuples without measure.
+    """
+    stack: list[tuple[int, int]] = []
+    known: dict[int, tuple[int, int]] = {}
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            yield str(argument)
+        elif opcode.name not in _OTHERS and opcode.name not in _TUPLES:
+            yield opcode.name
+        try:
+            _step_(stack, known, opcode=opcode, argument=argument)
+        except (IndexError, KeyError) as error:
+            raise ValueError(f"its step {opcode.name} finds nothing to work on") from error
+        if stack and (stack[-1][0] > _LARGEST or stack[-1][1] > _DEEPEST):
+            raise ValueError("it builds tuples within tuples without measure")
+
+
+def _step_(stack: list[tuple[int, int]], known: dict[int, tuple[int, int]], *, opcode: pickletools.OpcodeInfo, argument: object) -> None:
+    """Change the stack as a step of a pickle does; of each object only the size and the depth are kept, as if nothing were shared."""
+    if opcode.name in ("BINGET", "LONG_BINGET"):
+        stack.append(known[int(str(argument))])
+    elif opcode.name in ("BINPUT", "LONG_BINPUT"):
+        known[int(str(argument))] = stack[-1]
+    elif opcode.name == "MARK":
+        stack.append(_MARK)
+    else:
+        parts = _taken_(stack, opcode)
+        if opcode.name in _TUPLES:
+            stack.append((1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0)))
+        else:
+            stack += [_LEAF] * len(opcode.stack_after)
+
+
+def _taken_(stack: list[tuple[int, int]], opcode: pickletools.OpcodeInfo) -> list[tuple[int, int]]:
+    """Take from the stack what a step takes, and return it."""
+    parts, count = [], len(opcode.stack_before)
+    if pickletools.markobject in opcode.stack_before:
+        count = opcode.stack_before.index(pickletools.markobject)
+        while (top := stack.pop()) != _MARK:
+            parts.append(top)
+    return parts + [stack.pop() for _ in range(count)]
