@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import regraft
+from regraft.networks.sources.building import Limits
+from regraft.networks.sources.named import made_again, open_named
 
 transformers = pytest.importorskip("transformers")
 
@@ -65,3 +69,53 @@ def test_a_folder_that_is_none_and_pickled_weights_are_refused(tmp_path: Path) -
     (folder / "pytorch_model.bin").write_bytes(b"a pickle would be here")
     with pytest.raises(regraft.RegraftError, match="pickled weights are not opened"):
         regraft.load(f"hf:{folder}")
+
+
+_TEXT = {"vocab_size": 12, "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+_SIGHT = {"image_size": 32, "num_channels": 3}
+_SOUND = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": (8, 8), "conv_stride": (20, 16),
+    "conv_kernel": (20, 16), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 8, "mask_time_prob": 0.0,
+}  # fmt: skip
+FAMILIES: dict[str, dict[str, object]] = {
+    "BertForSequenceClassification": _TEXT,
+    "BertModel": _TEXT,
+    "RobertaForSequenceClassification": _TEXT | {"pad_token_id": 0},
+    "DistilBertForSequenceClassification": {"vocab_size": 12, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    "DebertaV2ForSequenceClassification": _TEXT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pad_token_id": 0},
+    "ModernBertForSequenceClassification": _TEXT | {"pad_token_id": 0, "global_attn_every_n_layers": 2, "local_attention": 4},
+    "GPT2ForSequenceClassification": {"vocab_size": 12, "n_embd": 16, "n_layer": 2, "n_head": 2, "pad_token_id": 0},
+    "ViTForImageClassification": _SIGHT | {key: value for key, value in _TEXT.items() if key != "vocab_size"},
+    "SwinForImageClassification": _SIGHT | {"patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4},
+    "ConvNextForImageClassification": _SIGHT | {"hidden_sizes": [8, 8], "depths": [1, 2], "num_stages": 2},
+    "Wav2Vec2ForSequenceClassification": _SOUND,
+    "HubertForSequenceClassification": _SOUND,
+    "WavLMForSequenceClassification": _SOUND,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*preprocessor_config")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_network_is_the_one_that_transformers_opens(family: str, tmp_path: Path) -> None:
+    made_of = getattr(transformers, family)
+    torch.manual_seed(0)
+    labels = {"id2label": {0: "cat/dog", 1: "bus: red", 2: "tram"}} if "For" in family else {}
+    made_of(made_of.config_class(**FAMILIES[family], **labels)).save_pretrained(tmp_path / "hub")
+    expected = made_of.from_pretrained(tmp_path / "hub").eval()
+    opened = open_named(f"hf:{tmp_path / 'hub'}", pretrained=True)
+    named = opened.sample if isinstance(opened.sample, dict) else {expected.main_input_name: opened.sample}
+    own = opened.module.eval() if "For" in family else opened.module.encoder.eval()
+    with torch.no_grad():
+        assert torch.equal(own(**named)[0], expected(**named)[0])
+    assert opened.classes == (("cat/dog", "bus: red", "tram") if "For" in family else None)
+    known = {name: value for name, value in expected.config.to_dict().items() if name not in _DECIDED and not name.startswith("_")}
+    assert {name: opened.origin["config"].get(name) for name in known} == known
+    again = made_again(json.loads(json.dumps(opened.origin)), limits=Limits.of(opened.module.state_dict()), what="'x'")
+    again.load_state_dict(opened.module.state_dict(), strict=True)
+    again.eval()
+    with torch.no_grad():
+        assert torch.equal((again if "For" in family else again.encoder)(**named)[0], own(**named)[0])
+
+
+_DECIDED = {"dtype", "torch_dtype", "label2id", "name_or_path", "transformers_version"}
