@@ -47,7 +47,7 @@ def test_limits_follow_from_the_weights() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, MemoryError, RecursionError, type("Panic", (BaseException,), {})])
 def test_any_failure_is_one_error(error: type[BaseException]) -> None:
-    with pytest.raises(NetworkError, match="'x' cannot be made into a network.* Do this."), building("'x'", SMALL, remedy="Do this."):
+    with pytest.raises(NetworkError, match=r"'x' cannot be made into a network.* Do this."), building("'x'", SMALL, remedy="Do this."):
         raise error("\x1b[31m")
 
 
@@ -93,4 +93,4 @@ def test_the_client_of_the_hub_is_off_meanwhile() -> None:
     with pytest.raises(NetworkError), building("'x'", SMALL):
         assert constants.HF_HUB_OFFLINE
         raise ValueError("y")
-    assert constants.HF_HUB_OFFLINE == before
+    assert before == constants.HF_HUB_OFFLINE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 import regraft
+from regraft.errors import NetworkError
 from regraft.networks.sources.building import Limits
+from regraft.networks.sources.hub_files import checked_config
 from regraft.networks.sources.named import made_again, open_named
 
 transformers = pytest.importorskip("transformers")
@@ -74,9 +77,9 @@ def test_a_folder_that_is_none_and_pickled_weights_are_refused(tmp_path: Path) -
 _TEXT = {"vocab_size": 12, "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 _SIGHT = {"image_size": 32, "num_channels": 3}
 _SOUND = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": (8, 8), "conv_stride": (20, 16),
-    "conv_kernel": (20, 16), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-    "classifier_proj_size": 8, "mask_time_prob": 0.0,
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": (8, 8),
+    "conv_stride": (20, 16), "conv_kernel": (20, 16), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "mask_time_prob": 0.0,
 }  # fmt: skip
 FAMILIES: dict[str, dict[str, object]] = {
     "BertForSequenceClassification": _TEXT,
@@ -119,3 +122,24 @@ def test_the_network_is_the_one_that_transformers_opens(family: str, tmp_path: P
 
 
 _DECIDED = {"dtype", "torch_dtype", "label2id", "name_or_path", "transformers_version"}
+
+
+@pytest.mark.slow
+def test_every_configuration_keeps_its_values_or_is_refused_by_name() -> None:
+    checked = 0
+    for kind in transformers.CONFIG_MAPPING:
+        try:
+            plain = json.loads(json.dumps(transformers.CONFIG_MAPPING[kind]().to_dict(), default=str))
+            expected = transformers.AutoConfig.for_model(**plain).to_dict()
+        except Exception:  # defaults that the library itself does not take (back) fail in any way
+            continue
+        try:
+            found, fields = checked_config(plain, transformers=transformers, what=kind)
+        except NetworkError as error:
+            assert re.search("made of other networks|settings of their own|path or a repository", str(error)), kind
+            continue
+        again = transformers.AutoConfig.for_model(found, **fields).to_dict()
+        other = {name for name in {*expected, *again} if expected.get(name) != again.get(name) and not name.startswith("_")}
+        assert other <= _DECIDED | {"architectures"}, kind
+        checked += 1
+    assert checked > 100

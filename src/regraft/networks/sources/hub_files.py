@@ -7,6 +7,7 @@ an adapter, another repository or a path that the library would import, fetch or
 from __future__ import annotations
 
 import dataclasses
+import dis
 import inspect
 import math
 import re
@@ -46,7 +47,7 @@ _ALSO = frozenset({
 """Keys that configurations take beside those that they declare: those of all, and former names."""
 _NEVER = frozenset({
     "architectures", "attn_implementation", "dtype", "experts_implementation", "fusion_config", "label2id", "model_type", "name_or_path",
-    "output_attentions", "output_hidden_states", "per_layer_config", "quantization_config", "return_dict", "torch_dtype", "torchscript",
+    "output_attentions", "output_hidden_states", "quantization_config", "return_dict", "torch_dtype", "torchscript",
     "transformers_version", "transformers_weights",
 })  # fmt: skip
 """Keys that are declared, and decided by regraft: the classes, the type of the numbers, and how attention is computed."""
@@ -54,7 +55,10 @@ _FOREIGN = frozenset({"architecture", "backbone", "backbone_config", "backbone_k
 """Keys of networks that are made of another one, by its name in another library or on the hub."""
 _REFUSED = {
     "quantization_config": "its weights are quantised. Save them once in full precision: model.dequantize(), then save_pretrained",
+    "per_layer_config": "single layers have settings of their own. Open it with transformers and give the module: regraft.load(module)",
 }
+_READERS = ("__post_init__", "__init__", "convert_rope_params_to_dict")
+"""Methods in which a class of configurations reads former names of its keys."""
 _MANY = re.compile(r"(?!.*(size|dim|width))(.*(layer|depth|block|stage|expert|heads|branch|group|levels))")
 _LARGEST_COUNT = 2**15
 _LARGEST = 2**24
@@ -171,12 +175,17 @@ def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) 
 
 
 def _declared(made_of: type) -> frozenset[str]:
-    """Return the keys that a class of configurations takes: its fields, or, in earlier versions of the library, its arguments."""
+    """Return the keys that a class of configurations takes: its fields, or, in earlier versions of the library, its arguments; and the
+    former names that it still reads and the values that it derives, without which a configuration would be that of another network."""
     if dataclasses.is_dataclass(made_of):
         names = {each.name for each in dataclasses.fields(made_of)}
     else:
         names = {name for base in made_of.__mro__ if "__init__" in vars(base) for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
-    return frozenset(names | set(getattr(made_of, "attribute_map", ())))
+    own = [base for base in made_of.__mro__ if not base.__module__.endswith(".configuration_utils")]
+    readers = [inspect.unwrap(vars(base)[name]) for base in own for name in _READERS if inspect.isfunction(vars(base).get(name))]
+    read = {text for reader in readers for text in reader.__code__.co_consts if isinstance(text, str) and text.isidentifier()}
+    kept = {str(step.argval) for reader in readers for step in dis.get_instructions(reader) if step.opname == "STORE_ATTR"}
+    return frozenset(names | {name for name in read | kept if not name.startswith("_")} | set(getattr(made_of, "attribute_map", ())))
 
 
 def _labels(content: Mapping[str, Any], *, what: str) -> dict[str, Any]:
