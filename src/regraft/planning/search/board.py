@@ -17,18 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import SettingError
+from ...errors import SettingError, UnsafeFileError
 from ...files.locks import held_folder, locked_file
 from ...files.text import printable
 from .bench import Outcome
 from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
-__all__ = ["PRUNERS", "SAMPLERS", "Board", "Options", "Taken"]
+__all__ = ["BEST", "PRUNERS", "SAMPLERS", "Board", "Options", "Taken"]
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")
 _POLL = 0.5
+BEST = "best"
+"""Folder of the best network, within that of the study."""
 _RUNNING = "running"
 """Folder of the files that processes hold locked as long as they work on a trial; they are called by its row."""
 
@@ -93,6 +95,9 @@ class Board:
     database: Database = field(init=False)
 
     def __post_init__(self) -> None:
+        for place in [] if self.folder is None else [self.folder / _RUNNING, self.folder / BEST]:
+            if place.is_symlink():  # what is written or removed there would be so elsewhere
+                raise UnsafeFileError(f"{printable(place)!r} is a link; expected a folder of a study. Remove it.")
         with self.alone():
             self.database = Database(self.folder, self.options.direction)
             known = self.database.facts().identity

@@ -10,7 +10,6 @@ import math
 import os
 import sqlite3
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -150,9 +149,13 @@ class Database:
         else:
             _made(folder)
             with self._reached():
-                _check(folder / STUDY_FILE)
-                url = f"sqlite:///{(folder / STUDY_FILE).absolute().as_uri()}?uri=true"  # a path of any characters
-                self._storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _WAITED}})
+                path = (folder / STUDY_FILE).absolute()
+                _check(path)
+
+                def connected() -> sqlite3.Connection:  # not by a URL, which cannot have every character of a path
+                    return sqlite3.connect(path, timeout=_WAITED, check_same_thread=False)
+
+                self._storage = optuna.storages.RDBStorage(f"sqlite:///{STUDY_FILE}", engine_kwargs={"creator": connected})
         with self._reached():
             try:
                 self._study: int = self._storage.get_study_id_from_name(STUDY_NAME)
@@ -284,11 +287,10 @@ def _made(folder: Path) -> None:
 
 @functools.cache
 def _blank() -> bytes:
-    """Return the database that the installed Optuna makes for no study."""
-    with tempfile.TemporaryDirectory(prefix="regraft-search-") as folder:
-        path = Path(folder) / STUDY_FILE
-        optuna_library().storages.RDBStorage(f"sqlite:///{path}").engine.dispose()
-        return path.read_bytes()
+    """Return the database that the installed Optuna makes for no study, made in memory."""
+    with closing(sqlite3.connect(":memory:", check_same_thread=False)) as database:
+        optuna_library().storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: database})
+        return database.serialize()
 
 
 def _check(path: Path) -> None:

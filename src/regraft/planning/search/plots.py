@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, optional_import
+from ...files.writing import write_bytes
 
 __all__ = ["plot_importances", "plot_trials", "positions"]
 
@@ -67,8 +69,7 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
     axes.set_xticks(range(len(used)), used, rotation=20, ha="right")
     axes.set_yticks([])
     axes.set_frame_on(False)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return _saved(figure, Path(path))
 
 
 def plot_importances(importances: Mapping[str, float], path: str | Path) -> Path:
@@ -91,10 +92,17 @@ def plot_importances(importances: Mapping[str, float], path: str | Path) -> Path
     axes = figure.subplots()
     axes.barh([name for name, _ in ordered], [share for _, share in ordered], color="tab:blue")
     axes.set(xlabel="share of the spread that it explains")
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return _saved(figure, Path(path))
 
 
 def _figure(width: float) -> Any:
     """Return an empty figure that leaves the user's own figures and backend alone."""
     return optional_import("matplotlib.figure", "report", purpose="A plot of the search").Figure(figsize=(width, 3.6), layout="constrained")
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    """Write a figure, whole or not at all: a link that stands at its path is replaced, and what it points to stays."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=path.suffix[1:] or None)
+    write_bytes(path, content.getvalue())
+    return path

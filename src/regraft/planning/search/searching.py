@@ -26,7 +26,7 @@ from ..plan import Plan
 from ..preparing import preprocessing_for
 from ..result import Result
 from .bench import METRICS, Bench
-from .board import PRUNERS, SAMPLERS, Board, Options
+from .board import BEST, PRUNERS, SAMPLERS, Board, Options
 from .database import KeptTrial, optuna_library, unwritable
 from .folds import folds_of
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
@@ -36,8 +36,6 @@ __all__ = ["Asked", "run_search"]
 
 FEWEST = 4
 """Finished trials from which importances are computed."""
-BEST = "best"
-"""Folder of the best network, within that of the study."""
 _OWN = ("valid", "seed", "classes")
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 """Optuna's word for how a trial has ended -> ours."""
