@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
+import signal
 import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import torch_examples
 
+import regraft
 from regraft.errors import InputError, RegraftError, SettingError, UnsafeFileError
-from regraft.planning.search import Space
+from regraft.planning.plan import Plan
+from regraft.planning.search import Space, Study, TrialRecord
 from regraft.planning.search.bench import Outcome
 from regraft.planning.search.board import Board, Options
 from regraft.planning.search.plots import plot_importances
@@ -315,6 +320,45 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(kind:
     ended = subprocess.run(script, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0 and ended.stdout.startswith("told:") and "cannot be written" in ended.stdout, ended.stderr[-2000:]
     assert [trial.state for trial in _gone_on(folder).trials()][:4].count("COMPLETE") == 4
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Let no file become longer than a few bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, told)
+
+
+def test_what_is_saved_of_a_study_on_a_full_disk_is_one_error(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    trials = tuple(TrialRecord(number, {"learning_rate": 0.1 / (number + 1)}, "complete", 0.5, (0.5,)) for number in range(4))
+    plan, network = Plan("head"), regraft.load(torch_examples.Cnn(), inputs=(1, 8, 8))
+    space, shares = {"learning_rate": [0.1, 0.01]}, {"learning_rate": 1.0}
+    study = Study(trials, space, "accuracy", "maximize", trials[0], plan, network, {"valid": {}}, None, shares, {}, None)
+    writings: list[Callable[[Path], Path]] = [
+        study.save,
+        lambda folder: study.plot(folder / "trials.png"),
+        lambda folder: study.plot_importances(folder / "importances.png"),
+    ]
+    for write in writings:
+        path = write(tmp_path)
+        before = path.read_bytes()
+        with _full_disk(), pytest.raises(InputError, match=r"cannot be written: File too large"):
+            write(tmp_path)
+        assert path.read_bytes() == before
+        with pytest.raises(InputError, match="cannot be written"):
+            write(path / "below")
+        with pytest.raises(InputError, match="cannot be written"):
+            write(tmp_path / "a\0b")
+    with pytest.raises(InputError, match=r"cannot be written: Format 'nope'"):
+        study.plot(tmp_path / "trials.nope")
+    assert len(list(tmp_path.iterdir())) == len(writings)
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, optional_import
+from ...files.formats import reason_of
+from ...files.text import printable
 from ...files.writing import write_bytes
 
 __all__ = ["plot_importances", "plot_trials", "positions"]
@@ -103,6 +105,11 @@ def _figure(width: float) -> Any:
 def _saved(figure: Any, path: Path) -> Path:
     """Write a figure, whole or not at all: a link that stands at its path is replaced, and what it points to stays."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=150, format=path.suffix[1:] or None)
-    write_bytes(path, content.getvalue())
+    try:
+        figure.savefig(content, dpi=150, format=path.suffix[1:] or None)
+        write_bytes(path, content.getvalue())
+    except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib does not know
+        raise DataError(
+            f"The plot {printable(path)!r} cannot be written: {reason_of(error)}. Give another path, such as 'plot.png'."
+        ) from error
     return path

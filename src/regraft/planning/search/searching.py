@@ -27,7 +27,7 @@ from ..preparing import preprocessing_for
 from ..result import Result
 from .bench import METRICS, Bench
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options
-from .database import KeptTrial, optuna_library, unwritable
+from .database import KeptTrial, optuna_library
 from .folds import folds_of
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
@@ -227,10 +227,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
             board.folder,
         )
         if board.folder is not None:
-            try:
-                study.save(board.folder)
-            except OSError as error:
-                raise unwritable(board.folder, error) from error
+            study.save(board.folder)
     return study
 
 

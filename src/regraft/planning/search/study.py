@@ -13,6 +13,7 @@ from ...files.writing import write_json
 from ...networks.contract import Network
 from ..plan import Plan
 from ..result import Result
+from .database import unwritable
 from .plots import plot_importances, plot_trials
 
 __all__ = ["Study", "TrialRecord"]
@@ -139,10 +140,23 @@ class Study:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Write `study.json` into a folder, made where it is not there, and return its path."""
+        """Write `study.json`, whole or not at all.
+
+        Args:
+            folder: made where it is not there.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            SettingError: if it cannot be written; an earlier one stays.
+        """
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        write_json(target / "study.json", self.to_dict())
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            write_json(target / "study.json", self.to_dict())
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            raise unwritable(target, error) from error
         return target / "study.json"
 
     def plot(self, path: str | Path) -> Path:
@@ -153,6 +167,9 @@ class Study:
 
         Returns:
             The path.
+
+        Raises:
+            DataError: if there is nothing to draw, or the file cannot be written.
         """
         done = [trial for trial in self.ranked() if trial.figure is not None]
         points: list[Mapping[str, Any]] = [{**trial.values, self.metric: trial.figure} for trial in done]
@@ -167,6 +184,9 @@ class Study:
 
         Returns:
             The path.
+
+        Raises:
+            DataError: if there is nothing to draw, or the file cannot be written.
         """
         return plot_importances(self.importances, path)
 
