@@ -15,7 +15,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import DataError, NetworkError, SettingError
-from regraft.heads.starts import balanced_rows, imprinted_rows, separated_rows
+from regraft.heads.starts import balanced_rows, imprinted_rows, scale_and_shifts, separated_rows
 from regraft.networks.names import normal_name
 from regraft.probes import statistics_of
 
@@ -151,10 +151,22 @@ def test_formulas_by_hand() -> None:
     rows, biases = separated_rows(features, np.array([0, 0]), count=1, old=old)
     np.testing.assert_allclose(rows, [2 * np.array([-1.0, 1.0]) / np.sqrt(2)])  # from (4, 0), where the old row points, to (0, 4)
     np.testing.assert_allclose(features[0] @ rows[0] + biases[0], 0.5 * 1.001)  # just above the old class
-    both = np.array([[3.0, 0.0], [2.0, 0.2], [0.0, 3.0], [0.1, 2.0]])
-    rows, biases = balanced_rows(both, np.array([0, 0, 1, 1]), count=1, old=old)
+    both = np.array([[3.0, 0.0], [2.0, 0.2], [2.5, 0.1], [2.2, 0.4], [0.0, 3.0], [0.1, 2.0], [0.3, 2.2], [0.2, 2.6]])
+    rows, biases = balanced_rows(both, np.repeat([0, 1], 4), count=1, old=old)
     scores = np.concatenate([both @ old[0].T + old[1], both @ rows.T + biases], 1)
-    assert scores.argmax(1).tolist() == [0, 0, 1, 1]
+    assert scores.argmax(1).tolist() == [0] * 4 + [1] * 4
+
+
+def test_scale_and_shifts_are_those_of_the_lowest_loss_whatever_the_unit_of_the_new_scores() -> None:
+    draw, targets = np.random.default_rng(0), np.arange(600) % 3
+    scores = 3 * np.eye(3)[targets] + draw.normal(size=(600, 3))
+    for unit in (1e-6, 1.0, 1e6):
+        given = np.column_stack([scores[:, :2], unit * (scores[:, 2] - 7)])
+        factor, shifts = scale_and_shifts(given, targets, first=2)
+        made = np.column_stack([scores[:, :2], factor * given[:, 2] + shifts[0]])
+        right = made.argmax(1) == targets
+        assert right.mean() > (scores.argmax(1) == targets).mean() - 0.01
+        assert abs(right[targets == 2].mean() - right[targets < 2].mean()) < 0.05
 
 
 @pytest.mark.parametrize(

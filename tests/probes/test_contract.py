@@ -20,6 +20,7 @@ from regraft.probes import (
     fit_random_projection,
     fit_ridge,
     fit_svm,
+    fit_vote,
 )
 
 PROBES: dict[str, Callable[..., Any]] = {
@@ -32,6 +33,7 @@ PROBES: dict[str, Callable[..., Any]] = {
     "ridge": fit_ridge,
     "ridge, balanced": partial(fit_ridge, balanced=True, standardise=True),
     "svm": fit_svm,
+    "vote": fit_vote,
 }
 every = pytest.mark.parametrize("fit", PROBES.values(), ids=PROBES.keys())
 

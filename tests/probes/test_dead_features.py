@@ -81,7 +81,7 @@ def test_a_dead_feature_is_no_part_of_a_head(name: str, column: str) -> None:
 def test_the_layer_of_a_random_projection_is_bounded_too(column: str) -> None:
     features, labels = _features([column] * 4)
     probe = fit_random_projection(features, labels, classes=3, width=80)
-    assert np.abs(probe.projection.weight).max() < 300 and np.abs(probe.ridge.weight).max() < 300
+    assert np.abs(probe.layer.weight).max() < 300 and np.abs(probe.head.weight).max() < 300
     assert np.isfinite(probe.scores(features)).all()
 
 

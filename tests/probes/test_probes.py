@@ -25,6 +25,7 @@ from regraft.probes import (
     fit_logistic,
     fit_random_projection,
     fit_ridge,
+    fit_vote,
     statistics_of,
     unknown_scores,
 )
@@ -74,10 +75,10 @@ def test_a_random_projection_separates_what_no_line_does() -> None:
     probe = fit_random_projection(features, labels, classes=2, width=150)
     straight = fit_ridge(features, labels, classes=2)
     assert (probe.loo_scores.argmax(1) == labels).mean() > 0.9 > (straight.loo_scores.argmax(1) == labels).mean()
-    layer = probe.projection
+    layer = probe.layer
     hidden = np.maximum(features @ layer.weight.T + layer.bias, 0)
-    np.testing.assert_allclose(hidden @ probe.ridge.weight.T + probe.ridge.bias, probe.scores(features), atol=1e-4)
-    assert len(fit_random_projection(features[:20], labels[:20], classes=2).projection.bias) == 100
+    np.testing.assert_allclose(hidden @ probe.head.weight.T + probe.head.bias, probe.scores(features), atol=1e-4)
+    assert len(fit_random_projection(features[:20], labels[:20], classes=2).layer.bias) == 100
     with pytest.raises(SettingError, match="width=0 is out of its range"):
         fit_random_projection(features, labels, classes=2, width=0)
     with pytest.raises(DataError, match=r"\(N, 2\); received the shape \(3, 5\)"):
@@ -187,3 +188,23 @@ def test_the_choice_refuses_what_says_nothing() -> None:
         UnknownChoice.from_dict({name: value for name, value in choose_unknown(features, labels).to_dict().items() if name != "threshold"})
     with pytest.raises(DataError, match="received 'entropy'"):
         UnknownChoice.from_dict(choose_unknown(features, labels).to_dict() | {"score": "entropy"})
+
+
+def test_a_vote_is_two_layers_and_each_example_is_judged_by_the_others() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(80, 3)) * [1, 10, 0.1] + [5, -3, 0]
+    y = ((x[:, 0] > 5) ^ (x[:, 1] > -3)).astype(int)  # no line parts them
+    probe = fit_vote(x, y, classes=2)
+    layer, head = probe.layer, probe.head
+    hidden = layer.apply(x)
+    np.testing.assert_allclose(hidden.sum(1), 1, atol=1e-5)
+    z = (x - x.mean(0)) / x.std(0)
+    kernel = np.exp(-np.square(z[:, None] - z).sum(-1) / (2 * head.penalty))
+    np.testing.assert_allclose(hidden, kernel / kernel.sum(1, keepdims=True), atol=1e-4)
+    np.fill_diagonal(kernel, 0)
+    np.testing.assert_allclose(head.loo_scores, head.temperature * (kernel / kernel.sum(1, keepdims=True)) @ np.eye(2)[y], atol=1e-4)
+    assert (head.loo_scores.argmax(1) == y).mean() > 0.8 and head.penalty == min(head.path, key=lambda one: one[1])[0]
+    twice = fit_vote(np.repeat(x, 2, 0), np.repeat(y, 2), classes=2)
+    assert np.abs(twice.layer.weight * x.std(0)).max() < 2e3 and np.isfinite(twice.scores(x)).all()
+    pairs = fit_vote(np.repeat(x, 2, 0), np.repeat(y, 2), classes=2, groups=np.repeat(np.arange(80), 2)).head
+    np.testing.assert_allclose(pairs.loo_scores[::2] / pairs.temperature, head.loo_scores / head.temperature, atol=1e-4)

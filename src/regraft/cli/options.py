@@ -80,6 +80,11 @@ _STRATEGY = (
 Strategy = Annotated[str, Option("--strategy", metavar="S", help=_STRATEGY)]
 _BLOCK = "For surgical: which third of the blocks is trained, first, middle, last, or auto (by the gradients)."
 Block = Annotated[str | None, Option("--block", metavar="WHICH", help=_BLOCK)]
+_PROBE = (
+    "How heads are solved: auto, ridge, lda, logistic, svm, class_mean or, for the strategies probe and head, random_projection (a layer "
+    "of random weights below the head) or knn (a vote of the examples, which the network then holds)."
+)
+Probe = Annotated[str | None, Option("--probe", metavar="P", help=_PROBE)]
 _BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, until nothing better is to be expected."
 Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_BUDGET)]
 _FROZEN = "For partial: so many blocks, or up to this block, layer or module, that one included."

@@ -18,7 +18,7 @@ from ..networks.names import checked_classes, normal_name
 from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..tasks import harmonic_mean
 from .starting import STARTS, Start, as_data, ready_for, started
-from .starts import balanced_rows, lowest_biases, probed_rows, separated_rows
+from .starts import Rows, aligned_to_statistics, balanced_rows, lowest_biases, probed_rows, separated_rows
 
 __all__ = ["extend", "extension_figures"]
 
@@ -72,8 +72,8 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     if items is not None:
         _check_shown(items, names)
         features = net.features(items)
-        added = statistics_of(features, items.targets, classes=names) if items.task == "classification" else None
-        head = _with_new_rows(net, head, shown=(features, items.targets), start=start, old_data=old_data)
+        added = _added(features, items, known=known, old=(old.weight, old.bias)) if items.task == "classification" else None
+        head = _with_new_rows(net, head, shown=(features, items.targets), start=start, old_data=old_data, known=known)
     else:
         head = started(net, head, new=_new(head, names), old=_rows(old), start=Start(start or "zeros", None, seed))
     if known is not None and added is not None:
@@ -141,7 +141,15 @@ def _appended(old: Head, names: Sequence[str]) -> Head:
     return replace(old, classes=(*(old.classes or ()), *names), weight=weight, bias=bias, parts=parts, thresholds=limits)
 
 
-def _with_new_rows(net: Network, head: Head, *, shown: tuple[np.ndarray, np.ndarray], start: str | None, old_data: Any) -> Head:
+def _with_new_rows(
+    net: Network,
+    head: Head,
+    *,
+    shown: tuple[np.ndarray, np.ndarray],
+    start: str | None,
+    old_data: Any,
+    known: ClassStatistics | None,
+) -> Head:
     """Return the head with the rows of its last part computed from features and targets of the new classes."""
     features, targets = shown
     count, first = head.parts[-1], len(head.weight) - head.parts[-1]
@@ -162,11 +170,52 @@ def _with_new_rows(net: Network, head: Head, *, shown: tuple[np.ndarray, np.ndar
             raise SettingError(f"start='probe' tells new classes from each other; received {count}. Choose 'imprint', or give old_data=.")
         rows, _ = probed_rows(features, targets, count=count, kept=original, wanted=np.arange(count))
         made = (rows, lowest_biases(features, targets, rows=rows, old=original))
+    elif known is not None:
+        made = _aligned(shown, count=count, old=original, known=_in_order(known, head))
     else:
         made = separated_rows(features, targets, count=count, old=original)
     weight, bias = head.weight.copy(), head.bias.copy()
     weight[first:], bias[first:] = made
     return replace(head, weight=weight, bias=bias)
+
+
+def _aligned(shown: tuple[np.ndarray, np.ndarray], *, count: int, old: Rows, known: ClassStatistics) -> Rows:
+    """Return new rows that are aligned to what class statistics say of the old classes.
+
+    Statistics of very wide features are of every so many of them and of the scores of the old classes: as these are linear in the
+    features, so is what is read from them.
+    """
+    (features, targets), every = shown, known.every
+    if every == 1:
+        return aligned_to_statistics(features, targets, count=count, old=old, known=known)
+    seen, classes = _seen(features, old=old, every=every), len(old[0])
+    first = seen.shape[1] - classes
+    of_scores = (np.eye(classes, seen.shape[1], first), np.zeros(classes))
+    weight, bias = aligned_to_statistics(seen, targets, count=count, old=of_scores, known=replace(known, every=1))
+    whole = weight[:, first:] @ old[0]
+    whole[:, ::every] += weight[:, :first]
+    return whole, bias + weight[:, first:] @ old[1]
+
+
+def _added(features: np.ndarray, items: Dataset, *, known: ClassStatistics | None, old: Rows) -> ClassStatistics:
+    """Return the statistics of the new classes, of what the known ones are of."""
+    every = 1 if known is None else known.every
+    first = 0 if known is None or every == 1 else known.means.shape[1] - len(range(0, features.shape[1], every))
+    seen = _seen(features, old=(old[0][:first], old[1][:first]), every=every)
+    return replace(statistics_of(seen, items.targets, classes=items.classes), every=every)
+
+
+def _seen(features: np.ndarray, *, old: Rows, every: int) -> np.ndarray:
+    """Return what statistics of every so many of the features are of: these, and the scores of the old classes."""
+    return features if every == 1 else np.concatenate([features[:, ::every], features @ old[0].T + old[1]], axis=1)
+
+
+def _in_order(known: ClassStatistics, head: Head) -> ClassStatistics:
+    """Return the statistics with the head's classes of before this extension first, in its order."""
+    place = {normal_name(name): row for row, name in enumerate(known.classes)}
+    own = [place[normal_name(name)] for name in (head.classes or ())[: len(head.weight) - head.parts[-1]]]
+    order = [*own, *(row for row in range(len(known.classes)) if row not in own)]
+    return replace(known, classes=tuple(known.classes[row] for row in order), counts=known.counts[order], means=known.means[order])
 
 
 def _statistics(net: Network, given: Any) -> ClassStatistics | None:
@@ -181,7 +230,14 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
     if not isinstance(arrays, Mapping):
         raise SettingError(f"statistics= takes a folder saved by regraft, its arrays, or True; received {type(arrays).__name__}.")
     found, head = ClassStatistics.from_arrays(arrays), net.head
-    if found.means.shape[1] != head.features:
+    if found.every > 1 and given is not None:
+        raise SettingError(
+            f"statistics= solves all rows from all {head.features:,} features; these are of every {found.every}-th, as adapt keeps them of "
+            "very wide heads. Leave it out: new rows are then aligned to the old ones by them."
+        )
+    wide = len(range(0, head.features, found.every)) + (0 if found.every == 1 else len(found.classes))
+    least = wide - (0 if found.every == 1 else len(found.classes) - 1)
+    if not least <= found.means.shape[1] <= wide:
         raise DataError(
             f"The statistics are of {found.means.shape[1]} features; the network has {head.features}: they belong to another one."
         )
@@ -193,7 +249,7 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
 
 def _joint(head: Head, statistics: ClassStatistics) -> Head:
     """Return the head with the closed-form rows of all its classes."""
-    weight, bias = fit_lda(statistics)
+    weight, bias = fit_lda(statistics, standardise=True)
     order = {normal_name(name): row for row, name in enumerate(statistics.classes)}
     rows = [order[normal_name(name)] for name in head.classes or ()]
     return replace(head, weight=weight[rows].astype(np.float32), bias=bias[rows].astype(np.float32), parts=())

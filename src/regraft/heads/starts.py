@@ -5,17 +5,34 @@ Every function returns weight (n, d) and bias (n,) of n new classes.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from ..errors import DataError
-from ..probes import fit_ridge
+from ..probes import ClassStatistics, WithinCovariance, fit_ridge, statistics_of, within_covariance
 
-__all__ = ["Rows", "aligned_rows", "balanced_rows", "imprinted_rows", "lowest_biases", "mean_rows", "probed_rows", "separated_rows"]
+__all__ = [
+    "Rows",
+    "aligned_rows",
+    "aligned_to_statistics",
+    "balanced_rows",
+    "imprinted_rows",
+    "lowest_biases",
+    "mean_rows",
+    "probed_rows",
+    "scale_and_shifts",
+    "separated_rows",
+]
 
 _LOST = 0.15
 """Share of a new class's items that its row may leave to the old classes, where no old item is there to weigh them against."""
+_PULL = 1e-3
+"""How strongly the weights of old scores in a new row are drawn to zero, beside a mean log-loss; a tenth of that for its own."""
+_DRAWN = 20_000
+"""Old examples that are drawn from their statistics, over all classes."""
 _SCALE = 10.0  # of cosine scores, where no kept row tells another (Qi et al. let it be learned; it starts at 10)
 
 Rows = tuple[np.ndarray, np.ndarray]
@@ -116,6 +133,120 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
     return rows, lowest_biases(features, targets, rows=rows, old=old)
 
 
+def aligned_to_statistics(features: np.ndarray, targets: np.ndarray, *, count: int, old: Rows, known: ClassStatistics) -> Rows:
+    """Return rows of new classes that are on the scale of the old ones, from class statistics of the old examples.
+
+    The direction of a new class is the discriminant between it and the old class means. It is weighed with the old rows, and gets a
+    bias, such that the log-loss of old and new examples is lowest, each class weighing the same and the old scores as they are: a convex
+    problem of C + 2 numbers. The old examples are drawn from what their statistics say, as scores; the new ones are scored by a row
+    that was made without them. Each new row depends on its own examples and on the old classes only.
+
+    Source: Fisher 1936 (the direction); the bias correction of Wu et al., CVPR 2019, section 3.2 (scale and bias on held-out examples).
+    Deviations: drawn scores take the place of stored examples, and the old scores are weighed in. On digits, twelve adaptations of two
+    networks, that found 3 to 9 more of 100 new examples and cost 0.4 fewer old ones than scale and bias alone.
+
+    Args:
+        features: (N, d) of examples of the new classes.
+        targets: (N,) which new class, 0 to n - 1; every class has an example.
+        count: n.
+        old: weight (C, d) and bias (C,) of the rows before any extension.
+        known: statistics of the same features, the C old classes first, in their order.
+
+    Returns:
+        Weight (n, d) and bias (n,).
+    """
+    made = [_aligned_row(features[targets == index].astype(np.float64), old=old, known=known) for index in range(count)]
+    return np.stack([weight for weight, _ in made]), np.array([bias for _, bias in made])
+
+
+def _aligned_row(own: np.ndarray, *, old: Rows, known: ClassStatistics) -> tuple[np.ndarray, float]:
+    """Return weight (d,) and bias of a new class with these examples (n, d) of its `own`."""
+    means = known.means[: len(old[0])]
+    centre = means.mean(axis=0)
+    one = statistics_of(own, np.zeros(len(own), np.int64), classes=["the new class"])
+    one = replace(one, scatter=np.diag(np.diag(one.scatter)))  # all of it would hold down what is special in each example
+    within = within_covariance(known.joined(one), standardise=True)
+    turned = within.solve(own - centre)
+    direction = turned.mean(axis=0)
+    products = (own - centre) @ turned.T
+    held_out = (products.sum(axis=0) - np.diag(products)) / (len(own) - 1) if len(own) > 1 else products[0] / 2
+    offset = -float(direction @ centre)
+    drawn, truth = _drawn_scores(means, within, old=old, new=(direction, offset))
+    scores = np.concatenate([drawn, np.column_stack([own @ old[0].T + old[1], held_out])])
+    shares, shift = _mixed(scores, np.append(truth, np.full(len(own), len(means))))
+    return shares[-1] * direction + shares[:-1] @ old[0], float(shares[-1] * offset + shares[:-1] @ old[1] + shift)
+
+
+def _mixed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return weights (C,) and a bias with which the scores (N, C), of old classes and last of the new one, make the score of that.
+
+    They have the lowest log-loss, each class weighing the same; the old scores stay as they are.
+    """
+    first, total = scores.shape[1] - 1, scores.shape[1]
+    middle = scores.mean(axis=0)
+    spread = np.append(np.full(first, np.abs(scores[:, :first] - middle[:first]).mean()), np.abs(scores[:, first] - middle[first]).mean())
+    spread = np.maximum(spread, 1e-12)
+    table, fixed = np.column_stack([(scores - middle) / spread, np.ones(len(scores))]), scores[:, :first]
+    counts = np.bincount(targets, minlength=total)
+    share = (1 / np.maximum(counts, 1) / (counts > 0).sum())[targets]
+    truth, pull = np.eye(total)[targets], np.append(np.full(first, _PULL), [0.1 * _PULL, 0.1 * _PULL])
+
+    def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        logs = log_softmax(np.column_stack([fixed, table @ numbers]), axis=1)
+        excess = (np.exp(logs[:, first]) - truth[:, first]) * share
+        value = float(-(share * (logs * truth).sum(1)).sum() + 0.5 * (pull * np.square(numbers)).sum())
+        return value, table.T @ excess + pull * numbers
+
+    found = minimize(loss, np.zeros(total + 1), jac=True, method="L-BFGS-B").x
+    weights = found[:-1] / spread
+    return weights, float(found[-1] - weights @ middle)
+
+
+def _drawn_scores(
+    means: np.ndarray, within: WithinCovariance, *, old: Rows, new: tuple[np.ndarray, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores (m, C + 1) of examples drawn about the class means (C, d), by the old rows and a new one, and their classes (m,)."""
+    weight, bias = np.concatenate([old[0], new[0][None]]).astype(np.float64), np.append(old[1], new[1])
+    covariance = within.between(weight, weight)
+    squares, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.maximum(squares, 0))
+    each = int(np.clip(_DRAWN // len(means), 20, 400))
+    noise = np.random.default_rng(0).standard_normal((each, len(bias))) @ root.T
+    middles = means @ weight.T + bias
+    return (middles[:, None] + noise).reshape(-1, len(bias)), np.repeat(np.arange(len(means)), each)
+
+
+def scale_and_shifts(scores: np.ndarray, targets: np.ndarray, *, first: int) -> tuple[float, np.ndarray]:
+    """Return the common factor of the scores of the new classes and what is added to each, with the lowest balanced log-loss.
+
+    Args:
+        scores: (N, C) of old and new examples that no new row has seen.
+        targets: (N,) class indices.
+        first: column of the first new class; those before stay as they are.
+
+    Returns:
+        The factor, above 0, and (C - first,) shifts.
+    """
+    fixed, moving, total = scores[:, :first], scores[:, first:], scores.shape[1]
+    spread = max(float(np.abs(moving - moving.mean(axis=0)).mean()), 1e-12)
+    moving = moving / spread
+    counts = np.bincount(targets, minlength=total)
+    share = (1 / np.maximum(counts, 1) / (counts > 0).sum())[targets]
+    truth = np.eye(total)[targets]
+
+    def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+        made = np.concatenate([fixed, numbers[0] * moving + numbers[1:]], 1)
+        logs = log_softmax(made, axis=1)
+        excess = ((np.exp(logs) - truth) * share[:, None])[:, first:]
+        slope = np.concatenate([[float((excess * moving).sum()) + 1e-4 * numbers[0]], excess.sum(0) + 1e-4 * numbers[1:]])
+        return float(-(share * (logs * truth).sum(1)).sum() + 0.5e-4 * float(np.square(numbers).sum())), slope
+
+    bounds = [(1e-3, None)] + [(None, None)] * moving.shape[1]
+    start = np.append(1.0, fixed.max(axis=1).mean() - moving.mean(axis=0))
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(found[0] / spread), found[1:]
+
+
 def lowest_biases(features: np.ndarray, targets: np.ndarray, *, rows: np.ndarray, old: Rows) -> np.ndarray:
     """Return the lowest bias of each new row at which 85 % of its class's items score above every old class.
 
@@ -138,7 +269,8 @@ def balanced_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old:
     """Return new rows fitted to items of old and new classes, every class weighing the same, while the old rows stay as they are.
 
     The directions are those of the closed-form ridge solution of all classes; their common scale and each bias minimise the balanced
-    log-loss of all classes together, the old scores fixed: a convex problem of n + 1 numbers.
+    log-loss of all classes together, on scores of examples that were left out and with the old scores fixed: a convex problem of n + 1
+    numbers.
 
     Source: the bias correction of Wu et al., CVPR 2019, section 3.2, with one bias a class in place of one for all.
 
@@ -152,22 +284,10 @@ def balanced_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old:
         Weight (n, d) and bias (n,).
     """
     first, total = len(old[0]), len(old[0]) + count
-    rows = fit_ridge(features, targets, classes=total).weight[first:]
-    fixed, moving = features @ old[0].T + old[1], features @ rows.T
-    counts = np.bincount(targets, minlength=total)
-    share = (1 / np.maximum(counts, 1) / (counts > 0).sum())[targets]
-    truth = np.eye(total)[targets]
-
-    def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = np.concatenate([fixed, numbers[0] * moving + numbers[1:]], 1)
-        excess = ((softmax(scores, axis=1) - truth) * share[:, None])[:, first:]
-        slope = np.concatenate([[float((excess * moving).sum()) + 1e-4 * numbers[0]], excess.sum(0) + 1e-4 * numbers[1:]])
-        return float(-(share * (log_softmax(scores, axis=1) * truth).sum(1)).sum() + 0.5e-4 * float(np.square(numbers).sum())), slope
-
-    numbers = minimize(
-        loss, np.concatenate([[1.0], np.zeros(count)]), jac=True, method="L-BFGS-B", bounds=[(1e-3, None)] + [(None, None)] * count
-    ).x
-    return numbers[0] * rows, numbers[1:]
+    probe = fit_ridge(features, targets, classes=total, standardise=True)
+    scores = np.concatenate([features @ old[0].T + old[1], probe.loo_scores[:, first:]], 1)
+    factor, shifts = scale_and_shifts(scores, targets, first=first)
+    return factor * probe.weight[first:], factor * probe.bias[first:] + shifts
 
 
 def aligned_rows(weight: np.ndarray, bias: np.ndarray, *, kept: Rows) -> Rows:

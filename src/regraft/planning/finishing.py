@@ -21,7 +21,10 @@ __all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "merged_history"
 FEWEST = 20
 """Choosing items from which a temperature is fitted."""
 WIDEST = 2048
-"""Features up to which class statistics are computed by a pass of their own; their scatter has the square of that many numbers."""
+"""Features up to which class statistics that take a pass of their own are of all of them; their scatter has the square of that many
+numbers."""
+FEWEST_OF_CLASS = 10
+"""Items of each class, as far as there are so many, that class statistics are of at the least."""
 WIDEST_HIDDEN, THINNED = 1024, 512
 """Features up to which all are looked at for unknown items, and to how many wider ones are thinned out evenly: classes are hidden in
 turn, and each time two matrices of that size are factorised. On pictures of digits 512 of 1,522 features told as much as all."""
@@ -115,7 +118,8 @@ def fit_thresholds_(job: Job, carried: Carried) -> None:
 def keep_statistics_(job: Job, carried: Carried) -> None:
     """Keep the class statistics of the first head with the network: of the features of the fitting and selection items.
 
-    Where the backbone was trained, its features are computed by one pass of the feed, unless that would take too long.
+    Where the backbone was trained, its features are computed by one pass of the feed, of fewer items where all would take too long.
+    `regraft.extend` needs them: without, it knows of the old classes their rows alone.
 
     Args:
         job: with the trained network.
@@ -132,12 +136,12 @@ def keep_statistics_(job: Job, carried: Carried) -> None:
     rows = job.known(data.name, np.sort(np.concatenate([job.parts.fit, job.parts.select])))
     with job.clock.during("frozen"):
         at_hand = carried.head_features if carried.head_features is not None else carried.features if same else None
-        features = at_hand[rows] if at_hand is not None else _features(job, carried, rows=rows)
-        if features is None:
-            return
+        if at_hand is not None:
+            features, most = at_hand[rows], WIDEST_AT_HAND
+        else:
+            (features, rows), most = _features(job, carried, rows=rows), WIDEST
         every = 1 if features.shape[1] <= WIDEST_HIDDEN else -(-features.shape[1] // THINNED)
-        if features.shape[1] <= WIDEST_AT_HAND:
-            network.statistics = statistics_of(features.numpy(), data.targets[rows], classes=data.classes).to_arrays()
+        network.statistics = _statistics(job, features.numpy(), rows=rows, most=most)
         network.unknown = _unknown_rule(job, features[:, ::every].numpy(), rows=rows, every=every)
 
 
@@ -175,17 +179,33 @@ def _same_features(job: Job, carried: Carried) -> bool:
     return trained - carried.frozen <= set(job.network.head_layers) and job.plan.strategy != "scratch"
 
 
-def _features(job: Job, carried: Carried, *, rows: np.ndarray) -> Tensor | None:
-    """Return the features of some items by a pass of the feed, or None, with a note, where they are too wide or it would take too long."""
-    width, allowed = job.network.head.features, max(1.0, SHARE * job.clock.seconds["train"])
+def _statistics(job: Job, features: np.ndarray, *, rows: np.ndarray, most: int) -> dict[str, np.ndarray]:
+    """Return the class statistics of features (n, d), as arrays; of more than `most`, those of every so many and of the scores."""
+    data, every = job.items.data, 1
+    if features.shape[1] > most:
+        weight, bias = job.network.rows(job.network.head.layer)
+        every = -(-features.shape[1] // THINNED)
+        features = np.concatenate([features[:, ::every], features @ weight.T + bias], axis=1)
+    return replace(statistics_of(features, data.targets[rows], classes=data.classes), every=every).to_arrays()
+
+
+def _features(job: Job, carried: Carried, *, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """Return the features of some items by a pass of the feed, and which items: fewer of each class, drawn, where all take too long."""
+    allowed = max(1.0, SHARE * job.clock.seconds["train"])
     began = time.perf_counter()
-    first = job.features(carried.feed, rows[:64]) if width <= WIDEST else None
-    expected = (time.perf_counter() - began) * len(rows) / 64
-    if first is None or expected > allowed:
-        why = f"{width} features" if first is None else f"a pass of {expected:.0f} s for {job.clock.seconds['train']:.0f} s of training"
-        job.notes.append(f"No class statistics were kept: they would take {why}.")
-        return None
-    return job.features(carried.feed, rows)
+    job.features(carried.feed, rows[:64])
+    expected = (time.perf_counter() - began) * len(rows) / min(len(rows), 64)
+    if expected > allowed:
+        targets, draw = job.items.data.targets[rows], np.random.default_rng(job.plan.seed)
+        each = max(int(allowed / expected * len(rows) / len(np.unique(targets))), FEWEST_OF_CLASS)
+        order = draw.permutation(len(rows))
+        kept = np.concatenate([order[targets[order] == row][:each] for row in np.unique(targets)])
+        job.notes.append(
+            f"Class statistics are of {len(kept):,} of {len(rows):,} items, drawn by class: a pass over all of them would take "
+            f"{expected:.0f} s for {job.clock.seconds['train']:.0f} s of training."
+        )
+        rows = rows[np.sort(kept)]
+    return job.features(carried.feed, rows), rows
 
 
 def note_idle_heads_(job: Job, carried: Carried) -> None:

@@ -16,15 +16,26 @@ from ..methods import METHODS, SWITCHES
 from ..report.candidates import HEADINGS, candidate_rows
 from ..training import Settings
 
-__all__ = ["STRATEGIES", "Plan", "check_plan", "make_plan"]
+__all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "Plan", "check_plan", "make_plan"]
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
 THIRDS = ("first", "middle", "last")
 AUTO_BLOCK = "auto"
 BASES = ("head", "probe")
+PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
+"""How heads are solved."""
+THROUGH_LAYERS = ("random_projection", "knn")
+"""Of these, those that put a layer before the head."""
+SOLVING = ("probe", "head", "partial", "full", "surgical", *METHODS)
+"""Strategies that begin with a head that is solved."""
 _TUNING = ("partial", "full", "surgical", *METHODS)
 """Strategies that train below the heads, from trained weights: the switches go with them."""
+_OF_THE_LOOP = (
+    *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "dropout", "l1", "momentum", "schedule", "warmup"),
+    *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm"),
+)
+"""Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -44,6 +55,10 @@ class Plan:
             gradient in proportion to its weights, once the head is trained.
         base: what "partial", "full" and "surgical" start from: "head", the network's own head, solved and trained first; or "probe",
             the closed-form head on all depths.
+        probe: how the head is solved that "probe" and "head" end with, and that what trains below the heads starts from: "ridge", "lda",
+            "logistic", "svm", "class_mean" or, for "probe" and "head", "random_projection" or "knn"; "auto": for "probe" the best of ridge
+            regression, discriminant analysis and their weighed mean, for "head" logistic regression (ridge regression for numbers),
+            for a start ridge regression.
         budget: for "auto": "10m", "30s" or "1h", of which the judging is no part; "auto" or None: until nothing is worth its cost.
         views: fixed versions of each fitting item, the plain one included.
         valid: share of the items kept aside to judge.
@@ -75,6 +90,7 @@ class Plan:
     reasons: tuple[str, ...] = ()
     block: str | None = None
     base: str = "head"
+    probe: str = "auto"
     budget: str | None = None
     candidates: tuple[dict[str, Any], ...] = ()
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +101,14 @@ class Plan:
         """The budget in seconds; None where there is no limit."""
         found = _BUDGET.fullmatch(str(self.budget or ""))
         return float(found[1]) * _SECONDS[found[2]] if found else None
+
+    def of_the_loop(self) -> tuple[str, ...]:
+        """Return what is given that means something in an epoch loop only, such as "dropout=0.2"."""
+        plain, given = Settings(), self.settings
+        found = [f"{name}={getattr(given, name)!r}" for name in _OF_THE_LOOP if getattr(given, name) != getattr(plain, name)]
+        found += [f"views={self.views}"] if self.views > 1 else []
+        found += [f"start={self.start!r}"] if self.start != "auto" else []
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -150,6 +174,7 @@ class Plan:
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
+        lines += [f"solved by  {self.probe}"] if self.probe != "auto" else []
         lines += _candidate_lines(self.candidates)
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(map(printable, lines))
@@ -176,7 +201,7 @@ def check_plan(plan: Plan) -> None:
     Raises:
         SettingError: naming what was received and what was expected.
     """
-    problems = [*_about_strategy(plan), *_about_method(plan), *_about_values(plan)]
+    problems = [*_about_strategy(plan), *_about_probe(plan), *_about_method(plan), *_about_values(plan)]
     if problems:
         raise SettingError(" ".join(problems))
 
@@ -200,6 +225,17 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
         yield f"base={plan.base!r} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
     if plan.frozen is not None and not isinstance(plan.frozen, str) and not _whole(plan.frozen):
         yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
+
+
+def _about_probe(plan: Plan) -> Iterator[str]:
+    if plan.probe not in PROBES:
+        yield f"probe={plan.probe!r} is not known{near_names(str(plan.probe), PROBES)}."
+    elif plan.probe != "auto" and plan.strategy in STRATEGIES and plan.strategy not in SOLVING:
+        yield f"probe={plan.probe!r} goes with strategies that begin with a solved head: {', '.join(SOLVING)}; received {plan.strategy!r}."
+    elif plan.probe in THROUGH_LAYERS and plan.strategy in STRATEGIES and plan.strategy not in ("probe", "head"):
+        yield f"probe={plan.probe!r} puts a layer before the head, and goes with strategy='probe' or 'head'; received {plan.strategy!r}."
+    elif plan.probe in THROUGH_LAYERS and plan.strategy == "head" and plan.of_the_loop():
+        yield f"probe={plan.probe!r} solves the head and trains nothing; received {', '.join(plan.of_the_loop())}. Leave it out."
 
 
 def _about_method(plan: Plan) -> Iterator[str]:
@@ -264,8 +300,8 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, block, base, budget, views, valid, select, seed, classes, rename, start, statistics, false_alarm, the options
-            of methods, and any setting. Settings that are left out are those that suit the method.
+        options: frozen, block, base, probe, budget, views, valid, select, seed, classes, rename, start, statistics, false_alarm, the
+            options of methods, and any setting. Settings that are left out are those that suit the method.
 
     Returns:
         The plan, checked.
@@ -282,6 +318,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
         "frozen",
         "block",
         "base",
+        "probe",
         "budget",
         "views",
         "valid",

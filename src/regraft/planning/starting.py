@@ -8,10 +8,12 @@ from torch import Tensor
 
 from ..heads.starts import Rows, aligned_rows, imprinted_rows
 from ..probes import LinearProbe, fit_ridge
+from ..probes.common import spread_out
 from ..training import Feed, TaskObjective, all_raw_scores
+from .choosing.solving import WORDS, solved_by
 from .job import Job, Solved
 
-__all__ = ["solve_heads_", "solve_only_"]
+__all__ = ["solve_heads_", "solve_only_", "start_from_"]
 
 LARGEST_SOLVED = 5000
 """Items or features, whichever are fewer, up to which the closed-form probe takes seconds."""
@@ -38,9 +40,9 @@ def solve_heads_(job: Job, feed: Feed, *, features: Tensor, scored: Feed | None 
     before = all_raw_scores(job.network, scored or feed, indices=fit) if asked == "auto" else {}
     for name, part in zip(job.tasks, job.objective().parts, strict=True):
         known = part.known(fit).numpy()
-        solved = _solved(job, name, rows=fit[known], features=features)
+        solved = _start_of(job, name, solved=_solved(job, name, rows=fit[known], features=features), features=features)
         if asked == "auto" and solved is not None and _is_better(solved.probe, part, rows=solved.rows, before=before[part.task][known]):
-            _start_from_(job, part.task, solved=solved, feed=feed, features=features)
+            start_from_(job, part.task, solved=solved, feed=feed, features=features)
         elif asked in ("probe", "imprint"):
             _fill_(job, name, solved=solved, rows=fit[known], features=features)
 
@@ -70,15 +72,35 @@ def _solved(job: Job, name: str, *, rows: np.ndarray, features: Tensor) -> Solve
     return job.solved[name]
 
 
+def _start_of(job: Job, name: str, *, solved: Solved | None, features: Tensor) -> Solved | None:
+    """Return what a head starts from: the probe that the plan asks for, less sure as every start, or else the one that was solved."""
+    if solved is None or job.plan.probe in ("auto", "ridge"):
+        return solved
+    rows, data = solved.rows, job.data_of(name)
+    table = features[rows].numpy()
+    probe = solved_by(job, name, rows=rows, features=table, scale=spread_out(table, standardise=True)[1], method=WORDS[job.plan.probe])
+    return Solved(probe.softened(data.targets[rows], kind=data.task), rows)
+
+
 def _is_better(probe: LinearProbe, part: TaskObjective, *, rows: np.ndarray, before: np.ndarray) -> bool:
     targets, after = part.targets[rows], torch.from_numpy(probe.loo_scores).float()
     return bool(part.loss(after, targets) < part.loss(torch.from_numpy(before), targets))
 
 
-def _start_from_(job: Job, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> None:
+def start_from_(job: Job, task: str, *, solved: Solved, feed: Feed, features: Tensor) -> bool:
     """Put the probe's rows into a head, if the network then gives the probe's scores; else leave the head as it was.
 
     Where a ReLU follows the head (SqueezeNet), a shift of all classes by the same amount keeps it open: a softmax does not see it.
+
+    Args:
+        job: its network is changed in place.
+        task: of the network.
+        solved: the probe.
+        feed: whose scores the head makes.
+        features: (N, d) what the head reads.
+
+    Returns:
+        Whether the head has the probe's rows.
     """
     network, head, probe, few = job.network, job.network.heads[task], solved.probe, solved.rows[:64]
     rows = network.rows(head.layer)
@@ -86,11 +108,12 @@ def _start_from_(job: Job, task: str, *, solved: Solved, feed: Feed, features: T
     scale = float(np.abs(expected).max()) + 1e-6
     for shift in (0.0, 2 * scale, 8 * scale, 32 * scale) if head.kind == "classification" else (0.0,):
         if not network.set_rows_(head.layer, probe.weight, bias=probe.bias + shift):
-            return
+            return False
         real = all_raw_scores(network, feed, indices=few)[task] - shift
         if np.allclose(real, expected, rtol=1e-2, atol=1e-2 * scale):
-            return
+            return True
     network.set_rows_(head.layer, rows[0], bias=rows[1])
+    return False
 
 
 def _fill_(job: Job, name: str, *, solved: Solved | None, rows: np.ndarray, features: Tensor) -> None:

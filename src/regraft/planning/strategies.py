@@ -12,10 +12,11 @@ from ..methods import METHODS
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, with_probe
 from .choosing.candidates import below_probe, frozen_layers
+from .choosing.convex import loop_reason, solved_heads
 from .choosing.probing import probe_at
 from .choosing.solving import softened
 from .job import Carried, Job
-from .plan import AUTO_BLOCK
+from .plan import AUTO_BLOCK, THROUGH_LAYERS
 from .starting import solve_heads_, solve_only_
 from .tuning.stages import by_method, trained_head, trained_layers
 from .tuning.thirds import third_by_gradient
@@ -38,11 +39,15 @@ def run_strategy(job: Job) -> Carried:
 
 
 def _head(job: Job) -> Carried:
-    """Everything but the heads is frozen."""
+    """Everything but the heads is frozen: they are solved where nothing needs a loop, else trained."""
     frozen = job.frozen_for_head()
     feed = job.feed(frozen)
     features = job.features(feed, np.arange(len(job.items)))
     job.keep_features_(features, frozen)
+    needed = loop_reason(job)
+    solved = None if needed and job.plan.probe not in THROUGH_LAYERS else solved_heads(job, feed, frozen=frozen, features=features)
+    if solved is not None:
+        return solved
     solve_heads_(job, feed, features=features)
     return Carried(feed, job.train("head", feed, frozen=frozen), features=features, frozen=frozen)
 

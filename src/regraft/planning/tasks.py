@@ -12,11 +12,17 @@ from ..errors import DataError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
 from ..networks.contract import Network
-from .plan import Plan
+from ..tasks.losses import KINDS
+from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
 __all__ = ["changed_heads", "check_tasks", "matched_tasks", "same_tasks"]
 
+PROBE_KINDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lda", "svm", "class_mean", "knn"), ("classification",)),
+    "logistic": ("classification", "multi-label"),
+}
+"""Setting of `probe=` -> the kinds of task that it solves heads of, where those are not all."""
 NewRows = dict[str, np.ndarray]
 """Task of the network -> rows of its new classes."""
 
@@ -86,6 +92,18 @@ def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:
     if plan.start == "imprint" and other:
         raise SettingError(
             f"start='imprint' averages the items of each class; the task {other[0]!r} is {data.targets_of(other[0]).task}. Choose 'probe'."
+        )
+    unsuited = [name for name in data.tasks if data.targets_of(name).task not in PROBE_KINDS.get(plan.probe, KINDS)]
+    if unsuited:
+        kinds = " and ".join(PROBE_KINDS[plan.probe])
+        raise SettingError(
+            f"probe={plan.probe!r} solves heads of {kinds}; the task {unsuited[0]!r} is {data.targets_of(unsuited[0]).task}. "
+            "Choose 'ridge', or leave it out."
+        )
+    if plan.probe in THROUGH_LAYERS and data.further:
+        raise SettingError(
+            f"probe={plan.probe!r} puts a layer before one head; the data have {len(data.tasks)} tasks: {', '.join(data.tasks)}. "
+            "Choose 'ridge', or give one of them."
         )
     if len(valid) and not data.known[valid].any():
         raise DataError(f"None of the {len(valid)} items that judge has a target of the task {data.name!r}. Raise valid=.")

@@ -2,13 +2,13 @@
 
 from .calibration import Calibration, calibration_of, expected_calibration_error, fit_temperature, log_loss
 from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
-from .common import LinearProbe
-from .knn import NeighbourProbe, fit_knn, knn_scores
+from .common import LayeredProbe, LinearProbe
+from .knn import NeighbourProbe, fit_knn, fit_vote, knn_scores
 from .lda import fit_lda_probe
 from .logistic import LogisticLoss, fit_logistic
-from .random_projection import RandomProjection, RandomProjectionProbe, fit_random_projection
+from .random_projection import fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_of
+from .statistics import ClassStatistics, WithinCovariance, fit_lda, shrunk_covariance, statistics_of, within_covariance
 from .svm import fit_svm
 from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
@@ -17,14 +17,14 @@ __all__ = [
     "Calibration",
     "ClassMeanProbe",
     "ClassStatistics",
+    "LayeredProbe",
     "LinearProbe",
     "LogisticLoss",
     "NeighbourProbe",
-    "RandomProjection",
-    "RandomProjectionProbe",
     "RidgeProbe",
     "UnknownChoice",
     "UnknownJudge",
+    "WithinCovariance",
     "calibration_of",
     "choose_unknown",
     "class_mean_scores",
@@ -38,9 +38,11 @@ __all__ = [
     "fit_ridge",
     "fit_svm",
     "fit_temperature",
+    "fit_vote",
     "knn_scores",
     "log_loss",
     "shrunk_covariance",
     "statistics_of",
     "unknown_scores",
+    "within_covariance",
 ]

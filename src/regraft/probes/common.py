@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from ..errors import DataError
 from .calibration import fit_temperature
@@ -16,6 +17,8 @@ __all__ = [
     "FOLDS",
     "NEVER",
     "Head",
+    "HiddenLayer",
+    "LayeredProbe",
     "LinearProbe",
     "centred",
     "checked_features",
@@ -36,6 +39,9 @@ _ROUNDINGS, _LEAST, _HALF = 64, 1e-2, 1e-3
 """Of `feature_scale`: roundings, share of the typical deviation, share of the mean."""
 NEVER = 30.0
 """How far, in nats, the score of a class without items stays below the lowest of the others."""
+
+_CHUNK = 2**22
+"""Outputs of a hidden layer that are computed at once."""
 
 Head = tuple[np.ndarray, np.ndarray]
 """weight (C, d) and bias (C,)."""
@@ -83,6 +89,71 @@ class LinearProbe:
         factor = fit_temperature(self.loo_scores, truth, kind=kind, further=len(self.bias) if kind == "classification" else 2)
         scaled = {name: factor * getattr(self, name) for name in ("weight", "bias", "loo_scores", "temperature")}
         return replace(self, **scaled)
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenLayer:
+    """A linear layer that nothing trains and an activation, which stand before a head.
+
+    Attributes:
+        weight: W (M, d).
+        bias: b (M,).
+        activation: "relu", or "softmax" over the M outputs.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    activation: str = "relu"
+
+    def apply(self, features: npt.ArrayLike) -> np.ndarray:
+        """Return what the layer makes of `features` (N, d).
+
+        Args:
+            features: (N, d).
+
+        Returns:
+            (N, M) float32.
+
+        Raises:
+            DataError: if the features are not d wide.
+        """
+        x, width = np.asarray(features), len(self.bias)
+        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
+            raise DataError(f"The layer takes features (N, {self.weight.shape[1]}); received the shape {x.shape}.")
+        hidden = np.empty((len(x), width), np.float32)
+        for start in range(0, len(x), step := max(_CHUNK // width, 1)):
+            part = hidden[start : start + step]
+            np.matmul(x[start : start + step].astype(np.float32), self.weight.T, out=part)
+            part += self.bias
+            part[:] = softmax(part, axis=1) if self.activation == "softmax" else np.maximum(part, 0)
+        return hidden
+
+
+@dataclass(frozen=True, eq=False)
+class LayeredProbe:
+    """A linear head that reads features through a layer.
+
+    Attributes:
+        layer: features to what the head reads.
+        head: with its penalty and temperature.
+    """
+
+    layer: HiddenLayer
+    head: LinearProbe
+
+    @property
+    def loo_scores(self) -> np.ndarray:
+        """Return the raw scores (N, C) of each item by the probe that did not see it."""
+        return self.head.loo_scores
+
+    @property
+    def held_out(self) -> str:
+        """Return "leave-one-out" or "leave-group-out"."""
+        return self.head.held_out
+
+    def scores(self, features: npt.ArrayLike) -> np.ndarray:
+        """Return the raw scores (N, C) of `features` (N, d)."""
+        return self.head.scores(self.layer.apply(features))
 
 
 def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A probe") -> np.ndarray:
@@ -233,6 +304,11 @@ def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTy
     """Return the upper quartile of each `deviation` (d,) of features of this `dtype` that vary beside their `mean`; 0 where none does.
 
     Half of the channels of a network may be as good as dead, and a few may be huge; neither moves the upper quartile.
+
+    Args:
+        mean: (d,).
+        deviation: (d,) standard deviations.
+        dtype: of the features.
     """
     alive = deviation > _ROUNDINGS * np.finfo(dtype).eps * np.abs(mean)
     return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from ..errors import SettingError
 from .calibration import fit_temperature, log_loss
-from .common import checked_features, checked_groups, checked_targets, held_out_name
+from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_features, checked_groups, checked_targets, held_out_name, spread_out
 
-__all__ = ["NeighbourProbe", "fit_knn", "knn_scores", "nearest", "unit_rows"]
+__all__ = ["NeighbourProbe", "fit_knn", "fit_vote", "knn_scores", "nearest", "unit_rows"]
 
 _CHUNK = 2**22
 """Similarities that are held at once."""
 _SOFTNESS = 0.07
+_WIDTHS = np.geomspace(1 / 8, 8, 7)
+"""Squared bandwidths of `fit_vote`, in units of the median squared distance to the nearest example."""
+_LEAST = 1e-2
+"""Least of that unit, as a share of the mean |z|^2: examples may be there twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,3 +162,59 @@ def fit_knn(
     factors = [fit_temperature(table, wanted) for table in tables]
     best = int(np.argmin([log_loss(factor * table, rows) for factor, table in zip(factors, tables, strict=True)]))
     return NeighbourProbe(reference, rows, classes, counts[best], factors[best] * tables[best], factors[best], held_out_name(members))
+
+
+def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> LayeredProbe:
+    """Return a vote of all examples as two linear layers: similarities to each, their softmax, and the share of each class.
+
+    An example z_i of a standardised z weighs exp(-|z - z_i|^2 / 2 h^2). As |z|^2 is the same for all, a softmax over the linear scores
+    (z z_i - |z_i|^2 / 2) / h^2 gives the same shares: so the vote is a network that every framework has.
+
+    Source: Nadaraya, Theory of Probability and its Applications 9, 1964; Watson, Sankhya A 26, 1964.
+    Deviations: it stands for k nearest neighbours, whose choice of k no layer makes; h is chosen by the log-loss of each example by
+    the others, among seven from the median distance to the nearest one, or, where examples are there twice, a share of all distances.
+
+    Args:
+        features: (N, d) finite numbers.
+        targets: (N,) class indices.
+        classes: C.
+        groups: (N,) what items belong to: items of the same group do not vote for each other.
+
+    Returns:
+        The probe; its layer has N outputs, the penalty of its head is h^2.
+    """
+    x = checked_features(features, least=2, what="A vote of neighbours")
+    rows = checked_targets(targets, count=len(x), classes=classes)
+    members = checked_groups(groups, count=len(x))
+    own = np.arange(len(x)) if members is None else members
+    mean, scale = spread_out(x, standardise=True)
+    table, truth = ((x - mean) / scale).astype(np.float64), np.eye(classes)[rows]
+    halves, each = 0.5 * np.square(table).sum(axis=1), range(0, len(x), max(_CHUNK // len(x), 1))
+    step = each.step
+    distances = np.empty(len(x))
+    for start in each:
+        here = slice(start, start + step)
+        distances[here] = 2 * (halves[here] - _similar(table, halves, own=own, here=here).max(axis=1))
+    widths = max(float(np.median(distances)), _LEAST * 2 * float(halves.mean()), 1e-12) * _WIDTHS
+    shares = np.empty((len(widths), len(x), classes))
+    for start in each:
+        here = slice(start, start + step)
+        similar = _similar(table, halves, own=own, here=here)
+        for place, width in enumerate(widths):
+            shares[place, here] = softmax(similar / width, axis=1) @ truth
+    factors = [fit_temperature(one, truth) for one in shares]
+    losses = [log_loss(factor * one, rows) for factor, one in zip(factors, shares, strict=True)]
+    best = int(np.argmin(losses))
+    width, factor = float(widths[best]), factors[best]
+    weight = table / width / scale
+    layer = HiddenLayer(weight.astype(np.float32), (-(weight @ mean) - halves / width).astype(np.float32), "softmax")
+    path = tuple(zip(widths.tolist(), losses, strict=True))
+    head = (factor * truth.T, np.zeros(classes))
+    return LayeredProbe(layer, LinearProbe(*head, width, factor * shares[best], factor, held_out_name(members), path))
+
+
+def _similar(table: np.ndarray, halves: np.ndarray, *, own: np.ndarray, here: slice) -> np.ndarray:
+    """Return (n, N) scores z z_i - |z_i|^2 / 2 of some examples with all others; -inf with those of the same group."""
+    scores: np.ndarray = table[here] @ table.T - halves
+    scores[own[here, None] == own] = -np.inf
+    return scores

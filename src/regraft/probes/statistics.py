@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve
 from ..errors import DataError, SettingError
 from .common import NEVER, centred, feature_scale, typical_deviation
 
-__all__ = ["ClassStatistics", "fit_lda", "shrunk_covariance", "statistics_of"]
+__all__ = ["ClassStatistics", "WithinCovariance", "fit_lda", "shrunk_covariance", "statistics_of", "within_covariance"]
 
 _CHUNK = 2**22
 """Numbers of float64 that are held at once beside the statistics: 32 MiB."""
@@ -35,12 +35,14 @@ class ClassStatistics:
         counts: (C,) float64, items of each class; 0 where there are none.
         means: (C, d) float64; zeros for a class without items.
         scatter: (d, d) float64, within classes: the sum over items of (x - mean_c)(x - mean_c)'.
+        every: 1 where they are of all features that a head reads; n where they are of every n-th, then of the head's own scores.
     """
 
     classes: tuple[str, ...]
     counts: np.ndarray
     means: np.ndarray
     scatter: np.ndarray
+    every: int = 1
 
     @property
     def freedom(self) -> float:
@@ -81,7 +83,7 @@ class ClassStatistics:
         Raises:
             DataError: if the widths differ, or two names of one side become one.
         """
-        if self.means.shape[1] != other.means.shape[1]:
+        if (self.means.shape[1], self.every) != (other.means.shape[1], other.every):
             widths = f"{self.means.shape[1]} and {other.means.shape[1]}"
             raise DataError(f"Statistics of {widths} features cannot be joined; both must be of the same features of one network.")
         old, new = _rows(self.classes, key), _rows(other.classes, key)
@@ -92,19 +94,20 @@ class ClassStatistics:
         rows = np.array([places[name] for name in new], dtype=np.int64)
         counts, means, correction = _merged(counts, means, rows=rows, new_counts=other.counts, new_means=other.means)
         names = (*self.classes, *(other.classes[row] for row in added))
-        return ClassStatistics(names, counts, means, self.scatter + other.scatter + correction)
+        return ClassStatistics(names, counts, means, self.scatter + other.scatter + correction, self.every)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return plain arrays for a file; the names as the bytes of their JSON list (uint8)."""
         names = np.frombuffer(json.dumps(self.classes).encode(), dtype=np.uint8).copy()
-        return {"classes": names, "counts": self.counts, "means": self.means, "scatter": self.scatter}
+        arrays = {"classes": names, "counts": self.counts, "means": self.means, "scatter": self.scatter}
+        return arrays if self.every == 1 else {**arrays, "every": np.array([self.every], np.int64)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> ClassStatistics:
         """Return the statistics that `to_arrays` wrote.
 
         Args:
-            arrays: the four arrays by their names; others are not looked at.
+            arrays: the four arrays by their names, and "every" where there is one; others are not looked at.
 
         Returns:
             The statistics, as float64.
@@ -124,7 +127,7 @@ class ClassStatistics:
         fault = _fault(len(classes), counts, means=means, scatter=scatter)
         if fault:
             raise DataError(f"The class statistics of {len(classes)} classes are damaged: {fault}. Compute them again from the data.")
-        return cls(classes, counts, means, scatter)
+        return cls(classes, counts, means, scatter, _read_every(arrays.get("every", 1)))
 
 
 def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
@@ -196,25 +199,72 @@ def fit_lda(
     if not present.any():
         raise DataError(f"None of the {len(present)} classes has items; a discriminant needs at least one.")
     means, counts = statistics.means[present], statistics.counts[present]
-    scale, unit = statistics.scale(), np.ones(means.shape[1])
-    live = np.isfinite(scale)
     weight, offsets = np.zeros(means.shape), np.zeros(len(counts))
-    if live.any():
-        unit = scale[live] if standardise else unit[live]
-        about = (means[:, live] - means[:, live].mean(axis=0)) / unit
-        covariance = statistics.covariance[np.ix_(live, live)] / np.outer(unit, unit)
-        lacking = np.square(scale[live] / unit) - statistics.variances()[live] / np.square(unit)
-        covariance[np.diag_indices(len(unit))] += np.maximum(lacking, 0)
-        size = np.abs(means[:, live] / unit).max()
-        factor = cho_factor(_regularised(covariance, about, size=size, freedom=statistics.freedom, shrinkage=shrinkage), lower=True)
-        rows = cho_solve(factor, about.T).T
-        weight[:, live] = rows / unit
-        offsets = -0.5 * (about * rows).sum(axis=1) - weight @ means.mean(axis=0)
+    within = within_covariance(statistics, shrinkage=shrinkage, standardise=standardise)
+    if len(within.unit):
+        about = means - means.mean(axis=0)
+        weight = within.solve(about)
+        offsets = -0.5 * (about * weight).sum(axis=1) - weight @ means.mean(axis=0)
     priors = np.full(len(counts), 1.0 / len(counts)) if balanced else counts / counts.sum()
     weight, offsets = centred(weight, offsets + np.log(priors))
     every, bias = np.zeros((len(present), means.shape[1])), np.full(len(present), offsets.mean() - NEVER)
     every[present], bias[present] = weight, offsets
     return every, bias
+
+
+@dataclass(frozen=True, eq=False)
+class WithinCovariance:
+    """The covariance within classes of the features that vary, in units in which it is solved.
+
+    Attributes:
+        live: (d,) which features vary.
+        unit: (l,) of each of them.
+        matrix: (l, l) S, positive definite, of features divided by their units.
+    """
+
+    live: np.ndarray
+    unit: np.ndarray
+    matrix: np.ndarray
+
+    def solve(self, rows: np.ndarray) -> np.ndarray:
+        """Return S⁻¹ x for each of the `rows` (n, d), in the units of the features as given; 0 where they do not vary."""
+        made = np.zeros(rows.shape)
+        factor = cho_factor(self.matrix, lower=True)
+        made[:, self.live] = cho_solve(factor, (rows[:, self.live] / self.unit).T).T / self.unit
+        return made
+
+    def between(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the covariance, within classes, of the scores by two heads.
+
+        Args:
+            first: weights (n, d).
+            second: weights (m, d).
+
+        Returns:
+            (n, m).
+        """
+        return np.asarray((first[:, self.live] * self.unit) @ self.matrix @ (second[:, self.live] * self.unit).T)
+
+
+def within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = None, standardise: bool = False) -> WithinCovariance:
+    """Return the shrunk covariance within classes, of which `fit_lda` takes the inverse.
+
+    Args:
+        statistics: of classes of which some have items.
+        shrinkage: as for `fit_lda`.
+        standardise: as for `fit_lda`.
+    """
+    scale, means = statistics.scale(), statistics.means[statistics.counts > 0]
+    live = np.isfinite(scale)
+    if not live.any():
+        return WithinCovariance(live, np.ones(0), np.zeros((0, 0)))
+    unit = scale[live] if standardise else np.ones(int(live.sum()))
+    about = (means[:, live] - means[:, live].mean(axis=0)) / unit
+    covariance = statistics.covariance[np.ix_(live, live)] / np.outer(unit, unit)
+    lacking = np.square(scale[live] / unit) - statistics.variances()[live] / np.square(unit)
+    covariance[np.diag_indices(len(unit))] += np.maximum(lacking, 0)
+    size = float(np.abs(means[:, live] / unit).max())
+    return WithinCovariance(live, unit, _regularised(covariance, about, size=size, freedom=statistics.freedom, shrinkage=shrinkage))
 
 
 def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
@@ -288,6 +338,13 @@ def _read_names(array: npt.ArrayLike) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise DataError(f"The class names of the statistics are no list of different strings; received {str(names)[:80]}.")
     return tuple(names)
+
+
+def _read_every(array: npt.ArrayLike) -> int:
+    given = np.asarray(array)
+    if given.size != 1 or given.dtype.kind not in "iu" or given.item() < 1:
+        raise DataError(f"The statistics are of every {str(array)[:40]} features; expected one whole number, 1 or more.")
+    return int(given.item())
 
 
 def _fault(classes: int, counts: np.ndarray, *, means: np.ndarray, scatter: np.ndarray) -> str:

@@ -37,6 +37,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     strategy: options.Strategy = "auto",
     frozen: options.Frozen = None,
     block: options.Block = None,
+    probe: options.Probe = None,
     budget: options.Budget = None,
     valid: options.Valid = 0.2,
     test: options.Test = None,
@@ -73,7 +74,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
-    rows = {"block": block, "budget": budget, "start": start, "rename": named_pairs(rename, option="--rename", form="OLD=NEW")}
+    rows: dict[str, Any] = {"block": block, "probe": probe, "budget": budget, "start": start}
+    rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
     plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read

@@ -47,6 +47,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     pruner: Pruner = "median",
     folds: Folds = None,
     metric: Metric = None,
+    probe: options.Probe = None,
     valid: options.Valid = 0.2,
     seed: options.Seed = 0,
     group: options.Group = None,
@@ -65,6 +66,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Search for the plan that adapts a network best; every trial starts from its trained weights."""
     settings = _assigned(assigned or []) | ({} if cache is None else {"cache": value_of(cache)})
+    settings |= {} if probe is None else {"probe": probe}
     wanted = _read_space(space)
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric, "valid": valid, "seed": seed}
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}

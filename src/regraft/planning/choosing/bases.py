@@ -17,7 +17,17 @@ from ..tapped import Tapped, default_points, tapped_features
 from .probing import probe_at, probed_network
 from .solving import Probed
 
-__all__ = ["Base", "carried_by_probe", "head_base", "learning_rows", "probe_base", "read_depths", "scratch_base", "with_probe"]
+__all__ = [
+    "Base",
+    "carried_by_probe",
+    "head_base",
+    "learning_rows",
+    "probe_base",
+    "read_by_probe",
+    "read_depths",
+    "scratch_base",
+    "with_probe",
+]
 
 
 @dataclass
@@ -88,8 +98,13 @@ def probe_base(job: Job, tapped: Tapped, *, probed: Probed) -> Base:
         tapped: what was read of all N items.
         probed: which of it, and the heads.
     """
+    return Base(job.with_network(probed_network(job, probed)), read_by_probe(tapped, probed))
+
+
+def read_by_probe(tapped: Tapped, probed: Probed) -> Tensor:
+    """Return what the head that was `probed` reads, (N, D), of what was `tapped` of N items."""
     features = tapped.features[:, torch.from_numpy(probed.columns)]
-    return Base(job.with_network(probed_network(job, probed)), features)
+    return features if probed.layer is None else torch.from_numpy(probed.layer.apply(features.numpy()))
 
 
 def scratch_base(job: Job) -> Base:
@@ -127,7 +142,7 @@ def carried_by_probe(job: Job, tapped: Tapped, *, probed: Probed) -> Carried:
     if job.test is not None:
         judged = read_depths(job, job.test)
         job.judging_features = judged.head_features
-        test_feed = HeadFeed(base.job.network, judged.features[:, torch.from_numpy(probed.columns)], job.device)
+        test_feed = HeadFeed(base.job.network, read_by_probe(judged, probed), job.device)
     elif source is not None:
         job.judging_features = source[job.parts.valid]
     if source is not None:

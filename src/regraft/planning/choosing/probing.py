@@ -8,18 +8,46 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import NetworkError, SettingError, near_names
-from ...networks.contract import Network
+from ...networks.contract import Head, Network
 from ...networks.parts.taps import INPUT, VECTOR
+from ...probes import LinearProbe
+from ...probes.common import HiddenLayer
 from ..job import Job
 from ..tapped import Tapped
-from .solving import Probed, by_discriminants, solved_probe
+from .solving import WORDS, Probed, by_discriminants, solved_probe
 from .stacking import OLD_ROWS, old_rows, stacked
 
-__all__ = ["JOINT", "best_of", "block_of", "probe_at", "probed_network", "probes_of", "refitted"]
+__all__ = ["JOINT", "best_of", "block_of", "by_ridge", "probe_at", "probed_network", "probes_of", "refitted", "with_rows"]
 
 JOINT = "all depths"
+WIDEST_ALONE = 5000
+"""Features up to which discriminant analysis is asked for by name: it inverts a matrix of that size for each fold."""
 _PLAIN = ("mean", "std", "token", VECTOR)
 _PLAIN_NAME = f"{JOINT}, means and deviations"
+
+
+def by_ridge(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+    """Solve ridge regression on each depth alone and on all of them together.
+
+    Args:
+        job: gives targets, groups and settings.
+        tapped: what was read of all N items.
+        rows: the items (n,) to fit to.
+
+    Returns:
+        One for each depth and for the joint sets.
+    """
+    blocks = list(dict.fromkeys(part.block for part in tapped.slices))
+    sets = {block: tuple(part for part in tapped.slices if part.block == block) for block in blocks}
+    if len(blocks) > 1:
+        sets[JOINT] = tapped.slices
+        sets[f"{JOINT}, without the input"] = tuple(part for part in tapped.slices if part.block != INPUT)
+        sets[_PLAIN_NAME] = tuple(part for part in tapped.slices if part.pool in _PLAIN)
+    made: list[Probed] = []
+    for name, slices in sets.items():
+        if slices and slices not in [other.slices for other in made]:
+            made.append(solved_probe(job, tapped, name, slices=slices, rows=rows))
+    return made
 
 
 def probes_of(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
@@ -34,16 +62,7 @@ def probes_of(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
         One for each depth and for the joint sets, those that discriminant analysis solves better by it; then their weighed mean,
         where the tasks have classes.
     """
-    blocks = list(dict.fromkeys(part.block for part in tapped.slices))
-    sets = {block: tuple(part for part in tapped.slices if part.block == block) for block in blocks}
-    if len(blocks) > 1:
-        sets[JOINT] = tapped.slices
-        sets[f"{JOINT}, without the input"] = tuple(part for part in tapped.slices if part.block != INPUT)
-        sets[_PLAIN_NAME] = tuple(part for part in tapped.slices if part.pool in _PLAIN)
-    made: list[Probed] = []
-    for name, slices in sets.items():
-        if slices and slices not in [other.slices for other in made]:
-            made.append(solved_probe(job, tapped, name, slices=slices, rows=rows))
+    made = by_ridge(job, tapped, rows=rows)
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
     promising += [one for one in made if one.name == _PLAIN_NAME and one not in promising]
     further = {one.name: by_discriminants(job, tapped, probed=one, rows=rows) for one in promising}
@@ -80,17 +99,33 @@ def probe_at(job: Job, tapped: Tapped, *, rows: np.ndarray) -> Probed:
     Raises:
         SettingError: if the block is not there, or gives nothing that can be read.
     """
-    asked = job.plan.frozen
-    if asked is None:
+    asked, method = job.plan.frozen, job.plan.probe
+    if asked is None and method == "auto":
         found = probes_of(job, tapped, rows=rows)
         return best_of([one for one in found if one.joint] or found)
+    if asked is None:
+        chosen = _best_set(by_ridge(job, tapped, rows=rows), method)
+        return chosen if method == "ridge" else _again(job, tapped, probed=chosen, rows=rows, method=WORDS[method])
     block = block_of(job.network, asked)
     slices = tuple(part for part in tapped.slices if part.block == block)
     if not slices:
         known = list(dict.fromkeys(part.block for part in tapped.slices))
         raise SettingError(f"frozen={asked!r}: the block {block!r} gives no numbers that a probe can read{near_names(block, known)}")
     plain = solved_probe(job, tapped, block, slices=slices, rows=rows)
-    return best_of([plain, *by_discriminants(job, tapped, probed=plain, rows=rows)])
+    if method in ("auto", "ridge"):
+        return best_of([plain, *(by_discriminants(job, tapped, probed=plain, rows=rows) if method == "auto" else ())])
+    return _again(job, tapped, probed=plain, rows=rows, method=WORDS[method])
+
+
+def _best_set(found: Sequence[Probed], method: str) -> Probed:
+    """Return the best of the sets of features, among several depths together, that are not too wide for a method."""
+    narrow = [one for one in found if method != "lda" or len(one.columns) <= WIDEST_ALONE] or [min(found, key=lambda one: len(one.columns))]
+    return best_of([one for one in narrow if one.joint] or narrow)
+
+
+def _again(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarray, method: str) -> Probed:
+    """Return a probe on the same features by another method."""
+    return solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows, method=method)
 
 
 def block_of(network: Network, asked: int | str) -> str:
@@ -127,7 +162,7 @@ def refitted(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> P
         return stacked(job, tapped, members=members, name=probed.name)[0]
     if probed.method == OLD_ROWS:
         return old_rows(job, tapped, rows=rows)[0]
-    if probed.method != "ridge":
+    if probed.method == WORDS["lda"]:
         return by_discriminants(job, tapped, probed=probed, rows=rows)[0]
     return solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows)
 
@@ -146,7 +181,26 @@ def probed_network(job: Job, probed: Probed) -> Network:
     order = list(job.network.heads)
     for name, task in sorted(job.tasks.items(), key=lambda pair: order.index(pair[1])):
         probe, head = probed.probes[name], job.network.heads[task]
-        weight, bias = probe.weight.astype(np.float32), probe.bias.astype(np.float32)
-        network = network.with_head(replace(head, layer="", parts=(), groups=None, thresholds=None, weight=weight, bias=bias))
+        network = with_rows(network, head, probe=probe, layer=probed.layer)
     network.preprocessing, network.account = job.network.preprocessing, job.network.account
     return network
+
+
+def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: HiddenLayer | None) -> Network:
+    """Return a network with a head that was solved, read through a further layer where there is one.
+
+    Args:
+        network: with that head, or none.
+        head: gives the task, its classes and kind.
+        probe: the rows.
+        layer: the layer, or None.
+
+    Returns:
+        A copy with the head; other heads are lost behind a layer.
+    """
+    weight, bias = probe.weight.astype(np.float32), probe.bias.astype(np.float32)
+    solved = replace(head, layer="", parts=(), groups=None, thresholds=None, weight=weight, bias=bias)
+    if layer is None:
+        return network.with_head(solved)
+    below = network.with_head(replace(solved, classes=None, weight=layer.weight, bias=layer.bias))
+    return below.with_stack(solved, layer.activation)

@@ -10,12 +10,48 @@ import torch
 
 from ...networks.contract import Tap, TapSlice
 from ...networks.parts.taps import INPUT, VECTOR
-from ...probes import LinearProbe, fit_lda_probe, fit_ridge
-from ...probes.common import feature_scale, typical_deviation
+from ...probes import (
+    LayeredProbe,
+    LinearProbe,
+    LogisticLoss,
+    fit_class_mean,
+    fit_lda_probe,
+    fit_logistic,
+    fit_random_projection,
+    fit_ridge,
+    fit_svm,
+    fit_vote,
+)
+from ...probes.common import HiddenLayer, feature_scale, typical_deviation
 from ..job import Job
+from ..plan import THROUGH_LAYERS
 from ..tapped import Tapped
 
-__all__ = ["Probed", "by_discriminants", "columns_of", "item_errors", "judged_probe", "softened", "solved_probe"]
+__all__ = [
+    "WORDS",
+    "Probed",
+    "by_discriminants",
+    "columns_of",
+    "drawn",
+    "item_errors",
+    "judged_probe",
+    "logistic_loss",
+    "softened",
+    "solved_by",
+    "solved_probe",
+    "through_layer",
+]
+
+WORDS = {
+    "ridge": "ridge",
+    "lda": "discriminant analysis",
+    "logistic": "logistic regression",
+    "svm": "a support vector machine",
+    "class_mean": "class means",
+    "random_projection": "ridge on random features",
+    "knn": "a vote of neighbours",
+}
+"""Settings of `probe=` -> the method in words, as in `Probed.method`."""
 
 MOST_ITEMS = 20_000
 """Items that a probe is fitted to at most; more would cost memory and change little."""
@@ -35,12 +71,13 @@ class Probed:
     Attributes:
         name: a block, "input", or "all depths" and what was left out, or how they were joined.
         slices: which of the features that were read.
-        method: "ridge", "discriminant analysis", "the rows of the old head", or a weighed mean.
+        method: one of `WORDS`, "the rows of the old head", or a weighed mean.
         probes: task of the data -> head, calibrated, of these features alone.
         rows: task of the data -> the items that it was fitted to.
         errors: (n,) of the items of the first task, each judged by a probe that did not see it: 0 or 1, or the loss.
         loss: sum over the tasks of the mean held-out loss.
         members: the probes that it is a weighed mean of; none, where it was solved by itself.
+        layer: the layer that the heads read these features through; None where they read them as they are.
     """
 
     name: str
@@ -51,6 +88,7 @@ class Probed:
     errors: np.ndarray
     loss: float
     members: tuple[Probed, ...] = ()
+    layer: HiddenLayer | None = None
 
     @property
     def error(self) -> float:
@@ -110,7 +148,7 @@ def by_discriminants(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarr
     kinds = {job.data_of(name).task for name in job.tasks}
     if kinds != {"classification"} or len(probed.columns) > WIDEST_LDA:
         return []
-    return [solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows, method="discriminant analysis")]
+    return [solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows, method=WORDS["lda"])]
 
 
 def solved_probe(  # over the limit: what a probe is made of
@@ -124,14 +162,20 @@ def solved_probe(  # over the limit: what a probe is made of
         name: of the probe.
         slices: which of it.
         rows: the items (n,) to fit to.
-        method: "ridge" or "discriminant analysis".
+        method: one of `WORDS`.
     """
-    probes, used, columns = {}, {}, columns_of(slices)
+    probes, used, columns, layer = {}, {}, columns_of(slices), None
     for task in job.tasks:
-        used[task] = _drawn(job.known(task, rows), len(columns), seed=job.plan.seed)
+        used[task] = drawn(job.known(task, rows), len(columns), seed=job.plan.seed)
         features = tapped.features[torch.from_numpy(used[task])][:, torch.from_numpy(columns)].numpy()
-        probes[task] = _solved(job, task, rows=used[task], features=features, slices=slices, method=method)
-    return judged_probe(job, name, slices=slices, method=method, probes=probes, rows=used)
+        if method in [WORDS[name] for name in THROUGH_LAYERS]:
+            layered = through_layer(job, task, rows=used[task], features=features, method=method)
+            layer, probes[task] = layered.layer, layered.head
+        else:
+            scale = _scale_of(features, slices)
+            probes[task] = solved_by(job, task, rows=used[task], features=features, scale=scale, method=method)
+    found = judged_probe(job, name, slices=slices, method=method, probes=probes, rows=used)
+    return replace(found, layer=layer)
 
 
 def judged_probe(  # over the limit: what a probe is made of
@@ -155,30 +199,74 @@ def judged_probe(  # over the limit: what a probe is made of
     return Probed(name, slices, method, probes, rows, item_errors(job, probes[first].loo_scores, rows=rows[first]), float(sum(losses)))
 
 
-def _drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
-    """Return the items (n,) themselves, or as many of them as a probe on `width` features can take."""
+def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
+    """Return the items `rows` (n,) themselves, or as many of them, drawn by the `seed`, as a probe on `width` features can take."""
     most = MOST_ITEMS if width <= LARGEST else LARGEST
     return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _solved(  # over the limit: what a probe is made of
-    job: Job, task: str, *, rows: np.ndarray, features: np.ndarray, slices: Sequence[TapSlice], method: str
+def solved_by(  # over the limit: what a probe is made of
+    job: Job, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
 ) -> LinearProbe:
-    """Return the probe of one task, for features (n, D) as they are.
+    """Return the head of one task by one of the methods that give a linear head, for features as they are.
 
-    Each feature is divided by its deviation and by the root of how many its block has: a wide block weighs no more than a narrow one.
+    Args:
+        job: gives targets, groups and settings.
+        task: of the data.
+        rows: the items (n,) to fit to.
+        features: (n, D) of these items.
+        scale: (D,) what each feature is divided by first. Among several depths that is its deviation times the root of how many its
+            block has: a wide block weighs no more than a narrow one.
+        method: one of `WORDS` that read the features as they are.
     """
-    data, scale = job.data_of(task), _scale_of(features, slices)
-    groups = None if data.groups is None or len(np.unique(data.groups[rows])) < 2 else data.groups[rows]
-    scaled = features / scale
-    if method == "ridge":
+    data, scaled = job.data_of(task), features / scale
+    targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(job, task, rows=rows)
+    if method == WORDS["ridge"]:
         balanced = job.settings.class_weight == "balanced" and data.task == "classification"
-        probe: LinearProbe = fit_ridge(
-            scaled, data.targets[rows], kind=data.task, classes=len(data.classes), groups=groups, balanced=balanced
-        )
+        probe: LinearProbe = fit_ridge(scaled, targets, kind=data.task, classes=classes, groups=groups, balanced=balanced)
+    elif method == WORDS["lda"]:
+        probe = fit_lda_probe(scaled, targets, classes=classes, groups=groups)
+    elif method == WORDS["logistic"]:
+        loss = logistic_loss(job, task)
+        probe = fit_logistic(scaled, targets, classes=classes, groups=groups, standardise=False, loss=loss)
+    elif method == WORDS["svm"]:
+        probe = fit_svm(scaled, targets, classes=classes, groups=groups, standardise=False)
     else:
-        probe = fit_lda_probe(scaled, data.targets[rows], classes=len(data.classes), groups=groups)
+        probe = fit_class_mean(scaled, targets, classes=classes, groups=groups).linear()
     return replace(probe, weight=probe.weight / scale)
+
+
+def through_layer(  # over the limit: what a probe is made of
+    job: Job, task: str, *, rows: np.ndarray, features: np.ndarray, method: str
+) -> LayeredProbe:
+    """Return the head of one task that reads the features through a layer, random or of the examples themselves.
+
+    Args:
+        job: gives targets, groups and the seed.
+        task: of the data.
+        rows: the items (n,) to fit to.
+        features: (n, D) of these items.
+        method: one of `WORDS` that put a layer before the head.
+    """
+    data, groups = job.data_of(task), _groups_of(job, task, rows=rows)
+    targets, classes = data.targets[rows], len(data.classes)
+    if method == WORDS["knn"]:
+        return fit_vote(features, targets, classes=classes, groups=groups)
+    return fit_random_projection(features, targets, kind=data.task, classes=classes, groups=groups, seed=job.plan.seed)
+
+
+def logistic_loss(job: Job, task: str) -> LogisticLoss:
+    """Return what logistic regression minimises for one task of a `job`'s data: class weights and label smoothing are those of training."""
+    part = next(part for part in job.objective().parts if part.task == job.tasks[task])
+    weights = None if part.class_weight is None else part.class_weight.double().cpu().numpy()
+    device = str(job.device) if job.device.type == "cuda" else "cpu"
+    return LogisticLoss(job.data_of(task).task, weights, label_smoothing=part.label_smoothing, device=device)
+
+
+def _groups_of(job: Job, task: str, *, rows: np.ndarray) -> np.ndarray | None:
+    """Return the groups of some items, None where they are of fewer than two."""
+    groups = job.data_of(task).groups
+    return None if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
 
 
 def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:

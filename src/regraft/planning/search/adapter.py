@@ -26,7 +26,7 @@ from .bench import carried_out
 
 __all__ = ["Adapter"]
 
-_OF_PLAN = ("frozen", "block", "views", "select", "seed", "start")
+_OF_PLAN = ("frozen", "block", "probe", "views", "select", "seed", "start")
 
 
 class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -41,6 +41,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         strategy: as of `adapt`.
         frozen: as of `adapt`.
         block: as of `adapt`.
+        probe: as of `adapt`.
         views: as of `adapt`.
         select: share of the items that choose the epoch, the rate and, for "auto", the frontier.
         seed: decides split, order and dropout.
@@ -57,6 +58,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         strategy: str = "auto",
         frozen: int | str | None = None,
         block: str | None = None,
+        probe: str = "auto",
         views: int = 1,
         select: float = 0.15,
         seed: int = 0,
@@ -90,6 +92,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.strategy = strategy
         self.frozen = frozen
         self.block = block
+        self.probe = probe
         self.views = views
         self.select = select
         self.seed = seed

