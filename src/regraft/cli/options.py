@@ -94,6 +94,11 @@ Start = Annotated[str | None, Option("--start", metavar="S", help=_START)]
 _RENAME = "An old class by its new name, so that its row is kept; repeatable."
 Rename = Annotated[list[str] | None, Option("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
 Views = Annotated[int, Option("--views", metavar="N", help="Fixed versions of each item to learn from, the plain one included.")]
+_AUGMENT = (
+    "How these versions are made: auto, none, light (turned, zoomed and lit a little, never mirrored) or photo (cropped, mirrored, "
+    "coloured); with light or photo, 4 versions where --views does not say how many."
+)
+Augment = Annotated[str | None, Option("--augment", metavar="A", help=_AUGMENT)]
 Seed = Annotated[int, Option("--seed", metavar="N", help="Decides split, order and dropout.")]
 Epochs = Annotated[int | None, Option("--epochs", metavar="N", help="At most so many passes; it stops earlier by itself.")]
 BatchSize = Annotated[int | None, Option("--batch-size", metavar="N", help="Items a step.")]

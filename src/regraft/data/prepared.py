@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..errors import SettingError
 from ..networks.contract import Inputs
 from .dataset import Dataset
 from .decoding.threads import in_threads, prefetched
+from .preprocessings.augmenting import augment_key
 from .preprocessings.conditions_preprocessing import known_conditions
 from .preprocessings.preprocessing import Preprocessing
 
@@ -28,12 +30,27 @@ class Prepared:
         data: the data set.
         preprocessing: fitted to the data if it was not fitted before.
         view_seed: decides all augmented versions together.
+        augment: how they are made: "light", "photo" or a callable.
     """
 
-    def __init__(self, data: Dataset, preprocessing: Preprocessing, *, view_seed: int = 0) -> None:
+    # over the limit: items, and how their views are made
+    def __init__(
+        self, data: Dataset, preprocessing: Preprocessing, *, view_seed: int = 0, augment: str | Callable[..., Any] = "light"
+    ) -> None:
         self.data = data
         self.preprocessing = preprocessing if preprocessing.fitted else preprocessing.fit(data)
         self.view_seed = view_seed
+        self.augment = augment
+        self._viewing = self.preprocessing.viewing(augment)
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether batches have to be made by the thread that uses them: a callable draws from the generators of the whole process."""
+        return callable(self.augment)
+
+    def of(self, data: Dataset, preprocessing: Preprocessing | None = None) -> Prepared:
+        """Return other data, or another preprocessing, with the same views."""
+        return Prepared(data, preprocessing or self.preprocessing, view_seed=self.view_seed, augment=self.augment)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -49,7 +66,7 @@ class Prepared:
             Tensor (n, ...), or named tensors (n, length).
         """
         seeds = [self._seed(int(index)) for index in indices] if view else None
-        return self.preprocessing.batch_of(self.data, indices, view=view, seeds=seeds)
+        return (self._viewing if view else self.preprocessing).batch_of(self.data, indices, view=view, seeds=seeds)
 
     # over the limit: size, items and view are what a batch is called by everywhere
     def batches(
@@ -72,7 +89,7 @@ class Prepared:
             raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
         order = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        if len(self) and isinstance(self.data.items[0], str | Path) and self.data.kind != "text":
+        if len(self) and isinstance(self.data.items[0], str | Path) and self.data.kind != "text" and not (view and self.in_turn):
             yield from prefetched(lambda part: self.batch(part, view), parts)
             return
         for part in parts:
@@ -91,7 +108,8 @@ class Prepared:
         hasher = hashlib.blake2b(digest_size=16)
         hasher.update(json.dumps([self.preprocessing.to_dict(), self.data.kind, len(self)], sort_keys=True).encode())
         if views > 1:
-            hasher.update(json.dumps([views, self.view_seed]).encode())
+            own = [] if self.augment == "light" else [augment_key(self.augment)]
+            hasher.update(json.dumps([views, self.view_seed, *own]).encode())
         if self.data.conditions is not None and known_conditions(self.preprocessing) is not None:
             hasher.update(json.dumps([str(condition) for condition in self.data.conditions]).encode())
         for start in range(0, len(self), HASHED_AT_ONCE):

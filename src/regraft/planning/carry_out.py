@@ -19,7 +19,7 @@ from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_his
 from .job import Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import Plan
-from .preparing import check_inputs, preprocessing_for
+from .preparing import check_inputs, prepared_for
 from .result import Result, save_result
 from .strategies import run_strategy
 from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
@@ -69,11 +69,13 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     plan = replace(plan, classes=plan.classes or data.classes)
     with clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
-        items = Prepared(data, preprocessing_for(net, data), view_seed=plan.seed)
+        items = prepared_for(net, data, plan=plan)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
         parts = parts_of(data, plan, judged_apart=test is not None)
         job = _job(net, items, plan=plan, parts=parts, out=out, resume=resume, test=test_items)
         job.clock = clock
+        if plan.augment == "auto" and items.augment == "photo":
+            job.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
     carried = run_strategy(job)
     calibrate_(job, carried)
     fit_thresholds_(job, carried)

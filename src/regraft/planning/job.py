@@ -311,7 +311,7 @@ class Job:
             if views == 1:
                 return CachedFeed(cut, plain, None, position, 1, self.device)
             position[self.parts.fit] = np.arange(len(self.parts.fit))
-            chosen = Prepared(items.data.subset(self.parts.fit), items.preprocessing, view_seed=items.view_seed)
+            chosen = items.of(items.data.subset(self.parts.fit))
             return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, self.device)
 
     def too_large(self, needed: int) -> bool:

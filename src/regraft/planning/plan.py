@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, augment_name
 from ..errors import SettingError, near_names
 from ..files.text import printable
 from ..files.writing import json_text
@@ -20,6 +21,8 @@ __all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "Plan", "check_p
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
+VIEWS = 4
+"""Versions of each fitting item, where it is said how they are made and not how many."""
 THIRDS = ("first", "middle", "last")
 AUTO_BLOCK = "auto"
 BASES = ("head", "probe")
@@ -61,6 +64,9 @@ class Plan:
             for a start ridge regression.
         budget: for "auto": "10m", "30s" or "1h", of which the judging is no part; "auto" or None: until nothing is worth its cost.
         views: fixed versions of each fitting item, the plain one included.
+        augment: how the versions are made: "light" (turned, zoomed, shifted and lit a little, never mirrored), "photo" (random crops,
+            mirrored, light and colour; for photographs), a callable of one picture (C, H, W) in 0..255, or "auto": "photo" for pictures
+            that look like photographs, else "light"; "none": every version is the plain one.
         valid: share of the items kept aside to judge.
         select: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
         seed: decides splits, order and dropout.
@@ -79,6 +85,7 @@ class Plan:
     classes: tuple[str, ...] = ()
     frozen: int | str | None = None
     views: int = 1
+    augment: Any = "auto"
     valid: float = 0.2
     select: float = 0.15
     seed: int = 0
@@ -114,7 +121,8 @@ class Plan:
         """Return the plan as plain data."""
         lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
-        return {**asdict(self), **lists, "options": options, "settings": self.settings.to_dict()}
+        own = {"options": options, "settings": self.settings.to_dict(), "augment": augment_name(self.augment)}
+        return {**asdict(replace(self, augment="auto")), **lists, **own}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
@@ -170,7 +178,8 @@ class Plan:
         lines = [f"strategy   {self.strategy}{where}" + (f", {_block_words(self.block)}" if self.block else "")]
         names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
         lines += [f"classes    {len(self.classes)}: {names}"] if self.classes else []
-        lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}, seed {self.seed}"]
+        made = f" ({augment_name(self.augment)})" if self.augment != "auto" else ""
+        lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}{made}, seed {self.seed}"]
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
@@ -262,6 +271,10 @@ def _about_method(plan: Plan) -> Iterator[str]:
 def _about_values(plan: Plan) -> Iterator[str]:
     if not _whole(plan.views) or plan.views < 1:
         yield f"views={plan.views!r}: expected a whole number, 1 or more; the plain item counts as one."
+    elif plan.augment == "none" and plan.views > 1:
+        yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
+    if not callable(plan.augment) and plan.augment not in AUGMENTS and not str(plan.augment).startswith(CALLABLE):
+        yield f"augment={plan.augment!r} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}."
     if not _number(plan.valid) or not 0 < plan.valid < 1:
         yield f"valid={plan.valid!r}: expected a share between 0 and 1, such as 0.2."
     if not _number(plan.select) or not 0 <= plan.select < 1:
@@ -300,8 +313,9 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, block, base, probe, budget, views, valid, select, seed, classes, rename, start, statistics, false_alarm, the
-            options of methods, and any setting. Settings that are left out are those that suit the method.
+        options: frozen, block, base, probe, budget, views (4 where augment= asks for versions), augment, valid, select, seed, classes,
+            rename, start, statistics, false_alarm, the options of methods, and any setting. Settings that are left out are those that suit
+            the method.
 
     Returns:
         The plan, checked.
@@ -321,6 +335,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
         "probe",
         "budget",
         "views",
+        "augment",
         "valid",
         "select",
         "seed",
@@ -334,6 +349,8 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
     given = {name: value for name, value in options.items() if name not in own and name not in known}
     settings = Settings.of({**(method.settings if method else {}), **given}, also=(*own, *sorted(known)))
     asked = {name: value for name, value in options.items() if name in known}
+    if options.get("augment", "auto") not in ("auto", "none") and options.get("views", 1) == 1:
+        options = {**options, "views": VIEWS}
     plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in own if name in options})
     check_plan(plan)
     return replace(plan, options=method.filled(asked)) if method else plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -12,15 +13,18 @@ from ..data import (
     ColumnsPreprocessing,
     ConditionsPreprocessing,
     Dataset,
+    Prepared,
     Preprocessing,
     default_preprocessing,
     preprocessing_from_dict,
 )
-from ..errors import DataError
+from ..data.preprocessings.augmenting import CALLABLE
+from ..errors import DataError, SettingError
 from ..networks.contract import Network
 from ..networks.predictions import of_batch
+from .plan import Plan
 
-__all__ = ["check_inputs", "output_names", "preprocessing_for"]
+__all__ = ["check_inputs", "output_names", "prepared_for", "preprocessing_for"]
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:
@@ -49,6 +53,31 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
         DataError: if the kind of the data, or the columns beside the items, do not go with the network.
     """
     return _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
+
+
+def prepared_for(net: Network, data: Dataset, *, plan: Plan) -> Prepared:
+    """Return a data set as a network takes it, with views made as a plan says; "auto": pictures that look like photographs as such.
+
+    Args:
+        net: with its preprocessing.
+        data: the items.
+        plan: how many views, and how they are made.
+
+    Raises:
+        DataError: if the kind of the data does not go with the network.
+        SettingError: if the way to make views does not go with the items, or is a callable of a plan that was read from a file.
+    """
+    augment = plan.augment
+    if isinstance(augment, str) and augment.startswith(CALLABLE):
+        raise SettingError(
+            f"The plan was made with augment= {augment!r}, which a plan as plain data cannot hold. Give the function again: "
+            "dataclasses.replace(plan, augment=function)."
+        )
+    own = preprocessing_for(net, data)
+    items = Prepared(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
+    if augment != "auto" or plan.views < 2 or find_spec("torchvision") is None or not items.preprocessing.of_photographs(data):
+        return items
+    return Prepared(data, items.preprocessing, view_seed=plan.seed, augment="photo")
 
 
 def check_inputs(net: Network, own: Preprocessing) -> None:

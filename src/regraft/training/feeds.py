@@ -120,7 +120,8 @@ class WholeFeed(Feed):
         """Yield the indices and the batch of each part; the next one is read while the present one is in use."""
         if not parts:
             return
-        for (indices, _views), payload in prefetched(lambda part: self.batch(*part), parts):
+        ready = ((part, self.batch(*part)) for part in parts) if self.items.in_turn else prefetched(lambda part: self.batch(*part), parts)
+        for (indices, _views), payload in ready:
             if self.counter is not None:
                 self.counter.items += len(indices)
             yield indices, payload

@@ -52,6 +52,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     rename: options.Rename = None,
     join: options.Join = None,
     views: options.Views = 1,
+    augment: options.Augment = None,
     seed: options.Seed = 0,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
@@ -74,7 +75,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
-    rows: dict[str, Any] = {"block": block, "probe": probe, "budget": budget, "start": start}
+    rows: dict[str, Any] = {"block": block, "probe": probe, "augment": augment, "budget": budget, "start": start}
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -90,6 +90,14 @@ class ColumnsPreprocessing(Preprocessing):
         mean = self.mean or tuple(rows.mean(axis=0).tolist())
         std = self.std or tuple(np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0).tolist())
         return dataclasses.replace(self, inner=inner, mean=mean, std=std)
+
+    def viewing(self, augment: str | Callable[..., Any]) -> ColumnsPreprocessing:
+        """Return this preprocessing with another way to make views of the items themselves."""
+        return dataclasses.replace(self, inner=self.inner.viewing(augment))
+
+    def of_photographs(self, data: Dataset) -> bool:
+        """Return whether the items themselves look like photographs."""
+        return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Refuse: raw items have no columns beside them; `batch_of` takes them from a data set.

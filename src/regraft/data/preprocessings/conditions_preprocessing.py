@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -73,6 +73,14 @@ class ConditionsPreprocessing(Preprocessing):
     def fit(self, data: Dataset) -> ConditionsPreprocessing:
         """Fit `inner` to the data where it is not fitted."""
         return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
+
+    def viewing(self, augment: str | Callable[..., Any]) -> ConditionsPreprocessing:
+        """Return this preprocessing with another way to make views of the items themselves."""
+        return dataclasses.replace(self, inner=self.inner.viewing(augment))
+
+    def of_photographs(self, data: Dataset) -> bool:
+        """Return whether the items themselves look like photographs."""
+        return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw items as one batch, all of them with the mean code.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,6 +17,8 @@ from ...errors import DataError
 from ..dataset import Dataset
 from ..decoding.pictures import MODES, decode, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
+from ..items import take
+from .augmenting import by_function, like_photographs, photographs
 from .preprocessing import Preprocessing, check_scaling
 
 __all__ = ["ImagePreprocessing", "augmented_pictures", "with_channels"]
@@ -26,6 +28,7 @@ ROTATION = np.deg2rad(10.0)
 ZOOM = 0.1
 SHIFT = 0.08
 LIGHT = 0.2
+_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,11 @@ class ImagePreprocessing(Preprocessing):
         value_range: (least, most) value of array items, which becomes 0..255; None before `fit`.
         as_is: array items are already normalised and have the network's shape; they pass unchanged.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
+        augment: how views are made; it is not saved.
 
-    Views turn by up to 10 degrees, zoom by 0.9 to 1.1, shift by up to 8 %, and change brightness and contrast by up to 20 %. They never
-    mirror: digits, writing and faces mean something else when mirrored.
+    With augment="light" views turn by up to 10 degrees, zoom by 0.9 to 1.1, shift by up to 8 %, and change brightness and contrast by up
+    to 20 %. They never mirror: digits and writing mean something else when mirrored. With "photo" see `photographs`; a callable gets each
+    picture as (C, H, W) float32 in 0..255, at the network's size.
     """
 
     kind: ClassVar[str] = "image"
@@ -67,6 +72,7 @@ class ImagePreprocessing(Preprocessing):
     value_range: tuple[float, float] | None = None
     as_is: bool = False
     inferred: bool = False
+    augment: str | Callable[[Tensor], Tensor] = field(default="light", compare=False, repr=False, metadata={"kept": False})
 
     def __post_init__(self) -> None:
         options = {"layout": ("channels_first", "channels_last"), "resize": ("squash", "crop"), "interpolation": tuple(MODES)}
@@ -134,13 +140,19 @@ class ImagePreprocessing(Preprocessing):
         """
         if self.as_is:
             return self._passed(items, view, seeds=seeds)
-        if _is_block(items):
-            pixels = self._fitted_pixels(pixel_batch(np.asarray(items), self.channels, value_range=self.value_range))
-        else:
-            pixels = torch.cat(in_threads(self._one, list(items)))
-        if view:
-            pixels = augmented_pictures(pixels, view, seeds=seeds or [0] * len(items), limits=(0.0, 255.0))
-        return self._normalised(pixels)
+        pixels = self._pixels(items)
+        return self._normalised(self._viewed(pixels, view, seeds=seeds, limits=(0.0, 255.0)) if view else pixels)
+
+    def viewing(self, augment: str | Callable[..., Any]) -> ImagePreprocessing:
+        """Return this preprocessing with another way to make views."""
+        return dataclasses.replace(self, augment=augment)
+
+    def of_photographs(self, data: Dataset) -> bool:
+        """Return whether pictures, spread evenly over the data set, are colourful and without one level that fills them."""
+        if self.as_is or self.channels != 3:
+            return False
+        rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _LOOKED_AT)).astype(np.int64))
+        return like_photographs(self._pixels(take(data.items, rows)))
 
     def describe(self) -> str:
         """Return one line for people."""
@@ -153,12 +165,26 @@ class ImagePreprocessing(Preprocessing):
         line += f", (pixels * {self.scale:.6g} - {self.mean}) / {self.std}{values}"
         return line + (", inferred from the network's input" if self.inferred else "")
 
+    def _pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
+        """Return pictures as (n, 1 or C, height, width) in 0..255."""
+        if _is_block(items):
+            return self._fitted_pixels(pixel_batch(np.asarray(items), self.channels, value_range=self.value_range))
+        return torch.cat(in_threads(self._one, list(items)))
+
+    def _viewed(self, pictures: Tensor, view: int, *, seeds: Sequence[int] | None, limits: tuple[float, float] | None) -> Tensor:
+        """Return pictures in a view, by what `augment` says."""
+        own = list(seeds) if seeds else [0] * len(pictures)
+        if callable(self.augment):
+            return by_function(self.augment, pictures, view=view, seeds=own)
+        made = photographs if self.augment == "photo" else augmented_pictures
+        return made(pictures, view, seeds=own, limits=limits)
+
     def _passed(self, items: Sequence[Any] | np.ndarray, view: int, *, seeds: Sequence[int] | None) -> Tensor:
         inputs = torch.from_numpy(np.stack([np.asarray(item, dtype=np.float32) for item in items]))
         received, expected = tuple(inputs.shape[1:]), (self.channels, self.height, self.width)
         if received != expected:
             raise DataError(f"A picture has the shape {received}; expected normalised arrays of {expected}, as when it was fitted.")
-        return augmented_pictures(inputs, view, seeds=seeds or [0] * len(items), limits=None) if view else inputs
+        return self._viewed(inputs, view, seeds=seeds, limits=None) if view else inputs
 
     def _one(self, item: Any) -> Tensor:
         """Return one picture as (1, 1 or C, height, width) pixels in 0..255."""

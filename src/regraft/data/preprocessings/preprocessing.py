@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from ...errors import DataError, near_names
+from ...errors import DataError, SettingError, near_names
 from ...networks.contract import Inputs
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import as_numpy, is_frame, take
+from .augmenting import augment_name
 
 __all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "collate", "default_preprocessing", "from_dict"]
 
@@ -94,6 +95,29 @@ class Preprocessing(abc.ABC):
             Tensor (n, ...) float32, or named tensors (n, length) int64.
         """
 
+    def viewing(self, augment: str | Callable[..., Any]) -> Preprocessing:
+        """Return this preprocessing with another way to make views, which is not kept with it.
+
+        Args:
+            augment: "light" for the kind's own way; "photo" or a callable where the items are pictures.
+
+        Returns:
+            A copy, or this one.
+
+        Raises:
+            SettingError: if the kind has no such way.
+        """
+        if augment == "light":
+            return self
+        raise SettingError(
+            f"augment={augment_name(augment)!r} is for pictures; the network takes items of the kind {self.item_kind!r}. Leave it out, or "
+            "read pictures with kind='image'."
+        )
+
+    def of_photographs(self, data: Dataset) -> bool:
+        """Return whether the items of a data set look like photographs; only pictures can."""
+        return False
+
     @property
     def item_kind(self) -> str:
         """The kind of the items: "array", "image", "audio" or "text"."""
@@ -154,8 +178,13 @@ class Preprocessing(abc.ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` makes the same preprocessing again."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
-        return {"kind": self.kind, **{each.name: _plain(getattr(self, each.name)) for each in fields}}
+        return {"kind": self.kind, **{name: _plain(getattr(self, name)) for name in _kept(type(self))}}
+
+
+def _kept(cls: type[Preprocessing]) -> list[str]:
+    """Return the names of the fields that are saved."""
+    every = dataclasses.fields(cls)  # type: ignore[arg-type]  # subclasses are dataclasses
+    return [each.name for each in every if each.metadata.get("kept", True)]
 
 
 def _plain(value: Any) -> Any:
@@ -186,7 +215,7 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
         DataError: if the kind or a field is unknown.
     """
     cls = _known(str(plain.get("kind")))
-    valid = [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
+    valid = _kept(cls)
     given = {name: _value(value) for name, value in plain.items() if name != "kind"}
     unknown = [name for name in given if name not in valid]
     if unknown:

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ...data import Dataset, Prepared, default_preprocessing, preprocessing_from_dict, read
+from ...data import Dataset, default_preprocessing, preprocessing_from_dict, read
 from ...errors import DataError, NetworkError
 from ...networks.contract import Network
 from ...networks.sources.opening import open_source
@@ -21,12 +21,12 @@ from ...randomness import seeded
 from ...training import Settings
 from ..job import learning_parts
 from ..plan import make_plan
-from ..preparing import preprocessing_for
+from ..preparing import prepared_for
 from .bench import carried_out
 
 __all__ = ["Adapter"]
 
-_OF_PLAN = ("frozen", "block", "probe", "views", "select", "seed", "start")
+_OF_PLAN = ("frozen", "block", "probe", "views", "augment", "select", "seed", "start")
 
 
 class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -43,6 +43,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         block: as of `adapt`.
         probe: as of `adapt`.
         views: as of `adapt`.
+        augment: as of `adapt`.
         select: share of the items that choose the epoch, the rate and, for "auto", the frontier.
         seed: decides split, order and dropout.
         start: how rows of new classes start.
@@ -60,6 +61,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         block: str | None = None,
         probe: str = "auto",
         views: int = 1,
+        augment: Any = "auto",
         select: float = 0.15,
         seed: int = 0,
         start: str = "auto",
@@ -94,6 +96,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.block = block
         self.probe = probe
         self.views = views
+        self.augment = augment
         self.select = select
         self.seed = seed
         self.start = start
@@ -145,7 +148,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         plan = make_plan(self.strategy, self._options(classes))
         everything = np.arange(len(data))
         parts = learning_parts(data, plan, rest=everything, valid=everything[:0])
-        job, carried = carried_out(network, Prepared(data, preprocessing_for(network, data)), plan=plan, parts=parts)
+        job, carried = carried_out(network, prepared_for(network, data, plan=plan), plan=plan, parts=parts)
         self.classes_, self.network_, self.history_ = classes, job.network, carried.history
         return self
 

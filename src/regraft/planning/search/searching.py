@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...console import progress, say
-from ...data import Dataset, Prepared, check_trainable
+from ...data import Dataset, check_trainable
 from ...errors import SettingError, near_names
 from ...files.text import printable
 from ...frontier.identity import frozen_digest
@@ -23,7 +23,7 @@ from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
 from ..carry_out import carry_out
 from ..plan import Plan
-from ..preparing import preprocessing_for
+from ..preparing import prepared_for
 from ..result import Result
 from .bench import METRICS, Bench
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options
@@ -144,7 +144,10 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
     data = data.with_classes(fixed["classes"]) if fixed.get("classes") and data.classes else data
     rest, judging = data.split_indices(asked.valid, seed=asked.seed)  # as `adapt` splits for the best plan: its valid part is this one
     folds = folds_of(data, rest, folds=asked.folds, valid=asked.valid, seed=asked.seed)
-    items = Prepared(data, preprocessing_for(net, data), view_seed=asked.seed)
+    plan = plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block", "valid")})
+    if callable(plan.augment):
+        raise SettingError("A search keeps its plans as plain data, which augment= a callable is not. Adapt with it, by the best plan.")
+    items = prepared_for(net, data, plan=replace(plan, views=2))
     metric = asked.metric or METRICS[data.task][0]
     return Bench(net, items, folds, judging, fixed, metric, longest=2 * _most_epochs(space, fixed)), space
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data import Dataset, Prepared, with_conditions
+from ...data import Dataset, with_conditions
 from ...errors import DataError, NetworkError
 from ...methods import METHODS, Begun, Method
 from ...networks.contract import Network, Scores
@@ -228,5 +228,5 @@ def _take_conditions_(job: Job, names: Sequence[str]) -> None:
     sample = job.network.sample
     own = next((name for name in sample if name != "condition"), "inputs") if isinstance(sample, dict) else "inputs"
     changed = with_conditions(job.items.preprocessing, names, lenient=True, inputs=own)
-    job.items = Prepared(job.items.data, changed, view_seed=job.items.view_seed)
-    job.test = None if job.test is None else Prepared(job.test.data, changed, view_seed=job.test.view_seed)
+    job.items = job.items.of(job.items.data, changed)
+    job.test = None if job.test is None else job.test.of(job.test.data, changed)

@@ -1,0 +1,129 @@
+"""Other ways to make the views of an item: as photographs are augmented, or by the user's own function."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import SettingError, optional_import
+from ...files.text import printable
+from ...randomness import seeded
+
+__all__ = ["AUGMENTS", "CALLABLE", "augment_key", "augment_name", "by_function", "like_photographs", "photographs"]
+
+AUGMENTS = ("auto", "none", "light", "photo")
+"""Settings of `augment=`, beside a callable."""
+CALLABLE = "callable "
+"""What the name of a callable begins with, in plans that are plain data."""
+LEAST_AREA, RATIO = 0.5, 4 / 3
+"""Of a random crop: the share of the picture at least, and how far its sides may be stretched against each other."""
+LIGHT, HUE = 0.2, 0.02
+"""Of colour: how far brightness, contrast and saturation are from 1, and how far the hue is turned, of a whole turn."""
+_COLOURFUL, _FLAT, _LEVELS = 6.0, 0.4, 24
+"""Of a photograph: the mean distance of its channels at least, in 0..255; the most pixels of one level, as a share; and the levels."""
+
+_GIVEN: dict[int, Callable[..., Any]] = {}
+_PROCESS = uuid.uuid4().hex
+
+
+def augment_name(augment: str | Callable[..., Any]) -> str:
+    """Return the setting `augment` as a plan in JSON has it: the name of a callable."""
+    if isinstance(augment, str):
+        return augment
+    return CALLABLE + printable(str(getattr(augment, "__qualname__", None) or type(augment).__qualname__))
+
+
+def augment_key(augment: str | Callable[..., Any]) -> str:
+    """Return what tells the setting `augment` from all others; what a callable does is not known beyond this process."""
+    if isinstance(augment, str):
+        return augment
+    _GIVEN.setdefault(id(augment), augment)  # as long as it is kept, no other one has its number
+    return f"{_PROCESS} {id(augment)}"
+
+
+def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, seeds: Sequence[int]) -> Tensor:
+    """Return items as the user's function augments them, each with the shared generators seeded by its own seed and view.
+
+    Args:
+        function: of one item, (c, h, w) of a picture in 0..255; returns the same shape.
+        items: (n, ...).
+        view: k > 0.
+        seeds: n numbers.
+
+    Returns:
+        (n, ...) float32.
+
+    Raises:
+        SettingError: if the function fails, or returns something else.
+    """
+    made = []
+    for item, seed in zip(items, seeds, strict=True):
+        with seeded(int(np.random.SeedSequence([seed, view]).generate_state(1)[0])):
+            try:
+                result = torch.as_tensor(function(item.clone())).to(torch.float32)
+            except Exception as error:
+                kind, name = type(error).__name__, augment_name(function)
+                raise SettingError(f"augment={name!r} failed on an item of the shape {tuple(item.shape)}: {kind}: {error}") from error
+        if result.shape != item.shape or not bool(torch.isfinite(result).all()):
+            words = f"the shape {tuple(result.shape)}" if result.shape != item.shape else "numbers that are not finite"
+            raise SettingError(f"augment={augment_name(function)!r} returned {words} for an item of the shape {tuple(item.shape)}.")
+        made.append(result)
+    return torch.stack(made)
+
+
+def photographs(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
+    """Return pictures cropped and resized at random, half of them mirrored, and lit and coloured otherwise, each by its own seed.
+
+    Source: torchvision's references/classification (RandomResizedCrop, RandomHorizontalFlip) and ColorJitter, by its functions v2.
+    Deviations: a crop keeps half of the picture at least, not 8 %, which fits few epochs of fine-tuning; the order of the colour steps
+    is fixed.
+
+    Args:
+        pictures: (n, c, h, w).
+        view: k > 0.
+        seeds: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`.
+        limits: least and most value; with None light and colour are left alone.
+
+    Returns:
+        (n, c, h, w).
+    """
+    steps = optional_import("torchvision.transforms.v2.functional", "vision", purpose="augment='photo'")
+    drawn = [np.random.default_rng([seed, view]).uniform(-1, 1, 9) for seed in seeds]
+    return torch.stack([_photograph(steps, picture, draw, limits) for picture, draw in zip(pictures, drawn, strict=True)])
+
+
+def _photograph(steps: ModuleType, picture: Tensor, draw: np.ndarray, limits: tuple[float, float] | None, /) -> Tensor:
+    """Return one picture (c, h, w), changed by nine numbers in -1..1."""
+    height, width = picture.shape[1:]
+    area, stretch = LEAST_AREA + (1 - LEAST_AREA) * (draw[0] + 1) / 2, RATIO ** (draw[1] / 2)
+    rows, columns = (max(1, round(min(side * np.sqrt(area) * by, side))) for side, by in ((height, stretch), (width, 1 / stretch)))
+    top, left = round((draw[2] + 1) / 2 * (height - rows)), round((draw[3] + 1) / 2 * (width - columns))
+    made: Tensor = steps.resized_crop(picture, top, left, rows, columns, [height, width], antialias=True)
+    made = steps.horizontal_flip(made) if draw[4] > 0 else made
+    if limits is None:
+        return made
+    least, most = limits
+    made = ((made - least) / (most - least)).clamp(0, 1)
+    if len(made) in (1, 3):
+        made = steps.adjust_brightness(made, 1 + LIGHT * draw[5])
+        made = steps.adjust_contrast(made, 1 + LIGHT * draw[6])
+    if len(made) == 3:
+        made = steps.adjust_saturation(made, 1 + LIGHT * draw[7])
+        made = steps.adjust_hue(made, HUE * draw[8])
+    return made * (most - least) + least
+
+
+def like_photographs(pixels: Tensor) -> bool:
+    """Return whether most pictures, `pixels` (n, 3, h, w) in 0..255, are colourful and without one level that fills them, as paper does."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        return False
+    colour = (pixels.amax(1) - pixels.amin(1)).mean((1, 2)) > _COLOURFUL
+    levels = (pixels.mean(1).flatten(1) / 256 * _LEVELS).long().clamp(0, _LEVELS - 1)
+    flat = torch.stack([torch.bincount(one, minlength=_LEVELS).max() / len(one) for one in levels]) > _FLAT
+    return bool((colour & ~flat).float().mean() > 0.5)
