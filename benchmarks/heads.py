@@ -75,9 +75,10 @@ def measured(make: Callable[[int], tuple[Any, Items, Items]], *, draws: int) -> 
     for seed in range(draws):
         network, learn, test = make(seed)
         every.append(compared(network, learn, test=test, seed=seed))
-    means = {name: float(np.mean([one[name] for one in every])) for name in every[0]}
+    means = {name: round(float(np.mean([one[name] for one in every])), 4) for name in every[0]}
     gains = np.array([one["head right"] - one["three lines right"] for one in every])
-    return {**means, "gain": float(gains.mean()), "half interval": float(1.96 * gains.std(ddof=1) / np.sqrt(draws)) if draws > 1 else 0.0}
+    half = 1.96 * gains.std(ddof=1) / np.sqrt(draws) if draws > 1 else 0.0
+    return {**means, "gain": round(float(gains.mean()), 4), "half interval": round(float(half), 4)}
 
 
 def drawn(pair: Pair, seed: int) -> tuple[Any, Items, Items]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeCV
+from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests import torch_examples as examples
@@ -22,6 +24,7 @@ from regraft.errors import SettingError
 from regraft.networks.keras_parts.library import keras
 from regraft.planning import Plan, make_plan
 from regraft.planning.choosing import convex
+from regraft.planning.job import parts_of
 from regraft.training import loop
 
 CLASSES = ("class 0", "class 1", "class 2")
@@ -75,10 +78,31 @@ def test_a_head_is_solved_and_is_what_scikit_learn_makes_of_the_same_features(fa
     assert not changed  # everything below is as it was
 
 
-def _judging(net: Any, pictures: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    from regraft.planning.job import parts_of
+def _judging(net: Any, pictures: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    return parts_of(regraft.read((pictures, labels)), Plan("head", seed=seed), judged_apart=True).valid
 
-    return parts_of(regraft.read((pictures, labels)), Plan("head")).valid
+
+@families
+@pytest.mark.parametrize(("load", "each"), [(load_digits, 20), (load_wine, 15), (load_breast_cancer, 40)])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_default_head_is_not_worse_than_the_three_lines_that_everybody_writes(load: Any, each: int, family: str) -> None:
+    """On real sets as they are: a "network" that is nothing but a head. benchmarks/heads.py has the same of real networks."""
+    x, y = load(return_X_y=True)
+    x, names = x.astype(np.float32), np.array([f"class {label}" for label in y])
+    head = torch.nn.Linear(x.shape[1], 2) if family == "torch" else keras.Sequential([keras.Input((x.shape[1],)), L.Dense(2)])
+    net = regraft.load(torch.nn.Sequential(head) if family == "torch" else head, **({"inputs": x.shape[1:]} if family == "torch" else {}))
+    gains, losses = [], []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(y))
+        learn = np.concatenate([order[y[order] == label][:each] for label in np.unique(y)])
+        test = np.setdiff1d(order, learn)
+        result = regraft.adapt(net, (x[learn], names[learn]), strategy="head", test=(x[test], names[test]), seed=seed, cache="memory")
+        own = np.setdiff1d(np.arange(len(learn)), _judging(net, x[learn], names[learn], seed=seed))
+        theirs = make_pipeline(StandardScaler(), LogisticRegressionCV(max_iter=1000)).fit(x[learn][own], names[learn][own])
+        gains.append(result.scores["test"]["accuracy"] - theirs.score(x[test], names[test]))
+        losses.append(result.scores["test"]["log_loss"] - log_loss(names[test], theirs.predict_proba(x[test]), labels=theirs.classes_))
+    error = np.std(gains, ddof=1) / np.sqrt(len(gains))
+    assert np.mean(gains) >= -max(0.005, error) and np.mean(losses) <= 0.01, (gains, losses)
 
 
 @pytest.mark.parametrize(

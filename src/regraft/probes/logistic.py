@@ -123,8 +123,9 @@ def fit_logistic(
     else:
         parts = [(np.setdiff1d(np.arange(len(x)), judges), np.asarray(judges))]
     path = _Path(problem, parts, len(x) if judges is None else len(judges), judges)
-    place = path.search_()
-    solved = problem.of(np.arange(len(x))).solved(GRID[place], path.nearest(place), steps=_LAST_STEPS, tolerance=_LAST_TOLERANCE)
+    with threadpool_limits(1, user_api="blas"):  # torch has threads of its own, and the two kinds wait for each other
+        place = path.search_()
+        solved = problem.of(np.arange(len(x))).solved(GRID[place], path.nearest(place), steps=_LAST_STEPS, tolerance=_LAST_TOLERANCE)
     weight, bias = basis.back(solved[:-1], roots), solved[-1]
     if loss.kind == "classification":
         weight, bias = centred(*widened((weight, bias), problem.present, classes=classes))
@@ -294,8 +295,7 @@ class _Problem:
         begin = np.zeros(shape) if start is None or start.shape != shape else start * steepness
         tolerance = tolerance if self.x.dtype == torch.float64 else max(tolerance, _ROUNDING)
         options = {"maxiter": steps, "maxcor": 20, "gtol": 10 * tolerance, "ftol": tolerance, "maxls": 10}
-        with threadpool_limits(1, user_api="blas"):  # torch has threads of its own, and the two kinds wait for each other
-            found = minimize(evaluated, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+        found = minimize(evaluated, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
         return np.asarray(found / steepness)
 
     def _steepness(self, inverse: float) -> np.ndarray:
