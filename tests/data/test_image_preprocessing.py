@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -128,3 +131,18 @@ def test_errors(tmp_path):
         ImagePreprocessing(4, 4, mean=(1.0, 2.0))
     with pytest.raises(DataError, match="takes images and the data are 2 texts"):
         ImagePreprocessing(4, 4).fit(read((["a", "b"], [0, 1])))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_png_files_that_cannot_hold_their_pixels(mode, tmp_path):
+    """PIL would decode what is missing as black, for seconds; a plain picture packs as well as any, and is read."""
+    image = pytest.importorskip("PIL.Image")
+    preprocessing = ImagePreprocessing(height=8, width=8)
+    path = tmp_path / "plain.png"
+    image.new(mode, (2000, 2000)).save(path, optimize=True)
+    preprocessing.batch([path])
+    content = path.read_bytes()
+    head = b"IHDR" + struct.pack(">II", 20, 4_000_000) + content[24:29]
+    path.write_bytes(content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:200])
+    with pytest.raises(DataError, match=r"20 x 4000000 pixels, more than \d+ bytes can hold"):
+        preprocessing.batch([path])

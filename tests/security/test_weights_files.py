@@ -628,3 +628,22 @@ def test_numbers_that_are_none_are_said(tmp_path: Path) -> None:
         (model.save_weights if name == "w.weights.h5" else model.save)(tmp_path / name)
         [note] = regraft.load(payloads.network(), weights=tmp_path / name).account.notes
         assert "NaN or infinite" in note and "last.kernel" in note and "first" not in note
+
+
+@pytest.mark.parametrize("part", ["free", "text"])
+@pytest.mark.parametrize("layout", ["weights.h5", "h5", "keras"])
+def test_heaps_of_texts_that_the_library_would_go_round_in(layout: str, part: str, tmp_path: Path) -> None:
+    """A part of 0 bytes is followed by itself; the length of a text can come to that by an overflow."""
+    path = tmp_path / f"whole.{layout}"
+    model = payloads.network()
+    (model.save_weights if layout == "weights.h5" else model.save)(path)
+    held = payloads.parts_of(path)["model.weights.h5"] if layout == "keras" else path.read_bytes()
+    at = held.index(b"GCOL\x01") + 16
+    number, length = (0, 0) if part == "free" else (1, 2**64 - 16)
+    held = held[:at] + struct.pack("<HHIQ", number, 0, 0, length) + held[at + 16 :]
+    if layout == "keras":
+        payloads.write_archive(path, {**payloads.parts_of(path), "model.weights.h5": held})
+    else:
+        path.write_bytes(held)
+    with pytest.raises(NetworkError, match="heap of texts"):
+        regraft.load(payloads.network(), weights=path) if layout == "weights.h5" else regraft.load(path)

@@ -19,6 +19,8 @@ DECODED = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000"
 """What PIL calls the formats that may be opened; the last one has no mark of its own, so it is tried when no other fits."""
 LARGE_PIXELS = 2**24
 SAMPLE_BYTES = 4
+_DEFLATED = 1032
+"""Bytes that one byte in a PNG file can stand for at most."""
 _REPAIR = "Repair or remove it."
 _ONE_LARGE = threading.Lock()
 """Held while a picture of more than `LARGE_PIXELS` is decoded: in eight threads, eight of them would fill the memory."""
@@ -54,8 +56,16 @@ def picture_of(source: Any) -> Iterator[Any]:
             picture = image.open(stream, formats=formats)
         except image.UnidentifiedImageError:
             raise ValueError("it has none of the formats that are read, or its head is damaged") from None
+        _check_png(picture, path.stat().st_size)
         with picture, _ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
             yield picture
+
+
+def _check_png(picture: Any, size: int) -> None:
+    """Raise if a PNG file cannot hold its pixels, however well they are packed: what is missing would be decoded as black, for seconds."""
+    bits = 8 * len(picture.getbands()) if picture.mode in ("RGB", "RGBA", "LA") else 1
+    if picture.format == "PNG" and picture.width * picture.height * bits > 8 * _DEFLATED * size:
+        raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {size} bytes can hold")
 
 
 @contextmanager

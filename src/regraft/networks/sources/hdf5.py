@@ -16,9 +16,11 @@ from ...errors import NetworkError, UnsafeFileError
 from ...files.sizes import refuse_expansion
 from ...files.text import printable
 
-__all__ = ["address", "check_h5", "is_bfloat16"]
+__all__ = ["address", "check_h5", "check_heaps", "is_bfloat16"]
 
 _DEEPEST = 100
+_HEAP = b"GCOL\x01"
+"""The first bytes of a heap of texts."""
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "checksum", 32000: "lzf"}
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.OPAQUE)
 """Classes of the types of data sets; truth values are enumerations, bfloat16 is opaque."""
@@ -38,6 +40,8 @@ def check_h5(file: h5py.File, *, size: int, shown: str) -> None:
         UnsafeFileError: if a part of it lies elsewhere: links by name, external or virtual data sets, or filters that are plugins.
         NetworkError: if it contains itself, declares more than it holds, or holds what is no number.
     """
+    if file.id.get_create_plist().get_sizes() != (8, 8):
+        raise NetworkError(f"{shown} holds addresses or lengths that are not of 8 bytes; expected a file as Keras writes it.")
     if file.userblock_size:
         raise NetworkError(f"{shown} begins with {file.userblock_size} bytes that are no HDF5; expected a file as Keras writes it.")
     declared = 0
@@ -46,6 +50,29 @@ def check_h5(file: h5py.File, *, size: int, shown: str) -> None:
         if isinstance(item, h5py.Dataset):
             declared += _checked_size(item, what=f"{shown}: the data set {name!r}")
     refuse_expansion(declared, stored=size, what=shown, error=NetworkError)
+
+
+def check_heaps(content: Any, shown: str) -> None:
+    """Raise if a heap of texts holds a part of no length: the library would go round in it for ever, where nothing can stop it.
+
+    Args:
+        content: the bytes of the whole file, before it is opened.
+        shown: its name for messages.
+
+    Raises:
+        NetworkError: if there is one.
+    """
+    start = content.find(_HEAP)
+    while start >= 0:
+        end = start + int.from_bytes(content[start + 8 : start + 16], "little")
+        at = start + 16
+        while at + 16 <= min(end, len(content)):
+            number, length = int.from_bytes(content[at : at + 2], "little"), int.from_bytes(content[at + 8 : at + 16], "little")
+            step = (length + 7) // 8 * 8 + 16 if number else length  # what is free counts with its own header
+            if step % 2**64 == 0:
+                raise NetworkError(f"{shown} is damaged: a heap of texts holds a part of 0 bytes; expected a file as Keras writes it.")
+            at += step
+        start = content.find(_HEAP, start + 1)
 
 
 def _items(file: h5py.File, shown: str) -> Iterator[tuple[Any, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from ...files.archives import open_archive
 from ...files.formats import opening
 from ...files.text import printable
 from ..matching import Weight
-from .hdf5 import address, check_h5, is_bfloat16
+from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 
 __all__ = ["file_kind", "is_addressed", "opened_h5", "read_keras_weights", "weight_bytes"]
 
@@ -48,13 +49,17 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
     kind = file_kind(source)
     with opening(source, kind, remedy="Save it again from Keras."):
         content: Any = source
-        size = source.stat().st_size
+        size, shown = source.stat().st_size, repr(printable(source.name))
         if kind == "keras":
             with open_archive(source, error=NetworkError) as archive:
-                content = io.BytesIO(archive.read("model.weights.h5"))
-            size = content.getbuffer().nbytes
+                stored = archive.read("model.weights.h5")
+            check_heaps(stored, shown)
+            content, size = io.BytesIO(stored), len(stored)
+        elif size:
+            with source.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as stored_bytes:
+                check_heaps(stored_bytes, shown)
         with h5py.File(content, "r") as file:
-            check_h5(file, size=size, shown=repr(printable(source.name)))
+            check_h5(file, size=size, shown=shown)
             yield file
 
 
