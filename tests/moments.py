@@ -42,16 +42,19 @@ def _watch(strike: Callable[[], None] | None) -> None:
     _strike = strike
 
 
-def outcomes(prepare: Callable[[], None], action: Callable[[], None], *, forked: bool = False, most: int = 3000) -> Iterator[int]:
+def outcomes(
+    prepare: Callable[[], Any], action: Callable[[], Any], *, forked: bool = False, step: int = 1, most: int = 3000
+) -> Iterator[int]:
     """Yield the number of each moment of an action after it was stopped there, at last one more for the whole action.
 
     Args:
         prepare: called before each run.
         action: what is stopped.
         forked: whether it runs in a child process.
+        step: 1 for every moment, n for each n-th one.
         most: moments.
     """
-    for number in range(1, most):
+    for number in range(1, most, step):
         prepare()
         done = (_forked if forked else _stopped)(number, action)
         yield number
@@ -60,7 +63,7 @@ def outcomes(prepare: Callable[[], None], action: Callable[[], None], *, forked:
     raise AssertionError(f"the action has more than {most} moments")
 
 
-def _stopped(number: int, action: Callable[[], None]) -> bool:
+def _stopped(number: int, action: Callable[[], Any]) -> bool:
     """Run an action up to a moment; tell whether it came to its end."""
     left = number
 
@@ -80,7 +83,7 @@ def _stopped(number: int, action: Callable[[], None]) -> bool:
     return left > 0
 
 
-def _forked(number: int, action: Callable[[], None]) -> bool:
+def _forked(number: int, action: Callable[[], Any]) -> bool:
     child = os.fork()
     if child:
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.moments import outcomes
 
@@ -79,6 +79,7 @@ def test_the_users_mask_decides_who_reads_it(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a machine that does other things too
 @given(st.recursive(st.text(st.characters(exclude_categories=())) | st.integers() | st.booleans() | st.none(), lambda part: st.lists(part)))
 def test_any_text_comes_back_as_it_was(content: Any) -> None:
     text = json_text(content)

@@ -9,7 +9,9 @@ looked through first; `regraft.load(path, trust=True)` is the one exception, and
 
 from __future__ import annotations
 
+import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from pathlib import Path
 from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
-__all__ = ["FORMATS", "Format", "member", "opening", "reason_of"]
+__all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reason_of", "writable"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ FORMATS: dict[str, Format] = {
         "Figures that are none; text that is no text, in a page of HTML.",
         "Every value is checked against a schema; the page escapes all text, has no scripts, and fetches nothing.",
         largest=512 * _MIB,
+    ),
+    "plan": Format(
+        "plan",
+        ("plan.json",),
+        "`json.loads`, then `Plan.from_dict`",
+        "Settings out of their range; text that reaches the terminal.",
+        "Every name and value is checked before anything is started; nothing in a plan is a path to read, or code.",
+        SettingError,
+        largest=64 * _MIB,
+    ),
+    "profile": Format(
+        "profile",
+        ("profile.json",),
+        "`json.loads`, then a schema",
+        "Figures that are none; text that is no text, in a page of HTML.",
+        "Every value is checked against a schema; the page escapes all text, has no scripts, and fetches nothing.",
+        largest=64 * _MIB,
     ),
     "history": Format(
         "history of trainings",
@@ -308,6 +327,25 @@ def _check(file: Path, form: Format) -> None:
         )
 
 
+@contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """Give a file to a library that takes names in UTF-8 alone.
+
+    Args:
+        path: of a regular file.
+
+    Yields:
+        The path, or where it is not UTF-8, as old archives give names, a link to it of another name.
+    """
+    if os.fsencode(path).decode(errors="replace") == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "file"
+        link.symlink_to(path.absolute())
+        yield link
+
+
 def member(folder: Path, name: str) -> Path:
     """Return the path of a file of a folder by a name that somebody else wrote; it may not exist.
 
@@ -344,3 +382,25 @@ def reason_of(error: BaseException) -> str:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = said.strip().splitlines()
     return printable(lines[0], width=300).rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def writable(folder: str | Path, *, error: type[InputError]) -> Iterator[None]:
+    """Turn what the system has against writing into a folder into one error that names it.
+
+    Args:
+        folder: that is written.
+        error: class of what is raised.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: of the class `error`, in place of an `OSError`: no room, no right, a name that is none.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise error(
+            f"The folder {printable(folder)!r} cannot be written: {reason_of(problem)}. Make room there, or choose another folder."
+        ) from problem

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from ..errors import InputError, SettingError
+from .formats import writable
 from .text import printable
 
 if sys.platform == "win32":
@@ -45,8 +46,8 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
     Raises:
         InputError: of the class `error`, if it cannot be written, or another process or thread holds it.
     """
-    with _told(folder, error):
-        target = Path(os.path.realpath(folder))
+    with writable(folder, error=error):
+        target = _real(folder)
     if target in _HELD.get():
         yield target
         return
@@ -66,7 +67,7 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
 
 @contextmanager
 def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[None]:
-    with _told(target, error):
+    with writable(target, error=error):
         handle = _taken(target, wait)
     if handle is None:
         shown = repr(printable(target))
@@ -82,13 +83,11 @@ def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[
                 (target / LOCK_FILE).unlink()
 
 
-@contextmanager
-def _told(folder: str | Path, error: type[InputError]) -> Iterator[None]:
+def _real(folder: str | Path) -> Path:
     try:
-        yield
-    except (OSError, ValueError) as problem:  # ValueError: a null character in the name
-        said = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
-        raise error(f"The folder {printable(folder)!r} cannot be written: {said}. Choose another folder.") from problem
+        return Path(os.path.realpath(folder))
+    except ValueError as problem:  # a null character in the name
+        raise OSError(errno.EINVAL, str(problem)) from problem
 
 
 def _taken(folder: Path, wait: float) -> int | None:

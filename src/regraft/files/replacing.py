@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, NetworkError
-from .formats import reason_of
+from .formats import writable
 from .locks import held_folder
-from .text import printable
 from .writing import PARTIAL, flush_file, flush_folder, write_json
 
 __all__ = ["Kind", "replaced_folder", "settle_"]
@@ -73,7 +72,7 @@ def replaced_folder(
     Raises:
         InputError: of the class `error`, if the folder cannot be written or another process holds it; the old content stays.
     """
-    with held_folder(folder, error=error) as target:
+    with held_folder(folder, error=error) as target, writable(target, error=error):
         staged = None
         try:
             settle_(target, kind)
@@ -82,10 +81,6 @@ def replaced_folder(
             _flush(staged)
             if staged.parent == target or not _exchanged(staged, target, kind=kind, finish=finish):
                 _moved_in(staged, target, kind=kind, finish=finish)
-        except OSError as problem:
-            raise error(
-                f"The folder {printable(target)!r} cannot be written: {reason_of(problem)}. Make room there, or choose another folder."
-            ) from problem
         finally:
             if staged is not None:
                 shutil.rmtree(staged, ignore_errors=True)

@@ -5,6 +5,7 @@ It is replaced as a whole (`files/replacing.py`); `regraft.json` holds a checksu
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..errors import InputError, NetworkError
-from ..files.formats import opening, reason_of
+from ..files.formats import named_in_utf8, opening, reason_of
 from ..files.locks import held_folder
 from ..files.replacing import COMMITTED, Kind, replaced_folder, settle_
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
@@ -113,7 +114,8 @@ def write_network(network: Network, folder: Path) -> None:
         folder: new, as `replacing` gives it.
 
     Raises:
-        NetworkError: if the folder cannot be written, or the network is an exported program.
+        NetworkError: if the network is an exported program.
+        OSError: if the folder cannot be written; `replacing` makes an error of regraft of it.
     """
     refuse_program(network.origin, "saved")
     own = None if network.unknown is None else network.unknown.own_statistics()
@@ -123,8 +125,8 @@ def write_network(network: Network, folder: Path) -> None:
         for file, arrays in ((STATISTICS_FILE, network.statistics), (UNKNOWN_FILE, own)):
             if arrays is not None:
                 save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / file)
-    except SafetensorError as error:  # a full disk is one of these too
-        raise NetworkError(f"The weights cannot be written into {printable(folder)!r}: {reason_of(error)}. Make room there.") from error
+    except SafetensorError as error:  # a full disk, told as one where the folder has the name that the user knows
+        raise OSError(errno.EIO, reason_of(error)) from error
     if network.history:
         write_lines(folder / HISTORY_FILE, network.history)
     content = {
@@ -259,8 +261,8 @@ def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.n
     path = folder / file
     if not path.is_file():
         raise NetworkError(f"{str(folder)!r} holds no class statistics ({file}): expected a folder that regraft saved with them.")
-    with opening(path, "statistics", remedy=_WITHOUT):
-        return load_file(path)
+    with opening(path, "statistics", remedy=_WITHOUT), named_in_utf8(path) as plain:
+        return load_file(plain)
 
 
 def settled(folder: Path) -> None:

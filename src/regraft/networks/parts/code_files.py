@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ...errors import NetworkError
-from ...files.formats import opening, reason_of
+from ...files.formats import named_in_utf8, opening, reason_of
 from ...files.text import printable
 from ...files.writing import write_bytes
 
@@ -206,7 +206,7 @@ def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
     Raises:
         NetworkError: if it is damaged, or not a code of this network.
     """
-    with opening(path, "code", remedy=_REMEDY), safe_open(path, framework="numpy") as file:
+    with opening(path, "code", remedy=_REMEDY), named_in_utf8(path) as plain, safe_open(plain, framework="numpy") as file:
         told, code = dict(file.metadata() or {}), file.get_tensor("code")
     name = _read_name(told, path)
     if told.get("kind") != _KIND or name is None:

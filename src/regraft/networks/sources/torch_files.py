@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import NetworkError, UnsafeFileError
 from ...files.archives import open_archive
-from ...files.formats import opening
+from ...files.formats import named_in_utf8, opening
 from ...files.pickles import archived_names, names_in
 from ...files.sizes import refuse_expansion
 from ...files.text import printable
@@ -71,8 +71,8 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
     """
     shown = repr(printable(path))
     if path.suffix.lower() == ".safetensors":
-        with opening(path, "safetensors"):
-            content: Any = load_file(path)
+        with opening(path, "safetensors"), named_in_utf8(path) as plain:
+            content: Any = load_file(plain)
     else:
         with opening(path, "torch"):
             _check_names(path, shown)

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, near_names
+from ...files.formats import writable
+from ...files.schema import checked, read_json
 from ...files.text import printable
 from ...files.writing import write_json
 from ...report.profile import plot_profile, write_profile
 from ..plan import Plan, make_plan
+from .form import Form
 from .words import words_of
 
 __all__ = ["PROFILE_FILE", "Beside", "Depth", "Profile"]
@@ -139,6 +142,7 @@ class Profile:
         if unknown or missing:
             said = f"lacks {', '.join(missing[:6])}" if missing else f"has no place for {unknown[0]!r}{near_names(unknown[0], known)}"
             raise DataError(f"The profile {said}. Expected what profile.to_dict() gives; measure it again with regraft.profile.")
+        checked(plain, Form, what="The profile", error=DataError)
         try:
             own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
             own["depths"] = tuple(Depth(**part) for part in own["depths"])
@@ -162,16 +166,11 @@ class Profile:
             DataError: if there is no such file, or it is no profile.
         """
         path = Path(folder) / PROFILE_FILE if Path(folder).is_dir() else Path(folder)
+        plain = read_json(path, "profile", remedy="Save the profile again.")
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise DataError(
-                f"{str(path)!r} cannot be read: {error.strerror}. Expected a folder that profile.save() has written."
-            ) from error
-        except ValueError as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{str(path)!r} is not JSON ({error}). Save the profile again.") from error
+            return cls.from_dict(plain)
+        except DataError as error:
+            raise DataError(f"{printable(path)!r} holds no profile. {error}") from error
 
     def save(self, folder: str | Path) -> Path:
         """Write profile.json and profile.html.
@@ -183,8 +182,9 @@ class Profile:
             The page.
         """
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        write_json(target / PROFILE_FILE, self.to_dict())
+        with writable(target, error=DataError):
+            target.mkdir(parents=True, exist_ok=True)
+            write_json(target / PROFILE_FILE, self.to_dict())
         return write_profile(target / PAGE_FILE, self.to_dict())
 
     def table(self) -> str:
