@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .data import ArrayPreprocessing, Dataset, checked, default_preprocessing, preprocessing_from_dict, with_channels
+from .data import ArrayPreprocessing, Dataset, Preprocessing, checked, default_preprocessing, preprocessing_from_dict, with_channels
 from .data import read as read_data
-from .errors import NetworkError, SettingError
+from .errors import DataError, NetworkError, SettingError, UnsafeFileError
+from .files.formats import reason_of
+from .files.text import printable
 from .networks.contract import Network
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .planning import Plan, Result, carry_out, make_plan
@@ -19,6 +22,7 @@ from .planning.conditions import Asked as AskedCodes
 from .planning.conditions import Fitting, TunedInput, fold, saved_to
 from .planning.conditions import adapt_condition as fit_condition
 from .planning.conditions import tune_input as learn_input
+from .planning.preparing import check_items
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
 from .probes import UnknownJudge
@@ -71,18 +75,39 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs, head=head, trust=trust)
     network = opened.network
     given = preprocessing if preprocessing is not None else opened.preprocessing
-    if channels is not None:
-        network = network.with_channels(channels)
-        if isinstance(given, dict):
-            given = with_channels(given, channels)
+    network = network if channels is None else network.with_channels(channels)
     if given is None:
         made = default_preprocessing("array", network.input_shape or None, network.layout)
         network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made
+    elif preprocessing is not None:
+        network.preprocessing = _preprocessing(given, channels) if isinstance(given, dict) else given
     else:
-        network.preprocessing = preprocessing_from_dict(given) if isinstance(given, dict) else given
+        with _own_part(source, "preprocessing"):
+            network.preprocessing = _preprocessing(given, channels)
+            check_items(network, network.preprocessing)
     if opened.unknown is not None and channels is None:
-        network.unknown = UnknownJudge.from_dict(*opened.unknown)
+        with _own_part(source, "rule for unknown items"):
+            network.unknown = UnknownJudge.from_dict(*opened.unknown)
+            network.unknown.check(network.head.features)
     return network
+
+
+def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:
+    """Return a preprocessing from its plain data, for another number of channels where one is given."""
+    made = preprocessing_from_dict(plain)
+    return made if channels is None else preprocessing_from_dict(with_channels(made.to_dict(), channels))
+
+
+@contextmanager
+def _own_part(source: Any, name: str) -> Iterator[None]:
+    """Say of what is wrong with a part that a network brings that it is the network's."""
+    try:
+        yield
+    except UnsafeFileError:
+        raise
+    except (DataError, NetworkError, RecursionError) as error:
+        shown = printable(source) if isinstance(source, str | Path) else type(source).__name__
+        raise NetworkError(f"The {name} of {shown!r} cannot be used: {reason_of(error)}. Save the network again.") from error
 
 
 def adapt(  # noqa: PLR0913  # over the limit: the public contract

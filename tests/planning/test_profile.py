@@ -131,7 +131,7 @@ def test_plain_data_both_ways_page_plot_and_plan(tmp_path: Any) -> None:
     del broken["depths"]
     with pytest.raises(DataError, match="lacks depths"):
         regraft.Profile.from_dict(broken)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be opened"):
         regraft.Profile.load(tmp_path / "elsewhere")
 
 

@@ -66,3 +66,13 @@ def _module(family: str) -> Any:
         return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     keras = pytest.importorskip("keras")
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_predictions_that_are_no_numbers_are_said(family: str) -> None:
+    net = regraft.load(_module(family), **({"inputs": (3,)} if family == "torch" else {}))
+    items = np.ones((5, 3), np.float32)
+    net.predict(items)
+    items[2, 1] = np.nan
+    with pytest.warns(UserWarning, match="scores of 1 of 5 items are no numbers"):
+        net.predict(items)

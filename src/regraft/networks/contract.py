@@ -7,6 +7,7 @@ The families are `torch_modules.TorchNetwork` and `keras_models.KerasNetwork`; n
 from __future__ import annotations
 
 import abc
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -189,6 +190,13 @@ class Network(abc.ABC):
         widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
         items = without_conditions(items) if row is not None else items
         raw = concatenated(lambda batch: torch.cat([*self.scores(in_condition(batch, row)).values()], 1), self, items=items, batch_size=64)
+        wrong = int(np.isnan(raw).any(1).sum())
+        if wrong:
+            warnings.warn(
+                f"The scores of {wrong} of {len(raw)} items are no numbers, so that their labels mean nothing. Look for NaN or infinity in "
+                "these items, or in the weights of the network.",
+                stacklevel=2,
+            )
         parts = np.split(raw, widths[:-1], axis=1)
         found = {task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)}
         if unknown and self.unknown is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError, RegraftError
+from ..files.formats import reason_of
 
 if TYPE_CHECKING:
     from .contract import Head, Inputs, Network
@@ -73,20 +74,34 @@ def of_batch(function: Callable[[Inputs], T], network: Network, *, batch: Inputs
         batch: a tensor, or tensors by name.
 
     Raises:
-        NetworkError: if it fails and inputs that the network takes are missing; some can be left out, so it is tried first.
+        NetworkError: if it fails and inputs that the network takes are missing (some can be left out, so it is tried first), or are of
+            other shapes or types than those that it was opened with.
     """
     try:
         return function(batch)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:
         names = list(network.sample) if isinstance(network.sample, dict) else []
         missing = [name for name in names if name not in batch] if isinstance(batch, dict) else names[1:]
-        if not missing or isinstance(error, RegraftError | torch.OutOfMemoryError):
+        if isinstance(error, RegraftError | torch.OutOfMemoryError):
             raise
+        if not missing:
+            given, known = _shapes(batch), _shapes(network.sample)
+            if given == known:
+                raise
+            raise NetworkError(
+                f"The network cannot run on items of the shape and type {given}; it was opened with {known}. Give items of that shape, or "
+                f"a preprocessing= that makes them. ({reason_of(error)})"
+            ) from error
         raise NetworkError(
             f"The network takes the inputs {', '.join(map(repr, names))}, and the items do not give {' and '.join(map(repr, missing))}. "
             f"Where {missing[0]!r} is the code of a condition, regraft.adapt_condition(net, data, input={missing[0]!r}) learns it; where "
             f"it is at hand, net.scores takes tensors by name. (Without it: {str(error).partition(chr(10))[0]})"
         ) from error
+
+
+def _shapes(batch: Inputs) -> str:
+    named = batch if isinstance(batch, dict) else {"": batch}
+    return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".strip() for name, tensor in named.items())
 
 
 def _batches(network: Network, items: Any, *, batch_size: int) -> Iterator[Inputs]:

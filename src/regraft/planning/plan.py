@@ -6,15 +6,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, augment_name
 from ..errors import SettingError, near_names
+from ..files.formats import reason_of
+from ..files.schema import Plain, checked
 from ..files.text import printable
 from ..files.writing import json_text
 from ..heads.starting import STARTS
 from ..methods import METHODS, SWITCHES
 from ..report.candidates import HEADINGS, candidate_rows
+from ..report.facts import Candidate
 from ..training import Settings
 
 __all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "Plan", "check_plan", "make_plan"]
@@ -142,6 +147,7 @@ class Plan:
         unknown = [name for name in plain if name not in cls.__dataclass_fields__]
         if unknown:
             raise SettingError("; ".join(f"A plan has no {name!r}{near_names(name, cls.__dataclass_fields__)}" for name in unknown))
+        checked(dict(plain), _Form, what="The plan", error=SettingError)
         settings = Settings.of(plain.get("settings") or {})
         lists = {name: tuple(plain.get(name, ())) for name in ("classes", "reasons", "candidates")}
         given = {**plain, **lists, "settings": settings}
@@ -161,9 +167,10 @@ class Plan:
             SettingError: if it is not JSON, a name is unknown or a value out of its range.
         """
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise SettingError(f"The plan is not readable JSON: {error}; received {text[:80]!r}.") from error
+            plain = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SettingError(f"The plan is not readable JSON: {reason_of(error)}; received {printable(text[:80])!r}.") from error
+        return cls.from_dict(plain)
 
     def with_reasons(self, *reasons: str) -> Plan:
         """Return the plan with further reasons."""
@@ -187,6 +194,25 @@ class Plan:
         lines += _candidate_lines(self.candidates)
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(map(printable, lines))
+
+
+class _Form(Plain):
+    """The types of a plan's plain data; `check_plan` knows the ranges. Lists may be tuples, in plain data that live code makes."""
+
+    strategy: str
+    classes: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
+    reasons: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
+    candidates: Annotated[list[Candidate], Field(strict=False)] = Field(default_factory=list)
+    frozen: int | str | None = None
+    block: str | None = None
+    base: str = "head"
+    probe: str = "auto"
+    budget: str | None = None
+    start: str = "auto"
+    rename: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, Any] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    chosen: dict[str, Any] = Field(default_factory=dict)
 
 
 def _block_words(block: str) -> str:

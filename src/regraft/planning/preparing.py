@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -13,6 +14,7 @@ from ..data import (
     ColumnsPreprocessing,
     ConditionsPreprocessing,
     Dataset,
+    ImagePreprocessing,
     Prepared,
     Preprocessing,
     default_preprocessing,
@@ -24,7 +26,10 @@ from ..networks.contract import Network
 from ..networks.predictions import of_batch
 from .plan import Plan
 
-__all__ = ["check_inputs", "output_names", "prepared_for", "preprocessing_for"]
+__all__ = ["check_inputs", "check_items", "output_names", "prepared_for", "preprocessing_for"]
+
+_TRIED = 64
+"""How many times as large as the sample an item may be that a network is tried with."""
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:
@@ -94,6 +99,24 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
     twin.mode_(False)
     with torch.no_grad():
         of_batch(twin.scores, twin, batch=next(iter(named.values())))
+
+
+def check_items(net: Network, own: Preprocessing) -> None:
+    """Let `of_batch` raise if a preprocessing makes items of another shape than the network's sample, and the network cannot take them.
+
+    Args:
+        net: the network; nothing is run where the shapes are the same.
+        own: its preprocessing. What makes spectrograms or tokens, or much larger items, is looked at when there are items.
+    """
+    if not isinstance(net.sample, torch.Tensor) or not isinstance(own, ArrayPreprocessing | ImagePreprocessing):
+        return
+    known, made = tuple(net.sample.shape[1:]), own.item_shape
+    if made is None or made == known or math.prod(made) > _TRIED * max(math.prod(known), 1):
+        return
+    twin = net.copy()
+    twin.mode_(False)
+    with torch.no_grad():
+        of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=torch.zeros(2, *made, dtype=net.sample.dtype))
 
 
 def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...], columns: bool = False) -> Preprocessing:

@@ -114,6 +114,16 @@ class UnknownJudge:
         """Return whether each item is unknown, (N,) bool, of features (N, d)."""
         return np.asarray(self.scores(features) > self.choice.threshold)
 
+    def check(self, width: int) -> None:
+        """Raise unless it looks at features of this width.
+
+        Raises:
+            DataError: naming both widths.
+        """
+        looked_at, known = len(range(0, width, self.every)), self.statistics.means.shape[1]
+        if looked_at != known:
+            raise DataError(f"It knows {known} features and looks at {looked_at} of {width}; both must be of one network.")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the choice as plain data; the statistics are saved beside it."""
         return {**self.choice.to_dict(), "every": self.every}

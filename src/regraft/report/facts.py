@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ..errors import DataError
 from ..files.schema import HistoryEntry, Plain, checked, read_json
 from ..files.text import printable
 from ..files.writing import write_json
 
-__all__ = ["SCORES", "read_facts", "write_facts"]
+__all__ = ["SCORES", "Candidate", "read_facts", "write_facts"]
 
 SCORES = ("verdict", "scores", "baselines", "cost")
 """What stands in `scores.json`, and not once more in `report.json`."""
@@ -82,7 +82,11 @@ class _Figures(Plain):
         return self
 
 
-class _Candidate(Plain):
+class Candidate(Plain):
+    """What was compared, as the report and a printed plan show it."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
     name: str = ""
     strategy: str = ""
     predicted: float | None = None
@@ -148,7 +152,7 @@ class _Facts(Plain):
     account: _Account | None = None
     cost: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
     worst: list[_Item] = Field(default_factory=list)
-    candidates: list[_Candidate] = Field(default_factory=list)
+    candidates: list[Candidate] = Field(default_factory=list)
     not_tried: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 

@@ -61,6 +61,12 @@ class ArrayPreprocessing(Preprocessing):
         """Whether the spread of the data is known; only views need it."""
         return self.spread is not None
 
+    @property
+    def item_shape(self) -> tuple[int, ...] | None:
+        """The shape of an item as the network takes it; None where it is open."""
+        sides = () if self.shape is None else tuple(side for side in self.shape if side is not None)
+        return sides if self.shape is not None and len(sides) == len(self.shape) else None
+
     def fit(self, data: Dataset) -> ArrayPreprocessing:
         """Check the first item's shape and measure the spread of up to 2,000 items.
 

@@ -103,6 +103,12 @@ class ImagePreprocessing(Preprocessing):
         """Whether the value range of arrays is known."""
         return self.as_is or self.value_range is not None
 
+    @property
+    def item_shape(self) -> tuple[int, int, int]:
+        """The shape of a picture as the network takes it."""
+        sides = (self.height, self.width)
+        return (self.channels, *sides) if self.layout == "channels_first" else (*sides, self.channels)
+
     def fit(self, data: Dataset) -> ImagePreprocessing:
         """Record the value range of array items, and whether they are already what the network takes; files need nothing.
 

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from ...errors import DataError, SettingError, near_names
+from ...files.schema import checked
 from ...networks.contract import Inputs
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import as_numpy, is_frame, take
 from .augmenting import augment_name
+from .schemas import LARGEST, SCHEMAS, SMALLEST
 
 __all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "collate", "default_preprocessing", "from_dict"]
 
@@ -212,15 +214,24 @@ def from_dict(plain: dict[str, Any]) -> Preprocessing:
         The preprocessing.
 
     Raises:
-        DataError: if the kind or a field is unknown.
+        DataError: if the kind or a field is unknown, or a value is of another type or out of its range.
     """
     cls = _known(str(plain.get("kind")))
     valid = _kept(cls)
-    given = {name: _value(value) for name, value in plain.items() if name != "kind"}
-    unknown = [name for name in given if name not in valid]
+    unknown = [name for name in plain if name not in (*valid, "kind")]
     if unknown:
         raise DataError(f"{cls.kind} preprocessing has no setting {unknown[0]!r}{near_names(unknown[0], valid)}")
-    return cls.from_plain(given)
+    own = {name: _json(value) for name, value in plain.items()}
+    if cls.kind in SCHEMAS:
+        checked(own, SCHEMAS[cls.kind], what=f"{cls.kind} preprocessing", error=DataError)
+    return cls.from_plain({name: _value(value) for name, value in own.items() if name != "kind"})
+
+
+def _json(value: Any) -> Any:
+    """Return a value as JSON would give it: live code may put tuples and the numbers of NumPy into plain data."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_json(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _known(kind: str) -> type[Preprocessing]:
@@ -340,13 +351,13 @@ def check_scaling(mean: Any, std: Any) -> None:
     Raises:
         DataError: naming what was received and what was expected.
     """
-    for name, value, expected in (("mean", mean, "finite numbers"), ("std", std, "finite numbers above 0")):
+    for name, value, low, expected in (("mean", mean, -LARGEST, "finite numbers"), ("std", std, SMALLEST, "finite numbers above 0")):
         if value is None:
             continue
         try:
             numbers = np.asarray(value)
         except ValueError:  # rows of different lengths
             numbers = np.asarray(None)
-        usable = numbers.dtype.kind in "iuf" and bool(np.isfinite(numbers).all())
-        if not usable or (name == "std" and not (numbers > 0).all()):
-            raise DataError(f"{name}={str(value)[:80]} cannot be used by a preprocessing; expected {expected}.")
+        usable = numbers.dtype.kind in "iuf" and numbers.ndim < 2 and numbers.size > 0
+        if not usable or not ((numbers >= low) & (numbers <= LARGEST)).all():  # NaN is neither
+            raise DataError(f"{name}={str(value)[:80]} cannot be used by a preprocessing; expected {expected}, in size up to {LARGEST:g}.")

@@ -216,9 +216,11 @@ def _open_folder(folder: Path, architecture: Architecture) -> Source:
             source = _open_facts(folder, facts, architecture=made)
     except UnsafeFileError:
         raise
-    except NetworkError:
+    except NetworkError as error:
         check_files(folder, facts)  # a file that has changed is the reason, whatever it led to
-        raise
+        if printable(folder) in str(error):
+            raise
+        raise type(error)(f"The network in {printable(folder)!r} cannot be opened: {error}") from error
     check_files(folder, facts)
     return source
 
