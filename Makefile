@@ -1,11 +1,12 @@
-# make venv | test | test-all | check | demo | bench | clean
+# make venv | test | test-all | check | demo | bench | fuzz | clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
 PYTEST_ARGS ?=
+FUZZ_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: venv test test-all check demo bench clean
+.PHONY: venv test test-all check demo bench fuzz clean
 
 venv: $(STAMP)
 
@@ -34,6 +35,10 @@ demo: venv
 bench: venv
 	$(BIN)/python benchmarks/run.py
 
+# Goes on where it was stopped; FUZZ_ARGS="--cases 1000 CSV PNG" for less.
+fuzz: venv
+	$(BIN)/python -m tests.fuzz.run $(FUZZ_ARGS)
+
 clean:
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find $(wildcard src tests scripts benchmarks examples) -name __pycache__ -type d -prune -exec rm -rf {} +

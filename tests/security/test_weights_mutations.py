@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import nn
 pytest.importorskip("keras")
 pytest.importorskip("h5py")
 
+from tests.fuzz.mutating import exchanged, mutated
 from tests.security import keras_payloads as payloads
 
 import regraft
@@ -25,7 +24,6 @@ from regraft.errors import RegraftError
 
 SEEDS = range(60)
 LONGEST = 20.0
-ODD = [None, True, -1, 0, 2**31, 2**63, 1e308, "", "x" * 1000, "\0", "/", [], [[]], {}, {"class_name": "Dense"}, "Lambda", float("nan")]
 
 
 def _torch_module() -> nn.Module:
@@ -53,28 +51,6 @@ def _load(path: Path) -> Any:
     if path.name.endswith(".weights.h5"):
         return regraft.load(payloads.network(), weights=path)
     return regraft.load(path)
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Return content with one to four changes: bytes exchanged, left out, repeated, moved or cut off."""
-    for _ in range(rng.randint(1, 4)):
-        if not content:
-            return content
-        start = rng.randrange(len(content))
-        length = rng.choice((1, 1, 4, 8, 64))
-        piece = content[start : start + length]
-        way = rng.choice(("flip", "random", "ones", "zeros", "remove", "repeat", "move", "cut"))
-        if way == "flip":
-            changed = bytes([piece[0] ^ (1 << rng.randrange(8))]) + piece[1:]
-        elif way in ("random", "ones", "zeros"):
-            changed = {"random": rng.randbytes(len(piece)), "ones": b"\xff" * len(piece), "zeros": bytes(len(piece))}[way]
-        elif way == "move":
-            other = rng.randrange(len(content))
-            changed = content[other : other + len(piece)]
-        else:
-            changed = {"remove": b"", "repeat": piece * 2, "cut": b""}[way]
-        content = content[:start] + changed + (b"" if way == "cut" else content[start + len(piece) :])
-    return content
 
 
 def _right_or_one_error(path: Path) -> None:
@@ -107,23 +83,6 @@ def test_damaged_parts_of_archives(suffix: str, part: str, tmp_path: Path) -> No
         _right_or_one_error(payloads.write_archive(tmp_path / f"{seed}.{suffix}", changed))
 
 
-def _places(config: Any) -> list[tuple[Any, Any]]:
-    """Return (container, key) of every value."""
-    keys: list[Any] = list(config) if isinstance(config, dict) else list(range(len(config))) if isinstance(config, list) else []
-    return [(config, key) for key in keys] + [place for key in keys for place in _places(config[key])]
-
-
-def _exchange(rng: random.Random) -> Callable[[Any], None]:
-    def change(config: Any) -> None:
-        container, key = rng.choice(_places(config))
-        if rng.random() < 0.2:
-            del container[key]
-        else:
-            container[key] = rng.choice([*ODD, container, json.loads(json.dumps(config))])
-
-    return change
-
-
 @pytest.mark.parametrize("layout", ["keras", "h5"])
 def test_values_of_an_architecture_exchanged(layout: str, tmp_path: Path) -> None:
     for seed in SEEDS:
@@ -131,7 +90,7 @@ def test_values_of_an_architecture_exchanged(layout: str, tmp_path: Path) -> Non
         folder.mkdir()
         rng = random.Random(f"{layout} {seed}")
         try:
-            path = payloads.with_config(folder, _exchange(rng), layout=layout)
+            path = payloads.with_config(folder, exchanged(rng), layout=layout)
         except ValueError:  # a value that contains itself has no JSON
             continue
         _right_or_one_error(path)
