@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import torch_examples as examples
+from tests.reliability import cases
 
 import regraft
 from regraft.data import Dataset, read
 from regraft.errors import DataError, InputError, SettingError
+from regraft.files import room as room_module
 from regraft.planning import Plan
-from regraft.planning import job as job_module
 from regraft.planning.choosing import solving
 from regraft.planning.job import parts_of
 from regraft.training import Checkpoint, loop
@@ -177,7 +179,7 @@ def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.update(map(int, rows))
         return solved(*given, rows=rows, **named)
 
-    monkeypatch.setattr(job_module, "train", watching)
+    monkeypatch.setattr("regraft.planning.job.train", watching)
     monkeypatch.setattr(solving, "solved_by", watching_probes)
     pictures, labels = examples.pictures(60)
     noise = np.random.default_rng(0).normal(0, 2, pictures.shape).astype(np.float32)
@@ -254,6 +256,33 @@ def test_after_a_kill_the_run_goes_on_to_the_same_network(tmp_path: Path) -> Non
         regraft.adapt(net, data, **given, cache=cache, out=out)
 
 
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("change", [{"cache": "folder", "device": "cpu"}, {"cache": None}], ids=str)
+def test_a_run_goes_on_where_only_what_decides_nothing_differs(
+    family: str, change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"strategy": "partial", "frozen": 1, "epochs": 3, "batch_size": 16, "cache": "memory"}
+    net, data, write = cases.network(family), cases.data(family), Checkpoint.write
+    whole = regraft.adapt(net, data, **given)
+    written: list[Any] = []
+
+    def stopping(checkpoint: Checkpoint, *args: Any, **named: Any) -> Any:
+        write(checkpoint, *args, **named)
+        written.append(checkpoint)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "write", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        regraft.adapt(net, data, **given, out=tmp_path / "out")
+    changed = given | change | ({"cache": str(tmp_path / "cache")} if change.get("cache") else {})
+    resumed = regraft.adapt(net, data, **changed, out=tmp_path / "out")
+    assert len(resumed.history) == len(whole.history)
+    assert 0 < len(written) - 5 < len(whole.history)  # what had been trained is not trained again
+    if "cache" not in change or change["cache"]:  # without a cache, batches of other sizes go through the frozen part: other roundings
+        assert examples.bit_equal(whole.network.state(), resumed.network.state())
+
+
 def test_the_saved_folder_predicts_the_same(tmp_path: Path) -> None:
     module = examples.Cnn()
     result = regraft.adapt(regraft.load(module, inputs=(1, 8, 8)), examples.pictures(40), strategy="full", out=tmp_path / "out", **QUICK)
@@ -278,7 +307,7 @@ def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
 
 def test_large_features_go_to_a_file_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = regraft.adapt(_net(), examples.pictures(60), strategy="partial", frozen="norm1", **QUICK)
-    monkeypatch.setattr(job_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(room_module, "IN_MEMORY", 0)
     filed = regraft.adapt(_net(), examples.pictures(60), strategy="partial", frozen="norm1", **QUICK)
     assert examples.bit_equal(plain.network.state(), filed.network.state())
     assert plain.baselines == filed.baselines
@@ -307,7 +336,7 @@ def test_auto_chooses_by_the_loss_where_there_is_no_accuracy(kind: str) -> None:
 
 def test_a_cache_that_would_fill_the_disk_is_not_taken_by_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(job_module.shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": 0})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: type("Usage", (), {"free": 0})())
     result = regraft.adapt(_net(), examples.pictures(60), strategy="auto", **(QUICK | {"cache": "auto"}))
     assert any("quarter of the free disk" in reason for reason in result.plan.reasons)
     assert not (tmp_path / "cache").exists()

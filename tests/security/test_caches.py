@@ -8,6 +8,8 @@ import random
 import shutil
 import subprocess
 import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import numpy as np
 import pytest
 import torch
 from tests import torch_examples as examples
+from tests.frontier.test_cache import marked_done
 from torch import nn
 
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import CacheError
 from regraft.frontier import Counter, Cut, FrozenPass, cacheable_layers, clear_caches, find_cut, frozen_up_to, list_caches
+from regraft.networks.contract import Network
 from regraft.networks.torch_modules import open_torch
 
 COUNT = 60
@@ -36,6 +40,16 @@ class Mode:
         self.factor = factor
 
 
+class Handle:
+    """Of another library, without content that could be looked at."""
+
+    def __deepcopy__(self, _known: Any) -> Handle:
+        return self
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError("a handle cannot be pickled")
+
+
 class Own(nn.Module):
     """Everything that a digest of weights and layers does not see."""
 
@@ -46,20 +60,30 @@ class Own(nn.Module):
         self.fc = nn.Linear(4, 3)
         self.factor, self.factors, self.mode, self.array = 0.5, [1.0, 2.0], Mode(1.0), np.ones(3)
         self.function = lambda x: x + 1
+        self.act = nn.ReLU()
+        self.register_buffer("unsaved", torch.ones(1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.function(helper(self.norm(self.first(x)))) * self.factor * self.factors[1] * self.mode.factor * float(self.array[0])
+        from helpers_of_this_test import shift
+
+        x = self.act(self.function(helper(self.norm(self.first(x))))) * self.unsaved + shift(1.0)
+        x = x * self.factor * self.factors[1] * self.mode.factor * float(self.array[0])
         return self.fc(x.amax((2, 3)))
 
 
-def _pass(where: Any, module: nn.Module | None = None, **settings: Any) -> tuple[FrozenPass, Prepared]:
+def _pass(where: Any, module: nn.Module | None = None) -> tuple[FrozenPass, Prepared]:
     torch.manual_seed(0)
-    network = open_torch(module or Own(), inputs=(1, 8, 8))
-    network.freeze_(frozen_up_to(network, "norm"))
-    items = Prepared(read(examples.pictures(COUNT)), preprocessing_from_dict({"kind": "array", "shape": [1, 8, 8]}))
-    cut = find_cut(network, cacheable_layers(network, frozenset({"first", "norm"})), sample=items.batch([0, 1, 2]))
+    return _pass_of(where, open_torch(module or Own(), inputs=(1, 8, 8)), up_to="norm", pictures=examples.pictures(COUNT)[0])
+
+
+def _pass_of(where: Any, network: Network, *, up_to: str, pictures: np.ndarray) -> tuple[FrozenPass, Prepared]:
+    frozen = frozen_up_to(network, up_to)
+    network.freeze_(frozen)
+    labels = examples.pictures(COUNT)[1]
+    items = Prepared(read((pictures, labels)), preprocessing_from_dict({"kind": "array", "shape": list(pictures.shape[1:])}))
+    cut = find_cut(network, cacheable_layers(network, frozen), sample=items.batch([0, 1, 2]))
     assert isinstance(cut, Cut)
-    return FrozenPass(network, cut, where, counter=Counter(), **settings), items
+    return FrozenPass(network, cut, where, counter=Counter()), items
 
 
 def _computed(where: Any, module: nn.Module | None = None) -> int:
@@ -71,6 +95,7 @@ def _computed(where: Any, module: nn.Module | None = None) -> int:
 
 
 def _seeded() -> Own:
+    sys.modules.setdefault("helpers_of_this_test", _helpers())  # what its forward imports
     torch.manual_seed(0)
     return Own()
 
@@ -104,7 +129,47 @@ def _a_hook(module: Own) -> None:
     module.first.register_forward_hook(lambda _module, _inputs, output: output * 1.5)
 
 
-CHANGES = [_other_factor, _other_list, _other_object, _other_array, _other_function, _other_bound_value, _a_hook]
+def _a_pre_hook(module: Own) -> None:
+    module.norm.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 1.5,))
+
+
+def _an_unsaved_buffer(module: Own) -> None:
+    module.unsaved += 1
+
+
+def _another_forward_of_a_library_module(module: Own) -> None:
+    module.act.forward = lambda x: x.relu() * 2
+
+
+def _another_class_of_a_library_module(module: Own) -> None:
+    module.act = nn.GELU()
+
+
+def _a_module_that_forward_imports(_module: Own) -> None:
+    sys.modules["helpers_of_this_test"].AMOUNT = 4.0
+
+
+def _a_function_that_forward_imports(_module: Own) -> None:
+    sys.modules["helpers_of_this_test"].shift = lambda value: value - 1
+
+
+def _helpers() -> types.ModuleType:
+    module = types.ModuleType("helpers_of_this_test")
+    exec("AMOUNT = 2.0\ndef shift(value):\n    return value * AMOUNT\n", vars(module))
+    return module
+
+
+CHANGES = [
+    *(_other_factor, _other_list, _other_object, _other_array, _other_function, _other_bound_value, _a_hook, _a_pre_hook),
+    *(_an_unsaved_buffer, _another_forward_of_a_library_module, _another_class_of_a_library_module),
+    *(_a_module_that_forward_imports, _a_function_that_forward_imports),
+]
+
+
+@pytest.fixture(autouse=True)
+def imported_inside_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a module of its own for `Own.forward` to import."""
+    monkeypatch.setitem(sys.modules, "helpers_of_this_test", _helpers())
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
@@ -125,20 +190,19 @@ def test_globals_that_the_forward_reaches_are_part_of_the_identity(
     assert _computed(tmp_path, _seeded()) == COUNT
 
 
-def test_what_cannot_be_described_disables_reuse_by_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_what_cannot_be_described_disables_reuse_by_other_runs(tmp_path: Path, where: str) -> None:
     module = _seeded()
-    module.handle = iter([1])
-    one, items = _pass(tmp_path, module)
-    one.cached(items)
-    assert len(one.notes) == 1
-    assert "handle" in one.notes[0]
-    again, items = _pass(tmp_path, module)
-    again.cached(items)
-    assert again.counter.items == 0
-    monkeypatch.setattr("regraft.frontier.run._PROCESS", "another process")
-    other, items = _pass(tmp_path, module)
+    module.handle = Handle()
+    place = "memory" if where == "memory" else tmp_path
+    one, items = _pass(place, module)
+    first = one.cached(items)
+    assert one.cached(items) is first and one.counter.items == COUNT  # the same run
+    assert len(one.notes) == (where == "folder") and all("handle" in note for note in one.notes)
+    other, items = _pass(place, module)
     other.cached(items)
     assert other.counter.items == COUNT
+    assert list_caches(tmp_path) == []
 
 
 HASHED = """
@@ -169,6 +233,64 @@ def test_a_saved_keras_network_finds_the_cache_again(tmp_path: Path) -> None:
     assert regraft.adapt(regraft.load(tmp_path / "saved"), data, **options).cost["frozen_forward_items"] == 0
 
 
+def _doubled(x: Any) -> Any:
+    return x * FACTOR
+
+
+def _keras_layer(keras: Any, factor: float) -> Any:
+    class Scaled(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="own")
+            self.factor = factor
+
+        def call(self, x: Any) -> Any:
+            return x * self.factor
+
+    return Scaled()
+
+
+KERAS: dict[str, Callable[[Any, Any, float], Any]] = {
+    "a constant of the graph": lambda _keras, x, value: x * value,
+    "a constant on the left": lambda _keras, x, value: value - x,
+    "a constant of an operation": lambda keras, x, value: keras.ops.clip(x, -value, value),
+    "an axis": lambda keras, x, value: keras.ops.flip(x, axis=int(value)),
+    "an array": lambda keras, x, value: keras.ops.add(x, np.full(4, value, np.float32)),
+    "a lambda": lambda keras, x, value: keras.layers.Lambda((lambda x: x * 2.0) if value == 1 else (lambda x: x * 3.0))(x),
+    "what a lambda holds": lambda keras, x, value: keras.layers.Lambda(lambda x: x * value)(x),
+    "an activation": lambda keras, x, value: keras.layers.Activation(lambda x: x * value)(x),
+    "the activation of a layer": lambda keras, x, value: keras.layers.Conv2D(4, 1, activation=lambda x: x * value)(x),
+    "an attribute of a layer": lambda keras, x, value: _keras_layer(keras, value)(x),
+    "a setting": lambda keras, x, value: keras.layers.LeakyReLU(value / 10)(x),
+}
+"""What stands in the frozen part of a Keras network -> how it is made, for two values."""
+
+
+def _keras_computed(where: Path, build: Callable[[Any, Any], Any]) -> int:
+    keras = pytest.importorskip("keras")
+    keras.utils.clear_session()  # names of layers begin anew
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    middle = build(keras, keras.layers.Conv2D(4, 3, name="first")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="fc")(keras.layers.GlobalMaxPooling2D(name="pool")(middle)))
+    pictures = np.transpose(examples.pictures(COUNT)[0], (0, 2, 3, 1))
+    one, items = _pass_of(where, regraft.load(model), up_to="pool", pictures=pictures)
+    one.cached(items)
+    assert not one.notes
+    return one.counter.items
+
+
+@pytest.mark.parametrize("kind", KERAS)
+def test_what_a_keras_graph_holds_is_part_of_the_identity(tmp_path: Path, kind: str) -> None:
+    found = [_keras_computed(tmp_path, lambda keras, x, value=value: KERAS[kind](keras, x, value)) for value in (1.0, 1.0, 2.0)]
+    assert found == [COUNT, 0, COUNT]
+
+
+def test_what_a_function_in_a_keras_layer_reads_is_part_of_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [_keras_computed(tmp_path, lambda keras, x: keras.layers.Lambda(_doubled)(x)) for _ in range(2)] == [COUNT, 0]
+    monkeypatch.setitem(_doubled.__globals__, "FACTOR", 3.0)
+    assert _keras_computed(tmp_path, lambda keras, x: keras.layers.Lambda(_doubled)(x)) == COUNT
+
+
 def _filled(tmp_path: Path) -> tuple[Path, list[np.ndarray]]:
     one, items = _pass(tmp_path, _seeded())
     cache = one.cached(items)
@@ -192,17 +314,40 @@ def test_damage_of_any_kind_means_computing_again(tmp_path: Path, name: str) -> 
         assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_changed_rows_with_a_right_checksum_are_found_wherever_they_are(tmp_path: Path) -> None:
-    folder, good = _filled(tmp_path)
+def _with_rows(folder: Path, change: Callable[[np.ndarray], None]) -> None:
+    """Change rows of a cache, and its checksums so that they are right."""
     array = np.load(folder / "live0.npy", mmap_mode="r+")
-    array[COUNT // 2 :] *= 1.0005
+    change(array)
     array.flush()
-    one, items = _pass(tmp_path, _seeded())
-    kept = type(one.cached(items))(one.cut.live, COUNT, arrays=[array], done=np.load(folder / "done.npy", mmap_mode="r+"))
-    kept.finish(range(COUNT))
+    marked_done(folder, array)
+
+
+def _half(array: np.ndarray) -> None:
+    array[COUNT // 2 :] *= 1.0005
+
+
+def _last_bits(array: np.ndarray) -> None:
+    array[:] = np.nextafter(array, np.float32(np.inf))
+
+
+@pytest.mark.parametrize("change", [_half, _last_bits])
+def test_changed_rows_with_a_right_checksum_are_found_wherever_they_are(tmp_path: Path, change: Any) -> None:
+    folder, good = _filled(tmp_path)
+    _with_rows(folder, change)
     again, items = _pass(tmp_path, _seeded())
     found = again.cached(items).get(np.arange(COUNT))[0].numpy()
-    assert np.array_equal(found, good[0])
+    assert np.array_equal(found, good[0]) and again.counter.items == COUNT
+
+
+@pytest.mark.parametrize(("change", "computed"), [(_half, COUNT), (_last_bits, 0)])
+def test_what_another_engine_has_filled_may_differ_by_rounding(tmp_path: Path, change: Any, computed: int) -> None:
+    folder, _ = _filled(tmp_path)
+    _with_rows(folder, change)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "engines": ["another"]}))
+    again, items = _pass(tmp_path, _seeded())
+    again.cached(items)
+    assert again.counter.items == computed
 
 
 def test_a_whole_cache_on_a_read_only_disk_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,13 +111,22 @@ FORMATS: dict[str, Format] = {
     ),
     "cache manifest": Format(
         "manifest of a feature cache",
-        ("manifest.json", "live*.npy", "done.npy"),
-        "`json.loads`, then a schema; `numpy.load(mmap_mode=…, allow_pickle=False)`",
-        "Pickled arrays run code; a foreign manifest could have any folder deleted; changed values give another result.",
-        "No pickles; the identity, every shape and a checksum of every chunk are compared, a random dozen rows computed again; any damage "
-        "means that the cache is computed again. Only folders that hold nothing else are cleared.",
+        ("manifest.json",),
+        "`json.loads`, then a schema",
+        "Another folder is taken for a cache: `regraft cache clear` deletes it.",
+        "Unknown keys are refused, and the folder's name must be the digest of the facts in it. A folder with anything else in it, or "
+        "with links, is no cache.",
         CacheError,
         largest=16 * _MIB,
+    ),
+    "cache array": Format(
+        "array of a feature cache",
+        ("live*.npy", "done.npy"),
+        "`numpy.memmap`; the header is not interpreted",
+        "A pickle, or a header that is evaluated as Python or names a size that is not there; changed values give another result.",
+        "Size and header, byte by byte, must be what this cache has; a checksum of every chunk; a random dozen rows are computed again. "
+        "Any damage means that the cache is computed again.",
+        CacheError,
     ),
     "checkpoint": Format(
         "checkpoint",

@@ -19,7 +19,10 @@ from .text import printable
 if sys.platform == "win32":
     import msvcrt
 else:
-    import fcntl
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # a system without it: see `_is_locked_now`
+        fcntl = None  # type: ignore[assignment]
 
 __all__ = ["LOCK_FILE", "held_folder", "locked_file"]
 
@@ -134,6 +137,8 @@ def _is_locked_now(handle: int) -> bool:
     try:
         if sys.platform == "win32":
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        elif fcntl is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         else:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:

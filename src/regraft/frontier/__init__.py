@@ -1,9 +1,10 @@
 """Where the frozen part ends and the trainable part begins: the cut, and the cache of what crosses it."""
 
-from .cache import ActivationCache, CacheEntry, clear_caches, list_caches
+from .cache import ActivationCache
 from .cut import Cut, Live, Refusal, find_cut
-from .run import Counter, FrozenPass, default_cache_folder
+from .run import Counter, FrozenPass, Kept, default_cache_folder
 from .selection import added_parameters, cacheable_layers, frozen_but, frozen_up_to, frozen_up_to_head, head_parameters
+from .storage import CacheEntry, clear_caches, list_caches
 
 __all__ = [
     "ActivationCache",
@@ -11,6 +12,7 @@ __all__ = [
     "Counter",
     "Cut",
     "FrozenPass",
+    "Kept",
     "Live",
     "Refusal",
     "added_parameters",

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..console import progress
 from ..data import Prepared
+from ..errors import CacheError
+from ..files.locks import held_folder
 from ..networks.contract import Inputs, Network
 from ..networks.samples import placed
-from .cache import CHUNK, ActivationCache, only_one
+from .cache import ActivationCache
+from .checking import Check, pieces_of
 from .cut import Cut
-from .identity import cache_identity, code_digest, frozen_digest
+from .identity import Frozen, cache_identity, engine_of, frozen_identity
+from .storage import CacheFolder
 
-__all__ = ["Counter", "FrozenPass", "default_cache_folder"]
+__all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
 
-
-COMPARED = 12
-"""Rows of a cache that are computed again before it is used."""
-_PROCESS = uuid.uuid4().hex
+MOST_KEPT = 2**28
+"""Bytes of the caches that a run keeps in memory beside the one in use."""
+MOST_NAMED = 3
+"""Parts without content that are named in a note."""
 
 
 def default_cache_folder() -> Path:
@@ -41,6 +45,29 @@ class Counter:
     items: int = 0
 
 
+class Kept:
+    """Caches that live as long as a run, by what they are caches of, so that it computes none of them twice."""
+
+    def __init__(self) -> None:
+        self._caches: dict[str, tuple[ActivationCache, Any]] = {}
+
+    def get(self, key: str) -> ActivationCache | None:
+        """Return the cache with this key, if it is kept."""
+        return self._caches[key][0] if key in self._caches else None
+
+    def add(self, key: str, cache: ActivationCache, *, of: Any) -> None:
+        """Keep a cache; the oldest ones go where all together are larger than `MOST_KEPT`.
+
+        Args:
+            key: what it is a cache of.
+            cache: all of its chunks done.
+            of: the objects that the key names, so that no other ones get their ids.
+        """
+        self._caches[key] = (cache, of)
+        while len(self._caches) > 1 and sum(one.bytes for one, _ in self._caches.values()) > MOST_KEPT:
+            del self._caches[next(iter(self._caches))]
+
+
 @dataclass(frozen=True)
 class FrozenPass:
     """Makes caches of one cut.
@@ -53,7 +80,8 @@ class FrozenPass:
         batch_size: items at a time.
         device: where it runs.
         counter: told of every item.
-        notes: told where a cache cannot be used by other processes.
+        notes: told why a cache is not kept for other processes, once.
+        kept: the caches that this run has in memory.
     """
 
     network: Network
@@ -64,9 +92,12 @@ class FrozenPass:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     counter: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    kept: Kept = field(default_factory=Kept)
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
+
+        Where something that decides the values has no content to compare, the cache lives as long as the process.
 
         Args:
             items: N prepared items.
@@ -78,55 +109,57 @@ class FrozenPass:
         Raises:
             CacheError: if it cannot be written, or the disk has no room.
         """
-        rows = len(items) * len(views)
+        frozen = frozen_identity(self.network, self.cut.layers)
         if self.where == "memory":
-            cache = ActivationCache.in_memory(self.cut.live, rows, dtype=self.dtype)
+            return self._for_this_run(frozen, items, views=views)
+        if frozen.opaque:
+            self._say_once(_not_kept(frozen.opaque))
+            return self._for_this_run(frozen, items, views=views, folder=_made(Path(self.where)))
+        key, facts = self._identity(frozen, items.identity(max(views) + 1), views=views)
+        rows, engine = len(items) * len(views), engine_of(self.device)
+        place = CacheFolder(Path(self.where) / key, self.cut.live, rows, self.dtype, facts, engine)
+        return self._from_folder(place, items, views=views)
+
+    def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int]) -> tuple[str, dict[str, Any]]:
+        live = [part.name for part in self.cut.live]
+        said = f"{items} {list(views)}, {self.batch_size} at a time"
+        return cache_identity(frozen.digest, live, items=said, dtype=self.dtype, device=self.device.type)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def _for_this_run(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], folder: Path | None = None) -> ActivationCache:
+        """Return a cache that lives as long as the run; the items are known by the objects that they are."""
+        objects = (items.data, items.preprocessing, items.augment)
+        key, _ = self._identity(frozen, f"{[id(one) for one in objects]} {items.view_seed}", views=views)
+        cache = self.kept.get(key)
+        if cache is None:
+            cache = ActivationCache.in_memory(self.cut.live, len(items) * len(views), dtype=self.dtype, folder=folder)
             self._fill_(cache, items, views=views)
-            return cache
-        highest = max(views) + 1
-        code, unknown = code_digest(self.network, self.cut.layers)
-        if unknown:
-            code = f"{code} {_PROCESS}"
-            note = f"The feature cache is used by this process alone: {', '.join(unknown[:3])} cannot be compared between processes."
-            if note not in self.notes:
-                self.notes.append(note)
-        key, facts = cache_identity(
-            frozen_digest(self.network, self.cut.layers),
-            [part.name for part in self.cut.live],
-            items=f"{items.identity(highest)} {list(views)}",
-            dtype=self.dtype,
-            code=code,
-        )
-        folder = Path(self.where) / key
-        whole = ActivationCache.finished(folder, self.cut.live, rows=rows, dtype=self.dtype, facts=facts)
-        if whole is not None and self._agrees(whole, items, views=views):
-            return whole
-        with only_one(folder):
-            cache = ActivationCache.on_disk(folder, self.cut.live, rows=rows, dtype=self.dtype, facts=facts)
-            if not self._agrees(cache, items, views=views):
-                cache.done[:] = 0
-            self._fill_(cache, items, views=views)
+            self.kept.add(key, cache, of=objects)
         return cache
 
-    def _agrees(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int]) -> bool:
-        """Compute a random dozen of the finished rows again and compare: something that no digest sees may have changed.
+    def _from_folder(self, place: CacheFolder, items: Prepared, *, views: Sequence[int]) -> ActivationCache:
+        found = place.opened()
+        if found is not None and not found.missing and self._holds(found, place, items=items, views=views):
+            return found
+        with held_folder(place.path, error=CacheError, wait=math.inf):
+            cache = place.opened(writing=True)
+            if cache is None or not self._holds(cache, place, items=items, views=views):
+                if cache is not None:
+                    cache.close()
+                cache = place.made()
+            try:
+                self._fill_(cache, items, views=views)
+            finally:
+                cache.close()
+        return cache
 
-        Equal batches give equal bits on one machine, but these rows were computed in other batches, and the order of a sum depends on
-        the size of a batch. What is allowed is 2e-5 of the largest number (float16: 2e-3), which is twenty times what was seen.
-        """
-        done = np.flatnonzero(np.repeat(cache.done != 0, CHUNK)[: cache.rows])
-        if not len(done):
-            return True
-        view = int(np.random.default_rng().choice(done)) // len(items)
-        done = done[done // len(items) == view]
-        chosen = np.sort(np.random.default_rng().permutation(done)[:COMPARED])
-        fresh = self._values(items.batch(chosen - view * len(items), views[view]))
-        allowed = 2e-3 if self.dtype == "float16" else 2e-5
-        return all(
-            torch.allclose(now.cpu().double(), kept.double(), rtol=0, atol=allowed * float(now.abs().amax() + 1e-12), equal_nan=True)
-            for now, kept in zip(fresh, cache.get(chosen), strict=True)
-            if now.numel()
-        )
+    def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: Prepared, views: Sequence[int]) -> bool:
+        """Tell whether what is finished is what the network gives today."""
+        exact = self.device.type == "cpu" and place.engines() == [place.engine]
+        return Check(items, views, self._values, self.batch_size, exact).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
         return self.cut.frozen_part(placed(inputs, self.device, layout=self.network.layout))
@@ -135,25 +168,34 @@ class FrozenPass:
         missing = cache.missing
         with progress("frozen part", sum(len(rows) for rows in missing)) as advance:
             for rows in missing:
-                for view, first, indices in _by_view(rows, len(items)):
-                    self._fill_rows_(cache, first, items=items, indices=indices, view=views[view])
+                for piece in pieces_of(rows, len(items), batch_size=len(rows)):  # a view within the chunk; the reader makes its batches
+                    first = piece.first
+                    for chosen, inputs in items.batches(self.batch_size, piece.items, views[piece.view]):
+                        cache.put(first, self._values(inputs))
+                        first += len(chosen)
+                        self.counter.items += len(chosen)
                 cache.finish(rows)
                 advance(len(rows))
 
-    def _fill_rows_(self, cache: ActivationCache, first: int, *, items: Prepared, indices: np.ndarray, view: int) -> None:
-        for chosen, inputs in items.batches(self.batch_size, indices, view):
-            cache.put(first, self._values(inputs))
-            first += len(chosen)
-            self.counter.items += len(chosen)
+
+def _not_kept(opaque: Sequence[str]) -> str:
+    more = f" and {len(opaque) - MOST_NAMED} more" if len(opaque) > MOST_NAMED else ""
+    return (
+        "The frozen part is computed anew in each run: its values may depend on what has no content to compare: "
+        f"{'; '.join(opaque[:MOST_NAMED])}{more}."
+    )
 
 
-def _by_view(rows: range, count: int) -> list[tuple[int, int, np.ndarray]]:
-    """Split a chunk of rows where one view ends and the next begins: (view, first row, item indices)."""
-    parts = []
-    start = rows.start
-    while start < rows.stop:
-        view = start // count
-        stop = min(rows.stop, (view + 1) * count)
-        parts.append((view, start, np.arange(start, stop) - view * count))
-        start = stop
-    return parts
+def _made(folder: Path) -> Path:
+    """Return a folder, made where it is not there.
+
+    Raises:
+        CacheError: if that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise CacheError(
+            f"The cache folder {str(folder)!r} cannot be written: {problem.strerror or problem}. Give another one with cache=."
+        ) from problem
+    return folder

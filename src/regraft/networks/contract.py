@@ -20,9 +20,9 @@ from torch import Tensor
 from ..errors import NetworkError, near_names
 from ..files.text import printable
 from .account import Account
+from .fingerprints.values import Structure
 from .folders import save_network
 from .names import checked_classes
-from .parts.code_text import CodeText
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head
 from .parts.layers import Block, Layer
@@ -275,12 +275,13 @@ class Network(abc.ABC):
         """Return the family's own cut behind these layers (frozen part, trainable part), or None where it has none."""
 
     @abc.abstractmethod
-    def structure(self, layers: Collection[str]) -> str:
-        """Return text that changes whenever the computation of these layers changes, their weights left aside."""
+    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
+        """Return what changes whenever the computation of these layers changes, their weights left aside.
 
-    @abc.abstractmethod
-    def code(self, layers: Collection[str]) -> CodeText:
-        """Return what these `layers`, and the containers that call them, depend on beside weights and structure: code and attributes."""
+        Args:
+            layers: their names.
+            ignored: places, as the structure's `leaves` name them, whose values do not count.
+        """
 
     @abc.abstractmethod
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from torch.nn import Module, Parameter
 from ..errors import NetworkError
 from .account import Account
 from .contract import Coding, Head, Inputs, Network, Point, Scores
+from .fingerprints.values import Structure
 from .keras_changes import adjusting, changes, codes, entrances, folding, low_ranks
 from .keras_parts.clone import cloned
 from .keras_parts.drawing import draw_, drawn, seeded
@@ -41,17 +42,13 @@ from .keras_parts.saving import as_given, save
 from .keras_parts.split import Split, split_graph
 from .keras_parts.structure import (
     blocks_of_model,
-    described,
+    layer_structure,
     layers_of,
     named_modules,
-    own_attributes,
-    own_code,
     own_variables,
     tap_slices,
     variables_below,
-    wiring,
 )
-from .parts.code_text import CodeText, reached
 from .parts.taps import Tap, TapSlice
 from .tracing import Trace, as_tensor, capture, pooled, trace
 
@@ -444,15 +441,9 @@ class KerasNetwork(Network):
         """
         return split_graph(self, frozen_layers)
 
-    def structure(self, layers: Collection[str]) -> str:
-        """Return the layers' configs and the code of every layer class that is not Keras' own, and the graph of the whole."""
-        configs = [f"{name}: {described(self._modules[name])}" for name in sorted(layers)]
-        taps = map(repr, self.tap_slices)
-        return "\n".join([*configs, *own_code(self.module, self._modules), *wiring(self.module, self._modules), *taps])
-
-    def code(self, layers: Collection[str]) -> CodeText:
-        """Return what the layers and the containers that call them depend on beside weights and structure."""
-        return own_attributes(reached({"": self.module, **self._modules}, layers))
+    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
+        """Return what the layers, and those around and in them, compute: configs, attributes and code, and the graph of the whole."""
+        return layer_structure(self.module, self._modules, layers, beside=self.tap_slices, ignored=ignored)
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""

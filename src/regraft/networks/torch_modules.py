@@ -6,7 +6,6 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from inspect import isfunction
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -20,12 +19,13 @@ from ..errors import NetworkError
 from ..randomness import seeded
 from .account import Account
 from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
-from .parts.code_text import CodeText, code_text, reached
+from .fingerprints.values import Structure
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
 from .samples import first_working_sample, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module, inner_sites, tap_slices
+from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, write_program
 from .torch_parts.heads import FoundHead, find_head
@@ -75,10 +75,6 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     if classes is not None:
         network.name_classes_(classes)
     return network
-
-
-_OF_ALL = frozenset(vars(Module()))
-"""Attributes of every module."""
 
 
 class TorchNetwork(Network):
@@ -251,25 +247,9 @@ class TorchNetwork(Network):
     def split(self, layers: Collection[str]) -> None:
         """Return None: PyTorch has no graph to cut at, so the cut is found by running."""
 
-    def structure(self, layers: Collection[str]) -> str:
-        """Return the layers' own descriptions and the code of every forward, which a description leaves out."""
-        modules = self.modules()
-        forwards = {type(module) for module in modules.values()}
-        code = sorted(
-            f"{kind.__module__}.{kind.__qualname__} {kind.forward.__code__.co_code.hex()}" for kind in forwards if isfunction(kind.forward)
-        )
-        return "\n".join(
-            [
-                *(f"{name}: {modules[name]!r}" for name in sorted(layers)),
-                *code,
-                *map(repr, self.tap_slices),
-                *map(repr, inner_sites(self.module)),
-            ]
-        )
-
-    def code(self, layers: Collection[str]) -> CodeText:
-        """Return what the layers and the containers that call them depend on beside weights and structure."""
-        return code_text(reached(self.modules(), layers), common=_OF_ALL)
+    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
+        """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
+        return module_structure(self.modules(), layers, beside=[*self.tap_slices, *inner_sites(self.module)], ignored=ignored)
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a row layer's weight (C, d) and bias (C,)."""

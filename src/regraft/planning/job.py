@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from ..data import Dataset, Prepared
 from ..errors import DataError, SettingError
-from ..frontier import Counter, Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
+from ..files.room import large_array
+from ..frontier import Counter, Cut, FrozenPass, Kept, Refusal, cacheable_layers, default_cache_folder, find_cut, frozen_up_to_head
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Head, Network, Scores
 from ..networks.tracing import capture, pooled
@@ -30,10 +30,6 @@ from .plan import Plan
 
 __all__ = ["Carried", "Clock", "Job", "Parts", "Solved", "learning_parts", "parts_of"]
 
-IN_MEMORY = 2**28
-"""Bytes of features above which they are kept in a temporary file."""
-
-
 _NO_PART_OF_A_RUN = frozenset(
     {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "baselines"},
 )
@@ -42,14 +38,6 @@ _NO_PART_OF_A_RUN = frozenset(
 
 def _cache_bytes(cut: Cut, rows: int) -> int:
     return rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
-
-
-def _room_for(count: int, width: int) -> Tensor:
-    """Return an uninitialised (count, width) float32 tensor, in a file that goes with the process where it is large."""
-    if count * width * 4 <= IN_MEMORY:
-        return torch.empty(count, width)
-    with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
-        return torch.from_numpy(np.memmap(file, np.float32, mode="w+", shape=(count, width)))
 
 
 @dataclass
@@ -192,6 +180,7 @@ class Job:
         resume: whether to go on from checkpoints.
         clock: seconds so far.
         counter: items that went through the frozen part.
+        kept: caches of this run that no other one takes up.
         notes: sentences for the report.
         tasks: task of the data -> task of the network.
         new_rows: task of the network -> rows of its new classes.
@@ -218,6 +207,7 @@ class Job:
     resume: bool = True
     clock: Clock = field(default_factory=Clock)
     counter: Counter = field(default_factory=Counter)
+    kept: Kept = field(default_factory=Kept)
     notes: list[str] = field(default_factory=list)
     tasks: Mapping[str, str] = field(default_factory=dict)
     new_rows: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -305,7 +295,16 @@ class Job:
             if self.plan.strategy == "auto" and self.too_large(_cache_bytes(cut, len(items) * views)):
                 return whole
             where = default_cache_folder() if self.settings.cache == "auto" else self.settings.cache
-            fill = FrozenPass(self.network, cut, where, self.settings.dtype, device=self.device, counter=self.counter, notes=self.notes)
+            fill = FrozenPass(
+                self.network,
+                cut,
+                where,
+                self.settings.dtype,
+                device=self.device,
+                counter=self.counter,
+                notes=self.notes,
+                kept=self.kept,
+            )
             plain = fill.cached(items)
             position = np.full(len(items), -1)
             if views == 1:
@@ -339,7 +338,7 @@ class Job:
             for _, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
                 feed.scores(payload)
                 rows = pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu()
-                made = made if filled else _room_for(len(indices), rows.shape[1])
+                made = made if filled else torch.from_numpy(large_array((len(indices), rows.shape[1]), np.dtype(np.float32)))
                 made[filled : filled + len(rows)] = rows
                 filled += len(rows)
         return made

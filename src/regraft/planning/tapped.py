@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.nn import Module
 
 from ..data import Prepared
 from ..errors import NetworkError
+from ..files.room import large_array
 from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
@@ -32,8 +32,6 @@ MOST_FEATURES = 20_000
 """Numbers of one item beyond which grids are left out, those of the widest blocks first; means and deviations always stay."""
 MOST_NUMBERS = 2**29
 """Numbers of all items beyond which grids are left out: 2 GiB in a cache."""
-IN_MEMORY = 2**28
-"""Bytes of features above which they are kept in a temporary file."""
 _AT_ONCE = 1024
 _GRIDS = ("rows", "columns")
 
@@ -234,17 +232,9 @@ def _as_cut(reading: _Reading) -> Cut:
 
 def _whole(cache: ActivationCache) -> list[Tensor]:
     """Return all rows of a cache, (N, width) for each output."""
-    made = [_room_for(cache.rows, part.shape[0]) for part in cache.live]
+    made = [torch.from_numpy(large_array((cache.rows, part.shape[0]), np.dtype(np.float32))) for part in cache.live]
     for start in range(0, cache.rows, _AT_ONCE):
         rows = np.arange(start, min(start + _AT_ONCE, cache.rows))
         for target, values in zip(made, cache.get(rows), strict=True):
             target[start : start + len(rows)] = values
     return made
-
-
-def _room_for(count: int, width: int) -> Tensor:
-    """Return an uninitialised (count, width) float32 tensor, in a file that goes with the process where it is large."""
-    if count * width * 4 <= IN_MEMORY:
-        return torch.empty(count, width)
-    with tempfile.TemporaryFile() as file:
-        return torch.from_numpy(np.memmap(file, np.float32, mode="w+", shape=(count, width)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from ...errors import NetworkError
 from ..contract import Block, Layer
-from ..parts.code_text import CodeText, code_text, is_library
+from ..fingerprints.libraries import library_of
+from ..fingerprints.values import Fingerprint, Structure
 from ..parts.structure import below, merged_blocks, prefixes
 from ..parts.taps import TapSlice, slices_of
 from .library import keras
@@ -20,22 +23,19 @@ __all__ = [
     "CONDITION",
     "TAPS",
     "blocks_of_model",
-    "described",
     "graph_of",
     "is_code",
     "is_leaf",
     "is_tap",
+    "layer_structure",
     "layers_of",
     "named_modules",
     "no_graph",
-    "own_attributes",
-    "own_code",
     "own_variables",
     "steps_of",
     "sublayers",
     "tap_slices",
     "variables_below",
-    "wiring",
 ]
 
 _MOST_BLOCKS = 40
@@ -299,64 +299,115 @@ def _joined(groups: Sequence[list[Layer]]) -> list[list[Layer]]:
     return joined
 
 
-# ── text that changes whenever the computation changes ──────────────────────────────────────────────────────────────────
+# ── what the layers compute, their weights left aside ───────────────────────────────────────────────────────────────────
+
+_OF_EVERY_MODEL = frozenset(
+    {
+        *("stop_predicting", "stop_training", "optimizer", "history", "_compiled_trainable_state", "_compile_config", "_functional"),
+        *("_eval_epoch_iterator", "_inputs_struct", "_outputs_struct", "_inputs", "_outputs", "_nodes", "_nodes_by_depth", "_operations"),
+        *("_operations_by_depth", "input_names", "output_names", "_input_names", "_output_names", "_torch_params"),
+    }
+)
+"""Attributes that models get when they are built, compiled and run."""
+_OF_EVERY_OBJECT = frozenset({"tracker", "_tracker", "_lock", "_auto_config"})
+_CALLABLE = (FunctionType, MethodType, partial)
 
 
-def described(layer: Any) -> str:
-    """Return a layer's class and config; where it has no config, the attributes of plain types that its own class gave it.
+def layer_structure(  # over the limit: what a structure is of, and what does not count
+    model: Any, modules: Mapping[str, Any], layers: Collection[str], *, beside: Sequence[Any] = (), ignored: Collection[str] = ()
+) -> Structure:
+    """Return the structure of some layers: of all in them, of the containers whose own code calls them, and the graph of the whole.
 
-    Those of every layer (its path in the model, whether it is built) are left out: they differ between equal layers.
+    Args:
+        model: the model.
+        modules: name -> layer, all of them.
+        layers: names of some of them.
+        beside: what else decides the values.
+        ignored: places whose values do not count.
     """
-    kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    named = {"": model, **modules}
+    known = {id(module): name or "the network" for name, module in named.items()}
+    for name, module in named.items():
+        for key, variable in own_variables(name, module).items():
+            known |= {id(variable): key, id(variable.value): key}
+    prints = Fingerprint(known, config_of=_config_of, left_out=_OF_EVERY_OBJECT, ignored=ignored)
+    around, chosen = {outer for layer in layers for outer in prefixes(layer)}, set(layers)
+    reached = [name for name in named if name in around or not chosen.isdisjoint(prefixes(name))]
+    lines = [f"{name}: {_described(named[name], name, prints=prints, listed=name in chosen)}" for name in sorted(reached)]
+    lines += _wiring(named, prints)
+    lines += [prints.of(value, "taps") for value in beside]
+    return prints.structure(lines)
+
+
+def _described(layer: Any, name: str, *, prints: Fingerprint, listed: bool) -> str:
+    """Return the digest of a layer's class, its config, and the attributes that its own class gave it.
+
+    Attributes of every layer (its path in the model, whether it is built) are left out: they differ between equal layers. A layer of
+    Keras is known by its config and by the functions that it holds.
+    """
+    kind, of_all = type(layer), {*vars(keras.layers.Layer()), *vars(keras.Model()), *_OF_EVERY_MODEL}
+    own = {key: value for key, value in vars(layer).items() if key not in of_all}
+    if library_of(kind.__module__):
+        own = {key: value for key, value in own.items() if isinstance(value, _CALLABLE)}
+    config = _config_of(layer) if listed else None
+    hooks = [list(vars(layer)[key].values()) for key in ("_forward_pre_hooks", "_forward_hooks") if vars(layer).get(key)]
+    parts = {"class": kind, "call": kind.call, "config": config, "hooks": hooks}
+    return " ".join(prints.of(value, f"{name}.{key}") for key, value in [*parts.items(), *sorted(own.items())])
+
+
+def _config_of(value: Any) -> Any:
+    """Return the config by which Keras would make an object of its own again; None for what is none, or has no config."""
+    if isinstance(value, keras.random.SeedGenerator):
+        return "seeds"  # only dropout and noise read them, which are off
+    if not hasattr(value, "get_config") or isinstance(value, type):
+        return None
     try:
-        config = layer.get_config()
-    except NotImplementedError:
-        of_all = vars(keras.layers.Layer())
-        config = {key: value for key, value in vars(layer).items() if key not in of_all and isinstance(value, (bool, int, float, str))}
-    unnamed = {key: value for key, value in config.items() if key not in {"trainable", "layers"}}
-    return f"{kind} {json.dumps(unnamed, sort_keys=True, default=repr)}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a lambda cannot be loaded again: it is not written here
+            config = value.get_config()
+    except Exception:  # a class without one, or made with what Keras cannot write down
+        return None
+    unnamed = {key: part for key, part in config.items() if key not in {"trainable", "layers"}} if isinstance(config, dict) else config
+    return _without_code(unnamed)
 
 
-def own_code(model: Any, modules: Mapping[str, Any]) -> list[str]:
-    """Return the byte code of `call` of every class that is not Keras' own.
-
-    Args:
-        model: the model.
-        modules: name -> layer.
-    """
-    kinds = {type(part) for part in (model, *modules.values()) if type(part).__module__.split(".")[0] != "keras"}
-    return sorted(f"{kind.__module__}.{kind.__qualname__} {_code(kind.call)}" for kind in kinds)
+def _without_code(config: Any) -> Any:
+    """Return a config without the code of functions: it is not the same in every process, and functions have digests of their own."""
+    if isinstance(config, dict):
+        if config.get("class_name") in {"__lambda__", "function"}:
+            return config["class_name"]
+        return {key: _without_code(part) for key, part in config.items()}
+    return [_without_code(part) for part in config] if isinstance(config, (list, tuple)) else config
 
 
-def _code(function: Any) -> str:
-    code = getattr(function, "__code__", None)
-    return f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r}" if code is not None else ""
-
-
-def own_attributes(modules: Mapping[str, Any]) -> CodeText:
-    """Return the code and the attributes of `modules`, name -> layer, whose class is not Keras' own: a config tells those of the others."""
-    common = set(vars(keras.layers.Layer())) | set(vars(keras.Sequential())) | {"_operations", "_layers"}
-    own = {name: layer for name, layer in modules.items() if not is_library(type(layer).__module__)}
-    return code_text(own, common=common)
-
-
-def wiring(model: Any, modules: Mapping[str, Any]) -> list[str]:
-    """Return one line for each step of the functional graphs: what it reads and with which arguments it is called.
+def _wiring(named: Mapping[str, Any], prints: Fingerprint) -> list[str]:
+    """Return one line for each step of the functional graphs: what it reads, with which arguments it is called, and what it is.
 
     Args:
-        model: the model.
-        modules: name -> layer, for the nested graphs and the names.
+        named: name -> model and layers, for the nested graphs and the names.
+        prints: makes the digests.
     """
-    names = {id(module): name for name, module in modules.items()}
+    names = {id(module): name for name, module in named.items() if name}
     lines = []
-    for name, part in [("", model), *modules.items()]:
+    for name, part in named.items():
         graph = graph_of(part)
         if graph is None:
             continue
         numbers = {id(tensor): f"input {at}" for at, tensor in enumerate(graph.inputs)}
         for at, node in enumerate(steps_of(graph)):
-            reads = [numbers.get(id(tensor), "?") for tensor in node.input_tensors]
-            plain = {key: value for key, value in node.arguments.kwargs.items() if isinstance(value, (bool, int, float, str, tuple))}
-            lines.append(f"{name}#{at} {names.get(id(node.operation), type(node.operation).__name__)} {reads} {plain}")
+            step, said = f"{name}#{at}", names.get(id(node.operation), "")
+            given = [numbers.get(id(tensor), "?") for tensor in node.input_tensors]
+            constant = [leaf for leaf in keras.tree.flatten([node.arguments.args, node.arguments.kwargs]) if not _is_symbolic(leaf)]
+            own = [] if said else [type(node.operation), *_own_parts(node.operation)]
+            lines.append(f"{step} {said} {given} {sorted(node.arguments.kwargs)} {prints.of([constant, own], step)}")
             numbers.update({id(tensor): f"{at}.{index}" for index, tensor in enumerate(node.outputs)})
     return lines
+
+
+def _is_symbolic(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _own_parts(operation: Any) -> list[Any]:
+    """Return the attributes of an operation that is no layer, in the order of their names, but for those of every operation."""
+    return [value for key, value in sorted(vars(operation).items()) if key not in vars(keras.Operation())]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODES_FOLDER",
+    "COUNTER",
     "code_digest",
     "naming_conditions",
     "shared_state",
@@ -42,7 +43,7 @@ CODES_FOLDER = "codes"
 _KIND = "regraft code 1"
 _ENDING = ".safetensors"
 _REMEDY = "Remove it, or adapt to its condition again."
-_COUNTER = "seed_generator_state"
+COUNTER = "seed_generator_state"
 """Of a layer that draws at random; it changes with every step of a training, and is in no saved file."""
 
 
@@ -65,7 +66,7 @@ def code_digest(network: Network) -> str:
 def shared_state(network: Network) -> dict[str, torch.Tensor]:
     """Return every parameter and buffer of a network but its table of codes, and the counters of random numbers that Keras keeps."""
     table = None if network.coding is None else network.code_table().data_ptr()
-    kept = {name: tensor for name, tensor in network.state().items() if not name.endswith(_COUNTER)}
+    kept = {name: tensor for name, tensor in network.state().items() if not name.endswith(COUNTER)}
     return {name: tensor for name, tensor in kept.items() if table is None or tensor.data_ptr() != table}
 
 

@@ -1,0 +1,86 @@
+"""Room on the disk that is really there: a file that is only declared large ends the process when the disk is full (SIGBUS)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CacheError
+from .text import printable
+
+__all__ = ["large_array", "reserve", "write_at"]
+
+IN_MEMORY = 2**28
+"""Bytes above which an array is kept in a temporary file."""
+_ZEROS = bytes(2**20)
+_NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.EINVAL), getattr(errno, "ENOTSUP", errno.EINVAL)})
+
+
+def reserve(handle: int, size: int) -> None:
+    """Make a file at least so large, each of its blocks on the disk; what is in it stays.
+
+    Args:
+        handle: of a file that is open for writing.
+        size: bytes.
+
+    Raises:
+        OSError: if the disk has no room.
+    """
+    if hasattr(os, "posix_fallocate") and size:
+        try:
+            os.posix_fallocate(handle, 0, size)
+            return
+        except OSError as problem:
+            if problem.errno not in _NO_SUCH_CALL:
+                raise
+    end = os.lseek(handle, 0, os.SEEK_END)
+    while end < size:  # zeros that are written take up room too
+        end += os.write(handle, _ZEROS[: size - end])
+
+
+def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
+    """Write bytes at an offset of a file, all of them.
+
+    Args:
+        handle: of a file that is open for writing.
+        offset: of the first byte.
+        content: what is written.
+
+    Raises:
+        OSError: if it cannot be written. A write through a mapping would end the process in its place.
+    """
+    left = memoryview(content).cast("B")
+    os.lseek(handle, offset, os.SEEK_SET)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = None) -> np.ndarray:
+    """Return an array without content, in a file that goes with the process where it is large.
+
+    Args:
+        shape: of the array.
+        dtype: of its numbers.
+        folder: where the file lies; None for the folder of temporary files.
+
+    Raises:
+        CacheError: if that has no room.
+    """
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the name and the handle
+            reserve(file.fileno(), size)
+            return np.asarray(np.memmap(file, dtype, mode="r+", shape=tuple(shape)))
+    except OSError as problem:
+        where = folder or tempfile.gettempdir()
+        raise CacheError(
+            f"Features of {size / 2**20:,.0f} MiB do not fit into {printable(where)!r}: {problem.strerror or problem}. "
+            "Make room there, or name another folder in the environment variable TMPDIR."
+        ) from problem

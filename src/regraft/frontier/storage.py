@@ -1,0 +1,321 @@
+"""Activation caches on the disk: how they lie there, and what counts as one.
+
+A cache is a folder named by the digest of its facts: `manifest.json` (what it is a cache of), `live0.npy`, … (the rows), `done.npy` (a
+checksum for each finished chunk) and, while it is filled, a lock. A chunk counts as finished only after its values have been flushed,
+so a process that is killed at any moment leaves a cache from which the next one goes on. The room on the disk is taken before the
+first value is computed. What is damaged in any way is computed again, never trusted and never repaired.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from ..errors import CacheError, InputError
+from ..files.formats import opening, reason_of
+from ..files.locks import LOCK_FILE, locked_file
+from ..files.room import reserve
+from ..files.schema import Plain, checked, read_json
+from ..files.writing import PARTIAL, flush_folder, write_json
+from .cache import CHUNK, ActivationCache, Column, chunks_of, stored_type
+from .cut import Live
+from .identity import key_of
+
+__all__ = ["CacheEntry", "CacheFolder", "clear_caches", "list_caches"]
+
+_MANIFEST = "manifest.json"
+_DONE = "done.npy"
+_OLD_LOCK = "lock"
+
+
+class _Manifest(Plain):
+    """What a cache is a cache of.
+
+    Attributes:
+        facts: those of its identity; the name of the folder is their digest.
+        rows: number of rows.
+        chunk: rows in a chunk.
+        arrays: shape of one row, and type, of each live output.
+        engines: those that have computed rows of it.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    facts: dict[str, str | int | list[str]]
+    rows: Annotated[int, Field(ge=0)]
+    chunk: Annotated[int, Field(ge=1)]
+    arrays: list[tuple[list[Annotated[int, Field(ge=0)]], str]]
+    engines: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CacheFolder:
+    """A place for one cache.
+
+    Attributes:
+        path: of the folder; its name is the digest of the facts.
+        live: what a row holds.
+        rows: number of rows.
+        dtype: "float32" or "float16", for floating-point outputs.
+        facts: of the identity.
+        engine: what computes now.
+    """
+
+    path: Path
+    live: tuple[Live, ...]
+    rows: int
+    dtype: str
+    facts: Mapping[str, Any]
+    engine: str = ""
+
+    @property
+    def _kinds(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
+        """Name, type and shape of each file of numbers."""
+        made = [(f"live{at}.npy", stored_type(part, self.dtype), (self.rows, *part.shape)) for at, part in enumerate(self.live)]
+        return [*made, (_DONE, np.dtype(np.uint32), (chunks_of(self.rows),))]
+
+    def engines(self) -> list[str]:
+        """Return what has computed rows of the cache that is there."""
+        found = _manifest_in(self.path)
+        return [] if found is None else found.engines
+
+    def opened(self, *, writing: bool = False) -> ActivationCache | None:
+        """Return the cache that is there, with those chunks done whose checksums hold; None where there is none, or it is damaged.
+
+        Args:
+            writing: so that rows can be put into it; else nothing is written anywhere, and a read-only disk serves.
+
+        Raises:
+            CacheError: if it can be read but not written.
+        """
+        found = _manifest_in(self.path)
+        if found is None or found.model_dump(exclude={"engines"}) != self._manifest().model_dump(exclude={"engines"}):
+            return None
+        columns = [_mapped(self.path / name, dtype, shape=shape) for name, dtype, shape in self._kinds]
+        whole = [column for column in columns if column is not None]
+        if len(whole) < len(columns):
+            return None
+        if writing:
+            self._open_for_writing_(whole, [*found.engines, *({self.engine} - set(found.engines))])
+        cache = ActivationCache(self.live, self.rows, columns=whole[:-1], marks=whole[-1], folder=self.path)
+        cache.forget_broken_()
+        return cache
+
+    def made(self) -> ActivationCache:
+        """Return an empty cache, its room on the disk taken; one that is there goes. Who has mapped that keeps what he sees.
+
+        Raises:
+            CacheError: if the folder cannot be written, or the disk has no room.
+        """
+        kinds = self._kinds
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in (_MANIFEST, *(name for name, *_ in kinds)):
+                (self.path / name).unlink(missing_ok=True)
+            self._check_room()
+            try:
+                for name, dtype, shape in kinds:
+                    _make(self.path / name, dtype, shape=shape)
+            except OSError:
+                for name, *_ in kinds:
+                    (self.path / name).unlink(missing_ok=True)
+                raise
+            flush_folder(self.path)
+            self._write_manifest_([self.engine])
+        except OSError as problem:
+            raise self._unwritten(problem) from problem
+        cache = self.opened(writing=True)
+        if cache is None:
+            raise CacheError(f"The cache folder {str(self.path)!r} does not keep what is written into it. Give another one with cache=.")
+        return cache
+
+    def _manifest(self) -> _Manifest:
+        arrays = [(list(part.shape), str(stored_type(part, self.dtype))) for part in self.live]
+        return _Manifest(facts=dict(self.facts), rows=self.rows, chunk=CHUNK, arrays=arrays)
+
+    def _write_manifest_(self, engines: Sequence[str]) -> None:
+        write_json(self.path / _MANIFEST, {**self._manifest().model_dump(), "engines": list(engines)})
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.path).free
+        if self._bytes * 1.02 + 2**20 > free:
+            raise OSError(errno.ENOSPC, f"only {free / 2**20:,.1f} MiB are free")
+
+    @property
+    def _bytes(self) -> int:
+        return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for _, dtype, shape in self._kinds)
+
+    def _open_for_writing_(self, columns: Sequence[Column], engines: Sequence[str]) -> None:
+        """Open each file once more, and take the room of its blocks again: a copy may have left out those that were zero."""
+        try:
+            for column, (name, _dtype, _shape) in zip(columns, self._kinds, strict=True):
+                column.handle = os.open(self.path / name, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+                reserve(column.handle, column.offset + column.values.nbytes)
+            if list(engines) != self.engines():
+                self._write_manifest_(engines)
+        except OSError as problem:
+            for column in columns:
+                column.close()
+            raise self._unwritten(problem) from problem
+
+    def _unwritten(self, problem: OSError) -> CacheError:
+        return CacheError(
+            f"The feature cache needs {self._bytes / 2**20:,.1f} MiB in {str(self.path.parent)!r}, which cannot be written: "
+            f"{reason_of(problem)}. Give another folder with cache=, dtype='float16' for half the size, or cache=None to compute the "
+            "frozen part every epoch."
+        )
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return the beginning of an .npy file of these numbers."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _make(path: Path, dtype: np.dtype[Any], *, shape: tuple[int, ...]) -> None:
+    header = _header(dtype, shape)
+    with path.open("xb", buffering=0) as file:
+        reserve(file.fileno(), len(header) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        file.seek(0)
+        file.write(header)
+        os.fsync(file.fileno())
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], *, shape: tuple[int, ...]) -> Column | None:
+    """Map a file of numbers, after its size and its beginning, each byte, are what they must be; no header is interpreted."""
+    header, size = _header(dtype, shape), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    try:
+        with opening(path, "cache array"):
+            facts = path.lstat()
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size != len(header) + size:
+                return None
+            with path.open("rb") as file:
+                if file.read(len(header)) != header:
+                    return None
+            if not size:
+                return Column(np.empty(shape, dtype), offset=len(header))
+            return Column(np.asarray(np.memmap(path, dtype, mode="r", offset=len(header), shape=shape)), offset=len(header))
+    except InputError:
+        return None
+
+
+def _manifest_in(folder: Path) -> _Manifest | None:
+    path = folder / _MANIFEST
+    if path.is_symlink():
+        return None
+    try:
+        found = checked(_tupled(read_json(path, "cache manifest")), _Manifest, what=str(path), error=CacheError)
+    except InputError:
+        return None
+    return found if folder.name == key_of(found.facts) else None
+
+
+def _tupled(content: Any) -> Any:
+    """Return a manifest with its pairs as tuples, which JSON does not have."""
+    if not isinstance(content, dict) or not isinstance(content.get("arrays"), list):
+        return content
+    return {**content, "arrays": [tuple(part) if isinstance(part, list) else part for part in content["arrays"]]}
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One cache on disk, for people: its folder, rows, rows done and size in bytes."""
+
+    folder: Path
+    rows: int
+    done: int
+    size: int
+
+
+def list_caches(root: Path) -> list[CacheEntry]:
+    """Return the caches below a folder, oldest first.
+
+    Args:
+        root: the folder given as `cache=`.
+
+    Returns:
+        One entry for each folder that holds a manifest of ours, the files that it names, and nothing else; links are not followed.
+    """
+    found = []
+    for folder in _subfolders(root):
+        manifest, files = _manifest_in(folder), _own_files(folder)
+        if manifest is None or files is None:
+            continue
+        done = min(_finished_chunks(folder, manifest) * manifest.chunk, manifest.rows)
+        found.append((files[_MANIFEST].st_mtime, CacheEntry(folder, manifest.rows, done, sum(facts.st_size for facts in files.values()))))
+    return [entry for _, entry in sorted(found, key=lambda pair: (pair[0], pair[1].folder))]
+
+
+def _subfolders(root: Path) -> list[Path]:
+    try:
+        with os.scandir(root) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
+    """Return what is in the folder of a cache; None where a part of it is not ours, or is no regular file."""
+    found = {}
+    manifest = _manifest_in(folder)
+    arrays = [f"live{at}.npy" for at in range(len(manifest.arrays))] if manifest else []
+    known = {_MANIFEST, _DONE, LOCK_FILE, _OLD_LOCK, f".{_MANIFEST}{PARTIAL}", *arrays}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name not in known or not entry.is_file(follow_symlinks=False):
+                    return None
+                found[entry.name] = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return found if _MANIFEST in found else None
+
+
+def _finished_chunks(folder: Path, manifest: _Manifest) -> int:
+    marks = _mapped(folder / _DONE, np.dtype(np.uint32), shape=(-(-manifest.rows // manifest.chunk),))
+    return 0 if marks is None else int((marks.values != 0).sum())
+
+
+def clear_caches(root: Path) -> list[CacheEntry]:
+    """Delete the caches below a folder; anything else in it stays, and so does a cache that is being filled.
+
+    Args:
+        root: the folder given as `cache=`.
+
+    Returns:
+        What was deleted.
+
+    Raises:
+        CacheError: if a cache cannot be deleted.
+    """
+    return [entry for entry in list_caches(root) if _deleted(entry.folder)]
+
+
+def _deleted(folder: Path) -> bool:
+    try:
+        handle = locked_file(folder / LOCK_FILE, wait=0.0)
+        if handle is None:
+            return False
+        try:
+            files = _own_files(folder)
+            for name in sorted(files or (), key=lambda name: name != _MANIFEST):  # first: what is left is then no cache
+                (folder / name).unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+        with suppress(OSError):  # something has come into it since
+            folder.rmdir()
+        return files is not None
+    except OSError as problem:
+        raise CacheError(f"The cache {str(folder)!r} cannot be deleted: {reason_of(problem)}.") from problem

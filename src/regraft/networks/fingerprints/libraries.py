@@ -1,0 +1,68 @@
+"""Which code is an installed library, known by its version, and which is the user's own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import site
+import sys
+import sysconfig
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["library_of"]
+
+
+def library_of(module: str) -> str | None:
+    """Return the library that a module belongs to, with its version.
+
+    Args:
+        module: its dotted name.
+
+    Returns:
+        Such as "torch 2.9.1"; None for the user's own code: what is not installed, or was installed from a folder or a repository, for
+        its version stays the same while it changes.
+    """
+    return _library(module.partition(".")[0])
+
+
+@cache
+def _library(top: str) -> str | None:
+    if top in sys.stdlib_module_names or top == "builtins":
+        return None if top == "__main__" else f"python {sys.version_info.major}.{sys.version_info.minor}"
+    if top == "regraft" or not _is_installed(sys.modules.get(top)):
+        return None
+    found = _distribution(top)
+    if found is None:  # it is called otherwise than its modules; to look through all of them takes seconds
+        found = next(filter(None, map(_distribution, _distributions().get(top, ()))), None)
+    return None if found is None or found.read_text("direct_url.json") else f"{found.name} {found.version}"
+
+
+def _distribution(name: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+@cache
+def _folders() -> tuple[Path, ...]:
+    """Return where libraries are installed."""
+    known = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages(), site.getusersitepackages()]
+    return tuple({Path(folder).resolve() for folder in known if folder})
+
+
+def _is_installed(module: ModuleType | None) -> bool:
+    if module is None:
+        return False
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    return any(folder in path.parents for folder in _folders())

@@ -1,0 +1,70 @@
+"""Room that is really taken: a full disk is an error of ours, and no signal that ends the process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regraft.errors import CacheError
+from regraft.files import room
+from regraft.files.room import large_array, reserve, write_at
+
+SIZE = 3 * 2**20 + 5
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Let no file become longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, told)
+
+
+def _refuse(number: int) -> object:
+    def refused(*_args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+@pytest.mark.parametrize("call", ["there", "not supported", "missing"])
+def test_reserved_room_is_on_the_disk_and_what_was_written_stays(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if call == "missing":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    elif call == "not supported":
+        monkeypatch.setattr(os, "posix_fallocate", _refuse(errno.EOPNOTSUPP), raising=False)
+    with (tmp_path / "file").open("w+b", buffering=0) as file:
+        file.write(b"kept")
+        reserve(file.fileno(), SIZE)
+        os.fsync(file.fileno())
+        assert os.fstat(file.fileno()).st_size == SIZE and os.fstat(file.fileno()).st_blocks * 512 >= SIZE
+        reserve(file.fileno(), 10)
+        assert os.fstat(file.fileno()).st_size == SIZE
+        write_at(file.fileno(), SIZE - 3, content=b"end")
+        assert (tmp_path / "file").read_bytes()[:4] == b"kept" and (tmp_path / "file").read_bytes()[-3:] == b"end"
+
+
+@pytest.mark.parametrize("call", ["there", "not supported"])
+def test_an_array_that_does_not_fit_on_the_disk_is_one_error(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if call == "not supported":
+        monkeypatch.setattr(os, "posix_fallocate", _refuse(errno.EINVAL), raising=False)
+    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    with limited(2**20), pytest.raises(CacheError, match=r"Features of 4 MiB do not fit into .*TMPDIR"):
+        large_array((2**20,), np.dtype(np.float32), folder=tmp_path)
+    made = large_array((1000, 3), np.dtype(np.float32), folder=tmp_path)
+    made[:] = 1
+    assert made.sum() == 3000 and list(tmp_path.iterdir()) == []
+    assert large_array((0, 3), np.dtype(np.float32), folder=tmp_path).shape == (0, 3)
