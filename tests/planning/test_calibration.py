@@ -19,7 +19,7 @@ from regraft.probes import expected_calibration_error, fit_temperature, log_loss
 keras = pytest.importorskip("keras")
 
 TOO_LONG: dict[str, Any] = {"epochs": 20, "learning_rate": 0.02, "patience": None, "schedule": "constant"}
-OVERFITTED = {**TOO_LONG, "select": 0.3, "cache": "memory"}
+OVERFITTED = {**TOO_LONG, "select": 0.3, "cache": "memory", "refit": False}
 
 
 def _items(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +46,7 @@ def _net(family: str) -> regraft.Network:
 
 def _latest(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     """Let the last epoch be kept, however bad; calibrate only where that is `wanted`."""
-    monkeypatch.setattr("regraft.training.loop._restore_", lambda tensors, saved: None)
+    monkeypatch.setattr("regraft.training.loop.restore_", lambda tensors, saved: None)
     for name in () if wanted else ("regraft.planning.carry_out", "regraft.planning.search.bench"):
         monkeypatch.setattr(importlib.import_module(name), "calibrate_", lambda job, carried: None)
 

@@ -20,11 +20,11 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import read
 from regraft.errors import DataError, SettingError
+from regraft.planning.folds import folds_of
 from regraft.planning.search import Space, bench, searching
 from regraft.planning.search.bench import Outcome
 from regraft.planning.search.board import Board, Options
 from regraft.planning.search.database import TrialFacts
-from regraft.planning.search.folds import folds_of
 
 RATES = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
 QUICK: dict[str, Any] = {"epochs": 1, "cache": "memory", "pruner": None}

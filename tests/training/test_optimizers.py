@@ -12,12 +12,13 @@ from torch import nn
 from regraft.heads import branch
 from regraft.networks.torch_modules import open_torch
 from regraft.training import Settings
-from regraft.training.optimizers import PlateauFactor, cosine_factor, depth_factors, make_optimizer, set_rate_
+from regraft.training.courses import Course, PlateauFactor, cosine_factor, most_epochs, patience_of, steady_factor
+from regraft.training.optimizers import depth_factors, make_optimizer, set_rate_
 
 
 def test_depth_factors_by_hand() -> None:
     assert depth_factors(4, 0.5) == [0.125, 0.25, 0.5, 1.0]
-    assert depth_factors(3, None) == pytest.approx([0.1, math.sqrt(0.1), 1.0])
+    assert depth_factors(3, None) == [1.0, 1.0, 1.0]
     assert depth_factors(1, None) == [1.0]
     assert depth_factors(3, 1.0) == [1.0, 1.0, 1.0]
 
@@ -28,6 +29,26 @@ def test_cosine_with_warm_up_by_hand() -> None:
     assert found[2:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)])
     assert [cosine_factor(step, 4, warmup=0.0) for step in range(4)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
     assert cosine_factor(0, 1, warmup=0.9) == 1.0
+
+
+def test_the_steady_course_by_hand() -> None:
+    course = Course()
+    assert [steady_factor(step, 4, warmup=0.05, course=course) for step in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert steady_factor(400, 4, warmup=0.05, course=course) == 1.0
+    course.fall_(100, epochs=2)
+    assert [steady_factor(400 + step, 4, warmup=0.05, course=course) for step in (0, 2, 4, 6)] == pytest.approx([1, 0.75, 0.5, 0.25])
+    assert [course.is_over(epoch) for epoch in (100, 101, 102)] == [False, False, True]
+    assert Course.steady(100) + Course.falling(Course.steady(100)) == 100
+
+
+def test_length_and_patience_by_hand() -> None:
+    usual, given = Settings(), Settings(epochs=7, patience=3)
+    assert [most_epochs(usual, examples) for examples in (20, 3_200, 1_000_000)] == [200, 40, 20]
+    assert most_epochs(usual, 20, judged=False) == 20
+    assert [most_epochs(given, examples) for examples in (20, 3_200)] == [7, 7]
+    assert [patience_of(usual, examples) for examples in (20, 320, 3_200)] == [50, 10, 10]
+    assert patience_of(given, 20) == 3
+    assert patience_of(Settings(patience=None), 20) is None
 
 
 def test_plateau_by_hand() -> None:
@@ -76,7 +97,7 @@ def test_optimizers_by_name(name: str, kind: str) -> None:
 def test_all_heads_have_the_rate_of_the_topmost_block() -> None:
     network = branch(open_torch(examples.Cnn(), inputs=(1, 8, 8)), "mood", ("bad", "good"))
     network.freeze_(frozenset(layer.name for layer in network.layers) - set(network.head_layers) - {"network.fc1"})
-    optimizer = make_optimizer(network, Settings())
+    optimizer = make_optimizer(network, Settings(layer_decay=0.1))
     factors = {id(parameter): group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
     own = {
         name: factors[id(parameters[f"{name}.weight"])]

@@ -70,7 +70,7 @@ OldData = Annotated[
 ]
 _STATISTICS = "Solve the rows of all classes anew from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", help=_STATISTICS)]
-Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge.")]
+Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge; 0 goes with --test.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
@@ -100,9 +100,9 @@ _AUGMENT = (
 )
 Augment = Annotated[str | None, Option("--augment", metavar="A", help=_AUGMENT)]
 Seed = Annotated[int, Option("--seed", metavar="N", help="Decides split, order and dropout.")]
-Epochs = Annotated[int | None, Option("--epochs", metavar="N", help="At most so many passes; it stops earlier by itself.")]
+Epochs = Annotated[int | None, Option("--epochs", metavar="N", help="At most so many passes; without it, until nothing is gained.")]
 BatchSize = Annotated[int | None, Option("--batch-size", metavar="N", help="Items a step.")]
-LearningRate = Annotated[float | None, Option("--learning-rate", metavar="X", help="Without it, a range test finds one.")]
+LearningRate = Annotated[float | None, Option("--learning-rate", metavar="X", help="Without it, short trainings choose one.")]
 _CACHE = "Where the frozen part's outputs are kept; without it, the user's cache folder."
 Cache = Annotated[str | None, Option("--cache", metavar="DIR|memory|none", help=_CACHE)]
 _BASELINES = "Also train the same architecture from scratch, as a yardstick."

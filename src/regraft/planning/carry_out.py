@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
 from ..files.locks import held_folder
+from ..methods import METHODS
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, settled
 from ..report.candidates import was_tried
-from ..training import clear_
+from ..training import Settings, clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
-from .job import Clock, Job, Parts, parts_of
+from .job import Carried, Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import Plan
 from .preparing import check_inputs, prepared_for
@@ -82,9 +86,11 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     found = judged_parts(job, carried)
     adapted = list(found.values())[-1][data.name]
     scores, others = scores_of(job, carried, parts=found), baselines(job, carried, adapted=adapted)
+    runs, facts = {job.run_digest}, _facts(job, adapted)
+    if job.settings.refit == "all" and len(parts.valid):
+        job, carried = _on_everything(net, job, items=items, history=carried.history)
     keep_statistics_(job, carried)
     note_idle_heads_(job, carried)
-    runs = {job.run_digest}
     if plan.settings.baselines and plan.strategy != "scratch":
         scratch, run = _from_scratch(net, replace(job, items=items, test=test_items))
         others["scratch"] = compared_with(scratch, adapted)
@@ -96,7 +102,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     job.network.history = tuple(history)
     earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
     plan = replace(plan, reasons=tuple(dict.fromkeys([*earlier, *job.notes])), candidates=tuple(job.candidates), chosen=dict(job.chosen))
-    result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), _facts(job, adapted))
+    result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), facts)
     if out is not None:
         save_result(result, out, finish=lambda folder: clear_(folder / "run", runs), error=SettingError)
     return result
@@ -120,14 +126,48 @@ def _job(  # over the limit: what a run is made of
 
 
 def _from_scratch(net: Network, job: Job) -> tuple[Judged, str]:
-    """Train the same architecture from scratch on the same items; return how its first task is judged, and the digest of that run."""
-    plain = replace(job.settings, learning_rate=None, unfreeze_every=None, stay_near=0.0, distill=0.0, co_tuning=0.0)
+    """Train the same architecture from scratch on the same examples; return how its first task is judged, and the digest of that run.
+
+    Rate, length and schedule are its own: those of the adaptation are for a network that is trained already.
+    """
+    own = ("epochs", "learning_rate", "schedule", "warmup", "layer_decay", "batch_norm", "unfreeze_every", "patience")
+    usual = Settings()
+    plain = replace(job.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
     plan = replace(job.plan, strategy="scratch", frozen=None, options={}, settings=plain)
     other = _job(net, job.items, plan=plan, parts=job.parts, out=job.out, resume=job.resume, test=job.test)
     carried = run_strategy(other)
     calibrate_(other, carried)
     fit_thresholds_(other, carried)
     return list(judged_parts(other, carried).values())[-1][job.items.data.name], other.run_digest
+
+
+def _on_everything(net: Network, job: Job, *, items: Prepared, history: Sequence[dict[str, Any]]) -> tuple[Job, Carried]:
+    """Carry out what was chosen once more, on all examples, those that have judged included.
+
+    Args:
+        net: the network as it came.
+        job: carried out and judged.
+        items: all examples.
+        history: of the job.
+
+    Returns:
+        The work on all examples, and how to read its network; nothing judges that network.
+    """
+    everything, none = np.arange(len(items)), np.arange(0)
+    chosen, names = dict(job.chosen), ("strategy", "frozen", "block", "base")
+    own = {name: chosen[name] for name in names if name in chosen} if job.plan.strategy == "auto" else {}
+    method = METHODS.get(str(own.get("strategy")))
+    options = {name: value for name, value in chosen.items() if name in method.options} if method else job.plan.options
+    plan = replace(job.plan, **own, options=options, budget=None, candidates=())
+    again = _job(net, items, plan=plan, parts=Parts(everything, none, none), out=None, resume=False, test=None)
+    again.clock, again.counter, again.repeats, again.held_out = job.clock, job.counter, job.measured, job.held_out
+    carried = run_strategy(again)
+    calibrate_(again, carried)
+    fit_thresholds_(again, carried)
+    said = f"After it was judged, the network was made once more, from all {len(items)} examples: the figures are of the one before."
+    again.notes = [*job.notes, said]
+    again.chosen, again.candidates = job.chosen, job.candidates
+    return again, replace(carried, history=[*history, *carried.history])
 
 
 def _facts(job: Job, adapted: Judged) -> dict[str, Any]:

@@ -50,10 +50,10 @@ def calibrate_(job: Job, carried: Carried) -> None:
         job: with the trained network; gets a note of each temperature.
         carried: the feed to judge with.
     """
-    select, network = job.parts.select, job.network
+    select = _held_out_rows(job)
     asked = [name for name, task in job.tasks.items() if name not in carried.solved and _is_trained(job, carried, task=task)]
     asked = [name for name in asked if job.data_of(name).task == "classification" and len(job.known(name, select)) >= FEWEST]
-    scores = all_raw_scores(network, carried.feed, indices=select) if asked else {}
+    scores = _held_out(job, carried, rows=select) if asked else {}
     for name in asked:
         data, known = job.data_of(name), job.known(name, select)
         mine, targets = scores[job.tasks[name]][data.known[select]].astype(np.float64), data.targets[known]
@@ -61,13 +61,23 @@ def calibrate_(job: Job, carried: Carried) -> None:
         before, after = log_loss(mine, targets), log_loss(factor * mine, targets)
         if after >= before:
             continue
-        done = _scaled_(job, carried.feed, task=job.tasks[name], factor=factor)
+        done = _scaled_(job, carried.feed, task=job.tasks[name], factor=factor, rows=select[:64])
         gain = f"on the {len(known)} choosing items, log loss {before:.3g} becomes {after:.3g}"
         job.notes.append(
             f"Probabilities of {name!r}: the rows of the head were divided by a temperature of {1 / factor:.3g}; {gain}."
             if done
             else f"Probabilities of {name!r} were left as they are: its rows cannot be set. With a temperature of {1 / factor:.3g}, {gain}."
         )
+
+
+def _held_out_rows(job: Job) -> np.ndarray:
+    """Return which examples the network, before a training on all, had not learned from."""
+    return job.parts.select if job.held_out is None else job.held_out[1]
+
+
+def _held_out(job: Job, carried: Carried, *, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Return the scores by task of these examples by a network that had not learned from them."""
+    return all_raw_scores(job.network, carried.feed, indices=rows) if job.held_out is None else job.held_out[0]
 
 
 def _is_trained(job: Job, carried: Carried, *, task: str) -> bool:
@@ -79,14 +89,14 @@ def _is_trained(job: Job, carried: Carried, *, task: str) -> bool:
     return not same or (tuned and not _same_features(job, carried))
 
 
-def _scaled_(job: Job, feed: Feed, *, task: str, factor: float) -> bool:
+def _scaled_(job: Job, feed: Feed, *, task: str, factor: float, rows: np.ndarray) -> bool:
     """Multiply the rows of a head; leave them, and say so, where they cannot be set or the scores do not follow (a cosine head)."""
-    network, layer, few = job.network, job.network.heads[task].layer, job.parts.select[:64]
+    network, layer = job.network, job.network.heads[task].layer
     weight, bias = network.rows(layer)
-    wanted = factor * all_raw_scores(network, feed, indices=few)[task]
+    wanted = factor * all_raw_scores(network, feed, indices=rows)[task]
     if not network.set_rows_(layer, factor * weight, bias=factor * bias):
         return False
-    made = all_raw_scores(network, feed, indices=few)[task]
+    made = all_raw_scores(network, feed, indices=rows)[task]
     if np.allclose(made, wanted, rtol=1e-2, atol=1e-2 * float(np.abs(wanted).max())):
         return True
     network.set_rows_(layer, weight, bias=bias)
@@ -101,8 +111,8 @@ def fit_thresholds_(job: Job, carried: Carried) -> None:
         carried: the feed to judge with.
     """
     asked = {name: task for name, task in job.tasks.items() if job.data_of(name).task == "multi-label"}
-    select, made = job.parts.select, {}
-    scores = all_raw_scores(job.network, carried.feed, indices=select) if set(asked) - set(carried.solved) and len(select) else {}
+    select, made = _held_out_rows(job), {}
+    scores = _held_out(job, carried, rows=select) if set(asked) - set(carried.solved) and len(select) else {}
     for name, task in asked.items():
         data, known = job.data_of(name), job.known(name, select)
         if len(known) and name not in carried.solved:

@@ -26,10 +26,13 @@ from ..networks.tracing import capture, pooled
 from ..probes import LinearProbe
 from ..tasks import class_weights, fit_thresholds, loss_for
 from ..training import CachedFeed, Checkpoint, Feed, HeadFeed, Objective, Settings, TaskObjective, Training, WholeFeed, train
+from ..training.measured import Measured
 from .plan import Plan
 
 __all__ = ["Carried", "Clock", "Job", "Parts", "Solved", "learning_parts", "parts_of"]
 
+MOST_REFITTED = 5000
+"""Training and validation examples together from which refit="auto" does without the second training."""
 _NO_PART_OF_A_RUN = frozenset(
     {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "baselines"},
 )
@@ -95,7 +98,12 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
 
     Raises:
         DataError: if the items cannot be split, and no others judge.
+        SettingError: if the plan keeps nothing aside to judge, and no others judge.
     """
+    if not plan.valid:
+        if not judged_apart:
+            raise SettingError("valid=0 leaves nothing that judges. Give test=, a set that judges, or a share such as valid=0.2.")
+        return learning_parts(data, plan, rest=np.arange(len(data)), valid=np.arange(0))
     rest, valid = _split(data, plan.valid, seed=plan.seed, needed=not judged_apart)
     return learning_parts(data, plan, rest=rest, valid=valid)
 
@@ -196,7 +204,9 @@ class Job:
         terms: what is added to the loss, and `share` is the factor of the rest, as of `Objective`.
         rates: factors of the learning rate, as of `Training`.
         anchors: where `stay_near` pulls to, as of `Training`.
-        paired: how learning rates are found, as of `Training`.
+        held_out: scores by task of examples that the training had not learned from before it was repeated on all, and which examples.
+        measured: the training whose settings were measured, once that is done; None where nothing was trained.
+        repeats: such a training of the same strategy on fewer examples, which is to be repeated as it was; None: nothing is known yet.
     """
 
     network: Network
@@ -224,7 +234,9 @@ class Job:
     share: float = 1.0
     rates: Mapping[str, float] = field(default_factory=dict)
     anchors: Mapping[str, Tensor] | None = None
-    paired: bool = False
+    held_out: tuple[Mapping[str, np.ndarray], np.ndarray] | None = None
+    measured: Measured | None = None
+    repeats: Measured | None = None
 
     def with_network(self, network: Network) -> Job:
         """Return the same work, its clock, counter and notes shared, on another network."""
@@ -249,6 +261,17 @@ class Job:
         except (RuntimeError, AssertionError) as error:
             raise SettingError(f"device={name!r} cannot be used here: {str(error).splitlines()[0]} Leave it out, or give 'cpu'.") from error
         return torch.device(name)
+
+    @property
+    def learned_from(self) -> np.ndarray:
+        """The examples that do not judge, (n,), in order."""
+        return np.sort(np.concatenate([self.parts.fit, self.parts.select]))
+
+    @property
+    def refits(self) -> bool:
+        """Whether trainings are repeated on training and validation set together, with what was chosen."""
+        wanted, examples = self.settings.refit, len(self.parts.fit) + len(self.parts.select)
+        return wanted is not False and len(self.parts.select) > 0 and (wanted is True or examples < MOST_REFITTED)
 
     def data_of(self, name: str) -> Dataset:
         """Return the items with the targets of the data's task `name` alone."""
@@ -309,8 +332,9 @@ class Job:
             position = np.full(len(items), -1)
             if views == 1:
                 return CachedFeed(cut, plain, None, position, 1, self.device)
-            position[self.parts.fit] = np.arange(len(self.parts.fit))
-            chosen = items.of(items.data.subset(self.parts.fit))
+            learned_from = self.learned_from if self.refits else self.parts.fit
+            position[learned_from] = np.arange(len(learned_from))
+            chosen = items.of(items.data.subset(learned_from))
             return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, self.device)
 
     def too_large(self, needed: int) -> bool:
@@ -414,7 +438,6 @@ class Job:
             self.on_epoch,
             self.rates,
             self.anchors,
-            self.paired,
         )
 
     def checkpoint(self, stage: str) -> Checkpoint | None:

@@ -72,7 +72,7 @@ class Plan:
         augment: how the versions are made: "light" (turned, zoomed, shifted and lit a little, never mirrored), "photo" (random crops,
             mirrored, light and colour; for photographs), a callable of one picture (C, H, W) in 0..255, or "auto": "photo" for pictures
             that look like photographs, else "light"; "none": every version is the plain one.
-        valid: share of the items kept aside to judge.
+        valid: share of the items kept aside to judge; 0 goes with a test set.
         select: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
         seed: decides splits, order and dropout.
         rename: old class name -> new name, of the first task; its row is carried over.
@@ -301,8 +301,8 @@ def _about_values(plan: Plan) -> Iterator[str]:
         yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
     if not callable(plan.augment) and plan.augment not in AUGMENTS and not str(plan.augment).startswith(CALLABLE):
         yield f"augment={plan.augment!r} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}."
-    if not _number(plan.valid) or not 0 < plan.valid < 1:
-        yield f"valid={plan.valid!r}: expected a share between 0 and 1, such as 0.2."
+    if not _number(plan.valid) or not 0 <= plan.valid < 1:
+        yield f"valid={plan.valid!r}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
     if not _number(plan.select) or not 0 <= plan.select < 1:
         yield f"select={plan.select!r}: expected a share from 0 to below 1, such as 0.15."
     if not _whole(plan.seed) or plan.seed < 0:

@@ -34,7 +34,7 @@ def solve_heads_(job: Job, feed: Feed, *, features: Tensor, scored: Feed | None 
         scored: a cheaper feed that gives the same scores, for those of the present rows.
     """
     fit, asked = job.parts.fit, job.plan.start
-    if not job.settings.epochs and asked not in ("probe", "imprint"):
+    if job.settings.epochs == 0 and asked not in ("probe", "imprint"):
         return
     fit = _drawn(job, fit)
     before = all_raw_scores(job.network, scored or feed, indices=fit) if asked == "auto" else {}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..methods import METHODS
+from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, with_probe
 from .choosing.candidates import below_probe, frozen_layers
@@ -20,6 +21,7 @@ from .plan import AUTO_BLOCK, THROUGH_LAYERS
 from .starting import solve_heads_, solve_only_
 from .tuning.stages import by_method, trained_head, trained_layers
 from .tuning.thirds import third_by_gradient
+from .tuning.tuned import starts_of, tuned, usual_rate
 
 __all__ = ["Carried", "run_strategy"]
 
@@ -92,8 +94,11 @@ def _from_base(job: Job) -> Carried:
 def _scratch(job: Job) -> Carried:
     """Nothing is kept: the same architecture, freshly drawn."""
     job.network = job.network.reinitialised(job.plan.seed)
-    feed = job.feed(frozenset())
-    return Carried(feed, job.train("scratch", feed, frozen=frozenset()), features=None, frozen=frozenset())
+    feed, network = job.feed(frozenset()), job.network
+    start = {name: tensor.detach().clone() for name, tensor in network.state().items()}
+    usual = usual_rate(network, job.settings, drawn=True)
+    history = tuned(job, feed, frozen=frozenset(), stage="scratch", starts={DRAWN: lambda _rows: start}, usual=usual)
+    return Carried(feed, history, features=None, frozen=frozenset())
 
 
 def _tuned_probe(job: Job, *, stage: str) -> Carried:
@@ -109,7 +114,9 @@ def _tuned_probe(job: Job, *, stage: str) -> Carried:
     job.network = base.job.network
     frozen = below_probe(job.network, layers)
     feed = job.feed(frozen)
-    return Carried(feed, job.train(stage, feed, frozen=frozen), tapped.head_features, frozen)
+    usual = usual_rate(job.network, job.settings)
+    history = tuned(job, feed, frozen=frozen, stage=stage, starts=starts_of(job, frozen=frozen), usual=usual)
+    return Carried(feed, history, tapped.head_features, frozen)
 
 
 _STRATEGIES: dict[str, Callable[[Job], Carried]] = {

@@ -9,7 +9,12 @@ from typing import Any
 
 from ..errors import DataError, optional_import
 
-__all__ = ["curve", "plot_history", "stage_starts"]
+__all__ = ["curve", "epochs_of", "plot_history", "stage_starts"]
+
+
+def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the entries of a `history` that are epochs; the others tell what short trainings came to."""
+    return [entry for entry in history if entry.get("phase") != "search"]
 
 
 def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -32,10 +37,11 @@ def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
     several = len({entry.get("run", 1) for entry in history}) > 1
     before: object = None
     for number, entry in enumerate(history, start=1):
-        stage, run = entry.get("stage"), entry.get("run", 1)
-        if stage is not None and (run, stage) != before:
-            starts[float(number)] = f"run {run}: {stage}" if several else str(stage)
-        before = (run, stage)
+        stage, run, phase = entry.get("stage"), entry.get("run", 1), str(entry.get("phase", "train"))
+        if stage is not None and (run, stage, phase) != before:
+            words = str(stage) if phase == "train" else f"{stage}, {phase}"
+            starts[float(number)] = f"run {run}: {words}" if several else words
+        before = (run, stage, phase)
     return starts if len(starts) > 1 else {}
 
 
@@ -52,6 +58,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path
     Raises:
         DataError: if no epoch has any of the three.
     """
+    history = epochs_of(history)
     losses = {"fit": curve(history, "train_loss"), "select": curve(history, "select_loss")}
     accuracy = {"select": [(x, 100.0 * y) for x, y in curve(history, "select_accuracy")]}
     panels = [(name, lines) for name, lines in (("loss", losses), ("accuracy (%)", accuracy)) if any(lines.values())]

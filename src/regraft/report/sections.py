@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .candidates import HEADINGS, candidate_rows
-from .curves import curve, stage_starts
+from .curves import curve, epochs_of, stage_starts
 from .figures import Bar, heat_map, interval_bars, line_chart, stacked_bar
 from .tasks import FIGURES, label_rows, number_words, percent, task_sections, with_interval
 from .verdict import baseline_name, judged_part
@@ -52,8 +52,9 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "score_table": _score_table(facts.get("scores") or {}),
         "part": part or "held-out",
         "comparison": _comparison(figures, facts.get("baselines") or {}),
-        "curves": _curves(facts.get("history") or ()),
-        "history_table": _history_table(facts.get("history") or ()),
+        "curves": _curves(epochs_of(facts.get("history") or ())),
+        "history_table": _history_table(epochs_of(facts.get("history") or ())),
+        "compared": _compared(facts.get("history") or ()),
         "tasks": task_sections(figures, _comparison),
         "labels": label_rows(figures),
         "recalls": _recalls(figures),
@@ -136,7 +137,8 @@ def _effort_tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     strategy, network = (facts.get("strategy") or {}).get("name"), (facts.get("network") or {}).get("name")
     if strategy:
         chosen = (facts.get("strategy") or {}).get("chosen")
-        tiles.append(("strategy", f"{strategy}: {chosen}" if chosen else str(strategy), f"on {network}" if network else ""))
+        words = f"{strategy}: {chosen}" if chosen and chosen != strategy else str(strategy)
+        tiles.append(("strategy", words, f"on {network}" if network else ""))
     return tiles
 
 
@@ -195,8 +197,21 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = [["epoch", "stage", *(["run"] if runs else []), *(key.replace("train_", "fit ").replace("_", " ") for key in keys)]]
     for number, entry in enumerate(history, start=1):
         which = [str(entry.get("run", 1))] if runs else []
-        rows.append([str(number), str(entry.get("stage", "")), *which, *(_cell(entry.get(key)) for key in keys)])
+        stage, phase = str(entry.get("stage", "")), str(entry.get("phase", "train"))
+        rows.append([str(number), stage if phase == "train" else f"{stage}, {phase}", *which, *(_cell(entry.get(key)) for key in keys)])
     return rows
+
+
+_COMPARED = {"learning_rate": "learning rate", "lowest": "of it at the lowest block", "batch_norm": "BatchNorm", "start": "heads"}
+
+
+def _compared(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a table of the short trainings by which settings were chosen, headings first; nothing where there were none."""
+    entries = [entry for entry in history if entry.get("phase") == "search" and entry.get("select_loss") is not None]
+    short = [entry for entry in entries if any(name in entry for name in ("lowest", "start"))]
+    keys = ("stage", *_COMPARED, "epoch", "select_loss")
+    rows = [[_cell(one.get(key)) for key in keys] for one in short]
+    return [["stage", *_COMPARED.values(), "epochs", "validation loss"], *rows] if rows else []
 
 
 def _cell(value: object) -> str:

@@ -2,23 +2,27 @@
 
 from .checkpoints import Checkpoint, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Training, all_raw_scores, find_rate, raw_scores, train
+from .loop import Trained, Training, all_raw_scores, raw_scores, train, trained
 from .objective import Objective, TaskObjective
 from .settings import Settings
+from .stores import InMemory, Store
 
 __all__ = [
     "CachedFeed",
     "Checkpoint",
     "Feed",
     "HeadFeed",
+    "InMemory",
     "Objective",
     "Settings",
+    "Store",
     "TaskObjective",
+    "Trained",
     "Training",
     "WholeFeed",
     "all_raw_scores",
     "clear_",
-    "find_rate",
     "raw_scores",
     "train",
+    "trained",
 ]

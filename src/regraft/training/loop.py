@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,26 +22,32 @@ from ..console import progress, say
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
-from .checkpoints import Checkpoint
+from .courses import Course, PlateauFactor, cosine_factor, most_epochs, patience_of, steady_factor
 from .feeds import Feed, Payload
 from .objective import Objective
-from .optimizers import PlateauFactor, cosine_factor, make_optimizer, set_rate_
+from .optimizers import make_optimizer, set_rate_
 from .regularizing import dropped, l1_norm
 from .settings import Settings
+from .stores import Store
 
 __all__ = [
     "Trained",
     "Training",
     "all_raw_scores",
+    "copied",
     "evaluate",
-    "find_rate",
-    "pick_rate",
+    "loss_of",
+    "monitored",
     "raw_scores",
+    "restore_",
     "train",
+    "trained",
     "trained_tensors",
 ]
 
 EVALUATION_BATCH = 256
+USUAL_RATE = 1e-3
+"""Learning rate of a training for which none was given or chosen."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,10 @@ class Training:
         on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
         rates: factors of the learning rate of single parameters, as of `make_optimizer`.
         anchors: name as in `state()` -> where `stay_near` pulls to; None: to the weights before this training.
-        paired: whether a range test compares each loss with that of the same batch before anything has changed.
+        phase: a word for the history: "train", or "refit" for a training whose settings and length are known.
+        course: (steady, falling) epochs of a training whose length is known; None: it ends when the validation loss stops falling.
+        keep_start: whether the weights before this training are kept where no epoch has a lower validation loss.
+        until: an epoch after which it is interrupted, to be gone on with from the checkpoint; None: trained to its end.
     """
 
     network: Network
@@ -72,12 +82,15 @@ class Training:
     settings: Settings
     seed: int
     frozen: frozenset[str]
-    checkpoint: Checkpoint | None = None
+    checkpoint: Store | None = None
     stage: str = "train"
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     anchors: Mapping[str, Tensor] | None = None
-    paired: bool = False
+    phase: str = "train"
+    course: tuple[int, int] | None = None
+    keep_start: bool = True
+    until: int | None = None
 
 
 @dataclass
@@ -86,23 +99,35 @@ class Trained:
 
     Attributes:
         rate: learning rate of the head.
+        start_loss: validation loss before the first epoch; infinite where there is no validation set.
         epoch: number of the next epoch.
-        best_loss: lowest selection loss so far (fit loss, where nothing was kept for selection).
+        best_loss: lowest loss of an epoch so far: on the validation set, after temperature scaling of classifications; without a
+            validation set, on the training set.
+        best_epoch: how many epochs had run when it was reached.
         best: copy of the trained tensors at that epoch.
         waited: epochs since then.
+        course: where the schedule "auto" stands.
         plateau: state of the schedule "plateau".
         history: one dict an epoch.
         anchors: id of a parameter -> where it is pulled back to; none in a checkpoint, for a run goes on from the same start.
     """
 
     rate: float
+    start_loss: float = math.inf
     epoch: int = 0
     best_loss: float = math.inf
+    best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     waited: int = 0
+    course: Course = field(default_factory=Course)
     plateau: PlateauFactor = field(default_factory=PlateauFactor)
     history: list[dict[str, Any]] = field(default_factory=list)
     anchors: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def kept_start(self) -> bool:
+        """Whether no epoch was better than the weights before the training."""
+        return self.start_loss < self.best_loss
 
 
 def train(training: Training) -> list[dict[str, Any]]:
@@ -114,31 +139,39 @@ def train(training: Training) -> list[dict[str, Any]]:
     Returns:
         The history: one dict an epoch, over all resumes.
     """
+    return trained(training).history
+
+
+def trained(training: Training) -> Trained:
+    """Train as `train` does, and return where the training stands at its end."""
     settings, accelerator = training.settings, Accelerator(mixed_precision=_precision())
     training.network.freeze_(training.frozen)
     optimizer = make_optimizer(training.network, settings, rates=training.rates)
     anchors = anchors_of(training.network, training.anchors) if settings.stay_near else {}
+    judged_start = training.keep_start and len(training.select) > 0
+    start = copied(trained_tensors(training)) if judged_start else {}
     state = _resumed(training, optimizer)
     if state is None:
-        rate = settings.learning_rate or _found_rate(training, accelerator)
-        start = evaluate(training, training.select).get("select_loss", math.inf)
-        state = Trained(rate, best_loss=start, best=_copied(trained_tensors(training)))
+        state = Trained(settings.learning_rate or USUAL_RATE)
+        state.start_loss = monitored(training) if judged_start else math.inf
     state.anchors = anchors
-    with progress(training.stage, settings.epochs) as advance:
+    limit = _limit(training)
+    with progress(training.stage, limit) as advance:
         advance(state.epoch)
-        while state.epoch < settings.epochs and not _finished(state, settings):
+        while not _finished(training, state, limit=limit):
             seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
             with seeded(seed):
                 _epoch_(training, state, optimizer=optimizer, accelerator=accelerator, seed=seed)
             advance(1)
-            if training.checkpoint is not None:
+            if training.checkpoint is not None and (training.until is None or state.epoch == training.until):
                 _save(training, state, optimizer=optimizer)
             if training.on_epoch is not None:
                 training.on_epoch(state.history[-1])
-    _restore_(trained_tensors(training), state.best)
+    if training.course is None and state.best:
+        restore_(trained_tensors(training), start if state.kept_start else state.best)
     training.network.freeze_(training.frozen)
     training.network.mode_(False)
-    return state.history
+    return state
 
 
 def _precision() -> str:
@@ -146,8 +179,31 @@ def _precision() -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
 
 
-def _finished(state: Trained, settings: Settings) -> bool:
-    return settings.patience is not None and state.waited >= settings.patience
+def _limit(training: Training) -> int:
+    """Return after how many epochs a training ends at the latest."""
+    return sum(training.course) if training.course else most_epochs(training.settings, len(training.fit), judged=len(training.select) > 0)
+
+
+def _finished(training: Training, state: Trained, *, limit: int) -> bool:
+    """Tell whether the training is at its end; move on to its falling part where that begins."""
+    settings = training.settings
+    if state.epoch >= limit or (training.until is not None and state.epoch >= training.until):
+        return True
+    patience = patience_of(settings, len(training.fit))
+    waited = patience is not None and state.waited >= patience
+    if settings.schedule != "auto":
+        return training.course is None and waited
+    course = state.course
+    if not course.falls and training.course is not None:
+        if state.epoch >= training.course[0]:
+            course.fall_(state.epoch, epochs=training.course[1])
+    elif not course.falls and (waited or state.epoch >= Course.steady(limit)):
+        judged = len(training.select) > 0
+        course.fall_(state.epoch, epochs=min(Course.falling(state.best_epoch if judged else state.epoch), limit - state.epoch))
+        if judged:  # the loss on what is learned from says nothing of where it turned
+            course.turned = state.best_epoch
+            restore_(trained_tensors(training), state.best)
+    return course.is_over(state.epoch)
 
 
 def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator, seed: int) -> None:
@@ -157,18 +213,17 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
     network.freeze_(_frozen_now(training, state.epoch))
     network.mode_(True)
     parts = _shuffled(training, seed)
-    first_step, steps = state.epoch * len(parts), settings.epochs * len(parts)
-    losses = []
+    first_step, losses = state.epoch * len(parts), []
     for number, (indices, payload) in enumerate(training.feed.batches(parts)):
-        set_rate_(optimizer, state.rate * _factor(settings, state, step=first_step + number, steps=steps))
+        rate = state.rate * _factor(training, state, step=first_step + number, each=len(parts))
+        set_rate_(optimizer, rate)
         losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload) * len(indices))
         if state.anchors:
             pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)
-    entry = {"stage": training.stage, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
+    entry = {"stage": training.stage, "phase": training.phase, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
     judged = evaluate(training, training.select)
     entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
-    entry |= {"learning_rate": state.rate * _factor(settings, state, step=first_step + len(parts) - 1, steps=steps)}
-    entry |= {"seconds": round(time.perf_counter() - began, 3)}
+    entry |= {"learning_rate": rate, "seconds": round(time.perf_counter() - began, 3)}
     _note_(training, state, entry=entry)
 
 
@@ -193,9 +248,13 @@ def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, 
     return loss + training.settings.l1 * l1_norm(training.network) if training.settings.l1 else loss
 
 
-def _factor(settings: Settings, state: Trained, *, step: int, steps: int) -> float:
+def _factor(training: Training, state: Trained, *, step: int, each: int) -> float:
+    """Return the factor of the learning rate at a step, where an epoch has `each` of them."""
+    settings = training.settings
+    if settings.schedule == "auto":
+        return steady_factor(step, each, warmup=settings.warmup, course=state.course)
     if settings.schedule == "cosine":
-        return cosine_factor(step, steps, warmup=settings.warmup)
+        return cosine_factor(step, _limit(training) * each, warmup=settings.warmup)
     return state.plateau.factor if settings.schedule == "plateau" else 1.0
 
 
@@ -232,6 +291,17 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
     if not len(indices):
         return {}
     return training.objective.figures(all_raw_scores(training.network, training.feed, indices=indices), indices)
+
+
+def monitored(training: Training) -> float:
+    """Return the loss of a `training` on its validation set, by which epochs are compared; infinite where there is none."""
+    return loss_of(evaluate(training, training.select))
+
+
+def loss_of(entry: Mapping[str, Any]) -> float:
+    """Return the loss of an `entry` of the history by which epochs are compared."""
+    loss = entry.get("calibrated_loss", entry.get("select_loss", entry.get("train_loss", math.inf)))
+    return float(loss) if math.isfinite(loss) else math.inf
 
 
 def raw_scores(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
@@ -275,11 +345,11 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     """Add an epoch to the history; keep its weights if they are the best so far."""
     state.history.append(entry)
     state.epoch += 1
-    loss = entry.get("select_loss", entry["train_loss"])
+    loss = loss_of(entry)
     state.plateau.see_(loss)
-    if loss < state.best_loss - training.settings.min_delta:
-        state.best_loss, state.waited = loss, 0
-        state.best = _copied(trained_tensors(training))
+    if training.course is None and (loss < state.best_loss - training.settings.min_delta or not state.best):
+        state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
+        state.best = copied(trained_tensors(training))
     else:
         state.waited += 1
     say(
@@ -301,22 +371,25 @@ def trained_tensors(training: Training) -> dict[str, Tensor]:
     }
 
 
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of `tensors`."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _restore_(tensors: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+def restore_(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Copy `saved` values into the `tensors` of the same names."""
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(saved[name])
 
 
 def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
-    content = {"tensors": _copied(trained_tensors(training)), "optimizer": optimizer.state_dict(), "best": state.best}
-    plain = {"rate": state.rate, "epoch": state.epoch, "best_loss": state.best_loss, "waited": state.waited, "history": state.history}
-    plateau = {"factor": state.plateau.factor, "best": state.plateau.best, "waited": state.plateau.waited}
-    if training.checkpoint is not None:
-        training.checkpoint.write({**content, **plain, "plateau": plateau})
+    if training.checkpoint is None:
+        return
+    names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "waited", "history")
+    plain = {name: getattr(state, name) for name in names} | {"course": asdict(state.course), "plateau": asdict(state.plateau)}
+    tensors = {"tensors": copied(trained_tensors(training)), "optimizer": deepcopy(optimizer.state_dict()), "best": state.best}
+    training.checkpoint.write({**tensors, **plain, "history": list(state.history)})
 
 
 def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
@@ -324,102 +397,8 @@ def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
     saved = training.checkpoint.read() if training.checkpoint is not None else None
     if saved is None:
         return None
-    _restore_(trained_tensors(training), saved["tensors"])
+    restore_(trained_tensors(training), saved["tensors"])
     optimizer.load_state_dict(saved["optimizer"])
-    plain = {name: saved[name] for name in ("rate", "epoch", "best_loss", "best", "waited", "history")}
-    return Trained(**plain, plateau=PlateauFactor(**saved["plateau"]))
-
-
-# ── learning-rate range test ───────────────────────────────────────────────────────────────────────────────────────────
-
-RANGE = (1e-6, 1.0)
-RANGE_STEPS = 60
-
-
-def find_rate(training: Training) -> float:
-    """Return the learning rate of the head that a range test finds; the network is left as it was.
-
-    Args:
-        training: all that training needs.
-    """
-    training.network.freeze_(training.frozen)
-    return _found_rate(training, Accelerator(mixed_precision=_precision()))
-
-
-def _found_rate(training: Training, accelerator: Accelerator) -> float:
-    """Pick a learning rate by raising it step by step and watching the loss, then put everything back.
-
-    Source: Smith, WACV 2017, section 3.3. Deviations: the rate taken is a tenth of the highest one with a loss near the lowest; the
-    test ends when the loss is above four times its lowest; rates above 0.01 are not taken with adaptive optimizers. Where the training is
-    `paired`, the batches are first evaluated without learning: a good network's losses differ more by batch than by what a step does.
-
-    Args:
-        training: all that training needs.
-        accelerator: runs the steps.
-
-    Returns:
-        The learning rate of the head.
-    """
-    before, one_epoch = _copied(trained_tensors(training)), _shuffled(training, training.seed)
-    parts = [one_epoch[step % len(one_epoch)] for step in range(RANGE_STEPS)]
-    beyond = np.zeros(RANGE_STEPS)
-    if training.paired:
-        with seeded(training.seed):
-            plain = _plain_losses(training, accelerator, parts=parts)
-        beyond = plain - plain.mean()
-        _restore_(trained_tensors(training), before)  # statistics of BatchNorm have moved
-    rates = np.geomspace(*RANGE, RANGE_STEPS)
-    with seeded(training.seed):  # as before: two runs over the same batches draw the same numbers
-        losses = _swept(training, accelerator, parts=parts, rates=rates, beyond=beyond)
-    _restore_(trained_tensors(training), before)
-    return pick_rate(rates[: len(losses)], losses, highest=1.0 if training.settings.optimizer == "sgd" else 0.01)
-
-
-def _begin_test_(training: Training) -> None:
-    training.network.reseed_(training.seed)
-    training.network.mode_(True)
-
-
-def _plain_losses(training: Training, accelerator: Accelerator, *, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return the losses of batches in training mode while nothing is learned."""
-    _begin_test_(training)
-    batches = training.feed.batches(parts)
-    return np.array([float(_loss(training, accelerator, indices=indices, payload=payload).detach()) for indices, payload in batches])
-
-
-def _swept(  # over the limit: the batches of the test, the rate at each, and what its loss is compared with
-    training: Training, accelerator: Accelerator, *, parts: Sequence[tuple[np.ndarray, np.ndarray]], rates: np.ndarray, beyond: np.ndarray
-) -> list[float]:
-    """Return the losses of steps at these rates, less what their batches have beyond the mean, until they explode."""
-    _begin_test_(training)
-    # parameters with a factor of their own would explode first, and decide for all others
-    optimizer = make_optimizer(training.network, training.settings, rates=dict.fromkeys(training.rates, 1.0))
-    losses: list[float] = []
-    for step, (indices, payload) in enumerate(training.feed.batches(parts)):
-        set_rate_(optimizer, float(rates[step]))
-        loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
-        losses.append(max(loss - float(beyond[step]), 1e-6))
-        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses) + 1e-3:
-            break
-    return losses
-
-
-def pick_rate(rates: Sequence[float] | np.ndarray, losses: Sequence[float], *, highest: float) -> float:
-    """Return a tenth of the highest rate at which the smoothed loss is within 2 % of its lowest.
-
-    On a plateau, where the loss says nothing until it explodes, that is a tenth of the last rate before the explosion.
-
-    Args:
-        rates: rising.
-        losses: at these rates, as many.
-        highest: no rate above it is returned.
-
-    Returns:
-        The rate, within [1e-5, highest].
-    """
-    smoothed, average = [], losses[0]
-    for step, loss in enumerate(losses):
-        average = 0.8 * average + 0.2 * (loss if math.isfinite(loss) else max(losses[:step], default=1.0) * 4)
-        smoothed.append(average)
-    good = np.flatnonzero(np.array(smoothed) <= min(smoothed) * 1.02)
-    return float(np.clip(rates[int(good[-1])] / 10, 1e-5, highest))
+    names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "best", "waited", "history")
+    plain = {name: saved[name] for name in names} | {"history": list(saved["history"])}
+    return Trained(**plain, course=Course(**saved["course"]), plateau=PlateauFactor(**saved["plateau"]))

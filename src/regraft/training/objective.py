@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..networks.contract import Scores
+from ..probes import fit_temperature, log_loss
 from ..tasks import Loss
 
 __all__ = ["Objective", "TaskObjective"]
@@ -78,10 +79,11 @@ class Objective:
             indices: (n,) of which items.
 
         Returns:
-            "select_loss", the weighted sum; "select_accuracy" of the first classification; with several tasks also "TASK_loss" and
-            "TASK_accuracy" of each. A task without a known target is left out.
+            "select_loss", the weighted sum; where a task is a classification, "calibrated_loss", the same after temperature scaling of each
+            classification, and "select_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of each. A task
+            without a known target is left out.
         """
-        losses, right, total = {}, {}, 0.0
+        losses, right, total, calibrated = {}, {}, 0.0, 0.0
         for part in self.parts:
             known = part.known(indices).numpy()
             if not known.any():
@@ -89,8 +91,18 @@ class Objective:
             rows, targets = torch.from_numpy(scores[part.task][known]), part.targets[indices[known]]
             losses[f"{part.task}_loss"] = float(part.loss(rows, targets))
             total += part.weight * losses[f"{part.task}_loss"]
-            if not targets.is_floating_point():
-                right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
+            if targets.is_floating_point():
+                calibrated += part.weight * losses[f"{part.task}_loss"]
+                continue
+            right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
+            calibrated += part.weight * _calibrated_loss(rows.double().numpy(), targets.numpy())
         found = {"select_loss": total} if losses else {}
-        found |= {"select_accuracy": next(iter(right.values()))} if right else {}
+        found |= {"calibrated_loss": calibrated, "select_accuracy": next(iter(right.values()))} if right else {}
         return {**losses, **right, **found} if len(self.parts) > 1 else found
+
+
+def _calibrated_loss(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Return the log-loss of a classification after temperature scaling, (n, C) and (n,); infinite for logits that are no numbers."""
+    if scores.shape[1] < 2 or not np.isfinite(scores).all():
+        return float("inf")
+    return log_loss(fit_temperature(scores, np.eye(scores.shape[1])[targets]) * scores, targets)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch.nn import Parameter
@@ -13,7 +11,7 @@ from torch.optim import Optimizer
 from ..networks.contract import Network
 from .settings import Settings
 
-__all__ = ["PlateauFactor", "cosine_factor", "depth_factors", "make_optimizer", "set_rate_"]
+__all__ = ["depth_factors", "make_optimizer", "set_rate_", "trained_depth"]
 
 
 def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]:
@@ -23,12 +21,12 @@ def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]
 
     Args:
         trained_blocks: how many blocks are trained, 1 or more.
-        layer_decay: factor from one block to the block below, in (0, 1]; None: the lowest gets 0.1.
+        layer_decay: factor from one block to the block below, in (0, 1]; None: 1.
 
     Returns:
         One factor a block, rising.
     """
-    decay = layer_decay if layer_decay is not None else 0.1 ** (1 / max(trained_blocks - 1, 1))
+    decay = 1.0 if layer_decay is None else layer_decay
     return [decay ** (trained_blocks - 1 - index) for index in range(trained_blocks)]
 
 
@@ -67,6 +65,12 @@ def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, 
     return _optimizer(groups, settings)
 
 
+def trained_depth(network: Network) -> int:
+    """Return in how many blocks of a `network`, heads together being one, something is trained."""
+    parameters = network.layer_parameters()
+    return sum(any(one.requires_grad for name in names for one in parameters.get(name, {}).values()) for names in _by_depth(network))
+
+
 def _by_depth(network: Network) -> list[tuple[str, ...]]:
     """Return the layers of each block, lowest first; blocks with heads are one: all heads read the same features, none is deeper."""
     heads = set(network.head_layers)
@@ -96,46 +100,3 @@ def set_rate_(optimizer: Optimizer, rate: float) -> None:
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-
-
-def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
-    """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
-
-    Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.
-
-    Args:
-        step: number of the step, from 0.
-        steps: of the whole training.
-        warmup: share of the steps in which the rate rises, in [0, 1).
-
-    Returns:
-        A number in (0, 1].
-    """
-    rising = int(warmup * steps)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
-
-
-@dataclass
-class PlateauFactor:
-    """Reduce on plateau: a tenth after two epochs without progress.
-
-    Attributes:
-        factor: of the learning rate.
-        best: lowest loss so far.
-        waited: epochs since then.
-    """
-
-    factor: float = 1.0
-    best: float = math.inf
-    waited: int = 0
-
-    def see_(self, loss: float) -> None:
-        """Take note of the loss of an epoch."""
-        if loss < self.best:
-            self.best, self.waited = loss, 0
-            return
-        self.waited += 1
-        if self.waited > 2:
-            self.factor, self.waited = self.factor * 0.1, 0

@@ -14,7 +14,8 @@ from ..errors import SettingError, near_names
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Settings"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "nadam")
-SCHEDULES = ("cosine", "plateau", "constant")
+SCHEDULES = ("auto", "cosine", "plateau", "constant")
+BATCH_NORMS = ("auto", "batch", "frozen")
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class Settings:
     """How a training goes.
 
     Attributes:
-        epochs: at most so many passes over the fitting items; 0 trains nothing.
+        epochs: at most so many passes over the training set; 0 trains nothing; None: until the validation loss no longer falls.
         batch_size: items a step.
         optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop" or "nadam".
-        learning_rate: of the head; None: picked by a learning-rate range test.
+        learning_rate: of the head; None: chosen by short trainings, judged on the validation set.
         weight_decay: decoupled for "adamw", else L2; of weights, not of biases and normalisation.
         dropout: share of the numbers that the heads read that are dropped in training, in [0, 1).
         l1: weight of the sum of the absolute weights of the heads' rows in what is minimised, 0 or more.
@@ -33,13 +34,19 @@ class Settings:
         distill: share of the loss in which what the old head says is the target, in [0, 1); 0 for none.
         co_tuning: weight of the loss in which the old head learns what its classes say of the new ones, 0 or more; 0 for none.
         momentum: of "sgd" and "rmsprop", in [0, 1).
-        schedule: "cosine" (with warm-up), "plateau" (a tenth after 2 epochs without progress) or "constant".
-        warmup: share of all steps in which the rate rises from 0, in [0, 1).
-        layer_decay: factor of the learning rate from one block to the block below, in (0, 1]; None: such that the lowest
-            trained block gets a tenth of the head's.
+        schedule: "auto" (steady, then falling to 0 once the validation loss no longer falls), "cosine", "plateau" (a tenth after 2 epochs
+            without progress) or "constant".
+        warmup: share of all steps in which the rate rises from 0, in [0, 1); with "auto", of the first ten epochs.
+        layer_decay: factor of the learning rate from one block to the block below, in (0, 1]; None: chosen as the rate is, among 1 and
+            those that give the lowest trained block 0.3 and 0.1 of the head's rate.
+        batch_norm: statistics that BatchNorm layers use while they are trained: "batch", those of the batch; "frozen", those they have
+            learned before; "auto": chosen as the rate is.
         unfreeze_every: epochs between the stages of staged unfreezing: the head first, then block by block from the top;
             None trains all at once.
-        patience: epochs without progress of the selection loss after which training stops; None never stops early.
+        patience: epochs without progress of the validation loss after which the rate falls (schedule "auto") or training stops; None
+            never stops early.
+        refit: train again on training and validation set with what was chosen: "auto", where they have fewer than 5,000 examples; True;
+            False; "all": on the holdout set as well, once it has judged.
         min_delta: smallest fall of the loss that counts as progress.
         clip_norm: largest norm of the gradient; None clips nothing.
         class_weight: "balanced", one weight a class, or None.
@@ -51,7 +58,7 @@ class Settings:
         baselines: also train the same architecture from scratch, as a yardstick.
     """
 
-    epochs: int = 20
+    epochs: int | None = None
     batch_size: int = 32
     optimizer: str = "adamw"
     learning_rate: float | None = None
@@ -62,11 +69,13 @@ class Settings:
     distill: float = 0.0
     co_tuning: float = 0.0
     momentum: float = 0.9
-    schedule: str = "cosine"
+    schedule: str = "auto"
     warmup: float = 0.05
     layer_decay: float | None = None
+    batch_norm: str = "auto"
+    refit: str | bool = "auto"
     unfreeze_every: int | None = None
-    patience: int | None = 5
+    patience: int | None = 10
     min_delta: float = 0.0
     clip_norm: float | None = None
     class_weight: Any = None
@@ -141,7 +150,9 @@ def _device(value: Any) -> bool:
 
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "epochs": ("a whole number, 0 or more", lambda value: _whole(value) and value >= 0),
+    "epochs": ("a whole number, 0 or more, or None", lambda value: value is None or (_whole(value) and value >= 0)),
+    "batch_norm": (f"one of {', '.join(BATCH_NORMS)}", lambda value: value in BATCH_NORMS),
+    "refit": ("'auto', True, False or 'all'", lambda value: isinstance(value, bool) or value in ("auto", "all")),
     "batch_size": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
     "optimizer": (f"one of {', '.join(OPTIMIZERS)}", lambda value: value in OPTIMIZERS),
     "learning_rate": ("a number above 0, or None", lambda value: value is None or value > 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,9 +47,14 @@ def prefetched(function: Callable[[Given], Made], values: Iterable[Given]) -> It
     Yields:
         Pairs of value and result, in order.
     """
+    given = iter(values)
+    first = list(itertools.islice(given, 2))
+    if len(first) < 2:  # nothing to make ahead
+        yield from ((value, function(value)) for value in first)
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="regraft-prefetch") as ahead:
         waiting = None
-        for value in values:
+        for value in itertools.chain(first, given):
             following = (value, ahead.submit(function, value))
             if waiting is not None:
                 yield waiting[0], waiting[1].result()

@@ -12,6 +12,7 @@ from ...errors import SettingError
 from ...networks.parts.taps import INPUT
 from ...report.candidates import NOT_TRIED
 from ...training import Feed, WholeFeed
+from ...training.courses import most_epochs
 from ..job import Carried, Job
 from ..judging import blind_scores
 from ..starting import solve_only_
@@ -27,9 +28,9 @@ __all__ = ["choose_and_carry_out"]
 
 FIRST = 3
 """Candidates that are tried of those that train more than the head; a budget tries the others as well."""
-HIGHER, LOWER = 3.0, 0.3
-"""Factors of the learning rate of the first trials."""
 
+PARTS = 2.5
+"""Length of a training whose settings are measured, comparison and second training included, in terms of the training alone."""
 OLD_BETTER = "not as good as the rows of the old head"
 
 Final = tuple[Trial, Run, Feed]
@@ -38,12 +39,12 @@ Final = tuple[Trial, Run, Feed]
 def choose_and_carry_out(job: Job) -> Carried:
     """Try what may suit network and data, and carry out the best of it.
 
-    Probes are known by their held-out errors. What is trained is tried on at most 1,000 items, at several learning rates, by
-    successive halving, judged on the choosing items; the best trial is trained to its end and mixed with its start.
+    Probes are known by their held-out errors. What is trained is tried on at most 1,000 examples at its usual learning rate, judged on
+    the validation set; the best is trained with measured settings, mixed with its start, and, where it is better than what needs no
+    training, trained again on all examples that do not judge.
 
     Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: no trial is run where none can be expected to bring
-    enough (`Choice.expected_gain`), one that cannot be expected to beat the best probe is dropped at once, and rates are tried in the
-    second round only, with the best one.
+    enough (`Choice.expected_gain`), and one that cannot be expected to beat the best probe is dropped at once.
 
     Args:
         job: gets the adapted network, notes and candidates.
@@ -60,7 +61,7 @@ def choose_and_carry_out(job: Job) -> Carried:
     choice = Choice(job, tapped, best_of(found), start, measured_costs(job), old_errors(job, features))
     choice.deadline = None if job.plan.seconds is None else job.clock.began + job.plan.seconds
     _enter_probes_(choice, found)
-    alone = not len(job.parts.select) or not job.settings.epochs
+    alone = not len(job.parts.select) or job.settings.epochs == 0
     final = _without_trials(choice) if alone else _by_trials(choice, found)
     job.candidates.extend(one.to_dict() for one in choice.entries)
     if final is None:
@@ -68,6 +69,7 @@ def choose_and_carry_out(job: Job) -> Carried:
     trial, run, feed = final
     job.judging_features = features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features
     job.network, job.items, job.test = trial.job.network, trial.job.items, trial.job.test
+    job.held_out, job.measured = trial.job.held_out, trial.job.measured
     return Carried(feed, [*trial.base.history, *run.history], features, trial.frozen)
 
 
@@ -154,7 +156,7 @@ def _without_trials(choice: Choice) -> Final | None:
 def _final_head(choice: Choice, trial: Trial) -> Final:
     """Return the trained head of the network as the winner."""
     feed = WholeFeed(trial.job.network, choice.job.items, 1, choice.job.device, choice.job.counter)
-    run = trial.runs[-1] if trial.runs else Run(0.0, {}, np.zeros(0), 0.0, [])
+    run = trial.runs[-1] if trial.runs else Run(np.zeros(0), 0.0, [])
     _crown_(choice, trial)
     return trial, run, feed
 
@@ -171,7 +173,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
         for one in candidates:
             one.why = f"{NOT_TRIED}: what it may be hoped to bring is too little to be seen on these items"
         return _untrained(choice)
-    return _finished(choice, _second_round(choice, _first_round(choice, candidates)))
+    return _finished(choice, _first_round(choice, candidates))
 
 
 def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]:
@@ -207,36 +209,14 @@ def _begun(choice: Choice, one: Candidate) -> Trial | None:
     if not trial.start:
         one.why = f"{NOT_TRIED}: what it starts from runs no layer above its frontier"
         return None
-    _note_(choice, trial, run=trial.untrained_() if one.strategy == "head" else trial.run_(1.0, epochs=epochs))
+    _note_(choice, trial, run=trial.untrained_() if one.strategy == "head" else trial.run_(epochs=epochs))
     return trial
-
-
-def _second_round(choice: Choice, trials: Sequence[Trial]) -> list[Trial]:
-    """Try the best one at other rates: higher ones, or lower ones as long as they are better."""
-    epochs = first_epochs(choice.job)
-    for trial in trials:
-        if trial.candidate.strategy == "head" or choice.job.settings.learning_rate is not None:
-            continue
-        _try_(choice, trial, factor=HIGHER, epochs=epochs)
-        if trial.best.factor != HIGHER:
-            _try_(choice, trial, factor=LOWER, epochs=epochs)
-        if trial.best.factor == LOWER:
-            _try_(choice, trial, factor=LOWER**2, epochs=epochs)
-    return list(trials)
-
-
-def _try_(choice: Choice, trial: Trial, *, factor: float, epochs: int) -> None:
-    """Run a trial once more, if the budget allows it."""
-    items = min(len(choice.job.parts.fit), MOST_TRIED)
-    if choice.left >= choice.seconds(trial.candidate, items=items, epochs=epochs):
-        _note_(choice, trial, run=trial.run_(factor, epochs=epochs))
 
 
 def _note_(choice: Choice, trial: Trial, *, run: Run) -> None:
     """Put into a trial's candidate what is known of it now, and say it."""
     figures_(trial.candidate, trial.best.errors, shares=choice.job.items.data.task == "classification")
-    rate = f" at {run.factor:g} times the rate {trial.base.rate:.1g}" if trial.base.rate is not None and run.factor else ""
-    say(f"trial of {trial.candidate.name}{rate}: loss {run.loss:.4g} on the choosing items")
+    say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the choosing items")
 
 
 def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
@@ -250,12 +230,14 @@ def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
         trial.candidate.why = "not better than the probe by more than chance"
         return _untrained(choice)
     each = choice.seconds(trial.candidate, items=len(job.parts.fit), epochs=1)
-    epochs = job.settings.epochs if choice.deadline is None else int(min(max(choice.left, 0) / each, job.settings.epochs))
+    most = most_epochs(job.settings, len(job.parts.fit))
+    epochs = most if choice.deadline is None else int(min(max(choice.left, 0) / each / PARTS, most))
     run, feed = trial.finished(epochs)
     figures_(trial.candidate, run.errors, shares=job.items.data.task == "classification")
     if not choice.is_beaten_by(run.errors, loss=run.loss):
         trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
         return _untrained(choice)
+    run, feed = trial.refitted(run, feed)
     _crown_(choice, trial)
     return trial, run, feed
 
@@ -282,7 +264,7 @@ def _crown_(choice: Choice, trial: Trial | None) -> None:
     entry = trial.candidate if trial else next(one for one in choice.entries if one.strategy == "probe" and not one.why)
     entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
     choice.job.chosen.update(entry.chosen())
-    if trial is not None and trial.base.rate is not None and trial.best.factor:
-        choice.job.chosen["learning_rate"] = trial.rate * trial.best.factor
+    if trial is not None and trial.found is not None:
+        choice.job.chosen.update(trial.found.chosen())
     mixed = entry.why.removeprefix("chosen")
     choice.job.notes.append(f"Chosen: {entry.name}, among {len(choice.entries)} candidates{mixed}.")

@@ -38,13 +38,11 @@ class Base:
         job: the work, on a network of its own.
         features: (N, d) what its head reads at this start; None from scratch.
         history: how it came there.
-        rate: of the first trials, once that is known.
     """
 
     job: Job
     features: Tensor | None
     history: list[dict[str, Any]] = field(default_factory=list)
-    rate: float | None = None
 
     @property
     def head_feed(self) -> Feed:

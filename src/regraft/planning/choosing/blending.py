@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...networks.contract import Network
 
-__all__ = ["blended_", "restore_", "snapshot"]
+__all__ = ["blended_", "mix_", "restore_", "snapshot"]
 
 POINTS = 11
 
@@ -52,6 +52,12 @@ def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[],
     best = min(losses, key=lambda share: (losses[share], -share))
     restore_(network, _mixed(start, tuned, share=best))
     return best
+
+
+def mix_(network: Network, start: dict[str, Tensor], *, share: float) -> None:
+    """Leave the mix (1 - share) start + share present in a `network`."""
+    state = network.state()
+    restore_(network, _mixed(start, {name: state[name].detach().clone() for name in start}, share=share))
 
 
 def _mixed(start: dict[str, Tensor], tuned: dict[str, Tensor], *, share: float) -> dict[str, Tensor]:

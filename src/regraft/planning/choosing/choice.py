@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...tasks import wilson_interval
 from ...training import HeadFeed, all_raw_scores
+from ...training.courses import most_epochs
 from ..job import Job
 from ..tapped import Tapped
 from .bases import Base, head_base, learning_rows, probe_base, scratch_base
@@ -110,7 +111,7 @@ class Choice:
     def expect_(self, candidate: Candidate) -> None:
         """Put into a candidate what is expected of it before it is tried: seconds, and an estimate with an honest, wide interval."""
         job, error = self.job, self.error
-        candidate.predicted = self.seconds(candidate, items=len(job.parts.fit), epochs=job.settings.epochs)
+        candidate.predicted = self.seconds(candidate, items=len(job.parts.fit), epochs=most_epochs(job.settings, len(job.parts.fit)))
         best, worst = error * (1 - HOPE), error * (1 + HOPE) + 2 * self.standard_error
         if job.items.data.task == "classification":
             candidate.estimate, candidate.interval = 1 - error, (max(1 - worst, 0.0), 1 - best)

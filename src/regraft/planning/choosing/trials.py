@@ -1,9 +1,10 @@
-"""Short trainings of a candidate, at several learning rates, judged on the items that choose."""
+"""Trials of a candidate: a short training first, judged on the validation set, then one whose settings are measured."""
 
 from __future__ import annotations
 
 import re
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +14,15 @@ from torch import Tensor
 from ...methods import METHODS
 from ...networks.contract import Network
 from ...probes import fit_temperature, log_loss
-from ...training import Feed, Settings, WholeFeed, all_raw_scores, find_rate
+from ...training import Feed, Settings, WholeFeed, all_raw_scores, train
+from ...training.courses import most_epochs
+from ...training.measured import Measured, measured_training
+from ...training.recipe import DRAWN, Starts
 from ..job import Job, Parts
 from ..tuning.stages import Tuning, begun_method
+from ..tuning.tuned import note_, usual_rate
 from .bases import Base
-from .blending import blended_, restore_, snapshot
+from .blending import blended_, mix_, restore_, snapshot
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import item_errors
 
@@ -25,9 +30,6 @@ __all__ = ["MOST_TRIED", "Run", "Trial", "first_epochs", "trial_of"]
 
 MOST_TRIED = 1000
 """Items that a trial learns from, and that judge it, at most."""
-USUAL_RATE = 1e-3
-"""Learning rate of the head in the first trials, with optimizers that scale their steps: from solved rows the loss can only rise, so that a
-range test stops at rates that change nothing."""
 FEWEST_STEPS = 20
 """Steps of the first trial, where the epochs of the settings allow it: fewer say little of where a training leads."""
 
@@ -37,15 +39,11 @@ class Run:
     """One training of a candidate.
 
     Attributes:
-        factor: of the learning rate of the first trials.
-        state: weights at the end, of the best epoch.
         errors: (m,) of the choosing items, as `item_errors`.
         loss: on them; of classes after the best temperature, so that too sure is not taken for wrong.
         history: one dict an epoch, from the start of the candidate on.
     """
 
-    factor: float
-    state: dict[str, Tensor] = field(repr=False)
     errors: np.ndarray = field(repr=False)
     loss: float
     history: list[dict[str, Any]] = field(repr=False)
@@ -64,6 +62,8 @@ class Trial:
         feed: of the short trainings.
         runs: those so far.
         tuning: by which method, where it is one.
+        found: the training whose settings were measured, once that is done.
+        share: of the way from the start to the trained weights that is kept.
     """
 
     candidate: Candidate
@@ -74,6 +74,8 @@ class Trial:
     feed: Feed
     runs: list[Run] = field(default_factory=list)
     tuning: Tuning | None = None
+    found: Measured | None = None
+    share: float = 1.0
 
     @property
     def best(self) -> Run:
@@ -82,38 +84,29 @@ class Trial:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the head that the factors multiply."""
-        if self.base.rate is None:
-            given = self.job.settings.learning_rate
-            if given is None and (self.job.settings.optimizer == "sgd" or self.tuning is not None):
-                given = find_rate(self.job.training("rate", self.feed, frozen=self.frozen, most=MOST_TRIED))
-            self.base.rate = USUAL_RATE if given is None else given
-        return self.base.rate
+        """The learning rate that is given, or the usual one."""
+        return self.job.settings.learning_rate or usual_rate(self.job.network, self.job.settings, drawn=self._is_drawn)
 
-    def run_(self, factor: float, *, epochs: int) -> Run:
-        """Train from the start, and keep what came of it.
+    @property
+    def _is_drawn(self) -> bool:
+        return self.candidate.strategy == "scratch"
 
-        Args:
-            factor: of the learning rate.
-            epochs: how many.
-
-        Returns:
-            What came of it.
-        """
+    def run_(self, *, epochs: int) -> Run:
+        """Train from the start for a few `epochs`, keep what came of it, and return that."""
         began = time.perf_counter()
-        rate = self.rate * factor
-        restore_(self.job.network, self.start)
-        settings = replace(self.job.settings, epochs=epochs, learning_rate=rate, patience=None, unfreeze_every=None)
-        number = len(self.runs) + 1
-        stage = "-".join(["try", *re.findall(r"\w+", self.candidate.name), str(number)])
-        history = self._trained(_smaller(self.job), stage, feed=self.feed, settings=settings, most=MOST_TRIED)
-        run = self._judged(factor, history)
+        settings = replace(self.job.settings, epochs=epochs, learning_rate=self.rate, patience=None, unfreeze_every=None)
+        stage = "-".join(["try", *re.findall(r"\w+", self.candidate.name)])
+        with self._form():
+            training = _smaller(self.job).training(stage, self.feed, frozen=self.frozen, settings=settings, most=MOST_TRIED)
+            with self.job.clock.during("train"):
+                history = train(replace(training, phase="search"))
+        run = self._judged(history)
         self.runs.append(run)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
 
     def finished(self, epochs: int) -> tuple[Run, Feed]:
-        """Train the best run to its end, on all items, then mix it with its start.
+        """Train with measured settings to the end, on all items, then mix with the start.
 
         Args:
             epochs: at most so many.
@@ -121,25 +114,51 @@ class Trial:
         Returns:
             What came of it, and the feed of all items; the job's network has its weights.
         """
-        began, best = time.perf_counter(), self.best
-        restore_(self.job.network, best.state)
+        began = time.perf_counter()
+        restore_(self.job.network, self.start)
         feed = self.feed if _is_small(self.job) else self.job.feed(self.frozen)
-        settings = replace(self.job.settings, epochs=epochs, learning_rate=self.rate * best.factor)
-        strategy = self.candidate.strategy
-        stage = "from scratch" if strategy == "scratch" else strategy  # the yardstick of the same name has its own checkpoint
-        history = self._trained(self.job, stage, feed=feed, settings=settings)
-        if strategy != "scratch":
-            share = blended_(self.job.network, self.start, judged=lambda: self._loss(feed)[0])
-            self.candidate.why = f"chosen; {share:.0%} of the way from the weights before tuning to those after"
-        feed = self._settled(feed)
-        run = self._judged(best.factor, [*best.history, *history], feed=feed)
+        strategy, job = self.candidate.strategy, self.job
+        stage = "from scratch" if self._is_drawn else strategy  # the yardstick of the same name has its own checkpoint
+        training = job.training(stage, feed, frozen=self.frozen, settings=replace(job.settings, epochs=epochs))
+        starts: Starts = {DRAWN if self._is_drawn else "as it is": lambda _rows: self.start}
+        with job.clock.during("train"), self._form():
+            self.found = measured_training(training, usual=self.rate, starts=starts, known=job.checkpoint(f"{stage}-choice"))
+        if not self._is_drawn:
+            self.share = blended_(job.network, self.start, judged=lambda: self._loss(feed)[0])
+            self.candidate.why = f"chosen; {self.share:.0%} of the way from the weights before tuning to those after"
+        run = self._judged([*self.runs[0].history, *self.found.history], feed=feed)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run, feed
 
-    def _trained(self, job: Job, stage: str, *, feed: Feed, settings: Settings, most: int | None = None) -> list[dict[str, Any]]:
-        if self.tuning is not None:
-            return replace(self.tuning, job=job).train(stage, feed, settings=settings, most=most)
-        return job.train(stage, feed, frozen=self.frozen, settings=settings, most=most)
+    def refitted(self, run: Run, feed: Feed) -> tuple[Run, Feed]:
+        """Train again on training and validation set where that is asked for, and take the network as its method leaves it.
+
+        Args:
+            run: what `finished` came to.
+            feed: of all items.
+
+        Returns:
+            The run with the whole history, and a feed of the network as it is left.
+
+        Raises:
+            ValueError: if it has not been finished.
+        """
+        if self.found is None:
+            raise ValueError("the trial has not been finished")
+        job, found = self.job, self.found
+        found.held_out = all_raw_scores(job.network, feed, indices=job.parts.select), job.parts.select
+        refits = job.refits and not found.kept_start and self.share > 0
+        if refits:
+            with job.clock.during("train"), self._form():
+                again = found.refit_(job.learned_from, job.checkpoint(f"{found.training.stage}-refit"))
+            mix_(job.network, self.start, share=self.share)
+            run = replace(run, history=[*run.history, *again])
+        note_(job, found, refitted=refits)
+        return run, self._settled(feed)
+
+    def _form(self) -> AbstractContextManager[None]:
+        """Return what holds in a training by the method, where it is one."""
+        return nullcontext() if self.tuning is None else self.tuning.method.during(self.job.network)
 
     def _settled(self, feed: Feed) -> Feed:
         """Take the network as its method leaves it, where it is one, and return a feed of it."""
@@ -150,16 +169,16 @@ class Trial:
 
     def untrained_(self) -> Run:
         """Return the start itself as a run, kept with the others: a head that is trained already."""
-        self.runs.append(self._judged(0.0, []))
+        self.runs.append(self._judged([]))
         return self.runs[-1]
 
-    def _judged(self, factor: float, history: list[dict[str, Any]], *, feed: Feed | None = None) -> Run:
+    def _judged(self, history: list[dict[str, Any]], *, feed: Feed | None = None) -> Run:
         loss, scores = self._loss(feed or self.feed)
         first = self.job.items.data.name
         rows = self.job.known(first, self.job.parts.select)
         known = self.job.items.data.targets_of(first).known[self.job.parts.select]
         errors = item_errors(self.job, scores[self.job.tasks[first]][known], rows=rows)
-        return Run(factor, snapshot(self.job.network, self.frozen), errors, loss, history)
+        return Run(errors, loss, history)
 
     def _loss(self, feed: Feed) -> tuple[float, dict[str, np.ndarray]]:
         """Return the loss on the choosing items, and their scores by task."""
@@ -193,7 +212,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network) -> Trial:
 
 
 def _by_method(candidate: Candidate, base: Base, *, job: Job) -> Trial:
-    """Return a trial in the form that a method gives the network; its learning rate is found for itself."""
+    """Return a trial in the form that a method gives the network."""
     usual, given = Settings().to_dict(), job.settings.to_dict()
     suited = {name: value for name, value in METHODS[candidate.strategy].settings.items() if given[name] == usual[name]}
     job = replace(job, plan=replace(job.plan, settings=replace(job.settings, **suited)))
@@ -201,14 +220,14 @@ def _by_method(candidate: Candidate, base: Base, *, job: Job) -> Trial:
     job = tuning.job
     feed = job.feed(tuning.frozen) if _is_small(job) else WholeFeed(job.network, job.items, job.plan.views, job.device)
     start = snapshot(job.network, tuning.frozen)
-    return Trial(candidate, replace(base, rate=None), replace(job, anchors=start), tuning.frozen, start, feed, tuning=tuning)
+    return Trial(candidate, base, replace(job, anchors=start), tuning.frozen, start, feed, tuning=tuning)
 
 
 def first_epochs(job: Job) -> int:
     """Return the epochs of the first trials of a `job`."""
     items = min(len(job.parts.fit), MOST_TRIED)
     steps = max(1, round(items / job.settings.batch_size))
-    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), job.settings.epochs // 4))
+    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), most_epochs(job.settings, len(job.parts.fit)) // 4))
 
 
 def _is_small(job: Job) -> bool:

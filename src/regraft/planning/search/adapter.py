@@ -66,7 +66,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         seed: int = 0,
         start: str = "auto",
         kind: str | None = None,
-        epochs: int = 20,
+        epochs: int | None = None,
         batch_size: int = 32,
         optimizer: str = "adamw",
         learning_rate: float | None = None,
@@ -77,11 +77,13 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         distill: float = 0.0,
         co_tuning: float = 0.0,
         momentum: float = 0.9,
-        schedule: str = "cosine",
+        schedule: str = "auto",
         warmup: float = 0.05,
         layer_decay: float | None = None,
+        batch_norm: str = "auto",
+        refit: str | bool = "auto",
         unfreeze_every: int | None = None,
-        patience: int | None = 5,
+        patience: int | None = 10,
         min_delta: float = 0.0,
         clip_norm: float | None = None,
         class_weight: Any = None,
@@ -115,6 +117,8 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.schedule = schedule
         self.warmup = warmup
         self.layer_decay = layer_decay
+        self.batch_norm = batch_norm
+        self.refit = refit
         self.unfreeze_every = unfreeze_every
         self.patience = patience
         self.min_delta = min_delta

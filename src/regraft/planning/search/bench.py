@@ -14,12 +14,12 @@ from ...data import Prepared
 from ...frontier import Counter
 from ...networks.contract import Network
 from ..finishing import calibrate_, fit_thresholds_
+from ..folds import Fold
 from ..job import Carried, Job, Parts, learning_parts
 from ..judging import judged
 from ..plan import Plan
 from ..strategies import run_strategy
 from ..tasks import changed_heads, matched_tasks
-from .folds import Fold
 from .heads import deepened
 from .space import HEAD_NAMES, plan_for
 

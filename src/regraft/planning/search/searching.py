@@ -21,14 +21,15 @@ from ...files.text import printable
 from ...frontier.identity import frozen_digest
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
+from ...training.courses import MOST
 from ..carry_out import carry_out
+from ..folds import folds_of
 from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
 from .bench import METRICS, Bench
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options
 from .database import KeptTrial, optuna_library
-from .folds import folds_of
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
 
@@ -153,7 +154,7 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
 
 
 def _most_epochs(space: Space, fixed: Mapping[str, Any]) -> int:
-    entry = space.entries.get("epochs", (plan_for({}, {"epochs": fixed["epochs"]} if "epochs" in fixed else {}).settings.epochs,))
+    entry = space.entries.get("epochs", (fixed.get("epochs") or MOST,))
     return int(entry.high) if isinstance(entry, Range) else max(int(value) for value in entry)
 
 

@@ -20,7 +20,7 @@ CLOSED_FORM = {"strategy": "probe"}
 """The first trial of a search of the default space: what needs no training, beside what is trained."""
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Of further layers below the head; they are no settings of a plan but a change of the network."""
-_NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights")
+_NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights", "refit")
 _OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "select", "start")
 NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
 """All that can be searched."""
@@ -236,7 +236,8 @@ def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
             given.pop(name, None)
     if strategy not in SOLVING:
         given.pop("probe", None)
-    return replace(make_plan(strategy, given), statistics=False)
+    plan = make_plan(strategy, given)
+    return replace(plan, statistics=False, settings=replace(plan.settings, refit=False))  # the best is trained on everything in the end
 
 
 def _entry(name: str, given: Any) -> tuple[Any, ...] | Range:

@@ -16,12 +16,13 @@ from ...methods import METHODS, Begun, Method
 from ...networks.contract import Network, Scores
 from ...networks.parts.coding import ENTRANCE, LAYERS, in_condition
 from ...networks.samples import placed
-from ...training import Feed, Settings, WholeFeed
+from ...training import Feed, WholeFeed
 from ..job import Carried, Job, Parts
 from ..plan import Plan
 from ..starting import solve_heads_
 from .names import names_in, take_over_
 from .switches import taught
+from .tuned import starts_of, tuned, usual_rate
 
 __all__ = ["Tuning", "begun_method", "by_method", "check_method", "trained_head", "trained_layers"]
 
@@ -60,11 +61,13 @@ def trained_layers(job: Job, feed: Feed, *, frozen: frozenset[str], stage: str, 
         The history.
     """
     other = taught(job, features)
-    if other.network is job.network:
-        return other.train(stage, feed, frozen=frozen)
-    still = names_in(other.network, frozen)
-    history = other.train(stage, other.feed(still), frozen=still)
-    take_over_(job.network, other.network)
+    same = other.network is job.network
+    still = frozen if same else names_in(other.network, frozen)
+    starts, usual = starts_of(other, frozen=still, features=features), usual_rate(other.network, job.settings)
+    history = tuned(other, feed if same else other.feed(still), frozen=still, stage=stage, starts=starts, usual=usual)
+    if not same:
+        take_over_(job.network, other.network)
+        job.held_out, job.measured = other.held_out, other.measured
     return history
 
 
@@ -127,21 +130,6 @@ class Tuning:
     frozen: frozenset[str]
     conditions: tuple[str, ...]
 
-    def train(self, stage: str, feed: Feed, *, settings: Settings | None = None, most: int | None = None) -> History:
-        """Train as `Job.train` does, with a `feed` of the work and what holds in a training by the method.
-
-        Args:
-            stage: a word for the history.
-            feed: of the work, for these frozen layers.
-            settings: others than the plan's, or None.
-            most: learn from so many items at most, or None.
-
-        Returns:
-            The history.
-        """
-        with self.method.during(self.job.network):
-            return self.job.train(stage, feed, frozen=self.frozen, settings=settings, most=most)
-
     def finished(self) -> Network:
         """Return the network as the method leaves it; its preprocessing knows the conditions, where there are any."""
         network = self.method.end(self.job.network)
@@ -182,13 +170,18 @@ def by_method(job: Job) -> Carried:
     history, features = trained_head(job, job.feed(frozen), frozen=frozen)
     other = taught(job, features)
     tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
-    history += tuning.train(plan.strategy, tuning.job.feed(tuning.frozen))
+    starts, usual = starts_of(tuning.job, frozen=tuning.frozen), usual_rate(tuning.job.network, tuning.job.settings)
+    with tuning.method.during(tuning.job.network):
+        history += tuned(
+            tuning.job, tuning.job.feed(tuning.frozen), frozen=tuning.frozen, stage=plan.strategy, starts=starts, usual=usual
+        )
     finished = tuning.finished()
     if other.network is not job.network:  # without the old head: the same method again, with the weights that it came to
         plain = begun_method(job, strategy=plan.strategy, options=plan.options).finished()
         take_over_(plain, finished)
         finished = plain
     job.network, job.items, job.test = finished, tuning.job.items, tuning.job.test
+    job.held_out, job.measured = tuning.job.held_out, tuning.job.measured
     finished.module.to(job.device)
     _note_idle_codes_(job)
     feed = WholeFeed(finished, job.items, 1, job.device)
@@ -215,12 +208,12 @@ def _note_idle_codes_(job: Job) -> None:
 def _with_begun(job: Job, begun: Begun) -> Job:
     penalty, share = begun.penalty, 1 / max(len(job.parts.fit), 1)
     if penalty is None:
-        return replace(job, rates=begun.rates, paired=True)
+        return replace(job, rates=begun.rates)
 
     def term(_scores: Scores, _indices: np.ndarray) -> Tensor:
         return share * penalty()
 
-    return replace(job, rates=begun.rates, terms=(*job.terms, term), paired=True)
+    return replace(job, rates=begun.rates, terms=(*job.terms, term))
 
 
 def _take_conditions_(job: Job, names: Sequence[str]) -> None:

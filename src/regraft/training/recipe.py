@@ -1,0 +1,265 @@
+"""How a training is set: rate, decay by depth, BatchNorm and start are chosen by short trainings, then everything is trained again.
+
+    found_recipe     successive halving on the validation set, or on folds where that is small
+    trained_by       a training with what was chosen, until its validation loss no longer falls
+    refitted         the same once more, on all examples that do not judge
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..console import say
+from .courses import most_epochs
+from .loop import Trained, Training, loss_of, restore_, trained
+from .optimizers import trained_depth
+from .stores import InMemory
+
+__all__ = [
+    "DRAWN",
+    "MOVING_STATISTICS",
+    "Comparison",
+    "Folds",
+    "Recipe",
+    "Starts",
+    "course_of",
+    "found_recipe",
+    "moving_statistics",
+    "put_start_",
+    "refitted",
+    "trained_by",
+    "with_recipe",
+]
+
+Starts = Mapping[str, Callable[[np.ndarray], Mapping[str, Tensor]]]
+"""Name -> what gives the weights, as in `state()`, with which a training on the examples (n,) may begin."""
+Folds = Sequence[tuple[np.ndarray, np.ndarray]]
+DRAWN = "drawn"
+"""The start with all weights freshly drawn: no depth of it is nearer to what is wanted than another."""
+MOVING_STATISTICS = (".running_mean", ".running_var", ".moving_mean", ".moving_variance")
+"""How the names of the moving statistics of BatchNorm layers end in `state()`, in torch and Keras."""
+FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Learning rates that are compared, in terms of the usual one: two and a half decades."""
+LOWEST = (0.3, 0.1)
+"""Shares of the head's learning rate that the lowest trained block has, for the decays that are compared with 1."""
+ROUND = 20
+"""Steps of the shortest training that says anything."""
+SHARE = 0.5
+"""Epochs that a comparison may take, in terms of the longest training."""
+LARGEST = 1000
+"""Examples that a short training learns from and is judged by at most."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a training is set.
+
+    Attributes:
+        learning_rate: of the head.
+        lowest: share of it that the lowest trained block has; 1 for one rate at all depths.
+        batch_norm: "batch" or "frozen": the statistics that BatchNorm layers use while they are trained.
+        start: a name of one of the starts that were offered.
+    """
+
+    learning_rate: float
+    lowest: float = 1.0
+    batch_norm: str = "batch"
+    start: str = "as it is"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a short training came to.
+
+    Attributes:
+        recipe: how it was set.
+        epochs: how long it was.
+        loss: its lowest validation loss.
+    """
+
+    recipe: Recipe
+    epochs: int
+    loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**asdict(self.recipe), "epochs": self.epochs, "loss": self.loss}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Comparison:
+        """Return the comparison that `to_dict` gave as `plain` data."""
+        recipe = {name: value for name, value in plain.items() if name not in ("epochs", "loss")}
+        return cls(Recipe(**recipe), plain["epochs"], plain["loss"])
+
+
+@dataclass
+class _Short:
+    """A short training that may go on.
+
+    Attributes:
+        recipe: how it is set.
+        trainings: of each fold.
+        epochs: so far.
+        loss: the lowest so far, the mean over the folds.
+    """
+
+    recipe: Recipe
+    trainings: Sequence[Training]
+    epochs: int = 0
+    loss: float = float("inf")
+
+    def go_on_(self, epochs: int, starts: Starts) -> None:
+        """Train for further epochs, from the start of the recipe on."""
+        self.epochs += epochs
+        curves = []
+        for one in self.trainings:
+            put_start_(one, self.recipe, starts=starts)
+            curves.append([loss_of(entry) for entry in trained(replace(one, until=self.epochs)).history])
+        self.loss = float(np.mean(curves, axis=0).min())
+
+
+def put_start_(training: Training, recipe: Recipe, *, starts: Starts) -> None:
+    """Put the weights of the start that a `recipe` names, one of the `starts`, into the network of a training."""
+    start, state = starts[recipe.start](training.fit), training.network.state()
+    restore_({name: state[name] for name in start}, start)
+
+
+def with_recipe(training: Training, recipe: Recipe) -> Training:
+    """Return a `training` that is set by a `recipe`."""
+    network = training.network
+    frozen = training.frozen | (moving_statistics(training) if recipe.batch_norm == "frozen" else frozenset())
+    network.freeze_(frozen)
+    depth = trained_depth(network)
+    given = training.settings.layer_decay
+    decay = recipe.lowest ** (1 / max(depth - 1, 1)) if given is None else given
+    settings = replace(training.settings, learning_rate=recipe.learning_rate, layer_decay=decay)
+    return replace(training, settings=settings, frozen=frozen)
+
+
+def moving_statistics(training: Training) -> frozenset[str]:
+    """Return the names in `state()` of the moving statistics of all BatchNorm layers that a `training` trains."""
+    network = training.network
+    layers = {layer.name for layer in network.layers} - training.frozen
+    return frozenset(name for name in network.state() if name.endswith(MOVING_STATISTICS) and name.rpartition(".")[0] in layers)
+
+
+def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = ()) -> tuple[Recipe, list[Comparison]]:
+    """Choose how a training is set by short trainings that begin where it will.
+
+    First learning rates are compared, then the best of them with decays by depth, with frozen statistics of BatchNorm and from other
+    starts; the best of all go on. The usual rate goes on in any case: what falls fast at first need not lead far.
+
+    Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviation: candidates of the second round depend on the first.
+
+    Args:
+        training: with settings; those that are given are not compared.
+        usual: learning rate in the middle of what is compared.
+        starts: what the training may begin with; the first is the usual one.
+        folds: (training set, validation set) pairs in place of those of the training.
+
+    Returns:
+        The best, and all that were compared.
+    """
+    settings, first = training.settings, next(iter(starts))
+    given = Recipe(settings.learning_rate or usual, 1.0, "frozen" if settings.batch_norm == "frozen" else "batch", first)
+    parts = [_smaller(one, fit, select=select) for fit, select in folds or [(training.fit, training.select)] for one in (training,)]
+    steps = max(1, round(len(parts[0].fit) / settings.batch_size))
+    allowed = SHARE * most_epochs(settings, len(training.fit)) * len(training.fit) / len(parts[0].fit)
+    length = max(-(-ROUND // steps), int(allowed / 16))
+    few = allowed < 16 * length
+    with_others = () if few else ("decay", "statistics")
+    alone = settings.learning_rate is not None and not _others(training, given, of=with_others, starts=starts)
+    if alone or not len(parts[0].select) or allowed < 5 * length or settings.epochs == 0:
+        return given, []
+    factors = (1.0,) if settings.learning_rate else tuple(factor for factor in FACTORS if not few or 0.3 <= factor <= 3)
+    tried = [_Short(one, _set(parts, one)) for one in (replace(given, learning_rate=given.learning_rate * factor) for factor in factors)]
+    usual_one = tried[factors.index(1.0)]
+    _run_(tried, length, starts=starts)
+    best = min(tried, key=_loss)
+    others = [_Short(one, _set(parts, one)) for one in _others(training, best.recipe, of=with_others, starts=starts)]
+    _run_(others, length, starts=starts)
+    tried += others
+    last = sorted(tried, key=_loss)[: 2 if few else 3]
+    last += [] if usual_one in last else [usual_one]
+    if len(tried) > 1:
+        _run_(last, 2 * length, starts=starts)
+    chosen = min(last, key=_loss)
+    return chosen.recipe, [Comparison(one.recipe, one.epochs, one.loss) for one in sorted(tried, key=lambda one: (-one.epochs, one.loss))]
+
+
+def _loss(one: _Short) -> float:
+    return one.loss
+
+
+def _run_(shorts: Sequence[_Short], epochs: int, *, starts: Starts) -> None:
+    for one in shorts:
+        one.go_on_(epochs, starts)
+        say(f"{one.trainings[0].stage}: {one.recipe}, {one.epochs} epochs: validation loss {one.loss:.4g}")
+
+
+def _others(training: Training, best: Recipe, *, of: Container[str], starts: Starts) -> list[Recipe]:
+    """Return what is compared with the best learning rate: other starts, and what is named by `of`."""
+    settings, found = training.settings, list[Recipe]()
+    if "decay" in of and settings.layer_decay is None and trained_depth(training.network) > 2 and best.start != DRAWN:
+        found += [replace(best, lowest=lowest) for lowest in LOWEST]
+    if "statistics" in of and settings.batch_norm == "auto" and moving_statistics(training) and best.start != DRAWN:
+        found.append(replace(best, batch_norm="frozen"))
+    return found + [replace(best, start=name) for name in starts if name != best.start]
+
+
+def _smaller(training: Training, fit: np.ndarray, *, select: np.ndarray) -> Training:
+    """Return a training on few examples, without checkpoint, patience and listeners."""
+    draw = np.random.default_rng(training.seed)
+    fit, select = (np.sort(draw.choice(part, LARGEST, replace=False)) if len(part) > LARGEST else part for part in (fit, select))
+    settings = replace(training.settings, patience=None, unfreeze_every=None)
+    return replace(training, fit=fit, select=select, settings=settings, on_epoch=None, checkpoint=None, keep_start=False, phase="search")
+
+
+def _set(parts: Sequence[Training], recipe: Recipe) -> list[Training]:
+    return [replace(with_recipe(part, recipe), checkpoint=InMemory()) for part in parts]
+
+
+def trained_by(training: Training, recipe: Recipe, *, starts: Starts) -> Trained:
+    """Train by a recipe until the validation loss no longer falls, and leave the best weights in the network.
+
+    Args:
+        training: what to train.
+        recipe: how it is set.
+        starts: what it may begin with.
+
+    Returns:
+        Where the training stands at its end.
+    """
+    put_start_(training, recipe, starts=starts)
+    return trained(with_recipe(training, recipe))
+
+
+def course_of(state: Trained) -> tuple[int, int]:
+    """Return how many steady and how many falling epochs the `state` of a finished training was reached in."""
+    if state.course.falls:
+        return state.course.turned, state.course.epochs
+    return state.best_epoch, 0
+
+
+def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> Trained:
+    """Train by a recipe on more examples, for as many epochs as was best before.
+
+    Args:
+        training: as it was before.
+        recipe: that was chosen.
+        starts: as before.
+        course: steady and falling epochs.
+        rows: (n,) examples to learn from; none judge.
+
+    Returns:
+        Where the training stands at its end.
+    """
+    settings = replace(training.settings, patience=None)
+    again = replace(training, fit=rows, select=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
+    put_start_(again, recipe, starts=starts)
+    return trained(with_recipe(again, recipe))

@@ -1,0 +1,140 @@
+"""Settings that are measured: what is compared, what is chosen, and the training that is repeated on more examples."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from tests.training.test_loop import ArrayFeed, _state
+from torch import nn
+
+from regraft.networks.torch_modules import open_torch
+from regraft.tasks import loss_for
+from regraft.training import Objective, Settings, TaskObjective, Training, train
+from regraft.training.measured import measured_training
+from regraft.training.recipe import Recipe, Starts, found_recipe, moving_statistics, with_recipe
+
+
+class Rows(ArrayFeed):
+    def batch(self, indices: np.ndarray, views: np.ndarray) -> Any:
+        return self.items[indices]
+
+
+def _digits(settings: dict[str, Any] | None = None, *, norm: bool = False, seed: int = 0, count: int = 300) -> tuple[Training, Starts]:
+    """Return a training on 8 x 8 digits, and its starts: weights as drawn, and some that are far too large."""
+    pictures, labels = load_digits(return_X_y=True)
+    torch.manual_seed(seed)
+    layers = [nn.Linear(64, 32), *([nn.BatchNorm1d(32)] if norm else []), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 10)]
+    network = open_torch(nn.Sequential(*layers), inputs=(64,))
+    items = torch.from_numpy(pictures / 16).float()
+    objective = Objective((TaskObjective("main", loss_for("classification"), torch.from_numpy(labels)),))
+    given = Settings.of(settings or {})
+    fit, select = np.arange(count), np.arange(count, count + 100)
+    training = Training(network, Rows(network, items), objective, fit, select, given, seed, frozenset(), keep_start=False)
+    now = {name: tensor.clone() for name, tensor in network.state().items()}
+    large = {name: 30 * tensor if tensor.is_floating_point() else tensor for name, tensor in now.items()}
+    return training, {"good": lambda _rows: now, "bad": lambda _rows: large}
+
+
+@pytest.mark.parametrize(("factor", "better"), [(0.001, "higher"), (100.0, "lower")])
+def test_a_useless_usual_rate_is_left(factor: float, better: str) -> None:
+    training, starts = _digits()
+    recipe, compared = found_recipe(training, usual=1e-3 * factor, starts=starts)
+    assert recipe.learning_rate > 1e-3 * factor if better == "higher" else recipe.learning_rate < 1e-3 * factor
+    assert recipe.start == "good"
+    rates = {one.recipe.learning_rate for one in compared}
+    assert max(rates) / min(rates) >= 100  # two decades
+
+
+def test_what_is_given_is_not_compared() -> None:
+    training, starts = _digits({"learning_rate": 2e-3, "layer_decay": 0.5, "batch_norm": "frozen"}, norm=True)
+    recipe, compared = found_recipe(training, usual=1e-3, starts={"good": starts["good"]})
+    assert (recipe.learning_rate, recipe.batch_norm) == (2e-3, "frozen")
+    assert compared == [] or {one.recipe.learning_rate for one in compared} == {2e-3}
+    assert with_recipe(training, recipe).settings.layer_decay == 0.5
+
+
+def test_decay_statistics_and_starts_are_compared() -> None:
+    training, starts = _digits(norm=True)
+    _, compared = found_recipe(training, usual=1e-3, starts=starts)
+    assert {one.recipe.lowest for one in compared} == {1.0, 0.3, 0.1}
+    assert {one.recipe.batch_norm for one in compared} == {"batch", "frozen"}
+    assert {one.recipe.start for one in compared} == {"good", "bad"}
+
+
+def test_frozen_statistics_stay_and_the_rest_is_trained() -> None:
+    training, _ = _digits({"epochs": 2}, norm=True)
+    still = moving_statistics(training)
+    assert still == {"1.running_mean", "1.running_var"}
+    for kind, moves in (("batch", True), ("frozen", False)):
+        before = _state(training)
+        measured = with_recipe(training, Recipe(1e-3, batch_norm=kind))
+        train(measured)
+        after = _state(training)
+        assert all(torch.equal(before[name], after[name]) != moves for name in still)
+        assert not torch.equal(before["1.weight"], after["1.weight"])
+
+
+def test_the_length_found_is_repeated_on_all_examples() -> None:
+    training, starts = _digits({"epochs": 40})
+    found = measured_training(training, usual=1e-3, starts=starts)
+    epochs = [entry for entry in found.history if entry["phase"] == "train"]
+    assert 0 < sum(found.course) <= len(epochs)
+    assert min(entry["calibrated_loss"] for entry in epochs) < 0.5
+    scores, rows = found.held_out or ({}, np.arange(0))
+    assert (rows == training.select).all()
+    before = float((scores["main"].argmax(1) == training.objective.parts[0].targets[rows].numpy()).mean())
+    again = found.refit_(np.arange(400), None)
+    assert [entry["phase"] for entry in again] == ["refit"] * sum(found.course)
+    assert found.history[-1] is again[-1]
+    assert before > 0.85
+
+
+def test_folds_take_the_place_of_a_small_validation_set() -> None:
+    training, starts = _digits({"batch_size": 16, "epochs": 40}, count=40)
+    rows = np.arange(50)
+    folds = [(np.setdiff1d(rows, rows[number::5]), rows[number::5]) for number in range(5)]
+    found = measured_training(training, usual=1e-3, starts={"good": starts["good"]}, folds=folds)
+    scores, judged = found.held_out or ({}, np.arange(0))
+    assert sorted(judged) == list(rows)
+    assert scores["main"].shape == (50, 10)
+    assert {entry["phase"] for entry in found.history} - {"search"} == {*(f"fold {number}" for number in range(1, 6))}
+
+
+def test_a_start_that_nothing_beats_is_kept() -> None:
+    training, _ = _digits({"epochs": 25})
+    drawn = _state(training)
+    good = measured_training(training, usual=1e-3, starts={"now": lambda _rows: drawn})
+    assert not good.kept_start
+    kept = _state(training)
+    again = dataclasses.replace(training, keep_start=True, settings=Settings.of({"epochs": 3, "learning_rate": 3.0, "optimizer": "sgd"}))
+    bad = measured_training(again, usual=1e-3, starts={"now": lambda _rows: kept})
+    assert bad.kept_start
+    assert all(torch.equal(kept[name], tensor) for name, tensor in training.network.state().items())
+
+
+class Remembered:
+    """Where a choice is kept."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, Any] | None = None
+
+    def read(self) -> dict[str, Any] | None:
+        return self.content
+
+    def write(self, content: dict[str, Any]) -> None:
+        self.content = content
+
+
+def test_a_choice_that_was_made_is_not_made_again() -> None:
+    training, starts = _digits({"epochs": 20})
+    known = Remembered()
+    first = measured_training(training, usual=1e-3, starts=starts, known=known)
+    weights = _state(training)
+    second = measured_training(training, usual=1e-3, starts=starts, known=known)
+    assert (first.recipe, first.compared, first.course) == (second.recipe, second.compared, second.course)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in training.network.state().items())
