@@ -41,3 +41,10 @@ def operators_looked_up_once() -> Iterator[None]:
     torch.onnx.export = quick
     yield
     torch.onnx.export = export
+
+
+@pytest.fixture(autouse=True)
+def _short_trainings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings end early whose number of epochs is not given, such as the yardstick from scratch; not in the tests of their length."""
+    if "training" not in request.path.parts:
+        monkeypatch.setattr("regraft.training.courses.MOST", 40)

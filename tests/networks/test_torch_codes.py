@@ -268,7 +268,9 @@ def test_saved_and_opened_again(name: str, form: str, tmp_path: Path) -> None:
     elif form == "recoded":
         net = net.recoded(("ann",), net.code_table()[:2].detach().numpy() + 1)
     batch = net.sample if form == "folded" else in_rows(net, 1, 0)
-    net.preprocessing = regraft.load(mlp(), inputs=(6,)).preprocessing
+    pictures = name in {"cnn", "entrance"}
+    plain = regraft.load(NETWORKS["cnn"][0](), inputs=(1, 8, 8)) if pictures else regraft.load(mlp(), inputs=(6,))
+    net.preprocessing = plain.preprocessing
     again = regraft.load(net.save(tmp_path / "net"), architecture=architecture)
     assert same(scores(again, batch), scores(net, batch)) and again.coding == net.coding
     assert again.codes.keys() == net.codes.keys()

@@ -272,7 +272,7 @@ def test_a_run_goes_on_where_only_what_decides_nothing_differs(
     def stopping(checkpoint: Checkpoint, *args: Any, **named: Any) -> Any:
         write(checkpoint, *args, **named)
         written.append(checkpoint)
-        if len(written) == 5:
+        if len(written) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoint, "write", stopping)
@@ -281,7 +281,7 @@ def test_a_run_goes_on_where_only_what_decides_nothing_differs(
     changed = given | change | ({"cache": str(tmp_path / "cache")} if change.get("cache") else {})
     resumed = regraft.adapt(net, data, **changed, out=tmp_path / "out")
     assert len(resumed.history) == len(whole.history)
-    assert 0 < len(written) - 5 < len(whole.history)  # what had been trained is not trained again
+    assert 0 < len(written) - 3 < len(whole.history)  # what had been trained is not trained again
     if "cache" not in change or change["cache"]:  # without a cache, batches of other sizes go through the frozen part: other roundings
         assert examples.bit_equal(whole.network.state(), resumed.network.state())
 

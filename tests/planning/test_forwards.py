@@ -61,7 +61,8 @@ def test_each_example_goes_through_the_frozen_part_once(watch: Watch, kind: str,
     net, data = cases.network(family), cases.data(family)
     watch.begin(net)
     result = regraft.adapt(net, data, cache="memory" if where == "memory" else tmp_path, **settings)
-    copies = (settings.get("views", 1) - 1) * result.facts["data"]["split"]["fit"]
+    split = result.facts["data"]["split"]
+    copies = (settings.get("views", 1) - 1) * (split["fit"] + split["select"])
     assert result.cost["frozen_forward_items"] == len(data) + copies
     often = [count for count in watch.seen.values() if count > 1]
     assert len(often) <= SAMPLE * settings.get("views", 1), often
