@@ -133,7 +133,7 @@ def test_so_it_is_with_more_features_than_examples_and_few_new_ones(learned: int
 def test_so_it_is_with_statistics_of_some_features_of_a_very_wide_head(
     strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in (("WIDEST", 30), ("WIDEST_AT_HAND", 30), ("THINNED", 12)):
+    for name, value in (("WIDEST", 30), ("WIDEST_AT_HAND", 30), ("WIDEST_HIDDEN", 30), ("THINNED", 12)):
         monkeypatch.setattr(finishing, name, value)
     parts = _parts("torch")
     options = STRATEGIES[strategy]
