@@ -22,7 +22,10 @@ from regraft.networks.contract import Network
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 HEADINGS = ("Use", "When not", "Defaults and their sources", "Deviations", "Measured")
-QUICK = {"valid": 0.33, "select": 0, "epochs": 4, "learning_rate": 1e-2, "batch_size": 8, "cache": "memory", "statistics": False}
+QUICK: dict[str, Any] = {
+    **{"valid": 0.33, "select": 0, "epochs": 4, "schedule": "cosine", "learning_rate": 1e-2, "batch_size": 8},
+    **{"cache": "memory", "statistics": False},
+}
 
 Frozen = Callable[[Network, Network], dict[str, str]]
 """From the network before and after to what must be bit-equal: name before -> name after."""
@@ -110,7 +113,7 @@ ROWS = (
     Row("stay_near", "partial", {"frozen": 1, "stay_near": 1.0}, _first_block, (("no bias", {"strategy": "head"}, "stay_near"),)),
     Row("distill", "partial", {"frozen": 1, "distill": 0.5}, _first_block, (("one output", {}, "distill=0.5"),)),
     Row("distill", "partial", {"frozen": 1, "distill": 0.5}, _first_block, (("one output", {}, "distill=0.5"),), other=True),
-    Row("co_tuning", "full", {"co_tuning": 1.0}, _none, (("same classes", {}, "Use distill="),), other=True),
+    Row("co_tuning", "full", {"co_tuning": 1.0, "learning_rate": 3e-3}, _none, (("same classes", {}, "Use distill="),), other=True),
     Row("co_tuning", "bias", {"co_tuning": 1.0}, _but_biases, (("one output", {}, "co_tuning=1"),), other=True),
     Row("surgical", "surgical", {"block": "auto"}, _none, (("no bias", {"base": "probe"}, "block='auto'"),)),
 )

@@ -383,7 +383,7 @@ def test_a_killed_run_goes_on_with_what_does_not_change_it(
     changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = {"strategy": "full", "epochs": 4, "learning_rate": 0.01, "batch_size": 16, "cache": "memory"}
+    given = {"strategy": "full", "epochs": 4, "learning_rate": 0.01, "batch_size": 16, "cache": "memory", "refit": False}
     net = regraft.load(_architecture(), inputs=(6,))
     whole = regraft.adapt(net, _data(), **given)
     inner = Checkpoint.write
