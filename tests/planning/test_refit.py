@@ -1,0 +1,61 @@
+"""A network that is made once more from all examples, those that have judged included; and a test set that leaves nothing else to judge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.reliability import cases
+
+import regraft
+from regraft.errors import SettingError
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "probe": {},
+    "head": {},
+    "partial": {"frozen": 1},
+    "full": {},
+    "from the probe": {"strategy": "full", "base": "probe"},
+    "scratch": {},
+    "bias": {},
+    "lora": {"rank": 2},
+    "auto": {},
+}
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_all_examples_are_learned_from_once_the_network_has_been_judged(name: str, family: str) -> None:
+    given = {"strategy": name, **QUICK, **STRATEGIES[name]}
+    net, data = cases.network(family), cases.data(family)
+    plain, everything = (regraft.adapt(net, data, **given, refit=refit) for refit in ("auto", "all"))
+    assert everything.scores == plain.scores  # the figures are of the network before
+    assert everything.facts["data"]["split"] == plain.facts["data"]["split"]
+    assert any("the figures are of the one before" in reason for reason in everything.plan.reasons)
+    first, second = plain.network.state(), everything.network.state()
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+    assert everything.network.predict(data.items).labels[0] in data.classes
+    assert everything.plan.chosen.get("strategy") == plain.plan.chosen.get("strategy")
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_with_a_test_set_nothing_else_need_be_kept_aside(family: str) -> None:
+    net, data = cases.network(family), cases.data(family)
+    result = regraft.adapt(net, data, strategy="head", test=data, valid=0, **QUICK)
+    assert set(result.scores) == {"test"}
+    assert result.facts["data"]["split"]["valid"] == 0
+    assert sum(result.facts["data"]["split"].values()) == len(data)
+    with pytest.raises(SettingError, match=r"valid=0 leaves nothing that judges.*test="):
+        regraft.adapt(net, data, strategy="head", valid=0, **QUICK)
+
+
+def test_examples_that_have_judged_are_in_the_statistics_of_the_last_network() -> None:
+    net, data = cases.network("torch"), cases.data("torch")
+    for refit, count in (("auto", len(data) - len(data) // 5), ("all", len(data))):
+        network = regraft.adapt(net, data, strategy="head", refit=refit, **QUICK).network
+        assert network.statistics is not None
+        assert int(np.asarray(network.statistics["counts"]).sum()) == count
