@@ -8,9 +8,12 @@ further call is refused, those that would clean up among them; with `forked` it 
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod", "os.utime"}
@@ -104,3 +107,16 @@ def _forked(number: int, action: Callable[[], Any]) -> bool:
     except BaseException:
         traceback.print_exc()
         os._exit(1)
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Let no file become longer than so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, told)

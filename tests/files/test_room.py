@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.moments import limited_files
 
 from regraft.errors import CacheError
 from regraft.files import room
 from regraft.files.room import large_array, reserve, write_at
 
 SIZE = 3 * 2**20 + 5
-
-
-@contextmanager
-def limited(size: int) -> Iterator[None]:
-    """Let no file become longer."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    told = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, told)
 
 
 def _refuse(number: int) -> object:
@@ -62,7 +46,7 @@ def test_an_array_that_does_not_fit_on_the_disk_is_one_error(tmp_path: Path, cal
     if call == "not supported":
         monkeypatch.setattr(os, "posix_fallocate", _refuse(errno.EINVAL), raising=False)
     monkeypatch.setattr(room, "IN_MEMORY", 0)
-    with limited(2**20), pytest.raises(CacheError, match=r"Features of 4 MiB do not fit into .*TMPDIR"):
+    with limited_files(2**20), pytest.raises(CacheError, match=r"Features of 4 MiB do not fit into .*TMPDIR"):
         large_array((2**20,), np.dtype(np.float32), folder=tmp_path)
     made = large_array((1000, 3), np.dtype(np.float32), folder=tmp_path)
     made[:] = 1

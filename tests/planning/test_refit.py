@@ -59,3 +59,17 @@ def test_examples_that_have_judged_are_in_the_statistics_of_the_last_network() -
         network = regraft.adapt(net, data, strategy="head", refit=refit, **QUICK).network
         assert network.statistics is not None
         assert int(np.asarray(network.statistics["counts"]).sum()) == count
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("strategy", ["partial", "full"])
+def test_a_training_of_which_nothing_is_kept_is_named(strategy: str, family: str) -> None:
+    given = {"strategy": strategy, "optimizer": "sgd", "frozen": 1 if strategy == "partial" else None}
+    bad, other = (
+        regraft.adapt(cases.network(family), cases.data(family), **QUICK | given | {"learning_rate": rate, "select": select})
+        for rate, select in ((1e6, 0.3), (0.05, 0))  # without a validation set nothing tells that the start was better
+    )
+    said = f"Nothing of the training {strategy!r} was kept"
+    assert said in bad.verdict and any(reason.startswith(said) for reason in bad.plan.reasons)
+    assert said not in other.verdict and not any(reason.startswith(said) for reason in other.plan.reasons)
+    assert said in bad.report_facts()["verdict"]

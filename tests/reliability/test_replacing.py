@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tests import torch_examples as examples
-from tests.moments import outcomes
+from tests.moments import limited_files, outcomes
 
 import regraft
 from regraft.errors import InputError, NetworkError, SettingError
@@ -133,7 +133,7 @@ def test_a_result_killed_at_any_moment(family: str, way: str, tmp_path: Path, mo
 KILLED = """
 import sys
 from pathlib import Path
-from tests.moments import outcomes
+from tests.moments import limited_files, outcomes
 from tests.reliability import test_replacing as own
 old, new, architecture = own.FAMILIES["torch"]()
 root = Path(sys.argv[1])
@@ -317,28 +317,33 @@ def test_files_that_cannot_grow(family: str, room: int, tmp_path: Path) -> None:
     """Weights are written by libraries of their own: the system stops them at so many bytes a file."""
     old, new, architecture = FAMILIES[family]()
     folder = old.save(tmp_path / "out")
-    before, limits = _seen(folder, architecture), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
+    before = _seen(folder, architecture)
+    with limited_files(room):
         with pytest.raises(NetworkError, match=r"(?s)cannot be written.*(File too large|file too large|I/O error)"):
             new.save(folder)
         with pytest.raises(SettingError, match=r"cannot be written.*"):
             regraft.adapt(regraft.load(_architecture(), inputs=(6,)), _data(), strategy="probe", out=tmp_path / "new", **QUICK)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert _seen(folder, architecture) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@contextmanager
+def _mounted(folder: Path, *, size: str) -> Iterator[Path]:
+    """Let a folder be a file system of its own, where one can be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
 
 
 def test_a_disk_that_is_full_in_earnest(tmp_path: Path) -> None:
     """A file system of 2 MiB, where one can be mounted."""
     old, new, _ = _torch_results()
-    disk = tmp_path / "disk"
-    folder = disk / "out"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with _mounted(tmp_path / "disk", size="2m") as disk:
+        folder = disk / "out"
         old.save(folder)
         before = _seen(folder, _architecture)
         with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", buffering=0) as filler:
@@ -350,26 +355,17 @@ def test_a_disk_that_is_full_in_earnest(tmp_path: Path) -> None:
         (disk / "filler").unlink()
         new.save(folder)
         assert regraft.load(folder, architecture=_architecture).classes == tuple("wxyz")
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
 
 
 def test_a_mount_point_is_replaced_in_place(tmp_path: Path) -> None:
     old, new, _ = _torch_results()
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with _mounted(tmp_path / "disk", size="8m") as folder:
         old.save(folder)
         (folder / "notes.txt").write_text("mine")
         new.save(folder)
         assert regraft.load(folder, architecture=_architecture).classes == tuple("wxyz")
         assert (folder / "notes.txt").read_text() == "mine" and not list(folder.glob(".regraft*"))
         assert [path.name for path in tmp_path.iterdir()] == ["disk"]
-    finally:
-        subprocess.run(["umount", str(folder)], check=False)
 
 
 # ── going on ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests import torch_examples
+from tests.moments import limited_files
 
 import regraft
 from regraft.errors import InputError, RegraftError, SettingError, UnsafeFileError
@@ -322,19 +321,6 @@ def test_a_full_disk_is_one_error_and_the_study_goes_on_when_there_is_room(kind:
     assert [trial.state for trial in _gone_on(folder).trials()][:4].count("COMPLETE") == 4
 
 
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    """Let no file become longer than a few bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    told = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, told)
-
-
 def test_what_is_saved_of_a_study_on_a_full_disk_is_one_error(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     trials = tuple(TrialRecord(number, {"learning_rate": 0.1 / (number + 1)}, "complete", 0.5, (0.5,)) for number in range(4))
@@ -349,7 +335,7 @@ def test_what_is_saved_of_a_study_on_a_full_disk_is_one_error(tmp_path: Path) ->
     for write in writings:
         path = write(tmp_path)
         before = path.read_bytes()
-        with _full_disk(), pytest.raises(InputError, match=r"cannot be written: File too large"):
+        with limited_files(100), pytest.raises(InputError, match=r"cannot be written: File too large"):
             write(tmp_path)
         assert path.read_bytes() == before
         with pytest.raises(InputError, match="cannot be written"):

@@ -14,7 +14,7 @@ from torch import nn
 
 from regraft.networks.torch_modules import open_torch
 from regraft.tasks import loss_for
-from regraft.training import Objective, Settings, TaskObjective, Training, train
+from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
 from regraft.training.measured import measured_training
 from regraft.training.recipe import Recipe, Starts, found_recipe, moving_statistics, with_recipe
 
@@ -117,22 +117,9 @@ def test_a_start_that_nothing_beats_is_kept() -> None:
     assert all(torch.equal(kept[name], tensor) for name, tensor in training.network.state().items())
 
 
-class Remembered:
-    """Where a choice is kept."""
-
-    def __init__(self) -> None:
-        self.content: dict[str, Any] | None = None
-
-    def read(self) -> dict[str, Any] | None:
-        return self.content
-
-    def write(self, content: dict[str, Any]) -> None:
-        self.content = content
-
-
 def test_a_choice_that_was_made_is_not_made_again() -> None:
     training, starts = _digits({"epochs": 20})
-    known = Remembered()
+    known = InMemory()
     first = measured_training(training, usual=1e-3, starts=starts, known=known)
     weights = _state(training)
     second = measured_training(training, usual=1e-3, starts=starts, known=known)

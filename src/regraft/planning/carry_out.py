@@ -188,6 +188,7 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         },
         "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | ({"tasks": several} if data.further else {}),
+        "kept_start": job.measured.training.stage if job.measured is not None and job.measured.kept_start else None,
         "preprocessing": job.items.preprocessing.describe(),
         "worst": worst_items(adapted),
         "candidates": list(job.candidates),

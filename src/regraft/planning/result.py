@@ -49,8 +49,9 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """One sentence: how good it is, and whether it beats the baselines."""
-        return verdict(self.scores, self.baselines)
+        """How good it is, and whether it beats the baselines; and, where nothing of a training was kept, that."""
+        said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
+        return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
     def __str__(self) -> str:
         return f"{self.verdict}\n{self.plan}\n{self.account}"

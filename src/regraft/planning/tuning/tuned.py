@@ -115,7 +115,7 @@ def note_(job: Job, found: Measured, *, refitted: bool) -> None:
     job.notes.append(f"Settings of {stage!r}, {by}: {words}.")
     if found.kept_start:
         job.notes.append(
-            f"{stage.capitalize()!r} is the network before this training: no epoch had a lower validation loss, so nothing of it was kept."
+            f"Nothing of the training {stage!r} was kept: the network before it has a lower validation loss than any of its epochs."
         )
     elif refitted:
         rows, epochs = len(job.learned_from), sum(found.course)
