@@ -398,9 +398,7 @@ class Job:
         smoothing = 0.0 if several and data.task == "regression" else settings.label_smoothing
         return TaskObjective(task, loss_for(data.task), targets, by_class, smoothing, weight)
 
-    def train(
-        self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
-    ) -> list[dict[str, object]]:
+    def train(self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None) -> list[dict[str, object]]:
         """Train what is not frozen.
 
         Args:
@@ -408,19 +406,29 @@ class Job:
             feed: batches and scores.
             frozen: layers that stay frozen.
             settings: other than the plan's, or None.
-            most: learn from so many items at most, or None.
 
         Returns:
             The history of this stage.
         """
-        training = self.training(stage, feed, frozen=frozen, settings=settings, most=most)
+        training = self.training(stage, feed, frozen=frozen, settings=settings)
         with self.clock.during("train"):
             return train(training)
 
     def training(
         self, stage: str, feed: Feed, *, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
     ) -> Training:
-        """Return what `train` carries out when it is given the same `stage`, `feed`, `frozen`, `settings` and `most`."""
+        """Return what `train` carries out, on `most` examples at most where that is given.
+
+        Args:
+            stage: a word for the history and the name of the checkpoint.
+            feed: batches and scores.
+            frozen: layers that stay frozen.
+            settings: other than the plan's, or None.
+            most: learn from so many examples at most, or None.
+
+        Returns:
+            All that the training needs.
+        """
         fit = self.parts.fit
         if most is not None and len(fit) > most:
             fit = np.sort(np.random.default_rng(self.plan.seed).choice(fit, most, replace=False))

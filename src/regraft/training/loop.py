@@ -352,8 +352,9 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
         state.best = copied(trained_tensors(training))
     else:
         state.waited += 1
+    phase = "" if training.phase == "train" else f", {training.phase},"
     say(
-        f"{training.stage} epoch {entry['epoch']}: "
+        f"{training.stage}{phase} epoch {entry['epoch']}: "
         + ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if isinstance(value, float))
     )
 
