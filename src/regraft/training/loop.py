@@ -352,6 +352,8 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
         state.best = copied(trained_tensors(training))
     else:
         state.waited += 1
+    if training.phase == "search":  # a line for each comparison is enough
+        return
     phase = "" if training.phase == "train" else f", {training.phase},"
     say(
         f"{training.stage}{phase} epoch {entry['epoch']}: "

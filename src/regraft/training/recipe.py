@@ -71,6 +71,13 @@ class Recipe:
     batch_norm: str = "batch"
     start: str = "as it is"
 
+    def words(self) -> str:
+        """Return it in words, for messages and reports."""
+        said = f"learning rate {self.learning_rate:.2g}"
+        said += f", {self.lowest:g} of it at the lowest block" if self.lowest < 1 else ""
+        said += ", frozen statistics of BatchNorm" if self.batch_norm == "frozen" else ""
+        return said + {"solved": ", from solved heads", "plain": ", from the heads as they came"}.get(self.start, "")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -199,7 +206,8 @@ def _loss(one: _Short) -> float:
 def _run_(shorts: Sequence[_Short], epochs: int, *, starts: Starts) -> None:
     for one in shorts:
         one.go_on_(epochs, starts)
-        say(f"{one.trainings[0].stage}: {one.recipe}, {one.epochs} epochs: validation loss {one.loss:.4g}")
+        length = f"{one.epochs} epoch" + ("s" if one.epochs > 1 else "")
+        say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: validation loss {one.loss:.4g} within {length}")
 
 
 def _others(training: Training, best: Recipe, *, of: Container[str], starts: Starts) -> list[Recipe]:

@@ -14,7 +14,7 @@ from ...networks.contract import Network
 from ...training import Feed, HeadFeed, Settings, Training
 from ...training.loop import restore_
 from ...training.measured import Measured, measured_training
-from ...training.recipe import MOVING_STATISTICS, Folds, Starts, put_start_, refitted
+from ...training.recipe import Folds, Starts, put_start_, refitted
 from ..folds import folds_of
 from ..job import Job, Parts
 from ..starting import solve_heads_
@@ -101,18 +101,12 @@ def note_(job: Job, found: Measured, *, refitted: bool) -> None:
         refitted: whether it was repeated on training and validation set.
     """
     job.held_out, job.measured = found.held_out, found
-    stage, recipe, network = found.training.stage, found.recipe, found.training.network
-    plan = job.plan
+    stage, plan = found.training.stage, job.plan
     given = {"strategy": plan.strategy, "frozen": plan.frozen, "block": plan.block, "base": None if plan.base == "head" else plan.base}
     own = {name: value for name, value in given.items() if value is not None} | plan.options
     job.chosen.update(own | job.chosen | found.chosen())
-    words = f"learning rate {recipe.learning_rate:.2g}"
-    if recipe.lowest < 1:
-        words += f", {recipe.lowest:g} of it at the lowest block"
-    words += f", statistics of BatchNorm {'frozen' if recipe.batch_norm == 'frozen' else 'of the batch'}" if _network_norms(network) else ""
-    words += {"solved": ", from solved heads", "plain": ", from the heads as they came"}.get(recipe.start, "")
     by = f"by {len(found.compared)} short trainings" if found.compared else "as given, or usual where nothing was"
-    job.notes.append(f"Settings of {stage!r}, {by}: {words}.")
+    job.notes.append(f"Settings of {stage!r}, {by}: {found.recipe.words()}.")
     if found.kept_start:
         job.notes.append(
             f"Nothing of the training {stage!r} was kept: the network before it has a lower validation loss than any of its epochs."
@@ -120,11 +114,6 @@ def note_(job: Job, found: Measured, *, refitted: bool) -> None:
     elif refitted:
         rows, epochs = len(job.learned_from), sum(found.course)
         job.notes.append(f"Then {stage!r} was trained again for {epochs} epochs on the {rows} training and validation examples together.")
-
-
-def _network_norms(network: Network) -> bool:
-    """Return whether a `network` has layers with moving statistics."""
-    return any(name.endswith(MOVING_STATISTICS) for name in network.state())
 
 
 def _folds_for(job: Job) -> Folds:
