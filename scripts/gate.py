@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ LIMITS = {
     "positional arguments, max": 2,
 }
 OVER = re.compile(r"#\s*over the limit:\s*(\S.*)")
+MEANT = re.compile(r"#\s*(over the limit|type):")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -50,18 +51,19 @@ class Source:
         return ast.parse(self.text, filename=str(self.path))
 
     @cached_property
-    def tokens(self) -> list[tokenize.TokenInfo]:
-        return list(tokenize.generate_tokens(io.StringIO(self.text).readline))
-
-    @cached_property
     def comments(self) -> dict[int, str]:
-        return {token.start[0]: token.string for token in self.tokens if token.type == tokenize.COMMENT}
+        """Comments by line; empty for a file without one that the gate reads, since to split it into tokens takes long."""
+        if not MEANT.search(self.text):
+            return {}
+        tokens = tokenize.generate_tokens(io.StringIO(self.text).readline)
+        return {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
 
     @cached_property
     def code(self) -> set[int]:
         """Lines that hold code; all lines of a string over several lines count."""
-        idle = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-        return {line for token in self.tokens if token.type not in idle for line in range(token.start[0], token.end[0] + 1)}
+        texts = [node for node in self.nodes if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno]
+        lines = {line for line, text in enumerate(self.text.splitlines(), start=1) if text.strip() and not text.lstrip().startswith("#")}
+        return lines.union(*(range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in texts))
 
     @property
     def is_init(self) -> bool:
@@ -71,12 +73,12 @@ class Source:
     def is_top(self) -> bool:
         return self.relative == Path("__init__.py")
 
-    @property
+    @cached_property
     def module(self) -> str:
         parts = [self.package, *self.relative.with_suffix("").parts]
         return ".".join(parts[:-1] if self.is_init else parts)
 
-    @property
+    @cached_property
     def room(self) -> str:
         return self.relative.with_suffix("").parts[0]
 
@@ -85,8 +87,18 @@ class Source:
         return not any(part.startswith("_") for part in self.relative.with_suffix("").parts if part != "__init__")
 
     @cached_property
+    def tops(self) -> list[tuple[ast.stmt, list[ast.AST]]]:
+        """The statements at the top of the file, each with all nodes in it."""
+        return [(statement, list(ast.walk(statement))) for statement in self.tree.body]
+
+    @cached_property
     def nodes(self) -> list[ast.AST]:
-        return list(ast.walk(self.tree))
+        return [self.tree, *(node for _, nodes in self.tops for node in nodes)]
+
+    @cached_property
+    def imports(self) -> list[tuple[ast.Import | ast.ImportFrom, bool, bool]]:
+        """Imports, with whether they stand inside a function, and whether under TYPE_CHECKING."""
+        return list(import_nodes(self.tree))
 
     def functions(self) -> list[Function]:
         return [node for node in self.nodes if isinstance(node, Function)]
@@ -104,11 +116,24 @@ class Source:
         return self.reason(first - 1, *range(first, node.body[0].lineno))
 
 
+def import_nodes(tree: ast.AST, *, inside: bool = False, typing: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool, bool]]:
+    """Yield the imports of `Source.imports`: only statements are looked into, expressions hold none."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node, inside, typing
+        elif isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
+            yield from import_nodes(ast.Module(node.body, []), inside=inside, typing=True)
+            yield from import_nodes(ast.Module(node.orelse, []), inside=inside, typing=typing)
+        elif isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield from import_nodes(node, inside=inside or isinstance(node, Function), typing=typing)
+
+
 class Gate:
     """Collects what breaks a limit, and the figures."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, red_list: Path | None = None) -> None:
         self.root = root
+        self.red_list, self.red, self.needed = red_list, read_red_list(red_list), set[tuple[str, ...]]()
         self.found: list[Found] = []
         self.exempt: list[Found] = []
         self.table: list[tuple[str, str, str, bool]] = []
@@ -129,6 +154,21 @@ class Gate:
         why = source.reason(line) if reason is None else reason
         (self.exempt if why else self.found).append(Found(source.path, line, what, why))
 
+    def known_or_report(self, source: Source, line: int, kind: str, name: str) -> None:
+        """Report what is not on the red list; what is, is needed there."""
+        entry = (kind, source.relative.as_posix(), name)
+        if entry in self.red:
+            self.needed.add(entry)
+        else:
+            self.report(source, line, f"{kind}: {name}")
+
+    def report_needless(self) -> None:
+        """Report the lines of the red list that say nothing any more."""
+        for entry, line in self.red.items():
+            if self.red_list is not None and entry not in self.needed:
+                self.found.append(Found(self.red_list, line, f"no longer needed; remove the line: {' | '.join(entry)}"))
+        self.figure("entries of the red list", len(self.red), "shrinks", fine=len(self.red) == len(self.needed))
+
     def figure(self, name: str, value: float, limit: str, *, fine: bool) -> None:
         shown = f"{value:.0%}" if limit.endswith("%") else f"{value:g}"
         self.table.append((name, shown, limit, fine))
@@ -145,6 +185,16 @@ class Gate:
         return len(self.found) - start
 
 
+def read_red_list(path: Path | None) -> dict[tuple[str, ...], int]:
+    """Return what is known to break a rule, as (kind, file, name) with its line; nothing where there is no list."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None else []
+    return {
+        tuple(part.strip() for part in text.split("|")): line
+        for line, text in enumerate(lines, start=1)
+        if text.strip() and not text.startswith("#")
+    }
+
+
 def rank(values: Sequence[int], share: float) -> int:
     """Return the nearest-rank percentile; 0 of nothing."""
     ordered = sorted(values)
@@ -155,12 +205,8 @@ def is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
-def methods_of(tree: ast.Module) -> set[Function]:
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            found |= {part for part in node.body if isinstance(part, Function)}
-    return found
+def methods_of(nodes: Sequence[ast.AST]) -> set[Function]:
+    return {part for node in nodes if isinstance(node, ast.ClassDef) for part in node.body if isinstance(part, Function)}
 
 
 def decorator_names(node: Function) -> set[str]:

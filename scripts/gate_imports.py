@@ -1,12 +1,14 @@
-"""Checks of who imports whom: cycles, imports within functions, the order of the rooms, the door of keras."""
+"""Checks of who imports whom: cycles, imports within functions, the order of the rooms, the door of keras.
+
+Imports under TYPE_CHECKING count: a file that names another's types depends on it.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
-from gate import Function, Gate, Source
+from gate import Gate, Source
 
 ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors below its own
     {"errors", "randomness"},
@@ -29,34 +31,26 @@ ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors
 ]
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING"
+def resolved(source: Source, name: str) -> str:
+    """Return the full name of a module that begins with dots, as seen from a file."""
+    level = len(name) - len(name.lstrip("."))
+    parts = source.module.split(".")
+    parts = parts[: len(parts) - level + source.is_init]
+    return ".".join([*parts, *filter(None, [name[level:]])])
 
 
-def import_nodes(tree: ast.AST, *, inside: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Yield imports with whether they stand inside a function; those under TYPE_CHECKING are left out."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node, inside
-        elif is_type_checking(node):
-            yield from import_nodes(ast.Module(getattr(node, "orelse", []), []), inside=inside)
-        else:
-            yield from import_nodes(node, inside=inside or isinstance(node, Function | ast.Lambda))
+def bases(source: Source, node: ast.ImportFrom) -> list[str]:
+    """Return the full name of the own module that `from … import` names, in a list; an empty one where it is another's."""
+    base = resolved(source, "." * node.level + (node.module or "")) if node.level else node.module or ""
+    return [base] if base.split(".")[0] == source.package else []
 
 
 def imported(gate: Gate, source: Source, node: ast.Import | ast.ImportFrom) -> list[str]:
     """Return the full names of the own modules that an import statement runs."""
     if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-        return [name for name in names if name.split(".")[0] == source.package]
-    base = node.module or ""
-    if node.level:
-        parts = source.module.split(".")
-        parts = parts[: len(parts) - node.level + source.is_init]
-        base = ".".join([*parts, base] if base else parts)
-    if base.split(".")[0] != source.package:
-        return []
-    return [f"{base}.{alias.name}" if f"{base}.{alias.name}" in gate.modules else base for alias in node.names]
+        return [alias.name for alias in node.names if alias.name.split(".")[0] == source.package]
+    whole = [(base, f"{base}.{alias.name}") for base in bases(source, node) for alias in node.names]
+    return [module if module in gate.modules else base for base, module in whole]
 
 
 def with_parents(module: str, importer: str) -> list[str]:
@@ -68,19 +62,33 @@ def with_parents(module: str, importer: str) -> list[str]:
 
 def check_imports(gate: Gate) -> None:
     graph: dict[str, set[str]] = {module: set() for module in gate.modules}
+    typed: list[tuple[Source, int, str]] = []
     start = len(gate.found)
     for source in gate.sources:
-        for node, inside in import_nodes(source.tree):
+        for node, inside, typing in source.imports:
             targets = imported(gate, source, node)
             if inside and targets and not source.is_top:
                 gate.report(source, node.lineno, f"import of {targets[0]} inside a function; move it to the top of the file")
-            if not inside:
+            if typing:
+                typed += [(source, node.lineno, target) for target in targets if target in gate.modules]
+            elif not inside:
                 graph[source.module] |= {part for target in targets for part in with_parents(target, source.module) if part in gate.modules}
     gate.count("own imports inside functions", gate.since(start))
     start = len(gate.found)
     for circle in circles(graph):
         gate.report(gate.modules[circle[0]], 1, f"import cycle: {' -> '.join([*circle, circle[0]])}", reason="")
+    check_typed(gate, graph, typed)
     gate.count("import cycles", gate.since(start))
+
+
+def check_typed(gate: Gate, graph: dict[str, set[str]], typed: list[tuple[Source, int, str]]) -> None:
+    """Report the imports under TYPE_CHECKING that close a circle."""
+    whole = {module: set(others) for module, others in graph.items()}
+    for source, _, target in typed:
+        whole[source.module].add(target)
+    for source, line, target in typed:
+        if source.module in reachable(whole, target) and not source.is_top:
+            gate.known_or_report(source, line, "typing import on a circle", target)
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -126,7 +134,7 @@ def check_rooms(gate: Gate) -> None:
         if source.room not in floors:
             gate.report(source, 1, f"room {source.room} is not in the list ROOMS of scripts/gate_imports.py")
             continue
-        for node, _ in import_nodes(source.tree):
+        for node, *_ in source.imports:
             for target in dict.fromkeys(imported(gate, source, node)):
                 room = target.split(".")[1] if "." in target else ""
                 if room != source.room and floors.get(room, len(ROOMS)) >= floors[source.room]:
@@ -138,7 +146,7 @@ def check_keras(gate: Gate) -> None:
     start = len(gate.found)
     for source in gate.sources:
         door = source.relative.parent == Path("networks") and source.relative.name.startswith("keras_")
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level:

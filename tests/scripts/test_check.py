@@ -26,14 +26,16 @@ GOOD = {
 }
 
 
-def gate(root: Path, **files: str) -> tuple[int, str]:
-    """Write the good tree with some files put over it, and run the gate on it."""
+def gate(root: Path, *, red: Path | None = None, **files: str) -> tuple[int, str]:
+    """Write the good tree with some files put over it, and run the gate on it, with a red list."""
     package = root / "thing"
     for name, text in {**GOOD, **files}.items():
         path = package / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    done = subprocess.run([sys.executable, str(SCRIPT), str(package)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(package), *filter(None, [red and str(red)])], capture_output=True, text=True, check=False
+    )
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -55,7 +57,57 @@ def body(lines: int) -> str:
 
 
 DOC = '"""Doc."""\n\n'
+TYPING = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from {} import Net\n"
+DOOR = "import importlib\n\n\ndef _library(room: str = ''):\n    return importlib.import_module(f'thing.{room}' if room else 'thing')\n\n\n"
+FORMULA = '__all__ = ["f"]\n\n\ndef f() -> int:\n    """Return 1 (2020)."""\n    return 1\n'
 BROKEN = {
+    "circle of types": (
+        {"networks/a.py": DOC + "from .b import Net\n", "networks/b.py": DOC + TYPING.format(".a")},
+        "b.py:6: typing import on a circle: thing.networks.a",
+    ),
+    "types of a room above": ({"networks/a.py": DOC + TYPING.format("..data")}, "a.py:6: room networks may not import data"),
+    "import by string": (
+        {"data/a.py": DOC + "import importlib\nimportlib.import_module('thing.networks')\n"},
+        "a.py:4: import by string: thing.networks",
+    ),
+    "relative import by string": (
+        {"data/a.py": DOC + "from importlib import import_module\nimport_module('..networks', __package__)\n"},
+        "a.py:4: import by string: thing.networks",
+    ),
+    "import through a door": ({"data/a.py": DOC + DOOR + "_library('networks')\n"}, "a.py:10: import by string: thing.networks"),
+    "the top through a door": ({"data/a.py": DOC + DOOR + "_library()\n"}, "a.py:10: import by string: thing"),
+    "a door of another file": (
+        {
+            "data/b.py": DOC + DOOR.replace("_library", "library") + "__all__ = ['library']",
+            "data/a.py": DOC + "from .b import library\nlibrary('networks').x()\n",
+        },
+        "a.py:4: import by string: thing.networks",
+    ),
+    "private attribute": (
+        {"networks/a.py": DOC + "class _A:\n    _x = 1\n", "data/a.py": DOC + "def _f(a):\n    return a._x\n"},
+        "data/a.py:4: private name of another file: _x",
+    ),
+    "private attribute set within": (
+        {"networks/a.py": DOC + "class _A:\n    def _f(self):\n        self._x = 1\n", "data/a.py": DOC + "def _f(a):\n    a._x = 1\n"},
+        "data/a.py:4: private name of another file: _x",
+    ),
+    "private attribute by string": (
+        {"networks/a.py": DOC + "class _A:\n    _x = 1\n", "data/a.py": DOC + "def _f(a):\n    return getattr(a, '_x', None)\n"},
+        "data/a.py:4: private name of another file: _x",
+    ),
+    "private import": (
+        {"networks/a.py": DOC + "_x = 1\n", "data/a.py": DOC + "from ..networks.a import _x\n"},
+        "data/a.py:3: private name of another file: _x",
+    ),
+    "formula that nothing runs": ({"methods/a.py": DOC + FORMULA}, "methods/a.py:6: formula that nothing runs: f"),
+    "formula that is only exported": (
+        {"probes/a.py": DOC + FORMULA, "probes/__init__.py": DOC + "from .a import f\n\n__all__ = ['f']\n"},
+        "probes/a.py:6: formula that nothing runs: f",
+    ),
+    "formula of a dead formula": (
+        {"probes/a.py": DOC + FORMULA.replace('["f"]', '["f", "g"]') + '\n\ndef g() -> int:\n    """Return 1."""\n    return f()\n'},
+        "probes/a.py:6: formula that nothing runs: f",
+    ),
     "long function": ({"networks/a.py": DOC + body(61)}, "a.py:3: function _long has 61 code lines; at most 60"),
     "long file": ({"networks/a.py": DOC + "X = 1\n" * 799}, "a.py:1: the file has 801 lines; at most 800"),
     "full folder": ({f"data/m{k}.py": DOC for k in range(16)}, "folder data holds 17 python files; at most 16"),
@@ -148,7 +200,10 @@ def test_docstrings_of_methods_are_inherited(tmp_path: Path) -> None:
 
 
 ALLOWED = {
-    "type checking": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from ..data import Net\n",
+    "type checking": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from ..errors import Wrong\n",
+    "foreign import by string": "import importlib\n\nimportlib.import_module('thinging.a')\n",
+    "private names of one's own": "class _A:\n    def _f(self, other):\n        self._x = other._x\n",
+    "private names of other libraries": "import torch\n\ntorch._C\n",
     "positional only": "def _f(a, b, c, /, d=None, *, e): ...\n".replace("d=None, ", ""),
     "callback": "def _f():\n    def hook(module, args, output): ...\n    return hook\n",
     "context manager": "class _C:\n    def __exit__(self, kind, value, trace): ...\n",
@@ -168,6 +223,33 @@ ALLOWED = {
 def test_what_is_allowed(tmp_path: Path, name: str) -> None:
     code, text = gate(tmp_path, **{"networks/a.py": DOC + ALLOWED[name]})
     assert code == 0, text
+
+
+USERS = {
+    "import": "from ..methods import f\n\nf()\n",
+    "module": "from ..methods import a\n\na.f()\n",
+    "value": "from ..methods.a import f as formula\n\nTABLE = {'f': formula}\n",
+    "door": DOOR + "_library('methods').f()\n",
+    "door with a name": DOOR + "def _g():\n    shown, methods = 1, _library('methods')\n    return methods.f() + shown\n",
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_formula_is_run_by_whoever_calls_it(tmp_path: Path, name: str) -> None:
+    text = gate(
+        tmp_path, **{"methods/a.py": DOC + FORMULA, "methods/__init__.py": DOC + "from .a import f\n", "planning/a.py": DOC + USERS[name]}
+    )[1]
+    assert "nothing runs: f" not in text, text
+
+
+def test_the_red_list_only_shrinks(tmp_path: Path) -> None:
+    files, red = {"methods/a.py": DOC + FORMULA}, tmp_path / "red.txt"
+    red.write_text("# known\nformula that nothing runs | methods/a.py | f\n", encoding="utf-8")
+    assert gate(tmp_path, red=red, **files)[0] == 0
+    code, text = gate(tmp_path, red=red, **files, **{"methods/b.py": DOC + FORMULA})
+    assert code == 1 and "methods/b.py:6: formula that nothing runs: f" in text and "methods/a.py:6" not in text
+    code, text = gate(tmp_path, red=red, **{name: DOC + "X = 2020\n" for name in ("methods/a.py", "methods/b.py")})
+    assert code == 1 and "red.txt:2: no longer needed; remove the line: formula that nothing runs | methods/a.py | f" in text
 
 
 def test_lengths_with_a_reason(tmp_path: Path) -> None:
