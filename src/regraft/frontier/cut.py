@@ -19,6 +19,7 @@ from torch.nn import Module
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from ..networks.contract import Inputs, Network, Scores
+from ..randomness import seeded
 from .selection import is_dropout
 from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced
 
@@ -168,15 +169,17 @@ class _Replay:
         """Run the trainable part; outputs without a value are filled with the first sample item's."""
         modules = self.network.modules()
         with ExitStack() as stack, called_one_by_one():
-            for name, calls in self.calls.items():
-                stack.enter_context(replaced(modules[name], self._replayed(calls, values, size=size)))
+            for name in self.calls:
+                stack.enter_context(replaced(modules[name], self._replayed(name, values, size=size)))
             return self.network.scores(inputs)
 
-    def _replayed(self, calls: list[_Call], values: dict[_Slot, Tensor], *, size: int) -> Callable[..., Any]:
-        counter = iter(calls)
+    def _replayed(self, name: str, values: dict[_Slot, Tensor], *, size: int) -> Callable[..., Any]:
+        counter = iter(self.calls[name])
 
         def forward(*_args: Any, **_kwargs: Any) -> Any:
-            call = next(counter)
+            call = next(counter, None)
+            if call is None:
+                raise _Refused(f"'{name}' is called more often in training than in inference")
             leaves = [self._leaf(leaf, slot, values=values, size=size) for leaf, slot in zip(call.leaves, call.slots, strict=True)]
             return tree_unflatten(leaves, call.spec)
 
@@ -361,7 +364,30 @@ def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs) -> C
         raise _Refused("every frozen module also runs behind the trainable part")
     replay = _Replay(network, _calls(network, units, two=two, three=_items(sample, [0, 1, 0])), sample=two)
     _find_live_(replay, layers)
-    return _as_cut(replay, layers)
+    cut = _as_cut(replay, layers)
+    _prove_in_training(network, cut, inputs=two)
+    return cut
+
+
+def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
+    """Raise if a forward goes another way in training than in inference, and the replayed parts do not: it may call more of them."""
+    rows, state = cut.frozen_part(inputs), network.state()
+    own = {name for names in network.layer_parameters().values() for name in names}
+    moving = {name: values.clone() for name, values in state.items() if name not in own}
+    network.mode_(True)
+    try:
+        with suppress(ValueError), seeded():  # BatchNorm of a single value cannot be trained, cut or whole
+            whole = network.scores(inputs)
+            for name, values in moving.items():
+                state[name].copy_(values)
+            with seeded():
+                found = _difference(whole, cut.trainable_part(rows), tolerance=1e-3)
+            if found:
+                raise _Refused(f"in training, {found}")
+    finally:
+        for name, values in moving.items():
+            state[name].copy_(values)
+        network.mode_(False)
 
 
 def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:

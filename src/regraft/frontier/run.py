@@ -162,7 +162,7 @@ class FrozenPass:
         return Check(items, views, self._values, self.batch_size, exact).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
-        return self.cut.frozen_part(placed(inputs, self.device, layout=self.network.layout))
+        return self.cut.frozen_part(placed(inputs, self.device, order=self.network.memory_order))
 
     def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int]) -> None:
         missing = cache.missing

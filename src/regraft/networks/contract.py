@@ -65,6 +65,11 @@ class Network(abc.ABC):
         return "channels_last" if self.family == "keras" else "channels_first"
 
     @property
+    def memory_order(self) -> torch.memory_format:
+        """The order in memory in which pictures are given to the network, where that is open."""
+        return torch.contiguous_format
+
+    @property
     def takes_integers(self) -> bool:
         """Whether an item is a sequence of token ids."""
         return isinstance(self.sample, Tensor) and not self.sample.is_floating_point()

@@ -12,28 +12,34 @@ from torch.nn import Module
 from ..errors import NetworkError
 from .contract import Inputs
 
-__all__ = ["first_working_sample", "placed", "sample_of", "to_inputs"]
+__all__ = ["first_working_sample", "is_pictures", "placed", "sample_of", "to_inputs"]
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
 
 
-def placed(inputs: Inputs, device: torch.device, *, layout: str) -> Inputs:
-    """Return a batch on a device; pictures in the memory order in which convolutions are fastest.
+def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:
+    """Return a batch on a device; pictures in an order in memory.
 
     Args:
         inputs: one batch.
         device: where it goes.
-        layout: of the network, "channels_first" or "channels_last": only the first leaves the order in memory open.
+        order: as the network's `memory_order` gives it. Where gradients are computed on a CPU, pictures stay as they are: another order
+            saves little there, and not every backward pass takes it.
 
     Returns:
         The batch.
     """
     if isinstance(inputs, dict):
         return {name: tensor.to(device) for name, tensor in inputs.items()}
-    if inputs.ndim == 4 and layout == "channels_first" and inputs.is_floating_point():
-        return inputs.to(device, memory_format=torch.channels_last)
+    if order == torch.channels_last and is_pictures(inputs) and not (torch.is_grad_enabled() and device.type == "cpu"):
+        return inputs.to(device, memory_format=order)
     return inputs.to(device)
+
+
+def is_pictures(inputs: Inputs) -> bool:
+    """Tell whether `inputs`, one batch, are a tensor (N, C, H, W) of real numbers."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()
 
 
 def to_inputs(sample: Inputs) -> Inputs:

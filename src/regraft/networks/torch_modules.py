@@ -6,6 +6,7 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -22,7 +23,7 @@ from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
 from .fingerprints.values import Structure
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
-from .samples import first_working_sample, to_inputs
+from .samples import first_working_sample, is_pictures, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module, inner_sites, tap_slices
 from .torch_parts.computation import module_structure
@@ -31,11 +32,13 @@ from .torch_parts.exporting import export_module, write_program
 from .torch_parts.heads import FoundHead, find_head
 from .torch_parts.programs import FEATURES, logits_name, refuse_program
 from .torch_parts.rows import last_axis, put_, row_weight
+from .torch_parts.uncalled import readers
 from .tracing import as_tensor, capture, pooled, trace
 
 __all__ = ["TorchNetwork", "open_torch"]
 
 WEIGHTS_FILE = "network.safetensors"
+_ORDERS = (torch.contiguous_format, torch.channels_last)
 
 
 def open_torch(  # over the limit: what is known of a module beside it, each optional
@@ -103,9 +106,11 @@ class TorchNetwork(Network):
         """Run the sample; find layers, blocks and the head, unless the heads are known."""
         was_training = self.module.training
         self.module.eval()
+        self._memory_order: torch.memory_format | None = None
         modules = self.modules()
-        seen = trace(modules, lambda: call_module(self.module, self.sample))
-        self.layers = torch_layers(modules, seen.order)
+        run = partial(call_module, self.module, self.sample)
+        seen = trace(modules, run)
+        self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
         self.blocks = blocks_of(self.layers, torch_units(modules))
         if known is None:
             found = find_head(modules, seen, wanted=self.origin.get("head"))
@@ -118,6 +123,30 @@ class TorchNetwork(Network):
         weight, bias = self.rows(found.layer)
         kind = "multi-label" if found.activation == "sigmoid" and len(weight) > 1 else "classification" if len(weight) > 1 else "regression"
         return Head(task, None, kind, found.activation, found.layer, weight, bias)
+
+    @property
+    def memory_order(self) -> torch.memory_format:
+        """Channels last, in which convolutions are fastest, where the module takes it and gives what it gives otherwise."""
+        if self._memory_order is None:
+            self._memory_order = torch.channels_last if self._takes_channels_last() else torch.contiguous_format
+        return self._memory_order
+
+    def _takes_channels_last(self) -> bool:
+        if not is_pictures(self.sample):
+            return False
+        plain = cast(Tensor, self.sample)
+        device = next((tensor.device for tensor in self.state().values()), plain.device)
+        training = [module for module in self.module.modules() if module.training]
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                own, other = (as_tensor(call_module(self.module, plain.to(device, memory_format=order))) for order in _ORDERS)
+        except Exception:  # a Python forward may fail in any way where a view is not possible
+            return False
+        finally:
+            for module in training:
+                module.training = True
+        return own is not None and other is not None and torch.allclose(own, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
     def modules(self) -> dict[str, Module]:
         """Return every module by name, containers too."""

@@ -114,7 +114,7 @@ class WholeFeed(Feed):
     def scores(self, payload: Payload) -> Scores:
         """Return the raw scores of a batch of inputs."""
         inputs = payload[0] if isinstance(payload, list) else payload
-        return self.network.scores(placed(inputs, self.device, layout=self.network.layout))
+        return self.network.scores(placed(inputs, self.device, order=self.network.memory_order))
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
         """Yield the indices and the batch of each part; the next one is read while the present one is in use."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch.nn import Embedding, Module
 
 from .layers import Block, Layer
 
-__all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units"]
+__all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units", "uncalled"]
 
 _MOST_BLOCKS = 40
 _WRAPPERS = {"AttachedHead", "EndedNetwork", "TappedNetwork", "AdjustedNetwork", "CodedNetwork", "EntranceNetwork", "GivenInput"}
@@ -33,7 +33,7 @@ def _own_parameters(module: Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
-def torch_layers(modules: Mapping[str, Module], order: Sequence[str]) -> tuple[Layer, ...]:
+def torch_layers(modules: Mapping[str, Module], order: Sequence[str], *, readers: Mapping[str, str]) -> tuple[Layer, ...]:
     """Return the layers of a torch network in the order of execution.
 
     A layer is a module that owns parameters or has no modules below it. A parametrised weight (weight norm) belongs to its layer.
@@ -41,13 +41,15 @@ def torch_layers(modules: Mapping[str, Module], order: Sequence[str]) -> tuple[L
     Args:
         modules: name -> module, containers too.
         order: names of the modules called, by the beginning of their first call.
+        readers: for modules that were not called and whose parameters are read: which call is next, "" for none.
 
     Returns:
         The layers that were called, in that order. One that owns parameters and was not called itself (attention reads the
-        weights of its projections directly) stands behind the nearest module around it that was; unused ones stand last.
+        weights of its projections directly) stands behind the nearest module around it that was, else before its reader; unused ones
+        stand last.
     """
     layers = []
-    for name in _with_uncalled(modules, order):
+    for name in _with_uncalled(modules, order, readers=readers):
         module = modules[name]
         reparametrised = "parametrizations" in dict(module.named_children())
         parameters = sum(parameter.numel() for parameter in module.parameters()) if reparametrised else _own_parameters(module)
@@ -56,15 +58,40 @@ def torch_layers(modules: Mapping[str, Module], order: Sequence[str]) -> tuple[L
     return tuple(layers)
 
 
-def _with_uncalled(modules: Mapping[str, Module], order: Sequence[str]) -> list[str]:
+def _around(name: str, called: Collection[str]) -> str:
+    """Return the nearest called module around one, "" where that is the network itself."""
+    return next((outer for outer in prefixes(name)[1:-1] if outer in called), "")
+
+
+def _with_uncalled(modules: Mapping[str, Module], order: Sequence[str], *, readers: Mapping[str, str]) -> list[str]:
     called = set(order)
     behind: dict[str, list[str]] = {}
-    for name, module in modules.items():
-        if name not in called and _own_parameters(module) and ".parametrizations" not in f".{name}":
-            behind.setdefault(next((outer for outer in prefixes(name)[1:-1] if outer in called), ""), []).append(name)
-    unused = behind.pop("", [])
-    names = [member for name in order for member in (name, *behind.get(name, ()))]
-    return [name for name in [*names, *unused] if ".parametrizations" not in f".{name}"]
+    ahead: dict[str, list[str]] = {}
+    for name in _uncalled(modules, called):
+        around = _around(name, called)
+        group = behind.setdefault(around, []) if around or name not in readers else ahead.setdefault(readers[name], [])
+        group.append(name)
+    unused, last = behind.pop("", []), ahead.pop("", [])
+    names = [member for name in order for member in (*ahead.get(name, ()), name, *behind.get(name, ()))]
+    return [name for name in [*names, *last, *unused] if not _is_parametrization(name)]
+
+
+def _uncalled(modules: Mapping[str, Module], called: Collection[str]) -> list[str]:
+    return [name for name, module in modules.items() if name not in called and _own_parameters(module) and not _is_parametrization(name)]
+
+
+def _is_parametrization(name: str) -> bool:
+    return ".parametrizations" in f".{name}"
+
+
+def uncalled(modules: Mapping[str, Module], called: Collection[str]) -> list[str]:
+    """Return the names of the modules with parameters of their own that were not called, nor any module around them but the network.
+
+    Args:
+        modules: name -> module, containers too.
+        called: names of those that were called.
+    """
+    return [name for name in _uncalled(modules, called) if not _around(name, called)]
 
 
 def torch_units(modules: Mapping[str, Module]) -> list[str]:

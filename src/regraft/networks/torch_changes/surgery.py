@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Identity, Linear, Module, Sequential
 
+from ...errors import NetworkError
 from ...randomness import seeded
 from ..contract import Block, Head, Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
 from ..torch_parts.rows import like, put_, set_submodule_
 from ..torch_parts.taps import Point, read_input, read_point, run_reading, width_hint
+from ..tracing import flat_tensors
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,
@@ -127,21 +131,29 @@ def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequenc
         layers: names of all layers in the order of execution.
         order: names of all modules that were called, by the beginning of their first call.
         sample: a batch that it takes.
+
+    Raises:
+        NetworkError: if no part of the block is called.
     """
-    end = EndedNetwork(module, _end_of(module, block, layers=layers, order=order))
+    last = _end_of(module, block, layers=layers, order=order)
+    if last is None:
+        raise NetworkError(
+            f"The block {block.name!r} is never called: its weights are read by other code, or not at all. Cut at another block."
+        )
+    end = EndedNetwork(module, last)
     _take_later_out_(module, block, layers=layers, order=order)
     end.stops = not _runs_through(end, sample)
     return end.train(module.training)
 
 
-def _end_of(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> str:
-    """Return the name of the largest module that ends with a block and holds no layer outside it."""
+def _end_of(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> str | None:
+    """Return the name of the largest module that ends with a block and holds no layer outside it; None where none of it is called."""
     modules: Mapping[str, Module] = dict(module.named_modules())
     aside = side_modules(module, before=False)
     inside = {name for name in block.layers if not _is_aside(name, aside)}
     outside = {outer for name in layers if name not in block.layers for outer in prefixes(name)}
-    last = next(name for name in reversed(order) if name in inside)
-    return next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
+    last = next((name for name in reversed(order) if name in inside), None)
+    return None if last is None else next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
 
 
 def _is_aside(name: str, aside: Sequence[str]) -> bool:
@@ -161,18 +173,39 @@ def _take_later_out_(module: Module, block: Block, *, layers: Sequence[str], ord
 
 
 def _runs_through(end: EndedNetwork | TappedNetwork, sample: Inputs) -> bool:
-    """Tell whether what was left behind the end of a network runs as well."""
+    """Tell whether what was left behind the end of a network runs as well, with no larger tensors than before the end."""
     before = end.training
     end.eval()
     end.stops = False
     try:
-        with torch.no_grad():
+        with ExitStack() as stack, torch.no_grad():
+            watch = _refuse_swelling()
+            for module in end.modules():
+                if not list(module.children()):
+                    stack.callback(module.register_forward_hook(watch).remove)
             call_module(end, sample)
     except Exception:  # the rest of any Python forward may fail in any way without its modules
         return False
     finally:
         end.train(before)
     return True
+
+
+def _refuse_swelling() -> Callable[..., None]:
+    """Return a forward hook that raises where a module that was taken out hands on more than twice as much as any layer gave before:
+    where branches of such modules are put side by side again and again, each time multiplies their channels.
+    """
+    largest = 0
+
+    def hook(module: Module, _args: Any, output: Any) -> None:
+        nonlocal largest
+        size = max((tensor.numel() for tensor in flat_tensors(output)), default=0)
+        if not isinstance(module, Identity):
+            largest = max(largest, size)
+        elif largest and size > 2 * largest:
+            raise ValueError(f"{size} numbers behind the end of the network, at most {largest} before")
+
+    return hook
 
 
 def tapped(
@@ -192,17 +225,18 @@ def tapped(
         NetworkError: if nothing of the points can be read.
     """
     names = {tap.block for tap in points} - {INPUT}
-    chosen = [block for block in blocks if block.name in names]
-    ends = {block.name: _end_of(module, block, layers=layers, order=order) for block in chosen}
+    found = {block.name: _end_of(module, block, layers=layers, order=order) for block in blocks if block.name in names}
+    ends = {name: end for name, end in found.items() if end is not None}  # what is never called gives nothing
+    chosen = [block for block in blocks if block.name in ends]
     hints = {block.name: _hint(module, [name for name in layers if name in block.layers], given=True) for block in chosen}
     hints[INPUT] = _hint(module, layers, given=False)
     mode = module.training
-    found = _read_points(module.eval(), points, ends=ends, hints=hints, sample=sample)
-    kept = [block for block in chosen if block.name in {point.block for point in found}]
+    read = _read_points(module.eval(), points, ends=ends, hints=hints, sample=sample)
+    kept = [block for block in chosen if block.name in {point.block for point in read}]
     if kept:
         _take_later_out_(module, max(kept, key=lambda block: max(map(layers.index, block.layers))), layers=layers, order=order)
-    whole = TappedNetwork(module if kept else Identity(), found).eval()
-    whole.slices = slices_of([(point.block, pool, width) for point in found for pool, width in point.widths()])
+    whole = TappedNetwork(module if kept else Identity(), read).eval()
+    whole.slices = slices_of([(point.block, pool, width) for point in read for pool, width in point.widths()])
     whole.stops = not _runs_through(whole, sample)
     return whole.train(mode)
 
@@ -230,6 +264,8 @@ def _read_points(
     found = []
     for tap in points:
         end = ends.get(tap.block)
+        if end is None and tap.block != INPUT:
+            continue
         point = read_point(tap, end, two=runs[0].get(end), three=runs[1].get(end), hint=hints[tap.block])
         found += [] if point is None else [point]
     if not found:

@@ -99,7 +99,7 @@ def _forward(job: Job, network: Network, *, rows: np.ndarray) -> tuple[float, np
     began = time.perf_counter()
     inputs = job.items.batch(rows)
     reading = (time.perf_counter() - began) / len(rows)
-    inputs, modules = placed(inputs, job.device, layout=network.layout), network.modules()
+    inputs, modules = placed(inputs, job.device, order=network.memory_order), network.modules()
     done = np.zeros(len(network.blocks))
 
     def note(index: int) -> Any:

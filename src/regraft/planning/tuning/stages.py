@@ -172,9 +172,7 @@ def by_method(job: Job) -> Carried:
     tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
     starts, usual = starts_of(tuning.job, frozen=tuning.frozen), usual_rate(tuning.job.network, tuning.job.settings)
     with tuning.method.during(tuning.job.network):
-        history += tuned(
-            tuning.job, tuning.job.feed(tuning.frozen), frozen=tuning.frozen, stage=plan.strategy, starts=starts, usual=usual
-        )
+        history += tuned(tuning.job, tuning.job.feed(tuning.frozen), frozen=tuning.frozen, stage=plan.strategy, starts=starts, usual=usual)
     finished = tuning.finished()
     if other.network is not job.network:  # without the old head: the same method again, with the weights that it came to
         plain = begun_method(job, strategy=plan.strategy, options=plan.options).finished()
@@ -195,7 +193,7 @@ def _note_idle_codes_(job: Job) -> None:
     if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
         return
     network.mode_(False)
-    batch = placed(job.items.batch(job.parts.fit[:8]), job.device, layout=network.layout)
+    batch = placed(job.items.batch(job.parts.fit[:8]), job.device, order=network.memory_order)
     with torch.no_grad():
         mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
     if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):

@@ -1,0 +1,79 @@
+"""Where parameters are read that belong to modules nobody calls: found by running with NaN in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from ..parts.structure import uncalled
+from ..tracing import flat_tensors
+
+__all__ = ["readers"]
+
+_END = ""
+_Calls = list[tuple[str, bool]]
+
+
+def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Callable[[], Any]) -> dict[str, str]:
+    """Return which call first sees what was made of the parameters of modules that were not called themselves.
+
+    Args:
+        modules: name -> module, in inference mode.
+        called: names of those that one run calls.
+        run: makes one forward pass.
+
+    Returns:
+        For each such module that stands in no called module but the network itself: the name of the module that is called next with
+        what was made of it, "" where the result alone shows it. Those that change nothing (auxiliary heads) are left out.
+    """
+    held = {name: [one for one in modules[name].parameters(recurse=False) if one.is_floating_point()] for name in uncalled(modules, called)}
+    held = {name: parameters for name, parameters in held.items() if parameters}
+    if not held:
+        return {}
+    plain = _calls(modules, run)
+    if _first_difference(plain, _poisoned(modules, [one for group in held.values() for one in group], run=run)) is None:
+        return {}
+    found = {name: _first_difference(plain, _poisoned(modules, group, run=run)) for name, group in held.items()}
+    return {name: reader for name, reader in found.items() if reader is not None}
+
+
+def _poisoned(modules: Mapping[str, Module], parameters: Collection[Parameter], *, run: Callable[[], Any]) -> _Calls:
+    kept = [one.data for one in parameters]
+    try:
+        for one in parameters:
+            one.data = torch.full_like(one.data, torch.nan)
+        return _calls(modules, run)
+    finally:
+        for one, values in zip(parameters, kept, strict=True):
+            one.data = values
+
+
+def _calls(modules: Mapping[str, Module], run: Callable[[], Any]) -> _Calls:
+    """Return the calls of a run, in order, with whether their inputs hold NaN; last the result, or what there was before it failed."""
+    calls: _Calls = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda _module, args, kwargs: calls.append((name, _spoilt((args, kwargs))))
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(note(name), with_kwargs=True).remove)
+        try:
+            calls.append((_END, _spoilt(run())))
+        except Exception:  # a Python forward may refuse NaN in any way
+            calls.append((_END, True))
+    return calls
+
+
+def _spoilt(values: Any) -> bool:
+    return any(isinstance(one, Tensor) and bool(one.isnan().any()) for one in flat_tensors(values))
+
+
+def _first_difference(plain: _Calls, poisoned: _Calls) -> str | None:
+    """Return the first call that sees NaN in one run and not in the other; None where there is none."""
+    return next((name for (name, spoilt), (_, clean) in zip(poisoned, plain, strict=False) if spoilt and not clean), None)

@@ -1,0 +1,100 @@
+"""Every network that runs in PyTorch is adapted by every usual strategy: networks × strategies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.zoo.torch_networks import NETWORKS
+
+import regraft
+from regraft.data import Dataset
+from regraft.errors import NetworkError
+from regraft.networks.contract import Network, Tap
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "probe": {},
+    "head": {"epochs": 2},
+    "partial": {"epochs": 2, "frozen": 1},
+    "full": {"epochs": 2},
+    "scratch": {"epochs": 2},
+    "auto": {"epochs": 2},
+}
+NEVER_USED = {"Unused": ("aux.",), "Auxiliary": ("aux.",)}
+"""Parameters that no result depends on, by network."""
+
+
+def opened(name: str) -> Network:
+    torch.manual_seed(0)
+    return regraft.load(NETWORKS[name](), inputs=(3, 16, 16))
+
+
+def pictures(count: int = 36) -> Dataset:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, count)
+    noise = generator.normal(size=(count, 3, 16, 16)) + labels[:, None, None, None]
+    return regraft.read((noise.astype(np.float32), np.array(["a", "b", "c"])[labels]))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_adapted(name: str, strategy: str) -> None:
+    """It predicts what its module gives, and what is frozen stays as it was; the network given too."""
+    net, data = opened(name), pictures()
+    before = {key: values.clone() for key, values in net.state().items()}
+    result = regraft.adapt(net, data, strategy=strategy, cache="memory", batch_size=12, **STRATEGIES[strategy])
+    made = result.network
+    assert made.classes == ("a", "b", "c")
+    with torch.no_grad():
+        own = made.module.eval()(torch.as_tensor(np.asarray(made.preprocessing.batch(list(data.items)))))
+    assert np.allclose(made.raw_scores(data), own.numpy(), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(values, before[key]) for key, values in net.state().items())
+    if strategy in ("probe", "head"):
+        heads = (*(f"{layer}." for layer in made.head_layers), *(f"{layer}." for layer in net.head_layers))
+        kept = {key.removeprefix("backbone."): values for key, values in made.state().items() if not key.startswith(heads)}
+        changed = [key for key, values in kept.items() if key in before and not torch.equal(values, before[key])]
+        assert not changed
+    if strategy == "full":
+        trained = {key.removeprefix("backbone."): values for key, values in made.state().items() if values.is_floating_point()}
+        still = [key for key, values in trained.items() if key in before and torch.equal(values, before[key])]
+        assert not [key for key in still if not key.startswith(NEVER_USED.get(name, ("no such",)))] or result.history == []
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"), [("Functional", "conv2", "fc1"), ("Functional", "fc1", "fc"), ("Listed", "fc1", "scales")]
+)
+def test_parameters_of_a_module_that_nobody_calls_stand_where_they_are_read(name: str, first: str, second: str) -> None:
+    names = [layer.name for layer in opened(name).layers]
+    assert names.index(first) < names.index(second)
+
+
+def test_what_no_result_depends_on_stands_last() -> None:
+    assert [layer.name for layer in opened("Unused").layers if layer.parameters][-3:] == ["aux.0", "aux.1", "aux.2"]
+
+
+def test_a_network_is_not_cut_at_a_block_that_is_never_called() -> None:
+    net = opened("Functional")
+    with pytest.raises(NetworkError, match="'fc1' is never called"):
+        regraft.cut(net, "fc1")
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("Plain", torch.channels_last), ("Viewed", torch.contiguous_format), ("Strided", torch.contiguous_format)]
+)
+def test_another_order_in_memory_is_used_only_where_it_gives_the_same(name: str, order: torch.memory_format) -> None:
+    net = opened(name)
+    net.module.train()
+    assert net.memory_order == order
+    assert all(module.training for module in net.module.modules())
+
+
+def test_googlenet_with_auxiliary_heads() -> None:
+    """Its blocks are branches side by side: an early end leaves nothing behind that would swell."""
+    models = pytest.importorskip("torchvision.models")
+    net = regraft.load(models.googlenet(weights=None, init_weights=False), inputs=(3, 64, 64))
+    assert net.head.layer == "fc"
+    for block in net.blocks[3], net.blocks[-1]:
+        tapped = net.tapped([Tap("input", ("mean",)), Tap(block.name, ("mean",))])
+        assert ("aux" in block.name) == (len(tapped.tap_slices) == 1)

@@ -1,0 +1,101 @@
+"""Small PyTorch networks that are ordinary elsewhere and that something once could not take: one of each kind."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Plain(nn.Module):
+    """Convolutions, BatchNorm and two linear layers; the others below change one thing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm, self.conv2 = nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3, stride=2)
+        self.fc1, self.fc = nn.Linear(8 * 9, 12), nn.Linear(12, 3)
+
+    def maps(self, x: Tensor) -> Tensor:
+        return self.conv2(self.norm(self.conv1(x)).relu()).relu()
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.fc1(self.maps(x).flatten(1)).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x))
+
+
+class Viewed(Plain):
+    """`view` behind convolution and pooling, as in PyTorch's own classification tutorial: it needs the usual order in memory."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.fc1(functional.max_pool2d(self.maps(x), 1).view(-1, 8 * 9)).relu()
+
+
+class Strided(Plain):
+    """Gives another result in another order in memory, and no error."""
+
+    def features(self, x: Tensor) -> Tensor:
+        maps = self.maps(x)
+        return self.fc1(maps.as_strided((len(maps), 8 * 9), (8 * 9, 1))).relu()
+
+
+class Auxiliary(Plain):
+    """A head that is called in training alone, defined before all others and larger than they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux = nn.Sequential(nn.Linear(8 * 9, 300), nn.BatchNorm1d(300), nn.Linear(300, 3))
+
+    def features(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.aux(self.maps(x).flatten(1))
+        return super().features(x)
+
+
+class Unused(Auxiliary):
+    """A part that is never called."""
+
+    features = Plain.features
+
+
+class Listed(Plain):
+    """Parameters in a `ParameterList`, in use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(12)), nn.Parameter(torch.zeros(12))])
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x) * self.scales[0] + self.scales[1]
+
+
+class Functional(Plain):
+    """A layer whose weight is read by `F.linear`, so that the layer is never called."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return functional.linear(self.maps(x).flatten(1), self.fc1.weight, self.fc1.bias).relu()
+
+
+class FunctionalHead(Plain):
+    """The last layer is read by `F.linear`: nothing shows that it is a head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.features(x), self.fc.weight, self.fc.bias)
+
+
+class Bare(nn.Module):
+    """Nothing but parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(12, 3 * 256) * 0.05), nn.Parameter(torch.randn(3, 12) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(functional.linear(x.flatten(1), self.a).relu(), self.b)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (Plain, Viewed, Strided, Auxiliary, Unused, Listed, Functional, FunctionalHead, Bare)
+}
+"""Networks of pictures (3, 16, 16) with three classes, by name."""
