@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from .files.text import csv_cell, printable, printable_json, printable_lines
 
-__all__ = ["progress", "say", "show", "show_csv", "show_json", "show_table", "speaking", "tell"]
+__all__ = ["duration", "progress", "say", "show", "show_csv", "show_json", "show_table", "speaking", "tell"]
 
 _SPEAKING: ContextVar[bool] = ContextVar("regraft_speaking", default=False)
 """Whether progress is shown: the commands switch it on, a library stays silent unless asked."""
@@ -124,6 +124,18 @@ def _encodable(text: str, stream: TextIO) -> str:
 
 def _encoding(stream: TextIO) -> str:
     return (getattr(stream, "encoding", None) or "utf-8").lower()
+
+
+def duration(seconds: float) -> str:
+    """Return `seconds` for people: "0.4 s", "12 s", "3 min 20 s", "1 h 05 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from regraft.console import duration
 from regraft.errors import DataError, MissingExtraError
 from regraft.report import picture_uri, plot_history, read_facts, sound_uri, verdict, write_facts, write_report
 from regraft.report.candidates import candidate_rows
 from regraft.report.curves import stage_starts
 from regraft.report.figures import Bar, heat_map, interval_bars, line_chart, nice_ticks, stacked_bar
-from regraft.report.sections import confused_pairs, duration
+from regraft.report.sections import confused_pairs
 
 EVIL = '<script>alert("x")</script>'
 NAMES = ["bus", "tram", EVIL]

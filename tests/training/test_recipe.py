@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.datasets import load_digits
 from tests.training.test_loop import ArrayFeed, _state
 from torch import nn
 
+from regraft.console import speaking
 from regraft.networks.torch_modules import open_torch
 from regraft.tasks import loss_for
 from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
@@ -43,7 +45,8 @@ def _digits(settings: dict[str, Any] | None = None, *, norm: bool = False, seed:
 @pytest.mark.parametrize(("factor", "better"), [(0.001, "higher"), (100.0, "lower")])
 def test_a_useless_usual_rate_is_left(factor: float, better: str) -> None:
     training, starts = _digits()
-    recipe, compared = found_recipe(training, usual=1e-3 * factor, starts=starts)
+    chosen = found_recipe(training, usual=1e-3 * factor, starts=starts)
+    recipe, compared = chosen.recipe, chosen.compared
     assert recipe.learning_rate > 1e-3 * factor if better == "higher" else recipe.learning_rate < 1e-3 * factor
     assert recipe.start == "good"
     rates = {one.recipe.learning_rate for one in compared}
@@ -52,15 +55,16 @@ def test_a_useless_usual_rate_is_left(factor: float, better: str) -> None:
 
 def test_what_is_given_is_not_compared() -> None:
     training, starts = _digits({"learning_rate": 2e-3, "layer_decay": 0.5, "batch_norm": "frozen"}, norm=True)
-    recipe, compared = found_recipe(training, usual=1e-3, starts={"good": starts["good"]})
+    chosen = found_recipe(training, usual=1e-3, starts={"good": starts["good"]})
+    recipe, compared = chosen.recipe, chosen.compared
     assert (recipe.learning_rate, recipe.batch_norm) == (2e-3, "frozen")
-    assert compared == [] or {one.recipe.learning_rate for one in compared} == {2e-3}
+    assert not compared or {one.recipe.learning_rate for one in compared} == {2e-3}
     assert with_recipe(training, recipe).settings.layer_decay == 0.5
 
 
 def test_decay_statistics_and_starts_are_compared() -> None:
     training, starts = _digits(norm=True)
-    _, compared = found_recipe(training, usual=1e-3, starts=starts)
+    compared = found_recipe(training, usual=1e-3, starts=starts).compared
     assert {one.recipe.lowest for one in compared} == {1.0, 0.3, 0.1}
     assert {one.recipe.batch_norm for one in compared} == {"batch", "frozen"}
     assert {one.recipe.start for one in compared} == {"good", "bad"}
@@ -117,11 +121,42 @@ def test_a_start_that_nothing_beats_is_kept() -> None:
     assert all(torch.equal(kept[name], tensor) for name, tensor in training.network.state().items())
 
 
-def test_a_choice_that_was_made_is_not_made_again() -> None:
-    training, starts = _digits({"epochs": 20})
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("schedule", ["auto", "cosine"])
+def test_a_run_that_goes_on_comes_to_the_same_without_the_comparisons(folded: bool, schedule: str) -> None:
+    """The comparison that was won is gone on with; where its state is lost, the training begins anew and comes to the same."""
+    training, starts = _digits({"epochs": 40, "schedule": schedule, "patience": 3, "batch_size": 8}, norm=True, count=80)
+    rows = np.arange(180)
+    folds = [(np.setdiff1d(rows, rows[number::2]), rows[number::2]) for number in range(2)] if folded else []
     known = InMemory()
-    first = measured_training(training, usual=1e-3, starts=starts, known=known)
+    first = measured_training(training, usual=1e-3, starts=starts, folds=folds, known=known)
     weights = _state(training)
-    second = measured_training(training, usual=1e-3, starts=starts, known=known)
+    assert (known.read() or {})["tried"] > 0
+    second = measured_training(training, usual=1e-3, starts=starts, folds=folds, known=known)
     assert (first.recipe, first.compared, first.course) == (second.recipe, second.compared, second.course)
+    assert [entry | {"seconds": 0} for entry in first.history] == [entry | {"seconds": 0} for entry in second.history]
     assert all(torch.equal(weights[name], tensor) for name, tensor in training.network.state().items())
+
+
+def test_a_comparison_on_a_part_of_the_examples_is_not_gone_on_with() -> None:
+    training, starts = _digits({"epochs": 25}, count=1300)
+    chosen = found_recipe(training, usual=1e-3, starts=starts)
+    assert chosen.compared
+    assert (chosen.tried, list(chosen.begun)) == (0, [None])
+
+
+def test_states_without_room_are_not_kept() -> None:
+    store, content = InMemory(100), {"best": {"weight": torch.zeros(20)}, "optimizer": {"state": {0: {"step": torch.zeros(6)}}}}
+    store.write({"best": content["best"]})
+    assert store.read() is not None
+    store.write(content)  # 104 bytes
+    assert store.read() is None
+
+
+def test_how_long_it_takes_is_said_before_the_comparisons(capsys: pytest.CaptureFixture[str]) -> None:
+    training, starts = _digits({"epochs": 40})
+    with speaking(True):
+        found_recipe(training, usual=1e-3, starts=starts)
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train: comparing settings takes about .+ (s|min), training up to .+", said[0])
+    assert sum("comparing settings" in line for line in said) == 1

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..console import duration
 from ..errors import optional_import
 from .figures import Bar, interval_bars, nice_ticks, svg, tag, text
 from .page import rendered
-from .sections import duration
 
 __all__ = ["learning_curve", "plot_profile", "scenario_plane", "write_profile"]
 

@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..console import duration
 from .candidates import HEADINGS, candidate_rows
 from .curves import curve, epochs_of, stage_starts
 from .figures import Bar, heat_map, interval_bars, line_chart, stacked_bar
 from .tasks import FIGURES, label_rows, number_words, percent, task_sections, with_interval
 from .verdict import baseline_name, judged_part
 
-__all__ = ["confused_pairs", "context", "duration"]
+__all__ = ["confused_pairs", "context"]
 
 _HEADINGS = {
     "matched": "weights taken from the file",
@@ -71,18 +72,6 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "cost": _cost(facts.get("cost") or {}),
         "versions": [(str(name), str(version)) for name, version in (facts.get("versions") or {}).items()],
     }
-
-
-def duration(seconds: float) -> str:
-    """Return `seconds` for people: "0.4 s", "12 s", "3 min 20 s", "1 h 05 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def confused_pairs(confusion: Confusion, names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:

@@ -72,6 +72,8 @@ class Training:
         course: (steady, falling) epochs of a training whose length is known; None: it ends when the validation loss stops falling.
         keep_start: whether the weights before this training are kept where no epoch has a lower validation loss.
         until: an epoch after which it is interrupted, to be gone on with from the checkpoint; None: trained to its end.
+        begun: the state of the same training at an earlier epoch, to go on from where the checkpoint holds none.
+        tried: epochs at the beginning in which patience is not heeded: the comparison that chose this training ran as long.
     """
 
     network: Network
@@ -91,6 +93,8 @@ class Training:
     course: tuple[int, int] | None = None
     keep_start: bool = True
     until: int | None = None
+    begun: Mapping[str, Any] | None = None
+    tried: int = 0
 
 
 @dataclass
@@ -190,7 +194,7 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
     if state.epoch >= limit or (training.until is not None and state.epoch >= training.until):
         return True
     patience = patience_of(settings, len(training.fit))
-    waited = patience is not None and state.waited >= patience
+    waited = patience is not None and state.waited >= patience and state.epoch >= training.tried
     if settings.schedule != "auto":
         return training.course is None and waited
     course = state.course
@@ -396,12 +400,12 @@ def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
 
 
 def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
-    """Put network and optimizer where the checkpoint left them, if there is one."""
-    saved = training.checkpoint.read() if training.checkpoint is not None else None
+    """Put network and optimizer where the checkpoint left them, or the training that is gone on with, if there is one."""
+    saved = (training.checkpoint.read() if training.checkpoint is not None else None) or training.begun
     if saved is None:
         return None
     restore_(trained_tensors(training), saved["tensors"])
     optimizer.load_state_dict(saved["optimizer"])
     names = ("rate", "start_loss", "epoch", "best_loss", "best_epoch", "best", "waited", "history")
-    plain = {name: saved[name] for name in names} | {"history": list(saved["history"])}
+    plain = {name: saved[name] for name in names} | {"history": [entry | {"phase": training.phase} for entry in saved["history"]]}
     return Trained(**plain, course=Course(**saved["course"]), plateau=PlateauFactor(**saved["plateau"]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .loop import Training, all_raw_scores
-from .recipe import Comparison, Folds, Recipe, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
+from .recipe import Chosen, Comparison, Folds, Recipe, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
 from .stores import Store
 
 __all__ = ["Measured", "measured_training"]
@@ -79,17 +79,18 @@ def measured_training(training: Training, *, usual: float, starts: Starts, folds
     """
     kept = known.read() if known is not None else None
     if kept is None:
-        recipe, compared = found_recipe(training, usual=usual, starts=starts, folds=folds)
+        chosen = found_recipe(training, usual=usual, starts=starts, folds=folds)
         if known is not None:
-            known.write({"recipe": json.dumps(vars(recipe)), "compared": json.dumps([one.to_dict() for one in compared])})
+            told = json.dumps([one.to_dict() for one in chosen.compared])
+            known.write({"recipe": json.dumps(vars(chosen.recipe)), "compared": told, "tried": chosen.tried})
     else:
-        recipe = Recipe(**json.loads(kept["recipe"]))
         compared = [Comparison.from_dict(one) for one in json.loads(kept["compared"])]
-    found = Measured(training, starts, recipe, compared, [_entry(training.stage, one) for one in compared])
+        chosen = Chosen(Recipe(**json.loads(kept["recipe"])), compared, kept["tried"], [None] * max(len(folds), 1))
+    found = Measured(training, starts, chosen.recipe, chosen.compared, [_entry(training.stage, one) for one in chosen.compared])
     if folds:
-        _train_folds_(found, folds)
+        _train_folds_(found, folds, chosen=chosen)
     else:
-        state = trained_by(training, recipe, starts=starts)
+        state = trained_by(training, chosen, starts=starts)
         found.history += state.history
         found.course, found.kept_start = course_of(state), state.kept_start
         if len(training.select):
@@ -103,12 +104,12 @@ def _entry(stage: str, one: Comparison) -> dict[str, Any]:
     return {"stage": stage, "phase": "search", "epoch": plain.pop("epochs"), "select_loss": plain.pop("loss"), **plain}
 
 
-def _train_folds_(found: Measured, folds: Folds) -> None:
+def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
     """Train on each fold, and take the longest; the scores of all folds together are held out."""
     training, courses, scores, kept = found.training, [], [], []
     for number, (fit, select) in enumerate(folds, start=1):
         one = replace(training, fit=fit, select=select, checkpoint=None, phase=f"fold {number}")
-        state = trained_by(one, found.recipe, starts=found.starts)
+        state = trained_by(one, chosen, starts=found.starts, part=number - 1)
         found.history += state.history
         courses.append(course_of(state))
         kept.append(state.kept_start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -82,13 +83,22 @@ def _unique(parameters: Iterable[Parameter]) -> list[Parameter]:
     return list({id(parameter): parameter for parameter in parameters}.values())
 
 
-def _optimizer(groups: list[dict[str, object]], settings: Settings) -> Optimizer:
+def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
+    """Return the optimizer that the settings name; its fused form, one call in place of one a parameter, where there is one."""
+    fused = {"fused": True} if all(_can_fuse(parameter) for group in groups for parameter in group["params"]) else {}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, nesterov=settings.momentum > 0)
+        return torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, nesterov=settings.momentum > 0, **fused)
     if settings.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=1.0, momentum=settings.momentum)
-    kinds: dict[str, Callable[..., Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
-    return kinds[settings.optimizer](groups, lr=1.0)
+    if settings.optimizer == "nadam":
+        return torch.optim.NAdam(groups, lr=1.0)
+    kinds: dict[str, Callable[..., Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    return kinds[settings.optimizer](groups, lr=1.0, **fused)
+
+
+def _can_fuse(parameter: Parameter) -> bool:
+    """Return whether torch has fused optimizers for a parameter."""
+    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def set_rate_(optimizer: Optimizer, rate: float) -> None:

@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..console import say
+from ..console import duration, say
 from .courses import most_epochs
 from .loop import Trained, Training, loss_of, restore_, trained
 from .optimizers import trained_depth
@@ -23,6 +23,7 @@ from .stores import InMemory
 __all__ = [
     "DRAWN",
     "MOVING_STATISTICS",
+    "Chosen",
     "Comparison",
     "Folds",
     "Recipe",
@@ -53,6 +54,8 @@ SHARE = 0.5
 """Epochs that a comparison may take, in terms of the longest training."""
 LARGEST = 1000
 """Examples that a short training learns from and is judged by at most."""
+ROOM = 2**31
+"""Bytes that the states of short trainings may take; larger ones start again where they go on."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,23 @@ class Comparison:
         return cls(Recipe(**recipe), plain["epochs"], plain["loss"])
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen by comparisons.
+
+    Attributes:
+        recipe: the best.
+        compared: all.
+        tried: epochs that the best was trained for on all examples of its training; 0 where it was on a part of them.
+        begun: the states in which it stands then, one for each fold; None where one was not kept.
+    """
+
+    recipe: Recipe
+    compared: list[Comparison] = field(default_factory=list)
+    tried: int = 0
+    begun: Sequence[Mapping[str, Any] | None] = (None,)
+
+
 @dataclass
 class _Short:
     """A short training that may go on.
@@ -128,6 +148,25 @@ class _Short:
             put_start_(one, self.recipe, starts=starts)
             curves.append([loss_of(entry) for entry in trained(replace(one, until=self.epochs)).history])
         self.loss = float(np.mean(curves, axis=0).min())
+
+    def announced_(self, compared: int, trained: int) -> None:
+        """Say after the second epoch how long everything will take.
+
+        Args:
+            compared: epochs of all comparisons at most, on all folds.
+            trained: epochs of the training and its repetition at most.
+        """
+
+        def told(entry: Mapping[str, Any]) -> None:
+            if entry["epoch"] == 2:
+                seconds = [epochs * entry["seconds"] for epochs in (compared * len(self.trainings), trained)]
+                say(f"{entry['stage']}: comparing settings takes about {duration(seconds[0])}, training up to {duration(seconds[1])}")
+
+        self.trainings = [replace(self.trainings[0], on_epoch=told), *self.trainings[1:]]
+
+    def states(self) -> list[Mapping[str, Any] | None]:
+        """Return the states in which its trainings stand, where they were kept."""
+        return [None if one.checkpoint is None else one.checkpoint.read() for one in self.trainings]
 
 
 def put_start_(training: Training, recipe: Recipe, *, starts: Starts) -> None:
@@ -155,7 +194,7 @@ def moving_statistics(training: Training) -> frozenset[str]:
     return frozenset(name for name in network.state() if name.endswith(MOVING_STATISTICS) and name.rpartition(".")[0] in layers)
 
 
-def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = ()) -> tuple[Recipe, list[Comparison]]:
+def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = ()) -> Chosen:
     """Choose how a training is set by short trainings that begin where it will.
 
     First learning rates are compared, then the best of them with decays by depth, with frozen statistics of BatchNorm and from other
@@ -170,7 +209,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
         folds: (training set, validation set) pairs in place of those of the training.
 
     Returns:
-        The best, and all that were compared.
+        What was chosen.
     """
     settings, first = training.settings, next(iter(starts))
     given = Recipe(settings.learning_rate or usual, 1.0, "frozen" if settings.batch_norm == "frozen" else "batch", first)
@@ -182,10 +221,12 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     with_others = () if few else ("decay", "statistics")
     alone = settings.learning_rate is not None and not _others(training, given, of=with_others, starts=starts)
     if alone or not len(parts[0].select) or allowed < 5 * length or settings.epochs == 0:
-        return given, []
+        return Chosen(given, begun=[None] * len(parts))
     factors = (1.0,) if settings.learning_rate else tuple(factor for factor in FACTORS if not few or 0.3 <= factor <= 3)
     tried = [_Short(one, _set(parts, one)) for one in (replace(given, learning_rate=given.learning_rate * factor) for factor in factors)]
     usual_one = tried[factors.index(1.0)]
+    most = (len(tried) + len(_others(training, given, of=with_others, starts=starts)) + 2 * (3 if few else 4)) * length
+    tried[0].announced_(most, (len(parts) + 1) * most_epochs(settings, len(training.fit)))
     _run_(tried, length, starts=starts)
     best = min(tried, key=_loss)
     others = [_Short(one, _set(parts, one)) for one in _others(training, best.recipe, of=with_others, starts=starts)]
@@ -196,7 +237,10 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     if len(tried) > 1:
         _run_(last, 2 * length, starts=starts)
     chosen = min(last, key=_loss)
-    return chosen.recipe, [Comparison(one.recipe, one.epochs, one.loss) for one in sorted(tried, key=lambda one: (-one.epochs, one.loss))]
+    compared = [Comparison(one.recipe, one.epochs, one.loss) for one in sorted(tried, key=lambda one: (-one.epochs, one.loss))]
+    if settings.unfreeze_every or not all(map(_is_whole, parts, folds or [(training.fit, training.select)])):
+        return Chosen(chosen.recipe, compared, begun=[None] * len(parts))
+    return Chosen(chosen.recipe, compared, chosen.epochs, chosen.states())
 
 
 def _loss(one: _Short) -> float:
@@ -204,6 +248,7 @@ def _loss(one: _Short) -> float:
 
 
 def _run_(shorts: Sequence[_Short], epochs: int, *, starts: Starts) -> None:
+    """Train each for further epochs."""
     for one in shorts:
         one.go_on_(epochs, starts)
         length = f"{one.epochs} epoch" + ("s" if one.epochs > 1 else "")
@@ -220,31 +265,40 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
     return found + [replace(best, start=name) for name in starts if name != best.start]
 
 
+def _is_whole(part: Training, rows: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Return whether a short training learns from all examples and is judged by all."""
+    return len(part.fit) == len(rows[0]) and len(part.select) == len(rows[1])
+
+
 def _smaller(training: Training, fit: np.ndarray, *, select: np.ndarray) -> Training:
     """Return a training on few examples, without checkpoint, patience and listeners."""
     draw = np.random.default_rng(training.seed)
     fit, select = (np.sort(draw.choice(part, LARGEST, replace=False)) if len(part) > LARGEST else part for part in (fit, select))
     settings = replace(training.settings, patience=None, unfreeze_every=None)
-    return replace(training, fit=fit, select=select, settings=settings, on_epoch=None, checkpoint=None, keep_start=False, phase="search")
+    return replace(training, fit=fit, select=select, settings=settings, on_epoch=None, checkpoint=None, phase="search")
 
 
 def _set(parts: Sequence[Training], recipe: Recipe) -> list[Training]:
-    return [replace(with_recipe(part, recipe), checkpoint=InMemory()) for part in parts]
+    return [replace(with_recipe(part, recipe), checkpoint=InMemory(ROOM / (4 * len(parts)))) for part in parts]
 
 
-def trained_by(training: Training, recipe: Recipe, *, starts: Starts) -> Trained:
-    """Train by a recipe until the validation loss no longer falls, and leave the best weights in the network.
+def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
+    """Train as was chosen until the validation loss no longer falls, and leave the best weights in the network.
+
+    The comparison that was won is gone on with, where it was on the same examples. A run that was killed repeats it, and comes to the
+    same.
 
     Args:
         training: what to train.
-        recipe: how it is set.
+        chosen: how it is set, and how far it has come.
         starts: what it may begin with.
+        part: which fold it is of.
 
     Returns:
         Where the training stands at its end.
     """
-    put_start_(training, recipe, starts=starts)
-    return trained(with_recipe(training, recipe))
+    put_start_(training, chosen.recipe, starts=starts)
+    return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
 
 
 def course_of(state: Trained) -> tuple[int, int]:

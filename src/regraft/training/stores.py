@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
+
+from torch import Tensor
 
 __all__ = ["InMemory", "Store"]
 
@@ -18,9 +21,15 @@ class Store(Protocol):
 
 
 class InMemory:
-    """A state in memory."""
+    """A state in memory, if there is room for it; one that is too large is forgotten, and what it was reached by has to be done again."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: float = float("inf")) -> None:
+        """Make an empty store.
+
+        Args:
+            room: bytes.
+        """
+        self._room = room
         self._content: dict[str, Any] | None = None
 
     def read(self) -> dict[str, Any] | None:
@@ -29,4 +38,17 @@ class InMemory:
 
     def write(self, content: dict[str, Any]) -> None:
         """Keep content in place of what was there."""
-        self._content = content
+        self._content = content if sum(tensor.nbytes for tensor in _tensors(content)) <= self._room else None
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._content = None
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """Yield all tensors in nested mappings and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(part)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ...console import show, show_json, speaking, tell
+from ...console import duration, show, show_json, speaking, tell
 from ...errors import SettingError
 from .. import options
 from ..guard import guarded
@@ -175,7 +175,6 @@ def short_account(account: Any) -> str:
 
 
 def _cost(cost: Mapping[str, float]) -> str:
-    duration = library("report.sections").duration
     parts = {"reading": "read", "frozen part": "frozen", "training": "train"}
     said = f"{duration(cost['total'])} in all: " + ", ".join(f"{duration(cost[key])} {words}" for words, key in parts.items())
     items = int(cost["frozen_forward_items"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...console import say
+from ...console import duration, say
 from ...errors import SettingError
 from ...networks.parts.taps import INPUT
 from ...report.candidates import NOT_TRIED
@@ -179,6 +179,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
 def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]:
     """Return the trials, best first, that may still come to beat the probe, each run once."""
     trials, tried = list[Trial](), 0
+    _announce(choice, candidates)
     for one in candidates:
         few = choice.deadline is None and not choice.asked
         if few and one.strategy != "head" and tried >= FIRST:
@@ -196,6 +197,22 @@ def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]
     for trial in trials[1:]:
         trial.candidate.why = "dropped after the first trial: others do better"
     return trials[:1]
+
+
+def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
+    """Say how long trials of the candidates, and the training of the best of them, will take."""
+    job = choice.job
+    trained = [one for one in candidates if one.strategy != "head"]
+    if not trained:
+        return
+    items, most = len(job.parts.fit), most_epochs(job.settings, len(job.parts.fit))
+    trials = sorted((choice.seconds(one, items=min(items, MOST_TRIED), epochs=first_epochs(job)) for one in trained), reverse=True)
+    longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
+    few = choice.deadline is None and not choice.asked
+    say(
+        f"trials of what is trained take about {duration(sum(trials[: FIRST if few else None]))}; training the best of them, if it is "
+        f"worth it, up to {duration(min(longest, max(choice.left, 0)))}"
+    )
 
 
 def _begun(choice: Choice, one: Candidate) -> Trial | None:

@@ -23,7 +23,7 @@ __all__ = ["note_", "starts_of", "tuned", "usual_rate"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
-FOLDS = 5
+FOLDS = 3
 History = list[dict[str, Any]]
 
 
