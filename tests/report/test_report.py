@@ -289,10 +289,18 @@ def test_pictures(shape: tuple[int, ...]) -> None:
     assert max(image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size) == 96
 
 
-def test_picture_files_and_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = pytest.importorskip("PIL.Image")
-    image.new("P", (300, 200)).save(tmp_path / "p.png")
-    assert picture_uri(tmp_path / "p.png") is not None
+@pytest.mark.parametrize("side", [1, 40, 64, 96, 97, 300])
+@pytest.mark.parametrize(("mode", "ending"), [("RGB", "jpg"), ("RGB", "png"), ("L", "png"), ("P", "png"), ("RGBA", "png"), ("CMYK", "jpg")])
+def test_pictures_of_files_are_shown_in_every_size_and_mode(side: int, mode: str, ending: str, tmp_path: Path) -> None:
+    image, path = pytest.importorskip("PIL.Image"), tmp_path / f"p.{ending}"
+    image.new(mode, (side, side), 1 if mode in ("L", "P") else (9,) * len(mode)).save(path)
+    uri = picture_uri(path)
+    assert uri is not None
+    with image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as shown:
+        assert 48 < max(shown.size) <= 96
+
+
+def test_what_is_no_picture_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p.txt").write_text("no picture")
     assert picture_uri(tmp_path / "p.txt") is None and picture_uri(np.zeros((2, 3, 4, 5))) is None
     assert picture_uri(np.full((4, 4), -3.0)) is not None

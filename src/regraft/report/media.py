@@ -34,11 +34,10 @@ def picture_uri(source: npt.ArrayLike | str | Path, *, size: int = 96) -> str | 
         return None
     try:
         with picture_of(source if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))) as picture:
-            small = _thumbnail(picture, size, nearest=image.Resampling.NEAREST)
+            file = io.BytesIO()
+            _thumbnail(picture, size, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
     except (InputError, TypeError, ValueError):
         return None
-    file = io.BytesIO()
-    small.save(file, format="PNG", optimize=True)
     return _uri("image/png", file.getvalue())
 
 
