@@ -50,8 +50,14 @@ CASES = {
     "stages": Case("full", {"unfreeze_every": 1, "epochs": 4}),
     "tasks": Case("full", data="tasks"),
     "baseline": Case("head", {"baselines": True}),
+    "chosen": Case("full", {"epochs": 30, "batch_size": 2, "select": 0.6, "valid": 0.1}),
+    "once": Case("full", {"refit": False, "stay_near": 0.1}),
+    "everything": Case("partial", {"refit": "all", "frozen": 1}),
+    "probed": Case("partial", {"base": "probe", "frozen": 1}),
+    "taught": Case("full", {"distill": 0.3}),
 }
-"""Name -> what is adapted; "stages" thaws block by block, "baseline" trains a second network from scratch."""
+"""Name -> what is adapted; "stages" thaws block by block, "baseline" trains a second network from scratch, "chosen" compares settings and
+has a validation set in place of folds, "once" is not trained again, "everything" is made again from all examples."""
 
 
 def network(family: str) -> Network:

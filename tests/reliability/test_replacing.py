@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,6 +198,22 @@ def test_a_killed_run_that_replaces_a_result_keeps_the_old_one(tmp_path: Path, m
         regraft.adapt(net, _data("xyz"), strategy="full", out=folder, resume=False, **QUICK)
     after = _seen(folder, _architecture)
     assert after == before | {"files": sorted([*before["files"], "run"])}
+
+
+def test_what_a_killed_process_left_beside_a_folder_goes_when_it_is_opened(tmp_path: Path) -> None:
+    net = regraft.load(_architecture(), inputs=(6,), classes=["a", "b", "c"])
+    folder, left = net.save(tmp_path / "out"), tmp_path / ".out.regraft.partial"
+    for content in ("old", "half of the new"):
+        left.mkdir()
+        (left / "regraft.json").write_text(content)
+        regraft.load(folder, architecture=_architecture)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    left.mkdir()
+    other = threading.Thread(target=lambda: regraft.load(folder, architecture=_architecture))
+    with held_folder(folder):  # as one that is replaced just now
+        other.start()
+        other.join()
+        assert left.is_dir()
 
 
 # ── two at a time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,7 @@ from .formats import writable
 from .locks import held_folder
 from .writing import PARTIAL, flush_file, flush_folder, write_json
 
-__all__ = ["Kind", "replaced_folder", "settle_"]
+__all__ = ["COMMITTED", "Kind", "left_beside", "replaced_folder", "settle_"]
 
 COMMITTED = ".regraft.committed"
 """Within a folder: new content that is whole, and not yet at its place."""
@@ -88,7 +88,7 @@ def replaced_folder(
 
 def _staging(target: Path) -> Path:
     """Make an empty folder beside the target where the two can be exchanged, else within it; those of killed processes go."""
-    beside, inside = target.with_name(f".{target.name}{_ENDING}"), target / _STAGED
+    beside, inside = left_beside(target), target / _STAGED
     for left in (beside, inside):
         shutil.rmtree(left, ignore_errors=True)
     if hasattr(_LIBRARY, _CALL):
@@ -101,6 +101,11 @@ def _staging(target: Path) -> Path:
                 beside.rmdir()
     inside.mkdir()
     return inside
+
+
+def left_beside(target: Path) -> Path:
+    """Return the folder beside `target` that holds its new content, or its old one, while it is replaced."""
+    return target.with_name(f".{target.name}{_ENDING}")
 
 
 def _is_apart(target: Path) -> bool:

@@ -9,9 +9,10 @@ import errno
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from ..errors import InputError, NetworkError
 from ..files.formats import named_in_utf8, opening, reason_of
 from ..files.locks import held_folder
-from ..files.replacing import COMMITTED, Kind, replaced_folder, settle_
+from ..files.replacing import COMMITTED, Kind, left_beside, replaced_folder, settle_
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
 from ..files.text import printable
 from ..files.writing import write_json, write_lines
@@ -266,7 +267,7 @@ def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.n
 
 
 def settled(folder: Path) -> None:
-    """Finish what a process that was killed while it replaced this folder had begun; nothing is done where there is nothing of the kind.
+    """Finish what a process that was killed while it replaced this folder had begun, and remove what it left beside the folder.
 
     Args:
         folder: saved, or not.
@@ -283,6 +284,9 @@ def settled(folder: Path) -> None:
                     f"{printable(folder)!r} was being replaced when a process was killed, and cannot be put in order: {reason_of(error)}. "
                     "Make the folder writable, and open it again."
                 ) from error
+    elif os.path.lexists(left := left_beside(folder.resolve())):
+        with suppress(NetworkError), held_folder(folder, error=NetworkError):  # else it is no leftover, or nothing can be changed here
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
