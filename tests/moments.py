@@ -45,6 +45,24 @@ def _watch(strike: Callable[[], None] | None) -> None:
     _strike = strike
 
 
+@contextmanager
+def watched(strike: Callable[[], None]) -> Iterator[None]:
+    """Call `strike` before each moment in the block; what it does itself is none."""
+
+    def once() -> None:
+        _watch(None)
+        try:
+            strike()
+        finally:
+            _watch(once)
+
+    try:
+        _watch(once)
+        yield
+    finally:
+        _watch(None)
+
+
 def outcomes(
     prepare: Callable[[], Any], action: Callable[[], Any], *, forked: bool = False, step: int = 1, most: int = 3000
 ) -> Iterator[int]:

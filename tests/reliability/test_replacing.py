@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 from tests import torch_examples as examples
-from tests.moments import limited_files, outcomes
+from tests.moments import limited_files, outcomes, watched
 
 import regraft
 from regraft.errors import InputError, NetworkError, SettingError
 from regraft.files import replacing
 from regraft.files.locks import held_folder
+from regraft.networks.folders import _FOLDER
 from regraft.networks.torch_parts import exporting
 from regraft.planning import Plan
 from regraft.report import read_facts
@@ -134,7 +136,7 @@ def test_a_result_killed_at_any_moment(family: str, way: str, tmp_path: Path, mo
 KILLED = """
 import sys
 from pathlib import Path
-from tests.moments import limited_files, outcomes
+from tests.moments import limited_files, outcomes, watched
 from tests.reliability import test_replacing as own
 old, new, architecture = own.FAMILIES["torch"]()
 root = Path(sys.argv[1])
@@ -214,6 +216,41 @@ def test_what_a_killed_process_left_beside_a_folder_goes_when_it_is_opened(tmp_p
         other.start()
         other.join()
         assert left.is_dir()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_replaced_while_it_is_opened_is_opened_as_the_new_one(family: str, tmp_path: Path) -> None:
+    """At whichever file it is: what has been read of the old one is read again."""
+    old, new, architecture = FAMILIES[family]()
+    folder = tmp_path / "out"
+    known = []
+    for result in (old, new):
+        result.network.save(folder)
+        known.append(_seen(folder, architecture))
+    new_one, seen = tmp_path / "new", []
+    new.network.save(new_one)
+    for number in range(1, 200):
+        shutil.rmtree(folder)
+        old.network.save(folder)
+        moments = iter(range(number))
+
+        def swapped(moments: Iterator[int] = moments, last: int = number - 1) -> None:
+            if next(moments, None) == last:
+                with replacing.replaced_folder(folder, _FOLDER) as staged:
+                    shutil.copytree(new_one, staged, dirs_exist_ok=True)
+
+        with warnings.catch_warnings(), watched(swapped):
+            warnings.simplefilter("ignore")  # of what was not there, for a moment
+            net = regraft.load(folder, architecture=architecture)
+        if next(moments, None) is not None:
+            break
+        found = [net.classes, net.history, net.raw_scores(_data()[0][:4]).tobytes(), net.statistics is None]
+        one = known[1]
+        seen.append(found == [one["classes"], one["history"], one["scores"], one["statistics"] is None])
+        if not seen[-1]:
+            one = known[0]
+            assert found == [one["classes"], one["history"], one["scores"], one["statistics"] is None], number
+    assert len(seen) > 5 and sum(seen) > 3
 
 
 # ── two at a time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -164,10 +164,11 @@ def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
     """
     for name, known in (facts.get("files") or {}).items():
         path = folder / name
-        if path.is_file() and (path.stat().st_size != known["bytes"] or _checksum(path) != known):
-            needed = name == facts["network"]["file"]
-            hint = _REMEDY if needed else _WITHOUT
-            raise NetworkError(f"{name!r} in {printable(folder)!r} is not as it was saved: it is damaged, or was changed since. {hint}")
+        with suppress(FileNotFoundError):  # gone since
+            if path.is_file() and (path.stat().st_size != known["bytes"] or _checksum(path) != known):
+                needed = name == facts["network"]["file"]
+                hint = _REMEDY if needed else _WITHOUT
+                raise NetworkError(f"{name!r} in {printable(folder)!r} is not as it was saved: it is damaged, or was changed since. {hint}")
 
 
 def _head_facts(head: Head) -> dict[str, Any]:

@@ -33,6 +33,8 @@ __all__ = ["Source", "open_source"]
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _TORCH_FILES = (".safetensors", ".pt", ".pth")
 _PROGRAM = ".pt2"
+_REPLACED = 5
+"""How often a folder that is replaced meanwhile is opened anew."""
 _NAMED = ("timm", "torchvision", "keras", "hf")
 Architecture = Module | Callable[[], Any] | None
 Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
@@ -210,10 +212,26 @@ def _put_file_(network: Network, path: Path) -> Account:
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
-    facts, made = read_facts(folder), _made(architecture)
+    """Open a saved folder, and once more where another process has replaced it meanwhile: files of two networks are none."""
+    facts = read_facts(folder)
+    for _ in range(_REPLACED):
+        try:
+            source: Source | NetworkError = _opened_folder(folder, facts, architecture=_made(architecture))
+        except NetworkError as error:
+            source = error
+        before, facts = facts, read_facts(folder)
+        if facts != before:
+            continue
+        if isinstance(source, NetworkError):
+            raise source
+        return source
+    raise NetworkError(f"{printable(folder)!r} was replaced again and again while it was opened. Open it when the other process has ended.")
+
+
+def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     try:
         with opening(folder / FACTS_FILE, "facts"):  # values that fit the schema and not each other fail in any way
-            source = _open_facts(folder, facts, architecture=made)
+            source = _open_facts(folder, facts, architecture=architecture)
     except UnsafeFileError:
         raise
     except NetworkError as error:
