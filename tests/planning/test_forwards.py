@@ -79,3 +79,30 @@ def test_a_test_set_goes_through_the_frozen_part_once(watch: Watch, frozen: int,
     result = regraft.adapt(net, data, test=test, strategy="partial", frozen=frozen, **settings)
     assert result.cost["frozen_forward_items"] == len(data) + len(test)
     assert sum(count > 1 for count in watch.seen.values()) <= 2 * SAMPLE and len(watch.seen) >= len(data) + len(test)
+
+
+TWICE: dict[str, dict[str, Any]] = {
+    "base": {"strategy": "partial", "frozen": 1, "base": "probe"},
+    "block": {"strategy": "surgical", "block": "auto"},
+    "scale_shift": {"strategy": "scale_shift"},
+    "norms": {"strategy": "scale_shift", "form": "norm"},
+    "lora": {"strategy": "lora", "rank": 2},
+    "everything": {"strategy": "partial", "frozen": 1, "refit": "all"},
+}
+"""What `docs/strategies.md` says goes through the frozen part up to two times."""
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("kind", TWICE)
+def test_no_example_goes_through_the_frozen_part_more_than_twice(kind: str, family: str) -> None:
+    data = cases.data(family)
+    result = regraft.adapt(cases.network(family), data, cache="memory", epochs=2, batch_size=16, seed=1, baselines=False, **TWICE[kind])
+    assert result.cost["frozen_forward_items"] in (len(data), 2 * len(data))
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("strategy", ["bias", "lin", "codes"])
+def test_other_methods_send_each_example_through_it_once(strategy: str, family: str) -> None:
+    data = cases.data(family, "conditions" if strategy == "codes" else "plain")
+    result = regraft.adapt(cases.network(family), data, strategy=strategy, cache="memory", epochs=2, batch_size=16, seed=1)
+    assert result.cost["frozen_forward_items"] == len(data)

@@ -30,9 +30,10 @@ def digests(state: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _timeless(plain: Any) -> Any:
-    """Return plain data without what a clock has measured, and what was computed before the kill."""
+    """Return plain data without what a clock has measured or foretold."""
     if isinstance(plain, Mapping):
-        return {str(name): _timeless(value) for name, value in plain.items() if "second" not in str(name) and name != "cost"}
+        untold = ("seconds", "cost", "predicted")
+        return {str(name): _timeless(value) for name, value in plain.items() if name not in untold}
     return [_timeless(value) for value in plain] if isinstance(plain, list | tuple) else plain
 
 
