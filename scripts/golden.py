@@ -1,0 +1,197 @@
+"""The golden file: what today's code computes, to the bit, so that a change of its shape is seen not to change what it does.
+
+    PYTHONPATH=src python scripts/golden.py [--write] [BEGINNING]
+
+For four networks of `tests/test_families` × every edit of `tests/edits` × two seeds: hashes of the state, of the account, and of the
+scores as edited, stirred (what the edit added is moved away from its start), saved and opened, and folded; for fourteen trainings: plan,
+losses and the hash of the final weights. Prints what differs from `tests/golden.json`, or writes it; of the entries whose name has a
+certain BEGINNING ("run: ", "functional"), or of all. One thread of a CPU; another processor or library rounds otherwise, so the file
+says which it was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["KERAS_BACKEND"] = "torch"
+sys.path.insert(0, str(ROOT))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tests import test_families, torch_examples  # noqa: E402
+from tests.edits import CONDITIONS, EDITS, batch, outputs, stirred_  # noqa: E402
+
+import regraft  # noqa: E402
+
+FILE = ROOT / "tests" / "golden.json"
+SEEDS = (0, 1)
+QUICK: dict[str, Any] = {"epochs": 2, "learning_rate": 1e-2, "cache": "memory", "patience": None}
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "probe": ("torch", {"strategy": "probe"}),
+    "head": ("torch", {"strategy": "head", **QUICK}),
+    "partial": ("functional", {"strategy": "partial", "frozen": "norm1", "views": 2, "augment": "light", **QUICK}),
+    "full": ("torch", {"strategy": "full", "distill": 0.5, **QUICK}),
+    "full of Keras": ("functional", {"strategy": "full", "layer_decay": 0.8, "optimizer": "sgd", **QUICK}),
+    "surgical": ("torch", {"strategy": "surgical", "block": "middle", **QUICK}),
+    "scratch": ("sequential", {"strategy": "scratch", "dropout": 0.1, **QUICK}),
+    "bias": ("subclassed", {"strategy": "bias", **QUICK}),
+    "scale and shift": ("torch", {"strategy": "scale_shift", **QUICK}),
+    "low rank": ("torch", {"strategy": "lora", "rank": 2, **QUICK}),
+    "low rank of Keras": ("functional", {"strategy": "lora", "rank": 2, **QUICK}),
+    "input layer": ("functional", {"strategy": "lin", **QUICK}),
+    "codes": ("torch", {"strategy": "codes", "size": 3, **QUICK}),
+    "numbers": ("numbers", {"strategy": "full", **QUICK}),
+}
+"""What it is called -> (network, or "numbers" for a regression; settings of `regraft.adapt`)."""
+
+
+def environment() -> dict[str, str]:
+    """Return what the bits depend on beside the code."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    libraries = {library.__name__: library.__version__ for library in (torch, keras, np)}
+    return {"cpu": model, "capability": torch.backends.cpu.get_cpu_capability(), "python": sys.version.split()[0], **libraries}
+
+
+def digest(*parts: Any) -> str:
+    """Return a short hash of tensors, by their bits, and of plain data."""
+    made = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            values = part.detach().cpu().contiguous().numpy()
+            made.update(f"{values.dtype}{values.shape}".encode() + values.tobytes())
+        else:
+            made.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return made.hexdigest()[:16]
+
+
+def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    return digest(*(part for name, values in tensors.items() for part in (name, values)))
+
+
+def attempt(work: Callable[[], Any]) -> Any:
+    """Return what some work returns, or the kind of the error that it raises."""
+    try:
+        return work()
+    except Exception as error:
+        return type(error).__name__
+
+
+def opened(name: str, seed: int) -> tuple[Any, tuple[np.ndarray, np.ndarray]]:
+    """Return a network of the table with weights drawn from a seed, and its examples; layers of Keras are numbered from one."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    net, data = test_families.opened(name)
+    if name == "torch":
+        net = net.reinitialised(seed)
+    return net, data
+
+
+def edited(name: str, edit: str, *, seed: int) -> dict[str, Any]:
+    """Return the hashes of one edit, fewer where it is refused."""
+    found: dict[str, Any] = {}
+    net, _ = opened(name, seed)
+    twin = attempt(lambda: EDITS[edit](net, seed))
+    if isinstance(twin, str):
+        return {"refused": twin}
+    inputs = batch(twin, seed=seed)
+    found["start"] = of_tensors(outputs(twin, inputs))
+    stirred_(twin, net, seed=seed)
+    found |= {"state": of_tensors(twin.state()), "stirred": of_tensors(outputs(twin, inputs)), "account": digest(twin.account.to_dict())}
+    settled = twin.settled()
+    found["settled"] = of_tensors(outputs(settled, inputs))
+    if twin.coding is not None:
+        for condition in ("mean", CONDITIONS[1]):
+            plain = {key: values for key, values in inputs.items() if key != "condition"}
+            folded = twin.folded(condition)
+            found[f"folded {condition}"] = of_tensors(outputs(folded, plain if len(plain) > 1 else next(iter(plain.values()))))
+    if name != "torch" or seed == SEEDS[0]:  # to write the form in which PyTorch opens without its class takes seconds
+        with tempfile.TemporaryDirectory() as folder:
+            settled.save(folder)
+            for way, architecture in (("opened", None), ("opened with its architecture", test_families.NETWORKS[name])):
+                found[way] = attempt(lambda given=architecture: of_tensors(outputs(regraft.load(folder, architecture=given), inputs)))
+    return found
+
+
+def ran(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the plan, the losses and the hash of the final weights of one training."""
+    if name == "numbers":
+        torch.manual_seed(0)
+        rows = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+        net = regraft.load(torch_examples.SharedRelu(), inputs=(6,))
+        data = regraft.read((rows, rows[:, :2] @ np.array([[1.0], [0.5]], np.float32)), kind="array", target=None)
+    else:
+        net, data = opened(name, 0)
+    if settings["strategy"] == "codes":
+        data = regraft.read(data, condition=np.array(CONDITIONS * 20))
+    result = regraft.adapt(net, data, **settings)
+    losses = [{key: value for key, value in entry.items() if "loss" in key} for entry in result.history]
+    plan, account = json.loads(result.plan.to_json()), result.account.to_dict()
+    return {"plan": digest(plan), "account": digest(account), "losses": losses, "weights": of_tensors(result.network.state())}
+
+
+def work() -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what computes each entry of the golden file, by name."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name in test_families.NETWORKS:
+        for seed in SEEDS:
+            for edit in EDITS:
+                found[f"{name}, {edit}, seed {seed}"] = partial(edited, name, edit, seed=seed)
+    return found | {f"run: {run}": partial(ran, name, settings) for run, (name, settings) in RUNS.items()}
+
+
+def computed(beginning: str) -> dict[str, Any]:
+    """Return the golden file, or the entries with this beginning, as today's code makes it."""
+    torch.set_num_threads(1)
+    entries = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, work_of in work().items():
+            if name.startswith(beginning):
+                entries[name] = work_of()
+                print(name, file=sys.stderr, flush=True)
+    return json.loads(json.dumps({"environment": environment(), "entries": entries}))
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any], *, beginning: str) -> list[str]:
+    """Return one line for every value that differs, or stands on one side only."""
+    lines = []
+    for name in {**expected["entries"], **found["entries"]}:
+        if name.startswith(beginning):
+            first, second = expected["entries"].get(name, {}), found["entries"].get(name, {})
+            changed = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+            lines += [f"{name}: {key}: was {first.get(key)}, is {second.get(key)}" for key in changed]
+    return lines
+
+
+def main(arguments: list[str]) -> int:
+    """Write the golden file, or print what differs from it; return the exit code."""
+    beginning = next((argument for argument in arguments if argument != "--write"), "")
+    found = computed(beginning)
+    expected = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {"environment": found["environment"], "entries": {}}
+    if "--write" in arguments:
+        kept = {name: entry for name, entry in expected["entries"].items() if beginning and not name.startswith(beginning)}
+        whole = {"environment": found["environment"], "entries": {**kept, **found["entries"]}}
+        FILE.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        return 0
+    if found["environment"] != expected["environment"]:
+        print(f"made with {expected['environment']}; this is {found['environment']}", file=sys.stderr)
+    lines = differences(found, expected, beginning=beginning)
+    print("\n".join([*lines, f"{len(lines)} values differ from {FILE.relative_to(ROOT)}"]))
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
