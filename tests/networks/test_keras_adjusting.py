@@ -198,7 +198,7 @@ def test_low_rank_networks_begin_as_they_were_and_settle(name: str) -> None:
     twin = training.copy()
     twin.mode_(True)
     sum(value.square().sum() for value in twin.scores(twin.sample).values()).backward()
-    assert {key for key, variable in twin._variables().items() if variable.value.requires_grad} == set(added)
+    assert {key for key, variable in twin.variables().items() if variable.value.requires_grad} == set(added)
     assert all(value.grad is not None for own in twin.layer_parameters().values() for key, value in own.items() if key in added)
     moved(twin, network)
     twin.mode_(False)
@@ -251,7 +251,7 @@ def test_low_rank_refuses_by_name(layers: list[str], message: str) -> None:
 def test_single_parameters_are_frozen() -> None:
     network = opened("nested")
     network.freeze_(["backbone.stem_bn.gamma", "scores.kernel"])
-    gradients = {key for key, variable in network._variables().items() if variable.value.requires_grad}
+    gradients = {key for key, variable in network.variables().items() if variable.value.requires_grad}
     wanted = {key for own in network.layer_parameters().values() for key in own}
     assert gradients == wanted - {"backbone.stem_bn.gamma", "scores.kernel"}
     network.mode_(True)
@@ -261,7 +261,7 @@ def test_single_parameters_are_frozen() -> None:
     assert not any(block.frozen for block in network.blocks)
     network.freeze_(["scores.kernel", "scores.bias"])
     assert [block.frozen for block in network.blocks] == [False, False, True]
-    assert {key for key, variable in network.copy()._variables().items() if variable.value.requires_grad} == wanted - {
+    assert {key for key, variable in network.copy().variables().items() if variable.value.requires_grad} == wanted - {
         "scores.kernel",
         "scores.bias",
     }

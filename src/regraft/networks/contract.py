@@ -57,7 +57,7 @@ class Network(abc.ABC):
     statistics: Mapping[str, np.ndarray] | None = None
     unknown: Unknowns | None = None
     coding: Coding | None = None
-    _found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
+    found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
 
     @property
     def layout(self) -> str:
@@ -136,7 +136,7 @@ class Network(abc.ABC):
         self.heads = {
             name if known == task else known: replaced(head, task=name if known == task else known) for known, head in self.heads.items()
         }
-        self._found = {name if known == task else known: found for known, found in self._found.items()}
+        self.found = {name if known == task else known: found for known, found in self.found.items()}
 
     def with_derived(self, scores: Scores) -> Scores:
         """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -30,10 +30,9 @@ from ..files.text import printable
 from ..files.writing import write_json, write_lines
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
+from .parts.head import Head
+from .parts.record import Record
 from .torch_parts.programs import refuse_program
-
-if TYPE_CHECKING:
-    from .contract import Head, Network
 
 __all__ = [
     "FACTS_FILE",
@@ -93,7 +92,7 @@ def replacing(
     return replaced_folder(folder, _FOLDER, finish=finish, error=error)
 
 
-def save_network(network: Network, folder: Path) -> None:
+def save_network(network: Record, folder: Path) -> None:
     """Save a network into a folder: killed at any moment, the folder holds the old network or the new one.
 
     Args:
@@ -107,7 +106,7 @@ def save_network(network: Network, folder: Path) -> None:
         write_network(network, staged)
 
 
-def write_network(network: Network, folder: Path) -> None:
+def write_network(network: Record, folder: Path) -> None:
     """Write weights, what they were learned from, and `regraft.json` with a checksum of each.
 
     Args:
@@ -179,7 +178,7 @@ def _head_facts(head: Head) -> dict[str, Any]:
     return plain | {name: list(values) for name, values in lists.items() if values}
 
 
-def read_heads_(network: Network, facts: Mapping[str, Any]) -> None:
+def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
     """Give an opened network's heads what their rows do not tell: class names, kinds, thresholds; and its derived heads.
 
     Args:
@@ -209,7 +208,7 @@ def read_heads_(network: Network, facts: Mapping[str, Any]) -> None:
     network.heads = found
 
 
-def _known_head(network: Network, plain: Mapping[str, Any]) -> Head:
+def _known_head(network: Record, plain: Mapping[str, Any]) -> Head:
     """Return the head of the opened network that `regraft.json` describes."""
     head = network.heads.get(plain["task"])
     same = head is not None and head.layer in ("", plain["layer"]) and head.weight.shape == (plain["rows"], plain["features"])
@@ -222,7 +221,7 @@ def _known_head(network: Network, plain: Mapping[str, Any]) -> Head:
     return head
 
 
-def read_learned_(network: Network, folder: Path, *, facts: Mapping[str, Any]) -> None:
+def read_learned_(network: Record, folder: Path, *, facts: Mapping[str, Any]) -> None:
     """Give an opened network the history and the class statistics that were saved with it; what was removed since is said.
 
     Args:

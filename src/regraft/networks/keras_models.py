@@ -37,6 +37,7 @@ from .keras_parts.heads import (
 )
 from .keras_parts.library import keras
 from .keras_parts.points import points_of
+from .keras_parts.record import Place, TrainingForm
 from .keras_parts.samples import called, sample_for, shapes_of
 from .keras_parts.saving import as_given, save
 from .keras_parts.split import Split, split_graph
@@ -55,9 +56,6 @@ from .tracing import Trace, as_tensor, capture, pooled, trace
 __all__ = ["KerasNetwork", "open_keras"]
 
 _FILE = "network.keras"
-
-Place = tuple[Head, FoundHead | None, Any]
-"""A head, what is known of its layer, and the layer; a derived head has none."""
 
 
 def open_keras(
@@ -115,7 +113,7 @@ class KerasNetwork(Network):
     """
 
     family: ClassVar[str] = "keras"
-    form: folding.TrainingForm | None = None
+    form: TrainingForm | None = None
 
     def __init__(
         self,
@@ -130,15 +128,15 @@ class KerasNetwork(Network):
         self.account = Account()
         self._take_(module, sample)
         seen = self._inspect_()
-        self._found: dict[str, FoundHead] = {}
+        self.found: dict[str, FoundHead] = {}
         if heads is not None:
-            given = given_heads(heads, self._modules, seen=seen, run=self._sample_run)
-            self._found = {task: found for task, (found, _) in given.items()}
+            given = given_heads(heads, self._modules, seen=seen, run=self.sample_run)
+            self.found = {task: found for task, (found, _) in given.items()}
             self.heads = {task: known for task, (_, known) in given.items()}
         else:
-            found = chosen_head(find_heads(self._modules, self.layers, seen=seen, run=self._sample_run), head)
-            self._found = {"main": found} if found else {}
-            self.heads = {task: head_of(one, self._modules[one.layer]) for task, one in self._found.items()}
+            found = chosen_head(find_heads(self._modules, self.layers, seen=seen, run=self.sample_run), head)
+            self.found = {"main": found} if found else {}
+            self.heads = {task: head_of(one, self._modules[one.layer]) for task, one in self.found.items()}
         self._hook_()
 
     def _take_(self, module: Any, sample: Inputs) -> None:
@@ -147,22 +145,24 @@ class KerasNetwork(Network):
         self.origin = {key: value for key, value in self.origin.items() if key not in {"inputs", "named_inputs"}} | shapes_of(module)
         self.sample = sample
         self.input_shape = () if isinstance(sample, dict) else tuple(self.origin.get("inputs") or sample.shape[1:])
-        self._training = False
+        self.training = False
         self._frozen: frozenset[str] = frozenset()
         self._hooks: list[Any] = []
         self._modules = named_modules(module)
-        self._trainable = {name: layer._trainable for name, layer in self._named_with_root()}
+        self.given_trainable = {name: layer._trainable for name, layer in self.named_with_root()}
         module.trainable = True
 
-    def _named_with_root(self) -> list[tuple[str, Any]]:
+    def named_with_root(self) -> list[tuple[str, Any]]:
+        """Return the model itself, called "", and every layer by name."""
         return [("", self.module), *self._modules.items()]
 
-    def _sample_run(self) -> Any:
+    def sample_run(self) -> Any:
+        """Return what the model makes of the sample, in inference mode."""
         return called(self.module, self.sample, training=False)
 
     def _inspect_(self) -> Trace:
         """Take over the layers and blocks that one run of the sample shows, and return its trace."""
-        seen = trace(self._modules, self._sample_run)
+        seen = trace(self._modules, self.sample_run)
         self.layers = layers_of(self._modules, seen.order)
         self.blocks = blocks_of_model(self.module, self._modules, layers=self.layers)
         return seen
@@ -207,12 +207,13 @@ class KerasNetwork(Network):
             yield seen
 
     @property
-    def _first(self) -> FoundHead:
-        return next(iter(self._found.values()))
+    def first(self) -> FoundHead:
+        """What is known of the first head's layer."""
+        return next(iter(self.found.values()))
 
     def scores(self, inputs: Inputs) -> Scores:
         """Return raw scores (N, C) by task, in the present mode."""
-        return self.scores_of(lambda: called(self.module, inputs, training=self._training))
+        return self.scores_of(lambda: called(self.module, inputs, training=self.training))
 
     def scores_of(self, run: Callable[[], Any]) -> Scores:
         """Return raw scores (N, C) by task of a run that calls the heads.
@@ -220,44 +221,42 @@ class KerasNetwork(Network):
         Args:
             run: runs the model, or the part of it from the frontier on, and returns its result.
         """
-        return self.with_derived(self._own_scores(run))
+        return self.with_derived(self.own_scores(run))
 
-    def _own_scores(self, run: Callable[[], Any]) -> Scores:
-        """Return the scores of the heads with rows of their own."""
-        if not self._found:
+    def own_scores(self, run: Callable[[], Any]) -> Scores:
+        """Return the scores by task that a `run` makes in the heads with rows of their own."""
+        if not self.found:
             return {"main": cast(Tensor, as_tensor(run()))}
         with ExitStack() as stack:
-            seen = {task: stack.enter_context(self._watched(found)) for task, found in self._found.items() if not found.whole}
+            seen = {task: stack.enter_context(self._watched(found)) for task, found in self.found.items() if not found.whole}
             result = outputs_of(run())
         return {
             task: result[found.output] if found.whole else pooled(seen[task]["output"], channels_last(self._modules[found.layer]))
-            for task, found in self._found.items()
+            for task, found in self.found.items()
         }
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
         """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output."""
-        if not self._found:
-            return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self._training))), channels_last=True)
-        with self._watched(self._first) as seen:
-            called(self.module, inputs, training=self._training)
-        return pooled(seen["input"], channels_last(self._modules[self._first.layer]))
+        if not self.found:
+            return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
+        with self._watched(self.first) as seen:
+            called(self.module, inputs, training=self.training)
+        return pooled(seen["input"], channels_last(self._modules[self.first.layer]))
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads."""
-        first = channels_last(self._modules[self._first.layer])
-        shared = {found.layer: pooled(features, first) for found in self._found.values()} | {self._first.layer: features}
-        return self.with_derived(
-            {task: scores_from(self._modules[found.layer], shared[found.layer]) for task, found in self._found.items()}
-        )
+        first = channels_last(self._modules[self.first.layer])
+        shared = {found.layer: pooled(features, first) for found in self.found.values()} | {self.first.layer: features}
+        return self.with_derived({task: scores_from(self._modules[found.layer], shared[found.layer]) for task, found in self.found.items()})
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
-        before, self._training = self._training, False
+        before, self.training = self.training, False
         try:
             with torch.no_grad():
                 return self.feature_batch(self.sample)
         finally:
-            self._training = before
+            self.training = before
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers, or single variables as in `state()`; all else becomes trainable. A container stands for its layers.
@@ -266,7 +265,7 @@ class KerasNetwork(Network):
             NetworkError: if a name is neither a layer, a container nor a variable.
         """
         names = [layer.name for layer in self.layers]
-        self._frozen = frozen_names(layers, names, modules=self._modules, variables=self._variables())
+        self._frozen = frozen_names(layers, names, modules=self._modules, variables=self.variables())
         whole = set_gradients_(names, self._modules, frozen=self._frozen)
         self._hook_()
         self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
@@ -275,7 +274,7 @@ class KerasNetwork(Network):
         """Let frozen layers run as in inference, and heads with parts multiply these apart."""
         for hook in self._hooks:
             hook.remove()
-        parted = [(self.heads[task].parts, self._modules[found.layer]) for task, found in self._found.items() if self.heads[task].parts]
+        parted = [(self.heads[task].parts, self._modules[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
         self._hooks = [
             module.register_forward_pre_hook(inference, with_kwargs=True) for module in still_modules(self._modules, self._frozen)
         ]
@@ -283,14 +282,15 @@ class KerasNetwork(Network):
 
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or to inference."""
-        self._training = training
+        self.training = training
 
-    def _variables(self) -> dict[str, Any]:
-        return {key: variable for name, layer in self._named_with_root() for key, variable in own_variables(name, layer).items()}
+    def variables(self) -> dict[str, Any]:
+        """Return every variable by its name in `state()`."""
+        return {key: variable for name, layer in self.named_with_root() for key, variable in own_variables(name, layer).items()}
 
     def state(self) -> dict[str, Tensor]:
         """Return all variables by name (seeds and moving statistics too), sharing storage with the network."""
-        return {name: variable.value.detach() for name, variable in self._variables().items()}
+        return {name: variable.value.detach() for name, variable in self.variables().items()}
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own trainable parameters: no moving statistics, no seeds."""
@@ -304,7 +304,7 @@ class KerasNetwork(Network):
 
         On its torch backend Keras uses it only in dropout layers made with `seed=`; the others draw from torch's own generator.
         """
-        generators = [generator for _, layer in self._named_with_root() for generator in layer._seed_generators]
+        generators = [generator for _, layer in self.named_with_root() for generator in layer._seed_generators]
         for index, generator in enumerate(generators):
             generator.state.assign([(seed + index) % 2**31, 0])
 
@@ -323,9 +323,9 @@ class KerasNetwork(Network):
             twin = self.copy()
             twin.heads[head.task] = head
             return twin
-        if not self._found:
+        if not self.found:
             return changes.with_first_head(self, head)
-        return changes.with_rows(self, head) if head.task in self._found else changes.with_branch(self, head)
+        return changes.with_rows(self, head) if head.task in self.found else changes.with_branch(self, head)
 
     def with_stack(self, head: Head, activation: str) -> Self:
         """Return a copy with a new head, the only one, on top of the first head's raw scores, which go through `activation`."""
@@ -342,7 +342,7 @@ class KerasNetwork(Network):
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap; the graph tells it."""
-        return tap_slices(self.module, self._modules[self._first.layer] if self._found else None)
+        return tap_slices(self.module, self._modules[self.first.layer] if self.found else None)
 
     def with_channels(self, count: int) -> Self:
         """Return a copy that takes items of `count` channels; its first convolution's weights are summed, or repeated and scaled."""
@@ -388,7 +388,7 @@ class KerasNetwork(Network):
         """Return a plain network: the code of a condition folded into the biases."""
         return codes.folded(self, condition)
 
-    def _recount_(self, changed: Collection[str]) -> None:
+    def recount_(self, changed: Collection[str]) -> None:
         """Take over the number of parameters of layers that have been changed in the module."""
         sizes = {layer.name: layer.parameters for layer in self.layers}
         for name in changed:
@@ -400,10 +400,10 @@ class KerasNetwork(Network):
 
     def _freeze_again_(self, names: Collection[str]) -> None:
         """Freeze those of these layers and variables that are there."""
-        here = self._modules.keys() | self._variables().keys()
+        here = self._modules.keys() | self.variables().keys()
         self.freeze_([name for name in names if name in here])
 
-    def _rebuilt(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
+    def rebuilt(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
         """Return a network like this one around another module.
 
         Args:
@@ -416,18 +416,18 @@ class KerasNetwork(Network):
         twin._take_(module, self.sample if sample is None else sample)
         names = {id(layer): name for name, layer in twin._modules.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
-        twin._trainable |= {"": self._trainable[""]} | {new: self._trainable[name] for name, new in now.items()}
-        twin._found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
+        twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
+        twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
         twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
         twin._inspect_()
         twin._freeze_again_([now.get(name, name) for name in self._frozen if name in now or name not in self._modules])
         return twin
 
-    def _copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
+    def copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
         """Return a copy of the module, its layers by name, and the heads with their layers there."""
         module = cloned(self.module)
         layers = named_modules(module)
-        return module, layers, [(head, self._found.get(task), layers.get(head.layer)) for task, head in self.heads.items()]
+        return module, layers, [(head, self.found.get(task), layers.get(head.layer)) for task, head in self.heads.items()]
 
     def split(self, frozen_layers: Collection[str]) -> Split | None:
         """Cut a functional or Sequential model at the border of its frozen layers.
@@ -451,7 +451,7 @@ class KerasNetwork(Network):
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows with the initialisers of the present head; without one, with those of a Dense layer."""
-        like = self._modules[self._first.layer] if self._found else keras.layers.Dense(1)
+        like = self._modules[self.first.layer] if self.found else keras.layers.Dense(1)
         kernel, bias = (
             drawn(one, shape, seed=seed) for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
         )

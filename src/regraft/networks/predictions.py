@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import NetworkError, RegraftError
 from ..files.formats import reason_of
-
-if TYPE_CHECKING:
-    from .contract import Head, Inputs, Network
+from .parts.head import Head
+from .parts.protocols import Inputs
+from .parts.record import Record
 
 __all__ = ["Predictions", "concatenated", "grouped_scores", "of_batch", "predictions", "together"]
 
@@ -43,7 +43,7 @@ class Predictions:
         return len(self.labels)
 
 
-def concatenated(function: Callable[[Inputs], Tensor], network: Network, *, items: Any, batch_size: int) -> np.ndarray:
+def concatenated(function: Callable[[Inputs], Tensor], network: Record, *, items: Any, batch_size: int) -> np.ndarray:
     """Run a function over the batches of `items` in inference mode and return its results as one array.
 
     Args:
@@ -65,7 +65,7 @@ def concatenated(function: Callable[[Inputs], Tensor], network: Network, *, item
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def of_batch(function: Callable[[Inputs], T], network: Network, *, batch: Inputs) -> T:
+def of_batch(function: Callable[[Inputs], T], network: Record, *, batch: Inputs) -> T:
     """Return what a function makes of one batch.
 
     Args:
@@ -104,7 +104,7 @@ def _shapes(batch: Inputs) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".strip() for name, tensor in named.items())
 
 
-def _batches(network: Network, items: Any, *, batch_size: int) -> Iterator[Inputs]:
+def _batches(network: Record, items: Any, *, batch_size: int) -> Iterator[Inputs]:
     return network.preprocessing.batches(items, batch_size)
 
 

@@ -95,10 +95,11 @@ class TorchNetwork(Network):
         self.account = Account()
         self._frozen: frozenset[str] = frozenset()
         self.input_guessed = False
-        self._take_sample_(sample)
+        self.take_sample_(sample)
         self._inspect_()
 
-    def _take_sample_(self, sample: Inputs) -> None:
+    def take_sample_(self, sample: Inputs) -> None:
+        """Take another `sample` to run the module with."""
         self.sample = to_inputs(sample)
         self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
 
@@ -115,7 +116,7 @@ class TorchNetwork(Network):
         if known is None:
             found = find_head(modules, seen, wanted=self.origin.get("head"))
             known = {"main": found} if found else {}
-        self._found = dict(known)
+        self.found = dict(known)
         self.heads = {task: self._head_of(task, found) for task, found in known.items()}
         self.module.train(was_training)
 
@@ -175,18 +176,18 @@ class TorchNetwork(Network):
         """Return raw scores (N, C) by task, in the present mode."""
         if self._is_program:
             results = call_module(self.module, inputs)
-            own = {task: results[found.layer] for task, found in self._found.items()}
+            own = {task: results[found.layer] for task, found in self.found.items()}
             return self.with_derived(own or {"main": results[logits_name(0)]})
-        if len(self._found) < 2 and all(found.reading == "result" for found in self._found.values()):
+        if len(self.found) < 2 and all(found.reading == "result" for found in self.found.values()):
             return self.with_derived({next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))})
         with ExitStack() as stack:
-            heads = {task: self.module.get_submodule(found.layer) for task, found in self._found.items()}
+            heads = {task: self.module.get_submodule(found.layer) for task, found in self.found.items()}
             seen = {task: stack.enter_context(capture(head)) for task, head in heads.items()}
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
         return self.with_derived(
             {
                 task: result if found.reading == "result" else pooled(seen[task]["output"], channels_last=last_axis(heads[task]))
-                for task, found in self._found.items()
+                for task, found in self.found.items()
             }
         )
 
@@ -203,7 +204,7 @@ class TorchNetwork(Network):
         if self._is_program:
             results = call_module(self.module, inputs)
             if FEATURES not in results:
-                self._whole("asked for features")
+                refuse_program(self.origin, "asked for features")
             return cast(Tensor, results[FEATURES])
         if not self.heads:
             output = cast(Tensor, as_tensor(call_module(self.module, inputs)))
@@ -212,15 +213,16 @@ class TorchNetwork(Network):
         with capture(head, replace_by_input=True) as found:
             result = as_tensor(call_module(self.module, inputs))
         features = found["input"]
-        if features.ndim > 2 and self._found[self.head.task].reading == "result" and result is not None and result.ndim == 2:
+        if features.ndim > 2 and self.found[self.head.task].reading == "result" and result is not None and result.ndim == 2:
             return result  # the steps after the head (choice of a token, average) applied to its input
         return pooled(features, channels_last=last_axis(head))
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input (N, d)."""
-        return self.with_derived({task: self._scores_of(found.layer, features) for task, found in self._found.items()})
+        return self.with_derived({task: self.scores_of_layer(found.layer, features) for task, found in self.found.items()})
 
-    def _scores_of(self, layer: str, features: Tensor) -> Tensor:
+    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
+        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""
         head = self.module.get_submodule(layer)
         first = self.module.get_submodule(self.head.layer)
         if head is not first:
@@ -364,31 +366,31 @@ class TorchNetwork(Network):
         """Return a plain network: the code of a condition folded into the biases."""
         return codes.folded(self, condition)
 
-    def edited_by(self, edits: Sequence[Mapping[str, Any]]) -> TorchNetwork:
+    def edited_by(self, edits: Sequence[Mapping[str, Any]]) -> Self:
         """Return this network after edits, plain data in order, that another one of the same origin has noted; new rows are zero."""
         return changes.edited_by(self, edits)
 
-    def _reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
-        """Inspect the changed module and give its heads their names and rows; return this network."""
+    def reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
+        """Inspect the changed module, give its `heads` their names and rows as `found`, and return this network."""
         self._inspect_(found)
         self.heads = {task: replace(head, layer=found[task].layer) if task in found else head for task, head in heads.items()}
         return self
 
-    def _recount_(self, name: str) -> None:
-        """Count the parameters of one layer anew, and those of the blocks."""
+    def recount_(self, name: str) -> None:
+        """Count the parameters of the layer of this `name` anew, and those of the blocks."""
         count = sum(parameter.numel() for parameter in self.module.get_submodule(name).parameters())
         self.layers = tuple(replace(layer, parameters=count) if layer.name == name else layer for layer in self.layers)
         sizes = {layer.name: layer.parameters for layer in self.layers}
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
 
-    def _edited(self, edit: str, facts: Mapping[str, Any] | None = None, *, parts: Sequence[int] = ()) -> Self:
-        """Return a copy that takes note of an edit; opening the saved folder repeats the edits in order."""
+    def edited(self, edit: str, facts: Mapping[str, Any] | None = None, *, parts: Sequence[int] = ()) -> Self:
+        """Return a copy that takes note of an `edit`, its `facts` and the `parts` of a head; opening the saved folder repeats the edits."""
         twin = self.copy()
-        twin._note_(edit, {**(facts or {}), **({"parts": list(parts)} if parts else {})})
+        twin.note_(edit, {**(facts or {}), **({"parts": list(parts)} if parts else {})})
         return twin
 
-    def _note_(self, edit: str, facts: Mapping[str, Any]) -> None:
-        """Take note of an edit."""
+    def note_(self, edit: str, facts: Mapping[str, Any]) -> None:
+        """Take note of an `edit` and its `facts`."""
         self.origin["edits"] = [*self.origin.get("edits", ()), {"edit": edit, **facts}]
         self.origin.setdefault("sample", _sample_facts(self.sample))  # of the module before any edit
 
@@ -397,7 +399,8 @@ class TorchNetwork(Network):
         """Which features come from which tap."""
         return tap_slices(self.module)
 
-    def _order(self) -> list[str]:
+    def order(self) -> list[str]:
+        """Return the names of the modules that the sample runs through, in order."""
         self.mode_(False)
         return trace(self.modules(), lambda: call_module(self.module, self.sample)).order
 
@@ -419,14 +422,10 @@ class TorchNetwork(Network):
 
     def export(self, path: str | Path) -> Path:
         """Write an exported program (`.pt2`) with a free batch axis; `torch.export.load` opens it without this class."""
-        self._whole("exported")
+        refuse_program(self.origin, "exported")
         twin = self.copy()
         export_module(twin.module, twin.sample, path=Path(path))
         return Path(path)
-
-    def _whole(self, done: str) -> None:
-        """Raise unless the modules are there: an exported program hides them."""
-        refuse_program(self.origin, done)
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:

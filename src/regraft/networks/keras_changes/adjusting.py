@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -11,18 +11,16 @@ from ...errors import NetworkError, near_names
 from ..contract import Point
 from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
+from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import ADJUSTED, graph_of
 from .folding import begun, refuse_form
 from .inserting import Rewiring, Step
 from .opened import opened
 from .sizes import taken_activation_
 
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
-
 __all__ = ["adjusted"]
 
-N = TypeVar("N", bound="KerasNetwork")
+N = TypeVar("N", bound=KerasRecord)
 
 _FORMS = ("lhuc", "film")
 
@@ -82,7 +80,7 @@ def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
     wrong = [point.name for point in points if point.name not in sites]
     if wrong or not points:
         raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}" if wrong else "Received no point.")
-    module, layers, heads = network._copied()
+    module, layers, heads = network.copied()
     names = {id(layer): name for name, layer in network.modules().items()}
     pass_, added = Rewiring(), {}
     for point in points:
@@ -91,7 +89,7 @@ def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
         pass_.behind[id(own.layer)] = _adjusting(own, form)
         added[point.name] = f"{point.name[: -len(own.layer.name)]}{ADJUSTED}{own.layer.name}"
     whole = opened(module).model(pass_.outputs(graph_of(module), {}))
-    return begun(network._rebuilt(whole, pass_.renewed(layers), heads=heads), network, adjusting=added)
+    return begun(network.rebuilt(whole, pass_.renewed(layers), heads=heads), network, adjusting=added)
 
 
 def _adjusting(site: Site, form: str) -> Step:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ..contract import Head
 from ..keras_parts.clone import cloned
 from ..keras_parts.heads import FoundHead, outputs_of
 from ..keras_parts.library import keras
+from ..keras_parts.record import KerasRecord
 from ..keras_parts.samples import called, sample_for, shapes_of
 from ..keras_parts.structure import CODES, graph_of
 from ..parts.taps import INPUT, Tap, checked_points, refuse_read_input
@@ -25,9 +26,6 @@ from ..samples import sample_of
 from ..tracing import as_tensor, head_reading
 from . import graphs, tapping
 from .sizes import rechannel_, resize_
-
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
 
 __all__ = [
     "ended",
@@ -42,10 +40,10 @@ __all__ = [
     "with_stack",
 ]
 
-N = TypeVar("N", bound="KerasNetwork")
+N = TypeVar("N", bound=KerasRecord)
 
 
-def _entry(network: KerasNetwork) -> Any | None:
+def _entry(network: KerasRecord) -> Any | None:
     """Return a symbolic input like the sample; None where that is named tensors."""
     if isinstance(network.sample, dict):
         return None
@@ -66,18 +64,18 @@ def with_rows(network: N, head: Head) -> N:
     Raises:
         NetworkError: if the copy does not give one score a row.
     """
-    twin, found = network.copy(), network._found[head.task]
-    first = found is network._first
-    others = [twin._modules[other.layer] for other in network._found.values() if other is not found]
-    resize_(twin.module, twin._modules[found.layer], head=head, activation=found.activation, others=others if first else None)
-    twin._found = {**network._found, head.task: replace(found, activation=head.activation)}
+    twin, found = network.copy(), network.found[head.task]
+    first = found is network.first
+    others = [twin.modules()[other.layer] for other in network.found.values() if other is not found]
+    resize_(twin.module, twin.modules()[found.layer], head=head, activation=found.activation, others=others if first else None)
+    twin.found = {**network.found, head.task: replace(found, activation=head.activation)}
     twin.heads = {**network.heads, head.task: replace(head, layer=found.layer)}
     if first and len(head.weight) != len(network.head.weight):
         twin.heads = {task: known for task, known in twin.heads.items() if known.groups is None}
-    twin._recount_([found.layer])
+    twin.recount_([found.layer])
     if graph_of(twin.module) is not None and not found.whole:
         return twin  # the symbolic shapes behind the head were computed anew, which is a check
-    width = twin._own_scores(twin._sample_run)[head.task].shape[-1]
+    width = twin.own_scores(twin.sample_run)[head.task].shape[-1]
     if width != len(head.weight):
         raise NetworkError(
             f"The changed network gives {width} scores for {len(head.weight)} rows: a step after the head fixes their number. "
@@ -93,11 +91,11 @@ def with_first_head(network: N, head: Head) -> N:
         network: has no head.
         head: the rows.
     """
-    module, layers, _ = network._copied()
+    module, layers, _ = network.copied()
     with torch.no_grad():
         output = cast(Tensor, as_tensor(called(module, network.sample, training=False)))
     whole, dense = graphs.attached(module, head, sample_output=output, inputs=_entry(network))
-    return network._rebuilt(whole, layers, heads=[(head, _new(head), dense)])
+    return network.rebuilt(whole, layers, heads=[(head, _new(head), dense)])
 
 
 def with_branch(network: N, head: Head) -> N:
@@ -107,9 +105,9 @@ def with_branch(network: N, head: Head) -> N:
         network: has a head, and none of that task.
         head: the rows.
     """
-    module, layers, heads = network._copied()
-    whole, dense = graphs.branched(module, layers[network._first.layer], head=head)
-    return network._rebuilt(whole, layers, heads=[*heads, (head, _new(head), dense)])
+    module, layers, heads = network.copied()
+    whole, dense = graphs.branched(module, layers[network.first.layer], head=head)
+    return network.rebuilt(whole, layers, heads=[*heads, (head, _new(head), dense)])
 
 
 def with_one_output(network: N) -> N:
@@ -118,11 +116,11 @@ def with_one_output(network: N) -> N:
     Args:
         network: given up by the caller; a model without a graph stays whole.
     """
-    first = network._first
+    first = network.first
     module = graphs.only_output(network.module, first.output)
     if module is network.module:
         return network
-    return network._rebuilt(module, network._modules, heads=[(network.head, replace(first, output=0), network._modules[first.layer])])
+    return network.rebuilt(module, network.modules(), heads=[(network.head, replace(first, output=0), network.modules()[first.layer])])
 
 
 def with_stack(network: N, head: Head, *, activation: str) -> N:
@@ -134,18 +132,18 @@ def with_stack(network: N, head: Head, *, activation: str) -> N:
         activation: what the scores go through.
     """
     old = network.head
-    module, layers, _ = network._copied()
-    layer, output = layers[old.layer], network._first.output if network._first.whole else None
+    module, layers, _ = network.copied()
+    layer, output = layers[old.layer], network.first.output if network.first.whole else None
     if graph_of(module) is None:
         layer.activation, output = keras.activations.linear, 0
         _check_output(network, module)
     whole, dense = graphs.stacked(graphs.wrapped(module, _entry(network)), layer, head=head, activation=activation, output=output)
-    twin = network._rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
+    twin = network.rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
     twin.statistics = twin.unknown = None
     return twin
 
 
-def _check_output(network: KerasNetwork, module: Any) -> None:
+def _check_output(network: KerasRecord, module: Any) -> None:
     """Raise if a copy whose head is linear does not return the raw scores.
 
     Raises:
@@ -153,7 +151,7 @@ def _check_output(network: KerasNetwork, module: Any) -> None:
     """
     with torch.no_grad():
         result = as_tensor(called(module, network.sample, training=False))
-        scores = network._own_scores(network._sample_run)[network.head.task]
+        scores = network.own_scores(network.sample_run)[network.head.task]
     if result is None or result.shape != scores.shape or not torch.allclose(result, scores, rtol=1e-4, atol=1e-5):
         raise NetworkError(
             f"{type(module).__name__} '{module.name}' has no graph, and its result is not the raw scores of its head; expected a "
@@ -176,10 +174,10 @@ def ended(network: N, block: str) -> N:
         raise NetworkError(f"The network has no block {block!r}{near_names(block, [one.name for one in network.blocks])}")
     if found is network.blocks[-1] and set(network.head_layers) & set(found.layers):
         return network.copy()
-    module, layers, heads = network._copied()
+    module, layers, heads = network.copied()
     whole = graphs.ended(module, [layers[name] for name in found.layers])
     last = whole.outputs[0]._keras_history.operation
-    twin = network._rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
+    twin = network.rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
     twin.coding = network.coding if CODES in twin.modules() else None
     twin.statistics = twin.unknown = None
     return twin
@@ -194,28 +192,28 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
     """
     members = {block.name: block.layers for block in network.blocks if block.name != INPUT}
     taps = checked_points(points, members)
-    module, layers, _ = network._copied()
+    module, layers, _ = network.copied()
     whole = tapping.tapped(
         module, taps, layers={tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
     )
-    twin = network._rebuilt(whole, layers, heads=[])
+    twin = network.rebuilt(whole, layers, heads=[])
     twin.coding = network.coding if CODES in twin.modules() else None
     twin.statistics = twin.unknown = None
     return twin
 
 
-def with_groups(network: KerasNetwork) -> Any:
+def with_groups(network: KerasRecord) -> Any:
     """Return the module of a network, or, where there are derived heads, a copy that has them as outputs."""
     derived = [head for head in network.heads.values() if head.groups is not None]
     if not derived or graph_of(network.module) is None:
         return network.module
     with torch.no_grad():
-        result = outputs_of(network._sample_run())[network._first.output]
-        scores = network._own_scores(network._sample_run)[network.head.task]
+        result = outputs_of(network.sample_run())[network.first.output]
+        scores = network.own_scores(network.sample_run)[network.head.task]
     reading = head_reading(scores, result, channels_last=True)
     if reading not in {"linear", "softmax", "log_softmax"}:
         return network.module
-    return graphs.grouped(cloned(network.module), derived, output=network._first.output, reading=reading)
+    return graphs.grouped(cloned(network.module), derived, output=network.first.output, reading=reading)
 
 
 def with_channels(network: N, count: int) -> N:
@@ -235,15 +233,15 @@ def with_channels(network: N, count: int) -> N:
     refuse_read_input(network.tap_slices, f"channels={count}")
     weighted = [layer.name for layer in network.layers if layer.parameters and not layer.kind.endswith("Normalization")]
     twin = network.copy()
-    changed, old = rechannel_(twin.module, count, first=twin._modules[weighted[0]] if weighted else None)
+    changed, old = rechannel_(twin.module, count, first=twin.modules()[weighted[0]] if weighted else None)
     twin.origin |= shapes_of(twin.module)
     shape = twin.origin.get("inputs")
     if shape is not None and isinstance(network.sample, Tensor):
         twin.input_shape = tuple(shape)
         shape = [now or before for now, before in zip(shape, network.sample.shape[1:], strict=True)]
     twin.sample = sample_for(twin.module, shape)
-    names = [name for name, layer in twin._modules.items() if any(layer is other for other in changed)]
-    twin._recount_(names)
+    names = [name for name, layer in twin.modules().items() if any(layer is other for other in changed)]
+    twin.recount_(names)
     if names:
         rule = f"summed over the {old} old channels" if count == 1 else f"repeated in turn, scaled by {old}/{count}"
         note = f"the network takes {count} channels in place of {old}: the weights of its first convolution were {rule}"
@@ -261,15 +259,15 @@ def with_columns(network: N, count: int) -> N:
     Raises:
         NetworkError: if `count` is below 1, the network has no head or several, or its head reads maps.
     """
-    if len(network._found) != 1 or count < 1:
-        raise NetworkError(f"Received {count} columns for a network with {len(network._found)} heads; expected 1 or more, and one head.")
-    name = network._first.layer
-    if not isinstance(network._modules[name], keras.layers.Dense):
-        raise NetworkError(f"The head '{name}' is a {type(network._modules[name]).__name__}, which reads maps; columns need a Dense head.")
-    module, layers, heads = network._copied()
+    if len(network.found) != 1 or count < 1:
+        raise NetworkError(f"Received {count} columns for a network with {len(network.found)} heads; expected 1 or more, and one head.")
+    name = network.first.layer
+    if not isinstance(network.modules()[name], keras.layers.Dense):
+        raise NetworkError(f"The head '{name}' is a {type(network.modules()[name]).__name__}, which reads maps; columns need a Dense head.")
+    module, layers, heads = network.copied()
     whole = graphs.columned(module, layers[name], count=count)
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
-    twin = network._rebuilt(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
+    twin = network.rebuilt(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
     twin.refresh_heads_()
     twin.statistics = twin.unknown = None
     return twin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ..contract import Coding
 from ..keras_parts.drawing import seeded
 from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
+from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import CODES, CONDITION, graph_of, is_code
 from ..parts.coding import CODE_SPREAD, ENTRANCE, LAYERS, drawn_codes
 from .entrances import ENTRANCE_NAME, entry_of, over_channels
@@ -25,12 +26,9 @@ from .inserting import Rewiring, Step
 from .opened import named, named_inputs, opened
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
 
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
-
 __all__ = ["code_table", "coded", "folded", "recoded"]
 
-N = TypeVar("N", bound="KerasNetwork")
+N = TypeVar("N", bound=KerasRecord)
 
 _INPUT = "input "
 _WIDEST_HIDDEN = 256
@@ -69,7 +67,7 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
         NetworkError: if it takes codes already, has no graph, or has no place for them.
     """
     _refuse_coded(network)
-    module, layers, heads = network._copied()
+    module, layers, heads = network.copied()
     graph = opened(module)
     replaced = coding.into == f"{_INPUT}{CONDITION}"
     inputs = named_inputs(graph, CODES if replaced else CONDITION)
@@ -89,13 +87,13 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     kept = {name: tensor for name, tensor in sample.items() if name in entry.inputs}
     zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
-    twin = network._rebuilt(whole, entry.pass_.renewed(layers), heads=heads, sample={**kept, CONDITION: zeros})
+    twin = network.rebuilt(whole, entry.pass_.renewed(layers), heads=heads, sample={**kept, CONDITION: zeros})
     twin.coding = replace(coding, points=entry.points)
     _set_codes_(twin, drawn_codes(coding, seed=seed))
     return twin
 
 
-def _refuse_coded(network: KerasNetwork) -> None:
+def _refuse_coded(network: KerasRecord) -> None:
     """Raise if a network takes codes already, or a layer has a name that theirs are to have.
 
     Raises:
@@ -119,7 +117,7 @@ def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
 # ── what takes the code ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _enter_layers_(entry: _Entry, network: KerasNetwork, *, coding: Coding, layers: Mapping[str, Any]) -> None:
+def _enter_layers_(entry: _Entry, network: KerasRecord, *, coding: Coding, layers: Mapping[str, Any]) -> None:
     """Let each point add its own linear map of the code.
 
     Raises:
@@ -159,7 +157,7 @@ def _shifted_by_code(site: Site) -> Step:
     return step
 
 
-def _enter_entrance_(entry: _Entry, network: KerasNetwork, *, coding: Coding, module: Any) -> None:
+def _enter_entrance_(entry: _Entry, network: KerasRecord, *, coding: Coding, module: Any) -> None:
     """Let a network of two layers before the input, the second linear, read the code in both; it adds what it makes to the input.
 
     Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
@@ -201,7 +199,7 @@ def _enter_input_(entry: _Entry, coding: Coding) -> None:
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def code_table(network: KerasNetwork) -> Parameter:
+def code_table(network: KerasRecord) -> Parameter:
     """Return the network's own table of codes, (1 + K, size).
 
     Args:
@@ -215,7 +213,7 @@ def code_table(network: KerasNetwork) -> Parameter:
     return cast(Parameter, cast(Any, network.modules()[CODES]).embeddings.value)
 
 
-def _set_codes_(network: KerasNetwork, table: np.ndarray) -> None:
+def _set_codes_(network: KerasRecord, table: np.ndarray) -> None:
     with torch.no_grad():
         target = code_table(network)
         target.copy_(torch.from_numpy(table.copy()).to(target))
@@ -243,7 +241,7 @@ def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
     if len(values) != layer.input_dim:
         reset_(layer, {"input_dim": len(values)})
         retrack_(twin.module)
-        twin._recount_([CODES])
+        twin.recount_([CODES])
     twin.coding = replace(cast(Coding, network.coding), conditions=tuple(conditions))
     _set_codes_(twin, values)
     return twin
@@ -264,7 +262,7 @@ def folded(network: N, condition: str) -> N:
     """
     table = code_table(network)
     code = table.detach()[cast(Coding, network.coding).row(condition)].clone()
-    module, layers, heads = network._copied()
+    module, layers, heads = network.copied()
     graph = opened(module)
     inputs = dict(graph.inputs)
     known, taken = {}, inputs.pop(CONDITION)
@@ -281,7 +279,7 @@ def folded(network: N, condition: str) -> N:
     plain = len(inputs) == 1 and (filled or first == "inputs")
     whole = graph.model(pass_.outputs(graph_of(module), known), inputs=inputs[first] if plain else inputs)
     sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", network.sample).items() if name != CONDITION}
-    twin = network._rebuilt(whole, pass_.renewed(layers), heads=heads, sample=sample[first] if plain else sample)
+    twin = network.rebuilt(whole, pass_.renewed(layers), heads=heads, sample=sample[first] if plain else sample)
     twin.coding = None
     return twin
 

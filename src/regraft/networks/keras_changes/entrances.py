@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,21 +11,19 @@ from ...errors import NetworkError
 from ...randomness import seeded
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
+from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import graph_of, no_graph
 from .inserting import Rewiring
 from .opened import opened
 
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
-
 __all__ = ["ENTRANCE_NAME", "entry_of", "over_channels", "with_entrance"]
 
-N = TypeVar("N", bound="KerasNetwork")
+N = TypeVar("N", bound=KerasRecord)
 
 ENTRANCE_NAME = "entrance"
 
 
-def entry_of(network: KerasNetwork, *, module: Any) -> tuple[Any, int]:
+def entry_of(network: KerasRecord, *, module: Any) -> tuple[Any, int]:
     """Return the only input of a network's graph, and the axis of its features or channels.
 
     Args:
@@ -81,7 +79,7 @@ def with_entrance(network: N) -> N:
     Raises:
         NetworkError: if it does not, or has no graph.
     """
-    module, layers, heads = network._copied()
+    module, layers, heads = network.copied()
     tensor, axis = entry_of(network, module=module)
     width = tensor.shape[axis]
     layer, entered = over_channels(tensor, width, axis=axis, name=ENTRANCE_NAME)
@@ -89,4 +87,4 @@ def with_entrance(network: N) -> N:
         layer.kernel.value.copy_(torch.from_numpy(np.eye(width, dtype="float32")).reshape(layer.kernel.shape))
     graph = opened(module)
     whole = graph.model(Rewiring().outputs(graph_of(module), {id(tensor): entered}))
-    return network._rebuilt(whole, layers, heads=heads)
+    return network.rebuilt(whole, layers, heads=heads)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ...errors import NetworkError
 from ..keras_parts.library import keras
+from ..keras_parts.record import KerasRecord, TrainingForm
 from .sizes import reset_
-
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
 
 __all__ = ["TrainingForm", "begun", "fold_", "refuse_form", "settled"]
 
-N = TypeVar("N", bound="KerasNetwork")
+N = TypeVar("N", bound=KerasRecord)
 
 
 def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> None:
@@ -61,23 +58,10 @@ def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
 
 # ── training forms ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_modules", "_hooks", "_trainable", "_frozen"}
+_OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_modules", "_hooks", "given_trainable", "_frozen"}
 
 
-@dataclass(frozen=True)
-class TrainingForm:
-    """What a network in its training form goes back to.
-
-    Attributes:
-        plain: a private copy of the network as it was; its weights are stale.
-        adjusting: name of a point -> name of the layer that scales and shifts there.
-    """
-
-    plain: KerasNetwork
-    adjusting: Mapping[str, str]
-
-
-def refuse_form(network: KerasNetwork) -> None:
+def refuse_form(network: KerasRecord) -> None:
     """Raise if a network is in its training form.
 
     Raises:
@@ -87,7 +71,7 @@ def refuse_form(network: KerasNetwork) -> None:
         raise NetworkError("The network is in its training form already; expected a plain one. Call settled() on it first.")
 
 
-def begun(network: N, plain: KerasNetwork, *, adjusting: Mapping[str, str] | None = None) -> N:
+def begun(network: N, plain: KerasRecord, *, adjusting: Mapping[str, str] | None = None) -> N:
     """Return a network, which is marked as the training form of another one.
 
     Args:
@@ -112,20 +96,20 @@ def settled(network: N) -> N:
     if form is None:
         return network.copy()
     twin = cast(N, form.plain.copy())
-    trained = network._variables()
+    trained = network.variables()
     with torch.no_grad():
-        for name, variable in twin._variables().items():
+        for name, variable in twin.variables().items():
             _take_(variable, name, trained=trained, network=network)
         for name, layer in form.adjusting.items():
             scale, shift = network.modules()[layer].by_channel()  # type: ignore[operator]
             fold_(twin.modules()[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None)
     vars(twin).update({key: value for key, value in vars(network).items() if key not in _OF_THE_GRAPH})
     twin.heads, twin.origin, twin.form = dict(network.heads), dict(network.origin), None
-    twin._recount_([*form.adjusting])
+    twin.recount_([*form.adjusting])
     return twin
 
 
-def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], network: KerasNetwork) -> None:
+def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], network: KerasRecord) -> None:
     """Copy a trained variable; a kernel with a low-rank change is taken as its layer uses it.
 
     Raises:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ...errors import NetworkError, near_names
 from ..keras_parts.drawing import seeded
+from ..keras_parts.record import KerasRecord
 from .folding import begun, refuse_form
 from .sizes import retrack_
 
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
-
 __all__ = ["low_rank"]
 
-N = TypeVar("N", bound="KerasNetwork")
+N = TypeVar("N", bound=KerasRecord)
 
 
 def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], seed: int) -> N:
@@ -47,11 +45,11 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], se
             _enable_(twin.modules()[name], rank, alpha=alpha)
     retrack_(twin.module)
     begun(twin, network)
-    twin._recount_(layers)
+    twin.recount_(layers)
     return twin
 
 
-def _refuse_other(network: KerasNetwork, name: str) -> None:
+def _refuse_other(network: KerasRecord, name: str) -> None:
     """Raise if a layer cannot be changed so.
 
     Raises:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..contract import Point
 from .heads import channels_last
 from .library import keras
+from .record import KerasRecord
 from .structure import graph_of, is_code, no_graph, steps_of
-
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
 
 __all__ = ["Site", "channel_axis", "points_of", "sites_of"]
 
@@ -49,7 +47,7 @@ def channel_axis(layer: Any, rank: int) -> int:
     return rank - 1 if channels_last(layer) else 1
 
 
-def points_of(network: KerasNetwork) -> tuple[Point, ...]:
+def points_of(network: KerasRecord) -> tuple[Point, ...]:
     """Return where the network can be shifted or scaled by channel, in the order of execution.
 
     Args:
@@ -62,7 +60,7 @@ def points_of(network: KerasNetwork) -> tuple[Point, ...]:
     return tuple(Point(name, blocks[name], site.channels) for name, site in sites_of(network).items())
 
 
-def sites_of(network: KerasNetwork) -> dict[str, Site]:
+def sites_of(network: KerasRecord) -> dict[str, Site]:
     """Return what stands at each point, by its name.
 
     A layer that several graphs call has no point, nor has one that is behind a head, or whose weights cannot be scaled by channel.
@@ -76,7 +74,7 @@ def sites_of(network: KerasNetwork) -> dict[str, Site]:
     graph = graph_of(network.module)
     if graph is None:
         raise no_graph(network.module)
-    heads = {id(network.modules()[found.layer]) for found in network._found.values()}
+    heads = {id(network.modules()[found.layer]) for found in network.found.values()}
     graphs = list(_graphs(graph, set()))
     homes = Counter(number for one in graphs for number in {id(node.operation) for node in steps_of(one)})
     excluded: set[int] = heads | {number for number, count in homes.items() if count > 1}

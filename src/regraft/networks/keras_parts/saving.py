@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import NetworkError
-
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
+from .record import KerasRecord
 
 __all__ = ["as_given", "save"]
 
 
-def save(network: KerasNetwork, module: Any, *, target: Path) -> None:
+def save(network: KerasRecord, module: Any, *, target: Path) -> None:
     """Write a model that is a network's own or shares its layers.
 
     Args:
@@ -37,7 +35,7 @@ def save(network: KerasNetwork, module: Any, *, target: Path) -> None:
 
 
 @contextmanager
-def as_given(network: KerasNetwork) -> Iterator[None]:
+def as_given(network: KerasRecord) -> Iterator[None]:
     """Give the layers their own `trainable` flags while the context lasts.
 
     Args:
@@ -46,11 +44,11 @@ def as_given(network: KerasNetwork) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    gradients = [(variable.value, variable.value.requires_grad) for variable in network._variables().values()]
+    gradients = [(variable.value, variable.value.requires_grad) for variable in network.variables().values()]
     with ExitStack() as stack:
-        for name, layer in network._named_with_root():
+        for name, layer in network.named_with_root():
             stack.callback(vars(layer).__setitem__, "_trainable", layer._trainable)
-            vars(layer)["_trainable"] = network._trainable.get(name, True)
+            vars(layer)["_trainable"] = network.given_trainable.get(name, True)
         yield
     for value, wanted in gradients:
         value.requires_grad_(wanted)

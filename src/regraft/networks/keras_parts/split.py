@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +11,15 @@ from torch import Tensor
 from ..contract import Inputs, Scores
 from ..parts.structure import below
 from .library import keras
+from .record import KerasRecord
 from .structure import graph_of, steps_of
-
-if TYPE_CHECKING:
-    from ..keras_models import KerasNetwork
 
 __all__ = ["Split", "split_graph"]
 
 Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
 
 
-def split_graph(network: KerasNetwork, frozen: Collection[str]) -> Split | None:
+def split_graph(network: KerasRecord, frozen: Collection[str]) -> Split | None:
     """Return the frozen and the live part of a network as functions, None where its graph cannot be cut so.
 
     Args:
@@ -48,7 +46,7 @@ def split_graph(network: KerasNetwork, frozen: Collection[str]) -> Split | None:
     def live_part(tensors: Sequence[Tensor]) -> Scores:
         def run() -> Any:
             known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
-            _run_(live_steps, known, training=network._training)
+            _run_(live_steps, known, training=network.training)
             return [known[id(tensor)] for tensor in graph.outputs]
 
         return network.scores_of(run)
@@ -60,7 +58,7 @@ def _ids(tensors: Sequence[Any]) -> set[int]:
     return {id(tensor) for tensor in tensors}
 
 
-def _parted(network: KerasNetwork, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
+def _parted(network: KerasRecord, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
     """Divide the steps: a layer's step is frozen with all its layers; a step without weights if all that it reads is."""
     names = {id(module): name for name, module in network.modules().items()}
     known = [layer.name for layer in network.layers]

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,8 @@ from ...errors import NetworkError
 from ...files.formats import named_in_utf8, opening, reason_of
 from ...files.text import printable
 from ...files.writing import write_bytes
-
-if TYPE_CHECKING:
-    from ..contract import Network
-    from .coding import Coding
+from .coding import Coding
+from .record import Record
 
 __all__ = [
     "CODES_FOLDER",
@@ -39,6 +37,7 @@ __all__ = [
     "write_codes",
 ]
 
+N = TypeVar("N", bound=Record)
 CODES_FOLDER = "codes"
 _KIND = "regraft code 1"
 _ENDING = ".safetensors"
@@ -47,7 +46,7 @@ COUNTER = "seed_generator_state"
 """Of a layer that draws at random; it changes with every step of a training, and is in no saved file."""
 
 
-def code_digest(network: Network) -> str:
+def code_digest(network: Record) -> str:
     """Return a digest of every parameter and buffer of a network but its table of codes.
 
     Args:
@@ -63,14 +62,14 @@ def code_digest(network: Network) -> str:
     return digest.hexdigest()
 
 
-def shared_state(network: Network) -> dict[str, torch.Tensor]:
+def shared_state(network: Record) -> dict[str, torch.Tensor]:
     """Return every parameter and buffer of a network but its table of codes, and the counters of random numbers that Keras keeps."""
     table = None if network.coding is None else network.code_table().data_ptr()
     kept = {name: tensor for name, tensor in network.state().items() if not name.endswith(COUNTER)}
     return {name: tensor for name, tensor in kept.items() if table is None or tensor.data_ptr() != table}
 
 
-def write_code(network: Network, folder: Path, *, condition: str, digest: str | None = None) -> Path:
+def write_code(network: Record, folder: Path, *, condition: str, digest: str | None = None) -> Path:
     """Write the code of one condition into a saved folder, and nothing else.
 
     Args:
@@ -112,7 +111,7 @@ def _checksum(code: np.ndarray) -> str:
     return hashlib.sha256(code.tobytes()).hexdigest()
 
 
-def write_codes(network: Network, folder: Path) -> str | None:
+def write_codes(network: Record, folder: Path) -> str | None:
     """Write a code file for each condition of a network that was adapted to.
 
     Args:
@@ -131,7 +130,7 @@ def write_codes(network: Network, folder: Path) -> str | None:
     return digest
 
 
-def with_code_files(network: Network, folder: Path) -> Network:
+def with_code_files(network: N, folder: Path) -> N:
     """Return an opened network that knows the conditions whose code files lie in its folder.
 
     Args:

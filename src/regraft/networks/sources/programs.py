@@ -56,7 +56,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     heads = [head for head in facts["heads"] if not head.get("groups")]
     _check_outputs(network, heads, remedy=remedy)
     tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    network._found = {head["task"]: FoundHead(logits_name(index), head["activation"], "layer") for index, head in enumerate(heads)}
+    network.found = {head["task"]: FoundHead(logits_name(index), head["activation"], "layer") for index, head in enumerate(heads)}
     network.heads = {head["task"]: _head_of(head, tensors) for head in heads}
     network.account = Account(notes=(f"opened without its class {own}: it predicts; to adapt it further, give architecture=",))
     program.seconds = None
@@ -90,7 +90,7 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
             width = network.scores(network.sample)["main"].shape[1]
     kind = "classification" if width > 1 else "regression"
     activation = "softmax" if program.probabilities else "linear"
-    network._found = {"main": FoundHead(logits_name(0), activation, "layer")}
+    network.found = {"main": FoundHead(logits_name(0), activation, "layer")}
     network.heads = {"main": Head("main", None, kind, activation, "", np.zeros((width, 0), np.float32), np.zeros(width, np.float32))}
     notes = [f"a PyTorch program, {path.name}, that was trusted: it predicts and nothing else"]
     notes += ["it returns probabilities: their logarithms are taken for its logits"] if program.probabilities else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,15 +15,14 @@ from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..contract import Inputs, Point
 from ..parts.taps import INPUT, Tap
+from ..torch_parts.programs import refuse_program
+from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
 from ..torch_parts.taps import Point as Place
 from ..torch_parts.taps import read_point, width_hint
 from .conditioned import AdjustedNetwork, EntranceNetwork, Film, Lhuc, over_channels
 from .surgery import three_items
 from .wrappers import call_module, exchanged, find_wrapper, side_modules
-
-if TYPE_CHECKING:
-    from ..torch_modules import TorchNetwork
 
 __all__ = [
     "adjusted",
@@ -38,13 +37,13 @@ __all__ = [
     "wrapped",
 ]
 
-N = TypeVar("N", bound="TorchNetwork")
+N = TypeVar("N", bound=TorchRecord)
 _FORMS: Mapping[str, type[Lhuc] | type[Film]] = {"lhuc": Lhuc, "film": Film}
 _WIDEST = 4096
 """Widest vector before which a linear layer is put: its weight would have the square of that many numbers."""
 
 
-def points_of(network: TorchNetwork) -> tuple[Point, ...]:
+def points_of(network: TorchRecord) -> tuple[Point, ...]:
     """Return where the network can be shifted or scaled by channel, in the order of execution.
 
     Args:
@@ -53,12 +52,12 @@ def points_of(network: TorchNetwork) -> tuple[Point, ...]:
     Returns:
         The points; a layer of a wrapper of ours, a head, and what runs behind the first head are none.
     """
-    network._whole("shifted or scaled")
+    refuse_program(network.origin, "shifted or scaled")
     blocks = {layer: block.name for block in network.blocks for layer in block.layers}
     return tuple(Point(site.name, blocks[site.name], site.channels) for site in _sites_of(network))
 
 
-def _sites_of(network: TorchNetwork) -> list[Site]:
+def _sites_of(network: TorchRecord) -> list[Site]:
     """Return the sites of all points of a `network`."""
     modules, aside = network.modules(), side_modules(network.module)
     without = {name for name in modules if any(name == other or name.startswith(f"{other}.") for other in aside)}
@@ -79,7 +78,7 @@ def _twice_the_first(sample: Inputs) -> Inputs:
     return sample[:1].expand_as(sample)
 
 
-def chosen_sites(network: TorchNetwork, names: Sequence[str]) -> list[Site]:
+def chosen_sites(network: TorchRecord, names: Sequence[str]) -> list[Site]:
     """Return the sites of some points, in the order of execution.
 
     Args:
@@ -109,10 +108,10 @@ def wrapped(twin: N, module: Module) -> N:
     device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
     mode = twin.module.training
     twin.module = module.to(device).train(mode)
-    return twin._reopened({task: replace(found, layer=f"network.{found.layer}") for task, found in twin._found.items()}, twin.heads)
+    return twin.reopened({task: replace(found, layer=f"network.{found.layer}") for task, found in twin.found.items()}, twin.heads)
 
 
-def is_adjusted(network: TorchNetwork) -> bool:
+def is_adjusted(network: TorchRecord) -> bool:
     """Tell whether a `network` has adjustments that are not settled."""
     return find_wrapper(network.module, AdjustedNetwork) is not None
 
@@ -128,7 +127,7 @@ def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
     Raises:
         NetworkError: if the form or a point is unknown, there is no point, or the network is being adjusted already.
     """
-    network._whole("scaled or shifted")
+    refuse_program(network.origin, "scaled or shifted")
     if form not in _FORMS:
         raise NetworkError(f"form={form!r} is unknown{near_names(form, _FORMS)}")
     if is_adjusted(network):
@@ -168,9 +167,9 @@ def without_wrapper(twin: N, kind: type[Module], *, created: Sequence[str]) -> N
     """
     twin.module, renamed = exchanged(twin.module, kind)
     if created:
-        twin._note_("biased", {"layers": [renamed(name) for name in created]})
-    found = {task: replace(known, layer=renamed(known.layer)) for task, known in twin._found.items()}
-    return twin._reopened(found, twin.heads)
+        twin.note_("biased", {"layers": [renamed(name) for name in created]})
+    found = {task: replace(known, layer=renamed(known.layer)) for task, known in twin.found.items()}
+    return twin.reopened(found, twin.heads)
 
 
 def biased(network: N, layers: Sequence[str]) -> N:
@@ -180,13 +179,13 @@ def biased(network: N, layers: Sequence[str]) -> N:
         network: any but an exported program.
         layers: names of linear layers or convolutions.
     """
-    twin = network._edited("biased", {"layers": list(layers)})
+    twin = network.edited("biased", {"layers": list(layers)})
     for name in layers:
         give_bias_(twin.module.get_submodule(name))
-    return twin._reopened(twin._found, twin.heads)
+    return twin.reopened(twin.found, twin.heads)
 
 
-def place_of_input(network: TorchNetwork, change: str) -> tuple[Place, Tensor]:
+def place_of_input(network: TorchRecord, change: str) -> tuple[Place, Tensor]:
     """Return where the features (channels) of a network's input are, and two items.
 
     Args:
@@ -196,7 +195,7 @@ def place_of_input(network: TorchNetwork, change: str) -> tuple[Place, Tensor]:
     Raises:
         NetworkError: if it takes token ids, several inputs, or vectors that are too wide.
     """
-    network._whole("given another input")
+    refuse_program(network.origin, "given another input")
     sample = network.sample
     if isinstance(sample, dict) or not sample.is_floating_point():
         received = f"the inputs {', '.join(sample)}" if isinstance(sample, dict) else "token ids"
@@ -225,5 +224,5 @@ def with_entrance(network: N) -> N:
     with torch.no_grad():
         weight.copy_(torch.eye(place.channels).reshape(weight.shape))
         bias.zero_()
-    twin = network._edited("entrance")
+    twin = network.edited("entrance")
     return wrapped(twin, EntranceNetwork(twin.module, entrance.to(sample.dtype)))

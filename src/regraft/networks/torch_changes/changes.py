@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from ..contract import Coding, Head
 from ..parts.taps import Tap, checked_points, refuse_read_input
 from ..samples import sample_of
 from ..torch_parts.heads import FoundHead
+from ..torch_parts.programs import refuse_program
+from ..torch_parts.record import TorchRecord
 from ..torch_parts.rows import last_axis, set_submodule_
 from ..tracing import capture
 from . import adjusting, codes, surgery
@@ -26,12 +28,9 @@ from .channels import channel_rule, first_convolution, note_channel_count_, with
 from .conditioned import CodedNetwork
 from .wrappers import BranchedNetwork, find_wrapper
 
-if TYPE_CHECKING:
-    from ..torch_modules import TorchNetwork
-
 __all__ = ["edited_by", "ended", "tapped", "with_channels", "with_columns", "with_head", "with_stack"]
 
-N = TypeVar("N", bound="TorchNetwork")
+N = TypeVar("N", bound=TorchRecord)
 
 
 def with_head(network: N, head: Head) -> N:
@@ -44,41 +43,41 @@ def with_head(network: N, head: Head) -> N:
     Raises:
         NetworkError: if this is an exported program, or the rows do not fit what the head reads.
     """
-    network._whole("given another head")
+    refuse_program(network.origin, "given another head")
     expected = network.heads.get(head.task, network.head).features if network.heads else head.features
     if expected != head.features:
         raise NetworkError(f"The rows have {head.features} features; the network has {expected}. Give rows of that length.")
     branch = bool(network.heads) and head.task != network.head.task
-    twin = network._edited("head", {**_size(head), "branch": branch}, parts=list(head.parts))
+    twin = network.edited("head", {**_size(head), "branch": branch}, parts=list(head.parts))
     if not network.heads:
         twin.module = surgery.attached(twin.module, head)
-        return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
+        return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
     if head.task in network.heads:
-        layer = network._found[head.task].layer
+        layer = network.found[head.task].layer
         surgery.resize_(twin.module, layer, head=head)
         if head.task == network.head.task:
             surgery.note_class_count_(twin.module, len(head.weight))
-        twin._recount_(layer)
+        twin.recount_(layer)
         twin.heads[head.task] = replace(head, layer=layer)
         return twin
-    found, wrapped = dict(network._found), isinstance(network.module, BranchedNetwork)
+    found, wrapped = dict(network.found), isinstance(network.module, BranchedNetwork)
     chosen = not wrapped and _choice_commutes(network)
     twin.module, layer = surgery.branched(twin.module, network.head, head=head, chosen=chosen)
     if not wrapped:
         found = {task: replace(known, layer=f"network.{known.layer}") for task, known in found.items()}
-    return twin._reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
+    return twin.reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
 
 
-def _choice_commutes(network: TorchNetwork) -> bool:
+def _choice_commutes(network: TorchRecord) -> bool:
     """Tell whether what follows the head (the choice of one token) may as well come before it."""
     head = network.module.get_submodule(network.head.layer)
     network.mode_(False)
     with torch.no_grad():
         with capture(head) as seen:
             scores = network.scores(network.sample)[network.head.task]
-        if seen["input"].ndim <= 2 or not last_axis(head) or network._found[network.head.task].reading != "result":
+        if seen["input"].ndim <= 2 or not last_axis(head) or network.found[network.head.task].reading != "result":
             return False
-        swapped = network._scores_of(network.head.layer, network.feature_batch(network.sample))
+        swapped = network.scores_of_layer(network.head.layer, network.feature_batch(network.sample))
         return bool(torch.allclose(swapped, scores, rtol=1e-4, atol=1e-5))
 
 
@@ -90,13 +89,13 @@ def with_stack(network: N, head: Head, *, activation: str) -> N:
         head: the rows.
         activation: what the old scores go through.
     """
-    network._whole("given another head")
-    twin = network._edited("stack", {**_size(head), "activation": activation})
-    first = network._found[network.head.task]
-    tapped = "" if first.reading == "result" and len(network._found) == 1 else first.layer
+    refuse_program(network.origin, "given another head")
+    twin = network.edited("stack", {**_size(head), "activation": activation})
+    first = network.found[network.head.task]
+    tapped = "" if first.reading == "result" and len(network.found) == 1 else first.layer
     twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation)
     own = replace(head, activation="linear")
-    return twin._reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
+    return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
 
 
 def ended(network: N, block: str) -> N:
@@ -109,14 +108,14 @@ def ended(network: N, block: str) -> N:
     Raises:
         NetworkError: if there is no such block.
     """
-    network._whole("cut")
+    refuse_program(network.origin, "cut")
     found = next((known for known in network.blocks if known.name == block), None)
     if found is None:
         raise NetworkError(f"The network has no block {block!r}{near_names(block, [known.name for known in network.blocks])}")
-    twin = network._edited("cut", {"block": block})
+    twin = network.edited("cut", {"block": block})
     names = [layer.name for layer in network.layers]
-    twin.module = surgery.ended(twin.module, found, layers=names, order=network._order(), sample=network.sample)
-    return twin._reopened({}, {})
+    twin.module = surgery.ended(twin.module, found, layers=names, order=network.order(), sample=network.sample)
+    return twin.reopened({}, {})
 
 
 def tapped(network: N, points: Sequence[Tap]) -> N:
@@ -126,14 +125,14 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
         network: any but an exported program.
         points: the blocks and their pools.
     """
-    network._whole("tapped")
+    refuse_program(network.origin, "tapped")
     taps, names = checked_points(points, [block.name for block in network.blocks]), [layer.name for layer in network.layers]
-    twin = network._edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
-    twin.module = surgery.tapped(twin.module, taps, blocks=network.blocks, layers=names, order=network._order(), sample=network.sample)
+    twin = network.edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
+    twin.module = surgery.tapped(twin.module, taps, blocks=network.blocks, layers=names, order=network.order(), sample=network.sample)
     twin.statistics = twin.unknown = None
     if find_wrapper(twin.module, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
         twin.coding = None
-    return twin._reopened({}, {})
+    return twin.reopened({}, {})
 
 
 def with_channels(network: N, count: int) -> N:
@@ -142,19 +141,19 @@ def with_channels(network: N, count: int) -> N:
     Raises:
         NetworkError: if the network does not begin with a convolution over channels.
     """
-    network._whole("given other channels")
+    refuse_program(network.origin, "given other channels")
     if isinstance(network.sample, dict) or network.sample.ndim < 3:
         raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {network.input_shape}.")
     modules, old = network.modules(), network.sample.shape[1]
     refuse_read_input(network.tap_slices, f"channels={count}")
-    name = first_convolution(modules, network._order(), channels=old)
-    twin = network._edited("channels", {"count": count})
+    name = first_convolution(modules, network.order(), channels=old)
+    twin = network.edited("channels", {"count": count})
     set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
     note_channel_count_(twin.module, name, old=old, new=count)
-    twin._take_sample_(sample_of((count, *network.sample.shape[2:])).to(network.sample.device))
+    twin.take_sample_(sample_of((count, *network.sample.shape[2:])).to(network.sample.device))
     note = f"'{name}' reads {count} channels: {channel_rule(old, count)}"
     twin.account = network.account.joined(Account({"reshaped": [f"{name}.weight"]}, notes=(note,)))
-    return twin._reopened(network._found, network.heads)
+    return twin.reopened(network.found, network.heads)
 
 
 def with_columns(network: N, count: int) -> N:
@@ -163,19 +162,19 @@ def with_columns(network: N, count: int) -> N:
     Raises:
         NetworkError: if the network has no head, or several.
     """
-    network._whole("given further inputs")
+    refuse_program(network.origin, "given further inputs")
     if len(network.heads) != 1:
         raise NetworkError(f"Further inputs go to one head; this network has {len(network.heads)}: {', '.join(network.heads) or 'none'}.")
-    head, twin = network.head, network._edited("columns", {"count": count})
+    head, twin = network.head, network.edited("columns", {"count": count})
     wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
     twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)
     own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     columns = sample_of((count,), batch=len(next(iter(own.values()))))
-    twin._take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
-    return twin._reopened({head.task: replace(network._found[head.task], layer=f"network.{head.layer}.linear")}, {head.task: wide})
+    twin.take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
+    return twin.reopened({head.task: replace(network.found[head.task], layer=f"network.{head.layer}.linear")}, {head.task: wide})
 
 
-def edited_by(network: TorchNetwork, edits: Sequence[Mapping[str, Any]]) -> TorchNetwork:
+def edited_by(network: N, edits: Sequence[Mapping[str, Any]]) -> N:
     """Repeat edits that another network with this module's origin has noted; new rows are zero.
 
     Args:
@@ -185,7 +184,8 @@ def edited_by(network: TorchNetwork, edits: Sequence[Mapping[str, Any]]) -> Torc
         The network.
     """
     for edit in edits:
-        network = _EDITS[edit["edit"]](network, edit)
+        made: N = _EDITS[edit["edit"]](network, edit)
+        network = made
     return network
 
 
@@ -194,7 +194,7 @@ def _size(head: Head) -> dict[str, Any]:
     return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
 
 
-def _empty_head(edit: Mapping[str, Any], network: TorchNetwork) -> Head:
+def _empty_head(edit: Mapping[str, Any], network: TorchRecord) -> Head:
     """Return a head of the noted size; a bias other than zero makes sure that there is one. The first head may have been renamed since."""
     weight = np.zeros((edit["rows"], edit["features"]), np.float32)
     bias = np.full(edit["rows"], edit.get("bias", True), np.float32)
@@ -202,15 +202,15 @@ def _empty_head(edit: Mapping[str, Any], network: TorchNetwork) -> Head:
     return Head(task, None, "classification", "linear", "", weight, bias, tuple(edit.get("parts", ())))
 
 
-_EDITS: dict[str, Callable[[TorchNetwork, Mapping[str, Any]], TorchNetwork]] = {
-    "head": lambda network, edit: network.with_head(_empty_head(edit, network)),
-    "stack": lambda network, edit: network.with_stack(_empty_head(edit, network), edit["activation"]),
-    "cut": lambda network, edit: network.ended(edit["block"]),
-    "channels": lambda network, edit: network.with_channels(edit["count"]),
-    "columns": lambda network, edit: network.with_columns(edit["count"]),
-    "codes": lambda network, edit: network.coded(Coding.from_dict(edit["coding"])),
+_EDITS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "head": lambda network, edit: with_head(network, _empty_head(edit, network)),
+    "stack": lambda network, edit: with_stack(network, _empty_head(edit, network), activation=edit["activation"]),
+    "cut": lambda network, edit: ended(network, edit["block"]),
+    "channels": lambda network, edit: with_channels(network, edit["count"]),
+    "columns": lambda network, edit: with_columns(network, edit["count"]),
+    "codes": lambda network, edit: codes.coded(network, Coding.from_dict(edit["coding"]), seed=0),
     "folded": lambda network, edit: codes.refolded(network, edit["biased"]),
     "biased": lambda network, edit: adjusting.biased(network, edit["layers"]),
-    "entrance": lambda network, _edit: network.with_entrance(),
-    "taps": lambda network, edit: network.tapped([Tap(block, tuple(pools)) for block, pools in edit["points"]]),
+    "entrance": lambda network, _edit: adjusting.with_entrance(network),
+    "taps": lambda network, edit: tapped(network, [Tap(block, tuple(pools)) for block, pools in edit["points"]]),
 }

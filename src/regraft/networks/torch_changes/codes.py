@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,17 +16,16 @@ from ...randomness import seeded
 from ..contract import Coding, Inputs
 from ..parts.coding import ENTRANCE, LAYERS, drawn_codes
 from ..parts.points import points_in
+from ..torch_parts.programs import refuse_program
+from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import fold_, give_bias_
 from .adjusting import chosen_sites, place_of_input, points_of, without_wrapper, wrapped
 from .conditioned import CodedNetwork, CodeTable, EntranceNetwork, GivenInput, ResidualEntrance
 from .wrappers import exchanged, find_wrapper
 
-if TYPE_CHECKING:
-    from ..torch_modules import TorchNetwork
-
 __all__ = ["code_table", "coded", "folded", "recoded", "refolded"]
 
-N = TypeVar("N", bound="TorchNetwork")
+N = TypeVar("N", bound=TorchRecord)
 _CONDITION = "condition"
 _WIDEST_HIDDEN = 256
 """Most hidden units of an adaptation network before the input, unless the codes are larger."""
@@ -44,7 +43,7 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     Raises:
         NetworkError: if it takes codes already, has an input called "condition" of its own, or cannot be changed so.
     """
-    network._whole("given codes")
+    refuse_program(network.origin, "given codes")
     if network.coding is not None or find_wrapper(network.module, CodedNetwork):
         raise NetworkError(f"This network takes codes already, of {len(network.code_table()) - 1} conditions; use recoded for other ones.")
     if isinstance(network.sample, dict) and _CONDITION in network.sample and coding.into != f"input {_CONDITION}":
@@ -56,15 +55,15 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     table.weight = Parameter(torch.from_numpy(drawn_codes(coding, seed=seed)))
     with seeded(seed):  # of the layers that do not begin as zero
         around, full, rest = _around(network, coding, table=table, single=single)
-    twin = network._edited("codes", {"coding": full.to_dict()})
+    twin = network.edited("codes", {"coding": full.to_dict()})
     around.network = twin.module
     count = len(next(iter(rest.values())))
-    twin._take_sample_({**rest, _CONDITION: torch.zeros(count, dtype=torch.int64, device=next(iter(rest.values())).device)})
+    twin.take_sample_({**rest, _CONDITION: torch.zeros(count, dtype=torch.int64, device=next(iter(rest.values())).device)})
     twin.coding = full
     return wrapped(twin, around)
 
 
-def _around(network: TorchNetwork, coding: Coding, *, table: CodeTable, single: bool) -> tuple[CodedNetwork, Coding, dict[str, Tensor]]:
+def _around(network: TorchRecord, coding: Coding, *, table: CodeTable, single: bool) -> tuple[CodedNetwork, Coding, dict[str, Tensor]]:
     """Return the wrapper without its network, the coding with its points, and the rest of the sample."""
     own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     if coding.into == LAYERS:
@@ -107,16 +106,16 @@ def _filled(sample: Inputs, name: str, *, size: int) -> tuple[int, ...]:
     return shape
 
 
-def _wrapper(network: TorchNetwork) -> tuple[str, CodedNetwork]:
+def _wrapper(network: TorchRecord) -> tuple[str, CodedNetwork]:
     found = find_wrapper(network.module, CodedNetwork)
     if found is None:
         raise NetworkError(f"This {network.family} network takes no codes; expected one trained with strategy='codes'.")
     return found[0], cast(CodedNetwork, found[1])
 
 
-def code_table(network: TorchNetwork) -> Parameter:
+def code_table(network: TorchRecord) -> Parameter:
     """Return the own table of codes of a `network` that takes them, (1 + K, size)."""
-    network._whole("asked for its codes")
+    refuse_program(network.origin, "asked for its codes")
     return cast(Parameter, _wrapper(network)[1].codes.weight)
 
 
@@ -145,7 +144,7 @@ def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
     around.codes.weight = Parameter(torch.from_numpy(values.copy()).to(old), requires_grad=old.requires_grad)
     noted = {"edit": "codes", "coding": twin.coding.to_dict()}
     twin.origin["edits"] = [noted if edit["edit"] == "codes" else edit for edit in twin.origin["edits"]]
-    twin._recount_(f"{prefix}codes")
+    twin.recount_(f"{prefix}codes")
     return twin
 
 
@@ -176,20 +175,20 @@ def _folded(network: N, code: Tensor, *, biased: Sequence[str]) -> N:
         for site, own in zip(around.sites, around.maps, strict=True):
             if fold_(around.network.get_submodule(site.name), shift=own(code)):
                 created.append(site.name)
-    twin._note_("folded", {"biased": created})
+    twin.note_("folded", {"biased": created})
     twin.coding = None
     only = _drop_condition_(twin, around)
     if around.filled is None and around.entrance is None:
         return without_wrapper(twin, CodedNetwork, created=())
     twin.module, _ = exchanged(twin.module, CodedNetwork, by=lambda module: _with_fixed_code(cast(CodedNetwork, module), code, only=only))
-    return twin._reopened(twin._found, twin.heads)
+    return twin.reopened(twin.found, twin.heads)
 
 
-def _drop_condition_(twin: TorchNetwork, around: CodedNetwork) -> str:
+def _drop_condition_(twin: TorchRecord, around: CodedNetwork) -> str:
     """Let the network take its other inputs, where one is left as a tensor without a name; return what that was called, or ""."""
     rest = {name: tensor for name, tensor in cast(dict[str, Tensor], twin.sample).items() if name != _CONDITION}
     alone = (around.single and list(rest) == ["inputs"]) or (around.filled is not None and len(rest) == 1)
-    twin._take_sample_(next(iter(rest.values())) if alone else rest)
+    twin.take_sample_(next(iter(rest.values())) if alone else rest)
     return next(iter(rest)) if alone else ""
 
 

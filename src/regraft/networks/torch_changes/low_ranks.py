@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -13,24 +13,23 @@ from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
+from ..torch_parts.programs import refuse_program
+from ..torch_parts.record import TorchRecord
 from ..torch_parts.rows import set_submodule_
 from ..torch_parts.sites import is_plain, shared_weights
 
-if TYPE_CHECKING:
-    from ..torch_modules import TorchNetwork
-
 __all__ = ["is_low_rank", "low_rank", "settled"]
 
-N = TypeVar("N", bound="TorchNetwork")
+N = TypeVar("N", bound=TorchRecord)
 _ADAPTER = "default"
 
 
-def is_low_rank(network: TorchNetwork) -> bool:
+def is_low_rank(network: TorchRecord) -> bool:
     """Tell whether a `network` has low-rank changes that are not settled."""
     return bool(_changed(network))
 
 
-def _changed(network: TorchNetwork) -> dict[str, Module]:
+def _changed(network: TorchRecord) -> dict[str, Module]:
     return {name: module for name, module in network.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
 
 
@@ -51,7 +50,7 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], se
         NetworkError: if the rank is not positive, or a layer cannot be changed so; all such layers are named.
         MissingExtraError: if `peft` is not installed.
     """
-    network._whole("changed by low-rank matrices")
+    refuse_program(network.origin, "changed by low-rank matrices")
     if rank < 1 or not alpha > 0:
         raise NetworkError(f"rank={rank}, alpha={alpha}: expected a rank of 1 or more and an alpha above 0.")
     _check(network, layers)
@@ -71,7 +70,7 @@ def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], se
     for module in _inside_fused(twin.module):
         module.register_forward_hook(_not_fused)
     twin.module.train(mode)
-    return twin._reopened(twin._found, twin.heads)
+    return twin.reopened(twin.found, twin.heads)
 
 
 def _inside_fused(module: Module) -> list[Module]:
@@ -84,7 +83,7 @@ def _not_fused(*_call: Any) -> None:
     """Change nothing: that a hook is there keeps PyTorch from the fused step, which would leave the low-rank matrices out."""
 
 
-def _check(network: TorchNetwork, layers: Collection[str]) -> None:
+def _check(network: TorchRecord, layers: Collection[str]) -> None:
     """Raise unless each of the layers can be changed by low-rank matrices."""
     modules, known = network.modules(), _reasons(network)
     fits = [name for name, reason in known.items() if reason is None]
@@ -98,9 +97,9 @@ def _check(network: TorchNetwork, layers: Collection[str]) -> None:
         raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
 
 
-def _reasons(network: TorchNetwork) -> dict[str, str | None]:
+def _reasons(network: TorchRecord) -> dict[str, str | None]:
     """Return for each module why its weight cannot be changed by low-rank matrices; None where it can."""
-    modules, called = network.modules(), set(network._order())
+    modules, called = network.modules(), set(network.order())
     shared, heads = shared_weights(modules), set(network.head_layers)
     found: dict[str, str | None] = {}
     for name, module in modules.items():
@@ -140,4 +139,4 @@ def settled(network: N) -> N:
         set_submodule_(twin.module, name, module=base)
     if "peft_config" in twin.module.__dict__:
         del twin.module.__dict__["peft_config"]
-    return twin._reopened(twin._found, twin.heads)
+    return twin.reopened(twin.found, twin.heads)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from inspect import Parameter, Signature, signature
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,7 @@ from ...files.writing import write_bytes
 from ..contract import Inputs
 from ..tracing import capture
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
-
-if TYPE_CHECKING:
-    from ..torch_modules import TorchNetwork
+from .record import TorchRecord
 
 __all__ = ["PROGRAM_FILE", "UNOPENED_PROGRAM_FILE", "LogitsAndFeatures", "export_module", "exported_onnx", "write_program"]
 
@@ -44,7 +42,7 @@ class LogitsAndFeatures(Module):
     It takes named tensors in the order of the network's sample.
     """
 
-    def __init__(self, network: TorchNetwork) -> None:
+    def __init__(self, network: TorchRecord) -> None:
         super().__init__()
         self.module = network.module
         self.__dict__["network"] = network
@@ -63,7 +61,7 @@ class LogitsAndFeatures(Module):
         return *(scores[task].float() for task in own), features.float()
 
 
-def exported_onnx(network: TorchNetwork) -> tuple[bytes, dict[str, str]]:
+def exported_onnx(network: TorchRecord) -> tuple[bytes, dict[str, str]]:
     """Return a network in ONNX form, its batch axis free, once it has given PyTorch's results for two sizes of a batch.
 
     Args:
@@ -91,7 +89,7 @@ def exported_onnx(network: TorchNetwork) -> tuple[bytes, dict[str, str]]:
     return content, told
 
 
-def write_program(network: TorchNetwork, folder: Path) -> dict[str, str]:
+def write_program(network: TorchRecord, folder: Path) -> dict[str, str]:
     """Write a network in ONNX form beside its weights, so that it predicts where its class is not; where that fails, say so.
 
     Args:
@@ -167,7 +165,7 @@ def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
     return made.model_proto
 
 
-def _codes_of(whole: LogitsAndFeatures, network: TorchNetwork, *, model: Any) -> dict[str, str]:
+def _codes_of(whole: LogitsAndFeatures, network: TorchRecord, *, model: Any) -> dict[str, str]:
     """Return under which name the model holds the table of codes: opening a folder puts there what its code files say.
 
     Raises:
@@ -183,7 +181,7 @@ def _codes_of(whole: LogitsAndFeatures, network: TorchNetwork, *, model: Any) ->
     return {"codes": name}
 
 
-def _prove(whole: LogitsAndFeatures, program: OnnxProgram, *, network: TorchNetwork) -> None:
+def _prove(whole: LogitsAndFeatures, program: OnnxProgram, *, network: TorchRecord) -> None:
     """Raise unless the ONNX form gives the module's results, for one example and for three.
 
     Raises:

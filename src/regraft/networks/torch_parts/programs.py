@@ -189,9 +189,7 @@ def _session_of(content: bytes) -> Any:
     if _limit_memory():
         options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return runtime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
-        )
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"])
     except Exception as error:  # the runtime has a class for each of its codes
         raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
 
