@@ -1,4 +1,4 @@
-"""The generators of random numbers that a process shares: Python's, NumPy's and PyTorch's.
+"""What a process shares: the generators of random numbers of Python, NumPy and PyTorch; and PyTorch's mode and usual type.
 
 Layers draw from them: dropout in training, weights when a layer is made. Whatever in regraft lets a layer draw does so within
 `seeded`. So a result depends on its seed alone, the user's own random numbers stay what they would have been, and two threads that adapt
@@ -15,10 +15,26 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
-__all__ = ["seeded"]
+__all__ = ["own_state", "seeded"]
 
 _LOCK = threading.RLock()
 """Generators belong to the process and not to a thread: one at a time has them."""
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """Compute with gradients and in float32 while the context lasts, whatever the user has set around it. Also a decorator of functions.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

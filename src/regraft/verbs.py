@@ -26,7 +26,7 @@ from .planning.preparing import check_items
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
 from .probes import UnknownJudge
-from .randomness import seeded
+from .randomness import own_state, seeded
 from .training import Settings
 
 __all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "search", "tune_input"]
@@ -34,6 +34,7 @@ __all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "searc
 read = read_data
 
 
+@own_state()
 def load(  # noqa: PLR0913  # over the limit: the public contract
     source: Any,
     *,
@@ -110,6 +111,7 @@ def _own_part(source: Any, name: str) -> Iterator[None]:
         raise NetworkError(f"The {name} of {shown!r} cannot be used: {reason_of(error)}. Save the network again.") from error
 
 
+@own_state()
 def adapt(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
     data: Any,
@@ -160,6 +162,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
 
 
+@own_state()
 def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
     data: Any,
@@ -216,6 +219,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     return known
 
 
+@own_state()
 def tune_input(
     net: Any,
     data: Any,
@@ -249,6 +253,7 @@ def tune_input(
     return learn_input(network, wanted, name=input, start=start, fit=fit, steps=steps, step=step)
 
 
+@own_state()
 def search(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
     data: Any,
@@ -296,6 +301,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     return run_search(network, dataset, asked=asked, settings=settings)
 
 
+@own_state()
 def profile(
     net: Any, data: Any, *, task: str | None = None, seed: int = 0, out: str | Path | None = None, skip_bad: bool = False, **settings: Any
 ) -> Profile:

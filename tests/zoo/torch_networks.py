@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,7 +97,63 @@ class Bare(nn.Module):
         return functional.linear(functional.linear(x.flatten(1), self.a).relu(), self.b)
 
 
+class Tied(Plain):
+    """Two layers of one weight, in two blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.two.weight = self.one.weight
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.two(self.one(super().features(x)).relu()).relu()
+
+
+class OldWeightNorm(Plain):
+    """Weight norm as a hook, which computes a tensor that cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.fc1, self.fc = nn.utils.weight_norm(self.fc1), nn.utils.weight_norm(self.fc)
+
+
+class OldSpectralNorm(Plain):
+    """Spectral norm as a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.utils.spectral_norm(self.fc1)
+
+
+class NormalisedScores(Plain):
+    """BatchNorm over the scores: what is behind the last linear layer knows the number of classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(super().forward(x))
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (Plain, Viewed, Strided, Auxiliary, Unused, Listed, Functional, FunctionalHead, Bare)
+    kind.__name__: kind
+    for kind in (
+        Plain,
+        Viewed,
+        Strided,
+        Auxiliary,
+        Unused,
+        Listed,
+        Functional,
+        FunctionalHead,
+        Bare,
+        Tied,
+        OldWeightNorm,
+        OldSpectralNorm,
+        NormalisedScores,
+    )
 }
 """Networks of pictures (3, 16, 16) with three classes, by name."""

@@ -12,6 +12,7 @@ from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, normal_name
+from ..randomness import own_state
 from ..tasks import KINDS
 from .starting import Start, as_data, empty_head, ready_for, started
 
@@ -20,6 +21,7 @@ __all__ = ["branch"]
 Groups = Mapping[str, Sequence[str] | None]
 
 
+@own_state()
 def branch(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,
     task: str,

@@ -8,10 +8,12 @@ from ..data import ColumnsPreprocessing, preprocessing_from_dict
 from ..errors import SettingError
 from ..networks.account import Account
 from ..networks.contract import Network
+from ..randomness import own_state
 
 __all__ = ["cut", "join"]
 
 
+@own_state()
 def cut(net: Network, block: str) -> Network:
     """Return a shorter network that ends at a block; it has no head, and the blocks behind are gone.
 
@@ -34,6 +36,7 @@ def cut(net: Network, block: str) -> Network:
     return shorter
 
 
+@own_state()
 def join(net: Network, columns: Sequence[str]) -> Network:
     """Let a network's head read numbers beside each item: a price beside the picture, an hour beside the headline.
 

@@ -16,6 +16,7 @@ from ..networks.contract import Head, Network
 from ..networks.folders import read_statistics
 from ..networks.names import checked_classes, normal_name
 from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
+from ..randomness import own_state
 from ..tasks import harmonic_mean
 from .starting import STARTS, Start, as_data, ready_for, started
 from .starts import Rows, aligned_to_statistics, balanced_rows, lowest_biases, probed_rows, separated_rows
@@ -23,6 +24,7 @@ from .starts import Rows, aligned_to_statistics, balanced_rows, lowest_biases, p
 __all__ = ["extend", "extension_figures"]
 
 
+@own_state()
 def extend(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,
     classes: Sequence[str],
@@ -133,7 +135,7 @@ def _rows(head: Head) -> tuple[np.ndarray, np.ndarray]:
 
 def _appended(old: Head, names: Sequence[str]) -> Head:
     """Return the head with zero rows for new classes behind its own; they are multiplied apart."""
-    count = len(names)
+    count, old = len(names), old.as_softmax() if old.binary else old
     weight = np.concatenate([old.weight, np.zeros((count, old.features), np.float32)])
     bias = np.concatenate([old.bias, np.zeros(count, np.float32)])
     parts = (*(old.parts or (len(old.weight),)), count)

@@ -12,12 +12,14 @@ from ..errors import NetworkError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, normal_name
+from ..randomness import own_state
 from .starting import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
 __all__ = ["retarget", "retargeted_rows"]
 
 
+@own_state()
 def retarget(  # noqa: PLR0913  # over the limit: the public contract
     net: Network,
     classes: Sequence[str],
@@ -57,6 +59,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     old = net.head_of(task) if net.heads else _no_head(net)
     if old.groups is not None:
         raise NetworkError(f"The task {old.task!r} is derived from the classes of {net.head.task!r}; retarget that one, or branch anew.")
+    if old.binary and kind not in (None, "classification"):  # labels that do not exclude each other: the first is told by the opposite
+        old = replace(old, weight=np.stack([-old.weight[1], old.weight[1]]), bias=np.stack([-old.bias[1], old.bias[1]]), binary=False)
     head, account = retargeted_rows(old, names, rename=rename)
     new = np.array([index for index, name in enumerate(names) if name in account.entries["new"]], np.int64)
     head = started(net, head, new=new, old=(old.weight, old.bias), start=replace(asked, data=items))
@@ -121,7 +125,8 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
             entries["kept"].append(name)
             rules |= {} if normal_name(before) == normal_name(name) else {name: "a synonym of an old class"}
     entries["dropped"] = [name for row, name in enumerate(old.classes or ()) if row not in taken]
-    head = replace(old, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
+    rest = old if not old.binary or len(classes) == 2 else old.as_softmax()
+    head = replace(rest, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
     return head, Account(entries, rules, notes=_notes(old, entries))
 
 

@@ -12,6 +12,7 @@ from ..errors import SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.names import checked_classes
+from ..randomness import own_state
 from .starting import Start, empty_head, ready_for, started
 
 __all__ = ["stack"]
@@ -20,6 +21,7 @@ ACTIVATIONS = ("relu", "linear", "softmax")
 
 
 # over the limit: the public contract, and how new rows start, as everywhere
+@own_state()
 def stack(
     net: Network, classes: Sequence[str], *, activation: str = "relu", start: str = "zeros", data: Any = None, seed: int = 0
 ) -> Network:
@@ -47,6 +49,7 @@ def stack(
         raise SettingError(f"activation={activation!r} is not known{near_names(str(activation), ACTIVATIONS)}")
     asked, names = Start(start, data, seed), checked_classes(classes)
     net, items = ready_for(net, data)
+    net = net.with_head(net.head.as_softmax()) if net.head.binary else net
     old = net.head
     head = empty_head(old.task, names, kind="classification", features=len(old.weight))
     stacked = net.with_stack(head, activation)

@@ -24,7 +24,7 @@ from .fingerprints.values import Structure
 from .folders import save_network
 from .names import checked_classes
 from .parts.coding import Coding, in_condition, without_conditions
-from .parts.head import Head
+from .parts.head import Head, one_row, two_rows
 from .parts.layers import Block, Layer
 from .parts.points import Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
@@ -114,9 +114,11 @@ class Network(abc.ABC):
             NetworkError: if there is no head, or another number of rows.
         """
         names, head = checked_classes(classes), self.head
+        head = head.as_binary() if len(names) == 2 and len(head.weight) == 1 and head.layer else head
         if len(names) != len(head.weight):
             raise NetworkError(
-                f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name a row."
+                f"Received {len(names)} class names; the head '{head.layer}' has {len(head.weight)} rows. Give one name "
+                "a row, or two where one row tells two classes apart."
             )
         self.heads = {**self.heads, head.task: replaced(head, classes=names)}
 
@@ -140,6 +142,9 @@ class Network(abc.ABC):
 
     def with_derived(self, scores: Scores) -> Scores:
         """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""
+        for task, head in self.heads.items():
+            if head.binary and scores[task].shape[1] == 1:
+                scores = {**scores, task: torch.cat([torch.zeros_like(scores[task]), scores[task]], 1)}
         derived = {task: grouped_scores(scores[self.head.task], head.groups) for task, head in self.heads.items() if head.groups}
         return {task: (scores | derived)[task] for task in self.heads} if derived else scores
 
@@ -220,7 +225,8 @@ class Network(abc.ABC):
             names = (
                 "without class names" if head.classes is None else ", ".join(head.classes[:6]) + (", …" if len(head.classes) > 6 else "")
             )
-            where = f"{head.layer}: {len(head.weight)} rows of {head.features} features" if head.groups is None else "sums of probabilities"
+            rows = "one row for two classes" if head.binary else f"{len(head.weight)} rows"
+            where = f"{head.layer}: {rows} of {head.features} features" if head.groups is None else "sums of probabilities"
             task = f"{head.task}: " if len(self.heads) > 1 else ""
             lines.append(f"head  {task}{where}, {head.kind}, {head.activation}; {names}")
         lines.append(f"takes {self.preprocessing.describe()}")
@@ -288,9 +294,18 @@ class Network(abc.ABC):
             ignored: places, as the structure's `leaves` name them, whose values do not count.
         """
 
-    @abc.abstractmethod
+    def is_binary(self, layer: str) -> bool:
+        """Tell whether a `layer` is that of a binary head, which has one row for two classes."""
+        return any(head.binary and head.layer == layer for head in self.heads.values())
+
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear layer's weight (C, d) and bias (C,)."""
+        """Return copies of a linear layer's weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
+        weight, bias = self.layer_rows(layer)
+        return two_rows(weight, bias) if self.is_binary(layer) and len(weight) == 1 else (weight, bias)
+
+    @abc.abstractmethod
+    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
 
     @abc.abstractmethod
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -305,9 +320,8 @@ class Network(abc.ABC):
             Weight (count, d) and bias (count,).
         """
 
-    @abc.abstractmethod
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Put rows into a linear layer of that size.
+        """Put rows into a linear layer of that size; both rows of a binary head into its one.
 
         Args:
             layer: its name.
@@ -317,6 +331,13 @@ class Network(abc.ABC):
         Returns:
             False, and nothing is changed, where it has no place for them.
         """
+        one = self.is_binary(layer) and len(weight) == 2
+        return self.set_layer_rows_(layer, *(one_row(weight, bias) if one else (weight, bias)))
+
+    # over the limit: weight and bias are one head, given in this order everywhere
+    @abc.abstractmethod
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, bias: np.ndarray) -> bool:
+        """Put rows, weight (C, d) and bias (C,), into a linear `layer` of that size; return False where it has no place for them."""
 
     def refresh_heads_(self) -> None:
         """Take the heads' copies of their rows anew, after the weights have changed."""

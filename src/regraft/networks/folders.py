@@ -30,7 +30,7 @@ from ..files.text import printable
 from ..files.writing import write_json, write_lines
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
-from .parts.head import Head
+from .parts.head import Head, told_binary
 from .parts.record import Record
 from .torch_parts.programs import refuse_program
 
@@ -175,7 +175,7 @@ def _head_facts(head: Head) -> dict[str, Any]:
     plain = {name: getattr(head, name) for name in ("task", "kind", "activation", "layer", "features")}
     plain |= {"rows": len(head.weight), "classes": list(head.classes) if head.classes else None}
     lists = {"parts": head.parts, "thresholds": head.thresholds, "groups": head.groups}
-    return plain | {name: list(values) for name, values in lists.items() if values}
+    return plain | {name: list(values) for name, values in lists.items() if values} | ({"binary": True} if head.binary else {})
 
 
 def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
@@ -211,6 +211,7 @@ def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
 def _known_head(network: Record, plain: Mapping[str, Any]) -> Head:
     """Return the head of the opened network that `regraft.json` describes."""
     head = network.heads.get(plain["task"])
+    head = None if head is None else told_binary(head, plain)
     same = head is not None and head.layer in ("", plain["layer"]) and head.weight.shape == (plain["rows"], plain["features"])
     if head is None or not same:
         have = ", ".join(f"{each.task!r} at {each.layer!r} with {each.weight.shape} weights" for each in network.heads.values())

@@ -445,7 +445,7 @@ class KerasNetwork(Network):
         """Return what the layers, and those around and in them, compute: configs, attributes and code, and the graph of the whole."""
         return layer_structure(self.module, self._modules, layers, beside=self.tap_slices, ignored=ignored)
 
-    def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
         return rows_of(self._modules[layer])
 
@@ -457,7 +457,7 @@ class KerasNetwork(Network):
         )
         return np.ascontiguousarray(kernel.T), bias
 
-    def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
         target = self._modules[layer]
         if not target.use_bias:

@@ -57,7 +57,7 @@ def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int
     """
     generator = torch.Generator().manual_seed(0)
     sizes = (batch, *(32 if size is None else int(size) for size in shape))
-    return torch.randint(0, 2, sizes, generator=generator) if integers else torch.randn(sizes, generator=generator)
+    return torch.randint(0, 2, sizes, generator=generator) if integers else torch.randn(sizes, generator=generator, dtype=torch.float32)
 
 
 def _candidates(module: Module) -> Iterator[Tensor]:

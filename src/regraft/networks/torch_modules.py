@@ -30,6 +30,7 @@ from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, write_program
 from .torch_parts.heads import FoundHead, find_head
+from .torch_parts.plain import copied, made_plain, unwrapped
 from .torch_parts.programs import FEATURES, logits_name, refuse_program
 from .torch_parts.rows import last_axis, put_, row_weight
 from .torch_parts.uncalled import readers
@@ -66,15 +67,17 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
         The network; the module given is not modified unless `take`.
 
     Raises:
-        NetworkError: if no sample runs through it, it has several candidates for its head, or `classes` do not fit it.
+        NetworkError: if it is scripted, no sample runs through it, it has several candidates for its head, or `classes` do not fit it.
     """
-    own = module if take else copy.deepcopy(module)
+    inner, notes = unwrapped(module)
+    own, further = made_plain(inner if take else copied(inner))
     guessed = sample is None and inputs is None
     if sample is None:
         sample = first_working_sample(lambda batch: call_module(own.eval(), batch), own, shape=inputs)
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
     network = TorchNetwork(own, sample, origin=facts if head is None else {**facts, "head": head})
     network.input_guessed = guessed
+    network.account = Account(notes=(*notes, *further))
     if classes is not None:
         network.name_classes_(classes)
     return network
@@ -121,7 +124,9 @@ class TorchNetwork(Network):
         self.module.train(was_training)
 
     def _head_of(self, task: str, found: FoundHead) -> Head:
-        weight, bias = self.rows(found.layer)
+        weight, bias = self.layer_rows(found.layer)
+        if len(weight) == 1 and found.activation == "sigmoid":
+            return Head(task, None, "classification", "sigmoid", found.layer, weight, bias).as_binary()
         kind = "multi-label" if found.activation == "sigmoid" and len(weight) > 1 else "classification" if len(weight) > 1 else "regression"
         return Head(task, None, kind, found.activation, found.layer, weight, bias)
 
@@ -156,7 +161,7 @@ class TorchNetwork(Network):
     def copy(self) -> Self:
         """Return an independent copy: same weights, no shared storage."""
         twin = copy.copy(self)
-        twin.module = copy.deepcopy(self.module)
+        twin.module = copied(self.module)
         twin.heads, twin.origin = dict(self.heads), dict(self.origin)
         return twin
 
@@ -282,7 +287,7 @@ class TorchNetwork(Network):
         """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
         return module_structure(self.modules(), layers, beside=[*self.tap_slices, *inner_sites(self.module)], ignored=ignored)
 
-    def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a row layer's weight (C, d) and bias (C,)."""
         module = self.module.get_submodule(layer)
         weight = cast(Tensor, row_weight(module)).detach().cpu().float().numpy().copy()
@@ -295,7 +300,7 @@ class TorchNetwork(Network):
             layer = torch.nn.Linear(features, count)
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
-    def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
         module = self.module.get_submodule(layer)
         if not isinstance(getattr(module, "bias", None), Tensor) or "parametrizations" in dict(module.named_children()):

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..console import progress, say
+from ..errors import SettingError
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
@@ -232,8 +233,20 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
 
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
-    """Learn from one batch and return its loss."""
-    loss = _loss(training, accelerator, indices=indices, payload=payload)
+    """Learn from one batch and return its loss.
+
+    Raises:
+        SettingError: if BatchNorm has one value a channel, which has no variance.
+    """
+    try:
+        loss = _loss(training, accelerator, indices=indices, payload=payload)
+    except ValueError as error:
+        if len(indices) > 1 or isinstance(error, SettingError):
+            raise
+        raise SettingError(
+            f"A batch of one example cannot train BatchNorm by its own statistics (batch_size={training.settings.batch_size}): {error}. "
+            "Choose batch_norm='frozen', or a larger batch_size."
+        ) from error
     accelerator.backward(loss)
     if training.settings.clip_norm is not None:
         accelerator.clip_grad_norm_(

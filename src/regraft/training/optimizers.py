@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, 
     rest = [
         parameter for group in parameters.values() for parameter in group.values() if parameter.requires_grad and id(parameter) not in known
     ]
-    trained = [_unique(block) for block in [*by_block, rest] if block]
+    trained = _apart([*by_block, rest])
     groups = []
     for block, factor in zip(trained, depth_factors(len(trained), settings.layer_decay), strict=True):
         matrices = [parameter for parameter in block if parameter.ndim > 1 and id(parameter) not in apart]
@@ -79,8 +79,14 @@ def _by_depth(network: Network) -> list[tuple[str, ...]]:
     return [*below, tuple(name for block in network.blocks if not heads.isdisjoint(block.layers) for name in block.layers)]
 
 
-def _unique(parameters: Iterable[Parameter]) -> list[Parameter]:
-    return list({id(parameter): parameter for parameter in parameters}.values())
+def _apart(blocks: Iterable[Sequence[Parameter]]) -> list[list[Parameter]]:
+    """Return the blocks that hold parameters, each parameter once: tied ones belong to the lowest block."""
+    seen, found = set[int](), list[list[Parameter]]()
+    for block in blocks:
+        own = {id(parameter): parameter for parameter in block if id(parameter) not in seen}
+        seen |= own.keys()
+        found += [list(own.values())] if own else []
+    return found
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:

@@ -1,8 +1,8 @@
 """How a training is set: rate, decay by depth, BatchNorm and start are chosen by short trainings, then everything is trained again.
 
-    found_recipe     successive halving on the validation set, or on folds where that is small
-    trained_by       a training with what was chosen, until its validation loss no longer falls
-    refitted         the same once more, on all examples that do not judge
+found_recipe     successive halving on the validation set, or on folds where that is small
+trained_by       a training with what was chosen, until its validation loss no longer falls
+refitted         the same once more, on all examples that do not judge
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..console import duration, say
 from .courses import most_epochs
 from .loop import Trained, Training, loss_of, restore_, trained
 from .optimizers import trained_depth
+from .settings import Settings
 from .stores import InMemory
 
 __all__ = [
@@ -212,7 +213,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
         What was chosen.
     """
     settings, first = training.settings, next(iter(starts))
-    given = Recipe(settings.learning_rate or usual, 1.0, "frozen" if settings.batch_norm == "frozen" else "batch", first)
+    given = Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), first)
     parts = [_smaller(one, fit, select=select) for fit, select in folds or [(training.fit, training.select)] for one in (training,)]
     steps = max(1, round(len(parts[0].fit) / settings.batch_size))
     allowed = SHARE * most_epochs(settings, len(training.fit)) * len(training.fit) / len(parts[0].fit)
@@ -268,6 +269,11 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
 def _is_whole(part: Training, rows: tuple[np.ndarray, np.ndarray]) -> bool:
     """Return whether a short training learns from all examples and is judged by all."""
     return len(part.fit) == len(rows[0]) and len(part.select) == len(rows[1])
+
+
+def _statistics(settings: Settings) -> str:
+    """Return which statistics BatchNorm layers usually use while they are trained: those of a batch of one example say nothing."""
+    return "frozen" if settings.batch_norm == "frozen" or (settings.batch_norm == "auto" and settings.batch_size == 1) else "batch"
 
 
 def _smaller(training: Training, fit: np.ndarray, *, select: np.ndarray) -> Training:

@@ -76,9 +76,9 @@ def with_rows(network: N, head: Head) -> N:
     if graph_of(twin.module) is not None and not found.whole:
         return twin  # the symbolic shapes behind the head were computed anew, which is a check
     width = twin.own_scores(twin.sample_run)[head.task].shape[-1]
-    if width != len(head.weight):
+    if width != len(head.in_layer().weight):
         raise NetworkError(
-            f"The changed network gives {width} scores for {len(head.weight)} rows: a step after the head fixes their number. "
+            f"The changed network gives {width} scores for {len(head.in_layer().weight)} rows: a step after the head fixes their number. "
             "Make the model with the new number of classes in code and load its weights with weights=."
         )
     return twin

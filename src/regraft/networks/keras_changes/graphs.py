@@ -33,7 +33,7 @@ def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
 
 @seeded()
 def _dense(name: str, head: Head) -> Any:
-    return keras.layers.Dense(len(head.weight), activation=head.activation, name=name)
+    return keras.layers.Dense(len(head.in_layer().weight), activation=head.activation, name=name)
 
 
 def _run(steps: Sequence[Any], tensor: Any) -> Any:

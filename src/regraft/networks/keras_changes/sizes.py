@@ -35,7 +35,7 @@ def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Coll
     Raises:
         NetworkError: if the rows have another number of features, or the activation cannot be changed.
     """
-    old = layer.kernel.shape[-1]
+    old, head = layer.kernel.shape[-1], head.in_layer()
     features = int(np.prod(layer.kernel.shape[:-1]))
     if features != head.features:
         raise NetworkError(f"The rows have {head.features} features; the head '{head.layer}' reads {features}. Give rows of that length.")
@@ -65,7 +65,7 @@ def put_rows_(layer: Any, head: Head) -> None:
         layer: built, of any number of rows and features.
         head: the rows (C, d).
     """
-    config = layer.get_config()
+    config, head = layer.get_config(), head.in_layer()
     config["units" if "units" in config else "filters"] = len(head.weight)
     config["use_bias"] = bool(config.get("use_bias", True)) or bool(np.any(head.bias))
     free = (None,) * (len(layer.kernel.shape) - 2)

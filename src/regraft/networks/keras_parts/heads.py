@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..contract import Head, Layer
+from ..parts.head import told_binary
 from ..tracing import Trace, capture, head_reading, pooled
 from .library import keras
 
@@ -152,7 +153,7 @@ def given_heads(
             raise NetworkError(f"The head of the task {fact['task']!r} should be the linear layer {name!r}{near_names(name, linear)}")
         explained = _explained(name, modules[name], result=seen.result, run=run) or FoundHead(name, fact["activation"], False)
         found = replace(explained, activation=fact["activation"])
-        head = head_of(found, modules[name], task=fact["task"])
+        head = told_binary(head_of(found, modules[name], task=fact["task"]), fact)
         classes = tuple(fact["classes"]) if fact.get("classes") else None
         parts = tuple(int(size) for size in fact.get("parts") or ())
         heads[head.task] = (found, replace(head, kind=fact.get("kind") or head.kind, classes=classes, parts=parts))
@@ -190,6 +191,8 @@ def head_of(found: FoundHead, layer: Any, *, task: str = "main") -> Head:
         task: its name.
     """
     weight, bias = rows_of(layer)
+    if found.activation == "sigmoid" and len(weight) == 1:
+        return Head(task, None, "classification", "sigmoid", found.layer, weight, bias).as_binary()
     kind = "classification"
     if found.activation == "sigmoid" and len(weight) > 1:
         kind = "multi-label"

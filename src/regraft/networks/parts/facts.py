@@ -44,6 +44,7 @@ class _Head(Plain):
     parts: list[Size] = Field(default_factory=list)
     thresholds: list[Share] = Field(default_factory=list)
     groups: list[list[Index]] = Field(default_factory=list)
+    binary: bool = False
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -55,6 +56,8 @@ class _Head(Plain):
                 raise ValueError(f"{count} {name} for {self.rows} rows")
         if self.parts and sum(self.parts) != self.rows:
             raise ValueError(f"parts of {sum(self.parts)} rows for {self.rows} rows")
+        if self.binary and (self.rows != 2 or self.groups or self.parts or self.kind != "classification"):
+            raise ValueError(f"a binary head of the kind {self.kind!r} with {self.rows} rows, expected two classes")
         rows = [row for group in self.groups for row in group]
         if self.groups and (not self.classes or len(set(rows)) < len(rows)):
             raise ValueError(f"{len(self.groups)} groups without names, or that have rows in common")

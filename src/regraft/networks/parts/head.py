@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..names import index_of
 
-__all__ = ["Head"]
+__all__ = ["Head", "one_row", "told_binary", "two_rows"]
+
+
+def two_rows(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two rows of a softmax that says what the sigmoid of one row does.
+
+    Args:
+        weight: (1, d).
+        bias: (1,).
+
+    Returns:
+        (2, d) and (2,), the first ones zero.
+    """
+    return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
+
+
+def one_row(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row whose sigmoid says what a softmax of two rows does.
+
+    Args:
+        weight: (2, d).
+        bias: (2,).
+
+    Returns:
+        (1, d) and (1,).
+    """
+    return weight[1:] - weight[:1], bias[1:] - bias[:1]
+
+
+def told_binary(head: Head, facts: Mapping[str, Any]) -> Head:
+    """Return the head of a layer as a saved folder has it: binary, or of as many classes as the layer has rows.
+
+    Args:
+        head: as found in the network.
+        facts: what the folder says of it.
+    """
+    if head.binary == bool(facts.get("binary")):
+        return head
+    if head.binary:
+        return replace(head.in_layer(), binary=False)
+    return head.as_binary() if len(head.weight) == 1 else head
 
 
 @dataclass(frozen=True)
@@ -30,6 +70,8 @@ class Head:
         thresholds: (C,) multi-label: the probability from which each label counts as present; None for 0.5.
         groups: a derived head has no rows of its own: class g is the sum of the first head's probabilities of the rows `groups[g]`.
             Its weight is then (G, C) of 0 and 1.
+        binary: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias` are
+            then the two rows of a softmax that says the same: zeros, and that row.
     """
 
     task: str
@@ -42,11 +84,28 @@ class Head:
     parts: tuple[int, ...] = ()
     thresholds: tuple[float, ...] | None = None
     groups: tuple[tuple[int, ...], ...] | None = None
+    binary: bool = False
 
     @property
     def features(self) -> int:
         """The number of features d that the head reads."""
         return int(self.weight.shape[1])
+
+    def as_binary(self) -> Head:
+        """Return a head of a single row as that of two classes, without names."""
+        weight, bias = two_rows(self.weight, self.bias)
+        return replace(self, classes=None, kind="classification", weight=weight, bias=bias, binary=True)
+
+    def as_softmax(self) -> Head:
+        """Return a binary head as one of two rows with the same scores, to the bit."""
+        return replace(self, activation="linear" if self.activation == "linear" else "softmax", parts=(1, 1), binary=False)
+
+    def in_layer(self) -> Head:
+        """Return the head with the rows that its layer has."""
+        if not self.binary or len(self.weight) == 1:
+            return self
+        weight, bias = one_row(self.weight, self.bias)
+        return replace(self, weight=weight, bias=bias)
 
     def derived(self, task: str, groups: Mapping[str, Sequence[int]]) -> Head:
         """Return a head without rows of its own: each group's probability is the sum of this head's over its members.

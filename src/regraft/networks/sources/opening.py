@@ -159,7 +159,7 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
     if opened.classes is not None and network.heads:
         network.name_classes_(opened.classes)
-    network.account = Account(notes=tuple(opened.notes))
+    network.account = Account(notes=(*opened.notes, *network.account.notes))
     return Source(network, opened.preprocessing)
 
 
@@ -194,7 +194,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
             "a module or a function that makes it."
         )
     network = _open_live(_made(architecture), inputs, head=head)
-    network.account = _put_file_(network, path)
+    network.account = network.account.joined(_put_file_(network, path))
     network.refresh_heads_()
     return Source(network)
 

@@ -19,6 +19,7 @@ from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
+from ..parts.head import told_binary
 from ..torch_modules import TorchNetwork
 from ..torch_parts.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
 from ..torch_parts.heads import FoundHead
@@ -161,11 +162,12 @@ def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
 
 def _head_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
     """Return a head with its rows; NaN where the weights file holds none of that layer, which computes them."""
-    rows, features = head["rows"], head["features"]
+    rows, features = 1 if head.get("binary") else head["rows"], head["features"]
     weight, bias = tensors.get(f"{head['layer']}.weight"), tensors.get(f"{head['layer']}.bias")
     values = np.full((rows, features), np.nan, np.float32)
     if weight is not None and weight.numel() == rows * features:
         values = weight.float().reshape(rows, features).numpy()
     shift = bias.float().numpy() if bias is not None and bias.shape == (rows,) else np.zeros(rows, np.float32)
     classes = checked_classes(head["classes"]) if head["classes"] else None
-    return Head(head["task"], classes, head["kind"], head["activation"], head["layer"], values, shift)
+    found = Head(head["task"], classes, head["kind"], head["activation"], head["layer"], values, shift)
+    return replace(told_binary(found, head), classes=classes)

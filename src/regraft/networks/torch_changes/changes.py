@@ -55,8 +55,10 @@ def with_head(network: N, head: Head) -> N:
     if head.task in network.heads:
         layer = network.found[head.task].layer
         surgery.resize_(twin.module, layer, head=head)
+        if network.heads[head.task].binary and not head.binary:
+            surgery.end_differently_(twin.module, network.sample, activation=head.activation)
         if head.task == network.head.task:
-            surgery.note_class_count_(twin.module, len(head.weight))
+            surgery.note_class_count_(twin.module, len(head.in_layer().weight))
         twin.recount_(layer)
         twin.heads[head.task] = replace(head, layer=layer)
         return twin
@@ -78,7 +80,7 @@ def _choice_commutes(network: TorchRecord) -> bool:
         if seen["input"].ndim <= 2 or not last_axis(head) or network.found[network.head.task].reading != "result":
             return False
         swapped = network.scores_of_layer(network.head.layer, network.feature_batch(network.sample))
-        return bool(torch.allclose(swapped, scores, rtol=1e-4, atol=1e-5))
+        return bool(torch.allclose(swapped, scores[:, -swapped.shape[1] :], rtol=1e-4, atol=1e-5))
 
 
 def with_stack(network: N, head: Head, *, activation: str) -> N:
@@ -191,7 +193,7 @@ def edited_by(network: N, edits: Sequence[Mapping[str, Any]]) -> N:
 
 def _size(head: Head) -> dict[str, Any]:
     """Return what making a head of the same size again needs, as plain data."""
-    return {"task": head.task, "rows": len(head.weight), "features": head.features, "bias": bool(head.bias.any())}
+    return {"task": head.task, "rows": len(head.in_layer().weight), "features": head.features, "bias": bool(head.bias.any())}
 
 
 def _empty_head(edit: Mapping[str, Any], network: TorchRecord) -> Head:

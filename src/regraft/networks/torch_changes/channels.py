@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from torch.nn import Module, Parameter
 
 from ...errors import NetworkError
 from ..parts.structure import prefixes
+from ..torch_parts.plain import copied
 
 __all__ = ["channel_rule", "first_convolution", "note_channel_count_", "with_other_channels"]
 
@@ -74,7 +74,7 @@ def with_other_channels(layer: Module, count: int) -> Module:
     Returns:
         The convolution.
     """
-    new: Any = copy.deepcopy(layer)
+    new: Any = copied(layer)
     weight = cast(Tensor, layer.weight).detach()
     old = weight.shape[1]
     changed = weight.sum(1, keepdim=True) if count == 1 else weight[:, torch.arange(count) % old] * (old / count)

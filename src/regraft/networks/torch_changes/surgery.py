@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Identity, Linear, Module, Sequential
+from torch.nn import Identity, Linear, Module, Sequential, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ...randomness import seeded
@@ -20,7 +20,7 @@ from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
 from ..torch_parts.rows import like, put_, set_submodule_
 from ..torch_parts.taps import Point, read_input, read_point, run_reading, width_hint
-from ..tracing import flat_tensors
+from ..tracing import as_tensor, flat_tensors, trace
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,
@@ -36,11 +36,23 @@ from .wrappers import (
     side_modules,
 )
 
-__all__ = ["attached", "branched", "ended", "joined", "note_class_count_", "resize_", "stacked", "tapped", "three_items"]
+__all__ = [
+    "attached",
+    "branched",
+    "end_differently_",
+    "ended",
+    "joined",
+    "note_class_count_",
+    "resize_",
+    "stacked",
+    "tapped",
+    "three_items",
+]
 
 
 def _rows(head: Head) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(np.asarray(head.weight, np.float32)), torch.from_numpy(np.asarray(head.bias, np.float32))
+    own = head.in_layer()
+    return torch.from_numpy(np.asarray(own.weight, np.float32)), torch.from_numpy(np.asarray(own.bias, np.float32))
 
 
 def _device(module: Module) -> torch.device:
@@ -51,6 +63,23 @@ def resize_(module: Module, layer: str, *, head: Head) -> None:
     """Put a layer with the rows of `head` in the place of a row layer of the module."""
     weight, bias = _rows(head)
     set_submodule_(module, layer, module=like(module.get_submodule(layer), weight, bias, parts=head.parts))
+
+
+def end_differently_(module: Module, sample: Inputs, *, activation: str) -> None:
+    """Put another last step in the place of the sigmoid that ends a module; what ends otherwise stays as it is.
+
+    Args:
+        module: in any mode.
+        sample: a batch that it takes.
+        activation: "softmax", "linear" or "sigmoid".
+    """
+    modules, training = dict(module.named_modules()), module.training
+    seen = trace(modules, partial(call_module, module.eval(), sample))
+    module.train(training)
+    result = cast(Tensor, as_tensor(seen.result))
+    ends = [name for name in seen.order if isinstance(modules[name], Sigmoid) and seen.outputs[name].data_ptr() == result.data_ptr()]
+    if ends and activation != "sigmoid":
+        set_submodule_(module, ends[-1], module=Softmax(dim=1) if activation == "softmax" else Identity())
 
 
 def note_class_count_(module: Module, count: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import LayerNorm, Linear, Module
+from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading
@@ -47,6 +48,11 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, wanted: str | None 
         NetworkError: if the network returns no tensor, has several results with a head each, or `wanted` is no row layer.
     """
     main = as_tensor(seen.result)
+    if isinstance(seen.result, list | tuple) and seen.result and all(isinstance(one, Mapping) for one in seen.result):
+        raise NetworkError(
+            f"The network returned a list of {len(seen.result)} mappings with {', '.join(map(repr, seen.result[0]))}, as detectors do; "
+            "expected scores of shape (N, C). Give the part of it that classifies, or its backbone."
+        )
     if main is None:
         raise NetworkError("The network returned no tensor; expected scores of shape (N, C) or an output with 'logits'.")
     candidates = _candidates(modules, seen, results=_results(seen.result, main))
@@ -76,22 +82,29 @@ def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Ten
     rows = [name for name in reversed(seen.order) if name in seen.outputs and row_weight(modules[name]) is not None]
     for result in results:
         for name in rows:
-            head = _explained(name, modules[name], seen=seen, result=result)
+            head = _explained(name, modules, seen=seen, result=result)
             if head is not None:
                 found.setdefault(name, (head, result))
                 break
     return found
 
 
-def _explained(name: str, module: Module, *, seen: Trace, result: Tensor) -> FoundHead | None:
-    output = seen.outputs[name]
+def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> FoundHead | None:
+    module = modules[name]
+    output, flat = seen.outputs[name], result.ndim == 1
     if not isinstance(output, Tensor):
         return None
-    reading = head_reading(output, result, channels_last=isinstance(module, Linear))
-    if reading is None or not is_rowwise(module, seen.inputs[name], output=output):
+    reading = head_reading(output, result[:, None] if flat else result, channels_last=isinstance(module, Linear))
+    if reading is None or _is_normalised(name, modules, seen=seen) or not is_rowwise(module, seen.inputs[name], output=output):
         return None
     activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
-    return FoundHead(name, activation, "result" if reading in {"linear", "tail"} else "layer")
+    return FoundHead(name, activation, "result" if reading in {"linear", "tail"} and not flat else "layer")
+
+
+def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> bool:
+    """Tell whether a normalisation layer, which has numbers for each score, reads what a row layer gives."""
+    later = seen.order[seen.order.index(name) + 1 :]
+    return any(isinstance(modules[other], _NormBase | LayerNorm) and seen.inputs[other] is seen.outputs[name] for other in later)
 
 
 # over the limit: modules and trace are one run

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...randomness import seeded
+from .plain import copied
 
 __all__ = [
     "PartedConv1d",
@@ -118,7 +119,7 @@ def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     if inputs.shape[-1] != weight.shape[1] or output.shape[-1] != len(weight):
         return False
     order = torch.arange(len(weight)).flip(0)
-    turned = copy.deepcopy(module)
+    turned = copied(module)
     with torch.no_grad():
         for rows in turned.parameters(recurse=False):
             if rows.ndim and len(rows) == len(weight):
@@ -168,7 +169,7 @@ def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()
 
 def _resized(old: Module, weight: Tensor) -> Module:
     """Return a copy of a row layer of the user's own with room for these rows."""
-    new, before = copy.deepcopy(old), len(cast(Tensor, old.weight))
+    new, before = copied(old), len(cast(Tensor, old.weight))
     if isinstance(new, _Parted):
         new.__class__ = type(new).__mro__[2]
     for name, rows in list(new.named_parameters(recurse=False)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .plain import copied
 
 __all__ = ["Site", "changed_at", "find_sites", "fold_", "give_bias_", "is_plain", "shared_weights"]
 
@@ -195,7 +196,7 @@ def _works(name: str, modules: Mapping[str, Module], *, calls: Sequence[_Call]) 
     module, call = modules[name], calls[0]
     if is_plain(module) or call.made is None:
         return call.made is not None
-    other: Any = copy.deepcopy(module)
+    other: Any = copied(module)
     inputs = torch.randn(call.given.shape, generator=torch.Generator().manual_seed(0)).to(call.given)
     with torch.no_grad():
         other.weight.copy_(torch.randn(other.weight.shape, generator=torch.Generator().manual_seed(1)))

@@ -1,0 +1,83 @@
+"""A module as regraft keeps it: a copy, without what stands around it or computes in other numbers."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.jit import ScriptModule
+from torch.nn import DataParallel, Module
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrizations, remove_weight_norm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ...errors import NetworkError
+
+__all__ = ["copied", "made_plain", "unwrapped"]
+
+M = TypeVar("M", bound=Module)
+
+
+def copied(module: M) -> M:
+    """Return a deep copy of a `module`, also of one that holds tensors which it computed (old weight norm, spectral norm)."""
+    computed = {
+        id(held): held for part in module.modules() for held in vars(part).values() if isinstance(held, Tensor) and not held.is_leaf
+    }
+    return copy.deepcopy(module, {key: held.detach().clone() for key, held in computed.items()})
+
+
+def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
+    """Return the module inside of what only runs it otherwise (`torch.compile`, `DataParallel`), and what to say of it.
+
+    Args:
+        module: of the user.
+
+    Raises:
+        NetworkError: if it, or a part of it, is a scripted module, whose layers cannot be reached.
+    """
+    notes: list[str] = []
+    while True:
+        compiled = getattr(module, "_orig_mod", None)
+        inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else compiled
+        if not isinstance(inner, Module):
+            break
+        notes.append(f"opened without the {type(module).__name__} around it")
+        module = inner
+    scripted = [name or "the whole" for name, part in module.named_modules() if isinstance(part, ScriptModule)]
+    if scripted:
+        raise NetworkError(
+            f"Received a module of which {scripted[0]!r} is scripted or traced: its layers cannot be reached. Give the module that it was "
+            "made from."
+        )
+    return module, tuple(notes)
+
+
+def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
+    """Change a private copy of a module to single precision and to parametrised weight norm, and return it with what to say of it.
+
+    Args:
+        module: the copy.
+    """
+    notes: list[str] = []
+    for name, part in module.named_modules():
+        for hook in [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
+            _parametrise_(part, hook)
+            notes.append(f"the weight norm of {name!r} is in PyTorch's newer form")
+    kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    if kinds and torch.float32 not in kinds:
+        notes.append(f"computes in float32; its weights came as {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}")
+        module.float()
+    return module, tuple(notes)
+
+
+def _parametrise_(part: Module, old: WeightNorm) -> None:
+    """Put the newer form of weight norm in the place of the old one, its numbers the same to the bit."""
+    length, direction = (cast(Tensor, getattr(part, f"{old.name}_{end}")).detach().clone() for end in ("g", "v"))
+    remove_weight_norm(part, old.name)
+    parametrizations.weight_norm(part, old.name, old.dim)
+    held = part.get_submodule(f"parametrizations.{old.name}")
+    with torch.no_grad():
+        cast(Tensor, held.original0).copy_(length)
+        cast(Tensor, held.original1).copy_(direction)
