@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files.text import printable
 
-__all__ = ["Account"]
+__all__ = ["Account", "unused_outputs"]
 
 _ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped")
 _MEANING = {
@@ -85,3 +85,11 @@ class Account:
         lines += [f"{name.replace('_', ' '):<18}{value:.4g}" for name, value in self.figures.items()]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"
+
+
+def unused_outputs(head: str | None, others: Sequence[str]) -> tuple[str, ...]:
+    """Return what to say where a `head` was chosen and a network has `others`, each with an output of its own."""
+    if head is None or not others:
+        return ()
+    names = ", ".join(map(repr, others))
+    return (f"head={head!r} was chosen; outputs of the network that are not used: {names}",)

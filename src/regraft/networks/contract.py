@@ -332,11 +332,11 @@ class Network(abc.ABC):
             False, and nothing is changed, where it has no place for them.
         """
         one = self.is_binary(layer) and len(weight) == 2
-        return self.set_layer_rows_(layer, *(one_row(weight, bias) if one else (weight, bias)))
+        weight, bias = one_row(weight, bias) if one else (weight, bias)
+        return self.set_layer_rows_(layer, weight, bias=bias)
 
-    # over the limit: weight and bias are one head, given in this order everywhere
     @abc.abstractmethod
-    def set_layer_rows_(self, layer: str, weight: np.ndarray, bias: np.ndarray) -> bool:
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows, weight (C, d) and bias (C,), into a linear `layer` of that size; return False where it has no place for them."""
 
     def refresh_heads_(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ..errors import NetworkError
-from .account import Account
+from .account import Account, unused_outputs
 from .contract import Coding, Head, Inputs, Network, Point, Scores
 from .fingerprints.values import Structure
 from .keras_changes import adjusting, changes, codes, entrances, folding, low_ranks
@@ -134,7 +134,9 @@ class KerasNetwork(Network):
             self.found = {task: found for task, (found, _) in given.items()}
             self.heads = {task: known for task, (_, known) in given.items()}
         else:
-            found = chosen_head(find_heads(self._modules, self.layers, seen=seen, run=self.sample_run), head)
+            candidates = find_heads(self._modules, self.layers, seen=seen, run=self.sample_run)
+            found = chosen_head(candidates, head)
+            self.account = Account(notes=unused_outputs(head, [other for other in candidates if other != head]))
             self.found = {"main": found} if found else {}
             self.heads = {task: head_of(one, self._modules[one.layer]) for task, one in self.found.items()}
         self._hook_()
@@ -457,7 +459,7 @@ class KerasNetwork(Network):
         )
         return np.ascontiguousarray(kernel.T), bias
 
-    def set_layer_rows_(self, layer: str, weight: np.ndarray, bias: np.ndarray) -> bool:
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
         target = self._modules[layer]
         if not target.use_bias:

@@ -12,7 +12,7 @@ from torch.nn import Module
 from ..errors import NetworkError
 from .contract import Inputs
 
-__all__ = ["first_working_sample", "is_pictures", "placed", "sample_of", "to_inputs"]
+__all__ = ["check_sample", "first_working_sample", "is_pictures", "placed", "sample_of", "to_inputs"]
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
@@ -79,6 +79,28 @@ def _candidates(module: Module) -> Iterator[Tensor]:
         return
 
 
+_RUNNING = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+"""What a forward raises that an input does not suit."""
+
+
+def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs) -> None:
+    """Raise if a network does not run on a sample.
+
+    Args:
+        run: calls the network with a batch.
+        module: the network, to be named.
+        sample: the batch.
+
+    Raises:
+        NetworkError: if what it calls raises.
+    """
+    try:
+        with torch.no_grad():
+            run(sample)
+    except _RUNNING as error:
+        raise NetworkError(f"{type(module).__name__} cannot be run on a sample: {error}") from error
+
+
 def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape: Sequence[int] | None) -> Tensor:
     """Return a batch of two that the network accepts.
 
@@ -104,7 +126,7 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
             with torch.no_grad():
                 run(option)
             return option
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except _RUNNING as error:
             problem = error
     received = f"items of shape {tuple(shape)}" if shape is not None else "no shape of its items"
     raise NetworkError(

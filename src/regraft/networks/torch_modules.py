@@ -18,19 +18,19 @@ from torch.nn import Module, Parameter
 
 from ..errors import NetworkError
 from ..randomness import seeded
-from .account import Account
+from .account import Account, unused_outputs
 from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
 from .fingerprints.values import Structure
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
-from .samples import first_working_sample, is_pictures, to_inputs
+from .samples import check_sample, first_working_sample, is_pictures, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module, inner_sites, tap_slices
 from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, write_program
 from .torch_parts.heads import FoundHead, find_head
-from .torch_parts.plain import copied, made_plain, unwrapped
+from .torch_parts.plain import copied, in_single_precision, made_plain, unwrapped
 from .torch_parts.programs import FEATURES, logits_name, refuse_program
 from .torch_parts.rows import last_axis, put_, row_weight
 from .torch_parts.uncalled import readers
@@ -39,6 +39,8 @@ from .tracing import as_tensor, capture, pooled, trace
 __all__ = ["TorchNetwork", "open_torch"]
 
 WEIGHTS_FILE = "network.safetensors"
+_KINDS = {"multi_label_classification": "multi-label", "regression": "regression"}
+"""What a Hugging Face config calls a kind of task that its logits do not show."""
 _ORDERS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -72,12 +74,20 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))
     guessed = sample is None and inputs is None
-    if sample is None:
-        sample = first_working_sample(lambda batch: call_module(own.eval(), batch), own, shape=inputs)
+
+    def run(changed: bool) -> Inputs:
+        if sample is None:
+            return first_working_sample(lambda batch: call_module(own.eval(), batch), own, shape=inputs)
+        if changed:
+            check_sample(lambda batch: call_module(own.eval(), batch), own, sample=sample)
+        return sample
+
+    ran, last = in_single_precision(own, run)
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
-    network = TorchNetwork(own, sample, origin=facts if head is None else {**facts, "head": head})
+    network = TorchNetwork(own, ran, origin=facts if head is None else {**facts, "head": head})
     network.input_guessed = guessed
-    network.account = Account(notes=(*notes, *further))
+    others = [other for one in network.found.values() for other in one.others]
+    network.account = Account(notes=(*notes, *further, *last, *unused_outputs(head, others)))
     if classes is not None:
         network.name_classes_(classes)
     return network
@@ -128,6 +138,7 @@ class TorchNetwork(Network):
         if len(weight) == 1 and found.activation == "sigmoid":
             return Head(task, None, "classification", "sigmoid", found.layer, weight, bias).as_binary()
         kind = "multi-label" if found.activation == "sigmoid" and len(weight) > 1 else "classification" if len(weight) > 1 else "regression"
+        kind = _KINDS.get(str(getattr(getattr(self.module, "config", None), "problem_type", None)), kind)
         return Head(task, None, kind, found.activation, found.layer, weight, bias)
 
     @property
@@ -300,7 +311,7 @@ class TorchNetwork(Network):
             layer = torch.nn.Linear(features, count)
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
-    def set_layer_rows_(self, layer: str, weight: np.ndarray, bias: np.ndarray) -> bool:
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
         module = self.module.get_submodule(layer)
         if not isinstance(getattr(module, "bias", None), Tensor) or "parametrizations" in dict(module.named_children()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,11 +26,13 @@ class FoundHead:
         layer: its name.
         activation: "linear", "softmax" or "sigmoid".
         reading: "layer": its (averaged) output are the raw scores; "result": the network's own result is.
+        others: the heads of the network's other results, which are not used.
     """
 
     layer: str
     activation: str
     reading: str
+    others: tuple[str, ...] = ()
 
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, wanted: str | None = None) -> FoundHead | None:
@@ -111,10 +113,11 @@ def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> 
 def _wanted(
     name: str, modules: Mapping[str, Module], *, seen: Trace, candidates: Mapping[str, tuple[FoundHead, torch.Tensor]]
 ) -> FoundHead:
+    others = tuple(other for other in candidates if other != name)
     if name in candidates:
-        found = candidates[name][0]
-        return found if candidates[name][1] is as_tensor(seen.result) else FoundHead(name, found.activation, "layer")
+        found = replace(candidates[name][0], others=others)
+        return found if candidates[name][1] is as_tensor(seen.result) else replace(found, reading="layer")
     known = [layer for layer in seen.order if row_weight(modules[layer]) is not None]
     if name not in known:
         raise NetworkError(f"head={name!r}: the network has no linear layer of that name{near_names(name, known)}")
-    return FoundHead(name, "linear", "layer")
+    return FoundHead(name, "linear", "layer", others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
@@ -15,9 +16,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ...errors import NetworkError
 
-__all__ = ["copied", "made_plain", "unwrapped"]
+__all__ = ["copied", "in_single_precision", "made_plain", "unwrapped"]
 
 M = TypeVar("M", bound=Module)
+T = TypeVar("T")
 
 
 def copied(module: M) -> M:
@@ -55,7 +57,7 @@ def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
 
 
 def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
-    """Change a private copy of a module to single precision and to parametrised weight norm, and return it with what to say of it.
+    """Change a private copy of a module to parametrised weight norm, and return it with what to say of it.
 
     Args:
         module: the copy.
@@ -65,11 +67,36 @@ def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
         for hook in [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
             _parametrise_(part, hook)
             notes.append(f"the weight norm of {name!r} is in PyTorch's newer form")
-    kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
-    if kinds and torch.float32 not in kinds:
-        notes.append(f"computes in float32; its weights came as {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}")
-        module.float()
     return module, tuple(notes)
+
+
+def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, tuple[str, ...]]:
+    """Change a private copy of a module to float32 where it has no number of that type, and return what it then gives.
+
+    One that casts its inputs itself, so that it runs only in the type it came in, is left so.
+
+    Args:
+        module: the copy.
+        found: runs it; is told whether it was changed.
+
+    Returns:
+        What `found` returned, and what to say of the change.
+
+    Raises:
+        NetworkError: if `found` does, whatever the type.
+    """
+    given = {name: one.dtype for name, one in module.state_dict(keep_vars=True).items() if one.is_floating_point()}
+    kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    if not kinds or torch.float32 in kinds:
+        return found(False), ()
+    module.float()
+    try:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        return found(True), (f"computes in float32; its weights came as {names}",)
+    except NetworkError:
+        for name, one in module.state_dict(keep_vars=True).items():
+            one.data = one.data.to(given.get(name, one.dtype))
+        return found(False), ()
 
 
 def _parametrise_(part: Module, old: WeightNorm) -> None:
