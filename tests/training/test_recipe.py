@@ -145,6 +145,16 @@ def test_a_comparison_on_a_part_of_the_examples_is_not_gone_on_with() -> None:
     assert (chosen.tried, list(chosen.begun)) == (0, [None])
 
 
+def test_without_room_for_states_the_comparison_comes_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, starts = _digits({"epochs": 40, "batch_size": 8}, count=80)
+    first, begun = found_recipe(training, usual=1e-3, starts=starts), _state(training)
+    monkeypatch.setattr("regraft.training.recipe.ROOM", 1000)
+    second = found_recipe(training, usual=1e-3, starts=starts)
+    assert first.begun[0] is not None and second.begun == [None]
+    assert (first.recipe, first.compared, first.tried) == (second.recipe, second.compared, second.tried)
+    assert all(torch.equal(begun[name], tensor) for name, tensor in training.network.state().items())
+
+
 def test_states_without_room_are_not_kept() -> None:
     store, content = InMemory(100), {"best": {"weight": torch.zeros(20)}, "optimizer": {"state": {0: {"step": torch.zeros(6)}}}}
     store.write({"best": content["best"]})

@@ -72,9 +72,9 @@ class Training:
         phase: a word for the history: "train", or "refit" for a training whose settings and length are known.
         course: (steady, falling) epochs of a training whose length is known; None: it ends when the validation loss stops falling.
         keep_start: whether the weights before this training are kept where no epoch has a lower validation loss.
-        until: an epoch after which it is interrupted, to be gone on with from the checkpoint; None: trained to its end.
-        begun: the state of the same training at an earlier epoch, to go on from where the checkpoint holds none.
-        tried: epochs at the beginning in which patience is not heeded: the comparison that chose this training ran as long.
+        until: an epoch after which it stops, to be continued from the checkpoint; None: trained to its end.
+        begun: a state of the same training to continue from, where the checkpoint holds none.
+        tried: first epochs, in which patience does not end the training: those of the comparison that chose it.
     """
 
     network: Network
@@ -413,7 +413,7 @@ def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
 
 
 def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
-    """Put network and optimizer where the checkpoint left them, or the training that is gone on with, if there is one."""
+    """Put network and optimizer into the state of the checkpoint, else of the training that is continued, if there is one."""
     saved = (training.checkpoint.read() if training.checkpoint is not None else None) or training.begun
     if saved is None:
         return None

@@ -56,7 +56,7 @@ SHARE = 0.5
 LARGEST = 1000
 """Examples that a short training learns from and is judged by at most."""
 ROOM = 2**31
-"""Bytes that the states of short trainings may take; larger ones start again where they go on."""
+"""Bytes that the states of all short trainings may take together; where they are larger, a training starts again in place of going on."""
 
 
 @dataclass(frozen=True)
@@ -150,17 +150,17 @@ class _Short:
             curves.append([loss_of(entry) for entry in trained(replace(one, until=self.epochs)).history])
         self.loss = float(np.mean(curves, axis=0).min())
 
-    def announced_(self, compared: int, trained: int) -> None:
+    def announced_(self, compared: int, training: int) -> None:
         """Say after the second epoch how long everything will take.
 
         Args:
             compared: epochs of all comparisons at most, on all folds.
-            trained: epochs of the training and its repetition at most.
+            training: epochs of the training and its repetition at most.
         """
 
         def told(entry: Mapping[str, Any]) -> None:
             if entry["epoch"] == 2:
-                seconds = [epochs * entry["seconds"] for epochs in (compared * len(self.trainings), trained)]
+                seconds = [epochs * entry["seconds"] for epochs in (compared * len(self.trainings), training)]
                 say(f"{entry['stage']}: comparing settings takes about {duration(seconds[0])}, training up to {duration(seconds[1])}")
 
         self.trainings = [replace(self.trainings[0], on_epoch=told), *self.trainings[1:]]
@@ -199,7 +199,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     """Choose how a training is set by short trainings that begin where it will.
 
     First learning rates are compared, then the best of them with decays by depth, with frozen statistics of BatchNorm and from other
-    starts; the best of all go on. The usual rate goes on in any case: what falls fast at first need not lead far.
+    starts; the best of all are continued. So is the usual rate in any case: what falls fast at first need not lead far.
 
     Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviation: candidates of the second round depend on the first.
 
@@ -224,13 +224,14 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     if alone or not len(parts[0].select) or allowed < 5 * length or settings.epochs == 0:
         return Chosen(given, begun=[None] * len(parts))
     factors = (1.0,) if settings.learning_rate else tuple(factor for factor in FACTORS if not few or 0.3 <= factor <= 3)
-    tried = [_Short(one, _set(parts, one)) for one in (replace(given, learning_rate=given.learning_rate * factor) for factor in factors)]
+    count = len(factors) + len(_others(training, given, of=with_others, starts=starts))
+    room = ROOM / (count * len(parts))
+    tried = [_short(parts, replace(given, learning_rate=given.learning_rate * factor), room=room) for factor in factors]
     usual_one = tried[factors.index(1.0)]
-    most = (len(tried) + len(_others(training, given, of=with_others, starts=starts)) + 2 * (3 if few else 4)) * length
-    tried[0].announced_(most, (len(parts) + 1) * most_epochs(settings, len(training.fit)))
+    tried[0].announced_((count + 2 * (3 if few else 4)) * length, (len(parts) + 1) * most_epochs(settings, len(training.fit)))
     _run_(tried, length, starts=starts)
     best = min(tried, key=_loss)
-    others = [_Short(one, _set(parts, one)) for one in _others(training, best.recipe, of=with_others, starts=starts)]
+    others = [_short(parts, one, room=room) for one in _others(training, best.recipe, of=with_others, starts=starts)]
     _run_(others, length, starts=starts)
     tried += others
     last = sorted(tried, key=_loss)[: 2 if few else 3]
@@ -284,15 +285,16 @@ def _smaller(training: Training, fit: np.ndarray, *, select: np.ndarray) -> Trai
     return replace(training, fit=fit, select=select, settings=settings, on_epoch=None, checkpoint=None, phase="search")
 
 
-def _set(parts: Sequence[Training], recipe: Recipe) -> list[Training]:
-    return [replace(with_recipe(part, recipe), checkpoint=InMemory(ROOM / (4 * len(parts)))) for part in parts]
+def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> _Short:
+    """Return a short training by a recipe, with this room in bytes for the state of each part."""
+    return _Short(recipe, [replace(with_recipe(part, recipe), checkpoint=InMemory(room)) for part in parts])
 
 
 def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:
     """Train as was chosen until the validation loss no longer falls, and leave the best weights in the network.
 
-    The comparison that was won is gone on with, where it was on the same examples. A run that was killed repeats it, and comes to the
-    same.
+    The short training that won the comparison goes on, where it learned from the same examples. A run that was killed in between
+    repeats it, with the same result.
 
     Args:
         training: what to train.

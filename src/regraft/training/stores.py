@@ -21,7 +21,7 @@ class Store(Protocol):
 
 
 class InMemory:
-    """A state in memory, if there is room for it; one that is too large is forgotten, and what it was reached by has to be done again."""
+    """A state in memory. One that is larger than its room is not kept: the training starts again where it would have gone on."""
 
     def __init__(self, room: float = float("inf")) -> None:
         """Make an empty store.
@@ -39,10 +39,6 @@ class InMemory:
     def write(self, content: dict[str, Any]) -> None:
         """Keep content in place of what was there."""
         self._content = content if sum(tensor.nbytes for tensor in _tensors(content)) <= self._room else None
-
-    def forget(self) -> None:
-        """Keep nothing."""
-        self._content = None
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:

@@ -210,7 +210,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
     say(
-        f"trials of what is trained take about {duration(sum(trials[: FIRST if few else None]))}; training the best of them, if it is "
+        f"the trials take about {duration(sum(trials[: FIRST if few else None]))}; training the best of them to its end, where that is "
         f"worth it, up to {duration(min(longest, max(choice.left, 0)))}"
     )
 
