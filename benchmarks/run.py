@@ -135,7 +135,7 @@ def step() -> dict[str, float]:
     from regraft.data import Prepared
     from regraft.heads import retarget
     from regraft.tasks import loss_for
-    from regraft.training import Objective, Settings, Training, WholeFeed
+    from regraft.training import Objective, Settings, TaskObjective, Training, WholeFeed
     from regraft.training.loop import _fit_step
     from regraft.training.optimizers import make_optimizer
 
@@ -148,9 +148,8 @@ def step() -> dict[str, float]:
     own, twin = copy.deepcopy(net.module).train(), net.copy()
     hand = torch.optim.AdamW(own.parameters(), lr=1e-4, weight_decay=0.01)
     feed = WholeFeed(twin, items, 1, torch.device("cpu"))
-    training = Training(
-        twin, feed, Objective("main", loss_for("classification"), targets), np.arange(960), np.arange(0), settings, 0, frozenset()
-    )
+    objective = Objective((TaskObjective("main", loss_for("classification"), targets),))
+    training = Training(twin, feed, objective, np.arange(960), np.arange(0), settings, 0, frozenset())
     twin.freeze_(frozenset())
     twin.mode_(True)
     ours, accelerator = make_optimizer(twin, settings), Accelerator()
