@@ -30,6 +30,7 @@ FIRST_ROWS = 20
 CHUNK_BYTES = 2**22
 BATCH_ROWS = 2**16
 """Rows of a Parquet file that are unpacked at once."""
+POINTER_BYTES = 8
 _FIELD_LIMIT = threading.Lock()
 """Held while the standard library's limit of a field, which is one for the whole program, is raised."""
 
@@ -78,14 +79,14 @@ def _from_parquet(path: Path) -> tuple[Columns, tuple[str, ...]]:
     with path.open("rb") as stream:
         declared = parquet.ParquetFile(stream)
         schema, index = declared.schema_arrow, _index_columns(declared.schema_arrow)
-        _check_declared(declared.metadata, path)
+        _check_declared(declared.metadata, schema, path=path)
         distinct_names(schema.names, printable(path.name))
         kept = [field for field in schema if not kinds.is_nested(field.type) and field.name not in index]
         texts = [field.name for field in kept if kinds.is_string(field.type) or kinds.is_large_string(field.type)]
         stream.seek(0)
         parts, held = [], 0
         for batch in parquet.ParquetFile(stream, read_dictionary=texts).iter_batches(BATCH_ROWS, columns=[field.name for field in kept]):
-            held += batch.nbytes
+            held += batch.nbytes + sum(_text_bytes(batch[name]) for name in texts)
             check_size(held, path, kind="parquet")
             parts.append(batch)
     table = arrow.Table.from_batches(parts) if parts else arrow.schema(kept).empty_table()
@@ -100,13 +101,28 @@ def _index_columns(schema: Any) -> set[str]:
     return {name for name in facts.get("index_columns", ()) if isinstance(name, str)}
 
 
-def _check_declared(facts: Any, path: Path) -> None:
+def _check_declared(facts: Any, schema: Any, *, path: Path) -> None:
     if facts.num_columns > MOST_COLUMNS:
         raise DataError(f"'{printable(path)}' has {facts.num_columns:,} columns; expected {MOST_COLUMNS:,} at most.")
     groups = [facts.row_group(at) for at in range(facts.num_row_groups)]
     unpacked = sum(group.column(at).total_uncompressed_size for group in groups for at in range(group.num_columns))
     rows = max(facts.num_rows, sum(group.num_rows for group in groups))
-    check_size(max(unpacked, rows * facts.num_columns), path, kind="parquet")
+    check_size(max(unpacked, rows * sum(_width(field.type) for field in schema)), path, kind="parquet")
+
+
+def _width(kind: Any) -> int:
+    """Return how many bytes a value takes at least; a text takes a reference to it."""
+    try:
+        return max(1, int(kind.bit_width) // 8)
+    except ValueError:  # not of a fixed width
+        return POINTER_BYTES
+
+
+def _text_bytes(coded: Any) -> int:
+    """Return how long all texts of a column are together, as if each stood by itself."""
+    compute = optional_import("pyarrow.compute", "tables", purpose="reading a Parquet file")
+    lengths = compute.binary_length(coded.dictionary).cast("int64")
+    return int(compute.sum(lengths.take(coded.indices)).as_py() or 0)
 
 
 def _arrow_columns(table: Any, names: list[str]) -> Columns:
@@ -228,11 +244,11 @@ def _is_padded(text: str) -> bool:
 
 
 def _typed(texts: list[str]) -> np.ndarray:
-    """Return texts as integers, else floats (empty: NaN), else texts (empty: None)."""
+    """Return texts as integers, else floats (empty: NaN), else texts (empty: None); one long text takes no room in the other rows."""
     if not any(_is_padded(text) for text in texts):
         for kind in (np.int64, np.float64):
             try:
-                return np.array([text if text or kind is np.int64 else "nan" for text in texts]).astype(kind)
+                return np.array([text if text or kind is np.int64 else "nan" for text in texts], dtype=object).astype(kind)
             except (ValueError, OverflowError):
                 continue
     return np.array([text or None for text in texts], dtype=object)
