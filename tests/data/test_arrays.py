@@ -31,11 +31,26 @@ def test_tensors_one_hot_multi_label_regression():
     assert read((X, [[0], [1], [1], [0]])).task == "classification"
 
 
+def test_labels_that_differ_in_case_are_different_classes():
+    data = read((X, ["A", "a", "b", "A"]))
+    assert data.classes == ("A", "a", "b") and list(data.targets) == [0, 1, 2, 0]
+    again = data.with_classes(["b", "a", "A"])
+    assert list(again.targets) == [2, 1, 0, 2] and again.notes == ()
+    folded = data.with_classes(["A", "a", "B"])
+    assert list(folded.targets) == [0, 1, 2, 0]
+    assert folded.notes == ("labels were taken for classes that differ from them in case alone: 'b' for 'B'",)
+    assert read((X, ["A", "a", "b", "A"]), classes=["A", "a", "B"]).notes == folded.notes
+    with pytest.raises(DataError, match="not among the 2 classes: 'A'"):
+        data.with_classes(["a", "b"])
+    with pytest.raises(DataError, match="not among the 3 classes: 'b'"):
+        data.with_classes(["A", "a", "c"])
+
+
 def test_given_classes():
     assert list(read((X, [1, 0, 2, 0]), classes=["x", "y", "z"]).targets) == [1, 0, 2, 0]
     assert list(read((X, [1.0, 0.0, 2.0, 0.0]), classes=["x", "y", "z"]).targets) == [1, 0, 2, 0]
     assert list(read((X, [1, 2, 2, 1]), classes=["2", "1"]).targets) == [1, 0, 0, 1]
-    assert list(read((X, ["Y", "x ", "x", "y"]), classes=["x", "y"]).targets) == [1, 0, 0, 1]
+    assert list(read((X, ["Y", "x ", "x", "Y"]), classes=["x", "y"]).targets) == [1, 0, 0, 1]
     with pytest.raises(DataError, match=r"not among the 2 classes: 'bus'\. Rename them, or add them to the classes; valid: 'x', 'y'"):
         read((X, ["x", "bus", "x", "y"]), classes=["x", "y"])
     with pytest.raises(DataError, match="not among the 2 classes: '0', '1', '2', '3'"):
@@ -74,7 +89,7 @@ def test_groups_and_conditions():
         ((np.float32(3), [1]), {}, "X is a single float32"),
         ((X, ["a", None, "b", ""]), {}, "missing or not finite in rows 1, 3"),
         ((X, [0.5, np.nan, 1, np.inf]), {}, "missing or not finite in rows 1, 3"),
-        ((X, ["Cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed and case-folded: 'Cat' \(1 items\) and 'cat ' \(1 items\)"),
+        ((X, ["cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed: 'cat' \(1 items\) and 'cat ' \(1 items\)"),
         ((X, np.full((4, 2), 0.5)), {}, "values other than 0 and 1, such as .*0.5"),
         ((X, np.eye(4)), {"classes": ["a"]}, "4 columns and 1 class names"),
         ((X, np.zeros((4, 1, 2))), {}, r"Targets have the shape \(4, 1, 2\)"),

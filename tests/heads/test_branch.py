@@ -83,7 +83,7 @@ def test_branches_of_every_kind_stand_side_by_side(tmp_path: Any) -> None:
     [
         ("main", {"classes": ["a"]}, NetworkError, "'main'"),
         ("p", {}, SettingError, "class names, or groups="),
-        ("p", {"classes": ["a", "A"]}, NetworkError, "same once trimmed"),
+        ("p", {"classes": ["a", "a "]}, NetworkError, "same once trimmed"),
         ("p", {"classes": ["a"], "kind": "multilabel"}, SettingError, "did you mean 'multi-label'"),
         ("p", {"groups": {"low": ["0", "1"]}}, NetworkError, "8 old classes stand in no group"),
         ("p", {"groups": {"low": ["0", "1"], "high": ["1"]}}, NetworkError, "'1' stands in two groups"),

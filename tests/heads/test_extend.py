@@ -16,7 +16,6 @@ from torch import nn
 import regraft
 from regraft.errors import DataError, NetworkError, SettingError
 from regraft.heads.starts import balanced_rows, imprinted_rows, scale_and_shifts, separated_rows
-from regraft.networks.names import normal_name
 from regraft.probes import statistics_of
 
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
@@ -117,10 +116,10 @@ def test_labels_that_do_not_compete_are_added_too() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["a", "B", "c ", "d", "É", "e"]), min_size=1, max_size=4), st.integers(1, 3), st.data())
+@given(st.lists(st.sampled_from(["a", "A", "B", "c ", "d", "É", "e"]), min_size=1, max_size=4), st.integers(1, 3), st.data())
 def test_rows_against_a_brute_force_model(names: list[str], steps: int, draw: st.DataObject) -> None:
     old = [f"old {index}" for index in range(3)]
-    keys = [normal_name(name) for name in names]
+    keys = [name.strip() for name in names]
     net = regraft.load(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), classes=old, inputs=(4,))
     start = draw.draw(st.sampled_from(["zeros", "random", "mean"]))
     if len(set(keys)) < len(keys):
@@ -142,7 +141,7 @@ def test_rows_against_a_brute_force_model(names: list[str], steps: int, draw: st
     items = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     assert np.array_equal(changed.raw_scores(items)[:, :3], net.raw_scores(items))
     with pytest.raises(NetworkError, match="among the"):
-        regraft.extend(changed, [names[0].upper()])
+        regraft.extend(changed, [f" {names[0]}"])
 
 
 def test_formulas_by_hand() -> None:
@@ -173,8 +172,8 @@ def test_scale_and_shifts_are_those_of_the_lowest_loss_whatever_the_unit_of_the_
     ("classes", "options", "error", "message"),
     [
         ([], {}, NetworkError, "empty"),
-        (["eight", "Eight "], {}, NetworkError, "same once trimmed"),
-        (["ONE"], {}, NetworkError, "'ONE' is among the 8 classes already"),
+        (["eight", "eight "], {}, NetworkError, "same once trimmed"),
+        (["one "], {}, NetworkError, "'one ' is among the 8 classes already"),
         (["eight"], {"data": "new"}, DataError, "'nine'"),
         (["eight", "nine", "ten"], {"data": "new"}, DataError, "no item of 'ten'"),
         (["eight"], {"start": "imprint"}, SettingError, "give them with data"),

@@ -16,11 +16,19 @@ from regraft.heads import retarget, retargeted_rows
 from regraft.networks.contract import Head
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 
-NAMES = ["bus", "Car", "ﬁre", "tram ", "Ünit", "ßee", "a", "b", "c"]
+NAMES = ["bus", "Car", "ﬁre", "tram ", "Ünit", "ßee", "a", "A", "b", "c", "CAR", "car"]
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip().casefold()
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _origin(name: str, old: list[str], new: list[str]) -> list[int]:
+    """Return the row that a new name keeps: of the same name, else of the one that differs in case alone, where only one does."""
+    exact = [row for row, before in enumerate(old) if _key(before) == _key(name)]
+    folded = [row for row, before in enumerate(old) if _key(before).casefold() == _key(name).casefold()]
+    alone = sum(_key(other).casefold() == _key(name).casefold() for other in new) == 1
+    return exact or (folded if len(folded) == 1 and alone else [])
 
 
 def _head(names: list[str] | None, count: int | None = None) -> Head:
@@ -42,6 +50,7 @@ def _changes(draw: st.DrawFn) -> tuple[list[str], list[str], dict[str, str]]:
     old = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
     new = draw(st.lists(st.sampled_from([*NAMES, "x", "y"]), min_size=1, unique=True))
     new = [draw(st.sampled_from([str, str.upper, str.lower]))(name) if name != "ßee" else name for name in new]
+    new = list({_key(name): name for name in new}.values())
     befores = draw(st.lists(st.sampled_from(old), unique=True, max_size=3))
     afters = draw(st.lists(st.sampled_from(new), unique=True, min_size=0, max_size=3))
     return old, new, dict(zip(befores, afters, strict=False))
@@ -60,14 +69,14 @@ def test_rows_by_name_against_a_brute_force_model(change: tuple[list[str], list[
     head, account = retargeted_rows(_head(old), new, rename=rename)
     source, used = _head(old), set()
     for row, name in enumerate(new):
-        origin = [index for index, before in enumerate(old) if _key(called[before]) == _key(name)]
+        origin = _origin(name, [called[before] for before in old], new)
         used |= set(origin)
         expected = (source.weight[origin[0]], source.bias[origin[0]]) if origin else (np.zeros(4), 0.0)
         assert np.array_equal(head.weight[row], expected[0])
         assert head.bias[row] == expected[1]
     entries = account.to_dict()
     assert len(entries["kept"]) + len(entries["renamed"]) == len(used)
-    assert entries["new"] == [name for name in new if not any(_key(called[before]) == _key(name) for before in old)]
+    assert entries["new"] == [name for name in new if not _origin(name, [called[before] for before in old], new)]
     assert entries["dropped"] == [name for index, name in enumerate(old) if index not in used]
     assert head.classes == tuple(new)
 
@@ -92,7 +101,7 @@ def test_rows_without_names_are_not_carried_over() -> None:
     [
         ([], None, "empty"),
         (["x", " "], None, "empty"),
-        (["x", "X "], None, "same once trimmed"),
+        (["x", "x "], None, "same once trimmed"),
         (["x"], {"buss": "x"}, "'bus'"),
         (["xx"], {"bus": "xy"}, "'xx'"),
         (["x"], {"bus": "x", "car": "x"}, "two classes become one"),
@@ -103,6 +112,24 @@ def test_names_that_do_not_fit_are_refused(classes: list[str], rename: dict[str,
     net = open_torch(nn.Sequential(nn.Linear(4, 2)), inputs=(4,), classes=["bus", "car"])
     with pytest.raises(NetworkError, match=message):
         retarget(net, classes, rename=rename)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rows", "rules"),
+    [
+        (["a", "A", "b"], ["A", "a", "B"], [1, 0, 2], {"B": "differs in case alone from the old class 'b'"}),
+        (["Cat", "dog"], ["cat", "CAT", "Dog"], [None, None, 1], {"Dog": "differs in case alone from the old class 'dog'"}),
+        (["Cat", "CAT"], ["cat"], [None], {}),
+        (["a"], ["A", "a"], [None, 0], {}),
+    ],
+)
+def test_names_that_differ_in_case_are_different_classes(
+    old: list[str], new: list[str], rows: list[int | None], rules: dict[str, str]
+) -> None:
+    head, account = retargeted_rows(_head(old), new)
+    for at, row in enumerate(rows):
+        assert np.array_equal(head.weight[at], np.zeros(4) if row is None else _head(old).weight[row])
+    assert dict(account.rules) == rules
 
 
 def test_two_classes_may_change_places() -> None:

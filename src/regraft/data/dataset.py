@@ -233,7 +233,8 @@ class Dataset:
         """Return the same items with targets indexed in another order of classes.
 
         Args:
-            classes: names in the new order; they may be more than the data have. Names compare trimmed and case-folded.
+            classes: names in the new order; they may be more than the data have. A name that differs
+                in case alone stands for another where only one fits, and a note says so.
             task: of which task; None for the first.
 
         Returns:
@@ -247,9 +248,10 @@ class Dataset:
         new = old.with_classes(classes)
         if new is old:
             return self
+        notes = (*self.notes, *new.notes[len(old.notes) :])
         if name != self.name:
-            return dataclasses.replace(self, further={**self.further, name: new})
-        return dataclasses.replace(self, targets=new.values, classes=new.classes)
+            return dataclasses.replace(self, further={**self.further, name: new}, notes=notes)
+        return dataclasses.replace(self, targets=new.values, classes=new.classes, notes=notes)
 
 
 def _keeps_order(rows: np.ndarray, count: int) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import DataError, near_names
-from ..networks.names import normal_name
+from ..networks.names import exact_name, rows_of
 from .items import listed
 
-__all__ = ["MISSING", "TASKS", "Targets"]
+__all__ = ["MISSING", "TASKS", "Targets", "spelling_notes"]
 
 TASKS = ("classification", "multi-label", "regression")
 MISSING = -1
@@ -116,7 +116,8 @@ class Targets:
         """Return the same targets indexed in another order of classes.
 
         Args:
-            classes: names in the new order; they may be more than there are. Names compare trimmed and case-folded.
+            classes: names in the new order; they may be more than there are. A label that none of them has is taken for the one that
+                differs in case alone, where only one does, and a note says so.
 
         Returns:
             The targets; those of a regression are returned as they are.
@@ -127,15 +128,16 @@ class Targets:
         order = tuple(str(name) for name in classes)
         if self.task == "regression" or order == self.classes:
             return self
-        rows = {normal_name(name): row for row, name in enumerate(order)}
-        unknown = [name for name, count in zip(self.classes, self.counts(), strict=True) if count and normal_name(name) not in rows]
+        rows, counts = rows_of(self.classes, order), self.counts()
+        unknown = [name for name, count in zip(self.classes, counts, strict=True) if count and name not in rows]
         if unknown:
             raise DataError(
                 f"Labels of the data are not among the {len(order)} classes: {listed(map(repr, unknown))}. "
                 f"Rename them, or add them to the classes{near_names(unknown[0], order)}"
             )
-        moved = np.array([rows.get(normal_name(name), MISSING) for name in self.classes], dtype=np.int64)
-        return dataclasses.replace(self, values=self._moved(moved, len(order)), classes=order)
+        moved = np.array([rows.get(name, MISSING) for name in self.classes], dtype=np.int64)
+        notes = spelling_notes({name: order[row] for name, row in rows.items() if counts[self.classes.index(name)]})
+        return dataclasses.replace(self, values=self._moved(moved, len(order)), classes=order, notes=(*self.notes, *notes))
 
     def _moved(self, moved: np.ndarray, count: int) -> np.ndarray:
         if self.task == "classification":
@@ -175,3 +177,16 @@ class Targets:
                 f"{about}Classes with one item cannot be split: {single}; expected two or more, one to learn from and one that judges. "
                 "Add items, remove the class, or give other items that judge with test=."
             )
+
+
+def spelling_notes(taken: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a note on labels that were taken for classes which differ from them in case.
+
+    Args:
+        taken: label -> the class that it was taken for.
+
+    Returns:
+        One note, or none where all are spelled alike.
+    """
+    other = [f"{label!r} for {name!r}" for label, name in taken.items() if exact_name(label) != exact_name(name)]
+    return (f"labels were taken for classes that differ from them in case alone: {listed(other)}",) if other else ()

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
-from ..networks.names import checked_classes, normal_name
+from ..networks.names import checked_classes, rows_of
 from ..randomness import own_state
 from ..tasks import KINDS
 from .starting import Start, as_data, empty_head, ready_for, started
@@ -99,13 +99,13 @@ def _group_rows(head: Head, groups: Groups) -> dict[str, list[int]]:
     if head.classes is None or head.kind != "classification":
         raise NetworkError(f"groups= needs a classification with class names; the task {head.task!r} is {head.kind} with {head.classes}.")
     names = checked_classes(groups)
-    row_of = {normal_name(name): row for row, name in enumerate(head.classes)}
+    row_of = rows_of([str(member) for members in groups.values() for member in members or ()], head.classes)
     found: dict[str, list[int]] = {}
     for name, members in zip(names, groups.values(), strict=True):
-        unknown = [member for member in members or () if normal_name(member) not in row_of]
+        unknown = [member for member in members or () if str(member) not in row_of]
         if unknown:
             raise NetworkError(f"groups: the network has no class {unknown[0]!r} (of {name!r}){near_names(str(unknown[0]), head.classes)}")
-        found[name] = [row_of[normal_name(member)] for member in members or ()]
+        found[name] = [row_of[str(member)] for member in members or ()]
     return _complete(found, head.classes, rest=[name for name, members in zip(names, groups.values(), strict=True) if members is None])
 
 
@@ -133,8 +133,7 @@ def _grouped_data(data: Any, groups: Groups, *, net: Network) -> Any:
     if data is None or not groups:
         return data
     items = as_data(data)
-    old = {normal_name(name) for name in net.classes or ()}
-    if items.task != "classification" or not all(normal_name(name) in old for name in items.classes):
+    if items.task != "classification" or len(rows_of(items.classes, net.classes or ())) < len(items.classes):
         return items
     rows = _group_rows(net.head, groups)
     group_of = {row: index for index, members in enumerate(rows.values()) for row in members}

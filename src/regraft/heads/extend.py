@@ -14,7 +14,7 @@ from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.folders import read_statistics
-from ..networks.names import checked_classes, normal_name
+from ..networks.names import checked_classes, exact_name, rows_of
 from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..randomness import own_state
 from ..tasks import harmonic_mean
@@ -79,7 +79,7 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     else:
         head = started(net, head, new=_new(head, names), old=_rows(old), start=Start(start or "zeros", None, seed))
     if known is not None and added is not None:
-        known = known.joined(added, key=normal_name)
+        known = known.joined(added, key=exact_name)
         head = _joint(head, known) if statistics is not None else head
     changed = net.with_head(head)
     changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
@@ -96,8 +96,8 @@ def _checked(net: Network, classes: Sequence[str]) -> tuple[str, ...]:
         raise NetworkError(
             f"The task {old.task!r} is a regression with the outputs {', '.join(old.classes[:5])}; classes go to a classifier."
         )
-    there = {normal_name(name) for name in old.classes}
-    double = [name for name in names if normal_name(name) in there]
+    there = {exact_name(name) for name in old.classes}
+    double = [name for name in names if exact_name(name) in there]
     if double:
         raise NetworkError(
             f"{', '.join(map(repr, double[:5]))} {'is' if len(double) == 1 else 'are'} among the {len(old.classes)} classes already; "
@@ -214,8 +214,9 @@ def _seen(features: np.ndarray, *, old: Rows, every: int) -> np.ndarray:
 
 def _in_order(known: ClassStatistics, head: Head) -> ClassStatistics:
     """Return the statistics with the head's classes of before this extension first, in its order."""
-    place = {normal_name(name): row for row, name in enumerate(known.classes)}
-    own = [place[normal_name(name)] for name in (head.classes or ())[: len(head.weight) - head.parts[-1]]]
+    before = (head.classes or ())[: len(head.weight) - head.parts[-1]]
+    place = rows_of(before, known.classes)
+    own = [place[name] for name in before]
     order = [*own, *(row for row in range(len(known.classes)) if row not in own)]
     return replace(known, classes=tuple(known.classes[row] for row in order), counts=known.counts[order], means=known.means[order])
 
@@ -243,7 +244,7 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
         raise DataError(
             f"The statistics are of {found.means.shape[1]} features; the network has {head.features}: they belong to another one."
         )
-    missing = {normal_name(name) for name in head.classes or ()} - {normal_name(name) for name in found.classes}
+    missing = set(head.classes or ()) - set(rows_of(head.classes or (), found.classes))
     if missing:
         raise DataError(f"The statistics lack {len(missing)} of the network's classes, such as {sorted(missing)[:3]}.")
     return found
@@ -252,8 +253,8 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
 def _joint(head: Head, statistics: ClassStatistics) -> Head:
     """Return the head with the closed-form rows of all its classes."""
     weight, bias = fit_lda(statistics, standardise=True)
-    order = {normal_name(name): row for row, name in enumerate(statistics.classes)}
-    rows = [order[normal_name(name)] for name in head.classes or ()]
+    order = rows_of(head.classes or (), statistics.classes)
+    rows = [order[name] for name in head.classes or ()]
     return replace(head, weight=weight[rows].astype(np.float32), bias=bias[rows].astype(np.float32), parts=())
 
 

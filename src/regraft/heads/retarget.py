@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from ..errors import NetworkError, near_names
 from ..networks.account import Account
 from ..networks.contract import Head, Network
-from ..networks.names import checked_classes, normal_name
+from ..networks.names import checked_classes, exact_name, normal_name, rows_of
 from ..randomness import own_state
 from .starting import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
@@ -89,8 +90,9 @@ def _of_kind(head: Head, kind: str | None) -> Head:
 def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, str] | None = None) -> tuple[Head, Account]:
     """Return the head with its rows re-ordered for other classes, and the account.
 
-    Rows are matched by class name and never by count or position: names compare after Unicode NFC, trimming and case-folding. Where
-    an old class is called by several names ("tabby, tabby cat"), each of them finds it, unless another new class is called so in full.
+    Rows are matched by class name and never by count or position: names compare after Unicode NFC and trimming. A new name that no old
+    class has is found but for its case where one class alone fits. Where an old class is called by several names ("tabby, tabby cat"),
+    each of them finds it, unless another new class is called so in full.
 
     Args:
         old: N rows; without class names no row is carried over.
@@ -104,7 +106,7 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
         NetworkError: if `rename` has an old name that is not there, or a new one that is not among `classes`.
     """
     renamed = _checked_renaming(old.classes or (), classes, rename=rename or {})
-    old_names = [renamed.get(normal_name(name), name) for name in old.classes or ()]
+    old_names = [renamed.get(row, name) for row, name in enumerate(old.classes or ())]
     row_of = _rows_by_name(old_names, classes)
     taken: set[int] = set()
     weight = np.zeros((len(classes), old.weight.shape[1]), old.weight.dtype)
@@ -112,48 +114,56 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
     rules: dict[str, str] = {}
     entries: dict[str, list[str]] = {"kept": [], "renamed": [], "new": [], "dropped": []}
     for index, name in enumerate(classes):
-        row = row_of.get(normal_name(name))
+        row = row_of.get(name)
         if row is None:
             entries["new"].append(name)
             continue
         taken.add(row)
         weight[index], bias[index] = old.weight[row], old.bias[row]
         before = (old.classes or ())[row]
-        if normal_name(before) in renamed and normal_name(before) != normal_name(name):
+        if row in renamed and exact_name(before) != exact_name(name):
             entries["renamed"].append(f"{before} -> {name}")
         else:
             entries["kept"].append(name)
-            rules |= {} if normal_name(before) == normal_name(name) else {name: "a synonym of an old class"}
+            rules |= _rule(before, name)
     entries["dropped"] = [name for row, name in enumerate(old.classes or ()) if row not in taken]
     rest = old if not old.binary or len(classes) == 2 else old.as_softmax()
     head = replace(rest, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
     return head, Account(entries, rules, notes=_notes(old, entries))
 
 
+def _rule(before: str, name: str) -> dict[str, str]:
+    """Return by which rule an old class was found under a new name; nothing where it has that name."""
+    if exact_name(before) == exact_name(name):
+        return {}
+    same = normal_name(before) == normal_name(name)
+    return {name: f"differs in case alone from the old class {before!r}" if same else "a synonym of an old class"}
+
+
 def _rows_by_name(old: Sequence[str], new: Sequence[str]) -> dict[str, int]:
     """Return the row of each new name that has one: by its full name first, then as a synonym; no row goes to two names."""
-    exact = {normal_name(name): row for row, name in enumerate(old)}
-    found = {normal_name(name): exact[normal_name(name)] for name in new if normal_name(name) in exact}
-    synonyms = aliases(old)
+    found, synonyms = rows_of(new, old), aliases(old)
+    forms = Counter(map(normal_name, new))
     for name in new:
         row = synonyms.get(alias_form(name))
-        if normal_name(name) not in found and row is not None and row not in found.values():
-            found[normal_name(name)] = row
+        if name not in found and row is not None and row not in found.values() and forms[normal_name(name)] == 1:
+            found[name] = row
     return found
 
 
-def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping[str, str]) -> dict[str, str]:
-    olds, news = {normal_name(name) for name in old}, {normal_name(name) for name in new}
+def _checked_renaming(old: Sequence[str], new: Sequence[str], *, rename: Mapping[str, str]) -> dict[int, str]:
+    """Return the new name of each row that is renamed, as it stands among the new classes."""
+    olds, news = rows_of(rename, old), rows_of(rename.values(), new)
     for before, after in rename.items():
-        if normal_name(before) not in olds:
+        if before not in olds:
             raise NetworkError(f"rename: the network has no class {before!r}{near_names(before, old)}")
-        if normal_name(after) not in news:
+        if after not in news:
             raise NetworkError(f"rename: {after!r} is not among the new classes{near_names(after, new)}")
-    targets = [normal_name(name) for name in rename.values()]
-    staying = olds - {normal_name(name) for name in rename}
-    if len(set(targets)) < len(targets) or staying & set(targets):
+    renamed = {olds[before]: new[news[after]] for before, after in rename.items()}
+    called = [exact_name(renamed.get(row, name)) for row, name in enumerate(old)]
+    if len(renamed) < len(rename) or len(set(called)) < len(called):
         raise NetworkError(f"rename: two classes become one: {dict(rename)!r}. Give every old class a name of its own.")
-    return {normal_name(before): after for before, after in rename.items()}
+    return renamed
 
 
 def _notes(old: Head, entries: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

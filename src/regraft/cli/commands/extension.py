@@ -200,10 +200,9 @@ def _old_names(net: Any) -> tuple[str, ...]:
 
 
 def _new_names(net: Any, data: Any) -> tuple[str, ...]:
-    normal = library("networks.names").normal_name
-    old = {normal(name) for name in net.classes}
     present = [name for name, count in zip(data.classes, data.class_counts(), strict=True) if count]
-    new = tuple(name for name in present if normal(name) not in old)
+    old = library("networks.names").rows_of(present, net.classes)
+    new = tuple(name for name in present if name not in old)
     if not new:
         shown = library("data.items").listed(map(repr, present))
         raise DataError(

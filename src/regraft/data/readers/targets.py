@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, near_names
-from ...networks.names import normal_name
+from ...networks.names import exact_name, rows_of
 from ..decoding.files import natural_key
 from ..items import as_numpy, listed
-from ..targets import Targets
+from ..targets import Targets, spelling_notes
 
 __all__ = ["FEW_VALUES", "ReadOptions", "is_missing", "label_array", "make_targets", "missing_rows", "typed"]
 
@@ -152,7 +152,9 @@ def _classification(array: np.ndarray, classes: Sequence[str] | None) -> Targets
     distinct, inverse = np.unique(array, return_inverse=True)
     labels = [str(value) for value in distinct.tolist()]
     if classes is not None:
-        return Targets(_known_rows(distinct, labels, classes=classes)[inverse], tuple(classes), "classification")
+        rows = _known_rows(distinct, labels, classes=classes)
+        found = {label: classes[row] for label, row in rows_of(labels, classes).items()}
+        return Targets(rows[inverse], tuple(classes), "classification", spelling_notes(found))
     _check_distinct(labels, np.bincount(inverse))
     order = sorted(range(len(labels)), key=lambda row: row if array.dtype.kind in "iu" else natural_key(labels[row]))
     rank = np.empty(len(labels), dtype=np.int64)
@@ -162,10 +164,10 @@ def _classification(array: np.ndarray, classes: Sequence[str] | None) -> Targets
 
 def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:
     """Return the row of each distinct label: by name, or by index where they are integers and none of them is a name."""
-    rows = {normal_name(name): row for row, name in enumerate(classes)}
-    unknown = [label for label in labels if normal_name(label) not in rows]
+    rows = rows_of(labels, classes)
+    unknown = [label for label in labels if label not in rows]
     if not unknown:
-        return np.array([rows[normal_name(label)] for label in labels], dtype=np.int64)
+        return np.array([rows[label] for label in labels], dtype=np.int64)
     if len(unknown) == len(labels) and distinct.dtype.kind in "iu" and distinct.min() >= 0 and distinct.max() < len(classes):
         return distinct.astype(np.int64)
     raise DataError(
@@ -177,10 +179,10 @@ def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[st
 def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
     seen: dict[str, int] = {}
     for row, label in enumerate(labels):
-        other = seen.setdefault(normal_name(label), row)
+        other = seen.setdefault(exact_name(label), row)
         if other != row:
             raise DataError(
-                f"Two labels are the same once trimmed and case-folded: {labels[other]!r} ({counts[other]} items) and {label!r} "
+                f"Two labels are the same once trimmed: {labels[other]!r} ({counts[other]} items) and {label!r} "
                 f"({counts[row]} items). Make them equal, or rename one."
             )
 

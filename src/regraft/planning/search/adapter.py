@@ -239,6 +239,6 @@ def _are_numbers(X: Any) -> bool:
 
 
 def _clash(classes: np.ndarray) -> bool:
-    return len({str(label).strip().casefold() for label in classes.tolist()}) < len(classes) or any(
+    return len({str(label).strip() for label in classes.tolist()}) < len(classes) or any(
         not str(label).strip() for label in classes.tolist()
     )
