@@ -24,7 +24,7 @@ from tests.moments import limited_files, outcomes, watched
 import regraft
 from regraft.errors import InputError, NetworkError, SettingError
 from regraft.files import replacing
-from regraft.files.locks import held_folder
+from regraft.files.locks import LOCK_FILE, held_folder
 from regraft.networks.folders import _FOLDER
 from regraft.networks.torch_parts import exporting
 from regraft.planning import Plan
@@ -216,6 +216,18 @@ def test_what_a_killed_process_left_beside_a_folder_goes_when_it_is_opened(tmp_p
         other.start()
         other.join()
         assert left.is_dir()
+
+
+def test_the_lock_of_a_process_that_was_killed_at_the_very_end_goes_when_its_folder_is_opened(tmp_path: Path) -> None:
+    net = regraft.load(_architecture(), inputs=(6,), classes=["a", "b", "c"])
+    folder = net.save(tmp_path / "out")
+    (folder / LOCK_FILE).touch()
+    with held_folder(folder):  # by one that lives
+        _in_another_thread(lambda: regraft.load(folder, architecture=_architecture))
+        assert (folder / LOCK_FILE).exists()
+    (folder / LOCK_FILE).touch()
+    regraft.load(folder, architecture=_architecture)
+    assert not (folder / LOCK_FILE).exists() and (folder / "regraft.json").exists()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

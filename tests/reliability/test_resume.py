@@ -51,7 +51,7 @@ def adapted(out: Path, *, case: str, family: str) -> Any:
     plain = {name: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("scores", "plan")}
     kept = {"weights": digests(opened.state()), "history": list(opened.history), "files": plain}
     assert not found or json.loads(json.dumps(_timeless(found["history"]))) == _timeless(kept["history"])
-    names = [path.name for folder in (out, out.parent) for path in sorted(folder.iterdir()) if path.name != ".regraft.lock"]
+    names = [path.name for folder in (out, out.parent) for path in sorted(folder.iterdir())]
     return json.loads(json.dumps(_timeless({**kept, "names": names})))
 
 

@@ -125,6 +125,20 @@ def test_two_workers_share_the_trials_and_those_of_a_killed_one_are_done_again(t
     assert [trial.state for trial in first.trials()] == ["COMPLETE"] * 4 and not (tmp_path / "running").exists()
 
 
+def test_nothing_stays_of_a_process_that_is_killed_when_its_trial_has_ended(tmp_path: Path) -> None:
+    """Before it has removed the file that says who works on the trial; one that another process works on stays."""
+    first, second, third = (_board(tmp_path, trials=3) for _ in range(3))
+    killed, going = first.next(), second.next()
+    assert killed is not None and going is not None
+    first._ended(killed, "COMPLETE", facts=TrialFacts(values=killed.values), seconds=0.0, value=0.0)
+    _killed(killed)
+    assert third.carry_out(_steady) and [path.name for path in (tmp_path / "running").iterdir()] == [f"{going.row}.lock"]
+    second._ended(going, "COMPLETE", facts=TrialFacts(values=going.values), seconds=0.0, value=0.0)
+    _killed(going)
+    assert third.carry_out(_steady) is None and not third.waited()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.sqlite3"]
+
+
 def test_a_trial_whose_process_is_killed_at_the_end_is_taken_by_the_one_that_waits(tmp_path: Path) -> None:
     first, second = _board(tmp_path, trials=1), _board(tmp_path, trials=1)
     killed = first.next()

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..errors import InputError, NetworkError
 from ..files.formats import named_in_utf8, opening, reason_of
-from ..files.locks import held_folder
+from ..files.locks import LOCK_FILE, held_folder
 from ..files.replacing import COMMITTED, Kind, left_beside, replaced_folder, settle_
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
 from ..files.text import printable
@@ -285,9 +285,9 @@ def settled(folder: Path) -> None:
                     f"{printable(folder)!r} was being replaced when a process was killed, and cannot be put in order: {reason_of(error)}. "
                     "Make the folder writable, and open it again."
                 ) from error
-    elif os.path.lexists(left := left_beside(folder.resolve())):
+    elif os.path.lexists(left := left_beside(folder.resolve())) or os.path.lexists(folder / LOCK_FILE):
         with suppress(NetworkError), held_folder(folder, error=NetworkError):  # else it is no leftover, or nothing can be changed here
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(left, ignore_errors=True)  # the lock goes at the end
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -212,12 +212,14 @@ class Board:
         """Wait a moment where another process works on a trial: if it is killed, that trial is to be taken again.
 
         Returns:
-            False where no trial is under way.
+            False where no trial is under way; what killed processes left is gone then.
         """
-        running = any(trial.state == "RUNNING" for trial in self.trials())
-        if running:
+        if any(trial.state == "RUNNING" for trial in self.trials()):
             time.sleep(_POLL)
-        return running
+            return True
+        with self.alone():
+            self._clear_()
+        return False
 
     def in_memory(self, trials: Sequence[KeptTrial]) -> Any:
         """Return a study of Optuna's with these trials and nothing else, ready to be asked for the next one.
@@ -264,12 +266,22 @@ class Board:
 
     def _let_go_(self, taken: Taken) -> None:
         """Let others have a trial: one that has not come to its end is taken again."""
-        if self.folder is None or taken.lock is None:
+        if taken.lock is not None:
+            os.close(taken.lock)
+            with self.alone():
+                self._clear_()
+
+    def _clear_(self) -> None:
+        """Remove the files that no process holds, for this one, which holds the study: its own, and those of killed processes."""
+        if self.folder is None:
             return
-        with self.alone(), suppress(OSError):
-            os.unlink(self._place(self.folder, taken.row))
-            os.rmdir(self.folder / _RUNNING)  # the last one
-        os.close(taken.lock)
+        running = self.folder / _RUNNING
+        with suppress(OSError):  # a file that cannot be removed is none that keeps anyone from a trial
+            for place in running.glob("*.lock"):
+                if (lock := locked_file(place, wait=0.0)) is not None:
+                    os.close(lock)
+                    place.unlink()
+            running.rmdir()  # the last one
 
     @staticmethod
     def _place(folder: Path, row: int) -> Path:
