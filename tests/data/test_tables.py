@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import numpy as np
 import pytest
 
 from regraft.data import read
-from regraft.data.readers import table_files as tables
+from regraft.data.readers.table_files import columns_of_file
 from regraft.errors import DataError
 
 
@@ -17,7 +18,7 @@ def csv(request, tmp_path, monkeypatch):
         pytest.importorskip("pandas")
     else:
         find = importlib.util.find_spec
-        monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None if name == "pandas" else find(name))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pandas" else find(name))
 
     def write(text, name="table.csv"):
         path = tmp_path / name
@@ -107,11 +108,100 @@ def test_errors(csv, pictures, tmp_path):
         read(csv("a,label\n1,x\n2,y\n"), kind="image")
 
 
-def test_ragged_lines(tmp_path):
-    path = tmp_path / "r.csv"
-    path.write_text("a,b\n1,2\n3\n")
-    with pytest.raises(DataError, match="another number of fields than its 2 columns: lines 3"):
-        tables._from_csv_plain(path, ",")
+def test_ragged_lines(csv):
+    long = "1,x\n" * 3000
+    late = {"3": "a,b\n1,2\n3\n", "3002": f"a,b\n{long}1,x,2\n{long}", "3003": f"sep=;\na;b\n{long}1\n".replace(",", ";")}
+    for lines, content in late.items():
+        with pytest.raises(DataError, match=f"another number of fields than its 2 columns: lines {lines}"):
+            read(csv(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('a,b,label\n1,2,"x\n1,2,y\n', "a quote that opens in line 2, .*is not closed"),
+        ('a,b,label\n1,2,x\n1,"2" inch,y\n', "in line 3, .*text follows a closing quote"),
+    ],
+)
+def test_quotes_that_do_not_fit_are_one_error(csv, content, words):
+    with pytest.raises(DataError, match=words) as caught:
+        read(csv(content))
+    assert "Traceback" not in str(caught.value) and "C error" not in str(caught.value)
+
+
+ROWS = 40_000
+
+
+@pytest.mark.parametrize("late", ["007", "+49", "-01", "123456789012345678901", "x1", "1.10"])
+def test_names_keep_their_characters_wherever_they_stand(csv, late):
+    """The first rows say nothing of the last one: a column is numbers if all of it is."""
+    path = csv("a,g,label\n" + "".join(f"{row},{100 + row % 3},u\n" for row in range(ROWS)) + f"1,{late},v\n1,1.1,v\n")
+    assert list(read(path, group="g").groups[-3:]) == [str(100 + (ROWS - 1) % 3), late, "1.1"]
+    if late != "1.10":  # a column of floating-point numbers is no column of classes
+        assert late in read(path, target="g", kind="array").classes
+
+
+def test_texts_between_numbers_keep_their_characters(csv):
+    """The pandas reader decides on types part by part, so that numbers at the head would be rewritten."""
+    head = "".join(f"{row}.10,u\n" for row in range(ROWS))
+    data = read(csv(f"code,label\n{head}" + "x,v\n" * ROWS), kind="text")
+    assert data.items[0] == "0.10" and data.items[ROWS - 1] == f"{ROWS - 1}.10" and data.items[-1] == "x"
+
+
+@pytest.mark.parametrize("words", [("TRUE", "FALSE"), ("true", "false"), ("True", "False")])
+def test_truth_values_are_numbers_to_read_and_names_to_learn(csv, words):
+    data = read(csv(f"a,b,label\n1,{words[0]},{words[0]}\n2,{words[1]},{words[1]}\n"))
+    assert data.classes == tuple(sorted(words)) and data.items.tolist() == [[1, 1], [2, 0]]
+
+
+def test_long_whole_numbers_with_holes_keep_their_digits(csv):
+    path = csv("a,b,who,label\n1,2,9007199254740993,x\n3,4,9007199254740992,y\n5,6,,x\n")
+    assert columns_of_file(path)[0]["who"].tolist()[:2] == ["9007199254740993", "9007199254740992"]
+    assert columns_of_file(csv("a,b\n1e20,2\n,3\n"))[0]["a"].dtype.kind == "f"
+
+
+ENCODINGS = {
+    "utf-8": ("utf-8", None),
+    "utf-8-sig": ("utf-8-sig", None),
+    "utf-16": ("utf-16", None),
+    "utf-16-le": ("utf-16-le", "read as UTF-16: Müller, Straße"),
+    "utf-16-be": ("utf-16-be", "read as UTF-16: Müller, Straße"),
+    "cp1252": ("cp1252", r"read as cp1252 \(Windows\): Müller, Straße"),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("hint", [False, True])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_encodings_and_separators(csv, encoding, separator, hint, end):
+    rows = (("a", "b", "label"), ("1", "0.5", "Müller"), ("2", "7", "Straße"))
+    lines = [f"sep={separator}"] * hint + [separator.join(row) for row in rows]
+    path = csv("", "t.csv")
+    path.write_bytes((end.join(lines) + end).encode(ENCODINGS[encoding][0]))
+    data = read(path)
+    assert data.classes == ("Müller", "Straße") and data.items.tolist() == [[1, 0.5], [2, 7]]
+    said = ENCODINGS[encoding][1]
+    assert len(data.notes) == 1 + (said is not None) and (said is None or re.search(said, data.notes[0]))
+
+
+def test_decimal_commas(csv):
+    data = read(csv("a;b;c;label\n1,5;2;-1.234,5;x\n3;4,25;10;y\n;5;1;x\n"), skip_bad=True)
+    assert np.asarray(data.items).tolist() == [[1.5, 2, -1234.5], [3, 4.25, 10]]
+    assert [note for note in data.notes if "decimal commas, such as '1,5'" in note] and len(data.notes) == 5
+    unclear = read(csv('a,n,label\n1,"1,234",x\n3,"2,345",y\n'), kind="array")
+    assert unclear.items.shape == (2, 1) and "whether the comma in '1,234' separates thousands or decimals" in unclear.notes[0]
+    assert read(csv("a;label\nyes, 1,5;x\nno;y\n")).items[0] == "yes, 1,5"
+
+
+def test_the_index_of_a_data_frame_is_no_feature(csv):
+    for head in ("", "Unnamed: 0"):
+        data = read(csv(f"{head},a,b,label\n5,1,2,x\n9,1,3,x\n11,2,4,y\n"))
+        assert data.items.tolist() == [[1, 2], [1, 3], [2, 4]] and "numbers the rows and has no name: Unnamed: 0" in data.notes[0]
+    assert read(csv(",a,label\n0.5,1,x\n1.5,1,y\n")).items.shape == (2, 2)  # measured, not counted
+    assert read(csv("a,b,label,\n1,2,x,\n3,4,y,\n")).classes == ("x", "y")  # separators at the end of each line
+    frame = pytest.importorskip("pandas").DataFrame({"Unnamed: 0": [3, 4], "a": [1, 2], "label": ["x", "y"]})
+    assert read(frame).items.tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

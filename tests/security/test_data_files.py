@@ -43,9 +43,9 @@ def picture(path: Path, size: tuple[int, int] = (9, 7)) -> Path:
 # ── CSV ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 TABLES = {
-    "cp1252": ("a,label\n1,café\n2,x\n".encode("cp1252"), "is not text in UTF-8.*cp1252"),
-    "utf-16": ("a,label\n1,u\n2,v\n".encode("utf-16"), "holds null characters"),
-    "utf-16 without a mark": ("a,label\n1,u\n2,v\n".encode("utf-16-le"), "holds null characters"),
+    "neither UTF-8 nor cp1252": (b"a,label\n1,\x81\x8d\n2,x\n", "is not text in UTF-8: .*another encoding"),
+    "two encodings": ("a,label\n1,é\n".encode() + "2,é\n".encode("cp1252"), "is not text in UTF-8: .*damaged"),
+    "utf-16 cut off": ("a,label\n1,u\n2,v\n".encode("utf-16")[:-1], "is not text in UTF-16: truncated data"),
     "null bytes": (b"a,label\n1,u\x00\n2,v\n", "holds null characters"),
     "cut in a letter": ("a,label\n1,u\n2,é".encode()[:-1], "is not text in UTF-8"),
     "a long line first": (b"a,label\n1,2,u\n3,v\n", "another number of fields than its 2 columns: lines 2"),

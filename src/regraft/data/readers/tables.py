@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,9 @@ from ..dataset import Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import as_numpy, listed, take
 from .columns import column_array, column_numbers
+from .csv_files import distinct_names
 from .named_files import FilesBelow
-from .table_files import Columns, columns_of_file, distinct_names
+from .table_files import Columns, columns_of_file, texts_of_file
 from .targets import ReadOptions, label_array
 from .tasks import Beside, built, targets_by_task
 
@@ -27,6 +29,8 @@ __all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table", "read_unlabelled"]
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
 TARGET_NAMES = ("label", "target", "class", "category", "y")
+_NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
+"""What the index of a data frame is called once it has been written to a file."""
 SHORT_LABEL = 24
 """Characters on average below which repeated texts beside two or more numeric columns are names, not what is to be read."""
 SHORT_TEXT = 12
@@ -39,6 +43,7 @@ class _Table:
 
     columns: Columns
     name: str
+    path: Path | None = None
     notes: tuple[str, ...] = ()
     used: set[str] = field(default_factory=set)
 
@@ -50,6 +55,12 @@ class _Table:
             raise DataError(f"{self.name} has no column {wanted!r} for {what}{near_names(wanted, self.columns)}")
         self.used.add(wanted)
         return self.columns[wanted]
+
+    def names(self, column: str) -> np.ndarray:
+        """Return a column of names as it is written: 1.10 and 1.1 are two."""
+        values = self.columns[column]
+        texts = texts_of_file(self.path, column) if self.path is not None and values.dtype.kind in "fb" else None
+        return values if texts is None else texts
 
     def free(self) -> Columns:
         return {name: values for name, values in self.columns.items() if name not in self.used}
@@ -118,7 +129,7 @@ def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], outside: 
 
 def _file_table(path: Path) -> _Table:
     columns, notes = columns_of_file(path)
-    return _Table(columns, printable(path.name), notes)
+    return _Table(columns, printable(path.name), path, notes)
 
 
 def _frame_table(frame: Any) -> _Table:
@@ -154,7 +165,10 @@ def _are_names(wanted: Any) -> bool:
 
 
 def _labels(table: _Table, wanted: Any, *, what: str) -> np.ndarray | None:
-    return label_array(table.column(wanted, what) if isinstance(wanted, str) else wanted, len(table), what=what)
+    if isinstance(wanted, str):
+        table.column(wanted, what)
+        wanted = table.names(wanted)
+    return label_array(wanted, len(table), what=what)
 
 
 Classes = dict[str | None, tuple[str, ...]]
@@ -171,7 +185,8 @@ def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
 
 def _task_columns(table: _Table, wanted: Any, *, of: str = "") -> tuple[Any, tuple[str, ...] | None]:
     if isinstance(wanted, str):
-        return table.column(wanted, f"target{of}"), None
+        values = table.column(wanted, f"target{of}")
+        return (table.names(wanted) if values.dtype.kind == "b" else values), None
     if isinstance(wanted, list | tuple) and wanted and all(isinstance(name, str) and name in table.columns for name in wanted):
         return np.column_stack([table.column(name, "target") for name in wanted]), tuple(wanted)
     array = wanted if isinstance(wanted, list | tuple) else as_numpy(wanted)
@@ -192,7 +207,8 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     """Return items from the table itself: texts, or rows of numbers; and a note on the choice."""
     free = table.free()
     texts = {name: values for name, values in free.items() if values.dtype.kind in "OUST"}
-    numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf"}
+    numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and not _counts_rows(name, values)}
+    rows = [name for name, values in free.items() if _counts_rows(name, values)]
     if texts and (kind == "text" or (kind is None and not (len(numbers) > 1 and all(map(_are_labels, texts.values()))))):
         return _text_items(texts)
     if kind in ("image", "audio"):
@@ -203,7 +219,13 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
             f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
         )
     note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}" + (f"; left out: {listed(texts)}" if texts else "")
+    note += f"; left out, as it numbers the rows and has no name: {listed(rows)}" if rows else ""
     return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note
+
+
+def _counts_rows(name: str, values: np.ndarray) -> bool:
+    """Tell whether a column is the index that data frames and spreadsheets write in front, without a name."""
+    return _NAMELESS.fullmatch(name) is not None and values.dtype.kind in "iu"
 
 
 def _are_labels(values: np.ndarray) -> bool:
@@ -225,7 +247,7 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
     folder = existing_folder(Path(options.files), "The folder of the files")
     found = FilesBelow(folder, outside=options.outside)
     column = _file_column(table, found)
-    values = [str(value) for value in table.columns[column].tolist()]
+    values = [str(value) for value in table.names(column).tolist()]
     matches = [found.find(value) for value in values]
     moved = found.check(values, matches, table=table.name)
     missing = [value for value, path in zip(values, matches, strict=True) if path is None]
@@ -266,7 +288,7 @@ def _file_notes(missing: list[str], unused: list[str], *, others: int) -> Iterab
 
 def _file_column(table: _Table, found: FilesBelow) -> str:
     """Return the column of which most values name files."""
-    free = {name: [str(value) for value in values.tolist()] for name, values in table.free().items()}
+    free = {name: [str(value) for value in table.names(name).tolist()] for name in table.free()}
     counts = {name: sum(found.find(value) is not None or found.leads_out(value) for value in values) for name, values in free.items()}
     best = max(counts, key=lambda name: counts[name], default=None)
     if best is None or not counts[best]:

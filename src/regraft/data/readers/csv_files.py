@@ -1,0 +1,276 @@
+"""The columns of CSV files. Encoding, separator and the length of every line are looked at before anything is read."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, optional_import
+from ...files.text import printable
+from ..items import as_numpy, listed
+from .encodings import CHUNK_BYTES, encoding_of
+
+__all__ = ["MOST_COLUMNS", "columns_of_csv", "distinct_names", "texts_of_csv"]
+
+MOST_COLUMNS = 2**20
+"""Of a table; a reader takes some KiB for each of them, however short the file is."""
+EXACT = 2.0**53
+"""From here on, not every whole number is a floating-point number."""
+_FIELD_LIMIT = threading.Lock()
+"""Held while the standard library's limit of a field, which is one for the whole program, is raised."""
+_ENDS = np.isin(np.arange(256), list(b",;\t\" \r\n"))
+"""Of all bytes, those that may stand before a field."""
+_CODE = re.compile(r"\s*(?:[+-]?0\d+|\+\d+)\s*")
+"""Digits that are no number but a name, as in 007 or +49: as a number they would lose characters."""
+_LONG = re.compile(r"[+-]?\d{16,}")
+_COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
+_HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
+_TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a CSV file is written.
+
+    Attributes:
+        encoding: as Python names it.
+        separator: between fields.
+        skipped: lines before the one that names the columns.
+        names: of the columns.
+        codes: the columns in which digits are names, as in 007: they stay texts.
+        notes: on what had to be found out.
+    """
+
+    encoding: str
+    separator: str
+    skipped: int
+    names: list[str]
+    codes: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the columns of a CSV: read with pandas where it is installed (fast for wide tables), else with the standard library.
+
+    A column holds numbers if all of its fields do, also with decimal commas; else texts. Only empty fields are missing: a class may be
+    called "NA" or "None". Columns without a name and without content are left out.
+
+    Args:
+        path: the file; its first line, or the second one after "sep=;", names the columns.
+
+    Returns:
+        Name -> values, in the file's order; and notes on what had to be found out.
+
+    Raises:
+        DataError: if the encoding is unknown, a quote is not closed, lines differ in their number of fields, or columns share a name.
+    """
+    form = _scanned(path, _form_of(path))
+    found = _with_csv(path, form) if importlib.util.find_spec("pandas") is None else _with_pandas(path, form)
+    columns = {name: found[name] for name in form.names if not (name.startswith("Unnamed: ") and _is_empty(found[name]))}
+    notes = [note for name, values in columns.items() if (note := _with_commas_(columns, name, values=values))]
+    return columns, (*form.notes, *notes)
+
+
+def texts_of_csv(path: Path, name: str) -> np.ndarray:
+    """Return a column of a CSV as it is written.
+
+    Args:
+        path: a file that `columns_of_csv` has read.
+        name: of the column.
+
+    Returns:
+        (N,) texts, None where a field is empty.
+    """
+    form = _form_of(path)
+    at = form.names.index(name)
+    with _lines(path, form) as reader:
+        next(reader)
+        return np.array([row[at] or None for row in reader if row], dtype=object)
+
+
+def distinct_names(names: Sequence[str], table: str) -> None:
+    """Raise if columns share a name: which of them is meant cannot be told.
+
+    Args:
+        names: of the columns.
+        table: what it is called, for the message.
+
+    Raises:
+        DataError: listing those names.
+    """
+    repeated = [repr(name) for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{table} has several columns of the same name: {listed(repeated)}. Rename or remove them.")
+
+
+# ── how it is written ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _form_of(path: Path) -> _Form:
+    """Return encoding, separator and names of the columns, from the first lines."""
+    encoding, notes = encoding_of(path)
+    with path.open(encoding=encoding, newline="") as stream:
+        header = stream.readline()
+        hint = _HINT.fullmatch(header)
+        header = stream.readline() if hint else header
+    if not header.strip():
+        raise DataError(f"{printable(path)} is empty; expected a first line of column names and one line for each item.")
+    outside = re.sub(r'"[^"]*"', "", header)
+    separator = hint[1] if hint else max(",", ";", "\t", key=outside.count)
+    if header.count(separator) >= MOST_COLUMNS:
+        raise DataError(f"'{printable(path)}' has {header.count(separator) + 1:,} columns; expected {MOST_COLUMNS:,} at most.")
+    form = _Form(encoding, separator, int(hint is not None), [], notes=notes)
+    with _lines(path, form) as reader:
+        names = [name or f"Unnamed: {at}" for at, name in enumerate(next(reader))]  # as pandas calls them
+    distinct_names(names, printable(path.name))
+    return _Form(encoding, separator, form.skipped, names, notes=notes)
+
+
+@contextmanager
+def _lines(path: Path, form: _Form) -> Iterator[Any]:
+    """Yield a reader of the lines of a CSV from the names on, whose fields may be of any length."""
+    with _FIELD_LIMIT, path.open(encoding=form.encoding, newline="") as stream:
+        before = csv.field_size_limit(2**31 - 1)
+        try:
+            for _ in range(form.skipped):
+                stream.readline()
+            yield csv.reader(stream, delimiter=form.separator, strict=True)
+        finally:
+            csv.field_size_limit(before)
+
+
+def _scanned(path: Path, form: _Form) -> _Form:
+    """Return the form with the columns of codes, after a look at every line."""
+    wrong, codes = [], set[int]()
+    looked_for = _may_hold_codes(path, form)
+    with _lines(path, form) as reader:
+        try:
+            next(reader)
+            began = reader.line_num
+            for row in reader:
+                if len(row) != len(form.names) and row:
+                    wrong.append(reader.line_num + form.skipped)
+                elif looked_for:
+                    codes.update(at for at, field in enumerate(row) if at not in codes and _CODE.fullmatch(field))
+                began = reader.line_num
+        except csv.Error as error:
+            raise _quoting_error(path, error, line=began + 1 + form.skipped) from error
+    if wrong:
+        raise DataError(
+            f"{printable(path.name)} has lines with another number of fields than its {len(form.names)} columns: lines {listed(wrong)}. "
+            "Put quotes around fields that hold the separator, or repair these lines."
+        )
+    names = frozenset(form.names[at] for at in codes)
+    return _Form(form.encoding, form.separator, form.skipped, form.names, names, form.notes)
+
+
+def _quoting_error(path: Path, error: csv.Error, *, line: int) -> DataError:
+    if "end of data" in str(error):
+        what = f"a quote that opens in line {line}, or in a field that begins there, is not closed"
+    else:
+        what = f"in line {line}, or in a field that begins there, text follows a closing quote"
+    return DataError(
+        f"'{printable(path)}' cannot be read as a CSV file: {what}. Close it; quotes within a field are written twice."
+    )
+
+
+def _may_hold_codes(path: Path, form: _Form) -> bool:
+    """Return whether digits such as 007 may stand in a field: most files hold none, and need no look at each field."""
+    if form.encoding.startswith("utf-16"):
+        return True
+    with path.open("rb") as stream:
+        tail = b"\n\n"
+        for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""):
+            data = np.frombuffer(tail + chunk, np.uint8)
+            begins = _ENDS[data[1:-2]] | (_ENDS[data[:-3]] & np.isin(data[1:-2], (43, 45)))  # after a separator, or a sign behind one
+            first, digit = data[2:-1], (data[3:] - 48) < 10
+            if (begins & digit & ((first == 48) | ((first == 43) & _ENDS[data[1:-2]]))).any():  # 0 or + before a digit
+                return True
+            tail = data[-3:].tobytes()
+    return False
+
+
+# ── what it holds ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_pandas(path: Path, form: _Form) -> dict[str, np.ndarray]:
+    pandas = optional_import("pandas", "tables", purpose="reading a CSV file")
+    how = {"sep": form.separator, "names": form.names, "header": 0, "skiprows": form.skipped, "index_col": False}
+    how |= {"encoding": form.encoding, "keep_default_na": False, "na_values": [""]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # columns of several types are read again below
+        frame = pandas.read_csv(path, dtype=dict.fromkeys(form.codes, str), **how)
+    columns = {name: as_numpy(frame[name]) for name in form.names}
+    again = [name for name, values in columns.items() if _is_mixed(values) or _may_lose_digits(values)]
+    if again:
+        texts = pandas.read_csv(path, dtype=str, usecols=again, **how)
+        columns |= {name: _settled(columns[name], as_numpy(texts[name])) for name in again}
+    return columns
+
+
+def _with_csv(path: Path, form: _Form) -> dict[str, np.ndarray]:
+    with _lines(path, form) as reader:
+        next(reader)
+        rows = [row for row in reader if row]
+    texts = {name: np.array([row[at] or None for row in rows], dtype=object) for at, name in enumerate(form.names)}
+    return {name: values if name in form.codes else _settled(_typed(values), values) for name, values in texts.items()}
+
+
+def _typed(texts: np.ndarray) -> np.ndarray:
+    """Return texts as truth values, integers, else floats (empty: NaN), else as they are; a long one takes no room in the other rows."""
+    if len(texts) and all(text in _TRUTH for text in texts):
+        return np.array([_TRUTH[text] for text in texts])
+    for kind in (np.int64, np.float64):
+        try:
+            return np.array(["nan" if text is None and kind is np.float64 else text for text in texts], dtype=object).astype(kind)
+        except (ValueError, OverflowError, TypeError):
+            continue
+    return texts
+
+
+def _settled(values: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Return the texts of a column of several types, or of whole numbers that are too long for numbers; else its values."""
+    if _is_mixed(values):
+        return texts
+    if _may_lose_digits(values) and any(_LONG.fullmatch(text) for text in texts if isinstance(text, str)):
+        return texts
+    return values
+
+
+def _is_mixed(values: np.ndarray) -> bool:
+    return values.dtype.kind == "O" and not all(value is None or isinstance(value, str) or value != value for value in values)
+
+
+def _may_lose_digits(values: np.ndarray) -> bool:
+    return values.dtype.kind == "f" and bool((np.abs(values) >= EXACT).any())
+
+
+def _is_empty(values: np.ndarray) -> bool:
+    if values.dtype.kind == "f":
+        return bool(np.isnan(values).all())
+    return values.dtype.kind == "O" and not any(isinstance(value, str) for value in values)
+
+
+def _with_commas_(columns: dict[str, np.ndarray], name: str, *, values: np.ndarray) -> str | None:
+    """Put numbers in place of a column of texts that are numbers with decimal commas; return a note where a comma was found in numbers."""
+    texts = [value for value in values if isinstance(value, str)] if values.dtype.kind == "O" else []
+    if not texts or not all(_COMMA.fullmatch(text) for text in texts) or not any("," in text for text in texts):
+        return None
+    example = next(text for text in texts if "," in text)
+    if all(_THOUSANDS.fullmatch(text) for text in texts):
+        return f"the column {name!r} holds texts: whether the comma in {example!r} separates thousands or decimals cannot be told"
+    plain = [value.replace(".", "").replace(",", ".") if isinstance(value, str) else "nan" for value in values]
+    columns[name] = np.array(plain, dtype=object).astype(np.float64)
+    return f"the column {name!r} was read as numbers with decimal commas, such as {example!r}"
