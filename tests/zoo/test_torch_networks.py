@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.zoo.torch_networks import NETWORKS
+from torch import nn
 
 import regraft
 from regraft.data import Dataset
@@ -88,6 +89,23 @@ def test_another_order_in_memory_is_used_only_where_it_gives_the_same(name: str,
     net.module.train()
     assert net.memory_order == order
     assert all(module.training for module in net.module.modules())
+
+
+@pytest.mark.parametrize(
+    ("layers", "order"),
+    [
+        ([nn.Conv2d(3, 8, 3)], torch.contiguous_format),
+        ([nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 2, groups=8)], torch.channels_last),
+        ([nn.Conv2d(3, 8, 3, groups=1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1, 2)], torch.contiguous_format),
+    ],
+    ids=["no depthwise convolution", "depthwise", "a strided 1x1 convolution"],
+)
+def test_training_on_a_cpu_is_channels_last_only_where_that_pays_and_works(layers: list[nn.Module], order: torch.memory_format) -> None:
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    net = regraft.load(module, classes=["a", "b", "c"], inputs=(3, 16, 16))
+    assert net.memory_order == torch.channels_last
+    assert net.training_order(torch.device("cpu")) == order
+    assert net.training_order(torch.device("cuda")) == torch.channels_last
 
 
 def test_googlenet_with_auxiliary_heads() -> None:

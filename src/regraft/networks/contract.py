@@ -69,6 +69,10 @@ class Network(abc.ABC):
         """The order in memory in which pictures are given to the network, where that is open."""
         return torch.contiguous_format
 
+    def training_order(self, device: torch.device) -> torch.memory_format:
+        """Return the same where gradients are computed on `device`."""
+        return self.memory_order
+
     @property
     def takes_integers(self) -> bool:
         """Whether an item is a sequence of token ids."""

@@ -24,15 +24,14 @@ def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) 
     Args:
         inputs: one batch.
         device: where it goes.
-        order: as the network's `memory_order` gives it. Where gradients are computed on a CPU, pictures stay as they are: another order
-            saves little there, and not every backward pass takes it.
+        order: as the network's `memory_order` gives it, or its `training_order` where gradients are computed.
 
     Returns:
         The batch.
     """
     if isinstance(inputs, dict):
         return {name: tensor.to(device) for name, tensor in inputs.items()}
-    if order == torch.channels_last and is_pictures(inputs) and not (torch.is_grad_enabled() and device.type == "cpu"):
+    if order == torch.channels_last and is_pictures(inputs):
         return inputs.to(device, memory_format=order)
     return inputs.to(device)
 

@@ -114,7 +114,8 @@ class WholeFeed(Feed):
     def scores(self, payload: Payload) -> Scores:
         """Return the raw scores of a batch of inputs."""
         inputs = payload[0] if isinstance(payload, list) else payload
-        return self.network.scores(placed(inputs, self.device, order=self.network.memory_order))
+        order = self.network.training_order(self.device) if torch.is_grad_enabled() else self.network.memory_order
+        return self.network.scores(placed(inputs, self.device, order=order))
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
         """Yield the indices and the batch of each part; the next one is read while the present one is in use."""

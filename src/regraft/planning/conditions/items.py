@@ -50,7 +50,7 @@ class CodedItems:
         network.freeze_(frozen)
         network.mode_(False)
         sample = items.batch(np.arange(3) % len(items))
-        self._cut, self._at = _usable_cut(network, frozen, sample=placed(sample, device, order=network.memory_order))
+        self._cut, self._at = _usable_cut(network, frozen, sample=placed(sample, device, order=network.training_order(device)))
         self.cached = self._cut is not None
         self._names: list[str] = [] if self.cached else list(_named(sample))
         self._tensors = self._held(items)
@@ -87,7 +87,7 @@ class CodedItems:
         """Return what has to be kept of all items: the tensors behind the cut, or the inputs."""
         found: list[list[Tensor]] = []
         for indices, batch in items.batches(READ_AT_ONCE):
-            inputs = placed(batch, self._device, order=self.network.memory_order)
+            inputs = placed(batch, self._device, order=self.network.training_order(self._device))
             if self._cut is None:
                 found.append([_named(inputs)[name] for name in self._names])
                 continue
