@@ -86,6 +86,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         with _own_part(source, "preprocessing"):
             network.preprocessing = _preprocessing(given, channels)
             check_items(network, network.preprocessing)
+    network.account = network.account.with_frozen(sorted(network.held))
     if opened.unknown is not None and channels is None:
         with _own_part(source, "rule for unknown items"):
             network.unknown = UnknownJudge.from_dict(*opened.unknown)
@@ -140,12 +141,13 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         seed: decides splits, order, dropout and views.
         out: folder for checkpoints and the saved result.
         resume: go on after an interruption.
-        settings: frozen, classes, rename (old class -> new one), start (how rows of new classes start; "auto": the closed-form probe
-            where that is better), probe (how heads are solved: "ridge", "lda", "logistic", "svm", "class_mean", "random_projection",
-            "knn"), augment (how views are made: "auto", "none", "light", "photo" or a callable of one picture; but for the first two, 4
-            views where views= does not say how many), select (share of the learning items that choose, 0.15), statistics (whether class
-            statistics are kept with the network), skip_bad, the options of the methods (form, blocks, rank, alpha, layers, size,
-            training), and those of `regraft.training.Settings`; unknown names are an error that lists the near ones.
+        settings: frozen, trainable (exactly these layers, by name or pattern such as "layer4*", in place of those that are not frozen by
+            their own flags; "all": any), classes, rename (old class -> new one), start (how rows of new classes start; "auto": the
+            closed-form probe where that is better), probe (how heads are solved: "ridge", "lda", "logistic", "svm", "class_mean",
+            "random_projection", "knn"), augment (how views are made: "auto", "none", "light", "photo" or a callable of one picture; but
+            for the first two, 4 views where views= does not say how many), select (share of the learning items that choose, 0.15),
+            statistics (whether class statistics are kept with the network), skip_bad, the options of the methods (form, blocks, rank,
+            alpha, layers, size, training), and those of `regraft.training.Settings`; unknown names are an error that lists the near ones.
 
     Returns:
         The adapted network with its plan, history, scores, baselines, account and cost.

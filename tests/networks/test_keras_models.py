@@ -186,7 +186,9 @@ def test_frozen_means_frozen(opened: dict[str, KerasNetwork], name: str) -> None
 
 
 def test_training_moves_statistics_of_what_is_not_frozen(opened: dict[str, KerasNetwork]) -> None:
-    network = opened["nested"].copy()  # its user had frozen the backbone in Keras; here nothing is frozen
+    network = opened["nested"].copy()
+    network.hold_(())  # its user had frozen the backbone
+    network.freeze_(())
     before = network.state()["backbone.stem_bn.moving_mean"].clone()
     network.scores(network.sample)
     assert torch.equal(before, network.state()["backbone.stem_bn.moving_mean"])
@@ -236,7 +238,8 @@ def test_with_head_refuses_rows_of_another_length(opened: dict[str, KerasNetwork
 
 @pytest.mark.parametrize("name", ALL)
 def test_reinitialised(opened: dict[str, KerasNetwork], name: str) -> None:
-    network = opened[name]
+    network = opened[name].copy()
+    network.hold_(())
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()
     first, second, other = network.reinitialised(1).state(), network.reinitialised(1).state(), network.reinitialised(2).state()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -253,6 +256,9 @@ def test_written_file_keeps_the_trainable_flags(opened: dict[str, KerasNetwork],
     again = keras.saving.load_model(tmp_path / "network.keras")
     assert not again.get_layer("backbone").trainable and again.get_layer("scores").trainable
     assert not network.layer_parameters()["scores"]["scores.kernel"].requires_grad
+    assert not network.layer_parameters()["backbone.stem"]["backbone.stem.kernel"].requires_grad  # as its user had it
+    network.hold_(())
+    network.freeze_(["scores"])
     assert network.layer_parameters()["backbone.stem"]["backbone.stem.kernel"].requires_grad
 
 

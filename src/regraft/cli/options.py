@@ -89,6 +89,8 @@ _BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, u
 Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_BUDGET)]
 _FROZEN = "For partial: so many blocks, or up to this block, layer or module, that one included."
 Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
+_TRAINABLE = "Exactly these layers, names or patterns with commas between, such as 'layer4*'; all: whatever their owner has frozen."
+Trainable = Annotated[str | None, Option("--trainable", metavar="A,B", help=_TRAINABLE)]
 _START = "How rows of new classes start: zeros, random, mean, imprint or probe."
 Start = Annotated[str | None, Option("--start", metavar="S", help=_START)]
 _RENAME = "An old class by its new name, so that its row is kept; repeatable."

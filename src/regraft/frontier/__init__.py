@@ -3,7 +3,16 @@
 from .cache import ActivationCache
 from .cut import Cut, Live, Refusal, find_cut
 from .run import Counter, FrozenPass, Kept, default_cache_folder
-from .selection import added_parameters, cacheable_layers, frozen_but, frozen_up_to, frozen_up_to_head, head_parameters
+from .selection import (
+    added_parameters,
+    cacheable_layers,
+    frozen_but,
+    frozen_up_to,
+    frozen_up_to_head,
+    head_parameters,
+    held_layers,
+    matching_layers,
+)
 from .storage import CacheEntry, clear_caches, list_caches
 
 __all__ = [
@@ -24,5 +33,7 @@ __all__ = [
     "frozen_up_to",
     "frozen_up_to_head",
     "head_parameters",
+    "held_layers",
     "list_caches",
+    "matching_layers",
 ]

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 
 from ..errors import SettingError, near_names
 from ..networks.contract import Layer, Network
 from ..networks.parts.structure import below, prefixes
 from .units import independent, on_network
 
-__all__ = ["added_parameters", "cacheable_layers", "frozen_but", "frozen_up_to", "frozen_up_to_head", "head_parameters", "is_dropout"]
+__all__ = [
+    "added_parameters",
+    "cacheable_layers",
+    "frozen_but",
+    "frozen_up_to",
+    "frozen_up_to_head",
+    "head_parameters",
+    "held_layers",
+    "is_dropout",
+    "matching_layers",
+]
+
+_AROUND = ("network", "backbone")
+"""What modules around a network call it."""
 
 
 def is_dropout(layer: Layer) -> bool:
@@ -95,6 +109,55 @@ def _position_of(network: Network, name: str) -> int:
         known = list(dict.fromkeys([*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]))
         raise SettingError(f"frozen={name!r}: the network has no block, layer or module of that name{near_names(name, known)}")
     return max(inside) + 1
+
+
+def held_layers(network: Network) -> frozenset[str]:
+    """Return the layers that a `network` holds, with those without weights whose place among them makes them frozen as well.
+
+    Those are what runs before anything that is trained, and what is inside a module of which all weights are held; dropout that stands
+    before the trained part is none of them.
+    """
+    layers, held = network.layers, network.held
+    if held.isdisjoint(layer.name for layer in layers):
+        return frozenset()
+    open_ = {outer for layer in layers if layer.parameters and layer.name not in held for outer in prefixes(layer.name)}
+    within = {outer for layer in layers if layer.name in held for outer in prefixes(layer.name)} - open_ - {""}
+    end = next((at for at, layer in enumerate(layers) if layer.parameters and layer.name not in held), len(layers))
+    inside = {layer.name for layer in layers if not layer.parameters and not within.isdisjoint(prefixes(layer.name))}
+    return _prefix(layers, end) | inside | {layer.name for layer in layers if layer.name in held}
+
+
+def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) -> frozenset[str]:
+    """Return the layers with these names, or inside modules with these names.
+
+    Args:
+        network: the network.
+        patterns: names of layers or modules, or patterns as in file names, such as "layer4*".
+        setting: which setting gives them, for messages.
+
+    Raises:
+        SettingError: if one fits nothing; the nearest names are listed.
+    """
+    names = {layer.name: _names_of(layer.name) for layer in network.layers if layer.parameters}
+    found = set[str]()
+    for pattern in patterns:
+        fitting = {name for name, known in names.items() if any(fnmatchcase(one, pattern) for one in known)}
+        if not fitting:
+            every = dict.fromkeys(one for known in names.values() for one in known)
+            raise SettingError(
+                f"{setting}={pattern!r}: the network has no layer or module with weights of that name{near_names(pattern, every)}"
+            )
+        found |= fitting
+    return frozenset(found)
+
+
+def _names_of(layer: str) -> list[str]:
+    """Return the names of a `layer` and of the modules around it, also as they were before the network got a module around it."""
+    names = [name for name in prefixes(layer) if name]
+    while layer.partition(".")[0] in _AROUND:
+        layer = layer.partition(".")[2]
+        names += [name for name in prefixes(layer) if name]
+    return list(dict.fromkeys(names))
 
 
 def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str]:

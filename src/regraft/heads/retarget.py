@@ -67,6 +67,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     head = started(net, head, new=new, old=(old.weight, old.bias), start=replace(asked, data=items))
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
+    if len(new):
+        changed.release_(changed.heads[old.task].layer)
     if net.heads and old.task == net.head.task:
         changed.statistics = changed.unknown = None  # of other classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}

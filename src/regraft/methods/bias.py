@@ -36,11 +36,11 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
         NetworkError: if there is no bias before the heads.
     """
     heads = set(network.head_layers)
-    below = {layer: names for layer, names in network.layer_parameters().items() if layer not in heads}
-    biases = biases_among(name for names in below.values() for name in names)
+    below = {layer: names for layer, names in network.layer_parameters().items() if layer not in heads | network.held}
+    biases = biases_among(name for names in below.values() for name in names if name not in network.held)
     if not biases:
         raise NetworkError(
-            f"strategy='bias' trains biases; received a network with {len(below)} layers before its head and none in them. "
+            f"strategy='bias' trains biases; received a network with {len(below)} layers to train before its head and none in them. "
             "Choose 'scale_shift', which adds what it needs."
         )
     twin = network.copy()

@@ -39,6 +39,6 @@ def relative_norms(loss: Tensor, parts: Mapping[str, Sequence[Tensor]]) -> dict[
         Name -> |g| / |w|; a parameter that the loss does not depend on has no gradient.
     """
     every = [weight for part in parts.values() for weight in part]
-    found = torch.autograd.grad(loss, every, allow_unused=True)
+    found = torch.autograd.grad(loss, every, allow_unused=True) if every else ()
     gradients = {id(weight): torch.zeros_like(weight) if slope is None else slope for weight, slope in zip(every, found, strict=True)}
     return {name: relative_norm([gradients[id(weight)] for weight in part], part) for name, part in parts.items()}

@@ -50,12 +50,13 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
         Names, in the order of execution; none where there are none.
     """
     heads, modules = set(network.head_layers), network.modules()
-    linear = [layer.name for layer in network.layers if layer.kind in _LINEAR and layer.name not in heads]
+    layers = [layer for layer in network.layers if layer.name not in heads and not network.holds(layer.name)]
+    linear = [layer.name for layer in layers if layer.kind in _LINEAR]
     attention = [name for name in linear if name.rpartition(".")[2] in _ATTENTION]
     if attention:
         return tuple(attention)
     kinds = _LINEAR | _CONVOLUTIONS
-    found = (layer.name for layer in network.layers if layer.kind in kinds and layer.name not in heads)
+    found = (layer.name for layer in layers if layer.kind in kinds)
     return tuple(name for name in found if getattr(modules[name], "groups", 1) == 1)
 
 
@@ -66,14 +67,14 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
         NetworkError: if a layer is not known or is a head, or there is none to change.
     """
     heads = set(network.head_layers)
-    known = [layer.name for layer in network.layers if layer.name not in heads]
+    known = [layer.name for layer in network.layers if layer.name not in heads and not network.holds(layer.name)]
     layers = tuple(options["layers"] or low_rank_layers(network))
     wrong = next((name for name in layers if name not in known), None)
     if wrong is not None:
-        raise NetworkError(f"layers: {wrong!r} is no layer before the head{near_names(wrong, known)}")
+        raise NetworkError(f"layers: {wrong!r} is no layer before the head that may be trained{near_names(wrong, known)}")
     if not layers:
         raise NetworkError(
-            f"strategy='lora' changes linear layers and convolutions; received a network without any before its head {sorted(heads)}. "
+            f"strategy='lora' changes linear layers and convolutions; received a network without any to train before {sorted(heads)}. "
             "Choose 'bias'."
         )
     rank = options["rank"]

@@ -61,7 +61,8 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     """
     if options["form"] == "norm":
         return _norms_open(network, options["blocks"])
-    twin = network.adjusted(points_in(network.points(), options["blocks"]), form=options["form"])
+    points = [point for point in network.points() if not network.holds(point.name)]  # it would be folded into their weights
+    twin = network.adjusted(points_in(points, options["blocks"]), form=options["form"])
     return Begun(twin, frozen_but(twin, {*added_parameters(network, twin), *head_parameters(twin)}))
 
 
@@ -71,7 +72,7 @@ def _norms_open(network: Network, blocks: Sequence[str] | None) -> Begun:
     Source: Frankle, Schwab & Morcos, ICLR 2021 (training BatchNorm and only BatchNorm), section 3.
     """
     inside = {layer for block in network.blocks if blocks is None or block.name in blocks for layer in block.layers}
-    kinds = {layer.name: layer.kind for layer in network.layers if layer.name in inside}
+    kinds = {layer.name: layer.kind for layer in network.layers if layer.name in inside and not network.holds(layer.name)}
     found = [name for layer, names in network.layer_parameters().items() if "norm" in kinds.get(layer, "").lower() for name in names]
     if not found:
         raise NetworkError(

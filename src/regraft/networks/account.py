@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..files.text import printable
 
 __all__ = ["Account", "unused_outputs"]
 
-_ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped")
+_ORDER = ("matched", "reshaped", "missing", "unexpected", "kept", "renamed", "new", "dropped", "frozen")
 _MEANING = {
     "matched": "weights taken from the file",
     "reshaped": "of another size",
@@ -20,6 +20,7 @@ _MEANING = {
     "renamed": "rows carried over under a new name",
     "new": "rows that start anew",
     "dropped": "rows left behind",
+    "frozen": "layers that no training changes",
 }
 
 
@@ -28,7 +29,7 @@ class Account:
     """Which weights or rows were kept, renamed, new or dropped, and by which rule.
 
     Attributes:
-        entries: by heading ("kept", "renamed", "new", "dropped", "matched", "reshaped", "missing", "unexpected"), the names;
+        entries: by heading ("kept", "renamed", "new", "dropped", "matched", "reshaped", "missing", "unexpected", "frozen"), the names;
             a heading that does not apply is absent.
         rules: name -> the rule by which it was matched.
         notes: sentences for people.
@@ -60,8 +61,14 @@ class Account:
     def of_weights(self) -> Account:
         """Return what it says of weights files, without the rows of an earlier change of the head and its notes."""
         rows = {"kept", "renamed", "new", "dropped"}
-        weights = {key: names for key, names in self.entries.items() if key not in rows}
+        weights = {key: names for key, names in self.entries.items() if key not in (*rows, "frozen")}
         return Account(weights, dict(self.rules), () if rows & set(self.entries) else self.notes)
+
+    def with_frozen(self, names: Iterable[str]) -> Account:
+        """Return the account with these `names` under "frozen", in place of those of an earlier change."""
+        entries = {key: list(listed) for key, listed in self.entries.items() if key != "frozen"}
+        frozen = list(names)
+        return replace(self, entries=entries | ({"frozen": frozen} if frozen else {}))
 
     def joined(self, later: Account) -> Account:
         """Return one account of two changes: this one, then the `later` one."""

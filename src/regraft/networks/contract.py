@@ -28,6 +28,7 @@ from .parts.head import Head, one_row, two_rows
 from .parts.layers import Block, Layer
 from .parts.points import Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
+from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, concatenated, grouped_scores, predictions, together
 
@@ -242,7 +243,22 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def reinitialised(self, seed: int) -> Self:
-        """Return a copy with freshly drawn weights, as the framework draws them after `seed`: training from scratch starts here."""
+        """Return a copy with freshly drawn weights, as the framework draws them after `seed`: training from scratch starts here.
+
+        What is held stays.
+        """
+
+    def holds(self, layer: str) -> bool:
+        """Tell whether a `layer`, a part of it or one of its parameters is held."""
+        return any(layer in prefixes(name)[:-1] for name in self.held)
+
+    def keep_held_(self, source: Network) -> None:
+        """Take the weights and statistics of the layers that are held from the network that this one is a copy of, `source`."""
+        own, held = self.state(), self.held
+        with torch.no_grad():
+            for name, values in source.state().items():
+                if not held.isdisjoint(prefixes(name)):
+                    own[name].copy_(values)
 
     @abc.abstractmethod
     def scores(self, inputs: Inputs) -> Scores:
@@ -262,12 +278,29 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers: no gradients, BatchNorm statistics unmoved, dropout off, in every mode.
+        """Freeze exactly these layers and those that are `held`: no gradients, BatchNorm statistics unmoved, dropout off, in every mode.
 
         Args:
             layers: names of layers, or of single parameters as in `state()`: the rest of their layer is then trained, its BatchNorm
                 statistics unmoved all the same.
         """
+
+    @property
+    @abc.abstractmethod
+    def held(self) -> frozenset[str]:
+        """Layers, and single parameters, that no training changes: `freeze_` adds them to whatever it is given.
+
+        They are those that the owner of the module has frozen (`layer.trainable = False`, `requires_grad_(False)`), unless `hold_` says
+        otherwise. A layer without weights is never among them.
+        """
+
+    @abc.abstractmethod
+    def hold_(self, layers: Collection[str] | None) -> None:
+        """Hold exactly these layers in place of those that the owner has frozen; None: the owner's again."""
+
+    @abc.abstractmethod
+    def release_(self, layer: str) -> None:
+        """Hold a layer no longer, whoever froze it: it is new."""
 
     @abc.abstractmethod
     def mode_(self, training: bool) -> None:

@@ -21,7 +21,7 @@ from .fingerprints.values import Structure
 from .keras_changes import adjusting, changes, codes, entrances, folding, low_ranks
 from .keras_parts.clone import cloned
 from .keras_parts.drawing import draw_, drawn, seeded
-from .keras_parts.freezing import frozen_names, inference, set_gradients_, still_modules
+from .keras_parts.freezing import frozen_names, held_names, inference, renamed, set_gradients_, still_modules
 from .keras_parts.heads import (
     FoundHead,
     channels_last,
@@ -50,6 +50,7 @@ from .keras_parts.structure import (
     tap_slices,
     variables_below,
 )
+from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
 from .tracing import Trace, as_tensor, capture, pooled, trace
 
@@ -114,6 +115,8 @@ class KerasNetwork(Network):
 
     family: ClassVar[str] = "keras"
     form: TrainingForm | None = None
+    _given: frozenset[str]
+    _planned: frozenset[str] | None
 
     def __init__(
         self,
@@ -139,7 +142,7 @@ class KerasNetwork(Network):
             self.account = Account(notes=unused_outputs(head, [other for other in candidates if other != head]))
             self.found = {"main": found} if found else {}
             self.heads = {task: head_of(one, self._modules[one.layer]) for task, one in self.found.items()}
-        self._hook_()
+        self.freeze_(())
 
     def _take_(self, module: Any, sample: Inputs) -> None:
         """Become the network of another module; what is known of its layers and heads is still to be found."""
@@ -152,6 +155,7 @@ class KerasNetwork(Network):
         self._hooks: list[Any] = []
         self._modules = named_modules(module)
         self.given_trainable = {name: layer._trainable for name, layer in self.named_with_root()}
+        self._given, self._planned = held_names(self._modules, self.given_trainable), None
         module.trainable = True
 
     def named_with_root(self) -> list[tuple[str, Any]]:
@@ -198,6 +202,7 @@ class KerasNetwork(Network):
         with seeded(seed):
             for layer in twin.layers:
                 draw_(layer.name, twin._modules)
+        twin.keep_held_(self)
         twin.refresh_heads_()
         twin.reseed_(seed)
         return twin
@@ -261,16 +266,33 @@ class KerasNetwork(Network):
             self.training = before
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers, or single variables as in `state()`; all else becomes trainable. A container stands for its layers.
+        """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.
+
+        A container stands for its layers.
 
         Raises:
             NetworkError: if a name is neither a layer, a container nor a variable.
         """
         names = [layer.name for layer in self.layers]
-        self._frozen = frozen_names(layers, names, modules=self._modules, variables=self.variables())
+        self._frozen = frozen_names(layers, names, modules=self._modules, variables=self.variables()) | self.held
         whole = set_gradients_(names, self._modules, frozen=self._frozen)
         self._hook_()
         self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The layers and single variables that no training changes."""
+        return self._given if self._planned is None else self._planned
+
+    def hold_(self, layers: Collection[str] | None) -> None:
+        """Hold exactly these layers or single variables; None: those that the owner has frozen."""
+        self._planned = None if layers is None else frozenset(layers)
+
+    def release_(self, layer: str) -> None:
+        """Hold a layer, with its variables, no longer."""
+        self._given = frozenset(name for name in self._given if layer not in prefixes(name))
+        if self._planned is not None:
+            self._planned = frozenset(name for name in self._planned if layer not in prefixes(name))
 
     def _hook_(self) -> None:
         """Let frozen layers run as in inference, and heads with parts multiply these apart."""
@@ -419,6 +441,7 @@ class KerasNetwork(Network):
         names = {id(layer): name for name, layer in twin._modules.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
         twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
+        twin._given, twin._planned = renamed(self._given, now), None if self._planned is None else renamed(self._planned, now)
         twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
         twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
         twin._inspect_()

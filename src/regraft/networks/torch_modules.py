@@ -26,6 +26,7 @@ from .parts.taps import Tap, TapSlice
 from .samples import check_sample, first_working_sample, is_pictures, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module, inner_sites, tap_slices
+from .torch_parts import holding
 from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, write_program
@@ -73,6 +74,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     """
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))
+    holding.note_flags_(own)
     guessed = sample is None and inputs is None
 
     def run(changed: bool) -> Inputs:
@@ -86,6 +88,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
     network = TorchNetwork(own, ran, origin=facts if head is None else {**facts, "head": head})
     network.input_guessed = guessed
+    network.freeze_(())
     others = [other for one in network.found.values() for other in one.others]
     network.account = Account(notes=(*notes, *further, *last, *unused_outputs(head, others)))
     if classes is not None:
@@ -101,6 +104,7 @@ class TorchNetwork(Network):
 
     family: ClassVar[str] = "torch"
     module: Module
+    _holds_given = True
 
     def __init__(self, module: Module, sample: Inputs, *, origin: Mapping[str, Any]) -> None:
         self.module = module
@@ -202,6 +206,7 @@ class TorchNetwork(Network):
         with seeded(seed), torch.no_grad():
             for module in twin.module.modules():
                 draw_(module)
+        twin.keep_held_(self)
         return twin
 
     def scores(self, inputs: Inputs) -> Scores:
@@ -270,8 +275,8 @@ class TorchNetwork(Network):
             return self.feature_batch(self.sample)
 
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers and single parameters; all others become trainable."""
-        self._frozen = frozenset(layers)
+        """Freeze exactly these layers and single parameters, and those that are held; all others become trainable."""
+        self._frozen = frozenset(layers) | self.held
         own = [(layer, name, one) for layer, parameters in self.layer_parameters().items() for name, one in parameters.items()]
         for layer, name, parameter in own:
             parameter.requires_grad_(layer not in self._frozen and name not in self._frozen)
@@ -279,6 +284,25 @@ class TorchNetwork(Network):
             if layer in self._frozen or name in self._frozen:
                 parameter.requires_grad_(False)
         self.blocks = tuple(replace(block, frozen=all(layer in self._frozen for layer in block.layers)) for block in self.blocks)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The layers and single parameters that no training changes."""
+        names = holding.held_parameters(self.module, given=self._holds_given)
+        found = {layer: set(own) for layer, own in self.layer_parameters().items()} if names else {}
+        whole = {layer for layer, own in found.items() if own and own <= names}
+        return frozenset(whole | (names - {name for layer in whole for name in found[layer]}))
+
+    def hold_(self, layers: Collection[str] | None) -> None:
+        """Hold exactly these layers or single parameters; None: those that the owner has frozen."""
+        own = self.layer_parameters()
+        self._holds_given = layers is None
+        names = {name for layer in layers or () for name in own.get(layer, (layer,))}
+        holding.mark_(self.module, names, given=False)
+
+    def release_(self, layer: str) -> None:
+        """Hold a layer no longer."""
+        holding.release_(self.module.get_submodule(layer))
 
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are.
@@ -450,6 +474,7 @@ class TorchNetwork(Network):
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
+        facts["held"] = sorted(holding.held_parameters(self.module, given=True))
         return facts if self.origin["source"] != "module" else {**facts, **write_program(self, folder)}
 
     def export(self, path: str | Path) -> Path:

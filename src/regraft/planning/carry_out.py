@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..console import say
 from ..data import Dataset, Prepared, check_trainable
 from ..errors import SettingError
 from ..files.locks import held_folder
@@ -22,11 +23,12 @@ from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
 from .job import Carried, Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
-from .plan import Plan
+from .plan import ALL, Plan
 from .preparing import check_inputs, prepared_for
 from .result import Result, save_result
 from .strategies import run_strategy
 from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
+from .trained import check_trained, hold_
 from .tuning.stages import check_method
 from .tuning.switches import check_switches
 
@@ -95,6 +97,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
         scratch, run = _from_scratch(net, replace(job, items=items, test=test_items))
         others["scratch"] = compared_with(scratch, adapted)
         runs.add(run)
+    job.network.hold_(None)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
     job.network.refresh_heads_()
@@ -116,10 +119,14 @@ def _job(  # over the limit: what a run is made of
     check_tasks(items.data, plan, valid=parts.valid)
     check_switches(net, items.data, plan=plan)
     network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    hold_(network, plan, new_rows=new_rows)
     check_blocks(network, plan)
     check_method(network, items.data, plan=plan, parts=parts)
+    notes = check_trained(network, plan)
+    for note in notes:
+        say(note)
     tasks, old = matched_tasks(net, items.data), net.head if net.heads else None
-    job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test, old_head=old)
+    job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test, old_head=old, notes=notes)
     network.module.to(job.device)
     job.begin_()
     return job
@@ -133,7 +140,7 @@ def _from_scratch(net: Network, job: Job) -> tuple[Judged, str]:
     own = ("epochs", "learning_rate", "schedule", "warmup", "layer_decay", "batch_norm", "unfreeze_every", "patience")
     usual = Settings()
     plain = replace(job.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
-    plan = replace(job.plan, strategy="scratch", frozen=None, options={}, settings=plain)
+    plan = replace(job.plan, strategy="scratch", frozen=None, options={}, trainable=ALL, settings=plain)
     other = _job(net, job.items, plan=plan, parts=job.parts, out=job.out, resume=job.resume, test=job.test)
     carried = run_strategy(other)
     calibrate_(other, carried)

@@ -282,6 +282,11 @@ class Job:
         return np.asarray(indices[self.items.data.targets_of(name).known[indices]])
 
     @property
+    def open_tasks(self) -> dict[str, str]:
+        """Task of the data -> task of the network, of the heads whose rows may be changed: those that the network does not hold."""
+        return {name: task for name, task in self.tasks.items() if not self.network.holds(self.network.heads[task].layer)}
+
+    @property
     def idle_layers(self) -> frozenset[str]:
         """The layers of the heads that the data have no targets for: they stay frozen."""
         trained = {self.network.heads[task].layer for task in (*self.tasks.values(), *self.helpers)}
@@ -408,9 +413,12 @@ class Job:
             settings: other than the plan's, or None.
 
         Returns:
-            The history of this stage.
+            The history of this stage; nothing where the network holds all that is left.
         """
         training = self.training(stage, feed, frozen=frozen, settings=settings)
+        self.network.freeze_(training.frozen)
+        if not any(one.requires_grad for names in self.network.layer_parameters().values() for one in names.values()):
+            return []
         with self.clock.during("train"):
             return train(training)
 

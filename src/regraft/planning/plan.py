@@ -30,6 +30,8 @@ VIEWS = 4
 """Versions of each fitting item, where it is said how they are made and not how many."""
 THIRDS = ("first", "middle", "last")
 AUTO_BLOCK = "auto"
+ALL = "all"
+"""Of `trainable`: whatever its owner has frozen."""
 BASES = ("head", "probe")
 PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
 """How heads are solved."""
@@ -44,6 +46,8 @@ _OF_THE_LOOP = (
     *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm"),
 )
 """Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
+_NAMES = ("trainable",)
+"""What a plan says by names of layers, or patterns of them."""
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -80,6 +84,8 @@ class Plan:
             of the present rows, those carried over included; "zeros", "random", "mean", "imprint" or "probe": the new rows so.
         statistics: keep the sums of the features by class with the network, where they cost next to nothing.
         false_alarm: share of known items that `predict(..., unknown=True)` may call unknown, between 0 and 1.
+        trainable: exactly these layers are trained, and the heads with new rows, as far as the strategy trains them: names of layers or
+            modules, or patterns such as "layer4*"; "all": any; None: those that the owner of the network has not frozen.
         settings: of the training.
         reasons: sentences for people.
         candidates: what "auto" compares; none: those that suit network and data. Afterwards with what came of each.
@@ -107,6 +113,7 @@ class Plan:
     candidates: tuple[dict[str, Any], ...] = ()
     chosen: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    trainable: tuple[str, ...] | str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -125,6 +132,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
+        lists |= {name: list(getattr(self, name)) for name in _NAMES if isinstance(getattr(self, name), tuple)}
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
         own = {"options": options, "settings": self.settings.to_dict(), "augment": augment_name(self.augment)}
         return {**asdict(replace(self, augment="auto")), **lists, **own}
@@ -150,6 +158,7 @@ class Plan:
         checked(dict(plain), _Form, what="The plan", error=SettingError)
         settings = Settings.of(plain.get("settings") or {})
         lists = {name: tuple(plain.get(name, ())) for name in ("classes", "reasons", "candidates")}
+        lists |= {name: tuple(plain[name]) for name in _NAMES if isinstance(plain.get(name), list)}
         given = {**plain, **lists, "settings": settings}
         plan = cls(**given)
         check_plan(plan)
@@ -189,6 +198,7 @@ class Plan:
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}{made}, seed {self.seed}"]
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
+        lines += [f"trains     {_names_in_words(self.trainable)}"] if self.trainable is not None else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
         lines += [f"solved by  {self.probe}"] if self.probe != "auto" else []
         lines += _candidate_lines(self.candidates)
@@ -209,10 +219,15 @@ class _Form(Plain):
     probe: str = "auto"
     budget: str | None = None
     start: str = "auto"
+    trainable: Annotated[list[str], Field(strict=False)] | str | None = None
     rename: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     chosen: dict[str, Any] = Field(default_factory=dict)
+
+
+def _names_in_words(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
 
 
 def _block_words(block: str) -> str:
@@ -318,6 +333,10 @@ def _about_values(plan: Plan) -> Iterator[str]:
     candidates: Any = plan.candidates
     if not isinstance(candidates, Sequence) or not all(isinstance(one, Mapping) and "strategy" in one for one in candidates):
         yield f"candidates={str(candidates)[:80]}: expected mappings with a 'strategy', such as those of a plan that auto has made."
+    for name in _NAMES:
+        named: Any = getattr(plan, name)
+        if named not in (None, ALL) and not (isinstance(named, tuple) and named and all(isinstance(one, str) and one for one in named)):
+            yield f"{name}={named!r}: expected names of layers, or patterns such as 'layer4*'; 'all' stands for any."
     if plan.start not in STARTS_OF_ROWS:
         yield f"start={plan.start!r} is not known{near_names(str(plan.start), STARTS_OF_ROWS)}"
     if not _number(plan.false_alarm) or not 0 < plan.false_alarm < 1:
@@ -334,14 +353,22 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _as_names(value: Any) -> Any:
+    """Return names as a plan has them: of one, or of several in a list, a tuple."""
+    if isinstance(value, str):
+        return value if value == ALL else (value,)
+    names = tuple(value) if isinstance(value, Sequence) else value
+    return ALL if names == (ALL,) else names
+
+
 def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
     """Make a plan from what the user asked for.
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
         options: frozen, block, base, probe, budget, views (4 where augment= asks for versions), augment, valid, select, seed, classes,
-            rename, start, statistics, false_alarm, the options of methods, and any setting. Settings that are left out are those that suit
-            the method.
+            rename, start, statistics, false_alarm, trainable, the options of methods, and any setting. Settings that are left out are
+            those that suit the method.
 
     Returns:
         The plan, checked.
@@ -370,6 +397,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
         "start",
         "statistics",
         "false_alarm",
+        *_NAMES,
     )
     method, known = METHODS.get(strategy), {name for method in METHODS.values() for name in method.options}
     given = {name: value for name, value in options.items() if name not in own and name not in known}
@@ -377,6 +405,7 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
     asked = {name: value for name, value in options.items() if name in known}
     if options.get("augment", "auto") not in ("auto", "none") and options.get("views", 1) == 1:
         options = {**options, "views": VIEWS}
+    options = {name: _as_names(value) if name in _NAMES else value for name, value in options.items()}
     plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in own if name in options})
     check_plan(plan)
     return replace(plan, options=method.filled(asked)) if method else plan

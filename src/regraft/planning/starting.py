@@ -40,6 +40,9 @@ def solve_heads_(job: Job, feed: Feed, *, features: Tensor, scored: Feed | None 
     before = all_raw_scores(job.network, scored or feed, indices=fit) if asked == "auto" else {}
     for name, part in zip(job.tasks, job.objective().parts, strict=True):
         known = part.known(fit).numpy()
+        if name not in job.open_tasks:
+            _solved(job, name, rows=fit[known], features=features)
+            continue
         solved = _start_of(job, name, solved=_solved(job, name, rows=fit[known], features=features), features=features)
         if asked == "auto" and solved is not None and _is_better(solved.probe, part, rows=solved.rows, before=before[part.task][known]):
             start_from_(job, part.task, solved=solved, feed=feed, features=features)

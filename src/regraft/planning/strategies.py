@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..frontier import held_layers
 from ..methods import METHODS
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
@@ -92,13 +93,14 @@ def _from_base(job: Job) -> Carried:
 
 
 def _scratch(job: Job) -> Carried:
-    """Nothing is kept: the same architecture, freshly drawn."""
+    """Nothing is kept but what the network holds: the same architecture, freshly drawn."""
     job.network = job.network.reinitialised(job.plan.seed)
-    feed, network = job.feed(frozenset()), job.network
+    frozen = held_layers(job.network)
+    feed, network = job.feed(frozen), job.network
     start = {name: tensor.detach().clone() for name, tensor in network.state().items()}
     usual = usual_rate(network, job.settings, drawn=True)
-    history = tuned(job, feed, frozen=frozenset(), stage="scratch", starts={DRAWN: lambda _rows: start}, usual=usual)
-    return Carried(feed, history, features=None, frozen=frozenset())
+    history = tuned(job, feed, frozen=frozen, stage="scratch", starts={DRAWN: lambda _rows: start}, usual=usual)
+    return Carried(feed, history, features=None, frozen=frozen)
 
 
 def _tuned_probe(job: Job, *, stage: str) -> Carried:

@@ -36,6 +36,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     out: options.Out,
     strategy: options.Strategy = "auto",
     frozen: options.Frozen = None,
+    trainable: options.Trainable = None,
     block: options.Block = None,
     probe: options.Probe = None,
     budget: options.Budget = None,
@@ -76,6 +77,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
     rows: dict[str, Any] = {"block": block, "probe": probe, "augment": augment, "budget": budget, "start": start}
+    rows["trainable"] = listed_names(trainable, option="--trainable")
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")

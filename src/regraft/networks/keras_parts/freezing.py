@@ -9,9 +9,9 @@ from torch.nn import Module
 
 from ...errors import NetworkError, near_names
 from ..parts.structure import below, prefixes
-from .structure import is_leaf, variables_below
+from .structure import is_leaf, own_variables, variables_below
 
-__all__ = ["frozen_names", "inference", "set_gradients_", "still_modules"]
+__all__ = ["frozen_names", "held_names", "inference", "renamed", "set_gradients_", "still_modules"]
 
 
 def frozen_names(
@@ -33,6 +33,45 @@ def frozen_names(
         raise NetworkError(f"No layer is called {unknown[0]!r}{near_names(unknown[0], [*layers, *variables])}")
     exact = {name for name in wanted if name in layers or name not in modules}
     return frozenset(exact | {name for name in layers for container in set(wanted) - exact if below(name, container)})
+
+
+def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> frozenset[str]:
+    """Return the layers, and single variables, that the owner of a model has frozen.
+
+    A layer without weights is none of them: as in Keras, its flag says nothing (dropout goes on). That of the model itself does not
+    count either: setting it sets those of all layers, so that a layer which differs was meant to.
+
+    Args:
+        modules: name -> layer, containers too.
+        trainable: name -> the flag that it came with.
+    """
+    frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
+    holding = {
+        outer for name, part in modules.items() if part._trainable_variables or part._non_trainable_variables for outer in prefixes(name)
+    }
+    whole = {name for name in frozen & holding if is_leaf(modules[name])}
+    single = {
+        key
+        for name in modules.keys() - frozen
+        for key, variable in own_variables(name, modules[name], trainable_only=True).items()
+        if not variable.trainable
+    }
+    return frozenset(whole | single)
+
+
+def renamed(names: Iterable[str], now: Mapping[str, str]) -> frozenset[str]:
+    """Return what layers and variables are called in a model made of the same layers; those that are gone are left out.
+
+    Args:
+        names: of layers and variables.
+        now: old name of a layer -> its new one.
+    """
+    found = set[str]()
+    for name in names:
+        layer = next((outer for outer in prefixes(name) if outer in now), None)
+        if layer is not None:
+            found.add(now[layer] + name[len(layer) :])
+    return frozenset(found)
 
 
 def set_gradients_(layers: Iterable[str], modules: Mapping[str, Any], *, frozen: Collection[str]) -> set[str]:

@@ -131,6 +131,7 @@ class _Network(Plain):
     inputs: Shape | None = None
     codes: str | None = None
     no_program: str | None = None
+    held: list[str] | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -158,6 +159,7 @@ class _Account(Plain):
     renamed: list[str] = Field(default_factory=list)
     new: list[str] = Field(default_factory=list)
     dropped: list[str] = Field(default_factory=list)
+    frozen: list[str] = Field(default_factory=list)
     rules: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     figures: dict[str, float] = Field(default_factory=dict)

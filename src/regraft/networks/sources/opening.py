@@ -22,6 +22,7 @@ from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_he
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
+from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
 from .building import Limits, building
 from .named import made_again, open_named
@@ -332,5 +333,8 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         raise NetworkError(
             f"The weights in {str(folder)!r} do not fit the architecture given ({origin.get('class', origin['source'])}): {error}"
         ) from error
+    held = facts["network"].get("held")
+    if held is not None:
+        mark_(sized.module, held, given=True)
     sized.refresh_heads_()
     return sized

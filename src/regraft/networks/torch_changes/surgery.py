@@ -18,6 +18,7 @@ from ...randomness import seeded
 from ..contract import Block, Head, Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
+from ..torch_parts.holding import hand_on_
 from ..torch_parts.rows import like, put_, set_submodule_
 from ..torch_parts.taps import Point, read_input, read_point, run_reading, width_hint
 from ..tracing import as_tensor, flat_tensors, trace
@@ -61,8 +62,10 @@ def _device(module: Module) -> torch.device:
 
 def resize_(module: Module, layer: str, *, head: Head) -> None:
     """Put a layer with the rows of `head` in the place of a row layer of the module."""
-    weight, bias = _rows(head)
-    set_submodule_(module, layer, module=like(module.get_submodule(layer), weight, bias, parts=head.parts))
+    (weight, bias), old = _rows(head), module.get_submodule(layer)
+    new = like(old, weight, bias, parts=head.parts)
+    hand_on_(old, new)
+    set_submodule_(module, layer, module=new)
 
 
 def end_differently_(module: Module, sample: Inputs, *, activation: str) -> None:

@@ -101,10 +101,13 @@ def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, 
 
 def _parametrise_(part: Module, old: WeightNorm) -> None:
     """Put the newer form of weight norm in the place of the old one, its numbers the same to the bit."""
-    length, direction = (cast(Tensor, getattr(part, f"{old.name}_{end}")).detach().clone() for end in ("g", "v"))
+    given = [cast(Tensor, getattr(part, f"{old.name}_{end}")) for end in ("g", "v")]
+    length, direction = (one.detach().clone() for one in given)
     remove_weight_norm(part, old.name)
     parametrizations.weight_norm(part, old.name, old.dim)
     held = part.get_submodule(f"parametrizations.{old.name}")
     with torch.no_grad():
         cast(Tensor, held.original0).copy_(length)
         cast(Tensor, held.original1).copy_(direction)
+    for name, one in zip(("original0", "original1"), given, strict=True):
+        cast(Tensor, getattr(held, name)).requires_grad_(one.requires_grad)

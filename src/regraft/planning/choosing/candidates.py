@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import NetworkError, SettingError, near_names
-from ...frontier import frozen_up_to
+from ...frontier import frozen_up_to, held_layers
 from ...methods import METHODS
 from ...networks.contract import Network
 from ..job import Job
@@ -94,12 +94,16 @@ def _made(job: Job, *, base: str, dissimilar: bool) -> list[Candidate]:
     count = _blocks_below_head(job.network)
     depths = [depth for depth in sorted({count // 2, count * 3 // 4} - {0}) if _leaves_more(job, depth)]
     partial = [Candidate("partial", f"above block {depth}", frozen=depth) for depth in depths]
-    made = [Candidate("head", "head"), *_by_condition(job), Candidate("full", "full"), *partial[:1]]
+    made = [Candidate("head", "head"), *_by_condition(job)]
+    if not _trains_below(job, Candidate("full", "full")):
+        return made
+    made += [Candidate("full", "full"), *partial[:1]]
     if dissimilar or _items_a_class(job) >= ENOUGH_FOR_SCRATCH:
         made.append(Candidate("scratch", "from scratch"))
     made += [*partial[1:], *([Candidate("full", "full, from the probe", base="probe")] if base == "probe" else [])]
     if _same_classes(job) and count > 1:
-        made += [Candidate("surgical", f"{third} third", block=third) for third in THIRDS]
+        thirds = [Candidate("surgical", f"{third} third", block=third) for third in THIRDS]
+        made += [one for one in thirds if _trains_below(job, one)]
     return made
 
 
@@ -154,20 +158,21 @@ def check_blocks(network: Network, plan: Plan) -> None:
 
 
 def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, block: str | None) -> frozenset[str]:
-    """Return the layers that a strategy freezes once the head is trained.
+    """Return the layers that a strategy freezes once the head is trained, those that the network holds among them.
 
     Args:
         network: as it came, not tapped.
-        strategy: "partial", "full" or "surgical"; all others freeze nothing.
+        strategy: "partial", "full" or "surgical"; all others freeze nothing more.
         frozen: as in a plan.
         block: as in a plan.
     """
+    held = held_layers(network)
     if strategy == "partial":
-        return frozen_up_to(network, frozen or 0)
+        return frozen_up_to(network, frozen or 0) | held
     if strategy != "surgical":
-        return frozenset()
+        return held
     open_layers = {name for one in surgical_blocks(network, block or THIRDS[0]) for name in one}
-    return frozenset(layer.name for layer in network.layers) - open_layers - set(network.head_layers)
+    return (frozenset(layer.name for layer in network.layers) - open_layers - set(network.head_layers)) | held
 
 
 def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
@@ -211,7 +216,17 @@ def _blocks_below_head(network: Network) -> int:
 
 def _leaves_more(job: Job, depth: int) -> bool:
     """Tell whether freezing so many blocks leaves more than the head to train."""
-    return depth < len(job.network.blocks) and frozen_up_to(job.network, depth) < job.frozen_for_head()
+    return (
+        depth < len(job.network.blocks)
+        and frozen_up_to(job.network, depth) < job.frozen_for_head()
+        and _trains_below(job, Candidate("partial", "", frozen=depth))
+    )
+
+
+def _trains_below(job: Job, one: Candidate) -> bool:
+    """Tell whether a candidate trains anything below the heads: what the network holds may leave nothing."""
+    frozen = frozen_layers(job.network, strategy=one.strategy, frozen=one.frozen, block=one.block) | set(job.network.head_layers)
+    return any(layer.parameters and layer.name not in frozen for layer in job.network.layers)
 
 
 def _same_classes(job: Job) -> bool:

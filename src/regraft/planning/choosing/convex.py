@@ -58,7 +58,7 @@ def solved_heads(job: Job, feed: Feed, *, frozen: frozenset[str], features: Tens
     solve_only_(job, features)
     rows_before = {task: job.network.rows(job.network.heads[task].layer) for task in job.tasks.values()}
     solved, history = dict[str, Solved](), list[dict[str, Any]]()
-    for name, task in job.tasks.items():
+    for name, task in job.open_tasks.items():
         began = time.perf_counter()
         with job.clock.during("train"):
             found = _solved(job, name, features=features)

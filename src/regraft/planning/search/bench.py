@@ -20,6 +20,7 @@ from ..judging import judged
 from ..plan import Plan
 from ..strategies import run_strategy
 from ..tasks import changed_heads, matched_tasks
+from ..trained import check_trained, hold_
 from .heads import deepened
 from .space import HEAD_NAMES, plan_for
 
@@ -55,12 +56,15 @@ def carried_out(
         The job with the adapted network, and how to judge it.
     """
     network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    hold_(network, plan, new_rows=new_rows)
+    check_trained(network, plan)
     job = Job(network, items, parts, plan, tasks=matched_tasks(net, items.data), new_rows=new_rows, on_epoch=on_epoch)
     job.counter = counter or job.counter
     network.module.to(job.device)
     carried = run_strategy(job)
     calibrate_(job, carried)
     fit_thresholds_(job, carried)
+    job.network.hold_(None)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
     job.network.refresh_heads_()

@@ -28,8 +28,10 @@ def third_by_gradient(job: Job) -> str:
     """
     network, parameters = job.network, job.network.layer_parameters()
     layers = {third: [name for block in surgical_blocks(network, third) for name in block] for third in THIRDS}
-    parts = {third: [one for name in names for one in parameters.get(name, {}).values()] for third, names in layers.items()}
     network.freeze_(job.all_but_heads() - {name for names in layers.values() for name in names})
+    parts = {
+        third: [one for name in names for one in parameters.get(name, {}).values() if one.requires_grad] for third, names in layers.items()
+    }
     network.mode_(False)
     fit = np.random.default_rng(job.plan.seed).permutation(job.parts.fit)[:MOST_LOOKED_AT]
     feed = WholeFeed(network, job.items, 1, job.device)
