@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -186,6 +187,14 @@ def test_errors_and_warnings(name: str, saved: Path, tmp_path: Path, here: list[
     table = tmp_path / "t.csv"
     table.write_text(f'"{text.replace(chr(34), "")}",label\n1,a\n2,b\n', encoding="utf-8")
     assert run("evaluate", saved, table, *here, "--target", text).exit_code == 2
+
+
+def test_wrong_arguments() -> None:
+    text = "".join(CLASSES)
+    for command in [(), *((name,) for name in typer.main.get_group(app).commands)]:
+        for words in ([text] * 6, [f"--{text}"], [f"-{text}"], [f"--seed={text}"]):
+            shown = run(*command, *words)
+            assert shown.exit_code == 2 and "\nError: all is lost" not in shown.stderr, (command, words)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are bytes on POSIX")

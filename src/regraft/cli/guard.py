@@ -7,7 +7,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ..console import tell
 from ..errors import InputError, MissingExtraError, RegraftError
+from ..files.text import printable
 
 __all__ = ["Commands", "guarded"]
 
@@ -38,17 +39,27 @@ _KEYWORDS = (
 )
 _KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
 
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""Of click, of which newer versions of Typer bring their own."""
+
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 class Commands(TyperGroup):
-    """The group of all commands; takes `--debug` from wherever it stands."""
+    """The group of all commands; takes `--debug` from wherever it stands, and shows arguments that are wrong as text."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Return the arguments left over; `--debug` before a `--` is taken out of `args` and noted, for this run of `ctx`."""
         end = args.index("--") if "--" in args else len(args)
         _DEBUG.set("--debug" in args[:end])
-        return super().parse_args(ctx, [part for part in args[:end] if part != "--debug"] + args[end:])
+        rest = [part for part in args[:end] if part != "--debug"] + args[end:]
+        with _escaped_usage() if rest else nullcontext():  # without arguments the "error" is the help
+            return super().parse_args(ctx, rest)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that `ctx` names; arguments in an error of usage are escaped."""
+        with _escaped_usage():
+            return super().invoke(ctx)
 
 
 def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[..., None]:
@@ -94,6 +105,16 @@ def _as_options(message: str) -> str:
     for keyword, option in _OPTIONS.items():
         message = message.replace(keyword, option)
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')}", message)
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    """Escape the arguments that click quotes as they are."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = printable(error.message)
+        raise
 
 
 @contextmanager
