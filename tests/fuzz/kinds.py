@@ -17,6 +17,7 @@ from tests.fuzz.mutating import cells, json_text, mutated, parts, picture_chunks
 from torch import nn
 
 import regraft
+from regraft.data.readers.array_files import read_array
 from regraft.planning import Plan
 
 __all__ = ["KINDS", "Kind", "Way"]
@@ -46,11 +47,7 @@ def _check_predictions(net: Any, items: Any, *, count: int) -> None:
     _check(said or bool(np.isfinite(found.scores).all()), "scores that are no numbers, without a word")
 
 
-def csv(folder: Path) -> Way:
-    """Text, numbers and a label; read and, where it still has the columns, predicted."""
-    rng, path = np.random.default_rng(0), folder / "data.csv"
-    rows = [",".join(f"{value:.4f}" for value in rng.normal(size=4)) + f",{'ab'[row % 2]}" for row in range(24)]
-    path.write_text("\n".join(["w,x,y,z,label", *rows]) + "\n", encoding="utf-8")
+def _table(path: Path, change: Callable[[bytes, random.Random], bytes]) -> Way:
     net = regraft.load(_perceptron(), inputs=(4,))
 
     def use() -> None:
@@ -58,7 +55,38 @@ def csv(folder: Path) -> Way:
         _check(len(data.items) == len(data.targets) > 0, "items without targets")
         _check_predictions(net, data, count=len(data.items))
 
-    return path, use, cells
+    return path, use, change
+
+
+def csv(folder: Path) -> Way:
+    """Numbers and a label; read and, where it still has the columns, predicted."""
+    rng, path = np.random.default_rng(0), folder / "data.csv"
+    rows = [",".join(f"{value:.4f}" for value in rng.normal(size=4)) + f",{'ab'[row % 2]}" for row in range(24)]
+    path.write_text("\n".join(["w,x,y,z,label", *rows]) + "\n", encoding="utf-8")
+    return _table(path, cells)
+
+
+def parquet(folder: Path) -> Way:
+    """Numbers and a label; read and, where it still has the columns, predicted."""
+    import pyarrow
+    from pyarrow import parquet as files
+
+    rng, path = np.random.default_rng(0), folder / "data.parquet"
+    files.write_table(pyarrow.table({name: rng.normal(size=24) for name in "wxyz"} | {"label": ["a", "b"] * 12}), path)
+    return _table(path, mutated)
+
+
+def npy(folder: Path) -> Way:
+    """An array of numbers, predicted."""
+    path = folder / "data.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32))
+    net = regraft.load(_perceptron(), inputs=(4,))
+
+    def use() -> None:
+        rows = read_array(path)
+        _check_predictions(net, rows, count=len(rows))
+
+    return path, use, mutated
 
 
 def _picture(path: Path, change: Callable[[bytes, random.Random], bytes]) -> Way:
@@ -233,6 +261,8 @@ def cache_rows(folder: Path) -> Way:
 
 KINDS: dict[str, Kind] = {
     "CSV": csv,
+    "Parquet": parquet,
+    ".npy": npy,
     "PNG": png,
     "JPEG": jpeg,
     "WAV": wav,
