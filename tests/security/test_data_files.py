@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
@@ -141,6 +143,32 @@ def test_parquet_that_unpacks_to_more_than_the_memory(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.parquet").stat().st_size < 2**20
         with pytest.raises(DataError, match=r"declares [\d,]+ MiB of content; expected at most 1000 times its own size"):
             read(tmp_path / f"{name}.parquet")
+
+
+def test_parquet_over_which_pyarrow_ends_the_program(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a": np.arange(24.0), "label": ["x", "y"] * 12}), tmp_path / "t.parquet")
+    content, damage = (tmp_path / "t.parquet").read_bytes(), tmp_path / "damaged.parquet"
+    (length,) = struct.unpack("<I", content[-8:-4])
+    damaged = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in range(len(content) - 8 - length, len(content) - 8)]
+    script = "import pathlib, sys\nfrom regraft.data.readers.table_files import columns_of_file\nfrom regraft.errors import DataError\n"
+    script += "for line in sys.stdin:\n    pathlib.Path(sys.argv[1]).write_bytes(bytes.fromhex(line))\n"
+    script += "    try:\n        columns_of_file(pathlib.Path(sys.argv[1]))\n    except DataError:\n        pass\n"
+    given = "\n".join(content.hex() for content in damaged)
+    ended = subprocess.run([sys.executable, "-c", script, str(damage)], input=given, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-500:]
+
+
+def test_a_parquet_column_whose_name_begins_another(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"a.b": [1.0, 2.0], "a": [3.0, 4.0], "label": ["x", "y"]}), tmp_path / "t.parquet")
+    assert {name: values.tolist() for name, values in columns_of_file(tmp_path / "t.parquet")[0].items()} == {
+        "a.b": [1.0, 2.0],
+        "a": [3.0, 4.0],
+        "label": ["x", "y"],
+    }
+    parquet.write_table(arrow.table({"a": arrow.array([], arrow.float64()), "t": arrow.array([], arrow.string())}), tmp_path / "t.parquet")
+    assert {name: len(values) for name, values in columns_of_file(tmp_path / "t.parquet")[0].items()} == {"a": 0, "t": 0}
 
 
 # ── .npy ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -57,7 +57,7 @@ class Commands(TyperGroup):
             return super().parse_args(ctx, rest)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that `ctx` names; arguments in an error of usage are escaped."""
+        """Return what the command that `ctx` names returns; arguments in an error of usage are escaped."""
         with _escaped_usage():
             return super().invoke(ctx)
 
