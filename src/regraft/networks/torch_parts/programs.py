@@ -188,8 +188,9 @@ def _session_of(content: bytes) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     if _limit_memory():
         options.add_session_config_entry("session.use_env_allocators", "1")
+    how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
     try:
-        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"])
+        return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # falling back prints the file's text
     except Exception as error:  # the runtime has a class for each of its codes
         raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
 
