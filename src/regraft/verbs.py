@@ -25,6 +25,7 @@ from .planning.conditions import tune_input as learn_input
 from .planning.preparing import check_items
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
+from .planning.tasks import as_heads_say
 from .probes import UnknownJudge
 from .randomness import own_state, seeded
 from .training import Settings
@@ -125,6 +126,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = True,
+    task: str | None = None,
     **settings: Any,
 ) -> Result:
     """Adapt a network to data.
@@ -141,6 +143,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         seed: decides splits, order, dropout and views.
         out: folder for checkpoints and the saved result.
         resume: go on after an interruption.
+        task: what the labels are: "classification", "multi-label" or "regression"; without it, where they could be of several kinds (whole
+            numbers, rows with one 1 each), that of the network's own head, and a note says so.
         settings: frozen, trainable (exactly these layers, by name or pattern such as "layer4*", in place of those that are not frozen by
             their own flags; "all": any), classes, rename (old class -> new one), start (how rows of new classes start; "auto": the
             closed-form probe where that is better), probe (how heads are solved: "ridge", "lda", "logistic", "svm", "class_mean",
@@ -158,9 +162,10 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad = bool(settings.pop("skip_bad", False))
     given = {"valid": (valid, 0.2), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
-    dataset = _usable(data, skip_bad)
+    dataset = _usable(data, skip_bad, task=task)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
-    judges = None if test is None else _usable(test, skip_bad)
+    dataset = dataset if plan.classes else as_heads_say(network, dataset)
+    judges = None if test is None else _usable(test, skip_bad, task=task)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
 
 
@@ -299,6 +304,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad = bool(settings.pop("skip_bad", False))
     dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
+    dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
     asked = Asked(space, trials, sampler, pruner, folds, valid, metric, seed, out)
     return run_search(network, dataset, asked=asked, settings=settings)
 
@@ -327,6 +333,7 @@ def profile(
     chosen = Settings.of(settings)
     dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
+    dataset = as_heads_say(network, dataset)
     one = dataset.of_task(dataset.name if task is None else task)
     measured = measure_profile(network, one, settings=chosen, device=usable_device(chosen.device), seed=seed)
     if out is not None:
@@ -334,9 +341,9 @@ def profile(
     return measured
 
 
-def _usable(data: Any, skip_bad: bool) -> Dataset:
+def _usable(data: Any, skip_bad: bool, *, task: str | None = None) -> Dataset:
     """Read data that are not read yet, and see that every item can be used; those that cannot are left out where that was asked."""
-    return checked(data if isinstance(data, Dataset) else read(data, skip_bad=skip_bad), skip_bad)
+    return checked(data if isinstance(data, Dataset) and task is None else read(data, skip_bad=skip_bad, task=task), skip_bad)
 
 
 def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> Dataset:

@@ -64,6 +64,8 @@ _OUTSIDE = "Let DATA name files outside the folder of --files: by absolute paths
 Outside = Annotated[bool, Option("--outside", help=_OUTSIDE)]
 Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
 SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
+_TASK = "What the labels are: classification, multi-label or regression; without it, what they and the network's head say."
+Task = Annotated[str | None, Option("--task", metavar="KIND", help=_TASK)]
 Test = Annotated[str | None, Option("--test", metavar="DATA", help="Further data that only judge.")]
 OldData = Annotated[
     str | None, Option("--old-data", metavar="DATA", help="Some items of the old classes: new rows are fitted to old and new items.")

@@ -41,6 +41,7 @@ class Dataset:
         columns: (N, k) float32, numbers beside each item.
         column_names: k names.
         partial: targets may be missing, because this is one of several tasks.
+        also: other kinds of task that the labels of the first one could be of, where nobody said which is meant.
     """
 
     items: Sequence[Any] | np.ndarray = field(repr=False)
@@ -57,6 +58,7 @@ class Dataset:
     columns: np.ndarray | None = field(default=None, repr=False)
     column_names: tuple[str, ...] = ()
     partial: bool = field(default=False, repr=False)
+    also: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -100,7 +102,7 @@ class Dataset:
             DataError: if there is no such task; the nearest names are listed.
         """
         if name == self.name:
-            return Targets(self.targets, self.classes, self.task)
+            return Targets(self.targets, self.classes, self.task, also=self.also)
         if name not in self.further:
             raise DataError(f"The data have no task {name!r}{near_names(str(name), self.tasks)}")
         return self.further[name]
@@ -119,7 +121,14 @@ class Dataset:
         """
         targets, partial = self.targets_of(name), self.partial or bool(self.further)
         return dataclasses.replace(
-            self, targets=targets.values, classes=targets.classes, task=targets.task, name=name, further={}, partial=partial
+            self,
+            targets=targets.values,
+            classes=targets.classes,
+            task=targets.task,
+            also=targets.also,
+            name=name,
+            further={},
+            partial=partial,
         )
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
@@ -219,6 +228,28 @@ class Dataset:
         """
         digest = item_digest(self.items[index], self.kind)
         return digest if self.columns is None else digest_with(digest, self.column_names, values=self.columns[index])
+
+    def as_task(self, task: str, *, name: str | None = None, note: str = "") -> Dataset:
+        """Return the same items with targets of another kind of task; see `Targets.as_task`.
+
+        Args:
+            task: "classification", "multi-label" or "regression".
+            name: of which task; None for the first.
+            note: why, for people.
+
+        Returns:
+            The data set; this one where the targets are of that kind.
+
+        Raises:
+            DataError: if the labels cannot be of that kind, or there is no such task.
+        """
+        name = self.name if name is None else name
+        targets = self.targets_of(name).as_task(task)
+        notes = tuple(other for other in self.notes if not (note and other.endswith(f"task={task!r}")))  # how to ask for what is now so
+        notes = (*notes, note) if note else notes
+        if name != self.name:
+            return dataclasses.replace(self, further={**self.further, name: dataclasses.replace(targets, also=())}, notes=notes)
+        return dataclasses.replace(self, targets=targets.values, classes=targets.classes, task=task, also=(), notes=notes)
 
     def class_counts(self) -> np.ndarray:
         """Return how many items each class of the first task has, (C,) int64, missing targets left out; empty for regression."""

@@ -16,6 +16,7 @@ from .readers.folders import read_folder
 from .readers.tables import TABLE_EXTENSIONS, read_frame, read_table
 from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
+from .targets import TASKS
 
 __all__ = ["read"]
 
@@ -32,6 +33,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     classes: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     columns: Any = None,
     outside: bool = False,
+    task: str | Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read data of any supported kind without decoding the items.
 
@@ -52,6 +54,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
             an array (N, k), or a mapping from name to (N,) array.
         outside: whether a table may name files that lie outside that folder: by absolute paths, by "..", or through links. Without it
             nothing outside is opened, because a table from somebody else could name any file of yours.
+        task: "classification", "multi-label" or "regression": what the labels are, or a mapping from task to that. Without it, texts and
+            whole numbers are classes, other numbers regression, lists of labels and rows of 0 and 1 multi-label.
 
     Returns:
         The data.
@@ -62,7 +66,10 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     """
     if kind is not None and kind not in KINDS:
         raise DataError(f"No kind of data is called {kind!r}{near_names(str(kind), KINDS)}")
-    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns, outside)
+    for wanted in [] if task is None else task.values() if isinstance(task, Mapping) else [task]:
+        if wanted not in TASKS:
+            raise DataError(f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}")
+    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns, outside, task)
     if isinstance(source, Dataset):
         return _again(source, options)
     if isinstance(source, str | Path):
@@ -104,6 +111,10 @@ def _again(data: Dataset, options: ReadOptions) -> Dataset:
             raise DataError(f"target has {len(options.target)} labels for {len(data)} items; expected an array of one for each item.")
         tasks = targets_by_task(options.target, options, count=len(data))
         data = with_tasks(data, tasks, skip_bad=options.skip_bad)
+    elif options.task is not None:
+        wanted = options.task if isinstance(options.task, Mapping) else {data.name: options.task}
+        for name, asked in wanted.items():
+            data = data.as_task(asked, name=name)
     for task, classes in (options.classes or {}).items():
         data = data.with_classes(classes, task)
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..errors import DataError, near_names
 from ..networks.names import exact_name, rows_of
 from .items import listed
 
-__all__ = ["MISSING", "TASKS", "Targets", "spelling_notes"]
+__all__ = ["MISSING", "TASKS", "Targets", "spelling_notes", "wrong_task"]
 
 TASKS = ("classification", "multi-label", "regression")
 MISSING = -1
@@ -31,12 +31,14 @@ class Targets:
         classes: class names in row order; empty for regression.
         task: "classification", "multi-label" or "regression".
         notes: what was decided.
+        also: other kinds of task that the same labels could be of, where nobody said which is meant.
     """
 
     values: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
     task: str = "classification"
     notes: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -107,6 +109,28 @@ class Targets:
         table = np.zeros((len(self), int(strata.max(initial=-1)) + 1))
         table[np.flatnonzero(known), strata] = 1
         return table
+
+    def as_task(self, task: str) -> Targets:
+        """Return the same targets as those of another kind of task, where nothing is lost by that.
+
+        Args:
+            task: "classification", "multi-label" or "regression".
+
+        Returns:
+            Whole numbers as classes or numbers, one class as a list of one label, one label of several as a class.
+
+        Raises:
+            DataError: if there is no such kind of task, or the labels cannot be of it.
+        """
+        if task not in TASKS:
+            raise DataError(f"task={task!r} is no kind of task{near_names(str(task), TASKS)}")
+        if task == self.task:
+            return self
+        made = _CONVERTED.get((self.task, task))
+        if made is None:
+            raise wrong_task(task, f"they are of the kind {self.task!r}")
+        values, classes = made(self)
+        return dataclasses.replace(self, values=values, classes=classes, task=task, notes=(), also=())
 
     def taken(self, rows: np.ndarray) -> Targets:
         """Return the targets of some items, (n,) `rows`, in that order."""
@@ -190,3 +214,54 @@ def spelling_notes(taken: Mapping[str, str]) -> tuple[str, ...]:
     """
     other = [f"{label!r} for {name!r}" for label, name in taken.items() if exact_name(label) != exact_name(name)]
     return (f"labels were taken for classes that differ from them in case alone: {listed(other)}",) if other else ()
+
+
+def wrong_task(task: str, why: str) -> DataError:
+    """Return the error that labels cannot be those of a kind of task.
+
+    Args:
+        task: that was asked for.
+        why: the reason, which ends a sentence.
+
+    Returns:
+        The error.
+    """
+    return DataError(f"The labels cannot be read as those of a {task}: {why}. Choose another task= of {', '.join(TASKS)}, or other labels.")
+
+
+def _as_rows(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
+    table = np.eye(len(targets.classes), dtype=np.float32)[targets.values]
+    table[~targets.known] = np.nan
+    return table, targets.classes
+
+
+def _as_numbers(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
+    try:
+        numbers = np.array([float(name) for name in targets.classes], np.float32)
+    except ValueError as error:
+        raise wrong_task("regression", f"they are names, such as {listed(map(repr, targets.classes), 3)}") from error
+    return np.append(numbers, np.float32(np.nan))[targets.values], ()
+
+
+def _as_classes(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
+    known = targets.known
+    values = np.full(len(targets), MISSING, np.int64)
+    if targets.task == "multi-label":
+        counts = targets.values[known].sum(axis=1)
+        if (counts != 1).any():
+            raise wrong_task("classification", f"{int((counts != 1).sum())} items have no label, or several")
+        values[known] = targets.values[known].argmax(axis=1)
+        return values, targets.classes
+    numbers = targets.values[known]
+    if numbers.ndim > 1 or not (numbers == np.round(numbers)).all():
+        raise wrong_task("classification", "they are numbers that are not whole")
+    distinct, values[known] = np.unique(numbers.astype(np.int64), return_inverse=True)
+    return values, tuple(map(str, distinct.tolist()))
+
+
+_CONVERTED: dict[tuple[str, str], Callable[[Targets], tuple[np.ndarray, tuple[str, ...]]]] = {
+    ("classification", "multi-label"): _as_rows,
+    ("classification", "regression"): _as_numbers,
+    ("multi-label", "classification"): _as_classes,
+    ("regression", "classification"): _as_classes,
+}

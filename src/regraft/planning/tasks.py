@@ -16,7 +16,7 @@ from ..tasks.losses import KINDS
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
-__all__ = ["changed_heads", "check_tasks", "matched_tasks", "same_tasks"]
+__all__ = ["as_heads_say", "changed_heads", "check_tasks", "matched_tasks", "same_tasks"]
 
 PROBE_KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lda", "svm", "class_mean", "knn"), ("classification",)),
@@ -48,6 +48,29 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
     return found
 
 
+def as_heads_say(net: Network, data: Dataset) -> Dataset:
+    """Return the data with labels that could be of several kinds of task as those of the network's own head.
+
+    Whole numbers are classes, or numbers for a network of numbers; rows with one 1 each are one-hot, or labels that do not exclude each
+    other. Two whole numbers stay classes: a single output tells two classes as well.
+
+    Args:
+        net: the network as it came.
+        data: whose notes then say what was decided.
+
+    Returns:
+        The data; unchanged where the user said what the labels are, or they can be of one kind only.
+    """
+    for name, task in matched_tasks(net, data).items():
+        own, head = data.targets_of(name), net.heads.get(task, net.head if net.heads and name == data.name else None)
+        if head is None or head.kind not in own.also or (head.kind == "regression" and len(own.classes) < 3):
+            continue
+        of = f" of {name!r}" if data.further else ""
+        why = f"as the network's head is one of the kind {head.kind!r}; else say task={own.task!r}"
+        data = data.as_task(head.kind, name=name, note=f"the labels{of} are read as those of the kind {head.kind!r}, {why}")
+    return data
+
+
 def same_tasks(test: Dataset, data: Dataset) -> Dataset:
     """Return a test set whose first task is called as that of the data, where that is the only difference.
 
@@ -69,8 +92,16 @@ def same_tasks(test: Dataset, data: Dataset) -> Dataset:
     further = {task: named.targets_of(task) for task in data.tasks[1:] if task in named.tasks}
     whole = replace(own, further=further)
     for task in whole.tasks:
+        whole = _of_kind(whole, data.targets_of(task).task, name=task)
         whole = whole.with_classes(data.targets_of(task).classes, task)
     return whole
+
+
+def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
+    try:
+        return test.as_task(kind, name=name)
+    except DataError as error:
+        raise DataError(f"The test set does not go with the data: the task {name!r} is a {kind} there. {error}") from error
 
 
 def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from ..shared import class_names, columns_for, kind_for, library, listed_names, 
 
 __all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
 
-_HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad")
+_HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task")
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
 
@@ -44,6 +44,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     test: options.Test = None,
     group: options.Group = None,
     target: options.Target = None,
+    task: options.Task = None,
     columns: options.Columns = None,
     condition: options.Condition = None,
     files: options.Files = None,
@@ -83,7 +84,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
     plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
     reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    reading |= {"kind": kind, "skip_bad": skip_bad}
+    reading |= {"kind": kind, "skip_bad": skip_bad, "task": task}
     with speaking(not quiet):
         net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
         net = library("heads").join(net, joined) if joined else net

@@ -52,6 +52,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     seed: options.Seed = 0,
     group: options.Group = None,
     target: options.Target = None,
+    task: options.Task = None,
     files: options.Files = None,
     outside: options.Outside = False,
     kind: options.Kind = None,
@@ -70,6 +71,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     wanted = _read_space(space)
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric, "valid": valid, "seed": seed}
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
+    reading["task"] = task
     with speaking(not quiet):
         net = opened(network, weights, source_classes=source_classes, architecture=architecture)
         study = library().search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)

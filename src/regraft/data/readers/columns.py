@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..items import as_numpy, is_frame
-from .targets import is_missing
+from .label_lists import is_missing
 
 __all__ = ["column_array", "column_numbers"]
 

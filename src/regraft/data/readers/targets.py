@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from ...errors import DataError, near_names
 from ...networks.names import exact_name, rows_of
 from ..decoding.files import natural_key
 from ..items import as_numpy, listed
-from ..targets import Targets, spelling_notes
+from ..targets import Targets, spelling_notes, wrong_task
+from .label_lists import is_missing, label_lists, label_text
 
-__all__ = ["FEW_VALUES", "ReadOptions", "is_missing", "label_array", "make_targets", "missing_rows", "typed"]
+__all__ = ["FEW_VALUES", "ReadOptions", "label_array", "make_targets", "missing_rows", "typed"]
 
 MOST_LABEL_BYTES = 2**31
 FEW_VALUES = 20
@@ -34,11 +35,16 @@ class ReadOptions:
     classes: Mapping[str | None, tuple[str, ...]] | None = None
     columns: Any = None
     outside: bool = False
+    task: str | Mapping[str, str] | None = None
 
     def classes_of(self, task: str, *, first: bool) -> tuple[str, ...] | None:
         """Return the class names asked for of a task; those given without a task (key None) are of the first one."""
         given = self.classes or {}
         return given.get(task, given.get(None) if first else None)
+
+    def task_of(self, task: str) -> str | None:
+        """Return what kind of task was asked for of a task."""
+        return self.task.get(task) if isinstance(self.task, Mapping) else self.task
 
 
 def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
@@ -74,7 +80,7 @@ def _texts(values: list[Any], *, what: str) -> np.ndarray:
     Raises:
         DataError: if that is more than labels need, or one holds a null character, which such an array would lose.
     """
-    texts = [str(value) for value in values]
+    texts = [label_text(value) for value in values]
     longest = max(map(len, texts), default=0)
     if longest * len(texts) * 4 > MOST_LABEL_BYTES:
         raise DataError(
@@ -86,15 +92,16 @@ def _texts(values: list[Any], *, what: str) -> np.ndarray:
     return np.array(texts, dtype=np.str_)
 
 
-def make_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
+def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
     """Decide what labels mean and return them as targets.
 
-    Strings and integers are classes; floating-point numbers are regression (or class indices, where `classes` is given);
-    rows of 0 and 1 are one-hot where every row has exactly one 1, else multi-label.
+    Strings, bytes and integers are classes; floating-point numbers are regression (or class indices, where `classes` is given);
+    rows of 0 and 1 are one-hot where every row has exactly one 1, else multi-label, and so are lists of labels.
 
     Args:
-        values: (N,) or (N, C), anything array-like.
+        values: (N,) or (N, C), anything array-like, or N lists of labels.
         classes: class names in row order; without it the sorted distinct labels.
+        task: "classification", "multi-label" or "regression", where that was said; else it is decided as above.
 
     Returns:
         The targets.
@@ -102,23 +109,52 @@ def make_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
     Raises:
         DataError: if labels are missing, not finite, not among `classes`, or of a shape that has no meaning.
     """
+    lists = label_lists(values, classes)
+    if lists is not None:
+        return _told(Targets(*lists, "multi-label"), task)
     array = as_numpy(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2:
-        return _from_rows(array, classes)
+        return _told(_from_rows(array, classes), task)
     if array.ndim != 1:
         raise DataError(f"Targets have the shape {array.shape}; expected (N,) or, for one-hot and multi-label, (N, C).")
     missing = missing_rows(array)
     if missing.size:
-        raise DataError(f"Targets are missing or not finite in rows {listed(missing)}; expected a label in each row. Fill or remove them.")
-    if array.dtype.kind == "O":
+        raise DataError(
+            f"Targets are missing or not finite in rows {listed(missing)}; expected a label in each row. Fill or remove them, or leave "
+            "them out with skip_bad=True."
+        )
+    if array.dtype.kind in "OS":
         array = typed(array)
-    if array.dtype.kind == "f" and not (classes and (array == np.round(array)).all()):
+    if task == "regression":
+        return _regression(_numbers(array), said=True)
+    whole = array.dtype.kind == "f" and bool((array == np.round(array)).all())
+    if array.dtype.kind == "f" and task is None and not (classes and whole):
         return _regression(array)
     if array.dtype.kind == "f":
-        array = array.astype(np.int64)
-    return _classification(array, classes)
+        array = array.astype(np.int64) if whole else np.array([str(number) for number in array.tolist()])
+    return _told(_classification(array, classes), task)
+
+
+def _told(found: Targets, task: str | None) -> Targets:
+    """Return targets as those of the kind of task that was asked for."""
+    return found if task is None else replace(found.as_task(task), also=())
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    try:
+        return array.astype(np.float64)
+    except ValueError as error:
+        odd = next(value for value in array.tolist() if not _is_number(value))
+        raise wrong_task("regression", f"a label such as {odd!r} is no number") from error
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return float(value) == float(value)
+    except ValueError:
+        return False
 
 
 def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
@@ -131,7 +167,7 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
     if len(names) != array.shape[1]:
         raise DataError(f"Targets have {array.shape[1]} columns and {len(names)} class names were given; expected as many.")
     if (array.sum(axis=1) == 1).all():
-        return Targets(array.argmax(axis=1).astype(np.int64), names, "classification")
+        return Targets(array.argmax(axis=1).astype(np.int64), names, "classification", also=("multi-label",))
     return Targets(array.astype(np.float32), names, "multi-label")
 
 
@@ -140,12 +176,12 @@ def _odd_value(array: np.ndarray) -> Any:
     return odd.item() if isinstance(odd, np.generic) else odd
 
 
-def _regression(array: np.ndarray) -> Targets:
+def _regression(array: np.ndarray, *, said: bool = False) -> Targets:
     distinct = np.unique(array)
-    notes: tuple[str, ...] = ()
-    if len(distinct) <= FEW_VALUES and (distinct == np.round(distinct)).all():
-        notes = (f"the {len(distinct)} distinct float targets are read as numbers (regression); for classes give integers or strings",)
-    return Targets(array.astype(np.float32), (), "regression", notes)
+    if said or len(distinct) > FEW_VALUES or not (distinct == np.round(distinct)).all():
+        return Targets(array.astype(np.float32), (), "regression")
+    note = f"the {len(distinct)} distinct float targets are read as numbers (regression); for classes give task='classification'"
+    return Targets(array.astype(np.float32), (), "regression", (note,), also=("classification",))
 
 
 def _classification(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
@@ -159,7 +195,22 @@ def _classification(array: np.ndarray, classes: Sequence[str] | None) -> Targets
     order = sorted(range(len(labels)), key=lambda row: row if array.dtype.kind in "iu" else natural_key(labels[row]))
     rank = np.empty(len(labels), dtype=np.int64)
     rank[order] = np.arange(len(labels))
-    return Targets(rank[inverse], tuple(labels[row] for row in order), "classification")
+    numbers = array.dtype.kind in "iu"
+    return Targets(
+        rank[inverse],
+        tuple(labels[row] for row in order),
+        "classification",
+        tuple(_number_notes(distinct, np.bincount(inverse))) if numbers else (),
+        also=("regression",) if numbers else (),
+    )
+
+
+def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
+    """Yield what is worth knowing of whole numbers that are read as classes."""
+    if len(distinct) > FEW_VALUES:
+        yield f"the {len(distinct)} distinct whole numbers are read as classes; for numbers give task='regression'"
+    if distinct[0] == -1 and len(distinct) > 1 and distinct[1] in (0, 1):
+        yield f"the label -1 ({counts[0]} items) is read as a class; where it means that the label is missing, leave it empty"
 
 
 def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:
@@ -200,21 +251,7 @@ def missing_rows(array: np.ndarray) -> np.ndarray:
         return np.flatnonzero(~np.isfinite(array))
     if array.dtype.kind == "O":
         return np.array([row for row, value in enumerate(array) if is_missing(value)], dtype=np.int64)
-    return np.flatnonzero(array == "") if array.dtype.kind == "U" else np.zeros(0, dtype=np.int64)
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a value stands for a missing one: None, NaN, an empty text, or the missing values of pandas.
-
-    Args:
-        value: anything.
-
-    Returns:
-        True for those.
-    """
-    if isinstance(value, float):
-        return value != value
-    return value is None or (isinstance(value, str) and not value) or type(value).__name__ in ("NAType", "NaTType")
+    return np.flatnonzero(np.char.strip(array) == np.array("", array.dtype)) if array.dtype.kind in "US" else np.zeros(0, dtype=np.int64)
 
 
 def typed(array: np.ndarray) -> np.ndarray:
@@ -227,6 +264,6 @@ def typed(array: np.ndarray) -> np.ndarray:
         (N,) int64, float64 or str.
     """
     values = array.tolist()
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return np.array(values)
     return _texts(values, what="target")

@@ -15,7 +15,8 @@ from ..dataset import Dataset
 from ..items import as_numpy, listed
 from ..targets import MISSING, Targets
 from .columns import column_array
-from .targets import FEW_VALUES, ReadOptions, is_missing, label_array, make_targets, missing_rows, typed
+from .label_lists import is_missing, label_lists
+from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, typed
 
 __all__ = ["Beside", "built", "partial_targets", "targets_by_task", "with_tasks"]
 
@@ -118,6 +119,7 @@ def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -
         targets=first.values,
         classes=first.classes,
         task=first.task,
+        also=first.also,
         name=name,
         further=dict(others),
         notes=(*data.notes, *notes),
@@ -141,7 +143,8 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
         DataError: if there is no task, classes are given of a task that is not there, or labels of a task cannot be read.
     """
     if not isinstance(labels, Mapping):
-        return {MAIN: make_targets(labels, options.classes_of(MAIN, first=True))}
+        made = partial_targets if options.skip_bad else make_targets
+        return {MAIN: made(labels, options.classes_of(MAIN, first=True), task=options.task_of(MAIN))}
     if not labels:
         raise DataError(f"target={dict(labels)} names no task; expected a mapping from task to labels with one entry or more.")
     names = [str(name) for name in labels]
@@ -154,13 +157,13 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
             what = f"the column name {values!r}, and this source has no columns" if isinstance(values, str) else f"{len(values)} labels"
             raise DataError(f"Task {name!r} was given {what}; expected an array of {count} labels, one for each item.")
         try:
-            found[name] = partial_targets(values, options.classes_of(name, first=name == names[0]))
+            found[name] = partial_targets(values, options.classes_of(name, first=name == names[0]), task=options.task_of(name))
         except DataError as error:
             raise DataError(f"Task {name!r}: {error}") from error
     return found
 
 
-def partial_targets(values: Any, classes: Sequence[str] | None = None) -> Targets:
+def partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: str | None = None) -> Targets:
     """Decide what labels mean, of which some may be missing: None, NaN, an empty text, or a row of those.
 
     The labels that are there are read as by `make_targets`. Where labels are missing, whole floating-point numbers of few distinct
@@ -169,6 +172,7 @@ def partial_targets(values: Any, classes: Sequence[str] | None = None) -> Target
     Args:
         values: (N,) or (N, C), anything array-like.
         classes: class names in row order; without it the sorted distinct labels.
+        task: as for `make_targets`.
 
     Returns:
         The targets: -1, NaN or a row of NaN where a label is missing.
@@ -176,21 +180,22 @@ def partial_targets(values: Any, classes: Sequence[str] | None = None) -> Target
     Raises:
         DataError: if all are missing, a row is missing in part, a number is infinite, or the rest cannot be read.
     """
-    array = _array_of(values)
+    lists = label_lists(values, classes)
+    array = _array_of(values) if lists is None else lists[0]
     missing = _missing(array)
     if missing.all():
         raise DataError(f"All {len(array)} targets are missing; expected one or more.")
     present = array[~missing]
-    if present.ndim == 1 and present.dtype.kind == "O":
+    if present.ndim == 1 and present.dtype.kind in "OS":
         present = typed(present)
     infinite = np.flatnonzero(np.isinf(present)) if present.dtype.kind == "f" else np.zeros(0, dtype=np.int64)
     if infinite.size:
         rows = np.flatnonzero(~missing)[np.unique(infinite)] if present.ndim == 1 else np.flatnonzero(np.isinf(array).any(axis=1))
         raise DataError(f"Targets are infinite in rows {listed(rows)}; expected finite numbers, or empty cells where they are missing.")
     notes: tuple[str, ...] = ()
-    if missing.any() and classes is None and present.ndim == 1 and present.dtype.kind == "f":
+    if missing.any() and classes is None and task is None and present.ndim == 1 and present.dtype.kind == "f":
         present, notes = _whole(present)
-    made = make_targets(present, classes)
+    made = make_targets(present, classes if lists is None else lists[1], task=task if lists is None else task or "multi-label")
     filled = np.full((len(array), *made.values.shape[1:]), MISSING if made.task == "classification" else np.nan, made.values.dtype)
     filled[~missing] = made.values
     return dataclasses.replace(made, values=filled, notes=notes or made.notes)
@@ -202,8 +207,8 @@ def _whole(present: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     if not (distinct == np.round(distinct)).all():
         return present, ()
     if len(distinct) > FEW_VALUES:
-        return present, (f"the {len(distinct)} distinct whole numbers are read as numbers (regression); for classes give strings",)
-    note = f"the {len(distinct)} distinct whole numbers are read as classes; for numbers (regression) give every item a target"
+        return present, (f"the {len(distinct)} distinct whole numbers are read as numbers; for classes give task='classification'",)
+    note = f"the {len(distinct)} distinct whole numbers are read as classes; for numbers give task='regression'"
     return present.astype(np.int64), (note,)
 
 

@@ -1,0 +1,115 @@
+"""Labels that are lists: an item may have several of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, near_names
+from ...networks.names import rows_of
+from ..decoding.files import natural_key
+from ..items import as_numpy, listed
+
+__all__ = ["is_missing", "label_lists", "label_text"]
+
+Lists = list[list[Any] | None]
+
+
+def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return lists of labels as rows of 0 and 1.
+
+    Args:
+        values: N labels of any form, such as [["a", "b"], ["c"], []]; sets, tuples and arrays of texts count as lists, and so do rows of
+            numbers of different lengths. Rows of numbers of one length are no lists of labels.
+        classes: class names in the order of the columns; without it the sorted distinct labels.
+
+    Returns:
+        (N, C) float32, a row of NaN where the list is missing, and the C names; None where these are no lists.
+
+    Raises:
+        DataError: if single labels stand beside lists, none of them holds a label, or one is not among `classes`.
+    """
+    rows = _lists(values)
+    if rows is None:
+        return None
+    texts = [None if row is None else [label_text(label) for label in row] for row in rows]
+    found = sorted({text for row in texts for text in row or ()}, key=natural_key)
+    if not found:
+        raise DataError(f"None of the {len(rows)} lists of labels holds a label; expected one or more.")
+    names = tuple(found) if classes is None else tuple(classes)
+    places = rows_of(found, names)
+    unknown = [name for name in found if name not in places]
+    if unknown:
+        raise DataError(
+            f"Labels of the data are not among the {len(names)} classes: {listed(map(repr, unknown))}. "
+            f"Rename them, or add them to the classes{near_names(unknown[0], names)}"
+        )
+    table = np.zeros((len(rows), len(names)), dtype=np.float32)
+    for at, row in enumerate(texts):
+        if row is None:
+            table[at] = np.nan
+        else:
+            table[at, [places[text] for text in row]] = 1
+    return table, names
+
+
+def _lists(values: Any) -> Lists | None:
+    """Return the labels of each item, None where they are missing; None where they are no lists of labels."""
+    held = values if isinstance(values, list | tuple) else as_numpy(values)
+    if isinstance(held, np.ndarray):
+        if held.dtype.kind not in "OUS":
+            return None
+        held = list(held)
+    if not any(_is_list(value) for value in held):
+        return None
+    single = next((at for at, value in enumerate(held) if not _is_list(value) and not is_missing(value)), None)
+    if single is not None:
+        raise DataError(f"Row {single} has the label {held[single]!r} and other rows have lists of labels; expected a list in each row.")
+    rows = [list(value) if _is_list(value) else None for value in held]
+    labels = [label for row in rows for label in row or ()]
+    numbers = bool(labels) and all(isinstance(label, int | float | np.number | np.bool_) or label is None for label in labels)
+    rectangular = len({len(row) for row in rows if row is not None}) == 1 and not any(isinstance(value, set | frozenset) for value in held)
+    return None if numbers and rectangular else rows
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
+def label_text(label: Any) -> str:
+    """Return one label as text.
+
+    Args:
+        label: a text, bytes in UTF-8, a number, or any other single value.
+
+    Returns:
+        The text.
+
+    Raises:
+        DataError: if it holds several values, or bytes that are no text.
+    """
+    if isinstance(label, bytes):
+        try:
+            return label.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"The label {label!r} is bytes that are no text in UTF-8: {error.reason}. Decode the labels first.") from error
+    if isinstance(label, Mapping | list | tuple | set | frozenset) or (isinstance(label, np.ndarray) and label.ndim):
+        shown = f"{type(label).__name__} ({str(label)[:60]!r})"
+        raise DataError(f"A label is of the type {shown}; expected a text, a number, or a list of those.")
+    return str(label)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for a missing one: None, NaN, an empty or blank text, or the missing values of pandas.
+
+    Args:
+        value: anything.
+
+    Returns:
+        True for those.
+    """
+    if isinstance(value, float):
+        return value != value
+    return value is None or (isinstance(value, str | bytes) and not value.strip()) or type(value).__name__ in ("NAType", "NaTType")
