@@ -11,8 +11,6 @@ from sklearn.datasets import load_digits
 
 import regraft
 
-RANDOM_WEIGHTS = "ignore:The trained weights of:UserWarning"
-
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -20,13 +18,12 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return pictures.reshape(-1, 8, 8)[:200], labels[:200]
 
 
-@pytest.mark.filterwarnings(RANDOM_WEIGHTS)
 @pytest.mark.parametrize("name", ["keras:VGG16", "keras:DenseNet121"])
 @pytest.mark.slow
 def test_picture_networks_of_keras_run_as_frozen_extractors_and_with_their_first_layers_frozen(
     name: str, digits: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    net = regraft.load(name, inputs=(32, 32, 3))
+    net = regraft.load(name, inputs=(32, 32, 3), weights="random")
     data = regraft.read(digits, kind="image")
     before = {key: value.clone() for key, value in net.state().items()}
 

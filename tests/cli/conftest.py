@@ -16,8 +16,9 @@ SETTINGS = ["--cache", "memory", "--set", "device=cpu"]
 
 
 def run(*arguments: object) -> Result:
-    """Run one command in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    """Run one command in this process; the tiny network, whose weights cannot be fetched, with random ones."""
+    random = ["--random-weights"] if TINY in arguments and "--weights" not in arguments else []
+    return CliRunner().invoke(app, [*map(str, arguments), *random])
 
 
 def make_pictures(folder: Path, *, classes: tuple[str, ...] = ("bright", "dark"), each: int = 8) -> Path:

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import Result
+from typer.testing import CliRunner, Result
+
+from regraft.cli import app
 
 from .conftest import SETTINGS, TINY, run
 
-pytestmark = pytest.mark.filterwarnings("always:The trained weights of:UserWarning")
 Adapted = tuple[Path, Path, Result]
 
 
-def test_inspect_shows_blocks_head_and_the_warning_of_random_weights() -> None:
+def test_inspect_shows_blocks_head_and_that_weights_are_random() -> None:
     result = run("inspect", TINY)
     assert result.exit_code == 0
     assert "parameters in 16 blocks" in result.stdout and "head  fc: 1000 rows" in result.stdout
-    assert [line for line in result.stderr.splitlines() if "RANDOM weights" in line and line.startswith("Warning: ")]
+    assert "its weights are RANDOM" in result.stdout
 
 
 def test_inspect_previews_other_classes(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:
     folder, _, result = adapted
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("The adapted network reads")
+    assert lines[0].startswith("Started from RANDOM weights, so that nothing was transferred. The adapted network reads")
     assert lines[1] == "Account: 2 new, 1,000 dropped"
     assert lines[2].startswith("Cost: ") and "16 items went through the frozen part" in lines[2]
     assert lines[3] == f"Report: {folder / 'report.html'}"
@@ -115,3 +116,15 @@ def test_caches_are_listed_and_cleared(pictures: Path, tmp_path: Path) -> None:
     assert "100%" in run("cache", "list", "--cache", cache).stdout
     assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 1 activation cache in ")
     assert [path.name for path in cache.iterdir()] == ["notes.txt"]
+
+
+def test_weights_that_cannot_be_fetched_stop_a_command(pictures: Path, tmp_path: Path) -> None:
+    """Random ones have to be asked for; beside a file of weights they are refused."""
+    for words in (["adapt", TINY, str(pictures), "--out", str(tmp_path / "out")], ["inspect", TINY], ["profile", TINY, str(pictures)]):
+        stopped = CliRunner().invoke(app, words)
+        assert stopped.exit_code == 2 and "could not be fetched" in stopped.stderr and "--random-weights" in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    both = CliRunner().invoke(app, ["inspect", TINY, "--random-weights", "--weights", "some.safetensors"])
+    assert both.exit_code == 2 and "give one of them" in both.stderr
+    other = CliRunner().invoke(app, ["inspect", "some.keras", "--random-weights"])
+    assert other.exit_code == 2 and "goes with a name" in other.stderr

@@ -12,8 +12,6 @@ from regraft.errors import NetworkError
 keras = pytest.importorskip("keras")
 from regraft.networks.sources.keras_zoo import _home, _spec  # noqa: E402  # needs keras
 
-RANDOM_WEIGHTS = "ignore:The trained weights of:UserWarning"
-
 
 @pytest.mark.parametrize("name", ["VGG16", "DenseNet121", "MobileNetV2", "EfficientNetB0"])
 def test_pictures_reach_the_network_as_preprocess_input_makes_them(name: str) -> None:
@@ -24,16 +22,16 @@ def test_pictures_reach_the_network_as_preprocess_input_makes_them(name: str) ->
     np.testing.assert_allclose(made, np.asarray(home.preprocess_input(picture[None].astype(np.float32)))[0], atol=2e-3)
 
 
-@pytest.mark.filterwarnings(RANDOM_WEIGHTS)
 def test_what_is_not_there_is_one_error() -> None:
     with pytest.raises(NetworkError, match="did you mean 'VGG16'"):
-        regraft.load("keras:VG16")
+        regraft.load("keras:VG16", weights="random")
     with pytest.raises(NetworkError, match="NASNetMobile"):
         regraft.load("keras:NASNetMobile")
 
 
-def test_weights_that_cannot_be_fetched_are_random_and_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(UserWarning, match="RANDOM weights"):
-        net = regraft.load("keras:MobileNetV2", inputs=(32, 32, 3))
+def test_weights_that_cannot_be_fetched_are_an_error_and_random_ones_have_to_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NetworkError, match="'keras:MobileNetV2' could not be fetched.*--random-weights"):
+        regraft.load("keras:MobileNetV2", inputs=(32, 32, 3))
+    net = regraft.load("keras:MobileNetV2", inputs=(32, 32, 3), weights="random")
     assert "RANDOM" in str(net.account) and not net.heads
     assert capsys.readouterr().out == ""  # Keras tells of its downloads on stderr, where they do not mix with results

@@ -30,9 +30,12 @@ def _small(net: Any) -> Any:
 
 
 def _offline(source: str) -> Any:
-    """Open by name where no weights can be fetched: random ones, and that is said."""
-    with pytest.warns(UserWarning, match="RANDOM weights"):
-        return regraft.load(source)
+    """Open by name where no weights can be fetched: that is an error, unless random ones are asked for."""
+    with pytest.raises(NetworkError, match=r"could not be fetched \(no network in tests\).*weights='random'"):
+        regraft.load(source)
+    net = regraft.load(source, weights="random")
+    assert "RANDOM" in str(net.account)
+    return net
 
 
 @pytest.fixture(autouse=True)

@@ -97,25 +97,15 @@ def _vit_folder(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Honest folders, made once: of Hugging Face, and saved by regraft with each kind of origin."""
-    root, timm = tmp_path_factory.mktemp("made"), pytest.importorskip("timm")
+    pytest.importorskip("timm")
+    root = tmp_path_factory.mktemp("made")
     folders = {"bert": _bert_folder(root / "bert"), "vit": _vit_folder(root / "vit")}
     for name in ("bert", "vit"):
         regraft.load(f"hf:{folders[name]}").save(root / f"{name}-saved")
         folders[f"{name}-saved"] = root / f"{name}-saved"
-    with pytest.warns(UserWarning, match="RANDOM weights"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm, "create_model", _untrained(timm.create_model))
-        net = regraft.load("timm:test_resnet")
+    net = regraft.load("timm:test_resnet", weights="random")
     regraft.retarget(net, ["a", "b"]).save(root / "timm-saved")
     return folders | {"timm-saved": root / "timm-saved"}
-
-
-def _untrained(make: Callable[..., Any]) -> Callable[..., Any]:
-    def made(*args: Any, **named: Any) -> Any:
-        if named.get("pretrained"):
-            raise OSError("no network in tests")
-        return make(*args, **named)
-
-    return made
 
 
 @pytest.fixture

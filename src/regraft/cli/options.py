@@ -30,6 +30,8 @@ ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_
 Weights = Annotated[
     Path | None, Option("--weights", metavar="FILE", help="A weights-only file put into NETWORK; the account says what matched.")
 ]
+_RANDOM = "Take NETWORK, a name, with random weights; without this, trained weights that cannot be fetched stop the command."
+RandomWeights = Annotated[bool, Option("--random-weights", help=_RANDOM)]
 _SOURCE_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none."
 SourceClasses = Annotated[Path | None, Option("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
 _OLD_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none; new ones are those of DATA."

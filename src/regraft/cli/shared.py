@@ -27,6 +27,7 @@ __all__ = [
     "read_data",
     "size_of",
     "wanted_target",
+    "wanted_weights",
 ]
 
 Target = str | list[str] | dict[str, str | list[str]] | None
@@ -74,7 +75,7 @@ def class_names(path: Path | None) -> list[str] | None:
 
 def opened(  # over the limit: what `regraft.load` takes from the command line
     source: str,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     *,
     source_classes: Path | None = None,
     head: str | None = None,
@@ -86,7 +87,7 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
 
     Args:
         source: as `regraft.load` takes it.
-        weights: a weights-only file put into it.
+        weights: a weights-only file put into it, or "random".
         source_classes: file with the class names of its rows.
         head: the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take.
@@ -98,6 +99,17 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
     """
     names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
     return library().load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own, trust=trust)
+
+
+def wanted_weights(file: Path | None, random: bool) -> str | Path | None:
+    """Return the weights that a command asks for, as `regraft.load` takes them: of a `file`, `random` ones, or the network's own.
+
+    Raises:
+        SettingError: if both are asked for.
+    """
+    if random and file is not None:
+        raise SettingError(f"--weights {str(file)!r} and --random-weights cannot both hold; give one of them.")
+    return "random" if random else file
 
 
 def _imported(name: str) -> Any:

@@ -97,6 +97,8 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
         scratch, run = _from_scratch(net, replace(job, items=items, test=test_items))
         others["scratch"] = compared_with(scratch, adapted)
         runs.add(run)
+    if {plan.strategy, job.chosen.get("strategy")} & {"full", "scratch"}:
+        job.network.origin.pop("weights", None)  # they are no longer those that it began with
     job.network.hold_(None)
     job.network.freeze_(frozenset())
     job.network.mode_(False)
@@ -196,6 +198,7 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | ({"tasks": several} if data.further else {}),
         "kept_start": job.measured.training.stage if job.measured is not None and job.measured.kept_start else None,
+        "random_weights": network.origin.get("weights") == "random",
         "preprocessing": job.items.preprocessing.describe(),
         "worst": worst_items(adapted),
         "candidates": list(job.candidates),

@@ -49,8 +49,10 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """How good it is, and whether it beats the baselines; and, where nothing of a training was kept, that."""
+        """How good it is, and whether it beats the baselines; before that, that it began with random weights, where it did."""
         said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
+        if self.facts.get("random_weights"):
+            said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
     def __str__(self) -> str:

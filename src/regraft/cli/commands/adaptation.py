@@ -13,7 +13,18 @@ from ...console import duration, show, show_json, speaking, tell
 from ...errors import SettingError
 from .. import options
 from ..guard import guarded
-from ..shared import class_names, columns_for, kind_for, library, listed_names, named_pairs, opened, read_data, wanted_target
+from ..shared import (
+    class_names,
+    columns_for,
+    kind_for,
+    library,
+    listed_names,
+    named_pairs,
+    opened,
+    read_data,
+    wanted_target,
+    wanted_weights,
+)
 
 __all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
 
@@ -61,6 +72,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     learning_rate: options.LearningRate = None,
     cache: options.Cache = None,
     weights: options.Weights = None,
+    random_weights: options.RandomWeights = False,
     classes: options.Classes = None,
     source_classes: options.SourceClasses = None,
     head: options.HeadLayer = None,
@@ -86,7 +98,14 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
     reading |= {"kind": kind, "skip_bad": skip_bad, "task": task}
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
+        net = opened(
+            network,
+            wanted_weights(weights, random_weights),
+            source_classes=source_classes,
+            head=head,
+            channels=channels,
+            architecture=architecture,
+        )
         net = library("heads").join(net, joined) if joined else net
         reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
         dataset = read_data(data, **reading)

@@ -17,7 +17,7 @@ from ...console import show, show_json, speaking, tell
 from ...errors import DataError, MissingExtraError, NetworkError, SettingError, near_names
 from .. import options
 from ..guard import guarded
-from ..shared import checked_kind, columns_for, library, listed_names, opened, read_data, wanted_target
+from ..shared import checked_kind, columns_for, library, listed_names, opened, read_data, wanted_target, wanted_weights
 from .adaptation import printed_report, short_account
 
 __all__ = ["add_to", "figures_line"]
@@ -80,6 +80,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     outside: options.Outside = False,
     kind: options.Kind = None,
     weights: options.Weights = None,
+    random_weights: options.RandomWeights = False,
     classes: options.OldClasses = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
@@ -95,7 +96,14 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     asked = _Asked(out, start, old_data, statistics, valid, seed, skip_bad)
     asked.check()
     with speaking(not quiet), _held_folder(out):
-        net = opened(network, weights, source_classes=classes, head=head, channels=channels, architecture=architecture)
+        net = opened(
+            network,
+            wanted_weights(weights, random_weights),
+            source_classes=classes,
+            head=head,
+            channels=channels,
+            architecture=architecture,
+        )
         reading["columns"] = columns_for(net, listed)
         shown = _read(net, data, reading=reading)
         stored = None if old_data is None else _read(net, old_data, reading=reading)

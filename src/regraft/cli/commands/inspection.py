@@ -10,8 +10,8 @@ import typer
 from ...console import show, show_json
 from ...files.text import printable
 from ..guard import guarded
-from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, SourceClasses, Trust, Weights
-from ..shared import class_names, library, opened
+from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, RandomWeights, SourceClasses, Trust, Weights
+from ..shared import class_names, library, opened, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -26,6 +26,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     classes: Preview = None,
     weights: Weights = None,
+    random_weights: RandomWeights = False,
     source_classes: SourceClasses = None,
     head: HeadLayer = None,
     channels: Channels = None,
@@ -36,7 +37,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
     how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "trust": trust}
-    net = opened(network, weights, source_classes=source_classes, **how)
+    net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
     if as_json:
         show_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))

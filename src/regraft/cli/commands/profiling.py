@@ -11,7 +11,7 @@ from ...console import show, show_json, speaking, tell
 from ...files.text import printable
 from .. import options
 from ..guard import guarded
-from ..shared import columns_for, library, listed_names, opened, read_data, wanted_target
+from ..shared import columns_for, library, listed_names, opened, read_data, wanted_target, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -41,6 +41,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     seed: _Seed = 0,
     cache: options.Cache = None,
     weights: options.Weights = None,
+    random_weights: options.RandomWeights = False,
     source_classes: options.OldClasses = None,
     head: options.HeadLayer = None,
     channels: options.Channels = None,
@@ -51,7 +52,14 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes, head=head, channels=channels, architecture=architecture)
+        net = opened(
+            network,
+            wanted_weights(weights, random_weights),
+            source_classes=source_classes,
+            head=head,
+            channels=channels,
+            architecture=architecture,
+        )
         asked = columns_for(net, listed_names(columns, option="--columns"))
         reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
         dataset = read_data(data, skip_bad=skip_bad, **reading)

@@ -13,7 +13,7 @@ from ...errors import MissingExtraError, SettingError
 from ...files.schema import read_json
 from .. import options
 from ..guard import guarded
-from ..shared import library, opened, read_data, wanted_target
+from ..shared import library, opened, read_data, wanted_target, wanted_weights
 from .adaptation import value_of
 
 __all__ = ["add_to"]
@@ -58,6 +58,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     kind: options.Kind = None,
     cache: options.Cache = None,
     weights: options.Weights = None,
+    random_weights: options.RandomWeights = False,
     source_classes: options.SourceClasses = None,
     architecture: options.Architecture = None,
     skip_bad: options.SkipBad = False,
@@ -73,7 +74,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
     reading["task"] = task
     with speaking(not quiet):
-        net = opened(network, weights, source_classes=source_classes, architecture=architecture)
+        net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, architecture=architecture)
         study = library().search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)
     _print(study, out, as_json=as_json)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from types import ModuleType
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import NetworkError, near_names
-from ..account import Account
 from ..keras_models import KerasNetwork, open_keras
 from ..keras_parts.library import keras
+from .zoo import unreachable_weights
 
 __all__ = ["open_application"]
 
@@ -24,14 +23,14 @@ def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | N
 
     Args:
         source: "keras:NAME", such as "keras:VGG16".
-        pretrained: with its ImageNet weights; random ones, and a clear warning, where they cannot be fetched.
+        pretrained: with its ImageNet weights.
         inputs: (height, width, 3); other sizes than the network's own come without its ImageNet head.
 
     Returns:
         The network, with the ImageNet class names on its head, and its preprocessing as plain data.
 
     Raises:
-        NetworkError: if keras.applications has no such network.
+        NetworkError: if keras.applications has no such network, or its weights cannot be fetched.
     """
     name = source.partition(":")[2]
     known = [each for each in dir(keras.applications) if each[:1].isupper()]
@@ -39,27 +38,23 @@ def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | N
         raise NetworkError(f"keras.applications has no network called {name!r}{near_names(name, known)}")
     make = getattr(keras.applications, name)
     options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
-    model, notes = _made(make, options, pretrained=pretrained, source=source)
+    model = _made(make, options, pretrained=pretrained, source=source)
     network = open_keras(model, origin={"source": source}, take=True)
-    network.account = Account(notes=tuple(notes))
     names = _class_names()
     if network.heads and names is not None and len(names) == len(network.head.weight):
         network.name_classes_(names)
     return network, _spec(_home(make), network.input_shape)
 
 
-def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) -> tuple[Any, list[str]]:
-    if pretrained:
-        try:
-            with redirect_stdout(sys.stderr):  # Keras tells of downloads on stdout, where the commands write their results
-                return make(weights="imagenet", **options), []
-        except Exception as error:  # Keras wraps whatever a download raises in a bare Exception
-            reason = str(error)[:160]
-        model = _untrained(make, options, source=source)
-        note = f"The trained weights of {source!r} could not be fetched ({reason}); RANDOM weights are used. Give a file with weights=."
-        warnings.warn(note, stacklevel=2)
-        return model, [note]
-    return _untrained(make, options, source=source), []
+def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) -> Any:
+    if not pretrained:
+        return _untrained(make, options, source=source)
+    try:
+        with redirect_stdout(sys.stderr):  # Keras tells of downloads on stdout, where the commands write their results
+            return make(weights="imagenet", **options)
+    except Exception as error:  # Keras wraps whatever a download raises in a bare Exception
+        _untrained(make, options, source=source)  # what cannot be made at all is told first
+        raise unreachable_weights(source, error) from error
 
 
 def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:

@@ -34,6 +34,8 @@ __all__ = ["Source", "open_source"]
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _TORCH_FILES = (".safetensors", ".pt", ".pth")
 _PROGRAM = ".pt2"
+RANDOM = "random"
+"""In place of a file of weights: none, the network as its library draws it."""
 _REPLACED = 5
 """How often a folder that is replaced meanwhile is opened anew."""
 _NAMED = ("timm", "torchvision", "keras", "hf")
@@ -71,7 +73,7 @@ def open_source(
     Args:
         source: a live module or Keras model, a path, "timm:NAME" and so on, or a folder saved by regraft.
         classes: class names in row order.
-        weights: a weights-only file put into `source`.
+        weights: a weights-only file put into `source`; "random": none, for a name.
         architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
         inputs: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each.
         head: the name of the layer that is its head, where there are several candidates.
@@ -83,11 +85,17 @@ def open_source(
     Raises:
         NetworkError: if the source cannot be opened; the message says what would do.
     """
+    drawn = weights == RANDOM
+    if drawn and str(source).partition(":")[0] not in _NAMED:
+        raise NetworkError(f"weights={RANDOM!r} goes with a name such as 'timm:resnet18'; received {printable(str(source))[:80]!r}.")
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() == _PROGRAM and Path(source).is_file():
         opened = Source(open_torch_program(Path(source), trust=trust))
     else:
         opened = _open(source, architecture, inputs=inputs, pretrained=weights is None, head=head)
-    if weights is not None:
+    if drawn:
+        opened.network.origin["weights"] = RANDOM
+        opened.network.account = opened.network.account.joined(Account(notes=("its weights are RANDOM, as asked: nothing is trained",)))
+    elif weights is not None:
         refuse_program(opened.network.origin, "given other weights")
         opened.network.account = opened.network.account.joined(_put_file_(opened.network, Path(weights)))
         opened.network.refresh_heads_()

@@ -20,7 +20,16 @@ from ..contract import Inputs
 from ..samples import sample_of
 from .building import cached_only_when_offline
 
-__all__ = ["Opened", "image_spec", "open_timm", "open_torchvision", "timm_module", "torchvision_module", "unique_names"]
+__all__ = [
+    "Opened",
+    "image_spec",
+    "open_timm",
+    "open_torchvision",
+    "timm_module",
+    "torchvision_module",
+    "unique_names",
+    "unreachable_weights",
+]
 
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
@@ -46,20 +55,34 @@ class Opened:
     notes: list[str] = field(default_factory=list)
 
 
-def _with_fallback(make: Callable[[bool], Module], pretrained: bool, *, source: str) -> tuple[Module, list[str]]:
-    """Make a network with its weights, or, where they cannot be fetched, with random ones and a clear warning."""
+def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -> Module:
+    """Make a network with its weights where they are wanted.
+
+    Raises:
+        NetworkError: if they cannot be fetched.
+    """
     if not pretrained:
-        return make(False), []
+        return make(False)
     try:
         with cached_only_when_offline():
-            return make(True), []
+            return make(True)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        note = (
-            f"The trained weights of {source!r} could not be fetched ({reason}); it starts from RANDOM weights. Give a file with weights=."
-        )
-        warnings.warn(note, stacklevel=2)
-        return make(False), [note]
+        raise unreachable_weights(source, error) from error
+
+
+def unreachable_weights(source: str, error: Exception) -> NetworkError:
+    """Return what is raised where the trained weights of a `source` cannot be fetched: its random ones know nothing.
+
+    Args:
+        source: such as "timm:resnet18".
+        error: why.
+    """
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    return NetworkError(
+        f"The trained weights of {printable(source)!r} could not be fetched ({printable(reason)}). Without them there is nothing to "
+        "transfer. Connect this machine once, give a file with weights= (--weights), or ask for random weights with weights='random' "
+        "(--random-weights)."
+    )
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -81,10 +104,10 @@ def open_timm(name: str, *, pretrained: bool) -> Opened:
         The module and its facts.
 
     Raises:
-        NetworkError: if timm does not know the name.
+        NetworkError: if timm does not know the name, or its weights cannot be fetched.
     """
     timm, source = _timm(name), f"timm:{name}"
-    module, notes = _with_fallback(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
+    module = _fetched(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
     config = timm.data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     spec = image_spec((height, width, channels), config["mean"], std=config["std"])
@@ -93,7 +116,7 @@ def open_timm(name: str, *, pretrained: bool) -> Opened:
     if getattr(module, "num_classes", 0) == 1000:
         info = timm.data.ImageNetInfo()
         classes = unique_names([info.index_to_description(index) for index in range(1000)])
-    return Opened(module, {"source": source}, sample_of((channels, height, width)), classes, spec, notes)
+    return Opened(module, {"source": source}, sample_of((channels, height, width)), classes, spec)
 
 
 def timm_module(name: str) -> Module:
@@ -155,7 +178,7 @@ def open_torchvision(name: str, *, pretrained: bool) -> Opened:
         The module and its facts.
 
     Raises:
-        NetworkError: if torchvision does not know the name.
+        NetworkError: if torchvision does not know the name, or its weights cannot be fetched.
     """
     models, source = _torchvision(name), f"torchvision:{name}"
     weights = models.get_model_weights(name).DEFAULT
@@ -163,7 +186,7 @@ def open_torchvision(name: str, *, pretrained: bool) -> Opened:
     def make(trained: bool) -> Module:
         return _torchvision_made(models, name, weights=weights if trained else None)
 
-    module, notes = _with_fallback(make, pretrained, source=source)
+    module = _fetched(make, pretrained, source=source)
     recipe = weights.transforms()
     side = recipe.crop_size[0]
     spec = image_spec((side, side, 3), recipe.mean, std=recipe.std)
@@ -172,7 +195,7 @@ def open_torchvision(name: str, *, pretrained: bool) -> Opened:
         "crop_fraction": side / recipe.resize_size[0],
         "interpolation": _known_interpolation(recipe.interpolation.value),
     }
-    return Opened(module, {"source": source}, sample_of((3, side, side)), unique_names(weights.meta["categories"]), spec, notes)
+    return Opened(module, {"source": source}, sample_of((3, side, side)), unique_names(weights.meta["categories"]), spec)
 
 
 def torchvision_module(name: str) -> Module:
