@@ -15,6 +15,7 @@ from .data import read as read_data
 from .errors import DataError, NetworkError, SettingError, UnsafeFileError
 from .files.formats import reason_of
 from .files.text import printable
+from .networks.account import Account
 from .networks.contract import Network
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .planning import Plan, Result, carry_out, make_plan
@@ -33,6 +34,10 @@ from .training import Settings
 __all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "search", "tune_input"]
 
 read = read_data
+DRAWN = 1e-3
+"""Share of the largest score by which two passes over the same examples may differ, as sums in another order do."""
+_DRAWS = "the network draws at random, in inference too"
+_DRAWS_MEANS = "Its predictions differ from call to call, and nothing of it is cached: each epoch draws anew."
 
 
 @own_state()
@@ -89,11 +94,21 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
             network.preprocessing = _preprocessing(given, channels)
             check_items(network, network.preprocessing)
     network.account = network.account.with_frozen(sorted(network.held))
+    _look_for_draws_(network)
     if opened.unknown is not None and channels is None:
         with _own_part(source, "rule for unknown items"):
             network.unknown = UnknownJudge.from_dict(*opened.unknown)
             network.unknown.check(network.head.features)
     return network
+
+
+def _look_for_draws_(network: Network) -> None:
+    """Take note of a `network` that draws at random in inference: dropout that is always on, noise."""
+    share = network.drawn_share()
+    network.draws = share > DRAWN
+    if network.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
+        note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
+        network.account = network.account.joined(Account(notes=(note,)))
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import NetworkError, near_names
 from ..files.text import printable
+from ..randomness import seeded
 from .account import Account
 from .fingerprints.values import Structure
 from .folders import save_network
@@ -40,7 +41,8 @@ class Network(abc.ABC):
 
     All heads read the same features. The first one is `head`; the others are its branches, by task name.
     `history` is that of all trainings so far; `statistics` are sums of the features by class, where a training kept them.
-    `coding` says how the network takes the codes of conditions; None where it knows none.
+    `coding` says how the network takes the codes of conditions; None where it knows none. `draws` tells whether two passes over the same
+    examples differ, in inference too.
     """
 
     family: ClassVar[str]
@@ -58,6 +60,7 @@ class Network(abc.ABC):
     statistics: Mapping[str, np.ndarray] | None = None
     unknown: Unknowns | None = None
     coding: Coding | None = None
+    draws: bool = False
     found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
 
     @property
@@ -196,6 +199,8 @@ class Network(abc.ABC):
         """
         if condition is not None and self.coding is None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions. Train codes with strategy='codes'.")
+        if self.draws:
+            warnings.warn("This network draws at random, in inference too: its predictions differ from call to call.", stacklevel=2)
         row = self.coding.row(condition) if self.coding is not None and condition is not None else None
         if unknown and self.unknown is None:
             raise NetworkError(
@@ -217,6 +222,17 @@ class Network(abc.ABC):
         if unknown and self.unknown is not None:
             found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(self._features_at(items, row)))
         return together(found)
+
+    def drawn_share(self) -> float:
+        """Return by how much two passes over the sample differ, in inference, as a share of the largest score."""
+        passes = []
+        self.mode_(False)
+        for seed in (1, 2):
+            with seeded(seed), torch.no_grad():
+                made = list(self.scores(self.sample).values()) if self.heads else [self.feature_batch(self.sample)]
+                passes.append(torch.cat([scores.flatten().double() for scores in made]))
+        largest = float(passes[0].abs().max()) if len(passes[0]) else 0.0
+        return float((passes[0] - passes[1]).abs().max()) / largest if largest else 0.0
 
     def summary(self) -> str:
         """Return a table of the blocks and the head, for people."""

@@ -163,8 +163,9 @@ class KerasNetwork(Network):
         return [("", self.module), *self._modules.items()]
 
     def sample_run(self) -> Any:
-        """Return what the model makes of the sample, in inference mode."""
-        return called(self.module, self.sample, training=False)
+        """Return what the model makes of the sample, in inference mode; the same each time, also where it draws at random."""
+        with seeded(0):
+            return called(self.module, self.sample, training=False)
 
     def _inspect_(self) -> Trace:
         """Take over the layers and blocks that one run of the sample shows, and return its trace."""
@@ -300,7 +301,9 @@ class KerasNetwork(Network):
             hook.remove()
         parted = [(self.heads[task].parts, self._modules[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
         self._hooks = [
-            module.register_forward_pre_hook(inference, with_kwargs=True) for module in still_modules(self._modules, self._frozen)
+            module.register_forward_pre_hook(inference, with_kwargs=True)
+            for module in still_modules(self._modules, self._frozen)
+            if module.weights or not self.draws  # else what draws in inference would not do so while it is trained
         ]
         self._hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
 

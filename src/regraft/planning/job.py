@@ -312,7 +312,7 @@ class Job:
         self.network.freeze_(frozen | self.idle_layers)
         layers = cacheable_layers(self.network, frozen - set(self.network.head_layers))
         whole = WholeFeed(self.network, items, views, self.device, self.counter if layers else None)
-        if not layers or self.settings.cache is None:
+        if not layers or self.settings.cache is None or self.network.draws:
             return whole
         with self.clock.during("frozen"):
             sample = items.batch(np.arange(3) % len(items))

@@ -15,6 +15,11 @@ from .plan import ALL, AUTO_BLOCK, Plan
 
 __all__ = ["check_trained", "hold_"]
 
+DRAWS = (
+    "The network draws at random, in inference too: nothing is cached, closed-form heads are solved on one draw, and its figures and "
+    "predictions differ from call to call."
+)
+
 
 def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -> None:
     """Let a network hold what the plan says, else what its owner has frozen; a head with new rows is trained in any case.
@@ -54,14 +59,14 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
     Raises:
         SettingError: saying which layers are frozen, and by whom.
     """
-    held = _held_names(network)
+    held, draws = _held_names(network), [DRAWS] if network.draws else []
     if not held:
-        return []
+        return draws
     owner = "its freeze flags" if plan.trainable is None else "trainable="
     shown = ", ".join(map(repr, held[:4])) + (f", … ({len(held) - 4} more)" if len(held) > 4 else "")
     said = f"Frozen by {owner}, and not trained: {shown}."
     if plan.strategy in ("auto", "probe", *METHODS) or plan.block == AUTO_BLOCK:
-        return [said]
+        return [said, *draws]
     frozen = held_layers(network) | {layer.name for layer in network.layers if layer.name in network.held}
     if plan.strategy == "head":
         frozen |= {layer.name for layer in network.layers} - set(network.head_layers)
@@ -74,4 +79,5 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
             "Give trainable='all', or the names of the layers to train."
         )
     alone = plan.strategy != "head" and left <= set(network.head_layers)
-    return [said, f"strategy={plan.strategy!r} trains the head alone: all below it is frozen."] if alone else [said]
+    said += f" strategy={plan.strategy!r} trains the head alone: all below it is frozen." if alone else ""
+    return [said, *draws]

@@ -64,6 +64,7 @@ def read_depths(job: Job, items: Prepared | None = None) -> Tapped:
         What was read of all of them.
     """
     settings, items = job.settings, items or job.items
+    settings = replace(settings, cache="memory") if job.network.draws and settings.cache is not None else settings
     if settings.cache == "auto":
         points = default_points(job.network)
         width = job.network.tapped(points).tap_slices[-1].stop + (job.network.head.features if job.network.heads else 0)

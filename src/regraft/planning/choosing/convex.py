@@ -30,6 +30,7 @@ MOST_NUMBERS = 2**28
 def loop_reason(job: Job) -> str:
     """Return what in a `job` needs an epoch loop over its heads, such as "dropout=0.2"; nothing where they can be solved."""
     changed = list(job.plan.of_the_loop())
+    changed += ["a network that draws at random"] if job.network.draws else []
     changed += ["a further loss"] if job.terms or job.share != 1.0 else []
     wide = len(job.items) * job.network.head.features
     changed += [f"{len(job.items):,} examples of {job.network.head.features:,} features"] if wide > MOST_NUMBERS else []
