@@ -91,7 +91,7 @@ _PROBE = (
 Probe = Annotated[str | None, Option("--probe", metavar="P", help=_PROBE)]
 _BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, until nothing better is to be expected."
 Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_BUDGET)]
-_FROZEN = "For partial: so many blocks, or up to this block, layer or module, that one included."
+_FROZEN = "For partial: so many blocks, up to this block, layer or module, that one included, or layers:8, counted as in its library."
 Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
 _TRAINABLE = "Exactly these layers, names or patterns with commas between, such as 'layer4*'; all: whatever their owner has frozen."
 Trainable = Annotated[str | None, Option("--trainable", metavar="A,B", help=_TRAINABLE)]

@@ -6,6 +6,7 @@ from .run import Counter, FrozenPass, Kept, default_cache_folder
 from .selection import (
     added_parameters,
     cacheable_layers,
+    counted_layers,
     frozen_but,
     frozen_up_to,
     frozen_up_to_head,
@@ -27,6 +28,7 @@ __all__ = [
     "added_parameters",
     "cacheable_layers",
     "clear_caches",
+    "counted_layers",
     "default_cache_folder",
     "find_cut",
     "frozen_but",

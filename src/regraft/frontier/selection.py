@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
@@ -13,6 +14,7 @@ from .units import independent, on_network
 __all__ = [
     "added_parameters",
     "cacheable_layers",
+    "counted_layers",
     "frozen_but",
     "frozen_up_to",
     "frozen_up_to_head",
@@ -22,6 +24,7 @@ __all__ = [
     "matching_layers",
 ]
 
+_COUNTED = re.compile(r"layers:(\d{1,9})")
 _AROUND = ("network", "backbone")
 """What modules around a network call it."""
 
@@ -68,7 +71,7 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
 
     Args:
         network: the network.
-        end: number of blocks in [0, blocks - 1], or a name.
+        end: number of blocks in [0, blocks - 1], a name, or "layers:8" for the first 8 layers as the family counts them: exactly these.
 
     Returns:
         Layer names; no head is ever among them.
@@ -76,7 +79,9 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
     Raises:
         SettingError: if the number is out of range, the name is unknown, or nothing would be left to train.
     """
-    layers = network.layers
+    layers, count = network.layers, counted_layers(end)
+    if count is not None:
+        return _first_counted(network, count)
     if isinstance(end, str):
         position = _position_of(network, end)
     else:
@@ -92,6 +97,30 @@ def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
     if included:
         raise SettingError(f"frozen={end!r} includes the head '{included[0]}'; nothing would be left to train. Choose an earlier block.")
     return chosen
+
+
+def counted_layers(end: int | str | None) -> int | None:
+    """Return how many layers the words "layers:8" of a plan stand for; None where `end` is something else."""
+    found = _COUNTED.fullmatch(end) if isinstance(end, str) else None
+    return int(found[1]) if found else None
+
+
+def _first_counted(network: Network, count: int) -> frozenset[str]:
+    """Return the first `count` layers as the family counts them; a layer around others is among them with the last of these."""
+    every = network.counted()
+    if not 0 <= count < len(every):
+        raise SettingError(
+            f"frozen='layers:{count}': this network has {len(every)} layers, counted as in its library; expected 0 to {len(every) - 1}."
+        )
+    first, rest = every[:count], every[count:]
+    inside = {layer.name for layer in network.layers if any(below(layer.name, name) for name in first)}
+    around = {layer.name for layer in network.layers if any(below(name, layer.name) for name in first)}
+    around -= {layer.name for layer in network.layers if any(below(name, layer.name) for name in rest)}
+    chosen = inside | around
+    included = next((name for name in network.head_layers if name in chosen), None)
+    if included is not None:
+        raise SettingError(f"frozen='layers:{count}' includes the head {included!r}; nothing would be left to train. Choose fewer.")
+    return _with_those_between(network.layers, {layer.name for layer in network.layers if layer.name in chosen and not is_dropout(layer)})
 
 
 def _position_of(network: Network, name: str) -> int:
@@ -117,8 +146,12 @@ def held_layers(network: Network) -> frozenset[str]:
     Those are what runs before anything that is trained, and what is inside a module of which all weights are held; dropout that stands
     before the trained part is none of them.
     """
-    layers, held = network.layers, network.held
-    if held.isdisjoint(layer.name for layer in layers):
+    return _with_those_between(network.layers, network.held)
+
+
+def _with_those_between(layers: Sequence[Layer], held: Collection[str]) -> frozenset[str]:
+    """Return the `held` ones among layers, with those without weights whose place among them makes them frozen as well."""
+    if not any(layer.name in held for layer in layers):
         return frozenset()
     open_ = {outer for layer in layers if layer.parameters and layer.name not in held for outer in prefixes(layer.name)}
     within = {outer for layer in layers if layer.name in held for outer in prefixes(layer.name)} - open_ - {""}

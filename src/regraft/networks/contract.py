@@ -301,6 +301,13 @@ class Network(abc.ABC):
                 statistics unmoved all the same.
         """
 
+    @abc.abstractmethod
+    def counted(self) -> tuple[str, ...]:
+        """Return the names of the layers as people count them in this family, inputs, pools and dropout included.
+
+        In Keras those in `model.layers`, in that order; in PyTorch the modules without modules in them, in the order of definition.
+        """
+
     @property
     @abc.abstractmethod
     def held(self) -> frozenset[str]:

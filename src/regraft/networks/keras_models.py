@@ -280,6 +280,11 @@ class KerasNetwork(Network):
         self._hook_()
         self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
 
+    def counted(self) -> tuple[str, ...]:
+        """Return the names of the layers in `model.layers`."""
+        names = {id(layer): name for name, layer in self._modules.items()}
+        return tuple(names.get(id(layer), layer.name) for layer in self.module.layers)
+
     @property
     def held(self) -> frozenset[str]:
         """The layers and single variables that no training changes."""

@@ -285,6 +285,10 @@ class TorchNetwork(Network):
                 parameter.requires_grad_(False)
         self.blocks = tuple(replace(block, frozen=all(layer in self._frozen for layer in block.layers)) for block in self.blocks)
 
+    def counted(self) -> tuple[str, ...]:
+        """Return the names of the modules without modules in them, in the order of definition."""
+        return tuple(name for name, module in self.modules().items() if not list(module.children()))
+
     @property
     def held(self) -> frozenset[str]:
         """The layers and single parameters that no training changes."""

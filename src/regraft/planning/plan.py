@@ -61,7 +61,8 @@ class Plan:
             "lora", "lin" or "codes".
         options: of the method, such as form="lhuc" of "scale_shift"; those that are left out have their defaults.
         classes: class names of the new head, in row order; where the data have several tasks, of the first.
-        frozen: for "partial": a number of blocks, or the name of a block, layer or module, that one included; for "probe": the block
+        frozen: for "partial": a number of blocks, the name of a block, layer or module, that one included, or "layers:8" for the first 8
+            layers as the network's library counts them; for "probe": the block
             whose output alone is read, by name or number; None reads all depths.
         block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained; "auto": the one with the largest
             gradient in proportion to its weights, once the head is trained.
@@ -260,7 +261,7 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
     if plan.strategy not in STRATEGIES:
         yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), STRATEGIES)}."
     elif plan.strategy == "partial" and plan.frozen is None:
-        yield "strategy='partial' needs frozen=: a number of blocks, or the name of a block, layer or module, that one included."
+        yield "strategy='partial' needs frozen=: a number of blocks, the name of a block, layer or module, or 'layers:8'."
     elif plan.strategy not in ("partial", "probe") and plan.frozen is not None:
         yield f"frozen={plan.frozen!r} goes with strategy='partial' or 'probe'; received strategy={plan.strategy!r}."
     if plan.strategy == "surgical" and plan.block not in (*THIRDS, AUTO_BLOCK):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import SettingError
-from ..frontier import held_layers, matching_layers
+from ..frontier import counted_layers, frozen_up_to, held_layers, matching_layers
 from ..methods import METHODS
 from ..networks.contract import Network
 from .choosing.candidates import frozen_layers
@@ -49,6 +49,15 @@ def _held_names(network: Network) -> list[str]:
     return sorted(network.held, key=lambda name: (place.get(name, place.get(name.rpartition(".")[0], len(place))), name))
 
 
+def _last_frozen(network: Network, frozen: int | str) -> str:
+    """Return a sentence on where the frozen part of a plan ends."""
+    chosen, count = frozen_up_to(network, frozen), counted_layers(frozen)
+    names = [layer.name for layer in network.layers if layer.name in chosen]
+    last = network.counted()[count - 1] if count else names[-1] if names else "none"
+    weights = sum(layer.parameters > 0 for layer in network.layers if layer.name in chosen)
+    return f"frozen={frozen!r}: {weights} layers with weights, and the last frozen layer is {last!r}."
+
+
 def check_trained(network: Network, plan: Plan) -> list[str]:
     """Raise if what a network holds leaves a plan nothing to train; else return what is to be said of it.
 
@@ -59,14 +68,15 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
     Raises:
         SettingError: saying which layers are frozen, and by whom.
     """
-    held, draws = _held_names(network), [DRAWS] if network.draws else []
+    held, further = _held_names(network), [DRAWS] if network.draws else []
+    further += [_last_frozen(network, plan.frozen)] if plan.strategy == "partial" and plan.frozen else []
     if not held:
-        return draws
+        return further
     owner = "its freeze flags" if plan.trainable is None else "trainable="
     shown = ", ".join(map(repr, held[:4])) + (f", … ({len(held) - 4} more)" if len(held) > 4 else "")
     said = f"Frozen by {owner}, and not trained: {shown}."
     if plan.strategy in ("auto", "probe", *METHODS) or plan.block == AUTO_BLOCK:
-        return [said, *draws]
+        return [said, *further]
     frozen = held_layers(network) | {layer.name for layer in network.layers if layer.name in network.held}
     if plan.strategy == "head":
         frozen |= {layer.name for layer in network.layers} - set(network.head_layers)
@@ -80,4 +90,4 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
         )
     alone = plan.strategy != "head" and left <= set(network.head_layers)
     said += f" strategy={plan.strategy!r} trains the head alone: all below it is frozen." if alone else ""
-    return [said, *draws]
+    return [said, *further]
