@@ -187,8 +187,9 @@ FORMATS: dict[str, Format] = {
         "Parquet file",
         (".parquet",),
         "`pyarrow.parquet.ParquetFile`",
-        "A few bytes that unpack to more than the memory, or damage that the reader meets with errors of any kind.",
-        "Declared sizes are checked first and the real ones while reading; repeated texts stay one text; nested columns are not read.",
+        "A few bytes that unpack to more than the memory; damage over which the reader raises any error, or ends the program.",
+        "Declared sizes are checked first and the real ones while reading, one column after the other; a repeated text counts as often as "
+        "it stands. Nested columns are not read, and the details over which pyarrow aborts are not asked for.",
     ),
     "array": Format(
         ".npy file of numbers",
