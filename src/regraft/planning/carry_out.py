@@ -77,6 +77,8 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
         data = data.with_classes(plan.classes) if data.classes else data
         items = prepared_for(net, data, plan=plan)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
+        if test_items is not None:
+            items.preprocessing.check_values(test_items.data)
         parts = parts_of(data, plan, judged_apart=test is not None)
         job = _job(net, items, plan=plan, parts=parts, out=out, resume=resume, test=test_items)
         job.clock = clock

@@ -78,11 +78,20 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan) -> Prepared:
             f"The plan was made with augment= {augment!r}, which a plan as plain data cannot hold. Give the function again: "
             "dataclasses.replace(plan, augment=function)."
         )
-    own = preprocessing_for(net, data)
+    own = _without_range(preprocessing_for(net, data))
     items = Prepared(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
     if augment != "auto" or plan.views < 2 or find_spec("torchvision") is None or not items.preprocessing.of_photographs(data):
         return items
     return Prepared(data, items.preprocessing, view_seed=plan.seed, augment="photo")
+
+
+def _without_range(own: Preprocessing) -> Preprocessing:
+    """Return a preprocessing without what an earlier training found out of the values of arrays: each training decides on them anew."""
+    if isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
+        return replace(own, inner=_without_range(own.inner))
+    if isinstance(own, ImagePreprocessing):
+        return own if own.as_is else replace(own, value_range=None)
+    return replace(own, spread=None, value_range=None) if isinstance(own, ArrayPreprocessing) else own
 
 
 def check_inputs(net: Network, own: Preprocessing) -> None:

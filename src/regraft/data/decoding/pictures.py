@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import DataError, optional_import
 from ...files.media import picture_of
 from ...files.text import printable
-from ..items import CHUNK_BYTES, take
+from ..ranges import BYTES, SHARES, limits_of
 
 __all__ = ["MODES", "decode", "geometry", "pixel_batch", "value_range_of"]
 
@@ -104,7 +104,9 @@ def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, 
     Raises:
         DataError: if the number of channels can neither be taken nor converted.
     """
-    least, most = value_range or value_range_of(arrays) or (0.0, 255.0)
+    if arrays.dtype == np.uint8 and value_range in (None, SHARES):
+        value_range = BYTES  # bytes leave no doubt, whatever the arrays of the training were
+    least, most = value_range or value_range_of(arrays) or BYTES
     pixels = torch.from_numpy(np.array(_channels_first(arrays, channels), dtype=np.float32, order="C"))
     if (least, most) != (0.0, 255.0):
         pixels = ((pixels - least) * (255.0 / max(most - least, 1e-12))).clamp_(0, 255)
@@ -142,14 +144,12 @@ def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | N
         (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it, else the least and most value;
         None where the items are files or PIL images.
     """
-    if not len(items) or not isinstance(items[0], np.ndarray):
+    if len(items) and isinstance(items[0], np.ndarray) and items[0].dtype == np.uint8:
+        return BYTES
+    limits = limits_of(items)
+    if limits is None:
         return None
-    if items[0].dtype == np.uint8:
-        return 0.0, 255.0
-    step = max(1, CHUNK_BYTES // max(1, items[0].nbytes))
-    chunks = (take(items, np.arange(start, min(start + step, len(items)))) for start in range(0, len(items), step))
-    limits = [(float(part.min()), float(part.max())) for chunk in chunks for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk)]
-    least, most = min(low for low, _ in limits), max(high for _, high in limits)
+    least, most = limits
     if least >= 0 and most <= 1:
-        return 0.0, 1.0
-    return (0.0, 255.0) if least >= 0 and 127 < most <= 255 else (least, most)
+        return SHARES
+    return BYTES if least >= 0 and 127 < most <= 255 else limits

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...errors import DataError
 from ..dataset import Dataset
 from ..items import take
+from ..ranges import BYTES, SHARES, Range, check_range, limits_of
 from .preprocessing import Preprocessing, check_scaling
 
 __all__ = ["ArrayPreprocessing", "augmented_array"]
@@ -35,6 +36,7 @@ class ArrayPreprocessing(Preprocessing):
         std: divided by, likewise.
         integers: the network takes integers (token ids); they stay int64.
         spread: standard deviation by position over the data, or one number; the measure of a view's noise. None before `fit`.
+        value_range: (least, most) value of items of two axes or more, or of pixels, which later arrays are compared with.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
 
     Views add Gaussian noise of 5 % of the spread (not to integers) and shift items of two axes or more by up to 5 % along the longest.
@@ -46,6 +48,7 @@ class ArrayPreprocessing(Preprocessing):
     std: float | tuple[float, ...] | None = None
     integers: bool = False
     spread: float | tuple[float, ...] | None = None
+    value_range: tuple[float, float] | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -86,8 +89,15 @@ class ArrayPreprocessing(Preprocessing):
             )
         self.batch(take(data.items, [0]))
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64))
-        spread = np.asarray(take(data.items, rows), dtype=np.float64).std(axis=0).ravel()
-        return dataclasses.replace(self, spread=tuple(spread.tolist()) if 1 < spread.size <= MOST_POSITIONS else float(spread.mean()))
+        shown = np.asarray(take(data.items, rows))
+        spread = shown.std(axis=0, dtype=np.float64).ravel()
+        kept = tuple(spread.tolist()) if 1 < spread.size <= MOST_POSITIONS else float(spread.mean())
+        return dataclasses.replace(self, spread=kept, value_range=None if self.integers else _range_of(shown))
+
+    def check_values(self, data: Dataset) -> None:
+        """Compare the values of items with those of the training; rows of measurements have no common range."""
+        if self.value_range is not None:
+            check_range(limits_of(data.items), self.value_range)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n arrays as the network takes them.
@@ -147,6 +157,20 @@ class ArrayPreprocessing(Preprocessing):
         if constant.size == int(np.prod(shape)):
             return constant.reshape(shape)
         raise DataError(f"mean, std or spread has {constant.size} numbers for items of the shape {shape}; expected 1, {shape[-1:]} or all.")
+
+
+def _range_of(shown: np.ndarray) -> Range | None:
+    """Return the range that arrays share: that of pixels, or the measured one where an item has two axes or more."""
+    limits = limits_of(shown)
+    if limits is None or limits[0] == limits[1]:
+        return None
+    if shown.dtype == np.uint8:
+        return BYTES
+    if shown.ndim < 3:
+        return None
+    if limits[0] >= 0 and limits[1] <= 1:
+        return SHARES
+    return BYTES if limits[0] >= 0 and 127 < limits[1] <= 255 else limits
 
 
 def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

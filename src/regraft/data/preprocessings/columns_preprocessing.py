@@ -91,6 +91,10 @@ class ColumnsPreprocessing(Preprocessing):
         std = self.std or tuple(np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0).tolist())
         return dataclasses.replace(self, inner=inner, mean=mean, std=std)
 
+    def check_values(self, data: Dataset) -> None:
+        """Let `inner` compare the values of its items with those of the training."""
+        self.inner.check_values(data)
+
     def viewing(self, augment: str | Callable[..., Any]) -> ColumnsPreprocessing:
         """Return this preprocessing with another way to make views of the items themselves."""
         return dataclasses.replace(self, inner=self.inner.viewing(augment))

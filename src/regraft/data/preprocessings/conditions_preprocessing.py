@@ -74,6 +74,10 @@ class ConditionsPreprocessing(Preprocessing):
         """Fit `inner` to the data where it is not fitted."""
         return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
 
+    def check_values(self, data: Dataset) -> None:
+        """Let `inner` compare the values of its items with those of the training."""
+        self.inner.check_values(data)
+
     def viewing(self, augment: str | Callable[..., Any]) -> ConditionsPreprocessing:
         """Return this preprocessing with another way to make views of the items themselves."""
         return dataclasses.replace(self, inner=self.inner.viewing(augment))

@@ -18,6 +18,7 @@ from ..dataset import Dataset
 from ..decoding.pictures import MODES, decode, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
 from ..items import take
+from ..ranges import BYTES, SHARES, check_range, limits_of
 from .augmenting import by_function, like_photographs, photographs
 from .preprocessing import Preprocessing, check_scaling
 
@@ -47,7 +48,7 @@ class ImagePreprocessing(Preprocessing):
         mean: one number, or one for each channel in the network's channel order.
         std: one number, or one for each channel in the network's channel order.
         bgr: the network takes blue first.
-        value_range: (least, most) value of array items, which becomes 0..255; None before `fit`.
+        value_range: (least, most) value of array items, which becomes 0..255, and which later arrays are compared with; None before `fit`.
         as_is: array items are already normalised and have the network's shape; they pass unchanged.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
         augment: how views are made; it is not saved.
@@ -110,7 +111,7 @@ class ImagePreprocessing(Preprocessing):
         return (self.channels, *sides) if self.layout == "channels_first" else (*sides, self.channels)
 
     def fit(self, data: Dataset) -> ImagePreprocessing:
-        """Record the value range of array items, and whether they are already what the network takes; files need nothing.
+        """Record the value range of array items, and whether they are already what the network takes; that of files is 0..255.
 
         Args:
             data: pictures as files, PIL images or arrays.
@@ -125,10 +126,18 @@ class ImagePreprocessing(Preprocessing):
             raise DataError(f"The network takes images and the data are {len(data)} texts; expected files of images or arrays.")
         found = value_range_of(data.items)
         if found is None:
-            return self
+            return dataclasses.replace(self, value_range=BYTES)
         shape = np.shape(data.items[0])
         normalised = found[0] < 0 and shape == (self.channels, self.height, self.width) and self.layout == "channels_first"
-        return dataclasses.replace(self, value_range=None if normalised else found, as_is=normalised)
+        return dataclasses.replace(self, value_range=found, as_is=normalised)
+
+    def check_values(self, data: Dataset) -> None:
+        """Compare the values of array items with those of the training."""
+        if self.value_range is None:
+            return
+        first = data.items[0] if len(data) else None
+        plain = isinstance(first, np.ndarray) and first.dtype == np.uint8 and self.value_range in (BYTES, SHARES) and not self.as_is
+        check_range(None if plain else limits_of(data.items), self.value_range)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n pictures as the network takes them; files are decoded in threads, arrays all at once.

@@ -84,6 +84,16 @@ class Preprocessing(abc.ABC):
             The fitted preprocessing.
         """
 
+    def check_values(self, data: Dataset) -> None:  # noqa: B027  # files and texts hold nothing to compare
+        """Compare the values of items with those that the network was trained with.
+
+        Args:
+            data: what is to be predicted or judged.
+
+        Raises:
+            DataError: if they lie far outside.
+        """
+
     @abc.abstractmethod
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw items as one batch.
@@ -175,6 +185,7 @@ class Preprocessing(abc.ABC):
         """
         data = self.dataset(items)
         ready = self if self.fitted else self.fit(data)
+        ready.check_values(data)
         for start in range(0, len(data), batch_size):
             yield ready.batch_of(data, np.arange(start, min(start + batch_size, len(data))))
 

@@ -38,6 +38,7 @@ class _Array(_Any):
     std: Any = None
     integers: bool = False
     spread: Spread | list[Spread] | None = None
+    value_range: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

@@ -1,0 +1,74 @@
+"""The values that arrays hold: learned once, and compared with at every later call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .items import CHUNK_BYTES, take
+
+__all__ = ["BYTES", "SHARES", "Range", "check_range", "limits_of"]
+
+Range = tuple[float, float]
+BYTES: Range = (0.0, 255.0)
+SHARES: Range = (0.0, 1.0)
+BEYOND = 0.25
+"""Share of a range of pixels by which values may lie outside it: resizing by cubic curves goes beyond the ends."""
+MEASURED = 20.0
+"""So many times as large as what was measured in data of no agreed range is taken for another unit."""
+SMALL = 0.02
+"""Up to this share of the range, values are taken for those of another unit; five levels of 255 are all but black."""
+
+
+def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
+    """Return the least and the most value of array items.
+
+    Args:
+        items: N arrays, read in chunks; or files, texts or PIL images.
+
+    Returns:
+        Both; None where the items are no arrays of numbers, or there are none.
+    """
+    if not len(items) or isinstance(items[0], str | Path) or not isinstance(items[0], np.ndarray) or not items[0].size:
+        return None
+    step = max(1, CHUNK_BYTES // max(1, items[0].nbytes))
+    chunks = (take(items, np.arange(start, min(start + step, len(items)))) for start in range(0, len(items), step))
+    limits = [(float(part.min()), float(part.max())) for chunk in chunks for part in ([chunk] if isinstance(chunk, np.ndarray) else chunk)]
+    return min(low for low, _ in limits), max(high for _, high in limits)
+
+
+def check_range(given: Range | None, learned: Range | None) -> None:
+    """Compare the values of arrays with those that were learned from.
+
+    Args:
+        given: least and most value of what is to be predicted or judged; None: nothing to compare.
+        learned: least and most value of the training; 0..255 and 0..1 are ranges of pixels, others were measured.
+
+    Raises:
+        DataError: if values lie far outside what was learned from.
+
+    Warns:
+        UserWarning: with the factor, if they fill a small part of it.
+    """
+    if given is None or learned is None:
+        return
+    (low, high), (least, most) = given, learned
+    size, known = max(abs(low), abs(high)), max(abs(least), abs(most))
+    beyond = max(high - most, least - low)
+    allowed = BEYOND * (most - least) if learned in (BYTES, SHARES) else (MEASURED - 1) * known
+    shown = f"The arrays hold values from {low:.6g} to {high:.6g}; the network learned from arrays of {least:.6g} to {most:.6g}"
+    if beyond > allowed:
+        times = f"{size / known:.4g} times as large" if known and size / known > 1.5 else "shifted"
+        raise DataError(f"{shown}: they are {times}. Bring them to that range first; it was decided by the training and does not change.")
+    if 0 < size <= SMALL * known:
+        factor = 255 if (learned, high <= 1) == (BYTES, True) else 2 ** round(float(np.log2(known / size)))
+        warnings.warn(
+            f"{shown}: they fill a small part of it, as if a factor of about {factor} were missing, and are predicted as they are, nearly "
+            f"constant. Multiply them by {factor} if they were scaled differently.",
+            stacklevel=2,
+        )
