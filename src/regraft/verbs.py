@@ -162,12 +162,13 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         task: what the labels are: "classification", "multi-label" or "regression"; without it, where they could be of several kinds (whole
             numbers, rows with one 1 each), that of the network's own head, and a note says so.
         settings: frozen, trainable (exactly these layers, by name or pattern such as "layer4*", in place of those that are not frozen by
-            their own flags; "all": any), classes, rename (old class -> new one), start (how rows of new classes start; "auto": the
-            closed-form probe where that is better), probe (how heads are solved: "ridge", "lda", "logistic", "svm", "class_mean",
-            "random_projection", "knn"), augment (how views are made: "auto", "none", "light", "photo" or a callable of one picture; but
-            for the first two, 4 views where views= does not say how many), select (share of the learning items that choose, 0.15),
-            statistics (whether class statistics are kept with the network), skip_bad, the options of the methods (form, blocks, rank,
-            alpha, layers, size, training), and those of `regraft.training.Settings`; unknown names are an error that lists the near ones.
+            their own flags; "all": any), fresh (layers below the head that were never trained), classes, rename (old class -> new one),
+            start (how rows of new classes start; "auto": the closed-form probe where that is better), probe (how heads are solved:
+            "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn"), augment (how views are made: "auto", "none",
+            "light", "photo" or a callable of one picture; but for the first two, 4 views where views= does not say how many), select
+            (share of the learning items that choose, 0.15), statistics (whether class statistics are kept with the network), skip_bad,
+            the options of the methods (form, blocks, rank, alpha, layers, size, training), and those of `regraft.training.Settings`;
+            unknown names are an error that lists the near ones.
 
     Returns:
         The adapted network with its plan, history, scores, baselines, account and cost.

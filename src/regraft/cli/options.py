@@ -95,6 +95,8 @@ _FROZEN = "For partial: so many blocks, up to this block, layer or module, that 
 Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
 _TRAINABLE = "Exactly these layers, names or patterns with commas between, such as 'layer4*'; all: whatever their owner has frozen."
 Trainable = Annotated[str | None, Option("--trainable", metavar="A,B", help=_TRAINABLE)]
+_FRESH = "Layers below the head that were never trained, names or patterns with commas between: trained first, with the head."
+Fresh = Annotated[str | None, Option("--fresh", metavar="A,B", help=_FRESH)]
 _START = "How rows of new classes start: zeros, random, mean, imprint or probe."
 Start = Annotated[str | None, Option("--start", metavar="S", help=_START)]
 _RENAME = "An old class by its new name, so that its row is kept; repeatable."

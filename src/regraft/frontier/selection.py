@@ -15,6 +15,7 @@ __all__ = [
     "added_parameters",
     "cacheable_layers",
     "counted_layers",
+    "frozen_before",
     "frozen_but",
     "frozen_up_to",
     "frozen_up_to_head",
@@ -138,6 +139,11 @@ def _position_of(network: Network, name: str) -> int:
         known = list(dict.fromkeys([*(block.name for block in network.blocks), *(layer.name for layer in network.layers)]))
         raise SettingError(f"frozen={name!r}: the network has no block, layer or module of that name{near_names(name, known)}")
     return max(inside) + 1
+
+
+def frozen_before(network: Network, layers: Collection[str]) -> frozenset[str]:
+    """Return all layers of a `network` that are called before the first of some `layers`, but for dropout between."""
+    return _prefix(network.layers, next(at for at, layer in enumerate(network.layers) if layer.name in layers))
 
 
 def held_layers(network: Network) -> frozenset[str]:

@@ -34,6 +34,8 @@ from .tuning.switches import check_switches
 
 __all__ = ["carry_out"]
 
+TOO_FEW = "Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."
+
 
 def carry_out(
     net: Network, data: Dataset, *, plan: Plan, test: Dataset | None = None, out: str | Path | None = None, resume: bool = True
@@ -205,7 +207,5 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         "worst": worst_items(adapted),
         "candidates": list(job.candidates),
         "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
-        "warnings": []
-        if len(parts.select)
-        else ["Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."],
+        "warnings": [note for note in job.notes if note.startswith("Warning: ")] + ([] if len(parts.select) else [TOO_FEW]),
     }

@@ -33,6 +33,8 @@ AUTO_BLOCK = "auto"
 ALL = "all"
 """Of `trainable`: whatever its owner has frozen."""
 BASES = ("head", "probe")
+FRESH = ("head", "partial", "full")
+"""Strategies that may train layers below the head from their start first."""
 PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
 """How heads are solved."""
 THROUGH_LAYERS = ("random_projection", "knn")
@@ -46,7 +48,7 @@ _OF_THE_LOOP = (
     *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm"),
 )
 """Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
-_NAMES = ("trainable",)
+_NAMES = ("trainable", "fresh")
 """What a plan says by names of layers, or patterns of them."""
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -87,6 +89,8 @@ class Plan:
         false_alarm: share of known items that `predict(..., unknown=True)` may call unknown, between 0 and 1.
         trainable: exactly these layers are trained, and the heads with new rows, as far as the strategy trains them: names of layers or
             modules, or patterns such as "layer4*"; "all": any; None: those that the owner of the network has not frozen.
+        fresh: layers below the head that were never trained, by name or pattern: they and the head are trained first, from their start,
+            on the features below them; nothing is solved on what they give.
         settings: of the training.
         reasons: sentences for people.
         candidates: what "auto" compares; none: those that suit network and data. Afterwards with what came of each.
@@ -115,6 +119,7 @@ class Plan:
     chosen: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     trainable: tuple[str, ...] | str | None = None
+    fresh: tuple[str, ...] | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -200,6 +205,7 @@ class Plan:
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []
         lines += [f"trains     {_names_in_words(self.trainable)}"] if self.trainable is not None else []
+        lines += [f"fresh      {_names_in_words(self.fresh)}"] if self.fresh is not None else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
         lines += [f"solved by  {self.probe}"] if self.probe != "auto" else []
         lines += _candidate_lines(self.candidates)
@@ -221,6 +227,7 @@ class _Form(Plain):
     budget: str | None = None
     start: str = "auto"
     trainable: Annotated[list[str], Field(strict=False)] | str | None = None
+    fresh: Annotated[list[str], Field(strict=False)] | None = None
     rename: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
@@ -252,7 +259,7 @@ def check_plan(plan: Plan) -> None:
     Raises:
         SettingError: naming what was received and what was expected.
     """
-    problems = [*_about_strategy(plan), *_about_probe(plan), *_about_method(plan), *_about_values(plan)]
+    problems = [*_about_strategy(plan), *_about_fresh(plan), *_about_probe(plan), *_about_method(plan), *_about_values(plan)]
     if problems:
         raise SettingError(" ".join(problems))
 
@@ -276,6 +283,23 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
         yield f"base={plan.base!r} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
     if plan.frozen is not None and not isinstance(plan.frozen, str) and not _whole(plan.frozen):
         yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
+
+
+def _about_fresh(plan: Plan) -> Iterator[str]:
+    named: Any = plan.fresh
+    if named is None:
+        return
+    if named == ALL:
+        yield "fresh='all': a network of which nothing is trained is trained by strategy='scratch'."
+    if plan.strategy not in FRESH:
+        yield f"fresh={plan.fresh!r} goes with strategy={' or '.join(map(repr, FRESH))}; received {plan.strategy!r}."
+    if plan.base != "head" or plan.probe != "auto":
+        yield f"fresh={plan.fresh!r} trains the head too; received base={plan.base!r}, probe={plan.probe!r}. Leave them out."
+    for name in ("stay_near", "distill", "co_tuning"):
+        if getattr(plan.settings, name):
+            yield f"{name}={getattr(plan.settings, name)!r} needs what the network said before; with fresh= that is nothing. Leave it out."
+    if plan.settings.refit == "all" and plan.strategy != "head":
+        yield "refit='all' repeats one training; with fresh= there are two. Choose strategy='head', or leave it out."
 
 
 def _about_probe(plan: Plan) -> Iterator[str]:
@@ -368,8 +392,8 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
     Args:
         strategy: a name, or a plan, which is taken as it is.
         options: frozen, block, base, probe, budget, views (4 where augment= asks for versions), augment, valid, select, seed, classes,
-            rename, start, statistics, false_alarm, trainable, the options of methods, and any setting. Settings that are left out are
-            those that suit the method.
+            rename, start, statistics, false_alarm, trainable, fresh, the options of methods, and any setting. Settings that are left out
+            are those that suit the method.
 
     Returns:
         The plan, checked.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..frontier import held_layers
+from ..frontier import frozen_before, held_layers, matching_layers
 from ..methods import METHODS
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
@@ -43,6 +43,8 @@ def run_strategy(job: Job) -> Carried:
 
 def _head(job: Job) -> Carried:
     """Everything but the heads is frozen: they are solved where nothing needs a loop, else trained."""
+    if job.plan.fresh:
+        return _with_fresh(job, None, stage="head")
     frozen = job.frozen_for_head()
     feed = job.feed(frozen)
     features = job.features(feed, np.arange(len(job.items)))
@@ -61,6 +63,27 @@ def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
     history, features = trained_head(job, feed, frozen=frozen)
     history += trained_layers(job, feed, frozen=frozen, stage=stage, features=features)
     return Carried(feed, history, features=features, frozen=frozen)
+
+
+def _with_fresh(job: Job, frozen: frozenset[str] | None, *, stage: str) -> Carried:
+    """Train fresh layers and the heads from their start, on what is below them; then what is not frozen, where that is more.
+
+    Args:
+        job: with the names of the layers in its plan.
+        frozen: layers of the second training; None: there is none.
+        stage: a word for the history of the second training.
+    """
+    network = job.network
+    fresh = matching_layers(network, job.plan.fresh or (), setting="fresh")
+    below = frozen_before(network, fresh) | held_layers(network)
+    feed, usual = job.feed(below), usual_rate(network, job.settings, drawn=True)
+    history = tuned(job, feed, frozen=below, stage="fresh layers", starts=starts_of(job, frozen=below), usual=usual)
+    job.notes.append(f"Trained from their start, with the head, on what is below them: {', '.join(sorted(fresh))}.")
+    if frozen is None:
+        return Carried(feed, history, features=None, frozen=below)
+    feed, usual = job.feed(frozen), usual_rate(network, job.settings)
+    history += tuned(job, feed, frozen=frozen, stage=stage, starts=starts_of(job, frozen=frozen), usual=usual)
+    return Carried(feed, history, features=None, frozen=frozen)
 
 
 def _partial(job: Job) -> Carried:
@@ -89,7 +112,7 @@ def _from_base(job: Job) -> Carried:
     if job.plan.base == "probe":
         return _tuned_probe(job, stage=job.plan.strategy)
     layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
-    return _tuned(job, layers, stage=job.plan.strategy)
+    return _with_fresh(job, layers, stage=job.plan.strategy) if job.plan.fresh else _tuned(job, layers, stage=job.plan.strategy)
 
 
 def _scratch(job: Job) -> Carried:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import SettingError
 from ..frontier import counted_layers, frozen_up_to, held_layers, matching_layers
@@ -13,8 +15,10 @@ from ..networks.contract import Network
 from .choosing.candidates import frozen_layers
 from .plan import ALL, AUTO_BLOCK, Plan
 
-__all__ = ["check_trained", "hold_"]
+__all__ = ["check_trained", "hold_", "looks_fresh"]
 
+FEWEST = 256
+"""Weights of a layer from which their distribution says something."""
 DRAWS = (
     "The network draws at random, in inference too: nothing is cached, closed-form heads are solved on one draw, and its figures and "
     "predictions differ from call to call."
@@ -58,6 +62,60 @@ def _last_frozen(network: Network, frozen: int | str) -> str:
     return f"frozen={frozen!r}: {weights} layers with weights, and the last frozen layer is {last!r}."
 
 
+def _fresh_words(network: Network, plan: Plan) -> list[str]:
+    """Return what is to be said of layers below the head that look as if nothing had trained them.
+
+    Raises:
+        SettingError: if the plan names fresh layers that are not there, or heads, or frozen ones.
+    """
+    if plan.fresh is not None:
+        named = matching_layers(network, plan.fresh, setting="fresh")
+        frozen = held_layers(network) | (frozen_up_to(network, plan.frozen) if plan.strategy == "partial" and plan.frozen else frozenset())
+        wrong = sorted(named & {*network.head_layers, *frozen})
+        if wrong:
+            raise SettingError(
+                f"fresh= names {wrong[0]!r}, which is a head or frozen; expected layers below the head that are to be trained."
+            )
+        return []
+    if plan.strategy == "scratch":
+        return []
+    found = looks_fresh(network)
+    if not found:
+        return []
+    shown = ", ".join(map(repr, found[:4])) + (f", … ({len(found) - 4} more)" if len(found) > 4 else "")
+    return [
+        f"Warning: the weights of {shown} look freshly drawn, as if nothing had trained them. A head solved on what they give is worth "
+        "little. If so, name them with fresh=; or give the trained weights."
+    ]
+
+
+def looks_fresh(network: Network) -> list[str]:
+    """Return the layers below the heads of a `network` whose weights look as the usual initialisers of their library draw them.
+
+    That is: a uniform distribution up to just the bound that the sizes give, and biases that are zero (Glorot, Keras) or have the same
+    bound (PyTorch). Training moves some weights beyond, or biases from zero.
+    """
+    parameters, heads = network.layer_parameters(), set(network.head_layers)
+    kinds = {layer.name: layer.kind for layer in network.layers if layer.name not in heads}
+    return [
+        name for name, kind in kinds.items() if kind.startswith(("Linear", "Conv", "Dense")) and _is_drawn(list(parameters[name].values()))
+    ]
+
+
+def _is_drawn(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether weights, and the bias behind them, are as freshly drawn."""
+    if len(tensors) != 2 or tensors[0].ndim < 2 or tensors[0].numel() < FEWEST:
+        return False
+    weight, bias = (one.detach().float() for one in tensors)
+    bound = float(math.prod(weight.shape[1:])) ** -0.5
+    if not bias.any():
+        bound = float(6 / (math.prod(weight.shape[:-2]) * (weight.shape[-1] + weight.shape[-2]))) ** 0.5
+    elif float(bias.abs().max()) > bound:
+        return False
+    largest, spread = float(weight.abs().max()), float(weight.std()) * 3**0.5
+    return bool(0.98 * bound <= largest <= bound * (1 + 1e-6) and abs(spread / bound - 1) < 3 / weight.numel() ** 0.5)
+
+
 def check_trained(network: Network, plan: Plan) -> list[str]:
     """Raise if what a network holds leaves a plan nothing to train; else return what is to be said of it.
 
@@ -70,6 +128,7 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
     """
     held, further = _held_names(network), [DRAWS] if network.draws else []
     further += [_last_frozen(network, plan.frozen)] if plan.strategy == "partial" and plan.frozen else []
+    further += _fresh_words(network, plan)
     if not held:
         return further
     owner = "its freeze flags" if plan.trainable is None else "trainable="

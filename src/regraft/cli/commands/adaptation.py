@@ -48,6 +48,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     strategy: options.Strategy = "auto",
     frozen: options.Frozen = None,
     trainable: options.Trainable = None,
+    fresh: options.Fresh = None,
     block: options.Block = None,
     probe: options.Probe = None,
     budget: options.Budget = None,
@@ -91,6 +92,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
     rows: dict[str, Any] = {"block": block, "probe": probe, "augment": augment, "budget": budget, "start": start}
     rows["trainable"] = listed_names(trainable, option="--trainable")
+    rows["fresh"] = listed_names(fresh, option="--fresh")
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
