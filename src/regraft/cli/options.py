@@ -19,7 +19,7 @@ class Format(StrEnum):
 
 
 _NETWORK = "A file (.keras .h5 .hdf5), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
-_FILES = "Files or folders; for a network of texts, files with one text a line; of arrays, .npy."
+_FILES = "Files or folders; one CSV or Parquet file that holds or names the items; .txt with one text a line; .npy for arrays."
 
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
 DataArgument = Annotated[str, Argument(metavar="DATA", help="A folder of class folders, or a CSV or Parquet file.")]
@@ -62,6 +62,7 @@ EachCondition = Annotated[str | None, Option("--condition", metavar="COL|NAME", 
 _ONE = "The condition of all items: one that the network knows, or mean for the mean code."
 OneCondition = Annotated[str | None, Option("--condition", metavar="NAME", help=_ONE)]
 Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
+FilesFolder = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of the table names.")]
 _OUTSIDE = "Let DATA name files outside the folder of --files: by absolute paths, by .. or through links."
 Outside = Annotated[bool, Option("--outside", help=_OUTSIDE)]
 Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]

@@ -18,6 +18,7 @@ from ..options import (
     Architecture,
     Channels,
     Columns,
+    FilesFolder,
     Form,
     Format,
     HeadLayer,
@@ -51,6 +52,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     text: Texts = None,
     columns: Columns = None,
+    beside: FilesFolder = None,
     condition: OneCondition = None,
     head: HeadLayer = None,
     channels: Channels = None,
@@ -66,7 +68,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
     net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
-    data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), outside=outside)
+    data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)
     if skip_bad:
         data = library("data").checked(data, True)
         for note in data.notes:
@@ -80,11 +82,11 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         show_csv(_rows(names, told), raw=raw_cells)
 
 
-def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, outside: bool) -> Any:
+def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, beside: Path | None, outside: bool) -> Any:
     """Return the unlabelled items with their names.
 
     Raises:
-        InputError: if there are none, or texts are given to a network of another kind, or without the columns that it reads.
+        InputError: if there are none, texts are given to a network of another kind, beside a table or without the columns that it reads.
     """
     kind = net.preprocessing.item_kind
     if texts and (kind != "text" or columns):
@@ -96,8 +98,11 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
     if missing:
         shown = library("data.items").listed(missing)
         raise DataError(f"These files do not exist: {shown}. Relative paths start at {Path.cwd()}.")
-    if columns or (kind == "array" and len(files) == 1 and files[0].suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS):
-        return _of_table(net, files, columns=columns or [], outside=outside)
+    tables = [path for path in files if path.suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS]
+    if tables and texts:
+        raise InputError(f"Received --text and the table {printable(tables[0])}; expected one of them.")
+    if columns or tables or beside is not None:
+        return _of_table(net, files, columns=columns or [], beside=beside, outside=outside)
     if kind in ("image", "audio"):
         return net.preprocessing.dataset(list(files))
     import numpy as np
@@ -110,16 +115,20 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
     return library("data").Dataset(held, np.zeros(len(names), np.float32), (), kind, "regression", names=names)
 
 
-def _of_table(net: Any, files: list[Path], *, columns: list[str], outside: bool) -> Any:
+def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path | None, outside: bool) -> Any:
     """Return the items of a table with the columns beside them, in which the table's rows have names where its items have none."""
     tables = library("data.readers.tables")
     if len(files) != 1 or files[0].suffix.lower() not in tables.TABLE_EXTENSIONS:
         shown = library("data.items").listed(files)
+        if not columns:
+            raise InputError(f"Received {shown}; expected one CSV or Parquet file that names, or holds, the items, or other files alone.")
         raise InputError(
             f"The network reads the columns {', '.join(columns)} beside each item; received {shown}. Give one CSV or Parquet file that has "
             "them and names, or holds, the items."
         )
-    data = tables.read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, outside=outside)
+    data = tables.read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside)
+    for note in data.notes:
+        tell(f"Note: {note}")
     names = data.names or tuple(f"{files[0]}:{row}" for row in range(len(data)))
     return dataclasses.replace(data, names=names)
 

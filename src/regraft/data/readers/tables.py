@@ -101,13 +101,14 @@ def read_frame(frame: Any, options: ReadOptions) -> Dataset:
     return _read_columns(_frame_table(frame), options)
 
 
-def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], outside: bool = False) -> Dataset:
+def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], files: Path | None = None, outside: bool = False) -> Dataset:
     """Read items and the columns beside them from a table without looking for targets.
 
     Args:
         source: a data frame, or the path of a CSV or Parquet file.
         kind: of the items.
         columns: names of the columns beside the items.
+        files: the folder of the files that it names; None: its own.
         outside: whether the table may name files outside its folder.
 
     Returns:
@@ -122,7 +123,7 @@ def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], outside: 
     table = _frame_table(source) if path is None else _file_table(path)
     beside = path is not None and kind in ("image", "audio")
     zeros = np.zeros(len(table), dtype=np.float32)
-    files = path.parent if path is not None and beside else None
+    files = files or (path.parent if path is not None and beside else None)
     options = ReadOptions(zeros, files, kind=kind, columns=list(columns) or None, outside=outside)
     return _read_columns(table, options)
 

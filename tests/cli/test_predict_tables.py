@@ -1,0 +1,60 @@
+"""`regraft predict` on what `regraft adapt` takes: tables that hold or name the items, with labels or without."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from regraft.cli.commands.prediction import _items
+from regraft.errors import InputError
+
+from .conftest import run
+
+READER: Any = SimpleNamespace(preprocessing=SimpleNamespace(item_kind="text"))
+
+
+def _read(*files: Path, texts: list[str] | None = None) -> Any:
+    return _items(READER, list(files), texts=texts or [], columns=None, beside=None, outside=False)
+
+
+@pytest.mark.parametrize("head", ["text,label", "id,text,label", "text"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet"])
+def test_a_table_of_texts_is_read_as_one(head: str, name: str, tmp_path: Path) -> None:
+    rows = [("1", "a good, long film\nof two lines", "pos"), ("2", "bad", "neg")]
+    names = ["id", "text", "label"]
+    columns = {column: [row[names.index(column)] for row in rows] for column in head.split(",")}
+    if name.endswith("parquet"):
+        pytest.importorskip("pandas").DataFrame(columns).to_parquet(tmp_path / name)
+    else:
+        with (tmp_path / name).open("w", newline="") as stream:
+            writer = csv.writer(stream, delimiter="," if name.endswith("csv") else "\t")
+            writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
+    data = _read(tmp_path / name)
+    assert list(data.items) == ["a good, long film\nof two lines", "bad"]
+    assert data.names == tuple(f"{tmp_path / name}:{row}" for row in (0, 1))
+
+
+def test_lines_stay_lines_and_mixtures_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("text,label\ngood,pos\n")
+    (tmp_path / "t.csv").write_text("text,label\ngood,pos\n")
+    assert list(_read(tmp_path / "t.txt").items) == ["text,label", "good,pos"]
+    for files, texts in (((tmp_path / "t.csv", tmp_path / "t.txt"), []), ((tmp_path / "t.csv",), ["more"])):
+        with pytest.raises(InputError, match=r"expected one|expected one of them"):
+            _read(*files, texts=texts)
+
+
+def test_a_table_names_the_pictures(adapted: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    folder, pictures, _ = adapted
+    for label in ("", ",label"):
+        table = tmp_path / "test.csv"
+        table.write_text(f"file{label}\n" + "".join(f"{name}{label and ',x'}\n" for name in ("dark/1.png", "bright/0.png")))
+        shown = run("predict", folder, table, "--files", pictures)
+        rows = list(csv.DictReader(io.StringIO(shown.stdout)))
+        assert shown.exit_code == 0 and [row["file"] for row in rows] == ["dark/1.png", "bright/0.png"]
+        direct = run("predict", folder, pictures / "dark/1.png", pictures / "bright/0.png")
+        assert [row["label"] for row in rows] == [row["label"] for row in csv.DictReader(io.StringIO(direct.stdout))]
