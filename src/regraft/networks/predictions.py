@@ -86,6 +86,11 @@ def of_batch(function: Callable[[Inputs], T], network: Record, *, batch: Inputs)
             raise
         if not missing:
             given, known = _shapes(batch), _shapes(network.sample)
+            if isinstance(error, IndexError) and isinstance(batch, Tensor) and not batch.is_floating_point():
+                raise NetworkError(
+                    f"The network cannot run on items of the numbers {int(batch.min())} to {int(batch.max())}: it has no row for some of "
+                    f"them. Expected numbers of tokens or categories that it knows. ({reason_of(error)})"
+                ) from error
             if given == known:
                 raise
             raise NetworkError(

@@ -80,6 +80,7 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan) -> Prepared:
         )
     own = _without_range(preprocessing_for(net, data))
     items = Prepared(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
+    _try_out(net, items)
     if augment != "auto" or plan.views < 2 or find_spec("torchvision") is None or not items.preprocessing.of_photographs(data):
         return items
     return Prepared(data, items.preprocessing, view_seed=plan.seed, augment="photo")
@@ -92,6 +93,21 @@ def _without_range(own: Preprocessing) -> Preprocessing:
     if isinstance(own, ImagePreprocessing):
         return own if own.as_is else replace(own, value_range=None)
     return replace(own, spread=None, value_range=None) if isinstance(own, ArrayPreprocessing) else own
+
+
+def _try_out(net: Network, items: Prepared) -> None:
+    """Let `of_batch` raise if arrays do not go through a network that did not say what it takes, or one of numbers of tokens."""
+    own = items.preprocessing
+    if not isinstance(own, ArrayPreprocessing) or not isinstance(net.sample, torch.Tensor) or not (own.integers or net.input_guessed):
+        return
+    rows = np.zeros(2, np.int64)
+    if own.integers:
+        flat = [np.asarray(item) for item in items.data.items]
+        rows = np.array([np.argmin([item.min() for item in flat]), np.argmax([item.max() for item in flat])])
+    twin = net.copy()
+    twin.mode_(False)
+    with torch.no_grad():
+        of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=items.batch(rows))
 
 
 def check_inputs(net: Network, own: Preprocessing) -> None:

@@ -114,7 +114,7 @@ class ArrayPreprocessing(Preprocessing):
             DataError: if the shape of the items does not fit the network.
         """
         arrays = np.asarray(items) if isinstance(items, np.ndarray) else np.stack([np.asarray(item) for item in items])
-        arrays = arrays.astype(np.int64 if self.integers else np.float32)
+        arrays = self._as_numbers(arrays)
         shape = self._shape_for(arrays.shape[1:])
         if view:
             noise = self._noise(arrays[0])
@@ -132,6 +132,15 @@ class ArrayPreprocessing(Preprocessing):
         shape = "any shape" if self.shape is None else f"the shape {tuple('any' if side is None else side for side in self.shape)}"
         scaled = "" if self.mean is None and self.std is None else ", minus mean, divided by std"
         return f"arrays: {kept} of {shape}{scaled}" + (", inferred from the network's input" if self.inferred else "")
+
+    def _as_numbers(self, arrays: np.ndarray) -> np.ndarray:
+        """Return arrays in the type that the network takes, where nothing is lost by that but digits."""
+        if arrays.dtype.kind not in "biuf":
+            raise DataError(f"Items of the type {arrays.dtype} and the shape {arrays.shape[1:]} were received; expected numbers.")
+        if self.integers and arrays.dtype.kind == "f" and (arrays != np.round(arrays)).any():
+            odd = float(arrays[arrays != np.round(arrays)].flat[0])
+            raise DataError(f"The network takes whole numbers, of tokens or categories; received {odd:g} ({arrays.dtype}). Give integers.")
+        return arrays.astype(np.int64 if self.integers else np.float32)
 
     def _shape_for(self, received: tuple[int, ...]) -> tuple[int, ...]:
         if self.shape is None or _fits(received, self.shape):

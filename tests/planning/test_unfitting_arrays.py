@@ -1,0 +1,62 @@
+"""Arrays that a network cannot take are refused before anything starts, by one error that says what was received and expected."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import regraft
+from regraft.errors import InputError
+
+DRAW = np.random.default_rng(0)
+LABELS = np.arange(24) % 2
+
+
+def _items(*shape: int) -> np.ndarray:
+    return DRAW.normal(size=(24, *shape)).astype(np.float32)
+
+
+def _rows(family: str = "torch") -> Any:
+    if family == "keras":
+        keras = pytest.importorskip("keras")
+        return keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, "relu"), keras.layers.Dense(2)])
+    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def _tokens() -> nn.Module:
+    return nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
+
+
+CASES: dict[str, tuple[Any, Any, Any, str]] = {
+    "columns": (_rows, (8,), _items(5), r"\(5,\).*\(8,\)"),
+    "columns, of Keras": (lambda: _rows("keras"), None, _items(5), r"\(5,\).*\(8,\)"),
+    "columns, where the input was guessed": (_rows, None, _items(5), r"\(5,\).*\(8,\)"),
+    "axes": (_rows, (8,), _items(4, 5), r"\(4, 5\).*\(8,\)"),
+    "tokens that are no whole numbers": (_tokens, (3,), _items(3), "takes whole numbers.*received"),
+    "tokens without a row": (_tokens, (3,), DRAW.integers(0, 10, (24, 3)) + np.where(np.arange(24) == 17, 40, 0)[:, None], "no row for"),
+    "tokens below zero": (_tokens, (3,), DRAW.integers(-3, 5, (24, 3)), "no row for"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_arrays_that_do_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, inputs, items, message = CASES[name]
+    net = regraft.load(make(), inputs=inputs)
+    monkeypatch.setattr(sys.modules["regraft.planning.carry_out"], "run_strategy", lambda _job: pytest.fail("something was started"))
+    with pytest.raises(InputError, match=message):
+        regraft.adapt(net, (items, LABELS), strategy="head", epochs=1)
+    with pytest.raises(InputError, match=message):
+        net.predict(items)
+
+
+@pytest.mark.parametrize("items", [_items(8) + 1j, np.zeros((24, 8), "datetime64[s]")], ids=["complex", "dates"])
+def test_what_is_no_number_is_refused(items: np.ndarray) -> None:
+    net = regraft.load(_rows(), inputs=(8,))
+    with pytest.raises(InputError, match=r"expected numbers"):
+        regraft.adapt(net, (items, LABELS), strategy="head", epochs=1)
+    with pytest.raises(InputError, match=r"Items of the type .* and the shape \(8,\) .*expected numbers"):
+        net.predict(items)
