@@ -21,7 +21,7 @@ from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
-from .job import Carried, Clock, Job, Parts, parts_of
+from .job import UNCACHED, Carried, Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import ALL, Plan
 from .preparing import check_inputs, prepared_for
@@ -202,6 +202,7 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | ({"tasks": several} if data.further else {}),
         "kept_start": job.measured.training.stage if job.measured is not None and job.measured.kept_start else None,
+        "uncached": any(note.startswith(UNCACHED) for note in job.notes),
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": job.items.preprocessing.describe(),
         "worst": worst_items(adapted),

@@ -31,6 +31,8 @@ from .plan import Plan
 
 __all__ = ["Carried", "Clock", "Job", "Parts", "Solved", "learning_parts", "parts_of"]
 
+UNCACHED = "The frozen part is computed every epoch"
+"""How a note begins where a network cannot be taken apart."""
 MOST_REFITTED = 5000
 """Training and validation examples together from which refit="auto" does without the second training."""
 _NO_PART_OF_A_RUN = frozenset(
@@ -318,7 +320,7 @@ class Job:
             sample = items.batch(np.arange(3) % len(items))
             cut = find_cut(self.network, layers, sample=sample)
             if isinstance(cut, Refusal):
-                self.notes.append(f"The frozen part is computed every epoch: {cut.reason}.")
+                self.notes.append(f"{UNCACHED}: {cut.reason}.")
                 return whole
             if self.plan.strategy == "auto" and self.too_large(_cache_bytes(cut, len(items) * views)):
                 return whole

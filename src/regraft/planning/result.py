@@ -49,10 +49,15 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """How good it is, and whether it beats the baselines; before that, that it began with random weights, where it did."""
+        """How good it is, and whether it beats the baselines; before that, that it began with random weights, where it did.
+
+        After it what was not as usual: a network that could not be taken apart, a training of which nothing was kept.
+        """
         said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
         if self.facts.get("random_weights"):
             said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
+        if self.facts.get("uncached"):
+            said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
     def __str__(self) -> str:
