@@ -188,6 +188,17 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink() and _held_by(tmp_path / "real") == NEW
 
 
+@pytest.mark.skipif(os.name == "nt", reason="FIFOs are of POSIX")
+def test_a_list_of_what_is_gone_that_is_a_pipe_or_damaged_is_passed_over(tmp_path: Path) -> None:
+    listed = tmp_path / ".regraft.committed" / ".gone.json"
+    for make in (os.mkfifo, Path.touch, lambda path: path.write_text("[" * 100_000), lambda path: path.write_text('{"extra": 1}')):
+        _put(tmp_path, OLD)
+        listed.parent.mkdir()
+        make(listed)
+        settle_(tmp_path, KIND)
+        assert _held_by(tmp_path) == OLD and not listed.parent.exists()
+
+
 def test_content_to_be_moved_in_names_nothing_outside_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     _put(folder, OLD | {".regraft.committed/sign.json": "new", "notes.txt": "mine"})

@@ -109,6 +109,15 @@ FORMATS: dict[str, Format] = {
         "A checksum in `regraft.json`; shapes and numbers are checked before they are used.",
         NetworkError,
     ),
+    "gone": Format(
+        "list of the files that a replaced folder no longer has",
+        (".regraft.committed/.gone.json",),
+        "`json.loads`",
+        "Names of files, which are deleted.",
+        "Only files of regraft at the top of the same folder are deleted; all other names are passed over.",
+        NetworkError,
+        largest=16 * _MIB,
+    ),
     "cache manifest": Format(
         "manifest of a feature cache",
         ("manifest.json",),

@@ -10,7 +10,6 @@ and so does who opens the folder.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from ..errors import InputError, NetworkError
 from .formats import writable
 from .locks import held_folder
+from .schema import read_json
 from .writing import PARTIAL, flush_file, flush_folder, write_json
 
 __all__ = ["COMMITTED", "Kind", "left_beside", "replaced_folder", "settle_"]
@@ -242,8 +242,8 @@ def settle_(folder: Path, kind: Kind) -> None:
 
 def _listed(path: Path) -> list[str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it goes last: all the rest has been done
+        found = read_json(path, "gone")
+    except InputError:  # it goes last: all the rest has been done
         return []
     return [str(name) for name in found] if isinstance(found, list) else []
 
