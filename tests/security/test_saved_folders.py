@@ -308,6 +308,25 @@ def test_bytes_that_are_no_model(folder: Path, engine: list[bytes]) -> None:
     assert not engine
 
 
+LINKED = ["regraft.json", "network.onnx", "network.safetensors", "history.jsonl", "statistics.safetensors", "codes"]
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_link_out_of_the_folder_is_not_followed(name: str, folder: Path, tmp_path: Path) -> None:
+    unchecked(folder)
+    elsewhere = tmp_path / "elsewhere"
+    (folder / name).rename(elsewhere) if (folder / name).exists() else elsewhere.mkdir()
+    (folder / name).symlink_to(elsewhere)
+    refused_everywhere(folder, UnsafeFileError, words="is a link out of the folder")
+
+
+def test_a_report_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    (folder / "report.json").symlink_to(tmp_path / "report.json")
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert result.exit_code == 2 and "is a link out of the folder" in result.stderr
+
+
 def test_what_the_engine_refuses_is_not_tried_in_another_way(folder: Path, secret: Path) -> None:
     changed(folder, lambda model, _path: model.graph.node[-1].attribute.add(name="Q" * 9, type=2, i=1), secret)
     content = (folder / "network.onnx").read_bytes()

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..errors import InputError, NetworkError
-from ..files.formats import named_in_utf8, opening, reason_of
+from ..files.formats import member, named_in_utf8, opening, reason_of
 from ..files.locks import LOCK_FILE, held_folder
 from ..files.replacing import COMMITTED, Kind, left_beside, replaced_folder, settle_
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
@@ -301,9 +301,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
     Raises:
         NetworkError: if it is missing, not readable, or a value is not as regraft writes it.
+        UnsafeFileError: if a file of the network or its result is a link out of the folder.
     """
     settled(folder)
-    path = folder / FACTS_FILE
+    for name in (CODES_FOLDER, *_OF_NETWORK, *_RESULT):
+        member(folder, name)
+    path = member(folder, FACTS_FILE)
     if not path.is_file():
         raise NetworkError(
             f"{str(folder)!r} is not a folder saved by regraft: it has no {FACTS_FILE}. "

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from ..errors import DataError
+from ..files.formats import member
 from ..files.schema import HistoryEntry, Plain, checked, read_json
 from ..files.text import printable
 from ..files.writing import write_json
@@ -184,10 +185,11 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         DataError: if the folder holds no `report.json`, or a file is not what `write_facts` writes.
+        UnsafeFileError: if a file is a link out of the folder.
     """
     facts: dict[str, Any] = {}
     for name in (_SCORES_FILE, _FACTS_FILE):  # earlier versions wrote all of it into the second
-        source = Path(folder) / name
+        source = member(Path(folder), name)
         if not source.is_file() and name == _FACTS_FILE:
             raise DataError(
                 f"{printable(folder)} holds no {name}; expected a folder that regraft adapt --out, or result.save(), has written."
