@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.errors import InputError, MissingExtraError, NetworkError, UnsafeFileError
 from regraft.networks import torch_modules
-from regraft.networks.torch_parts import exporting
+from regraft.networks.parts import onnx_export
 
 
 class Probabilities(nn.Module):
@@ -273,7 +273,7 @@ def test_without_the_libraries(
 def test_weights_that_are_too_many_for_one_file(
     saved: tuple[Path, regraft.Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "_LARGEST", 100)
+    monkeypatch.setattr(onnx_export, "_LARGEST", 100)
     with pytest.warns(UserWarning, match="one ONNX file holds 2 GiB"):
         saved[1].save(tmp_path)
     assert not (tmp_path / "network.onnx").exists()

@@ -24,6 +24,7 @@ from .account import Account
 from .fingerprints.values import Structure
 from .folders import save_network
 from .names import checked_classes
+from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
 from .parts.head import Head, one_row, two_rows
 from .parts.layers import Block, Layer
@@ -586,6 +587,39 @@ class Network(abc.ABC):
         save_network(self, Path(folder))
         return Path(folder)
 
-    @abc.abstractmethod
     def export(self, path: str | Path) -> Path:
-        """Write one file for use without regraft, `.keras` (Keras) or `.pt2`, an exported program (torch), and return its path."""
+        """Write one file for use without regraft.
+
+        Args:
+            path: `.onnx`: logits and probabilities of every head, with class names and preprocessing beside them, run by ONNX Runtime
+                and others; `.keras` for a Keras network; `.pt2`, an exported program, for a PyTorch network.
+
+        Returns:
+            The path.
+
+        Raises:
+            NetworkError: if the path has another ending, or the network cannot be written in that form; nothing is written then.
+            MissingExtraError: if `.onnx` is asked for and its libraries are not installed.
+        """
+        target = Path(path)
+        if target.suffix.lower() == ".onnx":
+            return write_onnx(self, target)
+        if target.suffix.lower() != self.own_ending:
+            raise NetworkError(
+                f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
+                f"{self.own_ending!r} or '.onnx'."
+            )
+        return self.export_own(target)
+
+    @property
+    @abc.abstractmethod
+    def own_ending(self) -> str:
+        """The ending of the files that the framework itself opens."""
+
+    @abc.abstractmethod
+    def export_own(self, path: Path) -> Path:
+        """Write a file that the framework itself opens, and return its path, which ends in `own_ending`."""
+
+    @abc.abstractmethod
+    def for_export(self) -> Self:
+        """Return a private copy on the CPU, in inference mode, that exporters can read."""

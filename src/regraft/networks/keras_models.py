@@ -38,6 +38,7 @@ from .keras_parts.heads import (
 from .keras_parts.library import keras
 from .keras_parts.points import points_of
 from .keras_parts.record import Place, TrainingForm
+from .keras_parts.recurrent import as_operators_
 from .keras_parts.samples import called, sample_for, shapes_of
 from .keras_parts.saving import as_given, save
 from .keras_parts.split import Split, split_graph
@@ -509,19 +510,28 @@ class KerasNetwork(Network):
         save(self, self.module, target=Path(folder) / _FILE)
         return {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
 
-    def export(self, path: str | Path) -> Path:
+    @property
+    def own_ending(self) -> str:
+        """`.keras`."""
+        return ".keras"
+
+    def export_own(self, path: Path) -> Path:
         """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.
 
         A model without a graph is written without its derived heads.
 
         Raises:
-            NetworkError: if the path has another ending, or Keras cannot serialise the model.
+            NetworkError: if Keras cannot serialise the model.
         """
-        target = Path(path)
-        if target.suffix != ".keras":
-            raise NetworkError(f"Received the path {str(path)!r}; a Keras network is written to a file that ends in '.keras'.")
         folding.refuse_form(self)
         with as_given(self):
             whole = changes.with_groups(self)
-        save(self, whole, target=target)
-        return target
+        save(self, whole, target=path)
+        return path
+
+    def for_export(self) -> Self:
+        """Return a private copy in inference mode whose recurrent layers are single operators."""
+        twin = self.copy()
+        twin.mode_(False)
+        as_operators_(twin.modules().values())
+        return twin

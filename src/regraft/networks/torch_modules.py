@@ -481,12 +481,24 @@ class TorchNetwork(Network):
         facts["held"] = sorted(holding.held_parameters(self.module, given=True))
         return facts if self.origin["source"] != "module" else {**facts, **write_program(self, folder)}
 
-    def export(self, path: str | Path) -> Path:
-        """Write an exported program (`.pt2`) with a free batch axis; `torch.export.load` opens it without this class."""
+    @property
+    def own_ending(self) -> str:
+        """`.pt2`."""
+        return ".pt2"
+
+    def export_own(self, path: Path) -> Path:
+        """Write an exported program with a free batch axis; `torch.export.load` opens it without this class."""
         refuse_program(self.origin, "exported")
         twin = self.copy()
-        export_module(twin.module, twin.sample, path=Path(path))
-        return Path(path)
+        export_module(twin.module, twin.sample, path=path)
+        return path
+
+    def for_export(self) -> Self:
+        """Return a private copy on the CPU, in inference mode."""
+        twin = self.copy()
+        twin.module.cpu()
+        twin.mode_(False)
+        return twin
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from ..shared import columns_for, kind_for, library, listed_names, opened, read_
 
 __all__ = ["add_to"]
 
-_ENDINGS = {"keras": ".keras", "torch": ".pt2"}
-
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="A .keras file for a Keras network, .pt2 (an exported program) for PyTorch.")]
+_FORMS = "An .onnx file, a .keras file for a Keras network, or a .pt2 file (an exported program) for PyTorch."
+_File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
 _NAME = "What to call the condition that all items are of; with --condition which of the column's, repeatable. Without it, all of them."
 _Names = Annotated[list[str] | None, typer.Option("--name", metavar="NAME", help=_NAME, show_default=False)]
 _OUT = "A copy of DIR for the code files, or a new folder for the whole network; without it, DIR."
@@ -124,11 +123,6 @@ def _export(
 ) -> None:
     """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
     net = opened(str(folder), architecture=architecture)
-    ending = _ENDINGS[net.family]
-    if file.suffix != ending:
-        raise InputError(
-            f"Received the path {str(file)!r}; a network of the family {net.family!r} is written to a file that ends in {ending}."
-        )
     whole = net if condition is None else library().fold(net, condition)
     path = whole.export(file)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")

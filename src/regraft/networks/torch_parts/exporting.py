@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from inspect import Parameter, Signature, signature
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ...errors import NetworkError, RegraftError, optional_import
-from ...files.formats import reason_of
+from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
 from ..contract import Inputs
+from ..parts.onnx_export import check_size, onnx_model, prove, why_not_exported
 from ..tracing import capture
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
 from .record import TorchRecord
@@ -29,11 +26,6 @@ __all__ = ["PROGRAM_FILE", "UNOPENED_PROGRAM_FILE", "LogitsAndFeatures", "export
 PROGRAM_FILE = "network.onnx"
 UNOPENED_PROGRAM_FILE = "network.pt2"
 """What earlier versions saved in its place: a program that only code can open."""
-_OPSET = 20
-_LARGEST = 2**31 - 2**20
-"""Bytes of weights that fit into one ONNX file; some are left for the graph."""
-_TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
-"""By how much results may differ from PyTorch's, relative to the largest one; the second where there are weights of 16 bits."""
 
 
 class LogitsAndFeatures(Module):
@@ -75,17 +67,14 @@ def exported_onnx(network: TorchRecord) -> tuple[bytes, dict[str, str]]:
         NetworkError: if its weights are too many, or the results are others.
         Exception: whatever the exporter raises: not every forward can be exported.
     """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        optional_import(name, "onnx", purpose="A file that opens without the class")
-    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state().values())
-    if size > _LARGEST:
-        raise NetworkError(f"its weights take {size / 2**30:.1f} GiB, and one ONNX file holds 2 GiB")
+    check_size(network.state(), purpose="A file that opens without the class")
     whole = LogitsAndFeatures(network).eval()
     model = _translated(whole, _tensors(network.sample))
     told = _codes_of(whole, network, model=model)
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
-    _prove(whole, OnnxProgram(content, _names(network.sample)), network=network)
+    program = OnnxProgram(content, _names(network.sample))
+    prove(whole, program, batches=list(_batches(network)), outputs=program.outputs, state=network.state())
     return content, told
 
 
@@ -106,7 +95,7 @@ def write_program(network: TorchRecord, folder: Path) -> dict[str, str]:
         content, told = exported_onnx(twin)
     except Exception as problem:  # not every forward can be exported; the weights are saved all the same
         own = str(network.origin.get("class", "")).rpartition(".")[2] or "MyNetwork"
-        reason = _reason_of(problem)
+        reason = why_not_exported(problem)
         warnings.warn(
             f"The network is saved, but opens only with its class: it was not written in ONNX form ({reason}). Open its folder with "
             f"regraft.load(folder, architecture={own}).",
@@ -115,27 +104,6 @@ def write_program(network: TorchRecord, folder: Path) -> dict[str, str]:
         return {"no_program": reason}
     write_bytes(folder / PROGRAM_FILE, content)
     return told
-
-
-def _reason_of(problem: BaseException) -> str:
-    """Return why an export failed, in one line: what the exporter gives as the cause, where it gives one."""
-    while problem.__cause__ is not None and not isinstance(problem, RegraftError):
-        problem = problem.__cause__
-    reason = reason_of(problem)
-    return "its forward fixes the number of examples in a batch" if reason.startswith("Constraints violated") else reason
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the exporter say nothing while the context lasts: it prints whole graphs where it fails."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
@@ -148,21 +116,11 @@ def _names(sample: Inputs) -> list[str]:
 
 def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
     """Return the model that PyTorch's exporter makes, an `onnx.ModelProto` with our names for inputs and outputs."""
-    axes = ({0: torch.export.Dim("batch", min=1)},) * len(sample)
-    with _quiet():
+    with torch.no_grad():
         count = len(whole(*sample))
-        program = torch.export.export(whole, sample, dynamic_shapes={"tensors": axes}, strict=False)
-        made: Any = torch.onnx.export(
-            program,
-            (),
-            dynamo=True,
-            opset_version=_OPSET,
-            external_data=False,
-            verbose=False,
-            input_names=[input_name(index) for index in range(len(sample))],
-            output_names=[*map(logits_name, range(count - 1)), FEATURES],
-        )
-    return made.model_proto
+    inputs, outputs = [input_name(index) for index in range(len(sample))], [*map(logits_name, range(count - 1)), FEATURES]
+    axes = [{0: torch.export.Dim("batch", min=1)}] * len(sample)
+    return onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
 
 
 def _codes_of(whole: LogitsAndFeatures, network: TorchRecord, *, model: Any) -> dict[str, str]:
@@ -181,27 +139,13 @@ def _codes_of(whole: LogitsAndFeatures, network: TorchRecord, *, model: Any) -> 
     return {"codes": name}
 
 
-def _prove(whole: LogitsAndFeatures, program: OnnxProgram, *, network: TorchRecord) -> None:
-    """Raise unless the ONNX form gives the module's results, for one example and for three.
-
-    Raises:
-        NetworkError: with what differs.
-    """
-    coarse = any(tensor.is_floating_point() and tensor.element_size() < 4 for tensor in network.state().values())
+def _batches(network: TorchRecord) -> Iterator[list[Tensor]]:
+    """Yield a batch of one and one of three."""
     for count in (1, 3):
         tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in _tensors(network.sample)]
         if network.coding is not None:
             tensors[_names(network.sample).index("condition")] = torch.arange(count) % len(network.code_table())
-        with torch.no_grad():
-            expected, found = whole(*tensors), program(*tensors)
-        for name, values in zip(program.outputs, expected, strict=True):
-            scale = float(values.abs().nan_to_num().max()) if values.numel() else 0.0
-            limit = (_HALF_TOLERANCE if coarse else _TOLERANCE) * scale + 1e-6
-            if found[name].shape != values.shape or not torch.allclose(found[name], values, rtol=0, atol=limit, equal_nan=True):
-                raise NetworkError(
-                    f"for a batch of {count}, {name} is not what PyTorch gives (within {limit:.1g}): the network draws at random, or "
-                    "depends on the size of the batch"
-                )
+        yield tensors
 
 
 class _Named(Module):

@@ -62,7 +62,7 @@ def refuse_program(origin: Mapping[str, Any], done: str) -> None:
 class OnnxProgram(Module):
     """A network in ONNX form. Its outputs are a mapping: the logits of each head, and the features.
 
-    Its content is that of a file.
+    Its content is that of a file. `called` are the names of its inputs within it, where they are not those of a saved folder.
 
     Attributes:
         names: of the network's inputs, in order; empty for one tensor without a name.
@@ -72,7 +72,7 @@ class OnnxProgram(Module):
         NetworkError: if its inputs are not those expected.
     """
 
-    def __init__(self, content: bytes, names: Sequence[str]) -> None:
+    def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
         super().__init__()
         self.__dict__["session"] = session = _session_of(content)
         self.names = tuple(names)
@@ -80,7 +80,7 @@ class OnnxProgram(Module):
         self.outputs = tuple(one.name for one in session.get_outputs())
         self.seconds: float | None = _LONGEST_TRIAL
         wrong = [kind for kind in self.types.values() if kind not in _TYPES]
-        expected = [input_name(index) for index in range(max(len(self.names), 1))]
+        expected = list(called) or [input_name(index) for index in range(max(len(self.names), 1))]
         if wrong or list(self.types) != expected:
             raise NetworkError(
                 f"The network in ONNX form takes the inputs {', '.join(f'{name}: {kind}' for name, kind in self.types.items())}; expected "

@@ -1,0 +1,208 @@
+"""A network of either family as one ONNX file, for use without regraft, PyTorch and Keras."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ..errors import NetworkError, RegraftError
+from ..files.onnx_form import check_onnx_
+from ..files.writing import write_bytes
+from .folders import versions
+from .parts.head import Head
+from .parts.onnx_export import check_size, onnx_model, prove, why_not_exported
+from .parts.protocols import Inputs, Scores
+from .parts.record import Record
+from .torch_parts.programs import OnnxProgram, refuse_program
+
+__all__ = ["Exportable", "write_onnx"]
+
+
+class Exportable(Record, Protocol):
+    """What an ONNX file is made of; `contract.Network` says what each part is."""
+
+    module: Any
+    input_shape: tuple[int | None, ...]
+
+    @property
+    def own_ending(self) -> str:
+        """The ending of the files that the framework itself opens."""
+
+    def copy(self) -> Self:
+        """Return an independent copy."""
+
+    def for_export(self) -> Self:
+        """Return a private copy on the CPU, in inference mode, that exporters can read."""
+
+    def scores(self, inputs: Inputs) -> Scores:
+        """Return raw scores (N, C) of `inputs` by task."""
+
+
+class _Whole(Module):
+    """What a network computes as a module's result: logits and probabilities of each head, or values."""
+
+    def __init__(self, network: Exportable) -> None:
+        super().__init__()
+        self.module = network.module
+        self.__dict__["network"] = network
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs in the order of `_outputs`, all in single precision."""
+        network = self.__dict__["network"]
+        inputs = dict(zip(network.sample, tensors, strict=True)) if isinstance(network.sample, dict) else tensors[0]
+        found: list[Tensor] = []
+        for task, values in network.scores(inputs).items():
+            logits, kind = values.float(), _kind(network.heads.get(task))
+            found.append(logits)
+            if kind != "regression":
+                found.append(logits.sigmoid() if kind == "multi-label" else logits.softmax(1))
+        return tuple(found)
+
+
+def write_onnx(network: Exportable, path: Path) -> Path:
+    """Write a network as an ONNX file, once ONNX Runtime has given PyTorch's results for batches of one and three examples.
+
+    Inputs have the names that the network gives them, or "input". For each head the file has the outputs "logits" and "probabilities", for
+    a regression "value"; where there are several heads the name of the task stands before them ("main.logits"). The batch is free, and
+    so are lengths that the network leaves open. The metadata hold, as JSON, the class names ("classes", of the first head; "tasks", of
+    all), the preprocessing and the versions of the libraries.
+
+    Args:
+        network: any; one that takes the codes of conditions has the input "condition", the row of the table of codes.
+        path: ends in `.onnx`.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingExtraError: if a library is not installed.
+        NetworkError: if the network cannot be exported, with the reason; nothing is written then.
+    """
+    refuse_program(network.origin, "exported")
+    twin = network.for_export()
+    try:
+        check_size(network.state(), purpose="Writing an ONNX file")
+        content = _content(network, twin)
+    except Exception as problem:  # not every forward can be exported
+        if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
+            raise
+        reason = why_not_exported(problem)
+        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_ending}.") from problem
+    write_bytes(path, content)
+    return path
+
+
+def _content(network: Exportable, twin: Exportable) -> bytes:
+    """Return the content of the file; what is exported is `twin`, and compared with what `network` computes."""
+    whole, sample = _Whole(twin).eval(), _tensors(twin.sample)
+    names = list(twin.sample) if isinstance(twin.sample, dict) else []
+    inputs, outputs = names or ["input"], _outputs(twin, sample)
+    free = _lengths(twin, sample)
+    fixed: list[dict[int, torch.export.Dim]] = [{} for _ in sample]
+    for lengths in (free, fixed) if any(free) else (free,):
+        axes = [{0: torch.export.Dim("batch", min=1), **each} for each in lengths]
+        try:
+            model = onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
+            break
+        except Exception:
+            if not any(lengths):
+                raise
+    if any(free) and not any(lengths):
+        warnings.warn(
+            f"The ONNX file takes items of the shape {_shapes(sample)} only: the exporter fixed their length. Longer and shorter ones have "
+            "to be cut or padded to it.",
+            stacklevel=4,
+        )
+    check_onnx_(model, what="the ONNX file")
+    _name_axes_(model, axes)
+    program = OnnxProgram(model.SerializeToString(), names, called=inputs)
+    plain = network.copy()
+    plain.mode_(False)
+    plain.module.cpu()
+    difference = prove(
+        _Whole(plain).eval(), program, batches=list(_batches(twin, sample, longer=lengths)), outputs=outputs, state=twin.state()
+    )
+    for key, value in _metadata(twin, difference).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    return bytes(model.SerializeToString())
+
+
+def _kind(head: Head | None) -> str:
+    return "regression" if head is None else head.kind
+
+
+def _outputs(network: Exportable, sample: Sequence[Tensor]) -> list[str]:
+    """Return the name of each output, in the order in which `_Whole` gives them."""
+    named = dict(zip(network.sample, sample, strict=True)) if isinstance(network.sample, dict) else sample[0]
+    with torch.no_grad():
+        tasks = list(network.scores(named))
+    kinds = {task: ("value",) if _kind(network.heads.get(task)) == "regression" else ("logits", "probabilities") for task in tasks}
+    return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
+
+
+def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
+    return tuple(tensor.cpu() for tensor in (sample.values() if isinstance(sample, dict) else (sample,)))
+
+
+def _shapes(sample: Sequence[Tensor]) -> str:
+    return ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
+
+
+def _lengths(network: Exportable, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:
+    """Return, for each input, the axes whose length the network leaves open: tokens of texts, and what its input shape does not say."""
+    if isinstance(network.sample, dict) or not sample[0].is_floating_point():
+        tokens = torch.export.Dim("tokens", min=2)
+        return [{1: tokens} if tensor.ndim == 2 and not tensor.is_floating_point() else {} for tensor in sample]
+    return [{axis: torch.export.Dim(f"length{axis}", min=2) for axis, size in enumerate(network.input_shape, 1) if size is None}]
+
+
+def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
+    """Call the free axes of inputs and outputs by their names, not by those of the exporter's symbols."""
+    names = {
+        value.type.tensor_type.shape.dim[axis].dim_param: getattr(free, "__name__", str(free))
+        for value, each in zip(model.graph.input, axes, strict=True)
+        for axis, free in each.items()
+    }
+    for value in (*model.graph.input, *model.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in names:
+                size.dim_param = names[size.dim_param]
+
+
+def _batches(network: Exportable, sample: Sequence[Tensor], *, longer: Sequence[Mapping[int, Any]]) -> Any:
+    """Yield a batch of one, and one of three, longer where that is free."""
+    names = list(network.sample) if isinstance(network.sample, dict) else []
+    for count in (1, 3):
+        tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in sample]
+        if network.coding is not None and "condition" in names:
+            tensors[names.index("condition")] = torch.arange(count) % len(network.code_table())
+        for at, axes in enumerate(longer if count == 3 else ()):
+            for axis in axes:
+                tensors[at] = torch.cat([tensors[at], tensors[at].narrow(axis, 0, 1)], axis)
+        yield tensors
+
+
+def _metadata(network: Exportable, difference: float) -> dict[str, str]:
+    first = next(iter(network.heads.values()), None)
+    tasks = {
+        task: {"kind": head.kind, "classes": head.classes, "thresholds": head.thresholds, "activation": head.activation}
+        for task, head in network.heads.items()
+    }
+    conditions = [] if network.coding is None else ["mean", *network.coding.conditions]
+    facts = {
+        "classes": None if first is None else first.classes,
+        "tasks": tasks,
+        "preprocessing": network.preprocessing.to_dict(),
+        "conditions": conditions or None,
+        "versions": versions(),
+        "largest_difference": float(f"{difference:.2g}"),
+    }
+    return {key: json.dumps(value) for key, value in facts.items() if value is not None}

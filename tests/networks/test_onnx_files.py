@@ -1,0 +1,162 @@
+"""A network as an ONNX file: what ONNX Runtime computes from it is what the network predicts, for both families."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import torch_examples
+from torch import nn
+
+import regraft
+from regraft.errors import NetworkError
+
+runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+keras = pytest.importorskip("keras")
+layers = keras.layers
+
+PICTURES = np.random.default_rng(0).normal(size=(5, 1, 8, 8)).astype(np.float32)
+STEPS = np.random.default_rng(1).normal(size=(5, 7, 6)).astype(np.float32)
+ABC = ["a", "b", "c"]
+
+
+def torch_cnn() -> tuple[regraft.Network, np.ndarray]:
+    torch.manual_seed(0)
+    return regraft.load(torch_examples.Cnn(3), classes=ABC, inputs=(1, 8, 8)), PICTURES
+
+
+def keras_pictures() -> tuple[regraft.Network, np.ndarray]:
+    entry = keras.Input((8, 8, 1))
+    middle = layers.BatchNormalization()(layers.DepthwiseConv2D(3)(layers.Conv2D(4, 3, padding="same")(entry)))
+    scores = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(middle))
+    return regraft.load(keras.Model(entry, scores), classes=ABC), np.moveaxis(PICTURES, 1, 3)
+
+
+def keras_steps(*middle: Any) -> tuple[regraft.Network, np.ndarray]:
+    model = keras.Sequential([keras.Input((None, 6)), *middle, layers.Dense(3)])
+    return regraft.load(model, classes=ABC), STEPS
+
+
+def keras_lstm() -> tuple[regraft.Network, np.ndarray]:
+    return keras_steps(layers.Bidirectional(layers.LSTM(4, return_sequences=True)), layers.LSTM(3, use_bias=False))
+
+
+def keras_gru() -> tuple[regraft.Network, np.ndarray]:
+    net, steps = keras_steps(layers.GRU(4, go_backwards=True, bias_initializer="uniform", name="steps"))
+    return net, steps
+
+
+def keras_states() -> tuple[regraft.Network, np.ndarray]:
+    """The last states of one layer are the first ones of another."""
+    entry = keras.Input((None, 6))
+    outputs, *states = layers.LSTM(4, return_state=True, return_sequences=True)(entry)
+    middle = layers.GRU(4)(outputs, initial_state=states[1])
+    middle = layers.LSTM(4)(layers.Reshape((1, 4))(middle), initial_state=states)
+    return regraft.load(keras.Model(entry, layers.Dense(3)(middle)), classes=ABC), STEPS
+
+
+def binary() -> tuple[regraft.Network, np.ndarray]:
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4, activation="relu"), layers.Dense(1, activation="sigmoid")])
+    return regraft.load(model, classes=["no", "yes"]), STEPS[:, 0]
+
+
+def multi_label() -> tuple[regraft.Network, np.ndarray]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.Sigmoid())
+    return regraft.load(module, classes=ABC, inputs=(6,)), STEPS[:, 0]
+
+
+CASES = (torch_cnn, keras_pictures, keras_lstm, keras_gru, keras_states, binary, multi_label)
+
+
+class Mean(nn.Module):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values.mean(1)
+
+
+def tokens() -> tuple[regraft.Network, np.ndarray]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(20, 6), Mean(), nn.Linear(6, 3))
+    return regraft.load(module, classes=ABC, inputs=(9,)), np.arange(45).reshape(5, 9) % 20
+
+
+def run(path: Path, **inputs: Any) -> dict[str, np.ndarray]:
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return dict(zip([one.name for one in session.get_outputs()], session.run(None, inputs), strict=True))
+
+
+def facts(path: Path) -> dict[str, Any]:
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_onnx_runtime_computes_what_the_network_predicts(make: Callable[[], Any], tmp_path: Path) -> None:
+    net, items = make()
+    before = {name: tensor.clone() for name, tensor in net.state().items()}
+    path = net.export(tmp_path / "net.onnx")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state().items())
+    for some in (items, items[:1], np.concatenate([items, items])):
+        found = run(path, input=some)
+        assert np.allclose(found["logits"], net.raw_scores(some), atol=1e-5)
+        assert np.allclose(found["probabilities"], net.predict(some).scores, atol=1e-5)
+    told = facts(path)
+    assert told["classes"] == list(net.classes) and told["tasks"]["main"]["kind"] == net.head.kind
+    assert told["preprocessing"] == json.loads(json.dumps(net.preprocessing.to_dict())) and told["largest_difference"] < 1e-4
+
+
+@pytest.mark.parametrize("make", [keras_lstm, keras_gru, tokens])
+def test_sequences_may_have_any_length_and_recurrent_layers_stay_single_operators(make: Callable[[], Any], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    net, items = make()
+    path = net.export(tmp_path / "net.onnx")
+    graph = onnx.load(path).graph
+    assert len(graph.node) < 60
+    assert [size.dim_param for size in graph.input[0].type.tensor_type.shape.dim][:2] in (["batch", "length1"], ["batch", "tokens"])
+    longer = np.concatenate([items, items, items], 1)
+    with torch.no_grad():
+        expected = net.scores(torch.from_numpy(longer))["main"].numpy()
+    assert np.allclose(run(path, input=longer)["logits"], expected, atol=1e-5)
+
+
+def test_every_head_is_an_output_by_name(tmp_path: Path) -> None:
+    net, items = torch_cnn()
+    net = regraft.branch(net, classes=["x", "y"], task="shape")
+    path = net.export(tmp_path / "net.onnx")
+    found, predicted = run(path, input=items), net.predict(items)
+    assert list(found) == ["main.logits", "main.probabilities", "shape.logits", "shape.probabilities"]
+    for task in ("main", "shape"):
+        assert np.allclose(found[f"{task}.probabilities"], predicted.tasks[task].scores, atol=1e-5)
+
+
+def test_values_of_a_regression_are_its_output(tmp_path: Path) -> None:
+    net = regraft.load(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=(6,))
+    net = regraft.retarget(net, classes=["x", "y"], kind="regression")
+    found = run(net.export(tmp_path / "net.onnx"), input=STEPS[:, 0])
+    assert list(found) == ["value"] and np.allclose(found["value"], net.raw_scores(STEPS[:, 0]), atol=1e-5)
+
+
+class Counts(nn.Module):
+    """Depends on the number of examples in a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out(inputs + len(inputs.tolist()))
+
+
+def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    net = regraft.load(Counts(), inputs=(6,))
+    with pytest.raises(NetworkError, match=r"cannot be written as an ONNX file: .*Export it as \.pt2"):
+        net.export(tmp_path / "net.onnx")
+    with pytest.raises(NetworkError, match=r"ends in '\.pt2' or '\.onnx'"):
+        net.export(tmp_path / "net.h5")
+    assert not list(tmp_path.iterdir())
