@@ -84,9 +84,8 @@ def test_a_test_set_goes_through_the_frozen_part_once(watch: Watch, frozen: int,
 TWICE: dict[str, dict[str, Any]] = {
     "base": {"strategy": "partial", "frozen": 1, "base": "probe"},
     "block": {"strategy": "surgical", "block": "auto"},
-    "scale_shift": {"strategy": "scale_shift"},
-    "norms": {"strategy": "scale_shift", "form": "norm"},
-    "lora": {"strategy": "lora", "rank": 2},
+    "old head": {"strategy": "partial", "frozen": 1, "distill": 0.3},
+    "old head, by a method": {"strategy": "scale_shift", "distill": 0.3},
     "everything": {"strategy": "partial", "frozen": 1, "refit": "all"},
 }
 """What `docs/strategies.md` says goes through the frozen part up to two times."""
@@ -100,9 +99,25 @@ def test_no_example_goes_through_the_frozen_part_more_than_twice(kind: str, fami
     assert result.cost["frozen_forward_items"] in (len(data), 2 * len(data))
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "bias": {},
+    "lin": {},
+    "codes": {},
+    "scale_shift": {},
+    "scale_shift, norms": {"form": "norm"},
+    "scale_shift, views": {"views": 2},
+    "lora": {"rank": 2},
+}
+
+
 @pytest.mark.parametrize("family", cases.FAMILIES)
-@pytest.mark.parametrize("strategy", ["bias", "lin", "codes"])
-def test_other_methods_send_each_example_through_it_once(strategy: str, family: str) -> None:
+@pytest.mark.parametrize("tested", [False, True])
+@pytest.mark.parametrize("kind", METHODS)
+def test_methods_send_each_example_through_it_once(kind: str, tested: bool, family: str) -> None:
+    strategy, settings = kind.partition(",")[0], {**METHODS[kind], "epochs": 2, "batch_size": 16, "seed": 1, "cache": "memory"}
     data = cases.data(family, "conditions" if strategy == "codes" else "plain")
-    result = regraft.adapt(cases.network(family), data, strategy=strategy, cache="memory", epochs=2, batch_size=16, seed=1)
-    assert result.cost["frozen_forward_items"] == len(data)
+    test = data.subset(np.arange(12)) if tested else None
+    result = regraft.adapt(cases.network(family), data, strategy=strategy, test=test, **settings)
+    split = result.facts["data"]["split"]
+    copies = (settings.get("views", 1) - 1) * (split["fit"] + split["select"])
+    assert result.cost["frozen_forward_items"] == len(data) + copies + (12 if tested else 0)

@@ -16,7 +16,7 @@ from ...methods import METHODS, Begun, Method
 from ...networks.contract import Network, Scores
 from ...networks.parts.coding import ENTRANCE, LAYERS, in_condition
 from ...networks.samples import placed
-from ...training import Feed, WholeFeed
+from ...training import CachedFeed, Feed, HeadFeed, WholeFeed
 from ..job import Carried, Job, Parts
 from ..plan import Plan
 from ..starting import solve_heads_
@@ -40,11 +40,21 @@ def trained_head(job: Job, feed: Feed, *, frozen: frozenset[str]) -> tuple[Histo
     Returns:
         The history, and what the heads read of all items, (N, d).
     """
-    head_feed = job.head_feed(feed)
-    job.keep_features_(head_feed.features, frozen)
-    solve_heads_(job, feed, features=head_feed.features)
+    features = _solved_head(job, feed, frozen=frozen)
+    return _train_head_(job, features), features
+
+
+def _solved_head(job: Job, feed: Feed, *, frozen: frozenset[str]) -> Tensor:
+    """Solve the heads, and return what they read of all items, (N, d)."""
+    features = job.head_feed(feed).features
+    job.keep_features_(features, frozen)
+    solve_heads_(job, feed, features=features)
+    return features
+
+
+def _train_head_(job: Job, features: Tensor) -> History:
     alone = replace(job.settings, unfreeze_every=None)
-    return job.train("head", head_feed, frozen=job.all_but_heads(), settings=alone), head_feed.features
+    return job.train("head", HeadFeed(job.network, features, job.device), frozen=job.all_but_heads(), settings=alone)
 
 
 def trained_layers(job: Job, feed: Feed, *, frozen: frozenset[str], stage: str, features: Tensor) -> History:
@@ -164,10 +174,10 @@ def by_method(job: Job) -> Carried:
     Returns:
         How to judge it, and the history.
     """
-    plan, frozen = job.plan, job.frozen_for_head()
+    plan = job.plan
     if job.network.coding is not None:
         _take_conditions_(job, job.network.coding.conditions)
-    history, features = trained_head(job, job.feed(frozen), frozen=frozen)
+    history, features = _head_first(job)
     other = taught(job, features)
     tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
     starts, usual = starts_of(tuning.job, frozen=tuning.frozen), usual_rate(tuning.job.network, tuning.job.settings)
@@ -185,6 +195,25 @@ def by_method(job: Job) -> Carried:
     feed = WholeFeed(finished, job.items, 1, job.device)
     test_feed = None if job.test is None else WholeFeed(finished, job.test, 1, job.device)
     return Carried(feed, history, features, frozenset(), None, test_feed)
+
+
+def _head_first(job: Job) -> tuple[History, Tensor]:
+    """Solve and train the heads; return the history, and what they read of all items, (N, d).
+
+    Where some of the network stays frozen in the form in which it is trained, they are solved in that form: its frozen part has run then.
+    """
+    form = begun_method(job, strategy=job.plan.strategy, options=job.plan.options)
+    own = replace(form.job, terms=job.terms, rates=job.rates, plan=replace(job.plan, views=1))  # heads read the plain examples
+    feed = own.feed(form.frozen)
+    if not isinstance(feed, CachedFeed):
+        frozen = job.frozen_for_head()
+        return trained_head(job, job.feed(frozen), frozen=frozen)
+    features = _solved_head(own, feed, frozen=form.frozen)
+    job.judging_features = own.judging_features
+    for task, head in job.network.heads.items():
+        weight, bias = own.network.rows(own.network.heads[task].layer)
+        job.network.set_rows_(head.layer, weight, bias=bias)
+    return _train_head_(job, features), features
 
 
 def _note_idle_codes_(job: Job) -> None:
