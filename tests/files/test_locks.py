@@ -107,3 +107,26 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
         with held_folder(tmp_path):
             pass
     assert "no locks" in str(told[0].message)
+
+
+WITHOUT_FCNTL = """
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from tests.reliability import cases
+import regraft
+for family in cases.FAMILIES:
+    result = cases.adapted("head", family, out=Path(sys.argv[1]) / family)
+    opened = regraft.load(Path(sys.argv[1]) / family, architecture=type(cases.network("torch").module) if family == "torch" else None)
+    assert opened.classes == result.network.classes
+"""
+
+
+@pytest.mark.slow
+def test_without_fcntl_networks_are_adapted_saved_and_opened(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KERAS_BACKEND": "torch"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "no locks" in done.stderr and not [path for path in tmp_path.rglob(".*")]
