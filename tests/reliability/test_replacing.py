@@ -389,6 +389,13 @@ def test_files_that_cannot_grow(family: str, room: int, tmp_path: Path) -> None:
             new.save(folder)
         with pytest.raises(SettingError, match=r"cannot be written.*"):
             regraft.adapt(regraft.load(_architecture(), inputs=(6,)), _data(), strategy="probe", out=tmp_path / "new", **QUICK)
+        with pytest.raises(SettingError, match=r"cannot be written.*"):
+            regraft.adapt(regraft.load(_architecture(), inputs=(6,)), _data(), strategy="full", out=tmp_path / "new", **QUICK)
+        for ending in ("onnx", "pt2" if family == "torch" else "keras"):
+            with pytest.raises(NetworkError, match=r"cannot be written.*"):
+                old.network.export(tmp_path / f"network.{ending}")
+    with pytest.raises(NetworkError, match=r"is not there.*Make it first"):
+        old.network.export(tmp_path / "nowhere" / "network.onnx")
     assert _seen(folder, architecture) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError, near_names
+from ..files.formats import writable
 from ..files.text import printable
 from ..randomness import seeded
 from .account import Account
@@ -602,6 +603,8 @@ class Network(abc.ABC):
             MissingExtraError: if `.onnx` is asked for and its libraries are not installed.
         """
         target = Path(path)
+        if not target.parent.is_dir():
+            raise NetworkError(f"The folder {printable(target.parent)!r} is not there; expected one for {target.name!r}. Make it first.")
         if target.suffix.lower() == ".onnx":
             return write_onnx(self, target)
         if target.suffix.lower() != self.own_ending:
@@ -609,7 +612,8 @@ class Network(abc.ABC):
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
                 f"{self.own_ending!r} or '.onnx'."
             )
-        return self.export_own(target)
+        with writable(target.parent, error=NetworkError):
+            return self.export_own(target)
 
     @property
     @abc.abstractmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import NetworkError, RegraftError
+from ..files.formats import writable
 from ..files.onnx_form import check_onnx_
 from ..files.writing import write_bytes
 from .folders import versions
@@ -95,7 +96,8 @@ def write_onnx(network: Exportable, path: Path) -> Path:
             raise
         reason = why_not_exported(problem)
         raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_ending}.") from problem
-    write_bytes(path, content)
+    with writable(path.parent, error=NetworkError):
+        write_bytes(path, content)
     return path
 
 

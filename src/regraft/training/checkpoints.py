@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import SettingError
-from ..files.formats import opening
+from ..files.formats import opening, writable
 from ..files.pickles import archived_names
 from ..files.text import printable
 from ..files.writing import write_bytes
@@ -39,12 +39,22 @@ class Checkpoint:
     run: str
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write content so that the file is either the old or the new one, never half of it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Write content so that the file is either the old or the new one, never half of it.
+
+        Raises:
+            SettingError: if it cannot be written.
+        """
         buffer = io.BytesIO()
         torch.save({**content, "run": self.run}, buffer)
         plain = buffer.getvalue()
-        write_bytes(self.path, plain + hashlib.blake2b(plain, digest_size=_DIGEST).digest())
+        with writable(self.path.parent, error=SettingError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                write_bytes(self.path, plain + hashlib.blake2b(plain, digest_size=_DIGEST).digest())
+            except OSError:
+                with suppress(OSError):  # it holds an earlier one
+                    self.path.parent.rmdir()
+                raise
 
     def read(self) -> dict[str, Any] | None:
         """Return what was written last, or None.

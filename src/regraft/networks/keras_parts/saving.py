@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkError
+from ...files.writing import flush_file
 from .record import KerasRecord
 
 __all__ = ["as_given", "save"]
 
 
 def save(network: KerasRecord, module: Any, *, target: Path) -> None:
-    """Write a model that is a network's own or shares its layers.
+    """Write a model that is a network's own or shares its layers, whole or not at all.
 
     Args:
         network: tells the layers' own flags.
@@ -23,10 +25,15 @@ def save(network: KerasRecord, module: Any, *, target: Path) -> None:
 
     Raises:
         NetworkError: if Keras cannot serialise it.
+        OSError: if it cannot be written; nothing is left behind.
     """
-    with as_given(network):
+    partial = target.with_name(f".{target.stem}.partial.keras")  # Keras takes no other ending
+    with as_given(network), ExitStack() as stack:
+        stack.callback(partial.unlink, missing_ok=True)
         try:
-            module.save(target)
+            module.save(partial)
+            flush_file(partial)
+            os.replace(partial, target)
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
             raise NetworkError(
                 f"Keras cannot write this {type(module).__name__}: {error}. Give the class a get_config() and register it with "

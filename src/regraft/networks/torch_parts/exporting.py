@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from inspect import Parameter, Signature, signature
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -180,4 +181,6 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
         first = next(iter(takes.values()))
         starred = first.kind is Parameter.VAR_POSITIONAL
         program = torch.export.export(module.eval(), (sample,), dynamic_shapes={first.name: (axes,)} if starred else (axes,))
-    torch.export.save(program, path)
+    content = BytesIO()
+    torch.export.save(program, content)
+    write_bytes(path, content.getvalue())
