@@ -30,9 +30,39 @@ __all__ = [
     "RegraftError",
     "SettingError",
     "UnsafeFileError",
+    "name_here",
     "near_names",
     "optional_import",
 ]
+
+
+_ELSEWHERE: dict[str, str] = {
+    "learning_rate": "lr base_lr max_lr lr_max lr0 learning_rate_init eta",
+    "clip_norm": "clipnorm global_clipnorm grad_clip clip_grad clip_grad_norm max_grad_norm gradient_clip_val",
+    "weight_decay": "l2 wd weight_decay_rate",
+    "epochs": "n_epochs num_epochs max_epochs nb_epoch nb_epochs num_train_epochs max_iter epoch",
+    "batch_size": "bs batch per_device_train_batch_size train_batch_size",
+    "optimizer": "opt optim opt_func optimiser",
+    "select": "validation_split val_split valid_pct validation_fraction val_size",
+    "valid": "test_split test_size holdout",
+    "test": "validation_data val_data eval_dataset test_data validation_set",
+    "seed": "random_state random_seed",
+    "patience": "early_stopping early_stopping_patience n_iter_no_change",
+    "schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule learning_rate_schedule decay",
+    "warmup": "warmup_ratio warmup_steps warmup_epochs",
+    "frozen": "freeze freeze_layers n_frozen frozen_layers freeze_at freeze_until",
+    "label_smoothing": "smoothing label_smooth label_smoothing_factor",
+    "dropout": "dropout_rate drop_rate drop dropout_p",
+    "augment": "augmentation data_augmentation transforms aug",
+    "budget": "max_time time_limit timeout time_budget",
+    "out": "output_dir save_path save_dir checkpoint_dir default_root_dir logdir log_dir",
+    "class_weight": "class_weights",
+    "layer_decay": "layerwise_lr_decay llrd layer_lr_decay",
+    "stay_near": "l2_sp",
+    "trials": "n_trials n_iter max_trials num_trials",
+}
+"""Name here -> what it is called in Keras, PyTorch, scikit-learn, fastai, timm, Lightning, Transformers and Optuna."""
+_HERE = {other: name for name, others in _ELSEWHERE.items() for other in others.split()}
 
 
 class RegraftError(Exception):
@@ -71,6 +101,11 @@ class CacheError(InputError):
     """The folder or disk of an activation cache does not serve."""
 
 
+def name_here(name: str) -> str | None:
+    """Return what regraft calls a setting that other libraries call `name`; None where nothing is known."""
+    return _HERE.get(name.lower().replace("-", "_"))
+
+
 def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
     """Return the names closest to `name`, as the end of an error message.
 
@@ -80,9 +115,13 @@ def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
         count: at most so many are named.
 
     Returns:
-        `"; did you mean 'a', 'b'?"`, or, where nothing is near, `"; valid: 'a', 'b', …"`.
+        `"; here it is called 'a'"` where other libraries call it `name`; `"; did you mean 'a', 'b'?"`; or, where nothing is near,
+        `"; valid: 'a', 'b', …"`.
     """
     options = [str(option) for option in names]
+    here = name_here(name)
+    if here in options:
+        return f"; here it is called {here!r}"
     near = difflib.get_close_matches(name, options, n=count, cutoff=0.5)
     if near:
         return "; did you mean " + ", ".join(repr(option) for option in near) + "?"

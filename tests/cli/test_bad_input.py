@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import regraft
 from regraft.cli.commands import adaptation
 from regraft.cli.commands.adaptation import value_of
 
@@ -183,3 +185,13 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(pictures: Path,
     assert result.exit_code == 2
     assert "pip install 'regraft[vision]'" in result.stderr
     assert not (tmp_path / "out" / "regraft.json").exists()
+
+
+def test_an_option_of_another_tool_is_told_by_its_name_here() -> None:
+    result = run("adapt", TINY, "photos", "--lr", "0.1")
+    assert result.exit_code == 2 and "Here it is called '--learning-rate'" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_the_version_as_option_attribute_and_module() -> None:
+    told = subprocess.run([sys.executable, "-m", "regraft", "--version"], capture_output=True, text=True, check=True).stdout
+    assert told == f"regraft {regraft.__version__}\n" == run("--version").stdout

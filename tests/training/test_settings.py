@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from regraft.errors import SettingError
+from regraft.errors import _ELSEWHERE, _HERE, SettingError
 from regraft.training import Settings
 
 
@@ -67,3 +67,34 @@ def test_plain_data_both_ways(tmp_path: Path) -> None:
     assert plain["class_weight"] == [1.0, 2.5]
     assert Settings.of(plain).to_dict() == given.to_dict()
     assert Settings.of({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("other", "here"),
+    [
+        ("lr", "learning_rate"),
+        ("learning_rate_init", "learning_rate"),
+        ("clipnorm", "clip_norm"),
+        ("l2", "weight_decay"),
+        ("num_train_epochs", "epochs"),
+        ("drop_rate", "dropout"),
+        ("lr_scheduler_type", "schedule"),
+        ("class_weights", "class_weight"),
+        ("early_stopping", "patience"),
+    ],
+)
+def test_names_of_other_libraries_are_told_by_their_name_here(other: str, here: str) -> None:
+    with pytest.raises(SettingError, match=f"unknown setting '{other}'; here it is called '{here}'"):
+        Settings.of({other: 1})
+
+
+@pytest.mark.parametrize("name", ["loss", "metrics", "callbacks", "monitor", "sample_weight", "verbose"])
+def test_what_cannot_be_set_says_what_holds(name: str) -> None:
+    with pytest.raises(SettingError, match=f"there is no setting '{name}': .{{20,}}"):
+        Settings.of({name: 1})
+
+
+def test_every_name_of_another_library_leads_to_a_setting() -> None:
+    plan = {"select", "valid", "test", "seed", "frozen", "augment", "budget", "out", "trials"}
+    known = {*Settings.__dataclass_fields__, *plan}
+    assert set(_ELSEWHERE) <= known and not known & set(_HERE)

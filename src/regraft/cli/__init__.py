@@ -5,6 +5,8 @@ Neither torch nor keras is imported before a command needs it; `regraft --help` 
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import typer
 
 from .commands import adaptation, caches, conditions, demo, evaluation, extension, inspection, prediction, profiling, reports, searching
@@ -12,11 +14,20 @@ from .guard import Commands
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(name="regraft", cls=Commands, no_args_is_help=True, add_completion=False)
+app = typer.Typer(name="regraft", cls=Commands, no_args_is_help=True)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"regraft {importlib.metadata.version('regraft')}")
+        raise typer.Exit
 
 
 @app.callback(epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or bad input, 130 interrupted.")
-def _root(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (may also stand behind the command).")) -> None:
+def _root(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (may also stand behind the command)."),
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+) -> None:
     """Bring the network you trained and the data you now have; get back the adapted network."""
 
 

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..console import tell
-from ..errors import InputError, MissingExtraError, RegraftError
+from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
 
 __all__ = ["Commands", "guarded"]
@@ -113,8 +113,17 @@ def _escaped_usage() -> Iterator[None]:
     try:
         yield
     except _UsageError as error:
-        error.message = printable(error.message)
+        error.message = printable(error.message) + _called_here(error)
         raise
+
+
+def _called_here(error: Any) -> str:
+    """Return what regraft calls an option that other tools have, as the end of a message; nothing where none is known."""
+    asked, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
+    known = {option for one in getattr(command, "params", ()) for option in one.opts if option.startswith("--")}
+    here = None if asked is None else name_here(asked.removeprefix("--"))
+    option = f"--{(here or '').replace('_', '-')}"
+    return f". Here it is called {option!r}" if option in known else ""
 
 
 @contextmanager

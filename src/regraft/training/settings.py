@@ -18,6 +18,24 @@ SCHEDULES = ("auto", "cosine", "plateau", "constant")
 BATCH_NORMS = ("auto", "batch", "frozen")
 
 
+_NONE = {
+    "loss": "the loss follows from the kind of each task: cross-entropy, binary cross-entropy or squared error",
+    "criterion": "the loss follows from the kind of each task: cross-entropy, binary cross-entropy or squared error",
+    "metrics": "all that apply to the task are computed and stand in result.scores",
+    "callbacks": "none are called; result.history holds what an epoch gave",
+    "sample_weight": "examples weigh the same; class_weight='balanced' weighs classes",
+    "monitor": "the best epoch is that of the lowest validation loss",
+    "verbose": "progress is shown where the output is a terminal",
+    "nesterov": "optimizer='sgd' has Nesterov momentum",
+    "fp16": "training is in single precision; dtype= is that of cached activations",
+    "bf16": "training is in single precision; dtype= is that of cached activations",
+    "precision": "training is in single precision; dtype= is that of cached activations",
+    "mixed_precision": "training is in single precision; dtype= is that of cached activations",
+    "shuffle": "examples are shuffled in every epoch, by seed=",
+}
+"""What other libraries can set and regraft cannot -> what holds in its place."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a training goes.
@@ -101,7 +119,13 @@ class Settings:
             SettingError: listing every unknown name and every value out of range, at once.
         """
         known = [field.name for field in fields(cls)]
-        problems = [f"unknown setting {name!r}{near_names(name, [*known, *also])}" for name in given if name not in known]
+        problems = [
+            f"there is no setting {name!r}: {_NONE[name]}"
+            if name in _NONE
+            else f"unknown setting {name!r}{near_names(name, [*known, *also])}"
+            for name in given
+            if name not in known
+        ]
         values: dict[str, Any] = {
             name: str(value) if name == "cache" and isinstance(value, Path) else value for name, value in given.items() if name in known
         }
