@@ -118,3 +118,34 @@ def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: Any) -
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(NetworkError, match="no named tensors"):
         read_torch_weights(tmp_path / "w.pt")
+
+
+KEYS = ("", "state_dict", "net", "params", "model_state", "ema", "model.state_dict")
+
+
+@pytest.mark.parametrize(
+    ("ending", "key"), [*((".pt", key) for key in KEYS), *((ending, "net") for ending in (".pth", ".pth.tar", ".ckpt", ".bin", ".PTH"))]
+)
+def test_checkpoints_of_other_programs(tmp_path: Path, ending: str, key: str) -> None:
+    content: Any = _state()
+    for part in reversed(key.split(".") if key else []):
+        content = {"epoch": 3, part: content}
+    torch.save(content, tmp_path / f"w{ending}")
+    net = regraft.load(examples.Cnn(), weights=tmp_path / f"w{ending}", inputs=(1, 8, 8))
+    assert examples.bit_equal(_state(), net.state()) and not any("several sets" in note for note in net.account.notes)
+
+
+def test_which_of_several_sets_of_weights_was_taken_is_said(tmp_path: Path) -> None:
+    averaged = {name: torch.zeros_like(tensor) for name, tensor in _state().items()}
+    torch.save({"model_ema": averaged, "model": _state(), "config": {"model": "cnn"}}, tmp_path / "w.pth")
+    net = regraft.load(examples.Cnn(), weights=tmp_path / "w.pth", inputs=(1, 8, 8))
+    assert examples.bit_equal(_state(), net.state())
+    assert any("taken: 'model', left: 'model_ema'" in note for note in net.account.notes)
+
+
+def test_a_checkpoint_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    content: Any = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(NetworkError, match="no named tensors"):
+        read_torch_weights(tmp_path / "w.pt")

@@ -287,7 +287,7 @@ FORMATS: dict[str, Format] = {
     ),
     "torch": Format(
         "PyTorch weights file",
-        (".pt", ".pth"),
+        (".pt", ".pth", ".pth.tar", ".pt.tar", ".ckpt", ".bin"),
         "`torch.load(weights_only=True)`",
         "A pickle runs any code. Those of tensors alone can still ask for memory of any size and for tensors that are views of others.",
         "The names in the pickle are read without running it: only those of plain tensors are admitted. Sizes are compared with the bytes "

@@ -27,12 +27,11 @@ from ..torch_parts.programs import refuse_program
 from .building import Limits, building
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
-from .torch_files import put_weights_, read_torch_weights
+from .torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, read_torch_weights
 
 __all__ = ["Source", "open_source"]
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
-_TORCH_FILES = (".safetensors", ".pt", ".pth")
 _PROGRAM = ".pt2"
 RANDOM = "random"
 """In place of a file of weights: none, the network as its library draws it."""
@@ -193,8 +192,8 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
                     head=head,
                 )
             )
-    elif suffix not in _TORCH_FILES:
-        raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *_TORCH_FILES))}.")
+    elif not is_torch_file(path):
+        raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *TORCH_ENDINGS))}.")
     elif architecture is None:
         if suffix != ".safetensors":
             read_torch_weights(path)  # a pickle of objects is refused before anything else is said
@@ -212,9 +211,9 @@ def _put_file_(network: Network, path: Path) -> Account:
     if not path.is_file():
         raise NetworkError(f"There is no weights file {str(path)!r}.")
     if isinstance(network, TorchNetwork):
-        if path.suffix.lower() not in _TORCH_FILES:
-            raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join(_TORCH_FILES)}.")
-        return put_weights_(network, read_torch_weights(path))
+        if not is_torch_file(path):
+            raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join(TORCH_ENDINGS)}.")
+        return put_torch_file_(network, path)
     if path.suffix.lower() not in _KERAS_FILES:
         raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join(_KERAS_FILES)}.")
     return cast(Account, _keras_door(".keras_files").put_keras_weights_(network, path))

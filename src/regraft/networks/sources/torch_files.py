@@ -21,7 +21,14 @@ from ..account import Account
 from ..matching import Weight, match, numbers_note
 from ..torch_modules import TorchNetwork
 
-__all__ = ["put_weights_", "read_torch_weights"]
+__all__ = ["TORCH_ENDINGS", "is_torch_file", "put_torch_file_", "put_weights_", "read_torch_weights"]
+
+TORCH_ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
+_PARTS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "params", "module", "weights"),
+    *("ema", "ema_state_dict", "state_dict_ema", "model_ema", "params_ema"),
+)
+"""Where the weights lie in checkpoints of other programs; averaged ones are taken where there are no others."""
 
 _COUNTERS = ("num_batches_tracked",)
 _PLAIN = {
@@ -56,14 +63,52 @@ _OLD_STREAMS = 5
 """Pickles one after the other in a file of PyTorch before 1.6; the numbers follow."""
 
 
+def is_torch_file(path: Path) -> bool:
+    """Tell whether the name of a file at `path` is that of a PyTorch weights file."""
+    return path.name.lower().endswith(TORCH_ENDINGS)
+
+
 def read_torch_weights(path: Path) -> dict[str, Tensor]:
-    """Read a `.safetensors`, `.pt` or `.pth` file of named tensors; nothing in it is ever run.
+    """Read a file of named tensors; nothing in it is ever run.
 
     Args:
-        path: the file.
+        path: the file; its name ends as one of `TORCH_ENDINGS`.
 
     Returns:
         name -> tensor, in the file's order; tensors inside "state_dict", "model" and the like are found.
+
+    Raises:
+        UnsafeFileError: if the file is a pickle of objects rather than of tensors.
+        NetworkError: if it is no such file, holds no tensors, or special ones (sparse, quantized, ...).
+    """
+    return _read(path)[0]
+
+
+def put_torch_file_(network: TorchNetwork, path: Path) -> Account:
+    """Put the tensors of a file into a network, as `put_weights_` does.
+
+    Args:
+        network: receives them.
+        path: the file.
+
+    Returns:
+        The account; where the file holds several sets of weights, it says which were taken.
+
+    Raises:
+        UnsafeFileError: if the file is a pickle of objects rather than of tensors.
+        NetworkError: if it is no such file, or nothing in it matches.
+        AmbiguousMatchError: if a tensor could go to more than one place.
+    """
+    tensors, taken, others = _read(path)
+    account = put_weights_(network, tensors)
+    if not others:
+        return account
+    told = f"{printable(path.name)} holds several sets of weights; taken: {taken!r}, left: {', '.join(map(repr, others))}. To take others, "
+    return account.joined(Account(notes=(told + "save them as a file of their own.",)))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
+    """Return the tensors, where in the file they lie, and where others lie.
 
     Raises:
         UnsafeFileError: if the file is a pickle of objects rather than of tensors.
@@ -80,12 +125,13 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
             except pickle.UnpicklingError as error:
                 raise _not_tensors(shown) from error
-    tensors = _tensors_inside(content)
-    if not tensors:
+    sets = _sets_inside(content)
+    if not sets:
         raise NetworkError(f"{shown} holds no named tensors; expected a state dict.")
+    (taken, tensors), *others = sets.items()
     for name, tensor in tensors.items():
         _check_tensor(tensor, name=name, shown=shown)
-    return tensors
+    return tensors, taken, [name for name, _ in others]
 
 
 # ── before PyTorch sees the file ─────────────────────────────────────────────────────────────────────────────────────────
@@ -141,13 +187,16 @@ def _not_tensors(shown: str, name: str = "") -> UnsafeFileError:
 # ── what it gave ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tensors_inside(content: Any) -> dict[str, Tensor]:
+def _sets_inside(content: Any, deeper: int = 3) -> dict[str, dict[str, Tensor]]:
+    """Return the sets of named tensors in a checkpoint, by where they lie; the one to be taken comes first."""
     if not isinstance(content, Mapping):
         return {}
-    for key in ("state_dict", "model_state_dict", "model", "network", "ema"):
-        if isinstance(content.get(key), Mapping):
-            return _tensors_inside(content[key])
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    found: dict[str, dict[str, Tensor]] = {}
+    for key in _PARTS if deeper else ():
+        inside = _sets_inside(content.get(key), deeper - 1)
+        found |= {key if not inner else f"{key}.{inner}": tensors for inner, tensors in inside.items()}
+    own = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return found or ({"": own} if own else {})
 
 
 def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
