@@ -198,3 +198,15 @@ def test_the_heads_copy_of_its_rows_is_the_trained_one(name: str) -> None:
     row, bias = adapted.head.row("Dog ")
     np.testing.assert_array_equal(row, adapted.head.weight[list(adapted.classes).index("dog")])
     assert bias == adapted.head.bias[list(adapted.classes).index("dog")]
+
+
+@every_network
+def test_short_forms_say_what_it_is(name: str) -> None:
+    net, (pictures, labels) = opened(name)
+    assert "5 rows without names" in repr(net) and "blocks" in repr(net) and len(repr(net)) < 200
+    told = repr(regraft.retarget(net, ["cat", "dog", "bus", "car", "cow", "hen"]))
+    assert "main: classification, 6 rows (cat, dog, bus, car, cow and 1 more)" in told
+    data = regraft.read((pictures, labels))
+    assert repr(data) == "<Dataset of 60 items (array); main: classification, 3 classes (bus, cat, dog)>"
+    result = regraft.adapt(net, data, strategy="head", **QUICK)
+    assert repr(result) == f"<Result of strategy 'head': {result.verdict}>"

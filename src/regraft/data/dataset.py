@@ -76,6 +76,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __repr__(self) -> str:
+        tasks = [(name, self.targets_of(name)) for name in self.tasks]
+        named = {name: f", {len(one.classes)} classes ({listed(one.classes)})" if one.classes else "" for name, one in tasks}
+        told = [f"{name}: {one.task}{named[name]}" for name, one in tasks]
+        return f"<Dataset of {len(self)} items ({self.kind}); {'; '.join(told)}>"
+
     def __getitem__(self, index: int) -> Any:
         return self.items[index]
 

@@ -38,6 +38,10 @@ from .predictions import Predictions, concatenated, grouped_scores, predictions,
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
 
+_NAMED = 5
+"""Classes that the short form of a network names."""
+
+
 class Network(abc.ABC):
     """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is.
 
@@ -64,6 +68,12 @@ class Network(abc.ABC):
     coding: Coding | None = None
     draws: bool = False
     found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
+
+    def __repr__(self) -> str:
+        numbers = sum(tensor.numel() for tensor in self.state().values())
+        heads = [f"{task}: {_rows_told(head)}" for task, head in self.heads.items()]
+        kind = f"{type(self).__name__} of {type(self.module).__name__}"
+        return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} numbers; {'; '.join(heads) or 'no head'}>"
 
     @property
     def layout(self) -> str:
@@ -627,3 +637,11 @@ class Network(abc.ABC):
     @abc.abstractmethod
     def for_export(self) -> Self:
         """Return a private copy on the CPU, in inference mode, that exporters can read."""
+
+
+def _rows_told(head: Head) -> str:
+    """Return of what kind a `head` is, and what its rows are called, in a few words."""
+    names = head.classes or ()
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    called = f"({', '.join(map(printable, names[:_NAMED]))}{more})" if names else "without names"
+    return f"{head.kind}, {len(head.weight)} rows {called}"

@@ -60,6 +60,9 @@ class Result:
             said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
+    def __repr__(self) -> str:
+        return f"<Result of strategy {self.plan.strategy!r}: {self.verdict}>"
+
     def __str__(self) -> str:
         return f"{self.verdict}\n{self.plan}\n{self.account}"
 
