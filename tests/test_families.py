@@ -210,3 +210,19 @@ def test_short_forms_say_what_it_is(name: str) -> None:
     assert repr(data) == "<Dataset of 60 items (array); main: classification, 3 classes (bus, cat, dog)>"
     result = regraft.adapt(net, data, strategy="head", **QUICK)
     assert repr(result) == f"<Result of strategy 'head': {result.verdict}>"
+
+
+@every_network
+def test_a_history_by_column_as_keras_has_it(name: str) -> None:
+    net, data = opened(name)
+    result = regraft.adapt(net, data, strategy="full", **QUICK | {"select": 0.2, "refit": False})
+    columns = dict(result.history)
+    assert columns["loss"] == [entry["train_loss"] for entry in result.history if entry["phase"] == "train"]
+    assert set(columns) == {"loss", "val_loss", "val_accuracy", "learning_rate"} and len(set(map(len, columns.values()))) == 1
+    for key, values in dict(result.history).items():
+        columns[key] += values
+    assert result.history[0]["epoch"] == 1 and result.history[-1:][0] == result.history[-1]
+    with pytest.raises(KeyError, match="has the columns 'loss'"):
+        result.history["accuracy"]
+    frame = result.history.to_frame()
+    assert len(frame) == len(result.history) and "train_loss" in frame.columns

@@ -21,6 +21,7 @@ from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
+from .history import History
 from .job import UNCACHED, Carried, Clock, Job, Parts, parts_of
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
 from .plan import ALL, Plan
@@ -111,7 +112,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     job.network.history = tuple(history)
     earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
     plan = replace(plan, reasons=tuple(dict.fromkeys([*earlier, *job.notes])), candidates=tuple(job.candidates), chosen=dict(job.chosen))
-    result = Result(job.network, plan, history, scores, others, clock.cost(job.counter), facts)
+    result = Result(job.network, plan, History(history), scores, others, clock.cost(job.counter), facts)
     if out is not None:
         save_result(result, out, finish=lambda folder: clear_(folder / "run", runs), error=SettingError)
     return result

@@ -15,6 +15,7 @@ from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.folders import HISTORY_FILE, replacing, versions, write_network
 from ..report import report_page, verdict, write_facts, write_report
+from .history import History
 from .plan import Plan
 
 __all__ = ["Result", "save_result"]
@@ -27,7 +28,7 @@ class Result:
     Attributes:
         network: the adapted network.
         plan: what was done, and why.
-        history: one dict an epoch.
+        history: one dict an epoch; `dict(history)` has the columns of Keras, `history.to_frame()` is a table of pandas.
         scores: {"valid": figures, "test": figures where a test set was given}.
         baselines: name -> figures on the same items.
         cost: seconds for reading, the frozen part and training, and how many items went through the frozen part.
@@ -36,7 +37,7 @@ class Result:
 
     network: Network = field(repr=False)
     plan: Plan
-    history: list[dict[str, Any]] = field(repr=False)
+    history: History = field(repr=False)
     scores: dict[str, Any] = field(repr=False)
     baselines: dict[str, Any] = field(repr=False)
     cost: dict[str, float]
