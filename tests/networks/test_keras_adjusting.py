@@ -194,6 +194,7 @@ def test_low_rank_networks_begin_as_they_were_and_settle(name: str) -> None:
     assert same(scores(training), before)
     added = [key for own in training.layer_parameters().values() for key in own if key not in network.state()]
     assert len(added) == 2 * len(layers)
+    training.hold_([])  # the owner of the nested one has frozen its base
     training.freeze_([key for own in training.layer_parameters().values() for key in own if key not in added])
     twin = training.copy()
     twin.mode_(True)
@@ -250,6 +251,7 @@ def test_low_rank_refuses_by_name(layers: list[str], message: str) -> None:
 
 def test_single_parameters_are_frozen() -> None:
     network = opened("nested")
+    network.hold_([])  # its owner has frozen the base
     network.freeze_(["backbone.stem_bn.gamma", "scores.kernel"])
     gradients = {key for key, variable in network.variables().items() if variable.value.requires_grad}
     wanted = {key for own in network.layer_parameters().values() for key in own}
