@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
@@ -53,6 +53,8 @@ def _features(columns: list[str], *, count: int = 60, seed: int = 0) -> tuple[np
 @pytest.mark.parametrize("name", HEADS)
 @settings(max_examples=12, deadline=None)
 @given(columns=st.lists(st.sampled_from(sorted(set(COLUMNS) - {"huge"})), max_size=8), seed=st.integers(0, 20))
+@example(columns=["constant", "zero", "rounding of zero", "rounding of a constant", "hardly moving", "seldom firing"], seed=0)
+@example(columns=["tail of a swish", "constant", "huge and constant", "rounding of zero", "seldom firing"], seed=7)
 def test_weights_are_bounded_and_half_precision_says_the_same(name: str, columns: list[str], seed: int) -> None:
     features, labels = _features(columns, seed=seed)
     weight, bias = HEADS[name](features, labels)

@@ -35,8 +35,8 @@ __all__ = [
 
 FOLDS = 5
 """Parts of the data where a probe has no closed form for the items left out."""
-_ROUNDINGS, _LEAST, _HALF = 64, 1e-2, 1e-3
-"""Of `feature_scale`: roundings, share of the typical deviation, share of the mean."""
+_ROUNDINGS, _LEAST, _HALF, _DEAD = 64, 1e-2, 1e-3, 1e-3
+"""Of `feature_scale`: roundings, share of the typical deviation, share of the mean, share of the typical deviation of what is dead."""
 NEVER = 30.0
 """How far, in nats, the score of a class without items stays below the lowest of the others."""
 
@@ -284,7 +284,8 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
     A feature divided by infinity is zero, and so is a weight: dead features have no part in any class.
 
     - Dead: the deviation is at most 64 roundings of the larger of its mean and the typical deviation. A sum of hundreds of products of
-      typical size is wrong by some roundings of that size, whatever it comes to.
+      typical size is wrong by some roundings of that size, whatever it comes to. So is one whose deviation is below 0.001 of the typical:
+      a feature that fires once in 60 items, by a thousandth of the others, would get weights of thousands to tell that one item.
     - Beside a typical deviation, it counts as at least 0.01 of that, and as 0.001 of the mean, which is one step of half precision: what
       varies by less cannot be told from rounding once the network runs in half precision, and weights stay below 100 a typical deviation.
 
@@ -295,7 +296,7 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
         typical: deviation of features like these, one number or (d,); 0 where they have no common unit (columns of a table).
     """
     size, usual = np.abs(mean), np.broadcast_to(typical, mean.shape)
-    dead = deviation <= _ROUNDINGS * np.finfo(dtype).eps * np.maximum(size, usual)
+    dead = (deviation <= _ROUNDINGS * np.finfo(dtype).eps * np.maximum(size, usual)) | (deviation < _DEAD * usual)
     least = np.where(usual > 0, np.maximum(_LEAST * usual, _HALF * size), 0.0)
     return np.where(dead, np.inf, np.maximum(deviation, least))
 
