@@ -73,7 +73,7 @@ class Network(abc.ABC):
         numbers = sum(tensor.numel() for tensor in self.state().values())
         heads = [f"{task}: {_rows_told(head)}" for task, head in self.heads.items()]
         kind = f"{type(self).__name__} of {type(self.module).__name__}"
-        return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} numbers; {'; '.join(heads) or 'no head'}>"
+        return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
 
     @property
     def layout(self) -> str:

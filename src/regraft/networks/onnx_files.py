@@ -10,7 +10,6 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ..errors import NetworkError, RegraftError
 from ..files.formats import writable
@@ -18,7 +17,7 @@ from ..files.onnx_form import check_onnx_
 from ..files.writing import write_bytes
 from .folders import versions
 from .parts.head import Head
-from .parts.onnx_export import check_size, onnx_model, prove, why_not_exported
+from .parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
 from .parts.protocols import Inputs, Scores
 from .parts.record import Record
 from .torch_parts.programs import OnnxProgram, refuse_program
@@ -46,18 +45,12 @@ class Exportable(Record, Protocol):
         """Return raw scores (N, C) of `inputs` by task."""
 
 
-class _Whole(Module):
-    """What a network computes as a module's result: logits and probabilities of each head, or values."""
-
-    def __init__(self, network: Exportable) -> None:
-        super().__init__()
-        self.module = network.module
-        self.__dict__["network"] = network
+class _Whole(WholeNetwork):
+    """Logits and probabilities of each head, or values."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs in the order of `_outputs`, all in single precision."""
-        network = self.__dict__["network"]
-        inputs = dict(zip(network.sample, tensors, strict=True)) if isinstance(network.sample, dict) else tensors[0]
+        network, inputs = self.__dict__["network"], self.inputs(tensors)
         found: list[Tensor] = []
         for task, values in network.scores(inputs).items():
             logits, kind = values.float(), _kind(network.heads.get(task))
@@ -103,9 +96,9 @@ def write_onnx(network: Exportable, path: Path) -> Path:
 
 def _content(network: Exportable, twin: Exportable) -> bytes:
     """Return the content of the file; what is exported is `twin`, and compared with what `network` computes."""
-    whole, sample = _Whole(twin).eval(), _tensors(twin.sample)
-    names = list(twin.sample) if isinstance(twin.sample, dict) else []
-    inputs, outputs = names or ["input"], _outputs(twin, sample)
+    whole, sample = _Whole(twin).eval(), sample_tensors(twin.sample)
+    names = input_names(twin.sample)
+    inputs, outputs = names or ["input"], _outputs(whole, sample)
     free = _lengths(twin, sample)
     fixed: list[dict[int, torch.export.Dim]] = [{} for _ in sample]
     for lengths in (free, fixed) if any(free) else (free,):
@@ -128,9 +121,7 @@ def _content(network: Exportable, twin: Exportable) -> bytes:
     plain = network.copy()
     plain.mode_(False)
     plain.module.cpu()
-    difference = prove(
-        _Whole(plain).eval(), program, batches=list(_batches(twin, sample, longer=lengths)), outputs=outputs, state=twin.state()
-    )
+    difference = prove(_Whole(plain).eval(), program, batches=batches_of(twin, longer=lengths), outputs=outputs, state=twin.state())
     for key, value in _metadata(twin, difference).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -141,17 +132,13 @@ def _kind(head: Head | None) -> str:
     return "regression" if head is None else head.kind
 
 
-def _outputs(network: Exportable, sample: Sequence[Tensor]) -> list[str]:
-    """Return the name of each output, in the order in which `_Whole` gives them."""
-    named = dict(zip(network.sample, sample, strict=True)) if isinstance(network.sample, dict) else sample[0]
+def _outputs(whole: _Whole, sample: Sequence[Tensor]) -> list[str]:
+    """Return the name of each output, in the order in which `whole` gives them."""
+    network = whole.__dict__["network"]
     with torch.no_grad():
-        tasks = list(network.scores(named))
+        tasks = list(network.scores(whole.inputs(sample)))
     kinds = {task: ("value",) if _kind(network.heads.get(task)) == "regression" else ("logits", "probabilities") for task in tasks}
     return [kind if len(tasks) == 1 else f"{task}.{kind}" for task in tasks for kind in kinds[task]]
-
-
-def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
-    return tuple(tensor.cpu() for tensor in (sample.values() if isinstance(sample, dict) else (sample,)))
 
 
 def _shapes(sample: Sequence[Tensor]) -> str:
@@ -177,19 +164,6 @@ def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param in names:
                 size.dim_param = names[size.dim_param]
-
-
-def _batches(network: Exportable, sample: Sequence[Tensor], *, longer: Sequence[Mapping[int, Any]]) -> Any:
-    """Yield a batch of one, and one of three, longer where that is free."""
-    names = list(network.sample) if isinstance(network.sample, dict) else []
-    for count in (1, 3):
-        tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in sample]
-        if network.coding is not None and "condition" in names:
-            tensors[names.index("condition")] = torch.arange(count) % len(network.code_table())
-        for at, axes in enumerate(longer if count == 3 else ()):
-            for axis in axes:
-                tensors[at] = torch.cat([tensors[at], tensors[at].narrow(axis, 0, 1)], axis)
-        yield tensors
 
 
 def _metadata(network: Exportable, difference: float) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -15,15 +15,63 @@ from torch.nn import Module
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
+from .protocols import Inputs
+from .record import Record
 from .recurrent import translations
 
-__all__ = ["check_size", "onnx_model", "prove", "why_not_exported"]
+__all__ = ["WholeNetwork", "batches_of", "check_size", "input_names", "onnx_model", "prove", "sample_tensors", "why_not_exported"]
 
 _OPSET = 20
 _LARGEST = 2**31 - 2**20
 """Bytes of weights that fit into one ONNX file; some are left for the graph."""
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 """By how much results may differ from PyTorch's, relative to the largest one; the second where there are weights of 16 bits."""
+
+
+class WholeNetwork(Module):
+    """What a network computes as a module whose forward takes its tensors in the order of its sample; subclasses say what that is.
+
+    Attributes:
+        module: the network's own.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.module = network.module
+        self.__dict__["network"] = network  # no module
+
+    def inputs(self, tensors: Sequence[Tensor]) -> Inputs:
+        """Return `tensors` as the network takes them: by name, where they have names."""
+        sample = self.__dict__["network"].sample
+        return dict(zip(sample, tensors, strict=True)) if isinstance(sample, dict) else tensors[0]
+
+
+def sample_tensors(sample: Inputs) -> tuple[Tensor, ...]:
+    """Return the tensors of a `sample` on the CPU, in order."""
+    return tuple(tensor.cpu() for tensor in (sample.values() if isinstance(sample, dict) else (sample,)))
+
+
+def input_names(sample: Inputs) -> list[str]:
+    """Return the names of the tensors of a `sample`; none where it is one without a name."""
+    return list(sample) if isinstance(sample, dict) else []
+
+
+def batches_of(network: Record, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
+    """Yield a batch of one example and one of three, of different conditions where the network takes their codes.
+
+    Args:
+        network: whose sample is repeated.
+        longer: for each input, the axes along which the second batch is longer than the sample.
+    """
+    names = input_names(network.sample)
+    for count in (1, 3):
+        tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in sample_tensors(network.sample)]
+        if network.coding is not None:
+            tensors[names.index("condition")] = torch.arange(count) % len(network.code_table())
+        for at, axes in enumerate(longer if count > 1 else ()):
+            for axis in axes:
+                tensors[at] = torch.cat([tensors[at], tensors[at].narrow(axis, 0, 1)], axis)
+        yield tensors
 
 
 def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
@@ -95,7 +143,7 @@ def prove(
     whole: Module,
     program: Callable[..., Mapping[str, Tensor]],
     *,
-    batches: Sequence[Sequence[Tensor]],
+    batches: Iterable[Sequence[Tensor]],
     outputs: Sequence[str],
     state: Mapping[str, Tensor],
 ) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from inspect import Parameter, Signature, signature
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
 from ..contract import Inputs
-from ..parts.onnx_export import check_size, onnx_model, prove, why_not_exported
+from ..parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
 from ..tracing import capture
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
 from .record import TorchRecord
@@ -29,21 +29,12 @@ UNOPENED_PROGRAM_FILE = "network.pt2"
 """What earlier versions saved in its place: a program that only code can open."""
 
 
-class LogitsAndFeatures(Module):
-    """What a network computes as a module's result: the logits of each head with rows of its own, then what the head reads.
-
-    It takes named tensors in the order of the network's sample.
-    """
-
-    def __init__(self, network: TorchRecord) -> None:
-        super().__init__()
-        self.module = network.module
-        self.__dict__["network"] = network
+class LogitsAndFeatures(WholeNetwork):
+    """The logits of each head with rows of its own, then what the head reads."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the logits (N, C) of each head, in their order, and the features (N, d), all in single precision."""
-        network = self.__dict__["network"]
-        inputs = dict(zip(network.sample, tensors, strict=True)) if isinstance(network.sample, dict) else tensors[0]
+        network, inputs = self.__dict__["network"], self.inputs(tensors)
         own = [task for task, head in network.heads.items() if head.groups is None]
         if not own:
             scores = network.scores(inputs)
@@ -70,12 +61,12 @@ def exported_onnx(network: TorchRecord) -> tuple[bytes, dict[str, str]]:
     """
     check_size(network.state(), purpose="A file that opens without the class")
     whole = LogitsAndFeatures(network).eval()
-    model = _translated(whole, _tensors(network.sample))
+    model = _translated(whole, sample_tensors(network.sample))
     told = _codes_of(whole, network, model=model)
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
-    program = OnnxProgram(content, _names(network.sample))
-    prove(whole, program, batches=list(_batches(network)), outputs=program.outputs, state=network.state())
+    program = OnnxProgram(content, input_names(network.sample))
+    prove(whole, program, batches=batches_of(network), outputs=program.outputs, state=network.state())
     return content, told
 
 
@@ -107,14 +98,6 @@ def write_program(network: TorchRecord, folder: Path) -> dict[str, str]:
     return told
 
 
-def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
-    return tuple(tensor.cpu() for tensor in (sample.values() if isinstance(sample, dict) else (sample,)))
-
-
-def _names(sample: Inputs) -> list[str]:
-    return list(sample) if isinstance(sample, dict) else []
-
-
 def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
     """Return the model that PyTorch's exporter makes, an `onnx.ModelProto` with our names for inputs and outputs."""
     with torch.no_grad():
@@ -138,15 +121,6 @@ def _codes_of(whole: LogitsAndFeatures, network: TorchRecord, *, model: Any) -> 
     if held is None or tuple(held.dims) != tuple(table.shape):
         raise NetworkError(f"the exporter changed the table of codes {name!r}, which has to stay as it is")
     return {"codes": name}
-
-
-def _batches(network: TorchRecord) -> Iterator[list[Tensor]]:
-    """Yield a batch of one and one of three."""
-    for count in (1, 3):
-        tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in _tensors(network.sample)]
-        if network.coding is not None:
-            tensors[_names(network.sample).index("condition")] = torch.arange(count) % len(network.code_table())
-        yield tensors
 
 
 class _Named(Module):
