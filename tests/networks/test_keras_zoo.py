@@ -30,7 +30,7 @@ def test_what_is_not_there_is_one_error() -> None:
 
 
 def test_weights_that_cannot_be_fetched_are_an_error_and_random_ones_have_to_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(NetworkError, match=r"'keras:MobileNetV2' could not be fetched.*--random-weights"):
+    with pytest.raises(NetworkError, match=r"'keras:MobileNetV2' could not be fetched.*weights='random'"):
         regraft.load("keras:MobileNetV2", inputs=(32, 32, 3))
     net = regraft.load("keras:MobileNetV2", inputs=(32, 32, 3), weights="random")
     assert "RANDOM" in str(net.account) and not net.heads

@@ -25,6 +25,7 @@ _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
 
 _OPTIONS = {
+    "weights='random'": "--random-weights",
     "skip_bad=True": "--skip-bad",
     "outside=True": "--outside",
     "resume=False": "--no-resume",

@@ -15,6 +15,7 @@ from typing import Any, cast
 from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
+from ...files.formats import reason_of
 from ...files.text import printable
 from ..contract import Inputs
 from ..samples import sample_of
@@ -77,11 +78,9 @@ def unreachable_weights(source: str, error: Exception) -> NetworkError:
         source: such as "timm:resnet18".
         error: why.
     """
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     return NetworkError(
-        f"The trained weights of {printable(source)!r} could not be fetched ({printable(reason)}). Without them there is nothing to "
-        "transfer. Connect this machine once, give a file with weights= (--weights), or ask for random weights with weights='random' "
-        "(--random-weights)."
+        f"The trained weights of {printable(source)!r} could not be fetched ({reason_of(error)}). Without them there is nothing to "
+        "transfer. Connect this machine once, or give a file with weights=. For a network that knows nothing, give weights='random'."
     )
 
 
