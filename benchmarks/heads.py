@@ -54,7 +54,7 @@ def compared(network: Any, learn: Items, *, test: Items, seed: int) -> dict[str,
     start = time.perf_counter()
     result = regraft.adapt(network, learn, strategy="head", test=test, seed=seed, cache="memory", baselines=False)
     seconds = {"head": time.perf_counter() - start}
-    held = parts_of(regraft.read(learn), Plan("head", seed=seed), judged_apart=True).valid
+    held = parts_of(regraft.read(learn), Plan("head", seed=seed), judged_apart=True).holdout
     rows = np.setdiff1d(np.arange(len(learn[1])), held)
     features, judged = network.features(learn[0]), network.features(test[0])
     start = time.perf_counter()

@@ -27,7 +27,7 @@ from regraft.networks.contract import Network
 
 Ways = dict[str, dict[str, Any]]
 Draw = dict[str, float]
-SETTINGS = {"cache": "memory", "statistics": False, "valid": 0.05, "epochs": 20, "select": 0}
+SETTINGS = {"cache": "memory", "statistics": False, "holdout": 0.05, "epochs": 20, "validation": 0}
 """Nothing is kept aside to choose the epoch: of a hundred items, fifteen would say little, and every way would often keep its start."""
 CONDITION: Ways = {
     "head": {"strategy": "head"},

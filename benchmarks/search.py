@@ -62,7 +62,7 @@ def main(trials: int) -> None:
         "cpu_ratio": round(searched[1] / uncached[1], 3),
         "median_trial_seconds": round(statistics.median(trial.seconds for trial in study.trials), 2),
         "frozen_forward_items": study.cost["frozen_forward_items"],
-        "accuracy": study.scores["valid"]["accuracy"],
+        "accuracy": study.scores["holdout"]["accuracy"],
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
     }

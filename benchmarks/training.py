@@ -245,7 +245,7 @@ def compare(pair: Pair, learn: Any, test: Any, seed: int) -> dict[str, dict[str,
         found[name] = {"accuracy": round(accuracy, 5), "seconds": round(seconds, 2)}
 
     for strategy in OURS:
-        options = {"strategy": strategy, "valid": 0, "seed": seed, "cache": "memory"}
+        options = {"strategy": strategy, "holdout": 0, "seed": seed, "cache": "memory"}
         result, seconds = timed(lambda options=options: regraft.adapt(pair.network, learn, test=test, **options))
         enter(strategy, result.scores["test"]["accuracy"], seconds)
     encoder = LabelEncoder().fit(learn[1])

@@ -31,7 +31,7 @@ def test_picture_networks_of_keras_run_as_frozen_extractors_and_with_their_first
     assert frozen.cost["frozen_forward_items"] == len(data)  # once for each item, whatever the epochs
     eighth = net.layers[7].name
     partial = regraft.adapt(net, data, strategy="partial", frozen=eighth, epochs=2, learning_rate=1e-4, views=2, cache=tmp_path / "cache")
-    fit = partial.facts["data"]["split"]["fit"]
+    fit = partial.facts["data"]["split"]["training"]
     assert partial.cost["frozen_forward_items"] == len(data) + fit  # and once for each further view of a fitting item
     again = regraft.adapt(net, data, strategy="head", epochs=3, cache=tmp_path / "cache")
     assert again.cost["frozen_forward_items"] == 0
@@ -56,11 +56,11 @@ def test_a_text_encoder_classifies_short_texts_and_predicts_after_loading(tmp_pa
     labels = ["animals"] * 24 + ["money"] * 24
     net = regraft.load(f"hf:{text_encoder()}")
     result = regraft.adapt(net, (texts, labels), strategy="head", epochs=15, cache="memory", out=tmp_path / "out")
-    assert result.scores["valid"]["accuracy"] > 0.8
+    assert result.scores["holdout"]["accuracy"] > 0.8
     again = regraft.load(tmp_path / "out")
     questions = ["a rabbit eats grass", "the currency lost value"]
     assert again.predict(questions).labels == ["animals", "money"]
-    assert np.array_equal(again.raw_scores(questions), result.network.raw_scores(questions))
+    assert np.array_equal(again.logits(questions), result.network.logits(questions))
 
 
 def test_forty_speakers_become_fifteen_with_rows_by_name(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def torch_cnn() -> Any:
 
 NETWORKS: dict[str, Callable[[], Any]] = {"torch": torch_cnn, "functional": functional, "sequential": sequential, "subclassed": subclassed}
 every_network = pytest.mark.parametrize("name", NETWORKS)
-QUICK: dict[str, Any] = {"epochs": 3, "learning_rate": 1e-2, "cache": "memory", "select": 0, "patience": None}
+QUICK: dict[str, Any] = {"epochs": 3, "learning_rate": 1e-2, "cache": "memory", "validation": 0, "patience": None}
 
 
 def opened(name: str) -> tuple[regraft.Network, tuple[np.ndarray, np.ndarray]]:
@@ -102,7 +102,7 @@ def test_the_cache_changes_cost_and_not_the_result(name: str) -> None:
     net, data = opened(name)
     cached, plain = (regraft.adapt(net, data, strategy="head", **(QUICK | {"cache": cache})) for cache in ("memory", None))
     assert cached.cost["frozen_forward_items"] == len(LABELS) < plain.cost["frozen_forward_items"]
-    np.testing.assert_allclose(cached.network.raw_scores(data[0]), plain.network.raw_scores(data[0]), rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(cached.network.logits(data[0]), plain.network.logits(data[0]), rtol=2e-3, atol=2e-4)
 
 
 @every_network
@@ -139,7 +139,7 @@ import sys, numpy as np, regraft
 if sys.argv[3] == "subclassed":  # the class fixes its number of outputs, so the folder is opened with it
     from tests.test_families import subclassed
 net = regraft.load(sys.argv[1], architecture=subclassed if sys.argv[3] == "subclassed" else None)
-np.save(sys.argv[2], net.raw_scores(np.load(sys.argv[4])))
+np.save(sys.argv[2], net.logits(np.load(sys.argv[4])))
 """
 
 
@@ -151,13 +151,13 @@ def test_another_process_opens_the_folder_and_gives_the_same_scores(name: str, t
     command = [sys.executable, "-c", PREDICT, tmp_path / "out", tmp_path / "scores.npy", name, tmp_path / "items.npy"]
     subprocess.run([str(part) for part in command], check=True, cwd=Path(__file__).parents[1])
     allowed = 1e-5 if name == "torch" else 0  # ONNX Runtime sums in another order
-    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), result.network.raw_scores(data[0]), rtol=allowed, atol=allowed)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), result.network.logits(data[0]), rtol=allowed, atol=allowed)
     if name == "subclassed":
         with pytest.raises(regraft.RegraftError, match="architecture="):
             regraft.load(tmp_path / "out")
     elif name != "torch":  # and plain Keras opens the file, with the softmax inside
         model = keras.models.load_model(tmp_path / "out" / "network.keras")
-        np.testing.assert_allclose(model.predict(data[0], verbose=0), result.network.predict(data[0]).scores, atol=1e-6)
+        np.testing.assert_allclose(model.predict(data[0], verbose=0), result.network.predict(data[0]).probabilities, atol=1e-6)
 
 
 @every_network
@@ -194,7 +194,7 @@ def test_the_heads_copy_of_its_rows_is_the_trained_one(name: str) -> None:
     net, data = opened(name)
     adapted = regraft.adapt(net, data, strategy="head", **QUICK).network
     features = adapted.features(data[0])
-    np.testing.assert_allclose(features @ adapted.head.weight.T + adapted.head.bias, adapted.raw_scores(data[0]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(features @ adapted.head.weight.T + adapted.head.bias, adapted.logits(data[0]), rtol=1e-4, atol=1e-4)
     row, bias = adapted.head.row("Dog ")
     np.testing.assert_array_equal(row, adapted.head.weight[list(adapted.classes).index("dog")])
     assert bias == adapted.head.bias[list(adapted.classes).index("dog")]
@@ -215,7 +215,7 @@ def test_short_forms_say_what_it_is(name: str) -> None:
 @every_network
 def test_a_history_by_column_as_keras_has_it(name: str) -> None:
     net, data = opened(name)
-    result = regraft.adapt(net, data, strategy="full", **QUICK | {"select": 0.2, "refit": False})
+    result = regraft.adapt(net, data, strategy="full", **QUICK | {"validation": 0.2, "refit": False})
     columns = dict(result.history)
     assert columns["loss"] == [entry["train_loss"] for entry in result.history if entry["phase"] == "train"]
     assert set(columns) == {"loss", "val_loss", "val_accuracy", "learning_rate"} and len(set(map(len, columns.values()))) == 1

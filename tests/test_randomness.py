@@ -166,7 +166,7 @@ VERBS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "profile": lambda net, data, coded: regraft.profile(net, data),
     "search": lambda net, data, coded: regraft.search(net, data, trials=2, epochs=1, cache="memory", space=SPACE),
     "heads": lambda net, data, coded: _extended(net),
-    "fit": lambda net, data, coded: regraft.Adapter(net, strategy="full", epochs=1, dropout=0.1).fit(data.items, data.targets),
+    "fit": lambda net, data, coded: regraft.TransferClassifier(net, strategy="full", epochs=1, dropout=0.1).fit(data.items, data.targets),
     "condition": lambda net, data, coded: regraft.adapt_condition(coded, condition_examples.items(), fit="adam", steps=2),
 }
 

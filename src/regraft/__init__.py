@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from .networks.contract import Network
     from .planning import Plan, Result
     from .planning.profiling import Profile
-    from .planning.search import Adapter, Study
+    from .planning.search import Study, TransferClassifier
     from .verbs import adapt, adapt_condition, fold, load, profile, read, search, tune_input
 
 __all__ = [
-    "Adapter",
     "Dataset",
     "Network",
     "Plan",
@@ -27,6 +26,7 @@ __all__ = [
     "RegraftError",
     "Result",
     "Study",
+    "TransferClassifier",
     "adapt",
     "adapt_condition",
     "branch",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Adapter": "planning.search",
+    "TransferClassifier": "planning.search",
     "Dataset": "data",
     "Network": "networks.contract",
     "Plan": "planning",

@@ -135,7 +135,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     data: Any,
     *,
     strategy: str | Plan = "auto",
-    valid: float = 0.2,
+    holdout: float = 0.2,
+    validation: float = 0.15,
     test: Any = None,
     budget: str | None = None,
     views: int = 1,
@@ -152,7 +153,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         data: a `Dataset`, or whatever `read` reads.
         strategy: "auto", "probe", "head", "partial" (with frozen=), "full", "surgical" (with block=), "scratch", "bias", "scale_shift",
             "lora", "lin", "codes" (for data with conditions), or a `Plan`.
-        valid: share of the items kept aside to judge.
+        holdout: share of the examples kept aside to judge, from 0 to below 1; 0 goes with `test`.
+        validation: share of the others that chooses the epoch, the learning rate and, for "auto", the strategy.
         test: further data that only judge.
         budget: for "auto": "30s", "10m" or "1h"; None or "auto": until nothing that is left can be expected to do better.
         views: fixed versions of each fitting item, the plain one included.
@@ -165,8 +167,8 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
             their own flags; "all": any), fresh (layers below the head that were never trained), classes, rename (old class -> new one),
             start (how rows of new classes start; "auto": the closed-form probe where that is better), probe (how heads are solved:
             "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn"), augment (how views are made: "auto", "none",
-            "light", "photo" or a callable of one picture; but for the first two, 4 views where views= does not say how many), select
-            (share of the learning items that choose, 0.15), statistics (whether class statistics are kept with the network), skip_bad,
+            "light", "photo" or a callable of one picture; but for the first two, 4 views where views= does not say how many),
+            statistics (whether class statistics are kept with the network), skip_bad,
             the options of the methods (form, blocks, rank, alpha, layers, size, training), and those of `regraft.training.Settings`;
             unknown names are an error that lists the near ones.
 
@@ -177,7 +179,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         InputError: if something does not fit; nothing has been started then.
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    given = {"valid": (valid, 0.2), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
+    given = {"holdout": (holdout, 0.2), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
     dataset = _usable(data, skip_bad, task=task)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
@@ -287,7 +289,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     sampler: str = "tpe",
     pruner: str | None = "median",
     folds: int | None = None,
-    valid: float = 0.2,
+    holdout: float = 0.2,
     metric: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -306,7 +308,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         sampler: "tpe", "random" or "grid".
         pruner: "median" or "hyperband" stops trials that fall behind, None none.
         folds: try every plan on so many folds, stratified, and by group where there are groups; None for one split.
-        valid: share of the items that judge the best plan; without folds also of the others that try the plans.
+        holdout: share of the items that judge the best plan; without folds also of the others that try the plans.
         metric: the figure that chooses; None: accuracy, macro_f1 (multi-label) or rmse (regression).
         seed: decides splits and trials; one process repeats them.
         out: folder of the study (SQLite): a further call goes on there, and several processes may work on it at once.
@@ -322,7 +324,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
-    asked = Asked(space, trials, sampler, pruner, folds, valid, metric, seed, out)
+    asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out)
     return run_search(network, dataset, asked=asked, settings=settings)
 
 

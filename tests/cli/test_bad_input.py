@@ -120,7 +120,7 @@ def test_a_finished_folder_is_not_overwritten(adapted: tuple[Path, Path, object]
         (["--epochs", "-1"], "epochs=-1"),
         (["--strategy", "hed"], "'head'"),
         (["--frozen", "3"], "strategy='partial'"),
-        (["--valid", "2"], "valid=2.0"),
+        (["--holdout", "2"], "holdout=2.0"),
     ],
 )
 def test_settings_are_checked_before_anything_is_opened(options: list[str], said: str, tmp_path: Path) -> None:

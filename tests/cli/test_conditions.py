@@ -48,10 +48,10 @@ def test_a_new_condition_is_learned_told_and_used(folder: Path, table: Path) -> 
     assert "The code of 'gil' was fitted to 6 items" in result.stdout and "codes/hal.safetensors (" in result.stdout
     assert "Bit-equal before and after" in result.stdout
     assert {path.name for path in (folder / "codes").iterdir()} == {"gil.safetensors", "hal.safetensors"}
-    shown = run("predict", folder, numbers(folder), "--condition", "gil", "--scores")
+    shown = run("predict", folder, numbers(folder), "--condition", "gil", "--probabilities")
     assert shown.exit_code == 0, shown.output
     rows = list(csv.DictReader(io.StringIO(shown.stdout)))
-    wanted = regraft.load(folder).predict(np.asarray(items().items), "gil").scores
+    wanted = regraft.load(folder).predict(np.asarray(items().items), "gil").probabilities
     assert np.allclose([[float(row[f"p({name})"]) for name in "abc"] for row in rows], wanted, atol=2e-6)
     mean, none = (run("predict", folder, numbers(folder), *extra).stdout for extra in (("--condition", "mean"), ()))
     assert mean == none != run("predict", folder, numbers(folder), "--condition", "gil").stdout
@@ -156,6 +156,6 @@ def test_export(folder: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0 and "Written: " in result.stdout
     rows = np.asarray(items().items)
     alone = regraft.load(tmp_path / "one.keras")
-    assert np.allclose(alone.raw_scores(rows), regraft.fold(regraft.load(folder), "ben").raw_scores(rows), atol=1e-6)
+    assert np.allclose(alone.logits(rows), regraft.fold(regraft.load(folder), "ben").logits(rows), atol=1e-6)
     assert "ends in '.keras' or '.onnx'" in refused("export", folder, tmp_path / "one.pt2")
     assert "The condition 'nobody' is not known" in refused("export", folder, tmp_path / "one.keras", "--condition", "nobody")

@@ -16,7 +16,7 @@ from .conftest import run
 
 def test_the_yardsticks_are_judged_on_the_items_that_judge_the_network() -> None:
     pictures, digits = demo._digits()
-    learned, judged = read((pictures, digits), kind="image").split_indices(demo._VALID, seed=demo._SEED)
+    learned, judged = read((pictures, digits), kind="image").split_indices(demo._HOLDOUT, seed=demo._SEED)
     assert not set(learned) & set(judged) and len(learned) + len(judged) == len(digits)
     rival = demo._mlp(pictures, digits, learned=learned, judged=judged)
     assert rival.figures["items"] == len(judged) == len(rival.right)
@@ -30,6 +30,6 @@ def test_the_demo_ends_with_scores_beside_the_yardsticks(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     plain = json.loads(result.stdout)
     assert set(plain["baselines"]) == {"majority", "class_mean", "probe", "an MLP on the 64 pixels", "a small CNN from scratch"}
-    assert plain["scores"]["valid"]["accuracy"] > 0.94
-    assert {figures["items"] for figures in plain["baselines"].values()} == {plain["scores"]["valid"]["items"]}
+    assert plain["scores"]["holdout"]["accuracy"] > 0.94
+    assert {figures["items"] for figures in plain["baselines"].values()} == {plain["scores"]["holdout"]["items"]}
     assert "a small CNN from scratch" in Path(plain["report"]).read_text(encoding="utf-8")

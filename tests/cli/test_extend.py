@@ -61,8 +61,8 @@ def test_a_saved_torch_network_gets_the_class_that_it_lacks(adapted: Adapted, tm
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"regraft.json", "scores.json", "report.json", "report.html"}
     net, before = regraft.load(tmp_path / "out"), regraft.load(folder)
     assert net.classes == ("bright", "dark", "grey")
-    assert np.array_equal(net.raw_scores(data)[:, :2], before.raw_scores(data))
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["scores"]["valid"]
+    assert np.array_equal(net.logits(data)[:, :2], before.logits(data))
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["scores"]["holdout"]
     assert (scores["old_items"], scores["new_items"], scores["items"]) == (8, 1, 9)
     assert run("report", tmp_path / "out").exit_code == 0
     again = refused("extend", folder, data, "--out", tmp_path / "out")
@@ -75,12 +75,12 @@ def test_a_keras_file_is_extended_from_a_table(keras_file: Path, tmp_path: Path)
     result = extended(keras_file, data, "--old-data", old, "--group", "session", "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.output
     plain = json.loads(result.stdout)
-    figures, account = plain["scores"]["valid"], plain["account"]
+    figures, account = plain["scores"]["holdout"], plain["account"]
     assert account["new"] == ["high", "top"] and account["kept"] == ["low", "middle"]
     assert account["figures"]["max_score_change"] == 0
     assert figures["items"] == figures["old_items"] + figures["new_items"] == 8
     assert figures["old_accuracy_before"] >= figures["old_accuracy"] and "harmonic_mean" in figures
-    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["data"]["split"] == {"fit": 32, "valid": 8}
+    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["data"]["split"] == {"training": 32, "holdout": 8}
     assert regraft.load(tmp_path / "out").classes == NAMES
 
 
@@ -90,7 +90,7 @@ def test_what_judges_is_told(keras_file: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "No item was kept aside to judge" in result.stderr and "has not been judged" in result.stdout
     test = write_table(tmp_path / "test.csv", ("low", "high"), each=3)
-    plain = json.loads(extended(keras_file, single, "--out", tmp_path / "two", "--valid", 0, "--test", test, "--json").stdout)
+    plain = json.loads(extended(keras_file, single, "--out", tmp_path / "two", "--holdout", 0, "--test", test, "--json").stdout)
     assert set(plain["scores"]) == {"test"} and plain["scores"]["test"]["new_items"] == 3
     few = tmp_path / "few.csv"
     few.write_text(single.read_text(encoding="utf-8") + "0,0,0,top\n0,0,0.1,top\n", encoding="utf-8")
@@ -108,7 +108,7 @@ def test_statistics_solve_all_rows(keras_file: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         plain = json.loads(result.stdout)
         assert "No item was given of 1 of 2 old classes ('middle')" in result.stderr
-        assert plain["account"]["kept"] == [] and plain["scores"]["valid"]["old_items"] == 10
+        assert plain["account"]["kept"] == [] and plain["scores"]["holdout"]["old_items"] == 10
     both = refused("extend", tmp_path / "saved", data, "--statistics", "own", "--start", "zeros", "--out", tmp_path / "out")
     assert "--start zeros and --statistics own" in both
     other = regraft.load(keras_file, classes=["low", "middle"])
@@ -149,10 +149,10 @@ def test_groups_of_items_that_are_learned_from_do_not_judge(keras_file: Path, tm
         for label, group in (("high", f"s{value}"), ("low", f"s{value}"), ("low", "t"))
     ]
     (tmp_path / "data.csv").write_text("a,b,c,label,session\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    given = [tmp_path / "data.csv", "--group", "session", "--start", "imprint", "--valid", 0.3, "--out", tmp_path / "out", "--json"]
+    given = [tmp_path / "data.csv", "--group", "session", "--start", "imprint", "--holdout", 0.3, "--out", tmp_path / "out", "--json"]
     result = extended(keras_file, *given)
     assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)["scores"]["valid"]
+    figures = json.loads(result.stdout)["scores"]["holdout"]
     assert (figures["new_items"], figures["old_items"]) == (1, 4)  # one session of three, and those of "low" alone
 
 
@@ -161,7 +161,7 @@ def test_groups_of_items_that_are_learned_from_do_not_judge(keras_file: Path, tm
     [
         (["--start", "imprnt"], "did you mean 'imprint'?"),
         (["--start", "mean", "--old-data", "x"], "--start mean and --old-data x"),
-        (["--valid", "1"], "--valid 1.0"),
+        (["--holdout", "1"], "--holdout 1.0"),
         (["--target", "a=b", "--target", "c"], "--target 'c': others name a task, such as 'a=b'; give TASK=COL."),
         (["--columns", "a,,b"], "--columns 'a,,b'"),
     ],

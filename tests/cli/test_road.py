@@ -62,7 +62,7 @@ def test_adapt_takes_a_table_with_files_and_groups(pictures: Path, tmp_path: Pat
     options = ["--files", pictures, "--target", "label", "--group", "session", "--strategy", "head", "--epochs", 1, "--json"]
     result = run("adapt", TINY, tmp_path / "train.csv", "--out", tmp_path / "out", *options, *SETTINGS)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["scores"]["valid"]["items"] == 4
+    assert json.loads(result.stdout)["scores"]["holdout"]["items"] == 4
 
 
 def test_evaluate_gives_figures_with_intervals(adapted: Adapted) -> None:
@@ -77,7 +77,7 @@ def test_evaluate_gives_figures_with_intervals(adapted: Adapted) -> None:
 
 def test_predict_gives_one_row_for_each_file_of_a_folder(adapted: Adapted) -> None:
     folder, pictures, _ = adapted
-    result = run("predict", folder, pictures / "dark", pictures / "bright" / "0.png", "--scores")
+    result = run("predict", folder, pictures / "dark", pictures / "bright" / "0.png", "--probabilities")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert result.exit_code == 0 and len(rows) == 9
     assert rows[0]["file"] == str(pictures / "dark" / "0.png") and rows[-1]["file"] == str(pictures / "bright" / "0.png")
@@ -91,10 +91,12 @@ def test_predict_gives_one_row_for_each_file_of_a_folder(adapted: Adapted) -> No
 def test_predict_gives_json_lines_equal_to_the_library(adapted: Adapted) -> None:
     regraft = pytest.importorskip("regraft")
     folder, pictures, _ = adapted
-    lines = [json.loads(line) for line in run("predict", folder, pictures / "dark", "--format", "jsonl", "--scores").stdout.splitlines()]
+    lines = [
+        json.loads(line) for line in run("predict", folder, pictures / "dark", "--format", "jsonl", "--probabilities").stdout.splitlines()
+    ]
     found = regraft.load(folder).predict(pictures / "dark")
     assert [line["label"] for line in lines] == found.labels
-    assert np.array([[line["scores"][name] for name in found.classes] for line in lines]) == pytest.approx(found.scores)
+    assert np.array([[line["probabilities"][name] for name in found.classes] for line in lines]) == pytest.approx(found.probabilities)
 
 
 def test_report_is_made_again(adapted: Adapted) -> None:

@@ -24,7 +24,7 @@ def test_a_search_prints_its_table_and_keeps_the_study(pictures: Path, tmp_path:
     words[words.index(out)] = tmp_path / "other"  # the network has random weights: it is another one each time
     plain = json.loads(run(*words, "--json", "--quiet").stdout)
     assert [trial["values"] for trial in plain["trials"]] == [{"learning_rate": 0.01}, {"learning_rate": 0.001}]
-    assert plain["best"]["plan"]["strategy"] == "head" and plain["scores"]["valid"]["items"] > 0
+    assert plain["best"]["plan"]["strategy"] == "head" and plain["scores"]["holdout"]["items"] > 0
 
 
 def test_wrong_words_end_with_2(pictures: Path, tmp_path: Path) -> None:

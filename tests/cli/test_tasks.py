@@ -45,7 +45,7 @@ def table(path: Path, rows: list[str]) -> Path:
 def test_predict_prints_every_task(saved: Saved) -> None:
     folder, net = saved
     found = net.predict(np.load(folder / "items.npy"))
-    rows = list(csv.DictReader(io.StringIO(run("predict", folder / "net", folder / "items.npy", "--scores").stdout)))
+    rows = list(csv.DictReader(io.StringIO(run("predict", folder / "net", folder / "items.npy", "--probabilities").stdout)))
     assert list(rows[0])[:3] == ["file", "label", "probability"] and list(rows[0])[7:11] == [
         "parity.label",
         "parity.probability",
@@ -85,7 +85,7 @@ def test_evaluate_judges_each_task_on_the_items_that_have_its_target(saved: Save
 
 def test_labels_of_several_columns_follow_the_heads_order_and_thresholds(saved: Saved, tmp_path: Path) -> None:
     folder, net = saved
-    chances = net.predict(np.load(folder / "items.npy")).tasks["tags"].scores
+    chances = net.predict(np.load(folder / "items.npy")).tasks["tags"].probabilities
     present = (chances >= 0.5).astype(int)
     rows = ["large,small", *(f"{large},{small}" for small, large in present)]
     data = table(tmp_path / "tags.csv", rows)

@@ -28,26 +28,26 @@ shares = st.floats(0.05, 0.95)
 
 @settings(max_examples=60, deadline=None)
 @given(labels, shares, st.integers(0, 9))
-def test_split_is_repeatable_complete_stratified(values, valid, seed):
+def test_split_is_repeatable_complete_stratified(values, holdout, seed):
     data = made(values, tuple("abcde"))
-    first, second = data.split(valid, seed)
-    again = data.split(valid, seed)
+    first, second = data.split(holdout, seed)
+    again = data.split(holdout, seed)
     assert (ids(first), ids(second)) == (ids(again[0]), ids(again[1]))
     assert sorted(ids(first) + ids(second)) == list(range(len(values)))
     assert ids(first) == sorted(ids(first)) and ids(second) == sorted(ids(second))
     counts, kept, given_away = data.class_counts(), first.class_counts(), second.class_counts()
     assert ((kept >= 1) | (counts == 0)).all()
     assert ((given_away >= 1) | (counts < 2)).all()
-    assert (np.abs(given_away - counts * valid) <= 1).all()
+    assert (np.abs(given_away - counts * holdout) <= 1).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9)), min_size=4, max_size=80), shares, st.integers(0, 9))
-def test_groups_never_on_both_sides(rows, valid, seed):
+def test_groups_never_on_both_sides(rows, holdout, seed):
     classes, groups = np.array(rows).T
     data = made(classes, ("a", "b", "c"), groups=groups.astype(str))
     try:
-        first, second = data.split(valid, seed)
+        first, second = data.split(holdout, seed)
     except DataError as error:
         assert "cannot be split" in str(error)
         totals = {(name, group) for name, group in rows}
@@ -57,7 +57,7 @@ def test_groups_never_on_both_sides(rows, valid, seed):
     assert not set(first.groups) & set(second.groups)
     assert len(second) and sorted(ids(first) + ids(second)) == list(range(len(rows)))
     assert ((first.class_counts() > 0) | (data.class_counts() == 0)).all()
-    assert ids(second) == ids(data.split(valid, seed)[1])
+    assert ids(second) == ids(data.split(holdout, seed)[1])
 
 
 def test_grouped_split_stays_stratified():
@@ -87,7 +87,7 @@ def test_split_multi_label_and_regression():
 
 
 def test_split_errors():
-    with pytest.raises(SettingError, match=r"valid=1.5 is out of range"):
+    with pytest.raises(SettingError, match=r"holdout=1.5 is out of range"):
         made([0, 1]).split(1.5)
     with pytest.raises(DataError, match="Data of 1 item cannot be split"):
         made([0]).split()

@@ -85,12 +85,12 @@ def test_one_picture_in_any_form_is_one_prediction_or_a_word(
     draw = np.random.default_rng(seed)
     shown = np.clip(level + draw.integers(-spread, spread + 1, (count, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
     for key, net in trained.items():
-        expected, agreed = net.predict(_files(shown, tmp_path / "shown")).scores, []
+        expected, agreed = net.predict(_files(shown, tmp_path / "shown")).probabilities, []
         for form, made in FORMS.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 try:
-                    scores = net.predict(made(shown, tmp_path / "shown")).scores
+                    scores = net.predict(made(shown, tmp_path / "shown")).probabilities
                 except (DataError, UserWarning) as problem:
                     assert "the network learned from arrays of" in str(problem)
                     continue
@@ -109,8 +109,8 @@ def test_the_range_is_that_of_the_training_and_is_saved(trained: dict[tuple[str,
         trained["torch", "float32 of 0..1"].predict(pictures.astype(np.float32))
     dark = (pictures[:1] // 4).astype(np.float32)
     for form in ("files", "uint8"):
-        alone = trained["torch", form].predict(dark).scores
-        np.testing.assert_allclose(alone, trained["torch", form].predict(dark.astype(np.uint8)).scores, atol=1e-5)
+        alone = trained["torch", form].predict(dark).probabilities
+        np.testing.assert_allclose(alone, trained["torch", form].predict(dark.astype(np.uint8)).probabilities, atol=1e-5)
 
 
 def test_a_test_set_of_another_range_is_refused_before_anything_starts() -> None:

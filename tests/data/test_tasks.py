@@ -194,7 +194,7 @@ labels = st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 5)), min_size=4, 
 
 @settings(max_examples=60, deadline=None)
 @given(labels, st.floats(0.1, 0.9), st.integers(0, 9), st.booleans(), st.sampled_from(["classification", "multi-label", "regression"]))
-def test_split_keeps_every_item_once_and_stratifies(rows, valid, seed, grouped, task):
+def test_split_keeps_every_item_once_and_stratifies(rows, holdout, seed, grouped, task):
     index, group = np.array(rows).T
     known, classes = index >= 0, tuple("abc")
     values = {
@@ -207,7 +207,7 @@ def test_split_keeps_every_item_once_and_stratifies(rows, valid, seed, grouped, 
     names = () if task == "regression" else classes
     data = Dataset(np.arange(len(rows)), values, names, "array", task, groups, further=further)
     try:
-        first, second = data.split(valid, seed)
+        first, second = data.split(holdout, seed)
     except DataError as error:
         assert "cannot be split" in str(error)
         return
@@ -220,8 +220,8 @@ def test_split_keeps_every_item_once_and_stratifies(rows, valid, seed, grouped, 
     if grouped:
         assert not set(first.groups) & set(second.groups)
     elif task == "classification":
-        assert (np.abs(second.class_counts() - data.class_counts() * valid) <= 1).all()
-        assert abs((~second.known).sum() - (~known).sum() * valid) <= 1
+        assert (np.abs(second.class_counts() - data.class_counts() * holdout) <= 1).all()
+        assert abs((~second.known).sum() - (~known).sum() * holdout) <= 1
 
 
 def test_a_group_with_all_items_without_a_target_may_be_split_off():

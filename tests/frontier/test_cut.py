@@ -275,7 +275,7 @@ def test_frontiers_below_taps_are_cached(frozen: int) -> None:
     layers = [nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True)]
     net = regraft.load(nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3)), inputs=(1, 8, 8))
     assert [block.name for block in net.blocks] == ["0.0", "0.2", "1", "4", "6"]
-    options = {"strategy": "partial", "base": "probe", "epochs": 3, "learning_rate": 0.01, "select": 0}
+    options = {"strategy": "partial", "base": "probe", "epochs": 3, "learning_rate": 0.01, "validation": 0}
     both = [regraft.adapt(net, examples.pictures(40), frozen=frozen, cache=cache, **options) for cache in ("memory", None)]
     assert not [reason for reason in both[0].plan.reasons if "every epoch" in reason]
     assert both[0].cost["frozen_forward_items"] == 2 * 40  # once to read all depths, once to keep what crosses the frontier

@@ -42,9 +42,9 @@ def _check_predictions(net: Any, items: Any, *, count: int) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = net.predict(items)
-    _check(found.scores.shape == (count, len(found.classes)), f"scores of the shape {found.scores.shape}")
+    _check(found.probabilities.shape == (count, len(found.classes)), f"scores of the shape {found.probabilities.shape}")
     said = any("are no numbers" in str(warning.message) for warning in told)
-    _check(said or bool(np.isfinite(found.scores).all()), "scores that are no numbers, without a word")
+    _check(said or bool(np.isfinite(found.probabilities).all()), "scores that are no numbers, without a word")
 
 
 def _table(path: Path, change: Callable[[bytes, random.Random], bytes]) -> Way:
@@ -126,7 +126,7 @@ def _weights(path: Path, write: Callable[[Any, Path], Any], change: Callable[[by
 
     def use() -> None:
         with torch.no_grad():
-            scores = regraft.load(_perceptron(), weights=path, inputs=(4,)).raw_scores(np.ones((2, 4), np.float32))
+            scores = regraft.load(_perceptron(), weights=path, inputs=(4,)).logits(np.ones((2, 4), np.float32))
         _check(scores.shape == (2, 3), f"scores of the shape {scores.shape}")
 
     return path, use, change

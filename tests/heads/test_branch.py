@@ -38,8 +38,8 @@ def test_derived_probabilities_are_sums_of_the_old_ones(group: list[int], rest: 
     net = regraft.branch(_network(), "group", groups=groups)
     found = net.predict(_items())
     for column, index in enumerate(used):
-        expected = found.scores[:, [row for row, own in enumerate(group) if own == index]].sum(1)
-        np.testing.assert_allclose(found.tasks["group"].scores[:, column], expected, atol=1e-6)
+        expected = found.probabilities[:, [row for row, own in enumerate(group) if own == index]].sum(1)
+        np.testing.assert_allclose(found.tasks["group"].probabilities[:, column], expected, atol=1e-6)
     assert found.tasks["group"].classes == tuple(groups) and found.labels == _network().predict(_items()).labels
 
 
@@ -69,11 +69,11 @@ def test_branches_of_every_kind_stand_side_by_side(tmp_path: Any) -> None:
     for again in (regraft.load(tmp_path / "net"), regraft.load(tmp_path / "net", architecture=lambda: module)):
         assert list(again.heads) == list(net.heads)
         for task in net.heads:
-            assert np.allclose(again.predict(_items()).tasks[task].scores, found.tasks[task].scores, atol=1e-6)
+            assert np.allclose(again.predict(_items()).tasks[task].probabilities, found.tasks[task].probabilities, atol=1e-6)
             assert (again.heads[task].kind, again.heads[task].classes) == (net.heads[task].kind, net.heads[task].classes)
     changed = regraft.retarget(net, ["3", "new"])
     assert list(changed.heads) == ["main", "labels", "size"]  # what was derived from the old classes goes with them
-    assert np.array_equal(changed.raw_scores(_items(), task="labels"), net.raw_scores(_items(), task="labels"))
+    assert np.array_equal(changed.logits(_items(), task="labels"), net.logits(_items(), task="labels"))
     other = regraft.retarget(net, ["round", "blue"], task="labels")
     assert np.array_equal(other.heads["labels"].weight[0], net.heads["labels"].weight[1])
 
@@ -103,6 +103,6 @@ def test_what_does_not_fit_is_one_error(task: str, options: dict[str, Any], erro
 
 def test_unknown_tasks_are_named() -> None:
     with pytest.raises(NetworkError, match="no task 'mian'; did you mean 'main'"):
-        _network().raw_scores(_items(), task="mian")
+        _network().logits(_items(), task="mian")
     with pytest.raises(SettingError, match="did you mean 'softmax'"):
         regraft.stack(_network(), ["a"], activation="softmx")

@@ -111,13 +111,13 @@ def test_digits_with_a_second_output_once_derived_once_trained(make: Callable[[]
     net = regraft.adapt(make(), (x[:600], labels[:600]), strategy="full", epochs=4, learning_rate=3e-3, **PLAIN).network
     derived = regraft.branch(net, "parity", groups={"even": ["0", "2", "4", "6", "8"], "odd": None})
     found = derived.predict(x[600:])
-    np.testing.assert_allclose(found.tasks["parity"].scores[:, 0], found.scores[:, ::2].sum(1), atol=1e-6)
+    np.testing.assert_allclose(found.tasks["parity"].probabilities[:, 0], found.probabilities[:, ::2].sum(1), atol=1e-6)
     truth = np.where(digits[:900] % 2, "odd", "even")
     assert (np.array(found.tasks["parity"].labels) == truth[600:]).mean() > 0.85
     some = np.where(np.arange(600) % 2 == 0, truth[:600], "")  # half of the items say nothing of the second target
     data = regraft.read((x[:600], {"digit": labels[:600], "parity": some}))
     trained = regraft.adapt(net, data, strategy="head", epochs=3, out=tmp_path / "both", **PLAIN)
-    assert set(trained.scores["valid"]["tasks"]) == {"digit", "parity"} or set(trained.scores["valid"]["tasks"]) == {"main", "parity"}
+    assert set(trained.scores["holdout"]["tasks"]) == {"digit", "parity"} or set(trained.scores["holdout"]["tasks"]) == {"main", "parity"}
     again = (
         regraft.load(tmp_path / "both", architecture=make).predict(x[600:])
         if make is _torch_digits

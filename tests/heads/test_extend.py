@@ -111,7 +111,7 @@ def test_labels_that_do_not_compete_are_added_too() -> None:
     data = regraft.read((items, np.concatenate([table, 1 - table], 1)), classes=("big", "small"))
     wider = regraft.extend(net, ["big", "small"], data)
     assert wider.classes == ("red", "round", "big", "small")
-    assert np.array_equal(wider.raw_scores(items)[:, :2], net.raw_scores(items))
+    assert np.array_equal(wider.logits(items)[:, :2], net.logits(items))
     assert ((wider.predict(items).scores[:, 2] > 0.5) == (table[:, 0] > 0)).mean() > 0.9
 
 
@@ -139,7 +139,7 @@ def test_rows_against_a_brute_force_model(names: list[str], steps: int, draw: st
         expected = changed.head.weight
     assert changed.classes == (*old, *names) and sum(changed.head.parts) == 3 + len(names)
     items = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    assert np.array_equal(changed.raw_scores(items)[:, :3], net.raw_scores(items))
+    assert np.array_equal(changed.logits(items)[:, :3], net.logits(items))
     with pytest.raises(NetworkError, match="among the"):
         regraft.extend(changed, [f" {names[0]}"])
 

@@ -90,14 +90,14 @@ def _parts(family: str, *, each: int = 40) -> dict[str, tuple[np.ndarray, np.nda
 
 
 def _accuracy(net: regraft.Network, part: tuple[Any, np.ndarray]) -> float:
-    return float((np.array(net.classes)[net.raw_scores(part[0]).argmax(1)] == part[1]).mean())
+    return float((np.array(net.classes)[net.logits(part[0]).argmax(1)] == part[1]).mean())
 
 
 def _extended(net: regraft.Network, parts: dict[str, tuple[Any, np.ndarray]]) -> tuple[float, float]:
     """Extend by the new classes; return what the old ones lose, and how many of the new ones are found."""
     wider = regraft.extend(net, sorted(set(parts["new"][1])), parts["new"])
     old = parts["old test"]
-    assert np.array_equal(wider.raw_scores(old[0])[:, : len(net.classes)], net.raw_scores(old[0]))
+    assert np.array_equal(wider.logits(old[0])[:, : len(net.classes)], net.logits(old[0]))
     return _accuracy(net, old) - _accuracy(wider, old), _accuracy(wider, parts["new test"])
 
 

@@ -82,10 +82,10 @@ def test_heads_are_found_and_rebuilt(name: str) -> None:
     changed = regraft.retarget(net, ["c", "new", "a"], start="random")
     assert changed.account.to_dict()["kept"] == ["c", "a"]
     assert np.array_equal(changed.head.weight[[0, 2]], net.head.weight[[2, 0]])
-    np.testing.assert_allclose(changed.raw_scores(items)[:, [0, 2]], net.raw_scores(items)[:, [2, 0]], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(changed.logits(items)[:, [0, 2]], net.logits(items)[:, [2, 0]], rtol=1e-4, atol=1e-5)
     wider = regraft.extend(net, ["new"], (items, ["new"] * 9))
     assert wider.account.to_dict()["figures"]["max_score_change"] == 0.0
-    assert np.array_equal(wider.raw_scores(items)[:, :3], net.raw_scores(items))
+    assert np.array_equal(wider.logits(items)[:, :3], net.logits(items))
 
 
 @pytest.mark.parametrize("make", [TwoHeads, _keras_two])
@@ -101,7 +101,7 @@ def test_of_two_candidates_the_user_chooses(make: Any) -> None:
         net = regraft.load(module, inputs=(6,), head=chosen, classes=classes)
         assert net.head.layer == chosen and net.head.features == 8
         changed = regraft.retarget(net, [classes[2], classes[0]])
-        np.testing.assert_allclose(changed.raw_scores(items), net.raw_scores(items)[:, [2, 0]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(changed.logits(items), net.logits(items)[:, [2, 0]], rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_without_a_linear_layer_is_named() -> None:

@@ -88,8 +88,8 @@ def test_old_scores_stay_to_the_bit_when_classes_are_added(name: str) -> None:
     assert twice.classes == (*OLD, "plane", "ship", "train")
     for count in (1, 7, 30):
         items = pictures(name, ALL[:count])
-        assert np.array_equal(net.raw_scores(items), twice.raw_scores(items)[:, :5])
-        assert np.array_equal(once.raw_scores(items), twice.raw_scores(items)[:, :7])
+        assert np.array_equal(net.logits(items), twice.logits(items)[:, :5])
+        assert np.array_equal(once.logits(items), twice.logits(items)[:, :7])
     assert np.array_equal(twice.head.weight[:5], net.head.weight) and np.array_equal(twice.head.bias[:5], net.head.bias)
 
 
@@ -111,19 +111,19 @@ def test_branches_read_the_features_of_the_head(name: str) -> None:
     items, head = pictures(name, ALL[:8]), branched.heads["place"]
     features = branched.features(items)
     np.testing.assert_allclose(features, net.features(items), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(branched.raw_scores(items, task="place"), features @ head.weight.T + head.bias, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(branched.logits(items, task="place"), features @ head.weight.T + head.bias, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_stacked_heads_read_the_old_scores(name: str) -> None:
     net = opened(name)
     items = pictures(name, ALL[:8])
-    old = net.raw_scores(items).astype(np.float64)
+    old = net.logits(items).astype(np.float64)
     read = {"linear": old, "relu": np.maximum(old, 0), "softmax": np.exp(old) / np.exp(old).sum(1, keepdims=True)}
     for activation, features in read.items():
         stacked = regraft.stack(net, ["in", "out"], activation=activation, start="random", seed=3)
         expected = features @ stacked.head.weight.T + stacked.head.bias
-        np.testing.assert_allclose(stacked.raw_scores(items), expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(stacked.logits(items), expected, rtol=1e-3, atol=1e-4)
         assert stacked.classes == ("in", "out") and stacked.head.features == 5
 
 

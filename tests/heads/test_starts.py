@@ -32,9 +32,9 @@ def test_kept_rows_are_bit_equal_and_new_ones_start_as_asked(name: str, start: s
     for shared in ("tram", "cat"):
         assert np.array_equal(net.head.row(shared)[0], changed.head.row(shared)[0])
         assert net.head.row(shared)[1] == changed.head.row(shared)[1]
-    scores = changed.raw_scores(data[0])
+    scores = changed.logits(data[0])
     assert scores.shape == (24, 4) and np.isfinite(scores).all()
-    np.testing.assert_allclose(scores[:, [2, 0]], net.raw_scores(data[0])[:, [0, 3]], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores[:, [2, 0]], net.logits(data[0])[:, [0, 3]], rtol=1e-4, atol=1e-5)
     plane, old = changed.head.row("plane")[0], net.head.weight
     if start == "zeros":
         assert not plane.any()

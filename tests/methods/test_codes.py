@@ -16,7 +16,7 @@ from regraft.errors import DataError
 from regraft.planning import Plan
 from regraft.training import Checkpoint
 
-QUICK = {"valid": 0.25, "select": 0, "epochs": 3, "learning_rate": 1e-2, "cache": "memory", "statistics": False}
+QUICK = {"holdout": 0.25, "validation": 0, "epochs": 3, "learning_rate": 1e-2, "cache": "memory", "statistics": False}
 FAMILIES = ("torch MLP", "Keras Sequential")
 families = pytest.mark.parametrize("kind", FAMILIES)
 
@@ -42,10 +42,10 @@ def test_the_mean_code_stands_for_what_is_not_known(kind: str) -> None:
     table = net.code_table().detach().numpy()
     np.testing.assert_allclose(table[0], table[1:].mean(0), atol=1e-6)
     plain = data.items
-    by_name = [net.predict(plain, condition=name).scores for name in ("mean", "room 1")]
-    np.testing.assert_array_equal(net.predict(plain).scores, by_name[0])  # items without conditions
+    by_name = [net.predict(plain, condition=name).probabilities for name in ("mean", "room 1")]
+    np.testing.assert_array_equal(net.predict(plain).probabilities, by_name[0])  # items without conditions
     assert not np.array_equal(*by_name)
-    own = net.predict(data).scores
+    own = net.predict(data).probabilities
     np.testing.assert_allclose(own[6:12], by_name[1][6:12], atol=1e-6)  # items with their conditions
 
 
@@ -113,9 +113,9 @@ def test_going_on_after_a_kill_gives_the_same_weights(kind: str, strategy: str, 
 
 @families
 def test_auto_considers_codes_where_there_are_enough_conditions(kind: str) -> None:
-    result = regraft.adapt(examples.opened(kind), rooms(kind, 12), **QUICK | {"epochs": 4, "select": 0.15})
+    result = regraft.adapt(examples.opened(kind), rooms(kind, 12), **QUICK | {"epochs": 4, "validation": 0.15})
     assert "codes" in {one["strategy"] for one in result.plan.candidates}
-    few = regraft.adapt(examples.opened(kind), rooms(kind, 3, each=24), **QUICK | {"epochs": 4, "select": 0.15})
+    few = regraft.adapt(examples.opened(kind), rooms(kind, 3, each=24), **QUICK | {"epochs": 4, "validation": 0.15})
     tried = {one["strategy"] for one in few.plan.candidates}
     assert {"bias", "scale_shift"} <= tried and "codes" not in tried
     assert any("3 conditions" in reason for reason in few.plan.reasons)
@@ -134,8 +134,8 @@ def test_auto_carries_a_method_through_to_its_end(kind: str, strategy: str, monk
     result = regraft.adapt(examples.opened(kind), data, strategy=plan, out=tmp_path / "out")
     assert result.plan.chosen["strategy"] == strategy and (result.network.coding is not None) == (strategy == "codes")
     allowed = 0 if "eras" in kind else 1e-5  # ONNX Runtime sums in another order
-    scores = regraft.load(tmp_path / "out").raw_scores(data)
-    np.testing.assert_allclose(scores, result.network.raw_scores(data), rtol=allowed, atol=allowed)
+    scores = regraft.load(tmp_path / "out").logits(data)
+    np.testing.assert_allclose(scores, result.network.logits(data), rtol=allowed, atol=allowed)
 
 
 def test_the_range_test_of_a_method_is_not_misled_by_lucky_batches() -> None:

@@ -37,7 +37,7 @@ def _network() -> Network:
 )
 def test_adapt_by_a_method(strategy: str, options: list[str], shown: dict[str, object], tmp_path: Path) -> None:
     _network().save(tmp_path / "net")
-    assigned = [part for option in [*options, "valid=0.33", "select=0"] for part in ("--set", option)]
+    assigned = [part for option in [*options, "holdout=0.33", "validation=0"] for part in ("--set", option)]
     reading = ["--target", "label", "--condition", "room"]
     table, out = _table(tmp_path), tmp_path / "out"
     done = run(

@@ -23,7 +23,7 @@ from regraft.networks.contract import Network
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 HEADINGS = ("Use", "When not", "Defaults and their sources", "Deviations", "Measured")
 QUICK: dict[str, Any] = {
-    **{"valid": 0.33, "select": 0, "epochs": 4, "schedule": "cosine", "learning_rate": 1e-2, "batch_size": 8},
+    **{"holdout": 0.33, "validation": 0, "epochs": 4, "schedule": "cosine", "learning_rate": 1e-2, "batch_size": 8},
     **{"cache": "memory", "statistics": False},
 }
 
@@ -154,11 +154,11 @@ def test_the_contract(row: Row, kind: str, tmp_path: Path) -> None:
     kept = row.frozen(source, net)
     assert all(torch.equal(before[name], net.state()[after]) for name, after in kept.items()), kept
     items = examples.items(kind)
-    scores = net.raw_scores(items)
+    scores = net.logits(items)
     net.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net")
     allowed = 1e-5 if kind.startswith("torch") else 0  # ONNX Runtime sums in another order
-    np.testing.assert_allclose(again.raw_scores(items), scores, rtol=allowed, atol=allowed)
+    np.testing.assert_allclose(again.logits(items), scores, rtol=allowed, atol=allowed)
     assert again.classes == examples.CLASSES
     assert _equal(_adapted(row, kind).network.state(), net.state())
 

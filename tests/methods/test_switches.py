@@ -15,8 +15,8 @@ from regraft.networks.contract import Network
 from regraft.planning.tuning import switches
 
 QUICK = {
-    "valid": 0.33,
-    "select": 0,
+    "holdout": 0.33,
+    "validation": 0,
     "epochs": 6,
     "learning_rate": 1e-2,
     "batch_size": 8,
@@ -50,8 +50,8 @@ def test_a_stronger_pull_stays_nearer(kind: str) -> None:
 @families
 def test_what_the_old_head_said_is_kept(kind: str) -> None:
     items = examples.items(kind)
-    old = examples.opened(kind).predict(items).scores
-    moved = [np.abs(adapted(kind, distill=share).predict(items).scores - old).mean() for share in (0.0, 0.9)]
+    old = examples.opened(kind).predict(items).probabilities
+    moved = [np.abs(adapted(kind, distill=share).predict(items).probabilities - old).mean() for share in (0.0, 0.9)]
     assert moved[1] < moved[0]
 
 

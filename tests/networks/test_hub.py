@@ -52,7 +52,7 @@ def test_image_networks_bring_class_names_and_preprocessing(head: bool, tmp_path
     )
     assert result.account.to_dict()["kept"] == (["dog"] if head else [])
     again = regraft.load(tmp_path / "out")
-    assert np.array_equal(again.raw_scores(pictures[:5]), result.network.raw_scores(pictures[:5]))
+    assert np.array_equal(again.logits(pictures[:5]), result.network.logits(pictures[:5]))
 
 
 def test_sound_networks_take_waveforms(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_sound_networks_take_waveforms(tmp_path: Path) -> None:
     waves = np.random.default_rng(0).normal(size=(24, 8000)).astype(np.float32)
     result = regraft.adapt(net, (waves, np.array(["a", "b"] * 12)), strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
     assert result.cost["frozen_forward_items"] == 24
-    assert np.array_equal(regraft.load(tmp_path / "out").raw_scores(waves[:3]), result.network.raw_scores(waves[:3]))
+    assert np.array_equal(regraft.load(tmp_path / "out").logits(waves[:3]), result.network.logits(waves[:3]))
 
 
 def test_a_folder_that_is_none_and_pickled_weights_are_refused(tmp_path: Path) -> None:

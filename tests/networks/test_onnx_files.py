@@ -104,8 +104,8 @@ def test_onnx_runtime_computes_what_the_network_predicts(make: Callable[[], Any]
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state().items())
     for some in (items, items[:1], np.concatenate([items, items])):
         found = run(path, input=some)
-        assert np.allclose(found["logits"], net.raw_scores(some), atol=1e-5)
-        assert np.allclose(found["probabilities"], net.predict(some).scores, atol=1e-5)
+        assert np.allclose(found["logits"], net.logits(some), atol=1e-5)
+        assert np.allclose(found["probabilities"], net.predict(some).probabilities, atol=1e-5)
     told = facts(path)
     assert told["classes"] == list(net.classes) and told["tasks"]["main"]["kind"] == net.head.kind
     assert told["preprocessing"] == json.loads(json.dumps(net.preprocessing.to_dict())) and told["largest_difference"] < 1e-4
@@ -139,7 +139,7 @@ def test_values_of_a_regression_are_its_output(tmp_path: Path) -> None:
     net = regraft.load(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=(6,))
     net = regraft.retarget(net, classes=["x", "y"], kind="regression")
     found = run(net.export(tmp_path / "net.onnx"), input=STEPS[:, 0])
-    assert list(found) == ["value"] and np.allclose(found["value"], net.raw_scores(STEPS[:, 0]), atol=1e-5)
+    assert list(found) == ["value"] and np.allclose(found["value"], net.logits(STEPS[:, 0]), atol=1e-5)
 
 
 class Counts(nn.Module):

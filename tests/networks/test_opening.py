@@ -115,7 +115,7 @@ def test_round_trip_with_the_class(saved: Path) -> None:
     with torch.no_grad():
         torch.manual_seed(0)
         expected = _architecture()(torch.from_numpy(X)).numpy()
-    assert np.array_equal(net.raw_scores(X), expected)
+    assert np.array_equal(net.logits(X), expected)
     assert net.classes == ("a", "b", "c")
     assert not (saved / "regraft.json.partial").exists()
 

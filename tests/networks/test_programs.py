@@ -40,7 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, regraft.Netwo
 def test_it_predicts_without_the_class(saved: tuple[Path, regraft.Network]) -> None:
     folder, net = saved
     again = regraft.load(folder)
-    np.testing.assert_allclose(again.raw_scores(X), net.raw_scores(X), rtol=1e-5, atol=1e-6)  # raw, though the class ends in a softmax
+    np.testing.assert_allclose(again.logits(X), net.logits(X), rtol=1e-5, atol=1e-6)  # raw, though the class ends in a softmax
     assert again.predict(X).labels == net.predict(X).labels
     assert again.predict(X[:1]).classes == ("a", "b", "c")
     assert again.origin["source"] == "program"
@@ -51,7 +51,7 @@ def test_with_the_class_it_is_the_same_to_the_bit(saved: tuple[Path, regraft.Net
     folder, net = saved
     for architecture in (Probabilities, Probabilities()):
         again = regraft.load(folder, architecture=architecture)
-        assert np.array_equal(again.raw_scores(X), net.raw_scores(X))
+        assert np.array_equal(again.logits(X), net.logits(X))
         assert again.classes == net.classes
         assert again.head.activation == "softmax"
     with pytest.raises(NetworkError, match=r"do not fit|head"):
@@ -178,7 +178,7 @@ def test_every_kind_gives_the_same_logits_and_features_at_every_size_of_a_batch(
     for count in (1, 2, 5):
         batch = _rows(net.sample, count)
         with torch.no_grad():
-            expected, found = net.scores(batch), again.scores(batch)
+            expected, found = net.scores(batch), again.probabilities(batch)
             features = net.feature_batch(batch)
             assert torch.allclose(again.feature_batch(batch), features.float(), atol=tolerance)
         assert list(found) == list(expected)
@@ -258,9 +258,7 @@ def test_what_cannot_be_exported_is_said_once_with_the_line_that_opens_it(kind: 
 
 
 @pytest.mark.parametrize("gone", ["onnx", "onnxruntime"])
-def test_without_the_libraries(
-    gone: str, saved: tuple[Path, regraft.Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_libraries(gone: str, saved: tuple[Path, regraft.Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, net = saved
     monkeypatch.setitem(sys.modules, gone, None)
     with pytest.raises(MissingExtraError, match=r"without architecture=,.*regraft\[onnx\]"):
@@ -297,7 +295,7 @@ def test_a_program_is_opened_on_trust_alone(saved: tuple[Path, regraft.Network],
         regraft.load(path)
     program = regraft.load(path, trust=True, classes=["a", "b", "c"])
     found, expected = program.predict(X), net.predict(X)
-    assert found.labels == expected.labels and np.allclose(found.scores, expected.scores, atol=1e-6)
+    assert found.labels == expected.labels and np.allclose(found.probabilities, expected.probabilities, atol=1e-6)
     assert "probabilities" in str(program.account)
     for call in (lambda: program.features(X), lambda: program.save(tmp_path / "net"), lambda: regraft.retarget(program, ["a"])):
         with pytest.raises(NetworkError, match="predicts, but cannot be"):

@@ -50,11 +50,11 @@ def test_class_and_item_names(family: str, tmp_path: Path) -> None:
     result = regraft.adapt(_net(family), data, strategy="full", rename={}, out=tmp_path / LATIN, **QUICK)
     again = regraft.load(tmp_path / LATIN, architecture=_module if family == "torch" else None)
     assert again.classes == result.network.classes == NAMES
-    assert np.array_equal(again.raw_scores(data.items), result.network.raw_scores(data.items))
+    assert np.array_equal(again.logits(data.items), result.network.logits(data.items))
     assert set(again.predict(data.items).labels) <= set(NAMES)
     assert Plan.from_json((tmp_path / LATIN / "plan.json").read_text(encoding="utf-8")).classes == NAMES
     facts = read_facts(tmp_path / LATIN)
-    assert set(facts["scores"]["valid"]["per_class"]) == set(facts["data"]["counts"]) == set(NAMES)
+    assert set(facts["scores"]["holdout"]["per_class"]) == set(facts["data"]["counts"]) == set(NAMES)
     for path in (tmp_path / LATIN).iterdir():
         if path.suffix in (".json", ".jsonl", ".html"):
             path.read_bytes().decode("utf-8")  # nothing that another program could not read

@@ -145,7 +145,7 @@ def test_with_a_head_it_saves_and_opens_to_the_bit(name: str, tmp_path: Path) ->
     tapped = opened(name).tapped(points(opened(name))[:-1])
     headed = with_new_head(tapped)
     batch = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
-    np.testing.assert_allclose(headed.raw_scores(batch), tapped.features(batch) @ headed.head.weight.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(headed.logits(batch), tapped.features(batch) @ headed.head.weight.T, rtol=1e-4, atol=1e-4)
     assert headed.tap_slices == tapped.tap_slices
     for number, net in enumerate((tapped, headed)):
         folder = net.save(tmp_path / str(number))
@@ -154,9 +154,9 @@ def test_with_a_head_it_saves_and_opens_to_the_bit(name: str, tmp_path: Path) ->
         assert [block.name for block in again.blocks] == [block.name for block in net.blocks]
         assert np.array_equal(again.features(batch), net.features(batch))
     assert again.classes == ("a", "b")
-    assert np.array_equal(again.raw_scores(batch), headed.raw_scores(batch))
+    assert np.array_equal(again.logits(batch), headed.logits(batch))
     if headed.family == "torch":  # a class of the user's own: its program is beside it
-        np.testing.assert_allclose(regraft.load(folder).raw_scores(batch), headed.raw_scores(batch), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(regraft.load(folder).logits(batch), headed.logits(batch), rtol=1e-5, atol=1e-5)
 
 
 def test_the_keras_file_opens_without_regraft(tmp_path: Path) -> None:

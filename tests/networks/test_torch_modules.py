@@ -159,7 +159,7 @@ def test_summary_and_predictions() -> None:
     found = net.predict(examples.pictures(5)[0])
     assert len(found) == 5
     assert found.classes == ("a", "b", "c")
-    np.testing.assert_allclose(found.scores.sum(1), 1)
-    assert found.labels == [found.classes[index] for index in net.raw_scores(examples.pictures(5)[0]).argmax(1)]
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    assert found.labels == [found.classes[index] for index in net.logits(examples.pictures(5)[0]).argmax(1)]
     with pytest.raises(NetworkError, match="knows no conditions"):
         net.predict(examples.pictures(5)[0], condition="room")

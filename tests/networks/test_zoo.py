@@ -63,7 +63,7 @@ def test_timm_by_name(tmp_path: Path) -> None:
     assert len(net.classes) == 1000
     result = regraft.adapt(net, (_pictures(12), list("abc") * 4), strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
     again = regraft.load(tmp_path / "out")
-    assert np.array_equal(again.raw_scores(_pictures()), result.network.raw_scores(_pictures()))
+    assert np.array_equal(again.logits(_pictures()), result.network.logits(_pictures()))
     assert again.classes == ("a", "b", "c")
     assert again.preprocessing.to_dict() == result.network.preprocessing.to_dict()
     assert again.account.to_dict() == result.account.to_dict()
@@ -77,7 +77,7 @@ def test_torchvision_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     changed = regraft.retarget(net, ["a", "b"])
     changed.save(tmp_path / "out")
     again = regraft.load(tmp_path / "out")
-    assert np.array_equal(again.raw_scores(_pictures()), changed.raw_scores(_pictures()))
+    assert np.array_equal(again.logits(_pictures()), changed.logits(_pictures()))
 
 
 def _hub_folder(folder: Path, kind: str) -> Path:
@@ -101,7 +101,7 @@ def test_transformers_folder_with_texts(tmp_path: Path, kind: str) -> None:
     for path in (tmp_path / "hub").iterdir():
         path.unlink()  # the saved folder needs nothing of the source
     again = regraft.load(tmp_path / "out")
-    assert np.array_equal(again.raw_scores(TEXTS), result.network.raw_scores(TEXTS))
+    assert np.array_equal(again.logits(TEXTS), result.network.logits(TEXTS))
     assert again.predict(TEXTS).labels == result.network.predict(TEXTS).labels
 
 

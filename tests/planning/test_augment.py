@@ -139,7 +139,9 @@ def test_without_torchvision_auto_is_light_and_photo_names_the_extra(monkeypatch
 
 def test_the_estimator_and_a_search_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, pictures = _watched(monkeypatch), _photos(24)
-    model = regraft.Adapter(_net("torch"), strategy="head", augment="photo", kind="image", cache="memory", epochs=1, learning_rate=1e-3)
+    model = regraft.TransferClassifier(
+        _net("torch"), strategy="head", augment="photo", kind="image", cache="memory", epochs=1, learning_rate=1e-3
+    )
     model.fit(pictures, [f"class {number % 2}" for number in range(24)])
     assert set(seen) == {"photographs"}
     seen.clear()

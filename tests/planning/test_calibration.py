@@ -19,7 +19,7 @@ from regraft.probes import expected_calibration_error, fit_temperature, log_loss
 keras = pytest.importorskip("keras")
 
 TOO_LONG: dict[str, Any] = {"epochs": 20, "learning_rate": 0.02, "patience": None, "schedule": "constant"}
-OVERFITTED = {**TOO_LONG, "select": 0.3, "cache": "memory", "refit": False}
+OVERFITTED = {**TOO_LONG, "validation": 0.3, "cache": "memory", "refit": False}
 
 
 def _items(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,23 +72,23 @@ def test_too_sure_a_network_is_made_believable(
     assert found and float(found[1]) > 1.2 and float(found[3]) < float(found[2])
     assert not _notes(plain)
     rows, labels = _items(400, seed=1)
-    before, after = plain.network.raw_scores(rows), result.network.raw_scores(rows)
+    before, after = plain.network.logits(rows), result.network.logits(rows)
     np.testing.assert_allclose(after * float(found[1]), before, rtol=2e-2, atol=2e-2 * np.abs(before).max())
     assert np.array_equal(before.argmax(1), after.argmax(1))
     truth = np.array([result.network.classes.index(label) for label in labels])
     assert log_loss(after, truth) < log_loss(before, truth) - 0.05
     chances = [torch.from_numpy(scores).softmax(1).numpy() for scores in (before, after)]
     assert expected_calibration_error(chances[1], truth) < 0.7 * expected_calibration_error(chances[0], truth)
-    assert result.scores["valid"]["accuracy"] == plain.scores["valid"]["accuracy"]
-    assert result.scores["valid"]["log_loss"] < plain.scores["valid"]["log_loss"]  # what is saved is judged after it
+    assert result.scores["holdout"]["accuracy"] == plain.scores["holdout"]["accuracy"]
+    assert result.scores["holdout"]["log_loss"] < plain.scores["holdout"]["log_loss"]  # what is saved is judged after it
     again = regraft.load(tmp_path / "True", **({"architecture": _module} if family == "torch" else {}))
-    assert np.array_equal(again.raw_scores(rows), after)
+    assert np.array_equal(again.logits(rows), after)
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"select": 0.1}, "fewer choosing items than are needed"),
+        ({"validation": 0.1}, "fewer choosing items than are needed"),
         ({"strategy": "probe"}, "solved in closed form: it has its temperature from the items left out"),
         ({"epochs": 0}, "nothing was trained"),
     ],
@@ -118,7 +118,7 @@ def test_the_adapter_gives_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for calibrated in (False, True):
         with monkeypatch.context() as patch:
             _latest(patch, calibrated)
-            adapter = regraft.Adapter(_module, strategy="full", **OVERFITTED).fit(rows, labels)
+            adapter = regraft.TransferClassifier(_module, strategy="full", **OVERFITTED).fit(rows, labels)
         errors.append(expected_calibration_error(adapter.predict_proba(fresh), np.searchsorted(adapter.classes_, truth)))
     assert errors[1] < 0.7 * errors[0]
 

@@ -92,7 +92,7 @@ def test_a_failure_half_way_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> 
 def test_frozen_means_frozen(strategy: str, frozen: str | None, cache: str | None) -> None:
     net = _net()
     options = {"frozen": frozen} if frozen else {}
-    options["select"] = 0  # nothing chooses the epoch, so that the start is not taken for the best of it
+    options["validation"] = 0  # nothing chooses the epoch, so that the start is not taken for the best of it
     result = regraft.adapt(net, examples.pictures(40), strategy=strategy, **(QUICK | {"cache": cache}), **options)
     order = ["conv1", "norm1", "conv2", "norm2", "fc1", "fc2"]
     still = set(order[:5] if frozen is None else order[: order.index(frozen) + 1])
@@ -125,7 +125,7 @@ def test_the_same_plan_gives_the_same_weights() -> None:
 
 def test_auto_compares_candidates_and_learns() -> None:
     result = regraft.adapt(_net(), examples.pictures(90), **(QUICK | {"epochs": 6}))
-    assert result.scores["valid"]["accuracy"] > 0.5
+    assert result.scores["holdout"]["accuracy"] > 0.5
     assert {"probe", "head", "partial", "full"} <= {one["strategy"] for one in result.plan.candidates}
     assert [one["why"] for one in result.plan.candidates if one["why"].startswith("chosen")]
     assert {"majority", "class_mean"} <= result.baselines.keys()
@@ -136,12 +136,12 @@ def test_multi_label_and_regression(tmp_path: Path) -> None:
     labels = (np.arange(40)[:, None] % np.array([2, 3]) == 0).astype(np.float32)
     many = regraft.adapt(_net(), Dataset(X, labels, ("x", "y"), "array", "multi-label"), strategy="head", **QUICK)
     assert many.network.head.kind == "multi-label"
-    assert many.network.predict(X[:3]).scores.shape == (3, 2)
+    assert many.network.predict(X[:3]).probabilities.shape == (3, 2)
     numbers = Dataset(X, X.mean((1, 2, 3)).astype(np.float32), (), "array", "regression")
     one = regraft.adapt(_net(), numbers, strategy="full", out=tmp_path / "out", **QUICK)
-    assert one.scores["valid"]["mae"] >= 0
+    assert one.scores["holdout"]["mae"] >= 0
     assert (tmp_path / "out" / "regraft.json").is_file()
-    assert one.network.raw_scores(X[:3]).shape == (3, 1)
+    assert one.network.logits(X[:3]).shape == (3, 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -156,12 +156,12 @@ def test_the_parts_are_disjoint_and_complete(count: int, classes: int, seed: int
     except DataError:
         assert grouped  # a class within one group cannot be on both sides
         return
-    assert sorted([*parts.fit, *parts.select, *parts.valid]) == list(range(len(targets)))
-    assert len(parts.fit)
-    assert len(parts.valid)
-    assert set(targets[parts.fit]) == set(targets)
+    assert sorted([*parts.training, *parts.validation, *parts.holdout]) == list(range(len(targets)))
+    assert len(parts.training)
+    assert len(parts.holdout)
+    assert set(targets[parts.training]) == set(targets)
     if groups is not None:
-        sides = [set(groups[part]) for part in (parts.fit, parts.select, parts.valid)]
+        sides = [set(groups[part]) for part in (parts.training, parts.validation, parts.holdout)]
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
 
 
@@ -172,7 +172,7 @@ def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def watching(training: Any) -> Any:
         seen.update(map(int, training.fit))
-        seen.update(map(int, training.select))
+        seen.update(map(int, training.validation))
         return inner(training)
 
     def watching_probes(*given: Any, rows: np.ndarray, **named: Any) -> Any:
@@ -186,8 +186,8 @@ def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     data = read((pictures + noise, labels))  # no closed form is good enough to end the comparison at once
     regraft.adapt(_net(), data, strategy="auto", **QUICK)
     parts = parts_of(data, Plan("auto"))
-    assert seen == {*parts.fit, *parts.select}
-    assert not seen & set(parts.valid)
+    assert seen == {*parts.training, *parts.validation}
+    assert not seen & set(parts.holdout)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_saved_folder_predicts_the_same(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"regraft.json", "plan.json", "history.jsonl", "scores.json", "network.safetensors"} <= names
     again = regraft.load(tmp_path / "out", architecture=examples.Cnn)
-    assert np.array_equal(again.raw_scores(X), result.network.raw_scores(X))
+    assert np.array_equal(again.logits(X), result.network.logits(X))
     assert again.classes == ("class 0", "class 1", "class 2")
     assert Plan.from_json((tmp_path / "out" / "plan.json").read_text()).strategy == "full"
 
@@ -310,7 +310,7 @@ def test_baselines_are_judged_on_the_items_that_judge_the_network() -> None:
     pictures, labels = examples.pictures(90)
     test = (pictures[60:], labels[60:])
     result = regraft.adapt(_net(), (pictures[:60], labels[:60]), strategy="partial", frozen="norm1", test=test, baselines=True, **QUICK)
-    assert result.scores["test"]["items"] == 30 and result.scores["valid"]["items"] == 12
+    assert result.scores["test"]["items"] == 30 and result.scores["holdout"]["items"] == 12
     assert set(result.baselines) == {"majority", "class_mean", "probe", "scratch"}
     assert {figures["items"] for figures in result.baselines.values()} == {30}
     assert all(figures["difference"]["items"] == 30 for figures in result.baselines.values() if "items" in figures["difference"])
@@ -366,14 +366,14 @@ def test_one_item_of_each_class_will_do_where_others_judge(family: str, strategy
         regraft.adapt(net, (items[lone], names[lone]), strategy=strategy, **QUICK)
     more = np.concatenate([lone, np.flatnonzero(names == names[0])[1:9]])  # this class has items to spare
     result = regraft.adapt(net, (items[more], names[more]), test=(items, names), strategy=strategy, **QUICK)
-    assert list(result.scores) == ["valid", "test"]
+    assert list(result.scores) == ["holdout", "test"]
 
 
 def test_groups_that_cannot_be_split_are_no_error_where_others_judge() -> None:
     items, names = examples.pictures(60)
     data = read((items, names), group=names)
     result = regraft.adapt(_net(), data, test=(items, names), strategy="head", **QUICK)
-    assert result.facts["data"]["split"] == {"fit": 60, "select": 0, "valid": 0}
+    assert result.facts["data"]["split"] == {"training": 60, "validation": 0, "holdout": 0}
     with pytest.raises(DataError, match=r"3 groups cannot be split"):
         regraft.adapt(_net(), data, strategy="head", **QUICK)
 

@@ -60,17 +60,17 @@ def test_a_probe_is_a_network_like_any_other(family: str, tmp_path: Path) -> Non
     net, (pictures, labels) = (_net() if family == "torch" else _keras()), examples.pictures(90)
     pictures = pictures if family == "torch" else pictures.transpose(0, 2, 3, 1)
     result = regraft.adapt(net, (pictures, labels), strategy="probe", cache="memory", out=tmp_path / "out")
-    assert result.history == [] and result.scores["valid"]["accuracy"] > 0.9
+    assert result.history == [] and result.scores["holdout"]["accuracy"] > 0.9
     assert result.cost["frozen_forward_items"] == len(pictures)  # one pass, and nothing besides
     assert {"majority", "class_mean", "probe"} <= result.baselines.keys()
     again = regraft.load(tmp_path / "out", architecture=examples.Cnn if family == "torch" else None)
-    np.testing.assert_allclose(again.raw_scores(pictures[:9]), result.network.raw_scores(pictures[:9]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(again.logits(pictures[:9]), result.network.logits(pictures[:9]), rtol=1e-4, atol=1e-4)
     assert again.predict(pictures[:3]).classes == ("class 0", "class 1", "class 2")
     wider = extend(result.network, ["other"], (pictures[:6] + 9, ["other"] * 6))
-    before = result.network.raw_scores(pictures[:9])
-    assert np.array_equal(wider.raw_scores(pictures[:9])[:, :3], before) and wider.predict(pictures[:4] + 9).labels == ["other"] * 4
+    before = result.network.logits(pictures[:9])
+    assert np.array_equal(wider.logits(pictures[:9])[:, :3], before) and wider.predict(pictures[:4] + 9).labels == ["other"] * 4
     tuned = regraft.adapt(result.network, (pictures, labels), strategy="head", **QUICK)
-    assert tuned.scores["valid"]["accuracy"] > 0.9
+    assert tuned.scores["holdout"]["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])
@@ -105,7 +105,7 @@ def test_the_scores_of_a_probe_are_those_of_its_leave_one_out_kind() -> None:
     """The rows stand for features as they are: nothing is left of their standardisation."""
     pictures, labels = _hard(120)
     result = regraft.adapt(_net(), (pictures[:90], labels[:90]), strategy="probe", test=(pictures[90:], labels[90:]), **QUICK)
-    plain = result.network.raw_scores(pictures[90:])
+    plain = result.network.logits(pictures[90:])
     assert (plain.argmax(1) == np.array([int(label[-1]) for label in labels[90:]])).mean() == result.scores["test"]["accuracy"]
     assert result.scores["test"]["log_loss"] < np.log(3)  # calibrated: better than knowing nothing
 
@@ -118,7 +118,7 @@ def test_a_probe_of_numbers_and_of_labels(kind: str) -> None:
     data = Dataset(pictures, numbers if kind == "regression" else labels, () if kind == "regression" else ("a", "b"), "array", kind)
     result = regraft.adapt(_net(), data, strategy="probe", **QUICK)
     assert result.network.head.kind == kind and result.history == []
-    assert (result.scores["valid"]["mae"] < 0.02) if kind == "regression" else (result.network.head.thresholds is not None)
+    assert (result.scores["holdout"]["mae"] < 0.02) if kind == "regression" else (result.network.head.thresholds is not None)
 
 
 def test_a_probe_leaves_whole_groups_out() -> None:
@@ -178,7 +178,7 @@ def test_the_rows_of_the_old_head_are_weighed_with_the_others_where_the_classes_
 @pytest.mark.parametrize("third", ["first", "middle", "last"])
 def test_surgical_trains_one_third_and_the_head(third: str) -> None:
     net = _net()
-    result = regraft.adapt(net, _hard(), strategy="surgical", block=third, select=0, learning_rate=0.01, **QUICK)
+    result = regraft.adapt(net, _hard(), strategy="surgical", block=third, validation=0, learning_rate=0.01, **QUICK)
     opened = {name for layers in surgical_blocks(net, third) for name in layers} | {"fc2"}
     before, after = net.state(), result.network.state()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -192,8 +192,8 @@ def test_the_thirds_are_all_blocks_below_the_head() -> None:
 
 @pytest.mark.parametrize(("strategy", "options"), [("full", {}), ("partial", {"frozen": "norm1"})])
 def test_tuning_from_a_probe_trains_what_lies_below_it(strategy: str, options: dict[str, Any]) -> None:
-    result = regraft.adapt(_net(), _hard(), strategy=strategy, base="probe", select=0, learning_rate=0.01, **QUICK, **options)
-    start = regraft.adapt(_net(), _hard(), strategy="probe", select=0, **QUICK).network
+    result = regraft.adapt(_net(), _hard(), strategy=strategy, base="probe", validation=0, learning_rate=0.01, **QUICK, **options)
+    start = regraft.adapt(_net(), _hard(), strategy="probe", validation=0, **QUICK).network
     state, heads = start.state(), {name for name in start.state() if name.startswith("head.")}
     changed = {name for name, tensor in result.network.state().items() if not torch.equal(tensor, state[name])} - heads
     assert changed and all(".conv1." not in name and ".norm1." not in name for name in changed) == (strategy == "partial")
@@ -354,4 +354,4 @@ def test_hard_data_end_in_a_network_or_in_a_clear_error(what: str) -> None:
     if what.startswith("more"):
         labels = np.array([f"c{index % 20}" for index in range(40)])
     result = regraft.adapt(_net(), (pictures, labels), **QUICK)
-    assert np.isfinite(result.network.raw_scores(pictures)).all() and _named(result, "chosen")
+    assert np.isfinite(result.network.logits(pictures)).all() and _named(result, "chosen")

@@ -42,8 +42,8 @@ def test_only_the_new_code_is_fitted_and_the_account_proves_it(family: str, into
     assert known.account.entries["new"] == ["code new"]
     assert "the code of 'new' was fitted to 9 items" in str(known.account) and "prior weight 0.3" in str(known.account)
     assert net.coding.conditions == KNOWN and known.coding.conditions == (*KNOWN, "new") and known.coding.learned == KNOWN
-    assert not np.allclose(known.predict(data).scores, known.predict(data, "mean").scores)
-    assert np.array_equal(known.predict(data).scores, known.predict(data, "new").scores)
+    assert not np.allclose(known.predict(data).probabilities, known.predict(data, "mean").probabilities)
+    assert np.array_equal(known.predict(data).probabilities, known.predict(data, "new").probabilities)
 
 
 @both
@@ -125,7 +125,9 @@ def test_without_labels_it_is_marked_as_such(family: str, how: str) -> None:
     net, data = coded(family), items()
     known = regraft.adapt_condition(net, data.items, "new", unsupervised=how)
     assert known.account.rules["code new"] == f"fitted, unsupervised ({how})" and "without their labels" in str(known.account)
-    before, after = (-np.log(scores.max(1)).mean() for scores in (net.predict(data.items).scores, known.predict(data.items, "new").scores))
+    before, after = (
+        -np.log(scores.max(1)).mean() for scores in (net.predict(data.items).probabilities, known.predict(data.items, "new").probabilities)
+    )
     assert after < before
 
 
@@ -262,11 +264,11 @@ def test_a_code_is_a_small_file_in_the_folder_and_nothing_else_is_touched(family
     assert all(path.read_bytes() == content for path, content in before.items())
     again = regraft.load(folder, architecture=architecture)
     assert again.coding == known.coding and again.preprocessing.names == (*KNOWN, "New York")
-    assert np.array_equal(again.predict(data.items, "New York").scores, known.predict(data.items, "New York").scores)
+    assert np.array_equal(again.predict(data.items, "New York").probabilities, known.predict(data.items, "New York").probabilities)
     if family == "torch":  # without its class, the exported program beside the weights reads the code files too
         program = regraft.load(folder)
         assert program.coding == again.coding
-        assert np.allclose(program.predict(data).scores, known.predict(data).scores, atol=1e-6)
+        assert np.allclose(program.predict(data).probabilities, known.predict(data).probabilities, atol=1e-6)
     again.save(tmp_path / "copy")
     assert [path.name for path in (tmp_path / "copy" / "codes").iterdir()] == [written.name]
     coded(family).save(tmp_path / "copy")
@@ -308,7 +310,7 @@ def test_folding_gives_a_plain_network_for_one_condition(family: str, tmp_path: 
     for condition in ("new", "ada", "mean"):
         alone = regraft.fold(known, condition)
         assert alone.coding is None and isinstance(alone.sample, Tensor)
-        assert np.allclose(alone.predict(data.items).scores, known.predict(data.items, condition).scores, atol=1e-6)
+        assert np.allclose(alone.predict(data.items).probabilities, known.predict(data.items, condition).probabilities, atol=1e-6)
     path = regraft.fold(known, "new").export(tmp_path / ("net.keras" if family == "keras" else "net.pt2"))
     assert path.stat().st_size > 1000
     with pytest.raises(NetworkError, match="The condition 'nobody' is not known"):
@@ -360,7 +362,7 @@ def test_an_input_is_adapted_exactly_as_by_the_plain_loop(family: str) -> None:
     assert known.coding.into == "input Z" and same(without_table(known), without_table(net.copy().coded(known.coding)))
     assert "no prior" in str(known.account)
     alone = regraft.fold(known, "new")
-    assert np.allclose(alone.predict(data.items).scores, known.predict(data.items, "new").scores, atol=1e-6)
+    assert np.allclose(alone.predict(data.items).probabilities, known.predict(data.items, "new").probabilities, atol=1e-6)
 
 
 @both

@@ -62,7 +62,7 @@ def test_each_example_goes_through_the_frozen_part_once(watch: Watch, kind: str,
     watch.begin(net)
     result = regraft.adapt(net, data, cache="memory" if where == "memory" else tmp_path, **settings)
     split = result.facts["data"]["split"]
-    copies = (settings.get("views", 1) - 1) * (split["fit"] + split["select"])
+    copies = (settings.get("views", 1) - 1) * (split["training"] + split["validation"])
     assert result.cost["frozen_forward_items"] == len(data) + copies
     often = [count for count in watch.seen.values() if count > 1]
     assert len(often) <= SAMPLE * settings.get("views", 1), often
@@ -119,5 +119,5 @@ def test_methods_send_each_example_through_it_once(kind: str, tested: bool, fami
     test = data.subset(np.arange(12)) if tested else None
     result = regraft.adapt(cases.network(family), data, strategy=strategy, test=test, **settings)
     split = result.facts["data"]["split"]
-    copies = (settings.get("views", 1) - 1) * (split["fit"] + split["select"])
+    copies = (settings.get("views", 1) - 1) * (split["training"] + split["validation"])
     assert result.cost["frozen_forward_items"] == len(data) + copies + (12 if tested else 0)

@@ -34,8 +34,8 @@ def test_json_both_ways() -> None:
         ("partial", {}, ["needs frozen="]),
         ("full", {"frozen": 3}, ["goes with strategy='partial'"]),
         ("partial", {"frozen": 1.5}, ["frozen=1.5"]),
-        ("heed", {"views": 0, "valid": 1.0, "seed": -1}, ["'head'", "views=0", "valid=1.0", "seed=-1"]),
-        ("head", {"valid": "half"}, ["valid='half'"]),
+        ("heed", {"views": 0, "holdout": 1.0, "seed": -1}, ["'head'", "views=0", "holdout=1.0", "seed=-1"]),
+        ("head", {"holdout": "half"}, ["holdout='half'"]),
         ("head", {"view": 2, "epoch": 3, "momentum": 2}, ["'view'", "views", "'epoch'", "'epochs'", "momentum=2"]),
     ],
 )
@@ -52,7 +52,7 @@ def test_everything_wrong_is_said_at_once(strategy: str, options: dict[str, Any]
         ("[]", "mapping with a 'strategy'"),
         ("{}", "'strategy'"),
         ('{"strategy": "head", "frosen": 1}', "'frozen'"),
-        ('{"strategy": "head", "select": 2}', "select=2"),
+        ('{"strategy": "head", "validation": 2}', "validation=2"),
         ('{"strategy": "head", "settings": {"epoch": 1}}', "'epochs'"),
     ],
 )

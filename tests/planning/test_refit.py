@@ -45,12 +45,12 @@ def test_all_examples_are_learned_from_once_the_network_has_been_judged(name: st
 @pytest.mark.parametrize("family", cases.FAMILIES)
 def test_with_a_test_set_nothing_else_need_be_kept_aside(family: str) -> None:
     net, data = cases.network(family), cases.data(family)
-    result = regraft.adapt(net, data, strategy="head", test=data, valid=0, **QUICK)
+    result = regraft.adapt(net, data, strategy="head", test=data, holdout=0, **QUICK)
     assert set(result.scores) == {"test"}
-    assert result.facts["data"]["split"]["valid"] == 0
+    assert result.facts["data"]["split"]["holdout"] == 0
     assert sum(result.facts["data"]["split"].values()) == len(data)
-    with pytest.raises(SettingError, match=r"valid=0 leaves nothing that judges.*test="):
-        regraft.adapt(net, data, strategy="head", valid=0, **QUICK)
+    with pytest.raises(SettingError, match=r"holdout=0 leaves nothing that judges.*test="):
+        regraft.adapt(net, data, strategy="head", holdout=0, **QUICK)
 
 
 def test_examples_that_have_judged_are_in_the_statistics_of_the_last_network() -> None:
@@ -66,8 +66,8 @@ def test_examples_that_have_judged_are_in_the_statistics_of_the_last_network() -
 def test_a_training_of_which_nothing_is_kept_is_named(strategy: str, family: str) -> None:
     given = {"strategy": strategy, "optimizer": "sgd", "frozen": 1 if strategy == "partial" else None}
     bad, other = (
-        regraft.adapt(cases.network(family), cases.data(family), **QUICK | given | {"learning_rate": rate, "select": select})
-        for rate, select in ((1e6, 0.3), (0.05, 0))  # without a validation set nothing tells that the start was better
+        regraft.adapt(cases.network(family), cases.data(family), **QUICK | given | {"learning_rate": rate, "validation": validation})
+        for rate, validation in ((1e6, 0.3), (0.05, 0))  # without a validation set nothing tells that the start was better
     )
     said = f"Nothing of the training {strategy!r} was kept"
     assert said in bad.verdict and any(reason.startswith(said) for reason in bad.plan.reasons)

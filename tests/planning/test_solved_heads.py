@@ -60,17 +60,17 @@ def test_a_head_is_solved_and_is_what_scikit_learn_makes_of_the_same_features(fa
     net, (pictures, labels) = _net(family), _pictures(family)
     result = regraft.adapt(net, (pictures[:160], labels[:160]), strategy="head", test=(pictures[160:], labels[160:]), cache="memory")
     assert [entry["stage"] for entry in result.history] == ["head"] * len(result.history)
-    assert all(entry["penalty"] > 0 and entry["select_loss"] > 0 for entry in result.history)
-    best = min(result.history, key=lambda entry: entry["select_loss"])
+    assert all(entry["penalty"] > 0 and entry["validation_loss"] > 0 for entry in result.history)
+    best = min(result.history, key=lambda entry: entry["validation_loss"])
     said = next(reason for reason in result.plan.reasons if reason.startswith("The head was solved"))
     assert f"{best['penalty']:.3g}" in said and "fitted to 128 examples" in said and "5-fold" in said
     split = result.facts["data"]["split"]
     learned = np.setdiff1d(np.arange(160), _judging(net, pictures[:160], labels[:160]))
-    assert split["fit"] + split["select"] == len(learned) == 128
+    assert split["training"] + split["validation"] == len(learned) == 128
     features = net.features(pictures)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / best["penalty"], max_iter=2000))
     model.fit(features[:160][learned], labels[:160][learned])
-    made = result.network.raw_scores(pictures)
+    made = result.network.logits(pictures)
     assert (model.predict(features) == np.array(CLASSES)[made.argmax(1)]).mean() > 0.98  # the same penalty, the same head
     np.testing.assert_allclose(made.mean(1), 0, atol=1e-3)  # nothing that all classes have in common
     state, before = result.network.state(), net.state()
@@ -79,7 +79,7 @@ def test_a_head_is_solved_and_is_what_scikit_learn_makes_of_the_same_features(fa
 
 
 def _judging(net: Any, pictures: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    return parts_of(regraft.read((pictures, labels)), Plan("head", seed=seed), judged_apart=True).valid
+    return parts_of(regraft.read((pictures, labels)), Plan("head", seed=seed), judged_apart=True).holdout
 
 
 @families
@@ -151,7 +151,7 @@ def test_the_same_run_gives_the_same_bits_and_one_that_was_stopped_too(family: s
     again = regraft.adapt(net, data, strategy="head", cache="memory", out=tmp_path / "second")
     for one, other in zip(first.network.state().values(), again.network.state().values(), strict=True):
         assert torch.equal(one, other)
-    assert [entry["select_loss"] for entry in first.history] == [entry["select_loss"] for entry in again.history]
+    assert [entry["validation_loss"] for entry in first.history] == [entry["validation_loss"] for entry in again.history]
     assert not (tmp_path / "second" / "run").exists()
 
 
@@ -159,7 +159,7 @@ def test_many_examples_are_judged_by_the_validation_set(monkeypatch: pytest.Monk
     monkeypatch.setattr(convex, "FOLDED", 50)
     result = regraft.adapt(_net(), _pictures(noise=0.3), strategy="head", cache="memory")
     assert any("by validation set, then fitted to 192 examples" in reason for reason in result.plan.reasons)
-    assert result.scores["valid"]["accuracy"] > 0.6
+    assert result.scores["holdout"]["accuracy"] > 0.6
 
 
 def test_class_weights_and_smoothing_are_those_of_training() -> None:
@@ -183,12 +183,12 @@ def test_labels_and_numbers_are_solved_too(family: str, monkeypatch: pytest.Monk
     labels = np.stack([flat[:, :8].mean(1) > np.median(flat[:, :8].mean(1)), flat[:, 32:40].mean(1) > 0.5], 1).astype(np.float32)
     many = regraft.adapt(net, Dataset(pictures, labels, ("x", "y"), "array", "multi-label"), strategy="head", cache="memory")
     assert many.network.head.kind == "multi-label" and many.network.head.thresholds is not None
-    assert many.scores["valid"]["macro_f1"] > 0.5 and all("penalty" in entry for entry in many.history)
+    assert many.scores["holdout"]["macro_f1"] > 0.5 and all("penalty" in entry for entry in many.history)
     numbers = flat.mean(1).astype(np.float32)
     one = regraft.adapt(net, Dataset(pictures, numbers, (), "array", "regression"), strategy="head", cache="memory")
     features = net.features(pictures)
     theirs = make_pipeline(StandardScaler(), RidgeCV(np.geomspace(1e-3, 1e3, 13))).fit(features[:190], numbers[:190])
-    assert one.scores["valid"]["rmse"] < 1.2 * np.sqrt(np.square(theirs.predict(features[190:]) - numbers[190:]).mean())
+    assert one.scores["holdout"]["rmse"] < 1.2 * np.sqrt(np.square(theirs.predict(features[190:]) - numbers[190:]).mean())
 
 
 def test_rows_that_know_the_classes_stay_where_a_few_examples_cannot_do_better() -> None:
@@ -219,7 +219,7 @@ def test_a_head_that_is_no_plain_linear_layer_is_trained() -> None:
     torch.manual_seed(0)
     net = regraft.load(_Rectified(), inputs=(1, 8, 8), classes=["a", "b", "c"])
     result = regraft.adapt(net, _pictures(count=60), strategy="head", cache="memory")
-    assert np.isfinite(result.network.raw_scores(_pictures(count=5)[0])).all() and result.history
+    assert np.isfinite(result.network.logits(_pictures(count=5)[0])).all() and result.history
 
 
 def test_several_tasks_are_solved_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_several_tasks_are_solved_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
     weight = pictures.mean((1, 2, 3)).astype(np.float64)
     weight[:20] = np.nan
     result = regraft.adapt(_net(), regraft.read((pictures, {"kind": labels, "weight": weight})), strategy="head", cache="memory")
-    assert set(result.scores["valid"]["tasks"]) == {"kind", "weight"}
+    assert set(result.scores["holdout"]["tasks"]) == {"kind", "weight"}
     assert {reason.split("'")[1] for reason in result.plan.reasons if reason.startswith("The head of")} == {"kind", "weight"}
 
 
@@ -251,7 +251,7 @@ def test_every_probe_makes_a_network_that_is_saved_and_opened(strategy: str, pro
     assert result.scores["test"]["log_loss"] < np.log(3) and result.plan.probe == probe
     assert result.network.classes == CLASSES and result.network.statistics is not None
     again = regraft.load(tmp_path / "out", architecture=(lambda: examples.Cnn(4)) if family == "torch" else None)
-    np.testing.assert_allclose(again.raw_scores(test[0]), result.network.raw_scores(test[0]), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(again.logits(test[0]), result.network.logits(test[0]), rtol=1e-3, atol=1e-3)
     right = (np.array(again.predict(test[0]).labels) == test[1]).mean()
     assert right == pytest.approx(result.scores["test"]["accuracy"])
     plan = Plan.from_json((tmp_path / "out" / "plan.json").read_text())
@@ -318,7 +318,7 @@ def test_numbers_by_probes_that_know_them(probe: str) -> None:
     pictures, _ = _pictures(noise=0.2)
     numbers = pictures.mean((1, 2, 3)).astype(np.float32)
     result = regraft.adapt(_net(), (pictures, numbers), strategy="probe", probe=probe, cache="memory")
-    assert result.scores["valid"]["r2"] > 0.5
+    assert result.scores["holdout"]["r2"] > 0.5
 
 
 def test_a_search_chooses_between_probes_and_the_estimator_takes_one() -> None:
@@ -326,7 +326,7 @@ def test_a_search_chooses_between_probes_and_the_estimator_takes_one() -> None:
     space = {"probe": ["ridge", "lda", "svm"], "strategy": ["probe"]}
     study = regraft.search(_net(), (pictures, labels), space=space, sampler="grid", trials=5, cache="memory")
     assert {row["values"].get("probe") for row in study.to_dict()["trials"]} >= {"ridge", "lda", "svm"}
-    model = regraft.Adapter(_net(), strategy="head", probe="lda", cache="memory").fit(pictures, labels)
+    model = regraft.TransferClassifier(_net(), strategy="head", probe="lda", cache="memory").fit(pictures, labels)
     assert model.score(pictures, labels) > 0.5
 
 

@@ -77,15 +77,17 @@ def _labels(count: int = 120) -> Dataset:
 def test_two_tasks_are_learned_though_half_of_the_targets_of_one_are_missing(make: Callable[[], Any], strategy: str) -> None:
     net, data = make(), _two()
     result = regraft.adapt(net, data, strategy=strategy, **QUICK)
-    valid = parts_of(data, Plan(strategy)).valid
+    holdout = parts_of(data, Plan(strategy)).holdout
     assert list(result.network.heads) == ["colour", "mood"] and list(net.heads) == ["main"]
-    tasks = result.scores["valid"]["tasks"]
-    assert tasks["colour"]["items"] == len(valid)
-    assert tasks["mood"]["items"] == int((data.further["mood"].values[valid] >= 0).sum()) < len(valid)
-    assert tasks["colour"]["accuracy"] == result.scores["valid"]["accuracy"] > result.baselines["majority"]["accuracy"]
+    tasks = result.scores["holdout"]["tasks"]
+    assert tasks["colour"]["items"] == len(holdout)
+    assert tasks["mood"]["items"] == int((data.further["mood"].values[holdout] >= 0).sum()) < len(holdout)
+    assert tasks["colour"]["accuracy"] == result.scores["holdout"]["accuracy"] > result.baselines["majority"]["accuracy"]
     assert tasks["mood"]["accuracy"] > tasks["mood"]["baselines"]["majority"]["accuracy"]
     assert set(tasks["mood"]["baselines"]) == {"majority", "class_mean", "probe"}
-    assert {"select_loss", "select_accuracy", "colour_loss", "mood_loss", "colour_accuracy", "mood_accuracy"} <= set(result.history[0])
+    assert {"validation_loss", "validation_accuracy", "colour_loss", "mood_loss", "colour_accuracy", "mood_accuracy"} <= set(
+        result.history[0]
+    )
     assert list(result.network.predict(data.items[:3]).tasks) == ["colour", "mood"]
     if strategy == "head":
         assert result.cost["frozen_forward_items"] == len(data)
@@ -111,14 +113,14 @@ def test_a_missing_target_counts_for_nothing_and_others_as_before() -> None:
     assert none.item() == 0.0
     assert all(not rows.any() for rows in torch.autograd.grad(none, list(scores.values())))
     figures = whole.figures({name: rows.detach().numpy() for name, rows in scores.items()}, np.arange(4))
-    assert figures["select_loss"] == pytest.approx(by_hand.item())
-    assert figures["select_loss"] == pytest.approx(figures["one_loss"] + 0.5 * figures["two_loss"])
+    assert figures["validation_loss"] == pytest.approx(by_hand.item())
+    assert figures["validation_loss"] == pytest.approx(figures["one_loss"] + 0.5 * figures["two_loss"])
     assert "two_accuracy" not in figures
     assert "one_loss" not in whole.figures({name: rows.detach().numpy()[[1, 3]] for name, rows in scores.items()}, np.array([1, 3]))
 
 
 def test_a_task_of_next_to_no_weight_stays_at_its_start() -> None:
-    given = QUICK | {"optimizer": "sgd", "momentum": 0.0, "start": "random", "select": 0}
+    given = QUICK | {"optimizer": "sgd", "momentum": 0.0, "start": "random", "validation": 0}
     light = regraft.adapt(_torch(), _two(), strategy="head", task_weights={"mood": 1e-12}, **given).network.heads["mood"].weight
     even = regraft.adapt(_torch(), _two(), strategy="head", **given).network.heads["mood"].weight
     start = regraft.adapt(_torch(), _two(), strategy="head", **(given | {"epochs": 0})).network.heads["mood"].weight
@@ -141,7 +143,7 @@ def test_heads_without_targets_are_left_as_they_are(make: Callable[[], Any]) -> 
     mood = mood.subset(np.flatnonzero(mood.known))
     assert matched_tasks(both, mood) == {"mood": "mood"}
     for strategy, worse in (("head", False), ("full", True)):
-        again = regraft.adapt(both, mood, strategy=strategy, **(QUICK | {"select": 0}))
+        again = regraft.adapt(both, mood, strategy=strategy, **(QUICK | {"validation": 0}))
         assert np.array_equal(again.network.heads["colour"].weight, before.weight)
         assert not np.array_equal(again.network.heads["mood"].weight, both.heads["mood"].weight)
         assert any("no targets of 'colour'" in reason for reason in again.plan.reasons) == worse
@@ -153,7 +155,7 @@ def test_partial_and_auto_with_two_heads_and_a_test_set() -> None:
     partial = regraft.adapt(_torch(), data, strategy="partial", frozen="low", test=_two(40), **QUICK)
     assert torch.equal(partial.network.state()["network.low.weight"], _torch().state()["low.weight"])
     assert partial.scores["test"]["items"] == 40 and partial.scores["test"]["tasks"]["mood"]["items"] == 20
-    assert "baselines" in partial.scores["test"]["tasks"]["mood"] and "baselines" not in partial.scores["valid"]["tasks"]["mood"]
+    assert "baselines" in partial.scores["test"]["tasks"]["mood"] and "baselines" not in partial.scores["holdout"]["tasks"]["mood"]
     auto = regraft.adapt(_torch(), data, **QUICK)
     assert any(one["why"].startswith("chosen") for one in auto.plan.candidates)
     with pytest.raises(DataError, match="no target of the task 'colour'"):
@@ -179,21 +181,23 @@ def test_thresholds_are_fitted_saved_used_and_reported(make: Callable[[], Any], 
     result = regraft.adapt(make(), data, strategy="head", out=tmp_path / "out", **QUICK)
     limits = result.network.head.thresholds
     assert limits is not None and len(limits) == 4 and limits != (0.5,) * 4
-    assert result.scores["valid"]["thresholds"] == list(limits)
+    assert result.scores["holdout"]["thresholds"] == list(limits)
     again = regraft.load(tmp_path / "out", **({"architecture": Mlp} if make is _torch else {}))
     assert again.head.thresholds == limits
     said = again.predict(data.items)
     present = [set(labels.split("|")) - {""} for labels in said.labels]
-    assert present == [{name for name, share, low in zip(data.classes, row, limits, strict=True) if share >= low} for row in said.scores]
+    assert present == [
+        {name for name, share, low in zip(data.classes, row, limits, strict=True) if share >= low} for row in said.probabilities
+    ]
     assert {len(labels) for labels in present} >= {0, 1, 2}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Label by label" in page and f"{limits[0]:.3f}" in page
 
 
 def test_thresholds_without_selection_items_come_from_the_probe() -> None:
-    probed = regraft.adapt(_torch(), _labels(), strategy="head", select=0, **QUICK)
+    probed = regraft.adapt(_torch(), _labels(), strategy="head", validation=0, **QUICK)
     assert probed.network.head.thresholds is not None
-    assert regraft.adapt(_torch(), _labels(), strategy="scratch", select=0, **QUICK).network.head.thresholds is None
+    assert regraft.adapt(_torch(), _labels(), strategy="scratch", validation=0, **QUICK).network.head.thresholds is None
 
 
 # ── how rows start ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -257,7 +261,7 @@ def test_class_statistics_are_those_of_the_final_features(make: Callable[[], Any
     data = _two()
     result = regraft.adapt(make(), data, strategy=strategy, out=tmp_path / "out", **QUICK)
     parts = parts_of(data, Plan(strategy))
-    rows = np.sort(np.concatenate([parts.fit, parts.select]))
+    rows = np.sort(np.concatenate([parts.training, parts.validation]))
     expected = statistics_of(result.network.features(data.items[rows]), data.targets[rows], classes=COLOURS)
     saved = regraft.load(tmp_path / "out", **({"architecture": Mlp} if make is _torch else {})).statistics
     assert saved is not None
@@ -280,6 +284,6 @@ def test_columns_go_with_a_network_that_takes_them() -> None:
         regraft.adapt(_torch(), data, strategy="head", **QUICK)
     joined = regraft.join(_torch(), ["price"])
     result = regraft.adapt(joined, data, strategy="head", **QUICK)
-    assert result.scores["valid"]["accuracy"] > 0.9 > result.baselines["majority"]["accuracy"]
+    assert result.scores["holdout"]["accuracy"] > 0.9 > result.baselines["majority"]["accuracy"]
     with pytest.raises(DataError, match=r"no columns beside them.*'price'"):
         regraft.adapt(joined, dataclasses.replace(data, columns=None, column_names=()), strategy="head", **QUICK)

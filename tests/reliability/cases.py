@@ -50,7 +50,7 @@ CASES = {
     "stages": Case("full", {"unfreeze_every": 1, "epochs": 4}),
     "tasks": Case("full", data="tasks"),
     "baseline": Case("head", {"baselines": True}),
-    "chosen": Case("full", {"epochs": 30, "batch_size": 2, "select": 0.6, "valid": 0.1}),
+    "chosen": Case("full", {"epochs": 30, "batch_size": 2, "validation": 0.6, "holdout": 0.1}),
     "once": Case("full", {"refit": False, "stay_near": 0.1}),
     "everything": Case("partial", {"refit": "all", "frozen": 1}),
     "probed": Case("partial", {"base": "probe", "frozen": 1}),

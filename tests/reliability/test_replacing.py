@@ -84,7 +84,7 @@ def _seen(folder: Path, architecture: Any) -> dict[str, Any]:
         texts["regraft.json"] = json.dumps(described | {"files": sorted(described["files"])}).encode()
     learned = None if net.statistics is None else {name: values.tobytes() for name, values in net.statistics.items()}
     return {
-        "scores": net.raw_scores(items).tobytes(),
+        "scores": net.logits(items).tobytes(),
         "classes": net.classes,
         "history": net.history,
         "statistics": learned,
@@ -256,7 +256,7 @@ def test_a_folder_replaced_while_it_is_opened_is_opened_as_the_new_one(family: s
             net = regraft.load(folder, architecture=architecture)
         if next(moments, None) is not None:
             break
-        found = [net.classes, net.history, net.raw_scores(_data()[0][:4]).tobytes(), net.statistics is None]
+        found = [net.classes, net.history, net.logits(_data()[0][:4]).tobytes(), net.statistics is None]
         one = known[1]
         seen.append(found == [one["classes"], one["history"], one["scores"], one["statistics"] is None])
         if not seen[-1]:

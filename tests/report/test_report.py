@@ -43,14 +43,14 @@ def facts() -> dict[str, Any]:
         "created": "2026-01-02",
         "versions": {"regraft": "0.1.0"},
         "network": {"name": EVIL, "family": "torch", "parameters": 3400000, "blocks": 17, "head": EVIL},
-        "data": {"items": 1797, "classes": NAMES, "counts": dict.fromkeys(NAMES, 5), "split": {"fit": 9, EVIL: 3}, "notes": [EVIL]},
+        "data": {"items": 1797, "classes": NAMES, "counts": dict.fromkeys(NAMES, 5), "split": {"training": 9, EVIL: 3}, "notes": [EVIL]},
         "preprocessing": EVIL,
         "strategy": {"name": "partial", "reasons": [EVIL], "settings": {EVIL: EVIL, "clip": None}},
         "history": [
-            {"epoch": 1, "stage": "head", "train_loss": 2.0, "select_loss": float("nan"), "select_accuracy": 0.5, "seconds": 1.0},
-            {"epoch": 2, "stage": EVIL, "train_loss": 1.0, "select_loss": 1.2, "select_accuracy": 0.7, "seconds": 1.0},
+            {"epoch": 1, "stage": "head", "train_loss": 2.0, "validation_loss": float("nan"), "validation_accuracy": 0.5, "seconds": 1.0},
+            {"epoch": 2, "stage": EVIL, "train_loss": 1.0, "validation_loss": 1.2, "validation_accuracy": 0.7, "seconds": 1.0},
         ],
-        "scores": {"valid": figures, "test": figures},
+        "scores": {"holdout": figures, "test": figures},
         "baselines": {"majority": judged(0.4, 0.35, 0.45), EVIL: judged(0.8, 0.7, 0.85)},
         "account": {"kept": ["bus"], "new": [EVIL], "dropped": [f"old {k}" for k in range(50)], "rules": {"bus": EVIL}, "notes": [EVIL]},
         "cost": {"read": 1.0, "frozen": 2.0, "train": 3.0, "total": 7.0, "frozen_forward_items": 900},
@@ -124,10 +124,12 @@ def test_every_fact_but_the_verdict_may_be_absent(tmp_path: Path, facts: dict[st
 def test_other_kinds_of_task(tmp_path: Path) -> None:
     each = {"mae": 0.5, "rmse": 0.7, "r2": None}
     error = {"items": 9, "mae_interval": [0.4, 0.6], **each, "per_class": {"u": each}}
-    text = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": error}, "baselines": {"mean": {"mae": 1.0}}}).read_text()
+    text = write_report(
+        tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": error}, "baselines": {"mean": {"mae": 1.0}}}
+    ).read_text()
     assert "mean absolute error" in text and "0.5  (0.4 to 0.6)" in text and "the mean of the targets" in text
     labels = judged(0.9, 0.8, 0.95, micro_f1=0.5, map=None, per_class={"a": {"recall": None, "interval": [0, 1], "items": 0}})
-    assert "micro F1" in write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": labels}}).read_text()
+    assert "micro F1" in write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": labels}}).read_text()
 
 
 def test_a_section_for_each_of_several_tasks_with_its_labels_and_baselines(tmp_path: Path) -> None:
@@ -138,13 +140,13 @@ def test_a_section_for_each_of_several_tasks_with_its_labels_and_baselines(tmp_p
         "colour": {"kind": "classification", **first},
         EVIL: {"kind": "multi-label", **tags, "baselines": {"mean": judged(0.7, 0.6, 0.8)}},
     }
-    facts = {"verdict": "v", "scores": {"valid": {**first, "tasks": tasks}}, "account": {"figures": {"max_score_change": 0.00123}}}
+    facts = {"verdict": "v", "scores": {"holdout": {**first, "tasks": tasks}}, "account": {"figures": {"max_score_change": 0.00123}}}
     text = write_report(tmp_path / "r.html", facts).read_text()
     assert Page(text).open == []
     for word in ("Task colour: classification", "&gt;: multi-label", "0.271", "12.5 %", "25.0 %", "the mean of the targets", "macro F1"):
         assert word in text, word
     assert "max score change" in text and "0.00123" in text
-    alone = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": tags}}).read_text()
+    alone = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": tags}}).read_text()
     assert "0.271" in alone and "Task " not in alone
 
 
@@ -162,7 +164,7 @@ def test_many_classes_become_a_table_of_pairs(tmp_path: Path) -> None:
     table[3, 4] = 2
     rows = {name: {"recall": 0.5, "interval": [0.4, 0.6], "items": 8} for name in names}
     figures = judged(0.9, 0.8, 0.95, confusion=table.tolist(), per_class=rows)
-    text = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"valid": figures}}).read_text()
+    text = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": figures}}).read_text()
     assert "Confusion matrix" not in text and "20.0 %" in text and "the 40 weakest of 50 classes" in text
 
 
@@ -174,7 +176,7 @@ def test_the_message_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
-    facts["history"][0]["select_loss"] = None
+    facts["history"][0]["validation_loss"] = None
     write_facts(tmp_path, {**facts, "where": Path("x")})
     assert read_facts(tmp_path) == {**facts, "where": "x"}
     write_report(tmp_path, read_facts(tmp_path))
@@ -194,7 +196,7 @@ def test_facts_are_kept_and_read(tmp_path: Path, facts: dict[str, Any]) -> None:
 
 
 def test_verdict_clear_gain() -> None:
-    scores = {"valid": judged(0.5, 0.4, 0.6), "test": judged(352 / 360, 0.957, 0.989)}
+    scores = {"holdout": judged(0.5, 0.4, 0.6), "test": judged(352 / 360, 0.957, 0.989)}
     baselines = {"scratch": judged(312 / 360, 0.828, 0.898), "majority": judged(37 / 360, 0.08, 0.14)}
     assert verdict(scores, baselines) == (
         "The adapted network reads 97.8 % of the 360 held-out items correctly (95 % interval 95.7 to 98.9 %), "

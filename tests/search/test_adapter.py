@@ -32,7 +32,7 @@ def tiny(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, 4))
 
 
-@parametrize_with_checks([regraft.Adapter(tiny, **QUICK)], expected_failed_checks=lambda _: EXPECTED)
+@parametrize_with_checks([regraft.TransferClassifier(tiny, **QUICK)], expected_failed_checks=lambda _: EXPECTED)
 def test_scikit_learn_accepts_it(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -45,7 +45,7 @@ def _net() -> Any:
 def test_a_refit_never_starts_from_other_weights() -> None:
     net, (pictures, labels) = _net(), examples.pictures(60)
     before = {name: tensor.clone() for name, tensor in net.state().items()}
-    adapter = regraft.Adapter(net, **{**QUICK, "strategy": "full", "epochs": 2})
+    adapter = regraft.TransferClassifier(net, **{**QUICK, "strategy": "full", "epochs": 2})
     one = adapter.fit(pictures[:30], labels[:30]).predict_proba(pictures)
     other = adapter.fit(pictures[30:], labels[30:]).predict_proba(pictures)
     fresh = clone(adapter).fit(pictures[30:], labels[30:]).predict_proba(pictures)
@@ -55,7 +55,7 @@ def test_a_refit_never_starts_from_other_weights() -> None:
 
 
 def test_it_works_in_model_selection() -> None:
-    (pictures, labels), adapter = examples.pictures(48), regraft.Adapter(_net(), **QUICK)
+    (pictures, labels), adapter = examples.pictures(48), regraft.TransferClassifier(_net(), **QUICK)
     assert len(cross_val_score(adapter, pictures, labels, cv=2)) == 2
     grid = GridSearchCV(adapter, {"learning_rate": [1e-3, 1e-2]}, cv=2).fit(pictures, labels)
     drawn = RandomizedSearchCV(adapter, {"batch_size": [8, 16], "optimizer": ["sgd", "adamw"]}, n_iter=2, cv=2, random_state=0)
@@ -68,7 +68,7 @@ def test_it_works_in_model_selection() -> None:
 )
 def test_whatever_makes_a_network_serves(source: Any) -> None:
     pictures, _ = examples.pictures(30)
-    adapter = regraft.Adapter(source, **QUICK).fit(pictures, np.array([7, 3, 5])[np.arange(30) % 3])
+    adapter = regraft.TransferClassifier(source, **QUICK).fit(pictures, np.array([7, 3, 5])[np.arange(30) % 3])
     assert adapter.classes_.tolist() == [3, 5, 7] and set(adapter.predict(pictures)) <= {3, 5, 7}
     assert adapter.predict_proba(pictures).sum(1) == pytest.approx(1)
 
@@ -77,7 +77,7 @@ def test_a_saved_folder_serves_and_the_fitted_one_can_be_pickled(tmp_path: Any) 
     pictures, labels = examples.pictures(30)
     rows = pictures.reshape(30, -1)
     folder = regraft.load(tiny(64), inputs=(64,)).save(tmp_path / "net")
-    adapter = regraft.Adapter(lambda: regraft.load(folder, architecture=tiny(64)), **QUICK).fit(rows, labels)
+    adapter = regraft.TransferClassifier(lambda: regraft.load(folder, architecture=tiny(64)), **QUICK).fit(rows, labels)
     adapter.net = None
     assert np.array_equal(pickle.loads(pickle.dumps(adapter)).predict(rows), adapter.predict(rows))
     assert adapter.n_features_in_ == 64
@@ -86,12 +86,12 @@ def test_a_saved_folder_serves_and_the_fitted_one_can_be_pickled(tmp_path: Any) 
 def test_labels_whose_names_clash_stay_apart() -> None:
     pictures, _ = examples.pictures(30)
     labels = np.array(["a", "A", " a"])[np.arange(30) % 3]
-    adapter = regraft.Adapter(_net(), **QUICK).fit(pictures, labels)
+    adapter = regraft.TransferClassifier(_net(), **QUICK).fit(pictures, labels)
     assert adapter.classes_.tolist() == [" a", "A", "a"] and adapter.score(pictures, labels) > 0.4
 
 
 def test_it_takes_every_setting_at_its_own_default() -> None:
-    taken = {name: one.default for name, one in inspect.signature(regraft.Adapter).parameters.items()}
+    taken = {name: one.default for name, one in inspect.signature(regraft.TransferClassifier).parameters.items()}
     left_out = {"task_weights", "baselines"}  # one task, and yardsticks are for the report
     settings = {field.name: field.default for field in fields(Settings) if field.name not in left_out}
     assert {name: taken.get(name, "missing") for name in settings} == settings
@@ -99,4 +99,4 @@ def test_it_takes_every_setting_at_its_own_default() -> None:
 
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match="one class"):
-        regraft.Adapter(_net(), **QUICK).fit(examples.pictures(9)[0], np.zeros(9, int))
+        regraft.TransferClassifier(_net(), **QUICK).fit(examples.pictures(9)[0], np.zeros(9, int))

@@ -42,7 +42,7 @@ def test_trials_share_one_cache_and_start_from_the_trained_weights(tmp_path: Pat
     assert [(one.values, one.figure) for one in again.trials] == [(one.values, one.figure) for one in study.trials]
     saved = regraft.load(tmp_path / "best")
     assert study.result is not None
-    assert np.allclose(saved.predict(data[0]).scores, study.result.network.predict(data[0]).scores, atol=1e-6)
+    assert np.allclose(saved.predict(data[0]).probabilities, study.result.network.predict(data[0]).probabilities, atol=1e-6)
     assert regraft.adapt(study.network, data, strategy=study.best).scores == study.scores
 
 
@@ -56,13 +56,13 @@ def test_the_default_space_begins_with_the_closed_form_and_trains_further_layers
 
 def test_the_classifier_works_in_model_selection_and_refits_from_the_given_weights() -> None:
     (pictures, labels), quick = _pictures(48), {"epochs": 1, "cache": None, "device": "cpu"}
-    adapter = regraft.Adapter(_model(), strategy="head", **quick)
+    adapter = regraft.TransferClassifier(_model(), strategy="head", **quick)
     assert len(cross_val_score(adapter, pictures, labels, cv=2)) == 2
     grid = GridSearchCV(adapter, {"learning_rate": [1e-3, 1e-2]}, cv=2).fit(pictures, labels)
     drawn = RandomizedSearchCV(adapter, {"batch_size": [8, 16]}, n_iter=2, cv=2, random_state=0).fit(pictures, labels)
     assert grid.best_params_["learning_rate"] in (1e-3, 1e-2)
     assert drawn.best_estimator_.network_.family == "keras" and drawn.best_estimator_.network_.classes == ("class 0", "class 1", "class 2")
-    tuned = regraft.Adapter(_model(), strategy="full", learning_rate=0.01, **quick)
+    tuned = regraft.TransferClassifier(_model(), strategy="full", learning_rate=0.01, **quick)
     one = tuned.fit(pictures[:24], labels[:24]).predict_proba(pictures)
     other = tuned.fit(pictures[24:], labels[24:]).predict_proba(pictures)
     again = tuned.fit(pictures[:24], labels[:24]).predict_proba(pictures)

@@ -70,11 +70,11 @@ def test_what_chose_never_judges_and_every_trial_starts_from_the_trained_weights
     judging = set(data.split_indices(0.2, seed=0)[1].tolist())
     assert len(seen) == 2 * (folds or 1)
     for parts in seen:
-        used = [set(part.tolist()) for part in (parts.fit, parts.select, parts.valid)]
+        used = [set(part.tolist()) for part in (parts.training, parts.validation, parts.holdout)]
         assert not judging & set.union(*used) and sum(map(len, used)) == len(data) - len(judging)
     assert all(examples.bit_equal(before, start) for start in [*starts, net.state()])
     again = regraft.adapt(net, data, strategy=study.best)
-    assert study.scores["valid"]["items"] == len(judging)
+    assert study.scores["holdout"]["items"] == len(judging)
     assert again.scores == study.scores and study.result is not None
 
 
@@ -207,7 +207,7 @@ def test_epochs_are_reported_fold_after_fold() -> None:
 
     one = bench.METRICS["classification"][0]
     watch = bench._Watch(lambda figure, step: reports.append(step), metric=one, falling=False, step=6)
-    for entry in ({"stage": "head", "select_accuracy": 0.5}, {"stage": "compare-0", "select_accuracy": 0.5}, {"stage": "head"}):
+    for entry in ({"stage": "head", "validation_accuracy": 0.5}, {"stage": "compare-0", "validation_accuracy": 0.5}, {"stage": "head"}):
         watch.see_(entry)
     assert reports == [7]
 
@@ -302,7 +302,7 @@ def test_folds_are_stratified_and_keep_groups_whole(grouped: bool) -> None:
     groups = np.array([f"group {index // 5}" for index in range(60)])
     data = read(examples.pictures(60), group=groups if grouped else None)
     rest, _ = data.split_indices(0.2, seed=0)
-    folds = folds_of(data, rest, folds=4, valid=0.2, seed=0)
+    folds = folds_of(data, rest, folds=4, holdout=0.2, seed=0)
     assert sorted(np.concatenate([tried for _, tried in folds]).tolist()) == rest.tolist()
     for learn, tried in folds:
         assert not set(learn) & set(tried) and len(np.unique(data.targets[tried])) == 3
@@ -313,9 +313,9 @@ def test_too_many_folds_are_refused() -> None:
     groups = np.array([f"group {index // 15}" for index in range(60)])
     grouped, plain = read(examples.pictures(60), group=groups), read(examples.pictures(12))
     with pytest.raises(DataError, match=r"folds=9: 4 groups are left"):
-        folds_of(grouped, np.arange(60), folds=9, valid=0.2, seed=0)
+        folds_of(grouped, np.arange(60), folds=9, holdout=0.2, seed=0)
     with pytest.raises(DataError, match=r"folds=5: 4 items of the class 'class 0' are left"):
-        folds_of(plain, np.arange(12), folds=5, valid=0.2, seed=0)
+        folds_of(plain, np.arange(12), folds=5, holdout=0.2, seed=0)
 
 
 def test_further_layers_below_the_head_are_trained_and_the_plan_can_be_given_back() -> None:

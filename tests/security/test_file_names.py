@@ -59,7 +59,7 @@ def test_a_folder_of_latin_names_from_reading_to_predicting(pictures: Path, tmp_
     opened = regraft.load(tmp_path / "out", architecture=make())
     assert opened.classes == (LATIN, "plain")
     assert LATIN in opened.predict(data).classes
-    words = ["--architecture", f"{Path(__file__).stem}:make", "--scores"]
+    words = ["--architecture", f"{Path(__file__).stem}:make", "--probabilities"]
     shown = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), str(pictures), *words])
     assert shown.exit_code == 0 and "caf\\udce9/fa\\udce7ade.png" in shown.stdout and "p(caf\\udce9)" in shown.stdout
     lines = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), str(pictures), *words, "--format", "jsonl"])

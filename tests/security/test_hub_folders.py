@@ -36,7 +36,7 @@ def test_a_saved_folder_opens_without_the_network(name: str, copy: Any, asked: l
         origin_changed(folder, source="hf:somebody/else")
     net = regraft.load(folder)
     examples: Any = TEXTS if name == "bert-saved" else np.random.default_rng(0).integers(0, 255, (4, 40, 40, 3), dtype=np.uint8)
-    assert np.array_equal(net.raw_scores(examples), expected.raw_scores(examples))
+    assert np.array_equal(net.logits(examples), expected.logits(examples))
     assert not asked
 
 
@@ -158,14 +158,14 @@ def test_configurations(
 ) -> None:
     folder = copy("bert-saved" if saved else "bert")
     (folder / "harm.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Model: ...\nclass Config: ...\n")
-    expected = regraft.load(folder if saved else f"hf:{folder}").raw_scores(TEXTS)
+    expected = regraft.load(folder if saved else f"hf:{folder}").logits(TEXTS)
     if saved:
         changed(folder / "regraft.json", lambda facts: facts["network"]["origin"]["config"].update(values))
     else:
         changed(folder / "config.json", lambda config: config.update(values))
     source: Any = folder if saved else f"hf:{folder}"
     if message is None:
-        assert np.array_equal(regraft.load(source).raw_scores(TEXTS), expected)
+        assert np.array_equal(regraft.load(source).logits(TEXTS), expected)
     else:
         refused(lambda: regraft.load(source), match="" if message == "weights" else message)
     assert not asked
@@ -197,14 +197,14 @@ def _indexed(folder: Path, files: Any) -> None:
 
 def test_weights_in_several_files(copy: Any) -> None:
     folder = copy("bert")
-    expected = regraft.load(f"hf:{folder}").raw_scores(TEXTS)
+    expected = regraft.load(f"hf:{folder}").logits(TEXTS)
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     halves = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(state)}
     for file in set(halves.values()):
         save_file({name: tensor for name, tensor in state.items() if halves[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": halves}))
-    assert np.array_equal(regraft.load(f"hf:{folder}").raw_scores(TEXTS), expected)
+    assert np.array_equal(regraft.load(f"hf:{folder}").logits(TEXTS), expected)
 
 
 def _fifo(folder: Path, name: str) -> None:
@@ -250,13 +250,13 @@ def test_files(case: str, copy: Any, asked: list[Any], marker: Path, secret: Pat
 
 def test_a_folder_of_the_cache_of_the_hub_holds_links(copy: Any, tmp_path: Path) -> None:
     folder, place = copy("bert"), tmp_path / "models--a--b"
-    expected = regraft.load(f"hf:{folder}").raw_scores(TEXTS)
+    expected = regraft.load(f"hf:{folder}").logits(TEXTS)
     (place / "snapshots" / "1").mkdir(parents=True)
     (place / "blobs").mkdir()
     for number, path in enumerate(sorted(folder.iterdir())):
         path.rename(place / "blobs" / str(number))
         (place / "snapshots" / "1" / path.name).symlink_to(Path("..", "..", "blobs", str(number)))
-    assert np.array_equal(regraft.load(f"hf:{place / 'snapshots' / '1'}").raw_scores(TEXTS), expected)
+    assert np.array_equal(regraft.load(f"hf:{place / 'snapshots' / '1'}").logits(TEXTS), expected)
 
 
 def test_of_a_repository_only_the_files_that_are_read_are_fetched(copy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,13 +290,13 @@ def test_timm_names_no_repository_and_no_folder(name: str, asked: list[Any], tmp
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_adapter_is_not_followed(copy: Any, whole: bool, asked: list[Any]) -> None:
     folder = copy("bert")
-    expected = regraft.load(f"hf:{folder}").raw_scores(TEXTS)
+    expected = regraft.load(f"hf:{folder}").logits(TEXTS)
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/else", "peft_type": "LORA"}))
     (folder / "adapter_model.bin").write_bytes(b"a pickle would be here")
     if whole:
         with pytest.warns(UserWarning, match="adapter"):
             net = regraft.load(f"hf:{folder}")
-        assert np.array_equal(net.raw_scores(TEXTS), expected)
+        assert np.array_equal(net.logits(TEXTS), expected)
         assert any("adapter" in note for note in net.account.notes)
     else:
         (folder / "config.json").unlink()

@@ -209,9 +209,7 @@ ATTACKS = {attack.__name__: attack for attack in (pickled_constant, pickled_weig
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_program_in_a_folder_is_not_opened(
-    attack: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_in_a_folder_is_not_opened(attack: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "ran"
     ATTACKS[attack](folder / "network.pt2", marker)
     monkeypatch.chdir(folder)
@@ -291,10 +289,10 @@ def test_what_an_engine_might_obey_is_left_out(
 ) -> None:
     monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
     monkeypatch.chdir(folder)
-    expected = regraft.load(folder).raw_scores(X)
+    expected = regraft.load(folder).logits(X)
     before = sorted(path.name for path in folder.iterdir())
     changed(folder, HARMLESS[name], secret)
-    assert np.array_equal(regraft.load(folder).raw_scores(X), expected)
+    assert np.array_equal(regraft.load(folder).logits(X), expected)
     assert sorted(path.name for path in folder.iterdir()) == before
     assert b"ort_config" not in engine[-1]
 

@@ -192,7 +192,7 @@ def test_a_tokenizer_is_never_taken_for_a_path(tmp_path: Path) -> None:
 def test_a_flipped_bit_in_any_file_of_a_network_is_told(made: str, tmp_path: Path) -> None:
     folder = tmp_path / "net"
     architecture, items = MADE[made](folder)
-    expected, draw = regraft.load(folder, architecture=architecture).raw_scores(items), np.random.default_rng(0)
+    expected, draw = regraft.load(folder, architecture=architecture).logits(items), np.random.default_rng(0)
     files = json.loads((folder / "regraft.json").read_text())["files"]
     assert {"torch": "network.safetensors", "keras": "network.keras"}[made] in files and "statistics.safetensors" in files
     for name in files:
@@ -203,17 +203,17 @@ def test_a_flipped_bit_in_any_file_of_a_network_is_told(made: str, tmp_path: Pat
             with pytest.raises(NetworkError, match=name):
                 regraft.load(folder, architecture=architecture)
         path.write_bytes(content)
-    assert np.array_equal(regraft.load(folder, architecture=architecture).raw_scores(items), expected)
+    assert np.array_equal(regraft.load(folder, architecture=architecture).logits(items), expected)
 
 
 def test_what_was_removed_on_purpose_is_said_and_no_error(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     architecture, items = _torch(folder)
-    expected = regraft.load(folder, architecture=architecture).raw_scores(items)
+    expected = regraft.load(folder, architecture=architecture).logits(items)
     (folder / "history.jsonl").unlink()
     with pytest.warns(UserWarning, match=r"'history\.jsonl', which was saved with the network .* opened without it"):
         net = regraft.load(folder, architecture=architecture)
-    assert not net.history and np.array_equal(net.raw_scores(items), expected)
+    assert not net.history and np.array_equal(net.logits(items), expected)
 
 
 def test_files_of_another_network_that_lie_there_are_not_taken(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_folders_of_earlier_versions_have_no_checksums(tmp_path: Path) -> None:
     del facts["files"]
     (folder / "regraft.json").write_text(json.dumps(facts))
     old = regraft.load(folder, architecture=architecture)
-    assert np.array_equal(old.raw_scores(items), net.raw_scores(items))
+    assert np.array_equal(old.logits(items), net.logits(items))
     assert old.history == net.history and old.statistics is not None and old.unknown is not None
 
 

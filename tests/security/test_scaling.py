@@ -51,7 +51,7 @@ def test_usable_numbers_are_taken(kind: str) -> None:
 def test_a_saved_folder_with_such_numbers_does_not_open(tmp_path: Path, family: str, bad: dict[str, Any]) -> None:
     net = regraft.load(_module(family), **({"inputs": (3,)} if family == "torch" else {}))
     net.save(tmp_path / "net")
-    assert np.isfinite(regraft.load(tmp_path / "net").predict(np.ones((2, 3), np.float32)).scores).all()
+    assert np.isfinite(regraft.load(tmp_path / "net").predict(np.ones((2, 3), np.float32)).probabilities).all()
     path = tmp_path / "net" / "regraft.json"
     facts = json.loads(path.read_text())
     facts["preprocessing"].update(bad)

@@ -156,14 +156,14 @@ def test_inspect_and_its_preview(saved: Path, tmp_path: Path, here: list[str]) -
 def test_predict(saved: Path, tmp_path: Path, here: list[str]) -> None:
     items = tmp_path / "=1+1.npy"
     np.save(items, np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32))
-    shown = run("predict", saved, items, *here, "--scores")
+    shown = run("predict", saved, items, *here, "--probabilities")
     rows = list(csv.reader(io.StringIO(shown.stdout)))
     assert shown.exit_code == 0 and len(rows) == 61
     assert all(not cell.startswith(("=", "+", "@")) for row in rows for cell in row)
     assert f"p({printable(HOSTILE['escape'])})" in rows[0]
-    lines = run("predict", saved, items, *here, "--format", "jsonl", "--scores")
-    assert all(tuple(json.loads(line)["scores"]) == CLASSES for line in lines.stdout.splitlines())
-    raw = CliRunner().invoke(app, ["predict", str(saved), str(items), *here, "--scores", "--raw-cells"])
+    lines = run("predict", saved, items, *here, "--format", "jsonl", "--probabilities")
+    assert all(tuple(json.loads(line)["probabilities"]) == CLASSES for line in lines.stdout.splitlines())
+    raw = CliRunner().invoke(app, ["predict", str(saved), str(items), *here, "--probabilities", "--raw-cells"])
     assert HOSTILE["escape"].encode() in raw.stdout_bytes and b"caf\xe9" in raw.stdout_bytes
 
 

@@ -326,7 +326,7 @@ def test_what_is_saved_of_a_study_on_a_full_disk_is_one_error(tmp_path: Path) ->
     trials = tuple(TrialRecord(number, {"learning_rate": 0.1 / (number + 1)}, "complete", 0.5, (0.5,)) for number in range(4))
     plan, network = Plan("head"), regraft.load(torch_examples.Cnn(), inputs=(1, 8, 8))
     space, shares = {"learning_rate": [0.1, 0.01]}, {"learning_rate": 1.0}
-    study = Study(trials, space, "accuracy", "maximize", trials[0], plan, network, {"valid": {}}, None, shares, {}, None)
+    study = Study(trials, space, "accuracy", "maximize", trials[0], plan, network, {"holdout": {}}, None, shares, {}, None)
     writings: list[Callable[[Path], Path]] = [
         study.save,
         lambda folder: study.plot(folder / "trials.png"),

@@ -62,7 +62,7 @@ def test_the_loss_falls_and_the_history_tells_it() -> None:
     history = train(_training({"epochs": 12}))
     assert [entry["epoch"] for entry in history] == list(range(1, 13))
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
-    assert {"stage", "select_loss", "select_accuracy", "learning_rate", "seconds"} <= history[0].keys()
+    assert {"stage", "validation_loss", "validation_accuracy", "learning_rate", "seconds"} <= history[0].keys()
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -163,20 +163,20 @@ def test_early_stopping_on_made_histories(losses: list[float], patience: int | N
     for loss in losses:
         if _finished(training, state, limit=9):
             break
-        _note_(training, state, entry={"epoch": state.epoch + 1, "train_loss": 0.0, "select_loss": loss})
+        _note_(training, state, entry={"epoch": state.epoch + 1, "train_loss": 0.0, "validation_loss": loss})
     assert (state.epoch if _finished(training, state, limit=9) else None) == stops_after
 
 
 def test_nothing_to_select_with_takes_the_fitting_loss() -> None:
-    history = train(dataclasses.replace(_training(), select=np.arange(0)))
-    assert all("select_loss" not in entry for entry in history)
+    history = train(dataclasses.replace(_training(), validation=np.arange(0)))
+    assert all("validation_loss" not in entry for entry in history)
 
 
 @pytest.mark.parametrize("heavy", [0, 2])
 def test_class_weights_move_the_answer(heavy: int) -> None:
     """Items that are all alike are given to the class that weighs most."""
     training = _training({"epochs": 6, "learning_rate": 0.05}, class_weight=torch.where(torch.arange(3) == heavy, 10.0, 1.0))
-    alike = dataclasses.replace(training, feed=ArrayFeed(training.network, torch.zeros(48, 1, 8, 8)), select=np.arange(0))
+    alike = dataclasses.replace(training, feed=ArrayFeed(training.network, torch.zeros(48, 1, 8, 8)), validation=np.arange(0))
     train(alike)
     with torch.no_grad():
         assert (training.network.scores(torch.zeros(4, 1, 8, 8))["main"].argmax(1) == heavy).all()

@@ -35,8 +35,8 @@ def _digits(settings: dict[str, Any] | None = None, *, norm: bool = False, seed:
     items = torch.from_numpy(pictures / 16).float()
     objective = Objective((TaskObjective("main", loss_for("classification"), torch.from_numpy(labels)),))
     given = Settings.of(settings or {})
-    fit, select = np.arange(count), np.arange(count, count + 100)
-    training = Training(network, Rows(network, items), objective, fit, select, given, seed, frozenset(), keep_start=False)
+    fit, validation = np.arange(count), np.arange(count, count + 100)
+    training = Training(network, Rows(network, items), objective, fit, validation, given, seed, frozenset(), keep_start=False)
     now = {name: tensor.clone() for name, tensor in network.state().items()}
     large = {name: 30 * tensor if tensor.is_floating_point() else tensor for name, tensor in now.items()}
     return training, {"good": lambda _rows: now, "bad": lambda _rows: large}
@@ -90,7 +90,7 @@ def test_the_length_found_is_repeated_on_all_examples() -> None:
     assert 0 < sum(found.course) <= len(epochs)
     assert min(entry["calibrated_loss"] for entry in epochs) < 0.5
     scores, rows = found.held_out or ({}, np.arange(0))
-    assert (rows == training.select).all()
+    assert (rows == training.validation).all()
     before = float((scores["main"].argmax(1) == training.objective.parts[0].targets[rows].numpy()).mean())
     again = found.refit_(np.arange(400), None)
     assert [entry["phase"] for entry in again] == ["refit"] * sum(found.course)

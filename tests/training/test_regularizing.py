@@ -18,7 +18,7 @@ from regraft.networks.tracing import capture
 from regraft.training.regularizing import dropped, l1_norm
 
 L = keras_examples.L
-QUICK = {"epochs": 3, "learning_rate": 0.01, "cache": "memory", "batch_size": 16, "select": 0}
+QUICK = {"epochs": 3, "learning_rate": 0.01, "cache": "memory", "batch_size": 16, "validation": 0}
 
 
 def _items(family: str) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +94,7 @@ def test_dropout_acts_in_training_alone(family: str, strategy: str) -> None:
     assert not examples.bit_equal(plain.network.state(), half.network.state())
     assert half.plan.settings.dropout == 0.5
     items = data[0][:8]
-    assert np.array_equal(half.network.raw_scores(items), half.network.raw_scores(items))
+    assert np.array_equal(half.network.logits(items), half.network.logits(items))
     assert not any(module._forward_pre_hooks for module in half.network.module.modules()) or family == "keras"
     before, after = net.state(), half.network.state()
     trained = {"head": "fc2", "partial": "fc1", "full": "conv1"}[strategy]

@@ -95,6 +95,6 @@ def test_what_cannot_be_set_says_what_holds(name: str) -> None:
 
 
 def test_every_name_of_another_library_leads_to_a_setting() -> None:
-    plan = {"select", "valid", "test", "seed", "frozen", "augment", "budget", "out", "trials"}
+    plan = {"validation", "holdout", "test", "seed", "frozen", "augment", "budget", "out", "trials"}
     known = {*Settings.__dataclass_fields__, *plan}
     assert set(_ELSEWHERE) <= known and not known & set(_HERE)

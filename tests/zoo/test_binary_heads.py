@@ -99,7 +99,7 @@ def test_it_predicts_what_the_framework_says(model: Any) -> None:
     net = opened(model)
     found, own = net.predict(numbers()), chance(model)
     assert net.head.binary and net.classes == ("neg", "pos") and net.head.kind == "classification"
-    assert found.scores.shape == (60, 2) and np.allclose(found.scores[:, 1], own, atol=1e-5)
+    assert found.probabilities.shape == (60, 2) and np.allclose(found.probabilities[:, 1], own, atol=1e-5)
     assert found.labels == [CLASSES[int(one > 0.5)] for one in own] and len(set(found.labels)) == 2
 
 
@@ -118,7 +118,7 @@ def test_the_same_classes_keep_weights_and_form(model: Any) -> None:
     net = opened(model)
     changed = regraft.retarget(net, CLASSES)
     assert changed.head.binary and sorted(changed.account.entries["kept"]) == CLASSES
-    assert np.array_equal(changed.raw_scores(numbers()), net.raw_scores(numbers()))
+    assert np.array_equal(changed.logits(numbers()), net.logits(numbers()))
     assert [values.shape for values in changed.state().values()] == [values.shape for values in net.state().values()]
 
 
@@ -139,10 +139,10 @@ def test_it_is_adapted_by_every_strategy(model: Any, strategy: str) -> None:
 
 def test_exchanged_and_renamed_classes(model: Any) -> None:
     net = opened(model)
-    before = net.predict(numbers()).scores
-    assert np.allclose(regraft.retarget(net, CLASSES[::-1]).predict(numbers()).scores, before[:, ::-1], atol=1e-6)
+    before = net.predict(numbers()).probabilities
+    assert np.allclose(regraft.retarget(net, CLASSES[::-1]).predict(numbers()).probabilities, before[:, ::-1], atol=1e-6)
     renamed = regraft.retarget(net, ["no", "yes"], rename={"neg": "no", "pos": "yes"})
-    assert renamed.head.binary and np.allclose(renamed.predict(numbers()).scores, before, atol=1e-6)
+    assert renamed.head.binary and np.allclose(renamed.predict(numbers()).probabilities, before, atol=1e-6)
 
 
 @pytest.mark.parametrize("way", ["extend", "retarget"])
@@ -150,10 +150,10 @@ def test_a_third_class_makes_a_softmax_of_zero_and_the_old_logit(model: Any, way
     net = opened(model)
     changed = regraft.extend(net, ["new"]) if way == "extend" else regraft.retarget(net, [*CLASSES, "new"])
     assert not changed.head.binary and changed.classes == ("neg", "pos", "new")
-    old, new = net.raw_scores(numbers()), changed.raw_scores(numbers())
+    old, new = net.logits(numbers()), changed.logits(numbers())
     assert not old[:, 0].any() and np.array_equal(old, new[:, :2]) if way == "extend" else np.allclose(old, new[:, :2], atol=1e-6)
     own = chance_of_three(changed)
-    assert np.allclose(own, changed.predict(numbers()).scores, atol=1e-5)
+    assert np.allclose(own, changed.predict(numbers()).probabilities, atol=1e-5)
 
 
 def chance_of_three(net: Network) -> np.ndarray:
@@ -165,11 +165,11 @@ def chance_of_three(net: Network) -> np.ndarray:
 
 def test_stacked_joined_and_as_labels(model: Any) -> None:
     net = opened(model)
-    before = net.predict(numbers()).scores
+    before = net.predict(numbers()).probabilities
     stacked = regraft.stack(net, ["a", "b", "c"], activation="linear", start="random")
-    assert stacked.raw_scores(numbers()).shape == (60, 3) and stacked.head.features == 2
+    assert stacked.logits(numbers()).shape == (60, 3) and stacked.head.features == 2
     labels = regraft.retarget(net, CLASSES, kind="multi-label")
-    assert not labels.head.binary and np.allclose(labels.predict(numbers()).scores, before, atol=1e-5)
+    assert not labels.head.binary and np.allclose(labels.predict(numbers()).probabilities, before, atol=1e-5)
 
 
 def test_saved_and_opened_again(model: Any, tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_saved_and_opened_again(model: Any, tmp_path: Path) -> None:
     architecture = {} if net.family == "keras" else {"architecture": model}
     again = regraft.load(tmp_path / "net", **architecture)
     assert again.head.binary and again.classes == net.classes
-    assert np.allclose(again.predict(numbers()).scores, net.predict(numbers()).scores, atol=1e-6)
+    assert np.allclose(again.predict(numbers()).probabilities, net.predict(numbers()).probabilities, atol=1e-6)
     wider = regraft.extend(again, ["new"])
     wider.save(tmp_path / "wider")
     opened_again = regraft.load(tmp_path / "wider", **architecture)
-    assert not opened_again.head.binary and np.allclose(opened_again.raw_scores(numbers()), wider.raw_scores(numbers()), atol=1e-6)
+    assert not opened_again.head.binary and np.allclose(opened_again.logits(numbers()), wider.logits(numbers()), atol=1e-6)
 
 
 def test_saved_without_its_class(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_saved_without_its_class(tmp_path: Path) -> None:
     net = opened(with_sigmoid())
     net.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net")
-    assert again.head.binary and np.allclose(again.predict(numbers()).scores, net.predict(numbers()).scores, atol=1e-5)
+    assert again.head.binary and np.allclose(again.predict(numbers()).probabilities, net.predict(numbers()).probabilities, atol=1e-5)
 
 
 def test_an_exported_model_has_one_output(tmp_path: Path) -> None:

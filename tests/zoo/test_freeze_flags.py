@@ -175,7 +175,7 @@ def test_a_head_with_new_classes_is_trained_whoever_froze_it(family: str) -> Non
     net = opened(family)
     net.hold_([layer.name for layer in net.layers if layer.parameters])
     made = adapted(family, strategy="head", trainable=[OWN[family]])
-    assert made.scores["valid"]["accuracy"] > 0.5 or made.history
+    assert made.scores["holdout"]["accuracy"] > 0.5 or made.history
     assert HEAD[family] not in made.account.entries["frozen"]
 
 

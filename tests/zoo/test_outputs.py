@@ -36,10 +36,10 @@ def examples(count: int = 40) -> np.ndarray:
 @pytest.mark.parametrize("problem", KINDS)
 def test_the_kind_that_a_config_names(problem: str | None) -> None:
     net = regraft.load(Configured(problem), inputs=(4,), classes=["a", "b", "c"])
-    logits = torch.from_numpy(net.raw_scores(examples()))
+    logits = torch.from_numpy(net.logits(examples()))
     expected = {"multi-label": logits.sigmoid(), "regression": logits, "classification": logits.softmax(1)}[KINDS[problem]]
     assert net.head.kind == KINDS[problem]
-    assert np.allclose(net.predict(examples()).scores, expected.numpy(), atol=1e-5)
+    assert np.allclose(net.predict(examples()).probabilities, expected.numpy(), atol=1e-5)
 
 
 def test_adapted_to_another_kind_and_saved(tmp_path: Any) -> None:
@@ -49,7 +49,7 @@ def test_adapted_to_another_kind_and_saved(tmp_path: Any) -> None:
     made.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net", architecture=module)
     assert made.head.kind == again.head.kind == "classification"
-    assert np.allclose(made.predict(examples()).scores, again.predict(examples()).scores, atol=1e-6)
+    assert np.allclose(made.predict(examples()).probabilities, again.predict(examples()).probabilities, atol=1e-6)
 
 
 class Two(nn.Module):

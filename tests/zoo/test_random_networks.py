@@ -63,7 +63,7 @@ def test_it_is_said_when_the_network_is_opened_and_with_its_predictions(family: 
     assert net.draws and "draws at random, in inference too" in str(net.account)
     with pytest.warns(UserWarning, match="differ from call to call"):
         first, second = net.predict(data), net.predict(data)
-    assert not np.array_equal(first.scores, second.scores)
+    assert not np.array_equal(first.probabilities, second.probabilities)
 
 
 @pytest.mark.parametrize(

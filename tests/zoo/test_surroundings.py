@@ -45,7 +45,7 @@ def test_the_state_around_a_call_changes_nothing(state: str, strategy: str) -> N
             before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
             net = regraft.load(module, inputs=(3, 16, 16))
             made = regraft.adapt(net, pictures(), strategy=strategy, cache="memory", **settings).network
-            results.append(made.predict(pictures()).scores)
+            results.append(made.predict(pictures()).probabilities)
             assert before == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype())
     assert np.array_equal(*results)
 
@@ -83,7 +83,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def test_what_only_runs_a_module_otherwise_is_taken_off(wrapper: str) -> None:
     net = regraft.load(WRAPPERS[wrapper](plain()), inputs=(3, 16, 16))
     assert net.head.layer == "fc" and any(wrapper in note for note in net.account.notes)
-    assert np.array_equal(net.raw_scores(pictures()), regraft.load(plain(), inputs=(3, 16, 16)).raw_scores(pictures()))
+    assert np.array_equal(net.logits(pictures()), regraft.load(plain(), inputs=(3, 16, 16)).logits(pictures()))
 
 
 @pytest.mark.parametrize("made", [torch.jit.script, lambda module: torch.jit.trace(module.eval(), torch.zeros(2, 3, 16, 16))])
@@ -129,4 +129,4 @@ def test_old_weight_norm_keeps_its_numbers(trained: bool) -> None:
     own = module(inputs).detach()
     net = regraft.load(module, inputs=(3, 16, 16))
     assert expected.requires_grad and torch.equal(net.module(inputs), own) and torch.equal(net.copy().module(inputs), own)
-    assert np.isfinite(regraft.retarget(net, ["a", "b"], start="random").raw_scores(pictures())).all()
+    assert np.isfinite(regraft.retarget(net, ["a", "b"], start="random").logits(pictures())).all()

@@ -50,7 +50,7 @@ def test_a_network_is_adapted(name: str, strategy: str) -> None:
     assert made.classes == ("a", "b", "c")
     with torch.no_grad():
         own = made.module.eval()(torch.as_tensor(np.asarray(made.preprocessing.batch(list(data.items)))))
-    assert np.allclose(made.raw_scores(data), own.numpy(), rtol=1e-4, atol=1e-5)
+    assert np.allclose(made.logits(data), own.numpy(), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(values, before[key]) for key, values in net.state().items())
     if strategy in ("probe", "head"):
         heads = (*(f"{layer}." for layer in made.head_layers), *(f"{layer}." for layer in net.head_layers))

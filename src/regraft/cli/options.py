@@ -75,7 +75,7 @@ OldData = Annotated[
 ]
 _STATISTICS = "Solve the rows of all classes anew from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", help=_STATISTICS)]
-Valid = Annotated[float, Option("--valid", metavar="X", help="Share of the items kept aside to judge; 0 goes with --test.")]
+Holdout = Annotated[float, Option("--holdout", metavar="X", help="Share of the items kept aside to judge; 0 goes with --test.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
@@ -127,7 +127,7 @@ Quiet = Annotated[bool, Option("--quiet", help="Show no progress.")]
 Form = Annotated[Format, Option("--format", help="CSV or JSON lines, on stdout.")]
 _RAW = "Print CSV cells as they are: without an apostrophe before = + - @, and with control characters."
 RawCells = Annotated[bool, Option("--raw-cells", help=_RAW)]
-Scores = Annotated[bool, Option("--scores", help="Also print the probability of every class.")]
+Probabilities = Annotated[bool, Option("--probabilities", help="Also print the probability of every class.")]
 Unknown = Annotated[bool, Option("--unknown", help="Also print whether an item belongs to no class that the network knows.")]
 Texts = Annotated[list[str] | None, Option("--text", help="A text to classify; repeatable.", show_default=False)]
 CacheFolder = Annotated[Path | None, Option("--cache", metavar="DIR", help="Folder of activation caches; without it, the user's.")]

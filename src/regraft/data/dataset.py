@@ -158,13 +158,13 @@ class Dataset:
             names=None if self.names is None and _keeps_order(rows, len(self)) else tuple(self.name_of(int(row)) for row in rows),
         )
 
-    def split(self, valid: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+    def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split in two, stratified by class, and by group where there are groups. Both parts keep the items' order.
 
         Of several tasks the first one counts; the items whose target of it is missing are one more stratum.
 
         Args:
-            valid: share of the second part, in (0, 1).
+            holdout: share of the second part, in (0, 1).
             seed: equal seeds give equal parts.
 
         Returns:
@@ -172,34 +172,34 @@ class Dataset:
             or more has one in the second.
 
         Raises:
-            SettingError: if `valid` is not between 0 and 1.
+            SettingError: if `holdout` is not between 0 and 1.
             DataError: if the data cannot be split so.
         """
-        first, second = self.split_indices(valid, seed=seed)
+        first, second = self.split_indices(holdout, seed=seed)
         return self.subset(first), self.subset(second)
 
-    def split_indices(self, valid: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def split_indices(self, holdout: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of the two parts that `split` makes, each rising.
 
         Args:
-            valid: share of the second part, in (0, 1).
+            holdout: share of the second part, in (0, 1).
             seed: equal seeds give equal parts.
 
         Returns:
             Indices of the first and of the second part.
 
         Raises:
-            SettingError: if `valid` is not between 0 and 1.
+            SettingError: if `holdout` is not between 0 and 1.
             DataError: if the data cannot be split so.
         """
-        if not 0 < valid < 1:
-            raise SettingError(f"valid={valid} is out of range; expected a share between 0 and 1, such as 0.2.")
+        if not 0 < holdout < 1:
+            raise SettingError(f"holdout={holdout} is out of range; expected a share between 0 and 1, such as 0.2.")
         if len(self) < 2:
             raise DataError(f"Data of {len(self)} item cannot be split; expected two or more.")
-        chosen = self._chosen(valid, seed)
+        chosen = self._chosen(holdout, seed)
         return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
-    def _chosen(self, valid: float, seed: int) -> np.ndarray:
+    def _chosen(self, holdout: float, seed: int) -> np.ndarray:
         table = self.targets_of(self.name).table()
         keep = np.full(table.shape[1], self.task != "regression")
         keep[table.shape[1] - int(not self.known.all()) :] = False  # no part needs an item without a target
@@ -207,10 +207,10 @@ class Dataset:
             _, group = np.unique(self.groups, return_inverse=True)
             counts = np.zeros((int(group.max()) + 1, table.shape[1]))
             np.add.at(counts, group, table)
-            return grouped_split(counts, np.bincount(group), valid=valid, seed=seed, keep=keep)[group]
+            return grouped_split(counts, np.bincount(group), share=holdout, seed=seed, keep=keep)[group]
         if self.task == "multi-label":
-            return grouped_split(table, np.ones(len(self)), valid=valid, seed=seed, keep=keep, cover=True)
-        return stratified_split(table.argmax(axis=1), valid, seed=seed)
+            return grouped_split(table, np.ones(len(self)), share=holdout, seed=seed, keep=keep, cover=True)
+        return stratified_split(table.argmax(axis=1), holdout, seed=seed)
 
     def name_of(self, index: int) -> str:
         """Return what to call an item in a message.

@@ -14,16 +14,16 @@ MANY_GROUPS = 2000
 """From so many groups on one order is enough: each group is a small part of the whole."""
 
 
-def stratified_split(strata: np.ndarray, valid: float, *, seed: int) -> np.ndarray:
+def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     """Choose the second part so that every stratum gives its share of it.
 
     Args:
         strata: (N,) int64, the class or quantile of each item.
-        valid: share of the second part, in (0, 1).
+        share: share of the second part, in (0, 1).
         seed: equal seeds give equal parts.
 
     Returns:
-        (N,) bool, true where an item belongs to the second part. A stratum of n items gives n * valid of them, off by at most
+        (N,) bool, true where an item belongs to the second part. A stratum of n items gives n * share of them, off by at most
         one, at least one where n >= 2, and never all.
 
     Raises:
@@ -32,7 +32,7 @@ def stratified_split(strata: np.ndarray, valid: float, *, seed: int) -> np.ndarr
     generator = np.random.default_rng(seed)
     counts = np.bincount(strata)
     chosen = np.zeros(len(strata), dtype=bool)
-    for stratum, quota in enumerate(_quotas(counts, valid)):
+    for stratum, quota in enumerate(_quotas(counts, share)):
         members = np.flatnonzero(strata == stratum)
         chosen[generator.permutation(members)[:quota]] = True
     if not chosen.any():
@@ -40,11 +40,11 @@ def stratified_split(strata: np.ndarray, valid: float, *, seed: int) -> np.ndarr
     return chosen
 
 
-def _quotas(counts: np.ndarray, valid: float) -> np.ndarray:
-    ideal = counts * valid
+def _quotas(counts: np.ndarray, share: float) -> np.ndarray:
+    ideal = counts * share
     most = np.maximum(counts - 1, 0)
     quotas = np.clip(np.floor(ideal), counts >= 2, most).astype(np.int64)
-    missing = round(counts.sum() * valid) - int(quotas.sum())
+    missing = round(counts.sum() * share) - int(quotas.sum())
     for stratum in np.argsort(quotas - ideal, kind="stable"):
         if missing <= 0:
             break
@@ -55,7 +55,7 @@ def _quotas(counts: np.ndarray, valid: float) -> np.ndarray:
 
 
 def grouped_split(
-    counts: np.ndarray, sizes: np.ndarray, *, valid: float, seed: int, keep: bool | np.ndarray = True, cover: bool = False
+    counts: np.ndarray, sizes: np.ndarray, *, share: float, seed: int, keep: bool | np.ndarray = True, cover: bool = False
 ) -> np.ndarray:
     """Choose whole groups for the second part so that the classes keep their shares.
 
@@ -65,7 +65,7 @@ def grouped_split(
     Args:
         counts: (G, C) how many items of each class a group has.
         sizes: (G,) how many items a group has.
-        valid: share of the second part, in (0, 1).
+        share: share of the second part, in (0, 1).
         seed: equal seeds give equal parts.
         keep: every class keeps an item in the first part, or (C,) bool: which ones do; without it only the first part as a whole is
             kept non-empty.
@@ -80,7 +80,7 @@ def grouped_split(
     generator = np.random.default_rng(seed)
     table = np.column_stack([counts, sizes]).astype(np.float64)
     guarded = np.append(np.full(counts.shape[1], keep), True)
-    search = _Search(table, valid, guarded=guarded)
+    search = _Search(table, share, guarded=guarded)
     orders = [generator.permutation(len(table)) for _ in range(1 if len(table) > MANY_GROUPS else TRIES)]
     results = [search.greedy(order) for order in orders]
     chosen = min(results, key=lambda result: search.cost(table[result].sum(axis=0)))
@@ -92,10 +92,10 @@ def grouped_split(
 class _Search:
     """The state that the greedy choice shares: class counts (G, C + 1) with the group sizes last, and the aim."""
 
-    def __init__(self, table: np.ndarray, valid: float, *, guarded: np.ndarray) -> None:
+    def __init__(self, table: np.ndarray, share: float, *, guarded: np.ndarray) -> None:
         self.table = table
         self.total = table.sum(axis=0)
-        self.aim = self.total * valid
+        self.aim = self.total * share
         self.weight = np.where(self.total > 0, 1 / np.maximum(self.total, 1), 0.0)
         self.guarded = guarded & (self.total > 0)
 

@@ -30,8 +30,8 @@ class HistoryEntry(Plain):
     stage: str = ""
     epoch: int | None = None
     train_loss: float | None = None
-    select_loss: float | None = None
-    select_accuracy: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
     learning_rate: float | None = None
     seconds: float | None = None
 

@@ -267,7 +267,7 @@ def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dat
     judging = None if judges is None else as_data(judges).with_classes(changed.classes or ())
     proof = [part for part in (items, judging) if part is not None]
     if proof:
-        pairs = [(net.raw_scores(part), changed.raw_scores(part)[:, : len(old)]) for part in proof]
+        pairs = [(net.logits(part), changed.logits(part)[:, : len(old)]) for part in proof]
         figures["max_score_change"] = max(float(np.abs(after - before).max()) for before, after in pairs)
         figures["proved_on_items"] = sum(len(part) for part in proof)
     if judging is not None:
@@ -292,7 +292,7 @@ def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any
     if data.task != "classification":
         raise DataError(f"Accuracy on old and new classes needs one class an item; the data are of the kind {data.task!r}.")
     data = data.with_classes(net.classes or ())
-    right = net.raw_scores(data).argmax(1) == data.targets
+    right = net.logits(data).argmax(1) == data.targets
     shares = {"old_accuracy": right[data.targets < old], "new_accuracy": right[data.targets >= old]}
     figures: dict[str, Any] = {name: float(part.mean()) for name, part in shares.items() if len(part)}
     if len(figures) == len(shares):

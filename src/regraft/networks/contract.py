@@ -169,7 +169,7 @@ class Network(abc.ABC):
         return {task: (scores | derived)[task] for task in self.heads} if derived else scores
 
     # over the limit: items and batch size go together, as everywhere
-    def raw_scores(self, items: Any, batch_size: int = 64, task: str | None = None) -> np.ndarray:
+    def logits(self, items: Any, batch_size: int = 64, task: str | None = None) -> np.ndarray:
         """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads.
 
         Args:

@@ -27,14 +27,14 @@ class Predictions:
 
     Attributes:
         labels: one class name an item; for multi-label, the names joined by "|"; for regression, the number as text.
-        scores: (N, C) probabilities; for regression, the values.
+        probabilities: (N, C); for regression, the values.
         classes: names of the C columns.
         unknown: (N,) whether an item belongs to none of the classes, where that was asked.
         tasks: what it says for every task, by name; the fields above are those of the first.
     """
 
     labels: list[str]
-    scores: np.ndarray = field(repr=False)
+    probabilities: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
     unknown: np.ndarray | None = None
     tasks: Mapping[str, Predictions] = field(default_factory=dict, repr=False)

@@ -94,7 +94,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     adapted = list(found.values())[-1][data.name]
     scores, others = scores_of(job, carried, parts=found), baselines(job, carried, adapted=adapted)
     runs, facts = {job.run_digest}, _facts(job, adapted)
-    if job.settings.refit == "all" and len(parts.valid):
+    if job.settings.refit == "all" and len(parts.holdout):
         job, carried = _on_everything(net, job, items=items, history=carried.history)
     keep_statistics_(job, carried)
     note_idle_heads_(job, carried)
@@ -123,9 +123,9 @@ def _job(  # over the limit: what a run is made of
 ) -> Job:
     """Return the work on a copy of the network that has a head for each task, once it is known that all fits together."""
     check_inputs(net, items.preprocessing)
-    check_tasks(items.data, plan, valid=parts.valid)
+    check_tasks(items.data, plan, holdout=parts.holdout)
     check_switches(net, items.data, plan=plan)
-    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
     hold_(network, plan, new_rows=new_rows)
     check_blocks(network, plan)
     check_method(network, items.data, plan=plan, parts=parts)
@@ -191,7 +191,7 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
     tried |= {"scratch"} if job.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
-    split = {"fit": len(parts.fit), "select": len(parts.select), "valid": len(parts.valid)}
+    split = {"training": len(parts.training), "validation": len(parts.validation), "holdout": len(parts.holdout)}
     return {
         "network": {
             "name": str(network.origin.get("source", network.family)),
@@ -209,5 +209,5 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         "worst": worst_items(adapted),
         "candidates": list(job.candidates),
         "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
-        "warnings": [note for note in job.notes if note.startswith("Warning: ")] + ([] if len(parts.select) else [TOO_FEW]),
+        "warnings": [note for note in job.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),
     }

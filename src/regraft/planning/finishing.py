@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..probes import UnknownJudge, choose_unknown, fit_temperature, log_loss, statistics_of
 from ..tasks import fit_thresholds
-from ..training import Feed, all_raw_scores
+from ..training import Feed, all_logits
 from .job import Carried, Job
 
 __all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "merged_history", "note_idle_heads_"]
@@ -50,18 +50,18 @@ def calibrate_(job: Job, carried: Carried) -> None:
         job: with the trained network; gets a note of each temperature.
         carried: the feed to judge with.
     """
-    select = _held_out_rows(job)
+    validation = _held_out_rows(job)
     asked = [name for name, task in job.tasks.items() if name not in carried.solved and _is_trained(job, carried, task=task)]
-    asked = [name for name in asked if job.data_of(name).task == "classification" and len(job.known(name, select)) >= FEWEST]
-    scores = _held_out(job, carried, rows=select) if asked else {}
+    asked = [name for name in asked if job.data_of(name).task == "classification" and len(job.known(name, validation)) >= FEWEST]
+    scores = _held_out(job, carried, rows=validation) if asked else {}
     for name in asked:
-        data, known = job.data_of(name), job.known(name, select)
-        mine, targets = scores[job.tasks[name]][data.known[select]].astype(np.float64), data.targets[known]
+        data, known = job.data_of(name), job.known(name, validation)
+        mine, targets = scores[job.tasks[name]][data.known[validation]].astype(np.float64), data.targets[known]
         factor = fit_temperature(mine, np.eye(mine.shape[1])[targets])
         before, after = log_loss(mine, targets), log_loss(factor * mine, targets)
         if after >= before:
             continue
-        done = _scaled_(job, carried.feed, task=job.tasks[name], factor=factor, rows=select[:64])
+        done = _scaled_(job, carried.feed, task=job.tasks[name], factor=factor, rows=validation[:64])
         gain = f"on the {len(known)} choosing items, log loss {before:.3g} becomes {after:.3g}"
         job.notes.append(
             f"Probabilities of {name!r}: the rows of the head were divided by a temperature of {1 / factor:.3g}; {gain}."
@@ -72,12 +72,12 @@ def calibrate_(job: Job, carried: Carried) -> None:
 
 def _held_out_rows(job: Job) -> np.ndarray:
     """Return which examples the network, before a training on all, had not learned from."""
-    return job.parts.select if job.held_out is None else job.held_out[1]
+    return job.parts.validation if job.held_out is None else job.held_out[1]
 
 
 def _held_out(job: Job, carried: Carried, *, rows: np.ndarray) -> Mapping[str, np.ndarray]:
     """Return the scores by task of these examples by a network that had not learned from them."""
-    return all_raw_scores(job.network, carried.feed, indices=rows) if job.held_out is None else job.held_out[0]
+    return all_logits(job.network, carried.feed, indices=rows) if job.held_out is None else job.held_out[0]
 
 
 def _is_trained(job: Job, carried: Carried, *, task: str) -> bool:
@@ -93,10 +93,10 @@ def _scaled_(job: Job, feed: Feed, *, task: str, factor: float, rows: np.ndarray
     """Multiply the rows of a head; leave them, and say so, where they cannot be set or the scores do not follow (a cosine head)."""
     network, layer = job.network, job.network.heads[task].layer
     weight, bias = network.rows(layer)
-    wanted = factor * all_raw_scores(network, feed, indices=rows)[task]
+    wanted = factor * all_logits(network, feed, indices=rows)[task]
     if not network.set_rows_(layer, factor * weight, bias=factor * bias):
         return False
-    made = all_raw_scores(network, feed, indices=rows)[task]
+    made = all_logits(network, feed, indices=rows)[task]
     if np.allclose(made, wanted, rtol=1e-2, atol=1e-2 * float(np.abs(wanted).max())):
         return True
     network.set_rows_(layer, weight, bias=bias)
@@ -111,12 +111,12 @@ def fit_thresholds_(job: Job, carried: Carried) -> None:
         carried: the feed to judge with.
     """
     asked = {name: task for name, task in job.tasks.items() if job.data_of(name).task == "multi-label"}
-    select, made = _held_out_rows(job), {}
-    scores = _held_out(job, carried, rows=select) if set(asked) - set(carried.solved) and len(select) else {}
+    validation, made = _held_out_rows(job), {}
+    scores = _held_out(job, carried, rows=validation) if set(asked) - set(carried.solved) and len(validation) else {}
     for name, task in asked.items():
-        data, known = job.data_of(name), job.known(name, select)
+        data, known = job.data_of(name), job.known(name, validation)
         if len(known) and name not in carried.solved:
-            made[task] = fit_thresholds(scores[task][data.known[select]], data.targets[known])
+            made[task] = fit_thresholds(scores[task][data.known[validation]], data.targets[known])
         elif name in carried.solved:
             made[task] = carried.solved[name].thresholds(data.targets)
         elif name in job.solved:
@@ -143,7 +143,7 @@ def keep_statistics_(job: Job, carried: Carried) -> None:
     network.statistics = network.unknown = None
     if data.task != "classification" or not job.plan.statistics:
         return
-    rows = job.known(data.name, np.sort(np.concatenate([job.parts.fit, job.parts.select])))
+    rows = job.known(data.name, np.sort(np.concatenate([job.parts.training, job.parts.validation])))
     with job.clock.during("frozen"):
         at_hand = carried.head_features if carried.head_features is not None else carried.features if same else None
         if at_hand is not None:

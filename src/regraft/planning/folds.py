@@ -14,14 +14,14 @@ Fold = tuple[np.ndarray, np.ndarray]
 """Indices of the items to learn from, and of those that try the plan."""
 
 
-def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, valid: float, seed: int) -> list[Fold]:
+def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
     """Return how the items that do not judge are split.
 
     Args:
         data: N items.
         rest: indices of those that do not judge.
         folds: how many, or None for one split.
-        valid: share of the part that tries, where `folds` is None.
+        holdout: share of the part that tries, where `folds` is None.
         seed: equal seeds give equal folds.
 
     Returns:
@@ -32,7 +32,7 @@ def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, valid: float
     """
     part = data.subset(rest)
     if folds is None:
-        learn, judge = part.split_indices(valid, seed=seed + 2)
+        learn, judge = part.split_indices(holdout, seed=seed + 2)
         return [(rest[learn], rest[judge])]
     stratified, grouped = data.task == "classification", part.groups is not None
     if part.groups is not None and len(np.unique(part.groups)) < folds:

@@ -9,7 +9,7 @@ from ..errors import optional_import
 
 __all__ = ["History"]
 
-_COLUMNS = {"loss": "train_loss", "val_loss": "select_loss", "val_accuracy": "select_accuracy", "learning_rate": "learning_rate"}
+_COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
 """What Keras calls a column -> its name in an entry."""
 
 

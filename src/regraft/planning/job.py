@@ -80,11 +80,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Parts:
-    """Indices of the items that are learned from (fit), that choose (select), and that judge (valid)."""
+    """Indices of the examples that are learned from, that choose, and that judge."""
 
-    fit: np.ndarray
-    select: np.ndarray
-    valid: np.ndarray
+    training: np.ndarray
+    validation: np.ndarray
+    holdout: np.ndarray
 
 
 def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
@@ -96,40 +96,40 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
         judged_apart: whether other items judge; then all are learned from where no class has one to spare.
 
     Returns:
-        The parts; `select` is empty where a class would be left with fewer than two items to learn from.
+        The parts; `validation` is empty where a class would be left with fewer than two items to learn from.
 
     Raises:
         DataError: if the items cannot be split, and no others judge.
         SettingError: if the plan keeps nothing aside to judge, and no others judge.
     """
-    if not plan.valid:
+    if not plan.holdout:
         if not judged_apart:
-            raise SettingError("valid=0 leaves nothing that judges. Give test=, a set that judges, or a share such as valid=0.2.")
-        return learning_parts(data, plan, rest=np.arange(len(data)), valid=np.arange(0))
-    rest, valid = _split(data, plan.valid, seed=plan.seed, needed=not judged_apart)
-    return learning_parts(data, plan, rest=rest, valid=valid)
+            raise SettingError("holdout=0 leaves nothing that judges. Give test=, a set that judges, or a share such as holdout=0.2.")
+        return learning_parts(data, plan, rest=np.arange(len(data)), holdout=np.arange(0))
+    rest, holdout = _split(data, plan.holdout, seed=plan.seed, needed=not judged_apart)
+    return learning_parts(data, plan, rest=rest, holdout=holdout)
 
 
-def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, valid: np.ndarray) -> Parts:
+def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.ndarray) -> Parts:
     """Split the items to learn from into those that are fitted and those that choose.
 
     Args:
         data: N items.
         plan: share of the latter, and seed.
         rest: indices of the items to learn from.
-        valid: indices of the items that judge.
+        holdout: indices of the items that judge.
 
     Returns:
-        The parts; `select` is empty where a class would be left with fewer than two items to learn from, or groups cannot be split.
+        The parts; `validation` is empty where a class would be left with fewer than two items to learn from, or groups cannot be split.
     """
     learning = data.subset(rest)
     counts = learning.class_counts()
     scarce = len(rest) < 8 or (len(counts) > 0 and int(counts[counts > 0].min()) < 3)
     lone_group = learning.groups is not None and len(np.unique(learning.groups)) < 3
-    if scarce or lone_group or plan.select <= 0:
-        return Parts(rest, rest[:0], valid)
-    fit, select = _split(learning, plan.select, seed=plan.seed + 1, needed=False)
-    return Parts(rest[fit], rest[select], valid)
+    if scarce or lone_group or plan.validation <= 0:
+        return Parts(rest, rest[:0], holdout)
+    fit, validation = _split(learning, plan.validation, seed=plan.seed + 1, needed=False)
+    return Parts(rest[fit], rest[validation], holdout)
 
 
 def _split(data: Dataset, share: float, *, seed: int, needed: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +195,7 @@ class Job:
         tasks: task of the data -> task of the network.
         new_rows: task of the network -> rows of its new classes.
         solved: task of the data -> its closed-form head, once that is solved.
-        test: further items that judge, or None: then the valid part does.
+        test: further items that judge, or None: then the holdout set does.
         judging_features: (n, d) the source network's features of the judging items, where they were computed.
         on_epoch: told of every epoch's entry in the history.
         candidates: what was compared, as plain data, in the order of the report.
@@ -267,13 +267,13 @@ class Job:
     @property
     def learned_from(self) -> np.ndarray:
         """The examples that do not judge, (n,), in order."""
-        return np.sort(np.concatenate([self.parts.fit, self.parts.select]))
+        return np.sort(np.concatenate([self.parts.training, self.parts.validation]))
 
     @property
     def refits(self) -> bool:
         """Whether trainings are repeated on training and validation set together, with what was chosen."""
-        wanted, examples = self.settings.refit, len(self.parts.fit) + len(self.parts.select)
-        return wanted is not False and len(self.parts.select) > 0 and (wanted is True or examples < MOST_REFITTED)
+        wanted, examples = self.settings.refit, len(self.parts.training) + len(self.parts.validation)
+        return wanted is not False and len(self.parts.validation) > 0 and (wanted is True or examples < MOST_REFITTED)
 
     def data_of(self, name: str) -> Dataset:
         """Return the items with the targets of the data's task `name` alone."""
@@ -339,7 +339,7 @@ class Job:
             position = np.full(len(items), -1)
             if views == 1:
                 return CachedFeed(cut, plain, None, position, 1, self.device)
-            learned_from = self.learned_from if self.refits else self.parts.fit
+            learned_from = self.learned_from if self.refits else self.parts.training
             position[learned_from] = np.arange(len(learned_from))
             chosen = items.of(items.data.subset(learned_from))
             return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, self.device)
@@ -382,7 +382,7 @@ class Job:
             frozen: layers, for the cut of a test set.
         """
         if self.test is None:
-            self.judging_features = features[self.parts.valid]
+            self.judging_features = features[self.parts.holdout]
         else:
             self.judging_features = self.features(self.feed(frozen, self.test), np.arange(len(self.test)))
 
@@ -400,7 +400,7 @@ class Job:
         given = settings.class_weight if isinstance(settings.class_weight, str) or name == self.items.data.name else None
         shares = None
         if given is not None and data.task == "classification":
-            shares = class_weights(data.taken(self.parts.fit).counts(), given)
+            shares = class_weights(data.taken(self.parts.training).counts(), given)
         by_class = None if shares is None else torch.from_numpy(np.asarray(shares, np.float32)).to(self.device)
         smoothing = 0.0 if several and data.task == "regression" else settings.label_smoothing
         return TaskObjective(task, loss_for(data.task), targets, by_class, smoothing, weight)
@@ -439,7 +439,7 @@ class Job:
         Returns:
             All that the training needs.
         """
-        fit = self.parts.fit
+        fit = self.parts.training
         if most is not None and len(fit) > most:
             fit = np.sort(np.random.default_rng(self.plan.seed).choice(fit, most, replace=False))
         return Training(
@@ -447,7 +447,7 @@ class Job:
             feed,
             self.objective(),
             fit,
-            self.parts.select,
+            self.parts.validation,
             settings or self.settings,
             self.plan.seed,
             frozen | self.idle_layers,

@@ -11,7 +11,7 @@ import torch
 from ..data import Dataset, Prepared
 from ..report import picture_uri, sound_uri
 from ..tasks import judge, paired_difference
-from ..training import Feed, all_raw_scores
+from ..training import Feed, all_logits
 from .job import Carried, Job
 from .preparing import output_names
 
@@ -65,7 +65,7 @@ def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> ByT
     Returns:
         Task -> scores and figures; a task without a known target is left out.
     """
-    scores, found = all_raw_scores(job.network, feed, indices=indices), ByTask()
+    scores, found = all_logits(job.network, feed, indices=indices), ByTask()
     for name, task in job.tasks.items():
         known = items.data.targets_of(name).known[indices] if name in items.data.tasks else np.zeros(0, bool)
         if known.any():
@@ -75,16 +75,16 @@ def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> ByT
 
 
 def judged_parts(job: Job, carried: Carried) -> dict[str, ByTask]:
-    """Judge the job's network on the valid part and on the test set, where there are items in them; baselines meet the last of them.
+    """Judge the job's network on the holdout set and on the test set, where there are items in them; baselines meet the last of them.
 
     Args:
         job: with the adapted network.
         carried: the feed to judge with.
 
     Returns:
-        "valid" and, where there is a test set, "test".
+        "holdout" and, where there is a test set, "test".
     """
-    found = {"valid": judged(job, carried.feed, items=job.items, indices=job.parts.valid)} if len(job.parts.valid) else {}
+    found = {"holdout": judged(job, carried.feed, items=job.items, indices=job.parts.holdout)} if len(job.parts.holdout) else {}
     if job.test is not None:
         feed = carried.test_feed or job.feed(carried.frozen, job.test)
         found["test"] = judged(job, feed, items=job.test, indices=np.arange(len(job.test)))
@@ -142,7 +142,7 @@ def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mappi
         name -> figures, with the paired difference to the adapted network.
     """
     data = job.data_of(adapted.data.name)
-    fit = job.known(data.name, job.parts.fit)
+    fit = job.known(data.name, job.parts.training)
     found = _probe_baseline(job, data, adapted=adapted)
     if not len(fit):
         return found

@@ -79,8 +79,8 @@ class Plan:
         augment: how the versions are made: "light" (turned, zoomed, shifted and lit a little, never mirrored), "photo" (random crops,
             mirrored, light and colour; for photographs), a callable of one picture (C, H, W) in 0..255, or "auto": "photo" for pictures
             that look like photographs, else "light"; "none": every version is the plain one.
-        valid: share of the items kept aside to judge; 0 goes with a test set.
-        select: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
+        holdout: share of the items kept aside to judge; 0 goes with a test set.
+        validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
         seed: decides splits, order and dropout.
         rename: old class name -> new name, of the first task; its row is carried over.
         start: how the rows of new classes start: "auto": from the closed-form probe, where its leave-one-out loss is lower than that
@@ -102,8 +102,8 @@ class Plan:
     frozen: int | str | None = None
     views: int = 1
     augment: Any = "auto"
-    valid: float = 0.2
-    select: float = 0.15
+    holdout: float = 0.2
+    validation: float = 0.15
     seed: int = 0
     rename: dict[str, str] = field(default_factory=dict)
     start: str = "auto"
@@ -341,10 +341,10 @@ def _about_values(plan: Plan) -> Iterator[str]:
         yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
     if not callable(plan.augment) and plan.augment not in AUGMENTS and not str(plan.augment).startswith(CALLABLE):
         yield f"augment={plan.augment!r} is neither a callable nor known{near_names(str(plan.augment), AUGMENTS)}."
-    if not _number(plan.valid) or not 0 <= plan.valid < 1:
-        yield f"valid={plan.valid!r}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
-    if not _number(plan.select) or not 0 <= plan.select < 1:
-        yield f"select={plan.select!r}: expected a share from 0 to below 1, such as 0.15."
+    if not _number(plan.holdout) or not 0 <= plan.holdout < 1:
+        yield f"holdout={plan.holdout!r}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
+    if not _number(plan.validation) or not 0 <= plan.validation < 1:
+        yield f"validation={plan.validation!r}: expected a share from 0 to below 1, such as 0.15."
     if not _whole(plan.seed) or plan.seed < 0:
         yield f"seed={plan.seed!r}: expected a whole number, 0 or more."
     rename: Any = plan.rename
@@ -391,9 +391,9 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
 
     Args:
         strategy: a name, or a plan, which is taken as it is.
-        options: frozen, block, base, probe, budget, views (4 where augment= asks for versions), augment, valid, select, seed, classes,
-            rename, start, statistics, false_alarm, trainable, fresh, the options of methods, and any setting. Settings that are left out
-            are those that suit the method.
+        options: frozen, block, base, probe, budget, views (4 where augment= asks for versions), augment, holdout, validation, seed,
+            classes, rename, start, statistics, false_alarm, trainable, fresh, the options of methods, and any setting. Settings that are
+            left out are those that suit the method.
 
     Returns:
         The plan, checked.
@@ -414,8 +414,8 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
         "budget",
         "views",
         "augment",
-        "valid",
-        "select",
+        "holdout",
+        "validation",
         "seed",
         "classes",
         "rename",

@@ -29,7 +29,7 @@ class Result:
         network: the adapted network.
         plan: what was done, and why.
         history: one dict an epoch; `dict(history)` has the columns of Keras, `history.to_frame()` is a table of pandas.
-        scores: {"valid": figures, "test": figures where a test set was given}.
+        scores: {"holdout": figures, "test": figures where a test set was given}.
         baselines: name -> figures on the same items.
         cost: seconds for reading, the frozen part and training, and how many items went through the frozen part.
         facts: what the report shows besides, as plain data.

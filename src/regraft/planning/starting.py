@@ -9,7 +9,7 @@ from torch import Tensor
 from ..heads.starts import Rows, aligned_rows, imprinted_rows
 from ..probes import LinearProbe, fit_ridge
 from ..probes.common import spread_out
-from ..training import Feed, TaskObjective, all_raw_scores
+from ..training import Feed, TaskObjective, all_logits
 from .choosing.solving import WORDS, solved_by
 from .job import Job, Solved
 
@@ -33,11 +33,11 @@ def solve_heads_(job: Job, feed: Feed, *, features: Tensor, scored: Feed | None 
         features: (N, d) what the heads read.
         scored: a cheaper feed that gives the same scores, for those of the present rows.
     """
-    fit, asked = job.parts.fit, job.plan.start
+    fit, asked = job.parts.training, job.plan.start
     if job.settings.epochs == 0 and asked not in ("probe", "imprint"):
         return
     fit = _drawn(job, fit)
-    before = all_raw_scores(job.network, scored or feed, indices=fit) if asked == "auto" else {}
+    before = all_logits(job.network, scored or feed, indices=fit) if asked == "auto" else {}
     for name, part in zip(job.tasks, job.objective().parts, strict=True):
         known = part.known(fit).numpy()
         if name not in job.open_tasks:
@@ -57,7 +57,7 @@ def solve_only_(job: Job, features: Tensor) -> None:
         job: keeps the probes.
         features: (N, d) what the source network's heads read.
     """
-    fit = _drawn(job, job.parts.fit)
+    fit = _drawn(job, job.parts.training)
     for name, part in zip(job.tasks, job.objective().parts, strict=True):
         _solved(job, name, rows=fit[part.known(fit).numpy()], features=features)
 
@@ -112,7 +112,7 @@ def start_from_(job: Job, task: str, *, solved: Solved, feed: Feed, features: Te
     for shift in (0.0, 2 * scale, 8 * scale, 32 * scale) if head.kind == "classification" else (0.0,):
         if not network.set_rows_(head.layer, probe.weight, bias=probe.bias + shift):
             return False
-        real = all_raw_scores(network, feed, indices=few)[task] - shift
+        real = all_logits(network, feed, indices=few)[task] - shift
         if np.allclose(real, expected, rtol=1e-2, atol=1e-2 * scale):
             return True
     network.set_rows_(head.layer, rows[0], bias=rows[1])

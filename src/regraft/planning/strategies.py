@@ -128,14 +128,14 @@ def _scratch(job: Job) -> Carried:
 
 def _tuned_probe(job: Job, *, stage: str) -> Carried:
     """Fine-tune from the closed-form head on all depths."""
-    rows = job.parts.fit
+    rows = job.parts.training
     tapped = read_depths(job)
     layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
     probed = probe_at(replace(job, plan=replace(job.plan, frozen=None)), tapped, rows=rows)
     base = probe_base(job, tapped, probed=softened(job, probed))
     if tapped.head_features is not None:
         solve_only_(job, tapped.head_features)
-        job.judging_features = tapped.head_features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features
+        job.judging_features = tapped.head_features[job.parts.holdout] if job.test is None else read_depths(job, job.test).head_features
     job.network = base.job.network
     frozen = below_probe(job.network, layers)
     feed = job.feed(frozen)

@@ -104,13 +104,13 @@ def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
         raise DataError(f"The test set does not go with the data: the task {name!r} is a {kind} there. {error}") from error
 
 
-def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:
+def check_tasks(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> None:
     """Raise if the plan does not go with the data's tasks.
 
     Args:
         data: what is learned from.
         plan: with weights of tasks, and how new rows start.
-        valid: (n,) indices of the items that judge; none where only others do.
+        holdout: (n,) indices of the items that judge; none where only others do.
 
     Raises:
         SettingError: if a weight is of a task that the data have not, or a start needs another kind of task.
@@ -136,8 +136,8 @@ def check_tasks(data: Dataset, plan: Plan, *, valid: np.ndarray) -> None:
             f"probe={plan.probe!r} puts a layer before one head; the data have {len(data.tasks)} tasks: {', '.join(data.tasks)}. "
             "Choose 'ridge', or give one of them."
         )
-    if len(valid) and not data.known[valid].any():
-        raise DataError(f"None of the {len(valid)} items that judge has a target of the task {data.name!r}. Raise valid=.")
+    if len(holdout) and not data.known[holdout].any():
+        raise DataError(f"None of the {len(holdout)} items that judge has a target of the task {data.name!r}. Raise holdout=.")
 
 
 def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:

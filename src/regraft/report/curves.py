@@ -49,7 +49,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path
     """Draw loss and accuracy by epoch with matplotlib.
 
     Args:
-        history: one mapping an epoch with "train_loss", "select_loss", "select_accuracy", where they apply.
+        history: one mapping an epoch with "train_loss", "validation_loss", "validation_accuracy", where they apply.
         path: the file to write; its ending chooses the format (.png, .pdf, .svg).
 
     Returns:
@@ -59,11 +59,11 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path
         DataError: if no epoch has any of the three.
     """
     history = epochs_of(history)
-    losses = {"fit": curve(history, "train_loss"), "select": curve(history, "select_loss")}
-    accuracy = {"select": [(x, 100.0 * y) for x, y in curve(history, "select_accuracy")]}
+    losses = {"training": curve(history, "train_loss"), "validation": curve(history, "validation_loss")}
+    accuracy = {"validation": [(x, 100.0 * y) for x, y in curve(history, "validation_accuracy")]}
     panels = [(name, lines) for name, lines in (("loss", losses), ("accuracy (%)", accuracy)) if any(lines.values())]
     if not panels:
-        raise DataError(f"Nothing to draw: none of {len(history)} epochs has a train_loss, select_loss or select_accuracy.")
+        raise DataError(f"Nothing to draw: none of {len(history)} epochs has a train_loss, validation_loss or validation_accuracy.")
     figure = optional_import("matplotlib.figure", "report", purpose="A plot of the history").Figure(
         figsize=(5 * len(panels), 3.4), layout="constrained"
     )

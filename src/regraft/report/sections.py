@@ -26,7 +26,7 @@ _HEADINGS = {
     "new": "rows that start anew",
     "dropped": "rows left behind",
 }
-_PARTS = {"fit": "fit", "select": "select (stops the training)", "valid": "valid (judges)", "test": "test (judges)"}
+_PARTS = {"training": "training", "validation": "validation (stops the training)", "holdout": "holdout (judges)", "test": "test (judges)"}
 Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
 _CELL = ("true", "predicted", "count")
 _MOST_CLASSES = 40
@@ -138,7 +138,7 @@ def _ranked(baselines: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tu
 
 
 def _score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("valid", "test")}
+    parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
     for key, words, share in FIGURES:
@@ -169,8 +169,8 @@ def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool)
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    losses = {"fit loss": curve(history, "train_loss"), "select loss": curve(history, "select_loss")}
-    accuracy = {"select accuracy": curve(history, "select_accuracy")}
+    losses = {"training loss": curve(history, "train_loss"), "validation loss": curve(history, "validation_loss")}
+    accuracy = {"validation accuracy": curve(history, "validation_accuracy")}
     marks = stage_starts(history)
     loss = line_chart({name: line for name, line in losses.items() if line}, title="Loss by epoch", marks=marks)
     right = line_chart({name: line for name, line in accuracy.items() if line}, title="Accuracy by epoch", percent=True, marks=marks)
@@ -178,7 +178,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    known = ("train_loss", "select_loss", "select_accuracy", "learning_rate", "seconds")
+    known = ("train_loss", "validation_loss", "validation_accuracy", "learning_rate", "seconds")
     keys = [key for key in known if any(key in entry for entry in history)]
     if not keys:
         return []
@@ -196,9 +196,9 @@ _COMPARED = {"learning_rate": "learning rate", "lowest": "of it at the lowest bl
 
 def _compared(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return a table of the short trainings by which settings were chosen, headings first; nothing where there were none."""
-    entries = [entry for entry in history if entry.get("phase") == "search" and entry.get("select_loss") is not None]
+    entries = [entry for entry in history if entry.get("phase") == "search" and entry.get("validation_loss") is not None]
     short = [entry for entry in entries if any(name in entry for name in ("lowest", "start"))]
-    keys = ("stage", *_COMPARED, "epoch", "select_loss")
+    keys = ("stage", *_COMPARED, "epoch", "validation_loss")
     rows = [[_cell(one.get(key)) for key in keys] for one in short]
     return [["stage", *_COMPARED.values(), "epochs", "validation loss"], *rows] if rows else []
 

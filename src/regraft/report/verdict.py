@@ -28,7 +28,7 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
     """Say in one sentence how good the adapted network is, and whether it is better than the best baseline.
 
     Args:
-        scores: what `judge` gave, by part ({"valid": …, "test": …}) or for one part; the test part is preferred.
+        scores: what `judge` gave, by part ({"holdout": …, "test": …}) or for one part; the test part is preferred.
         baselines: name -> what `judge` gave on the same items; "difference", where it is there, is what
             `paired_difference(adapted, baseline)` gave and is believed before the interval of unpaired shares.
 
@@ -44,8 +44,8 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
 
 
 def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the name and the figures of the part that judges: "test" where `scores` has it, else "valid", else the figures themselves."""
-    for name in ("test", "valid"):
+    """Return the name and the figures of the part that judges: "test" where there is one, else "holdout", else `scores`."""
+    for name in ("test", "holdout"):
         if isinstance(scores.get(name), Mapping) and scores[name]:
             return name, scores[name]
     return "", scores

@@ -2,7 +2,7 @@
 
 from .checkpoints import Checkpoint, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Trained, Training, all_raw_scores, raw_scores, train, trained
+from .loop import Trained, Training, all_logits, logits, train, trained
 from .objective import Objective, TaskObjective
 from .settings import Settings
 from .stores import InMemory, Store
@@ -20,9 +20,9 @@ __all__ = [
     "Trained",
     "Training",
     "WholeFeed",
-    "all_raw_scores",
+    "all_logits",
     "clear_",
-    "raw_scores",
+    "logits",
     "train",
     "trained",
 ]

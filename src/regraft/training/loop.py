@@ -34,12 +34,12 @@ from .stores import Store
 __all__ = [
     "Trained",
     "Training",
-    "all_raw_scores",
+    "all_logits",
     "copied",
     "evaluate",
+    "logits",
     "loss_of",
     "monitored",
-    "raw_scores",
     "restore_",
     "train",
     "trained",
@@ -60,7 +60,7 @@ class Training:
         feed: batches and scores.
         objective: what is minimised.
         fit: (n,) indices of the items to learn from.
-        select: (m,) indices of the items that choose the epoch, the rate and when to stop; may be empty.
+        validation: (m,) indices of the items that choose the epoch, the rate and when to stop; may be empty.
         settings: how it goes.
         seed: decides the order of the items, dropout and views.
         frozen: layers that stay frozen from the first epoch to the last.
@@ -81,7 +81,7 @@ class Training:
     feed: Feed
     objective: Objective
     fit: np.ndarray
-    select: np.ndarray
+    validation: np.ndarray
     settings: Settings
     seed: int
     frozen: frozenset[str]
@@ -153,7 +153,7 @@ def trained(training: Training) -> Trained:
     training.network.freeze_(training.frozen)
     optimizer = make_optimizer(training.network, settings, rates=training.rates)
     anchors = anchors_of(training.network, training.anchors) if settings.stay_near else {}
-    judged_start = training.keep_start and len(training.select) > 0
+    judged_start = training.keep_start and len(training.validation) > 0
     start = copied(trained_tensors(training)) if judged_start else {}
     state = _resumed(training, optimizer)
     if state is None:
@@ -186,7 +186,9 @@ def _precision() -> str:
 
 def _limit(training: Training) -> int:
     """Return after how many epochs a training ends at the latest."""
-    return sum(training.course) if training.course else most_epochs(training.settings, len(training.fit), judged=len(training.select) > 0)
+    return (
+        sum(training.course) if training.course else most_epochs(training.settings, len(training.fit), judged=len(training.validation) > 0)
+    )
 
 
 def _finished(training: Training, state: Trained, *, limit: int) -> bool:
@@ -203,7 +205,7 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
         if state.epoch >= training.course[0]:
             course.fall_(state.epoch, epochs=training.course[1])
     elif not course.falls and (waited or state.epoch >= Course.steady(limit)):
-        judged = len(training.select) > 0
+        judged = len(training.validation) > 0
         course.fall_(state.epoch, epochs=min(Course.falling(state.best_epoch if judged else state.epoch), limit - state.epoch))
         if judged:  # the loss on what is learned from says nothing of where it turned
             course.turned = state.best_epoch
@@ -226,7 +228,7 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
         if state.anchors:
             pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)
     entry = {"stage": training.stage, "phase": training.phase, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
-    judged = evaluate(training, training.select)
+    judged = evaluate(training, training.validation)
     entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
     entry |= {"learning_rate": rate, "seconds": round(time.perf_counter() - began, 3)}
     _note_(training, state, entry=entry)
@@ -307,21 +309,21 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
     """
     if not len(indices):
         return {}
-    return training.objective.figures(all_raw_scores(training.network, training.feed, indices=indices), indices)
+    return training.objective.figures(all_logits(training.network, training.feed, indices=indices), indices)
 
 
 def monitored(training: Training) -> float:
     """Return the loss of a `training` on its validation set, by which epochs are compared; infinite where there is none."""
-    return loss_of(evaluate(training, training.select))
+    return loss_of(evaluate(training, training.validation))
 
 
 def loss_of(entry: Mapping[str, Any]) -> float:
     """Return the loss of an `entry` of the history by which epochs are compared."""
-    loss = entry.get("calibrated_loss", entry.get("select_loss", entry.get("train_loss", math.inf)))
+    loss = entry.get("calibrated_loss", entry.get("validation_loss", entry.get("train_loss", math.inf)))
     return float(loss) if math.isfinite(loss) else math.inf
 
 
-def raw_scores(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
+def logits(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
     """Return the raw scores (n, C) of some items in inference mode, view 0.
 
     Args:
@@ -333,10 +335,10 @@ def raw_scores(network: Network, feed: Feed, *, task: str, indices: np.ndarray) 
     Returns:
         (n, C) float32.
     """
-    return all_raw_scores(network, feed, indices=indices)[task]
+    return all_logits(network, feed, indices=indices)[task]
 
 
-def all_raw_scores(network: Network, feed: Feed, *, indices: np.ndarray) -> dict[str, np.ndarray]:
+def all_logits(network: Network, feed: Feed, *, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Return the raw scores of every task of some items in inference mode, view 0, from one pass.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .loop import Training, all_raw_scores
+from .loop import Training, all_logits
 from .recipe import Chosen, Comparison, Folds, Recipe, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
 from .stores import Store
 
@@ -93,28 +93,28 @@ def measured_training(training: Training, *, usual: float, starts: Starts, folds
         state = trained_by(training, chosen, starts=starts)
         found.history += state.history
         found.course, found.kept_start = course_of(state), state.kept_start
-        if len(training.select):
-            found.held_out = all_raw_scores(training.network, training.feed, indices=training.select), training.select
+        if len(training.validation):
+            found.held_out = all_logits(training.network, training.feed, indices=training.validation), training.validation
     return found
 
 
 def _entry(stage: str, one: Comparison) -> dict[str, Any]:
     """Return the entry of a short training in the history."""
     plain = one.to_dict()
-    return {"stage": stage, "phase": "search", "epoch": plain.pop("epochs"), "select_loss": plain.pop("loss"), **plain}
+    return {"stage": stage, "phase": "search", "epoch": plain.pop("epochs"), "validation_loss": plain.pop("loss"), **plain}
 
 
 def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:
     """Train on each fold, and take the longest; the scores of all folds together are held out."""
     training, courses, scores, kept = found.training, [], [], []
-    for number, (fit, select) in enumerate(folds, start=1):
-        one = replace(training, fit=fit, select=select, checkpoint=None, phase=f"fold {number}")
+    for number, (fit, validation) in enumerate(folds, start=1):
+        one = replace(training, fit=fit, validation=validation, checkpoint=None, phase=f"fold {number}")
         state = trained_by(one, chosen, starts=found.starts, part=number - 1)
         found.history += state.history
         courses.append(course_of(state))
         kept.append(state.kept_start)
-        scores.append(all_raw_scores(training.network, training.feed, indices=select))
+        scores.append(all_logits(training.network, training.feed, indices=validation))
     found.course = max(courses)  # on few examples some fold is at its best early by chance, and too long costs less than too short
     found.kept_start = sum(kept) > len(kept) / 2
-    rows = np.concatenate([select for _, select in folds])
+    rows = np.concatenate([validation for _, validation in folds])
     found.held_out = {task: np.concatenate([part[task] for part in scores]) for task in scores[0]}, rows

@@ -79,9 +79,9 @@ class Objective:
             indices: (n,) of which items.
 
         Returns:
-            "select_loss", the weighted sum; where a task is a classification, "calibrated_loss", the same after temperature scaling of each
-            classification, and "select_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of each. A task
-            without a known target is left out.
+            "validation_loss", the weighted sum; where a task is a classification, "calibrated_loss", the same after temperature scaling of
+            each classification, and "validation_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of each. A
+            task without a known target is left out.
         """
         losses, right, total, calibrated = {}, {}, 0.0, 0.0
         for part in self.parts:
@@ -96,8 +96,8 @@ class Objective:
                 continue
             right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
             calibrated += part.weight * _calibrated_loss(rows.double().numpy(), targets.numpy())
-        found = {"select_loss": total} if losses else {}
-        found |= {"calibrated_loss": calibrated, "select_accuracy": next(iter(right.values()))} if right else {}
+        found = {"validation_loss": total} if losses else {}
+        found |= {"calibrated_loss": calibrated, "validation_accuracy": next(iter(right.values()))} if right else {}
         return {**losses, **right, **found} if len(self.parts) > 1 else found
 
 

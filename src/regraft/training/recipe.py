@@ -214,14 +214,18 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     """
     settings, first = training.settings, next(iter(starts))
     given = Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), first)
-    parts = [_smaller(one, fit, select=select) for fit, select in folds or [(training.fit, training.select)] for one in (training,)]
+    parts = [
+        _smaller(one, fit, validation=validation)
+        for fit, validation in folds or [(training.fit, training.validation)]
+        for one in (training,)
+    ]
     steps = max(1, round(len(parts[0].fit) / settings.batch_size))
     allowed = SHARE * most_epochs(settings, len(training.fit)) * len(training.fit) / len(parts[0].fit)
     length = max(-(-ROUND // steps), int(allowed / 16))
     few = allowed < 16 * length
     with_others = () if few else ("decay", "statistics")
     alone = settings.learning_rate is not None and not _others(training, given, of=with_others, starts=starts)
-    if alone or not len(parts[0].select) or allowed < 5 * length or settings.epochs == 0:
+    if alone or not len(parts[0].validation) or allowed < 5 * length or settings.epochs == 0:
         return Chosen(given, begun=[None] * len(parts))
     factors = (1.0,) if settings.learning_rate else tuple(factor for factor in FACTORS if not few or 0.3 <= factor <= 3)
     count = len(factors) + len(_others(training, given, of=with_others, starts=starts))
@@ -240,7 +244,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
         _run_(last, 2 * length, starts=starts)
     chosen = min(last, key=_loss)
     compared = [Comparison(one.recipe, one.epochs, one.loss) for one in sorted(tried, key=lambda one: (-one.epochs, one.loss))]
-    if settings.unfreeze_every or not all(map(_is_whole, parts, folds or [(training.fit, training.select)])):
+    if settings.unfreeze_every or not all(map(_is_whole, parts, folds or [(training.fit, training.validation)])):
         return Chosen(chosen.recipe, compared, begun=[None] * len(parts))
     return Chosen(chosen.recipe, compared, chosen.epochs, chosen.states())
 
@@ -269,7 +273,7 @@ def _others(training: Training, best: Recipe, *, of: Container[str], starts: Sta
 
 def _is_whole(part: Training, rows: tuple[np.ndarray, np.ndarray]) -> bool:
     """Return whether a short training learns from all examples and is judged by all."""
-    return len(part.fit) == len(rows[0]) and len(part.select) == len(rows[1])
+    return len(part.fit) == len(rows[0]) and len(part.validation) == len(rows[1])
 
 
 def _statistics(settings: Settings) -> str:
@@ -277,12 +281,12 @@ def _statistics(settings: Settings) -> str:
     return "frozen" if settings.batch_norm == "frozen" or (settings.batch_norm == "auto" and settings.batch_size == 1) else "batch"
 
 
-def _smaller(training: Training, fit: np.ndarray, *, select: np.ndarray) -> Training:
+def _smaller(training: Training, fit: np.ndarray, *, validation: np.ndarray) -> Training:
     """Return a training on few examples, without checkpoint, patience and listeners."""
     draw = np.random.default_rng(training.seed)
-    fit, select = (np.sort(draw.choice(part, LARGEST, replace=False)) if len(part) > LARGEST else part for part in (fit, select))
+    fit, validation = (np.sort(draw.choice(part, LARGEST, replace=False)) if len(part) > LARGEST else part for part in (fit, validation))
     settings = replace(training.settings, patience=None, unfreeze_every=None)
-    return replace(training, fit=fit, select=select, settings=settings, on_epoch=None, checkpoint=None, phase="search")
+    return replace(training, fit=fit, validation=validation, settings=settings, on_epoch=None, checkpoint=None, phase="search")
 
 
 def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> _Short:
@@ -330,6 +334,6 @@ def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tupl
         Where the training stands at its end.
     """
     settings = replace(training.settings, patience=None)
-    again = replace(training, fit=rows, select=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
+    again = replace(training, fit=rows, validation=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
     put_start_(again, recipe, starts=starts)
     return trained(with_recipe(again, recipe))

@@ -52,7 +52,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     block: options.Block = None,
     probe: options.Probe = None,
     budget: options.Budget = None,
-    valid: options.Valid = 0.2,
+    holdout: options.Holdout = 0.2,
     test: options.Test = None,
     group: options.Group = None,
     target: options.Target = None,
@@ -89,7 +89,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     """Adapt a network to data, and save it with its scores and a report."""
     given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
-    settings |= {"valid": valid, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
+    settings |= {"holdout": holdout, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
     rows: dict[str, Any] = {"block": block, "probe": probe, "augment": augment, "budget": budget, "start": start}
     rows["trainable"] = listed_names(trainable, option="--trainable")
     rows["fresh"] = listed_names(fresh, option="--fresh")

@@ -30,7 +30,7 @@ _SIZE = 128
 _FROZEN = 12
 _EPOCHS = 5
 _VIEWS = 3
-_VALID = 0.2
+_HOLDOUT = 0.2
 _SEED = 0
 _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the adapted network and its report.")]
 
@@ -61,9 +61,9 @@ def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: As
         data = library().read((pictures, digits), kind="image")
         say(f"Adapting it to {len(data):,} pictures of digits; {_FROZEN} of its {len(net.blocks)} blocks stay frozen …")
         result = library().adapt(
-            net, data, strategy="partial", frozen=_FROZEN, views=_VIEWS, epochs=_EPOCHS, valid=_VALID, seed=_SEED, cache="memory"
+            net, data, strategy="partial", frozen=_FROZEN, views=_VIEWS, epochs=_EPOCHS, holdout=_HOLDOUT, seed=_SEED, cache="memory"
         )
-        learned, judged = data.split_indices(_VALID, seed=_SEED)
+        learned, judged = data.split_indices(_HOLDOUT, seed=_SEED)
         say("Training the yardsticks on the same items: an MLP and a small CNN …")
         rivals = {
             "an MLP on the 64 pixels": _mlp(pictures, digits, learned=learned, judged=judged),
@@ -124,13 +124,13 @@ def _small_cnn(pictures: np.ndarray, digits: np.ndarray, *, judged: np.ndarray) 
     )
     data = library().read((pictures[:, None].astype("float32"), digits), kind="array")
     net = library().load(module, inputs=(1, 8, 8))
-    result = library().adapt(net, data, strategy="scratch", epochs=40, valid=_VALID, seed=_SEED, cache="memory")
-    return _Rival(result.scores["valid"], _right(result.network, data.subset(judged)))
+    result = library().adapt(net, data, strategy="scratch", epochs=40, holdout=_HOLDOUT, seed=_SEED, cache="memory")
+    return _Rival(result.scores["holdout"], _right(result.network, data.subset(judged)))
 
 
 def _right(network: Any, data: Any) -> Any:
     """Return whether the network reads each item rightly, (n,)."""
-    return network.raw_scores(data).argmax(1) == data.targets
+    return network.logits(data).argmax(1) == data.targets
 
 
 def _beside(right: Any, rivals: Mapping[str, _Rival]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _beside(right: Any, rivals: Mapping[str, _Rival]) -> dict[str, Any]:
 
 def _print_table(result: Any) -> None:
     name_of = library("report.verdict").baseline_name
-    figures = result.scores["valid"]
+    figures = result.scores["holdout"]
     named = {"the adapted ImageNet network": figures} | {name_of(name): other for name, other in result.baselines.items()}
     rows = []
     for name, row in sorted(named.items(), key=lambda entry: -entry[1]["accuracy"]):

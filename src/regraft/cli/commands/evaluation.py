@@ -169,7 +169,7 @@ def judged(net: Any, data: Any, *, head: Any) -> dict[str, Any]:
         As `regraft.tasks.judge` gives them.
     """
     limits = head.thresholds if head.kind == "multi-label" else None
-    scores = net.raw_scores(data, task=head.task)
+    scores = net.logits(data, task=head.task)
     figures: dict[str, Any] = library("tasks").judge(scores, data.targets, data.classes or head.classes, kind=head.kind, thresholds=limits)
     return figures
 

@@ -36,7 +36,7 @@ class _Asked:
     start: str | None
     old_data: str | None
     statistics: str | None
-    valid: float
+    holdout: float
     seed: int
     skip_bad: bool
 
@@ -49,8 +49,8 @@ class _Asked:
         named = [f"{name} {value}" for name, value in given.items() if value is not None]
         if len(named) > 1:
             raise SettingError(f"Received {' and '.join(named)}: each computes the new rows in a way of its own. Choose one.")
-        if not 0 <= self.valid < 1:
-            raise SettingError(f"--valid {self.valid}: expected a share from 0 to below 1, such as 0.2.")
+        if not 0 <= self.holdout < 1:
+            raise SettingError(f"--holdout {self.holdout}: expected a share from 0 to below 1, such as 0.2.")
 
     @property
     def fits_old(self) -> bool:
@@ -72,7 +72,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     old_data: options.OldData = None,
     statistics: options.Statistics = None,
     test: options.Test = None,
-    valid: options.Valid = 0.2,
+    holdout: options.Holdout = 0.2,
     target: options.Target = None,
     group: options.Group = None,
     columns: options.Columns = None,
@@ -93,7 +93,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     """Add the classes of DATA that a network lacks, from their items alone; its old rows and scores stay as they are."""
     began, listed = time.perf_counter(), listed_names(columns, option="--columns")
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
-    asked = _Asked(out, start, old_data, statistics, valid, seed, skip_bad)
+    asked = _Asked(out, start, old_data, statistics, holdout, seed, skip_bad)
     asked.check()
     with speaking(not quiet), _held_folder(out):
         net = opened(
@@ -189,7 +189,7 @@ def _parts(net: Any, shown: Any, *, stored: Any, asked: _Asked) -> _Parts:
             known.append(data.subset(np.flatnonzero(~judges & of_old)))
         aside.append(data.subset(np.flatnonzero(judges if asked.fits_old else judges | (of_old & _apart(data, learned[-1])))))
     judging = _together(aside)
-    notes += [*_unseen(both, count), *([said] if said else _kept_whole(both, judging) if asked.valid else [])]
+    notes += [*_unseen(both, count), *([said] if said else _kept_whole(both, judging) if asked.holdout else [])]
     read = [note for data in both for note in data.notes]
     return _Parts((*old, *new), count, _together(learned), _together(known), judging, tuple(dict.fromkeys([*read, *notes])))
 
@@ -243,9 +243,9 @@ def _held(both: Sequence[Any], asked: _Asked) -> tuple[list[Any], str]:
         "array",
         groups=None if any(part is None for part in groups) else np.concatenate(groups),
     )
-    if asked.valid:
+    if asked.holdout:
         try:
-            held[table.split_indices(asked.valid, seed=asked.seed)[1]] = True
+            held[table.split_indices(asked.holdout, seed=asked.seed)[1]] = True
         except DataError as error:
             reason = f"No item was kept aside to judge: {error} --test gives items that only judge."
     return np.split(held, np.cumsum(sizes)[:-1]), reason
@@ -306,8 +306,8 @@ def _preprocessing(net: Any, data: Any) -> Any:
 
 
 def _extended(net: Any, parts: _Parts, *, test: Any, asked: _Asked) -> tuple[Any, dict[str, Any]]:
-    """Return the extended network and its figures on the items kept aside ("valid") and on those of --test ("test")."""
-    judging = {name: data for name, data in (("valid", parts.judging), ("test", test)) if data is not None}
+    """Return the extended network and its figures on the items kept aside ("holdout") and on those of --test ("test")."""
+    judging = {name: data for name, data in (("holdout", parts.judging), ("test", test)) if data is not None}
     extended = library("heads").extend(
         net,
         parts.names,
@@ -325,13 +325,13 @@ def _judged(net: Any, extended: Any, *, data: Any, count: int) -> dict[str, Any]
     """Return the figures on some items, all classes being possible answers, and those of the first `count` classes before."""
     import numpy as np
 
-    figures = library("tasks").judge(extended.raw_scores(data), data.targets, data.classes, kind="classification")
+    figures = library("tasks").judge(extended.logits(data), data.targets, data.classes, kind="classification")
     figures |= library("heads").extension_figures(extended, data, old=count)
     of_old = np.flatnonzero(data.targets < count)
     figures |= {"old_items": len(of_old), "new_items": len(data) - len(of_old)}
     if len(of_old):
         known = data.subset(of_old)
-        figures["old_accuracy_before"] = float((net.raw_scores(known).argmax(1) == known.targets).mean())
+        figures["old_accuracy_before"] = float((net.logits(known).argmax(1) == known.targets).mean())
     return dict(figures)
 
 
@@ -365,19 +365,19 @@ def _percent(share: float) -> str:
 
 def _facts(extended: Any, scores: Mapping[str, Any], *, parts: _Parts, asked: _Asked, seconds: float) -> dict[str, Any]:
     """Return all that the report shows, as plain data."""
-    judged = scores.get("test") or scores.get("valid")
+    judged = scores.get("test") or scores.get("holdout")
     unjudged = "The extended network has not been judged: no items were kept aside; give some with --test."
     how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "items of old and new classes")
     learned = [part for part in (parts.new, parts.old) if part is not None]
     counts = sum(part.class_counts() for part in learned)
-    split = {"fit": sum(map(len, learned)), "valid": 0 if parts.judging is None else len(parts.judging)}
+    split = {"training": sum(map(len, learned)), "holdout": 0 if parts.judging is None else len(parts.judging)}
     blocks = extended.blocks
     return {
         "title": "Extension report",
         "verdict": figures_line(judged, len(parts.classes)) if judged else unjudged,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": library("networks.folders").versions(),
-        "strategy": {"name": "extend", "reasons": [], "settings": {"new rows": how, "valid": asked.valid, "seed": asked.seed}},
+        "strategy": {"name": "extend", "reasons": [], "settings": {"new rows": how, "holdout": asked.holdout, "seed": asked.seed}},
         "scores": dict(scores),
         "account": extended.account.to_dict(),
         "cost": {"total": round(seconds, 3)},

@@ -25,9 +25,9 @@ from ..options import (
     ItemsArgument,
     OneCondition,
     Outside,
+    Probabilities,
     RawCells,
     SavedArgument,
-    Scores,
     SkipBad,
     Texts,
     Trust,
@@ -59,7 +59,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     architecture: Architecture = None,
     trust: Trust = False,
     form: Form = Format.csv,
-    scores: Scores = False,
+    probabilities: Probabilities = False,
     unknown: Unknown = False,
     raw_cells: RawCells = False,
     outside: Outside = False,
@@ -74,7 +74,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         for note in data.notes:
             tell(f"Note: {note}")
     found = net.predict(data, condition, unknown=unknown)
-    told = {task: _told(one, net.heads[task].kind, scores=scores) for task, one in found.tasks.items()}
+    told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}
     names = [data.name_of(index) for index in range(len(data))]
     if form is Format.jsonl:
         _print_lines(names, told)
@@ -154,16 +154,16 @@ def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((f"{path}:{index}", row) for index, row in enumerate(rows))
 
 
-def _told(found: Any, kind: str, *, scores: bool) -> list[dict[str, Any]]:
-    """Return what is said of each item for one task: the label, its probability where there is one, and on request all scores."""
+def _told(found: Any, kind: str, *, probabilities: bool) -> list[dict[str, Any]]:
+    """Return what is said of each item for one task: the label, its probability where there is one, and on request those of all classes."""
     rows: list[dict[str, Any]] = [{"label": label} for label in found.labels]
     for row, strange in zip(rows, [] if found.unknown is None else found.unknown, strict=False):
         row["unknown"] = bool(strange)
-    for row, chances in zip(rows, found.scores, strict=True):
+    for row, chances in zip(rows, found.probabilities, strict=True):
         if kind != "regression":
             row["probability"] = float(chances.max())
-        if scores:
-            row["scores"] = dict(zip(found.classes, map(float, chances), strict=True))
+        if probabilities:
+            row["probabilities"] = dict(zip(found.classes, map(float, chances), strict=True))
     return rows
 
 
@@ -185,7 +185,7 @@ def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "probability", f"{row['probability']:.6f}"
     if "unknown" in row:
         yield "unknown", "yes" if row["unknown"] else "no"
-    for name, chance in row.get("scores", {}).items():
+    for name, chance in row.get("probabilities", {}).items():
         yield f"p({name})", f"{chance:.6f}"
 
 

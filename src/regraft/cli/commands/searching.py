@@ -48,7 +48,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     folds: Folds = None,
     metric: Metric = None,
     probe: options.Probe = None,
-    valid: options.Valid = 0.2,
+    holdout: options.Holdout = 0.2,
     seed: options.Seed = 0,
     group: options.Group = None,
     target: options.Target = None,
@@ -70,7 +70,15 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     settings = _assigned(assigned or []) | ({} if cache is None else {"cache": value_of(cache)})
     settings |= {} if probe is None else {"probe": probe}
     wanted = _read_space(space)
-    how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric, "valid": valid, "seed": seed}
+    how = {
+        "trials": trials,
+        "sampler": sampler,
+        "pruner": value_of(pruner),
+        "folds": folds,
+        "metric": metric,
+        "holdout": holdout,
+        "seed": seed,
+    }
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
     reading["task"] = task
     with speaking(not quiet):

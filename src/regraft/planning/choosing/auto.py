@@ -61,13 +61,13 @@ def choose_and_carry_out(job: Job) -> Carried:
     choice = Choice(job, tapped, best_of(found), start, measured_costs(job), old_errors(job, features))
     choice.deadline = None if job.plan.seconds is None else job.clock.began + job.plan.seconds
     _enter_probes_(choice, found)
-    alone = not len(job.parts.select) or job.settings.epochs == 0
+    alone = not len(job.parts.validation) or job.settings.epochs == 0
     final = _without_trials(choice) if alone else _by_trials(choice, found)
     job.candidates.extend(one.to_dict() for one in choice.entries)
     if final is None:
         return carried_by_probe(job, tapped, probed=choice.probe)
     trial, run, feed = final
-    job.judging_features = features[job.parts.valid] if job.test is None else read_depths(job, job.test).head_features
+    job.judging_features = features[job.parts.holdout] if job.test is None else read_depths(job, job.test).head_features
     job.network, job.items, job.test = trial.job.network, trial.job.items, trial.job.test
     job.held_out, job.measured = trial.job.held_out, trial.job.measured
     return Carried(feed, [*trial.base.history, *run.history], features, trial.frozen)
@@ -205,7 +205,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     trained = [one for one in candidates if one.strategy != "head"]
     if not trained:
         return
-    items, most = len(job.parts.fit), most_epochs(job.settings, len(job.parts.fit))
+    items, most = len(job.parts.training), most_epochs(job.settings, len(job.parts.training))
     trials = sorted((choice.seconds(one, items=min(items, MOST_TRIED), epochs=first_epochs(job)) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
@@ -218,7 +218,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
 def _begun(choice: Choice, one: Candidate) -> Trial | None:
     """Return the first trial of a candidate, or None, and why, where there is none."""
     job, epochs = choice.job, first_epochs(choice.job)
-    needed = choice.seconds(one, items=min(len(job.parts.fit), MOST_TRIED), epochs=epochs)
+    needed = choice.seconds(one, items=min(len(job.parts.training), MOST_TRIED), epochs=epochs)
     if choice.left < needed:
         one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
         return None
@@ -246,8 +246,8 @@ def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
             return _final_head(choice, trial)
         trial.candidate.why = "not better than the probe by more than chance"
         return _untrained(choice)
-    each = choice.seconds(trial.candidate, items=len(job.parts.fit), epochs=1)
-    most = most_epochs(job.settings, len(job.parts.fit))
+    each = choice.seconds(trial.candidate, items=len(job.parts.training), epochs=1)
+    most = most_epochs(job.settings, len(job.parts.training))
     epochs = most if choice.deadline is None else int(min(max(choice.left, 0) / each / PARTS, most))
     run, feed = trial.finished(epochs)
     figures_(trial.candidate, run.errors, shares=job.items.data.task == "classification")

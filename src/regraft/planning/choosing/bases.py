@@ -143,7 +143,7 @@ def carried_by_probe(job: Job, tapped: Tapped, *, probed: Probed) -> Carried:
         job.judging_features = judged.head_features
         test_feed = HeadFeed(base.job.network, read_by_probe(judged, probed), job.device)
     elif source is not None:
-        job.judging_features = source[job.parts.valid]
+        job.judging_features = source[job.parts.holdout]
     if source is not None:
         solve_only_(job, source)
     lost = [task for task in job.network.heads if task not in base.job.network.heads]
@@ -156,4 +156,4 @@ def carried_by_probe(job: Job, tapped: Tapped, *, probed: Probed) -> Carried:
 
 def learning_rows(job: Job) -> np.ndarray:
     """Return a `job`'s items that do not judge, those that choose included: a closed form needs nobody to choose its epoch."""
-    return np.sort(np.concatenate([job.parts.fit, job.parts.select]))
+    return np.sort(np.concatenate([job.parts.training, job.parts.validation]))

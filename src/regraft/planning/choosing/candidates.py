@@ -111,7 +111,7 @@ def _by_condition(job: Job) -> list[Candidate]:
     """Return what suits items whose conditions are known: codes, or, where they are too few to learn codes from, what is smaller."""
     if job.items.data.conditions is None:
         return []
-    count = len(np.unique(job.items.data.conditions[job.parts.fit]))
+    count = len(np.unique(job.items.data.conditions[job.parts.training]))
     names = ("codes",) if count >= ENOUGH_CONDITIONS else ("bias", "scale_shift")
     if count < ENOUGH_CONDITIONS:
         job.notes.append(
@@ -237,5 +237,5 @@ def _same_classes(job: Job) -> bool:
 
 def _items_a_class(job: Job) -> float:
     data = job.items.data
-    learned = len(job.known(data.name, job.parts.fit))
+    learned = len(job.known(data.name, job.parts.training))
     return learned / max(len(data.classes), 1) if data.task == "classification" else learned

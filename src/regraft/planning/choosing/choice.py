@@ -11,7 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from ...tasks import wilson_interval
-from ...training import HeadFeed, all_raw_scores
+from ...training import HeadFeed, all_logits
 from ...training.courses import most_epochs
 from ..job import Job
 from ..tapped import Tapped
@@ -82,7 +82,7 @@ class Choice:
             return scratch_base(self.job)
         if name == "head":
             return head_base(self.job, source_features(self.job, self.tapped))
-        probed = refitted(self.job, self.tapped, probed=self.start, rows=self.job.parts.fit)
+        probed = refitted(self.job, self.tapped, probed=self.start, rows=self.job.parts.training)
         return probe_base(self.job, self.tapped, probed=softened(self.job, probed))
 
     @property
@@ -111,7 +111,9 @@ class Choice:
     def expect_(self, candidate: Candidate) -> None:
         """Put into a candidate what is expected of it before it is tried: seconds, and an estimate with an honest, wide interval."""
         job, error = self.job, self.error
-        candidate.predicted = self.seconds(candidate, items=len(job.parts.fit), epochs=most_epochs(job.settings, len(job.parts.fit)))
+        candidate.predicted = self.seconds(
+            candidate, items=len(job.parts.training), epochs=most_epochs(job.settings, len(job.parts.training))
+        )
         best, worst = error * (1 - HOPE), error * (1 + HOPE) + 2 * self.standard_error
         if job.items.data.task == "classification":
             candidate.estimate, candidate.interval = 1 - error, (max(1 - worst, 0.0), 1 - best)
@@ -146,12 +148,12 @@ class Choice:
     def known_errors(self) -> np.ndarray:
         """The errors of the best of what needs no training on the choosing items; those of a trial are compared with them."""
         name = self.job.items.data.name
-        select = self.job.known(name, self.job.parts.select)
+        validation = self.job.known(name, self.job.parts.validation)
         rows, errors = self.probe.rows[name], self.probe.errors
         if self.keeps_old and self.old_errors is not None:
             rows, errors = self.job.known(name, learning_rows(self.job)), self.old_errors
         place = {int(row): index for index, row in enumerate(rows)}
-        return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in select])
+        return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in validation])
 
     def is_hopeless(self, errors: np.ndarray) -> bool:
         """Tell whether a trial with these errors on the choosing items cannot be expected to come to beat the best probe."""
@@ -194,7 +196,7 @@ def old_errors(job: Job, features: Tensor) -> np.ndarray | None:
     if job.items.data.task != "classification" or len(job.new_rows.get(task, np.zeros(1))):
         return None
     rows = job.known(name, learning_rows(job))
-    scores = all_raw_scores(job.network, HeadFeed(job.network, features, job.device), indices=rows)[task]
+    scores = all_logits(job.network, HeadFeed(job.network, features, job.device), indices=rows)[task]
     return item_errors(job, scores, rows=rows)
 
 

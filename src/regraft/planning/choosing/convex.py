@@ -93,7 +93,7 @@ class _Found:
         """Return an entry of the history for each penalty; `before` are there already."""
         each = round(seconds / max(len(self.probe.path), 1), 3)
         return [
-            {"stage": "head", "epoch": before + number, "penalty": penalty, "select_loss": loss, "seconds": each}
+            {"stage": "head", "epoch": before + number, "penalty": penalty, "validation_loss": loss, "seconds": each}
             for number, (penalty, loss) in enumerate(self.probe.path, start=1)
         ]
 
@@ -113,7 +113,7 @@ _KEPT = "the rows that were carried over"
 
 def _solved(job: Job, name: str, *, features: Tensor) -> _Found | None:
     """Return the head of one task; None where there is too little to solve it."""
-    data, rows = job.data_of(name), job.known(name, np.sort(np.concatenate([job.parts.fit, job.parts.select])))
+    data, rows = job.data_of(name), job.known(name, np.sort(np.concatenate([job.parts.training, job.parts.validation])))
     few = len(rows) < 3 or (data.task == "classification" and len(np.unique(data.targets[rows])) < 2)
     if few or job.network.heads[job.tasks[name]].groups is not None:
         return None
@@ -123,7 +123,7 @@ def _solved(job: Job, name: str, *, features: Tensor) -> _Found | None:
         return _Found(solved_by(job, name, rows=rows, features=table, scale=scale, method=method), rows, len(rows), method)
     if data.task == "regression":
         return _numbers(job, name, rows=rows, table=table)
-    judges = None if len(rows) <= FOLDED or not len(job.parts.select) else np.flatnonzero(np.isin(rows, job.parts.select))
+    judges = None if len(rows) <= FOLDED or not len(job.parts.validation) else np.flatnonzero(np.isin(rows, job.parts.validation))
     judges = None if judges is None or not len(judges) else judges
     judged = rows if judges is None else rows[judges]
     every = [_logistic(job, name, rows=rows, table=table, judges=judges, base=base) for base in _bases(job, name)]
@@ -185,7 +185,7 @@ def _numbers(job: Job, name: str, *, rows: np.ndarray, table: np.ndarray) -> _Fo
 def _through_layer(job: Job, *, frozen: frozenset[str], features: Tensor) -> Carried:
     """Put a layer that nothing trains before the head, and solve the head on what it gives."""
     (name, task), *_ = job.tasks.items()
-    rows = job.known(name, np.sort(np.concatenate([job.parts.fit, job.parts.select])))
+    rows = job.known(name, np.sort(np.concatenate([job.parts.training, job.parts.validation])))
     rows, method = drawn(rows, features.shape[1], seed=job.plan.seed), WORDS[job.plan.probe]
     solve_only_(job, features)
     with job.clock.during("train"):

@@ -79,7 +79,7 @@ def measured_costs(job: Job) -> Costs:
     Returns:
         The costs.
     """
-    rows = job.parts.fit[:TIMED]
+    rows = job.parts.training[:TIMED]
     twin = job.network.copy()
     twin.module.to(job.device)
     reading, forward = _forward(job, twin, rows=rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...methods import METHODS
 from ...networks.contract import Network
 from ...probes import fit_temperature, log_loss
-from ...training import Feed, Settings, WholeFeed, all_raw_scores, train
+from ...training import Feed, Settings, WholeFeed, all_logits, train
 from ...training.courses import most_epochs
 from ...training.measured import Measured, measured_training
 from ...training.recipe import DRAWN, Starts
@@ -146,7 +146,7 @@ class Trial:
         if self.found is None:
             raise ValueError("the trial has not been finished")
         job, found = self.job, self.found
-        found.held_out = all_raw_scores(job.network, feed, indices=job.parts.select), job.parts.select
+        found.held_out = all_logits(job.network, feed, indices=job.parts.validation), job.parts.validation
         refits = job.refits and not found.kept_start and self.share > 0
         if refits:
             with job.clock.during("train"), self._form():
@@ -175,19 +175,19 @@ class Trial:
     def _judged(self, history: list[dict[str, Any]], *, feed: Feed | None = None) -> Run:
         loss, scores = self._loss(feed or self.feed)
         first = self.job.items.data.name
-        rows = self.job.known(first, self.job.parts.select)
-        known = self.job.items.data.targets_of(first).known[self.job.parts.select]
+        rows = self.job.known(first, self.job.parts.validation)
+        known = self.job.items.data.targets_of(first).known[self.job.parts.validation]
         errors = item_errors(self.job, scores[self.job.tasks[first]][known], rows=rows)
         return Run(errors, loss, history)
 
     def _loss(self, feed: Feed) -> tuple[float, dict[str, np.ndarray]]:
         """Return the loss on the choosing items, and their scores by task."""
-        select, data = self.job.parts.select, self.job.items.data
-        scores = all_raw_scores(self.job.network, feed, indices=select)
+        validation, data = self.job.parts.validation, self.job.items.data
+        scores = all_logits(self.job.network, feed, indices=validation)
         if len(self.job.tasks) > 1 or data.task != "classification":
-            return self.job.objective().figures(scores, select)["select_loss"], scores
+            return self.job.objective().figures(scores, validation)["validation_loss"], scores
         mine = scores[self.job.tasks[data.name]].astype(np.float64)
-        return log_loss(fit_temperature(mine, np.eye(mine.shape[1])[data.targets[select]]) * mine, data.targets[select]), scores
+        return log_loss(fit_temperature(mine, np.eye(mine.shape[1])[data.targets[validation]]) * mine, data.targets[validation]), scores
 
 
 def trial_of(candidate: Candidate, base: Base, *, source: Network) -> Trial:
@@ -225,9 +225,9 @@ def _by_method(candidate: Candidate, base: Base, *, job: Job) -> Trial:
 
 def first_epochs(job: Job) -> int:
     """Return the epochs of the first trials of a `job`."""
-    items = min(len(job.parts.fit), MOST_TRIED)
+    items = min(len(job.parts.training), MOST_TRIED)
     steps = max(1, round(items / job.settings.batch_size))
-    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), most_epochs(job.settings, len(job.parts.fit)) // 4))
+    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), most_epochs(job.settings, len(job.parts.training)) // 4))
 
 
 def _is_small(job: Job) -> bool:
@@ -237,8 +237,8 @@ def _is_small(job: Job) -> bool:
 
 def _smaller(job: Job) -> Job:
     """Return the same work with no more choosing items than a trial needs to find its best epoch."""
-    select = job.parts.select
-    if len(select) <= MOST_TRIED:
+    validation = job.parts.validation
+    if len(validation) <= MOST_TRIED:
         return job
-    drawn = np.sort(np.random.default_rng(job.plan.seed).choice(select, MOST_TRIED, replace=False))
-    return replace(job, parts=Parts(job.parts.fit, drawn, job.parts.valid))
+    drawn = np.sort(np.random.default_rng(job.plan.seed).choice(validation, MOST_TRIED, replace=False))
+    return replace(job, parts=Parts(job.parts.training, drawn, job.parts.holdout))

@@ -24,15 +24,15 @@ from ..plan import make_plan
 from ..preparing import prepared_for
 from .bench import carried_out
 
-__all__ = ["Adapter"]
+__all__ = ["TransferClassifier"]
 
-_OF_PLAN = ("frozen", "block", "probe", "views", "augment", "select", "seed", "start")
+_OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed", "start")
 
 
-class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A trained network as a scikit-learn classifier. Every `fit` starts from the network that was given.
 
-    All items given to `fit` are learned from, a share of them (`select`) by choosing the epoch: what judges is kept aside by
+    All items given to `fit` are learned from, a share of them (`validation`) by choosing the epoch: what judges is kept aside by
     `cross_val_score`, `GridSearchCV` and the like.
 
     Args:
@@ -44,7 +44,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         probe: as of `adapt`.
         views: as of `adapt`.
         augment: as of `adapt`.
-        select: share of the items that choose the epoch, the rate and, for "auto", the frontier.
+        validation: share of the items that choose the epoch, the rate and, for "auto", the frontier.
         seed: decides split, order and dropout.
         start: how rows of new classes start.
         kind: "array", "image", "audio" or "text", where it is not to be found out.
@@ -62,7 +62,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         probe: str = "auto",
         views: int = 1,
         augment: Any = "auto",
-        select: float = 0.15,
+        validation: float = 0.15,
         seed: int = 0,
         start: str = "auto",
         kind: str | None = None,
@@ -99,7 +99,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.probe = probe
         self.views = views
         self.augment = augment
-        self.select = select
+        self.validation = validation
         self.seed = seed
         self.start = start
         self.kind = kind
@@ -129,7 +129,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         self.dtype = dtype
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> Adapter:
+    def fit(self, X: Any, y: Any) -> TransferClassifier:
         """Adapt a copy of the network.
 
         Args:
@@ -151,7 +151,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
             network = self._opened(items)
         plan = make_plan(self.strategy, self._options(classes))
         everything = np.arange(len(data))
-        parts = learning_parts(data, plan, rest=everything, valid=everything[:0])
+        parts = learning_parts(data, plan, rest=everything, holdout=everything[:0])
         job, carried = carried_out(network, prepared_for(network, data, plan=plan), plan=plan, parts=parts)
         self.classes_, self.network_, self.history_ = classes, job.network, carried.history
         return self
@@ -160,7 +160,7 @@ class Adapter(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-l
         """Return the probability of each class of items X, (N, C), in the order of `classes_`."""
         check_is_fitted(self)
         items = self._checked(X, reset=False) if _are_numbers(X) else list(X)
-        return np.asarray(self.network_.predict(self._read(items, None, classes=self.classes_)).scores, np.float64)
+        return np.asarray(self.network_.predict(self._read(items, None, classes=self.classes_)).probabilities, np.float64)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the label of each of the items X, (N,)."""

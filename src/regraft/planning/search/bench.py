@@ -55,7 +55,7 @@ def carried_out(
     Returns:
         The job with the adapted network, and how to judge it.
     """
-    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.fit)
+    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
     hold_(network, plan, new_rows=new_rows)
     check_trained(network, plan)
     job = Job(network, items, parts, plan, tasks=matched_tasks(net, items.data), new_rows=new_rows, on_epoch=on_epoch)
@@ -126,12 +126,12 @@ class Bench:
         """
         began, figures, losses = time.perf_counter(), [], []
         network, plan = self.prepared(values)
-        for number, (rest, valid) in enumerate(self.folds):
-            parts = learning_parts(self.items.data, plan, rest=rest, valid=valid)
+        for number, (rest, holdout) in enumerate(self.folds):
+            parts = learning_parts(self.items.data, plan, rest=rest, holdout=holdout)
             watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
             with speaking(False):  # a line for each trial is enough
                 job, carried = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
-            found = judged(job, carried.feed, items=self.items, indices=parts.valid)[self.items.data.name].figures
+            found = judged(job, carried.feed, items=self.items, indices=parts.holdout)[self.items.data.name].figures
             figures.append(float(found[self.metric]))
             losses.append(float(found[_LOSSES[self.items.data.task]]))
         return Outcome(tuple(figures), round(time.perf_counter() - began, 3), tuple(losses))
@@ -148,7 +148,7 @@ class _Watch:
 
     def see_(self, entry: Mapping[str, Any]) -> None:
         """Report an epoch; those of short comparisons, and those without selection items, are not."""
-        figure = entry.get("select_accuracy") if self.metric == "accuracy" else entry.get("select_loss")
+        figure = entry.get("validation_accuracy") if self.metric == "accuracy" else entry.get("validation_loss")
         if figure is None or str(entry["stage"]).startswith("compare"):
             return
         self.step += 1

@@ -37,7 +37,7 @@ __all__ = ["Asked", "run_search"]
 
 FEWEST = 4
 """Finished trials from which importances are computed."""
-_OWN = ("valid", "seed", "classes")
+_OWN = ("holdout", "seed", "classes")
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 """Optuna's word for how a trial has ended -> ours."""
 
@@ -52,7 +52,7 @@ class Asked:
         sampler: "tpe", "random" or "grid".
         pruner: "median", "hyperband" or None.
         folds: how many, or None for one split.
-        valid: share of the items that judge the best plan; without folds also of the others that try the plans.
+        holdout: share of the items that judge the best plan; without folds also of the others that try the plans.
         metric: the figure that chooses; None for the first one of the kind of task.
         seed: decides splits and trials.
         out: folder for the study, or None.
@@ -63,7 +63,7 @@ class Asked:
     sampler: str = "tpe"
     pruner: str | None = "median"
     folds: int | None = None
-    valid: float = 0.2
+    holdout: float = 0.2
     metric: str | None = None
     seed: int = 0
     out: str | Path | None = None
@@ -141,11 +141,11 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
     both = [name for name in _OWN[:2] if name in fixed]
     if both:
         raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")
-    fixed = {**fixed, "seed": asked.seed, "valid": asked.valid}
+    fixed = {**fixed, "seed": asked.seed, "holdout": asked.holdout}
     data = data.with_classes(fixed["classes"]) if fixed.get("classes") and data.classes else data
-    rest, judging = data.split_indices(asked.valid, seed=asked.seed)  # as `adapt` splits for the best plan: its valid part is this one
-    folds = folds_of(data, rest, folds=asked.folds, valid=asked.valid, seed=asked.seed)
-    plan = plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block", "valid")})
+    rest, judging = data.split_indices(asked.holdout, seed=asked.seed)  # as `adapt` splits for the best plan: its holdout set is this one
+    folds = folds_of(data, rest, folds=asked.folds, holdout=asked.holdout, seed=asked.seed)
+    plan = plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block", "holdout")})
     if callable(plan.augment):
         raise SettingError("A search keeps its plans as plain data, which augment= a callable is not. Adapt with it, by the best plan.")
     items = prepared_for(net, data, plan=replace(plan, views=2))
@@ -236,7 +236,7 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
 
 
 def _said(bench: Bench) -> str:
-    folds, tried = len(bench.folds), sum(len(valid) for _, valid in bench.folds)
+    folds, tried = len(bench.folds), sum(len(holdout) for _, holdout in bench.folds)
     return f"{folds} folds" if folds > 1 else f"{tried} items"
 
 

@@ -21,7 +21,7 @@ CLOSED_FORM = {"strategy": "probe"}
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Of further layers below the head; they are no settings of a plan but a change of the network."""
 _NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights", "refit")
-_OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "select", "start")
+_OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "validation", "start")
 NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
 """All that can be searched."""
 _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {

@@ -122,7 +122,7 @@ class Study:
         return "\n".join(map(printable, [*lines, *([f"… and {left} more"] if left > 0 else [])]))
 
     def __str__(self) -> str:
-        judged = self.scores["valid"].get(self.metric)
+        judged = self.scores["holdout"].get(self.metric)
         best = f"Best: trial {self.best_trial.number}, {self.metric} {_number(self.best_trial.figure)} in the search"
         return f"{self.table()}\n{best}, {_number(judged)} on the items that chose nothing.\n{self.best}"
 

@@ -108,11 +108,11 @@ def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
             f"strategy='codes' learns a code for each condition; received {len(data)} items without conditions. Read them with "
             f"condition=, the name of a column or an array as long as the items. {others}"
         )
-    found = tuple(dict.fromkeys(sorted(str(name) for name in data.conditions[parts.fit])))
+    found = tuple(dict.fromkeys(sorted(str(name) for name in data.conditions[parts.training])))
     if len(found) < 2:
         raise DataError(
-            f"strategy='codes' learns from two conditions or more, better ten; the {len(parts.fit)} items to learn from have {len(found)}: "
-            f"{', '.join(map(repr, found))}. {others}"
+            f"strategy='codes' learns from two conditions or more, better ten; the {len(parts.training)} items to learn from "
+            f"have {len(found)}: {', '.join(map(repr, found))}. {others}"
         )
     return found
 
@@ -222,7 +222,7 @@ def _note_idle_codes_(job: Job) -> None:
     if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
         return
     network.mode_(False)
-    batch = placed(job.items.batch(job.parts.fit[:8]), job.device, order=network.memory_order)
+    batch = placed(job.items.batch(job.parts.training[:8]), job.device, order=network.memory_order)
     with torch.no_grad():
         mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
     if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):
@@ -233,7 +233,7 @@ def _note_idle_codes_(job: Job) -> None:
 
 
 def _with_begun(job: Job, begun: Begun) -> Job:
-    penalty, share = begun.penalty, 1 / max(len(job.parts.fit), 1)
+    penalty, share = begun.penalty, 1 / max(len(job.parts.training), 1)
     if penalty is None:
         return replace(job, rates=begun.rates)
 

@@ -63,7 +63,7 @@ def taught(job: Job, features: Tensor) -> Job:
         return job
     scores = features.numpy() @ head.weight.T + head.bias
     if settings.co_tuning:
-        fit, targets = job.known(data.name, job.parts.fit), data.targets
+        fit, targets = job.known(data.name, job.parts.training), data.targets
         relation = class_relation(scores[fit], targets[fit], classes=len(data.classes))
         job.notes.append(f"Co-Tuning: the {len(head.weight)} old classes went on being taught, with weight {settings.co_tuning:g}.")
         return _with_old_head(job, head, term=SoftTargets(OLD_HEAD, _tensor(related_chances(relation, targets)), settings.co_tuning))

@@ -33,7 +33,7 @@ def third_by_gradient(job: Job) -> str:
         third: [one for name in names for one in parameters.get(name, {}).values() if one.requires_grad] for third, names in layers.items()
     }
     network.mode_(False)
-    fit = np.random.default_rng(job.plan.seed).permutation(job.parts.fit)[:MOST_LOOKED_AT]
+    fit = np.random.default_rng(job.plan.seed).permutation(job.parts.training)[:MOST_LOOKED_AT]
     feed = WholeFeed(network, job.items, 1, job.device)
     with torch.enable_grad():
         scores = feed.scores(feed.batch(fit, np.zeros(len(fit), np.int64)))

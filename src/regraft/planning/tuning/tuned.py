@@ -118,10 +118,10 @@ def note_(job: Job, found: Measured, *, refitted: bool) -> None:
 
 def _folds_for(job: Job) -> Folds:
     """Return the folds that choose where the validation set of a `job` is too small; none where it is not, or nothing can be split."""
-    fit, select = job.parts.fit, job.parts.select
-    if len(select) >= FEW_TO_CHOOSE or not job.plan.select or job.settings.refit is False:
+    fit, validation = job.parts.training, job.parts.validation
+    if len(validation) >= FEW_TO_CHOOSE or not job.plan.validation or job.settings.refit is False:
         return ()
-    rows, data = np.sort(np.concatenate([fit, select])), job.items.data
+    rows, data = np.sort(np.concatenate([fit, validation])), job.items.data
     part = data.subset(rows)
     counts = part.class_counts()
     fewest = int(counts[counts > 0].min()) if data.task == "classification" and part.groups is None and len(counts) else len(rows)
@@ -129,7 +129,7 @@ def _folds_for(job: Job) -> Folds:
     if count < 2:
         return ()
     try:
-        return folds_of(data, rows, folds=count, valid=0.0, seed=job.plan.seed)
+        return folds_of(data, rows, folds=count, holdout=0.0, seed=job.plan.seed)
     except (DataError, ValueError):
         return ()
 
@@ -144,7 +144,7 @@ def starts_of(job: Job, *, frozen: frozenset[str], features: Tensor | None = Non
         frozen: layers that are not trained.
         features: (N, d) what the heads read; None where the heads have not been solved.
     """
-    network, fit = job.network, job.parts.fit
+    network, fit = job.network, job.parts.training
     now = _weights(job, frozen)
     own = [head for head in network.heads.values() if head.groups is None]
     solved = {head.layer: network.rows(head.layer) for head in own}
@@ -162,7 +162,7 @@ def starts_of(job: Job, *, frozen: frozenset[str], features: Tensor | None = Non
         if rows.tobytes() not in known:
             start = plain(rows)
             restore_({name: network.state()[name] for name in start}, start)
-            alone = replace(job, parts=Parts(rows, rows[:0], job.parts.valid), solved={}, notes=[])
+            alone = replace(job, parts=Parts(rows, rows[:0], job.parts.holdout), solved={}, notes=[])
             solve_heads_(alone, HeadFeed(network, features, job.device), features=features)
             known[rows.tobytes()] = now | _weights(job, frozen, only=[head.layer for head in changed])
         return known[rows.tobytes()]
