@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .networks.contract import Network
     from .planning import Plan, Result
     from .planning.profiling import Profile
-    from .planning.search import Study, TransferClassifier
+    from .planning.search import Study, TransferClassifier, TransferRegressor
     from .verbs import adapt, adapt_condition, fold, load, profile, read, search, tune_input
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Result",
     "Study",
     "TransferClassifier",
+    "TransferRegressor",
     "adapt",
     "adapt_condition",
     "branch",
@@ -44,7 +45,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "TransferClassifier": "planning.search",
     "Dataset": "data",
     "Network": "networks.contract",
     "Plan": "planning",
@@ -52,6 +52,8 @@ _HOMES = {
     "RegraftError": "errors",
     "Result": "planning",
     "Study": "planning.search",
+    "TransferClassifier": "planning.search",
+    "TransferRegressor": "planning.search",
     "adapt": "verbs",
     "adapt_condition": "verbs",
     "branch": "heads",

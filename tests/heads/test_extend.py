@@ -112,7 +112,7 @@ def test_labels_that_do_not_compete_are_added_too() -> None:
     wider = regraft.extend(net, ["big", "small"], data)
     assert wider.classes == ("red", "round", "big", "small")
     assert np.array_equal(wider.logits(items)[:, :2], net.logits(items))
-    assert ((wider.predict(items).scores[:, 2] > 0.5) == (table[:, 0] > 0)).mean() > 0.9
+    assert ((wider.predict(items).probabilities[:, 2] > 0.5) == (table[:, 0] > 0)).mean() > 0.9
 
 
 @settings(max_examples=40, deadline=None)

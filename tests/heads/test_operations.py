@@ -101,7 +101,7 @@ def test_branches_and_columns_leave_the_first_head_as_it_was(name: str) -> None:
         np.testing.assert_allclose(_scores(OPERATIONS[operation](net, name), name)["main"], plain, rtol=1e-5, atol=1e-6)
     derived = OPERATIONS["derived branch"](net, name).predict(pictures(name, ALL[:8]))
     assert list(derived.tasks) == ["main", "kind"] and derived.tasks["kind"].classes == ("animal", "vehicle")
-    np.testing.assert_allclose(derived.tasks["kind"].scores[:, 0], derived.scores[:, :2].sum(1), atol=1e-6)
+    np.testing.assert_allclose(derived.tasks["kind"].probabilities[:, 0], derived.probabilities[:, :2].sum(1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", TABLE)

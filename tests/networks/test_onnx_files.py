@@ -132,7 +132,7 @@ def test_every_head_is_an_output_by_name(tmp_path: Path) -> None:
     found, predicted = run(path, input=items), net.predict(items)
     assert list(found) == ["main.logits", "main.probabilities", "shape.logits", "shape.probabilities"]
     for task in ("main", "shape"):
-        assert np.allclose(found[f"{task}.probabilities"], predicted.tasks[task].scores, atol=1e-5)
+        assert np.allclose(found[f"{task}.probabilities"], predicted.tasks[task].probabilities, atol=1e-5)
 
 
 def test_values_of_a_regression_are_its_output(tmp_path: Path) -> None:

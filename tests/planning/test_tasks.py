@@ -224,7 +224,7 @@ def test_new_rows_start_as_asked_and_old_ones_stay(start: str) -> None:
     net, data = _torch(), _other_colours()
     given = QUICK | {"epochs": 0, "start": start}
     result = regraft.adapt(net, data, strategy="head", **given)
-    head, fit = result.network.head, data.subset(parts_of(data, Plan("head")).fit)
+    head, fit = result.network.head, data.subset(parts_of(data, Plan("head")).training)
     assert np.array_equal(head.weight[1], net.head.weight[1])
     expected = regraft.retarget(net, data.classes, start=start, data=fit if start in ("imprint", "probe") else None).head
     np.testing.assert_allclose(head.weight, expected.weight, rtol=1e-4, atol=1e-5)

@@ -98,5 +98,3 @@ def test_faults_are_named() -> None:
         fit_ridge(x, labels, classes=2, groups=["a"] * 6)
     with pytest.raises(DataError, match=r"\(6, C\), one row an item"):
         fit_ridge(x, np.zeros((5, 2)), kind="multi-label")
-
-

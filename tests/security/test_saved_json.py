@@ -137,8 +137,8 @@ def _user(folder: Path, architecture: Any, items: np.ndarray) -> Callable[[], No
         net = regraft.load(folder, architecture=architecture)
         found = net.predict(items, unknown=net.unknown is not None)
         for part in (found, *found.tasks.values()):
-            assert part.scores.shape == (len(items), len(part.classes)) and len(part.labels) == len(items)
-            assert np.isfinite(part.scores).all()
+            assert part.probabilities.shape == (len(items), len(part.classes)) and len(part.labels) == len(items)
+            assert np.isfinite(part.probabilities).all()
         str(net.account), net.summary()
 
     return use

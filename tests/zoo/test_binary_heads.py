@@ -201,4 +201,4 @@ def test_an_exported_model_has_one_output(tmp_path: Path) -> None:
     made = regraft.adapt(opened(model), labelled("neg", "pos"), strategy="full", epochs=2, cache="memory").network
     path = made.export(tmp_path / "net.keras")
     own = keras.saving.load_model(path).predict(numbers(), verbose=0)
-    assert own.shape == (60, 1) and np.allclose(own[:, 0], made.predict(numbers()).scores[:, 1], atol=1e-5)
+    assert own.shape == (60, 1) and np.allclose(own[:, 0], made.predict(numbers()).probabilities[:, 1], atol=1e-5)

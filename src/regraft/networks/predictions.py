@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, RegraftError
+from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
 from .parts.head import Head
 from .parts.protocols import Inputs
@@ -31,6 +31,7 @@ class Predictions:
         classes: names of the C columns.
         unknown: (N,) whether an item belongs to none of the classes, where that was asked.
         tasks: what it says for every task, by name; the fields above are those of the first.
+        values: whether they are the values of a regression, and no probabilities.
     """
 
     labels: list[str]
@@ -38,9 +39,28 @@ class Predictions:
     classes: tuple[str, ...]
     unknown: np.ndarray | None = None
     tasks: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
+    values: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to_frame(self) -> Any:
+        """Return a table of pandas, one row an example: its label, whether it is of no known class, and one column a class.
+
+        The columns of further tasks have the task's name in front: "colour.label", "colour.p(red)". The column of a class holds its
+        probability, "p(NAME)"; that of a regression the value, "NAME".
+
+        Raises:
+            MissingExtraError: if pandas is not installed.
+        """
+        first = next(iter(self.tasks), None)
+        columns = {f"{task}.{name}": values for task, one in self.tasks.items() if task != first for name, values in one._columns().items()}
+        return optional_import("pandas", "tables", purpose="A table of predictions").DataFrame({**self._columns(), **columns})
+
+    def _columns(self) -> dict[str, Any]:
+        strange = {} if self.unknown is None else {"unknown": self.unknown}
+        names = self.classes if self.values else [f"p({name})" for name in self.classes]
+        return {"label": self.labels, **strange, **dict(zip(names, self.probabilities.T, strict=True))}
 
 
 def concatenated(function: Callable[[Inputs], Tensor], network: Record, *, items: Any, batch_size: int) -> np.ndarray:
@@ -127,7 +147,7 @@ def predictions(raw: np.ndarray, head: Head) -> Predictions:
     names = head.classes if head.classes is not None else tuple(str(index) for index in range(raw.shape[1]))
     values = torch.from_numpy(raw).double()
     if head.kind == "regression":
-        return Predictions([", ".join(f"{value:g}" for value in row) for row in raw], raw, names)
+        return Predictions([", ".join(f"{value:g}" for value in row) for row in raw], raw, names, values=True)
     if head.kind == "multi-label":
         scores, least = values.sigmoid().numpy(), head.thresholds or (0.5,) * len(names)
         present = [[name for name, score, low in zip(names, row, least, strict=True) if score >= low] for row in scores]

@@ -69,7 +69,7 @@ class Settings:
         clip_norm: largest norm of the gradient; None clips nothing.
         class_weight: "balanced", one weight a class, or None.
         label_smoothing: in [0, 1).
-        cache: folder of activation caches, "memory", or None to compute the frozen part every epoch; "auto": the user's cache folder.
+        cache: folder of feature caches, "memory", or None ("none") to compute the frozen part every epoch; "auto": the user's cache folder.
         dtype: of cached activations, "float32" or "float16".
         device: such as "cpu" or "cuda"; None: what the machine has.
         task_weights: task -> weight (above 0) of its loss in the sum, where the data have several; 1 for those left out.
@@ -126,9 +126,9 @@ class Settings:
             for name in given
             if name not in known
         ]
-        values: dict[str, Any] = {
-            name: str(value) if name == "cache" and isinstance(value, Path) else value for name, value in given.items() if name in known
-        }
+        values = {name: value for name, value in given.items() if name in known}
+        if isinstance(values.get("cache"), str | Path):
+            values["cache"] = None if values["cache"] == "none" else str(values["cache"])
         problems += [
             f"{name}={values[name]!r}: expected {rule}"
             for name, (rule, holds) in _RULES.items()

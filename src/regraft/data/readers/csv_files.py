@@ -29,7 +29,7 @@ EXACT = 2.0**53
 """From here on, not every whole number is a floating-point number."""
 _FIELD_LIMIT = threading.Lock()
 """Held while the standard library's limit of a field, which is one for the whole program, is raised."""
-_ENDS = np.isin(np.arange(256), list(b",;\t\" \r\n"))
+_ENDS = np.isin(np.arange(256), list(b',;\t" \r\n'))
 """Of all bytes, those that may stand before a field."""
 _CODE = re.compile(r"\s*(?:[+-]?0\d+|\+\d+)\s*")
 """Digits that are no number but a name, as in 007 or +49: as a number they would lose characters."""
@@ -181,9 +181,7 @@ def _quoting_error(path: Path, error: csv.Error, *, line: int) -> DataError:
         what = f"a quote that opens in line {line}, or in a field that begins there, is not closed"
     else:
         what = f"in line {line}, or in a field that begins there, text follows a closing quote"
-    return DataError(
-        f"'{printable(path)}' cannot be read as a CSV file: {what}. Close it; quotes within a field are written twice."
-    )
+    return DataError(f"'{printable(path)}' cannot be read as a CSV file: {what}. Close it; quotes within a field are written twice.")
 
 
 def _may_hold_codes(path: Path, form: _Form) -> bool:

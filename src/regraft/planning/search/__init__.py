@@ -3,9 +3,9 @@
 This folder is no room of its own: a module `regraft.search` would hide the function of that name.
 """
 
-from .adapter import TransferClassifier
+from .estimators import TransferClassifier, TransferRegressor
 from .searching import Asked, run_search
 from .space import Range, Space, default_space
 from .study import Study, TrialRecord
 
-__all__ = ["Asked", "Range", "Space", "Study", "TransferClassifier", "TrialRecord", "default_space", "run_search"]
+__all__ = ["Asked", "Range", "Space", "Study", "TransferClassifier", "TransferRegressor", "TrialRecord", "default_space", "run_search"]

@@ -234,9 +234,7 @@ class Board:
             "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5 + (options.first is not None), n_warmup_steps=1),
             "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(options.steps, 1)),
         }
-        study = optuna.create_study(
-            study_name=STUDY_NAME, direction=options.direction, sampler=sampler, pruner=pruners[options.pruner]()
-        )
+        study = optuna.create_study(study_name=STUDY_NAME, direction=options.direction, sampler=sampler, pruner=pruners[options.pruner]())
         study.add_trials([self._frozen(trial) for trial in trials])
         return study
 

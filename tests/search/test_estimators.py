@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests import torch_examples as examples
 from torch import nn
@@ -32,7 +35,10 @@ def tiny(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, 4))
 
 
-@parametrize_with_checks([regraft.TransferClassifier(tiny, **QUICK)], expected_failed_checks=lambda _: EXPECTED)
+@parametrize_with_checks(
+    [regraft.TransferClassifier(tiny, **QUICK), regraft.TransferRegressor(tiny, **QUICK | {"strategy": "probe"})],
+    expected_failed_checks=lambda _: EXPECTED,
+)
 def test_scikit_learn_accepts_it(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -45,20 +51,20 @@ def _net() -> Any:
 def test_a_refit_never_starts_from_other_weights() -> None:
     net, (pictures, labels) = _net(), examples.pictures(60)
     before = {name: tensor.clone() for name, tensor in net.state().items()}
-    adapter = regraft.TransferClassifier(net, **{**QUICK, "strategy": "full", "epochs": 2})
-    one = adapter.fit(pictures[:30], labels[:30]).predict_proba(pictures)
-    other = adapter.fit(pictures[30:], labels[30:]).predict_proba(pictures)
-    fresh = clone(adapter).fit(pictures[30:], labels[30:]).predict_proba(pictures)
+    model = regraft.TransferClassifier(net, **{**QUICK, "strategy": "full", "epochs": 2})
+    one = model.fit(pictures[:30], labels[:30]).predict_proba(pictures)
+    other = model.fit(pictures[30:], labels[30:]).predict_proba(pictures)
+    fresh = clone(model).fit(pictures[30:], labels[30:]).predict_proba(pictures)
     assert np.array_equal(other, fresh) and not np.array_equal(one, other)
-    assert np.array_equal(one, adapter.fit(pictures[:30], labels[:30]).predict_proba(pictures))
+    assert np.array_equal(one, model.fit(pictures[:30], labels[:30]).predict_proba(pictures))
     assert examples.bit_equal(before, net.state())
 
 
 def test_it_works_in_model_selection() -> None:
-    (pictures, labels), adapter = examples.pictures(48), regraft.TransferClassifier(_net(), **QUICK)
-    assert len(cross_val_score(adapter, pictures, labels, cv=2)) == 2
-    grid = GridSearchCV(adapter, {"learning_rate": [1e-3, 1e-2]}, cv=2).fit(pictures, labels)
-    drawn = RandomizedSearchCV(adapter, {"batch_size": [8, 16], "optimizer": ["sgd", "adamw"]}, n_iter=2, cv=2, random_state=0)
+    (pictures, labels), model = examples.pictures(48), regraft.TransferClassifier(_net(), **QUICK)
+    assert len(cross_val_score(model, pictures, labels, cv=2)) == 2
+    grid = GridSearchCV(model, {"learning_rate": [1e-3, 1e-2]}, cv=2).fit(pictures, labels)
+    drawn = RandomizedSearchCV(model, {"batch_size": [8, 16], "optimizer": ["sgd", "adamw"]}, n_iter=2, cv=2, random_state=0)
     assert grid.best_params_["learning_rate"] in (1e-3, 1e-2)
     assert drawn.fit(pictures, labels).best_estimator_.network_.classes == ("class 0", "class 1", "class 2")
 
@@ -68,26 +74,26 @@ def test_it_works_in_model_selection() -> None:
 )
 def test_whatever_makes_a_network_serves(source: Any) -> None:
     pictures, _ = examples.pictures(30)
-    adapter = regraft.TransferClassifier(source, **QUICK).fit(pictures, np.array([7, 3, 5])[np.arange(30) % 3])
-    assert adapter.classes_.tolist() == [3, 5, 7] and set(adapter.predict(pictures)) <= {3, 5, 7}
-    assert adapter.predict_proba(pictures).sum(1) == pytest.approx(1)
+    model = regraft.TransferClassifier(source, **QUICK).fit(pictures, np.array([7, 3, 5])[np.arange(30) % 3])
+    assert model.classes_.tolist() == [3, 5, 7] and set(model.predict(pictures)) <= {3, 5, 7}
+    assert model.predict_proba(pictures).sum(1) == pytest.approx(1)
 
 
 def test_a_saved_folder_serves_and_the_fitted_one_can_be_pickled(tmp_path: Any) -> None:
     pictures, labels = examples.pictures(30)
     rows = pictures.reshape(30, -1)
     folder = regraft.load(tiny(64), inputs=(64,)).save(tmp_path / "net")
-    adapter = regraft.TransferClassifier(lambda: regraft.load(folder, architecture=tiny(64)), **QUICK).fit(rows, labels)
-    adapter.net = None
-    assert np.array_equal(pickle.loads(pickle.dumps(adapter)).predict(rows), adapter.predict(rows))
-    assert adapter.n_features_in_ == 64
+    model = regraft.TransferClassifier(lambda: regraft.load(folder, architecture=tiny(64)), **QUICK).fit(rows, labels)
+    model.net = None
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(rows), model.predict(rows))
+    assert model.n_features_in_ == 64
 
 
 def test_labels_whose_names_clash_stay_apart() -> None:
     pictures, _ = examples.pictures(30)
     labels = np.array(["a", "A", " a"])[np.arange(30) % 3]
-    adapter = regraft.TransferClassifier(_net(), **QUICK).fit(pictures, labels)
-    assert adapter.classes_.tolist() == [" a", "A", "a"] and adapter.score(pictures, labels) > 0.4
+    model = regraft.TransferClassifier(_net(), **QUICK).fit(pictures, labels)
+    assert model.classes_.tolist() == [" a", "A", "a"] and model.score(pictures, labels) > 0.4
 
 
 def test_it_takes_every_setting_at_its_own_default() -> None:
@@ -100,3 +106,22 @@ def test_it_takes_every_setting_at_its_own_default() -> None:
 def test_a_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match="one class"):
         regraft.TransferClassifier(_net(), **QUICK).fit(examples.pictures(9)[0], np.zeros(9, int))
+
+
+def test_both_work_in_the_tools_of_scikit_learn() -> None:
+    (pictures, labels), width = examples.pictures(60), 64
+    rows, values = pictures.reshape(60, width).astype(np.float64), pictures.reshape(60, 64)[:, :4].sum(1)
+    calibrated = CalibratedClassifierCV(regraft.TransferClassifier(tiny, **QUICK), cv=2).fit(rows, labels)
+    assert calibrated.predict_proba(rows).shape == (60, 3) and set(calibrated.predict(rows)) <= set(labels)
+    line = make_pipeline(StandardScaler(), regraft.TransferRegressor(tiny, **QUICK | {"strategy": "probe"}))
+    scores = cross_val_score(line, rows, values, cv=3, scoring="r2")
+    assert len(scores) == 3 and scores.mean() > 0.2
+    assert line.fit(rows, values).predict(rows).shape == (60,)
+
+
+def test_several_labels_or_targets_of_an_example_are_refused() -> None:
+    rows = np.random.default_rng(0).normal(size=(12, 5))
+    with pytest.raises(ValueError, match="1d array"):
+        regraft.TransferClassifier(tiny, **QUICK).fit(rows, np.eye(2, dtype=int)[np.arange(12) % 2] ^ (np.arange(12) % 3 == 0)[:, None])
+    with pytest.raises(ValueError, match="1d array"):
+        regraft.TransferRegressor(tiny, **QUICK).fit(rows, rows[:, :2])

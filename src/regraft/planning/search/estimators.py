@@ -1,0 +1,327 @@
+"""The scikit-learn estimators: a trained network adapted by `fit`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d, validate_data
+
+from ...data import Dataset, default_preprocessing, preprocessing_from_dict, read
+from ...errors import DataError, NetworkError
+from ...networks.contract import Network
+from ...networks.sources.opening import open_source
+from ...randomness import seeded
+from ...training import Settings
+from ..job import learning_parts
+from ..plan import make_plan
+from ..preparing import prepared_for
+from .bench import carried_out
+
+__all__ = ["TransferClassifier", "TransferRegressor"]
+
+_OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed", "start")
+
+
+class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What both estimators do: open the network, and adapt a copy of it to the examples."""
+
+    def __init__(  # noqa: PLR0913  # over the limit: scikit-learn asks for every setting by name
+        self,
+        net: Any,
+        *,
+        strategy: str = "auto",
+        frozen: int | str | None = None,
+        block: str | None = None,
+        probe: str = "auto",
+        views: int = 1,
+        augment: Any = "auto",
+        validation: float = 0.15,
+        seed: int = 0,
+        start: str = "auto",
+        kind: str | None = None,
+        epochs: int | None = None,
+        batch_size: int = 32,
+        optimizer: str = "adamw",
+        learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        dropout: float = 0.0,
+        l1: float = 0.0,
+        stay_near: float = 0.0,
+        distill: float = 0.0,
+        co_tuning: float = 0.0,
+        momentum: float = 0.9,
+        schedule: str = "auto",
+        warmup: float = 0.05,
+        layer_decay: float | None = None,
+        batch_norm: str = "auto",
+        refit: str | bool = "auto",
+        unfreeze_every: int | None = None,
+        patience: int | None = 10,
+        min_delta: float = 0.0,
+        clip_norm: float | None = None,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+        cache: str | None = "auto",
+        dtype: str = "float32",
+        device: str | None = None,
+    ) -> None:
+        self.net = net
+        self.strategy = strategy
+        self.frozen = frozen
+        self.block = block
+        self.probe = probe
+        self.views = views
+        self.augment = augment
+        self.validation = validation
+        self.seed = seed
+        self.start = start
+        self.kind = kind
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.l1 = l1
+        self.stay_near = stay_near
+        self.distill = distill
+        self.co_tuning = co_tuning
+        self.momentum = momentum
+        self.schedule = schedule
+        self.warmup = warmup
+        self.layer_decay = layer_decay
+        self.batch_norm = batch_norm
+        self.refit = refit
+        self.unfreeze_every = unfreeze_every
+        self.patience = patience
+        self.min_delta = min_delta
+        self.clip_norm = clip_norm
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.cache = cache
+        self.dtype = dtype
+        self.device = device
+
+    def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:
+        """Adapt a copy of the network to all of the data, and keep it with its history."""
+        with seeded(self.seed):
+            network = self._opened(items)
+        plan = make_plan(self.strategy, options)
+        everything = np.arange(len(data))
+        parts = learning_parts(data, plan, rest=everything, holdout=everything[:0])
+        job, carried = carried_out(network, prepared_for(network, data, plan=plan), plan=plan, parts=parts)
+        self.network_, self.history_ = job.network, carried.history
+
+    def _options(self) -> dict[str, Any]:
+        names, own = (*_OF_PLAN, *(field.name for field in fields(Settings))), self.get_params(deep=False)
+        return {name: own[name] for name in names if own.get(name) is not None or name in _NONE_MEANS}
+
+    def _checked(self, X: Any, y: Any = "no_validation", *, reset: bool = True, **options: Any) -> Any:
+        return validate_data(self, X, y, reset=reset, allow_nd=True, **options)
+
+    def _unlabelled(self, X: Any) -> Dataset:
+        """Return the examples to predict, checked against those that were learned from."""
+        check_is_fitted(self)
+        items = self._checked(X, reset=False) if _are_numbers(X) else list(X)
+        return read((items, np.zeros(len(items), np.float32)), kind=self.kind, task="regression")
+
+    def _predictions(self, X: Any) -> np.ndarray:
+        data = self._unlabelled(X)
+        return np.asarray(self.network_.predict(data).probabilities, np.float64)
+
+    def _opened(self, items: Any) -> Network:
+        shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
+        source = self.net
+        if _makes_one(source):
+            asks = [one for one in inspect.signature(source).parameters.values() if one.default is one.empty and one.kind in _POSITIONAL]
+            width = None if shape is None else shape[0] if len(shape) == 1 else shape
+            source = source(width) if asks else source()
+        return _network_of(source, shape)
+
+
+class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # scikit-learn has no types
+    """A trained network as a scikit-learn classifier. Every `fit` starts from the network that was given.
+
+    All examples given to `fit` are learned from, a share of them (`validation`) by choosing the epoch: what judges is kept aside by
+    `cross_val_score`, `GridSearchCV` and the like.
+
+    Args:
+        net: a `Network`, a module or Keras model, a path, or a function that makes one of these; a function of one argument is given
+            the number of columns (or the shape of an example, where examples are no rows of numbers).
+        strategy: as of `adapt`.
+        frozen: as of `adapt`.
+        block: as of `adapt`.
+        probe: as of `adapt`.
+        views: as of `adapt`.
+        augment: as of `adapt`.
+        validation: share of the examples that choose the epoch, the rate and, for "auto", the strategy.
+        seed: decides split, order and dropout.
+        start: how class weights of new classes start.
+        kind: "array", "image", "audio" or "text", where it is not to be found out.
+        class_weight: as of `adapt`, or a mapping from label to weight.
+        epochs: this and all that follow are the settings of `regraft.training.Settings`, with the same defaults.
+
+    Example:
+        >>> import numpy as np, regraft, torch
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3))
+        >>> model = regraft.TransferClassifier(net, strategy="probe").fit(rows, labels)
+        >>> model.predict(rows[:2]).shape, model.predict_proba(rows).shape
+        ((2,), (60, 2))
+    """
+
+    def fit(self, X: Any, y: Any) -> TransferClassifier:
+        """Adapt a copy of the network.
+
+        Args:
+            X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or paths of files.
+            y: (N,) labels of any type.
+
+        Returns:
+            This estimator, with `network_` (a `Network`), `classes_`, `history_`, and `n_features_in_` for rows of numbers.
+
+        Raises:
+            DataError: if there are fewer than two classes, or examples cannot be used.
+        """
+        items, labels = self._items_and_labels(X, y)
+        classes, rows = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"y has one class, {classes.tolist()}; expected two or more classes. Add examples of another one.")
+        names = _names_of(classes.tolist())
+        self._adapted(items, read((items, [names[row] for row in rows]), kind=self.kind, classes=names), options=self._options_of(classes))
+        self.classes_ = classes
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class of examples X, (N, C), in the order of `classes_`."""
+        return self._predictions(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the label of each of the examples X, (N,), of the type that `fit` was given."""
+        chosen = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[chosen])
+
+    def _options_of(self, classes: np.ndarray) -> dict[str, Any]:
+        """Return what a plan is made of; a weight for each label becomes one for each of the sorted `classes`, 1 where it has none."""
+        options = self._options()
+        if isinstance(self.class_weight, Mapping):
+            options["class_weight"] = [self.class_weight.get(label, 1.0) for label in classes.tolist()]
+        return options
+
+    def _items_and_labels(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        if _are_numbers(X):
+            items, labels = self._checked(X, y, ensure_min_samples=2)
+        else:
+            items, labels = list(X), np.asarray(y)
+        check_classification_targets(labels)
+        if labels.ndim > 1:
+            raise DataError(f"y has the shape {labels.shape}; expected one label for each example. For several labels use regraft.adapt.")
+        if len(items) != len(labels):
+            raise DataError(f"X has {len(items)} examples and y has {len(labels)}; expected one label for each example.")
+        return items, labels
+
+
+class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # scikit-learn has no types
+    """A trained network as a scikit-learn regressor. Every `fit` starts from the network that was given.
+
+    All examples given to `fit` are learned from, a share of them (`validation`) by choosing the epoch: what judges is kept aside by
+    `cross_val_score`, `GridSearchCV` and the like.
+
+    Args:
+        net: a `Network`, a module or Keras model, a path, or a function that makes one of these; a function of one argument is given
+            the number of columns (or the shape of an example, where examples are no rows of numbers).
+        strategy: as of `adapt`.
+        frozen: as of `adapt`.
+        block: as of `adapt`.
+        probe: as of `adapt`.
+        views: as of `adapt`.
+        augment: as of `adapt`.
+        validation: share of the examples that choose the epoch, the rate and, for "auto", the strategy.
+        seed: decides split, order and dropout.
+        start: how the rows of the new head start.
+        kind: "array", "image", "audio" or "text", where it is not to be found out.
+        class_weight: as of `adapt`; of use to the classifier only.
+        epochs: this and all that follow are the settings of `regraft.training.Settings`, with the same defaults.
+
+    Example:
+        >>> import numpy as np, regraft, torch
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+        >>> model = regraft.TransferRegressor(net, strategy="probe").fit(rows, 2 * rows[:, 0] + 3)
+        >>> model.predict(rows).shape
+        (60,)
+    """
+
+    def fit(self, X: Any, y: Any) -> TransferRegressor:
+        """Adapt a copy of the network.
+
+        Args:
+            X: N examples: rows of numbers (N, k), arrays (N, ...), texts, or paths of files.
+            y: (N,) numbers.
+
+        Returns:
+            This estimator, with `network_` (a `Network`), `history_`, and `n_features_in_` for rows of numbers.
+
+        Raises:
+            DataError: if the targets are no numbers, or examples cannot be used.
+        """
+        if _are_numbers(X):
+            items, targets = self._checked(X, y, y_numeric=True, ensure_min_samples=2)
+        else:
+            items, targets = list(X), column_or_1d(check_array(y, ensure_2d=False, dtype="numeric", input_name="y"), warn=True)
+        if len(items) != len(targets):
+            raise DataError(f"X has {len(items)} examples and y has {len(targets)}; expected one target for each example.")
+        self._adapted(items, read((items, np.asarray(targets, np.float32)), kind=self.kind, task="regression"), options=self._options())
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the value of each of the examples X, (N,) float64."""
+        return self._predictions(X)[:, 0]
+
+
+_NONE_MEANS = ("patience", "cache")
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _network_of(source: Any, shape: Sequence[int] | None) -> Network:
+    """Open what the adapter was given; where it does not tell the shape of its items, take that of the data."""
+    if isinstance(source, Network):
+        return source
+    try:
+        opened = open_source(source)
+    except NetworkError:
+        if isinstance(source, str | Path) or shape is None:
+            raise
+        opened = open_source(source, inputs=shape)
+    network, known = opened.network, opened.preprocessing
+    inferred = default_preprocessing("array", network.input_shape or None, network.layout)
+    network.preprocessing = inferred if known is None else preprocessing_from_dict(known)
+    return network
+
+
+def _makes_one(source: Any) -> bool:
+    return inspect.isfunction(source) or inspect.ismethod(source) or inspect.isclass(source)
+
+
+def _are_numbers(X: Any) -> bool:
+    """Tell rows or arrays of numbers, or what scikit-learn is to refuse, from lists of texts, paths and pictures."""
+    first = X[0] if isinstance(X, list | tuple) and len(X) else None
+    if isinstance(first, str | Path) or type(first).__module__.split(".")[0] == "PIL":
+        return False
+    return not (isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "OU" and len(X) and isinstance(X[0], str | Path))
+
+
+def _names_of(labels: list[Any]) -> list[str]:
+    """Return a class name for each of the distinct labels of any type: "0: label", … where their texts alone would not tell them apart."""
+    texts = [str(label).strip() for label in labels]
+    if len(set(texts)) == len(texts) and all(texts):
+        return [str(label) for label in labels]
+    return [f"{index}: {label}" for index, label in enumerate(labels)]
