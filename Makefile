@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
+# As many processes as there are processors, four at most: each holds torch and Keras (about 1.5 GiB). A file's tests stay together.
+PARALLEL ?= -n auto --maxprocesses=4 --dist loadfile
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 
@@ -18,7 +20,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 test: venv
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-all: venv
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)

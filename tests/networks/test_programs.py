@@ -178,7 +178,7 @@ def test_every_kind_gives_the_same_logits_and_features_at_every_size_of_a_batch(
     for count in (1, 2, 5):
         batch = _rows(net.sample, count)
         with torch.no_grad():
-            expected, found = net.scores(batch), again.probabilities(batch)
+            expected, found = net.scores(batch), again.scores(batch)
             features = net.feature_batch(batch)
             assert torch.allclose(again.feature_batch(batch), features.float(), atol=tolerance)
         assert list(found) == list(expected)

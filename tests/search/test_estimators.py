@@ -29,14 +29,16 @@ EXPECTED = {
 }
 
 
-def tiny(width: int) -> nn.Module:
-    """Return a small network for rows of `width` numbers."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, 4))
+class Tiny(nn.Sequential):
+    """A small network for rows of `width` numbers: a class, so that the names of the checks below are the same in every process."""
+
+    def __init__(self, width: int) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(width, 32), nn.Tanh(), nn.Linear(32, 4))
 
 
 @parametrize_with_checks(
-    [regraft.TransferClassifier(tiny, **QUICK), regraft.TransferRegressor(tiny, **QUICK | {"strategy": "probe"})],
+    [regraft.TransferClassifier(Tiny, **QUICK), regraft.TransferRegressor(Tiny, **QUICK | {"strategy": "probe"})],
     expected_failed_checks=lambda _: EXPECTED,
 )
 def test_scikit_learn_accepts_it(estimator: Any, check: Any) -> None:
@@ -82,8 +84,8 @@ def test_whatever_makes_a_network_serves(source: Any) -> None:
 def test_a_saved_folder_serves_and_the_fitted_one_can_be_pickled(tmp_path: Any) -> None:
     pictures, labels = examples.pictures(30)
     rows = pictures.reshape(30, -1)
-    folder = regraft.load(tiny(64), inputs=(64,)).save(tmp_path / "net")
-    model = regraft.TransferClassifier(lambda: regraft.load(folder, architecture=tiny(64)), **QUICK).fit(rows, labels)
+    folder = regraft.load(Tiny(64), inputs=(64,)).save(tmp_path / "net")
+    model = regraft.TransferClassifier(lambda: regraft.load(folder, architecture=Tiny(64)), **QUICK).fit(rows, labels)
     model.net = None
     assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(rows), model.predict(rows))
     assert model.n_features_in_ == 64
@@ -111,9 +113,9 @@ def test_a_single_class_is_refused() -> None:
 def test_both_work_in_the_tools_of_scikit_learn() -> None:
     (pictures, labels), width = examples.pictures(60), 64
     rows, values = pictures.reshape(60, width).astype(np.float64), pictures.reshape(60, 64)[:, :4].sum(1)
-    calibrated = CalibratedClassifierCV(regraft.TransferClassifier(tiny, **QUICK), cv=2).fit(rows, labels)
+    calibrated = CalibratedClassifierCV(regraft.TransferClassifier(Tiny, **QUICK), cv=2).fit(rows, labels)
     assert calibrated.predict_proba(rows).shape == (60, 3) and set(calibrated.predict(rows)) <= set(labels)
-    line = make_pipeline(StandardScaler(), regraft.TransferRegressor(tiny, **QUICK | {"strategy": "probe"}))
+    line = make_pipeline(StandardScaler(), regraft.TransferRegressor(Tiny, **QUICK | {"strategy": "probe"}))
     scores = cross_val_score(line, rows, values, cv=3, scoring="r2")
     assert len(scores) == 3 and scores.mean() > 0.2
     assert line.fit(rows, values).predict(rows).shape == (60,)
@@ -122,6 +124,6 @@ def test_both_work_in_the_tools_of_scikit_learn() -> None:
 def test_several_labels_or_targets_of_an_example_are_refused() -> None:
     rows = np.random.default_rng(0).normal(size=(12, 5))
     with pytest.raises(ValueError, match="1d array"):
-        regraft.TransferClassifier(tiny, **QUICK).fit(rows, np.eye(2, dtype=int)[np.arange(12) % 2] ^ (np.arange(12) % 3 == 0)[:, None])
+        regraft.TransferClassifier(Tiny, **QUICK).fit(rows, np.eye(2, dtype=int)[np.arange(12) % 2] ^ (np.arange(12) % 3 == 0)[:, None])
     with pytest.raises(ValueError, match="1d array"):
-        regraft.TransferRegressor(tiny, **QUICK).fit(rows, rows[:, :2])
+        regraft.TransferRegressor(Tiny, **QUICK).fit(rows, rows[:, :2])
