@@ -15,12 +15,14 @@ import importlib
 import io
 import json
 import os
+import random
 import sqlite3
 import sqlite3.dbapi2
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -36,7 +38,7 @@ def compared(job: str, arguments: dict[str, Any], folder: Path, *, moments: int 
         job: "module:function".
         arguments: of the function, beside the folder.
         folder: for all runs.
-        moments: how many; None: all.
+        moments: how many, two at the least; None: all.
         times: how often each run is killed before it may come to its end.
 
     Returns:
@@ -152,10 +154,11 @@ def _run(job: Callable[..., Any], arguments: dict[str, Any], folder: Path, *, at
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """Return `wanted` moments of `count` from the first to the last; 0 for all."""
+    """Return `wanted` moments of `count`, two at the least: the first, the last and, drawn, one of each equal stretch between; 0 for all."""
     if not wanted or wanted >= count:
         return list(range(1, count + 1))
-    return sorted({round(1 + (count - 1) * place / max(wanted - 1, 1)) for place in range(wanted)})
+    draw, edges = random.Random(count), [2 + (count - 2) * place // max(wanted - 2, 1) for place in range(wanted - 1)]
+    return [1, *(draw.randrange(*stretch) for stretch in pairwise(edges)), count]
 
 
 def _main(name: str, arguments: str, folder: str, moments: str, times: str) -> None:

@@ -29,7 +29,9 @@ VALUES = [
 ]
 """What a value is replaced by."""
 FEW = 50
-"""Changes of a file in the quick tests, spread over all its places and values; the slow tests make every one."""
+"""Changes of a file in the quick tests, drawn out of all its places and values."""
+STEP = 7
+"""Of all places and values, one after the other, the slow tests take every seventh: with 37 values, every place gets five or six of them."""
 
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -55,12 +57,12 @@ def _changed(content: Any, at: tuple[Any, ...], value: Any) -> Any:
 
 def _mutations(content: Any, most: int | None) -> Iterator[tuple[str, Any]]:
     every = [(at, value) for at in _places(content) for value in VALUES]
-    for at, value in every if most is None or len(every) <= most else random.Random(0).sample(every, most):
+    for at, value in every[::STEP] if most is None else random.Random(0).sample(every, min(most, len(every))):
         yield f"{'.'.join(map(str, at))} = {'deleted' if value is DELETED else repr(value)[:40]}", _changed(content, at, value)
 
 
 def _check(path: Path, use: Callable[[], None], *, error: type[RegraftError], names: str, most: int | None = FEW) -> None:
-    """Change the JSON in a file in each way and use it: nothing may be raised but one error that has a name in it.
+    """Change the JSON in a file in `most` ways (None: in every place) and use it: nothing may be raised but one error that has a name in it.
 
     A file of JSON lines is changed in its first line.
     """
@@ -155,7 +157,7 @@ def test_any_value_of_a_saved_network(made: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", MADE)
-def test_every_value_of_a_saved_network(made: str, tmp_path: Path) -> None:
+def test_every_place_of_a_saved_network(made: str, tmp_path: Path) -> None:
     folder = tmp_path / "net"
     use = _user(folder, *MADE[made](folder))
     _check(folder / "regraft.json", use, error=NetworkError, names=str(folder), most=None)
@@ -183,6 +185,37 @@ def test_a_tokenizer_is_never_taken_for_a_path(tmp_path: Path) -> None:
     (folder / "regraft.json").write_text(json.dumps(facts))
     with pytest.raises(NetworkError, match="expected the JSON content of a tokenizer"):
         regraft.load(folder)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("kind", ["columns", "conditions"])
+def test_items_by_other_names_than_the_network_takes(kind: str, family: str, tmp_path: Path) -> None:
+    """Said when the folder is opened, not where the first items are used."""
+    folder, items = tmp_path / "net", np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    if family == "torch":
+        made: Any = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    else:
+        from regraft.networks.keras_parts.library import keras
+
+        layers = keras.layers
+        made = keras.Sequential([keras.Input((6,)), layers.Dense(5, activation="relu", name="low"), layers.Dense(2, name="out")])
+    net, labels = regraft.load(made, inputs=(6,)), np.arange(24) % 2
+    if kind == "columns":
+        net = regraft.join(net, ["age"])
+        data = regraft.data.Dataset(items, labels, ("a", "b"), "array", columns=items[:, :1].copy(), column_names=("age",))
+    else:
+        names = np.array([f"c{row % 3}" for row in range(24)], dtype=object)
+        data = regraft.data.Dataset(items, labels, ("a", "b"), "array", conditions=names)
+    settings = {"strategy": "codes", "size": 2} if kind == "conditions" else {"strategy": "head"}
+    regraft.adapt(net, data, **settings, **QUICK).network.save(folder)  # type: ignore[arg-type]
+    architecture = made if family == "torch" else None
+    regraft.load(folder, architecture=architecture)
+    facts = json.loads((folder / "regraft.json").read_text())
+    own = facts["preprocessing"]
+    own |= {"inputs": "other"} if kind == "conditions" else {"names": ["age", "b"], "mean": [0, 0], "std": [1, 1]}
+    (folder / "regraft.json").write_text(json.dumps(facts))
+    with pytest.raises(NetworkError, match=r"The preprocessing of '.*net' cannot be used: The network "):
+        regraft.load(folder, architecture=architecture)
 
 
 # ── files that belong to the network ───────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from ..data import (
     ImagePreprocessing,
     Prepared,
     Preprocessing,
+    TextPreprocessing,
     default_preprocessing,
     preprocessing_from_dict,
 )
@@ -127,21 +128,39 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
 
 
 def check_items(net: Network, own: Preprocessing) -> None:
-    """Let `of_batch` raise if a preprocessing makes items of another shape than the network's sample, and the network cannot take them.
+    """Let `of_batch` raise if a preprocessing makes tensors of other shapes or names than the sample's, and the network cannot take them.
 
     Args:
         net: the network; nothing is run where the shapes are the same.
-        own: its preprocessing. What makes spectrograms or tokens, or much larger items, is looked at when there are items.
+        own: its preprocessing. What makes spectrograms, or much larger items, is looked at when there are items; of tokens the names only.
     """
-    if not isinstance(net.sample, torch.Tensor) or not isinstance(own, ArrayPreprocessing | ImagePreprocessing):
+    named = net.sample if isinstance(net.sample, dict) else {"": net.sample}
+    made = _tensors(own)
+    if ("" in named) != ("" in made):  # of several tensors, the items may give the first alone
         return
-    known, made = tuple(net.sample.shape[1:]), own.item_shape
-    if made is None or made == known or math.prod(made) > _TRIED * max(math.prod(known), 1):
+    shapes = {name: named[name].shape[1:] if shape is None and name in named else shape for name, shape in made.items()}
+    if shapes == {name: tensor.shape[1:] for name, tensor in named.items()} or None in shapes.values():
         return
+    dtypes = {name: tensor.dtype for name, tensor in named.items()}
+    largest = _TRIED * max(1, *(math.prod(tensor.shape[1:]) for tensor in named.values()))
+    if any(math.prod(shape or ()) > largest for shape in shapes.values()):
+        return
+    batch = {name: torch.zeros(2, *(shape or ()), dtype=dtypes.get(name)) for name, shape in shapes.items()}
     twin = net.copy()
     twin.mode_(False)
     with torch.no_grad():
-        of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=torch.zeros(2, *made, dtype=net.sample.dtype))
+        of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=batch.get("", batch))
+
+
+def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:
+    """Return the names of the tensors that a preprocessing makes, "" for one without, and the shape of an item of each (None: it depends)."""
+    if isinstance(own, ConditionsPreprocessing):
+        return {name or own.inputs: shape for name, shape in _tensors(own.inner).items()} | {"condition": ()}
+    if isinstance(own, ColumnsPreprocessing):
+        return {name or "inputs": shape for name, shape in _tensors(own.inner).items()} | {"columns": (len(own.names),)}
+    if isinstance(own, TextPreprocessing):
+        return dict.fromkeys(own.inputs)
+    return {"": own.item_shape if isinstance(own, ArrayPreprocessing | ImagePreprocessing) else None}
 
 
 def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...], columns: bool = False) -> Preprocessing:
