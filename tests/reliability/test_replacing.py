@@ -230,6 +230,38 @@ def test_the_lock_of_a_process_that_was_killed_at_the_very_end_goes_when_its_fol
     assert not (folder / LOCK_FILE).exists() and (folder / "regraft.json").exists()
 
 
+@contextmanager
+def _read_only(folder: Path) -> Iterator[Path]:
+    """Let nothing be written into a folder or beside it: by its rights or, where they stop nobody, as a copy on a file system of its own."""
+    if os.geteuid() == 0:
+        with _mounted(folder.with_name("disk"), size="8m") as disk:
+            shutil.copytree(folder.parent, disk / "all", ignore=lambda _place, names: set(names) & {"disk"})
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            yield disk / "all" / folder.name
+        return
+    try:
+        for place in (folder, folder.parent):
+            place.chmod(0o500)
+        yield folder
+    finally:
+        for place in (folder.parent, folder):
+            place.chmod(0o700)
+
+
+def test_what_a_killed_process_left_in_a_read_only_folder_stops_nobody(tmp_path: Path) -> None:
+    net = regraft.load(_architecture(), inputs=(6,), classes=["a", "b", "c"])
+    folder = net.save(tmp_path / "out")
+    (folder / LOCK_FILE).touch()
+    (tmp_path / ".out.regraft.partial").mkdir()
+    with _read_only(folder) as place, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(regraft.load(place, architecture=_architecture).raw_scores(_data()[0]), net.raw_scores(_data()[0]))
+        assert (place / LOCK_FILE).exists() and place.with_name(".out.regraft.partial").exists()
+    (folder / replacing.COMMITTED).mkdir()
+    with _read_only(folder) as place, pytest.raises(NetworkError, match=f"{place}.*cannot be (written|put in order).*"):
+        regraft.load(place, architecture=_architecture)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_replaced_while_it_is_opened_is_opened_as_the_new_one(family: str, tmp_path: Path) -> None:
     """At whichever file it is: what has been read of the old one is read again."""
@@ -402,7 +434,7 @@ def test_files_that_cannot_grow(family: str, room: int, tmp_path: Path) -> None:
 @contextmanager
 def _mounted(folder: Path, *, size: str) -> Iterator[Path]:
     """Let a folder be a file system of its own, where one can be mounted."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")

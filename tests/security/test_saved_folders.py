@@ -28,7 +28,9 @@ import regraft
 from regraft.cli import app
 from regraft.errors import NetworkError, UnsafeFileError
 from regraft.networks.contract import Coding
+from regraft.networks.parts.code_files import write_code
 from regraft.networks.torch_parts import programs
+from regraft.planning.profiling import Profile
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 
@@ -318,6 +320,31 @@ def test_a_link_out_of_the_folder_is_not_followed(name: str, folder: Path, tmp_p
     refused_everywhere(folder, UnsafeFileError, words="is a link out of the folder")
 
 
+def test_a_code_file_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    """Not even where it would be one of this network; a link within the folder is."""
+    net = regraft.load(Small(), inputs=(6,), classes=["a", "b", "c"]).coded(Coding(4, ("ann", "bob")))
+    folder = net.save(tmp_path / "net")
+    path = write_code(net, folder, condition="bob")
+    regraft.load(folder)
+    for place, refused in ((folder / "elsewhere", False), (tmp_path / "elsewhere", True)):
+        path.rename(place)
+        path.symlink_to(place)
+        if refused:
+            refused_everywhere(folder, UnsafeFileError, words="is a link out of the folder")
+        else:
+            regraft.load(folder)
+        path.unlink()
+        place.rename(path)
+
+
+def test_a_profile_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text("{}")
+    (tmp_path / "measured").mkdir()
+    (tmp_path / "measured" / "profile.json").symlink_to(tmp_path / "profile.json")
+    with pytest.raises(UnsafeFileError, match="is a link out of the folder"):
+        Profile.load(tmp_path / "measured")
+
+
 def test_a_report_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{}")
     (folder / "report.json").symlink_to(tmp_path / "report.json")
@@ -372,7 +399,9 @@ def test_a_network_that_takes_too_long_is_stopped(folder: Path, secret: Path, mo
 _IN_LITTLE_MEMORY = """
 import sys
 import regraft
+from regraft.networks.parts.code_files import write_code
 from regraft.networks.torch_parts import programs
+from regraft.planning.profiling import Profile
 programs._memory = lambda: 2**29
 for folder in sys.argv[1:]:
     try:

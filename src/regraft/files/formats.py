@@ -20,7 +20,7 @@ from pathlib import Path
 from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
-__all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reason_of", "writable"]
+__all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reason_of", "within", "writable"]
 
 
 @dataclass(frozen=True)
@@ -373,23 +373,33 @@ def member(folder: Path, name: str) -> Path:
         name: relative, such as "model.safetensors" or "1_Pooling/config.json".
 
     Raises:
-        UnsafeFileError: if the name, or a link of that name, leads out of the folder. Links of the Hugging Face cache, whose folders
-            `snapshots/REVISION` hold links into `blobs`, are followed.
+        UnsafeFileError: if the name, or a link of that name (see `within`), leads out of the folder.
     """
     parts = name.replace("\\", "/").split("/")
     if not name.isprintable() or ":" in name or any(part in ("", ".", "..") for part in parts):
         raise UnsafeFileError(f"{printable(folder)!r} names the file {printable(name)!r}; expected a file inside the folder.")
+    return within(folder, folder / name)
+
+
+def within(folder: Path, path: Path) -> Path:
+    """Return a path below a folder that somebody else gave; it may not exist.
+
+    Args:
+        folder: that is being opened.
+        path: of a file in it.
+
+    Raises:
+        UnsafeFileError: if it is a link that leads out of the folder. Links of the Hugging Face cache, whose folders `snapshots/REVISION`
+            hold links into `blobs`, are followed.
+    """
     try:
-        root, target = folder.resolve(), (folder / name).resolve()
+        root, target = folder.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
-        raise UnsafeFileError(
-            f"{printable(folder / name)!r} cannot be followed: {reason_of(error)}. Give a folder without such links."
-        ) from error
+        raise UnsafeFileError(f"{printable(path)!r} cannot be followed: {reason_of(error)}. Give a folder without such links.") from error
     cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
     if not (target.is_relative_to(root) or target.is_relative_to(cache)):
-        where = f"{printable(folder / name)!r} is a link out of the folder, to {printable(target)!r}"
-        raise UnsafeFileError(f"{where}. Put the file itself there.")
-    return folder / name
+        raise UnsafeFileError(f"{printable(path)!r} is a link out of the folder, to {printable(target)!r}. Put the file itself there.")
+    return path
 
 
 def reason_of(error: BaseException) -> str:

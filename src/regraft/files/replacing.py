@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, NetworkError
-from .formats import writable
+from .formats import within, writable
 from .locks import held_folder
 from .schema import read_json
 from .writing import PARTIAL, flush_file, flush_folder, write_json
@@ -242,7 +242,7 @@ def settle_(folder: Path, kind: Kind) -> None:
 
 def _listed(path: Path) -> list[str]:
     try:
-        found = read_json(path, "gone")
+        found = read_json(within(path.parent, path), "gone")
     except InputError:  # it goes last: all the rest has been done
         return []
     return [str(name) for name in found] if isinstance(found, list) else []

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ...errors import NetworkError
-from ...files.formats import named_in_utf8, opening, reason_of
+from ...files.formats import named_in_utf8, opening, reason_of, within
 from ...files.text import printable
 from ...files.writing import write_bytes
 from .coding import Coding
@@ -142,6 +142,7 @@ def with_code_files(network: N, folder: Path) -> N:
 
     Raises:
         NetworkError: if a file is damaged, holds NaN or infinity or another number of values, or is of another network.
+        UnsafeFileError: if a file is a link out of the folder.
     """
     files = _files(folder)
     if not files:
@@ -169,6 +170,7 @@ def table_with_files(coding: Coding, table: np.ndarray, *, folder: Path, digest:
 
     Raises:
         NetworkError: if a file is damaged, holds NaN or infinity or another number of values, or is of another network.
+        UnsafeFileError: if a file is a link out of the folder.
     """
     codes = dict(_read(path, coding.size, digest=digest) for path in _files(folder))
     names = (*coding.conditions, *(name for name in codes if name not in coding.conditions))
@@ -188,7 +190,7 @@ def naming_conditions(preprocessing: Any, names: tuple[str, ...]) -> Any:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted((folder / CODES_FOLDER).glob(f"*{_ENDING}"))
+    return [within(folder, path) for path in sorted((folder / CODES_FOLDER).glob(f"*{_ENDING}"))]
 
 
 def _file_name(condition: str) -> str:

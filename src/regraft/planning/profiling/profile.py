@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, near_names
-from ...files.formats import writable
+from ...files.formats import member, writable
 from ...files.schema import checked, read_json
 from ...files.text import printable
 from ...files.writing import write_json
@@ -164,8 +164,9 @@ class Profile:
 
         Raises:
             DataError: if there is no such file, or it is no profile.
+            UnsafeFileError: if it is a link out of the folder.
         """
-        path = Path(folder) / PROFILE_FILE if Path(folder).is_dir() else Path(folder)
+        path = member(Path(folder), PROFILE_FILE) if Path(folder).is_dir() else Path(folder)
         plain = read_json(path, "profile", remedy="Save the profile again.")
         try:
             return cls.from_dict(plain)
