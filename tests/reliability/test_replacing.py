@@ -255,7 +255,7 @@ def test_what_a_killed_process_left_in_a_read_only_folder_stops_nobody(tmp_path:
     (tmp_path / ".out.regraft.partial").mkdir()
     with _read_only(folder) as place, warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.array_equal(regraft.load(place, architecture=_architecture).raw_scores(_data()[0]), net.raw_scores(_data()[0]))
+        assert np.array_equal(regraft.load(place, architecture=_architecture).logits(_data()[0]), net.logits(_data()[0]))
         assert (place / LOCK_FILE).exists() and place.with_name(".out.regraft.partial").exists()
     (folder / replacing.COMMITTED).mkdir()
     with _read_only(folder) as place, pytest.raises(NetworkError, match=f"{place}.*cannot be (written|put in order).*"):
