@@ -154,7 +154,7 @@ def _run(job: Callable[..., Any], arguments: dict[str, Any], folder: Path, *, at
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """Return `wanted` moments of `count`, two at the least: the first, the last and, drawn, one of each equal stretch between; 0 for all."""
+    """Return `wanted` moments of `count`, two at the least: the first, the last and one, drawn, of each equal stretch between; 0: all."""
     if not wanted or wanted >= count:
         return list(range(1, count + 1))
     draw, edges = random.Random(count), [2 + (count - 2) * place // max(wanted - 2, 1) for place in range(wanted - 1)]

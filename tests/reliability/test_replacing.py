@@ -232,7 +232,7 @@ def test_the_lock_of_a_process_that_was_killed_at_the_very_end_goes_when_its_fol
 
 @contextmanager
 def _read_only(folder: Path) -> Iterator[Path]:
-    """Let nothing be written into a folder or beside it: by its rights or, where they stop nobody, as a copy on a file system of its own."""
+    """Let nothing be written into a folder or beside it: by its rights or, where they stop nobody, as a copy on another file system."""
     if os.geteuid() == 0:
         with _mounted(folder.with_name("disk"), size="8m") as disk:
             shutil.copytree(folder.parent, disk / "all", ignore=lambda _place, names: set(names) & {"disk"})

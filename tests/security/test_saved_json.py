@@ -31,7 +31,7 @@ VALUES = [
 FEW = 50
 """Changes of a file in the quick tests, drawn out of all its places and values."""
 STEP = 7
-"""Of all places and values, one after the other, the slow tests take every seventh: with 37 values, every place gets five or six of them."""
+"""Of all places and values, one after the other, the slow tests take every seventh: with 37 values, each place gets five or six."""
 
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -62,7 +62,7 @@ def _mutations(content: Any, most: int | None) -> Iterator[tuple[str, Any]]:
 
 
 def _check(path: Path, use: Callable[[], None], *, error: type[RegraftError], names: str, most: int | None = FEW) -> None:
-    """Change the JSON in a file in `most` ways (None: in every place) and use it: nothing may be raised but one error that has a name in it.
+    """Change the JSON in a file in `most` ways (None: in every place) and use it: nothing may be raised but one error with a name in it.
 
     A file of JSON lines is changed in its first line.
     """

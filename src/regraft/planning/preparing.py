@@ -153,7 +153,7 @@ def check_items(net: Network, own: Preprocessing) -> None:
 
 
 def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:
-    """Return the names of the tensors that a preprocessing makes, "" for one without, and the shape of an item of each (None: it depends)."""
+    """Return the names of the tensors that a preprocessing makes ("": one without) and the shape of an item of each (None: it depends)."""
     if isinstance(own, ConditionsPreprocessing):
         return {name or own.inputs: shape for name, shape in _tensors(own.inner).items()} | {"condition": ()}
     if isinstance(own, ColumnsPreprocessing):
