@@ -29,7 +29,7 @@ from torch import nn
 
 import regraft
 from regraft.planning import Plan
-from regraft.planning.job import parts_of
+from regraft.planning.setup import parts_of
 
 
 def plain_sets(folder: Path | None) -> Iterator[tuple[str, Items, int]]:

@@ -61,8 +61,8 @@ def test_the_old_head_is_gone_afterwards(kind: str, options: dict[str, Any], mon
     seen: list[tuple[str, ...]] = []
     made = switches._with_old_head
 
-    def watched(job: Any, *args: Any, **named: Any) -> Any:
-        other = made(job, *args, **named)
+    def watched(setup: Any, *args: Any, **named: Any) -> Any:
+        other = made(setup, *args, **named)
         seen.append(tuple(other.network.heads))
         return other
 

@@ -23,7 +23,7 @@ from regraft.errors import DataError, InputError, SettingError
 from regraft.files import room as room_module
 from regraft.planning import Plan
 from regraft.planning.choosing import solving
-from regraft.planning.job import parts_of
+from regraft.planning.setup import parts_of
 from regraft.training import Checkpoint, loop
 
 QUICK = {"epochs": 2, "learning_rate": 0.01, "cache": "memory", "batch_size": 16}
@@ -179,7 +179,7 @@ def test_what_chose_never_judges(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.update(map(int, rows))
         return solved(*given, rows=rows, **named)
 
-    monkeypatch.setattr("regraft.planning.job.train", watching)
+    monkeypatch.setattr("regraft.planning.passes.train", watching)
     monkeypatch.setattr(solving, "solved_by", watching_probes)
     pictures, labels = examples.pictures(60)
     noise = np.random.default_rng(0).normal(0, 2, pictures.shape).astype(np.float32)

@@ -24,7 +24,7 @@ from regraft.errors import SettingError
 from regraft.networks.keras_parts.library import keras
 from regraft.planning import Plan, make_plan
 from regraft.planning.choosing import convex
-from regraft.planning.job import parts_of
+from regraft.planning.setup import parts_of
 from regraft.training import loop
 
 CLASSES = ("class 0", "class 1", "class 2")

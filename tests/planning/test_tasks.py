@@ -18,7 +18,7 @@ from regraft.data.targets import Targets
 from regraft.errors import DataError, NetworkError, SettingError
 from regraft.planning import Plan
 from regraft.planning.finishing import merged_history
-from regraft.planning.job import parts_of
+from regraft.planning.setup import parts_of
 from regraft.planning.tasks import matched_tasks
 from regraft.probes import ClassStatistics, statistics_of
 from regraft.training import Objective, TaskObjective

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Any, Any, Any, str]] = {
 def test_arrays_that_do_not_fit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, inputs, items, message = CASES[name]
     net = regraft.load(make(), inputs=inputs)
-    monkeypatch.setattr(sys.modules["regraft.planning.carry_out"], "run_strategy", lambda _job: pytest.fail("something was started"))
+    monkeypatch.setattr(sys.modules["regraft.planning.carry_out"], "run_strategy", lambda *_given: pytest.fail("something was started"))
     with pytest.raises(InputError, match=message):
         regraft.adapt(net, (items, LABELS), strategy="head", epochs=1)
     with pytest.raises(InputError, match=message):

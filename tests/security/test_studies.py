@@ -23,7 +23,7 @@ import regraft
 from regraft.errors import InputError, RegraftError, SettingError, UnsafeFileError
 from regraft.planning.plan import Plan
 from regraft.planning.search import Space, Study, TrialRecord
-from regraft.planning.search.bench import Outcome
+from regraft.planning.search.bench import TrialFigures
 from regraft.planning.search.board import Board, Options
 from regraft.planning.search.plots import plot_importances
 
@@ -39,9 +39,9 @@ def _board(folder: Path, **changes: Any) -> Board:
     return Board(Options(**{**usual, **changes}), Space.from_dict(RATES, {}), {}, folder)
 
 
-def _steady(values: Mapping[str, Any], report: Callable[[float, int], None]) -> Outcome:
+def _steady(values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
     report(values["learning_rate"], 1)
-    return Outcome((values["learning_rate"],), 0.0)
+    return TrialFigures((values["learning_rate"],), 0.0)
 
 
 def _gone_on(folder: Path) -> Board:

@@ -195,7 +195,9 @@ def test_a_head_with_new_classes_is_trained_whoever_froze_it(family: str) -> Non
 def test_what_leaves_nothing_to_train_is_refused_before_any_work(
     family: str, options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("regraft.planning.carry_out"), "run_strategy", lambda job: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        importlib.import_module("regraft.planning.carry_out"), "run_strategy", lambda *_given: pytest.fail("work was begun")
+    )
     places = {"BASE": BASE[family], "HEAD": HEAD[family]}
     named = options["trainable"]
     asked = [places.get(one, one) for one in named] if isinstance(named, list) else named

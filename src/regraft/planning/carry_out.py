@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +19,21 @@ from ..networks.folders import FACTS_FILE, settled
 from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from .choosing.candidates import check_blocks
-from .finishing import calibrate_, fit_thresholds_, keep_statistics_, merged_history, note_idle_heads_
-from .history import History
-from .job import UNCACHED, Carried, Clock, Job, Parts, parts_of
+from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
 from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
+from .outcome import Outcome
+from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, prepared_for
-from .result import Result, save_result
+from .result import History, Result, save_result
+from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
 from .trained import check_trained, hold_
 from .tuning.stages import check_method
 from .tuning.switches import check_switches
 
-__all__ = ["carry_out"]
+__all__ = ["adapted", "carry_out", "setup_of"]
 
 TOO_FEW = "Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."
 
@@ -74,121 +74,149 @@ def _check_unfinished(folder: Path, resume: bool, *, shown: Any) -> None:
 
 
 def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:
-    clock = Clock()
+    log = Log()
     plan = replace(plan, classes=plan.classes or data.classes)
-    with clock.during("read"):
+    with log.clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
         items = prepared_for(net, data, plan=plan)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         parts = parts_of(data, plan, judged_apart=test is not None)
-        job = _job(net, items, plan=plan, parts=parts, out=out, resume=resume, test=test_items)
-        job.clock = clock
+        setup = _checked_setup(net, log, items=items, plan=plan, parts=parts, test=test_items)
+        setup = setup if out is None else replace(setup, checkpoints=Checkpoints(out / "run", run_digest(setup), resume))
         if plan.augment == "auto" and items.augment == "photo":
-            job.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
-    carried = run_strategy(job)
-    calibrate_(job, carried)
-    fit_thresholds_(job, carried)
-    found = judged_parts(job, carried)
-    adapted = list(found.values())[-1][data.name]
-    scores, others = scores_of(job, carried, parts=found), baselines(job, carried, adapted=adapted)
-    runs, facts = {job.run_digest}, _facts(job, adapted)
-    if job.settings.refit == "all" and len(parts.holdout):
-        job, carried = _on_everything(net, job, items=items, history=carried.history)
-    keep_statistics_(job, carried)
-    note_idle_heads_(job, carried)
+            log.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
+    outcome = adapted(setup, log)
+    found = judged_parts(setup, log, outcome=outcome)
+    judged = list(found.values())[-1][data.name]
+    scores, others = scores_of(setup, outcome.source, parts=found), baselines(setup, outcome.source, adapted=judged)
+    facts = _facts(setup, log, outcome=outcome, judged=judged)
+    final, last = (setup, outcome)
+    if plan.settings.refit == "all" and len(parts.holdout):
+        final, last = _on_everything(net, log, setup=setup, outcome=outcome)
+    keep_statistics_(final, log, outcome=last)
+    note_idle_heads_(final, log, outcome=last)
+    digests = {setup.checkpoints.digest} if setup.checkpoints else set()
     if plan.settings.baselines and plan.strategy != "scratch":
-        scratch, run = _from_scratch(net, replace(job, items=items, test=test_items))
-        others["scratch"] = compared_with(scratch, adapted)
-        runs.add(run)
-    if {plan.strategy, job.chosen.get("strategy")} & {"full", "scratch"}:
-        job.network.origin.pop("weights", None)  # they are no longer those that it began with
-    job.network.hold_(None)
-    job.network.freeze_(frozenset())
-    job.network.mode_(False)
-    job.network.refresh_heads_()
-    history = merged_history(net.history, carried.history)
-    job.network.history = tuple(history)
+        scratch, digest = _from_scratch(net, setup)
+        others["scratch"] = compared_with(scratch, judged)
+        digests.add(digest)
+    network = last.network
+    if {plan.strategy, outcome.chosen.get("strategy")} & {"full", "scratch"}:
+        network.origin.pop("weights", None)  # they are no longer those that it began with
+    leave_ready_(network)
+    history = merged_history(net.history, last.history)
+    network.history = tuple(history)
     earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
-    plan = replace(plan, reasons=tuple(dict.fromkeys([*earlier, *job.notes])), candidates=tuple(job.candidates), chosen=dict(job.chosen))
-    result = Result(job.network, plan, History(history), scores, others, clock.cost(job.counter), facts)
+    reasons = tuple(dict.fromkeys([*earlier, *log.notes]))
+    plan = replace(plan, reasons=reasons, candidates=outcome.candidates, chosen=dict(outcome.chosen))
+    result = Result(network, plan, History(history), scores, others, log.clock.cost(log.counter), facts)
     if out is not None:
-        save_result(result, out, finish=lambda folder: clear_(folder / "run", runs), error=SettingError)
+        save_result(result, out, finish=lambda folder: clear_(folder / "run", digests), error=SettingError)
     return result
 
 
-def _job(  # over the limit: what a run is made of
-    net: Network, items: Prepared, *, plan: Plan, parts: Parts, out: Path | None, resume: bool, test: Prepared | None
-) -> Job:
-    """Return the work on a copy of the network that has a head for each task, once it is known that all fits together."""
+def _checked_setup(  # over the limit: what a run is made of
+    net: Network, log: Log, *, items: Prepared, plan: Plan, parts: Parts, test: Prepared | None
+) -> Setup:
+    """Return the setup on a copy of the network, once it is known that all fits together."""
     check_inputs(net, items.preprocessing)
     check_tasks(items.data, plan, holdout=parts.holdout)
     check_switches(net, items.data, plan=plan)
+    setup = setup_of(net, items, plan=plan, parts=parts, test=test)
+    check_blocks(setup.network, plan)
+    check_method(setup.network, items.data, plan=plan, parts=parts)
+    for note in check_trained(setup.network, plan):
+        say(note)
+        log.notes.append(note)
+    return setup
+
+
+def setup_of(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> Setup:
+    """Return what a strategy is given: a copy of the network that has a head for each task, and all that goes with it.
+
+    Args:
+        net: the network; it is not changed.
+        items: the prepared examples.
+        plan: what is done.
+        parts: which examples do what.
+        test: further examples that judge.
+    """
     network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
     hold_(network, plan, new_rows=new_rows)
-    check_blocks(network, plan)
-    check_method(network, items.data, plan=plan, parts=parts)
-    notes = check_trained(network, plan)
-    for note in notes:
-        say(note)
     tasks, old = matched_tasks(net, items.data), net.head if net.heads else None
-    job = Job(network, items, parts, plan, out, resume, tasks=tasks, new_rows=new_rows, test=test, old_head=old, notes=notes)
-    network.module.to(job.device)
-    job.begin_()
-    return job
+    setup = Setup(network, items, parts, plan, tasks, new_rows, test=test, old_head=old)
+    return setup.on(network)
 
 
-def _from_scratch(net: Network, job: Job) -> tuple[Judged, str]:
+def adapted(setup: Setup, log: Log) -> Outcome:
+    """Carry out a plan's strategy; then let probabilities and thresholds be such as examples that were not learned from say.
+
+    Args:
+        setup: as of `run_strategy`.
+        log: as of `run_strategy`.
+
+    Returns:
+        The adapted network, how to judge it, and the history.
+    """
+    outcome = run_strategy(setup, log)
+    calibrate_(setup, log, outcome=outcome)
+    fit_thresholds_(setup, outcome)
+    return outcome
+
+
+def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
     """Train the same architecture from scratch on the same examples; return how its first task is judged, and the digest of that run.
 
     Rate, length and schedule are its own: those of the adaptation are for a network that is trained already.
     """
     own = ("epochs", "learning_rate", "schedule", "warmup", "layer_decay", "batch_norm", "unfreeze_every", "patience")
     usual = Settings()
-    plain = replace(job.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
-    plan = replace(job.plan, strategy="scratch", frozen=None, options={}, trainable=ALL, settings=plain)
-    other = _job(net, job.items, plan=plan, parts=job.parts, out=job.out, resume=job.resume, test=job.test)
-    carried = run_strategy(other)
-    calibrate_(other, carried)
-    fit_thresholds_(other, carried)
-    return list(judged_parts(other, carried).values())[-1][job.items.data.name], other.run_digest
+    plain = replace(setup.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
+    plan = replace(setup.plan, strategy="scratch", frozen=None, options={}, trainable=ALL, settings=plain)
+    log = Log()
+    other = _checked_setup(net, log, items=setup.items, plan=plan, parts=setup.parts, test=setup.test)
+    digest = "" if setup.checkpoints is None else run_digest(other)
+    if setup.checkpoints is not None:
+        other = replace(other, checkpoints=replace(setup.checkpoints, digest=digest))
+    outcome = adapted(other, log)
+    return list(judged_parts(other, log, outcome=outcome).values())[-1][setup.items.data.name], digest
 
 
-def _on_everything(net: Network, job: Job, *, items: Prepared, history: Sequence[dict[str, Any]]) -> tuple[Job, Carried]:
+def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) -> tuple[Setup, Outcome]:
     """Carry out what was chosen once more, on all examples, those that have judged included.
 
     Args:
         net: the network as it came.
-        job: carried out and judged.
-        items: all examples.
-        history: of the job.
+        log: gets the time, and a note of it.
+        setup: of what was judged.
+        outcome: what was judged.
 
     Returns:
-        The work on all examples, and how to read its network; nothing judges that network.
+        The setup with all examples, and the network; nothing judges that one.
     """
+    items, names = setup.items, ("strategy", "frozen", "block", "base")
     everything, none = np.arange(len(items)), np.arange(0)
-    chosen, names = dict(job.chosen), ("strategy", "frozen", "block", "base")
-    own = {name: chosen[name] for name in names if name in chosen} if job.plan.strategy == "auto" else {}
+    own = {name: outcome.chosen[name] for name in names if name in outcome.chosen} if setup.plan.strategy == "auto" else {}
     method = METHODS.get(str(own.get("strategy")))
-    options = {name: value for name, value in chosen.items() if name in method.options} if method else job.plan.options
-    plan = replace(job.plan, **own, options=options, budget=None, candidates=())
-    again = _job(net, items, plan=plan, parts=Parts(everything, none, none), out=None, resume=False, test=None)
-    again.clock, again.counter, again.repeats, again.held_out = job.clock, job.counter, job.measured, job.held_out
-    carried = run_strategy(again)
-    calibrate_(again, carried)
-    fit_thresholds_(again, carried)
-    said = f"After it was judged, the network was made once more, from all {len(items)} examples: the figures are of the one before."
-    again.notes = [*job.notes, said]
-    again.chosen, again.candidates = job.chosen, job.candidates
-    return again, replace(carried, history=[*history, *carried.history])
+    options = {name: value for name, value in outcome.chosen.items() if name in method.options} if method else setup.plan.options
+    plan = replace(setup.plan, **own, options=options, budget=None, candidates=())
+    again_log = Log(log.clock, log.counter)
+    again = _checked_setup(net, again_log, items=items, plan=plan, parts=Parts(everything, none, none), test=None)
+    again = replace(again, repeats=outcome.measured)
+    last = adapted(again, again_log)
+    log.notes.append(
+        f"After it was judged, the network was made once more, from all {len(items)} examples: the figures are of the one before."
+    )
+    return again, replace(last, history=[*outcome.history, *last.history])
 
 
-def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
-    data, parts, network = job.items.data, job.parts, job.network
+def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[str, Any]:
+    data, parts, network, measured = setup.items.data, setup.parts, outcome.network, outcome.measured
     blocks = network.blocks
-    tried = {str(one["strategy"]) for one in job.candidates if was_tried(one)} or {job.plan.strategy}
-    tried |= {"scratch"} if job.settings.baselines else set()
+    tried = {str(one["strategy"]) for one in outcome.candidates if was_tried(one)} or {setup.plan.strategy}
+    tried |= {"scratch"} if setup.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
     counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
     split = {"training": len(parts.training), "validation": len(parts.validation), "holdout": len(parts.holdout)}
@@ -202,12 +230,12 @@ def _facts(job: Job, adapted: Judged) -> dict[str, Any]:
         },
         "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
         | ({"tasks": several} if data.further else {}),
-        "kept_start": job.measured.training.stage if job.measured is not None and job.measured.kept_start else None,
-        "uncached": any(note.startswith(UNCACHED) for note in job.notes),
+        "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,
+        "uncached": any(note.startswith(UNCACHED) for note in log.notes),
         "random_weights": network.origin.get("weights") == "random",
-        "preprocessing": job.items.preprocessing.describe(),
-        "worst": worst_items(adapted),
-        "candidates": list(job.candidates),
+        "preprocessing": network.preprocessing.describe(),
+        "worst": worst_items(judged),
+        "candidates": list(outcome.candidates),
         "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
-        "warnings": [note for note in job.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),
+        "warnings": [note for note in log.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),
     }

@@ -11,12 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
+from ..networks.contract import Network
 from ..probes import UnknownJudge, choose_unknown, fit_temperature, log_loss, statistics_of
 from ..tasks import fit_thresholds
-from ..training import Feed, all_logits
-from .job import Carried, Job
+from ..training import all_logits
+from .outcome import Outcome
+from .passes import features_of
+from .setup import Log, Setup
 
-__all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "merged_history", "note_idle_heads_"]
+__all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "leave_ready_", "merged_history", "note_idle_heads_"]
 
 FEWEST = 20
 """Choosing items from which a temperature is fitted."""
@@ -38,7 +41,15 @@ SHARE = 0.34
 """Of the training time that the pass for class statistics may take, where that is more than a second."""
 
 
-def calibrate_(job: Job, carried: Carried) -> None:
+def leave_ready_(network: Network) -> None:
+    """Leave a `network` as others expect it: nothing frozen or held, ready to predict, its heads as its layers have them."""
+    network.hold_(None)
+    network.freeze_(frozenset())
+    network.mode_(False)
+    network.refresh_heads_()
+
+
+def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     """Let the probabilities of trained heads be such as the choosing items say: scale their rows by one temperature each.
 
     Which class is the most probable stays as it was. Heads in closed form have their temperature from the items that were left out;
@@ -47,51 +58,52 @@ def calibrate_(job: Job, carried: Carried) -> None:
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2.
 
     Args:
-        job: with the trained network; gets a note of each temperature.
-        carried: the feed to judge with.
+        setup: gives tasks and examples.
+        log: gets a note of each temperature.
+        outcome: with the trained network, and the feed to judge it with.
     """
-    validation = _held_out_rows(job)
-    asked = [name for name, task in job.tasks.items() if name not in carried.solved and _is_trained(job, carried, task=task)]
-    asked = [name for name in asked if job.data_of(name).task == "classification" and len(job.known(name, validation)) >= FEWEST]
-    scores = _held_out(job, carried, rows=validation) if asked else {}
+    validation = _held_out_rows(setup, outcome)
+    asked = [name for name, task in setup.tasks.items() if name not in outcome.solved and _is_trained(setup, outcome, task=task)]
+    asked = [name for name in asked if setup.data_of(name).task == "classification" and len(setup.known(name, validation)) >= FEWEST]
+    scores = _held_out(outcome, validation) if asked else {}
     for name in asked:
-        data, known = job.data_of(name), job.known(name, validation)
-        mine, targets = scores[job.tasks[name]][data.known[validation]].astype(np.float64), data.targets[known]
+        data, known = setup.data_of(name), setup.known(name, validation)
+        mine, targets = scores[setup.tasks[name]][data.known[validation]].astype(np.float64), data.targets[known]
         factor = fit_temperature(mine, np.eye(mine.shape[1])[targets])
         before, after = log_loss(mine, targets), log_loss(factor * mine, targets)
         if after >= before:
             continue
-        done = _scaled_(job, carried.feed, task=job.tasks[name], factor=factor, rows=validation[:64])
+        done = _scaled_(outcome, task=setup.tasks[name], factor=factor, rows=validation[:64])
         gain = f"on the {len(known)} choosing items, log loss {before:.3g} becomes {after:.3g}"
-        job.notes.append(
+        log.notes.append(
             f"Probabilities of {name!r}: the rows of the head were divided by a temperature of {1 / factor:.3g}; {gain}."
             if done
             else f"Probabilities of {name!r} were left as they are: its rows cannot be set. With a temperature of {1 / factor:.3g}, {gain}."
         )
 
 
-def _held_out_rows(job: Job) -> np.ndarray:
+def _held_out_rows(setup: Setup, outcome: Outcome) -> np.ndarray:
     """Return which examples the network, before a training on all, had not learned from."""
-    return job.parts.validation if job.held_out is None else job.held_out[1]
+    return setup.parts.validation if outcome.held_out is None else outcome.held_out[1]
 
 
-def _held_out(job: Job, carried: Carried, *, rows: np.ndarray) -> Mapping[str, np.ndarray]:
+def _held_out(outcome: Outcome, rows: np.ndarray) -> Mapping[str, np.ndarray]:
     """Return the scores by task of these examples by a network that had not learned from them."""
-    return all_logits(job.network, carried.feed, indices=rows) if job.held_out is None else job.held_out[0]
+    return all_logits(outcome.network, outcome.feed, indices=rows) if outcome.held_out is None else outcome.held_out[0]
 
 
-def _is_trained(job: Job, carried: Carried, *, task: str) -> bool:
+def _is_trained(setup: Setup, outcome: Outcome, *, task: str) -> bool:
     """Tell whether training has changed the rows of a head, or, where it is a probe that was tuned, what they read."""
-    head, tuned = job.network.heads[task], "probe" in (job.plan.base, job.chosen.get("base"))
-    if not carried.history or head.groups is not None:
+    head, tuned = outcome.network.heads[task], "probe" in (setup.plan.base, outcome.chosen.get("base"))
+    if not outcome.history or head.groups is not None:
         return False
-    same = all(np.array_equal(now, before) for now, before in zip(job.network.rows(head.layer), (head.weight, head.bias), strict=True))
-    return not same or (tuned and not _same_features(job, carried))
+    same = all(np.array_equal(now, before) for now, before in zip(outcome.network.rows(head.layer), (head.weight, head.bias), strict=True))
+    return not same or (tuned and not _same_features(setup, outcome))
 
 
-def _scaled_(job: Job, feed: Feed, *, task: str, factor: float, rows: np.ndarray) -> bool:
+def _scaled_(outcome: Outcome, *, task: str, factor: float, rows: np.ndarray) -> bool:
     """Multiply the rows of a head; leave them, and say so, where they cannot be set or the scores do not follow (a cosine head)."""
-    network, layer = job.network, job.network.heads[task].layer
+    network, feed, layer = outcome.network, outcome.feed, outcome.network.heads[task].layer
     weight, bias = network.rows(layer)
     wanted = factor * all_logits(network, feed, indices=rows)[task]
     if not network.set_rows_(layer, factor * weight, bias=factor * bias):
@@ -103,131 +115,136 @@ def _scaled_(job: Job, feed: Feed, *, task: str, factor: float, rows: np.ndarray
     return False
 
 
-def fit_thresholds_(job: Job, carried: Carried) -> None:
+def fit_thresholds_(setup: Setup, outcome: Outcome) -> None:
     """Give the multi-label heads their thresholds, fitted to the selection items, or else to the probe's leave-one-out scores.
 
     Args:
-        job: with the trained network.
-        carried: the feed to judge with.
+        setup: gives tasks and examples.
+        outcome: with the trained network, and the feed to judge it with.
     """
-    asked = {name: task for name, task in job.tasks.items() if job.data_of(name).task == "multi-label"}
-    validation, made = _held_out_rows(job), {}
-    scores = _held_out(job, carried, rows=validation) if set(asked) - set(carried.solved) and len(validation) else {}
+    asked = {name: task for name, task in setup.tasks.items() if setup.data_of(name).task == "multi-label"}
+    validation, made = _held_out_rows(setup, outcome), {}
+    scores = _held_out(outcome, validation) if set(asked) - set(outcome.solved) and len(validation) else {}
     for name, task in asked.items():
-        data, known = job.data_of(name), job.known(name, validation)
-        if len(known) and name not in carried.solved:
+        data, known = setup.data_of(name), setup.known(name, validation)
+        if len(known) and name not in outcome.solved:
             made[task] = fit_thresholds(scores[task][data.known[validation]], data.targets[known])
-        elif name in carried.solved:
-            made[task] = carried.solved[name].thresholds(data.targets)
-        elif name in job.solved:
-            made[task] = job.solved[name].thresholds(data.targets)
+        elif name in outcome.solved:
+            made[task] = outcome.solved[name].thresholds(data.targets)
+        elif name in outcome.source.probes:
+            made[task] = outcome.source.probes[name].thresholds(data.targets)
     for task, limits in made.items():
-        job.network.heads[task] = replace(job.network.heads[task], thresholds=tuple(map(float, limits)))
+        outcome.network.heads[task] = replace(outcome.network.heads[task], thresholds=tuple(map(float, limits)))
 
 
-def keep_statistics_(job: Job, carried: Carried) -> None:
+def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     """Keep the class statistics of the first head with the network: of the features of the fitting and selection items.
 
     Where the backbone was trained, its features are computed by one pass of the feed, of fewer items where all would take too long.
     `regraft.extend` needs them: without, it knows of the old classes their rows alone.
 
     Args:
-        job: with the trained network.
-        carried: with the source network's features, where they were computed, and the feed.
+        setup: gives tasks and examples.
+        log: gets notes and the time.
+        outcome: with the trained network, its feed, and the source network's features, where they were computed.
     """
-    data, network, same = job.items.data, job.network, _same_features(job, carried)
-    if job.tasks[data.name] != network.head.task:
+    data, network, same = setup.items.data, outcome.network, _same_features(setup, outcome)
+    if setup.tasks[data.name] != network.head.task:
         network.statistics = network.statistics if same else None  # of a head that was not trained
         network.unknown = network.unknown if same else None
         return
     network.statistics = network.unknown = None
-    if data.task != "classification" or not job.plan.statistics:
+    if data.task != "classification" or not setup.plan.statistics:
         return
-    rows = job.known(data.name, np.sort(np.concatenate([job.parts.training, job.parts.validation])))
-    with job.clock.during("frozen"):
-        at_hand = carried.head_features if carried.head_features is not None else carried.features if same else None
+    rows = setup.known(data.name, setup.parts.learned_from)
+    with log.clock.during("frozen"):
+        at_hand = outcome.head_features if outcome.head_features is not None else outcome.source.features if same else None
         if at_hand is not None:
             features, most = at_hand[rows], WIDEST_AT_HAND
         else:
-            (features, rows), most = _features(job, carried, rows=rows), WIDEST
+            (features, rows), most = _features(setup, log, outcome=outcome, rows=rows), WIDEST
         every = 1 if features.shape[1] <= WIDEST_HIDDEN else -(-features.shape[1] // THINNED)
-        network.statistics = _statistics(job, features.numpy(), rows=rows, most=most)
-        network.unknown = _unknown_rule(job, features[:, ::every].numpy(), rows=rows, every=every)
+        network.statistics = _statistics(setup, outcome, features=features.numpy(), rows=rows, most=most)
+        network.unknown = _unknown_rule(setup, log, features=features[:, ::every].numpy(), rows=rows, every=every)
 
 
-def _unknown_rule(job: Job, features: np.ndarray, *, rows: np.ndarray, every: int) -> UnknownJudge | None:
+def _unknown_rule(setup: Setup, log: Log, *, features: np.ndarray, rows: np.ndarray, every: int) -> UnknownJudge | None:
     """Return how to tell items of no known class, chosen by hiding classes in turn; None, with a note, where that cannot be done."""
-    data = job.items.data
+    data = setup.items.data
     statistics = statistics_of(features, data.targets[rows], classes=data.classes)
     if (statistics.counts > 1).sum() < 3:
-        job.notes.append("No rule for unknown items: it is learned by hiding classes in turn, which takes three of two items or more.")
+        log.notes.append("No rule for unknown items: it is learned by hiding classes in turn, which takes three of two items or more.")
         return None
     if len(rows) > MOST_HIDDEN:
-        chosen = np.sort(np.random.default_rng(job.plan.seed).choice(len(rows), MOST_HIDDEN, replace=False))
+        chosen = np.sort(np.random.default_rng(setup.plan.seed).choice(len(rows), MOST_HIDDEN, replace=False))
         features, rows = features[chosen], rows[chosen]
     groups = None if data.groups is None else data.groups[rows]
     try:
         choice = choose_unknown(
-            features, data.targets[rows], groups=groups, false_alarm=job.plan.false_alarm, names=WITHOUT_ITEMS, seed=job.plan.seed
+            features, data.targets[rows], groups=groups, false_alarm=setup.plan.false_alarm, names=WITHOUT_ITEMS, seed=setup.plan.seed
         )
     except DataError as problem:
-        job.notes.append(f"No rule for unknown items: {problem}")
+        log.notes.append(f"No rule for unknown items: {problem}")
         return None
-    job.notes.append(
+    log.notes.append(
         f"Items of no known class: with classes hidden in turn, the score {choice.score!r} tells them with an area under the curve of "
         f"{choice.auroc[choice.score]:.2f}; at {choice.false_alarm:.0%} false alarms it finds {choice.detected[choice.score]:.0%}."
     )
     return UnknownJudge(choice, statistics, every=every)
 
 
-def _same_features(job: Job, carried: Carried) -> bool:
+def _same_features(setup: Setup, outcome: Outcome) -> bool:
     """Tell whether nothing below the heads was changed by training, moving averages included."""
-    names = (name for name, tensor in job.network.state().items() if tensor.is_floating_point())
+    names = (name for name, tensor in outcome.network.state().items() if tensor.is_floating_point())
     trained = {name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] for name in names}
-    if carried.head_features is not None:
+    if outcome.head_features is not None:
         return False
-    return trained - carried.frozen <= set(job.network.head_layers) and job.plan.strategy != "scratch"
+    return trained - outcome.frozen <= set(outcome.network.head_layers) and setup.plan.strategy != "scratch"
 
 
-def _statistics(job: Job, features: np.ndarray, *, rows: np.ndarray, most: int) -> dict[str, np.ndarray]:
+def _statistics(  # over the limit: what statistics are of
+    setup: Setup, outcome: Outcome, *, features: np.ndarray, rows: np.ndarray, most: int
+) -> dict[str, np.ndarray]:
     """Return the class statistics of features (n, d), as arrays; of more than `most`, those of every so many and of the scores."""
-    data, every = job.items.data, 1
+    data, every = setup.items.data, 1
     if features.shape[1] > most:
-        weight, bias = job.network.rows(job.network.head.layer)
+        weight, bias = outcome.network.rows(outcome.network.head.layer)
         every = -(-features.shape[1] // THINNED)
         features = np.concatenate([features[:, ::every], features @ weight.T + bias], axis=1)
     return replace(statistics_of(features, data.targets[rows], classes=data.classes), every=every).to_arrays()
 
 
-def _features(job: Job, carried: Carried, *, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """Return the features of some items by a pass of the feed, and which items: fewer of each class, drawn, where all take too long."""
-    allowed = max(1.0, SHARE * job.clock.seconds["train"])
+    allowed = max(1.0, SHARE * log.clock.seconds["train"])
     began = time.perf_counter()
-    job.features(carried.feed, rows[:64])
+    features_of(outcome.network, outcome.feed, indices=rows[:64])
     expected = (time.perf_counter() - began) * len(rows) / min(len(rows), 64)
     if expected > allowed:
-        targets, draw = job.items.data.targets[rows], np.random.default_rng(job.plan.seed)
+        targets, draw = setup.items.data.targets[rows], np.random.default_rng(setup.plan.seed)
         each = max(int(allowed / expected * len(rows) / len(np.unique(targets))), FEWEST_OF_CLASS)
         order = draw.permutation(len(rows))
         kept = np.concatenate([order[targets[order] == row][:each] for row in np.unique(targets)])
-        job.notes.append(
+        log.notes.append(
             f"Class statistics are of {len(kept):,} of {len(rows):,} items, drawn by class: a pass over all of them would take "
-            f"{expected:.0f} s for {job.clock.seconds['train']:.0f} s of training."
+            f"{expected:.0f} s for {log.clock.seconds['train']:.0f} s of training."
         )
         rows = rows[np.sort(kept)]
-    return job.features(carried.feed, rows), rows
+    return features_of(outcome.network, outcome.feed, indices=rows), rows
 
 
-def note_idle_heads_(job: Job, carried: Carried) -> None:
+def note_idle_heads_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     """Take note of the heads that were left alone although what they read was trained.
 
     Args:
-        job: with the trained network.
-        carried: the layers that stayed frozen.
+        setup: gives tasks.
+        log: gets the note.
+        outcome: with the trained network, and the layers that stayed frozen.
     """
-    idle = [task for task, head in job.network.heads.items() if head.groups is None and head.layer in job.idle_layers]
-    if idle and not _same_features(job, carried):
-        job.notes.append(
+    idle_layers = setup.on(outcome.network).idle_layers
+    idle = [task for task, head in outcome.network.heads.items() if head.groups is None and head.layer in idle_layers]
+    if idle and not _same_features(setup, outcome):
+        log.notes.append(
             f"The data have no targets of {', '.join(map(repr, idle))}: these heads were left as they are, but the features that they "
             "read were trained, so that they may be worse now."
         )

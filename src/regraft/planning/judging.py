@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import Dataset, Prepared
+from ..data import Dataset
+from ..networks.contract import Network
 from ..report import picture_uri, sound_uri
 from ..tasks import judge, paired_difference
 from ..training import Feed, all_logits
-from .job import Carried, Job
+from .outcome import Outcome, Source
+from .passes import feed_of
 from .preparing import output_names
+from .setup import Log, Setup
 
 __all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "scores_of", "worst_items"]
 
@@ -53,64 +56,68 @@ ByTask = dict[str, Judged]
 """Task of the data -> how it was judged."""
 
 
-def judged(job: Job, feed: Feed, *, items: Prepared, indices: np.ndarray) -> ByTask:
-    """Judge the job's network on some items, each task on those whose target is known.
+def judged(network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Dataset, indices: np.ndarray) -> ByTask:
+    """Judge a network on some examples, each task on those whose target is known.
 
     Args:
-        job: with the adapted network.
-        feed: over `items`.
-        items: the prepared items of the feed.
+        network: the adapted network.
+        feed: over the examples.
+        tasks: task of the data -> task of the network.
+        data: the examples of the feed.
         indices: which of them judge.
 
     Returns:
         Task -> scores and figures; a task without a known target is left out.
     """
-    scores, found = all_logits(job.network, feed, indices=indices), ByTask()
-    for name, task in job.tasks.items():
-        known = items.data.targets_of(name).known[indices] if name in items.data.tasks else np.zeros(0, bool)
+    scores, found = all_logits(network, feed, indices=indices), ByTask()
+    for name, task in tasks.items():
+        known = data.targets_of(name).known[indices] if name in data.tasks else np.zeros(0, bool)
         if known.any():
-            data, limits = items.data.of_task(name).subset(indices[known]), job.network.heads[task].thresholds
-            found[name] = Judged(scores[task][known], data, rows=np.flatnonzero(known), thresholds=limits)
+            own, limits = data.of_task(name).subset(indices[known]), network.heads[task].thresholds
+            found[name] = Judged(scores[task][known], own, rows=np.flatnonzero(known), thresholds=limits)
     return found
 
 
-def judged_parts(job: Job, carried: Carried) -> dict[str, ByTask]:
-    """Judge the job's network on the holdout set and on the test set, where there are items in them; baselines meet the last of them.
+def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTask]:
+    """Judge the adapted network on the holdout set and on the test set, where there are examples in them; baselines meet the last of them.
 
     Args:
-        job: with the adapted network.
-        carried: the feed to judge with.
+        setup: gives tasks and examples.
+        log: gets what a pass over the test set costs.
+        outcome: the network, and the feed to judge it with.
 
     Returns:
         "holdout" and, where there is a test set, "test".
     """
-    found = {"holdout": judged(job, carried.feed, items=job.items, indices=job.parts.holdout)} if len(job.parts.holdout) else {}
-    if job.test is not None:
-        feed = carried.test_feed or job.feed(carried.frozen, job.test)
-        found["test"] = judged(job, feed, items=job.test, indices=np.arange(len(job.test)))
+    network, tasks, holdout, found = outcome.network, setup.tasks, setup.parts.holdout, dict[str, ByTask]()
+    if len(holdout):
+        found["holdout"] = judged(network, outcome.feed, tasks=tasks, data=setup.items.data, indices=holdout)
+    if setup.test is not None:
+        feed = outcome.test_feed or feed_of(setup.on(network), log, frozen=outcome.frozen, items=setup.test)
+        found["test"] = judged(network, feed, tasks=tasks, data=setup.test.data, indices=np.arange(len(setup.test)))
     return found
 
 
-def scores_of(job: Job, carried: Carried, *, parts: Mapping[str, ByTask]) -> dict[str, Any]:
+def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> dict[str, Any]:
     """Return the figures of each part as plain data: those of the first task, and with several tasks "tasks" with those of each.
 
     Args:
-        job: gives the items to learn from.
-        carried: with the source network's features, where they were computed.
+        setup: gives the examples to learn from.
+        source: what the source network's features say.
         parts: as of `judged_parts`.
 
     Returns:
         Part -> figures. In the last part each further task has its "baselines" among its figures.
     """
-    first, last = job.items.data.name, list(parts)[-1]
-    if len(job.tasks) == 1:
+    first, last = setup.items.data.name, list(parts)[-1]
+    if len(setup.tasks) == 1:
         return {part: found[first].figures for part, found in parts.items()}
     scores: dict[str, Any] = {}
     for part, found in parts.items():
         tasks = {name: {"kind": task.data.task, **task.figures} for name, task in found.items()}
         for name, task in found.items():
             if name != first and part == last:
-                tasks[name]["baselines"] = baselines(job, carried, adapted=task)
+                tasks[name]["baselines"] = baselines(setup, source, adapted=task)
         scores[part] = {**found[first].figures, "tasks": tasks}
     return scores
 
@@ -129,39 +136,39 @@ def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.log((mean + 1e-6) / (1 - mean + 1e-6)) if data.task == "multi-label" else mean)
 
 
-def baselines(job: Job, carried: Carried, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return what needs no training, judged on the same items: majority class, nearest class mean (or the
     mean target), and the closed-form probe.
 
     Args:
-        job: gives the items to learn from.
-        carried: with the source network's features, where they were computed.
+        setup: gives the examples to learn from.
+        source: what the source network's features say.
         adapted: the judged task, to compare with.
 
     Returns:
         name -> figures, with the paired difference to the adapted network.
     """
-    data = job.data_of(adapted.data.name)
-    fit = job.known(data.name, job.parts.training)
-    found = _probe_baseline(job, data, adapted=adapted)
+    data = setup.data_of(adapted.data.name)
+    fit = setup.known(data.name, setup.parts.training)
+    found = _probe_baseline(source, data, adapted=adapted)
     if not len(fit):
         return found
     blind = np.broadcast_to(blind_scores(data, fit), adapted.scores.shape)
     if data.task != "classification":
         return {**found, "mean": adapted.beside(blind).figures}
     found["majority"] = compared_with(adapted.beside(blind), adapted)
-    if carried.features is not None and job.judging_features is not None:
-        means = _class_mean_scores(carried.features, job.judging_features[adapted.rows], data=data, fit=fit)
+    if source.features is not None and source.judging is not None:
+        means = _class_mean_scores(source.features, source.judging[adapted.rows], data=data, fit=fit)
         found["class_mean"] = compared_with(adapted.beside(means), adapted)
     return found
 
 
-def _probe_baseline(job: Job, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+def _probe_baseline(source: Source, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
     """Return the figures of the closed-form probe on the source network's features, where it was solved."""
-    solved = job.solved.get(data.name)
-    if solved is None or job.judging_features is None:
+    solved = source.probes.get(data.name)
+    if solved is None or source.judging is None:
         return {}
-    scores = job.judging_features[adapted.rows].numpy() @ solved.probe.weight.T + solved.probe.bias
+    scores = source.judging[adapted.rows].numpy() @ solved.probe.weight.T + solved.probe.bias
     limits = None if adapted.thresholds is None else solved.thresholds(data.targets)  # or the labels it says would be others by the cut
     return {"probe": compared_with(adapted.beside(scores, limits), adapted)}
 

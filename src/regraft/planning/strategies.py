@@ -1,155 +1,149 @@
-"""What each strategy does with a job. A strategy chooses what is frozen; the loop is the same for all."""
+"""What each strategy does with a setup. A strategy chooses what is frozen; the loop is the same for all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from ..frontier import frozen_before, held_layers, matching_layers
+from ..frontier import frozen_before, frozen_up_to_head, held_layers, matching_layers
 from ..methods import METHODS
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
-from .choosing.bases import probe_base, read_depths, with_probe
+from .choosing.bases import probe_base, read_depths, source_of, with_probe
 from .choosing.candidates import below_probe, frozen_layers
 from .choosing.convex import loop_reason, solved_heads
 from .choosing.probing import probe_at
 from .choosing.solving import softened
-from .job import Carried, Job
+from .outcome import Outcome, Source
+from .passes import features_of, feed_of, judging_features, train_heads
 from .plan import AUTO_BLOCK, THROUGH_LAYERS
-from .starting import solve_heads_, solve_only_
-from .tuning.stages import by_method, trained_head, trained_layers
+from .setup import Log, Setup
+from .starting import solve_heads_
+from .tuning.stages import by_method, trained_head, trained_layers, tuned_outcome
 from .tuning.thirds import third_by_gradient
 from .tuning.tuned import starts_of, tuned, usual_rate
 
-__all__ = ["Carried", "run_strategy"]
+__all__ = ["run_strategy"]
 
-History = list[dict[str, Any]]
+Strategy = Callable[[Setup, Log], Outcome]
 
 
-def run_strategy(job: Job) -> Carried:
-    """Carry out the plan's strategy on the job's network.
+def run_strategy(setup: Setup, log: Log) -> Outcome:
+    """Carry out the plan's strategy.
 
     Args:
-        job: its network is changed in place.
+        setup: of the weights of its network, those that are trained are changed in place; nothing else is.
+        log: gets notes, the time, and what went through the frozen part.
 
     Returns:
-        How to judge it, and the history.
+        The adapted network, how to judge it, and the history.
     """
-    return _STRATEGIES[job.plan.strategy](job)
+    outcome, plan = _STRATEGIES[setup.plan.strategy](setup, log), setup.plan
+    if outcome.chosen or outcome.measured is None:
+        return outcome
+    given = {"strategy": plan.strategy, "frozen": plan.frozen, "block": plan.block, "base": None if plan.base == "head" else plan.base}
+    own = {name: value for name, value in given.items() if value is not None} | plan.options
+    return replace(outcome, chosen=own | outcome.measured.chosen())
 
 
-def _head(job: Job) -> Carried:
+def _head(setup: Setup, log: Log) -> Outcome:
     """Everything but the heads is frozen: they are solved where nothing needs a loop, else trained."""
-    if job.plan.fresh:
-        return _with_fresh(job, None, stage="head")
-    frozen = job.frozen_for_head()
-    feed = job.feed(frozen)
-    features = job.features(feed, np.arange(len(job.items)))
-    job.keep_features_(features, frozen)
-    needed = loop_reason(job)
-    solved = None if needed and job.plan.probe not in THROUGH_LAYERS else solved_heads(job, feed, frozen=frozen, features=features)
-    if solved is not None:
-        return solved
-    solve_heads_(job, feed, features=features)
-    return Carried(feed, job.train("head", feed, frozen=frozen), features=features, frozen=frozen)
+    if setup.plan.fresh:
+        return _with_fresh(setup, log, frozen=None)
+    network = setup.network
+    frozen = frozen_up_to_head(network)
+    feed = feed_of(setup, log, frozen=frozen)
+    features = features_of(network, feed, indices=np.arange(len(setup.items)))
+    source = Source(features, judging_features(setup, log, features=features, frozen=frozen))
+    if setup.plan.probe in THROUGH_LAYERS or not loop_reason(setup):
+        solved = solved_heads(setup, log, feed=feed, frozen=frozen, source=source)
+        if solved is not None:
+            return solved
+    source = replace(source, probes=solve_heads_(setup, log, feed=feed, features=features))
+    return Outcome(network, feed, frozen, train_heads(setup, log, feed=feed, frozen=frozen), source)
 
 
-def _tuned(job: Job, frozen: frozenset[str], *, stage: str) -> Carried:
-    """Linear probing, then fine-tuning from that head (LP-FT: Kumar et al., ICLR 2022)."""
-    feed = job.feed(frozen)
-    history, features = trained_head(job, feed, frozen=frozen)
-    history += trained_layers(job, feed, frozen=frozen, stage=stage, features=features)
-    return Carried(feed, history, features=features, frozen=frozen)
-
-
-def _with_fresh(job: Job, frozen: frozenset[str] | None, *, stage: str) -> Carried:
+def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Outcome:
     """Train fresh layers and the heads from their start, on what is below them; then what is not frozen, where that is more.
 
     Args:
-        job: with the names of the layers in its plan.
+        setup: with the names of the layers in its plan.
+        log: gets notes and the time.
         frozen: layers of the second training; None: there is none.
-        stage: a word for the history of the second training.
     """
-    network = job.network
-    fresh = matching_layers(network, job.plan.fresh or (), setting="fresh")
+    network = setup.network
+    fresh = matching_layers(network, setup.plan.fresh or (), setting="fresh")
     below = frozen_before(network, fresh) | held_layers(network)
-    feed, usual = job.feed(below), usual_rate(network, job.settings, drawn=True)
-    history = tuned(job, feed, frozen=below, stage="fresh layers", starts=starts_of(job, frozen=below), usual=usual)
-    job.notes.append(f"Trained from their start, with the head, on what is below them: {', '.join(sorted(fresh))}.")
+    outcome = _measured(setup, log, frozen=below, stage="fresh layers", drawn=True)
+    log.notes.append(f"Trained from their start, with the head, on what is below them: {', '.join(sorted(fresh))}.")
     if frozen is None:
-        return Carried(feed, history, features=None, frozen=below)
-    feed, usual = job.feed(frozen), usual_rate(network, job.settings)
-    history += tuned(job, feed, frozen=frozen, stage=stage, starts=starts_of(job, frozen=frozen), usual=usual)
-    return Carried(feed, history, features=None, frozen=frozen)
+        return outcome
+    after = _measured(setup, log, frozen=frozen, stage=setup.plan.strategy)
+    return replace(after, history=[*outcome.history, *after.history])
 
 
-def _partial(job: Job) -> Carried:
-    """Everything up to a block is frozen."""
-    return _from_base(job)
+def _measured(setup: Setup, log: Log, *, frozen: frozenset[str], stage: str, drawn: bool = False) -> Outcome:
+    """Train what is not frozen, with measured settings, from the weights at hand; `drawn`: at a rate for layers that are freshly drawn."""
+    feed, usual = feed_of(setup, log, frozen=frozen), usual_rate(setup.network, setup.settings, drawn=drawn)
+    found = tuned(setup, log, feed=feed, frozen=frozen, stage=stage, starts=starts_of(setup, frozen=frozen), usual=usual)
+    return tuned_outcome(setup, found, feed=feed, frozen=frozen)
 
 
-def _full(job: Job) -> Carried:
-    """Nothing is frozen."""
-    return _from_base(job)
-
-
-def _surgical(job: Job) -> Carried:
+def _surgical(setup: Setup, log: Log) -> Outcome:
     """One third of the blocks is trained, and the heads (Lee et al., ICLR 2023)."""
-    if job.plan.block != AUTO_BLOCK:
-        return _from_base(job)
-    below = job.frozen_for_head()
-    history, features = trained_head(job, job.feed(below), frozen=below)
-    frozen = frozen_layers(job.network, strategy="surgical", frozen=None, block=third_by_gradient(job))
-    feed = job.feed(frozen)
-    history += trained_layers(job, feed, frozen=frozen, stage="surgical", features=features)
-    return Carried(feed, history, features=features, frozen=frozen)
+    if setup.plan.block != AUTO_BLOCK:
+        return _from_base(setup, log)
+    below = frozen_up_to_head(setup.network)
+    head = trained_head(setup, log, feed=feed_of(setup, log, frozen=below), frozen=below)
+    frozen = frozen_layers(setup.network, strategy="surgical", frozen=None, block=third_by_gradient(setup, log))
+    return trained_layers(setup, log, head=head, feed=feed_of(setup, log, frozen=frozen), frozen=frozen, stage="surgical")
 
 
-def _from_base(job: Job) -> Carried:
-    if job.plan.base == "probe":
-        return _tuned_probe(job, stage=job.plan.strategy)
-    layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
-    return _with_fresh(job, layers, stage=job.plan.strategy) if job.plan.fresh else _tuned(job, layers, stage=job.plan.strategy)
+def _from_base(setup: Setup, log: Log) -> Outcome:
+    """Everything up to a block is frozen, or nothing, or all but a third of the blocks: tuning starts from a trained or solved head."""
+    plan = setup.plan
+    frozen = frozen_layers(setup.network, strategy=plan.strategy, frozen=plan.frozen, block=plan.block)
+    if plan.base == "probe":
+        return _tuned_probe(setup, log, layers=frozen)
+    if plan.fresh:
+        return _with_fresh(setup, log, frozen=frozen)
+    feed = feed_of(setup, log, frozen=frozen)
+    head = trained_head(setup, log, feed=feed, frozen=frozen)
+    return trained_layers(setup, log, head=head, feed=feed, frozen=frozen, stage=plan.strategy)
 
 
-def _scratch(job: Job) -> Carried:
+def _scratch(setup: Setup, log: Log) -> Outcome:
     """Nothing is kept but what the network holds: the same architecture, freshly drawn."""
-    job.network = job.network.reinitialised(job.plan.seed)
-    frozen = held_layers(job.network)
-    feed, network = job.feed(frozen), job.network
+    network = setup.network.reinitialised(setup.plan.seed)
+    setup = replace(setup, network=network)
+    frozen = held_layers(network)
+    feed, usual = feed_of(setup, log, frozen=frozen), usual_rate(network, setup.settings, drawn=True)
     start = {name: tensor.detach().clone() for name, tensor in network.state().items()}
-    usual = usual_rate(network, job.settings, drawn=True)
-    history = tuned(job, feed, frozen=frozen, stage="scratch", starts={DRAWN: lambda _rows: start}, usual=usual)
-    return Carried(feed, history, features=None, frozen=frozen)
+    starts = {DRAWN: lambda _rows: start}
+    return tuned_outcome(
+        setup, tuned(setup, log, feed=feed, frozen=frozen, stage="scratch", starts=starts, usual=usual), feed=feed, frozen=frozen
+    )
 
 
-def _tuned_probe(job: Job, *, stage: str) -> Carried:
-    """Fine-tune from the closed-form head on all depths."""
-    rows = job.parts.training
-    tapped = read_depths(job)
-    layers = frozen_layers(job.network, strategy=job.plan.strategy, frozen=job.plan.frozen, block=job.plan.block)
-    probed = probe_at(replace(job, plan=replace(job.plan, frozen=None)), tapped, rows=rows)
-    base = probe_base(job, tapped, probed=softened(job, probed))
-    if tapped.head_features is not None:
-        solve_only_(job, tapped.head_features)
-        job.judging_features = tapped.head_features[job.parts.holdout] if job.test is None else read_depths(job, job.test).head_features
-    job.network = base.job.network
-    frozen = below_probe(job.network, layers)
-    feed = job.feed(frozen)
-    usual = usual_rate(job.network, job.settings)
-    history = tuned(job, feed, frozen=frozen, stage=stage, starts=starts_of(job, frozen=frozen), usual=usual)
-    return Carried(feed, history, tapped.head_features, frozen)
+def _tuned_probe(setup: Setup, log: Log, *, layers: frozenset[str]) -> Outcome:
+    """Fine-tune from the closed-form head on all depths, with these `layers` frozen."""
+    tapped = read_depths(setup, log)
+    anywhere = replace(setup, plan=replace(setup.plan, frozen=None))
+    probed = probe_at(anywhere, tapped, rows=setup.parts.training)
+    source = source_of(setup, log, tapped=tapped)
+    own = probe_base(setup, tapped, probed=softened(setup, probed)).setup
+    outcome = _measured(own, log, frozen=below_probe(own.network, layers), stage=setup.plan.strategy)
+    return replace(outcome, source=source)
 
 
-_STRATEGIES: dict[str, Callable[[Job], Carried]] = {
+_STRATEGIES: dict[str, Strategy] = {
     "auto": choose_and_carry_out,
     "probe": with_probe,
     "head": _head,
-    "partial": _partial,
-    "full": _full,
+    "partial": _from_base,
+    "full": _from_base,
     "surgical": _surgical,
     "scratch": _scratch,
     **dict.fromkeys(METHODS, by_method),

@@ -24,7 +24,7 @@ from ..networks.tracing import capture, pooled
 from ..training import Settings
 
 if TYPE_CHECKING:
-    from .job import Clock
+    from .setup import Clock
 
 __all__ = ["Tapped", "default_points", "tapped_features"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from ...networks.parts.taps import INPUT
 from ...report.candidates import NOT_TRIED
 from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
-from ..job import Carried, Job
 from ..judging import blind_scores
-from ..starting import solve_only_
-from .bases import carried_by_probe, learning_rows, read_depths
+from ..outcome import Outcome, Source
+from ..passes import whole_feeds
+from ..setup import Log, Setup
+from ..starting import solved_heads_of
+from .bases import outcome_of_probe, read_depths
 from .candidates import Candidate, candidates_of
 from .choice import Choice, figures_, old_errors, source_features
 from .costs import measured_costs, pass_seconds
@@ -36,7 +39,7 @@ OLD_BETTER = "not as good as the rows of the old head"
 Final = tuple[Trial, Run, Feed]
 
 
-def choose_and_carry_out(job: Job) -> Carried:
+def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
     """Try what may suit network and data, and carry out the best of it.
 
     Probes are known by their held-out errors. What is trained is tried on at most 1,000 examples at its usual learning rate, judged on
@@ -47,77 +50,88 @@ def choose_and_carry_out(job: Job) -> Carried:
     enough (`Choice.expected_gain`), and one that cannot be expected to beat the best probe is dropped at once.
 
     Args:
-        job: gets the adapted network, notes and candidates.
+        setup: its network is not changed.
+        log: gets notes and the time.
 
     Returns:
-        How to judge it, and the history of the winner.
+        The adapted network, how to judge it, the history of the winner, and what was compared.
     """
-    _check_budget(job)
-    tapped = read_depths(job)
-    found = probes_of(job, tapped, rows=learning_rows(job))
-    features = source_features(job, tapped)
-    solve_only_(job, features)
-    start = best_of([one for one in found if one.joint] or found)
-    choice = Choice(job, tapped, best_of(found), start, measured_costs(job), old_errors(job, features))
-    choice.deadline = None if job.plan.seconds is None else job.clock.began + job.plan.seconds
+    _check_budget(setup)
+    tapped = read_depths(setup, log)
+    found = probes_of(setup, tapped, rows=setup.parts.learned_from)
+    features = source_features(setup, log, tapped=tapped)
+    probes, start = solved_heads_of(setup, features), best_of([one for one in found if one.joint] or found)
+    costs, old = measured_costs(setup), old_errors(setup, features)
+    choice = Choice(setup, log, tapped, features, probes, best_of(found), start, costs, old)
+    choice.deadline = None if setup.plan.seconds is None else log.clock.began + setup.plan.seconds
     _enter_probes_(choice, found)
-    alone = not len(job.parts.validation) or job.settings.epochs == 0
+    alone = not len(setup.parts.validation) or setup.settings.epochs == 0
     final = _without_trials(choice) if alone else _by_trials(choice, found)
-    job.candidates.extend(one.to_dict() for one in choice.entries)
-    if final is None:
-        return carried_by_probe(job, tapped, probed=choice.probe)
-    trial, run, feed = final
-    job.judging_features = features[job.parts.holdout] if job.test is None else read_depths(job, job.test).head_features
-    job.network, job.items, job.test = trial.job.network, trial.job.items, trial.job.test
-    job.held_out, job.measured = trial.job.held_out, trial.job.measured
-    return Carried(feed, [*trial.base.history, *run.history], features, trial.frozen)
+    outcome = outcome_of_probe(setup, log, tapped=tapped, probed=choice.probe) if final is None else _outcome_of_trial(choice, final)
+    return replace(outcome, candidates=tuple(one.to_dict() for one in choice.entries), chosen=choice.chosen)
 
 
-def _check_budget(job: Job) -> None:
+def _outcome_of_trial(choice: Choice, final: Final) -> Outcome:
+    """Return the network of the trial that is the best, and how to judge it."""
+    (trial, run, feed), setup = final, choice.setup
+    judged = None if setup.test is None else read_depths(setup, choice.log, items=setup.test)
+    judging = choice.features[setup.parts.holdout] if judged is None else judged.head_features
+    return Outcome(
+        trial.setup.network,
+        feed,
+        trial.frozen,
+        [*trial.base.history, *run.history],
+        Source(choice.features, judging, choice.probes),
+        test_feed=None if trial.tuning is None else whole_feeds(trial.setup)[1],  # it may read conditions beside the examples
+        measured=trial.found,
+    )
+
+
+def _check_budget(setup: Setup) -> None:
     """Raise if the budget is too small for one pass over the items."""
-    budget = job.plan.seconds
+    budget = setup.plan.seconds
     if budget is None:
         return
-    needed = pass_seconds(job)
+    needed = pass_seconds(setup)
     if needed > budget:
-        fits = int(len(job.items) * budget / needed)
+        fits = int(len(setup.items) * budget / needed)
         fewer = f", or at most {fits:,} items" if fits > 1 else ""
         raise SettingError(
-            f"budget={job.plan.budget!r}: one pass over {len(job.items):,} items takes about {needed:.3g} s here. "
+            f"budget={setup.plan.budget!r}: one pass over {len(setup.items):,} items takes about {needed:.3g} s here. "
             f"Give {math.ceil(2 * needed)}s or more{fewer}."
         )
 
 
 def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
     """Enter the best probe of one depth and the best of several, and note what the depths say."""
-    job, shares = choice.job, choice.job.items.data.task == "classification"
+    setup, shares = choice.setup, choice.setup.items.data.task == "classification"
     for joint in (False, True):
         of_kind = [one for one in found if one.joint == joint]
         if not of_kind:
             continue
         best = best_of(of_kind)
         entry = Candidate("probe", f"probe of {best.name}", None if joint else best.name)
-        entry.predicted, entry.seconds = choice.costs.one_pass * len(job.items), choice.tapped.seconds
+        entry.predicted, entry.seconds = choice.costs.one_pass * len(setup.items), choice.tapped.seconds
         figures_(entry, best.errors, shares=shares)
         entry.why = "not as good as the other probe" if best is not choice.probe else OLD_BETTER if choice.keeps_old else ""
         choice.entries.append(entry)
     of_input = next((one for one in found if one.name == INPUT), None)
     if of_input is None or of_input.error > choice.probe.error + choice.probe.standard_error:
         return
-    if of_input.error + 2 * of_input.standard_error < _blind_error(job):
-        job.notes.append(
+    if of_input.error + 2 * of_input.standard_error < _blind_error(setup):
+        choice.log.notes.append(
             "The columns themselves do as well as any depth of the network: a linear model on them needs no network."
-            if job.items.data.has_rows
+            if setup.items.data.has_rows
             else "Statistics of the input alone do as well as any depth of the network: the answer stands in level, colour or channel, "
             "which may be a shortcut of these data."
         )
 
 
-def _blind_error(job: Job) -> float:
+def _blind_error(setup: Setup) -> float:
     """Return the mean error of the best answer that looks at no item, on all items that do not judge."""
-    data = job.items.data
-    rows = job.known(data.name, learning_rows(job))
-    return float(item_errors(job, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
+    data = setup.items.data
+    rows = setup.known(data.name, setup.parts.learned_from)
+    return float(item_errors(setup, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
 
 
 def _is_dissimilar(found: Sequence[Probed]) -> bool:
@@ -130,32 +144,32 @@ def _is_dissimilar(found: Sequence[Probed]) -> bool:
 
 def _head_errors(choice: Choice) -> np.ndarray:
     """Return the held-out errors of the closed-form head on what the source network's head reads."""
-    name = choice.job.items.data.name
-    solved = choice.job.solved.get(name)
-    return np.ones(1) * np.inf if solved is None else item_errors(choice.job, solved.probe.loo_scores, rows=solved.rows)
+    name = choice.setup.items.data.name
+    solved = choice.probes.get(name)
+    return np.ones(1) * np.inf if solved is None else item_errors(choice.setup, solved.probe.loo_scores, rows=solved.rows)
 
 
 def _without_trials(choice: Choice) -> Final | None:
     """Choose between the probe and the plain head by their held-out errors, where no items were kept aside to choose."""
-    job, errors = choice.job, _head_errors(choice)
+    setup, errors = choice.setup, _head_errors(choice)
     entry = Candidate("head", "head")
     choice.entries.append(entry)
     choice.expect_(entry)
     if choice.keeps_old and choice.old_errors is not None:
         errors = choice.old_errors
     if np.isfinite(errors).all():
-        figures_(entry, errors, shares=job.items.data.task == "classification")
-    job.notes.append("Too few items to keep some aside for choosing: closed-form heads were compared by leaving items out.")
+        figures_(entry, errors, shares=setup.items.data.task == "classification")
+    choice.log.notes.append("Too few items to keep some aside for choosing: closed-form heads were compared by leaving items out.")
     if choice.probe.error <= float(errors.mean()):
         entry.why = "no better than the probe"
         _crown_(choice, None)
         return None
-    return _final_head(choice, trial_of(entry, choice.base(entry), source=job.network))
+    return _final_head(choice, trial_of(entry, choice.base(entry), source=setup.network, log=choice.log))
 
 
 def _final_head(choice: Choice, trial: Trial) -> Final:
     """Return the trained head of the network as the winner."""
-    feed = WholeFeed(trial.job.network, choice.job.items, 1, choice.job.device, choice.job.counter)
+    feed = WholeFeed(trial.setup.network, choice.setup.items, 1, choice.setup.device, choice.log.counter)
     run = trial.runs[-1] if trial.runs else Run(np.zeros(0), 0.0, [])
     _crown_(choice, trial)
     return trial, run, feed
@@ -163,9 +177,9 @@ def _final_head(choice: Choice, trial: Trial) -> Final:
 
 def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
     """Return the winner among what is trained, or None where the best probe is better."""
-    job, head = choice.job, float(_head_errors(choice).mean())
+    setup, head = choice.setup, float(_head_errors(choice).mean())
     base = "probe" if not choice.keeps_old and choice.start.error < head - choice.probe.standard_error else "head"
-    candidates, choice.asked = candidates_of(job, base=base, dissimilar=_is_dissimilar(found))
+    candidates, choice.asked = candidates_of(setup, choice.log, base=base, dissimilar=_is_dissimilar(found))
     choice.entries.extend(candidates)
     for one in candidates:
         choice.expect_(one)
@@ -201,12 +215,12 @@ def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     """Say how long trials of the candidates, and the training of the best of them, will take."""
-    job = choice.job
+    setup = choice.setup
     trained = [one for one in candidates if one.strategy != "head"]
     if not trained:
         return
-    items, most = len(job.parts.training), most_epochs(job.settings, len(job.parts.training))
-    trials = sorted((choice.seconds(one, items=min(items, MOST_TRIED), epochs=first_epochs(job)) for one in trained), reverse=True)
+    items, most = len(setup.parts.training), most_epochs(setup.settings, len(setup.parts.training))
+    trials = sorted((choice.seconds(one, items=min(items, MOST_TRIED), epochs=first_epochs(setup)) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
     say(
@@ -217,12 +231,12 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
 
 def _begun(choice: Choice, one: Candidate) -> Trial | None:
     """Return the first trial of a candidate, or None, and why, where there is none."""
-    job, epochs = choice.job, first_epochs(choice.job)
-    needed = choice.seconds(one, items=min(len(job.parts.training), MOST_TRIED), epochs=epochs)
+    setup, epochs = choice.setup, first_epochs(choice.setup)
+    needed = choice.seconds(one, items=min(len(setup.parts.training), MOST_TRIED), epochs=epochs)
     if choice.left < needed:
         one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
         return None
-    trial = trial_of(one, choice.base(one), source=job.network)
+    trial = trial_of(one, choice.base(one), source=setup.network, log=choice.log)
     if not trial.start:
         one.why = f"{NOT_TRIED}: what it starts from runs no layer above its frontier"
         return None
@@ -232,7 +246,7 @@ def _begun(choice: Choice, one: Candidate) -> Trial | None:
 
 def _note_(choice: Choice, trial: Trial, *, run: Run) -> None:
     """Put into a trial's candidate what is known of it now, and say it."""
-    figures_(trial.candidate, trial.best.errors, shares=choice.job.items.data.task == "classification")
+    figures_(trial.candidate, trial.best.errors, shares=choice.setup.items.data.task == "classification")
     say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the choosing items")
 
 
@@ -240,17 +254,17 @@ def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
     """Train the best trial to its end, and return it if it is better than the probe then."""
     if not trials:
         return _untrained(choice)
-    job, trial = choice.job, trials[0]
+    setup, trial = choice.setup, trials[0]
     if trial.candidate.strategy == "head":
         if choice.keeps_old or choice.is_beaten_by(trial.best.errors, loss=trial.best.loss):
             return _final_head(choice, trial)
         trial.candidate.why = "not better than the probe by more than chance"
         return _untrained(choice)
-    each = choice.seconds(trial.candidate, items=len(job.parts.training), epochs=1)
-    most = most_epochs(job.settings, len(job.parts.training))
+    each = choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=1)
+    most = most_epochs(setup.settings, len(setup.parts.training))
     epochs = most if choice.deadline is None else int(min(max(choice.left, 0) / each / PARTS, most))
     run, feed = trial.finished(epochs)
-    figures_(trial.candidate, run.errors, shares=job.items.data.task == "classification")
+    figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
     if not choice.is_beaten_by(run.errors, loss=run.loss):
         trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
         return _untrained(choice)
@@ -269,7 +283,7 @@ def _untrained(choice: Choice) -> Final | None:
         entry = Candidate("head", "head")
         choice.entries.append(entry)
     entry.why = ""
-    trial = trial_of(entry, choice.base(entry), source=choice.job.network)
+    trial = trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log)
     trial.untrained_()
     if choice.old_errors is not None:
         figures_(entry, choice.old_errors, shares=True)
@@ -280,8 +294,6 @@ def _crown_(choice: Choice, trial: Trial | None) -> None:
     """Take note of the winner: a trial, or the best probe."""
     entry = trial.candidate if trial else next(one for one in choice.entries if one.strategy == "probe" and not one.why)
     entry.why = entry.why if entry.why.startswith("chosen") else "chosen"
-    choice.job.chosen.update(entry.chosen())
-    if trial is not None and trial.found is not None:
-        choice.job.chosen.update(trial.found.chosen())
+    choice.chosen = entry.chosen() | ({} if trial is None or trial.found is None else trial.found.chosen())
     mixed = entry.why.removeprefix("chosen")
-    choice.job.notes.append(f"Chosen: {entry.name}, among {len(choice.entries)} candidates{mixed}.")
+    choice.log.notes.append(f"Chosen: {entry.name}, among {len(choice.entries)} candidates{mixed}.")

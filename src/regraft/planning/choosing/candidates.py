@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import NetworkError, SettingError, near_names
-from ...frontier import frozen_up_to, held_layers
+from ...frontier import frozen_up_to, frozen_up_to_head, held_layers
 from ...methods import METHODS
 from ...networks.contract import Network
-from ..job import Job
 from ..plan import BASES, THIRDS, Plan
+from ..setup import Log, Setup
 from ..tuning.stages import check_method
 from .probing import block_of
 
@@ -74,57 +74,58 @@ class Candidate:
         return kept | dict(self.options)
 
 
-def candidates_of(job: Job, *, base: str, dissimilar: bool) -> tuple[list[Candidate], bool]:
+def candidates_of(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> tuple[list[Candidate], bool]:
     """Return what is compared beside the probes, and whether the plan asks for just that.
 
     Args:
-        job: with its network and plan. Candidates of the plan that are not those that are made here are what it asks for; a plan that was
+        setup: with its network and plan. Candidates of the plan that are not those that are made here are what it asks for; a plan that was
             carried out and comes back as it is asks for nothing, so that it is carried out in the same way again.
+        log: gets a note of what was not considered.
         base: "probe" where training everything may start from the closed form on several depths as well, else "head".
         dissimilar: whether the network's features are of little use for the data.
     """
-    made = _made(job, base=base, dissimilar=dissimilar)
-    given = [_read(one) for one in job.plan.candidates if one["strategy"] != "probe"]
+    made = _made(setup, log, base=base, dissimilar=dissimilar)
+    given = [_read(one) for one in setup.plan.candidates if one["strategy"] != "probe"]
     asked = bool(given) and [one.chosen() for one in given] != [one.chosen() for one in made]
     return (given, True) if asked else (made, False)
 
 
-def _made(job: Job, *, base: str, dissimilar: bool) -> list[Candidate]:
+def _made(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> list[Candidate]:
     """Return what suits network and data: first those that lie furthest from each other."""
-    count = _blocks_below_head(job.network)
-    depths = [depth for depth in sorted({count // 2, count * 3 // 4} - {0}) if _leaves_more(job, depth)]
+    count = _blocks_below_head(setup.network)
+    depths = [depth for depth in sorted({count // 2, count * 3 // 4} - {0}) if _leaves_more(setup, depth)]
     partial = [Candidate("partial", f"above block {depth}", frozen=depth) for depth in depths]
-    made = [Candidate("head", "head"), *_by_condition(job)]
-    if not _trains_below(job, Candidate("full", "full")):
+    made = [Candidate("head", "head"), *_by_condition(setup, log)]
+    if not _trains_below(setup, Candidate("full", "full")):
         return made
     made += [Candidate("full", "full"), *partial[:1]]
-    if dissimilar or _items_a_class(job) >= ENOUGH_FOR_SCRATCH:
+    if dissimilar or _items_a_class(setup) >= ENOUGH_FOR_SCRATCH:
         made.append(Candidate("scratch", "from scratch"))
     made += [*partial[1:], *([Candidate("full", "full, from the probe", base="probe")] if base == "probe" else [])]
-    if _same_classes(job) and count > 1:
+    if setup.keeps_classes and count > 1:
         thirds = [Candidate("surgical", f"{third} third", block=third) for third in THIRDS]
-        made += [one for one in thirds if _trains_below(job, one)]
+        made += [one for one in thirds if _trains_below(setup, one)]
     return made
 
 
-def _by_condition(job: Job) -> list[Candidate]:
+def _by_condition(setup: Setup, log: Log) -> list[Candidate]:
     """Return what suits items whose conditions are known: codes, or, where they are too few to learn codes from, what is smaller."""
-    if job.items.data.conditions is None:
+    if setup.items.data.conditions is None:
         return []
-    count = len(np.unique(job.items.data.conditions[job.parts.training]))
+    count = len(np.unique(setup.items.data.conditions[setup.parts.training]))
     names = ("codes",) if count >= ENOUGH_CONDITIONS else ("bias", "scale_shift")
     if count < ENOUGH_CONDITIONS:
-        job.notes.append(
+        log.notes.append(
             f"The items to learn from have {count} conditions; codes are learned from about {ENOUGH_CONDITIONS} or more. 'bias' and "
             "'scale_shift' were considered in place of 'codes'."
         )
     made = []
     for name in names:
         try:
-            check_method(job.network, job.items.data, plan=replace(job.plan, strategy=name, options={}), parts=job.parts)
+            check_method(setup.network, setup.items.data, plan=replace(setup.plan, strategy=name, options={}), parts=setup.parts)
             made.append(Candidate(name, name))
         except NetworkError as problem:
-            job.notes.append(f"Not considered: {problem}")
+            log.notes.append(f"Not considered: {problem}")
     return made
 
 
@@ -214,28 +215,22 @@ def _blocks_below_head(network: Network) -> int:
     return next(with_heads, len(network.blocks))
 
 
-def _leaves_more(job: Job, depth: int) -> bool:
+def _leaves_more(setup: Setup, depth: int) -> bool:
     """Tell whether freezing so many blocks leaves more than the head to train."""
     return (
-        depth < len(job.network.blocks)
-        and frozen_up_to(job.network, depth) < job.frozen_for_head()
-        and _trains_below(job, Candidate("partial", "", frozen=depth))
+        depth < len(setup.network.blocks)
+        and frozen_up_to(setup.network, depth) < frozen_up_to_head(setup.network)
+        and _trains_below(setup, Candidate("partial", "", frozen=depth))
     )
 
 
-def _trains_below(job: Job, one: Candidate) -> bool:
+def _trains_below(setup: Setup, one: Candidate) -> bool:
     """Tell whether a candidate trains anything below the heads: what the network holds may leave nothing."""
-    frozen = frozen_layers(job.network, strategy=one.strategy, frozen=one.frozen, block=one.block) | set(job.network.head_layers)
-    return any(layer.parameters and layer.name not in frozen for layer in job.network.layers)
+    frozen = frozen_layers(setup.network, strategy=one.strategy, frozen=one.frozen, block=one.block) | set(setup.network.head_layers)
+    return any(layer.parameters and layer.name not in frozen for layer in setup.network.layers)
 
 
-def _same_classes(job: Job) -> bool:
-    """Tell whether the classes are the old ones: then only the condition is new."""
-    first = job.tasks[job.items.data.name]
-    return job.items.data.task == "classification" and not len(job.new_rows.get(first, np.zeros(1)))
-
-
-def _items_a_class(job: Job) -> float:
-    data = job.items.data
-    learned = len(job.known(data.name, job.parts.training))
+def _items_a_class(setup: Setup) -> float:
+    data = setup.items.data
+    learned = len(setup.known(data.name, setup.parts.training))
     return learned / max(len(data.classes), 1) if data.task == "classification" else learned

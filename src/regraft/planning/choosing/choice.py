@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 from torch import Tensor
 
+from ...frontier import frozen_up_to_head
 from ...tasks import wilson_interval
 from ...training import HeadFeed, all_logits
 from ...training.courses import most_epochs
-from ..job import Job
+from ..outcome import Solved
+from ..passes import features_of, feed_of
+from ..setup import Log, Setup
 from ..tapped import Tapped
-from .bases import Base, head_base, learning_rows, probe_base, scratch_base
+from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
 from .probing import refitted
@@ -47,8 +51,11 @@ class Choice:
     """What is known on the way.
 
     Attributes:
-        job: the work; its network is the source with its new head.
-        tapped: what was read of it.
+        setup: its network is the source with its new head.
+        log: gets notes and the time.
+        tapped: what was read of the network.
+        features: (N, d) what its heads read.
+        probes: task of the data -> closed-form head on these.
         probe: the best probe, on all items that do not judge.
         start: the probe that tuning may start from, of several depths where that can be.
         costs: of this machine.
@@ -57,10 +64,14 @@ class Choice:
         bases: those that were made, by name.
         deadline: on the clock of `time.perf_counter`; None without a budget.
         asked: whether the plan names the candidates; then all are tried.
+        chosen: how the best was made: strategy and what goes with it.
     """
 
-    job: Job
+    setup: Setup
+    log: Log
     tapped: Tapped
+    features: Tensor
+    probes: Mapping[str, Solved]
     probe: Probed
     start: Probed
     costs: Costs
@@ -69,6 +80,7 @@ class Choice:
     bases: dict[str, Base] = field(default_factory=dict)
     deadline: float | None = None
     asked: bool = False
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     def base(self, candidate: Candidate) -> Base:
         """Return where a candidate starts, made when first asked for."""
@@ -79,11 +91,11 @@ class Choice:
 
     def _made(self, name: str) -> Base:
         if name == "scratch":
-            return scratch_base(self.job)
+            return scratch_base(self.setup)
         if name == "head":
-            return head_base(self.job, source_features(self.job, self.tapped))
-        probed = refitted(self.job, self.tapped, probed=self.start, rows=self.job.parts.training)
-        return probe_base(self.job, self.tapped, probed=softened(self.job, probed))
+            return head_base(self.setup, self.log, features=self.features)
+        probed = refitted(self.setup, self.tapped, probed=self.start, rows=self.setup.parts.training)
+        return probe_base(self.setup, self.tapped, probed=softened(self.setup, probed))
 
     @property
     def left(self) -> float:
@@ -92,9 +104,9 @@ class Choice:
 
     def seconds(self, candidate: Candidate, *, items: int, epochs: int) -> float:
         """Return the seconds that training a `candidate` on so many `items` for so many `epochs` will take."""
-        frozen = self.job.frozen_for_head()
+        frozen = frozen_up_to_head(self.setup.network)
         if candidate.strategy != "head":
-            frozen = frozen_layers(self.job.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
+            frozen = frozen_layers(self.setup.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
         return self.costs.training(frozen, items=items, epochs=epochs)
 
     def is_beaten_by(self, errors: np.ndarray, *, loss: float) -> bool:
@@ -104,18 +116,18 @@ class Choice:
             errors: (m,) of its first task, on the choosing items.
             loss: on them; where there are several tasks, the sum over all has to be lower as well.
         """
-        several = len(self.job.tasks) > 1 and not self.keeps_old
+        several = len(self.setup.tasks) > 1 and not self.keeps_old
         better = is_better(errors, self.known_errors, usual=self.usual(), overall=self.error, doubt=self.doubt)
         return better and not (several and loss >= self.probe.loss)
 
     def expect_(self, candidate: Candidate) -> None:
         """Put into a candidate what is expected of it before it is tried: seconds, and an estimate with an honest, wide interval."""
-        job, error = self.job, self.error
+        setup, error = self.setup, self.error
         candidate.predicted = self.seconds(
-            candidate, items=len(job.parts.training), epochs=most_epochs(job.settings, len(job.parts.training))
+            candidate, items=len(setup.parts.training), epochs=most_epochs(setup.settings, len(setup.parts.training))
         )
         best, worst = error * (1 - HOPE), error * (1 + HOPE) + 2 * self.standard_error
-        if job.items.data.task == "classification":
+        if setup.items.data.task == "classification":
             candidate.estimate, candidate.interval = 1 - error, (max(1 - worst, 0.0), 1 - best)
         else:
             candidate.figure, candidate.estimate, candidate.interval = "loss", error, (best, worst)
@@ -147,11 +159,11 @@ class Choice:
     @property
     def known_errors(self) -> np.ndarray:
         """The errors of the best of what needs no training on the choosing items; those of a trial are compared with them."""
-        name = self.job.items.data.name
-        validation = self.job.known(name, self.job.parts.validation)
+        name = self.setup.items.data.name
+        validation = self.setup.known(name, self.setup.parts.validation)
         rows, errors = self.probe.rows[name], self.probe.errors
         if self.keeps_old and self.old_errors is not None:
-            rows, errors = self.job.known(name, learning_rows(self.job)), self.old_errors
+            rows, errors = self.setup.known(name, self.setup.parts.learned_from), self.old_errors
         place = {int(row): index for index, row in enumerate(rows)}
         return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in validation])
 
@@ -169,7 +181,7 @@ class Choice:
         Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look.
         """
         count, usual = max(int(np.isfinite(self.known_errors).sum()), 1), self.usual()
-        spread = self.error if self.job.items.data.task == "classification" else float(self.probe.errors.var())
+        spread = self.error if self.setup.items.data.task == "classification" else float(self.probe.errors.var())
         seen = np.sqrt(max(spread, 1 / max(len(self.probe.errors), 1)) / count)
         believed = usual**2 / float(np.hypot(usual, seen))
         place = -self.doubt * usual / believed
@@ -177,34 +189,41 @@ class Choice:
 
     def usual(self) -> float:
         """Return the deviation of the differences between tuning and a closed form that are usual."""
-        return USUAL * self.error + 0.01 * float(self.job.items.data.task == "classification")
+        return USUAL * self.error + 0.01 * float(self.setup.items.data.task == "classification")
 
     def is_settled(self) -> bool:
         """Tell whether what trials can be expected to bring is too little beside the standard error of what is known."""
         return self.expected_gain() <= WORTH * self.standard_error
 
 
-def old_errors(job: Job, features: Tensor) -> np.ndarray | None:
+def old_errors(setup: Setup, features: Tensor) -> np.ndarray | None:
     """Return the errors of the old head on all items that do not judge, (n,), where it has all classes; else None.
 
     Args:
-        job: its network has the rows that were carried over.
+        setup: its network has the rows that were carried over.
         features: (N, d) what the heads read.
     """
-    name = job.items.data.name
-    task = job.tasks[name]
-    if job.items.data.task != "classification" or len(job.new_rows.get(task, np.zeros(1))):
+    name = setup.items.data.name
+    task = setup.tasks[name]
+    if not setup.keeps_classes:
         return None
-    rows = job.known(name, learning_rows(job))
-    scores = all_logits(job.network, HeadFeed(job.network, features, job.device), indices=rows)[task]
-    return item_errors(job, scores, rows=rows)
+    rows = setup.known(name, setup.parts.learned_from)
+    scores = all_logits(setup.network, HeadFeed(setup.network, features, setup.device), indices=rows)[task]
+    return item_errors(setup, scores, rows=rows)
 
 
-def source_features(job: Job, tapped: Tapped) -> Tensor:
-    """Return what the heads of a `job`'s network read, (N, d); by a further pass, where the one of `tapped` could not see it."""
+def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
+    """Return what the heads of the network read, (N, d); by a further pass, where the one of `tapped` could not see it.
+
+    Args:
+        setup: with the network.
+        log: gets the cost of a further pass.
+        tapped: what was read of it.
+    """
     if tapped.head_features is not None:
         return tapped.head_features
-    return job.features(job.feed(job.frozen_for_head()), np.arange(len(job.items)))
+    feed = feed_of(setup, log, frozen=frozen_up_to_head(setup.network))
+    return features_of(setup.network, feed, indices=np.arange(len(setup.items)))
 
 
 def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:

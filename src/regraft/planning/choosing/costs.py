@@ -15,7 +15,7 @@ from ...console import speaking
 from ...networks.contract import Network
 from ...networks.samples import placed
 from ...training import Training, WholeFeed, train
-from ..job import Job
+from ..setup import Setup
 
 __all__ = ["Costs", "measured_costs", "pass_seconds"]
 
@@ -61,31 +61,31 @@ class Costs:
         return first + epochs * items * (reading + float(self.forward[above].sum() + self.backward[above].sum()))
 
 
-def pass_seconds(job: Job) -> float:
-    """Return the seconds that one pass over all items of a `job` will take, from two batches."""
-    rows = np.arange(min(TIMED, len(job.items)))
-    reading, forward = _forward(job, job.network, rows=rows)
-    return (reading + float(forward.sum())) * len(job.items)
+def pass_seconds(setup: Setup) -> float:
+    """Return the seconds that one pass over all items of a `setup` will take, from two batches."""
+    rows = np.arange(min(TIMED, len(setup.items)))
+    reading, forward = _forward(setup, setup.network, rows=rows)
+    return (reading + float(forward.sum())) * len(setup.items)
 
 
-def measured_costs(job: Job) -> Costs:
-    """Time reading, the forward pass by block, and steps of training at two depths, on a copy of the job's network.
+def measured_costs(setup: Setup) -> Costs:
+    """Time reading, the forward pass by block, and steps of training at two depths, on a copy of the setup's network.
 
     Between the two depths the time of the backward pass goes to blocks in proportion to that of their forward pass.
 
     Args:
-        job: its network and clock are left as they are, but for the time that passes.
+        setup: its network and clock are left as they are, but for the time that passes.
 
     Returns:
         The costs.
     """
-    rows = job.parts.training[:TIMED]
-    twin = job.network.copy()
-    twin.module.to(job.device)
-    reading, forward = _forward(job, twin, rows=rows)
+    rows = setup.parts.training[:TIMED]
+    twin = setup.network.copy()
+    twin.module.to(setup.device)
+    reading, forward = _forward(setup, twin, rows=rows)
     blocks, middle = twin.blocks, len(twin.blocks) // 2
     lower = frozenset(name for block in blocks[:middle] for name in block.layers) - set(twin.head_layers)
-    whole, upper = (_step(job, twin, frozen=frozen, rows=rows) - reading - float(forward.sum()) for frozen in (frozenset(), lower))
+    whole, upper = (_step(setup, twin, frozen=frozen, rows=rows) - reading - float(forward.sum()) for frozen in (frozenset(), lower))
     whole, upper = max(whole, 1e-9), max(min(upper, whole), 1e-9)
     backward = np.zeros(len(blocks))
     for part, seconds in ((slice(0, middle), whole - upper), (slice(middle, None), upper)):
@@ -94,12 +94,12 @@ def measured_costs(job: Job) -> Costs:
     return Costs(tuple(block.name for block in blocks), tuple(block.layers for block in blocks), forward, backward, reading)
 
 
-def _forward(job: Job, network: Network, *, rows: np.ndarray) -> tuple[float, np.ndarray]:
+def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the seconds an item of reading, and of the forward pass by block: when each block's last layer is done."""
     began = time.perf_counter()
-    inputs = job.items.batch(rows)
+    inputs = setup.items.batch(rows)
     reading = (time.perf_counter() - began) / len(rows)
-    inputs, modules = placed(inputs, job.device, order=network.memory_order), network.modules()
+    inputs, modules = placed(inputs, setup.device, order=network.memory_order), network.modules()
     done = np.zeros(len(network.blocks))
 
     def note(index: int) -> Any:
@@ -119,10 +119,10 @@ def _forward(job: Job, network: Network, *, rows: np.ndarray) -> tuple[float, np
     return reading, np.diff(reached, prepend=began) / len(rows)
 
 
-def _step(job: Job, network: Network, *, frozen: frozenset[str], rows: np.ndarray) -> float:
+def _step(setup: Setup, network: Network, *, frozen: frozenset[str], rows: np.ndarray) -> float:
     """Return the seconds an item of a step of training, all included; the second of two epochs, for the first one prepares."""
-    feed, still = WholeFeed(network, job.items, 1, job.device), frozen | job.idle_layers
-    settings = replace(job.settings, epochs=2, batch_size=len(rows), learning_rate=1e-6, patience=None, unfreeze_every=None)
+    feed, still = WholeFeed(network, setup.items, 1, setup.device), frozen | setup.idle_layers
+    settings = replace(setup.settings, epochs=2, batch_size=len(rows), learning_rate=1e-6, patience=None, unfreeze_every=None)
     with speaking(False):
-        history = train(Training(network, feed, job.objective(), rows, rows[:0], settings, job.plan.seed, still, None, "timing"))
+        history = train(Training(network, feed, setup.objective(), rows, rows[:0], settings, setup.plan.seed, still, None, "timing"))
     return float(min(entry["seconds"] for entry in history)) / len(rows)

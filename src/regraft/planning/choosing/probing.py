@@ -12,7 +12,7 @@ from ...networks.contract import Head, Network
 from ...networks.parts.taps import INPUT, VECTOR
 from ...probes import LinearProbe
 from ...probes.common import HiddenLayer
-from ..job import Job
+from ..setup import Setup
 from ..tapped import Tapped
 from .solving import WORDS, Probed, by_discriminants, solved_probe
 from .stacking import OLD_ROWS, old_rows, stacked
@@ -26,11 +26,11 @@ _PLAIN = ("mean", "std", "token", VECTOR)
 _PLAIN_NAME = f"{JOINT}, means and deviations"
 
 
-def by_ridge(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Solve ridge regression on each depth alone and on all of them together.
 
     Args:
-        job: gives targets, groups and settings.
+        setup: gives targets, groups and settings.
         tapped: what was read of all N items.
         rows: the items (n,) to fit to.
 
@@ -46,15 +46,15 @@ def by_ridge(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     made: list[Probed] = []
     for name, slices in sets.items():
         if slices and slices not in [other.slices for other in made]:
-            made.append(solved_probe(job, tapped, name, slices=slices, rows=rows))
+            made.append(solved_probe(setup, tapped, name, slices=slices, rows=rows))
     return made
 
 
-def probes_of(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Solve probes on each depth alone and on all of them together, and weigh them.
 
     Args:
-        job: gives targets, groups and settings.
+        setup: gives targets, groups and settings.
         tapped: what was read of all N items.
         rows: the items (n,) to fit to.
 
@@ -62,12 +62,12 @@ def probes_of(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
         One for each depth and for the joint sets, those that discriminant analysis solves better by it; then their weighed mean,
         where the tasks have classes.
     """
-    made = by_ridge(job, tapped, rows=rows)
+    made = by_ridge(setup, tapped, rows=rows)
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
     promising += [one for one in made if one.name == _PLAIN_NAME and one not in promising]
-    further = {one.name: by_discriminants(job, tapped, probed=one, rows=rows) for one in promising}
-    every = [*made, *(other for found in further.values() for other in found), *old_rows(job, tapped, rows=rows)]
-    return [*(best_of([one, *further.get(one.name, ())]) for one in made), *stacked(job, tapped, members=every)]
+    further = {one.name: by_discriminants(setup, tapped, probed=one, rows=rows) for one in promising}
+    every = [*made, *(other for found in further.values() for other in found), *old_rows(setup, tapped, rows=rows)]
+    return [*(best_of([one, *further.get(one.name, ())]) for one in made), *stacked(setup, tapped, members=every)]
 
 
 def best_of(found: Sequence[Probed]) -> Probed:
@@ -88,33 +88,33 @@ def best_of(found: Sequence[Probed]) -> Probed:
     return min((one for one in joint or found if one.error <= best + 0.5 * lowest.standard_error), key=lambda one: one.loss)
 
 
-def probe_at(job: Job, tapped: Tapped, *, rows: np.ndarray) -> Probed:
+def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
     """Return the probe that the plan asks for: of its block alone, or the best of all depths together.
 
     Args:
-        job: its plan may name a block, or its number.
+        setup: its plan may name a block, or its number.
         tapped: what was read of all N items.
         rows: the items (n,) to fit to.
 
     Raises:
         SettingError: if the block is not there, or gives nothing that can be read.
     """
-    asked, method = job.plan.frozen, job.plan.probe
+    asked, method = setup.plan.frozen, setup.plan.probe
     if asked is None and method == "auto":
-        found = probes_of(job, tapped, rows=rows)
+        found = probes_of(setup, tapped, rows=rows)
         return best_of([one for one in found if one.joint] or found)
     if asked is None:
-        chosen = _best_set(by_ridge(job, tapped, rows=rows), method)
-        return chosen if method == "ridge" else _again(job, tapped, probed=chosen, rows=rows, method=WORDS[method])
-    block = block_of(job.network, asked)
+        chosen = _best_set(by_ridge(setup, tapped, rows=rows), method)
+        return chosen if method == "ridge" else _again(setup, tapped, probed=chosen, rows=rows, method=WORDS[method])
+    block = block_of(setup.network, asked)
     slices = tuple(part for part in tapped.slices if part.block == block)
     if not slices:
         known = list(dict.fromkeys(part.block for part in tapped.slices))
         raise SettingError(f"frozen={asked!r}: the block {block!r} gives no numbers that a probe can read{near_names(block, known)}")
-    plain = solved_probe(job, tapped, block, slices=slices, rows=rows)
+    plain = solved_probe(setup, tapped, block, slices=slices, rows=rows)
     if method in ("auto", "ridge"):
-        return best_of([plain, *(by_discriminants(job, tapped, probed=plain, rows=rows) if method == "auto" else ())])
-    return _again(job, tapped, probed=plain, rows=rows, method=WORDS[method])
+        return best_of([plain, *(by_discriminants(setup, tapped, probed=plain, rows=rows) if method == "auto" else ())])
+    return _again(setup, tapped, probed=plain, rows=rows, method=WORDS[method])
 
 
 def _best_set(found: Sequence[Probed], method: str) -> Probed:
@@ -123,9 +123,9 @@ def _best_set(found: Sequence[Probed], method: str) -> Probed:
     return best_of([one for one in narrow if one.joint] or narrow)
 
 
-def _again(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarray, method: str) -> Probed:
+def _again(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray, method: str) -> Probed:
     """Return a probe on the same features by another method."""
-    return solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows, method=method)
+    return solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows, method=method)
 
 
 def block_of(network: Network, asked: int | str) -> str:
@@ -148,41 +148,41 @@ def block_of(network: Network, asked: int | str) -> str:
     return asked
 
 
-def refitted(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> Probed:
+def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> Probed:
     """Return the same kind of probe on the same features, fitted to other items.
 
     Args:
-        job: gives targets, groups and settings.
+        setup: gives targets, groups and settings.
         tapped: what was read of all N items.
         probed: which of it, and how.
         rows: the items (n,) to fit to.
     """
     if probed.members:
-        members = [refitted(job, tapped, probed=one, rows=rows) for one in probed.members]
-        return stacked(job, tapped, members=members, name=probed.name)[0]
+        members = [refitted(setup, tapped, probed=one, rows=rows) for one in probed.members]
+        return stacked(setup, tapped, members=members, name=probed.name)[0]
     if probed.method == OLD_ROWS:
-        return old_rows(job, tapped, rows=rows)[0]
+        return old_rows(setup, tapped, rows=rows)[0]
     if probed.method == WORDS["lda"]:
-        return by_discriminants(job, tapped, probed=probed, rows=rows)[0]
-    return solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows)
+        return by_discriminants(setup, tapped, probed=probed, rows=rows)[0]
+    return solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows)
 
 
-def probed_network(job: Job, probed: Probed) -> Network:
-    """Return a network whose head is what was `probed`, on the job's network as it was when it was read; further tasks are branches.
+def probed_network(setup: Setup, probed: Probed) -> Network:
+    """Return a network whose head is what was `probed`, on the setup's network as it was when it was read; further tasks are branches.
 
     Raises:
         NetworkError: if the network gives other features than those that were read.
     """
-    network = job.network.tapped(probed.taps)
+    network = setup.network.tapped(probed.taps)
     found = [(part.block, part.pool, part.stop - part.start) for part in network.tap_slices]
     wanted = [(part.block, part.pool, part.stop - part.start) for part in probed.slices]
     if found != wanted:
         raise NetworkError(f"The tapped network gives {found[:3]} …; expected {wanted[:3]} …. Read it anew, without its cache.")
-    order = list(job.network.heads)
-    for name, task in sorted(job.tasks.items(), key=lambda pair: order.index(pair[1])):
-        probe, head = probed.probes[name], job.network.heads[task]
+    order = list(setup.network.heads)
+    for name, task in sorted(setup.tasks.items(), key=lambda pair: order.index(pair[1])):
+        probe, head = probed.probes[name], setup.network.heads[task]
         network = with_rows(network, head, probe=probe, layer=probed.layer)
-    network.preprocessing, network.account = job.network.preprocessing, job.network.account
+    network.preprocessing, network.account = setup.network.preprocessing, setup.network.account
     return network
 
 

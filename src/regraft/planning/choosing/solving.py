@@ -23,8 +23,8 @@ from ...probes import (
     fit_vote,
 )
 from ...probes.common import HiddenLayer, feature_scale, typical_deviation
-from ..job import Job
 from ..plan import THROUGH_LAYERS
+from ..setup import Setup
 from ..tapped import Tapped
 
 __all__ = [
@@ -119,11 +119,11 @@ class Probed:
         return len({part.block for part in self.slices}) > 1
 
 
-def softened(job: Job, probed: Probed) -> Probed:
-    """Return a `job`'s probe `probed` as one that tuning starts from: less sure."""
+def softened(setup: Setup, probed: Probed) -> Probed:
+    """Return a `setup`'s probe `probed` as one that tuning starts from: less sure."""
     probes = {}
     for name, probe in probed.probes.items():
-        data = job.data_of(name)
+        data = setup.data_of(name)
         probes[name] = probe.softened(data.targets[probed.rows[name]], kind=data.task)
     return replace(probed, probes=probes)
 
@@ -133,11 +133,11 @@ def columns_of(slices: Sequence[TapSlice]) -> np.ndarray:
     return np.concatenate([np.arange(part.start, part.stop) for part in slices])
 
 
-def by_discriminants(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> list[Probed]:
+def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> list[Probed]:
     """Return the same probe by discriminant analysis, where the tasks have classes and the features are few enough.
 
     Args:
-        job: gives targets, groups and settings.
+        setup: gives targets, groups and settings.
         tapped: what was read of all N items.
         probed: which of it.
         rows: the items (n,) to fit to.
@@ -145,19 +145,19 @@ def by_discriminants(job: Job, tapped: Tapped, *, probed: Probed, rows: np.ndarr
     Returns:
         The probe alone, or nothing.
     """
-    kinds = {job.data_of(name).task for name in job.tasks}
+    kinds = {setup.data_of(name).task for name in setup.tasks}
     if kinds != {"classification"} or len(probed.columns) > WIDEST_LDA:
         return []
-    return [solved_probe(job, tapped, probed.name, slices=probed.slices, rows=rows, method=WORDS["lda"])]
+    return [solved_probe(setup, tapped, probed.name, slices=probed.slices, rows=rows, method=WORDS["lda"])]
 
 
 def solved_probe(  # over the limit: what a probe is made of
-    job: Job, tapped: Tapped, name: str, *, slices: tuple[TapSlice, ...], rows: np.ndarray, method: str = "ridge"
+    setup: Setup, tapped: Tapped, name: str, *, slices: tuple[TapSlice, ...], rows: np.ndarray, method: str = "ridge"
 ) -> Probed:
     """Return a probe on some of the features.
 
     Args:
-        job: gives targets, groups and settings.
+        setup: gives targets, groups and settings.
         tapped: what was read of all N items.
         name: of the probe.
         slices: which of it.
@@ -165,26 +165,26 @@ def solved_probe(  # over the limit: what a probe is made of
         method: one of `WORDS`.
     """
     probes, used, columns, layer = {}, {}, columns_of(slices), None
-    for task in job.tasks:
-        used[task] = drawn(job.known(task, rows), len(columns), seed=job.plan.seed)
+    for task in setup.tasks:
+        used[task] = drawn(setup.known(task, rows), len(columns), seed=setup.plan.seed)
         features = tapped.features[torch.from_numpy(used[task])][:, torch.from_numpy(columns)].numpy()
         if method in [WORDS[name] for name in THROUGH_LAYERS]:
-            layered = through_layer(job, task, rows=used[task], features=features, method=method)
+            layered = through_layer(setup, task, rows=used[task], features=features, method=method)
             layer, probes[task] = layered.layer, layered.head
         else:
             scale = _scale_of(features, slices)
-            probes[task] = solved_by(job, task, rows=used[task], features=features, scale=scale, method=method)
-    found = judged_probe(job, name, slices=slices, method=method, probes=probes, rows=used)
+            probes[task] = solved_by(setup, task, rows=used[task], features=features, scale=scale, method=method)
+    found = judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=used)
     return replace(found, layer=layer)
 
 
 def judged_probe(  # over the limit: what a probe is made of
-    job: Job, name: str, *, slices: tuple[TapSlice, ...], method: str, probes: Mapping[str, LinearProbe], rows: Rows
+    setup: Setup, name: str, *, slices: tuple[TapSlice, ...], method: str, probes: Mapping[str, LinearProbe], rows: Rows
 ) -> Probed:
     """Return heads with their held-out errors.
 
     Args:
-        job: gives targets and losses.
+        setup: gives targets and losses.
         name: of the probe.
         slices: what the heads read.
         method: how they were made.
@@ -193,10 +193,10 @@ def judged_probe(  # over the limit: what a probe is made of
     """
     losses = [
         part.weight * float(part.loss(torch.from_numpy(probes[task].loo_scores).float(), part.targets[rows[task]]))
-        for task, part in zip(job.tasks, job.objective().parts, strict=True)
+        for task, part in zip(setup.tasks, setup.objective().parts, strict=True)
     ]
-    first = job.items.data.name
-    return Probed(name, slices, method, probes, rows, item_errors(job, probes[first].loo_scores, rows=rows[first]), float(sum(losses)))
+    first = setup.items.data.name
+    return Probed(name, slices, method, probes, rows, item_errors(setup, probes[first].loo_scores, rows=rows[first]), float(sum(losses)))
 
 
 def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
@@ -206,12 +206,12 @@ def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
 
 
 def solved_by(  # over the limit: what a probe is made of
-    job: Job, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
+    setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
 ) -> LinearProbe:
     """Return the head of one task by one of the methods that give a linear head, for features as they are.
 
     Args:
-        job: gives targets, groups and settings.
+        setup: gives targets, groups and settings.
         task: of the data.
         rows: the items (n,) to fit to.
         features: (n, D) of these items.
@@ -219,15 +219,15 @@ def solved_by(  # over the limit: what a probe is made of
             block has: a wide block weighs no more than a narrow one.
         method: one of `WORDS` that read the features as they are.
     """
-    data, scaled = job.data_of(task), features / scale
-    targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(job, task, rows=rows)
+    data, scaled = setup.data_of(task), features / scale
+    targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(setup, task, rows=rows)
     if method == WORDS["ridge"]:
-        balanced = job.settings.class_weight == "balanced" and data.task == "classification"
+        balanced = setup.settings.class_weight == "balanced" and data.task == "classification"
         probe: LinearProbe = fit_ridge(scaled, targets, kind=data.task, classes=classes, groups=groups, balanced=balanced)
     elif method == WORDS["lda"]:
         probe = fit_lda_probe(scaled, targets, classes=classes, groups=groups)
     elif method == WORDS["logistic"]:
-        loss = logistic_loss(job, task)
+        loss = logistic_loss(setup, task)
         probe = fit_logistic(scaled, targets, classes=classes, groups=groups, standardise=False, loss=loss)
     elif method == WORDS["svm"]:
         probe = fit_svm(scaled, targets, classes=classes, groups=groups, standardise=False)
@@ -237,35 +237,35 @@ def solved_by(  # over the limit: what a probe is made of
 
 
 def through_layer(  # over the limit: what a probe is made of
-    job: Job, task: str, *, rows: np.ndarray, features: np.ndarray, method: str
+    setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, method: str
 ) -> LayeredProbe:
     """Return the head of one task that reads the features through a layer, random or of the examples themselves.
 
     Args:
-        job: gives targets, groups and the seed.
+        setup: gives targets, groups and the seed.
         task: of the data.
         rows: the items (n,) to fit to.
         features: (n, D) of these items.
         method: one of `WORDS` that put a layer before the head.
     """
-    data, groups = job.data_of(task), _groups_of(job, task, rows=rows)
+    data, groups = setup.data_of(task), _groups_of(setup, task, rows=rows)
     targets, classes = data.targets[rows], len(data.classes)
     if method == WORDS["knn"]:
         return fit_vote(features, targets, classes=classes, groups=groups)
-    return fit_random_projection(features, targets, kind=data.task, classes=classes, groups=groups, seed=job.plan.seed)
+    return fit_random_projection(features, targets, kind=data.task, classes=classes, groups=groups, seed=setup.plan.seed)
 
 
-def logistic_loss(job: Job, task: str) -> LogisticLoss:
-    """Return what logistic regression minimises for one task of a `job`'s data: class weights and label smoothing are those of training."""
-    part = next(part for part in job.objective().parts if part.task == job.tasks[task])
+def logistic_loss(setup: Setup, task: str) -> LogisticLoss:
+    """Return what logistic regression minimises for one task of a `setup`: class weights and label smoothing are those of training."""
+    part = next(part for part in setup.objective().parts if part.task == setup.tasks[task])
     weights = None if part.class_weight is None else part.class_weight.double().cpu().numpy()
-    device = str(job.device) if job.device.type == "cuda" else "cpu"
-    return LogisticLoss(job.data_of(task).task, weights, label_smoothing=part.label_smoothing, device=device)
+    device = str(setup.device) if setup.device.type == "cuda" else "cpu"
+    return LogisticLoss(setup.data_of(task).task, weights, label_smoothing=part.label_smoothing, device=device)
 
 
-def _groups_of(job: Job, task: str, *, rows: np.ndarray) -> np.ndarray | None:
+def _groups_of(setup: Setup, task: str, *, rows: np.ndarray) -> np.ndarray | None:
     """Return the groups of some items, None where they are of fewer than two."""
-    groups = job.data_of(task).groups
+    groups = setup.data_of(task).groups
     return None if groups is None or len(np.unique(groups[rows])) < 2 else groups[rows]
 
 
@@ -283,9 +283,9 @@ def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
     return np.asarray(feature_scale(mean, deviation, dtype=features.dtype, typical=typical) * roots, np.float32)
 
 
-def item_errors(job: Job, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:
-    """Return how wrong `scores` (n, C) of a `job`'s items `rows` (n,) are: 0 or 1 for classes, else the loss of each; of the first task."""
-    data, part = job.items.data, job.objective().parts[0]
+def item_errors(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:
+    """Return how wrong `scores` (n, C) of the examples `rows` (n,) of a `setup` are, by the first task: 0 or 1, or the loss of each."""
+    data, part = setup.items.data, setup.objective().parts[0]
     if data.task == "classification":
         return np.asarray(scores.argmax(1) != data.targets[rows], np.float64)
     made, targets = torch.from_numpy(np.asarray(scores)).float(), part.targets[rows]

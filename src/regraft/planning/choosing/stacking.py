@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from ...networks.contract import TapSlice
 from ...probes import LinearProbe, fit_temperature
 from ...probes.common import centred
-from ..job import Job
+from ..setup import Setup
 from ..tapped import Tapped
 from .solving import Probed, columns_of, judged_probe
 
@@ -28,14 +28,14 @@ MOST_WEIGHED = 4000
 """Items that the weights are fitted to; more change them in their third digit."""
 
 
-def stacked(job: Job, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:
+def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: str = STACKED) -> list[Probed]:
     """Return the weighed mean of some heads, the weights fitted to their held-out scores.
 
     Source: stacking (Wolpert, Neural Networks 5, 1992) with weights that are not negative (Breiman, Machine Learning 24, 1996).
     Deviations: the log-loss takes the place of the squared error, and the weights are drawn to equal ones.
 
     Args:
-        job: gives targets and groups.
+        setup: gives targets and groups.
         tapped: what the members read.
         members: heads of the same tasks; those fitted to other items than the best of them are left out.
         name: of the result.
@@ -44,18 +44,18 @@ def stacked(job: Job, tapped: Tapped, *, members: Sequence[Probed], name: str = 
         One probe on all features that any of them reads; none where a task has no classes, or fewer than two heads remain.
     """
     best = min(members, key=lambda one: one.loss)
-    alike = [one for one in members if all(np.array_equal(one.rows[task], best.rows[task]) for task in job.tasks)]
-    if {job.data_of(task).task for task in job.tasks} != {"classification"} or len(alike) < 2:
+    alike = [one for one in members if all(np.array_equal(one.rows[task], best.rows[task]) for task in setup.tasks)]
+    if {setup.data_of(task).task for task in setup.tasks} != {"classification"} or len(alike) < 2:
         return []
-    weights = {task: _weights_of(job, task, members=alike) for task in job.tasks}
+    weights = {task: _weights_of(setup, task, members=alike) for task in setup.tasks}
     used = [index for index in range(len(alike)) if any(given[index] > LEAST * given.sum() for given in weights.values())]
     starts = {part.start for index in used for part in alike[index].slices}
     slices = tuple(part for part in tapped.slices if part.start in starts)
     kept = [alike[index] for index in used]
-    probes = {task: _joined(job, task, members=kept, weights=given[used], slices=slices) for task, given in weights.items()}
+    probes = {task: _joined(setup, task, members=kept, weights=given[used], slices=slices) for task, given in weights.items()}
     blocks = {part.block for part in slices}
     name, method = name if len(blocks) > 1 else blocks.pop(), f"a weighed mean of {len(kept)}"
-    return [replace(judged_probe(job, name, slices=slices, method=method, probes=probes, rows=best.rows), members=tuple(kept))]
+    return [replace(judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=best.rows), members=tuple(kept))]
 
 
 def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -82,26 +82,26 @@ def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.asarray(found.x) if found.x.sum() > 0 else np.full(heads, equal)
 
 
-def old_rows(job: Job, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
+def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return the old head as a probe, calibrated, where it has all classes and reads something that was tapped; else nothing.
 
     Args:
-        job: its network has the rows that were carried over.
+        setup: its network has the rows that were carried over.
         tapped: what was read of all N items.
         rows: the items (n,) to calibrate it on; it has not seen them.
     """
-    data, task = job.items.data, job.tasks[job.items.data.name]
-    head, read = job.network.heads[task], _read_by_head(tapped)
-    if len(job.tasks) > 1 or data.task != "classification" or read is None or len(job.new_rows.get(task, np.zeros(1))):
+    data, task = setup.items.data, setup.tasks[setup.items.data.name]
+    head, read = setup.network.heads[task], _read_by_head(tapped)
+    if len(setup.tasks) > 1 or not setup.keeps_classes or read is None:
         return []
-    known = job.known(data.name, rows)
+    known = setup.known(data.name, rows)
     if head.groups is not None or head.weight.shape != (len(data.classes), read.stop - read.start):
         return []
     features = tapped.features[:, read.start : read.stop][known].numpy()
     scores = (features @ head.weight.T + head.bias).astype(np.float64)
     factor = fit_temperature(scores, np.eye(len(data.classes))[data.targets[known]])
     probe = LinearProbe(factor * head.weight, factor * head.bias, 0.0, factor * scores, factor)
-    return [judged_probe(job, read.block, slices=(read,), method=OLD_ROWS, probes={data.name: probe}, rows={data.name: known})]
+    return [judged_probe(setup, read.block, slices=(read,), method=OLD_ROWS, probes={data.name: probe}, rows={data.name: known})]
 
 
 def _read_by_head(tapped: Tapped) -> TapSlice | None:
@@ -115,14 +115,14 @@ def _read_by_head(tapped: Tapped) -> TapSlice | None:
     return next((part for part in alike if float((tapped.features[:64, part.start : part.stop] - few).abs().max()) < 1e-4 * scale), None)
 
 
-def _weights_of(job: Job, task: str, *, members: Sequence[Probed]) -> np.ndarray:
+def _weights_of(setup: Setup, task: str, *, members: Sequence[Probed]) -> np.ndarray:
     rows = members[0].rows[task]
-    drawn = np.random.default_rng(job.plan.seed).permutation(len(rows))[:MOST_WEIGHED]
+    drawn = np.random.default_rng(setup.plan.seed).permutation(len(rows))[:MOST_WEIGHED]
     scores = np.stack([one.probes[task].loo_scores[drawn] for one in members]).astype(np.float64)
-    return stacking_weights(scores, job.data_of(task).targets[rows[drawn]])
+    return stacking_weights(scores, setup.data_of(task).targets[rows[drawn]])
 
 
-def _joined(job: Job, task: str, *, members: Sequence[Probed], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:
+def _joined(setup: Setup, task: str, *, members: Sequence[Probed], weights: np.ndarray, slices: Sequence[TapSlice]) -> LinearProbe:
     """Return the weighed sum of the heads of one task, calibrated, on the features of all of them."""
     columns, first = columns_of(slices), members[0].probes[task]
     weight, bias, scores = np.zeros((len(first.bias), len(columns))), np.zeros(len(first.bias)), np.zeros(first.loo_scores.shape)
@@ -131,7 +131,7 @@ def _joined(job: Job, task: str, *, members: Sequence[Probed], weights: np.ndarr
         weight[:, np.searchsorted(columns, one.columns)] += share * probe.weight
         bias += share * probe.bias
         scores += share * probe.loo_scores
-    truth = np.eye(len(bias))[job.data_of(task).targets[members[0].rows[task]]]
+    truth = np.eye(len(bias))[setup.data_of(task).targets[members[0].rows[task]]]
     factor = fit_temperature(scores, truth)
     weight, bias = centred(weight, bias)  # the rows of an old head have something in common that no softmax sees
     held_out = members[0].probes[task].held_out

@@ -18,7 +18,8 @@ from ...training import Feed, Settings, WholeFeed, all_logits, train
 from ...training.courses import most_epochs
 from ...training.measured import Measured, measured_training
 from ...training.recipe import DRAWN, Starts
-from ..job import Job, Parts
+from ..passes import feed_of, training_of
+from ..setup import Log, Parts, Setup
 from ..tuning.stages import Tuning, begun_method
 from ..tuning.tuned import note_, usual_rate
 from .bases import Base
@@ -56,7 +57,8 @@ class Trial:
     Attributes:
         candidate: what is tried.
         base: where it starts.
-        job: the work, with its network.
+        setup: with its network.
+        log: gets notes and the time.
         frozen: layers that are not trained.
         start: weights before tuning.
         feed: of the short trainings.
@@ -68,7 +70,8 @@ class Trial:
 
     candidate: Candidate
     base: Base
-    job: Job
+    setup: Setup
+    log: Log
     frozen: frozenset[str]
     start: dict[str, Tensor]
     feed: Feed
@@ -85,7 +88,7 @@ class Trial:
     @property
     def rate(self) -> float:
         """The learning rate that is given, or the usual one."""
-        return self.job.settings.learning_rate or usual_rate(self.job.network, self.job.settings, drawn=self._is_drawn)
+        return self.setup.settings.learning_rate or usual_rate(self.setup.network, self.setup.settings, drawn=self._is_drawn)
 
     @property
     def _is_drawn(self) -> bool:
@@ -94,11 +97,13 @@ class Trial:
     def run_(self, *, epochs: int) -> Run:
         """Train from the start for a few `epochs`, keep what came of it, and return that."""
         began = time.perf_counter()
-        settings = replace(self.job.settings, epochs=epochs, learning_rate=self.rate, patience=None, unfreeze_every=None)
+        settings = replace(self.setup.settings, epochs=epochs, learning_rate=self.rate, patience=None, unfreeze_every=None)
         stage = "-".join(["try", *re.findall(r"\w+", self.candidate.name)])
         with self._form():
-            training = _smaller(self.job).training(stage, self.feed, frozen=self.frozen, settings=settings, most=MOST_TRIED)
-            with self.job.clock.during("train"):
+            training = training_of(
+                _smaller(self.setup), self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings, most=MOST_TRIED
+            )
+            with self.log.clock.during("train"):
                 history = train(replace(training, phase="search"))
         run = self._judged(history)
         self.runs.append(run)
@@ -112,19 +117,20 @@ class Trial:
             epochs: at most so many.
 
         Returns:
-            What came of it, and the feed of all items; the job's network has its weights.
+            What came of it, and the feed of all items; the setup's network has its weights.
         """
         began = time.perf_counter()
-        restore_(self.job.network, self.start)
-        feed = self.feed if _is_small(self.job) else self.job.feed(self.frozen)
-        strategy, job = self.candidate.strategy, self.job
+        restore_(self.setup.network, self.start)
+        feed = self.feed if _is_small(self.setup) else feed_of(self.setup, self.log, frozen=self.frozen)
+        strategy, setup = self.candidate.strategy, self.setup
         stage = "from scratch" if self._is_drawn else strategy  # the yardstick of the same name has its own checkpoint
-        training = job.training(stage, feed, frozen=self.frozen, settings=replace(job.settings, epochs=epochs))
+        settings = replace(setup.settings, epochs=epochs)
+        training = training_of(setup, self.log, stage=stage, feed=feed, frozen=self.frozen, settings=settings)
         starts: Starts = {DRAWN if self._is_drawn else "as it is": lambda _rows: self.start}
-        with job.clock.during("train"), self._form():
-            self.found = measured_training(training, usual=self.rate, starts=starts, known=job.checkpoint(f"{stage}-choice"))
+        with self.log.clock.during("train"), self._form():
+            self.found = measured_training(training, usual=self.rate, starts=starts, known=setup.checkpoint(f"{stage}-choice"))
         if not self._is_drawn:
-            self.share = blended_(job.network, self.start, judged=lambda: self._loss(feed)[0])
+            self.share = blended_(setup.network, self.start, judged=lambda: self._loss(feed)[0])
             self.candidate.why = f"chosen; {self.share:.0%} of the way from the weights before tuning to those after"
         run = self._judged([*self.runs[0].history, *self.found.history], feed=feed)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
@@ -145,27 +151,27 @@ class Trial:
         """
         if self.found is None:
             raise ValueError("the trial has not been finished")
-        job, found = self.job, self.found
-        found.held_out = all_logits(job.network, feed, indices=job.parts.validation), job.parts.validation
-        refits = job.refits and not found.kept_start and self.share > 0
+        setup, found = self.setup, self.found
+        found.held_out = all_logits(setup.network, feed, indices=setup.parts.validation), setup.parts.validation
+        refits = setup.refits and not found.kept_start and self.share > 0
         if refits:
-            with job.clock.during("train"), self._form():
-                again = found.refit_(job.learned_from, job.checkpoint(f"{found.training.stage}-refit"))
-            mix_(job.network, self.start, share=self.share)
+            with self.log.clock.during("train"), self._form():
+                again = found.refit_(setup.parts.learned_from, setup.checkpoint(f"{found.training.stage}-refit"))
+            mix_(setup.network, self.start, share=self.share)
             run = replace(run, history=[*run.history, *again])
-        note_(job, found, refitted=refits)
+        note_(self.log, found, refitted_on=len(setup.parts.learned_from) if refits else None)
         return run, self._settled(feed)
 
     def _form(self) -> AbstractContextManager[None]:
         """Return what holds in a training by the method, where it is one."""
-        return nullcontext() if self.tuning is None else self.tuning.method.during(self.job.network)
+        return nullcontext() if self.tuning is None else self.tuning.method.during(self.setup.network)
 
     def _settled(self, feed: Feed) -> Feed:
         """Take the network as its method leaves it, where it is one, and return a feed of it."""
         if self.tuning is None:
             return feed
-        self.job, self.frozen = self.job.with_network(self.tuning.finished()), frozenset()
-        return WholeFeed(self.job.network, self.job.items, 1, self.job.device)
+        self.setup, self.frozen = self.setup.on(self.tuning.finished()), frozenset()
+        return WholeFeed(self.setup.network, self.setup.items, 1, self.setup.device)
 
     def untrained_(self) -> Run:
         """Return the start itself as a run, kept with the others: a head that is trained already."""
@@ -174,71 +180,72 @@ class Trial:
 
     def _judged(self, history: list[dict[str, Any]], *, feed: Feed | None = None) -> Run:
         loss, scores = self._loss(feed or self.feed)
-        first = self.job.items.data.name
-        rows = self.job.known(first, self.job.parts.validation)
-        known = self.job.items.data.targets_of(first).known[self.job.parts.validation]
-        errors = item_errors(self.job, scores[self.job.tasks[first]][known], rows=rows)
+        first = self.setup.items.data.name
+        rows = self.setup.known(first, self.setup.parts.validation)
+        known = self.setup.items.data.targets_of(first).known[self.setup.parts.validation]
+        errors = item_errors(self.setup, scores[self.setup.tasks[first]][known], rows=rows)
         return Run(errors, loss, history)
 
     def _loss(self, feed: Feed) -> tuple[float, dict[str, np.ndarray]]:
         """Return the loss on the choosing items, and their scores by task."""
-        validation, data = self.job.parts.validation, self.job.items.data
-        scores = all_logits(self.job.network, feed, indices=validation)
-        if len(self.job.tasks) > 1 or data.task != "classification":
-            return self.job.objective().figures(scores, validation)["validation_loss"], scores
-        mine = scores[self.job.tasks[data.name]].astype(np.float64)
+        validation, data = self.setup.parts.validation, self.setup.items.data
+        scores = all_logits(self.setup.network, feed, indices=validation)
+        if len(self.setup.tasks) > 1 or data.task != "classification":
+            return self.setup.objective().figures(scores, validation)["validation_loss"], scores
+        mine = scores[self.setup.tasks[data.name]].astype(np.float64)
         return log_loss(fit_temperature(mine, np.eye(mine.shape[1])[data.targets[validation]]) * mine, data.targets[validation]), scores
 
 
-def trial_of(candidate: Candidate, base: Base, *, source: Network) -> Trial:
+def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> Trial:
     """Return a trial with a network of its own.
 
     Args:
         candidate: what is tried.
         base: where it starts.
         source: the network that the candidate's blocks are those of.
+        log: gets notes and the time.
     """
-    job = base.job.with_network(base.job.network.copy())
+    setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
-        frozen = job.all_but_heads()
-        return Trial(candidate, base, job, frozen, snapshot(job.network, frozen), replace(base, job=job).head_feed)
-    if candidate.strategy in METHODS:
-        return _by_method(candidate, base, job=job)
-    layers = frozen_layers(source, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
-    frozen = below_probe(job.network, layers) if candidate.base == "probe" else layers
-    feed = job.feed(frozen) if _is_small(job) else WholeFeed(job.network, job.items, job.plan.views, job.device)
-    start = snapshot(job.network, frozen)
-    return Trial(candidate, base, replace(job, anchors=start), frozen, start, feed)
+        frozen = setup.all_but_heads
+        return Trial(candidate, base, setup, log, frozen, snapshot(setup.network, frozen), replace(base, setup=setup).head_feed)
+    tuning = _tuning(candidate, setup) if candidate.strategy in METHODS else None
+    if tuning is not None:
+        setup, frozen = tuning.setup, tuning.frozen
+    else:
+        layers = frozen_layers(source, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
+        frozen = below_probe(setup.network, layers) if candidate.base == "probe" else layers
+    small = _is_small(setup)
+    feed = feed_of(setup, log, frozen=frozen) if small else WholeFeed(setup.network, setup.items, setup.plan.views, setup.device)
+    start = snapshot(setup.network, frozen)
+    anchored = replace(setup, additions=replace(setup.additions, anchors=start))
+    return Trial(candidate, base, anchored, log, frozen, start, feed, tuning=tuning)
 
 
-def _by_method(candidate: Candidate, base: Base, *, job: Job) -> Trial:
-    """Return a trial in the form that a method gives the network."""
-    usual, given = Settings().to_dict(), job.settings.to_dict()
+def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
+    """Return a training in the form that a method gives the network, with its usual settings where none are given."""
+    usual, given = Settings().to_dict(), setup.settings.to_dict()
     suited = {name: value for name, value in METHODS[candidate.strategy].settings.items() if given[name] == usual[name]}
-    job = replace(job, plan=replace(job.plan, settings=replace(job.settings, **suited)))
-    tuning = begun_method(job, strategy=candidate.strategy, options=candidate.options)
-    job = tuning.job
-    feed = job.feed(tuning.frozen) if _is_small(job) else WholeFeed(job.network, job.items, job.plan.views, job.device)
-    start = snapshot(job.network, tuning.frozen)
-    return Trial(candidate, base, replace(job, anchors=start), tuning.frozen, start, feed, tuning=tuning)
+    setup = replace(setup, plan=replace(setup.plan, settings=replace(setup.settings, **suited)))
+    return begun_method(setup, strategy=candidate.strategy, options=candidate.options)
 
 
-def first_epochs(job: Job) -> int:
-    """Return the epochs of the first trials of a `job`."""
-    items = min(len(job.parts.training), MOST_TRIED)
-    steps = max(1, round(items / job.settings.batch_size))
-    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), most_epochs(job.settings, len(job.parts.training)) // 4))
+def first_epochs(setup: Setup) -> int:
+    """Return the epochs of the first trials of a `setup`."""
+    items = min(len(setup.parts.training), MOST_TRIED)
+    steps = max(1, round(items / setup.settings.batch_size))
+    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), most_epochs(setup.settings, len(setup.parts.training)) // 4))
 
 
-def _is_small(job: Job) -> bool:
+def _is_small(setup: Setup) -> bool:
     """Tell whether trials may as well read the frozen part's outputs of all items."""
-    return len(job.items) <= 2 * MOST_TRIED
+    return len(setup.items) <= 2 * MOST_TRIED
 
 
-def _smaller(job: Job) -> Job:
+def _smaller(setup: Setup) -> Setup:
     """Return the same work with no more choosing items than a trial needs to find its best epoch."""
-    validation = job.parts.validation
+    validation = setup.parts.validation
     if len(validation) <= MOST_TRIED:
-        return job
-    drawn = np.sort(np.random.default_rng(job.plan.seed).choice(validation, MOST_TRIED, replace=False))
-    return replace(job, parts=Parts(job.parts.training, drawn, job.parts.holdout))
+        return setup
+    drawn = np.sort(np.random.default_rng(setup.plan.seed).choice(validation, MOST_TRIED, replace=False))
+    return replace(setup, parts=Parts(setup.parts.training, drawn, setup.parts.holdout))

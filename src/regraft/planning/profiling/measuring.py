@@ -14,8 +14,8 @@ from ...errors import DataError, SettingError
 from ...frontier import Counter
 from ...networks.contract import Network
 from ...training import Settings
-from ..job import Clock
 from ..preparing import preprocessing_for
+from ..setup import Clock
 from ..tapped import Tapped, tapped_features
 from .judging import METRICS, Case, Held, judged, nested_choice
 from .learning import expected_gain

@@ -13,18 +13,19 @@ from ...console import speaking
 from ...data import Prepared
 from ...frontier import Counter
 from ...networks.contract import Network
-from ..finishing import calibrate_, fit_thresholds_
-from ..folds import Fold
-from ..job import Carried, Job, Parts, learning_parts
+from ..carry_out import adapted, setup_of
+from ..finishing import leave_ready_
 from ..judging import judged
+from ..outcome import Outcome
 from ..plan import Plan
-from ..strategies import run_strategy
-from ..tasks import changed_heads, matched_tasks
-from ..trained import check_trained, hold_
+from ..setup import Log, Parts, learning_parts
+from ..tasks import matched_tasks
+from ..trained import check_trained
+from ..tuning.folds import Fold
 from .heads import deepened
 from .space import HEAD_NAMES, plan_for
 
-__all__ = ["METRICS", "Bench", "Outcome", "carried_out"]
+__all__ = ["METRICS", "Bench", "TrialFigures", "carried_out"]
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
@@ -41,38 +42,29 @@ OnEpoch = Callable[[Mapping[str, Any]], None]
 
 def carried_out(
     net: Network, items: Prepared, *, plan: Plan, parts: Parts, counter: Counter | None = None, on_epoch: OnEpoch | None = None
-) -> tuple[Job, Carried]:
-    """Train a copy of a network as a plan says, on given parts of the items.
+) -> Outcome:
+    """Train a copy of a network as a plan says, on given parts of the examples.
 
     Args:
         net: the trained network; it is not changed.
-        items: the prepared items.
+        items: the prepared examples.
         plan: what is done; its own shares are not used.
-        parts: which items do what.
-        counter: told of the items that go through the frozen part.
+        parts: which examples do what.
+        counter: told of the examples that go through the frozen part.
         on_epoch: told of every epoch's entry in the history; what it raises ends the trial.
 
     Returns:
-        The job with the adapted network, and how to judge it.
+        The adapted network, and how to judge it.
     """
-    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
-    hold_(network, plan, new_rows=new_rows)
-    check_trained(network, plan)
-    job = Job(network, items, parts, plan, tasks=matched_tasks(net, items.data), new_rows=new_rows, on_epoch=on_epoch)
-    job.counter = counter or job.counter
-    network.module.to(job.device)
-    carried = run_strategy(job)
-    calibrate_(job, carried)
-    fit_thresholds_(job, carried)
-    job.network.hold_(None)
-    job.network.freeze_(frozenset())
-    job.network.mode_(False)
-    job.network.refresh_heads_()
-    return job, carried
+    setup = setup_of(net, items, plan=plan, parts=parts)
+    check_trained(setup.network, plan)
+    outcome = adapted(setup, Log(counter=counter or Counter(), on_epoch=on_epoch))
+    leave_ready_(outcome.network)
+    return outcome
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialFigures:
     """What one trial came to: its figure on each fold, its seconds, and its loss on each fold, which decides between equal figures."""
 
     figures: tuple[float, ...]
@@ -114,7 +106,7 @@ class Bench:
         plan, head = plan_for(values, self.fixed), {name: values[name] for name in HEAD_NAMES if name in values}
         return deepened(self.network, self.items.data, plan=plan, **head)
 
-    def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> Outcome:
+    def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
         """Carry out one trial.
 
         Args:
@@ -130,11 +122,12 @@ class Bench:
             parts = learning_parts(self.items.data, plan, rest=rest, holdout=holdout)
             watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
             with speaking(False):  # a line for each trial is enough
-                job, carried = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
-            found = judged(job, carried.feed, items=self.items, indices=parts.holdout)[self.items.data.name].figures
+                outcome = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
+            data, tasks = self.items.data, matched_tasks(network, self.items.data)
+            found = judged(outcome.network, outcome.feed, tasks=tasks, data=data, indices=parts.holdout)[data.name].figures
             figures.append(float(found[self.metric]))
-            losses.append(float(found[_LOSSES[self.items.data.task]]))
-        return Outcome(tuple(figures), round(time.perf_counter() - began, 3), tuple(losses))
+            losses.append(float(found[_LOSSES[data.task]]))
+        return TrialFigures(tuple(figures), round(time.perf_counter() - began, 3), tuple(losses))
 
 
 @dataclass

@@ -20,7 +20,7 @@ import numpy as np
 from ...errors import SettingError, UnsafeFileError
 from ...files.locks import held_folder, locked_file
 from ...files.text import printable
-from .bench import Outcome
+from .bench import TrialFigures
 from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
@@ -162,7 +162,7 @@ class Board:
         seen = [trial.facts.values for trial in kept]
         return [values for values in self.space.grid(self.fixed) if values not in seen]
 
-    def carry_out(self, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], Outcome]) -> KeptTrial | None:
+    def carry_out(self, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]) -> KeptTrial | None:
         """Take the next trial and carry it out with `run`, which is given its values and where to report.
 
         Returns:
@@ -176,7 +176,7 @@ class Board:
         finally:
             self._let_go_(taken)
 
-    def _carried(self, taken: Taken, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], Outcome]) -> KeptTrial:
+    def _carried(self, taken: Taken, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]) -> KeptTrial:
         trial, pruned = taken.trial, optuna_library().TrialPruned
 
         def report(figure: float, step: int) -> None:

@@ -19,9 +19,9 @@ from ...networks.contract import Network
 from ...networks.sources.opening import open_source
 from ...randomness import seeded
 from ...training import Settings
-from ..job import learning_parts
 from ..plan import make_plan
 from ..preparing import prepared_for
+from ..setup import learning_parts
 from .bench import carried_out
 
 __all__ = ["TransferClassifier", "TransferRegressor"]
@@ -116,8 +116,8 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         plan = make_plan(self.strategy, options)
         everything = np.arange(len(data))
         parts = learning_parts(data, plan, rest=everything, holdout=everything[:0])
-        job, carried = carried_out(network, prepared_for(network, data, plan=plan), plan=plan, parts=parts)
-        self.network_, self.history_ = job.network, carried.history
+        outcome = carried_out(network, prepared_for(network, data, plan=plan), plan=plan, parts=parts)
+        self.network_, self.history_ = outcome.network, outcome.history
 
     def _options(self) -> dict[str, Any]:
         names, own = (*_OF_PLAN, *(field.name for field in fields(Settings))), self.get_params(deep=False)

@@ -23,10 +23,10 @@ from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
 from ...training.courses import MOST
 from ..carry_out import carry_out
-from ..folds import folds_of
 from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
+from ..tuning.folds import folds_of
 from .bench import METRICS, Bench
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options
 from .database import KeptTrial, optuna_library

@@ -12,73 +12,102 @@ from torch import Tensor
 
 from ...data import Dataset, with_conditions
 from ...errors import DataError, NetworkError
+from ...frontier import frozen_up_to_head
 from ...methods import METHODS, Begun, Method
 from ...networks.contract import Network, Scores
 from ...networks.parts.coding import ENTRANCE, LAYERS, in_condition
 from ...networks.samples import placed
-from ...training import CachedFeed, Feed, HeadFeed, WholeFeed
-from ..job import Carried, Job, Parts
+from ...training import CachedFeed, Feed
+from ..outcome import Outcome, Source
+from ..passes import feed_of, head_feed, judging_features, train_heads_alone, whole_feeds
 from ..plan import Plan
+from ..setup import Log, Parts, Setup
 from ..starting import solve_heads_
 from .names import names_in, take_over_
 from .switches import taught
-from .tuned import starts_of, tuned, usual_rate
+from .tuned import Tuned, starts_of, tuned, usual_rate
 
-__all__ = ["Tuning", "begun_method", "by_method", "check_method", "trained_head", "trained_layers"]
+__all__ = ["HeadFirst", "Tuning", "begun_method", "by_method", "check_method", "trained_head", "trained_layers", "tuned_outcome"]
 
 History = list[dict[str, Any]]
 
 
-def trained_head(job: Job, feed: Feed, *, frozen: frozenset[str]) -> tuple[History, Tensor]:
-    """Solve the heads, then train them on what they read (the first half of LP-FT: Kumar et al., ICLR 2022).
+@dataclass(frozen=True)
+class HeadFirst:
+    """What is known once the heads are trained (the first half of LP-FT: Kumar et al., ICLR 2022).
+
+    Attributes:
+        source: what the source network's features say.
+        features: (N, d) of all examples: what the heads read.
+        history: of their training.
+    """
+
+    source: Source
+    features: Tensor
+    history: History
+
+
+def trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> HeadFirst:
+    """Solve the heads, then train them on what they read.
 
     Args:
-        job: its heads are changed in place.
-        feed: of the whole network or of what is above a frontier.
-        frozen: the layers below that frontier.
+        setup: the heads of its network are changed in place.
+        log: gets notes and the time.
+        feed: of the whole network or of what is above a freeze boundary.
+        frozen: the layers below that boundary.
 
     Returns:
-        The history, and what the heads read of all items, (N, d).
+        What the source network's features say, and the history.
     """
-    features = _solved_head(job, feed, frozen=frozen)
-    return _train_head_(job, features), features
+    source, features = _solved_head(setup, log, feed=feed, frozen=frozen)
+    return HeadFirst(source, features, train_heads_alone(setup, log, features=features))
 
 
-def _solved_head(job: Job, feed: Feed, *, frozen: frozenset[str]) -> Tensor:
-    """Solve the heads, and return what they read of all items, (N, d)."""
-    features = job.head_feed(feed).features
-    job.keep_features_(features, frozen)
-    solve_heads_(job, feed, features=features)
-    return features
+def _solved_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> tuple[Source, Tensor]:
+    """Solve the heads; return what the source network's features say, and those of all examples, (N, d)."""
+    features = head_feed(setup, log, feed=feed).features
+    judging = judging_features(setup, log, features=features, frozen=frozen)
+    return Source(features, judging, solve_heads_(setup, log, feed=feed, features=features)), features
 
 
-def _train_head_(job: Job, features: Tensor) -> History:
-    alone = replace(job.settings, unfreeze_every=None)
-    return job.train("head", HeadFeed(job.network, features, job.device), frozen=job.all_but_heads(), settings=alone)
-
-
-def trained_layers(job: Job, feed: Feed, *, frozen: frozenset[str], stage: str, features: Tensor) -> History:
+def trained_layers(  # over the limit: what is trained, and on what
+    setup: Setup, log: Log, *, head: HeadFirst, feed: Feed, frozen: frozenset[str], stage: str
+) -> Outcome:
     """Train what is not frozen, with what the old head says where that is asked for.
 
     Args:
-        job: its network is changed in place; its heads have been trained.
-        feed: of the job's network, for these frozen layers.
+        setup: its network is changed in place.
+        log: gets notes and the time.
+        head: its heads, trained.
+        feed: of the network, for these frozen layers.
         frozen: layers.
         stage: a word for the history.
-        features: (N, d) what the heads read before.
 
     Returns:
-        The history.
+        The network, and the history of both trainings.
     """
-    other = taught(job, features)
-    same = other.network is job.network
+    other = taught(setup, log, features=head.features)
+    same = other.network is setup.network
     still = frozen if same else names_in(other.network, frozen)
-    starts, usual = starts_of(other, frozen=still, features=features), usual_rate(other.network, job.settings)
-    history = tuned(other, feed if same else other.feed(still), frozen=still, stage=stage, starts=starts, usual=usual)
+    starts, usual = starts_of(other, frozen=still, features=head.features), usual_rate(other.network, setup.settings)
+    other_feed = feed if same else feed_of(other, log, frozen=still)
+    found = tuned(other, log, feed=other_feed, frozen=still, stage=stage, starts=starts, usual=usual)
     if not same:
-        take_over_(job.network, other.network)
-        job.held_out, job.measured = other.held_out, other.measured
-    return history
+        take_over_(setup.network, other.network)
+    return tuned_outcome(setup, found.after(head.history), feed=feed, frozen=frozen, source=head.source)
+
+
+def tuned_outcome(setup: Setup, found: Tuned, *, feed: Feed, frozen: frozenset[str], source: Source | None = None) -> Outcome:
+    """Return what a training leaves behind.
+
+    Args:
+        setup: with the network that was trained.
+        found: how.
+        feed: to judge it with.
+        frozen: the layers that stayed frozen.
+        source: what the source network's features say, where they were computed.
+    """
+    return Outcome(setup.network, feed, frozen, found.history, source or Source(), measured=found.measured)
 
 
 def check_method(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> None:
@@ -130,123 +159,125 @@ class Tuning:
 
     Attributes:
         method: which.
-        job: the work, with the training form and all that goes with it.
+        setup: with the training form and all that goes with it.
         frozen: layers, and single names, that are not trained.
         conditions: that codes are learned of.
     """
 
     method: Method
-    job: Job
+    setup: Setup
     frozen: frozenset[str]
     conditions: tuple[str, ...]
 
     def finished(self) -> Network:
         """Return the network as the method leaves it; its preprocessing knows the conditions, where there are any."""
-        network = self.method.end(self.job.network)
+        network = self.method.end(self.setup.network)
         if network.coding is not None:
-            network.preprocessing = with_conditions(self.job.items.preprocessing, network.coding.conditions)
+            network.preprocessing = with_conditions(self.setup.items.preprocessing, network.coding.conditions)
         return network
 
 
-def begun_method(job: Job, *, strategy: str, options: Mapping[str, Any]) -> Tuning:
+def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> Tuning:
     """Return a training by a method.
 
     Args:
-        job: with trained heads; its network is left as it is.
+        setup: with trained heads; its network is left as it is.
         strategy: the method's name.
         options: of the method; those that are left out have their defaults.
     """
     method = METHODS[strategy]
-    conditions = _conditions(job.items.data, job.parts) if method.by_condition else ()
-    begun = _begun(method, job.network, plan=replace(job.plan, options=dict(options)), conditions=conditions)
-    training = _with_begun(job.with_network(begun.network), begun)
+    conditions = _conditions(setup.items.data, setup.parts) if method.by_condition else ()
+    begun = _begun(method, setup.network, plan=replace(setup.plan, options=dict(options)), conditions=conditions)
+    training = _with_begun(setup.on(begun.network), begun)
     if begun.network.coding is not None:
-        _take_conditions_(training, begun.network.coding.conditions)
+        training = _with_conditions(training, begun.network.coding.conditions)
     return Tuning(method, training, begun.frozen, conditions)
 
 
-def by_method(job: Job) -> Carried:
+def by_method(setup: Setup, log: Log) -> Outcome:
     """Train the heads, then the network in the form that a method gives it, and keep it as the method leaves it.
 
     Args:
-        job: its network is replaced.
+        setup: the heads of its network are changed in place.
+        log: gets notes and the time.
 
     Returns:
-        How to judge it, and the history.
+        The network, how to judge it, and the history.
     """
-    plan = job.plan
-    if job.network.coding is not None:
-        _take_conditions_(job, job.network.coding.conditions)
-    history, features = _head_first(job)
-    other = taught(job, features)
+    plan = setup.plan
+    if setup.network.coding is not None:
+        setup = _with_conditions(setup, setup.network.coding.conditions)
+    head = _head_first(setup, log)
+    other = taught(setup, log, features=head.features)
     tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
-    starts, usual = starts_of(tuning.job, frozen=tuning.frozen), usual_rate(tuning.job.network, tuning.job.settings)
-    with tuning.method.during(tuning.job.network):
-        history += tuned(tuning.job, tuning.job.feed(tuning.frozen), frozen=tuning.frozen, stage=plan.strategy, starts=starts, usual=usual)
+    form = tuning.setup
+    starts, usual = starts_of(form, frozen=tuning.frozen), usual_rate(form.network, form.settings)
+    with tuning.method.during(form.network):
+        feed = feed_of(form, log, frozen=tuning.frozen)
+        found = tuned(form, log, feed=feed, frozen=tuning.frozen, stage=plan.strategy, starts=starts, usual=usual)
     finished = tuning.finished()
-    if other.network is not job.network:  # without the old head: the same method again, with the weights that it came to
-        plain = begun_method(job, strategy=plan.strategy, options=plan.options).finished()
+    if other.network is not setup.network:  # without the old head: the same method again, with the weights that it came to
+        plain = begun_method(setup, strategy=plan.strategy, options=plan.options).finished()
         take_over_(plain, finished)
         finished = plain
-    job.network, job.items, job.test = finished, tuning.job.items, tuning.job.test
-    job.held_out, job.measured = tuning.job.held_out, tuning.job.measured
-    finished.module.to(job.device)
-    _note_idle_codes_(job)
-    feed = WholeFeed(finished, job.items, 1, job.device)
-    test_feed = None if job.test is None else WholeFeed(finished, job.test, 1, job.device)
-    return Carried(feed, history, features, frozenset(), None, test_feed)
+    done = replace(setup, items=form.items, test=form.test).on(finished)
+    _note_idle_codes_(done, log)
+    feed, test_feed = whole_feeds(done)
+    return replace(tuned_outcome(done, found.after(head.history), feed=feed, frozen=frozenset(), source=head.source), test_feed=test_feed)
 
 
-def _head_first(job: Job) -> tuple[History, Tensor]:
-    """Solve and train the heads; return the history, and what they read of all items, (N, d).
+def _head_first(setup: Setup, log: Log) -> HeadFirst:
+    """Solve and train the heads.
 
     Where some of the network stays frozen in the form in which it is trained, they are solved in that form: its frozen part has run then.
     """
-    form = begun_method(job, strategy=job.plan.strategy, options=job.plan.options)
-    own = replace(form.job, terms=job.terms, rates=job.rates, plan=replace(job.plan, views=1))  # heads read the plain examples
-    feed = own.feed(form.frozen)
+    form = begun_method(setup, strategy=setup.plan.strategy, options=setup.plan.options)
+    plain = replace(setup.plan, views=1)  # heads read the plain examples
+    own = replace(form.setup, additions=setup.additions, plan=plain)
+    feed = feed_of(own, log, frozen=form.frozen)
     if not isinstance(feed, CachedFeed):
-        frozen = job.frozen_for_head()
-        return trained_head(job, job.feed(frozen), frozen=frozen)
-    features = _solved_head(own, feed, frozen=form.frozen)
-    job.judging_features = own.judging_features
-    for task, head in job.network.heads.items():
+        frozen = frozen_up_to_head(setup.network)
+        return trained_head(setup, log, feed=feed_of(setup, log, frozen=frozen), frozen=frozen)
+    source, features = _solved_head(own, log, feed=feed, frozen=form.frozen)
+    for task, head in setup.network.heads.items():
         weight, bias = own.network.rows(own.network.heads[task].layer)
-        job.network.set_rows_(head.layer, weight, bias=bias)
-    return _train_head_(job, features), features
+        setup.network.set_rows_(head.layer, weight, bias=bias)
+    return HeadFirst(source, features, train_heads_alone(setup, log, features=features))
 
 
-def _note_idle_codes_(job: Job) -> None:
+def _note_idle_codes_(setup: Setup, log: Log) -> None:
     """Take note where no code changes what the trained network says: what reads them is still zero."""
-    network = job.network
+    network = setup.network
     if network.coding is None or network.coding.into not in (LAYERS, ENTRANCE):
         return
     network.mode_(False)
-    batch = placed(job.items.batch(job.parts.training[:8]), job.device, order=network.memory_order)
+    batch = placed(setup.items.batch(setup.parts.training[:8]), setup.device, order=network.memory_order)
     with torch.no_grad():
         mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
     if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):
-        job.notes.append(
+        log.notes.append(
             "The codes change nothing: no epoch of their training was better than the start on the choosing items. More epochs, another "
             "learning rate, or conditions that matter more to the answer may change that."
         )
 
 
-def _with_begun(job: Job, begun: Begun) -> Job:
-    penalty, share = begun.penalty, 1 / max(len(job.parts.training), 1)
+def _with_begun(setup: Setup, begun: Begun) -> Setup:
+    """Return the setup with the learning rates, and the penalty, of a method that has begun."""
+    penalty, share = begun.penalty, 1 / max(len(setup.parts.training), 1)
+    added = replace(setup.additions, rates=begun.rates)
     if penalty is None:
-        return replace(job, rates=begun.rates)
+        return replace(setup, additions=added)
 
     def term(_scores: Scores, _indices: np.ndarray) -> Tensor:
         return share * penalty()
 
-    return replace(job, rates=begun.rates, terms=(*job.terms, term))
+    return replace(setup, additions=replace(added, terms=(*added.terms, term)))
 
 
-def _take_conditions_(job: Job, names: Sequence[str]) -> None:
-    """Let the items be read with the rows of their conditions; others than these have the mean code."""
-    sample = job.network.sample
+def _with_conditions(setup: Setup, names: Sequence[str]) -> Setup:
+    """Return the setup with examples that are read with the rows of their conditions; others than these have the mean code."""
+    sample = setup.network.sample
     own = next((name for name in sample if name != "condition"), "inputs") if isinstance(sample, dict) else "inputs"
-    changed = with_conditions(job.items.preprocessing, names, lenient=True, inputs=own)
-    job.items = job.items.of(job.items.data, changed)
-    job.test = None if job.test is None else job.test.of(job.test.data, changed)
+    changed = with_conditions(setup.items.preprocessing, names, lenient=True, inputs=own)
+    test = None if setup.test is None else setup.test.of(setup.test.data, changed)
+    return replace(setup, items=setup.items.of(setup.items.data, changed), test=test)

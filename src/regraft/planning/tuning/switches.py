@@ -13,9 +13,9 @@ from ...errors import SettingError
 from ...methods.co_tuning import class_relation, related_chances
 from ...methods.distill import TEMPERATURE, SoftTargets, old_chances
 from ...networks.contract import Head, Network
-from ..job import Job
 from ..plan import Plan
 from ..profiling.old_head import shared_rows
+from ..setup import Log, Setup
 
 __all__ = ["OLD_HEAD", "check_switches", "taught"]
 
@@ -48,39 +48,45 @@ def check_switches(net: Network, data: Dataset, *, plan: Plan) -> None:
         )
 
 
-def taught(job: Job, features: Tensor) -> Job:
-    """Return the work with what the old head says among what is minimised; the same work where that is not asked for.
+def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
+    """Return the setup with what the old head says among what is minimised; the same where that is not asked for.
 
     What it says is recorded once, on the plain items, before the network is tuned. Where it goes on being trained, the network is a
     copy with one more head.
 
     Args:
-        job: with its heads trained.
+        setup: the heads of its network are trained.
+        log: gets a note of it.
         features: (N, d) what they read.
     """
-    settings, data, head = job.settings, job.items.data, job.old_head
+    settings, data, head = setup.settings, setup.items.data, setup.old_head
     if head is None or not (settings.distill or settings.co_tuning):
-        return job
+        return setup
     scores = features.numpy() @ head.weight.T + head.bias
     if settings.co_tuning:
-        fit, targets = job.known(data.name, job.parts.training), data.targets
+        fit, targets = setup.known(data.name, setup.parts.training), data.targets
         relation = class_relation(scores[fit], targets[fit], classes=len(data.classes))
-        job.notes.append(f"Co-Tuning: the {len(head.weight)} old classes went on being taught, with weight {settings.co_tuning:g}.")
-        return _with_old_head(job, head, term=SoftTargets(OLD_HEAD, _tensor(related_chances(relation, targets)), settings.co_tuning))
+        log.notes.append(f"Co-Tuning: the {len(head.weight)} old classes went on being taught, with weight {settings.co_tuning:g}.")
+        return _with_old_head(setup, head, term=SoftTargets(OLD_HEAD, _tensor(related_chances(relation, targets)), settings.co_tuning))
     rows, share = shared_rows(head, data.classes), settings.distill
     if (rows >= 0).all():
-        term = SoftTargets(job.tasks[data.name], _tensor(old_chances(scores, rows)), share)
-        job.notes.append(f"A share of {share:g} of the targets is what the old head said of the plain items before the network was tuned.")
-        return replace(job, terms=(*job.terms, term), share=1 - share)
-    job.notes.append(f"A share of {share:g} of the loss holds the {len(head.weight)} old classes at what they were on the plain items.")
+        term = SoftTargets(setup.tasks[data.name], _tensor(old_chances(scores, rows)), share)
+        log.notes.append(f"A share of {share:g} of the targets is what the old head said of the plain items before the network was tuned.")
+        return _with_term(setup, term, share=1 - share)
+    log.notes.append(f"A share of {share:g} of the loss holds the {len(head.weight)} old classes at what they were on the plain items.")
     term = SoftTargets(OLD_HEAD, _tensor(old_chances(scores, temperature=TEMPERATURE)), share, TEMPERATURE)
-    return replace(_with_old_head(job, head, term=term), share=1 - share)
+    return _with_old_head(setup, head, term=term, share=1 - share)
 
 
-def _with_old_head(job: Job, head: Head, *, term: SoftTargets) -> Job:
+def _with_old_head(setup: Setup, head: Head, *, term: SoftTargets, share: float = 1.0) -> Setup:
     old = replace(head, task=OLD_HEAD, classes=None, parts=(), thresholds=None, activation="linear")
-    with_it = job.with_network(job.network.with_head(old))
-    return replace(with_it, terms=(*job.terms, term), helpers=(*job.helpers, OLD_HEAD))
+    taught_too = _with_term(setup.on(setup.network.with_head(old)), term, share=share)
+    helpers = (*setup.additions.helpers, OLD_HEAD)
+    return replace(taught_too, additions=replace(taught_too.additions, helpers=helpers))
+
+
+def _with_term(setup: Setup, term: SoftTargets, *, share: float) -> Setup:
+    return replace(setup, additions=replace(setup.additions, terms=(*setup.additions.terms, term), share=share))
 
 
 def _tensor(chances: np.ndarray) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from ...training import Feed, HeadFeed, Settings, Training
 from ...training.loop import restore_
 from ...training.measured import Measured, measured_training
 from ...training.recipe import Folds, Starts, put_start_, refitted
-from ..folds import folds_of
-from ..job import Job, Parts
+from ..passes import training_of
+from ..setup import Log, Parts, Setup
 from ..starting import solve_heads_
+from .folds import folds_of
 
-__all__ = ["note_", "starts_of", "tuned", "usual_rate"]
+__all__ = ["Tuned", "note_", "starts_of", "tuned", "usual_rate"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
@@ -45,83 +46,98 @@ def usual_rate(network: Network, settings: Settings, *, drawn: bool = False) -> 
     return 10 * rate if settings.optimizer == "sgd" else rate
 
 
-def tuned(job: Job, feed: Feed, *, frozen: frozenset[str], stage: str, starts: Starts, usual: float) -> History:
+@dataclass(frozen=True)
+class Tuned:
+    """A training that was carried out.
+
+    Attributes:
+        history: one dict an epoch.
+        measured: with its settings, as they were measured, or as what it repeats had them.
+    """
+
+    history: History
+    measured: Measured
+
+    def after(self, history: History) -> Tuned:
+        """Return it with the `history` of what went before."""
+        return replace(self, history=[*history, *self.history])
+
+
+def tuned(  # over the limit: what is trained, from where
+    setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], stage: str, starts: Starts, usual: float
+) -> Tuned:
     """Train what is not frozen with settings that are measured, then again on training and validation set, where that is asked for.
 
     Args:
-        job: its network is changed in place; it is told what was compared, and keeps the scores of examples that were not learned from.
-        feed: of the job's network.
+        setup: its network is changed in place.
+        log: gets what was compared, and the time.
+        feed: of that network.
         frozen: layers.
         stage: a word for the history.
         starts: name -> weights that the training may begin with.
         usual: learning rate in the middle of those that are compared.
 
     Returns:
-        The history.
+        The history, and what was measured.
     """
-    training = job.training(stage, feed, frozen=frozen)
-    if job.repeats is not None:
-        return _repeated_(job, training, starts=starts)
-    with job.clock.during("train"):
-        found = measured_training(training, usual=usual, starts=starts, folds=_folds_for(job), known=job.checkpoint(f"{stage}-choice"))
-        rows = job.learned_from
+    training = training_of(setup, log, stage=stage, feed=feed, frozen=frozen)
+    if setup.repeats is not None:
+        return Tuned(_repeated_(log, setup.repeats, training=training, starts=starts), setup.repeats)
+    rows = setup.parts.learned_from
+    with log.clock.during("train"):
+        found = measured_training(training, usual=usual, starts=starts, folds=_folds_for(setup), known=setup.checkpoint(f"{stage}-choice"))
         if found.kept_start:
-            put_start_(replace(training, fit=rows if job.refits else training.fit), found.recipe, starts=starts)
-        elif job.refits and job.settings.epochs != 0:
-            found.refit_(rows, job.checkpoint(f"{stage}-refit"))
-    note_(job, found, refitted=job.refits and not found.kept_start)
-    return found.history
+            put_start_(replace(training, fit=rows if setup.refits else training.fit), found.recipe, starts=starts)
+        elif setup.refits and setup.settings.epochs != 0:
+            found.refit_(rows, setup.checkpoint(f"{stage}-refit"))
+    note_(log, found, refitted_on=len(rows) if setup.refits and not found.kept_start else None)
+    return Tuned(found.history, found)
 
 
-def _repeated_(job: Job, training: Training, *, starts: Starts) -> History:
-    """Carry out a training that is known, on the examples of the job, and return its history.
+def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
+    """Carry out a training whose settings and length are `known`, on other examples, and return its history.
 
     Args:
-        job: with what it repeats.
-        training: to be repeated.
-        starts: name -> weights that the training may begin with.
+        log: gets the time.
+        known: the training that is repeated.
+        training: on the other examples.
+        starts: name -> weights that it may begin with.
     """
-    known = job.repeats
-    if known is None:
-        raise ValueError("there is nothing to repeat")
     recipe = known.recipe if known.recipe.start in starts else replace(known.recipe, start=next(iter(starts)))
     if known.kept_start:
         put_start_(training, recipe, starts=starts)
         return []
-    with job.clock.during("train"):
+    with log.clock.during("train"):
         return refitted(training, recipe, starts=starts, course=known.course, rows=training.fit).history
 
 
-def note_(job: Job, found: Measured, *, refitted: bool) -> None:
-    """Tell a job what was compared and chosen for a training.
+def note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
+    """Take down what was compared and chosen for a training.
 
     Args:
-        job: gets notes, the settings, and the scores of examples that were not learned from.
+        log: gets notes.
         found: the training.
-        refitted: whether it was repeated on training and validation set.
+        refitted_on: how many examples of training and validation set it was repeated on; None: it was not.
     """
-    job.held_out, job.measured = found.held_out, found
-    stage, plan = found.training.stage, job.plan
-    given = {"strategy": plan.strategy, "frozen": plan.frozen, "block": plan.block, "base": None if plan.base == "head" else plan.base}
-    own = {name: value for name, value in given.items() if value is not None} | plan.options
-    job.chosen.update(own | job.chosen | found.chosen())
+    stage = found.training.stage
     by = f"by {len(found.compared)} short trainings" if found.compared else "as given, or usual where nothing was"
-    job.notes.append(f"Settings of {stage!r}, {by}: {found.recipe.words()}.")
+    log.notes.append(f"Settings of {stage!r}, {by}: {found.recipe.words()}.")
     if found.kept_start:
-        job.notes.append(
+        log.notes.append(
             f"Nothing of the training {stage!r} was kept: the network before it has a lower validation loss than any of its epochs."
         )
-    elif refitted:
-        rows, epochs = len(job.learned_from), sum(found.course)
-        job.notes.append(f"Then {stage!r} was trained again for {epochs} epochs on the {rows} training and validation examples together.")
+    elif refitted_on is not None:
+        log.notes.append(
+            f"Then {stage!r} was trained again for {sum(found.course)} epochs on the {refitted_on} training and validation examples "
+            "together."
+        )
 
 
-def _folds_for(job: Job) -> Folds:
-    """Return the folds that choose where the validation set of a `job` is too small; none where it is not, or nothing can be split."""
-    fit, validation = job.parts.training, job.parts.validation
-    if len(validation) >= FEW_TO_CHOOSE or not job.plan.validation or job.settings.refit is False:
+def _folds_for(setup: Setup) -> Folds:
+    """Return the folds that choose where the validation set of a `setup` is too small; none where it is not, or nothing can be split."""
+    if len(setup.parts.validation) >= FEW_TO_CHOOSE or not setup.plan.validation or setup.settings.refit is False:
         return ()
-    rows, data = np.sort(np.concatenate([fit, validation])), job.items.data
+    rows, data = setup.parts.learned_from, setup.items.data
     part = data.subset(rows)
     counts = part.class_counts()
     fewest = int(counts[counts > 0].min()) if data.task == "classification" and part.groups is None and len(counts) else len(rows)
@@ -129,23 +145,23 @@ def _folds_for(job: Job) -> Folds:
     if count < 2:
         return ()
     try:
-        return folds_of(data, rows, folds=count, holdout=0.0, seed=job.plan.seed)
+        return folds_of(data, rows, folds=count, holdout=0.0, seed=setup.plan.seed)
     except (DataError, ValueError):
         return ()
 
 
-def starts_of(job: Job, *, frozen: frozenset[str], features: Tensor | None = None) -> Starts:
+def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None = None) -> Starts:
     """Return what a training may begin with: the weights at hand, and the same with the heads as they came.
 
     The heads at hand have been solved on the training set. A training on other examples begins with heads that were solved on these.
 
     Args:
-        job: with its heads solved.
+        setup: with its heads solved.
         frozen: layers that are not trained.
         features: (N, d) what the heads read; None where the heads have not been solved.
     """
-    network, fit = job.network, job.parts.training
-    now = _weights(job, frozen)
+    network, fit = setup.network, setup.parts.training
+    now = _weights(setup, frozen)
     own = [head for head in network.heads.values() if head.groups is None]
     solved = {head.layer: network.rows(head.layer) for head in own}
     changed = [head for head in own if not all(map(np.array_equal, solved[head.layer], (head.weight, head.bias)))]
@@ -156,22 +172,22 @@ def starts_of(job: Job, *, frozen: frozenset[str], features: Tensor | None = Non
     def plain(_rows: np.ndarray) -> dict[str, Tensor]:
         for head in changed:
             network.set_rows_(head.layer, head.weight, bias=head.bias)
-        return now | _weights(job, frozen, only=[head.layer for head in changed])
+        return now | _weights(setup, frozen, only=[head.layer for head in changed])
 
     def solved_on(rows: np.ndarray) -> dict[str, Tensor]:
         if rows.tobytes() not in known:
             start = plain(rows)
             restore_({name: network.state()[name] for name in start}, start)
-            alone = replace(job, parts=Parts(rows, rows[:0], job.parts.holdout), solved={}, notes=[])
-            solve_heads_(alone, HeadFeed(network, features, job.device), features=features)
-            known[rows.tobytes()] = now | _weights(job, frozen, only=[head.layer for head in changed])
+            alone = replace(setup, parts=Parts(rows, rows[:0], setup.parts.holdout))
+            solve_heads_(alone, Log(), feed=HeadFeed(network, features, setup.device), features=features)
+            known[rows.tobytes()] = now | _weights(setup, frozen, only=[head.layer for head in changed])
         return known[rows.tobytes()]
 
     return {"solved": solved_on, "plain": plain}
 
 
-def _weights(job: Job, frozen: frozenset[str], *, only: Sequence[str] | None = None) -> dict[str, Tensor]:
+def _weights(setup: Setup, frozen: frozenset[str], *, only: Sequence[str] | None = None) -> dict[str, Tensor]:
     """Return copies of what training may change, or of the weights of some layers."""
-    named = ((name, name.rpartition(".")[0], tensor) for name, tensor in job.network.state().items())
+    named = ((name, name.rpartition(".")[0], tensor) for name, tensor in setup.network.state().items())
     wanted = (one for one in named if (frozen.isdisjoint(one[:2]) if only is None else one[1] in only))
     return {name: tensor.detach().clone() for name, _, tensor in wanted}

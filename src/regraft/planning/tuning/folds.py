@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from ..data import Dataset
-from ..errors import DataError
+from ...data import Dataset
+from ...errors import DataError
 
 __all__ = ["Fold", "folds_of"]
 

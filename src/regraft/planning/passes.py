@@ -1,0 +1,207 @@
+"""Passes over the examples of a setup: where batches come from, what the heads read, and a stage of training."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Prepared
+from ..files.room import large_array
+from ..frontier import Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
+from ..networks.contract import Network
+from ..networks.tracing import capture, pooled
+from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
+from .setup import Log, Setup
+
+__all__ = [
+    "UNCACHED",
+    "features_of",
+    "feed_of",
+    "head_feed",
+    "judging_features",
+    "too_large",
+    "train_heads",
+    "train_heads_alone",
+    "training_of",
+    "whole_feeds",
+]
+
+UNCACHED = "The frozen part is computed every epoch"
+"""How a note begins where a network cannot be taken apart."""
+
+
+def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
+    """Return where batches come from when these layers are frozen: the feature cache if there is a freeze boundary.
+
+    Args:
+        setup: its network is frozen so.
+        log: gets the time, and a note where there is no boundary.
+        frozen: layers.
+        items: other examples than those learned from (a test set); they have no views.
+
+    Returns:
+        The feed; the cache is filled.
+    """
+    network, settings, learned = setup.network, setup.settings, items is None
+    items, views = items or setup.items, setup.plan.views if learned else 1
+    network.freeze_(frozen | setup.idle_layers)
+    layers = cacheable_layers(network, frozen - set(network.head_layers))
+    whole = WholeFeed(network, items, views, setup.device, log.counter if layers else None)
+    if not layers or settings.cache is None or network.draws:
+        return whole
+    with log.clock.during("frozen"):
+        cut = find_cut(network, layers, sample=items.batch(np.arange(3) % len(items)))
+        if isinstance(cut, Refusal):
+            log.notes.append(f"{UNCACHED}: {cut.reason}.")
+            return whole
+        if setup.plan.strategy == "auto" and too_large(_cache_bytes(cut, len(items) * views), log):
+            return whole
+        where = default_cache_folder() if settings.cache == "auto" else settings.cache
+        fill = FrozenPass(network, cut, where, settings.dtype, device=setup.device, counter=log.counter, notes=log.notes, kept=log.kept)
+        plain = fill.cached(items)
+        position = np.full(len(items), -1)
+        if views == 1:
+            return CachedFeed(cut, plain, None, position, 1, setup.device)
+        learned_from = setup.parts.learned_from if setup.refits else setup.parts.training
+        position[learned_from] = np.arange(len(learned_from))
+        chosen = items.of(items.data.subset(learned_from))
+        return CachedFeed(cut, plain, fill.cached(chosen, range(1, views)), position, views, setup.device)
+
+
+def whole_feeds(setup: Setup) -> tuple[Feed, Feed | None]:
+    """Return the plain examples of a `setup` for its whole network, and its test set, where there is one."""
+    network, device = setup.network, setup.device
+    return WholeFeed(network, setup.items, 1, device), None if setup.test is None else WholeFeed(network, setup.test, 1, device)
+
+
+def _cache_bytes(cut: Cut, rows: int) -> int:
+    return rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
+
+
+def too_large(needed: int, log: Log) -> bool:
+    """Tell whether a cache of `needed` bytes that nobody asked for would take over a quarter of the free disk; the `log` says so then."""
+    folder = default_cache_folder()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    large = bool(needed > shutil.disk_usage(existing).free / 4)
+    if large:
+        log.notes.append(f"A cache of {needed / 2**30:.1f} GiB would take over a quarter of the free disk; none is kept there.")
+    return large
+
+
+def head_feed(setup: Setup, log: Log, *, feed: Feed) -> HeadFeed:
+    """Return what the heads of a `setup` read of all examples, computed by one pass of `feed`; the `log` gets the time."""
+    with log.clock.during("frozen"):
+        return HeadFeed(setup.network, features_of(setup.network, feed, indices=np.arange(len(setup.items))), setup.device)
+
+
+def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
+    """Return what the heads read of the examples `indices` of a `network`'s feed, (n, d), view 0."""
+    network.mode_(False)
+    head = network.modules()[network.head.layer]
+    parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
+    made, filled = torch.zeros(0, network.head.features), 0
+    with torch.inference_mode(), capture(head) as found:
+        for _, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
+            feed.scores(payload)
+            rows = pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu()
+            made = made if filled else torch.from_numpy(large_array((len(indices), rows.shape[1]), np.dtype(np.float32)))
+            made[filled : filled + len(rows)] = rows
+            filled += len(rows)
+    return made
+
+
+def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozenset[str]) -> Tensor:
+    """Return the source network's features of the examples that judge, (n, d), for the baselines; before anything is trained.
+
+    Args:
+        setup: with the source network.
+        log: gets what a pass over the test set costs.
+        features: (N, d) of the examples learned from.
+        frozen: layers, for the freeze boundary of a test set.
+    """
+    if setup.test is None:
+        return features[setup.parts.holdout]
+    feed = feed_of(setup, log, frozen=frozen, items=setup.test)
+    return features_of(setup.network, feed, indices=np.arange(len(setup.test)))
+
+
+def training_of(  # over the limit: what a training is made of
+    setup: Setup,
+    log: Log,
+    *,
+    stage: str,
+    feed: Feed,
+    frozen: frozenset[str],
+    settings: Settings | None = None,
+    most: int | None = None,
+) -> Training:
+    """Return a stage of training of what is not frozen.
+
+    Args:
+        setup: with the network and all that goes with it.
+        log: told of every epoch.
+        stage: a word for the history and the name of the checkpoint.
+        feed: batches and scores.
+        frozen: layers that stay frozen.
+        settings: other than the plan's, or None.
+        most: learn from so many examples at most, or None.
+    """
+    fit, plan = setup.parts.training, setup.plan
+    if most is not None and len(fit) > most:
+        fit = np.sort(np.random.default_rng(plan.seed).choice(fit, most, replace=False))
+    return Training(
+        setup.network,
+        feed,
+        setup.objective(),
+        fit,
+        setup.parts.validation,
+        settings or setup.settings,
+        plan.seed,
+        frozen | setup.idle_layers,
+        setup.checkpoint(stage),
+        stage,
+        log.on_epoch,
+        setup.additions.rates,
+        setup.additions.anchors,
+    )
+
+
+def train_heads(
+    setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str] | None = None, settings: Settings | None = None
+) -> list[dict[str, Any]]:
+    """Train the heads.
+
+    Args:
+        setup: its network is changed in place.
+        log: gets the time, and is told of every epoch.
+        feed: batches and scores.
+        frozen: layers that stay frozen; None: all but the heads.
+        settings: other than the plan's, or None.
+
+    Returns:
+        The history; nothing where the network holds all that is left.
+    """
+    frozen = setup.all_but_heads if frozen is None else frozen
+    training = training_of(setup, log, stage="head", feed=feed, frozen=frozen, settings=settings)
+    setup.network.freeze_(training.frozen)
+    if not any(one.requires_grad for names in setup.network.layer_parameters().values() for one in names.values()):
+        return []
+    with log.clock.during("train"):
+        return train(training)
+
+
+def train_heads_alone(setup: Setup, log: Log, *, features: Tensor) -> list[dict[str, Any]]:
+    """Return the history of training the heads of a `setup` on what they read, `features` (N, d), all layers of them from the start.
+
+    Args:
+        setup: its network is changed in place.
+        log: gets the time, and is told of every epoch.
+        features: of all N examples.
+    """
+    feed = HeadFeed(setup.network, features, setup.device)
+    return train_heads(setup, log, feed=feed, settings=replace(setup.settings, unfreeze_every=None))
