@@ -73,3 +73,9 @@ def test_a_training_of_which_nothing_is_kept_is_named(strategy: str, family: str
     assert said in bad.verdict and any(reason.startswith(said) for reason in bad.plan.reasons)
     assert said not in other.verdict and not any(reason.startswith(said) for reason in other.plan.reasons)
     assert said in bad.report_facts()["verdict"]
+
+
+def test_a_network_from_scratch_beside_it_is_judged_as_the_one_before() -> None:
+    given: dict[str, Any] = {"strategy": "full", "baselines": True, **QUICK}
+    plain, everything = (regraft.adapt(cases.network("torch"), cases.data("torch"), **given, refit=refit) for refit in ("auto", "all"))
+    assert everything.baselines == plain.baselines and "scratch" in plain.baselines
