@@ -15,7 +15,7 @@ from tests.moments import outcomes
 from regraft.errors import InputError, NetworkError
 from regraft.files import replacing
 from regraft.files.locks import LOCK_FILE, held_folder
-from regraft.files.replacing import Kind, replaced_folder, settle_
+from regraft.files.replacing import Kind, clear_left, replaced_folder, settle_
 from regraft.files.writing import write_json
 
 KIND = Kind("sign.json", frozenset({"sign.json", "weights", "extra", "codes", "table"}))
@@ -197,6 +197,27 @@ def test_a_list_of_what_is_gone_that_is_a_pipe_or_damaged_is_passed_over(tmp_pat
         make(listed)
         settle_(tmp_path, KIND)
         assert _held_by(tmp_path) == OLD and not listed.parent.exists()
+
+
+@pytest.mark.parametrize("name", [".out.regraft.partial", "out/.regraft.staged", "out/.regraft.committed", "out/.regraft.lock"])
+@pytest.mark.parametrize("kind", ["pipe", "file", "link"])
+@pytest.mark.skipif(os.name == "nt", reason="FIFOs are of POSIX")
+def test_what_has_the_name_of_a_folder_that_is_left_and_is_none_stops_nobody(name: str, kind: str, tmp_path: Path) -> None:
+    """A pipe would be waited for, for ever."""
+    _put(tmp_path / "out", OLD)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").touch()
+    makes: dict[str, Callable[[Path], None]] = {"pipe": os.mkfifo, "file": Path.touch, "link": lambda path: path.symlink_to("elsewhere")}
+    makes[kind](tmp_path / name)
+    clear_left(tmp_path / name)
+    assert os.path.lexists(tmp_path / name)
+    try:
+        _replace(tmp_path / "out")
+    except InputError as error:
+        assert "cannot be written" in str(error) and _held_by(tmp_path / "out").items() >= OLD.items()
+    else:
+        assert _held_by(tmp_path / "out") == NEW
+    assert (tmp_path / "elsewhere" / "mine").exists()
 
 
 def test_content_to_be_moved_in_names_nothing_outside_the_folder(tmp_path: Path) -> None:

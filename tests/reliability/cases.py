@@ -55,6 +55,7 @@ CASES = {
     "everything": Case("partial", {"refit": "all", "frozen": 1}),
     "probed": Case("partial", {"base": "probe", "frozen": 1}),
     "taught": Case("full", {"distill": 0.3}),
+    "co_tuned": Case("full", {"co_tuning": 0.3}),
 }
 """Name -> what is adapted; "stages" thaws block by block, "baseline" trains a second network from scratch, "chosen" compares settings and
 has a validation set in place of folds, "once" is not trained again, "everything" is made again from all examples."""

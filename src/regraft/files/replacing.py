@@ -24,7 +24,7 @@ from .locks import held_folder
 from .schema import read_json
 from .writing import PARTIAL, flush_file, flush_folder, write_json
 
-__all__ = ["COMMITTED", "Kind", "left_beside", "replaced_folder", "settle_"]
+__all__ = ["COMMITTED", "Kind", "clear_left", "left_beside", "replaced_folder", "settle_"]
 
 COMMITTED = ".regraft.committed"
 """Within a folder: new content that is whole, and not yet at its place."""
@@ -90,7 +90,7 @@ def _staging(target: Path) -> Path:
     """Make an empty folder beside the target where the two can be exchanged, else within it; those of killed processes go."""
     beside, inside = left_beside(target), target / _STAGED
     for left in (beside, inside):
-        shutil.rmtree(left, ignore_errors=True)
+        clear_left(left)
     if hasattr(_LIBRARY, _CALL):
         with suppress(OSError):  # the parent cannot be written, or the working folder is gone
             if _is_apart(target):
@@ -106,6 +106,12 @@ def _staging(target: Path) -> Path:
 def left_beside(target: Path) -> Path:
     """Return the folder beside `target` that holds its new content, or its old one, while it is replaced."""
     return target.with_name(f".{target.name}{_ENDING}")
+
+
+def clear_left(folder: Path) -> None:
+    """Remove a folder that a killed process left; nothing where something else has its name: `rmtree` would wait for a pipe for ever."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_apart(target: Path) -> bool:

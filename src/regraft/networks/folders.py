@@ -9,7 +9,6 @@ import errno
 import hashlib
 import importlib.metadata
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -24,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from ..errors import InputError, NetworkError
 from ..files.formats import member, named_in_utf8, opening, reason_of
 from ..files.locks import LOCK_FILE, held_folder
-from ..files.replacing import COMMITTED, Kind, left_beside, replaced_folder, settle_
+from ..files.replacing import COMMITTED, Kind, clear_left, left_beside, replaced_folder, settle_
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
 from ..files.text import printable
 from ..files.writing import write_json, write_lines
@@ -287,7 +286,7 @@ def settled(folder: Path) -> None:
                 ) from error
     elif os.path.lexists(left := left_beside(folder.resolve())) or os.path.lexists(folder / LOCK_FILE):
         with suppress(NetworkError), held_folder(folder, error=NetworkError):  # else it is no leftover, or nothing can be changed here
-            shutil.rmtree(left, ignore_errors=True)  # the lock goes at the end
+            clear_left(left)  # the lock goes at the end
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
