@@ -1,6 +1,7 @@
 """Settings for all tests."""
 
 import functools
+import gc
 import importlib
 import os
 import socket
@@ -14,6 +15,12 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what the libraries and the tests themselves hold: each full collection read all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

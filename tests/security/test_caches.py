@@ -267,7 +267,7 @@ KERAS: dict[str, Callable[[Any, Any, float], Any]] = {
 
 def _keras_computed(where: Path, build: Callable[[Any, Any], Any]) -> int:
     keras = pytest.importorskip("keras")
-    keras.utils.clear_session()  # names of layers begin anew
+    keras.utils.clear_session(free_memory=False)  # names of layers begin anew
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
     middle = build(keras, keras.layers.Conv2D(4, 3, name="first")(inputs))
