@@ -12,12 +12,14 @@ import torch
 
 import regraft
 from regraft.data import Dataset, Prepared, read
+from regraft.errors import SettingError
 from regraft.networks.contract import Network
 from regraft.planning import make_plan
 from regraft.planning.carry_out import setup_of
 from regraft.planning.choosing.choice import Choice
 from regraft.planning.plan import STRATEGIES
 from regraft.planning.preparing import prepared_for
+from regraft.planning.search import bench
 from regraft.planning.setup import Log, Setup, parts_of
 from regraft.planning.strategies import run_strategy
 
@@ -103,3 +105,27 @@ def test_nobody_assigns_to_a_setup(name: str) -> None:
     setup = _setup("torch", "head", {})
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(setup, name, None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_that_does_not_go_together_is_said_at_once(family: str) -> None:
+    data = read((np.zeros((24, 6), np.float32), np.array(["a", "b", "c"])[np.arange(24) % 3]))
+    with pytest.raises(SettingError) as raised:
+        regraft.adapt(_net(family), data, strategy="codes", co_tuning=1.0, task_weights={"mood": 2.0}, trainable="all")
+    for words in ("no task 'mood'", "co_tuning=1.0 is for classes other than the old ones", "24 items without conditions"):
+        assert str(raised.value).count(words) == 1
+    with pytest.raises(SettingError) as raised:
+        regraft.adapt(_net(family), data, strategy="partial", frozen="nowhere", task_weights={"mood": 2.0})
+    assert str(raised.value).count("'nowhere'") == 1 and "no task 'mood'" in str(raised.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trial_of_a_search_learns_from_the_old_head_too(family: str) -> None:
+    setup = _setup(family, "full", {"validation": 0})
+    taught = make_plan("full", {"validation": 0, "epochs": 1, "learning_rate": 1e-2, "cache": "memory", "distill": 0.9})
+    plain, other = (
+        bench.carried_out(_net(family), setup.items, plan=dataclasses.replace(plan, classes=setup.plan.classes), parts=setup.parts)
+        for plan in (setup.plan, taught)
+    )
+    pairs = zip(plain.network.state().values(), other.network.state().values(), strict=True)
+    assert not all(torch.equal(first, second) for first, second in pairs)

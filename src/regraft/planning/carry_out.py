@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..console import say
 from ..data import Dataset, Prepared, check_trainable
-from ..errors import SettingError
+from ..errors import InputError, SettingError
 from ..files.locks import held_folder
 from ..methods import METHODS
 from ..networks.contract import Network
@@ -28,12 +29,12 @@ from .preparing import check_inputs, prepared_for
 from .result import History, Result, save_result
 from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest
 from .strategies import run_strategy
-from .tasks import changed_heads, check_tasks, matched_tasks, same_tasks
+from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
 from .trained import check_trained, hold_
 from .tuning.stages import check_method
-from .tuning.switches import check_switches
+from .tuning.switches import switch_problems
 
-__all__ = ["adapted", "carry_out", "setup_of"]
+__all__ = ["adapted", "carry_out", "checked_setup", "setup_of"]
 
 TOO_FEW = "Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."
 
@@ -83,7 +84,10 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         parts = parts_of(data, plan, judged_apart=test is not None)
-        setup = _checked_setup(net, log, items=items, plan=plan, parts=parts, test=test_items)
+        setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
+        for note in notes:
+            say(note)
+        log.notes += notes
         setup = setup if out is None else replace(setup, checkpoints=Checkpoints(out / "run", run_digest(setup), resume))
         if plan.augment == "auto" and items.augment == "photo":
             log.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
@@ -117,20 +121,47 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     return result
 
 
-def _checked_setup(  # over the limit: what a run is made of
-    net: Network, log: Log, *, items: Prepared, plan: Plan, parts: Parts, test: Prepared | None
-) -> Setup:
-    """Return the setup on a copy of the network, once it is known that all fits together."""
+def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> tuple[Setup, list[str]]:
+    """Return what a strategy is given, as `setup_of`, once it is known that network, data and plan go together.
+
+    Args:
+        net: the network; it is not changed.
+        items: the prepared examples.
+        plan: what is done.
+        parts: which examples do what.
+        test: further examples that judge.
+
+    Returns:
+        The setup, and sentences on what is frozen.
+
+    Raises:
+        InputError: naming all that does not go together, at once.
+    """
     check_inputs(net, items.preprocessing)
-    check_tasks(items.data, plan, holdout=parts.holdout)
-    check_switches(net, items.data, plan=plan)
-    setup = setup_of(net, items, plan=plan, parts=parts, test=test)
-    check_blocks(setup.network, plan)
-    check_method(setup.network, items.data, plan=plan, parts=parts)
-    for note in check_trained(setup.network, plan):
-        say(note)
-        log.notes.append(note)
-    return setup
+    problems = [*task_problems(items.data, plan, holdout=parts.holdout), *switch_problems(net, items.data, plan=plan)]
+    notes: list[str] = []
+    try:
+        setup = setup_of(net, items, plan=plan, parts=parts, test=test)
+    except InputError as problem:
+        raise _joined([*problems, problem]) from problem
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: check_blocks(setup.network, plan),
+        lambda: check_method(setup.network, items.data, plan=plan, parts=parts),
+        lambda: notes.extend(check_trained(setup.network, plan)),
+    )
+    for check in checks:
+        try:
+            check()
+        except InputError as problem:
+            problems.append(problem)
+    if problems:
+        raise _joined(problems) from problems[0]
+    return setup, notes
+
+
+def _joined(problems: Sequence[InputError]) -> InputError:
+    """Return one error, of the class of the first of these, that says what all of them say."""
+    return type(problems[0])(" ".join(dict.fromkeys(map(str, problems))))
 
 
 def setup_of(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> Setup:
@@ -176,7 +207,7 @@ def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
     plain = replace(setup.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
     plan = replace(setup.plan, strategy="scratch", frozen=None, options={}, trainable=ALL, settings=plain)
     log = Log()
-    other = _checked_setup(net, log, items=setup.items, plan=plan, parts=setup.parts, test=setup.test)
+    other, _ = checked_setup(net, setup.items, plan=plan, parts=setup.parts, test=setup.test)
     digest = "" if setup.checkpoints is None else run_digest(other)
     if setup.checkpoints is not None:
         other = replace(other, checkpoints=replace(setup.checkpoints, digest=digest))
@@ -203,7 +234,7 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
     options = {name: value for name, value in outcome.chosen.items() if name in method.options} if method else setup.plan.options
     plan = replace(setup.plan, **own, options=options, budget=None, candidates=())
     again_log = Log(log.clock, log.counter)
-    again = _checked_setup(net, again_log, items=items, plan=plan, parts=Parts(everything, none, none), test=None)
+    again, _ = checked_setup(net, items, plan=plan, parts=Parts(everything, none, none))
     again = replace(again, repeats=outcome.measured)
     last = adapted(again, again_log)
     log.notes.append(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ..data import Dataset, Prepared
-from ..errors import DataError, SettingError, near_names
+from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
 from ..networks.contract import Network
@@ -16,7 +16,7 @@ from ..tasks.losses import KINDS
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
-__all__ = ["as_heads_say", "changed_heads", "check_tasks", "matched_tasks", "same_tasks"]
+__all__ = ["as_heads_say", "changed_heads", "matched_tasks", "same_tasks", "task_problems"]
 
 PROBE_KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lda", "svm", "class_mean", "knn"), ("classification",)),
@@ -104,40 +104,40 @@ def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
         raise DataError(f"The test set does not go with the data: the task {name!r} is a {kind} there. {error}") from error
 
 
-def check_tasks(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> None:
-    """Raise if the plan does not go with the data's tasks.
+def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator[InputError]:
+    """Give all that does not go together in a plan and the data's tasks.
 
     Args:
         data: what is learned from.
-        plan: with weights of tasks, and how new rows start.
-        holdout: (n,) indices of the items that judge; none where only others do.
+        plan: with weights of tasks, how heads are solved, and how class weights of new classes start.
+        holdout: (n,) indices of the examples that judge; none where only others do.
 
-    Raises:
-        SettingError: if a weight is of a task that the data have not, or a start needs another kind of task.
-        DataError: if no item that judges has a target of the first task.
+    Yields:
+        SettingError: where a weight is of a task that the data have not, or a start or a probe needs another kind of task.
+        DataError: where no example that judges has a target of the first task.
     """
     for name in plan.settings.task_weights or {}:
         if name not in data.tasks:
-            raise SettingError(f"task_weights: the data have no task {name!r}{near_names(name, data.tasks)}")
+            yield SettingError(f"task_weights: the data have no task {name!r}{near_names(name, data.tasks)}")
     other = [name for name in data.tasks if data.targets_of(name).task != "classification"]
     if plan.start == "imprint" and other:
-        raise SettingError(
+        yield SettingError(
             f"start='imprint' averages the items of each class; the task {other[0]!r} is {data.targets_of(other[0]).task}. Choose 'probe'."
         )
     unsuited = [name for name in data.tasks if data.targets_of(name).task not in PROBE_KINDS.get(plan.probe, KINDS)]
     if unsuited:
         kinds = " and ".join(PROBE_KINDS[plan.probe])
-        raise SettingError(
+        yield SettingError(
             f"probe={plan.probe!r} solves heads of {kinds}; the task {unsuited[0]!r} is {data.targets_of(unsuited[0]).task}. "
             "Choose 'ridge', or leave it out."
         )
     if plan.probe in THROUGH_LAYERS and data.further:
-        raise SettingError(
+        yield SettingError(
             f"probe={plan.probe!r} puts a layer before one head; the data have {len(data.tasks)} tasks: {', '.join(data.tasks)}. "
             "Choose 'ridge', or give one of them."
         )
     if len(holdout) and not data.known[holdout].any():
-        raise DataError(f"None of the {len(holdout)} items that judge has a target of the task {data.name!r}. Raise holdout=.")
+        yield DataError(f"None of the {len(holdout)} items that judge have a target of the task {data.name!r}. Raise holdout=.")
 
 
 def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:

@@ -13,14 +13,13 @@ from ...console import speaking
 from ...data import Prepared
 from ...frontier import Counter
 from ...networks.contract import Network
-from ..carry_out import adapted, setup_of
+from ..carry_out import adapted, checked_setup
 from ..finishing import leave_ready_
 from ..judging import judged
 from ..outcome import Outcome
 from ..plan import Plan
 from ..setup import Log, Parts, learning_parts
 from ..tasks import matched_tasks
-from ..trained import check_trained
 from ..tuning.folds import Fold
 from .heads import deepened
 from .space import HEAD_NAMES, plan_for
@@ -56,8 +55,7 @@ def carried_out(
     Returns:
         The adapted network, and how to judge it.
     """
-    setup = setup_of(net, items, plan=plan, parts=parts)
-    check_trained(setup.network, plan)
+    setup, _ = checked_setup(net, items, plan=plan, parts=parts)
     outcome = adapted(setup, Log(counter=counter or Counter(), on_epoch=on_epoch))
     leave_ready_(outcome.network)
     return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...data import Dataset
-from ...errors import SettingError
+from ...errors import InputError, SettingError
 from ...methods.co_tuning import class_relation, related_chances
 from ...methods.distill import TEMPERATURE, SoftTargets, old_chances
 from ...networks.contract import Head, Network
@@ -17,32 +18,33 @@ from ..plan import Plan
 from ..profiling.old_head import shared_rows
 from ..setup import Log, Setup
 
-__all__ = ["OLD_HEAD", "check_switches", "taught"]
+__all__ = ["OLD_HEAD", "switch_problems", "taught"]
 
 OLD_HEAD = "old head"
 """The task of the head that is there for the training alone."""
 
 
-def check_switches(net: Network, data: Dataset, *, plan: Plan) -> None:
-    """Raise if the plan asks for what the old head says, and it cannot say anything.
+def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[InputError]:
+    """Give all that keeps the old head from saying what a plan asks of it.
 
     Args:
         net: the network as it came.
         data: what it is adapted to.
         plan: with the settings.
 
-    Raises:
+    Yields:
         SettingError: naming the setting, and what is lacking.
     """
     settings = plan.settings
+    usable = bool(net.heads) and net.head.kind == "classification" and net.head.groups is None and len(net.head.weight) > 1
     for name, value in (("distill", settings.distill), ("co_tuning", settings.co_tuning)):
         if value and data.task != "classification":
-            raise SettingError(f"{name}={value} needs targets that are classes; the task {data.name!r} is {data.task}. Leave it out.")
-        if value and (not net.heads or net.head.kind != "classification" or net.head.groups is not None or len(net.head.weight) < 2):
+            yield SettingError(f"{name}={value} needs targets that are classes; the task {data.name!r} is {data.task}. Leave it out.")
+        if value and not usable:
             what = f"one of kind {net.head.kind!r} with {len(net.head.weight)} rows" if net.heads else "none"
-            raise SettingError(f"{name}={value} needs the network's old head, with two classes or more; received {what}. Leave it out.")
-    if settings.co_tuning and (shared_rows(net.head, data.classes) >= 0).all():
-        raise SettingError(
+            yield SettingError(f"{name}={value} needs the network's old head, with two classes or more; received {what}. Leave it out.")
+    if settings.co_tuning and usable and data.task == "classification" and (shared_rows(net.head, data.classes) >= 0).all():
+        yield SettingError(
             f"co_tuning={settings.co_tuning} is for classes other than the old ones; all {len(data.classes)} are rows of the old head "
             "already. Use distill= in its place."
         )
