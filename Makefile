@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
 # As many processes as there are processors, four at most: each holds torch and Keras (about 1.5 GiB). A file's tests stay together.
-PARALLEL ?= -n auto --maxprocesses=4 --dist loadfile
+PARALLEL ?= -n logical --maxprocesses=4 --dist loadfile
 PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 
