@@ -19,7 +19,7 @@ def test_prints_table_and_scenario_and_writes_the_page(pictures: Path, tmp_path:
     assert result.exit_code == 0, result.stderr
     assert "input" in result.stdout and "Scenario:" in result.stdout and "majority class" in result.stdout
     assert str(tmp_path / "out" / "profile.html") in result.stdout
-    assert "<svg" in (tmp_path / "out" / "profile.html").read_text(encoding="utf-8")
+    assert "What each depth gives" in (tmp_path / "out" / "profile.html").read_text(encoding="utf-8")
     facts = json.loads((tmp_path / "out" / "profile.json").read_text(encoding="utf-8"))
     assert facts["judged"] == 16 and facts["depths"][0]["block"] == "input"
 

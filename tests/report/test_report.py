@@ -19,10 +19,12 @@ import pytest
 from regraft.console import duration
 from regraft.errors import DataError, MissingExtraError
 from regraft.report import picture_uri, plot_history, read_facts, sound_uri, verdict, write_facts, write_report
-from regraft.report.candidates import candidate_rows
+from regraft.report.candidates import candidate_figure, candidate_rows
 from regraft.report.curves import stage_starts
-from regraft.report.figures import Bar, heat_map, interval_bars, line_chart, nice_ticks, stacked_bar
-from regraft.report.sections import confused_pairs
+from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked_bar
+from regraft.report.matrix import confusion_matrix
+from regraft.report.planes import axis_of, line_chart
+from regraft.report.results import confused_pairs, tiles
 
 EVIL = '<script>alert("x")</script>'
 NAMES = ["bus", "tram", EVIL]
@@ -64,6 +66,11 @@ def facts() -> dict[str, Any]:
     }
 
 
+def shown(page: Path) -> str:
+    """Return a page with the spaces that a text search has."""
+    return page.read_text(encoding="utf-8").replace("\u00a0%", " %")
+
+
 class Page(HTMLParser):
     """Gathers what a test asks of a page."""
 
@@ -96,18 +103,18 @@ def test_page_is_well_formed_escaped_and_self_contained(tmp_path: Path, facts: d
         assert not any(name.startswith("on") for name in attributes)
         assert tag != "img" or attributes["alt"]
         assert tag != "th" or attributes["scope"] in ("row", "col")
-        assert tag != "svg" or (attributes["role"] == "img" and attributes["aria-label"])
+        assert "plane" not in (attributes.get("class") or "").split() or (attributes["role"] == "img" and attributes["aria-label"])
     assert "evil.example" not in text
     assert "default-src 'none'" in text
     assert "@media (prefers-color-scheme: dark)" in text and "@media print" in text
 
 
 def test_page_shows_the_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
-    text = write_report(tmp_path, facts).read_text(encoding="utf-8")
+    text = shown(write_report(tmp_path, facts))
     numbers = ("90.0 %", "3\u202f400\u202f000", "40.0 %", "900", "not finite", "44 more", "2026-01-02")
     for word in (*numbers, "rows that start anew"):
         assert word in text, word
-    assert text.count("<svg") == 8
+    assert text.count("<figure>") == text.count("<figcaption>") == 8
     assert (tmp_path / "report.html").is_file() and len(list(tmp_path.iterdir())) == 1
 
 
@@ -141,7 +148,7 @@ def test_a_section_for_each_of_several_tasks_with_its_labels_and_baselines(tmp_p
         EVIL: {"kind": "multi-label", **tags, "baselines": {"mean": judged(0.7, 0.6, 0.8)}},
     }
     facts = {"verdict": "v", "scores": {"holdout": {**first, "tasks": tasks}}, "account": {"figures": {"max_score_change": 0.00123}}}
-    text = write_report(tmp_path / "r.html", facts).read_text()
+    text = shown(write_report(tmp_path / "r.html", facts))
     assert Page(text).open == []
     for word in ("Task colour: classification", "&gt;: multi-label", "0.271", "12.5 %", "25.0 %", "the mean of the targets", "macro F1"):
         assert word in text, word
@@ -164,7 +171,7 @@ def test_many_classes_become_a_table_of_pairs(tmp_path: Path) -> None:
     table[3, 4] = 2
     rows = {name: {"recall": 0.5, "interval": [0.4, 0.6], "items": 8} for name in names}
     figures = judged(0.9, 0.8, 0.95, confusion=table.tolist(), per_class=rows)
-    text = write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": figures}}).read_text()
+    text = shown(write_report(tmp_path / "r.html", {"verdict": "v", "scores": {"holdout": figures}}))
     assert "Confusion matrix" not in text and "20.0 %" in text and "the 40 weakest of 50 classes" in text
 
 
@@ -221,11 +228,40 @@ def test_verdict_is_honest(baselines: dict[str, Any], words: str) -> None:
     assert words in verdict(judged(0.9, 0.86, 0.93), baselines)
 
 
-def test_what_was_only_hoped_for_is_told_from_what_was_measured() -> None:
+def test_what_was_not_tried_has_no_estimate() -> None:
     tried = {"name": "head", "seconds": 1.0, "estimate": 0.91, "interval": [0.87, 0.94], "figure": "accuracy", "why": ""}
     losses = {"estimate": 3183.2, "interval": [2633.0, 3733.0], "figure": "loss"}
-    rows = candidate_rows([tried, tried | {"why": "not tried: too long"}, tried | losses, {"name": "full"}])
-    assert [row[3] for row in rows] == ["91.0 % (87.0 to 94.0 %)", "perhaps 91.0 % (87.0 to 94.0 %)", "loss 3183 (2633 to 3733)", ""]
+    candidates = [tried, tried | {"name": "scratch", "why": "not tried: too long"}, tried | losses, {"name": "full"}]
+    assert [row[3] for row in candidate_rows(candidates)] == ["91.0 % (87.0 to 94.0 %)", "", "loss 3183 (2633 to 3733)", ""]
+    figure = candidate_figure(candidates)
+    assert figure is not None and "head" in figure["body"] and "scratch" not in figure["body"]
+    assert candidate_figure(candidates[1:2]) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (judged(0.89, 0.85, 0.92), "no clear difference"),
+        (judged(0.9, 0.86, 0.93), "no clear difference"),
+        (judged(0.5, 0.4, 0.6), "+40.0 points"),
+        (judged(0.97, 0.95, 0.99), "−7.0 points"),
+        (judged(0.89, 0.85, 0.92, difference={"interval": [0.002, 0.02]}), "+1.0 points"),
+    ],
+)
+def test_only_a_clear_difference_is_a_large_number(other: dict[str, Any], said: str) -> None:
+    found = tiles({"baselines": {"probe": other}}, "holdout", figures=judged(0.9, 0.86, 0.93))
+    assert [value for name, value, _ in found if name == "compared with the best baseline"] == [said]
+    errors = {"mae": 0.5, "mae_interval": [0.4, 0.6]}, {"mae": 0.55, "mae_interval": [0.45, 0.65]}
+    assert tiles({"baselines": {"mean": errors[1]}}, "holdout", figures=errors[0])[1][1] == "no clear difference"
+
+
+def test_what_changes_the_meaning_stands_before_the_verdict(tmp_path: Path) -> None:
+    facts = {"verdict": "It is good.", "random_weights": True, "uncached": True, "kept_start": "full", "warnings": ["Warning: a shortcut."]}
+    page = write_report(tmp_path / "r.html", facts).read_text(encoding="utf-8")
+    order = [
+        page.index(words) for words in ("random weights", "could not be split", "Nothing of the training", "a shortcut.", "It is good.")
+    ]
+    assert order == sorted(order) and "Warning: " not in page
 
 
 def test_verdict_of_regression_and_of_nothing() -> None:
@@ -244,27 +280,50 @@ def test_verdict_of_regression_and_of_nothing() -> None:
 
 
 def test_figures_are_well_formed_and_escaped() -> None:
+    axis = Axis(EVIL, 0.0, 1.0, percent=True)
     drawn = [
-        line_chart({EVIL: [(1, 0.5), (2, 0.9)], "b": [(1, 0.1)]}, title=EVIL, percent=True, marks={1.0: EVIL}),
-        line_chart({"flat": [(1, 0.5)]}, title="one point"),
-        interval_bars([Bar(EVIL, 0.5, (0.4, 2.0), EVIL, True), Bar("n", None)], title=EVIL),
-        heat_map([[3, 1], [0, 0]], ["a", EVIL], title=EVIL),
-        heat_map(np.eye(40, dtype=int).tolist(), [f"class {k}" for k in range(40)], title="many"),
-        stacked_bar({EVIL: 1.0, "b": 2.0}, title=EVIL),
+        line_chart({EVIL: [(1, 0.5), (2, 0.9)], "b": [(1, 0.1)]}, title=EVIL, name=EVIL, percent=True, marks={1.0: EVIL}, kept=[2.0]),
+        line_chart({"flat": [(1, 0.5)]}, title="one point", name="loss"),
+        interval_rows([Bar(EVIL, 0.5, (0.4, 2.0), EVIL, True), Bar("n", None)], title=EVIL, axis=axis, lines={"chance": 0.2}),
+        confusion_matrix([[3, 1], [0, 0]], ["a", EVIL], title=EVIL),
+        confusion_matrix(np.eye(40, dtype=int).tolist(), [f"class {k}" for k in range(40)], title="many"),
+        stacked_bar({EVIL: 1.0, "b": 2.0}, title=EVIL, said={EVIL: EVIL, "b": "2 s"}),
     ]
     for markup in drawn:
-        root = ElementTree.fromstring(markup)
-        assert root.tag == "svg" and root.attrib["aria-label"] and root[0].tag == "title"
+        root = ElementTree.fromstring(f"<div>{markup}</div>")
+        assert [each for each in root.iter() if each.attrib.get("aria-label")]
         assert "nan" not in markup and "<script" not in markup
 
 
 def test_figures_of_nothing_are_empty() -> None:
-    assert line_chart({"a": []}, title="") == interval_bars([], title="") == stacked_bar({"a": 0.0}, title="") == ""
+    axis = Axis("x", 0.0, 1.0)
+    assert (
+        line_chart({"a": []}, title="", name="")
+        == interval_rows([], title="", axis=axis)
+        == stacked_bar({"a": 0.0}, title="", said={})
+        == ""
+    )
 
 
-def test_bars_keep_their_proportions() -> None:
-    root = ElementTree.fromstring(interval_bars([Bar("a", 0.25), Bar("b", 0.5)], title="t", across=400.0))
-    assert [float(rect.attrib["width"]) for rect in root.iter("rect")] == [100.0, 200.0]
+def test_marks_stand_where_their_values_are() -> None:
+    body = interval_rows([Bar("a", 0.25, (0.2, 0.4)), Bar("b", 2.0)], title="t", axis=Axis("share", 0.0, 1.0))
+    assert 'class="dot" style="left:25.00%"' in body and 'class="dot" style="left:100.00%"' in body
+    assert 'class="whisker" style="left:20.00%;width:20.00%"' in body
+    assert Axis("loss", 0.01, 1.0, log=True).at(0.1) == pytest.approx(50.0)
+
+
+def test_axes_begin_where_the_values_do() -> None:
+    share = axis_of([0.95, 0.99], name="accuracy", percent=True)
+    assert 0.9 < share.low < 0.95 and share.high <= 1.0
+    assert axis_of([0.2, 1.9], name="loss").low == 0.0 and axis_of([0.001, 0.9], name="loss", log=True).log
+    assert axis_of([3.0], name="loss").low < 3.0 < axis_of([3.0], name="loss").high
+    assert "-0" not in [axis_of([-0.5, 0.5], name="R²").words(tick) for tick in axis_of([-0.5, 0.5], name="R²").ticks()]
+
+
+def test_the_matrix_can_be_read_by_errors_first() -> None:
+    body = confusion_matrix([[8, 0, 0], [1, 5, 4], [0, 0, 9]], ["a", "b", "c"], title="t")
+    assert 'style="--r:3;--s:2"' in body and 'style="--r:2;--s:3"' in body  # "b", with all errors, comes first
+    assert "b, predicted c: 4 (40 %)" in body
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError, optional_import
 
-__all__ = ["curve", "epochs_of", "plot_history", "stage_starts"]
+__all__ = ["curve", "epochs_of", "kept_epochs", "plot_history", "stage_starts"]
 
 
 def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -43,6 +43,26 @@ def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
             starts[float(number)] = f"run {run}: {words}" if several else words
         before = (run, stage, phase)
     return starts if len(starts) > 1 else {}
+
+
+def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[float]:
+    """Return the epochs whose weights were kept: of each stage the one with the lowest validation loss.
+
+    Args:
+        history: one mapping an epoch, over all stages.
+        kept_start: the stage of which nothing was kept.
+
+    Returns:
+        Epochs counted from 1 over all stages; none of a stage without validation loss.
+    """
+    best: dict[object, tuple[float, float]] = {}
+    for number, entry in enumerate(history, start=1):
+        loss = entry.get("calibrated_loss", entry.get("validation_loss"))
+        if isinstance(loss, int | float) and math.isfinite(loss) and entry.get("phase", "train") == "train":
+            key = entry.get("run", 1), entry.get("stage")
+            if entry.get("stage") != kept_start and loss < best.get(key, (math.inf, 0.0))[0]:
+                best[key] = float(loss), float(number)
+    return [epoch for _, epoch in best.values()]
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:

@@ -1,6 +1,7 @@
-"""The report's figures as inline SVG, drawn by a few small functions: no plotting library, no scripts.
+"""What all figures of a page are made of: HTML placed in per cent of the room there is, so that text keeps its size.
 
-Colours are CSS classes of the page, so that one drawing serves light and dark. Every name passes through `html.escape`.
+No plotting library and no script. Colours are CSS classes of the page, so that one drawing serves light and dark. Every name passes
+through `html.escape`.
 """
 
 from __future__ import annotations
@@ -10,21 +11,63 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Bar", "heat_map", "interval_bars", "line_chart", "nice_ticks", "stacked_bar", "svg", "tag", "text"]
+__all__ = ["Axis", "Bar", "interval_rows", "legend", "letters", "nice_ticks", "stacked_bar", "tag", "text_tag", "track_marks"]
 
-_LONGEST = 38  # letters of a bar's name
-_LETTER = 6.6  # mean width of a letter at 12 px
+_EMPTY = ("input",)  # elements without content
+_MINOR = 4  # ticks from which every second one is left out where the figure is narrow
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values along one side of a figure.
+
+    Attributes:
+        name: what the values are, with their unit.
+        low: the value at the left or lower end.
+        high: the value at the other end.
+        percent: whether values in [0, 1] are shown in per cent.
+        log: whether equal distances are equal factors.
+        whole: whether only whole numbers are values.
+    """
+
+    name: str
+    low: float
+    high: float
+    percent: bool = False
+    log: bool = False
+    whole: bool = False
+
+    def at(self, value: float) -> float:
+        """Return where `value` stands, in per cent of the side, within it."""
+        low, high, middle = (math.log(max(each, 1e-300)) if self.log else each for each in (self.low, self.high, value))
+        return min(max(100.0 * (middle - low) / ((high - low) or 1.0), 0.0), 100.0)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Return about `count` round values on the side."""
+        if not self.log:
+            found = nice_ticks(self.low, self.high, count=count)
+            return [value for value in found if not self.whole or value == round(value)]
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        factors = (1, 2, 5) if len(decades) < 4 else (1,)
+        every = [factor * 10.0**power for power in decades for factor in factors]
+        return [value for value in every if self.low * 0.999 <= value <= self.high * 1.001]
+
+    def words(self, value: float) -> str:
+        """Return `value` as it stands beside a tick."""
+        shown = 100.0 * value if self.percent else value
+        said = f"{shown:,.0f}" if abs(shown) >= 1000 and shown == round(shown) else f"{shown:.6g}"
+        return f"{said} %" if self.percent else said
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One horizontal bar: a value with its interval.
+    """One value with its interval, on a line of its own.
 
     Attributes:
-        name: what stands at its left.
-        value: its length, in the unit of the axis; None where there is nothing to show.
+        name: what stands before it.
+        value: in the unit of the axis; None where there is nothing to show.
         interval: (lo, hi), or None.
-        words: what stands at its right.
+        words: what stands behind it.
         strong: whether it is the one that the figure is about.
     """
 
@@ -35,53 +78,34 @@ class Bar:
     strong: bool = False
 
 
-def tag(name: str, content: str = "", **attributes: object) -> str:
-    """Return one SVG element.
+def tag(name: str, content: str = "", /, **attributes: object) -> str:
+    """Return one element.
 
     Args:
         name: of the element.
         content: markup that is escaped already.
-        **attributes: `_` in a name becomes `-`, a final one is dropped; numbers are rounded to 0.1; values are escaped.
+        **attributes: `_` in a name becomes `-`, a final one is dropped; values are escaped; None leaves one out.
 
     Returns:
         The element as markup.
     """
-    shown = "".join(f' {key.rstrip("_").replace("_", "-")}="{html.escape(_plain(value))}"' for key, value in attributes.items())
-    return f"<{name}{shown}>{content}</{name}>" if content else f"<{name}{shown}/>"
+    given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
+    shown = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
+    return f"<{name}{shown} />" if name in _EMPTY else f"<{name}{shown}>{content}</{name}>"
 
 
-def text(x: float, y: float, *, words: str, anchor: str = "start", kind: str = "", hint: str = "") -> str:
-    """Return a line of text.
+def text_tag(name: str, words: str, /, **attributes: object) -> str:
+    """Return one element that holds a text.
 
     Args:
-        x: pixels from the left.
-        y: of the base line, pixels from the top.
+        name: of the element.
         words: what it says, not escaped yet.
-        anchor: "start", "middle" or "end": which part of it stands at x.
-        kind: CSS classes; "" for a label.
-        hint: what appears under the pointer.
+        **attributes: as of `tag`.
 
     Returns:
-        Markup of one `<text>`.
+        The element as markup.
     """
-    inside = (tag("title", html.escape(hint)) if hint else "") + html.escape(words)
-    return tag("text", inside, x=x, y=y, text_anchor=anchor, class_=kind or "label")
-
-
-def svg(width: float, height: float, *, parts: Iterable[str], title: str) -> str:
-    """Return a figure.
-
-    Args:
-        width: pixels.
-        height: pixels.
-        parts: its elements, as markup.
-        title: what it shows, for those who do not see it.
-
-    Returns:
-        Markup of one `<svg>`.
-    """
-    inside = tag("title", html.escape(title)) + "".join(parts)
-    return tag("svg", inside, viewBox=f"0 0 {width:g} {height:g}", width=width, height=height, role="img", aria_label=title)
+    return tag(name, html.escape(words), **attributes)
 
 
 def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
@@ -95,113 +119,93 @@ def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
     return [round((first + k) * step, 12) for k in range(int((high - first * step) / step + 1e-9) + 1)]
 
 
-def line_chart(
-    series: Mapping[str, Sequence[tuple[float, float]]], *, title: str, percent: bool = False, marks: Mapping[float, str] | None = None
-) -> str:
-    """Return lines over epochs, with a legend.
+def legend(entries: Iterable[tuple[str, str]]) -> str:
+    """Return what the marks of a figure mean; it wraps where it is narrow.
 
     Args:
-        series: name -> points (epoch, value); at most four lines; values that are not finite must be left out.
-        title: for those who do not see it.
-        percent: whether values in [0, 1] are shown in per cent.
-        marks: epoch -> words at a dashed upright line.
+        entries: (CSS classes of the mark, what it means).
 
     Returns:
-        Markup, or "" where no line has a point.
+        Markup of a list.
     """
-    points = [point for line in series.values() for point in line]
-    if not points:
-        return ""
-    width, height, left, top, right, bottom = 500.0, 250.0, 48.0, 34.0, 12.0, 38.0
-    (x0, x1), (y0, y1) = _span([x for x, _ in points]), _span([y for _, y in points])
-    y0, y1 = (max(0.0, y0 - 0.05 * (y1 - y0)), min(1.0, y1 + 0.05 * (y1 - y0))) if percent else (min(0.0, y0), y1 * 1.05)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + (x - x0) / (x1 - x0) * (width - left - right), height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom)
-
-    parts = []
-    for y in nice_ticks(y0, y1):
-        _, level = place(x0, y)
-        parts.append(tag("line", x1=left, x2=width - right, y1=level, y2=level, class_="grid"))
-        parts.append(text(left - 7, level + 4, words=f"{100 * y:g} %" if percent else f"{y:g}", anchor="end", kind="tick"))
-    for epoch in dict.fromkeys(round(x) for x in nice_ticks(x0, x1, count=8) if x == round(x)):
-        parts.append(text(place(epoch, y0)[0], height - bottom + 16, words=str(epoch), anchor="middle", kind="tick"))
-    for x, words in (marks or {}).items():
-        at = place(x, y0)[0]
-        parts.append(tag("line", x1=at, x2=at, y1=top, y2=height - bottom, class_="mark"))
-        parts.append(text(at + 4, top + 9, words=words, kind="tick"))
-    parts.append(text((left + width - right) / 2, height - 4, words="epoch", anchor="middle", kind="tick"))
-    for number, line in enumerate(series.values()):
-        parts += _line([place(x, y) for x, y in line], number)
-    return svg(width, height, parts=[*parts, *_legend(list(series), left)], title=title)
+    return tag("ul", "".join(tag("li", tag("i", class_=f"key {kind}") + html.escape(words)) for kind, words in entries), class_="legend")
 
 
-def interval_bars(bars: Sequence[Bar], *, title: str, high: float = 1.0, percent: bool = True, across: float = 420.0) -> str:
-    """Return horizontal bars with whiskers for their intervals.
+def letters(entries: Iterable[tuple[str, str, bool]]) -> str:
+    """Return what the letters in a figure stand for, one a line.
+
+    Args:
+        entries: (letter, what it means, whether it is the one that the figure is about).
+
+    Returns:
+        Markup of a list.
+    """
+    lines = (tag("li", text_tag("b", letter) + html.escape(words), class_="own" if own else None) for letter, words, own in entries)
+    return tag("ul", "".join(lines), class_="legend letters")
+
+
+def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool = False, lines: Mapping[str, float] | None = None) -> str:
+    """Return one row a value: its name, a dot with a whisker for its interval (or a bar from the left end), and its words.
 
     Args:
         bars: from top to bottom.
         title: for those who do not see it.
-        high: the right end of the axis; the left end is 0.
-        percent: whether values in [0, 1] are shown in per cent.
-        across: the length of the axis in pixels.
+        axis: of the values; it stands below the rows.
+        filled: draw bars, whose length is read from the left end of the axis.
+        lines: CSS class -> value of an upright line through all rows.
 
     Returns:
         Markup, or "" without bars.
     """
     if not bars:
         return ""
-    longest = max(len(_short(bar.name, _LONGEST)) for bar in bars)
-    left, right = 16 + _LETTER * longest, 24 + _LETTER * max(len(bar.words) for bar in bars)
-    row = 26.0
-    width, height = left + across + right, row * len(bars) + 26
-    ticks = nice_ticks(0.0, high, count=4)
-    parts = []
-    for tick in ticks:
-        at = left + across * tick / high
-        parts.append(tag("line", x1=at, x2=at, y1=2, y2=row * len(bars) + 2, class_="grid"))
-        parts.append(text(at, height - 6, words=f"{100 * tick:g} %" if percent else f"{tick:g}", anchor="middle", kind="tick"))
-    for number, bar in enumerate(bars):
-        parts += _bar(bar, row * number + 2, left=left, across=across, high=high)
-    return svg(width, height, parts=parts, title=title)
+    ticks = axis.ticks(4)
+    grid = "".join(
+        tag("i", class_=_thinned("grid", number, ticks=ticks), style=f"left:{axis.at(tick):.2f}%") for number, tick in enumerate(ticks)
+    )
+    grid += "".join(tag("i", class_=f"grid {kind}", style=f"left:{axis.at(value):.2f}%") for kind, value in (lines or {}).items())
+    rows = []
+    for bar in bars:
+        drawn = tag("span", grid + track_marks(bar, axis, filled=filled), class_="track")
+        said = text_tag("span", bar.name, class_="name") + text_tag("span", bar.words, class_="value")
+        rows.append(tag("div", said + drawn, class_="row strong" if bar.strong else "row"))
+    labels = "".join(
+        text_tag("span", axis.words(tick), class_=_thinned("tick", number, ticks=ticks), style=f"left:{axis.at(tick):.2f}%")
+        for number, tick in enumerate(ticks)
+    )
+    rows.append(tag("div", tag("span", labels + text_tag("span", axis.name, class_="unit"), class_="track"), class_="row axis"))
+    return tag("div", "".join(rows), class_="rows", role="group", aria_label=title)
 
 
-def heat_map(table: Sequence[Sequence[int]], names: Sequence[str], *, title: str) -> str:
-    """Return a confusion matrix, each row coloured by its own shares.
+def track_marks(bar: Bar, axis: Axis, *, filled: bool = False) -> str:
+    """Return the marks of one row.
 
     Args:
-        table: (C, C) counts; rows are true, columns predicted.
-        names: of the C classes.
-        title: for those who do not see it.
+        bar: its value and interval.
+        axis: on which they stand.
+        filled: draw a bar from the left end and no dot.
 
     Returns:
-        Markup; counts stand in the cells where there is room, and in a hint for each cell that is not 0.
+        Markup of the marks, without the row.
     """
-    side = max(14.0, min(36.0, 560.0 / max(len(names), 1)))
-    shown = [_short(name, 16) for name in names]
-    margin = 16 + _LETTER * max(map(len, shown), default=0)
-    slope = margin if side < 30 or max(map(len, shown), default=0) * _LETTER > side else 22.0
-    size = side * len(names)
-    parts = [tag("rect", x=margin, y=slope, width=size, height=size, class_="frame")]
-    for row, counts in enumerate(table):
-        y = slope + side * row
-        parts.append(text(margin - 6, y + side / 2 + 4, words=shown[row], anchor="end", hint=names[row]))
-        parts.append(_column_name(margin + side * (row + 0.5), slope, words=shown[row], upright=slope != 22.0))
-        for column, count in enumerate(counts):
-            share = count / (sum(counts) or 1)
-            parts.append(_cell(margin + side * column, y, side=side, share=share, hint=f"{names[row]} read as {names[column]}: {count}"))
-            if count and side >= 20:
-                parts.append(_number(margin + side * (column + 0.5), y + side / 2 + 4, words=str(count), light=share > 0.45))
-    return svg(margin + size + 8, slope + size + 8, parts=parts, title=title)
+    drawn = ""
+    if bar.interval is not None:
+        low, high = map(axis.at, bar.interval)
+        drawn += tag("i", class_="whisker", style=f"left:{low:.2f}%;width:{high - low:.2f}%")
+    if bar.value is not None and filled:
+        drawn += tag("i", class_="bar", style=f"width:{axis.at(bar.value):.2f}%")
+    elif bar.value is not None:
+        drawn += tag("i", class_="dot", style=f"left:{axis.at(bar.value):.2f}%")
+    return drawn
 
 
-def stacked_bar(parts: Mapping[str, float], *, title: str, unit: str = "s") -> str:
-    """Return one bar cut into parts, with a legend below.
+def stacked_bar(parts: Mapping[str, float], *, title: str, said: Mapping[str, str]) -> str:
+    """Return one bar cut into parts, and below it a line for each part with its share.
 
     Args:
         parts: name -> size >= 0.
         title: for those who do not see it.
-        unit: behind each number of the legend.
+        said: name -> the size in words.
 
     Returns:
         Markup, or "" where all parts are 0.
@@ -209,74 +213,23 @@ def stacked_bar(parts: Mapping[str, float], *, title: str, unit: str = "s") -> s
     total = sum(parts.values())
     if total <= 0:
         return ""
-    width, at = 420.0, 0.0
-    drawn = []
-    for number, (name, size) in enumerate(parts.items()):
-        length, y = width * size / total, 34.0 + 19 * number
-        words = f"{name}: {size:{'.0f' if size == round(size) else '.1f'}} {unit} ({100 * size / total:.0f} %)"
-        drawn.append(tag("rect", tag("title", html.escape(words)), x=at, y=0, width=length, height=20, class_=f"fill{number % 4}"))
-        drawn.append(tag("rect", x=0, y=y, width=10, height=10, rx=2, class_=f"fill{number % 4}"))
-        drawn.append(text(17, y + 9, words=words))
-        at += length
-    return svg(width, 34 + 19 * len(parts), parts=drawn, title=title)
+    shares = {name: 100.0 * size / total for name, size in parts.items()}
+    pieces = "".join(
+        tag("i", class_=f"fill{number % 6}", style=f"width:{share:.2f}%", title=f"{name}: {said[name]}")
+        for number, (name, share) in enumerate(shares.items())
+    )
+    lines = "".join(
+        tag(
+            "li",
+            tag("i", class_=f"key fill{number % 6}")
+            + text_tag("span", name)
+            + text_tag("b", said[name])
+            + text_tag("span", f"{share:.0f} %", class_="soft"),
+        )
+        for number, (name, share) in enumerate(shares.items())
+    )
+    return tag("div", tag("div", pieces, class_="stack", role="img", aria_label=title) + tag("ul", lines, class_="parts"))
 
 
-def _plain(value: object) -> str:
-    return f"{round(value, 1):g}" if isinstance(value, float) else str(value)
-
-
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _line(points: Sequence[tuple[float, float]], number: int) -> list[str]:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    drawn = [tag("polyline", points=path, class_=f"line line{number % 4}")]
-    if len(points) <= 40:
-        drawn += [tag("circle", cx=x, cy=y, r=2.5, class_=f"fill{number % 4}") for x, y in points]
-    return drawn
-
-
-def _legend(names: Sequence[str], left: float) -> list[str]:
-    drawn, at = [], left
-    for number, name in enumerate(names):
-        drawn.append(tag("line", x1=at, x2=at + 18, y1=12, y2=12, class_=f"line line{number % 4}"))
-        drawn.append(text(at + 24, 16, words=name))
-        at += 44 + _LETTER * len(name)
-    return drawn
-
-
-def _bar(bar: Bar, y: float, *, left: float, across: float, high: float) -> list[str]:
-    kind = "label strong" if bar.strong else "label"
-    drawn = [text(left - 8, y + 16, words=_short(bar.name, _LONGEST), anchor="end", hint=bar.name, kind=kind)]
-    if bar.value is not None:
-        length = across * min(max(bar.value / high, 0.0), 1.0)
-        drawn.append(tag("rect", x=left, y=y + 5, width=length, height=15, rx=2, class_="fill0" if bar.strong else "weak"))
-    if bar.interval is not None:
-        low, top = (left + across * min(max(edge / high, 0.0), 1.0) for edge in bar.interval)
-        path = f"M{low:.1f} {y + 8:.1f}v9M{low:.1f} {y + 12.5:.1f}H{top:.1f}M{top:.1f} {y + 8:.1f}v9"
-        drawn.append(tag("path", d=path, class_="whisker"))
-    drawn.append(text(left + across + 12, y + 16, words=bar.words, kind=kind))
-    return drawn
-
-
-def _column_name(x: float, y: float, *, words: str, upright: bool) -> str:
-    if not upright:
-        return text(x, y - 8, words=words, anchor="middle")
-    return tag("g", text(0, 0, words=words), transform=f"translate({x + 4:.1f},{y - 6:.1f}) rotate(-90)")
-
-
-def _cell(x: float, y: float, *, side: float, share: float, hint: str) -> str:
-    if share <= 0:
-        return ""
-    inside, depth = tag("title", html.escape(hint)), f"{0.08 + 0.92 * share:.2f}"
-    return tag("rect", inside, x=x + 0.5, y=y + 0.5, width=side - 1, height=side - 1, class_="fill0", fill_opacity=depth)
-
-
-def _number(x: float, y: float, *, words: str, light: bool) -> str:
-    return text(x, y, words=words, anchor="middle", kind="cell light" if light else "cell")
+def _thinned(kind: str, number: int, *, ticks: Sequence[float]) -> str:
+    return f"{kind} minor" if number % 2 and len(ticks) > _MINOR else kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from ..files.writing import write_text
 from .sections import context
 
 __all__ = ["rendered", "report_page", "write_report"]
+
+_VERBATIM = re.compile("(<pre>.*?</pre>)", re.DOTALL)  # what is copied
+_SHARE = re.compile(r"(?<=\d) %")  # no line ends between a number and its unit
 
 
 def write_report(path: str | Path, facts: Mapping[str, Any]) -> Path:
@@ -70,7 +74,8 @@ def _page(template: str, content: Mapping[str, Any]) -> str:
     loader = jinja.FileSystemLoader(Path(__file__).parent)
     place = jinja.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
     page: str = place.get_template(template).render(content).lstrip()
-    return page
+    pieces = _VERBATIM.split(page)
+    return "".join(piece if number % 2 else _SHARE.sub("\u00a0%", piece) for number, piece in enumerate(pieces))
 
 
 def _written(target: Path, page: str) -> Path:

@@ -8,18 +8,22 @@ from typing import Any
 
 from ..console import duration
 from ..errors import optional_import
-from .figures import Bar, interval_bars, nice_ticks, svg, tag, text
+from .figures import Axis, Bar, interval_rows, legend, letters, text_tag
 from .page import rendered
+from .planes import axis_of, dot, line, plane, rule, whisker
+from .results import Figure, figure
 
 __all__ = ["learning_curve", "plot_profile", "scenario_plane", "write_profile"]
 
 _SURE = 1.96
-_CORNERS = (
-    ("small, different", "head on earlier features"),
-    ("small, similar", "head on the deepest features"),
-    ("large, different", "fine-tune all, or from scratch"),
-    ("large, similar", "fine-tune all"),
-)
+_SIMILAR = 0.8  # share of the attainable from which data count as similar, as the profile says it
+_MANY = {"regression": 1000}  # items from which data count as large; of a class else
+_CORNERS = {
+    ("small", "different"): "head on features of an earlier block",
+    ("small", "similar"): "head on the deepest features",
+    ("large", "different"): "fine-tune all, or train from scratch",
+    ("large", "similar"): "fine-tune all",
+}
 
 
 def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
@@ -35,7 +39,7 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
     counts = [(name, f"{count:,}") for name, count in facts["counts"].items()]
     shown = {
         "title": f"Profile of {facts['network']}",
-        "verdict": facts["findings"][0] if facts["findings"] else facts["scenario"],
+        "verdict": _verdict(facts),
         "scenario": facts["scenario"],
         "advice": facts["advice"],
         "agrees": facts["agrees"],
@@ -43,12 +47,8 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
         "warnings": list(facts["warnings"]),
         "notes": list(facts["notes"]),
         "tiles": _tiles(facts),
-        "metric": facts["metric"],
-        "held_out": facts["held_out"],
-        "judged": f"{facts['judged']:,}",
-        "depths": interval_bars(_depth_bars(facts), title=f"{facts['metric']} by depth", across=380.0),
-        "beside": interval_bars([_bar(facts, part, name=part["name"]) for part in facts["beside"]], title="Beside it", across=300.0),
-        "words": [(part["name"], part["words"]) for part in facts["beside"] if part["words"]],
+        "depths": _depths(facts),
+        "beside": _beside(facts),
         "plane": scenario_plane(facts),
         "curve": learning_curve(facts),
         "counts": counts[:40],
@@ -59,117 +59,147 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
     return rendered(path, "profile.html", content=shown)
 
 
+def _verdict(facts: Mapping[str, Any]) -> str:
+    """Return what to do: the textbook's advice, and what was measured against it where that disagrees."""
+    advice = f"{facts['advice'][:1].upper()}{facts['advice'][1:]}"
+    if not facts["findings"]:
+        return advice
+    if facts["agrees"]:
+        return f"{advice} {facts['findings'][0]}" if facts["similarity"] is None else advice
+    measured = facts["findings"][0].partition(": ")[2] or facts["findings"][0]
+    return f"The usual advice for such data is: {facts['advice'].rstrip('.')}. The measurement disagrees: {measured}"
+
+
 def _said(facts: Mapping[str, Any], value: float) -> str:
     return f"{value:.3f}" if facts["kind"] == "regression" else f"{100 * value:.1f} %"
 
 
 def _tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     deepest, top = facts["depths"][-1], facts["beside"][0]
-    share = facts["similarity"]
-    tiles = [
-        (f"{facts['metric']}, deepest features", _said(facts, deepest["value"]), f"± {_error(facts, deepest)}, '{deepest['block']}'"),
-        (f"{facts['metric']}, all depths", _said(facts, top["value"]), f"± {_error(facts, top)}, {top['name'].rpartition(', ')[2]}"),
-        ("transfer holds to", facts["holds_to"], f"of {len(facts['depths'])} depths"),
-        ("similarity", "–" if share is None else f"{100 * share:.0f} %", "of the attainable is in the deepest features"),
+    share, holds = facts["similarity"], facts["holds_to"]
+    where = "no depth lies clearly below it" if holds == deepest["block"] else f"the depths after it, to '{deepest['block']}', give less"
+    return [
+        (f"{facts['metric']} of the deepest features", _said(facts, deepest["value"]), f"± {_error(facts, deepest)}, '{deepest['block']}'"),
+        (f"{facts['metric']} of all depths together", _said(facts, top["value"]), f"± {_error(facts, top)}, {_probe(top['name'])}"),
+        ("deepest block where transfer holds", holds, where),
+        ("similarity", "–" if share is None else f"{100 * share:.0f} %", "share of the attainable in the deepest features"),
     ]
-    return tiles
+
+
+def _probe(name: str) -> str:
+    return str(name).rpartition(", ")[2]
 
 
 def _error(facts: Mapping[str, Any], part: Mapping[str, Any]) -> str:
     return f"{part['error']:.3f}" if facts["kind"] == "regression" else f"{100 * part['error']:.1f}"
 
 
-def _depth_bars(facts: Mapping[str, Any]) -> list[Bar]:
-    bars = []
+def _depths(facts: Mapping[str, Any]) -> Figure | None:
+    top, bars = facts["beside"][0], []
     for part in facts["depths"]:
-        marks = [word for word, at in (("best", facts["best"]), ("holds to here", facts["holds_to"])) if at == part["block"]]
+        marks = [word for word, at in (("best", facts["best"]), ("transfer holds to here", facts["holds_to"])) if at == part["block"]]
         bars.append(_bar(facts, part, name=part["block"], mark=", ".join(marks), strong=bool(marks)))
-    return bars
+    axis = _axis(facts, bars, also=[facts["chance"], top["value"]])
+    entries = [
+        ("joint", f"{top['name']}: {_said(facts, top['value'])}"),
+        ("chance", f"without looking at the item: {_said(facts, facts['chance'])}"),
+    ]
+    lines = {"joint": top["value"], "chance": facts["chance"]}
+    body = legend(entries) + interval_rows(bars, title=f"{facts['metric']} by depth", axis=axis, lines=lines)
+    caption = (
+        f"One probe (ridge regression) for each depth, from the input at the top to the head at the bottom; {facts['held_out']} on "
+        f"{facts['judged']:,} items. ± is one standard error, lines are 95 % intervals. Where the figure falls towards the bottom, the "
+        "deep blocks have thrown away what your data need."
+    )
+    return figure(body, title=f"What each depth gives: {facts['metric']}", caption=caption)
+
+
+def _beside(facts: Mapping[str, Any]) -> Figure | None:
+    bars = [_bar(facts, part, name=part["name"], mark=part["words"]) for part in facts["beside"]]
+    body = interval_rows(bars, title="Other classifiers on the same items", axis=_axis(facts, bars, also=[facts["chance"]]))
+    return figure(body, title="Other methods on the same items", caption="Judged in the same way as the depths; lines are 95 % intervals.")
+
+
+def _axis(facts: Mapping[str, Any], bars: Sequence[Bar], *, also: Sequence[float]) -> Axis:
+    ends = [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
+    share = facts["kind"] != "regression"
+    shown = [min(max(end, 0.0), 1.0) if share else max(end, -1.0) for end in [*ends, *also]]
+    return axis_of(shown, name=facts["metric"], percent=share)
 
 
 def _bar(facts: Mapping[str, Any], part: Mapping[str, Any], *, name: str, mark: str = "", strong: bool = False) -> Bar:
     value, reach = part["value"], _SURE * part["error"]
     words = f"{_said(facts, value)} ± {_error(facts, part)}" if part["error"] else _said(facts, value)
-    return Bar(name, max(value, 0.0), (value - reach, value + reach) if reach else None, f"{words}, {mark}" if mark else words, strong)
+    return Bar(name, value, (value - reach, value + reach) if reach else None, f"{words}, {mark}" if mark else words, strong)
 
 
-def scenario_plane(facts: Mapping[str, Any]) -> str:
-    """Return the size × similarity plane with the data on it, as markup; "" without a similarity.
+def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
+    """Return the size × similarity plane with the data on it; None without a similarity.
 
     Args:
         facts: as of `Profile.to_dict`.
     """
-    share = facts["similarity"]
+    share, items = facts["similarity"], max(int(facts["per_class"]), 1)
     if share is None:
-        return ""
-    width, height, left, top = 460.0, 250.0, 26.0, 8.0
-    across, down = width - left - 8, height - top - 34
-    middle = {"x": left + 0.5 * across, "y": top + 0.5 * down}
-    parts = [tag("rect", x=left, y=top, width=across, height=down, class_="frame")]
-    parts.append(tag("line", x1=middle["x"], x2=middle["x"], y1=top, y2=top + down, class_="grid"))
-    parts.append(tag("line", x1=left, x2=left + across, y1=middle["y"], y2=middle["y"], class_="grid"))
-    for number, (name, advice) in enumerate(_CORNERS):
-        x, y = left + 10 + (number % 2) * across / 2, top + 20 + (number < 2) * down / 2
-        own = name == f"{facts['size']}, {facts['likeness']}"
-        parts += [text(x, y, words=name, kind="label strong" if own else "label"), text(x, y + 16, words=advice, kind="tick")]
-    right = facts["likeness"] == "similar"
-    x = left + across * (0.5 + 0.5 * (share - 0.8) / 0.2 * 0.9 if right else 0.5 * share / 0.8)  # 0.8 stands in the middle
-    y = middle["y"] + down * (0.25 if facts["size"] == "small" else -0.25) + 18
-    parts.append(
-        tag(
-            "circle",
-            tag("title", f"similarity {100 * share:.0f} %"),
-            cx=min(max(x, left + 8), left + across - 8),
-            cy=y,
-            r=7,
-            class_="fill1",
-        )
-    )
-    parts.append(text(left + across / 2, height - 8, words="similarity →", anchor="middle", kind="tick"))
-    parts.append(
-        tag("g", text(0, 0, words="size →", anchor="middle", kind="tick"), transform=f"translate(14,{middle['y']:.0f}) rotate(-90)")
-    )
-    return svg(width, height, parts=parts, title="Where the data stand: size and similarity")
+        return None
+    many = _MANY.get(facts["kind"], 100)
+    unit = "items" if facts["kind"] == "regression" else "items per class (median)"
+    across = Axis("similarity: share of the attainable that the deepest features give", 0.0, 1.0, percent=True)
+    up = Axis(f"{unit}, logarithmic", min(1.0 * many / 100, items / 2), max(100.0 * many, items * 2.0), log=True)
+    middle, level = across.at(_SIMILAR), up.at(many)
+    parts, meant = [], []
+    for letter, ((size, likeness), advice) in zip("ABCD", _CORNERS.items(), strict=True):
+        left, bottom = (0.0, middle)[likeness == "similar"], (0.0, level)[size == "large"]
+        right, top = (middle, 100.0)[likeness == "similar"], (level, 100.0)[size == "large"]
+        style = f"left:{left:.2f}%;width:{right - left:.2f}%;bottom:{bottom:.2f}%;height:{top - bottom:.2f}%"
+        own = (size, likeness) == (facts["size"], facts["likeness"])
+        parts.append(text_tag("i", letter, class_="corner own" if own else "corner", style=style))
+        meant.append((letter, f"{size}, {likeness}: {advice}", own))
+    parts += [rule(middle, kind="border"), rule(level, kind="border", level=True)]
+    parts.append(dot(across.at(share), up.at(items), kind="large fill1", hint=f"similarity {100 * share:.0f} %, {items:,} {unit}"))
+    body = plane(parts, title="Where the data stand: size and similarity", across=across, up=up) + letters(meant)
+    caption = f"The dot is your data: {100 * share:.0f} % similar, {items:,} {unit}. Letters: what textbooks advise. The borders, "
+    return figure(body, title="Scenario", caption=f"{caption}{100 * _SIMILAR:.0f} % and {many:,}, are rules of thumb.")
 
 
-def learning_curve(facts: Mapping[str, Any]) -> str:
-    """Return the figure by the number of items, with its whiskers, as markup; "" for a single point.
+def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
+    """Return the figure by the number of items, with intervals, and the forecast; None for a single point.
 
     Args:
         facts: as of `Profile.to_dict`.
     """
     points = facts["curve"]
     if len(points) < 2:
-        return ""
-    width, height, left, top, low_edge = 460.0, 250.0, 52.0, 12.0, 36.0
-    most = max(point[0] for point in points)
-    low = max(min(value - _SURE * error for _, value, error in points), -0.2)
-    high = min(max(value + _SURE * error for _, value, error in points), 1.0)
-    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-
-    def place(count: float, value: float) -> tuple[float, float]:
-        down = (value - low) / max(high - low, 1e-9)
-        return left + count / most * (width - left - 16), height - low_edge - down * (height - low_edge - top)
-
-    parts = []
-    for tick in nice_ticks(low, high):
-        level = place(0, tick)[1]
-        parts.append(tag("line", x1=left, x2=width - 16, y1=level, y2=level, class_="grid"))
-        parts.append(text(left - 7, level + 4, words=_tick(facts, tick), anchor="end", kind="tick"))
-    for count, value, error in points:
-        (x, y), half = place(count, value), _SURE * error
-        ends = [place(count, min(max(edge, low), high))[1] for edge in (value - half, value + half)]
-        parts.append(tag("path", d=f"M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}", class_="whisker"))
-        parts.append(tag("circle", cx=x, cy=y, r=3.5, class_="fill0"))
-        parts.append(text(x, height - low_edge + 16, words=f"{count:,}", anchor="middle", kind="tick"))
-    line = " ".join("{:.1f},{:.1f}".format(*place(count, value)) for count, value, _ in points)
-    parts.insert(0, tag("polyline", points=line, class_="line line0"))
-    parts.append(text((left + width) / 2, height - 4, words="items to learn from", anchor="middle", kind="tick"))
-    return svg(width, height, parts=parts, title=f"{facts['metric']} by the number of items, with 95 % intervals")
+        return None
+    share = facts["kind"] != "regression"
+    shown = [(float(count), value, (value - _SURE * error, value + _SURE * error)) for count, value, error in points]
+    ahead = _forecast(facts)
+    ends = [end for _, _, interval in [*shown, *ahead] for end in interval]
+    up = axis_of([min(max(end, 0.0), 1.0) if share else max(end, -1.0) for end in ends], name=facts["metric"], percent=share)
+    across = Axis("items to learn from", 0.0, 1.05 * max(count for count, _, _ in [*shown, *ahead]), whole=True)
+    placed = [(across.at(count), up.at(value)) for count, value, _ in shown]
+    parts = [whisker(across.at(count), (up.at(low), up.at(high))) for count, _, (low, high) in [*shown, *ahead]]
+    parts.append(line(placed, "stroke0"))
+    parts += [dot(x, y, kind="fill0") for x, y in placed]
+    entries = [("stroke0", "measured, with 95 % intervals")]
+    caption = "A curve that still rises at its end: more items would help."
+    if ahead:
+        ((count, value, _),) = ahead
+        end = across.at(count), up.at(value)
+        parts += [line([placed[-1], end], "ahead"), dot(*end, kind="hollow")]
+        entries.append(("ahead", f"forecast for {count:,.0f} items"))
+        caption += " The forecast is a power law through the measured points."
+    body = legend(entries) + plane(parts, title=f"{facts['metric']} by the number of items", across=across, up=up)
+    return figure(body, title="What more items would give: probe on all depths", caption=caption)
 
 
-def _tick(facts: Mapping[str, Any], value: float) -> str:
-    return f"{value:g}" if facts["kind"] == "regression" else f"{100 * value:.4g} %"
+def _forecast(facts: Mapping[str, Any]) -> list[tuple[float, float, tuple[float, float]]]:
+    """Return (items, figure, interval) of the forecast; nothing where there is none."""
+    if facts["gain"] is None or not facts["more"]:
+        return []
+    (count, value, _), (gain, low, high) = facts["curve"][-1], facts["gain"]
+    later = count + facts["more"] * (1 if facts["kind"] == "regression" else max(len(facts["classes"]), 1))
+    return [(float(later), value + gain, (value + low, value + high))]
 
 
 def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from .candidates import HEADINGS, candidate_rows
-from .curves import curve, epochs_of, stage_starts
-from .figures import Bar, heat_map, interval_bars, line_chart, stacked_bar
-from .tasks import FIGURES, label_rows, number_words, percent, task_sections, with_interval
-from .verdict import baseline_name, judged_part
+from .candidates import HEADINGS, candidate_figure, candidate_rows, outcomes, trial_curves
+from .curves import epochs_of
+from .figures import Axis, Bar, interval_rows, stacked_bar
+from .results import Figure, class_figures, comparison, confused_pairs, curves, figure, remarks, score_table, tiles
+from .tasks import label_rows, percent, task_sections
+from .verdict import judged_part
 
-__all__ = ["confused_pairs", "context"]
+__all__ = ["context"]
 
 _HEADINGS = {
     "matched": "weights taken from the file",
@@ -26,11 +26,12 @@ _HEADINGS = {
     "new": "rows that start anew",
     "dropped": "rows left behind",
 }
-_PARTS = {"training": "training", "validation": "validation (stops the training)", "holdout": "holdout (judges)", "test": "test (judges)"}
-Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
-_CELL = ("true", "predicted", "count")
+_PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
 _MOST_CLASSES = 40
-_MOST_BESIDE = 14  # classes up to which bars and matrix stand side by side
+_RANDOM = "The network started from random weights: nothing was transferred."
+_UNCACHED = (
+    "The network could not be split at the freeze boundary: its frozen part ran in every epoch, so training took longer than it had to."
+)
 
 
 def context(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,26 +44,24 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         Words, tables (lists of rows) and figures (markup) by name; empty where the facts do not hold them.
     """
     part, figures = judged_part(facts.get("scores") or {})
+    history = epochs_of(facts.get("history") or ())
+    names = list(figures.get("per_class") or {})
     return {
         "title": str(facts.get("title") or "Adaptation report"),
         "verdict": str(facts["verdict"]),
         "created": str(facts.get("created") or ""),
-        "tiles": _tiles(facts, part, figures=figures),
-        "warnings": [str(warning) for warning in facts.get("warnings") or ()],
+        "tiles": tiles(facts, part, figures=figures),
+        "warnings": _warnings(facts) + remarks(figures),
         "not_tried": [str(line) for line in facts.get("not_tried") or ()],
-        "score_table": _score_table(facts.get("scores") or {}),
-        "part": part or "held-out",
-        "comparison": _comparison(figures, facts.get("baselines") or {}),
-        "curves": _curves(epochs_of(facts.get("history") or ())),
-        "history_table": _history_table(epochs_of(facts.get("history") or ())),
+        "score_table": score_table(facts.get("scores") or {}),
+        "comparison": comparison(figures, facts.get("baselines") or {}),
+        "curves": curves(history, kept_start=facts.get("kept_start")),
+        "history_table": _history_table(history),
         "compared": _compared(facts.get("history") or ()),
-        "tasks": task_sections(figures, _comparison),
+        "tasks": task_sections(figures, comparison),
         "labels": label_rows(figures),
-        "recalls": _recalls(figures),
-        "recall_title": _recall_title(len(figures.get("per_class") or {})),
-        "many": len(figures.get("per_class") or {}) > _MOST_BESIDE,
-        "confusion": _confusion(figures),
-        "pairs": confused_pairs(figures.get("confusion") or (), list(figures.get("per_class") or {}), count=20),
+        "class_figures": class_figures(figures),
+        "pairs": confused_pairs(figures.get("confusion") or (), names, count=20),
         "worst": [_item(entry) for entry in facts.get("worst") or ()],
         "network": _words(facts.get("network") or {}, ("name", "family", "parameters", "blocks", "head")),
         "preprocessing": str(facts.get("preprocessing") or ""),
@@ -70,111 +69,17 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "strategy": _strategy(facts.get("strategy") or {}, facts.get("candidates") or ()),
         "account": _account(facts.get("account") or {}),
         "cost": _cost(facts.get("cost") or {}),
+        "call": str(facts.get("call") or ""),
         "versions": [(str(name), str(version)) for name, version in (facts.get("versions") or {}).items()],
     }
 
 
-def confused_pairs(confusion: Confusion, names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:
-    """Return the errors made most often.
-
-    Args:
-        confusion: the cells that are not 0, as `judge` gives them; or, of earlier versions, (C, C) counts, rows true.
-        names: of the C classes.
-        count: at most so many pairs.
-
-    Returns:
-        (true, predicted, items, share of the true class's items), the most frequent first.
-    """
-    cells, totals = _cells(confusion), [0] * len(names)
-    for i, number in zip(cells["true"], cells["count"], strict=True):
-        totals[i] += number
-    errors = ((-number, i, j) for i, j, number in zip(*(cells[name] for name in _CELL), strict=True) if i != j)
-    return [(names[i], names[j], -less, percent(-less / totals[i])) for less, i, j in heapq.nsmallest(count, errors)]
-
-
-def _cells(confusion: Confusion) -> Mapping[str, Sequence[int]]:
-    """Return the cells that are not 0, as `judge` gives them."""
-    if isinstance(confusion, Mapping):
-        return confusion
-    cells = [(i, j, number) for i, row in enumerate(confusion) for j, number in enumerate(row) if number]
-    return {name: [cell[at] for cell in cells] for at, name in enumerate(_CELL)}
-
-
-def _tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (name, value, note) of the figures that are read first."""
-    return [*_score_tiles(facts.get("baselines") or {}, figures, where=f"on the {part or 'held-out'} items"), *_effort_tiles(facts)]
-
-
-def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, where: str) -> list[tuple[str, str, str]]:
-    if "accuracy" not in figures:
-        return [("mean absolute error", number_words(figures["mae"]), where)] if "mae" in figures else []
-    interval = figures.get("accuracy_interval")
-    note = f"95 %: {percent(interval[0])} to {percent(interval[1])}" if interval else where
-    tiles = [(f"accuracy {where}", percent(figures["accuracy"]), note)]
-    ranked = _ranked(baselines, figures)
-    if ranked:
-        name, best = ranked[0]
-        gain = f"{100 * (figures['accuracy'] - best['accuracy']):+.1f} points".replace("-", "−")
-        tiles.append(("over the best baseline", gain, f"{baseline_name(name)}: {percent(best['accuracy'])}"))
-    return tiles
-
-
-def _effort_tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    tiles, cost = [], facts.get("cost") or {}
-    if cost.get("total") is not None:
-        tiles.append(("time in all", duration(cost["total"]), f"of it training {duration(cost['train'])}" if "train" in cost else ""))
-    strategy, network = (facts.get("strategy") or {}).get("name"), (facts.get("network") or {}).get("name")
-    if strategy:
-        chosen = (facts.get("strategy") or {}).get("chosen")
-        words = f"{strategy}: {chosen}" if chosen and chosen != strategy else str(strategy)
-        tiles.append(("strategy", words, f"on {network}" if network else ""))
-    return tiles
-
-
-def _ranked(baselines: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    key = "accuracy" if "accuracy" in figures else "mae"
-    usable = [(name, other) for name, other in baselines.items() if other and other.get(key) is not None]
-    return sorted(usable, key=lambda entry: float(entry[1][key]), reverse=key == "accuracy")
-
-
-def _score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
-    parts = parts or ({"held out": scores} if scores else {})
-    rows = []
-    for key, words, share in FIGURES:
-        if any(figures.get(key) is not None for figures in parts.values()):
-            rows.append((words, [with_interval(figures, key, share=share) for figures in parts.values()]))
-    if rows:
-        rows.insert(0, ("items", [str(figures.get("items", "–")) for figures in parts.values()]))
-    return {"parts": list(parts), "rows": rows}
-
-
-def _comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
-    key = "accuracy" if "accuracy" in figures else "mae"
-    ranked = _ranked(baselines, figures)
-    if not ranked or key not in figures:
-        return ""
-    share = key == "accuracy"
-    bars = [_score_bar("the adapted network", figures, key=key, strong=True)]
-    bars += [_score_bar(baseline_name(name), other, key=key, strong=False) for name, other in ranked]
-    high = 1.0 if share else 1.1 * max((bar.interval[1] if bar.interval else bar.value or 0.0) for bar in bars)
-    title = "Accuracy beside the baselines" if share else "Mean absolute error beside the baselines (lower is better)"
-    return interval_bars(bars, title=title, high=high or 1.0, percent=share)
-
-
-def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool) -> Bar:
-    value, interval = float(figures[key]), figures.get(f"{key}_interval")
-    words = percent(value) if key == "accuracy" else number_words(value)
-    return Bar(name, value, tuple(interval) if interval else None, words, strong)
-
-
-def _curves(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    losses = {"training loss": curve(history, "train_loss"), "validation loss": curve(history, "validation_loss")}
-    accuracy = {"validation accuracy": curve(history, "validation_accuracy")}
-    marks = stage_starts(history)
-    loss = line_chart({name: line for name, line in losses.items() if line}, title="Loss by epoch", marks=marks)
-    right = line_chart({name: line for name, line in accuracy.items() if line}, title="Accuracy by epoch", percent=True, marks=marks)
-    return [figure for figure in (loss, right) if figure]
+def _warnings(facts: Mapping[str, Any]) -> list[str]:
+    """Return what changes the meaning of the result, the gravest first."""
+    found = [words for key, words in (("random_weights", _RANDOM), ("uncached", _UNCACHED)) if facts.get(key)]
+    if facts.get("kept_start"):
+        found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
+    return found + [str(warning).removeprefix("Warning: ") for warning in facts.get("warnings") or ()]
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -209,28 +114,6 @@ def _cell(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def _recalls(figures: Mapping[str, Any]) -> str:
-    rows = [(name, row) for name, row in (figures.get("per_class") or {}).items() if row.get("recall") is not None]
-    if len(rows) > _MOST_CLASSES:
-        rows = sorted(rows, key=lambda entry: float(entry[1]["recall"]))[:_MOST_CLASSES]
-    bars = [Bar(name, row["recall"], tuple(row["interval"]), f"{percent(row['recall'])} of {row['items']}") for name, row in rows]
-    return interval_bars(bars, title="Share of each class's items that were read correctly, with 95 % intervals", across=260.0)
-
-
-def _recall_title(classes: int) -> str:
-    return "read correctly" if classes <= _MOST_CLASSES else f"read correctly: the {_MOST_CLASSES} weakest of {classes} classes"
-
-
-def _confusion(figures: Mapping[str, Any]) -> str:
-    confusion, names = figures.get("confusion"), list(figures.get("per_class") or {})
-    if not confusion or len(names) > _MOST_CLASSES:
-        return ""
-    table = [[0] * len(names) for _ in names]
-    for i, j, number in zip(*(_cells(confusion)[name] for name in _CELL), strict=True):
-        table[i][j] = number
-    return heat_map(table, names, title="Confusion matrix: rows are the true classes, columns what the network read")
-
-
 def _item(entry: Mapping[str, Any]) -> dict[str, str]:
     media, kind = str(entry.get("media") or ""), str(entry.get("media_kind") or "text")
     safe = media.startswith(("data:image/", "data:audio/"))  # anything else could fetch, or run
@@ -258,25 +141,35 @@ def _phrase(value: Any) -> str:
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     counts = {str(name): int(count) for name, count in (data.get("counts") or {}).items()}
-    most = max(counts.values(), default=0)
-    bars = [Bar(name, float(count), None, str(count)) for name, count in list(counts.items())[:_MOST_CLASSES]]
     classes = data.get("classes")
     split = {_PARTS.get(name, name): float(items) for name, items in (data.get("split") or {}).items()}
     shown = {"items": data.get("items"), "classes": len(classes) if isinstance(classes, list | tuple) else classes}
+    body = stacked_bar(split, title="How the items were split", said={name: _phrase(int(items)) for name, items in split.items()})
     return {
-        "words": _words({key: value for key, value in shown.items() if value is not None}, ("items", "classes")),
-        "split": stacked_bar(split, title="How the items were split", unit="items"),
-        "counts": interval_bars(bars, title="Items of each class", high=float(most or 1), percent=False),
+        "words": _words({key: value for key, value in shown.items() if value}, ("items", "classes")),
+        "split": figure(body, title="Split", caption="Items by what they were used for."),
+        "counts": _class_counts(counts),
         "hidden": max(0, len(counts) - _MOST_CLASSES),
         "notes": [str(note) for note in data.get("notes") or ()],
     }
+
+
+def _class_counts(counts: Mapping[str, int]) -> Figure | None:
+    bars = [Bar(name, float(count), None, _phrase(count)) for name, count in list(counts.items())[:_MOST_CLASSES]]
+    axis = Axis("items", 0.0, float(max(counts.values(), default=0) or 1), whole=True)
+    body = interval_rows(bars, title="Items of each class", axis=axis, filled=True)
+    return figure(body, title="Items by class", caption="Classes with few items are learned and judged less surely.")
 
 
 def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "headings": HEADINGS,
         "candidates": candidate_rows(candidates),
+        "compared": candidate_figure(candidates),
+        "outcomes": outcomes(candidates),
+        "trials": trial_curves(candidates),
         "name": str(strategy.get("name") or ""),
+        "chosen": str(strategy.get("chosen") or ""),
         "reasons": [str(reason) for reason in strategy.get("reasons") or ()],
         "settings": _words(strategy.get("settings") or {}, ()),
     }
@@ -292,10 +185,15 @@ def _account(account: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"read": "reading", "frozen": "frozen part", "train": "training"}
+    names = {"read": "reading the data", "frozen": "frozen part of the network", "train": "training"}
     parts = {words: float(cost[key]) for key, words in names.items() if cost.get(key) is not None}
     rest = float(cost.get("total") or 0.0) - sum(parts.values())
     if rest > 0.05:
-        parts["the rest"] = rest
+        parts["probes, evaluation, baselines and checks" if parts else "all steps"] = rest
     items = cost.get("frozen_forward_items")
-    return {"bar": stacked_bar(parts, title="Where the time went"), "forwarded": "" if items is None else _phrase(items)}
+    body = stacked_bar(parts, title="Where the time went", said={name: duration(size) for name, size in parts.items()})
+    caption = f"Total {duration(float(cost['total']))}." if cost.get("total") is not None else ""
+    if items is not None:
+        passed = "All features came from the cache" if not items else f"{_phrase(items)} items went through the frozen part of the network"
+        caption += f" {passed}{'; after that its outputs came from the cache' if items else ''}."
+    return {"bar": figure(body, title="Time by step", caption=caption.strip())}

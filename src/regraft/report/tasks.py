@@ -47,7 +47,9 @@ def with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
     return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
 
 
-def task_sections(figures: Mapping[str, Any], comparison: Callable[[Mapping[str, Any], Mapping[str, Any]], str]) -> list[dict[str, Any]]:
+def task_sections(
+    figures: Mapping[str, Any], comparison: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, str] | None]
+) -> list[dict[str, Any]]:
     """Return what the section of each task shows; nothing where there is only one.
 
     Args:
@@ -55,7 +57,7 @@ def task_sections(figures: Mapping[str, Any], comparison: Callable[[Mapping[str,
         comparison: draws figures beside those of baselines.
 
     Returns:
-        Name, kind, rows of figures, the comparison (markup) and the rows of `label_rows`.
+        Name, kind, rows of figures, the comparison (a figure, None without baselines) and the rows of `label_rows`.
     """
     return [
         {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["baseline_name", "difference_interval", "judged_part", "verdict"]
+__all__ = ["baseline_name", "difference_interval", "difference_of", "is_clear", "judged_part", "verdict"]
 
 _NAMES = {
     "class_mean": "the nearest class mean",
@@ -93,10 +93,45 @@ def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str
     return said + "."
 
 
-def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str) -> str:
-    difference = figures["accuracy"] - other["accuracy"]
+def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two accuracies: the paired one where it is known."""
     paired = other.get("difference")
     low, high = paired["interval"] if isinstance(paired, Mapping) else difference_interval(figures, other)
+    return low, high
+
+
+def difference_of(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) -> str:
+    """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error".
+
+    Args:
+        figures: of the adapted network.
+        other: of another network on the same items.
+        key: "accuracy" or "mae".
+    """
+    if key == "accuracy":
+        points = round(100 * (figures[key] - other[key]), 1)
+        return f"{points:+.1f} points".replace("-", "−") if points else "no difference"
+    share = round(100 * (figures[key] / other[key] - 1)) if other[key] else 0
+    return f"{abs(share)} % {'higher' if share > 0 else 'lower'} error" if share else "no difference"
+
+
+def is_clear(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) -> bool:
+    """Tell whether two networks differ by more than chance.
+
+    Args:
+        figures: of the adapted network.
+        other: of another network on the same items.
+        key: "accuracy" or "mae".
+    """
+    if key == "accuracy":
+        low, high = _bounds(figures, other)
+        return low > 0 or high < 0
+    return _apart(figures.get("mae_interval"), other.get("mae_interval"))
+
+
+def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str) -> str:
+    difference = figures["accuracy"] - other["accuracy"]
+    low, high = _bounds(figures, other)
     points = f"{100 * abs(difference):.1f} points"
     if high < 0:
         return f", but {name} is better: {_percent(other['accuracy'])}, {points} more"

@@ -1,0 +1,237 @@
+"""How good the network is: the figures that are read first, the comparison, the curves, and class by class, with captions."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..console import duration
+from .curves import curve, kept_epochs, stage_starts
+from .figures import Axis, Bar, interval_rows, legend
+from .matrix import confusion_cells, confusion_matrix
+from .planes import axis_of, dot, line, line_chart, plane, whisker
+from .tasks import FIGURES, number_words, percent, with_interval
+from .verdict import baseline_name, difference_of, is_clear
+
+__all__ = ["Figure", "class_figures", "comparison", "confused_pairs", "curves", "figure", "remarks", "score_table", "tiles"]
+
+Figure = dict[str, str]
+MOST_CLASSES = 40
+"""Classes that are shown one by one."""
+
+
+def figure(body: str, *, title: str, caption: str) -> Figure | None:
+    """Return a figure with its heading and what there is to see on it; None where nothing was drawn.
+
+    Args:
+        body: markup, "" for none.
+        title: the heading.
+        caption: what it shows, and what to look for.
+    """
+    return {"title": title, "body": body, "caption": caption} if body else None
+
+
+def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (name, value, note) of the figures that are read first.
+
+    Args:
+        facts: as for `write_report`.
+        part: name of the part that judges.
+        figures: of that part.
+    """
+    where = f"on {figures['items']} {_PART.get(part, 'held-out')} items" if figures.get("items") else ""
+    return [*_score_tiles(facts.get("baselines") or {}, figures, where=where), *_effort_tiles(facts)]
+
+
+_PART = {"holdout": "held-out", "test": "test"}
+
+
+def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, where: str) -> list[tuple[str, str, str]]:
+    key = "accuracy" if "accuracy" in figures else "mae"
+    if figures.get(key) is None:
+        return []
+    shown, name = (percent, "accuracy") if key == "accuracy" else (number_words, "mean absolute error")
+    interval = figures.get(f"{key}_interval")
+    note = f"95 % interval {shown(interval[0])} to {shown(interval[1])}" if interval else ""
+    found = [(f"{name} {where}".strip(), shown(figures[key]), note)]
+    ranked = _ranked(baselines, figures)
+    if ranked:
+        best, other = ranked[0]
+        beside = f"{baseline_name(best)}: {shown(other[key])}"
+        difference = difference_of(figures, other, key=key)
+        found.append(
+            ("compared with the best baseline", difference if is_clear(figures, other, key=key) else "no clear difference", beside)
+        )
+    return found
+
+
+def _effort_tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    found, cost = [], facts.get("cost") or {}
+    strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
+    name, chosen = strategy.get("name"), strategy.get("chosen")
+    if name:
+        words = f"{name}: {chosen}" if chosen and chosen != name else str(name)
+        found.append(("strategy", words, f"network: {network}" if network else ""))
+    if cost.get("total") is not None:
+        found.append(("total time", duration(cost["total"]), f"training {duration(cost['train'])}" if cost.get("train") else ""))
+    return found
+
+
+def _ranked(baselines: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    key = "accuracy" if "accuracy" in figures else "mae"
+    usable = [(name, other) for name, other in baselines.items() if other and other.get(key) is not None]
+    return sorted(usable, key=lambda entry: float(entry[1][key]), reverse=key == "accuracy")
+
+
+def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of all parts that judge: "parts", their names, and "rows", (name, a value for each part).
+
+    Args:
+        scores: by part, or of one part.
+    """
+    parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
+    parts = parts or ({"held out": scores} if scores else {})
+    rows = []
+    for key, words, share in FIGURES:
+        if any(figures.get(key) is not None for figures in parts.values()):
+            rows.append((words, [with_interval(figures, key, share=share) for figures in parts.values()]))
+    if rows:
+        rows.insert(0, ("items", [str(figures.get("items", "–")) for figures in parts.values()]))
+    return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}
+
+
+def remarks(figures: Mapping[str, Any]) -> list[str]:
+    """Return what must be said of figures that a reader could take for good, or for an error of the page.
+
+    Args:
+        figures: of the part that judges.
+    """
+    found, loss, classes = [], figures.get("log_loss"), len(figures.get("per_class") or {})
+    if loss is not None and classes > 1 and "confusion" in figures and loss > math.log(classes):
+        found.append(
+            f"The log loss ({number_words(loss)}) is higher than that of equal probabilities for all {classes} classes "
+            f"({number_words(math.log(classes))}). The order of the classes may be right, but do not use the probabilities: "
+            "the logits are not calibrated."
+        )
+    if figures.get("r2") is not None and figures["r2"] < 0:
+        found.append(f"R² is negative ({number_words(figures['r2'])}): the mean of the targets predicts these items better.")
+    return found
+
+
+def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figure | None:
+    """Return the adapted network beside the baselines, as dots with intervals; None where there is no baseline.
+
+    Args:
+        figures: of the part that judges.
+        baselines: name -> figures on the same items.
+    """
+    key = "accuracy" if "accuracy" in figures else "mae"
+    ranked = _ranked(baselines, figures)
+    if not ranked or figures.get(key) is None:
+        return None
+    share = key == "accuracy"
+    bars = [_score_bar("adapted network", figures, key=key, strong=True)]
+    bars += [_score_bar(baseline_name(name), other, key=key, strong=False) for name, other in ranked]
+    axis = axis_of(_ends(bars), name="accuracy" if share else "mean absolute error (lower is better)", percent=share)
+    body = interval_rows(bars, title=f"{axis.name}: the adapted network and the baselines", axis=axis)
+    caption = f"All on the same {figures.get('items', '')} items. Lines are 95 % intervals: where they overlap, the order may be chance."
+    return figure(body, title="Adapted network and baselines", caption=caption)
+
+
+def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool) -> Bar:
+    value, interval = float(figures[key]), figures.get(f"{key}_interval")
+    words = percent(value) if key == "accuracy" else number_words(value)
+    return Bar(name, value, tuple(interval) if interval else None, words, strong)
+
+
+def _ends(bars: Sequence[Bar]) -> list[float]:
+    return [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
+
+
+def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[Figure]:
+    """Return the learning curves, loss and accuracy by epoch.
+
+    Args:
+        history: one mapping an epoch.
+        kept_start: the stage of which nothing was kept.
+    """
+    losses = {"training": curve(history, "train_loss"), "validation": curve(history, "validation_loss")}
+    accuracy = {"validation": curve(history, "validation_accuracy")}
+    marks, kept = stage_starts(history), kept_epochs(history, kept_start=kept_start)
+    body = line_chart({name: each for name, each in losses.items() if each}, title="Loss by epoch", name="loss", marks=marks, kept=kept)
+    said = "Training loss that falls while validation loss rises is overfitting."
+    said += " The weights of the marked epoch were kept: the one with the lowest validation loss" if kept else ""
+    said += " (after temperature scaling)." if kept and any("calibrated_loss" in entry for entry in history) else "." * bool(kept)
+    found = [figure(body, title="Loss", caption=said)]
+    body = line_chart(accuracy, title="Accuracy by epoch", name="accuracy", percent=True, marks=marks, kept=kept)
+    found.append(figure(body, title="Accuracy", caption="On the validation items; it moves in steps of one item where they are few."))
+    return [each for each in found if each]
+
+
+def class_figures(figures: Mapping[str, Any]) -> list[Figure]:
+    """Return the confusion matrix, the recall of each class and the reliability diagram, where there is something to show.
+
+    Args:
+        figures: of the part that judges.
+    """
+    found = [_confusion(figures), _recalls(figures), _reliability(figures)]
+    return [each for each in found if each]
+
+
+def _recalls(figures: Mapping[str, Any]) -> Figure | None:
+    rows = [(name, row) for name, row in (figures.get("per_class") or {}).items() if row.get("recall") is not None]
+    classes = len(rows)
+    rows = sorted(rows, key=lambda entry: float(entry[1]["recall"]))[:MOST_CLASSES]
+    bars = [Bar(name, row["recall"], tuple(row["interval"]), f"{percent(row['recall'])} of {row['items']}") for name, row in rows]
+    if not bars:
+        return None
+    body = interval_rows(bars, title="Recall by class, with 95 % intervals", axis=axis_of(_ends(bars), name="recall", percent=True))
+    few = f"the {MOST_CLASSES} weakest of {classes} classes" if classes > MOST_CLASSES else "weakest class first"
+    return figure(body, title="Recall by class", caption=f"Share of each class's items that are classified correctly, {few}.")
+
+
+def _confusion(figures: Mapping[str, Any]) -> Figure | None:
+    confusion, names = figures.get("confusion"), list(figures.get("per_class") or {})
+    if not confusion or len(names) > MOST_CLASSES:
+        return None
+    body = confusion_matrix(confusion, names, title="Confusion matrix")
+    caption = "Rows: true class. Columns: predicted class. Numbers are items; colour is the share of the row, errors in orange."
+    return figure(body, title="Confusion matrix", caption=caption)
+
+
+def _reliability(figures: Mapping[str, Any]) -> Figure | None:
+    bins = [entry for entry in figures.get("reliability") or () if entry.get("items")]
+    if len(bins) < 2:
+        return None
+    across = Axis("probability of the predicted class (mean of the bin)", 0.0, 1.0, percent=True)
+    up = Axis("share that is correct", 0.0, 1.0, percent=True)
+    points = [(across.at(entry["probability"]), up.at(entry["accuracy"])) for entry in bins]
+    parts = [line([(0.0, 0.0), (100.0, 100.0)], "ideal")]
+    for entry, (x, y) in zip(bins, points, strict=True):
+        low, high = map(up.at, entry["interval"])
+        hint = f"{entry['items']} items: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
+        parts += [whisker(x, (low, high)), dot(x, y, kind="fill0", hint=hint)]
+    body = legend([("dotted fill0", "a bin of items, with 95 % interval"), ("ideal", "calibrated")])
+    body += plane(parts, title="Reliability diagram", across=across, up=up, kind="square")
+    caption = f"Points below the line: probabilities are too high. Calibration error {percent(figures.get('ece'))}."
+    return figure(body, title="Reliability of the probabilities", caption=caption)
+
+
+def confused_pairs(confusion: Any, names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:
+    """Return the errors made most often.
+
+    Args:
+        confusion: as for `confusion_cells`.
+        names: of the C classes.
+        count: at most so many pairs.
+
+    Returns:
+        (true, predicted, items, share of the true class's items), the most frequent first.
+    """
+    cells, totals = confusion_cells(confusion), [0] * len(names)
+    for i, _, number in cells:
+        totals[i] += number
+    errors = ((-number, i, j) for i, j, number in cells if i != j)
+    return [(names[i], names[j], -less, percent(-less / totals[i])) for less, i, j in heapq.nsmallest(count, errors)]
