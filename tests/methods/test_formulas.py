@@ -8,20 +8,23 @@ import numpy as np
 import pytest
 import torch
 from tests.methods import examples
+from torch import Tensor
 
 from regraft.errors import SettingError
 from regraft.frontier import added_parameters, frozen_but, head_parameters
 from regraft.methods import METHODS
 from regraft.methods.bias import biases_among
 from regraft.methods.co_tuning import class_relation, related_chances
-from regraft.methods.codes import coded_sum, mean_code, shared_rows
+from regraft.methods.codes import mean_code, shared_rows
 from regraft.methods.contract import Option
 from regraft.methods.distill import SoftTargets, old_chances, soft_cross_entropy
 from regraft.methods.gradients import relative_norm, relative_norms
-from regraft.methods.lin import entrance
-from regraft.methods.lora import low_rank_change, low_rank_layers
-from regraft.methods.scale_shift import film, lhuc
-from regraft.methods.stay_near import anchors_of, pull_back_, starting_point_penalty
+from regraft.methods.lora import low_rank_layers
+from regraft.methods.stay_near import anchors_of, pull_back_
+from regraft.networks.contract import Coding, Network
+from regraft.networks.keras_models import open_keras
+from regraft.networks.keras_parts.library import keras
+from regraft.networks.parts.scaling import film, lhuc
 from regraft.networks.torch_modules import open_torch
 from regraft.planning import Plan, make_plan
 from regraft.planning.tuning.names import names_in, take_over_
@@ -29,27 +32,85 @@ from regraft.planning.tuning.names import names_in, take_over_
 
 def test_scales_and_shifts() -> None:
     values = torch.tensor([[1.0, -2.0]])
-    assert lhuc(values, torch.zeros(2)).tolist() == [[1.0, -2.0]]
-    torch.testing.assert_close(lhuc(values, torch.tensor([math.log(3.0), 0.0])), torch.tensor([[1.5, -2.0]]))  # 2 · 3/4
+    assert film(values, lhuc(torch.zeros(2))).tolist() == [[1.0, -2.0]]
+    torch.testing.assert_close(film(values, lhuc(torch.tensor([math.log(3.0), 0.0]))), torch.tensor([[1.5, -2.0]]))  # 2 · 3/4
     assert film(values, torch.tensor([2.0, 1.0]), shift=torch.tensor([0.5, 0.0])).tolist() == [[2.5, -2.0]]
 
 
-def test_a_linear_entrance() -> None:
-    mixed = entrance(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), bias=torch.tensor([0.0, 10.0]))
-    assert mixed.tolist() == [[2.0, 11.0]]
-
-
-def test_a_change_of_low_rank() -> None:
-    down, up = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
-    assert low_rank_change(down, up, alpha=4).tolist() == [[2.0, 4.0, 0.0], [0.0, 0.0, 6.0]]  # 4 / 2 · B A
-
-
-def test_codes_shift_every_position_by_channel() -> None:
-    products, codes, maps = torch.zeros(2, 3, 2), torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [0.5]])
-    shifted = coded_sum(products, codes, maps=maps)
-    assert shifted[0].tolist() == [[10.0, 0.5]] * 3 and shifted[1].tolist() == [[20.0, 1.0]] * 3
-    assert mean_code(torch.tensor([[9.0], [1.0], [3.0]])).tolist() == [2.0]
+def test_the_mean_code_and_the_rows_that_stand_for_it() -> None:
+    table = torch.tensor([[9.0], [1.0], [3.0]])
+    assert mean_code(table).tolist() == mean_code(table.numpy()).tolist() == [2.0]
     assert shared_rows(torch.tensor([1, 2, 3]), torch.tensor([0.05, 0.1, 0.9]), share=0.1).tolist() == [0, 2, 3]
+
+
+# ── inside networks: what both families compute is the formula ──────────────────────────────────────────────────────────────
+
+
+def _small(family: str) -> Network:
+    """Return a network of two linear layers, the first 6 -> 8."""
+    if family == "torch":
+        return open_torch(torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)), inputs=(6,))
+    layers = keras.layers
+    return open_keras(keras.Sequential([keras.Input((6,)), layers.Dense(8, activation="relu", name="mid"), layers.Dense(3, name="out")]))
+
+
+def _drawn_(network: Network, old: Network) -> dict[str, Tensor]:
+    """Draw numbers for what a form has beside the parameters of the network; matrices are returned as PyTorch has them, (C, d)."""
+    draw, found, named = torch.Generator().manual_seed(0), {}, {}
+    for names in network.layer_parameters().values():
+        named |= names
+    for name in sorted(name for name in added_parameters(old, network) if "base_layer" not in name):
+        with torch.no_grad():
+            named[name].copy_(torch.randn(named[name].shape, generator=draw))
+        turned = network.family == "keras" and "embeddings" not in name and named[name].ndim == 2
+        found[name] = named[name].detach().T.clone() if turned else named[name].detach().clone()
+    return found
+
+
+def _first(network: Network) -> tuple[Tensor, Tensor]:
+    """Return weight (8, 6) and bias (8,) of the first linear layer."""
+    weight, bias = list(network.state().values())[:2]
+    return (weight.T if network.family == "keras" else weight).clone(), bias.clone()
+
+
+both = pytest.mark.parametrize("family", ["torch", "keras"])
+
+
+@both
+@pytest.mark.parametrize("form", ["lhuc", "film"])
+def test_networks_are_scaled_and_shifted_so(family: str, form: str) -> None:
+    network = _small(family)
+    (weight, bias), training = _first(network), network.adjusted(network.points(), form=form)
+    numbers = list(_drawn_(training, network).values())  # a, or b and g
+    scale, shift = (lhuc(numbers[0]), torch.zeros(8)) if form == "lhuc" else (numbers[1], numbers[0])
+    settled = training.settled()
+    torch.testing.assert_close(_first(settled), (scale[:, None] * weight, scale * bias + shift))
+    torch.testing.assert_close(training.scores(network.sample), settled.scores(network.sample))
+
+
+@both
+def test_changes_of_low_rank_are_added_so(family: str) -> None:
+    network = _small(family)
+    (weight, bias), training = _first(network), network.low_rank(2, alpha=6.0, layers=[network.points()[0].name], seed=0)
+    down, up = _drawn_(training, network).values()
+    torch.testing.assert_close(_first(training.settled()), (weight + 6 / 2 * up @ down, bias))  # W + alpha / r · B A
+
+
+@both
+def test_codes_shift_layers_so(family: str) -> None:
+    network = _small(family)
+    (weight, bias), coded = _first(network), network.coded(Coding(3, ("one", "two")), seed=0)
+    table, maps = _drawn_(coded, network).values()
+    torch.testing.assert_close(_first(coded.folded("two")), (weight, bias + maps @ table[2]))  # W h + b + B s
+
+
+@both
+def test_a_linear_layer_before_the_input_mixes_so(family: str) -> None:
+    network = _small(family)
+    entered = network.with_entrance()
+    bias, weight = _drawn_(entered, network).values()
+    rows = torch.randn(4, 6)
+    torch.testing.assert_close(entered.scores(rows), network.scores(rows @ weight.T + bias))
 
 
 def test_what_is_trained_is_pulled_back_and_never_beyond_its_start() -> None:
@@ -60,8 +121,8 @@ def test_what_is_trained_is_pulled_back_and_never_beyond_its_start() -> None:
     assert weight.tolist() == start.tolist()
     pull_back_([{"params": [weight], "lr": 1.0}], {}, strength=50)
     values = torch.tensor([2.0, -1.0], requires_grad=True)
-    slope = torch.autograd.grad(starting_point_penalty(values, start, strength=2.5), values)[0]
-    assert slope.tolist() == [5.0, 0.0]  # the pull is the gradient of the penalty
+    penalty = 2.5 / 2 * (values - start).square().sum()
+    assert torch.autograd.grad(penalty, values)[0].tolist() == [5.0, 0.0]  # the pull is the gradient of the penalty
 
 
 def test_anchors_leave_out_heads_and_what_is_frozen() -> None:

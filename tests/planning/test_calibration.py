@@ -14,7 +14,8 @@ from torch import nn
 
 import regraft
 from regraft.planning.finishing import FEWEST
-from regraft.probes import expected_calibration_error, fit_temperature, log_loss
+from regraft.probes import fit_temperature, log_loss
+from regraft.tasks import expected_calibration_error
 
 keras = pytest.importorskip("keras")
 

@@ -12,7 +12,6 @@ import pytest
 import regraft.probes
 from regraft.errors import DataError
 from regraft.probes import (
-    calibration_of,
     fit_class_mean,
     fit_knn,
     fit_lda_probe,
@@ -20,6 +19,7 @@ from regraft.probes import (
     fit_random_projection,
     fit_ridge,
     fit_svm,
+    fit_temperature,
     fit_vote,
 )
 
@@ -63,7 +63,7 @@ def test_blobs_are_told_apart_and_held_out_scores_say_how_well(fit: Callable[...
     assert probe.loo_scores.shape == (80, 4) and probe.scores(new).shape == (400, 4)
     assert accuracy(probe.scores(new), truth) > 0.7
     assert abs(accuracy(probe.loo_scores, labels) - accuracy(probe.scores(new), truth)) < 0.1
-    assert 0.9 < calibration_of(probe.loo_scores, labels).temperature < 1.1
+    assert 0.9 < fit_temperature(probe.loo_scores, np.eye(4)[labels]) < 1.1
     np.testing.assert_array_equal(features, before)
 
 

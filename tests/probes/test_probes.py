@@ -15,20 +15,21 @@ from regraft.errors import DataError, SettingError
 from regraft.probes import (
     UNKNOWN_SCORES,
     UnknownChoice,
-    calibration_of,
     choose_unknown,
     class_mean_scores,
-    expected_calibration_error,
     fit_class_mean,
     fit_knn,
     fit_lda,
     fit_logistic,
     fit_random_projection,
     fit_ridge,
+    fit_temperature,
     fit_vote,
+    log_loss,
     statistics_of,
     unknown_scores,
 )
+from regraft.tasks import expected_calibration_error
 
 
 def test_class_means_agree_with_scikit_learn_far_from_the_origin_and_are_a_linear_head() -> None:
@@ -99,20 +100,15 @@ def test_logistic_regression_is_that_of_scikit_learn_at_the_chosen_penalty(class
         fit_logistic(features, np.zeros(60, int), classes=2)
 
 
-def test_calibration_by_hand() -> None:
-    chances = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-    assert expected_calibration_error(chances, [0, 1, 1, 1], bins=2) == pytest.approx((abs(0.85 - 0.5) + abs(0.65 - 1.0)) / 2)
+def test_a_temperature_undoes_a_scale() -> None:
     draw = np.random.default_rng(0)
     scores = draw.normal(size=(2000, 3)) * 1.5
     labels = (scores + draw.gumbel(size=(2000, 3))).argmax(1)
-    found = calibration_of(scores * 5, labels)
-    assert found.temperature == pytest.approx(0.2, rel=0.1)
-    assert found.error_after < 0.04 < found.error_before
-    assert found.log_loss_after < found.log_loss_before and found.brier_after < found.brier_before
-    with pytest.raises(DataError, match=r"\(2000, 3\) and \(3,\)"):
-        calibration_of(scores, labels[:3])
-    with pytest.raises(DataError, match=r"\(4, 2\) and \(1,\)"):
-        expected_calibration_error(chances, [0])
+    found = fit_temperature(scores * 5, np.eye(3)[labels])
+    assert found == pytest.approx(0.2, rel=0.1)
+    before, after = (softmax(scores * 5 * factor, axis=1) for factor in (1, found))
+    assert expected_calibration_error(after, labels) < 0.04 < expected_calibration_error(before, labels)
+    assert log_loss(scores * 5 * found, labels) < log_loss(scores * 5, labels)
 
 
 # ── unknown items ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

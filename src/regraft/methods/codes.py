@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from ..networks.parts.coding import ENTRANCE, LAYERS
 from ..networks.parts.points import points_in
 from .contract import Begun, Method, Option, are_names
 
-__all__ = ["METHOD", "TRAININGS", "coded_sum", "mean_code", "shared_rows"]
+__all__ = ["METHOD", "TRAININGS", "mean_code", "shared_rows"]
 
+Table = TypeVar("Table", Tensor, np.ndarray)
 TRAININGS = ("joint", "direct", "entrance")
 SIZE = 50
 """Of a code, where the widest layer that it shifts has as many channels or more."""
@@ -30,27 +31,10 @@ SHARED = 0.1
 """Of the items in a step that are trained with the mean code, so that it serves where no condition is known."""
 
 
-def coded_sum(products: Tensor, codes: Tensor, *, maps: Tensor) -> Tensor:
-    """Return what a layer computes before its activation, shifted by the code: W h + b + B s.
-
-    Source: Abdel-Hamid & Jiang, ICASSP 2013; Xue, Abdel-Hamid, Jiang, Dai & Liu, TASLP 22(12), 2014, equation 4 (direct adaptation).
-    Deviations: by channel for convolutions, the same at every position, behind the BatchNorm that follows; no code at the heads.
-
-    Args:
-        products: W h + b, (N, …, C), channels last.
-        codes: s, (N, size).
-        maps: B, (C, size).
-
-    Returns:
-        (N, …, C).
-    """
-    shifts = codes @ maps.T
-    return products + shifts.reshape(len(shifts), *(1,) * (products.ndim - 2), -1)
-
-
-def mean_code(table: Tensor) -> Tensor:
+def mean_code(table: Table) -> Table:
     """Return the mean (size,) of the codes of all conditions: the rows of a table (1 + K, size) but the first."""
-    return table[1:].mean(0)
+    mean: Table = table[1:].mean(0)
+    return mean
 
 
 def shared_rows(rows: Tensor, chance: Tensor, *, share: float) -> Tensor:
@@ -73,10 +57,14 @@ def shared_rows(rows: Tensor, chance: Tensor, *, share: float) -> Tensor:
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
     """Let the network take codes, and leave open what the training asks for, the codes and the heads.
 
-    Source: Xue et al., TASLP 22(12), 2014, sections III and IV: "joint" trains the weights as well, "direct" the codes and what reads
-    them, "entrance" the codes and a network before the input (Abdel-Hamid & Jiang, ICASSP 2013). Deviations: the heads are always
-    trained, because they may be new; codes have a Gaussian prior, whose penalty is half their squared length; some of the items are
-    trained with the mean code. Of a network that takes codes already, "direct" and "entrance" train the codes alone.
+    A layer computes W h + b + B s before its activation: B s is added by a linear layer, zero at first, that reads the code s of an
+    item, in convolutions by channel, the same at every position and behind the BatchNorm that follows.
+
+    Source: Xue et al., TASLP 22(12), 2014, equation 4 and sections III and IV: "joint" trains the weights as well, "direct" the codes
+    and what reads them, "entrance" the codes and a network before the input (Abdel-Hamid & Jiang, ICASSP 2013). Deviations: the heads
+    are always trained, because they may be new, and have no code; codes have a Gaussian prior, whose penalty is half their squared
+    length; some of the items are trained with the mean code. Of a network that takes codes already, "direct" and "entrance" train the
+    codes alone.
 
     Raises:
         NetworkError: if the network has no place for codes, or its codes have another size.
@@ -158,7 +146,7 @@ def _end(network: Network) -> Network:
     if coding is None:
         raise NetworkError("Received a network that takes no codes; expected the one that was trained with them.")
     table = network.code_table().detach().cpu().numpy().copy()
-    table[0] = table[1:].mean(0)
+    table[0] = mean_code(table)
     twin = network.recoded(coding.conditions, table)
     twin.coding = replace(coding, learned=coding.conditions)
     return twin

@@ -5,36 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from ..errors import NetworkError, near_names
 from ..frontier import frozen_but, head_parameters
 from ..networks.contract import Network
 from .contract import Begun, Method, Option, are_names
 
-__all__ = ["METHOD", "low_rank_change", "low_rank_layers"]
+__all__ = ["METHOD", "low_rank_layers"]
 
 RANK = 8
 _LINEAR = frozenset({"Linear", "NonDynamicallyQuantizableLinear", "Dense", "EinsumDense"})
 _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d", "Conv2dSame", "Conv1D", "Conv2D", "Conv3D"})
 _ATTENTION = frozenset({"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "qkv", "c_attn", "query_key_value"})
 """What the projections to queries and values are called in the libraries of transformers; joint ones bring the keys with them."""
-
-
-def low_rank_change(down: Tensor, up: Tensor, *, alpha: float) -> Tensor:
-    """Return what is added to a weight: (alpha / r) B A.
-
-    Source: LoRA (Hu et al., ICLR 2022, section 4.1, equation 3).
-
-    Args:
-        down: A, (r, d).
-        up: B, (C, r).
-        alpha: above 0.
-
-    Returns:
-        (C, d).
-    """
-    return alpha / len(down) * (up @ down)
 
 
 def low_rank_layers(network: Network) -> tuple[str, ...]:
@@ -61,7 +43,11 @@ def low_rank_layers(network: Network) -> tuple[str, ...]:
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:
-    """Put low-rank changes beside the weights, and leave them and the heads open.
+    """Put low-rank changes beside the weights, W + (alpha / r) B A with B = 0 at first, and leave them and the heads open.
+
+    `peft` computes them in PyTorch networks, Keras in its own.
+
+    Source: LoRA (Hu et al., ICLR 2022, section 4.1, equation 3).
 
     Raises:
         NetworkError: if a layer is not known or is a head, or there is none to change.

@@ -1,12 +1,12 @@
-"""`scale_shift`: every channel gets a scale of its own, or a scale and a shift; or only those that normalisations have are trained."""
+"""`scale_shift`: every channel gets a scale of its own, or a scale and a shift; or only those that normalisations have are trained.
+
+The formulas, with their sources, are `lhuc` and `film` of `regraft.networks.parts.scaling`: they run inside the networks of both families.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..errors import NetworkError
 from ..frontier import added_parameters, frozen_but, head_parameters
@@ -14,43 +14,9 @@ from ..networks.contract import Network
 from ..networks.parts.points import points_in
 from .contract import Begun, Method, Option, are_names
 
-__all__ = ["FORMS", "METHOD", "film", "lhuc"]
+__all__ = ["FORMS", "METHOD"]
 
 FORMS = ("lhuc", "film", "norm")
-
-
-def lhuc(values: Tensor, amplitudes: Tensor) -> Tensor:
-    """Return values scaled by channel: r(a) h with r(a) = 2 sigmoid(a), between 0 and 2; a = 0 changes nothing.
-
-    Source: learning hidden unit contributions (Swietojanski & Renals, SLT 2014, equation 2; arXiv:1601.02828, equations 3 and 4).
-    Deviation: the scale stands before the activation (behind BatchNorm), where it can be folded into the weights; behind a ReLU that
-    is the same.
-
-    Args:
-        values: (…, C), channels last.
-        amplitudes: (C,).
-
-    Returns:
-        (…, C).
-    """
-    return values * (2 * torch.sigmoid(amplitudes))
-
-
-def film(values: Tensor, scale: Tensor, *, shift: Tensor) -> Tensor:
-    """Return values scaled and shifted by channel: g h + b; g = 1 and b = 0 change nothing.
-
-    Source: FiLM (Perez et al., AAAI 2018, equation 2) and SSF (Lian et al., NeurIPS 2022, equation 3). Deviation: g and b are learned
-    as such, for all items alike; they stand behind linear layers, convolutions and BatchNorm, not behind attention or LayerNorm.
-
-    Args:
-        values: (…, C), channels last.
-        scale: (C,).
-        shift: (C,).
-
-    Returns:
-        (…, C).
-    """
-    return values * scale + shift
 
 
 def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence[str], seed: int) -> Begun:

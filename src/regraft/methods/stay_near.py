@@ -10,31 +10,15 @@ from torch import Tensor
 
 from ..networks.contract import Network
 
-__all__ = ["anchors_of", "pull_back_", "starting_point_penalty"]
-
-
-def starting_point_penalty(values: Tensor, start: Tensor, *, strength: float) -> Tensor:
-    """Return the penalty whose gradient is the pull: strength / 2 · |w - w0|².
-
-    Source: L2-SP (Li, Grandvalet & Davoine, ICML 2018, equation 2). Deviation: the heads have no penalty of their own here; weight
-    decay is set apart.
-
-    Args:
-        values: w.
-        start: w0, of the same shape.
-        strength: 0 or more.
-
-    Returns:
-        A scalar.
-    """
-    return strength / 2 * (values - start).square().sum()
+__all__ = ["anchors_of", "pull_back_"]
 
 
 def pull_back_(groups: Iterable[Mapping[str, Any]], anchors: Mapping[int, Tensor], *, strength: float) -> None:
-    """Take a step down the penalty, apart from that of the optimizer: w <- w - rate · strength · (w - w0).
+    """Take a step down the penalty strength / 2 · |w - w0|², apart from that of the optimizer: w <- w - rate · strength · (w - w0).
 
-    Source: as `starting_point_penalty`; apart from the gradient like decoupled weight decay (Loshchilov & Hutter, ICLR 2019, equation
-    9), so that an adaptive optimizer does not rescale it. It never goes beyond w0.
+    Source: L2-SP (Li, Grandvalet & Davoine, ICML 2018, equation 2); apart from the gradient like decoupled weight decay (Loshchilov &
+    Hutter, ICLR 2019, equation 9), so that an adaptive optimizer does not rescale it. It never goes beyond w0. Deviation: the heads
+    have no penalty of their own; weight decay is set apart.
 
     Args:
         groups: of an optimizer, with "params" and "lr".

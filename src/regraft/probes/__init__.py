@@ -1,6 +1,6 @@
 """Heads solved in closed form, or by a convex solver, on features."""
 
-from .calibration import Calibration, calibration_of, expected_calibration_error, fit_temperature, log_loss
+from .calibration import fit_temperature, log_loss
 from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
 from .common import LayeredProbe, LinearProbe
 from .knn import NeighbourProbe, fit_knn, fit_vote, knn_scores
@@ -14,7 +14,6 @@ from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown
 
 __all__ = [
     "UNKNOWN_SCORES",
-    "Calibration",
     "ClassMeanProbe",
     "ClassStatistics",
     "LayeredProbe",
@@ -25,10 +24,8 @@ __all__ = [
     "UnknownChoice",
     "UnknownJudge",
     "WithinCovariance",
-    "calibration_of",
     "choose_unknown",
     "class_mean_scores",
-    "expected_calibration_error",
     "fit_class_mean",
     "fit_knn",
     "fit_lda",

@@ -13,6 +13,7 @@ from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
 from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import ADJUSTED, graph_of
+from ..parts.scaling import film, lhuc
 from .folding import begun, refuse_form
 from .inserting import Rewiring, Step
 from .opened import opened
@@ -26,10 +27,7 @@ _FORMS = ("lhuc", "film")
 
 
 class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes through a door without types
-    """A scale, and a shift, by channel; at first it changes nothing.
-
-    Source: LHUC (Swietojanski & Renals 2014), times 2 sigmoid(a); FiLM (Perez et al. 2018) and SSF (Lian et al. 2022), times g plus b.
-    """
+    """A scale, and a shift, by channel; at first it changes nothing."""
 
     def __init__(self, form: str, axis: int, *, name: str, dtype: Any) -> None:
         super().__init__(name=name, dtype=dtype)
@@ -47,15 +45,12 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
     def call(self, inputs: Any) -> Any:
         """Return values of the same shape."""
         shape = [-1 if axis == self.axis else 1 for axis in range(len(inputs.shape))]
-        if self.form == "lhuc":
-            return inputs * keras.ops.reshape(2 * keras.ops.sigmoid(self.a), shape)
-        return inputs * keras.ops.reshape(self.g, shape) + keras.ops.reshape(self.b, shape)
+        scale, shift = self.by_channel()
+        return film(inputs, scale.reshape(shape), shift=None if shift is None else shift.reshape(shape))
 
     def by_channel(self) -> tuple[Tensor, Tensor | None]:
         """Return the scale (C,) and the shift (C,)."""
-        if self.form == "lhuc":
-            return 2 * self.a.value.sigmoid(), None
-        return self.g.value, self.b.value
+        return (lhuc(self.a.value), None) if self.form == "lhuc" else (self.g.value, self.b.value)
 
     def get_config(self) -> dict[str, Any]:
         """Return what another one of the kind is made of."""

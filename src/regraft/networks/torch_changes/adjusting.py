@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar, cast
@@ -20,7 +20,7 @@ from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
 from ..torch_parts.taps import Point as Place
 from ..torch_parts.taps import read_point, width_hint
-from .conditioned import AdjustedNetwork, EntranceNetwork, Film, Lhuc, over_channels
+from .conditioned import AdjustedNetwork, Adjustment, EntranceNetwork, Film, Lhuc, over_channels
 from .surgery import three_items
 from .wrappers import call_module, exchanged, find_wrapper, side_modules
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 N = TypeVar("N", bound=TorchRecord)
-_FORMS: Mapping[str, type[Lhuc] | type[Film]] = {"lhuc": Lhuc, "film": Film}
+_FORMS: Mapping[str, Callable[[int], Adjustment]] = {"lhuc": Lhuc, "film": Film}
 _WIDEST = 4096
 """Widest vector before which a linear layer is put: its weight would have the square of that many numbers."""
 
@@ -148,7 +148,7 @@ def settled(network: N) -> N:
     prefix, around = found[0], cast(AdjustedNetwork, found[1])
     created = []
     for site, adjusting in zip(around.sites, around.adjusting, strict=True):
-        scale, shift = cast(Lhuc, adjusting).change()
+        scale, shift = cast(Adjustment, adjusting).change()
         if fold_(around.network.get_submodule(site.name), scale=scale, shift=shift):
             created.append(f"{prefix}network.{site.name}")
     return without_wrapper(twin, AdjustedNetwork, created=created)

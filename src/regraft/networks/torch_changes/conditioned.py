@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor
 from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Identity, Linear, Module, ModuleList, Parameter
 
 from ..parts.coding import CODE_SPREAD
+from ..parts.scaling import film, lhuc
 from ..torch_parts.sites import Site, changed_at, fold_
 
 __all__ = [
     "AdjustedNetwork",
+    "Adjustment",
     "CodeMap",
     "CodeTable",
     "CodedNetwork",
@@ -41,7 +44,20 @@ def over_channels(old: int, new: int, *, rank: int, last: bool) -> Module:
     return cast(Module, kind(old, new) if kind is Linear else kind(old, new, 1))
 
 
-class Lhuc(Module):
+class Adjustment(Module, ABC):
+    """What the values of one site are scaled with by channel, and shifted by."""
+
+    @abstractmethod
+    def change(self) -> tuple[Tensor, Tensor | None]:
+        """Return scale and shift, (C,) each; None for no shift."""
+
+    def forward(self, values: Tensor, site: Site) -> Tensor:
+        """Return the values of a site, changed."""
+        scale, shift = (None if numbers is None else site.spread(numbers.to(values.dtype), values) for numbers in self.change())
+        return film(values, cast(Tensor, scale), shift=shift)
+
+
+class Lhuc(Adjustment):
     """Learning hidden unit contributions: values times 2 sigmoid(a), one a for each channel.
 
     Args:
@@ -56,15 +72,11 @@ class Lhuc(Module):
         self.a = Parameter(torch.zeros(channels))
 
     def change(self) -> tuple[Tensor, Tensor | None]:
-        """Return scale and shift, (C,) each; None for no shift."""
-        return 2 * self.a.sigmoid(), None
-
-    def forward(self, values: Tensor, site: Site) -> Tensor:
-        """Return the values of a site, scaled."""
-        return values * site.spread(self.change()[0].to(values.dtype), values)
+        """Return the scale, (C,), and None."""
+        return lhuc(self.a), None
 
 
-class Film(Module):
+class Film(Adjustment):
     """Scale and shift of features: values times g plus b, one of each for each channel.
 
     Args:
@@ -84,11 +96,6 @@ class Film(Module):
         """Return scale and shift, (C,) each."""
         return self.g, self.b
 
-    def forward(self, values: Tensor, site: Site) -> Tensor:
-        """Return the values of a site, scaled and shifted."""
-        scale, shift = (site.spread(numbers.to(values.dtype), values) for numbers in (self.g, self.b))
-        return values * scale + shift
-
 
 def _kept(modules: ModuleList, kept: Sequence[bool]) -> ModuleList:
     return ModuleList(module for module, keep in zip(modules, kept, strict=True) if keep)
@@ -98,15 +105,15 @@ class AdjustedNetwork(Module):
     """A network whose values at some sites are scaled and shifted by channel, while that is trained.
 
     Args:
-        kind: what each site gets.
+        kind: makes what a site of so many channels gets.
 
     Attributes:
         network: the network.
         sites: where, in the order of execution.
-        adjusting: a `Lhuc` or `Film` for each site.
+        adjusting: the `Adjustment` of each site.
     """
 
-    def __init__(self, network: Module, sites: Sequence[Site], *, kind: type[Lhuc] | type[Film]) -> None:
+    def __init__(self, network: Module, sites: Sequence[Site], *, kind: Callable[[int], Adjustment]) -> None:
         super().__init__()
         self.network = network
         self.sites = tuple(sites)
