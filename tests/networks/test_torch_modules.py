@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +165,34 @@ def test_summary_and_predictions() -> None:
     assert found.labels == [found.classes[index] for index in net.logits(examples.pictures(5)[0]).argmax(1)]
     with pytest.raises(NetworkError, match="knows no conditions"):
         net.predict(examples.pictures(5)[0], condition="room")
+
+
+_OF_ONE_LAYER: dict[str, Callable[[Any], Any]] = {
+    "retarget": lambda net: regraft.retarget(net, ["b", "x"], start="random", seed=0),
+    "extend": lambda net: regraft.extend(net, ["x"], start="random", seed=0),
+    "stack": lambda net: regraft.stack(net, ["x", "y"], activation="relu", start="random", seed=0),
+    "branch": lambda net: regraft.branch(net, "mood", ["p", "q"], start="random", seed=0),
+    "two branches": lambda net: regraft.branch(_OF_ONE_LAYER["branch"](net), "size", ["s", "m", "l"], start="random", seed=0),
+    "join": lambda net: regraft.join(net, ["price"]),
+    "entrance": lambda net: net.with_entrance(),
+    "retarget below an entrance": lambda net: _OF_ONE_LAYER["retarget"](net.with_entrance()),
+}
+
+
+@pytest.mark.parametrize("edit", _OF_ONE_LAYER)
+def test_a_network_that_is_one_layer_is_edited_as_one_with_that_layer_in_it(edit: str) -> None:
+    layer = torch.nn.Linear(4, 3)
+    modules = {"alone": lambda: copy.deepcopy(layer), "inside": lambda: torch.nn.Sequential(copy.deepcopy(layer))}
+    scores = {}
+    for name, made in modules.items():
+        twin = _OF_ONE_LAYER[edit](regraft.load(made(), classes=["a", "b", "c"], inputs=(4,)))
+        twin.mode_(False)
+        scores[name] = twin.scores(twin.sample)
+        opened = open_torch(made(), inputs=(4,)).edited_by(twin.origin["edits"])
+        opened.module.load_state_dict(twin.module.state_dict())
+        opened.mode_(False)
+        again = opened.scores(twin.sample)
+        assert all(torch.equal(again[task], values) for task, values in scores[name].items())
+    assert scores["alone"].keys() == scores["inside"].keys()
+    assert all(torch.equal(values, scores["inside"][task]) for task, values in scores["alone"].items())
+    assert twin.classes is None or scores["alone"]["main"].shape[1] == len(twin.classes)

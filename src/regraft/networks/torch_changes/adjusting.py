@@ -108,7 +108,8 @@ def wrapped(twin: N, module: Module) -> N:
     device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
     mode = twin.module.training
     twin.module = module.to(device).train(mode)
-    return twin.reopened({task: replace(found, layer=f"network.{found.layer}") for task, found in twin.found.items()}, twin.heads)
+    found = {task: replace(known, layer=f"network.{known.layer}".rstrip(".")) for task, known in twin.found.items()}
+    return twin.reopened(found, twin.heads)
 
 
 def is_adjusted(network: TorchRecord) -> bool:

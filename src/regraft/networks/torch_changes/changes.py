@@ -54,7 +54,7 @@ def with_head(network: N, head: Head) -> N:
         return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
     if head.task in network.heads:
         layer = network.found[head.task].layer
-        surgery.resize_(twin.module, layer, head=head)
+        twin.module = surgery.resized(twin.module, layer, head=head)
         if network.heads[head.task].binary and not head.binary:
             surgery.end_differently_(twin.module, network.sample, activation=head.activation)
         if head.task == network.head.task:
@@ -66,7 +66,7 @@ def with_head(network: N, head: Head) -> N:
     chosen = not wrapped and _choice_commutes(network)
     twin.module, layer = surgery.branched(twin.module, network.head, head=head, chosen=chosen)
     if not wrapped:
-        found = {task: replace(known, layer=f"network.{known.layer}") for task, known in found.items()}
+        found = {task: replace(known, layer=f"network.{known.layer}".rstrip(".")) for task, known in found.items()}
     return twin.reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
 
 
@@ -173,7 +173,8 @@ def with_columns(network: N, count: int) -> N:
     own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     columns = sample_of((count,), batch=len(next(iter(own.values()))))
     twin.take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
-    return twin.reopened({head.task: replace(network.found[head.task], layer=f"network.{head.layer}.linear")}, {head.task: wide})
+    layer = f"network.{head.layer}.linear".replace("..", ".")
+    return twin.reopened({head.task: replace(network.found[head.task], layer=layer)}, {head.task: wide})
 
 
 def edited_by(network: N, edits: Sequence[Mapping[str, Any]]) -> N:

@@ -44,7 +44,7 @@ __all__ = [
     "ended",
     "joined",
     "note_class_count_",
-    "resize_",
+    "resized",
     "stacked",
     "tapped",
     "three_items",
@@ -60,12 +60,12 @@ def _device(module: Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def resize_(module: Module, layer: str, *, head: Head) -> None:
-    """Put a layer with the rows of `head` in the place of a row layer of the module."""
+def resized(module: Module, layer: str, *, head: Head) -> Module:
+    """Return the module with a layer with the rows of `head` in the place of a row layer."""
     (weight, bias), old = _rows(head), module.get_submodule(layer)
     new = like(old, weight, bias, parts=head.parts)
     hand_on_(old, new)
-    set_submodule_(module, layer, module=new)
+    return set_submodule_(module, layer, module=new)
 
 
 def end_differently_(module: Module, sample: Inputs, *, activation: str) -> None:
@@ -150,8 +150,9 @@ def joined(module: Module, layer: str, *, head: Head, count: int) -> JoinedNetwo
     weight, bias = _rows(head)
     wide = like(module.get_submodule(layer), weight, bias, parts=head.parts)
     parts: OrderedDict[str, Module] = OrderedDict(join=Join(head.features - count), linear=wide)
-    set_submodule_(module, layer, module=Sequential(parts))
-    return JoinedNetwork(module, f"{layer}.join").train(module.training)
+    mode = module.training
+    whole = set_submodule_(module, layer, module=Sequential(parts))
+    return JoinedNetwork(whole, f"{layer}.join".lstrip(".")).train(mode)
 
 
 def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str], sample: Inputs) -> EndedNetwork:

@@ -182,7 +182,10 @@ def _resized(old: Module, weight: Tensor) -> Module:
     return new
 
 
-def set_submodule_(root: Module, name: str, *, module: Module) -> None:
-    """Put a module at the place called `name` in the tree below `root`."""
+def set_submodule_(root: Module, name: str, *, module: Module) -> Module:
+    """Put a module at the place called `name` in the tree below `root`; return the root: the module itself where the name is ""."""
+    if not name:
+        return module
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, module)
+    return root
