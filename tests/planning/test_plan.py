@@ -13,6 +13,30 @@ from regraft.planning import Plan, make_plan
 from regraft.training import Settings
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("auto", {}),
+        ("full", {"epochs": 12, "seed": 7, "learning_rate": 3e-4, "baselines": True}),
+        ("partial", {"frozen": "conv2", "classes": ["it's", "b"], "rename": {"a": "b"}, "augment": "light"}),
+        ("lora", {"rank": 4, "trainable": ["layer4*"], "views": 3}),
+        ("scale_shift", {"form": "lhuc", "weight_decay": 0.5}),
+    ],
+)
+def test_the_call_of_a_plan_makes_it_again(strategy: str, options: dict[str, Any]) -> None:
+    plan = make_plan(strategy, options)
+
+    class Called:
+        """Stands for the package: a call of adapt becomes the plan that it asks for."""
+
+        @staticmethod
+        def adapt(net: None, data: None, *, strategy: str, **given: Any) -> Plan:
+            return make_plan(strategy, given)
+
+    again = eval(plan.to_call(), {"regraft": Called, "net": None, "data": None})
+    assert again.to_dict() == plan.to_dict() and "seed=" in plan.to_call()
+
+
 def test_json_both_ways() -> None:
     plan = make_plan("partial", {"frozen": "layer3", "views": 2, "seed": 7, "epochs": 3, "class_weight": [1, 2], "classes": ("a", "ü")})
     plan = plan.with_reasons("because")

@@ -35,7 +35,7 @@ def report_facts(classes: int) -> dict[str, Any]:
     table = np.eye(classes, dtype=int) * 1234 + rng.integers(0, 4, (classes, classes))
     figures = judged(0.9, macro_f1=0.89, log_loss=19.74, ece=0.02, brier=0.15, confusion=table.tolist())
     figures["per_class"] = {name: {"recall": 0.9, "interval": [0.8, 0.95], "items": 120} for name in names}
-    figures["reliability"] = [{"probability": p, "accuracy": p, "interval": [p - 0.05, p + 0.05], "items": 40} for p in (0.3, 0.6, 0.9)]
+    bins = [{"probability": p, "accuracy": p, "interval": [p - 0.05, p + 0.05], "items": 40} for p in (0.3, 0.6, 0.9)]
     stages = ("head", "full", "full, refit")
     losses = [{"train_loss": 40 * math.exp(-epoch / 3), "validation_loss": 3 + math.cos(epoch)} for epoch in range(1, 61)]
     history = [
@@ -70,6 +70,7 @@ def report_facts(classes: int) -> dict[str, Any]:
         * 3,
         "candidates": [{**tried, "name": name, "why": "chosen" if name == "head" else f"not as good: {LONG}"} for name in others],
         "not_tried": ["partial"],
+        "reliability": bins,
         "random_weights": True,
         "warnings": [LONG],
     }

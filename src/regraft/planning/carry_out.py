@@ -21,7 +21,7 @@ from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
-from .judging import Judged, baselines, compared_with, judged_parts, scores_of, worst_items
+from .judging import Judged, baselines, compared_with, judged_parts, reliability, scores_of, worst_items
 from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
@@ -266,6 +266,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),
         "worst": worst_items(judged),
+        "reliability": reliability(judged),
         "candidates": list(outcome.candidates),
         "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
         "warnings": [note for note in log.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),

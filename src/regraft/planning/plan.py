@@ -50,6 +50,11 @@ _OF_THE_LOOP = (
 """Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
 _NAMES = ("trainable", "fresh")
 """What a plan says by names of layers, or patterns of them."""
+_OWN = (
+    *("frozen", "block", "base", "probe", "budget", "views", "augment", "holdout", "validation", "seed", "classes", "rename"),
+    *("start", "statistics", "false_alarm", *_NAMES),
+)
+"""What a plan is asked for by name, besides settings and the options of methods."""
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -134,6 +139,16 @@ class Plan:
         found += [f"views={self.views}"] if self.views > 1 else []
         found += [f"start={self.start!r}"] if self.start != "auto" else []
         return tuple(found)
+
+    def to_call(self) -> str:
+        """Return the call of Python that makes this plan again: all that is not as usual, and the seed."""
+        method = METHODS.get(self.strategy)
+        usual, settings = Plan(self.strategy), Settings.of(method.settings if method else {})
+        given = {name: getattr(self, name) for name in _OWN if name == "seed" or getattr(self, name) != getattr(usual, name)}
+        told = {name: getattr(self.settings, name) for name in settings.to_dict()}
+        given |= self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
+        said = (f"    {name}={getattr(value, '__name__', None) or repr(value)},\n" for name, value in given.items())
+        return f"regraft.adapt(\n    net,\n    data,\n    strategy={self.strategy!r},\n{''.join(said)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -406,31 +421,13 @@ def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")
         check_plan(strategy)
         return strategy
-    own = (
-        "frozen",
-        "block",
-        "base",
-        "probe",
-        "budget",
-        "views",
-        "augment",
-        "holdout",
-        "validation",
-        "seed",
-        "classes",
-        "rename",
-        "start",
-        "statistics",
-        "false_alarm",
-        *_NAMES,
-    )
     method, known = METHODS.get(strategy), {name for method in METHODS.values() for name in method.options}
-    given = {name: value for name, value in options.items() if name not in own and name not in known}
-    settings = Settings.of({**(method.settings if method else {}), **given}, also=(*own, *sorted(known)))
+    given = {name: value for name, value in options.items() if name not in _OWN and name not in known}
+    settings = Settings.of({**(method.settings if method else {}), **given}, also=(*_OWN, *sorted(known)))
     asked = {name: value for name, value in options.items() if name in known}
     if options.get("augment", "auto") not in ("auto", "none") and options.get("views", 1) == 1:
         options = {**options, "views": VIEWS}
     options = {name: _as_names(value) if name in _NAMES else value for name, value in options.items()}
-    plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in own if name in options})
+    plan = Plan(strategy, settings=settings, options=asked, **{name: options[name] for name in _OWN if name in options})
     check_plan(plan)
     return replace(plan, options=method.filled(asked)) if method else plan

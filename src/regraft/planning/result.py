@@ -117,6 +117,7 @@ class Result:
             "baselines": self.baselines,
             "account": self.account.to_dict(),
             "cost": self.cost,
+            "call": self.plan.to_call(),
             **self.facts,
         }
 

@@ -123,6 +123,13 @@ class _Item(Plain):
     text: str | None = None
 
 
+class _Bin(Plain):
+    items: Count = 0
+    probability: float
+    accuracy: float
+    interval: Interval
+
+
 class _Account(Plain):
     rules: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
@@ -152,6 +159,8 @@ class _Facts(Plain):
     baselines: dict[str, _Figures] = Field(default_factory=dict)
     account: _Account | None = None
     cost: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)
+    call: str | None = None
+    reliability: list[_Bin] = Field(default_factory=list)
     worst: list[_Item] = Field(default_factory=list)
     candidates: list[Candidate] = Field(default_factory=list)
     not_tried: list[str] = Field(default_factory=list)

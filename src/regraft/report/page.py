@@ -25,8 +25,8 @@ def write_report(path: str | Path, facts: Mapping[str, Any]) -> Path:
     Args:
         path: the file to write, or a folder, which gets a `report.html`.
         facts: plain data. "verdict" is needed; all else is shown where it is there: "title", "created", "versions", "network",
-            "data", "preprocessing", "strategy", "history", "scores", "baselines", "account", "cost", "worst", "not_tried",
-            "warnings".
+            "data", "preprocessing", "strategy", "history", "scores", "baselines", "account", "cost", "call",
+            "reliability", "worst", "not_tried", "warnings".
 
     Returns:
         The file.

@@ -170,13 +170,14 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
     return [each for each in found if each]
 
 
-def class_figures(figures: Mapping[str, Any]) -> list[Figure]:
+def class_figures(figures: Mapping[str, Any], reliability: Sequence[Mapping[str, Any]] = ()) -> list[Figure]:
     """Return the confusion matrix, the recall of each class and the reliability diagram, where there is something to show.
 
     Args:
         figures: of the part that judges.
+        reliability: bins of its items, with "items", "probability", "accuracy" and "interval".
     """
-    found = [_confusion(figures), _recalls(figures), _reliability(figures)]
+    found = [_confusion(figures), _recalls(figures), _reliability(reliability, error=figures.get("ece"))]
     return [each for each in found if each]
 
 
@@ -201,8 +202,7 @@ def _confusion(figures: Mapping[str, Any]) -> Figure | None:
     return figure(body, title="Confusion matrix", caption=caption)
 
 
-def _reliability(figures: Mapping[str, Any]) -> Figure | None:
-    bins = [entry for entry in figures.get("reliability") or () if entry.get("items")]
+def _reliability(bins: Sequence[Mapping[str, Any]], *, error: float | None) -> Figure | None:
     if len(bins) < 2:
         return None
     across = Axis("probability of the predicted class (mean of the bin)", 0.0, 1.0, percent=True)
@@ -215,7 +215,7 @@ def _reliability(figures: Mapping[str, Any]) -> Figure | None:
         parts += [whisker(x, (low, high)), dot(x, y, kind="fill0", hint=hint)]
     body = legend([("dotted fill0", "a bin of items, with 95 % interval"), ("ideal", "calibrated")])
     body += plane(parts, title="Reliability diagram", across=across, up=up, kind="square")
-    caption = f"Points below the line: probabilities are too high. Calibration error {percent(figures.get('ece'))}."
+    caption = f"Points below the line: probabilities are too high. Calibration error {percent(error)}."
     return figure(body, title="Reliability of the probabilities", caption=caption)
 
 
