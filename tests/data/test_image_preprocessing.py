@@ -146,3 +146,17 @@ def test_png_files_that_cannot_hold_their_pixels(mode, tmp_path):
     path.write_bytes(content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:200])
     with pytest.raises(DataError, match=r"20 x 4000000 pixels, more than \d+ bytes can hold"):
         preprocessing.batch([path])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "pixels / 255"),
+        ({"scale": 1.0}, "pixels as they are"),
+        ({"scale": 1 / 127.5, "mean": 1.0}, "(pixels / 127.5 - 1)"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, "(pixels / 255 - 0.5) / 0.5"),
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, "(pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)"),
+    ],
+)
+def test_what_is_done_to_pixels_is_said_as_people_write_it(given, words):
+    assert f", {words}" in ImagePreprocessing(height=8, width=8, channels=3, **given).describe()

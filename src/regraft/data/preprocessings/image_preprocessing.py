@@ -177,7 +177,7 @@ class ImagePreprocessing(Preprocessing):
         order = {1: "grey", 3: "BGR" if self.bgr else "RGB"}.get(self.channels, f"{self.channels} channels")
         values = "" if self.value_range in (None, (0.0, 255.0)) else f", array values {self.value_range} to 0..255"
         line = f"images: {self.height}x{self.width} {order}, {self.interpolation} {fit}"
-        line += f", (pixels * {self.scale:.6g} - {self.mean}) / {self.std}{values}"
+        line += f", {_steps_in_words(self.scale, self.mean, std=self.std)}{values}"
         return line + (", inferred from the network's input" if self.inferred else "")
 
     def _pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
@@ -251,6 +251,21 @@ def with_channels(plain: dict[str, Any], count: int) -> dict[str, Any]:
     numbers = {name: plain[name] for name in ("mean", "std") if isinstance(plain.get(name), list | tuple)}
     turned = {name: float(np.mean(each)) if count == 1 else [each[at % len(each)] for at in range(count)] for name, each in numbers.items()}
     return {**plain, **turned, "channels": count, "bgr": bool(plain.get("bgr")) and count == 3}
+
+
+def _steps_in_words(scale: float, mean: float | Sequence[float], *, std: float | Sequence[float]) -> str:
+    """Return what is done to a pixel of 0..255, in words: "pixels / 255", "(pixels / 127.5 - 1)", "pixels as they are"."""
+    made = "pixels" if scale == 1 else f"pixels / {1 / scale:.6g}"
+    shift, spread = (_number(value) for value in (mean, std))
+    made = made if shift == "0" else f"({made} - {shift})"
+    made = made if spread == "1" else f"{made} / {spread}"
+    return "pixels as they are" if made == "pixels" else made
+
+
+def _number(value: float | Sequence[float]) -> str:
+    """Return one number, or several in brackets; several that are equal as one."""
+    several = [f"{one:.6g}" for one in ([value] if isinstance(value, int | float) else value)]
+    return several[0] if len(set(several)) == 1 else f"({', '.join(several)})"
 
 
 def _is_block(items: Any) -> bool:

@@ -185,7 +185,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
         choice.expect_(one)
     if choice.is_settled() and not choice.asked:
         for one in candidates:
-            one.why = f"{NOT_TRIED}: what it may be hoped to bring is too little to be seen on these items"
+            one.why = f"{NOT_TRIED}: the gain that can be expected is smaller than what these examples can show"
         return _untrained(choice)
     return _finished(choice, _first_round(choice, candidates))
 
