@@ -31,6 +31,15 @@ ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors
 ]
 
 
+LATE = ("cli", "networks.sources.opening")
+"""Where functions may import our own modules: commands, which begin before torch is there, and the opening of networks, as only users of
+Keras pay for it. These imports count for circles and for the order of the rooms like any other."""
+
+
+def is_late(source: Source) -> bool:
+    return any(f"{source.module}.".startswith(f"{source.package}.{place}.") for place in LATE)
+
+
 def resolved(source: Source, name: str) -> str:
     """Return the full name of a module that begins with dots, as seen from a file."""
     level = len(name) - len(name.lstrip("."))
@@ -67,11 +76,11 @@ def check_imports(gate: Gate) -> None:
     for source in gate.sources:
         for node, inside, typing in source.imports:
             targets = imported(gate, source, node)
-            if inside and targets and not source.is_top:
+            if inside and targets and not source.is_top and not is_late(source):
                 gate.report(source, node.lineno, f"import of {targets[0]} inside a function; move it to the top of the file")
             if typing:
                 typed += [(source, node.lineno, target) for target in targets if target in gate.modules]
-            elif not inside:
+            elif not inside or is_late(source):
                 graph[source.module] |= {part for target in targets for part in with_parents(target, source.module) if part in gate.modules}
     gate.count("own imports inside functions", gate.since(start))
     start = len(gate.found)

@@ -124,7 +124,7 @@ def test_a_finished_folder_is_not_overwritten(adapted: tuple[Path, Path, object]
     ],
 )
 def test_settings_are_checked_before_anything_is_opened(options: list[str], said: str, tmp_path: Path) -> None:
-    assert said in refused("adapt", "no such network", "no such data", "--out", tmp_path / "out", *options)
+    assert said in refused("adapt", "timm:no_such_network", tmp_path, "--out", tmp_path / "out", *options)
 
 
 def test_a_network_and_data_of_different_kinds(adapted: tuple[Path, Path, object], tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_an_unexpected_error_exits_with_1_and_points_to_debug(monkeypatch: pytes
         raise RuntimeError("out of\nluck")
 
     monkeypatch.setattr(adaptation, "opened", broken)
-    message = refused("adapt", TINY, "data", "--out", tmp_path / "out", code=1)
+    message = refused("adapt", TINY, tmp_path, "--out", tmp_path / "out", code=1)
     assert message == "Error: RuntimeError: out of luck. Run the same command with --debug to see where it happened."
-    for arguments in (["--debug", "adapt", TINY, "d", "--out", "o"], ["adapt", TINY, "d", "--debug", "--out", "o"]):
+    for arguments in (["--debug", "adapt", TINY, tmp_path, "--out", "o"], ["adapt", TINY, tmp_path, "--debug", "--out", "o"]):
         result = run(*arguments)
         assert result.exit_code == 1 and "Traceback" in result.stderr and "--debug" not in result.stderr.splitlines()[0]
 
@@ -160,7 +160,7 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on(monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(adaptation, "opened", interrupted)
-    result = run("adapt", TINY, "data", "--out", tmp_path / "out")
+    result = run("adapt", TINY, tmp_path, "--out", tmp_path / "out")
     assert result.exit_code == 130
     assert "the same command goes on from there" in result.stderr
 

@@ -166,8 +166,12 @@ def test_groups_of_items_that_are_learned_from_do_not_judge(keras_file: Path, tm
         (["--columns", "a,,b"], "--columns 'a,,b'"),
     ],
 )
-def test_options_are_checked_before_anything_is_opened(options: list[str], said: str, tmp_path: Path) -> None:
-    assert said in refused("extend", "no such network", "no such data", "--out", tmp_path / "out", *options)
+def test_options_are_checked_before_anything_is_opened(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    assert said in refused("extend", "timm:no_such_network", "x", "--out", tmp_path / "out", *options)
 
 
 def test_the_figures_in_a_sentence() -> None:

@@ -130,6 +130,10 @@ BROKEN = {
         {"data/a.py": DOC + "def _f():\n    import thing.errors\n"},
         "a.py:4: import of thing.errors inside a function",
     ),
+    "circle of a command": (
+        {"cli/a.py": DOC + "def _f():\n    from .b import x\n", "cli/b.py": DOC + "from . import a\nx = 1\n"},
+        "import cycle: thing.cli.a -> thing.cli.b -> thing.cli.a",
+    ),
     "upward import": ({"networks/a.py": DOC + "from .. import data\n"}, "a.py:3: room networks may not import data (thing.data)"),
     "sideways import": (
         {"exchange/__init__.py": DOC, "search/a.py": DOC + "from ..exchange import x\n"},
@@ -223,6 +227,14 @@ ALLOWED = {
 def test_what_is_allowed(tmp_path: Path, name: str) -> None:
     code, text = gate(tmp_path, **{"networks/a.py": DOC + ALLOWED[name]})
     assert code == 0, text
+
+
+def test_a_command_imports_the_library_where_it_runs(tmp_path: Path) -> None:
+    late = DOC + "def _f():\n    from ..networks import Net\n\n    return Net\n"
+    assert gate(tmp_path, **{"cli/a.py": late})[0] == 0
+    upward = DOC + "def _f():\n    from ...data import Net\n\n    return Net\n"
+    code, text = gate(tmp_path, **{"networks/sources/opening.py": upward})
+    assert code == 1 and "opening.py:4: room networks may not import data" in text
 
 
 USERS = {

@@ -1,4 +1,8 @@
-"""What the commands share: the door to the library, options, and how results are printed."""
+"""What the commands share: options, how a network and data are opened, and how results are printed.
+
+Functions of this room import the library where they run, not at the top of the file: torch takes seconds to import, and neither
+`regraft --help` nor a wrong argument waits for it.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,16 @@ from typing import Any
 
 from ..errors import DataError, InputError, SettingError, near_names
 from ..files.formats import opening
+from ..files.given import missing_data, missing_network
 from ..files.text import printable
 
 __all__ = [
     "Target",
+    "check_there",
     "checked_kind",
     "class_names",
     "columns_for",
     "kind_for",
-    "library",
     "listed_names",
     "named_pairs",
     "opened",
@@ -32,21 +37,6 @@ __all__ = [
 
 Target = str | list[str] | dict[str, str | list[str]] | None
 """Of one task a column, or several (multi-label); of several tasks a mapping from the name of each to one of these."""
-
-
-def library(room: str = "") -> Any:
-    """Return the library, or one of its rooms.
-
-    The commands import it here, when one runs, and not at the top of their files: torch takes seconds to import, and
-    `regraft --help` must not wait for it.
-
-    Args:
-        room: such as "data" or "report"; "" for `regraft` itself.
-
-    Returns:
-        The module.
-    """
-    return importlib.import_module(f"regraft.{room}" if room else "regraft")
 
 
 def class_names(path: Path | None) -> list[str] | None:
@@ -73,6 +63,21 @@ def class_names(path: Path | None) -> list[str] | None:
     return names
 
 
+def check_there(network: str | Path, *data: str | Path | None) -> None:
+    """Raise where a network or data are not there: told before torch is imported, and all at once.
+
+    Args:
+        network: a file, folder or name.
+        data: files and folders; None where nothing was given.
+
+    Raises:
+        InputError: naming everything that is missing.
+    """
+    wrong = [missing_network(str(network)), *(missing_data(source) for source in data if source is not None)]
+    if any(wrong):
+        raise InputError("\n".join(filter(None, wrong)))
+
+
 def opened(  # over the limit: what `regraft.load` takes from the command line
     source: str,
     weights: str | Path | None = None,
@@ -97,8 +102,10 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
     Returns:
         The network.
     """
+    from .. import verbs
+
     names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
-    return library().load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own, trust=trust)
+    return verbs.load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own, trust=trust)
 
 
 def wanted_weights(file: Path | None, random: bool) -> str | Path | None:
@@ -262,7 +269,9 @@ def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None)
     Returns:
         The kind; None where the reader shall find out.
     """
-    table = Path(source).suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS
+    from ..data.readers.tables import TABLE_EXTENSIONS
+
+    table = Path(source).suffix.lower() in TABLE_EXTENSIONS
     if asked is not None or files is not None or not table:
         return asked
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
@@ -280,7 +289,9 @@ def read_data(source: str, **options: Any) -> Any:
     Returns:
         The data set.
     """
-    return library().read(source, **{name: value for name, value in options.items() if value is not None})
+    from .. import verbs
+
+    return verbs.read(source, **{name: value for name, value in options.items() if value is not None})
 
 
 def checked_kind(network: Any, data: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, near_names
+from ..files.given import missing_data
 from ..files.text import printable
 from .dataset import KINDS, Dataset
 from .items import is_frame
@@ -85,8 +86,9 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
 
 
 def _read_path(path: Path, options: ReadOptions) -> Dataset:
-    if not path.exists():
-        raise DataError(f"The data do not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
+    wrong = missing_data(path)
+    if wrong:
+        raise DataError(wrong)
     if path.is_dir():
         return read_folder(path, options)
     if path.suffix.lower() in TABLE_EXTENSIONS:

@@ -134,15 +134,15 @@ class KerasNetwork(Network):
         seen = self._inspect_()
         self.found: dict[str, FoundHead] = {}
         if heads is not None:
-            given = given_heads(heads, self._modules, seen=seen, run=self.sample_run)
+            given = given_heads(heads, self._by_name, seen=seen, run=self.sample_run)
             self.found = {task: found for task, (found, _) in given.items()}
             self.heads = {task: known for task, (_, known) in given.items()}
         else:
-            candidates = find_heads(self._modules, self.layers, seen=seen, run=self.sample_run)
+            candidates = find_heads(self._by_name, self.layers, seen=seen, run=self.sample_run)
             found = chosen_head(candidates, head)
             self.account = Account(notes=unused_outputs(head, [other for other in candidates if other != head]))
             self.found = {"main": found} if found else {}
-            self.heads = {task: head_of(one, self._modules[one.layer]) for task, one in self.found.items()}
+            self.heads = {task: head_of(one, self._by_name[one.layer]) for task, one in self.found.items()}
         self.freeze_(())
 
     def _take_(self, module: Any, sample: Inputs) -> None:
@@ -154,14 +154,14 @@ class KerasNetwork(Network):
         self.training = False
         self._frozen: frozenset[str] = frozenset()
         self._hooks: list[Any] = []
-        self._modules = named_modules(module)
+        self._by_name = named_modules(module)
         self.given_trainable = {name: layer._trainable for name, layer in self.named_with_root()}
-        self._given, self._planned = held_names(self._modules, self.given_trainable), None
+        self._given, self._planned = held_names(self._by_name, self.given_trainable), None
         module.trainable = True
 
     def named_with_root(self) -> list[tuple[str, Any]]:
         """Return the model itself, called "", and every layer by name."""
-        return [("", self.module), *self._modules.items()]
+        return [("", self.module), *self._by_name.items()]
 
     def sample_run(self) -> Any:
         """Return what the model makes of the sample, in inference mode; the same each time, also where it draws at random."""
@@ -170,14 +170,14 @@ class KerasNetwork(Network):
 
     def _inspect_(self) -> Trace:
         """Take over the layers and blocks that one run of the sample shows, and return its trace."""
-        seen = trace(self._modules, self.sample_run)
-        self.layers = layers_of(self._modules, seen.order)
-        self.blocks = blocks_of_model(self.module, self._modules, layers=self.layers)
+        seen = trace(self._by_name, self.sample_run)
+        self.layers = layers_of(self._by_name, seen.order)
+        self.blocks = blocks_of_model(self.module, self._by_name, layers=self.layers)
         return seen
 
     def modules(self) -> dict[str, Module]:
         """Return every layer by name, containers and the parts of wrappers too."""
-        return dict(self._modules)
+        return dict(self._by_name)
 
     def copy(self) -> Self:
         """Return an independent copy: same weights, no shared storage."""
@@ -187,7 +187,7 @@ class KerasNetwork(Network):
         """Return a network like this one around a copy of its module that has the same layers."""
         twin = copy.copy(self)
         twin.module = module
-        twin._modules = named_modules(module)
+        twin._by_name = named_modules(module)
         twin.heads, twin.origin, twin._hooks = dict(self.heads), dict(self.origin), []
         twin.freeze_(self._frozen)
         return twin
@@ -203,7 +203,7 @@ class KerasNetwork(Network):
         twin = self.copy()
         with seeded(seed):
             for layer in twin.layers:
-                draw_(layer.name, twin._modules)
+                draw_(layer.name, twin._by_name)
         twin.keep_held_(self)
         twin.refresh_heads_()
         twin.reseed_(seed)
@@ -211,7 +211,7 @@ class KerasNetwork(Network):
 
     @contextmanager
     def _watched(self, found: FoundHead) -> Iterator[dict[str, Tensor]]:
-        layer = self._modules[found.layer]
+        layer = self._by_name[found.layer]
         with linear_activation(layer), capture(layer) as seen:
             yield seen
 
@@ -240,7 +240,7 @@ class KerasNetwork(Network):
             seen = {task: stack.enter_context(self._watched(found)) for task, found in self.found.items() if not found.whole}
             result = outputs_of(run())
         return {
-            task: result[found.output] if found.whole else pooled(seen[task]["output"], channels_last(self._modules[found.layer]))
+            task: result[found.output] if found.whole else pooled(seen[task]["output"], channels_last(self._by_name[found.layer]))
             for task, found in self.found.items()
         }
 
@@ -250,13 +250,13 @@ class KerasNetwork(Network):
             return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
         with self._watched(self.first) as seen:
             called(self.module, inputs, training=self.training)
-        return pooled(seen["input"], channels_last(self._modules[self.first.layer]))
+        return pooled(seen["input"], channels_last(self._by_name[self.first.layer]))
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads."""
-        first = channels_last(self._modules[self.first.layer])
+        first = channels_last(self._by_name[self.first.layer])
         shared = {found.layer: pooled(features, first) for found in self.found.values()} | {self.first.layer: features}
-        return self.with_derived({task: scores_from(self._modules[found.layer], shared[found.layer]) for task, found in self.found.items()})
+        return self.with_derived({task: scores_from(self._by_name[found.layer], shared[found.layer]) for task, found in self.found.items()})
 
     def sample_features(self) -> Tensor:
         """Return the features of the sample, (2, d)."""
@@ -276,14 +276,14 @@ class KerasNetwork(Network):
             NetworkError: if a name is neither a layer, a container nor a variable.
         """
         names = [layer.name for layer in self.layers]
-        self._frozen = frozen_names(layers, names, modules=self._modules, variables=self.variables()) | self.held
-        whole = set_gradients_(names, self._modules, frozen=self._frozen)
+        self._frozen = frozen_names(layers, names, modules=self._by_name, variables=self.variables()) | self.held
+        whole = set_gradients_(names, self._by_name, frozen=self._frozen)
         self._hook_()
         self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
 
     def counted(self) -> tuple[str, ...]:
         """Return the names of the layers in `model.layers`."""
-        names = {id(layer): name for name, layer in self._modules.items()}
+        names = {id(layer): name for name, layer in self._by_name.items()}
         return tuple(names.get(id(layer), layer.name) for layer in self.module.layers)
 
     @property
@@ -305,10 +305,10 @@ class KerasNetwork(Network):
         """Let frozen layers run as in inference, and heads with parts multiply these apart."""
         for hook in self._hooks:
             hook.remove()
-        parted = [(self.heads[task].parts, self._modules[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
+        parted = [(self.heads[task].parts, self._by_name[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
         self._hooks = [
             module.register_forward_pre_hook(inference, with_kwargs=True)
-            for module in still_modules(self._modules, self._frozen)
+            for module in still_modules(self._by_name, self._frozen)
             if module.weights or not self.draws  # else what draws in inference would not do so while it is trained
         ]
         self._hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
@@ -328,7 +328,7 @@ class KerasNetwork(Network):
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own trainable parameters: no moving statistics, no seeds."""
         return {
-            layer.name: {name: variable.value for name, variable in variables_below(layer.name, self._modules, trainable_only=True).items()}
+            layer.name: {name: variable.value for name, variable in variables_below(layer.name, self._by_name, trainable_only=True).items()}
             for layer in self.layers
         }
 
@@ -375,7 +375,7 @@ class KerasNetwork(Network):
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap; the graph tells it."""
-        return tap_slices(self.module, self._modules[self.first.layer] if self.found else None)
+        return tap_slices(self.module, self._by_name[self.first.layer] if self.found else None)
 
     def with_channels(self, count: int) -> Self:
         """Return a copy that takes items of `count` channels; its first convolution's weights are summed, or repeated and scaled."""
@@ -425,7 +425,7 @@ class KerasNetwork(Network):
         """Take over the number of parameters of layers that have been changed in the module."""
         sizes = {layer.name: layer.parameters for layer in self.layers}
         for name in changed:
-            own = variables_below(name, self._modules, trainable_only=True)
+            own = variables_below(name, self._by_name, trainable_only=True)
             sizes[name] = sum(variable.value.numel() for variable in own.values())
         self.layers = tuple(replace(layer, parameters=sizes[layer.name]) for layer in self.layers)
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
@@ -433,7 +433,7 @@ class KerasNetwork(Network):
 
     def _freeze_again_(self, names: Collection[str]) -> None:
         """Freeze those of these layers and variables that are there."""
-        here = self._modules.keys() | self.variables().keys()
+        here = self._by_name.keys() | self.variables().keys()
         self.freeze_([name for name in names if name in here])
 
     def rebuilt(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
@@ -447,14 +447,14 @@ class KerasNetwork(Network):
         """
         twin = copy.copy(self)
         twin._take_(module, self.sample if sample is None else sample)
-        names = {id(layer): name for name, layer in twin._modules.items()}
+        names = {id(layer): name for name, layer in twin._by_name.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
         twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
         twin._given, twin._planned = renamed(self._given, now), None if self._planned is None else renamed(self._planned, now)
         twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
         twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
         twin._inspect_()
-        twin._freeze_again_([now.get(name, name) for name in self._frozen if name in now or name not in self._modules])
+        twin._freeze_again_([now.get(name, name) for name in self._frozen if name in now or name not in self._by_name])
         return twin
 
     def copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
@@ -477,15 +477,15 @@ class KerasNetwork(Network):
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return what the layers, and those around and in them, compute: configs, attributes and code, and the graph of the whole."""
-        return layer_structure(self.module, self._modules, layers, beside=self.tap_slices, ignored=ignored)
+        return layer_structure(self.module, self._by_name, layers, beside=self.tap_slices, ignored=ignored)
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,)."""
-        return rows_of(self._modules[layer])
+        return rows_of(self._by_name[layer])
 
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows with the initialisers of the present head; without one, with those of a Dense layer."""
-        like = self._modules[self.first.layer] if self.found else keras.layers.Dense(1)
+        like = self._by_name[self.first.layer] if self.found else keras.layers.Dense(1)
         kernel, bias = (
             drawn(one, shape, seed=seed) for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
         )
@@ -493,7 +493,7 @@ class KerasNetwork(Network):
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
-        target = self._modules[layer]
+        target = self._by_name[layer]
         if not target.use_bias:
             return False
         target.kernel.assign(np.asarray(weight, np.float32).T.reshape(target.kernel.shape))

@@ -14,10 +14,10 @@ from ...errors import SettingError
 from .. import options
 from ..guard import guarded
 from ..shared import (
+    check_there,
     class_names,
     columns_for,
     kind_for,
-    library,
     listed_names,
     named_pairs,
     opened,
@@ -96,7 +96,12 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
-    plan = library("planning").make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
+    check_there(network, data, test)
+
+    from ... import heads, verbs
+    from ...planning import make_plan
+
+    plan = make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
     reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
     reading |= {"kind": kind, "skip_bad": skip_bad, "task": task}
     with speaking(not quiet):
@@ -108,11 +113,11 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
             channels=channels,
             architecture=architecture,
         )
-        net = library("heads").join(net, joined) if joined else net
+        net = heads.join(net, joined) if joined else net
         reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
         dataset = read_data(data, **reading)
         judges = None if test is None else read_data(test, **reading)
-        result = library().adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
+        result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
     print_result(result, out, as_json=as_json)
 
 
@@ -132,8 +137,10 @@ def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
 
 def _lists() -> set[str]:
     """Return the options of methods that take names: "blocks", …"""
-    held = library("methods.contract").are_names
-    return {name for method in library("methods").METHODS.values() for name, option in method.options.items() if option.holds is held}
+    from ...methods import METHODS
+    from ...methods.contract import are_names
+
+    return {name for method in METHODS.values() for name, option in method.options.items() if option.holds is are_names}
 
 
 def _names(text: str, *, option: str) -> list[str] | None:

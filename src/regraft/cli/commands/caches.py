@@ -11,7 +11,7 @@ import typer
 from ...console import show, show_json, show_table
 from ..guard import guarded
 from ..options import AsJson, CacheFolder
-from ..shared import library, size_of
+from ..shared import size_of
 
 __all__ = ["add_to"]
 
@@ -26,8 +26,10 @@ def add_to(app: typer.Typer) -> None:
 
 def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     """List the activation caches below a folder, oldest first."""
+    from ...frontier import list_caches
+
     root = _root(cache)
-    entries = library("frontier").list_caches(root)
+    entries = list_caches(root)
     if as_json:
         show_json(_plain(entries))
         return
@@ -39,8 +41,10 @@ def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
 
 def _clear(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     """Delete the activation caches below a folder; anything else in it stays, and caches are computed again when needed."""
+    from ...frontier import clear_caches
+
     root = _root(cache)
-    entries = library("frontier").clear_caches(root)
+    entries = clear_caches(root)
     if as_json:
         show_json(_plain(entries))
         return
@@ -49,7 +53,9 @@ def _clear(cache: CacheFolder = None, as_json: AsJson = False) -> None:
 
 
 def _root(cache: Path | None) -> Path:
-    return cache if cache is not None else Path(library("frontier").default_cache_folder())
+    from ...frontier import default_cache_folder
+
+    return cache if cache is not None else Path(default_cache_folder())
 
 
 def _plain(entries: Sequence[Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from ...console import show, show_json, speaking
 from ...errors import InputError
 from .. import options
 from ..guard import guarded
-from ..shared import columns_for, kind_for, library, listed_names, opened, read_data, size_of, wanted_target
+from ..shared import check_there, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
 
 __all__ = ["add_to"]
 
@@ -67,7 +67,9 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
 ) -> None:
     """Learn the code of a new condition from a few items of it; nothing else of the network changes."""
     asked = listed_names(columns, option="--columns")
-    how = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised, "replace": replace, "seed": seed}
+    how: dict[str, Any] = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised}
+    how |= {"replace": replace, "seed": seed}
+    check_there(folder, data)
     with speaking(not quiet):
         net = opened(str(folder), architecture=architecture)
         beside = columns_for(net, asked)
@@ -78,8 +80,12 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
         else:
             items = read_data(data, target=wanted_target(target), **reading)
         wanted = _wanted(name, items)
-        known = library().adapt_condition(net, items, wanted, prior=_weight(prior), input=input_name, skip_bad=skip_bad, **how)
-        paths = library("planning.conditions").saved_to(known, out or folder, conditions=wanted)
+
+        from ... import verbs
+        from ...planning.conditions import saved_to
+
+        known = verbs.adapt_condition(net, items, wanted, prior=_weight(prior), input=input_name, skip_bad=skip_bad, **how)
+        paths = saved_to(known, out or folder, conditions=wanted)
     if as_json:
         codes = {one: known.codes[one].tolist() for one in wanted}
         show_json({"codes": codes, "account": known.account.to_dict(), "written": [str(path) for path in paths]})
@@ -111,10 +117,12 @@ def _weight(text: str) -> str | float | None:
 
 def _unlabelled(net: Any, source: str, *, columns: list[str], outside: bool) -> Any:
     """Return items without their labels."""
-    tables, kind = library("data.readers.tables"), net.preprocessing.item_kind
-    if Path(source).suffix.lower() not in tables.TABLE_EXTENSIONS:
+    from ...data.readers.tables import TABLE_EXTENSIONS, read_unlabelled
+
+    kind = net.preprocessing.item_kind
+    if Path(source).suffix.lower() not in TABLE_EXTENSIONS:
         return net.preprocessing.dataset(source)
-    data = tables.read_unlabelled(source, kind, columns=columns, outside=outside)
+    data = read_unlabelled(source, kind, columns=columns, outside=outside)
     return dataclasses.replace(data, kind=kind) if data.kind != kind else data
 
 
@@ -122,7 +130,9 @@ def _export(
     folder: options.SavedArgument, file: _File, *, condition: options.OneCondition = None, architecture: options.Architecture = None
 ) -> None:
     """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
+    from ... import verbs
+
     net = opened(str(folder), architecture=architecture)
-    whole = net if condition is None else library().fold(net, condition)
+    whole = net if condition is None else verbs.fold(net, condition)
     path = whole.export(file)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")

@@ -15,7 +15,6 @@ from ...console import say, show_table, speaking, tell
 from ...errors import MissingExtraError
 from ..guard import guarded
 from ..options import AsJson, Quiet
-from ..shared import library
 from .adaptation import print_result
 
 if TYPE_CHECKING:
@@ -50,17 +49,20 @@ def add_to(app: typer.Typer) -> None:
 
 def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Teach an ImageNet network to read handwritten digits; all offline, in a few minutes."""
+    from ... import verbs
+
     began = time.perf_counter()
     weights = _weights_file()
     with speaking(not quiet):
         say(f"Opening {_NETWORK} with the ImageNet weights of {weights.name} …")
         pictures, digits = _digits()
-        net = library().load(_NETWORK, weights=weights)
+        net = verbs.load(_NETWORK, weights=weights)
         whole = {"resize": "squash", "crop_fraction": 1.0}  # strokes reach the edge of these pictures: nothing may be cut off
-        net.preprocessing = replace(net.preprocessing, height=_SIZE, width=_SIZE, **whole)
-        data = library().read((pictures, digits), kind="image")
+        own: Any = net.preprocessing
+        net.preprocessing = replace(own, height=_SIZE, width=_SIZE, **whole)
+        data = verbs.read((pictures, digits), kind="image")
         say(f"Adapting it to {len(data):,} pictures of digits; {_FROZEN} of its {len(net.blocks)} blocks stay frozen …")
-        result = library().adapt(
+        result = verbs.adapt(
             net, data, strategy="partial", frozen=_FROZEN, views=_VIEWS, epochs=_EPOCHS, holdout=_HOLDOUT, seed=_SEED, cache="memory"
         )
         learned, judged = data.split_indices(_HOLDOUT, seed=_SEED)
@@ -108,23 +110,27 @@ def _mlp(pictures: np.ndarray, digits: np.ndarray, *, learned: np.ndarray, judge
     import numpy as np
     from sklearn.neural_network import MLPClassifier
 
+    from ...tasks import judge
+
     pixels = pictures.reshape(len(pictures), -1) / 16
     mlp = MLPClassifier(max_iter=400, random_state=_SEED).fit(pixels[learned], digits[learned])
     scores = np.log(np.clip(mlp.predict_proba(pixels[judged]), 1e-12, 1.0))
-    return _Rival(library("tasks").judge(scores, digits[judged], kind="classification"), scores.argmax(1) == digits[judged])
+    return _Rival(judge(scores, digits[judged], kind="classification"), scores.argmax(1) == digits[judged])
 
 
 def _small_cnn(pictures: np.ndarray, digits: np.ndarray, *, judged: np.ndarray) -> _Rival:
     """Train a user's own small torch module from scratch, on the pixels as they are and with the same split."""
     from torch import nn
 
+    from ... import verbs
+
     module = nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 4 * 4, 10)),
     )
-    data = library().read((pictures[:, None].astype("float32"), digits), kind="array")
-    net = library().load(module, inputs=(1, 8, 8))
-    result = library().adapt(net, data, strategy="scratch", epochs=40, holdout=_HOLDOUT, seed=_SEED, cache="memory")
+    data = verbs.read((pictures[:, None].astype("float32"), digits), kind="array")
+    net = verbs.load(module, inputs=(1, 8, 8))
+    result = verbs.adapt(net, data, strategy="scratch", epochs=40, holdout=_HOLDOUT, seed=_SEED, cache="memory")
     return _Rival(result.scores["holdout"], _right(result.network, data.subset(judged)))
 
 
@@ -135,14 +141,16 @@ def _right(network: Any, data: Any) -> Any:
 
 def _beside(right: Any, rivals: Mapping[str, _Rival]) -> dict[str, Any]:
     """Return the rivals' figures with the paired difference of the adapted network to each."""
-    paired = library("tasks").paired_difference
-    return {name: {**rival.figures, "difference": paired(right, rival.right)} for name, rival in rivals.items()}
+    from ...tasks import paired_difference
+
+    return {name: {**rival.figures, "difference": paired_difference(right, rival.right)} for name, rival in rivals.items()}
 
 
 def _print_table(result: Any) -> None:
-    name_of = library("report.verdict").baseline_name
+    from ...report.verdict import baseline_name
+
     figures = result.scores["holdout"]
-    named = {"the adapted ImageNet network": figures} | {name_of(name): other for name, other in result.baselines.items()}
+    named = {"the adapted ImageNet network": figures} | {baseline_name(name): other for name, other in result.baselines.items()}
     rows = []
     for name, row in sorted(named.items(), key=lambda entry: -entry[1]["accuracy"]):
         low, high = row["accuracy_interval"]

@@ -14,7 +14,7 @@ from ...console import show_json, show_table, tell
 from ...errors import DataError
 from .. import options
 from ..guard import guarded
-from ..shared import checked_kind, columns_for, kind_for, library, listed_names, opened, read_data, wanted_target
+from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, opened, read_data, wanted_target
 
 __all__ = ["add_to", "judged", "task_data"]
 
@@ -59,6 +59,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself; of several tasks, each one."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
+    check_there(folder, data)
     net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
@@ -67,7 +68,10 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     reading |= {"columns": columns_for(net, asked)}
     labelled = read_data(data, classes=_names_of(heads), **reading)
     checked_kind(net, labelled)
-    usable = library("data").checked(_of_one(labelled, condition) if one else labelled, skip_bad)
+
+    from ...data import checked
+
+    usable = checked(_of_one(labelled, condition) if one else labelled, skip_bad)
     for note in usable.notes:
         tell(f"Note: {note}")
     figures = {task or head.task: judged(net, task_data(usable, head, task=task), head=head) for task, head in heads.items()}
@@ -84,11 +88,14 @@ def _knows(net: Any, condition: str, *, data: str) -> bool:
     Raises:
         NetworkError: if it is neither, for the data are a folder, which has no columns; the known conditions are listed.
     """
+    from ...data.readers.tables import TABLE_EXTENSIONS
+    from ...networks.parts.coding import MEAN
+
     if net.coding is None:
         return False
-    if Path(data).suffix.lower() not in library("data.readers.tables").TABLE_EXTENSIONS:
+    if Path(data).suffix.lower() not in TABLE_EXTENSIONS:
         net.coding.row(condition)
-    return condition in (*net.coding.conditions, library("networks.parts.coding").MEAN)
+    return condition in (*net.coding.conditions, MEAN)
 
 
 def _of_one(data: Any, condition: str | None) -> Any:
@@ -168,9 +175,11 @@ def judged(net: Any, data: Any, *, head: Any) -> dict[str, Any]:
     Returns:
         As `regraft.tasks.judge` gives them.
     """
+    from ...tasks import judge
+
     limits = head.thresholds if head.kind == "multi-label" else None
     scores = net.logits(data, task=head.task)
-    figures: dict[str, Any] = library("tasks").judge(scores, data.targets, data.classes or head.classes, kind=head.kind, thresholds=limits)
+    figures: dict[str, Any] = judge(scores, data.targets, data.classes or head.classes, kind=head.kind, thresholds=limits)
     return figures
 
 

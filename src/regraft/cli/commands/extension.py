@@ -17,7 +17,7 @@ from ...console import show, show_json, speaking, tell
 from ...errors import DataError, MissingExtraError, NetworkError, SettingError, near_names
 from .. import options
 from ..guard import guarded
-from ..shared import checked_kind, columns_for, library, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_there, checked_kind, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
 from .adaptation import printed_report, short_account
 
 __all__ = ["add_to", "figures_line"]
@@ -42,9 +42,10 @@ class _Asked:
 
     def check(self) -> None:
         """Raise if options do not go together."""
-        starts = library("heads.starting").STARTS
-        if self.start is not None and self.start not in starts:
-            raise SettingError(f"--start {self.start!r} is not known{near_names(self.start, starts)}")
+        from ...heads.starting import STARTS
+
+        if self.start is not None and self.start not in STARTS:
+            raise SettingError(f"--start {self.start!r} is not known{near_names(self.start, STARTS)}")
         given = {"--start": self.start, "--old-data": self.old_data, "--statistics": self.statistics}
         named = [f"{name} {value}" for name, value in given.items() if value is not None]
         if len(named) > 1:
@@ -94,6 +95,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     began, listed = time.perf_counter(), listed_names(columns, option="--columns")
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
     asked = _Asked(out, start, old_data, statistics, holdout, seed, skip_bad)
+    check_there(network, data, old_data)
     asked.check()
     with speaking(not quiet), _held_folder(out):
         net = opened(
@@ -123,10 +125,12 @@ def _held_folder(folder: Path) -> Iterator[None]:
     Raises:
         SettingError: if it cannot be written, another process writes there, or it holds a network already.
     """
-    folders = library("networks.folders")
-    with library("files.locks").held_folder(folder):
-        folders.settled(folder)
-        if (folder / folders.FACTS_FILE).is_file():
+    from ...files.locks import held_folder
+    from ...networks.folders import FACTS_FILE, settled
+
+    with held_folder(folder):
+        settled(folder)
+        if (folder / FACTS_FILE).is_file():
             raise SettingError(f"{str(folder)!r} already holds a finished network. Give another folder with --out.")
         yield
 
@@ -142,7 +146,9 @@ def _read(net: Any, source: str, *, reading: Mapping[str, Any]) -> Any:
     """
     import numpy as np
 
-    data = library("data").checked(read_data(source, **reading), reading["skip_bad"])
+    from ...data import checked
+
+    data = checked(read_data(source, **reading), reading["skip_bad"])
     if isinstance(reading["target"], dict):
         data = data.of_task(net.head.task if net.head.task in data.tasks else data.name)
         data = data.subset(np.flatnonzero(data.known))
@@ -208,11 +214,14 @@ def _old_names(net: Any) -> tuple[str, ...]:
 
 
 def _new_names(net: Any, data: Any) -> tuple[str, ...]:
+    from ...data.items import listed
+    from ...networks.names import rows_of
+
     present = [name for name, count in zip(data.classes, data.class_counts(), strict=True) if count]
-    old = library("networks.names").rows_of(present, net.classes)
+    old = rows_of(present, net.classes)
     new = tuple(name for name in present if name not in old)
     if not new:
-        shown = library("data.items").listed(map(repr, present))
+        shown = listed(map(repr, present))
         raise DataError(
             f"The network has all classes of the data already: {shown}. Expected items of a class that it lacks; regraft adapt learns from "
             "further items of classes that it has."
@@ -233,10 +242,12 @@ def _held(both: Sequence[Any], asked: _Asked) -> tuple[list[Any], str]:
     """
     import numpy as np
 
+    from ...data import Dataset
+
     sizes = [len(data) for data in both]
     held, reason = np.zeros(sum(sizes), bool), ""
     groups = [data.groups for data in both]
-    table = library("data").Dataset(
+    table = Dataset(
         np.zeros((sum(sizes), 1), np.float32),
         np.concatenate([data.targets for data in both]),
         both[0].classes,
@@ -253,20 +264,24 @@ def _held(both: Sequence[Any], asked: _Asked) -> tuple[list[Any], str]:
 
 def _unseen(both: Sequence[Any], count: int) -> list[str]:
     """Return a sentence on the old classes without items where others have some, as a list of one or none."""
+    from ...data.items import listed
+
     counts = sum(data.class_counts() for data in both)[:count]
     unseen = [name for name, some in zip(both[0].classes, counts, strict=False) if not some]
     if not unseen or len(unseen) == count:
         return []
-    shown = library("data.items").listed(map(repr, unseen))
+    shown = listed(map(repr, unseen))
     return [f"No item was given of {len(unseen)} of {count} old classes ({shown}): what the new classes take from them is not measured."]
 
 
 def _kept_whole(both: Sequence[Any], judging: Any) -> list[str]:
     """Return a sentence on the classes of which no item is kept aside, as a list of one or none."""
+    from ...data.items import listed
+
     counts = sum(data.class_counts() for data in both)
     aside = 0 * counts if judging is None else judging.class_counts()
     whole = [name for name, some, none in zip(both[0].classes, counts, aside == 0, strict=True) if some and none]
-    shown = library("data.items").listed(map(repr, whole))
+    shown = listed(map(repr, whole))
     return [f"Nothing of {shown} was kept aside to judge: all their items are learned from."] if whole else []
 
 
@@ -294,9 +309,11 @@ def _together(parts: Sequence[Any]) -> Any:
 
 def _preprocessing(net: Any, data: Any) -> Any:
     """Return the network's preprocessing, fitted once: inferred ones are measured on the items learned from."""
+    from ...planning.preparing import preprocessing_for
+
     own = net.preprocessing
     if own.inferred:
-        own = library("planning.preparing").preprocessing_for(net, data)
+        own = preprocessing_for(net, data)
     elif data.kind != own.item_kind:
         checked_kind(net, data)
     return own if own.fitted else own.fit(data)
@@ -307,8 +324,10 @@ def _preprocessing(net: Any, data: Any) -> Any:
 
 def _extended(net: Any, parts: _Parts, *, test: Any, asked: _Asked) -> tuple[Any, dict[str, Any]]:
     """Return the extended network and its figures on the items kept aside ("holdout") and on those of --test ("test")."""
+    from ...heads import extend
+
     judging = {name: data for name, data in (("holdout", parts.judging), ("test", test)) if data is not None}
-    extended = library("heads").extend(
+    extended = extend(
         net,
         parts.names,
         parts.new,
@@ -325,8 +344,11 @@ def _judged(net: Any, extended: Any, *, data: Any, count: int) -> dict[str, Any]
     """Return the figures on some items, all classes being possible answers, and those of the first `count` classes before."""
     import numpy as np
 
-    figures = library("tasks").judge(extended.logits(data), data.targets, data.classes, kind="classification")
-    figures |= library("heads").extension_figures(extended, data, old=count)
+    from ...heads import extension_figures
+    from ...tasks import judge
+
+    figures = judge(extended.logits(data), data.targets, data.classes, kind="classification")
+    figures |= extension_figures(extended, data, old=count)
     of_old = np.flatnonzero(data.targets < count)
     figures |= {"old_items": len(of_old), "new_items": len(data) - len(of_old)}
     if len(of_old):
@@ -365,6 +387,8 @@ def _percent(share: float) -> str:
 
 def _facts(extended: Any, scores: Mapping[str, Any], *, parts: _Parts, asked: _Asked, seconds: float) -> dict[str, Any]:
     """Return all that the report shows, as plain data."""
+    from ...networks.folders import versions
+
     judged = scores.get("test") or scores.get("holdout")
     unjudged = "The extended network has not been judged: no items were kept aside; give some with --test."
     how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "items of old and new classes")
@@ -376,7 +400,7 @@ def _facts(extended: Any, scores: Mapping[str, Any], *, parts: _Parts, asked: _A
         "title": "Extension report",
         "verdict": figures_line(judged, len(parts.classes)) if judged else unjudged,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "versions": library("networks.folders").versions(),
+        "versions": versions(),
         "strategy": {"name": "extend", "reasons": [], "settings": {"new rows": how, "holdout": asked.holdout, "seed": asked.seed}},
         "scores": dict(scores),
         "account": extended.account.to_dict(),
@@ -391,12 +415,15 @@ def _facts(extended: Any, scores: Mapping[str, Any], *, parts: _Parts, asked: _A
 
 def _save(extended: Any, facts: Mapping[str, Any], *, folder: Path) -> None:
     """Save figures, report and network, all at once."""
-    report, folders = library("report"), library("networks.folders")
-    with folders.replacing(folder, error=SettingError) as staged:
-        folders.write_network(extended, staged)
-        report.write_facts(staged, facts, scores=("scores", "account", "cost", "verdict"))
+    from ...files.writing import write_text
+    from ...networks.folders import replacing, write_network
+    from ...report import report_page, write_facts
+
+    with replacing(folder, error=SettingError) as staged:
+        write_network(extended, staged)
+        write_facts(staged, dict(facts), scores=("scores", "account", "cost", "verdict"))
         with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
-            library("files.writing").write_text(staged / "report.html", report.report_page(facts))
+            write_text(staged / "report.html", report_page(facts))
 
 
 def _print_result(facts: Mapping[str, Any], account: Any, *, folder: Path, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from ...console import show, show_json
 from ...files.text import printable
 from ..guard import guarded
 from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, RandomWeights, SourceClasses, Trust, Weights
-from ..shared import class_names, library, opened, wanted_weights
+from ..shared import check_there, class_names, opened, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -37,6 +37,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
     how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "trust": trust}
+    check_there(network)
     net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
     if as_json:
@@ -64,19 +65,22 @@ def _group_lines(net: Any) -> Iterator[str]:
 
 
 def _code_lines(net: Any) -> Iterator[str]:
+    from ...data.items import listed
+
     if net.coding is None:
         return
     names, learned = net.coding.conditions, len(net.coding.learned)
     yield f"codes of {net.coding.size} numbers into {net.coding.into}; knows {len(names)} conditions, {learned} of them from its training"
     added = [name for name in names if name not in net.coding.learned]
     if added:
-        yield f"      adapted to: {library('data.items').listed(added, 12)}"
+        yield f"      adapted to: {listed(added, 12)}"
 
 
 def _preview(net: Any, classes: list[str]) -> Any:
     """Return the account of the head's change alone, without what happened to the network before."""
-    heads = library("heads.retarget")
-    return heads.retargeted_rows(net.head, classes)[1] if net.heads else heads.retarget(net, classes).account
+    from ...heads.retarget import retarget, retargeted_rows
+
+    return retargeted_rows(net.head, classes)[1] if net.heads else retarget(net, classes).account
 
 
 def _facts(net: Any) -> dict[str, Any]:

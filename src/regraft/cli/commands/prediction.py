@@ -33,7 +33,7 @@ from ..options import (
     Trust,
     Unknown,
 )
-from ..shared import columns_for, library, listed_names, opened
+from ..shared import check_there, columns_for, listed_names, opened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,10 +67,13 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
+    check_there(folder)
     net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)
     if skip_bad:
-        data = library("data").checked(data, True)
+        from ...data import checked
+
+        data = checked(data, True)
         for note in data.notes:
             tell(f"Note: {note}")
     found = net.predict(data, condition, unknown=unknown)
@@ -88,6 +91,10 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
     Raises:
         InputError: if there are none, texts are given to a network of another kind, beside a table or without the columns that it reads.
     """
+    from ...data import Dataset
+    from ...data.items import listed
+    from ...data.readers.tables import TABLE_EXTENSIONS
+
     kind = net.preprocessing.item_kind
     if texts and (kind != "text" or columns):
         takes = f"this one takes items of the kind {kind!r}" + (f" with the columns {', '.join(columns)} beside them" if columns else "")
@@ -96,9 +103,9 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
         raise InputError(f"No items were given; expected FILES{' or --text' if kind == 'text' else ''}.")
     missing = [str(path) for path in files if not path.exists()]
     if missing:
-        shown = library("data.items").listed(missing)
+        shown = listed(missing)
         raise DataError(f"These files do not exist: {shown}. Relative paths start at {Path.cwd()}.")
-    tables = [path for path in files if path.suffix.lower() in library("data.readers.tables").TABLE_EXTENSIONS]
+    tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]
     if tables and texts:
         raise InputError(f"Received --text and the table {printable(tables[0])}; expected one of them.")
     if columns or tables or beside is not None:
@@ -109,24 +116,26 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
 
     named = list(_texts(files, texts)) if kind == "text" else list(_arrays(files))
     if not named:
-        raise DataError(f"No items were found in {library('data.items').listed(files)}; expected one or more.")
+        raise DataError(f"No items were found in {listed(files)}; expected one or more.")
     names, items = zip(*named, strict=True)
     held = list(items) if kind == "text" else np.stack(items)
-    return library("data").Dataset(held, np.zeros(len(names), np.float32), (), kind, "regression", names=names)
+    return Dataset(held, np.zeros(len(names), np.float32), (), kind, "regression", names=names)
 
 
 def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path | None, outside: bool) -> Any:
     """Return the items of a table with the columns beside them, in which the table's rows have names where its items have none."""
-    tables = library("data.readers.tables")
-    if len(files) != 1 or files[0].suffix.lower() not in tables.TABLE_EXTENSIONS:
-        shown = library("data.items").listed(files)
+    from ...data.items import listed
+    from ...data.readers.tables import TABLE_EXTENSIONS, read_unlabelled
+
+    if len(files) != 1 or files[0].suffix.lower() not in TABLE_EXTENSIONS:
+        shown = listed(files)
         if not columns:
             raise InputError(f"Received {shown}; expected one CSV or Parquet file that names, or holds, the items, or other files alone.")
         raise InputError(
             f"The network reads the columns {', '.join(columns)} beside each item; received {shown}. Give one CSV or Parquet file that has "
             "them and names, or holds, the items."
         )
-    data = tables.read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside)
+    data = read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside)
     for note in data.notes:
         tell(f"Note: {note}")
     names = data.names or tuple(f"{files[0]}:{row}" for row in range(len(data)))
@@ -143,9 +152,11 @@ def _texts(files: list[Path], texts: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
+    from ...data.readers.array_files import read_array
+
     shapes: dict[tuple[int, ...], Path] = {}
     for path in files:
-        rows = library("data.readers.array_files").read_array(path)
+        rows = read_array(path)
         shapes.setdefault(rows.shape[1:], path)
         if len(shapes) > 1:
             (first, other), (second, _) = list(shapes.items())[:2]

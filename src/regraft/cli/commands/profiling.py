@@ -11,7 +11,7 @@ from ...console import show, show_json, speaking, tell
 from ...files.text import printable
 from .. import options
 from ..guard import guarded
-from ..shared import columns_for, library, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_there, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -51,6 +51,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
+    check_there(network, data)
     with speaking(not quiet):
         net = opened(
             network,
@@ -64,7 +65,10 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
         reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
         dataset = read_data(data, skip_bad=skip_bad, **reading)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
-        profile = library().profile(net, dataset, task=task, seed=seed, skip_bad=skip_bad, **settings)
+
+        from ... import verbs
+
+        profile = verbs.profile(net, dataset, task=task, seed=seed, skip_bad=skip_bad, **settings)
     page = _saved(profile, out)
     if as_json:
         show_json(profile.to_dict() | {"page": page})

@@ -7,7 +7,6 @@ import typer
 from ...console import show
 from ..guard import guarded
 from ..options import SavedArgument
-from ..shared import library
 
 __all__ = ["add_to"]
 
@@ -19,5 +18,6 @@ def add_to(app: typer.Typer) -> None:
 
 def _report(folder: SavedArgument) -> None:
     """Make report.html again from the report.json of a saved folder, and print its path."""
-    page = library("report")
-    show(page.write_report(folder / "report.html", page.read_facts(folder)))
+    from ...report import read_facts, write_report
+
+    show(write_report(folder / "report.html", read_facts(folder)))

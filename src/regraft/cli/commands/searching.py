@@ -13,7 +13,7 @@ from ...errors import MissingExtraError, SettingError
 from ...files.schema import read_json
 from .. import options
 from ..guard import guarded
-from ..shared import library, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_there, opened, read_data, wanted_target, wanted_weights
 from .adaptation import value_of
 
 __all__ = ["add_to"]
@@ -81,9 +81,13 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     }
     reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
     reading["task"] = task
+    check_there(network, data)
     with speaking(not quiet):
         net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, architecture=architecture)
-        study = library().search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)
+
+        from ... import verbs
+
+        study = verbs.search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)
     _print(study, out, as_json=as_json)
 
 

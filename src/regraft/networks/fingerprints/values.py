@@ -156,19 +156,19 @@ class Fingerprint:
         return found
 
     def _leaf(self, digest: bytes) -> bytes:
-        place = _path(self._place)
+        place = _place_of(self._place)
         self._leaves[place] = self._leaves.get(place, "") + digest.hex()
         return digest
 
     def _unknown(self, value: Any, why: str = "no content to compare") -> bytes:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        self._opaque[f"{_path(self._place)} ({kind}: {why})"] = None
+        self._opaque[f"{_place_of(self._place)} ({kind}: {why})"] = None
         return _joined("opaque", [kind])
 
     def _at(self, place: object, value: Any) -> bytes:
         self._place.append(str(place))
         try:
-            return _joined("ignored", []) if self.ignored and _path(self._place) in self.ignored else self._digest(value)
+            return _joined("ignored", []) if self.ignored and _place_of(self._place) in self.ignored else self._digest(value)
         finally:
             self._place.pop()
 
@@ -312,7 +312,7 @@ def _naming(kind: type) -> frozenset[str]:
     return frozenset().union(*(_NAMING.get(base.__module__.partition(".")[0], ()) for base in kind.__mro__))
 
 
-def _path(places: Sequence[str]) -> str:
+def _place_of(places: Sequence[str]) -> str:
     return ".".join(place for place in places if place)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.nn import Module
 
-from ...errors import MissingExtraError, NetworkError, UnsafeFileError, near_names
+from ...errors import MissingExtraError, NetworkError, UnsafeFileError
 from ...files.formats import member, opening
+from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
 from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
@@ -37,7 +37,6 @@ RANDOM = "random"
 """In place of a file of weights: none, the network as its library draws it."""
 _REPLACED = 5
 """How often a folder that is replaced meanwhile is opened anew."""
-_NAMED = ("timm", "torchvision", "keras", "hf")
 Architecture = Module | Callable[[], Any] | None
 Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
 """Of one item without the batch axis; of a network that takes several tensors by name, of each."""
@@ -85,7 +84,7 @@ def open_source(
         NetworkError: if the source cannot be opened; the message says what would do.
     """
     drawn = weights == RANDOM
-    if drawn and str(source).partition(":")[0] not in _NAMED:
+    if drawn and str(source).partition(":")[0] not in LIBRARIES:
         raise NetworkError(f"weights={RANDOM!r} goes with a name such as 'timm:resnet18'; received {printable(str(source))[:80]!r}.")
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() == _PROGRAM and Path(source).is_file():
         opened = Source(open_torch_program(Path(source), trust=trust))
@@ -113,15 +112,15 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
             f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
             f"or a name such as 'timm:resnet18'."
         )
+    wrong = missing_network(str(source))
+    if wrong:
+        raise NetworkError(wrong)
     kind, _, name = str(source).partition(":")
-    if name and kind in _NAMED:
+    if name and kind in LIBRARIES:
         if isinstance(inputs, Mapping):
             raise NetworkError(f"{str(source)!r} does not need the names of its inputs; received inputs={dict(inputs)}. Give one shape.")
         return _open_name(kind, str(source), inputs=inputs, pretrained=pretrained, head=head)
     path = Path(source)
-    if not path.exists():
-        hint = f" A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, _NAMED) if name else '.'}"
-        raise NetworkError(f"There is no file or folder {str(source)!r}.{hint}")
     if path.is_dir():
         return _open_folder(path, architecture)
     return _open_file(path, architecture, inputs=inputs, head=head)
@@ -132,14 +131,15 @@ def _is_keras(source: Any) -> bool:
     return any(kind.__module__.split(".")[0] == "keras" and kind.__name__ == "Layer" for kind in type(source).__mro__)
 
 
-def _keras_door(name: str) -> ModuleType:
-    """Return one of this room's Keras files; only a user of Keras pays for the import.
+@contextmanager
+def _keras_needed() -> Iterator[None]:
+    """Import Keras' files within this context, in the functions that need them: only a user of Keras pays for it.
 
     Raises:
         MissingExtraError: if keras or h5py is not installed.
     """
     try:
-        return importlib.import_module(name, __package__)
+        yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"keras", "h5py"}:
             raise
@@ -150,8 +150,9 @@ def _keras_door(name: str) -> ModuleType:
 
 def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Network:
     if _is_keras(source):  # a graph with several inputs states their shapes itself
-        shape = None if isinstance(inputs, Mapping) else inputs
-        return cast(Network, _keras_door("..keras_models").open_keras(source, inputs=shape, head=head))
+        with _keras_needed():
+            from ..keras_models import open_keras
+        return open_keras(source, inputs=None if isinstance(inputs, Mapping) else inputs, head=head)
     if isinstance(inputs, Mapping):
         return open_torch(source, sample={name: sample_of(shape) for name, shape in inputs.items()}, head=head)
     return open_torch(source, inputs=inputs, head=head)
@@ -159,8 +160,9 @@ def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Netwo
 
 def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
     if kind == "keras":
-        network, preprocessing = _keras_door(".keras_zoo").open_application(source, pretrained=pretrained, inputs=inputs)
-        return Source(network, preprocessing)
+        with _keras_needed():
+            from .keras_zoo import open_application
+        return Source(*open_application(source, pretrained=pretrained, inputs=inputs))
     opened = open_named(source, pretrained=pretrained)
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
@@ -181,17 +183,12 @@ def _made(architecture: Architecture) -> Any:
 def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: str | None) -> Source:
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
-        files = _keras_door(".keras_files")
-        if architecture is None or files.is_full_model(path):
-            return Source(
-                _keras_door("..keras_models").open_keras(
-                    files.open_keras_file(path),
-                    inputs=None if isinstance(inputs, Mapping) else inputs,
-                    origin={"source": path.name},
-                    take=True,
-                    head=head,
-                )
-            )
+        with _keras_needed():
+            from ..keras_models import open_keras
+            from .keras_files import is_full_model, open_keras_file
+        if architecture is None or is_full_model(path):
+            model, shape = open_keras_file(path), None if isinstance(inputs, Mapping) else inputs
+            return Source(open_keras(model, inputs=shape, origin={"source": path.name}, take=True, head=head))
     elif not is_torch_file(path):
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *TORCH_ENDINGS))}.")
     elif architecture is None:
@@ -216,7 +213,10 @@ def _put_file_(network: Network, path: Path) -> Account:
         return put_torch_file_(network, path)
     if path.suffix.lower() not in _KERAS_FILES:
         raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join(_KERAS_FILES)}.")
-    return cast(Account, _keras_door(".keras_files").put_keras_weights_(network, path))
+    with _keras_needed():
+        from ..keras_models import KerasNetwork
+        from .keras_files import put_keras_weights_
+    return put_keras_weights_(cast(KerasNetwork, network), path)
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
@@ -278,15 +278,13 @@ def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Pat
 
 
 def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
-    path, models = member(folder, str(facts["network"]["file"])), _keras_door("..keras_models")
+    path = member(folder, str(facts["network"]["file"]))
+    with _keras_needed():
+        from ..keras_models import open_keras
+        from .keras_files import open_keras_file
     if architecture is None:
         try:
-            return cast(
-                Network,
-                models.open_keras(
-                    _keras_door(".keras_files").open_keras_file(path), origin={"source": str(folder)}, take=True, heads=facts["heads"]
-                ),
-            )
+            return open_keras(open_keras_file(path), origin={"source": str(folder)}, take=True, heads=facts["heads"])
         except UnsafeFileError:
             raise
         except NetworkError as error:

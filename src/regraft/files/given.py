@@ -1,0 +1,37 @@
+"""Whether what a user names is there: asked before anything heavy is imported or read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import near_names
+from .text import printable
+
+__all__ = ["LIBRARIES", "missing_data", "missing_network"]
+
+LIBRARIES = ("timm", "torchvision", "keras", "hf")
+"""What stands before the colon in a network's name, such as "timm:resnet18"."""
+
+
+def missing_network(source: str) -> str:
+    """Return what is wrong with a network that is no name and lies nowhere; "" where nothing is.
+
+    Args:
+        source: a file or folder, or a name such as "timm:resnet18".
+    """
+    kind, _, name = source.partition(":")
+    if (name and kind in LIBRARIES) or Path(source).exists():
+        return ""
+    hint = f"A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, LIBRARIES) if name else '.'}"
+    return f"There is no file or folder {source!r}. {hint}"
+
+
+def missing_data(source: str | Path) -> str:
+    """Return what is wrong with data that lie nowhere; "" where nothing is.
+
+    Args:
+        source: a file or folder.
+    """
+    if Path(source).exists():
+        return ""
+    return f"The data do not exist: {printable(source)}. Check the path; relative paths start at {printable(Path.cwd())}."
