@@ -235,7 +235,7 @@ def test_auto_takes_the_probe_at_once_where_nothing_can_be_better() -> None:
     assert _named(result, "chosen")[0].startswith("probe") and result.plan.chosen["strategy"] == "probe" and result.history == []
     assert _named(result, "not tried") and result.cost["train"] == 0
     assert result.facts["candidates"] == list(result.plan.candidates)
-    assert "estimate (95 %)" in str(result.plan) and "not tried" in str(result.plan)
+    assert "estimate (95 % interval)" in str(result.plan) and "not tried" in str(result.plan)
 
 
 def test_auto_keeps_the_old_head_where_its_rows_know_more_than_a_few_items_can_tell() -> None:

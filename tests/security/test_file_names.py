@@ -64,7 +64,7 @@ def test_a_folder_of_latin_names_from_reading_to_predicting(pictures: Path, tmp_
     assert shown.exit_code == 0 and "caf\\udce9/fa\\udce7ade.png" in shown.stdout and "p(caf\\udce9)" in shown.stdout
     lines = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), str(pictures), *words, "--format", "jsonl"])
     found = [json.loads(line) for line in lines.stdout.splitlines()]
-    assert str(pictures / LATIN / THE_FILE) in {line["file"] for line in found} and LATIN in found[0]["scores"]
+    assert str(pictures / LATIN / THE_FILE) in {line["file"] for line in found} and LATIN in found[0]["probabilities"]
     raw = CliRunner().invoke(app, ["predict", str(tmp_path / "out"), str(pictures), *words, "--raw-cells"])
     assert b"caf\xe9/fa\xe7ade.png" in raw.stdout_bytes
     assert CliRunner().invoke(app, ["report", str(tmp_path / "out")]).exit_code == 0
