@@ -136,7 +136,7 @@ def check_items(net: Network, own: Preprocessing) -> None:
     """
     named = net.sample if isinstance(net.sample, dict) else {"": net.sample}
     made = _tensors(own)
-    if ("" in named) != ("" in made) or set(made) < set(named):  # the items may give some of several tensors, and others come from elsewhere
+    if ("" in named) != ("" in made) or set(made) < set(named):  # the items may give some tensors of several
         return
     shapes = {name: named[name].shape[1:] if shape is None and name in named else shape for name, shape in made.items()}
     if shapes == {name: tensor.shape[1:] for name, tensor in named.items()} or None in shapes.values():

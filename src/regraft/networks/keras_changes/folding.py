@@ -58,7 +58,7 @@ def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
 
 # ── training forms ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_modules", "_hooks", "given_trainable", "_frozen", "_given", "_planned"}
+_OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_by_name", "_hooks", "given_trainable", "_frozen", "_given", "_planned"}
 
 
 def refuse_form(network: KerasRecord) -> None:
