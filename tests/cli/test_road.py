@@ -128,5 +128,6 @@ def test_weights_that_cannot_be_fetched_stop_a_command(pictures: Path, tmp_path:
     assert not (tmp_path / "out").exists()
     both = CliRunner().invoke(app, ["inspect", TINY, "--random-weights", "--weights", "some.safetensors"])
     assert both.exit_code == 2 and "give one of them" in both.stderr
-    other = CliRunner().invoke(app, ["inspect", "some.keras", "--random-weights"])
+    (tmp_path / "some.keras").write_bytes(b"")
+    other = CliRunner().invoke(app, ["inspect", str(tmp_path / "some.keras"), "--random-weights"])
     assert other.exit_code == 2 and "goes with a name" in other.stderr
