@@ -15,7 +15,7 @@ from regraft.data import Dataset, Prepared, read
 from regraft.errors import SettingError
 from regraft.networks.contract import Network
 from regraft.planning import make_plan
-from regraft.planning.carry_out import setup_of
+from regraft.planning.carry_out import checked_setup
 from regraft.planning.choosing.choice import Choice
 from regraft.planning.plan import STRATEGIES
 from regraft.planning.preparing import prepared_for
@@ -61,7 +61,7 @@ def _setup(family: str, strategy: str, options: dict[str, Any]) -> Setup:
     given = {} if strategy == "probe" or "probe" in options else {"epochs": 1, "learning_rate": 1e-2}
     plan = make_plan(strategy, {"classes": data.classes, "cache": "memory", **given, **options})
     items = prepared_for(net, data, plan=plan)
-    return setup_of(net, items, plan=plan, parts=parts_of(data, plan), test=Prepared(_data(1), items.preprocessing))
+    return checked_setup(net, items, plan=plan, parts=parts_of(data, plan), test=Prepared(_data(1), items.preprocessing))[0]
 
 
 def _content(value: Any) -> Any:

@@ -23,6 +23,7 @@ from regraft.tasks import (
     judge,
     log_loss,
     probabilities,
+    reliability,
     wilson_interval,
 )
 
@@ -90,6 +91,19 @@ def test_calibration_lies_between_nothing_and_one(items: int, classes: int, seed
     assert 0.0 <= expected_calibration_error(chances, targets) <= 1.0
     one_bin = abs((chances.argmax(1) == targets).mean() - chances.max(1).mean())
     assert expected_calibration_error(chances, targets, bins=1) == pytest.approx(one_bin)
+
+
+@given(items=st.integers(1, 60), bins=st.integers(1, 12), seed=st.integers(0, 2**16))
+def test_the_bins_of_a_reliability_diagram_hold_every_item_once(items: int, bins: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    chances, targets = probabilities(draw.normal(0, 3, (items, 4))), draw.integers(0, 4, items)
+    found = reliability(chances, targets, bins=bins)
+    assert sum(one["items"] for one in found) == items and len(found) == min(bins, items)
+    assert [one["probability"] for one in found] == sorted(one["probability"] for one in found)
+    assert sum(one["items"] * one["accuracy"] for one in found) == pytest.approx((chances.argmax(1) == targets).sum())
+    gap = sum(one["items"] * abs(one["accuracy"] - one["probability"]) for one in found) / items
+    assert gap == pytest.approx(expected_calibration_error(chances, targets, bins=bins))
+    assert all(0 <= one["interval"][0] <= one["accuracy"] + 1e-12 and one["accuracy"] - 1e-12 <= one["interval"][1] <= 1 for one in found)
 
 
 def test_a_class_without_items_has_no_recall() -> None:

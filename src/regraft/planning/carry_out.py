@@ -21,7 +21,7 @@ from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
-from .judging import Judged, baselines, compared_with, judged_parts, reliability, scores_of, worst_items
+from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
 from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
@@ -34,7 +34,7 @@ from .trained import check_trained, hold_
 from .tuning.stages import check_method
 from .tuning.switches import switch_problems
 
-__all__ = ["adapted", "carry_out", "checked_setup", "setup_of"]
+__all__ = ["adapted", "carry_out", "checked_setup"]
 
 TOO_FEW = "Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."
 
@@ -122,7 +122,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
 
 
 def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> tuple[Setup, list[str]]:
-    """Return what a strategy is given, as `setup_of`, once it is known that network, data and plan go together.
+    """Return what a strategy is given, once it is known that network, data and plan go together.
 
     Args:
         net: the network; it is not changed.
@@ -132,7 +132,7 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
         test: further examples that judge.
 
     Returns:
-        The setup, and sentences on what is frozen.
+        The setup, whose network is a copy that has a head for each task, and sentences on what is frozen.
 
     Raises:
         InputError: naming all that does not go together, at once.
@@ -141,7 +141,10 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
     problems = [*task_problems(items.data, plan, holdout=parts.holdout), *switch_problems(net, items.data, plan=plan)]
     notes: list[str] = []
     try:
-        setup = setup_of(net, items, plan=plan, parts=parts, test=test)
+        network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
+        hold_(network, plan, new_rows=new_rows)
+        tasks, old = matched_tasks(net, items.data), net.head if net.heads else None
+        setup = Setup(network, items, parts, plan, tasks, new_rows, test=test, old_head=old).on(network)
     except InputError as problem:
         raise _joined([*problems, problem]) from problem
     checks: tuple[Callable[[], None], ...] = (
@@ -162,23 +165,6 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
 def _joined(problems: Sequence[InputError]) -> InputError:
     """Return one error, of the class of the first of these, that says what all of them say."""
     return type(problems[0])(" ".join(dict.fromkeys(map(str, problems))))
-
-
-def setup_of(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> Setup:
-    """Return what a strategy is given: a copy of the network that has a head for each task, and all that goes with it.
-
-    Args:
-        net: the network; it is not changed.
-        items: the prepared examples.
-        plan: what is done.
-        parts: which examples do what.
-        test: further examples that judge.
-    """
-    network, new_rows = changed_heads(net, items, plan=plan, fit=parts.training)
-    hold_(network, plan, new_rows=new_rows)
-    tasks, old = matched_tasks(net, items.data), net.head if net.heads else None
-    setup = Setup(network, items, parts, plan, tasks, new_rows, test=test, old_head=old)
-    return setup.on(network)
 
 
 def adapted(setup: Setup, log: Log) -> Outcome:
@@ -266,7 +252,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),
         "worst": worst_items(judged),
-        "reliability": reliability(judged),
+        "reliability": reliability_of(judged),
         "candidates": list(outcome.candidates),
         "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
         "warnings": [note for note in log.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),

@@ -11,14 +11,14 @@ import torch
 from ..data import Dataset
 from ..networks.contract import Network
 from ..report import picture_uri, sound_uri
-from ..tasks import judge, paired_difference, wilson_interval
+from ..tasks import judge, paired_difference, reliability
 from ..training import Feed, all_logits
 from .outcome import Outcome, Source
 from .passes import feed_of
 from .preparing import output_names
 from .setup import Log, Setup
 
-__all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "reliability", "scores_of", "worst_items"]
+__all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "reliability_of", "scores_of", "worst_items"]
 
 WORST = 12
 BINS = 10
@@ -224,30 +224,16 @@ def worst_items(result: Judged) -> list[dict[str, Any]]:
     return [_shown(result, int(index), chances=chances) for index in order]
 
 
-def reliability(result: Judged) -> list[dict[str, Any]]:
-    """Return how often the network is right beside how sure it is, for the report.
+def reliability_of(result: Judged) -> list[dict[str, Any]]:
+    """Return the points of a reliability diagram of a judged classification, for the report; nothing for other tasks.
 
     Args:
-        result: a judged classification.
-
-    Returns:
-        Of bins with about as many items each, from the least sure: "items", the mean "probability" of the predicted class, "accuracy" and
-        its "interval" (Wilson, 95 %). Nothing for other tasks.
+        result: its bins hold `LEAST_IN_BIN` items or more, where there are so many.
     """
     if result.data.task != "classification":
         return []
-    sure = torch.from_numpy(result.scores).double().softmax(1).numpy().max(1)
-    bins = np.array_split(np.argsort(sure, kind="stable"), min(BINS, max(len(sure) // LEAST_IN_BIN, 1)))
-    return [
-        {
-            "items": len(part),
-            "probability": float(sure[part].mean()),
-            "accuracy": float(result.right[part].mean()),
-            "interval": list(wilson_interval(int(result.right[part].sum()), len(part))),
-        }
-        for part in bins
-        if len(part)
-    ]
+    chances = torch.from_numpy(result.scores).double().softmax(1).numpy()
+    return reliability(chances, result.data.targets, bins=min(BINS, max(len(chances) // LEAST_IN_BIN, 1)))
 
 
 def _shown(result: Judged, index: int, *, chances: np.ndarray) -> dict[str, Any]:

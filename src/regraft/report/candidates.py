@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .curves import curve
 from .figures import Bar, interval_rows
-from .planes import axis_of, line_chart
+from .planes import axis_of
 
-__all__ = ["HEADINGS", "NOT_TRIED", "candidate_figure", "candidate_rows", "outcomes", "trial_curves", "was_tried"]
+__all__ = ["HEADINGS", "NOT_TRIED", "candidate_figure", "candidate_rows", "outcomes", "was_tried"]
 
 HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
 NOT_TRIED = "not tried"
@@ -69,18 +68,6 @@ def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         if one.get("why"):
             found.setdefault(str(one["why"]), []).append(str(one.get("name", "")))
     return [(why, ", ".join(names)) for why, names in found.items()]
-
-
-def trial_curves(candidates: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
-    """Return the validation loss of each trial by epoch, as a figure; None where no candidate was trained.
-
-    Args:
-        candidates: with "name", and "history", the epochs of its trial.
-    """
-    lines = {str(one.get("name", "")): curve(one.get("history") or (), "validation_loss") for one in candidates}
-    body = line_chart({name: points for name, points in lines.items() if points}, title="Trials: validation loss", name="validation loss")
-    caption = "Each line is one candidate trained from its own start; the lowest loss at the end wins, if it is clearly lower."
-    return {"title": "Trials", "body": body, "caption": caption} if body else None
 
 
 def _seconds(value: Any) -> str:

@@ -13,7 +13,7 @@ from .figures import Axis, Bar, interval_rows, legend
 from .matrix import confusion_cells, confusion_matrix
 from .planes import axis_of, dot, line, line_chart, plane, whisker
 from .tasks import FIGURES, number_words, percent, with_interval
-from .verdict import baseline_name, difference_of, is_clear
+from .verdict import baseline_name, difference_of
 
 __all__ = ["Figure", "class_figures", "comparison", "confused_pairs", "curves", "figure", "remarks", "score_table", "tiles"]
 
@@ -60,10 +60,7 @@ def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, wh
     if ranked:
         best, other = ranked[0]
         beside = f"{baseline_name(best)}: {shown(other[key])}"
-        difference = difference_of(figures, other, key=key)
-        found.append(
-            ("compared with the best baseline", difference if is_clear(figures, other, key=key) else "no clear difference", beside)
-        )
+        found.append(("compared with the best baseline", difference_of(figures, other, key=key), beside))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from .candidates import HEADINGS, candidate_figure, candidate_rows, outcomes, trial_curves
+from .candidates import HEADINGS, candidate_figure, candidate_rows, outcomes
 from .curves import epochs_of
 from .figures import Axis, Bar, interval_rows, stacked_bar
 from .results import Figure, class_figures, comparison, confused_pairs, curves, figure, remarks, score_table, tiles
@@ -167,7 +167,6 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
         "candidates": candidate_rows(candidates),
         "compared": candidate_figure(candidates),
         "outcomes": outcomes(candidates),
-        "trials": trial_curves(candidates),
         "name": str(strategy.get("name") or ""),
         "chosen": str(strategy.get("chosen") or ""),
         "reasons": [str(reason) for reason in strategy.get("reasons") or ()],

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["baseline_name", "difference_interval", "difference_of", "is_clear", "judged_part", "verdict"]
+__all__ = ["baseline_name", "difference_interval", "difference_of", "judged_part", "verdict"]
 
+_UNCLEAR = "no clear difference"
 _NAMES = {
     "class_mean": "the nearest class mean",
     "knn": "the nearest neighbours",
@@ -101,22 +102,7 @@ def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float
 
 
 def difference_of(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) -> str:
-    """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error".
-
-    Args:
-        figures: of the adapted network.
-        other: of another network on the same items.
-        key: "accuracy" or "mae".
-    """
-    if key == "accuracy":
-        points = round(100 * (figures[key] - other[key]), 1)
-        return f"{points:+.1f} points".replace("-", "−") if points else "no difference"
-    share = round(100 * (figures[key] / other[key] - 1)) if other[key] else 0
-    return f"{abs(share)} % {'higher' if share > 0 else 'lower'} error" if share else "no difference"
-
-
-def is_clear(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) -> bool:
-    """Tell whether two networks differ by more than chance.
+    """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error", "no clear difference" within chance.
 
     Args:
         figures: of the adapted network.
@@ -125,8 +111,11 @@ def is_clear(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) 
     """
     if key == "accuracy":
         low, high = _bounds(figures, other)
-        return low > 0 or high < 0
-    return _apart(figures.get("mae_interval"), other.get("mae_interval"))
+        points = round(100 * (figures[key] - other[key]), 1)
+        return f"{points:+.1f} points".replace("-", "−") if points and (low > 0 or high < 0) else _UNCLEAR
+    share = round(100 * (figures[key] / other[key] - 1)) if other[key] else 0
+    clear = share and _apart(figures.get("mae_interval"), other.get("mae_interval"))
+    return f"{abs(share)} % {'higher' if share > 0 else 'lower'} error" if clear else _UNCLEAR
 
 
 def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .intervals import bootstrap_interval, paired_difference, wilson_interval
 from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
-from .metrics import brier_score, confusion_matrix, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities
+from .metrics import brier_score, confusion_matrix, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities, reliability
 from .thresholds import fit_thresholds
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "paired_difference",
     "probabilities",
     "regression_loss",
+    "reliability",
     "wilson_interval",
 ]

@@ -15,7 +15,16 @@ from sklearn.metrics import average_precision_score, f1_score, r2_score
 from ..errors import DataError, SettingError, near_names
 from .intervals import bootstrap_interval, wilson_interval
 
-__all__ = ["brier_score", "confusion_matrix", "expected_calibration_error", "harmonic_mean", "judge", "log_loss", "probabilities"]
+__all__ = [
+    "brier_score",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "harmonic_mean",
+    "judge",
+    "log_loss",
+    "probabilities",
+    "reliability",
+]
 
 _SMALLEST = 1e-12
 
@@ -101,13 +110,51 @@ def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *
     Source:
         Guo et al. 2017, arXiv:1706.04599, equation (3), with the equal-mass bins of Nixon et al. 2019, arXiv:1904.01685.
     """
+    found = _bins_by_probability(chances, targets, bins=bins)
+    return float(sum(len(sure) * abs(right.mean() - sure.mean()) for sure, right in found) / sum(len(sure) for sure, _ in found))
+
+
+def reliability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 10) -> list[dict[str, Any]]:
+    """Return the points of a reliability diagram: how often the network is right, beside the probability that it gives.
+
+    Args:
+        chances: (N, C) probabilities.
+        targets: (N,) integers in 0 … C-1.
+        bins: how many, of equal size in items, from the lowest probability of the predicted class to the highest; at most N are used.
+
+    Returns:
+        For each bin "items" (how many), "probability" (mean of the predicted class), "accuracy" (share that is right) and its "interval"
+        [lo, hi] (Wilson, 95 %).
+
+    Raises:
+        SettingError: if `bins` is below 1.
+
+    Source:
+        Guo et al. 2017, arXiv:1706.04599, section 2.
+
+    Example:
+        >>> reliability([[0.9, 0.1], [0.4, 0.6]], [0, 0], bins=1)[0]["accuracy"]
+        0.5
+    """
+    return [
+        {
+            "items": len(sure),
+            "probability": float(sure.mean()),
+            "accuracy": float(right.mean()),
+            "interval": list(wilson_interval(int(right.sum()), len(right))),
+        }
+        for sure, right in _bins_by_probability(chances, targets, bins=bins)
+    ]
+
+
+def _bins_by_probability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (probability of the predicted class, whether it is right) of the items of each bin, the lowest probabilities first."""
     if bins < 1:
         raise SettingError(f"bins must be at least 1; received {bins}.")
     table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
     sure = table.max(axis=1)
     right = table.argmax(axis=1) == truth
-    parts = np.array_split(np.argsort(sure, kind="stable"), min(bins, len(sure)))
-    return float(sum(len(part) * abs(right[part].mean() - sure[part].mean()) for part in parts) / len(sure))
+    return [(sure[part], right[part]) for part in np.array_split(np.argsort(sure, kind="stable"), min(bins, len(sure)))]
 
 
 def harmonic_mean(first: float, second: float) -> float:

@@ -235,21 +235,7 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
     All examples given to `fit` are learned from, a share of them (`validation`) by choosing the epoch: what judges is kept aside by
     `cross_val_score`, `GridSearchCV` and the like.
 
-    Args:
-        net: a `Network`, a module or Keras model, a path, or a function that makes one of these; a function of one argument is given
-            the number of columns (or the shape of an example, where examples are no rows of numbers).
-        strategy: as of `adapt`.
-        frozen: as of `adapt`.
-        block: as of `adapt`.
-        probe: as of `adapt`.
-        views: as of `adapt`.
-        augment: as of `adapt`.
-        validation: share of the examples that choose the epoch, the rate and, for "auto", the strategy.
-        seed: decides split, order and dropout.
-        start: how the rows of the new head start.
-        kind: "array", "image", "audio" or "text", where it is not to be found out.
-        class_weight: as of `adapt`; of use to the classifier only.
-        epochs: this and all that follow are the settings of `regraft.training.Settings`, with the same defaults.
+    Its settings are those of `TransferClassifier`; `class_weight` is of use to that one only.
 
     Example:
         >>> import numpy as np, regraft, torch
