@@ -253,3 +253,18 @@ def test_a_history_by_column_as_keras_has_it(name: str) -> None:
         result.history["accuracy"]
     frame = result.history.to_frame()
     assert len(frame) == len(result.history) and "train_loss" in frame.columns
+
+
+@pytest.mark.parametrize("name", ["torch", "functional", "sequential"])
+def test_an_adapted_network_is_adapted_again(name: str, tmp_path: Path) -> None:
+    """By the default strategy too, whose head reads several depths; then by a third one, from its folder."""
+    net, data = opened(name)
+    first = regraft.adapt(net, data, strategy="probe", cache="memory").network
+    second = regraft.adapt(first, data, strategy="auto", **QUICK).network
+    assert regraft.profile(first, data, cache="memory").summary()
+    own = {"architecture": NETWORKS[name]()} if name == "torch" else {}
+    third = regraft.adapt(regraft.load(second.save(tmp_path / "second"), **own), data, strategy="probe", cache="memory").network
+    again = regraft.load(third.save(tmp_path / "third"), **own)
+    assert np.allclose(again.logits(data[0]), third.logits(data[0]), atol=1e-5)
+    for made in (first, second, third):
+        assert (np.array(made.predict(data[0]).labels) == data[1]).mean() > 0.8

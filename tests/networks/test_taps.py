@@ -235,6 +235,28 @@ def test_other_pools_are_another_structure() -> None:
         assert len(found) == 3
 
 
+@pytest.mark.parametrize("name", ["timm", "functional", "sequential", "nested"])
+def test_a_network_whose_head_reads_taps_is_tapped_again(name: str) -> None:
+    """As an adapted network is adapted once more: its blocks give what they gave, also beside the taps that its head reads."""
+    net = opened(name)
+    heads = set(net.head_layers)
+    before = [Tap("input", POOLS), *(Tap(block.name, POOLS) for block in net.blocks if heads.isdisjoint(block.layers))]
+    tapped = net.tapped(before)
+    headed = with_new_head(tapped)
+    heads = set(headed.head_layers)
+    blocks = [block.name for block in headed.blocks if heads.isdisjoint(block.layers)]
+    beside = [Tap(block.name, ("mean",)) for block in headed.blocks if not heads.isdisjoint(block.layers)]
+    again = headed.tapped([Tap("input", POOLS), *(Tap(block, POOLS) for block in blocks), *beside])
+    batch = torch.randn(3, *NETWORKS[name][1], generator=torch.Generator().manual_seed(1))
+    for one in (tapped, again):
+        one.mode_(False)
+    with torch.no_grad():
+        first, second = tapped.feature_batch(batch), again.feature_batch(batch)
+    assert torch.equal(second[:, : first.shape[1]], first) and second.shape[1] > first.shape[1]
+    told = [(part.pool, part.start, part.stop) for part in tapped.tap_slices]
+    assert [(part.pool, part.start, part.stop) for part in again.tap_slices][: len(told)] == told
+
+
 def test_what_is_not_there_is_said() -> None:
     net = opened("cnn")
     for wrong, words in (
@@ -249,9 +271,6 @@ def test_what_is_not_there_is_said() -> None:
             net.tapped(wrong)
     with pytest.raises(NetworkError, match="no graph"):
         regraft.load(keras_examples.subclassed_network()).tapped([Tap("input")])
-    with pytest.raises(NetworkError, match="has taps already"):
-        headed = with_new_head(opened("functional").tapped([Tap("one")]))
-        headed.tapped([Tap(headed.blocks[-1].name)])
     for name in ("cnn", "functional"):
         with pytest.raises(NetworkError, match="input is tapped"):
             opened(name).tapped([Tap("input")]).with_channels(4)

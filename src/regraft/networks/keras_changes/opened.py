@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import NetworkError
 from ..keras_parts.library import keras
-from ..keras_parts.structure import graph_of, no_graph, steps_of
+from ..keras_parts.structure import graph_of, is_tap, no_graph, steps_of
 from .sizes import holds
 
 __all__ = ["Opened", "end_of", "last_called", "mapped", "named", "named_inputs", "opened", "replay_"]
@@ -159,7 +159,8 @@ def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
     at = next(index for index, step in enumerate(graph.steps) if step is node)
     made = {id(tensor) for step in graph.steps[: at + 1] for tensor in step.outputs}
     for step in graph.steps[at + 1 :]:  # an addition written as `x + y` is no layer and belongs to the block before it
-        if isinstance(step.operation, keras.Layer) or not all(id(tensor) in made for tensor in step.input_tensors):
+        of_another = isinstance(step.operation, keras.Layer) or is_tap(step.operation)  # taps stand behind the blocks that they read
+        if of_another or not all(id(tensor) in made for tensor in step.input_tensors):
             break
         made |= {id(tensor) for tensor in step.outputs}
         node = step

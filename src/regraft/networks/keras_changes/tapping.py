@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import NetworkError
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
 from ..keras_parts.structure import TAPS, is_tap
@@ -28,12 +27,12 @@ def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[A
         layers: of each of the blocks, in the order of execution.
 
     Raises:
-        NetworkError: if the model has no graph, nothing of the points can be read, or the names of the pooling are taken.
+        NetworkError: if the model has no graph, or nothing of the points can be read.
     """
     graph = opened(model, *map(last_called, layers.values()))
-    taken = [step.operation.name for step in graph.steps if is_tap(step.operation)]
-    if taken:
-        raise NetworkError(f"The network has taps already, such as {taken[0]!r}; expected none. Tap the network that they were made of.")
+    for step in graph.steps:  # those of taps that the head reads already: names are free for the new ones
+        if is_tap(step.operation):
+            step.operation.name = f"{TAPS}_before.{step.operation.name}"
     entry = next((tensor for tensor in keras.tree.flatten(graph.inputs) if "float" in tensor.dtype), None)
     parts = []
     for tap in points:
