@@ -142,6 +142,79 @@ def test_values_of_a_regression_are_its_output(tmp_path: Path) -> None:
     assert list(found) == ["value"] and np.allclose(found["value"], net.logits(STEPS[:, 0]), atol=1e-5)
 
 
+class Conv(nn.Module):
+    """Takes pictures of any size and of any number of channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.out = nn.Conv2d(channels, 4, 3, 2), nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.conv(inputs)).mean((2, 3)))
+
+
+CROPPED = {"resize": "crop", "crop_fraction": 0.875, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "bgr": True}
+
+
+@pytest.mark.parametrize("settings", [{"channels": 3, **CROPPED}, {"channels": 1, "interpolation": "bilinear"}, {"channels": 4}])
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_graph_with_its_preprocessing_takes_pictures_as_they_are(settings: dict[str, Any], family: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    plain, count = {"kind": "image", "height": 32, "width": 24, **settings}, settings["channels"]
+    if family == "torch":
+        net = regraft.load(Conv(count), classes=ABC, inputs=(count, 32, 24), preprocessing=plain)
+    else:
+        sides = [keras.Input((32, 24, count)), layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+        net = regraft.load(keras.Sequential(sides), classes=ABC, preprocessing={**plain, "layout": "channels_last"})
+    path = net.export(tmp_path / "net.onnx", preprocessing=True)
+    told = facts(path)
+    assert told["preprocessing_inside"] and told["preprocessing_difference"] < 0.01
+    draws = np.random.default_rng(3)
+    for height, width in ((32, 24), (33, 90), (71, 20), (10, 11), (200, 150)):
+        rows = np.linspace(0, 250, height)[:, None, None] * np.ones((1, width, count)) * np.linspace(1, 0.5, width)[None, :, None]
+        picture = (rows + draws.uniform(0, 5, rows.shape)).astype(np.uint8)
+        found = run(path, input=picture[None])["probabilities"]
+        pixels = picture[..., 0] if count == 1 else picture
+        assert np.allclose(found, net.predict([image.fromarray(pixels)]).probabilities, atol=2e-3), (height, width)
+
+
+def test_a_graph_with_its_preprocessing_takes_rows_as_they_were_measured(tmp_path: Path) -> None:
+    plain = {"kind": "array", "shape": [6], "mean": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "std": 2.0}
+    net = regraft.load(multi_label()[0], preprocessing=plain)
+    path = net.export(tmp_path / "net.onnx", preprocessing=True)
+    rows = STEPS[:, 0] * 3 + 2
+    assert np.allclose(run(path, input=rows)["probabilities"], net.predict(rows).probabilities, atol=1e-5)
+    with_columns = regraft.load(torch_examples.Cnn(3), classes=ABC, inputs=(1, 8, 8)).with_columns(2)
+    inner = {"kind": "image", "height": 8, "width": 8, "channels": 1}
+    with_columns = regraft.load(
+        with_columns, preprocessing={"kind": "columns", "inner": inner, "names": ["x", "y"], "mean": [5.0, 7.0], "std": [2.0, 3.0]}
+    )
+    bias = np.asarray(with_columns.rows(with_columns.head.layer)[1])
+    weight = np.random.default_rng(0).normal(size=with_columns.rows(with_columns.head.layer)[0].shape).astype(np.float32)
+    with_columns.set_rows_(with_columns.head.layer, weight, bias=bias)
+    with_columns.export(tmp_path / "columns.onnx", preprocessing=True)
+    told = facts(tmp_path / "columns.onnx")
+    assert told["preprocessing_inside"] and told["preprocessing_difference"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("plain", "said"),
+    [
+        ({"kind": "audio"}, "'audio' need a tokenizer or a resampling"),
+        ({"kind": "image", "height": 8, "width": 8, "channels": 1, "as_is": True}, "normalised already"),
+    ],
+)
+def test_a_preprocessing_that_is_no_graph_is_refused(plain: dict[str, Any], said: str, tmp_path: Path) -> None:
+    net = regraft.load(torch_cnn()[0])
+    net.preprocessing = type("Plain", (), {"to_dict": lambda self: plain})()
+    with pytest.raises(NetworkError, match=said):
+        net.export(tmp_path / "net.onnx", preprocessing=True)
+    with pytest.raises(NetworkError, match=r"goes with a path that ends in '\.onnx'"):
+        net.export(tmp_path / "net.pt2", preprocessing=True)
+    assert not list(tmp_path.iterdir())
+
+
 class Counts(nn.Module):
     """Depends on the number of examples in a batch."""
 

@@ -598,12 +598,14 @@ class Network(abc.ABC):
         save_network(self, Path(folder))
         return Path(folder)
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, *, preprocessing: bool = False) -> Path:
         """Write one file for use without regraft.
 
         Args:
             path: `.onnx`: logits and probabilities of every head, with class names and preprocessing beside them, run by ONNX Runtime
                 and others; `.keras` for a Keras network; `.pt2`, an exported program, for a PyTorch network.
+            preprocessing: of `.onnx`: make it part of the graph, which then takes pictures (N, H, W, C) in bytes of any size, or rows of
+                numbers as they were measured.
 
         Returns:
             The path.
@@ -616,7 +618,9 @@ class Network(abc.ABC):
         if not target.parent.is_dir():
             raise NetworkError(f"The folder {printable(target.parent)!r} is not there; expected one for {target.name!r}. Make it first.")
         if target.suffix.lower() == ".onnx":
-            return write_onnx(self, target)
+            return write_onnx(self, target, preprocessing=preprocessing)
+        if preprocessing:
+            raise NetworkError(f"preprocessing=True goes with a path that ends in '.onnx'; received {printable(target.name)!r}.")
         if target.suffix.lower() != self.own_ending:
             raise NetworkError(
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "

@@ -18,11 +18,15 @@ from ..files.writing import write_bytes
 from .folders import versions
 from .parts.head import Head
 from .parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
+from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.protocols import Inputs, Scores
 from .parts.record import Record
 from .torch_parts.programs import OnnxProgram, refuse_program
 
 __all__ = ["Exportable", "write_onnx"]
+
+_ROUNDING = 0.05
+"""By how much results may differ, relative to the largest one, where pixels are rounded at another step."""
 
 
 class Exportable(Record, Protocol):
@@ -60,7 +64,7 @@ class _Whole(WholeNetwork):
         return tuple(found)
 
 
-def write_onnx(network: Exportable, path: Path) -> Path:
+def write_onnx(network: Exportable, path: Path, *, preprocessing: bool = False) -> Path:
     """Write a network as an ONNX file, once ONNX Runtime has given PyTorch's results for batches of one and three examples.
 
     Inputs have the names that the network gives them, or "input". For each head the file has the outputs "logits" and "probabilities", for
@@ -68,9 +72,13 @@ def write_onnx(network: Exportable, path: Path) -> Path:
     so are lengths that the network leaves open. The metadata hold, as JSON, the class names ("classes", of the first head; "tasks", of
     all), the preprocessing and the versions of the libraries.
 
+    With the preprocessing in the graph, pictures are (N, H, W, C) in bytes, of any size and of as many channels as the network takes;
+    rows of numbers are given as they were measured.
+
     Args:
         network: any; one that takes the codes of conditions has the input "condition", the row of the table of codes.
         path: ends in `.onnx`.
+        preprocessing: put it in front of the network.
 
     Returns:
         The path.
@@ -83,7 +91,12 @@ def write_onnx(network: Exportable, path: Path) -> Path:
     twin = network.for_export()
     try:
         check_size(network.state(), purpose="Writing an ONNX file")
-        content = _content(network, twin)
+        if preprocessing:
+            check_steps(network.preprocessing.to_dict())
+        model = _model(network, twin)
+        if preprocessing:
+            _put_preprocessing_(model, network)
+        content = bytes(model.SerializeToString())
     except Exception as problem:  # not every forward can be exported
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
@@ -94,8 +107,8 @@ def write_onnx(network: Exportable, path: Path) -> Path:
     return path
 
 
-def _content(network: Exportable, twin: Exportable) -> bytes:
-    """Return the content of the file; what is exported is `twin`, and compared with what `network` computes."""
+def _model(network: Exportable, twin: Exportable) -> Any:
+    """Return the `onnx.ModelProto` of the file; what is exported is `twin`, and compared with what `network` computes."""
     whole, sample = _Whole(twin).eval(), sample_tensors(twin.sample)
     names = input_names(twin.sample)
     inputs, outputs = names or ["input"], _outputs(whole, sample)
@@ -118,14 +131,53 @@ def _content(network: Exportable, twin: Exportable) -> bytes:
     check_onnx_(model, what="the ONNX file")
     _name_axes_(model, axes)
     program = OnnxProgram(model.SerializeToString(), names, called=inputs)
+    plain = _Whole(_on_cpu(network)).eval()
+    difference = prove(plain, program, batches=batches_of(twin, longer=lengths), outputs=outputs, state=twin.state())
+    _add_facts_(model, _metadata(twin, difference))
+    return model
+
+
+def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
+    for key, value in facts.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+
+
+def _put_preprocessing_(model: Any, network: Exportable) -> None:
+    """Put the preprocessing in front of the graph, and note by how much results differ from those with the preprocessing itself.
+
+    Raises:
+        NetworkError: if they differ by more than rounding of pixels does.
+    """
+    plain, called = network.preprocessing.to_dict(), [value.name for value in model.graph.input]
+    own = next(at for at, name in enumerate(called) if name not in ("columns", "condition"))
+    put_steps_(model, plain, items=called[own])
+    program, whole = OnnxProgram(model.SerializeToString(), called, called=called), _Whole(_on_cpu(network)).eval()
+    ready, reader, largest = [tensor[:1] for tensor in sample_tensors(network.sample)], network.preprocessing, 0.0
+    raw = list(ready)
+    while hasattr(reader, "inner"):
+        if "mean" in (outer := reader.to_dict()):  # columns: their mean becomes zero
+            at = called.index("columns")
+            raw[at], ready[at] = torch.tensor([outer["mean"]]), torch.zeros_like(ready[at])
+        reader = reader.inner
+    for item in sample_items(plain) or [raw[own][0].numpy()]:
+        raw[own] = torch.from_numpy(item[None])
+        (batch,) = reader.batches([as_picture(item)] if item.dtype == "uint8" else item[None], 1)
+        ready[own] = next(iter(batch.values())) if isinstance(batch, dict) else batch
+        with torch.no_grad():
+            expected, found = whole(*ready), program(*raw)
+        for values, other in zip(expected, found.values(), strict=True):
+            largest = max(largest, float((values - other).abs().max()) / max(float(values.abs().max()), 1e-12))
+    if not largest <= _ROUNDING:
+        raise NetworkError(f"with the preprocessing in the graph, its results differ by {largest:.2g} of the largest one. Leave it out")
+    _add_facts_(model, {"preprocessing_inside": True, "preprocessing_difference": float(f"{largest:.2g}")})
+
+
+def _on_cpu(network: Exportable) -> Exportable:
     plain = network.copy()
     plain.mode_(False)
     plain.module.cpu()
-    difference = prove(_Whole(plain).eval(), program, batches=batches_of(twin, longer=lengths), outputs=outputs, state=twin.state())
-    for key, value in _metadata(twin, difference).items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
-    return bytes(model.SerializeToString())
+    return plain
 
 
 def _kind(head: Head | None) -> str:
@@ -166,7 +218,7 @@ def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
                 size.dim_param = names[size.dim_param]
 
 
-def _metadata(network: Exportable, difference: float) -> dict[str, str]:
+def _metadata(network: Exportable, difference: float) -> dict[str, Any]:
     first = next(iter(network.heads.values()), None)
     tasks = {
         task: {"kind": head.kind, "classes": head.classes, "thresholds": head.thresholds, "activation": head.activation}
@@ -181,4 +233,4 @@ def _metadata(network: Exportable, difference: float) -> dict[str, str]:
         "versions": versions(),
         "largest_difference": float(f"{difference:.2g}"),
     }
-    return {key: json.dumps(value) for key, value in facts.items() if value is not None}
+    return {key: value for key, value in facts.items() if value is not None}

@@ -18,6 +18,8 @@ __all__ = ["add_to"]
 
 _FORMS = "An .onnx file, a .keras file for a Keras network, or a .pt2 file (an exported program) for PyTorch."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
+_INSIDE = "Of an .onnx file: make the preprocessing part of it; it then takes pictures in bytes of any size, or numbers as measured."
+_Inside = Annotated[bool, typer.Option("--preprocessing", help=_INSIDE)]
 _NAME = "What to call the condition that all items are of; with --condition which of the column's, repeatable. Without it, all of them."
 _Names = Annotated[list[str] | None, typer.Option("--name", metavar="NAME", help=_NAME, show_default=False)]
 _OUT = "A copy of DIR for the code files, or a new folder for the whole network; without it, DIR."
@@ -127,12 +129,17 @@ def _unlabelled(net: Any, source: str, *, columns: list[str], outside: bool) -> 
 
 
 def _export(
-    folder: options.SavedArgument, file: _File, *, condition: options.OneCondition = None, architecture: options.Architecture = None
+    folder: options.SavedArgument,
+    file: _File,
+    *,
+    condition: options.OneCondition = None,
+    architecture: options.Architecture = None,
+    preprocessing: _Inside = False,
 ) -> None:
     """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
     from ... import verbs
 
     net = opened(str(folder), architecture=architecture)
     whole = net if condition is None else verbs.fold(net, condition)
-    path = whole.export(file)
+    path = whole.export(file, preprocessing=preprocessing)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")

@@ -1,0 +1,189 @@
+"""The preprocessing of pictures and of rows of numbers as operators of ONNX, put in front of a network's graph."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import NetworkError, optional_import
+
+__all__ = ["as_picture", "check_steps", "items_of", "put_steps_", "sample_items"]
+
+_MODES = {"bilinear": "linear", "bicubic": "cubic"}
+_CUBIC = -0.5
+"""The coefficient of the bicubic curve of PIL and PyTorch; ONNX takes -0.75 where nothing is said."""
+_CHANNELS = (1, 3, 4)
+_WRAPPERS = ("conditions", "columns")
+_SIZES = ((40, 60), (97, 64), (300, 280), (17, 9))
+"""Height and width of the pictures with which a graph is compared with the preprocessing itself."""
+
+
+def items_of(plain: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the items themselves go through, of a preprocessing as plain data."""
+    while plain["kind"] in _WRAPPERS:
+        plain = plain["inner"]
+    return plain
+
+
+def check_steps(plain: Mapping[str, Any]) -> None:
+    """Raise where a preprocessing cannot be part of a graph.
+
+    Args:
+        plain: its plain data.
+
+    Raises:
+        NetworkError: with the reason and what to do.
+    """
+    found = items_of(plain)
+    if found["kind"] not in ("image", "array"):
+        raise NetworkError(
+            f"preprocessing=True: items of the kind {found['kind']!r} need a tokenizer or a resampling, which no operator of ONNX does. "
+            "Leave it out, and give the file what the network takes; its metadata describe the preprocessing."
+        )
+    if found["kind"] == "image" and found["as_is"]:
+        raise NetworkError(
+            "preprocessing=True: this network was adapted to arrays of the shape "
+            f"{(found['channels'], found['height'], found['width'])} that were normalised already; how pictures become such arrays is not "
+            "known. Leave it out."
+        )
+    if found["kind"] == "image" and found["channels"] not in _CHANNELS:
+        raise NetworkError(
+            f"preprocessing=True: expected pictures of 1, 3 or 4 channels; this network takes {found['channels']}. Leave it out."
+        )
+
+
+def as_picture(pixels: np.ndarray) -> Any:
+    """Return pixels (H, W, C) uint8 as a PIL image.
+
+    Raises:
+        MissingExtraError: if pillow is not installed.
+    """
+    image = optional_import("PIL.Image", "vision", purpose="A graph with the preprocessing of pictures")
+    return image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def sample_items(plain: Mapping[str, Any]) -> list[np.ndarray]:
+    """Return made-up pictures (H, W, C) uint8 of several sizes; none where a preprocessing, as plain data, takes no pictures."""
+    found, draws = items_of(plain), np.random.default_rng(0)
+    made = []
+    for height, width in _SIZES if found["kind"] == "image" else ():
+        rows, columns = np.mgrid[0:height, 0:width]
+        waves = [120 + 90 * np.sin(rows / (5 + at) + at) * np.cos(columns / (7 + at)) for at in range(found["channels"])]
+        noise = draws.uniform(-30, 30, (height, width, len(waves)))
+        made.append((np.stack(waves, 2) + noise).clip(0, 255).astype(np.uint8))
+    return made
+
+
+class _Steps:
+    """Operators to be put in front of a graph. Values have a dot at the front of their names, as no exporter gives them one."""
+
+    def __init__(self) -> None:
+        self.onnx: Any = importlib.import_module("onnx")
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, values: Any, kind: str = "float32") -> str:
+        """Return the name of a constant of these `values`, an array of the type `kind`."""
+        name = f".constant{len(self.constants)}"
+        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(values, dtype=kind), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, **settings: Any) -> str:
+        """Return the name of what an `operator` with these `settings` makes of its `inputs`."""
+        name = f".step{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [name], **settings))
+        return name
+
+    def cast(self, value: str, kind: str) -> str:
+        """Return a `value` in another type, by the `kind`'s name in ONNX."""
+        return self.add("Cast", value, to=getattr(self.onnx.TensorProto, kind))
+
+    def scaled(self, value: str, *, factor: Any, offset: Any) -> str:
+        """Return `value` times `factor` plus `offset`; both are arrays."""
+        return self.add("Add", self.add("Mul", value, self.constant(factor)), self.constant(offset))
+
+
+def put_steps_(model: Any, plain: Mapping[str, Any], *, items: str) -> None:
+    """Let a graph take raw items: pictures (N, H, W, C) in bytes of any size, rows of numbers as they are measured.
+
+    Args:
+        model: an `onnx.ModelProto`, changed in place.
+        plain: the preprocessing as plain data, which `check_steps` has passed.
+        items: what the graph calls the input that takes the items; that of columns beside them is "columns".
+    """
+    inputs = {value.name: value for value in model.graph.input}
+    found, steps = items_of(plain), _Steps()
+    made: dict[str, str] = {}
+    if found["kind"] == "image":
+        made[items] = _picture(steps, found, value=items)
+        _take_pictures_(inputs[items], found["channels"])
+    elif found["mean"] is not None or found["std"] is not None:
+        made[items] = _normalised(steps, items, found=found)
+    while plain["kind"] in _WRAPPERS:
+        if plain["kind"] == "columns":
+            made["columns"] = _normalised(steps, "columns", found=plain)
+        plain = plain["inner"]
+    for node in model.graph.node:
+        node.input[:] = [made.get(name, name) for name in node.input]
+    own = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*steps.nodes, *own])
+    model.graph.initializer.extend(steps.constants)
+
+
+def _take_pictures_(value: Any, channels: int) -> None:
+    """Declare an input as pictures in bytes, (batch, height, width, channels)."""
+    tensor = value.type.tensor_type
+    tensor.elem_type = importlib.import_module("onnx").TensorProto.UINT8
+    batch = tensor.shape.dim[0].dim_param or "batch"
+    del tensor.shape.dim[:]
+    for size in (batch, "height", "width", channels):
+        axis = tensor.shape.dim.add()
+        if isinstance(size, str):
+            axis.dim_param = size
+        else:
+            axis.dim_value = size
+
+
+def _normalised(steps: _Steps, value: str, *, found: Mapping[str, Any]) -> str:
+    """Return a value less the mean, divided by the deviation."""
+    for operator, name in (("Sub", "mean"), ("Div", "std")):
+        if found[name] is not None:
+            numbers = np.asarray(found[name], np.float32)
+            shape = tuple(found.get("shape") or ())
+            whole = numbers.size > 1 and len(shape) > 1 and numbers.size != shape[-1]
+            value = steps.add(operator, value, steps.constant(numbers.reshape(shape) if whole else numbers))
+    return value
+
+
+def _picture(steps: _Steps, found: Mapping[str, Any], *, value: str) -> str:
+    """Return pictures as the network takes them, of pictures (N, H, W, C) in bytes."""
+    bytes_first = steps.add("Transpose", value, perm=[0, 3, 1, 2])
+    target, corner = _geometry(steps, found, size=steps.cast(steps.add("Shape", bytes_first, start=2, end=4), "DOUBLE"))
+    resized = steps.add(
+        "Resize",
+        *(steps.cast(bytes_first, "FLOAT"), "", "", target),
+        **{"axes": [2, 3], "antialias": 1, "mode": _MODES[found["interpolation"]], "exclude_outside": 1, "cubic_coeff_a": _CUBIC},
+    )
+    ends = steps.add("Add", corner, steps.constant([found["height"], found["width"]], "int64"))
+    cut = steps.add("Slice", resized, corner, ends, steps.constant([2, 3], "int64"))
+    pixels = steps.add("Clip", steps.add("Round", cut), steps.constant(0.0), steps.constant(255.0))  # as PIL gives them
+    if found["bgr"] and found["channels"] == 3:
+        pixels = steps.add("Gather", pixels, steps.constant([2, 1, 0], "int64"), axis=1)
+    mean, std = (np.broadcast_to(np.asarray(found[name], np.float64), found["channels"]).reshape(-1, 1, 1) for name in ("mean", "std"))
+    ready = steps.scaled(pixels, factor=found["scale"] / std, offset=-mean / std)
+    return steps.add("Transpose", ready, perm=[0, 2, 3, 1]) if found["layout"] == "channels_last" else ready
+
+
+def _geometry(steps: _Steps, found: Mapping[str, Any], *, size: str) -> tuple[str, str]:
+    """Return to what size pictures are resized, and the top left corner of the cut, both int64: what `geometry` of the pictures says."""
+    wanted = np.asarray([found["height"], found["width"]])
+    target = steps.constant(np.floor(wanted / found["crop_fraction"]), "float64")
+    if found["resize"] == "crop":
+        factor = steps.add("ReduceMax", steps.add("Div", target, size), keepdims=1)
+        target = steps.add("Max", target, steps.add("Floor", steps.add("Mul", size, factor)))
+    corner = steps.add("Div", steps.add("Sub", target, steps.constant(wanted, "float64")), steps.constant(2.0, "float64"))
+    return steps.cast(target, "INT64"), steps.cast(steps.add("Round", corner), "INT64")
