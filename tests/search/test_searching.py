@@ -318,6 +318,18 @@ def test_too_many_folds_are_refused() -> None:
         folds_of(plain, np.arange(12), folds=5, holdout=0.2, seed=0)
 
 
+def test_what_a_search_cannot_do_is_refused_before_its_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Board, "carry_out", lambda *_given: pytest.fail("a trial was begun"))
+    pictures, labels = examples.pictures(40)
+    numbers = np.arange(40, dtype=np.float32) / 7
+    with pytest.raises(SettingError, match=r"'head_layers' is for one classification; the data have 1 of the kind 'regression'"):
+        regraft.search(_net(), (pictures, numbers), space={"head_layers": [0, 1], "head_units": [4]}, trials=2, **QUICK)
+    for name in ("loss", "optimizer"):
+        function = {"loss": torch.nn.functional.cross_entropy, "optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}[name]
+        with pytest.raises(SettingError, match=f"plain data, which {name}= a callable is not"):
+            regraft.search(_net(), (pictures, labels), space={"batch_size": [8, 16]}, trials=2, **{name: function}, **QUICK)
+
+
 def test_further_layers_below_the_head_are_trained_and_the_plan_can_be_given_back() -> None:
     space = {"head_layers": [2], "head_units": [5], "head_activation": ["relu"], "learning_rate": [0.01]}
     data = examples.pictures(60)

@@ -12,6 +12,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.errors import SettingError
 from regraft.planning.search import Space, default_space
+from regraft.planning.search.space import plan_for
 
 FULL = {
     "frozen": [1, "conv2"],
@@ -64,6 +65,8 @@ def test_whole_numbers_stay_whole_and_steps_are_kept() -> None:
         ({"learning_rate": {"low": 1, "hihg": 2}}, "has 'hihg'; did you mean 'high'"),
         ({"learning_rate": {"low": "a", "high": 2}}, "expected numbers as 'low' and 'high'"),
         ({"momentum": {"low": 0.5, "high": 1.5}}, r"momentum=1.5: expected a number in \[0, 1\)"),
+        ({"schedule": ["plateau"], "plateau_factor": [0.5, 2.0]}, r"plateau_factor=2.0: expected a number in \(0, 1\)"),
+        ({"loss": ["focal", "focul"]}, "loss='focul': expected one of cross_entropy, focal"),
         ({"optimizer": []}, "expected a list of words or numbers"),
         ({"epochs": [1]}, "'epochs' is also given as a fixed setting"),
         ({"head_layers": [1]}, "'head_layers' needs 'head_units'"),
@@ -107,3 +110,11 @@ def test_the_default_space_has_all_that_a_procedure_is_made_of() -> None:
     assert all(1e-7 <= values["l1"] <= 1e-3 and 0 <= values["dropout"] <= 0.5 for values in drawn)
     assert {values.get("head_layers") for values in drawn} == {None, 0, 1, 2}
     assert all(("head_units" in values) == (values.get("head_layers", 0) > 0) for values in drawn)
+
+
+def test_settings_of_one_schedule_are_drawn_with_it_alone() -> None:
+    space = {"schedule": ["plateau", "cosine"], "plateau_factor": [0.5, 0.2], "loss": ["focal", "hinge"], "decay": [0.0, 0.1]}
+    found = Space.from_dict(space, {}).grid({})
+    assert len(found) == 2 * 2 * 2 + 2 * 2
+    assert all(("plateau_factor" in values) == (values["schedule"] == "plateau") for values in found)
+    assert {plan_for(values, {}).settings.plateau_factor for values in found} == {0.5, 0.2, 0.1}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, augment_name
+from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
 from ..files.schema import Plain, checked
@@ -44,8 +44,9 @@ SOLVING = ("probe", "head", "partial", "full", "surgical", *METHODS)
 _TUNING = ("partial", "full", "surgical", *METHODS)
 """Strategies that train below the heads, from trained weights: the switches go with them."""
 _OF_THE_LOOP = (
-    *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "dropout", "l1", "momentum", "schedule", "warmup"),
-    *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm"),
+    *("epochs", "batch_size", "optimizer", "loss", "learning_rate", "weight_decay", "dropout", "l1", "momentum", "schedule", "warmup"),
+    *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm", "plateau_factor", "plateau_patience", "min_learning_rate"),
+    "decay",
 )
 """Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
 _NAMES = ("trainable", "fresh")
@@ -132,6 +133,11 @@ class Plan:
         found = _BUDGET.fullmatch(str(self.budget or ""))
         return float(found[1]) * _SECONDS[found[2]] if found else None
 
+    def loss_of(self, task: str, *, first: str) -> Any:
+        """Return the setting `loss` for a `task` of the data, whose first one is `first`; None for the usual loss."""
+        given = self.settings.loss
+        return given.get(task) if isinstance(given, Mapping) else given if task == first else None
+
     def of_the_loop(self) -> tuple[str, ...]:
         """Return what is given that means something in an epoch loop only, such as "dropout=0.2"."""
         plain, given = Settings(), self.settings
@@ -155,8 +161,8 @@ class Plan:
         lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
         lists |= {name: list(getattr(self, name)) for name in _NAMES if isinstance(getattr(self, name), tuple)}
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
-        own = {"options": options, "settings": self.settings.to_dict(), "augment": augment_name(self.augment)}
-        return {**asdict(replace(self, augment="auto")), **lists, **own}
+        own = {"options": options, "settings": self.settings.to_dict(), "augment": plain_name(self.augment)}
+        return {**asdict(replace(self, augment="auto", settings=Settings())), **lists, **own}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
@@ -215,7 +221,7 @@ class Plan:
         lines = [f"strategy   {self.strategy}{where}" + (f", {_block_words(self.block)}" if self.block else "")]
         names = ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")
         lines += [f"classes    {len(self.classes)}: {names}"] if self.classes else []
-        made = f" ({augment_name(self.augment)})" if self.augment != "auto" else ""
+        made = f" ({plain_name(self.augment)})" if self.augment != "auto" else ""
         lines += [f"settings   {', '.join(changed) or 'all at their defaults'}; views {self.views}{made}, seed {self.seed}"]
         lines += [f"new rows   {self.start}"] if self.start != "auto" else []
         lines += [f"renamed    {', '.join(f'{old} -> {new}' for old, new in list(self.rename.items())[:6])}"] if self.rename else []

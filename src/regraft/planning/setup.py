@@ -20,7 +20,7 @@ from ..errors import DataError, SettingError
 from ..frontier import Counter, Kept
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Head, Network, Scores
-from ..tasks import class_weights, loss_for
+from ..tasks import chosen_loss, class_weights
 from ..training import Checkpoint, Objective, Settings, TaskObjective
 from ..training.measured import Measured
 from .plan import Plan
@@ -309,7 +309,9 @@ class Setup:
             shares = class_weights(data.taken(self.parts.training).counts(), given)
         by_class = None if shares is None else torch.from_numpy(np.asarray(shares, np.float32)).to(self.device)
         smoothing = 0.0 if several and data.task == "regression" else settings.label_smoothing
-        return TaskObjective(task, loss_for(data.task), targets, by_class, smoothing, weight)
+        wanted = self.plan.loss_of(name, first=self.items.data.name)
+        own = chosen_loss(wanted, data.task)
+        return TaskObjective(task, own, targets, by_class, smoothing, weight, calibrates=wanted in (None, "cross_entropy"))
 
 
 def run_digest(setup: Setup) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..data import Dataset, Prepared
+from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..tasks.losses import KINDS
+from ..tasks import KINDS, LOSSES, chosen_loss
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
@@ -136,8 +139,54 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
             f"probe={plan.probe!r} puts a layer before one head; the data have {len(data.tasks)} tasks: {', '.join(data.tasks)}. "
             "Choose 'ridge', or give one of them."
         )
+    yield from _loss_problems(data, plan)
     if len(holdout) and not data.known[holdout].any():
         yield DataError(f"None of the {len(holdout)} items that judge have a target of the task {data.name!r}. Raise holdout=.")
+
+
+def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
+    """Give what keeps the loss and the optimizer that a plan names from being used for the data."""
+    settings = plan.settings
+    for name in settings.loss if isinstance(settings.loss, Mapping) else ():
+        if name not in data.tasks:
+            yield SettingError(f"loss: the data have no task {name!r}{near_names(name, data.tasks)}")
+    if isinstance(settings.optimizer, str) and settings.optimizer.startswith(CALLABLE):
+        yield _not_plain("optimizer", settings.optimizer)
+    for name in data.tasks:
+        wanted, own = plan.loss_of(name, first=data.name), data.targets_of(name)
+        values = own.values[own.known]
+        if isinstance(wanted, str) and wanted.startswith(CALLABLE):
+            yield _not_plain("loss", wanted)
+        elif isinstance(wanted, str) and own.task not in LOSSES[wanted]:
+            suited = [loss for loss, kinds in LOSSES.items() if own.task in kinds]
+            yield SettingError(
+                f"loss={wanted!r} is for {' and '.join(LOSSES[wanted])}; the task {name!r} is {own.task}: {', '.join(suited)}."
+            )
+        elif wanted in ("msle", "poisson") and len(values) and values.min() < 0:
+            yield SettingError(f"loss={wanted!r} needs targets of 0 or more; those of {name!r} begin at {values.min():.4g}. Choose 'mse'.")
+        elif wanted not in (None, "cross_entropy", "mse") and settings.label_smoothing:
+            yield SettingError(f"label_smoothing={settings.label_smoothing} goes with loss='cross_entropy'; leave one of them out.")
+        elif callable(wanted):
+            yield from _tried_out(wanted, values[:2], outputs=len(output_names(data.of_task(name))), kind=own.task)
+
+
+def _not_plain(name: str, value: str) -> SettingError:
+    return SettingError(
+        f"The plan was made with {name}= {value!r}, which a plan as plain data cannot hold. Give the function again: "
+        f"dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, {name}=function))."
+    )
+
+
+def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, kind: str) -> Iterator[SettingError]:
+    """Give what is wrong with a loss of the user, tried on two examples."""
+    targets = torch.from_numpy(values.reshape(len(values), -1) if kind == "regression" else np.array(values))
+    try:
+        found = chosen_loss(loss, kind)(torch.zeros(len(values), outputs, requires_grad=True), targets)
+    except SettingError as error:
+        yield error
+        return
+    if not found.requires_grad:
+        yield SettingError("loss= returned a number without a gradient; compute it from the logits by operations of PyTorch.")
 
 
 def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:

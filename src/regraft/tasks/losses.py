@@ -16,7 +16,17 @@ from torch.nn import functional
 
 from ..errors import SettingError, near_names
 
-__all__ = ["KINDS", "Loss", "class_weights", "classification_loss", "loss_for", "multi_label_loss", "regression_loss"]
+__all__ = [
+    "KINDS",
+    "Loss",
+    "class_weights",
+    "classification_loss",
+    "loss_for",
+    "mean_over_columns",
+    "mean_over_items",
+    "multi_label_loss",
+    "regression_loss",
+]
 
 KINDS = ("classification", "multi-label", "regression")
 """The kinds of task, as `Head.kind` names them."""
@@ -25,11 +35,26 @@ KINDS = ("classification", "multi-label", "regression")
 class Loss(Protocol):
     """The signature that all losses share."""
 
-    def __call__(self, scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    def __call__(
+        self,
+        scores: Tensor,
+        targets: Tensor,
+        *,
+        class_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
         """Return the scalar loss of one batch."""
 
 
-def classification_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def classification_loss(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
     """Return the cross entropy of raw scores, in nats.
 
     Without weights the plain mean over the batch; with weights `sum(w[y] * loss) / sum(w[y])`, so that the scale of the
@@ -41,15 +66,27 @@ def classification_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor
         class_weight: (C,) weights >= 0, or None for all equal.
         label_smoothing: in [0, 1): this share of the target mass is spread evenly over the C classes
             (Szegedy et al. 2016, arXiv:1512.00567, section 7). With class weights the spread mass is weighted by class too.
+        sample_weight: (B,) factors of the items' losses, before the mean; None for 1.
 
     Returns:
         The loss, a scalar with the gradient of `scores`.
     """
     weight = None if class_weight is None else class_weight.to(scores)
-    return functional.cross_entropy(scores, targets.long(), weight=weight, label_smoothing=label_smoothing)
+    truth = targets.long()
+    if sample_weight is None:
+        return functional.cross_entropy(scores, truth, weight=weight, label_smoothing=label_smoothing)
+    losses = functional.cross_entropy(scores, truth, weight=weight, label_smoothing=label_smoothing, reduction="none")
+    return torch.dot(losses, sample_weight.to(losses)) / (len(losses) if weight is None else weight[truth].sum())
 
 
-def multi_label_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def multi_label_loss(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
     """Return the binary cross entropy of raw scores, in nats, averaged over items and labels.
 
     Args:
@@ -57,16 +94,24 @@ def multi_label_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | 
         targets: (B, C) numbers in [0, 1].
         class_weight: (C,) weights >= 0 of the labels, or None for all equal; the mean is `sum(w * loss) / sum(w)`.
         label_smoothing: in [0, 1): targets become `y * (1 - s) + s / 2`.
+        sample_weight: (B,) factors of the items' losses, before the mean; None for 1.
 
     Returns:
         The loss, a scalar with the gradient of `scores`.
     """
     smooth = targets.to(scores) * (1.0 - label_smoothing) + label_smoothing / 2.0
     losses = functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
-    return _mean_over_columns(losses, class_weight)
+    return mean_over_columns(losses, class_weight, sample_weight=sample_weight)
 
 
-def regression_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def regression_loss(
+    scores: Tensor,
+    targets: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
     """Return the mean squared error, in squared units of the targets.
 
     Args:
@@ -74,6 +119,7 @@ def regression_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | N
         targets: (B, C) true values; (B,) is taken for (B, 1).
         class_weight: (C,) weights >= 0 of the outputs, or None for all equal; the mean is `sum(w * loss) / sum(w)`.
         label_smoothing: must be 0; the argument exists so that all losses are called alike.
+        sample_weight: (B,) factors of the items' losses, before the mean; None for 1.
 
     Returns:
         The loss, a scalar with the gradient of `scores`.
@@ -84,7 +130,7 @@ def regression_loss(scores: Tensor, targets: Tensor, *, class_weight: Tensor | N
     if label_smoothing:
         raise SettingError(f"label_smoothing={label_smoothing} has no meaning for regression; leave it at 0.")
     truth = targets.to(scores).reshape(scores.shape)
-    return _mean_over_columns((scores - truth) ** 2, class_weight)
+    return mean_over_columns((scores - truth) ** 2, class_weight, sample_weight=sample_weight)
 
 
 def loss_for(kind: str) -> Loss:
@@ -143,9 +189,34 @@ def _checked_weights(weights: Sequence[float], length: int) -> np.ndarray:
     return given
 
 
-def _mean_over_columns(losses: Tensor, weight: Tensor | None) -> Tensor:
-    columns = losses.mean(dim=0)
-    if weight is None:
+def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:
+    """Return the mean of a table of losses.
+
+    Args:
+        losses: (B, C).
+        class_weight: (C,) weights of the columns: the mean is `sum(w * loss) / sum(w)`.
+        sample_weight: (B,) factors of the rows.
+
+    Returns:
+        A scalar.
+    """
+    columns = (losses if sample_weight is None else losses * sample_weight.to(losses)[:, None]).mean(dim=0)
+    if class_weight is None:
         return columns.mean()
-    shares = weight.to(columns)
+    shares = class_weight.to(columns)
     return torch.dot(columns, shares) / shares.sum()
+
+
+def mean_over_items(losses: Tensor, weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:
+    """Return the mean of the losses of some items.
+
+    Args:
+        losses: (B,).
+        weight: (B,) of the class of each: the mean is `sum(w * loss) / sum(w)`.
+        sample_weight: (B,) factors of the losses.
+
+    Returns:
+        A scalar.
+    """
+    factored = losses if sample_weight is None else losses * sample_weight.to(losses)
+    return factored.mean() if weight is None else torch.dot(factored, weight) / weight.sum()

@@ -126,7 +126,7 @@ def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
 
 @dataclass
 class PlateauFactor:
-    """Reduce on plateau: a tenth after two epochs without progress.
+    """Reduce on plateau: a part of it after some epochs without progress.
 
     Attributes:
         factor: of the learning rate.
@@ -138,11 +138,17 @@ class PlateauFactor:
     best: float = math.inf
     waited: int = 0
 
-    def see_(self, loss: float) -> None:
-        """Take note of the loss of an epoch."""
+    def see_(self, loss: float, *, factor: float = 0.1, patience: int = 2) -> None:
+        """Take note of the loss of an epoch.
+
+        Args:
+            loss: of the epoch.
+            factor: what the learning rate is multiplied with, in (0, 1).
+            patience: after so many epochs without progress.
+        """
         if loss < self.best:
             self.best, self.waited = loss, 0
             return
         self.waited += 1
-        if self.waited > 2:
-            self.factor, self.waited = self.factor * 0.1, 0
+        if self.waited > patience:
+            self.factor, self.waited = self.factor * factor, 0

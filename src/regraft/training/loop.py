@@ -222,7 +222,7 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
     parts = _shuffled(training, seed)
     first_step, losses = state.epoch * len(parts), []
     for number, (indices, payload) in enumerate(training.feed.batches(parts)):
-        rate = state.rate * _factor(training, state, step=first_step + number, each=len(parts))
+        rate = _rate(training, state, step=first_step + number, each=len(parts))
         set_rate_(optimizer, rate)
         losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload) * len(indices))
         if state.anchors:
@@ -265,6 +265,13 @@ def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, 
         scores = training.feed.scores(payload)
     loss = training.objective(scores, indices)
     return loss + training.settings.l1 * l1_norm(training.network) if training.settings.l1 else loss
+
+
+def _rate(training: Training, state: Trained, *, step: int, each: int) -> float:
+    """Return the learning rate of the head at a step, where an epoch has `each` of them."""
+    settings = training.settings
+    rate = state.rate * _factor(training, state, step=step, each=each) / (1 + settings.decay * step)
+    return max(rate, min(settings.min_learning_rate, state.rate))
 
 
 def _factor(training: Training, state: Trained, *, step: int, each: int) -> float:
@@ -365,8 +372,9 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     state.history.append(entry)
     state.epoch += 1
     loss = loss_of(entry)
-    state.plateau.see_(loss)
-    if training.course is None and (loss < state.best_loss - training.settings.min_delta or not state.best):
+    settings = training.settings
+    state.plateau.see_(loss, factor=settings.plateau_factor, patience=settings.plateau_patience)
+    if training.course is None and (loss < state.best_loss - settings.min_delta or not state.best):
         state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0
         state.best = copied(trained_tensors(training))
     else:

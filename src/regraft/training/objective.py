@@ -27,6 +27,7 @@ class TaskObjective:
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
         weight: of this task in the sum, above 0.
+        calibrates: whether epochs are compared by the loss after temperature scaling; for classes alone.
     """
 
     task: str
@@ -35,6 +36,7 @@ class TaskObjective:
     class_weight: Tensor | None = None
     label_smoothing: float = 0.0
     weight: float = 1.0
+    calibrates: bool = True
 
     def known(self, indices: np.ndarray) -> Tensor:
         """Return whether the target of each of the items `indices` (n,) is known, (n,) bool."""
@@ -79,11 +81,11 @@ class Objective:
             indices: (n,) of which items.
 
         Returns:
-            "validation_loss", the weighted sum; where a task is a classification, "calibrated_loss", the same after temperature scaling of
-            each classification, and "validation_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of each. A
-            task without a known target is left out.
+            "validation_loss", the weighted sum; where a task calibrates, "calibrated_loss", the same after temperature scaling of each that
+            does; with a classification, "validation_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of
+            each. A task without a known target is left out.
         """
-        losses, right, total, calibrated = {}, {}, 0.0, 0.0
+        losses, right, total, calibrated, scaled = {}, {}, 0.0, 0.0, False
         for part in self.parts:
             known = part.known(indices).numpy()
             if not known.any():
@@ -91,13 +93,15 @@ class Objective:
             rows, targets = torch.from_numpy(scores[part.task][known]), part.targets[indices[known]]
             losses[f"{part.task}_loss"] = float(part.loss(rows, targets))
             total += part.weight * losses[f"{part.task}_loss"]
-            if targets.is_floating_point():
-                calibrated += part.weight * losses[f"{part.task}_loss"]
-                continue
-            right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
-            calibrated += part.weight * _calibrated_loss(rows.double().numpy(), targets.numpy())
+            classes = not targets.is_floating_point()
+            scaled |= classes and part.calibrates
+            own = _calibrated_loss(rows.double().numpy(), targets.numpy()) if classes and part.calibrates else losses[f"{part.task}_loss"]
+            calibrated += part.weight * own
+            if classes:
+                right[f"{part.task}_accuracy"] = float((rows.argmax(1) == targets).float().mean())
         found = {"validation_loss": total} if losses else {}
-        found |= {"calibrated_loss": calibrated, "validation_accuracy": next(iter(right.values()))} if right else {}
+        found |= {"calibrated_loss": calibrated} if scaled else {}
+        found |= {"validation_accuracy": next(iter(right.values()))} if right else {}
         return {**losses, **right, **found} if len(self.parts) > 1 else found
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..networks.contract import Network
+from .optimizing import named_optimizer, optimizer_by
 from .settings import Settings
 
 __all__ = ["depth_factors", "make_optimizer", "set_rate_", "trained_depth"]
@@ -63,7 +62,11 @@ def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, 
             if chosen
         ]
         groups += [{"params": [one], "factor": apart[id(one)], "weight_decay": 0.0} for one in block if id(one) in apart]
-    return _optimizer(groups, settings)
+    if callable(settings.optimizer):  # it has its own weight decay
+        return optimizer_by(
+            settings.optimizer, [{name: value for name, value in group.items() if name != "weight_decay"} for group in groups]
+        )
+    return named_optimizer(settings.optimizer, groups, momentum=settings.momentum)
 
 
 def trained_depth(network: Network) -> int:
@@ -87,24 +90,6 @@ def _apart(blocks: Iterable[Sequence[Parameter]]) -> list[list[Parameter]]:
         seen |= own.keys()
         found += [list(own.values())] if own else []
     return found
-
-
-def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
-    """Return the optimizer that the settings name; its fused form, one call in place of one a parameter, where there is one."""
-    fused = {"fused": True} if all(_can_fuse(parameter) for group in groups for parameter in group["params"]) else {}
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=1.0, momentum=settings.momentum, nesterov=settings.momentum > 0, **fused)
-    if settings.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=1.0, momentum=settings.momentum)
-    if settings.optimizer == "nadam":
-        return torch.optim.NAdam(groups, lr=1.0)
-    kinds: dict[str, Callable[..., Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    return kinds[settings.optimizer](groups, lr=1.0, **fused)
-
-
-def _can_fuse(parameter: Parameter) -> bool:
-    """Return whether torch has fused optimizers for a parameter."""
-    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def set_rate_(optimizer: Optimizer, rate: float) -> None:

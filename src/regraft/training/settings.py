@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
+from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, near_names
+from ..tasks import LOSSES
+from .optimizing import OPTIMIZERS, factory_rate
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Settings"]
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop", "nadam")
 SCHEDULES = ("auto", "cosine", "plateau", "constant")
 BATCH_NORMS = ("auto", "batch", "frozen")
 
 
 _NONE = {
-    "loss": "the loss follows from the kind of each task: cross-entropy, binary cross-entropy or squared error",
-    "criterion": "the loss follows from the kind of each task: cross-entropy, binary cross-entropy or squared error",
     "metrics": "all that apply to the task are computed and stand in result.scores",
     "callbacks": "none are called; result.history holds what an epoch gave",
     "sample_weight": "examples weigh the same; class_weight='balanced' weighs classes",
@@ -43,7 +43,11 @@ class Settings:
     Attributes:
         epochs: at most so many passes over the training set; 0 trains nothing; None: until the validation loss no longer falls.
         batch_size: items a step.
-        optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop" or "nadam".
+        optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop", "nadam", "adagrad" or "adamax"; or a function that makes one
+            of PyTorch's from groups of parameters, whose learning rate holds where `learning_rate` is left out.
+        loss: what is minimised for the first task, or a mapping from task to that: "cross_entropy", "focal" or "hinge" (classes, labels),
+            "mse", "mae", "huber", "msle" or "poisson" (numbers), or a function of logits (B, C) and targets that returns a scalar or (B,);
+            None: cross-entropy or squared error. The validation loss is the same; heads are then trained, not solved.
         learning_rate: of the head; None: chosen by short trainings, judged on the validation set.
         weight_decay: decoupled for "adamw", else L2; of weights, not of biases and normalisation.
         dropout: share of the numbers that the heads read that are dropped in training, in [0, 1).
@@ -52,8 +56,12 @@ class Settings:
         distill: share of the loss in which what the old head says is the target, in [0, 1); 0 for none.
         co_tuning: weight of the loss in which the old head learns what its classes say of the new ones, 0 or more; 0 for none.
         momentum: of "sgd" and "rmsprop", in [0, 1).
-        schedule: "auto" (steady, then falling to 0 once the validation loss no longer falls), "cosine", "plateau" (a tenth after 2 epochs
-            without progress) or "constant".
+        schedule: "auto" (steady, then falling to 0 once the validation loss no longer falls), "cosine", "plateau" (`plateau_factor` after
+            `plateau_patience` epochs without progress) or "constant".
+        plateau_factor: of the learning rate under the schedule "plateau", in (0, 1).
+        plateau_patience: epochs without progress after which that happens.
+        min_learning_rate: below which no schedule lets the head's fall.
+        decay: the learning rate is divided by 1 + decay * (steps so far), beside the schedule.
         warmup: share of all steps in which the rate rises from 0, in [0, 1); with "auto", of the first ten epochs.
         layer_decay: factor of the learning rate from one block to the block below, in (0, 1]; None: chosen as the rate is, among 1 and
             those that give the lowest trained block 0.3 and 0.1 of the head's rate.
@@ -78,7 +86,8 @@ class Settings:
 
     epochs: int | None = None
     batch_size: int = 32
-    optimizer: str = "adamw"
+    optimizer: Any = "adamw"
+    loss: Any = None
     learning_rate: float | None = None
     weight_decay: float = 0.01
     dropout: float = 0.0
@@ -88,6 +97,10 @@ class Settings:
     co_tuning: float = 0.0
     momentum: float = 0.9
     schedule: str = "auto"
+    plateau_factor: float = 0.1
+    plateau_patience: int = 2
+    min_learning_rate: float = 0.0
+    decay: float = 0.0
     warmup: float = 0.05
     layer_decay: float | None = None
     batch_norm: str = "auto"
@@ -134,15 +147,17 @@ class Settings:
             for name, (rule, holds) in _RULES.items()
             if name in values and not _holds(holds, values[name])
         ]
+        problems += [] if problems else _together(values)
         if problems:
             raise SettingError("; ".join(problems))
-        return cls(**values)
+        return cls(**{**_by_factory(values), **values})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         weights = plain["class_weight"]
         plain["class_weight"] = weights if weights is None or isinstance(weights, str) else [float(weight) for weight in weights]
+        plain["optimizer"], plain["loss"] = plain_name(self.optimizer), _plain_loss(self.loss)
         plain["task_weights"] = None if self.task_weights is None else {name: float(weight) for name, weight in self.task_weights.items()}
         return plain
 
@@ -150,8 +165,40 @@ class Settings:
 def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
     try:
         return bool(rule(value))
-    except TypeError:
+    except (TypeError, AttributeError):
         return False
+
+
+def _together(values: Mapping[str, Any]) -> list[str]:
+    """Return what does not go together in values that are in their ranges."""
+    plateau = [name for name in ("plateau_factor", "plateau_patience") if values.get(name, _USUAL[name]) != _USUAL[name]]
+    found = [
+        f"{name}={values[name]!r} goes with schedule='plateau'; received {values.get('schedule', 'auto')!r}"
+        for name in plateau
+        if values.get("schedule") != "plateau"
+    ]
+    made = values.get("optimizer")
+    own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _USUAL[name]]
+    return found + [f"{name}={values[name]!r} goes with optimizers by name; set it in your function" for name in own if callable(made)]
+
+
+def _by_factory(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the learning rate that the user's own optimizer has."""
+    made = values.get("optimizer")
+    return {"learning_rate": factory_rate(made)} if callable(made) else {}
+
+
+def _plain_loss(loss: Any) -> Any:
+    """Return the setting `loss` as plain data: functions by name."""
+    if isinstance(loss, Mapping):
+        return {name: _plain_loss(one) for name, one in loss.items()}
+    return None if loss is None else plain_name(loss)
+
+
+def _is_loss(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and all(isinstance(name, str) and _is_loss(one) for name, one in value.items())
+    return value is None or value in LOSSES or callable(value) or (isinstance(value, str) and value.startswith(CALLABLE))
 
 
 def _whole(value: Any) -> bool:
@@ -178,7 +225,15 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_norm": (f"one of {', '.join(BATCH_NORMS)}", lambda value: value in BATCH_NORMS),
     "refit": ("'auto', True, False or 'all'", lambda value: isinstance(value, bool) or value in ("auto", "all")),
     "batch_size": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
-    "optimizer": (f"one of {', '.join(OPTIMIZERS)}", lambda value: value in OPTIMIZERS),
+    "optimizer": (
+        f"one of {', '.join(OPTIMIZERS)}, or a function that makes one from groups of parameters",
+        lambda value: value in OPTIMIZERS or callable(value) or value.startswith(CALLABLE),
+    ),
+    "loss": (f"one of {', '.join(LOSSES)}, a function of logits and targets, a mapping from task to these, or None", _is_loss),
+    "plateau_factor": ("a number in (0, 1)", lambda value: 0 < value < 1),
+    "plateau_patience": ("a whole number, 0 or more", lambda value: _whole(value) and value >= 0),
+    "min_learning_rate": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
+    "decay": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
     "learning_rate": ("a number above 0, or None", lambda value: value is None or value > 0),
     "weight_decay": ("a number, 0 or more", lambda value: value >= 0),
     "dropout": ("a number in [0, 1)", lambda value: 0 <= value < 1),
@@ -205,3 +260,5 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "task_weights": ("task -> weight (a number above 0), or None", lambda value: value is None or _task_weights(value)),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),
 }
+_USUAL = {field.name: field.default for field in fields(Settings)}
+"""Setting -> its default."""

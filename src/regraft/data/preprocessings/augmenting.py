@@ -15,7 +15,7 @@ from ...errors import SettingError, optional_import
 from ...files.text import printable
 from ...randomness import seeded
 
-__all__ = ["AUGMENTS", "CALLABLE", "augment_key", "augment_name", "by_function", "like_photographs", "photographs"]
+__all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "like_photographs", "photographs", "plain_name"]
 
 AUGMENTS = ("auto", "none", "light", "photo")
 """Settings of `augment=`, beside a callable."""
@@ -32,11 +32,11 @@ _GIVEN: dict[int, Callable[..., Any]] = {}
 _PROCESS = uuid.uuid4().hex
 
 
-def augment_name(augment: str | Callable[..., Any]) -> str:
-    """Return the setting `augment` as a plan in JSON has it: the name of a callable."""
-    if isinstance(augment, str):
-        return augment
-    return CALLABLE + printable(str(getattr(augment, "__qualname__", None) or type(augment).__qualname__))
+def plain_name(value: str | Callable[..., Any]) -> str:
+    """Return the `value` of a setting that may be a callable as a plan in JSON has it: then by name."""
+    if isinstance(value, str):
+        return value
+    return CALLABLE + printable(str(getattr(value, "__qualname__", None) or type(value).__qualname__))
 
 
 def augment_key(augment: str | Callable[..., Any]) -> str:
@@ -68,11 +68,11 @@ def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, 
             try:
                 result = torch.as_tensor(function(item.clone())).to(torch.float32)
             except Exception as error:
-                kind, name = type(error).__name__, augment_name(function)
+                kind, name = type(error).__name__, plain_name(function)
                 raise SettingError(f"augment={name!r} failed on an item of the shape {tuple(item.shape)}: {kind}: {error}") from error
         if result.shape != item.shape or not bool(torch.isfinite(result).all()):
             words = f"the shape {tuple(result.shape)}" if result.shape != item.shape else "numbers that are not finite"
-            raise SettingError(f"augment={augment_name(function)!r} returned {words} for an item of the shape {tuple(item.shape)}.")
+            raise SettingError(f"augment={plain_name(function)!r} returned {words} for an item of the shape {tuple(item.shape)}.")
         made.append(result)
     return torch.stack(made)
 

@@ -20,7 +20,7 @@ from ...networks.contract import Inputs
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import as_numpy, is_frame, take
-from .augmenting import augment_name
+from .augmenting import plain_name
 from .schemas import LARGEST, SCHEMAS, SMALLEST
 
 __all__ = ["Item", "Preprocessing", "as_dataset", "check_scaling", "collate", "default_preprocessing", "from_dict"]
@@ -122,7 +122,7 @@ class Preprocessing(abc.ABC):
         if augment == "light":
             return self
         raise SettingError(
-            f"augment={augment_name(augment)!r} is for pictures; the network takes items of the kind {self.item_kind!r}. Leave it out, or "
+            f"augment={plain_name(augment)!r} is for pictures; the network takes items of the kind {self.item_kind!r}. Leave it out, or "
             "read pictures with kind='image'."
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...data import Dataset
-from ...errors import SettingError
 from ...heads import retarget, stack
 from ...networks.contract import Network
 from ..plan import Plan
@@ -23,7 +22,7 @@ def deepened(  # over the limit: the three names of the space
 
     Args:
         net: the network; it is not changed.
-        data: gives the classes of the new head.
+        data: of one classification; gives the classes of the new head.
         plan: with the strategy "head", which becomes "partial" up to the last layer below the old head, or "full".
         head_layers: how many; 0 returns network and plan as they are.
         head_units: rows of each.
@@ -31,14 +30,9 @@ def deepened(  # over the limit: the three names of the space
 
     Returns:
         The network and the plan.
-
-    Raises:
-        SettingError: if the data have several tasks, or the task is no classification.
     """
     if not head_layers:
         return net, plan
-    if data.further or data.task != "classification":
-        raise SettingError(f"head_layers={head_layers}: expected one classification task; received {list(data.tasks)}. Leave it out.")
     below = [layer.name for layer in net.layers if layer.name not in net.head_layers and layer.parameters]
     units = [f"unit {index}" for index in range(head_units)]
     made = retarget(net, units, start="random", seed=plan.seed)

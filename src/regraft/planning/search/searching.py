@@ -146,11 +146,22 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
     rest, judging = data.split_indices(asked.holdout, seed=asked.seed)  # as `adapt` splits for the best plan: its holdout set is this one
     folds = folds_of(data, rest, folds=asked.folds, holdout=asked.holdout, seed=asked.seed)
     plan = plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block", "holdout")})
-    if callable(plan.augment):
-        raise SettingError("A search keeps its plans as plain data, which augment= a callable is not. Adapt with it, by the best plan.")
+    _check_plain(plan)
+    if space.entries.get("head_layers", (0,)) != (0,) and (data.further or data.task != "classification"):
+        raise SettingError(
+            f"space: 'head_layers' is for one classification; the data have {len(data.tasks)} of the kind {data.task!r}. Leave it out."
+        )
     items = prepared_for(net, data, plan=replace(plan, views=2))
     metric = asked.metric or METRICS[data.task][0]
     return Bench(net, items, folds, judging, fixed, metric, longest=2 * _most_epochs(space, fixed)), space
+
+
+def _check_plain(plan: Plan) -> None:
+    """Raise if a plan holds a function, which a study cannot keep."""
+    given = {"augment": plan.augment, "loss": plan.settings.loss, "optimizer": plan.settings.optimizer}
+    held = [name for name, value in given.items() for one in (value.values() if isinstance(value, Mapping) else [value]) if callable(one)]
+    if held:
+        raise SettingError(f"A search keeps its plans as plain data, which {held[0]}= a callable is not. Adapt with it, by the best plan.")
 
 
 def _most_epochs(space: Space, fixed: Mapping[str, Any]) -> int:

@@ -31,6 +31,8 @@ _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
     "layer_decay": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
     "unfreeze_every": ("strategy", ("partial", "full", "scratch", "auto"), "head"),
     "head_layers": ("strategy", ("head", "full"), "head"),
+    "plateau_factor": ("schedule", ("plateau",), Settings().schedule),
+    "plateau_patience": ("schedule", ("plateau",), Settings().schedule),
     "momentum": ("optimizer", ("sgd", "rmsprop"), Settings().optimizer),
     "head_units": ("head_layers", (1, 2, 3), 0),
     "head_activation": ("head_layers", (1, 2, 3), 0),
@@ -38,7 +40,7 @@ _CONDITIONS: dict[str, tuple[str, tuple[Any, ...], Any]] = {
 """Name -> the name that it depends on, the values of that at which it means something, and that one's default."""
 _OWNERS = {"frozen": "partial", "block": "surgical"}
 """Names that go with one strategy alone."""
-_FIRST = ("strategy", "optimizer", "head_layers")
+_FIRST = ("strategy", "optimizer", "schedule", "head_layers")
 _KEYS = ("low", "high", "log", "step", "points")
 _HEAD_RULES: dict[str, tuple[str, Any]] = {
     "head_layers": ("a whole number from 0 to 3", lambda value: _whole(value) and 0 <= value <= 3),
@@ -236,6 +238,8 @@ def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
             given.pop(name, None)
     if strategy not in SOLVING:
         given.pop("probe", None)
+    for name in ("plateau_factor", "plateau_patience") if given.get("schedule") != "plateau" else ():
+        given.pop(name, None)
     plan = make_plan(strategy, given)
     return replace(plan, statistics=False, settings=replace(plan.settings, refit=False))  # the best is trained on everything in the end
 
@@ -276,6 +280,7 @@ def _problem(name: str, value: Any, *, fixed: Mapping[str, Any]) -> str:
         expected, holds = _HEAD_RULES[name]
         return "" if holds(value) else f"{name}={value!r}: expected {expected}"
     beside: dict[str, Any] = {"strategy": _OWNERS[name]} if name in _OWNERS else {"frozen": 0, "block": "last"}
+    beside |= {"schedule": "plateau"} if name.startswith("plateau_") else {}
     try:
         plan_for({**beside, name: value}, {key: kept for key, kept in fixed.items() if key not in ("strategy", *_OWNERS)})
     except SettingError as error:

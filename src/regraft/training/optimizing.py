@@ -1,0 +1,81 @@
+"""Optimizers of PyTorch by name, or by a function of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from ..errors import SettingError
+
+__all__ = ["OPTIMIZERS", "factory_rate", "named_optimizer", "optimizer_by"]
+
+Groups = list[dict[str, Any]]
+_KINDS: dict[str, Callable[..., Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+    "nadam": torch.optim.NAdam,
+    "adagrad": torch.optim.Adagrad,
+    "adamax": torch.optim.Adamax,
+}
+OPTIMIZERS = tuple(_KINDS)
+_FUSED = ("adamw", "adam", "sgd")
+"""Those with a fused form, one call in place of one a parameter."""
+
+
+def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
+    """Make an optimizer by name.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        groups: of parameters.
+        momentum: of "sgd" and "rmsprop".
+
+    Returns:
+        The optimizer, in its fused form where there is one; its learning rate is still to be set.
+    """
+    options: dict[str, Any] = {"momentum": momentum} if name in ("sgd", "rmsprop") else {}
+    options |= {"nesterov": momentum > 0} if name == "sgd" else {}
+    if name in _FUSED and all(_can_fuse(parameter) for group in groups for parameter in group["params"]):
+        options["fused"] = True
+    return _KINDS[name](groups, lr=1.0, **options)
+
+
+def _can_fuse(parameter: Parameter) -> bool:
+    """Return whether torch has fused optimizers for a parameter."""
+    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+
+
+def optimizer_by(factory: Callable[..., Any], groups: Groups) -> Optimizer:
+    """Make an optimizer by a function of the user.
+
+    Args:
+        factory: from groups of parameters to an optimizer.
+        groups: of parameters.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        SettingError: if the function fails, or returns something else.
+    """
+    try:
+        made = factory(groups)
+    except Exception as error:
+        raise SettingError(f"optimizer= failed on groups of parameters: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Optimizer) or isinstance(made, torch.optim.LBFGS):
+        raise SettingError(
+            f"optimizer= returned {type(made).__name__}; expected an optimizer of PyTorch whose step needs no closure, such as "
+            "lambda params: torch.optim.SGD(params, lr=0.01)."
+        )
+    return made
+
+
+def factory_rate(factory: Callable[..., Any]) -> float:
+    """Return the learning rate that an optimizer has that a function of the user makes, `factory`, as of `optimizer_by`."""
+    return float(optimizer_by(factory, [{"params": [Parameter(torch.zeros(1))]}]).defaults.get("lr", 1e-3))
