@@ -138,6 +138,17 @@ class NormalisedScores(Plain):
         return self.last(super().forward(x))
 
 
+class TwoHeads(Plain):
+    """Two heads that read different features; its result is their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc_dist = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.fc(self.features(x)) + self.fc_dist(self.maps(x).mean((2, 3)))) / 2
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
@@ -154,6 +165,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
         OldWeightNorm,
         OldSpectralNorm,
         NormalisedScores,
+        TwoHeads,
     )
 }
 """Networks of pictures (3, 16, 16) with three classes, by name."""

@@ -395,10 +395,14 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
     after = [layer for layer in network.layers if layer.name not in layers]
     if not network.heads or {layer.name for layer in after if layer.parameters or is_dropout(layer)} != set(network.head_layers):
         return None
-    head = network.modules()[network.head.layer]
+    layers_of_head = network.layers_of(network.head.task)
+    head = network.modules()[layers_of_head[0]]
 
     def frozen_part(inputs: Inputs) -> list[Tensor]:
         network.mode_(False)
+        if len(layers_of_head) > 1:
+            with torch.no_grad():
+                return [network.feature_batch(inputs)]
         seen: list[Tensor] = []
 
         def stop(_module: Module, args: tuple[Tensor, ...]) -> None:

@@ -82,7 +82,8 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
         known = known.joined(added, key=exact_name)
         head = _joint(head, known) if statistics is not None else head
     changed = net.with_head(head)
-    changed.release_(changed.head.layer)
+    for layer in changed.layers_of(changed.head.task):
+        changed.release_(layer)
     changed.heads = {task: one for task, one in changed.heads.items() if one.groups is None}
     changed.statistics, changed.unknown = None if known is None else known.to_arrays(), None  # the rule is for fewer classes
     changed.account = _account(net, changed, names=names, items=items, judges=test, joint=statistics is not None)

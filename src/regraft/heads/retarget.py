@@ -68,7 +68,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     changed = net.with_head(_of_kind(head, kind))
     changed.account = net.account.of_weights().joined(account)
     if len(new):
-        changed.release_(changed.heads[old.task].layer)
+        for layer in changed.layers_of(old.task):
+            changed.release_(layer)
     if net.heads and old.task == net.head.task:
         changed.statistics = changed.unknown = None  # of other classes
         changed.heads = {name: known for name, known in changed.heads.items() if known.groups is None}

@@ -108,7 +108,11 @@ class Network(abc.ABC):
     @property
     def head_layers(self) -> tuple[str, ...]:
         """The names of the linear layers of all heads that have rows of their own."""
-        return tuple(head.layer for head in self.heads.values() if head.groups is None)
+        return tuple(layer for task, head in self.heads.items() if head.groups is None for layer in self.layers_of(task))
+
+    def layers_of(self, task: str) -> tuple[str, ...]:
+        """Return the names of the linear layers that make the logits of a `task`, `head.layer` first: several where they are added up."""
+        return tuple(self.found[task].layers) if task in self.found else (self.heads[task].layer,)
 
     @property
     def classes(self) -> tuple[str, ...] | None:

@@ -34,8 +34,9 @@ from .torch_parts.heads import FoundHead, find_head
 from .torch_parts.plain import copied, in_single_precision, made_plain, unwrapped
 from .torch_parts.programs import FEATURES, logits_name, refuse_program
 from .torch_parts.rows import last_axis, put_, row_weight
+from .torch_parts.summed import joined_rows, parted_rows
 from .torch_parts.uncalled import readers
-from .tracing import as_tensor, capture, pooled, trace
+from .tracing import as_tensor, capture, pooled, trace, watching
 
 __all__ = ["TorchNetwork", "open_torch"]
 
@@ -132,7 +133,7 @@ class TorchNetwork(Network):
         self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
         self.blocks = blocks_of(self.layers, torch_units(modules))
         if known is None:
-            found = find_head(modules, seen, wanted=self.origin.get("head"))
+            found = find_head(modules, seen, run=run, wanted=self.origin.get("head"))
             known = {"main": found} if found else {}
         self.found = dict(known)
         self.heads = {task: self._head_of(task, found) for task, found in known.items()}
@@ -218,15 +219,11 @@ class TorchNetwork(Network):
         if len(self.found) < 2 and all(found.reading == "result" for found in self.found.values()):
             return self.with_derived({next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))})
         with ExitStack() as stack:
-            heads = {task: self.module.get_submodule(found.layer) for task, found in self.found.items()}
-            seen = {task: stack.enter_context(capture(head)) for task, head in heads.items()}
+            heads = {name: self.module.get_submodule(name) for found in self.found.values() for name in found.layers}
+            seen = {name: stack.enter_context(capture(head)) for name, head in heads.items()}
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
-        return self.with_derived(
-            {
-                task: result if found.reading == "result" else pooled(seen[task]["output"], channels_last=last_axis(heads[task]))
-                for task, found in self.found.items()
-            }
-        )
+        own = {name: pooled(seen[name]["output"], channels_last=last_axis(head)) for name, head in heads.items() if "output" in seen[name]}
+        return self.with_derived({task: result if found.reading == "result" else _sum_of(found, own) for task, found in self.found.items()})
 
     @property
     def _is_program(self) -> bool:
@@ -246,11 +243,15 @@ class TorchNetwork(Network):
         if not self.heads:
             output = cast(Tensor, as_tensor(call_module(self.module, inputs)))
             return pooled(output, channels_last=output.ndim == 3)
-        head = self.module.get_submodule(self.head.layer)
-        with capture(head, replace_by_input=True) as found:
+        head, found = self.module.get_submodule(self.head.layer), self.found[self.head.task]
+        if found.shares:
+            with watching([self.module.get_submodule(name) for name in found.layers], channels_last=False) as read:
+                call_module(self.module, inputs)
+            return read()
+        with capture(head, replace_by_input=True) as seen:
             result = as_tensor(call_module(self.module, inputs))
-        features = found["input"]
-        if features.ndim > 2 and self.found[self.head.task].reading == "result" and result is not None and result.ndim == 2:
+        features = seen["input"]
+        if features.ndim > 2 and found.reading == "result" and result is not None and result.ndim == 2:
             return result  # the steps after the head (choice of a token, average) applied to its input
         return pooled(features, channels_last=last_axis(head))
 
@@ -262,6 +263,11 @@ class TorchNetwork(Network):
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""
         head = self.module.get_submodule(layer)
         first = self.module.get_submodule(self.head.layer)
+        found = self._summed(layer)
+        if found is not None:
+            layers = [self.module.get_submodule(name) for name in found.layers]
+            parts = torch.split(features, [cast(Tensor, row_weight(part)).shape[1] for part in layers], dim=1)
+            return _sum_of(found, {name: part(values) for name, part, values in zip(found.layers, layers, parts, strict=True)})
         if head is not first:
             return cast(Tensor, head(pooled(features, channels_last=last_axis(first))))
         flat = last_axis(head) or features.ndim > 2
@@ -342,8 +348,18 @@ class TorchNetwork(Network):
         """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
         return module_structure(self.modules(), layers, beside=[*self.tap_slices, *inner_sites(self.module)], ignored=ignored)
 
+    def _summed(self, layer: str) -> FoundHead | None:
+        """Return the head of several layers of which a `layer` is the first."""
+        return next((found for found in self.found.values() if found.shares and found.layer == layer), None)
+
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a row layer's weight (C, d) and bias (C,)."""
+        """Return copies of a row layer's weight (C, d) and bias (C,); those of a head of several layers stand side by side."""
+        found = self._summed(layer)
+        if found is not None:
+            return joined_rows([self._own_rows(name) for name in found.layers], [share for _, share in found.shares])
+        return self._own_rows(layer)
+
+    def _own_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         module = self.module.get_submodule(layer)
         weight = cast(Tensor, row_weight(module)).detach().cpu().float().numpy().copy()
         bias = cast("Tensor | None", getattr(module, "bias", None))
@@ -357,10 +373,14 @@ class TorchNetwork(Network):
 
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
-        module = self.module.get_submodule(layer)
-        if not isinstance(getattr(module, "bias", None), Tensor) or "parametrizations" in dict(module.named_children()):
+        found = self._summed(layer)
+        modules = [self.module.get_submodule(name) for name in ((layer,) if found is None else found.layers)]
+        if any(not isinstance(getattr(one, "bias", None), Tensor) or "parametrizations" in dict(one.named_children()) for one in modules):
             return False
-        put_(module, torch.from_numpy(np.asarray(weight, np.float32)), bias=torch.from_numpy(np.asarray(bias, np.float32)))
+        shares = (1.0,) if found is None else [share for _, share in found.shares]
+        parts = parted_rows(np.asarray(weight, np.float32), np.asarray(bias, np.float32), layers=modules, shares=shares)
+        for module, (own, shift) in zip(modules, parts, strict=True):
+            put_(module, torch.from_numpy(own), bias=torch.from_numpy(shift))
         return True
 
     def reseed_(self, seed: int) -> None:
@@ -499,6 +519,12 @@ class TorchNetwork(Network):
         twin.module.cpu()
         twin.mode_(False)
         return twin
+
+
+def _sum_of(found: FoundHead, outputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits that the outputs of a head's layers make."""
+    parts = [outputs[name] if share == 1 else share * outputs[name] for name, share in found.shares or ((found.layer, 1.0),)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _sample_facts(sample: Inputs) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Both families are torch modules (Keras 3 layers on its torch backend too), so fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-__all__ = ["Trace", "as_tensor", "capture", "flat_tensors", "head_reading", "pooled", "trace"]
+__all__ = ["Trace", "as_tensor", "capture", "flat_tensors", "head_reading", "pooled", "trace", "watching"]
 
 
 @dataclass
@@ -93,6 +93,28 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[
         handle.remove()
 
 
+@contextmanager
+def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callable[[], Tensor]]:
+    """Watch what the layers of one head read while the context lasts.
+
+    Args:
+        heads: the layers; what several of them read is put side by side.
+        channels_last: whether the channels of a map are its last axis; those of a sequence are always.
+
+    Yields:
+        What returns that of the last batch, (N, d), averaged over positions.
+    """
+    with ExitStack() as stack:
+        seen = [stack.enter_context(capture(head)) for head in heads]
+
+        def features() -> Tensor:
+            inputs = [one["input"] for one in seen]
+            parts = [pooled(values, channels_last=channels_last or values.ndim == 3) for values in inputs]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+        yield features
+
+
 def flat_tensors(value: Any) -> list[Tensor]:
     """Return the tensors inside a value of nested tuples, lists and mappings, in order."""
     if isinstance(value, Tensor):
@@ -142,13 +164,14 @@ def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) ->
     if result.ndim != 2 or head_output.ndim < 2:
         return None
     scores = pooled(head_output, channels_last)
+    atol = 1e-5 * min(1.0, float(scores.abs().max()))
     if scores.shape == result.shape:
         for name, activation in _ACTIVATIONS.items():
-            if torch.allclose(activation(scores), result, rtol=1e-4, atol=1e-5):
+            if torch.allclose(activation(scores), result, rtol=1e-4, atol=atol):
                 return name
-        if head_output.ndim > 2 and torch.allclose(pooled(head_output.relu(), channels_last), result, rtol=1e-4, atol=1e-5):
+        if head_output.ndim > 2 and torch.allclose(pooled(head_output.relu(), channels_last), result, rtol=1e-4, atol=atol):
             return "tail"
     if channels_last and head_output.ndim == 3 and head_output.shape[-1] == result.shape[-1]:
-        same = torch.isclose(head_output, result[:, None, :], rtol=1e-4, atol=1e-5).all(-1).any(-1)
+        same = torch.isclose(head_output, result[:, None, :], rtol=1e-4, atol=atol).all(-1).any(-1)
         return "tail" if bool(same.all()) else None
     return None

@@ -14,7 +14,7 @@ from ..data import Prepared
 from ..files.room import large_array
 from ..frontier import Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
 from ..networks.contract import Network
-from ..networks.tracing import capture, pooled
+from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
 from .setup import Log, Setup
 
@@ -102,13 +102,13 @@ def head_feed(setup: Setup, log: Log, *, feed: Feed) -> HeadFeed:
 def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
     """Return what the heads read of the examples `indices` of a `network`'s feed, (n, d), view 0."""
     network.mode_(False)
-    head = network.modules()[network.head.layer]
+    heads = [network.modules()[name] for name in network.layers_of(network.head.task)]
     parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
     made, filled = torch.zeros(0, network.head.features), 0
-    with torch.inference_mode(), capture(head) as found:
+    with torch.inference_mode(), watching(heads, channels_last=network.family == "keras") as read:
         for _, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
             feed.scores(payload)
-            rows = pooled(found["input"], channels_last=network.family == "keras" or found["input"].ndim == 3).float().cpu()
+            rows = read().float().cpu()
             made = made if filled else torch.from_numpy(large_array((len(indices), rows.shape[1]), np.dtype(np.float32)))
             made[filled : filled + len(rows)] = rows
             filled += len(rows)

@@ -268,12 +268,13 @@ class Setup:
     @property
     def open_tasks(self) -> dict[str, str]:
         """Task of the data -> task of the network, of the heads whose rows may be changed: those that the network does not hold."""
-        return {name: task for name, task in self.tasks.items() if not self.network.holds(self.network.heads[task].layer)}
+        held = {task for task in self.tasks.values() if any(map(self.network.holds, self.network.layers_of(task)))}
+        return {name: task for name, task in self.tasks.items() if task not in held}
 
     @property
     def idle_layers(self) -> frozenset[str]:
         """The layers of the heads that the data have no targets for: they stay frozen."""
-        trained = {self.network.heads[task].layer for task in (*self.tasks.values(), *self.additions.helpers)}
+        trained = {layer for task in (*self.tasks.values(), *self.additions.helpers) for layer in self.network.layers_of(task)}
         return frozenset(self.network.head_layers) - trained
 
     @property

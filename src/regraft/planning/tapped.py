@@ -20,7 +20,7 @@ from ..files.room import large_array
 from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
-from ..networks.tracing import capture, pooled
+from ..networks.tracing import watching
 from ..training import Settings
 
 if TYPE_CHECKING:
@@ -84,19 +84,18 @@ class _Reading:
 
     network: Network
     slices: tuple[TapSlice, ...]
-    head: Module | None
+    heads: tuple[Module, ...]
     last: bool  # whether the channels of what the head reads are the last axis
 
     def read(self, inputs: Inputs) -> list[Tensor]:
         """Return the features (B, D) and, where there is a head, what it reads (B, d)."""
         self.network.mode_(False)
         with torch.no_grad():
-            if self.head is None:
+            if not self.heads:
                 return [self._features(inputs)]
-            with capture(self.head) as found:
+            with watching(self.heads, channels_last=self.last) as read:
                 features = self._features(inputs)
-        before = found["input"]
-        return [features, pooled(before, channels_last=self.last or before.ndim == 3).float()]
+        return [features, read().float()]
 
     def _features(self, inputs: Inputs) -> Tensor:
         return self.network.feature_batch(inputs)[:, : self.slices[-1].stop].float()
@@ -160,13 +159,12 @@ def _reading(network: Network, points: Sequence[Tap] | None, *, count: int) -> t
         dropped = _too_wide(slices, most)
         tapped, slices = _tapped(network, [tap if tap.block not in dropped else _without_grids(tap) for tap in wanted])
         notes = (f"Rows and columns of {len(dropped)} wide blocks were left out, to keep {slices[-1].stop:,} numbers an item.",)
-    head = _head_module(network, tapped)
-    return _Reading(tapped, slices, head, network.family == "keras"), notes
+    return _Reading(tapped, slices, _head_modules(network, tapped), network.family == "keras"), notes
 
 
 def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:
     """Return the network tapped at the points and, last, at the block of its head, so that the head runs; and the points' slices."""
-    heads = {network.head.layer} if network.head_layers else set()
+    heads = set(network.layers_of(network.head.task)) if network.head_layers else set()
     known = {tap.block for tap in points}
     further = [Tap(block.name, ("mean",)) for block in network.blocks if heads & set(block.layers) and block.name not in known]
     tapped = network.tapped([*points, *further])
@@ -211,12 +209,13 @@ def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap
     return tuple(found)
 
 
-def _head_module(network: Network, tapped: Network) -> Module | None:
-    """Return the head's layer within the tapped network, whose wrapper or graph may give it another name."""
+def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
+    """Return the head's layers within the tapped network, whose wrapper or graph may give them other names."""
     if not network.head_layers:
-        return None
-    modules, name = tapped.modules(), network.head.layer
-    return next((modules[known] for known in (f"network.{name}", name, name.rpartition(".")[2]) if known in modules), None)
+        return ()
+    modules, names = tapped.modules(), network.layers_of(network.head.task)
+    known = [next((modules[one] for one in (f"network.{name}", name, name.rpartition(".")[2]) if one in modules), None) for name in names]
+    return () if None in known else tuple(one for one in known if one is not None)
 
 
 def _as_cut(reading: _Reading) -> Cut:

@@ -43,7 +43,8 @@ def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -
         network.hold_([layer.name for layer in network.layers if layer.parameters and layer.name not in wanted])
     for task, rows in new_rows.items():
         if len(rows) and network.heads[task].groups is None:
-            network.release_(network.heads[task].layer)
+            for layer in network.layers_of(task):
+                network.release_(layer)
     network.account = network.account.with_frozen(_held_names(network))
 
 

@@ -48,6 +48,11 @@ class FoundHead:
     whole: bool
     output: int = 0
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of all layers that make the logits: one."""
+        return (self.layer,)
+
 
 def _is_linear(layer: Any) -> bool:
     """Tell whether a layer is a Dense layer or a convolution over single positions."""

@@ -235,7 +235,7 @@ def put_weights_(network: TorchNetwork, tensors: Mapping[str, Tensor]) -> Accoun
         NetworkError: if nothing matches.
     """
     source, target = _weights_of(tensors), _weights_of(network.state())
-    head = {head.layer for head in network.heads.values()}
+    head = set(network.head_layers)
     found = match(source, target, head=head)
     with torch.no_grad():
         for given, taken, _rule in found.pairs:

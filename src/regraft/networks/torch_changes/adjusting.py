@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar, cast
 
@@ -108,7 +107,7 @@ def wrapped(twin: N, module: Module) -> N:
     device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
     mode = twin.module.training
     twin.module = module.to(device).train(mode)
-    found = {task: replace(known, layer=f"network.{known.layer}".rstrip(".")) for task, known in twin.found.items()}
+    found = {task: known.renamed(lambda name: f"network.{name}".rstrip(".")) for task, known in twin.found.items()}
     return twin.reopened(found, twin.heads)
 
 
@@ -169,7 +168,7 @@ def without_wrapper(twin: N, kind: type[Module], *, created: Sequence[str]) -> N
     twin.module, renamed = exchanged(twin.module, kind)
     if created:
         twin.note_("biased", {"layers": [renamed(name) for name in created]})
-    found = {task: replace(known, layer=renamed(known.layer)) for task, known in twin.found.items()}
+    found = {task: known.renamed(renamed) for task, known in twin.found.items()}
     return twin.reopened(found, twin.heads)
 
 

@@ -22,6 +22,7 @@ from ..torch_parts.heads import FoundHead
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
 from ..torch_parts.rows import last_axis, set_submodule_
+from ..torch_parts.summed import parted_rows
 from ..tracing import capture
 from . import adjusting, codes, surgery
 from .channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
@@ -53,21 +54,45 @@ def with_head(network: N, head: Head) -> N:
         twin.module = surgery.attached(twin.module, head)
         return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
     if head.task in network.heads:
-        layer = network.found[head.task].layer
-        twin.module = surgery.resized(twin.module, layer, head=head)
+        layers = network.layers_of(head.task)
+        for layer, own in _parted(network, head).items():
+            twin.module = surgery.resized(twin.module, layer, head=own)
         if network.heads[head.task].binary and not head.binary:
             surgery.end_differently_(twin.module, network.sample, activation=head.activation)
         if head.task == network.head.task:
             surgery.note_class_count_(twin.module, len(head.in_layer().weight))
-        twin.recount_(layer)
-        twin.heads[head.task] = replace(head, layer=layer)
+        for layer in layers:
+            twin.recount_(layer)
+        twin.heads[head.task] = replace(head, layer=layers[0])
         return twin
+    _refuse_sum(network, "another task")
     found, wrapped = dict(network.found), isinstance(network.module, BranchedNetwork)
     chosen = not wrapped and _choice_commutes(network)
     twin.module, layer = surgery.branched(twin.module, network.head, head=head, chosen=chosen)
     if not wrapped:
-        found = {task: replace(known, layer=f"network.{known.layer}".rstrip(".")) for task, known in found.items()}
+        found = {task: known.renamed(lambda name: f"network.{name}".rstrip(".")) for task, known in found.items()}
     return twin.reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
+
+
+def _parted(network: TorchRecord, head: Head) -> dict[str, Head]:
+    """Return by layer what each layer of a head gets of its rows."""
+    found, whole = network.found[head.task], head.in_layer()
+    layers = [network.module.get_submodule(name) for name in found.layers]
+    if len(layers) == 1:
+        return {found.layer: head}
+    shares = [share for _, share in found.shares]
+    parts = parted_rows(np.asarray(whole.weight), np.asarray(whole.bias), layers=layers, shares=shares)
+    return {name: replace(whole, weight=weight, bias=bias) for name, (weight, bias) in zip(found.layers, parts, strict=True)}
+
+
+def _refuse_sum(network: TorchRecord, what: str) -> None:
+    """Raise where the head is made of several layers that read different features, and `what` is to read the same as one of them."""
+    layers = network.layers_of(network.head.task)
+    if len(layers) > 1:
+        raise NetworkError(
+            f"The logits of this network are the sum of {len(layers)} layers that read different features, {', '.join(map(repr, layers))}; "
+            f"expected a single layer to put {what} beside. Cut the network before them with regraft.cut."
+        )
 
 
 def _choice_commutes(network: TorchRecord) -> bool:
@@ -167,6 +192,7 @@ def with_columns(network: N, count: int) -> N:
     refuse_program(network.origin, "given further inputs")
     if len(network.heads) != 1:
         raise NetworkError(f"Further inputs go to one head; this network has {len(network.heads)}: {', '.join(network.heads) or 'none'}.")
+    _refuse_sum(network, "columns")
     head, twin = network.head, network.edited("columns", {"count": count})
     wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
     twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)

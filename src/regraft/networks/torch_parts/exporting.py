@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
 from io import BytesIO
 from pathlib import Path
@@ -39,9 +40,12 @@ class LogitsAndFeatures(WholeNetwork):
         if not own:
             scores = network.scores(inputs)
             return *(values.float() for values in scores.values()), network.feature_batch(inputs).float()
-        with capture(network.module.get_submodule(network.head.layer)) as seen:
+        with ExitStack() as stack:
+            heads = map(network.module.get_submodule, network.layers_of(network.head.task))
+            seen = [stack.enter_context(capture(head)) for head in heads]
             scores = network.scores(inputs)
-        features = seen["input"] if seen["input"].ndim == 2 else network.feature_batch(inputs)
+        read = [one["input"] for one in seen]
+        features = network.feature_batch(inputs) if read[0].ndim > 2 else read[0] if len(read) == 1 else torch.cat(read, 1)
         return *(scores[task].float() for task in own), features.float()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ...errors import NetworkError, near_names
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading
 from .rows import is_rowwise, row_weight
+from .summed import Share, summed_layers
 
 __all__ = ["FoundHead", "find_head"]
 
@@ -27,20 +28,32 @@ class FoundHead:
         activation: "linear", "softmax" or "sigmoid".
         reading: "layer": its (averaged) output are the raw scores; "result": the network's own result is.
         others: the heads of the network's other results, which are not used.
+        shares: where several layers make the logits: their names and the factors of their outputs in the sum, the first one's first.
     """
 
     layer: str
     activation: str
     reading: str
     others: tuple[str, ...] = ()
+    shares: tuple[Share, ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of all layers that make the logits."""
+        return tuple(name for name, _ in self.shares) or (self.layer,)
+
+    def renamed(self, name: Callable[[str], str]) -> FoundHead:
+        """Return the head with other names of its layers, as `name` makes them of the old ones."""
+        return replace(self, layer=name(self.layer), shares=tuple((name(layer), share) for layer, share in self.shares))
 
 
-def find_head(modules: Mapping[str, Module], seen: Trace, *, wanted: str | None = None) -> FoundHead | None:
-    """Find the row layer from which the network's result follows.
+def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
+    """Find the row layer, or the several ones, from which the network's result follows.
 
     Args:
         modules: name -> module.
         seen: the trace of one run.
+        run: makes the same run again.
         wanted: the name of the layer to take where there are several candidates.
 
     Returns:
@@ -58,6 +71,9 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, wanted: str | None 
     if main is None:
         raise NetworkError("The network returned no tensor; expected scores of shape (N, C) or an output with 'logits'.")
     candidates = _candidates(modules, seen, results=_results(seen.result, main))
+    summed = None if candidates else _summed(modules, seen, result=main, run=run)
+    if summed is not None and wanted in (None, *summed.layers):
+        return summed
     if wanted is not None:
         return _wanted(wanted, modules, seen=seen, candidates=candidates)
     if len(candidates) > 1:
@@ -89,6 +105,20 @@ def _candidates(modules: Mapping[str, Module], seen: Trace, *, results: list[Ten
                 found.setdefault(name, (head, result))
                 break
     return found
+
+
+def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: Callable[[], Any]) -> FoundHead | None:
+    """Return the head of several layers whose outputs add up to the logits."""
+    if result.ndim != 2:
+        return None
+    names = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
+    plain = [name for name in names if not _is_normalised(name, modules, seen=seen)]
+    rows = [name for name in plain if is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
+    found = summed_layers(modules, seen, names=rows, result=result, run=run)
+    if found is None:
+        return None
+    shares, activation = found
+    return FoundHead(shares[0][0], activation, "result" if activation == "linear" else "layer", shares=shares)
 
 
 def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> FoundHead | None:

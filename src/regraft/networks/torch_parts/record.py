@@ -39,6 +39,9 @@ class TorchRecord(Record, Protocol):
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap."""
 
+    def layers_of(self, task: str) -> tuple[str, ...]:
+        """Return the names of the linear layers that make the logits of a `task`."""
+
     def copy(self) -> Self:
         """Return an independent copy."""
 

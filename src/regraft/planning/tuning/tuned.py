@@ -168,11 +168,12 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     if not changed or features is None:
         return {"as it is": lambda _rows: now}
     known: dict[bytes, dict[str, Tensor]] = {fit.tobytes(): now}
+    layers = [layer for head in changed for layer in network.layers_of(head.task)]
 
     def plain(_rows: np.ndarray) -> dict[str, Tensor]:
         for head in changed:
             network.set_rows_(head.layer, head.weight, bias=head.bias)
-        return now | _weights(setup, frozen, only=[head.layer for head in changed])
+        return now | _weights(setup, frozen, only=layers)
 
     def solved_on(rows: np.ndarray) -> dict[str, Tensor]:
         if rows.tobytes() not in known:
@@ -180,7 +181,7 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
             restore_({name: network.state()[name] for name in start}, start)
             alone = replace(setup, parts=Parts(rows, rows[:0], setup.parts.holdout))
             solve_heads_(alone, Log(), feed=HeadFeed(network, features, setup.device), features=features)
-            known[rows.tobytes()] = now | _weights(setup, frozen, only=[head.layer for head in changed])
+            known[rows.tobytes()] = now | _weights(setup, frozen, only=layers)
         return known[rows.tobytes()]
 
     return {"solved": solved_on, "plain": plain}
