@@ -14,7 +14,7 @@ from tests import torch_examples
 from torch import nn
 
 import regraft
-from regraft.errors import NetworkError
+from regraft.errors import NetworkError, SettingError
 
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -210,7 +210,7 @@ def test_a_preprocessing_that_is_no_graph_is_refused(plain: dict[str, Any], said
     net.preprocessing = type("Plain", (), {"to_dict": lambda self: plain})()
     with pytest.raises(NetworkError, match=said):
         net.export(tmp_path / "net.onnx", preprocessing=True)
-    with pytest.raises(NetworkError, match=r"goes with a path that ends in '\.onnx'"):
+    with pytest.raises(SettingError, match=r"goes with a path that ends in '\.onnx'"):
         net.export(tmp_path / "net.pt2", preprocessing=True)
     assert not list(tmp_path.iterdir())
 
@@ -230,6 +230,6 @@ def test_what_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
     net = regraft.load(Counts(), inputs=(6,))
     with pytest.raises(NetworkError, match=r"cannot be written as an ONNX file: .*Export it as \.pt2"):
         net.export(tmp_path / "net.onnx")
-    with pytest.raises(NetworkError, match=r"ends in '\.pt2' or '\.onnx'"):
+    with pytest.raises(NetworkError, match=r"ends in '\.pt2', '\.onnx' or '\.pmml'"):
         net.export(tmp_path / "net.h5")
     assert not list(tmp_path.iterdir())

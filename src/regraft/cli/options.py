@@ -18,7 +18,7 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
-_NETWORK = "A file (.keras .h5 .hdf5), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
+_NETWORK = "A file (.keras .h5 .hdf5 .pmml), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
 _FILES = "Files or folders; one CSV or Parquet file that holds or names the items; .txt with one text a line; .npy for arrays."
 
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]

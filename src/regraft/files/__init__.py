@@ -3,6 +3,7 @@
 formats.py   every format that regraft opens: its reader, what that reader could be made to do, and what regraft does instead
 schema.py    checks of the JSON files that regraft reads back
 onnx_form.py networks in ONNX form, parsed as data and checked node by node
+pmml_form.py dense networks as PMML, written; pmml_reading.py: read from whichever tool wrote them
 writing.py   files, whole or not at all
 replacing.py folders, whole or not at all
 locks.py     one process at a time writes into a folder

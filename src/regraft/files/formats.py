@@ -184,6 +184,16 @@ FORMATS: dict[str, Format] = {
         "Never opened out of a saved folder. A path that the user gives is refused unless he says `trust=True`.",
         NetworkError,
     ),
+    "pmml": Format(
+        "PMML file",
+        (".pmml",),
+        "`xml.parsers.expat`",
+        "Entities that grow without end or name other files; elements within elements; layers that declare more weights than they hold.",
+        "A document type is refused when it is met, before any entity of it; depth and sizes are limited, every number must be finite, and "
+        "only a neural network whose layers follow one another becomes a network.",
+        NetworkError,
+        largest=256 * _MIB,
+    ),
     "csv": Format(
         "CSV file",
         (".csv", ".tsv"),

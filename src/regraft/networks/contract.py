@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, near_names
+from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
 from ..files.text import printable
 from ..randomness import seeded
 from .account import Account
+from .dense_files import write_pmml
 from .fingerprints.values import Structure
 from .folders import save_network
 from .names import checked_classes
@@ -602,14 +603,28 @@ class Network(abc.ABC):
         save_network(self, Path(folder))
         return Path(folder)
 
-    def export(self, path: str | Path, *, preprocessing: bool = False) -> Path:
+    def export(
+        self,
+        path: str | Path,
+        *,
+        preprocessing: bool = False,
+        pmml_version: str | None = None,
+        columns: Sequence[str] | None = None,
+        target: str | None = None,
+        what: str | None = None,
+    ) -> Path:
         """Write one file for use without regraft.
 
         Args:
             path: `.onnx`: logits and probabilities of every head, with class names and preprocessing beside them, run by ONNX Runtime
-                and others; `.keras` for a Keras network; `.pt2`, an exported program, for a PyTorch network.
+                and others; `.pmml`: dense layers over columns of numbers, read by Weka, KNIME and others; `.keras` for a Keras network;
+                `.pt2`, an exported program, for a PyTorch network.
             preprocessing: of `.onnx`: make it part of the graph, which then takes pictures (N, H, W, C) in bytes of any size, or rows of
-                numbers as they were measured.
+                numbers as they were measured. It is always part of `.pmml`.
+            pmml_version: "3.2", "4.1" or "4.4", which is meant where nothing is said.
+            columns: of `.pmml`: the names of the inputs, by which readers find them; without it x1, x2, …, or feature1, feature2, ….
+            target: of `.pmml`: the name of the column that is predicted; without it "class", or "value" of a regression.
+            what: of `.pmml`: "head" for the head alone, on its features; without it the whole network.
 
         Returns:
             The path.
@@ -617,21 +632,29 @@ class Network(abc.ABC):
         Raises:
             NetworkError: if the path has another ending, or the network cannot be written in that form; nothing is written then.
             MissingExtraError: if `.onnx` is asked for and its libraries are not installed.
+            SettingError: if an option goes with another ending, or has no such value.
         """
-        target = Path(path)
-        if not target.parent.is_dir():
-            raise NetworkError(f"The folder {printable(target.parent)!r} is not there; expected one for {target.name!r}. Make it first.")
-        if target.suffix.lower() == ".onnx":
-            return write_onnx(self, target, preprocessing=preprocessing)
-        if preprocessing:
-            raise NetworkError(f"preprocessing=True goes with a path that ends in '.onnx'; received {printable(target.name)!r}.")
-        if target.suffix.lower() != self.own_ending:
+        aim = Path(path)
+        if not aim.parent.is_dir():
+            raise NetworkError(f"The folder {printable(aim.parent)!r} is not there; expected one for {aim.name!r}. Make it first.")
+        ending, of_pmml = aim.suffix.lower(), {"pmml_version": pmml_version, "columns": columns, "target": target, "what": what}
+        given: dict[str, dict[str, Any]] = {".onnx": {"preprocessing": preprocessing or None}, ".pmml": of_pmml}
+        for form, options in given.items():
+            wrong = [name for name, value in options.items() if value is not None and form != ending]
+            if wrong:
+                said = f"{wrong[0]}={options[wrong[0]]!r}"
+                raise SettingError(f"{said} goes with a path that ends in {form!r}; received {printable(aim.name)!r}.")
+        if ending == ".onnx":
+            return write_onnx(self, aim, preprocessing=preprocessing)
+        if ending == ".pmml":
+            return write_pmml(self, aim, version=pmml_version or "4.4", what=what or "network", columns=columns, target=target)
+        if ending != self.own_ending:
             raise NetworkError(
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
-                f"{self.own_ending!r} or '.onnx'."
+                f"{self.own_ending!r}, '.onnx' or '.pmml'."
             )
-        with writable(target.parent, error=NetworkError):
-            return self.export_own(target)
+        with writable(aim.parent, error=NetworkError):
+            return self.export_own(aim)
 
     @property
     @abc.abstractmethod

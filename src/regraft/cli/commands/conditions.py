@@ -16,10 +16,18 @@ from ..shared import check_there, columns_for, kind_for, listed_names, opened, r
 
 __all__ = ["add_to"]
 
-_FORMS = "An .onnx file, a .keras file for a Keras network, or a .pt2 file (an exported program) for PyTorch."
+_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras file for a Keras network, or a .pt2 file (a program) for PyTorch."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
 _INSIDE = "Of an .onnx file: make the preprocessing part of it; it then takes pictures in bytes of any size, or numbers as measured."
 _Inside = Annotated[bool, typer.Option("--preprocessing", help=_INSIDE)]
+_PMML = "Of a .pmml file: 3.2, 4.1 or 4.4; without it 4.4. Weka reads a ReLU of 3.2 and 4.1."
+_Version = Annotated[str | None, typer.Option("--pmml-version", metavar="V", help=_PMML)]
+_INPUTS = "Of a .pmml file: the names of the inputs in order, with commas between; without it x1, x2, …."
+_Inputs = Annotated[str | None, typer.Option("--columns", metavar="A,B", help=_INPUTS)]
+_AIM = "Of a .pmml file: the name of the column that is predicted."
+_Aim = Annotated[str | None, typer.Option("--target", metavar="COL", help=_AIM)]
+_WHAT = "Of a .pmml file: head, for the head alone on its features."
+_What = Annotated[str | None, typer.Option("--what", metavar="head", help=_WHAT)]
 _NAME = "What to call the condition that all items are of; with --condition which of the column's, repeatable. Without it, all of them."
 _Names = Annotated[list[str] | None, typer.Option("--name", metavar="NAME", help=_NAME, show_default=False)]
 _OUT = "A copy of DIR for the code files, or a new folder for the whole network; without it, DIR."
@@ -128,18 +136,23 @@ def _unlabelled(net: Any, source: str, *, columns: list[str], outside: bool) -> 
     return dataclasses.replace(data, kind=kind) if data.kind != kind else data
 
 
-def _export(
+def _export(  # noqa: PLR0913  # over the limit: the options of the command
     folder: options.SavedArgument,
     file: _File,
     *,
     condition: options.OneCondition = None,
     architecture: options.Architecture = None,
     preprocessing: _Inside = False,
+    pmml_version: _Version = None,
+    columns: _Inputs = None,
+    target: _Aim = None,
+    what: _What = None,
 ) -> None:
     """Write a saved network as one file that needs no regraft; with --condition, a plain network for that condition alone."""
     from ... import verbs
 
     net = opened(str(folder), architecture=architecture)
     whole = net if condition is None else verbs.fold(net, condition)
-    path = whole.export(file, preprocessing=preprocessing)
+    of_pmml: dict[str, Any] = {"columns": listed_names(columns, option="--columns"), "target": target, "what": what}
+    path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, **of_pmml)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")

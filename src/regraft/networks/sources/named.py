@@ -10,6 +10,7 @@ from torch.nn import Module
 from ...errors import NetworkError, near_names, optional_import
 from ...files.text import printable
 from .building import Limits, building
+from .dense import dense_module
 from .hub import hub_module, open_hub
 from .zoo import Opened, open_timm, open_torchvision, timm_module, torchvision_module
 
@@ -44,7 +45,8 @@ def open_named(source: str, *, pretrained: bool) -> Opened:
 def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Module:
     """Make the architecture of a saved network from what its folder says of its origin; its weights mean nothing yet.
 
-    Nothing is fetched, whatever the origin names: timm and torchvision make their own networks by name, and one of Hugging Face is made
+    Nothing is fetched, whatever the origin names: timm and torchvision make their own networks by name, dense layers are made by their
+    sizes, and one of Hugging Face is made
     of the configuration that the folder holds; its name is not used.
 
     Args:
@@ -62,13 +64,14 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
     kind, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
     if kind == "hf" and isinstance(config, Mapping):
         return hub_module(config, what=what, limits=limits)
-    makers = {"timm": timm_module, "torchvision": torchvision_module}
+    makers = {"timm": timm_module, "torchvision": torchvision_module, "dense": dense_module}
     if kind not in makers:
         received = f"the origin {printable(repr(source), width=100)}" + (" without its configuration" if kind == "hf" else "")
         raise NetworkError(
-            f"{what} has {received}; expected 'timm:NAME', 'torchvision:NAME', or 'hf:…' with a configuration. "
+            f"{what} has {received}; expected 'timm:NAME', 'torchvision:NAME', 'dense:SIZES', or 'hf:…' with a configuration. "
             "It was changed since it was saved: save the network again, or open it with architecture=."
         )
-    optional_import(kind, "vision", purpose=what)  # before the switch of the hub's client that it brings is set
+    if kind != "dense":
+        optional_import(kind, "vision", purpose=what)  # before the switch of the hub's client that it brings is set
     with building(what, limits, drawn=False):
         return makers[kind](name)

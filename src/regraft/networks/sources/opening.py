@@ -25,14 +25,16 @@ from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
 from .building import Limits, building
+from .dense import open_dense
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
 from .torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, read_torch_weights
+from .zoo import Opened
 
 __all__ = ["Source", "open_source"]
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
-_PROGRAM = ".pt2"
+_PROGRAM, _DENSE = ".pt2", ".pmml"
 RANDOM = "random"
 """In place of a file of weights: none, the network as its library draws it."""
 _REPLACED = 5
@@ -163,7 +165,11 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
         with _keras_needed():
             from .keras_zoo import open_application
         return Source(*open_application(source, pretrained=pretrained, inputs=inputs))
-    opened = open_named(source, pretrained=pretrained)
+    return _of_opened(source, open_named(source, pretrained=pretrained), inputs=inputs, head=head)
+
+
+def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, head: str | None) -> Source:
+    """Return the network of a module of PyTorch with its facts."""
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
@@ -189,8 +195,11 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
         if architecture is None or is_full_model(path):
             model, shape = open_keras_file(path), None if isinstance(inputs, Mapping) else inputs
             return Source(open_keras(model, inputs=shape, origin={"source": path.name}, take=True, head=head))
+    elif suffix == _DENSE:
+        return _of_opened(path.name, open_dense(path), inputs=None, head=head)
     elif not is_torch_file(path):
-        raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {', '.join((*_KERAS_FILES, *TORCH_ENDINGS))}.")
+        known = ", ".join((*_KERAS_FILES, _DENSE, *TORCH_ENDINGS))
+        raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {known}.")
     elif architecture is None:
         if suffix != ".safetensors":
             read_torch_weights(path)  # a pickle of objects is refused before anything else is said

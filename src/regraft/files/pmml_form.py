@@ -1,0 +1,191 @@
+"""Dense networks as PMML, the exchange format of data mining tools, written from plain arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ..errors import NetworkError, SettingError
+from .text import printable
+
+__all__ = ["ACTIVATIONS", "PMML_VERSIONS", "DenseLayer", "DenseNetwork", "pmml_of"]
+
+PMML_VERSIONS = ("3.2", "4.1", "4.4")
+ACTIVATIONS = {
+    **{"identity": "none", "rectifier": "relu", "logistic": "sigmoid", "tanh": "tanh", "arctan": "2/π · atan"},
+    **{"exponential": "exp", "sine": "sin", "cosine": "cos"},
+}
+"""Activations of the standard that networks are written with -> what they compute."""
+_SLOPE, _STEEP = 1e-8, 1e12
+"""Of the two arcus tangents that stand for a ReLU: one is straight there, and carries the value; one is a step, and carries the sign."""
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """One layer: activation(W x + b).
+
+    Attributes:
+        weight: (units, inputs) float64.
+        bias: (units,) float64.
+        activation: a key of `ACTIVATIONS`.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    activation: str = "identity"
+
+
+@dataclass(frozen=True)
+class DenseNetwork:
+    """A network of dense layers over columns of numbers.
+
+    Attributes:
+        columns: names of the d inputs, in order.
+        layers: the last one makes raw scores, of which a softmax makes probabilities; or the value.
+        target: the name of the column that is predicted.
+        classes: of a classification, in the order of the last layer's units; None for a value.
+        mean: (d,) subtracted from the inputs; None where they are taken as they are.
+        std: (d,) divided by after that.
+    """
+
+    columns: tuple[str, ...]
+    layers: tuple[DenseLayer, ...]
+    target: str
+    classes: tuple[str, ...] | None = None
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+
+def pmml_of(network: DenseNetwork, version: str, *, application: str) -> bytes:
+    """Return a network as a PMML document.
+
+    Versions before 4.2 have no rectifier; a ReLU is then written exactly with two activations that they have: an arcus tangent so flat
+    that it carries the value, one so steep that it carries the sign, and the squares of their sum and difference.
+
+    Args:
+        network: of dense layers.
+        version: one of `PMML_VERSIONS`.
+        application: the version of what writes the file.
+
+    Returns:
+        The document in UTF-8.
+
+    Raises:
+        SettingError: if there is no such version.
+        NetworkError: if a name stands twice, or holds a character that XML does not have.
+    """
+    if version not in PMML_VERSIONS:
+        raise SettingError(f"pmml_version={version!r} is unknown; expected one of {', '.join(PMML_VERSIONS)}.")
+    _check_names([*network.columns, network.target], "columns")
+    _check_names(network.classes or (), "classes")
+    space = f"http://www.dmg.org/PMML-{version.replace('.', '_')}"
+    root = ElementTree.Element("PMML", {"version": version, "xmlns": space})
+    header = _below(root, "Header", copyright="", description="A network of dense layers")
+    _below(header, "Application", name="regraft", version=application)
+    _dictionary(root, network)
+    layers = network.layers if version == "4.4" else tuple(_without_rectifier(network.layers))
+    last = {} if network.classes is None else {"normalizationMethod": "softmax"}
+    model = _below(
+        root,
+        "NeuralNetwork",
+        modelName="regraft",
+        functionName="regression" if network.classes is None else "classification",
+        activationFunction="identity",
+        numberOfLayers=str(len(layers)),
+    )
+    schema = _below(model, "MiningSchema")
+    for name in network.columns:
+        _below(schema, "MiningField", name=name)
+    _below(schema, "MiningField", name=network.target, usageType="predicted")  # "target" since 4.2 alone
+    _inputs(model, network)
+    for at, layer in enumerate(layers, start=1):
+        facts = {"numberOfNeurons": str(len(layer.bias)), "activationFunction": layer.activation}
+        element = _below(model, "NeuralLayer", **facts, **(last if at == len(layers) else {}))
+        for unit, (row, bias) in enumerate(zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)):
+            neuron = _below(element, "Neuron", id=f"{at},{unit}", bias=repr(bias))
+            for source, weight in enumerate(row):
+                _below(neuron, "Con", **{"from": f"{at - 1},{source}", "weight": repr(weight)})
+    _outputs(model, network, at=len(layers))
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text
+
+
+def _check_names(names: Sequence[str], what: str) -> None:
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise NetworkError(f"PMML tells {what} apart by their names; {printable(repr(twice))} stands twice. Give different names.")
+    wrong = next((name for name in names if _NOT_XML.search(name)), None)
+    if wrong is not None:
+        raise NetworkError(f"The name {printable(repr(wrong))} of the {what} holds a character that XML does not have. Rename it.")
+
+
+def _below(parent: ElementTree.Element, tag: str, /, **facts: str) -> ElementTree.Element:
+    return ElementTree.SubElement(parent, tag, facts)
+
+
+def _dictionary(root: ElementTree.Element, network: DenseNetwork) -> None:
+    fields = _below(root, "DataDictionary", numberOfFields=str(len(network.columns) + 1))
+    for name in network.columns:
+        _below(fields, "DataField", name=name, optype="continuous", dataType="double")
+    if network.classes is None:
+        _below(fields, "DataField", name=network.target, optype="continuous", dataType="double")
+        return
+    target = _below(fields, "DataField", name=network.target, optype="categorical", dataType="string")
+    for name in network.classes:
+        _below(target, "Value", value=name)
+
+
+def _inputs(model: ElementTree.Element, network: DenseNetwork) -> None:
+    """Add the inputs, each minus its mean and divided by its deviation: a straight line through two points."""
+    element = _below(model, "NeuralInputs", numberOfInputs=str(len(network.columns)))
+    for at, name in enumerate(network.columns):
+        derived = _below(_below(element, "NeuralInput", id=f"0,{at}"), "DerivedField", optype="continuous", dataType="double")
+        if network.mean is None or network.std is None:
+            _below(derived, "FieldRef", field=name)
+            continue
+        line, mean, std = _below(derived, "NormContinuous", field=name), float(network.mean[at]), float(network.std[at])
+        _below(line, "LinearNorm", orig=repr(mean), norm="0")
+        _below(line, "LinearNorm", orig=repr(mean + std), norm="1")
+
+
+def _outputs(model: ElementTree.Element, network: DenseNetwork, *, at: int) -> None:
+    names = network.classes or (network.target,)
+    element = _below(model, "NeuralOutputs", numberOfOutputs=str(len(names)))
+    for unit, name in enumerate(names):
+        output = _below(element, "NeuralOutput", outputNeuron=f"{at},{unit}")
+        if network.classes is None:
+            _below(_below(output, "DerivedField", optype="continuous", dataType="double"), "FieldRef", field=name)
+        else:
+            derived = _below(output, "DerivedField", optype="categorical", dataType="string")
+            _below(derived, "NormDiscrete", field=network.target, value=name)
+
+
+def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
+    """Yield layers that compute the same without a rectifier.
+
+    With t = 2/π · atan(εz) ≈ 2εz/π and s = 2/π · atan(Kz) ≈ sign z, H = (1 + s) / 2 is the step, and (z + H)² - (z - H)² = 4zH is four
+    times the ReLU of z. z = t · π / 2ε is exact to ε²z² / 3 of itself.
+    """
+    restored = np.pi / (2 * _SLOPE)
+    pending: np.ndarray | None = None
+    for layer in layers:
+        weight, bias = layer.weight, layer.bias
+        if pending is not None:
+            weight = np.concatenate([weight * 0.25, weight * -0.25], 1)
+            pending = None
+        if layer.activation != "rectifier":
+            yield DenseLayer(weight, bias, layer.activation)
+            continue
+        yield DenseLayer(np.concatenate([weight * _SLOPE, weight * _STEEP]), np.concatenate([bias * _SLOPE, bias * _STEEP]), "arctan")
+        pending = np.eye(len(bias))
+        value, step, half = pending * restored, pending * 0.5, np.full(len(bias), 0.5)
+        yield DenseLayer(np.block([[value, step], [value, -step]]), np.concatenate([half, -half]), "square")
+    if pending is not None:
+        size = len(pending)
+        yield DenseLayer(np.concatenate([np.eye(size) * 0.25, np.eye(size) * -0.25], 1), np.zeros(size), "identity")

@@ -1,0 +1,261 @@
+"""A network of dense layers as one PMML file, for tools of data mining. What it computes is measured, whatever its layers are called."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Interpreter, Node
+
+from ..errors import NetworkError, RegraftError, SettingError
+from ..files.formats import writable
+from ..files.pmml_form import ACTIVATIONS, DenseLayer, DenseNetwork, pmml_of
+from ..files.writing import write_bytes
+from .onnx_files import Exportable
+from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, why_not_exported
+from .parts.onnx_steps import items_of
+from .torch_parts.programs import refuse_program
+
+__all__ = ["dense_network", "write_pmml"]
+
+_NONLINEAR = {
+    **{"relu": ("rectifier", 1.0), "tanh": ("tanh", 1.0), "sigmoid": ("logistic", 1.0), "atan": ("arctan", np.pi / 2)},
+    **{"exp": ("exponential", 1.0), "sin": ("sine", 1.0), "cos": ("cosine", 1.0)},
+}
+"""Operators of PyTorch -> the activation of the standard, and what its value is multiplied by."""
+_SPATIAL = ("conv", "lstm", "gru", "rnn", "pool", "attention", "embedding")
+_LARGEST = 4096
+"""Inputs, or units of a layer, of which a table of weights is made."""
+_RANDOM = 8
+_STRAIGHT = 1e-6
+"""By how much what lies between two activations may differ from W x + b, as a share of the largest value."""
+_INSTEAD = "Export it as .onnx, or its head alone with what='head'."
+WHATS = ("network", "head")
+
+
+class _Whole(WholeNetwork):
+    """The raw scores of the first head."""
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Return (N, C)."""
+        network = self.__dict__["network"]
+        scores: Tensor = network.scores(self.inputs(tensors))[next(iter(network.heads))]
+        return scores
+
+
+def write_pmml(
+    network: Exportable,
+    path: Path,
+    *,
+    version: str = "4.4",
+    what: str = "network",
+    columns: Sequence[str] | None = None,
+    target: str | None = None,
+) -> Path:
+    """Write a network of dense layers as a PMML file.
+
+    Args:
+        network: whose input is one row of numbers, or one array of numbers.
+        path: ends in `.pmml`.
+        version: "3.2", "4.1" or "4.4"; before 4.2 a ReLU is written with activations that these versions have.
+        what: "network", or "head" for the head alone, on its features.
+        columns: names of the inputs; None: x1, x2, …, of a head feature1, feature2, ….
+        target: the name of what is predicted; None: "class", or "value" for a regression.
+
+    Returns:
+        The path.
+
+    Raises:
+        NetworkError: if the standard has no words for the network, with the reason; nothing is written then.
+        SettingError: if an option is unknown.
+    """
+    refuse_program(network.origin, "exported as PMML")
+    found = dense_network(network, what=what, columns=columns, target=target)
+    content = pmml_of(found, version, application=importlib.metadata.version("regraft"))
+    with writable(path.parent, error=NetworkError):
+        write_bytes(path, content)
+    return path
+
+
+def dense_network(network: Exportable, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
+    """Return what a network computes as dense layers, in double precision.
+
+    Args:
+        network: any.
+        what: "network" or "head".
+        columns: as `write_pmml` takes them.
+        target: likewise.
+
+    Returns:
+        The layers, with the mean and deviation of the preprocessing.
+
+    Raises:
+        NetworkError: with the reason.
+        SettingError: if `what` is unknown.
+    """
+    if what not in WHATS:
+        raise SettingError(f"what={what!r} is unknown; expected one of {', '.join(map(repr, WHATS))}.")
+    head = next(iter(network.heads.values()), None)
+    if head is None or head.kind == "multi-label" or (head.kind == "regression" and len(head.weight) != 1):
+        kind = "has no head" if head is None else f"has a head of the kind {head.kind!r} with {len(head.weight)} outputs"
+        raise NetworkError(f"This network {kind}; PMML describes one class an example, or one value. Export it as .onnx.")
+    if what == "head":
+        rows = DenseLayer(np.asarray(head.weight, np.float64), np.asarray(head.bias, np.float64))
+        layers: tuple[DenseLayer, ...] = (rows,)
+        mean, std = None, None
+    else:
+        layers = tuple(_layers(network))
+        mean, std = _scaling(network, layers[0].weight.shape[1])
+    width = layers[0].weight.shape[1]
+    names = tuple(columns or [f"{'x' if what == 'network' else 'feature'}{at}" for at in range(1, width + 1)])
+    if len(names) != width:
+        raise NetworkError(f"Received the names of {len(names)} columns; this network takes {width} numbers. Give one name for each.")
+    classes = None
+    if head.kind != "regression":
+        classes = head.classes or tuple(map(str, range(len(head.weight))))
+    return DenseNetwork(names, layers, target or ("value" if classes is None else "class"), classes, mean, std)
+
+
+def _scaling(network: Exportable, width: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return mean and deviation of each of `width` inputs; None where they are taken as they are."""
+    plain = network.preprocessing.to_dict()
+    if plain["kind"] != "array" or items_of(plain) is not plain:
+        raise NetworkError(f"PMML takes columns of numbers; this network takes {network.preprocessing.describe()}. {_INSTEAD}")
+    if plain["mean"] is None and plain["std"] is None:
+        return None, None
+    shape = sample_tensors(network.sample)[0].shape[1:]
+    each = [np.asarray(plain[name] if plain[name] is not None else other, np.float64) for name, other in (("mean", 0.0), ("std", 1.0))]
+    mean, std = (np.broadcast_to(one if one.size in (1, shape[-1]) else one.reshape(shape), shape).reshape(width) for one in each)
+    return mean, std
+
+
+def _layers(network: Exportable) -> Iterator[DenseLayer]:
+    """Yield the layers of a network: what lies between two activations, measured on a basis, is W x + b."""
+    twin = network.for_export()
+    if input_names(twin.sample):
+        raise NetworkError(f"PMML takes one row of numbers; this network takes {', '.join(input_names(twin.sample))}. {_INSTEAD}")
+    (sample,) = sample_tensors(twin.sample)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            axes = {"tensors": ({0: torch.export.Dim("batch", min=1)},)}
+            program = torch.export.export(_Whole(twin).eval(), (sample,), dynamic_shapes=axes, strict=False).module()
+    except Exception as problem:  # not every forward can be exported
+        if isinstance(problem, RegraftError):
+            raise
+        raise NetworkError(f"The network cannot be written as PMML: {why_not_exported(problem)}. {_INSTEAD}") from problem
+    walk = _Walk(program)
+    with torch.no_grad():
+        walk.measure_(sample.double() if sample.is_floating_point() else sample)
+    yield from walk.layers
+
+
+class _Walk(Interpreter):
+    """Runs a program in double precision, and puts a basis in place of each activation's values: what follows is read off it."""
+
+    def __init__(self, program: Any) -> None:
+        super().__init__(program, garbage_collect_values=False)
+        self.layers: list[DenseLayer] = []
+        self.suspect, self.scale = "", 1.0
+        self.live: set[Node] = set()
+        """What depends on the values that are probed now; what depends on earlier ones alone is in `past`."""
+        self.past: set[Node] = set()
+
+    def measure_(self, sample: Tensor) -> None:
+        """Walk through the program; afterwards `layers` are there. `sample` is one batch."""
+        nodes = list(self.graph.nodes)
+        given = [node.meta.get("val") for node in nodes if node.op in ("placeholder", "call_function")]
+        width = max(math.prod(map(int, value.shape[1:])) for value in (*given, sample) if isinstance(value, Tensor))
+        self.check(nodes, width=width)
+        self.count = width + 1 + _RANDOM
+        self.probe = _probe(sample.shape[1:], self.count)
+        scores: Tensor = self.run(self.probe, enable_io_processing=False)[0]
+        self.layers.append(self.affine(scores, "identity"))
+
+    def check(self, nodes: Sequence[Node], *, width: int) -> None:
+        """Raise where operators of the program, `nodes`, are none of dense layers, or the largest `width` of its values is too large."""
+        spatial = next((name for node in nodes for name in _SPATIAL if name in _operator(node)), None)
+        if spatial is not None:
+            raise NetworkError(f"PMML has dense layers alone; this network has others ({spatial}). {_INSTEAD}")
+        if width > _LARGEST:
+            raise NetworkError(f"PMML is written for up to {_LARGEST:,} inputs and units a layer; this network has {width:,}. {_INSTEAD}")
+
+    def run_node(self, n: Node) -> Any:
+        """Return the value of a node; after an activation, a basis in place of its value."""
+        if n.op == "get_attr":
+            value = super().run_node(n)
+            return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        if n.op == "call_module" or (n.op == "call_function" and "guard" in str(n.target)):
+            return None  # checks of shapes
+        if n.op == "placeholder":
+            self.live.add(n)
+            return super().run_node(n)
+        known, own = _NONLINEAR.get(_operator(n)), set(n.all_input_nodes)
+        if own & self.past:
+            raise NetworkError(
+                f"PMML is written for layers that follow one another; this network reads the input of {_operator(n) or 'its end'} once "
+                f"more, from before an activation. {_INSTEAD}"
+            )
+        value = super().run_node(n)
+        if not own & self.live or not isinstance(value, Tensor):
+            return value
+        if known is None:
+            self.suspect = self.suspect or ("" if _operator(n) in _PLAIN else _operator(n))
+            self.live.add(n)
+            return value
+        before: Tensor = self.env[n.all_input_nodes[0]]
+        self.layers.append(self.affine(before, known[0]))
+        self.probe, self.suspect, self.scale = _probe(value.shape[1:], self.count), "", known[1]
+        self.past |= self.live
+        self.live = {n}
+        return self.probe
+
+    # over the limit: the signature of PyTorch's interpreter
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a function gives, in double precision where single is asked for."""
+        double = {torch.float32: torch.float64}
+        return super().call_function(
+            target,
+            tuple(double.get(value, value) if isinstance(value, torch.dtype) else value for value in args),
+            {name: double.get(value, value) if isinstance(value, torch.dtype) else value for name, value in kwargs.items()},
+        )
+
+    def affine(self, values: Tensor, activation: str) -> DenseLayer:
+        """Return the layer whose sums, before the activation, are `values` of the probe; checked on random rows."""
+        rows, found = self.probe.reshape(self.count, -1), values.reshape(self.count, -1).double()
+        width = rows.shape[1]
+        bias = found[0]
+        weight = (found[1 : width + 1] - bias).T
+        expected = rows @ weight.T + bias
+        if not float((expected - found).abs().max()) <= _STRAIGHT * float(found.abs().max()):
+            what = f" ({self.suspect})" if self.suspect else ""
+            raise NetworkError(
+                f"PMML has the activations {', '.join(ACTIVATIONS.values())}; between two of them this network computes no weighted "
+                f"sum{what}. {_INSTEAD}"
+            )
+        return DenseLayer((weight * self.scale).numpy(), bias.numpy(), activation)
+
+
+_PLAIN = frozenset({"linear", "addmm", "mm", "matmul", "add", "sub", "mul", "div", "view", "reshape", "permute", "transpose", "t", "clone"})
+
+
+def _operator(node: Node) -> str:
+    """Return the short name of the operator of a `node`: "relu" for aten.relu_.default."""
+    name = str(node.target) if node.op == "call_function" else ""
+    return name.removeprefix("aten.").partition(".")[0].rstrip("_")
+
+
+def _probe(shape: Sequence[int], count: int) -> Tensor:
+    """Return `count` rows of a shape: zeros, the unit vectors, and random ones."""
+    width = int(np.prod(shape))
+    rows = torch.zeros(count, width, dtype=torch.float64)
+    rows[1 : width + 1] = torch.eye(width, dtype=torch.float64)
+    rows[width + 1 :] = torch.from_numpy(np.random.default_rng(0).normal(size=(count - width - 1, width)))
+    return rows.reshape(count, *shape)

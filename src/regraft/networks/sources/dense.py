@@ -1,0 +1,72 @@
+"""Networks of dense layers that other tools wrote as PMML: PyTorch modules, made again from the sizes of their layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import NetworkError
+from ...files.pmml_form import DenseNetwork
+from ...files.pmml_reading import read_pmml
+from ...files.text import printable
+from .zoo import Opened
+
+__all__ = ["dense_module", "open_dense"]
+
+_ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softsign": nn.Softsign}
+
+
+def open_dense(path: Path) -> Opened:
+    """Open the neural network of a PMML file as layers of PyTorch.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The module with its weights, in single precision; class names and preprocessing; and notes, which name the columns in order.
+
+    Raises:
+        UnsafeFileError: if the file declares entities.
+        NetworkError: if it holds anything else than a neural network of dense layers.
+    """
+    found, notes = read_pmml(path)
+    name = _name_of(found)
+    module = dense_module(name)
+    with torch.no_grad():
+        for linear, layer in zip((part for part in module if isinstance(part, nn.Linear)), found.layers, strict=True):
+            linear.weight.copy_(torch.from_numpy(layer.weight))
+            linear.bias.copy_(torch.from_numpy(layer.bias))
+    scaling = {} if found.mean is None or found.std is None else {"mean": found.mean.tolist(), "std": found.std.tolist()}
+    plain: dict[str, Any] = {"kind": "array", "shape": [len(found.columns)], **scaling}
+    columns = f"it takes the columns {', '.join(map(printable, found.columns))}, in this order, and predicts {printable(found.target)}"
+    sample = torch.zeros(2, len(found.columns))
+    return Opened(module, {"source": f"dense:{name}"}, sample, found.classes, plain, notes=[columns, *notes])
+
+
+def _name_of(network: DenseNetwork) -> str:
+    """Return the sizes of the layers, with the activation behind each: "4,8tanh,3"."""
+    sizes = [f"{len(layer.bias)}{'' if layer.activation == 'linear' else layer.activation}" for layer in network.layers]
+    return ",".join([str(len(network.columns)), *sizes])
+
+
+def dense_module(name: str) -> nn.Sequential:
+    """Return freshly drawn dense layers.
+
+    Args:
+        name: such as "4,8tanh,3": four inputs, eight units with tanh, three without an activation.
+
+    Raises:
+        NetworkError: if it is no such name.
+    """
+    sizes = [(part.rstrip("abcdefghijklmnopqrstuvwxyz"), part.lstrip("0123456789")) for part in name.split(",")]
+    right = all(size.isascii() and size.isdigit() and int(size) and (not kind or kind in _ACTIVATIONS) for size, kind in sizes)
+    if len(sizes) < 2 or not right:
+        raise NetworkError(f"Dense layers of the sizes {printable(repr(name), width=100)} are unknown; expected such as '4,8tanh,3'.")
+    parts: list[nn.Module] = []
+    for (before, _), (size, kind) in pairwise(sizes):
+        parts += [nn.Linear(int(before), int(size)), *([_ACTIVATIONS[kind]()] if kind else [])]
+    return nn.Sequential(*parts)
