@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from regraft.planning import Plan, Result
 from regraft.planning.choosing import auto as auto_module
 from regraft.planning.choosing.blending import blended_, snapshot
 from regraft.planning.choosing.candidates import surgical_blocks
-from regraft.planning.choosing.choice import gain_of, is_better
+from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
+from regraft.planning.choosing.probing import JOINT, best_of
 from regraft.planning.choosing.solving import Probed
 from regraft.planning.choosing.stacking import OLD_ROWS, stacking_weights
+from regraft.planning.setup import Log
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
 
@@ -295,6 +298,31 @@ def test_a_plan_goes_through_json_and_its_candidates_can_be_edited() -> None:
             regraft.adapt(_net(), _hard(), strategy=dataclasses.replace(plan, candidates=(wrong,)))
     with pytest.raises(SettingError, match=r"no block of that name.*'norm2'"):
         regraft.adapt(_net(), _hard(), strategy=dataclasses.replace(plan, strategy="probe", frozen="norm22", candidates=(), chosen={}))
+
+
+class _Examples(list[int]):
+    data = SimpleNamespace(task="regression")
+
+
+def test_the_probe_that_is_taken_is_always_among_the_candidates() -> None:
+    """Among all probes another joint one may be taken than among the joint ones alone: what is close depends on the lowest error."""
+    draw, apart = np.random.default_rng(0), 0
+    for _ in range(300):
+        names = ["a", "b", JOINT, f"{JOINT}, without the input", f"{JOINT}, weighed"]
+        errors = draw.random((len(names), 100)) < draw.uniform(0.05, 0.2, (len(names), 1))
+        made = zip(names, errors.astype(float), draw.random(len(names)), strict=True)
+        depths: Any = [SimpleNamespace(block="a"), SimpleNamespace(block="b")]
+        found = [Probed(name, tuple(depths[: 1 + (JOINT in name)]), "ridge", {}, {}, wrong, float(loss)) for name, wrong, loss in made]
+        found[-1] = dataclasses.replace(found[-1], members=tuple(found[:-1]))
+        taken, log = best_of(found), Log()
+        setup: Any = SimpleNamespace(items=_Examples(range(100)))
+        timed: Any = SimpleNamespace(one_pass=0.0, seconds=0.0)
+        choice = Choice(setup, log, timed, torch.zeros(0), {}, taken, taken, timed)
+        auto_module._enter_probes_(choice, found)
+        auto_module._crown_(choice, None)
+        assert [one.name for one in choice.entries if one.why == "chosen"] == [f"probe of {taken.name}"]
+        apart += best_of([one for one in found if one.joint == taken.joint]) is not taken
+    assert apart > 0
 
 
 def test_a_budget_is_kept_and_one_that_is_too_small_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:

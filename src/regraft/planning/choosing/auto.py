@@ -109,7 +109,7 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
         of_kind = [one for one in found if one.joint == joint]
         if not of_kind:
             continue
-        best = best_of(of_kind)
+        best = choice.probe if choice.probe in of_kind else best_of(of_kind)  # of all probes another may be the best
         entry = Candidate("probe", f"probe of {best.name}", None if joint else best.name)
         entry.predicted, entry.seconds = choice.costs.one_pass * len(setup.items), choice.tapped.seconds
         figures_(entry, best.errors, shares=shares)
