@@ -79,11 +79,11 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     plan = replace(plan, classes=plan.classes or data.classes)
     with log.clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
-        items = prepared_for(net, data, plan=plan)
+        parts = parts_of(data, plan, judged_apart=test is not None)
+        items = prepared_for(net, data, plan=plan, rows=parts.training)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
-        parts = parts_of(data, plan, judged_apart=test is not None)
         setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
         for note in notes:
             say(note)
@@ -251,6 +251,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         "uncached": any(note.startswith(UNCACHED) for note in log.notes),
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),
+        "measured": setup.items.preprocessing.measured,
         "worst": worst_items(judged),
         "reliability": reliability_of(judged),
         "candidates": list(outcome.candidates),

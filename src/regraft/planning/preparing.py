@@ -25,6 +25,7 @@ from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, SettingError
 from ..networks.contract import Network
 from ..networks.predictions import of_batch
+from .measured_input import measured_preprocessing
 from .plan import Plan
 
 __all__ = ["check_inputs", "check_items", "output_names", "prepared_for", "preprocessing_for"]
@@ -45,12 +46,13 @@ def output_names(data: Dataset) -> tuple[str, ...]:
     return data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
 
 
-def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
-    """Return the network's own preprocessing, or one inferred from its input shape and the kind of the data.
+def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = None) -> Preprocessing:
+    """Return the network's own preprocessing, or one inferred from its input shape and the kind of the data; of pictures, measured.
 
     Args:
         net: with its preprocessing, which says whether it was only inferred.
         data: the items.
+        rows: (n,) indices of the items that may be looked at, where others judge; None for all.
 
     Returns:
         The preprocessing, not yet fitted to the data.
@@ -58,16 +60,20 @@ def preprocessing_for(net: Network, data: Dataset) -> Preprocessing:
     Raises:
         DataError: if the kind of the data, or the columns beside the items, do not go with the network.
     """
-    return _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
+    found = _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
+    if isinstance(found, ImagePreprocessing) and found.inferred:
+        return measured_preprocessing(net, data, own=found, rows=rows)
+    return found
 
 
-def prepared_for(net: Network, data: Dataset, *, plan: Plan) -> Prepared:
+def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> Prepared:
     """Return a data set as a network takes it, with views made as a plan says; "auto": pictures that look like photographs as such.
 
     Args:
         net: with its preprocessing.
         data: the items.
         plan: how many views, and how they are made.
+        rows: (n,) indices of the items that may be looked at, where others judge; None for all.
 
     Raises:
         DataError: if the kind of the data does not go with the network.
@@ -79,7 +85,7 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan) -> Prepared:
             f"The plan was made with augment= {augment!r}, which a plan as plain data cannot hold. Give the function again: "
             "dataclasses.replace(plan, augment=function)."
         )
-    own = _without_range(preprocessing_for(net, data))
+    own = _without_range(preprocessing_for(net, data, rows=rows))
     items = Prepared(data, own, view_seed=plan.seed, augment="light" if augment in ("auto", "none") else augment)
     _try_out(net, items)
     if augment != "auto" or plan.views < 2 or find_spec("torchvision") is None or not items.preprocessing.of_photographs(data):

@@ -87,13 +87,16 @@ class Result:
     def verdict(self) -> str:
         """How good it is, and whether it beats the baselines; before that, that it began with random weights, where it did.
 
-        After it what was not as usual: a network that could not be taken apart, a training of which nothing was kept.
+        After it what was not as usual: a network that could not be taken apart, or that came without preprocessing, a training of which
+        nothing was kept.
         """
         said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
         if self.facts.get("random_weights"):
             said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
         if self.facts.get("uncached"):
             said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
+        if self.facts.get("measured"):
+            said = f"{said} The network came without preprocessing, which was {self.facts['measured']}."
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
     def __repr__(self) -> str:

@@ -220,6 +220,8 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
         if plan.start == "auto" and own.task == "regression" and len(shown) and len(new[task]) == len(output_names(own)):
             changed = _at_the_means(changed, shown, task=task)
         account, changed.account = account.joined(changed.account), Account()
+    measured = items.preprocessing.measured
+    account = account.joined(Account(notes=(f"preprocessing {measured}",))) if measured else account
     changed.account, changed.preprocessing = net.account.of_weights().joined(account), items.preprocessing
     if net.heads and changed.head.classes == net.head.classes:  # only then do the heads that are derived from it still hold
         derived = {task: head for task, head in net.heads.items() if head.groups and task not in tasks.values()}

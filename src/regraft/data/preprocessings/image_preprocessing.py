@@ -51,6 +51,7 @@ class ImagePreprocessing(Preprocessing):
         value_range: (least, most) value of array items, which becomes 0..255, and which later arrays are compared with; None before `fit`.
         as_is: array items are already normalised and have the network's shape; they pass unchanged.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
+        measured: what was compared before it was taken, in words, where a network that carries none was measured.
         augment: how views are made; it is not saved.
 
     With augment="light" views turn by up to 10 degrees, zoom by 0.9 to 1.1, shift by up to 8 %, and change brightness and contrast by up
@@ -73,6 +74,7 @@ class ImagePreprocessing(Preprocessing):
     value_range: tuple[float, float] | None = None
     as_is: bool = False
     inferred: bool = False
+    measured: str = ""
     augment: str | Callable[[Tensor], Tensor] = field(default="light", compare=False, repr=False, metadata={"kept": False})
 
     def __post_init__(self) -> None:
@@ -155,8 +157,8 @@ class ImagePreprocessing(Preprocessing):
         """
         if self.as_is:
             return self._passed(items, view, seeds=seeds)
-        pixels = self._pixels(items)
-        return self._normalised(self._viewed(pixels, view, seeds=seeds, limits=(0.0, 255.0)) if view else pixels)
+        pixels = self.pixels(items)
+        return self.normalised(self._viewed(pixels, view, seeds=seeds, limits=(0.0, 255.0)) if view else pixels)
 
     def viewing(self, augment: str | Callable[..., Any]) -> ImagePreprocessing:
         """Return this preprocessing with another way to make views."""
@@ -167,7 +169,7 @@ class ImagePreprocessing(Preprocessing):
         if self.as_is or self.channels != 3:
             return False
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _LOOKED_AT)).astype(np.int64))
-        return like_photographs(self._pixels(take(data.items, rows)))
+        return like_photographs(self.pixels(take(data.items, rows)))
 
     def describe(self) -> str:
         """Return one line for people."""
@@ -178,10 +180,18 @@ class ImagePreprocessing(Preprocessing):
         values = "" if self.value_range in (None, (0.0, 255.0)) else f", array values {self.value_range} to 0..255"
         line = f"images: {self.height}x{self.width} {order}, {self.interpolation} {fit}"
         line += f", {_steps_in_words(self.scale, self.mean, std=self.std)}{values}"
-        return line + (", inferred from the network's input" if self.inferred else "")
+        line += ", inferred from the network's input" if self.inferred else ""
+        return f"{line}; {self.measured}" if self.measured else line
 
-    def _pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
-        """Return pictures as (n, 1 or C, height, width) in 0..255."""
+    def pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
+        """Return n pictures at the network's size, before anything is subtracted or divided.
+
+        Args:
+            items: (n, ...) array, or n paths, PIL images or arrays.
+
+        Returns:
+            (n, 1 or C, height, width) in 0..255.
+        """
         if _is_block(items):
             return self._fitted_pixels(pixel_batch(np.asarray(items), self.channels, value_range=self.value_range))
         return torch.cat(in_threads(self._one, list(items)))
@@ -223,8 +233,15 @@ class ImagePreprocessing(Preprocessing):
             pixels = functional.interpolate(pixels, size=(new_height, new_width), mode=self.interpolation, antialias=True).clamp_(0, 255)
         return pixels[:, :, top : top + self.height, left : left + self.width]
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Return pixels (n, 1 or C, H, W) normalised, with all channels and in the network's layout."""
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return pictures as the network takes them.
+
+        Args:
+            pixels: (n, 1 or C, height, width) in 0..255.
+
+        Returns:
+            (n, C, H, W) or (n, H, W, C) float32.
+        """
         if self.bgr and pixels.shape[1] == 3:
             pixels = pixels.flip(1)
         std = torch.as_tensor(self.std, dtype=torch.float32).expand(self.channels)

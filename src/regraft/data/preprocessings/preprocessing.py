@@ -131,6 +131,11 @@ class Preprocessing(abc.ABC):
         return False
 
     @property
+    def measured(self) -> str:
+        """What was compared before this preprocessing was taken, in words; empty where nothing was measured."""
+        return ""
+
+    @property
     def item_kind(self) -> str:
         """The kind of the items: "array", "image", "audio" or "text"."""
         return self.kind

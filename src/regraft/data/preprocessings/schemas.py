@@ -68,6 +68,7 @@ class _Image(_Any):
     bgr: bool = False
     value_range: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
     as_is: bool = False
+    measured: Annotated[str, Field(max_length=2000)] = ""
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

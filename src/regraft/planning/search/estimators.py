@@ -116,7 +116,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         plan = make_plan(self.strategy, options)
         everything = np.arange(len(data))
         parts = learning_parts(data, plan, rest=everything, holdout=everything[:0])
-        outcome = carried_out(network, prepared_for(network, data, plan=plan), plan=plan, parts=parts)
+        outcome = carried_out(network, prepared_for(network, data, plan=plan, rows=parts.training), plan=plan, parts=parts)
         self.network_, self.history_ = outcome.network, outcome.history
 
     def _options(self) -> dict[str, Any]:

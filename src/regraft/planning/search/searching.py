@@ -151,7 +151,7 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
         raise SettingError(
             f"space: 'head_layers' is for one classification; the data have {len(data.tasks)} of the kind {data.task!r}. Leave it out."
         )
-    items = prepared_for(net, data, plan=replace(plan, views=2))
+    items = prepared_for(net, data, plan=replace(plan, views=2), rows=rest)
     metric = asked.metric or METRICS[data.task][0]
     return Bench(net, items, folds, judging, fixed, metric, longest=2 * _most_epochs(space, fixed)), space
 

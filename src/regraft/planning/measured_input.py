@@ -1,0 +1,213 @@
+"""Which preprocessing of pictures a network was trained with, found by measuring where it carries none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Dataset, ImagePreprocessing
+from ..data.items import take
+from ..networks.contract import Inputs, Network
+from ..networks.norms import misfit, norms_of
+from ..probes import fit_ridge
+
+__all__ = ["made_pictures", "measured_preprocessing"]
+
+ASKED = 128
+"""Examples, spread evenly over the data, with which candidates are compared."""
+MADE = 48
+"""Made-up pictures that they are compared with beside these, so that a white or a dark data set does not speak for another scale."""
+BATCH = 16
+LEAST = 20
+"""Examples with a label from which on held-out losses are compared."""
+OWN, OWN_ONLY = "mean and deviation of the data", 3.0
+"""Standardised data fit any standardised network: they are taken where they fit so many times as well as all that is in use."""
+NEAR, SURE, POOR = 1.5, 2.0, 0.3
+"""A near tie: a misfit below so many times that of the best, or a loss within so many standard errors; and from where on nothing fits."""
+HOPELESS = 4.0
+"""So many times the misfit of the best one by the first examples, a candidate is not asked further."""
+
+_COLOUR = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+_ALONG = (0.2175, 0.0188, 0.0045)
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FALL, _WITHIN, _CONTRAST = 1.3, 0.6, 0.5
+
+
+class _NoneReached(Exception):
+    """A pass calls none of the normalising layers that there are."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """How the candidates compare, the lowest number first, by what, and how far apart the first two are, in words."""
+
+    order: tuple[str, ...]
+    by: str
+    apart: str
+    near: bool
+    poor: bool = False
+
+    def words(self) -> str:
+        """Return what was measured as a part of a sentence."""
+        said = f"measured by {self.by}: {self.order[0]} before {self.order[1]}, {self.apart}"
+        said += ", which is a near tie: give preprocessing= if you know it" if self.near else ""
+        return said + (", and none fits well: give preprocessing= if you know it" if self.poor else "")
+
+
+def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessing, rows: np.ndarray | None = None) -> ImagePreprocessing:
+    """Return the preprocessing, of those in use, with which pictures are to a network what it was trained with.
+
+    Its first layers with learned means and variances (BatchNorm) are compared with what arrives at them, of the data and of made-up
+    pictures that are as varied as photographs. Where it has none, ridge regression on its features is: by losses on examples left out.
+
+    Args:
+        net: it is not changed.
+        data: pictures.
+        own: inferred from the network's shape.
+        rows: (n,) indices of the examples that may be looked at; None for all.
+
+    Returns:
+        The preprocessing, which says what was measured; `own` where nothing can be measured, because the network was never trained, its
+        pictures are neither grey nor coloured, or the examples with labels are too few.
+    """
+    if own.channels not in (1, 3) or net.origin.get("weights") == "random":
+        return own
+    fitted = own.fit(data)
+    allowed = np.arange(len(data)) if rows is None else rows
+    shown = allowed[np.unique(np.linspace(0, len(allowed) - 1, min(len(allowed), ASKED)).astype(np.int64))]
+    if fitted.as_is or not len(shown):
+        return own
+    pixels = fitted.pixels(take(data.items, shown))
+    tried = {name: replace(fitted, **fields) for name, fields in _candidates(pixels, own.channels).items()}
+    twin = net.copy()
+    twin.mode_(False)
+    run = twin.scores if twin.heads else twin.feature_batch
+    found = _by_statistics(twin, pixels, tried=tried, run=run) or _by_losses(twin, data.subset(shown), pixels=pixels, tried=tried)
+    if found is None:
+        return own
+    return replace(tried[found.order[0]], value_range=own.value_range, inferred=False, measured=found.words())
+
+
+def _candidates(pixels: Tensor, channels: int) -> dict[str, dict[str, Any]]:
+    """Return the fields of each candidate by its name, what is assumed without measuring first."""
+    shares = (pixels / 255).movedim(1, -1).flatten(0, -2).double()
+    own = {"mean": tuple(shares.mean(0).tolist()), "std": tuple(shares.std(0).clamp_min(1e-3).tolist())}
+    made: dict[str, dict[str, Any]] = {"0..1": {}, "-1..1": {"mean": 0.5, "std": 0.5}}
+    if channels == 3:
+        made["ImageNet mean and deviation"] = {"mean": _MEAN, "std": _DEVIATION}
+        made["ImageNet mean, blue first (Caffe)"] = {"scale": 1.0, "mean": (103.939, 116.779, 123.68), "bgr": True}
+    return made | {"0..255": {"scale": 1.0}, OWN: own}
+
+
+def _by_statistics(
+    net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePreprocessing], run: Callable[[Inputs], Any]
+) -> _Found | None:
+    """Compare by the statistics that the first normalising layers have kept; None where there are none."""
+    modules = net.modules()
+    if not norms_of(modules):
+        return None
+    made = made_pictures(MADE, tuple(pixels.shape[2:]), channels=pixels.shape[1])
+
+    def off_by(name: str, parts: Sequence[Tensor]) -> tuple[float, int]:
+        found = [misfit(modules, _batches(tried[name], part), run=run) for part in parts]
+        known = [one for one in found if one is not None]
+        if len(known) < len(parts):
+            raise _NoneReached
+        return (OWN_ONLY * known[0][0], known[0][1]) if name == OWN else min(known)
+
+    try:
+        first = {name: off_by(name, (pixels[:BATCH], made[:BATCH]))[0] for name in tried}
+        within = sorted(first, key=lambda name: first[name])[:2]
+        off = {name: off_by(name, (pixels, made)) for name in tried if name in within or first[name] < HOPELESS * first[within[0]]}
+    except _NoneReached:
+        return None
+    order = sorted(off, key=lambda name: off[name])
+    (best, layers), (second, _) = off[order[0]], off[order[1]]
+    by = f"the statistics of the first {layers} normalising layers" if layers > 1 else "the statistics of a normalising layer"
+    apart = f"misfits {best:.3g} and {second:.3g}"
+    return _Found(tuple(order), by, apart, second < NEAR * best, best > POOR)
+
+
+def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
+    """Compare by the loss of ridge regression on examples left out; what is assumed otherwise stays unless another is surely better."""
+    known = np.flatnonzero(data.known)
+    targets = data.targets[known]
+    if len(known) < LEAST or not np.ptp(targets, axis=0).any():
+        return None
+    groups = None if data.groups is None else data.groups[known]
+    if groups is not None and len(np.unique(groups)) < LEAST // 4:
+        groups = None
+    losses = {}
+    for name, one in tried.items():
+        if name != OWN:
+            with torch.inference_mode():
+                features = torch.cat([net.feature_batch(batch).float().cpu() for batch in _batches(one, pixels[known])]).numpy()
+            if not np.isfinite(features).all():
+                continue
+            probe = fit_ridge(features, targets, kind=data.task, classes=len(data.classes), groups=groups, standardise=True)
+            losses[name] = _losses(probe.loo_scores, targets, kind=data.task)
+    usual, *_ = tried
+    if len(losses) < 2 or usual not in losses:
+        return None
+    order = sorted(losses, key=lambda name: float(losses[name].mean()))
+    if order[0] != usual and _surely(losses[usual] - losses[order[0]]) < SURE:
+        order = [usual, *(name for name in order if name != usual)]
+    first, second = losses[order[0]], losses[order[1]]
+    by = f"losses of a probe on {len(known)} examples, each left out in turn"
+    return _Found(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", abs(_surely(second - first)) < SURE)
+
+
+def _losses(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:
+    """Return the loss of each example, (n,)."""
+    given = torch.as_tensor(scores.reshape(len(scores), -1), dtype=torch.float64)
+    if kind == "classification":
+        return torch.nn.functional.cross_entropy(given, torch.as_tensor(targets), reduction="none").numpy()
+    wanted = torch.as_tensor(targets.reshape(len(targets), -1), dtype=torch.float64)
+    if kind == "multi-label":
+        return torch.nn.functional.binary_cross_entropy_with_logits(given, wanted, reduction="none").mean(1).numpy()
+    return (given - wanted).square().mean(1).numpy()
+
+
+def _surely(differences: np.ndarray) -> float:
+    """Return a mean in its standard errors."""
+    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+    return float(differences.mean()) / error if error else 0.0
+
+
+def _batches(own: ImagePreprocessing, pixels: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(pixels), BATCH):
+        yield own.normalised(pixels[start : start + BATCH])
+
+
+def made_pictures(count: int, size: tuple[int, ...], *, channels: int) -> Tensor:
+    """Return noise that is to a network's first layers what photographs are: varied in light, contrast, colour and fineness alike.
+
+    Source: amplitudes fall with the frequency as in natural scenes (Field, JOSA A 4, 1987; the exponent is that of pictures scaled down);
+    colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1).
+
+    Args:
+        count: n.
+        size: height and width.
+        channels: 1 or 3.
+
+    Returns:
+        (n, channels, height, width) in 0..255.
+    """
+    drawn = np.random.default_rng(0)
+    frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in size), indexing="ij"))
+    frequency[0, 0] = np.inf
+    noise = np.fft.ifft2(np.fft.fft2(drawn.normal(size=(count, 3, *size))) * frequency**-_FALL).real
+    noise /= noise.std(axis=(2, 3), keepdims=True).clip(1e-9)
+    contrast = np.exp(_CONTRAST * drawn.normal(size=(count, 1, 1, 1)))
+    contrast /= np.sqrt(np.square(contrast).mean())
+    light = drawn.normal(size=(count, 3, 1, 1))
+    light = (light - light.mean(0)) / light.std(0).clip(1e-9)
+    along = (np.sqrt(_WITHIN) * contrast * noise + np.sqrt(1 - _WITHIN) * light) * np.sqrt(_ALONG).reshape(1, 3, 1, 1)
+    colours = np.einsum("ck,nkhw->nchw", np.array(_COLOUR), along) + np.array(_MEAN).reshape(1, 3, 1, 1)
+    pictures = torch.from_numpy((colours.clip(0, 1) * 255).astype(np.float32))
+    return pictures if channels == 3 else pictures.mean(1, keepdim=True)

@@ -1,0 +1,213 @@
+"""The preprocessing of networks that come without any is found by measuring, and what was measured is said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+import regraft
+from regraft.data import ImagePreprocessing
+from regraft.networks.norms import misfit
+from regraft.planning.measured_input import MADE, made_pictures, measured_preprocessing
+
+WANTED: dict[str, dict[str, Any]] = {
+    "0..1": {},
+    "-1..1": {"mean": 0.5, "std": 0.5},
+    "ImageNet mean and deviation": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "ImageNet mean, blue first (Caffe)": {"scale": 1.0, "mean": (103.939, 116.779, 123.68), "bgr": True},
+    "0..255": {"scale": 1.0},
+}
+SIDE = 32
+
+
+def photographs(count: int = 48, side: int = SIDE, seed: int = 0) -> np.ndarray:
+    """Return parts of the two photographs that scikit-learn brings, scaled down."""
+    drawn, sources, made = np.random.default_rng(seed), load_sample_images().images, []
+    for index in range(count):
+        source = Image.fromarray(sources[index % 2])
+        width = int(drawn.integers(3 * side, 400))
+        left, top = (int(drawn.integers(0, whole - width)) for whole in source.size)
+        made.append(np.asarray(source.crop((left, top, left + width, top + width)).resize((side, side), Image.Resampling.BICUBIC)))
+    return np.stack(made)
+
+
+def drawings(count: int = 48, side: int = SIDE) -> np.ndarray:
+    """Return white pictures with a few black lines."""
+    drawn, made = np.random.default_rng(2), np.full((count, side, side, 3), 255, np.uint8)
+    for picture in made:
+        picture[drawn.integers(side), :] = picture[:, drawn.integers(side)] = 0
+    return made
+
+
+def dataset(pictures: np.ndarray) -> Any:
+    return regraft.read((pictures, np.arange(len(pictures)) % 2), kind="image")
+
+
+def calibrate_(net: Any, fields: dict[str, Any], *, pictures: np.ndarray | None = None) -> Any:
+    """Let the first normalising layers of a network keep what correctly preprocessed pictures give, one layer after the other."""
+    own = dataclasses.replace(ImagePreprocessing.for_shape(net.input_shape, net.layout), value_range=(0.0, 255.0), **fields)
+    batch = own.normalised(own.pixels(photographs(24, own.height, seed=5) if pictures is None else pictures))
+    for name in _norms(net):
+        layer = net.modules()[name]
+        seen: list[torch.Tensor] = []
+
+        def hook(_layer: Any, args: Any, named: Any, seen: list[torch.Tensor] = seen) -> None:
+            seen.append(args[0] if args else next(iter(named.values())))
+
+        handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
+        with torch.no_grad():
+            net.scores(batch)
+        handle.remove()
+        _keep_(layer, seen[0])
+    return net
+
+
+def _norms(net: Any) -> list[str]:
+    named = {name: layer for name, layer in net.modules().items() if "BatchNorm" in type(layer).__name__}
+    return [layer.name for layer in net.layers if layer.name in named][:4]
+
+
+def _keep_(layer: Any, read: torch.Tensor) -> None:
+    axis = layer.axis % read.ndim if hasattr(layer, "moving_mean") else 1
+    others = [each for each in range(read.ndim) if each != axis]
+    mean, variance = read.mean(others), read.var(others, correction=0)
+    if hasattr(layer, "moving_mean"):
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
+    else:
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+
+
+def convolutional_module() -> nn.Module:
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3), nn.BatchNorm2d(24), nn.ReLU()]
+    return nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
+
+
+def convolutional() -> Any:
+    return regraft.load(convolutional_module(), inputs=(3, SIDE, SIDE))
+
+
+def nested_keras() -> Any:
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    steps = keras.layers
+    inner = keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), steps.Conv2D(24, 3, strides=2), steps.BatchNormalization(), steps.ReLU(), steps.Conv2D(24, 3)]
+    )
+    return regraft.load(keras.Sequential([inner, steps.BatchNormalization(), steps.ReLU(), steps.GlobalAveragePooling2D(), steps.Dense(5)]))
+
+
+@pytest.mark.parametrize("wanted", WANTED)
+@pytest.mark.parametrize("opened", [convolutional, nested_keras])
+@pytest.mark.parametrize("pictures", [photographs, drawings])
+def test_what_the_statistics_of_a_network_were_made_with_is_found(
+    opened: Callable[[], Any], wanted: str, pictures: Callable[[], np.ndarray]
+) -> None:
+    net, data = calibrate_(opened(), WANTED[wanted]), dataset(pictures())
+    found = measured_preprocessing(net, data, own=ImagePreprocessing.for_shape(net.input_shape, net.layout))
+    assert f": {wanted} before " in found.measured and "normalising layers" in found.measured
+    assert (found.mean, found.std, found.scale, found.bgr) == tuple(
+        WANTED[wanted].get(name, default) for name, default in (("mean", 0.0), ("std", 1.0), ("scale", 1 / 255), ("bgr", False))
+    )
+    assert not found.inferred
+
+
+def test_a_network_of_drawings_alone_is_measured_by_drawings() -> None:
+    """Pictures unlike any photograph: the network's statistics are theirs."""
+    net = calibrate_(convolutional(), WANTED["-1..1"], pictures=drawings())
+    found = measured_preprocessing(net, dataset(drawings(24)), own=ImagePreprocessing.for_shape(net.input_shape))
+    assert ": -1..1 before " in found.measured
+    pixels = (drawings().reshape(-1, 3) / 255).astype(np.float64)
+    net = calibrate_(convolutional(), {"mean": tuple(pixels.mean(0)), "std": tuple(pixels.std(0))}, pictures=drawings())
+    found = measured_preprocessing(net, dataset(drawings()), own=ImagePreprocessing.for_shape(net.input_shape))
+    assert ": mean and deviation of the data before " in found.measured
+
+
+class _Bright(nn.Module):
+    """Without normalisation; it tells pictures apart only where pixels come as 0..255, as its units do not open below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 2)
+        with torch.no_grad():
+            self.first.bias.fill_(-40.0)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(pictures.flatten(2).movedim(1, 2)).relu().mean(1))
+
+
+def test_without_statistics_the_loss_on_examples_left_out_decides_and_what_is_assumed_stays_unless_that_is_sure() -> None:
+    drawn = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    pictures = (drawn.integers(0, 120, size=(60, 8, 8, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
+    net = regraft.load(_Bright(), inputs=(3, 8, 8))
+    own = ImagePreprocessing.for_shape(net.input_shape)
+    found = measured_preprocessing(net, regraft.read((pictures, labels), kind="image"), own=own)
+    assert "losses of a probe on 60 examples" in found.measured and found.scale == 1.0
+    noise = drawn.integers(0, 255, size=(60, 8, 8, 3)).astype(np.uint8)
+    plain = regraft.load(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 2)), inputs=(3, 8, 8))
+    tied = measured_preprocessing(plain, regraft.read((noise, labels), kind="image"), own=own)
+    assert ": 0..1 before " in tied.measured and "near tie" in tied.measured and tied.scale == 1 / 255
+    few = measured_preprocessing(plain, regraft.read((noise[:10], labels[:10]), kind="image"), own=own)
+    assert few == own
+
+
+def test_layers_as_they_begin_and_random_weights_tell_nothing() -> None:
+    net, data = convolutional(), dataset(photographs())
+    found = measured_preprocessing(net, data, own=ImagePreprocessing.for_shape(net.input_shape))
+    assert "losses of a probe" in found.measured
+    net.origin["weights"] = "random"
+    assert not measured_preprocessing(net, data, own=ImagePreprocessing.for_shape(net.input_shape)).measured
+    assert misfit(net.modules(), [torch.zeros(2, 3, SIDE, SIDE)], run=net.scores) is None
+
+
+def test_what_was_measured_stands_in_verdict_account_reasons_report_and_the_saved_folder(tmp_path: Path) -> None:
+    net, data = calibrate_(nested_keras(), WANTED["-1..1"]), dataset(photographs(24))
+    result = regraft.adapt(net, data, strategy="head", epochs=1, cache="memory")
+    said = "measured by the statistics of the first 2 normalising layers: -1..1 before"
+    assert said in result.verdict and any(said in note for note in result.account.notes)
+    assert said in result.report_facts()["preprocessing"]
+    again = regraft.load(result.save(tmp_path / "made"))
+    assert said in again.summary() and again.preprocessing.std == 0.5
+    assert said in regraft.adapt(again, data, strategy="head", epochs=1, cache="memory").verdict
+    given = regraft.load(net, preprocessing={"kind": "image", "height": SIDE, "width": SIDE, "layout": "channels_last"})
+    assert "measured" not in regraft.adapt(given, data, strategy="head", epochs=1, cache="memory").verdict
+
+
+def test_made_pictures_vary_as_photographs_do() -> None:
+    shares = made_pictures(MADE, (64, 64), channels=3) / 255
+    assert torch.allclose(shares.mean((0, 2, 3)), torch.tensor([0.485, 0.456, 0.406]), atol=0.05)
+    assert torch.allclose(shares.std((0, 2, 3)), torch.tensor([0.26, 0.25, 0.27]), atol=0.06)
+    assert torch.equal(made_pictures(2, (9, 7), channels=1), made_pictures(2, (9, 7), channels=1))
+
+
+APPLICATIONS = {
+    "MobileNetV2": "-1..1",
+    "ResNet50": "ImageNet mean, blue first (Caffe)",
+    "DenseNet121": "ImageNet mean and deviation",
+    "EfficientNetB0": "0..255",
+    "Xception": "-1..1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "wanted"), APPLICATIONS.items())
+def test_families_of_keras_are_told_apart(name: str, wanted: str) -> None:
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    net = regraft.load(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3)))
+    calibrate_(net, WANTED[wanted])
+    found = measured_preprocessing(net, dataset(photographs(side=96)), own=ImagePreprocessing.for_shape(net.input_shape, "channels_last"))
+    assert f": {wanted} before " in found.measured
