@@ -19,6 +19,7 @@ from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, settled
 from ..report.candidates import was_tried
 from ..training import Settings, clear_
+from ..training.telling.trackers import Tracker
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
 from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
@@ -75,8 +76,9 @@ def _check_unfinished(folder: Path, resume: bool, *, shown: Any) -> None:
 
 
 def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:
-    log = Log()
     plan = replace(plan, classes=plan.classes or data.classes)
+    tracker = Tracker(plan.settings.log_with, (out or Path()) / "logs", settings=plan.settings.to_dict())
+    log = Log(on_epoch=tracker.see)
     with log.clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
         parts = parts_of(data, plan, judged_apart=test is not None)
@@ -115,6 +117,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
     reasons = tuple(dict.fromkeys([*earlier, *log.notes]))
     plan = replace(plan, reasons=reasons, candidates=outcome.candidates, chosen=dict(outcome.chosen))
+    tracker.end(scores)
     result = Result(network, plan, History(history), scores, others, log.clock.cost(log.counter), facts)
     if out is not None:
         save_result(result, out, finish=lambda folder: clear_(folder / "run", digests), error=SettingError)
@@ -188,7 +191,18 @@ def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
 
     Rate, length and schedule are its own: those of the adaptation are for a network that is trained already.
     """
-    own = ("epochs", "learning_rate", "schedule", "warmup", "layer_decay", "batch_norm", "unfreeze_every", "patience")
+    own = (
+        "epochs",
+        "learning_rate",
+        "schedule",
+        "warmup",
+        "layer_decay",
+        "batch_norm",
+        "unfreeze_every",
+        "patience",
+        "callbacks",
+        "log_with",
+    )
     usual = Settings()
     plain = replace(setup.settings, stay_near=0.0, distill=0.0, co_tuning=0.0, **{name: getattr(usual, name) for name in own})
     plan = replace(setup.plan, strategy="scratch", frozen=None, options={}, trainable=ALL, settings=plain)

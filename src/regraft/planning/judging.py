@@ -11,7 +11,7 @@ import torch
 from ..data import Dataset
 from ..networks.contract import Network
 from ..report import picture_uri, sound_uri
-from ..tasks import judge, paired_difference, reliability
+from ..tasks import chosen_figures, judge, paired_difference, reliability
 from ..training import Feed, all_logits
 from .outcome import Outcome, Source
 from .passes import feed_of
@@ -35,15 +35,28 @@ class Judged:
         data: these items, with the targets of this task alone.
         rows: (n,) which of all judging items they are.
         thresholds: of labels, or None.
-        figures: what `judge` says.
+        metrics: further figures that are wanted.
+        figures: what `judge` says, and "metrics" where some are wanted.
     """
 
-    def __init__(self, scores: np.ndarray, data: Dataset, *, rows: np.ndarray, thresholds: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        scores: np.ndarray,
+        data: Dataset,
+        *,
+        rows: np.ndarray,
+        thresholds: Sequence[float] | None = None,
+        metrics: Sequence[Any] = (),
+    ) -> None:
         self.scores = scores
         self.data = data
         self.rows = rows
         self.thresholds = thresholds
+        self.metrics = tuple(metrics)
         self.figures = judge(scores, data.targets, output_names(data), kind=data.task, thresholds=thresholds)
+        if metrics:
+            found = chosen_figures(metrics, scores, targets=data.targets, kind=data.task)
+            self.figures["metrics"] = {name: None if np.isnan(value) else value for name, value in found.items()}
 
     @property
     def right(self) -> np.ndarray:
@@ -53,14 +66,16 @@ class Judged:
     def beside(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> Judged:
         """Return other `scores` (n, C) of the same items, judged at `thresholds` (C,), where they are labels."""
         limits = None if thresholds is None else thresholds.tolist()
-        return Judged(np.array(scores), self.data, rows=self.rows, thresholds=limits)
+        return Judged(np.array(scores), self.data, rows=self.rows, thresholds=limits, metrics=self.metrics)
 
 
 ByTask = dict[str, Judged]
 """Task of the data -> how it was judged."""
 
 
-def judged(network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Dataset, indices: np.ndarray) -> ByTask:
+def judged(  # over the limit: a network on some examples of its data
+    network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Dataset, indices: np.ndarray, metrics: Sequence[Any] = ()
+) -> ByTask:
     """Judge a network on some examples, each task on those whose target is known.
 
     Args:
@@ -69,6 +84,7 @@ def judged(network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Data
         tasks: task of the data -> task of the network.
         data: the examples of the feed.
         indices: which of them judge.
+        metrics: further figures of the first task.
 
     Returns:
         Task -> scores and figures; a task without a known target is left out.
@@ -78,7 +94,8 @@ def judged(network: Network, feed: Feed, *, tasks: Mapping[str, str], data: Data
         known = data.targets_of(name).known[indices] if name in data.tasks else np.zeros(0, bool)
         if known.any():
             own, limits = data.of_task(name).subset(indices[known]), network.heads[task].thresholds
-            found[name] = Judged(scores[task][known], own, rows=np.flatnonzero(known), thresholds=limits)
+            wanted = metrics if name == data.name else ()
+            found[name] = Judged(scores[task][known], own, rows=np.flatnonzero(known), thresholds=limits, metrics=wanted)
     return found
 
 
@@ -94,11 +111,12 @@ def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTas
         "holdout" and, where there is a test set, "test".
     """
     network, tasks, holdout, found = outcome.network, setup.tasks, setup.parts.holdout, dict[str, ByTask]()
+    wanted = setup.settings.metrics
     if len(holdout):
-        found["holdout"] = judged(network, outcome.feed, tasks=tasks, data=setup.items.data, indices=holdout)
+        found["holdout"] = judged(network, outcome.feed, tasks=tasks, data=setup.items.data, indices=holdout, metrics=wanted)
     if setup.test is not None:
         feed = outcome.test_feed or feed_of(setup.on(network), log, frozen=outcome.frozen, items=setup.test)
-        found["test"] = judged(network, feed, tasks=tasks, data=setup.test.data, indices=np.arange(len(setup.test)))
+        found["test"] = judged(network, feed, tasks=tasks, data=setup.test.data, indices=np.arange(len(setup.test)), metrics=wanted)
     return found
 
 

@@ -46,7 +46,7 @@ _TUNING = ("partial", "full", "surgical", *METHODS)
 _OF_THE_LOOP = (
     *("epochs", "batch_size", "optimizer", "loss", "learning_rate", "weight_decay", "dropout", "l1", "momentum", "schedule", "warmup"),
     *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm", "plateau_factor", "plateau_patience", "min_learning_rate"),
-    "decay",
+    *("decay", "monitor", "callbacks"),
 )
 """Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
 _NAMES = ("trainable", "fresh")
@@ -140,8 +140,8 @@ class Plan:
 
     def of_the_loop(self) -> tuple[str, ...]:
         """Return what is given that means something in an epoch loop only, such as "dropout=0.2"."""
-        plain, given = Settings(), self.settings
-        found = [f"{name}={getattr(given, name)!r}" for name in _OF_THE_LOOP if getattr(given, name) != getattr(plain, name)]
+        plain, given = Settings().to_dict(), self.settings.to_dict()
+        found = [f"{name}={given[name]!r}" for name in _OF_THE_LOOP if given[name] != plain[name]]
         found += [f"views={self.views}"] if self.views > 1 else []
         found += [f"start={self.start!r}"] if self.start != "auto" else []
         return tuple(found)
@@ -153,7 +153,7 @@ class Plan:
         given = {name: getattr(self, name) for name in _OWN if name == "seed" or getattr(self, name) != getattr(usual, name)}
         told = {name: getattr(self.settings, name) for name in settings.to_dict()}
         given |= self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
-        said = (f"    {name}={getattr(value, '__name__', None) or repr(value)},\n" for name, value in given.items())
+        said = (f"    {name}={_as_code(value)},\n" for name, value in given.items())
         return f"regraft.adapt(\n    net,\n    data,\n    strategy={self.strategy!r},\n{''.join(said)})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -253,6 +253,15 @@ class _Form(Plain):
     settings: dict[str, Any] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     chosen: dict[str, Any] = Field(default_factory=dict)
+
+
+def _as_code(value: Any) -> str:
+    """Return a value as a call of Python has it; functions by name."""
+    if isinstance(value, tuple) and any(callable(one) for one in value):
+        return f"[{', '.join(map(_as_code, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {_as_code(one)}" for name, one in value.items()) + "}"
+    return getattr(value, "__name__", None) or repr(value)
 
 
 def _names_in_words(names: str | Sequence[str]) -> str:

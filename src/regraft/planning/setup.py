@@ -30,7 +30,7 @@ __all__ = ["Additions", "Checkpoints", "Clock", "Log", "Parts", "Setup", "learni
 MOST_REFITTED = 5000
 """Training and validation examples together from which refit="auto" does without the second training."""
 _NO_PART_OF_A_RUN = frozenset(
-    {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "baselines"},
+    {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "baselines", "callbacks", "log_with"},
 )
 """Names in a plan and its settings that change nothing in how a network is trained: a run that was killed goes on with others."""
 
@@ -312,7 +312,9 @@ class Setup:
         smoothing = 0.0 if several and data.task == "regression" else settings.label_smoothing
         wanted = self.plan.loss_of(name, first=self.items.data.name)
         own = chosen_loss(wanted, data.task)
-        return TaskObjective(task, own, targets, by_class, smoothing, weight, calibrates=wanted in (None, "cross_entropy"))
+        metrics = settings.metrics if name == self.items.data.name else ()
+        calibrates = wanted in (None, "cross_entropy")
+        return TaskObjective(task, own, targets, by_class, smoothing, weight, kind=data.task, metrics=metrics, calibrates=calibrates)
 
 
 def run_digest(setup: Setup) -> str:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from ..data import Dataset, Prepared
-from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..tasks import KINDS, LOSSES, chosen_loss
+from ..tasks import KINDS, LOSSES, chosen_loss, metric_name, metric_problems
+from ..training.monitoring import monitor_problem
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 
@@ -140,6 +140,7 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
             "Choose 'ridge', or give one of them."
         )
     yield from _loss_problems(data, plan)
+    yield from _figure_problems(data, plan)
     if len(holdout) and not data.known[holdout].any():
         yield DataError(f"None of the {len(holdout)} items that judge have a target of the task {data.name!r}. Raise holdout=.")
 
@@ -150,14 +151,14 @@ def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
     for name in settings.loss if isinstance(settings.loss, Mapping) else ():
         if name not in data.tasks:
             yield SettingError(f"loss: the data have no task {name!r}{near_names(name, data.tasks)}")
-    if isinstance(settings.optimizer, str) and settings.optimizer.startswith(CALLABLE):
-        yield _not_plain("optimizer", settings.optimizer)
+    for name, held in settings.functions.items():
+        if isinstance(held, str):
+            yield _not_plain(name, held)
+            return
     for name in data.tasks:
         wanted, own = plan.loss_of(name, first=data.name), data.targets_of(name)
         values = own.values[own.known]
-        if isinstance(wanted, str) and wanted.startswith(CALLABLE):
-            yield _not_plain("loss", wanted)
-        elif isinstance(wanted, str) and own.task not in LOSSES[wanted]:
+        if isinstance(wanted, str) and own.task not in LOSSES[wanted]:
             suited = [loss for loss, kinds in LOSSES.items() if own.task in kinds]
             yield SettingError(
                 f"loss={wanted!r} is for {' and '.join(LOSSES[wanted])}; the task {name!r} is {own.task}: {', '.join(suited)}."
@@ -168,6 +169,21 @@ def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
             yield SettingError(f"label_smoothing={settings.label_smoothing} goes with loss='cross_entropy'; leave one of them out.")
         elif callable(wanted):
             yield from _tried_out(wanted, values[:2], outputs=len(output_names(data.of_task(name))), kind=own.task)
+
+
+def _figure_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
+    """Give what keeps the metrics that a plan names from being computed, and the figure that chooses the epoch from being one."""
+    settings, own, outputs = plan.settings, data.targets_of(data.name), len(output_names(data.of_task(data.name)))
+    if own.known.any() and not any(isinstance(held, str) for held in settings.functions.values()):
+        for problem in metric_problems(settings.metrics, own.values[own.known], outputs=outputs, kind=own.task):
+            yield SettingError(problem)
+    known = ["train_loss", "validation_loss"]
+    known += ["validation_accuracy"] if own.task == "classification" else []
+    known += [f"validation_{metric_name(metric)}" for metric in settings.metrics]
+    known += [f"{name}_{figure}" for name in data.tasks for figure in ("loss", "accuracy")] if data.further else []
+    problem = monitor_problem(settings.monitor, known=known)
+    if problem:
+        yield SettingError(problem)
 
 
 def _not_plain(name: str, value: str) -> SettingError:

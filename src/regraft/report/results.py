@@ -94,6 +94,8 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     for key, words, share in FIGURES:
         if any(figures.get(key) is not None for figures in parts.values()):
             rows.append((words, [with_interval(figures, key, share=share) for figures in parts.values()]))
+    for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
+        rows.append((name, [number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
         rows.insert(0, ("items", [str(figures.get("items", "–")) for figures in parts.values()]))
     return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}

@@ -6,6 +6,7 @@ from .chosen_losses import LOSSES, chosen_loss
 from .intervals import bootstrap_interval, paired_difference, wilson_interval
 from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
 from .metrics import brier_score, confusion_matrix, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities, reliability
+from .scorers import chosen_figures, metric_name, metric_problems
 from .thresholds import fit_thresholds
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Loss",
     "bootstrap_interval",
     "brier_score",
+    "chosen_figures",
     "chosen_loss",
     "class_weights",
     "classification_loss",
@@ -24,6 +26,8 @@ __all__ = [
     "judge",
     "log_loss",
     "loss_for",
+    "metric_name",
+    "metric_problems",
     "multi_label_loss",
     "paired_difference",
     "probabilities",

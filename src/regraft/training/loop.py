@@ -25,11 +25,13 @@ from ..networks.contract import Network
 from ..randomness import seeded
 from .courses import Course, PlateauFactor, cosine_factor, most_epochs, patience_of, steady_factor
 from .feeds import Feed, Payload
+from .monitoring import monitored_by, value_of
 from .objective import Objective
 from .optimizers import make_optimizer, set_rate_
 from .regularizing import dropped, l1_norm
 from .settings import Settings
 from .stores import Store
+from .telling.callbacks import Callbacks
 
 __all__ = [
     "Trained",
@@ -161,17 +163,23 @@ def trained(training: Training) -> Trained:
         state.start_loss = monitored(training) if judged_start else math.inf
     state.anchors = anchors
     limit = _limit(training)
+    told = Callbacks(settings.callbacks if training.phase != "search" else (), training.network.module)
+    told.begin(epochs=limit, steps=_steps(training))
     with progress(training.stage, limit) as advance:
         advance(state.epoch)
         while not _finished(training, state, limit=limit):
             seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
             with seeded(seed):
-                _epoch_(training, state, optimizer=optimizer, accelerator=accelerator, seed=seed)
+                _epoch_(training, state, optimizer=optimizer, accelerator=accelerator, seed=seed, told=told)
             advance(1)
             if training.checkpoint is not None and (training.until is None or state.epoch == training.until):
                 _save(training, state, optimizer=optimizer)
+            if told.epoch_ended(state.history[-1]):
+                state.history[-1]["stopped"] = True
+                _save(training, state, optimizer=optimizer)
             if training.on_epoch is not None:
                 training.on_epoch(state.history[-1])
+    told.end(state.history[-1] if state.history else {})
     if training.course is None and state.best:
         restore_(trained_tensors(training), start if state.kept_start else state.best)
     training.network.freeze_(training.frozen)
@@ -196,6 +204,8 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
     settings = training.settings
     if state.epoch >= limit or (training.until is not None and state.epoch >= training.until):
         return True
+    if state.history and state.history[-1].get("stopped"):
+        return True
     patience = patience_of(settings, len(training.fit))
     waited = patience is not None and state.waited >= patience and state.epoch >= training.tried
     if settings.schedule != "auto":
@@ -213,7 +223,9 @@ def _finished(training: Training, state: Trained, *, limit: int) -> bool:
     return course.is_over(state.epoch)
 
 
-def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator, seed: int) -> None:
+def _epoch_(  # over the limit: what an epoch is made of
+    training: Training, state: Trained, *, optimizer: Optimizer, accelerator: Accelerator, seed: int, told: Callbacks
+) -> None:
     """Run one epoch: fit, evaluate, take note."""
     began, settings, network = time.perf_counter(), training.settings, training.network
     network.reseed_(seed)
@@ -221,10 +233,14 @@ def _epoch_(training: Training, state: Trained, *, optimizer: Optimizer, acceler
     network.mode_(True)
     parts = _shuffled(training, seed)
     first_step, losses = state.epoch * len(parts), []
+    told.epoch_begins(state.epoch)
     for number, (indices, payload) in enumerate(training.feed.batches(parts)):
         rate = _rate(training, state, step=first_step + number, each=len(parts))
         set_rate_(optimizer, rate)
-        losses.append(_fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload) * len(indices))
+        told.step_begins(number)
+        loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
+        told.step_ended(number, loss)
+        losses.append(loss * len(indices))
         if state.anchors:
             pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)
     entry = {"stage": training.stage, "phase": training.phase, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
@@ -289,8 +305,13 @@ def _shuffled(training: Training, seed: int) -> list[tuple[np.ndarray, np.ndarra
     generator = np.random.default_rng(seed)
     order = generator.permutation(training.fit)
     views = generator.integers(0, training.feed.views, len(order)) if training.feed.views > 1 else np.zeros(len(order), np.int64)
-    count = max(1, round(len(order) / training.settings.batch_size))
+    count = _steps(training)
     return list(zip(np.array_split(order, count), np.array_split(views, count), strict=True))
+
+
+def _steps(training: Training) -> int:
+    """Return how many steps an epoch has."""
+    return max(1, round(len(training.fit) / training.settings.batch_size))
 
 
 def _frozen_now(training: Training, epoch: int) -> frozenset[str]:
@@ -320,14 +341,21 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
 
 
 def monitored(training: Training) -> float:
-    """Return the loss of a `training` on its validation set, by which epochs are compared; infinite where there is none."""
-    return loss_of(evaluate(training, training.validation))
+    """Return the figure of a `training` on its validation set by which epochs are compared, the lower the better; infinite without one."""
+    return loss_of(evaluate(training, training.validation), training.settings)
 
 
-def loss_of(entry: Mapping[str, Any]) -> float:
-    """Return the loss of an `entry` of the history by which epochs are compared."""
-    loss = entry.get("calibrated_loss", entry.get("validation_loss", entry.get("train_loss", math.inf)))
-    return float(loss) if math.isfinite(loss) else math.inf
+def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
+    """Return the figure of an `entry` of the history by which epochs are compared, the lower the better.
+
+    Args:
+        entry: of an epoch.
+        settings: with `monitor` and `mode`.
+    """
+    name, sign = monitored_by(settings.monitor, settings.mode)
+    if name is None or name not in entry:
+        return value_of(entry, "calibrated_loss", "validation_loss", "train_loss")
+    return value_of({name: sign * entry[name]}, name)
 
 
 def logits(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
@@ -371,8 +399,8 @@ def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None
     """Add an epoch to the history; keep its weights if they are the best so far."""
     state.history.append(entry)
     state.epoch += 1
-    loss = loss_of(entry)
     settings = training.settings
+    loss = loss_of(entry, settings)
     state.plateau.see_(loss, factor=settings.plateau_factor, patience=settings.plateau_patience)
     if training.course is None and (loss < state.best_loss - settings.min_delta or not state.best):
         state.best_loss, state.best_epoch, state.waited = loss, state.epoch, 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .loop import Training, all_logits
+from .monitoring import monitored_by
 from .recipe import Chosen, Comparison, Folds, Recipe, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
 from .stores import Store
 
@@ -86,7 +87,7 @@ def measured_training(training: Training, *, usual: float, starts: Starts, folds
     else:
         compared = [Comparison.from_dict(one) for one in json.loads(kept["compared"])]
         chosen = Chosen(Recipe(**json.loads(kept["recipe"])), compared, kept["tried"], [None] * max(len(folds), 1))
-    found = Measured(training, starts, chosen.recipe, chosen.compared, [_entry(training.stage, one) for one in chosen.compared])
+    found = Measured(training, starts, chosen.recipe, chosen.compared, [_entry(training, one) for one in chosen.compared])
     if folds:
         _train_folds_(found, folds, chosen=chosen)
     else:
@@ -98,10 +99,11 @@ def measured_training(training: Training, *, usual: float, starts: Starts, folds
     return found
 
 
-def _entry(stage: str, one: Comparison) -> dict[str, Any]:
+def _entry(training: Training, one: Comparison) -> dict[str, Any]:
     """Return the entry of a short training in the history."""
-    plain = one.to_dict()
-    return {"stage": stage, "phase": "search", "epoch": plain.pop("epochs"), "validation_loss": plain.pop("loss"), **plain}
+    plain, (name, sign) = one.to_dict(), monitored_by(training.settings.monitor, training.settings.mode)
+    figure = {name or "validation_loss": sign * plain.pop("loss")}
+    return {"stage": training.stage, "phase": "search", "epoch": plain.pop("epochs"), **figure, **plain}
 
 
 def _train_folds_(found: Measured, folds: Folds, *, chosen: Chosen) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..networks.contract import Scores
 from ..probes import fit_temperature, log_loss
-from ..tasks import Loss
+from ..tasks import Loss, chosen_figures
 
 __all__ = ["Objective", "TaskObjective"]
 
@@ -27,6 +28,8 @@ class TaskObjective:
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
         weight: of this task in the sum, above 0.
+        kind: of the task, for the metrics.
+        metrics: further figures, as of `chosen_figures`.
         calibrates: whether epochs are compared by the loss after temperature scaling; for classes alone.
     """
 
@@ -36,6 +39,8 @@ class TaskObjective:
     class_weight: Tensor | None = None
     label_smoothing: float = 0.0
     weight: float = 1.0
+    kind: str = "classification"
+    metrics: Sequence[Any] = ()
     calibrates: bool = True
 
     def known(self, indices: np.ndarray) -> Tensor:
@@ -83,7 +88,7 @@ class Objective:
         Returns:
             "validation_loss", the weighted sum; where a task calibrates, "calibrated_loss", the same after temperature scaling of each that
             does; with a classification, "validation_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of
-            each. A task without a known target is left out.
+            each. A task without a known target is left out. Metrics of the user's choice are called "validation_NAME".
         """
         losses, right, total, calibrated, scaled = {}, {}, 0.0, 0.0, False
         for part in self.parts:
@@ -102,7 +107,16 @@ class Objective:
         found = {"validation_loss": total} if losses else {}
         found |= {"calibrated_loss": calibrated} if scaled else {}
         found |= {"validation_accuracy": next(iter(right.values()))} if right else {}
+        found |= {f"validation_{name}": value for name, value in self._metrics(scores, indices).items()}
         return {**losses, **right, **found} if len(self.parts) > 1 else found
+
+    def _metrics(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
+        """Return the further figures of the first task that has some."""
+        for part in self.parts:
+            known = part.known(indices).numpy()
+            if part.metrics and known.any():
+                return chosen_figures(part.metrics, scores[part.task][known], targets=part.targets[indices[known]].numpy(), kind=part.kind)
+        return {}
 
 
 def _calibrated_loss(scores: np.ndarray, targets: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..console import duration, say
 from .courses import most_epochs
 from .loop import Trained, Training, loss_of, restore_, trained
+from .monitoring import monitored_by
 from .optimizers import trained_depth
 from .settings import Settings
 from .stores import InMemory
@@ -147,7 +148,7 @@ class _Short:
         curves = []
         for one in self.trainings:
             put_start_(one, self.recipe, starts=starts)
-            curves.append([loss_of(entry) for entry in trained(replace(one, until=self.epochs)).history])
+            curves.append([loss_of(entry, one.settings) for entry in trained(replace(one, until=self.epochs)).history])
         self.loss = float(np.mean(curves, axis=0).min())
 
     def announced_(self, compared: int, training: int) -> None:
@@ -258,7 +259,9 @@ def _run_(shorts: Sequence[_Short], epochs: int, *, starts: Starts) -> None:
     for one in shorts:
         one.go_on_(epochs, starts)
         length = f"{one.epochs} epoch" + ("s" if one.epochs > 1 else "")
-        say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: validation loss {one.loss:.4g} within {length}")
+        name, sign = monitored_by(one.trainings[0].settings.monitor, one.trainings[0].settings.mode)
+        figure = f"{(name or 'validation_loss').replace('_', ' ')} {sign * one.loss:.4g}"
+        say(f"{one.trainings[0].stage}, compared: {one.recipe.words()}: {figure} within {length}")
 
 
 def _others(training: Training, best: Recipe, *, of: Container[str], starts: Starts) -> list[Recipe]:

@@ -13,18 +13,18 @@ from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..tasks import LOSSES
 from .optimizing import OPTIMIZERS, factory_rate
+from .telling.callbacks import HOOKS
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Settings"]
 
 SCHEDULES = ("auto", "cosine", "plateau", "constant")
+_SEVERAL = ("metrics", "callbacks")
+"""Settings that hold several; one is taken for a list of one."""
 BATCH_NORMS = ("auto", "batch", "frozen")
 
 
 _NONE = {
-    "metrics": "all that apply to the task are computed and stand in result.scores",
-    "callbacks": "none are called; result.history holds what an epoch gave",
     "sample_weight": "examples weigh the same; class_weight='balanced' weighs classes",
-    "monitor": "the best epoch is that of the lowest validation loss",
     "verbose": "progress is shown where the output is a terminal",
     "nesterov": "optimizer='sgd' has Nesterov momentum",
     "fp16": "training is in single precision; dtype= is that of cached activations",
@@ -80,6 +80,14 @@ class Settings:
         cache: folder of feature caches, "memory", or None ("none") to compute the frozen part every epoch; "auto": the user's cache folder.
         dtype: of cached activations, "float32" or "float16".
         device: such as "cpu" or "cuda"; None: what the machine has.
+        metrics: further figures of the first task, in the history ("validation_NAME"), the scores and the report: names of scorers of
+            scikit-learn, or functions of the true and the predicted targets.
+        monitor: the figure of an epoch that chooses the best one, as in the history or by its name in Keras, such as "val_accuracy"; None:
+            the validation loss, of classes after temperature scaling.
+        mode: "min", "max", or "auto": names that end in "loss" fall, all others rise.
+        callbacks: objects with some of the hooks of Keras, or functions of an epoch's number (from 0) and its figures.
+        log_with: "tensorboard", "mlflow", "wandb" or another tracker of accelerate, or one of its objects: told of every epoch and of the
+            final figures. Files go to the folder "logs" beside the result, or where the program runs.
         task_weights: task -> weight (above 0) of its loss in the sum, where the data have several; 1 for those left out.
         baselines: also train the same architecture from scratch, as a yardstick.
     """
@@ -111,6 +119,11 @@ class Settings:
     clip_norm: float | None = None
     class_weight: Any = None
     label_smoothing: float = 0.0
+    metrics: Sequence[Any] = ()
+    monitor: str | None = None
+    mode: str = "auto"
+    callbacks: Sequence[Any] = ()
+    log_with: Any = None
     cache: str | None = "auto"
     dtype: str = "float32"
     device: str | None = None
@@ -142,6 +155,7 @@ class Settings:
         values = {name: value for name, value in given.items() if name in known}
         if isinstance(values.get("cache"), str | Path):
             values["cache"] = None if values["cache"] == "none" else str(values["cache"])
+        values |= {name: _as_tuple(values[name]) for name in _SEVERAL if name in values}
         problems += [
             f"{name}={values[name]!r}: expected {rule}"
             for name, (rule, holds) in _RULES.items()
@@ -152,12 +166,27 @@ class Settings:
             raise SettingError("; ".join(problems))
         return cls(**{**_by_factory(values), **values})
 
+    @property
+    def functions(self) -> dict[str, Any]:
+        """Setting -> what it holds that plain data cannot hold, or what plain data have in its place: its name."""
+        losses = self.loss.values() if isinstance(self.loss, Mapping) else [self.loss]
+        held = {
+            "optimizer": [self.optimizer],
+            "loss": losses,
+            "metrics": self.metrics,
+            "callbacks": self.callbacks,
+            "log_with": [self.log_with],
+        }
+        return {name: one for name, values in held.items() for one in values if one is not None and plain_name(one).startswith(CALLABLE)}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         weights = plain["class_weight"]
         plain["class_weight"] = weights if weights is None or isinstance(weights, str) else [float(weight) for weight in weights]
         plain["optimizer"], plain["loss"] = plain_name(self.optimizer), _plain_loss(self.loss)
+        plain |= {name: [plain_name(one) for one in getattr(self, name)] for name in _SEVERAL}
+        plain["log_with"] = None if self.log_with is None else plain_name(self.log_with)
         plain["task_weights"] = None if self.task_weights is None else {name: float(weight) for name, weight in self.task_weights.items()}
         return plain
 
@@ -167,6 +196,16 @@ def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
         return bool(rule(value))
     except (TypeError, AttributeError):
         return False
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    """Return one or several as a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
+
+
+def _is_callback(value: Any) -> bool:
+    named = isinstance(value, str) and value.startswith(CALLABLE)
+    return named or (not isinstance(value, str | type) and (callable(value) or any(hasattr(value, hook) for hook in HOOKS)))
 
 
 def _together(values: Mapping[str, Any]) -> list[str]:
@@ -230,6 +269,20 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value in OPTIMIZERS or callable(value) or value.startswith(CALLABLE),
     ),
     "loss": (f"one of {', '.join(LOSSES)}, a function of logits and targets, a mapping from task to these, or None", _is_loss),
+    "metrics": (
+        "names of scorers of scikit-learn, or functions of true and predicted targets",
+        lambda value: all(isinstance(one, str) or callable(one) for one in value),
+    ),
+    "monitor": ("the name of a figure of the history, or None", lambda value: value is None or isinstance(value, str)),
+    "mode": ("'auto', 'min' or 'max'", lambda value: value in ("auto", "min", "max")),
+    "callbacks": (
+        "objects with hooks such as on_epoch_end(epoch, logs), or functions of an epoch and its figures",
+        lambda value: all(map(_is_callback, value)),
+    ),
+    "log_with": (
+        "the name of a tracker such as 'tensorboard', a tracker of accelerate, or None",
+        lambda value: not isinstance(value, bool),
+    ),
     "plateau_factor": ("a number in (0, 1)", lambda value: 0 < value < 1),
     "plateau_patience": ("a whole number, 0 or more", lambda value: _whole(value) and value >= 0),
     "min_learning_rate": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),

@@ -158,8 +158,7 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
 
 def _check_plain(plan: Plan) -> None:
     """Raise if a plan holds a function, which a study cannot keep."""
-    given = {"augment": plan.augment, "loss": plan.settings.loss, "optimizer": plan.settings.optimizer}
-    held = [name for name, value in given.items() for one in (value.values() if isinstance(value, Mapping) else [value]) if callable(one)]
+    held = [*(["augment"] if callable(plan.augment) else []), *plan.settings.functions]
     if held:
         raise SettingError(f"A search keeps its plans as plain data, which {held[0]}= a callable is not. Adapt with it, by the best plan.")
 

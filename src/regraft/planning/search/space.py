@@ -20,7 +20,10 @@ CLOSED_FORM = {"strategy": "probe"}
 """The first trial of a search of the default space: what needs no training, beside what is trained."""
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Of further layers below the head; they are no settings of a plan but a change of the network."""
-_NOT_SEARCHED = ("cache", "dtype", "device", "baselines", "task_weights", "refit")
+_NOT_SEARCHED = (
+    *("cache", "dtype", "device", "baselines", "task_weights", "refit"),
+    *("metrics", "monitor", "mode", "callbacks", "log_with"),
+)
 _OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "validation", "start")
 NAMES = (*_OF_PLAN, *HEAD_NAMES, *(field.name for field in fields(Settings) if field.name not in _NOT_SEARCHED))
 """All that can be searched."""

@@ -1,0 +1,115 @@
+"""Figures of the user's choice: scorers of scikit-learn by name, and functions of truth and prediction."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer, get_scorer_names
+
+from ..errors import near_names
+from .metrics import probabilities
+
+__all__ = ["chosen_figures", "metric_name", "metric_problems"]
+
+Metric = str | Callable[..., Any]
+
+
+def metric_name(metric: Metric) -> str:
+    """Return what a `metric` is called in histories and scores."""
+    return metric if isinstance(metric, str) else str(getattr(metric, "__name__", type(metric).__name__))
+
+
+def chosen_figures(metrics: Sequence[Metric], scores: np.ndarray, *, targets: np.ndarray, kind: str) -> dict[str, float]:
+    """Return the figures of some metrics.
+
+    Args:
+        metrics: names of scorers of scikit-learn, or functions of the true and the predicted targets: whole numbers, rows of 0 and 1, or
+            numbers.
+        scores: (n, C) raw scores.
+        targets: (n,) or (n, C).
+        kind: "classification", "multi-label" or "regression".
+
+    Returns:
+        Name -> figure; NaN where these examples allow none, such as an area under a curve of one class.
+    """
+    return {metric_name(metric): _figure(metric, scores, targets=targets, kind=kind) for metric in metrics}
+
+
+def _figure(metric: Metric, scores: np.ndarray, *, targets: np.ndarray, kind: str) -> float:
+    try:
+        return _computed(metric, scores, targets=targets, kind=kind)
+    except (ValueError, ZeroDivisionError):
+        return math.nan
+
+
+def _computed(metric: Metric, scores: np.ndarray, *, targets: np.ndarray, kind: str) -> float:
+    truth = targets.astype(int) if kind == "multi-label" else targets.reshape(len(targets), -1)[:, 0] if scores.shape[1] == 1 else targets
+    answers = (_Numbers if kind == "regression" else _Classes)(np.asarray(scores, np.float64), kind)
+    rows = np.arange(len(scores))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a class is missing among these examples
+        if isinstance(metric, str):
+            return float(get_scorer(metric)(answers, rows, truth))
+        return float(metric(truth, answers.predict(rows)))
+
+
+def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: int, kind: str) -> list[str]:
+    """Return what keeps metrics from being computed, tried on the targets themselves.
+
+    Args:
+        metrics: as of `chosen_figures`.
+        targets: (n,) or (n, C), one or more.
+        outputs: C.
+        kind: "classification", "multi-label" or "regression".
+
+    Returns:
+        A sentence for each that fails.
+    """
+    known, found = get_scorer_names(), []
+    scores = np.eye(outputs)[targets] if kind == "classification" else np.asarray(targets, np.float64).reshape(len(targets), -1)
+    for metric in metrics:
+        name = metric_name(metric)
+        if isinstance(metric, str) and metric not in known:
+            found.append(f"metrics: scikit-learn has no scorer {metric!r}{near_names(metric, known)}")
+            continue
+        try:
+            _computed(metric, scores, targets=targets, kind=kind)
+        except Exception as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            found.append(f"metrics: {name!r} does not go with a task of the kind {kind!r} and {outputs} outputs: {said}")
+    return found
+
+
+class _Answers(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """An estimator that has answered already: X are indices of rows of its scores."""
+
+    def __init__(self, scores: np.ndarray, kind: str) -> None:
+        self.scores = scores
+        self.kind = kind
+        self.classes_ = np.arange(scores.shape[1])
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class _Numbers(RegressorMixin, _Answers):  # type: ignore[misc]
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.scores[rows, 0] if self.scores.shape[1] == 1 else self.scores[rows])
+
+
+class _Classes(ClassifierMixin, _Answers):  # type: ignore[misc]
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        found = self.scores[rows]
+        return np.asarray((found >= 0).astype(int) if self.kind == "multi-label" else found.argmax(1))
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        return probabilities(self.scores[rows], self.kind)
+
+    def decision_function(self, rows: np.ndarray) -> np.ndarray:
+        found = self.scores[rows]
+        return np.asarray(found[:, 1] - found[:, 0] if found.shape[1] == 2 and self.kind == "classification" else found)

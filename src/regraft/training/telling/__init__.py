@@ -1,0 +1,1 @@
+"""Who is told of a training, besides its history."""

@@ -1,0 +1,79 @@
+"""What the user wants to be told of a training: objects with the hooks of Keras, and plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["HOOKS", "Callbacks", "keras_logs"]
+
+HOOKS = (
+    *("on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_epoch_end", "on_train_end"),
+    *("set_model", "set_params"),
+)
+"""Those that are called; an object has any of them."""
+
+
+def keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of the history under its own names and those of Keras: "loss", "val_loss", "val_accuracy"."""
+    named = {name.replace("validation_", "val_", 1): value for name, value in entry.items() if name.startswith("validation_")}
+    return {**entry, **named, **({"loss": entry["train_loss"]} if "train_loss" in entry else {})}
+
+
+class Callbacks:
+    """The callbacks of one training. What one raises ends the training, which a folder can be continued from."""
+
+    def __init__(self, given: Sequence[Any], module: Any) -> None:
+        """Take callbacks.
+
+        Args:
+            given: objects with some of the hooks, or functions of an epoch's number, from 0, and its figures.
+            module: the network's own object, for hooks that ask for a model.
+        """
+        self._given = tuple(given)
+        self._module = module
+
+    def begin(self, **params: Any) -> None:
+        """Tell them that a training begins, of so many `epochs` and `steps`."""
+        if self._given:
+            self._module.stop_training = False
+        self._call("set_model", self._module)
+        self._call("set_params", {"verbose": 0, **params})
+        self._call("on_train_begin", {})
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Tell them that an `epoch` begins."""
+        self._call("on_epoch_begin", epoch, {})
+
+    def step_begins(self, step: int) -> None:
+        """Tell them that a `step` begins."""
+        self._call("on_train_batch_begin", step, {})
+
+    def step_ended(self, step: int, loss: float) -> None:
+        """Tell them the `loss` of a `step`."""
+        self._call("on_train_batch_end", step, {"loss": loss})
+
+    def epoch_ended(self, entry: Mapping[str, Any]) -> bool:
+        """Tell them of an epoch.
+
+        Args:
+            entry: of the history.
+
+        Returns:
+            Whether one of them wants the training to stop: it has set `stop_training` of the model, as those of Keras do.
+        """
+        logs = keras_logs(entry)
+        for one in self._given:
+            if callable(one) and not any(hasattr(one, hook) for hook in HOOKS):
+                one(entry["epoch"] - 1, dict(logs))
+        self._call("on_epoch_end", entry["epoch"] - 1, logs)
+        return bool(self._given) and getattr(self._module, "stop_training", False) is True
+
+    def end(self, entry: Mapping[str, Any]) -> None:
+        """Tell them that the training is over, with the last `entry` of its history."""
+        self._call("on_train_end", keras_logs(entry))
+
+    def _call(self, hook: str, *values: Any) -> None:
+        for one in self._given:
+            if hasattr(one, hook):
+                getattr(one, hook)(*values)
