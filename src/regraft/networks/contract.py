@@ -617,8 +617,8 @@ class Network(abc.ABC):
 
         Args:
             path: `.onnx`: logits and probabilities of every head, with class names and preprocessing beside them, run by ONNX Runtime
-                and others; `.pmml`: dense layers over columns of numbers, read by Weka, KNIME and others; `.keras` for a Keras network;
-                `.pt2`, an exported program, for a PyTorch network.
+                and others; `.pmml`: dense layers over columns of numbers, read by Weka, KNIME and others; `.keras` for a Keras network,
+                or `.h5` in the form of Keras 2; `.pt2`, an exported program, for a PyTorch network.
             preprocessing: of `.onnx`: make it part of the graph, which then takes pictures (N, H, W, C) in bytes of any size, or rows of
                 numbers as they were measured. It is always part of `.pmml`.
             pmml_version: "3.2", "4.1" or "4.4", which is meant where nothing is said.
@@ -648,13 +648,18 @@ class Network(abc.ABC):
             return write_onnx(self, aim, preprocessing=preprocessing)
         if ending == ".pmml":
             return write_pmml(self, aim, version=pmml_version or "4.4", what=what or "network", columns=columns, target=target)
-        if ending != self.own_ending:
+        if ending not in self.own_endings:
             raise NetworkError(
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
-                f"{self.own_ending!r}, '.onnx' or '.pmml'."
+                f"{', '.join(map(repr, self.own_endings))}, '.onnx' or '.pmml'."
             )
         with writable(aim.parent, error=NetworkError):
             return self.export_own(aim)
+
+    @property
+    def own_endings(self) -> tuple[str, ...]:
+        """The endings of all files that `export_own` writes."""
+        return (self.own_ending,)
 
     @property
     @abc.abstractmethod
@@ -663,7 +668,7 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def export_own(self, path: Path) -> Path:
-        """Write a file that the framework itself opens, and return its path, which ends in `own_ending`."""
+        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`."""
 
     @abc.abstractmethod
     def for_export(self) -> Self:

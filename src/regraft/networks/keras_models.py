@@ -35,6 +35,7 @@ from .keras_parts.heads import (
     rows_of,
     scores_from,
 )
+from .keras_parts.keras2 import write_keras2
 from .keras_parts.library import keras
 from .keras_parts.points import points_of
 from .keras_parts.record import Place, TrainingForm
@@ -57,7 +58,7 @@ from .tracing import Trace, as_tensor, capture, pooled, trace
 
 __all__ = ["KerasNetwork", "open_keras"]
 
-_FILE = "network.keras"
+_FILE, _LEGACY = "network.keras", ".h5"
 
 
 def open_keras(
@@ -511,6 +512,11 @@ class KerasNetwork(Network):
         return {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
 
     @property
+    def own_endings(self) -> tuple[str, ...]:
+        """`.keras`, and the HDF5 file of Keras 2."""
+        return (self.own_ending, _LEGACY)
+
+    @property
     def own_ending(self) -> str:
         """`.keras`."""
         return ".keras"
@@ -518,14 +524,17 @@ class KerasNetwork(Network):
     def export_own(self, path: Path) -> Path:
         """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.
 
-        A model without a graph is written without its derived heads.
+        A model without a graph is written without its derived heads. An `.h5` file is in the form of Keras 2.
 
         Raises:
-            NetworkError: if Keras cannot serialise the model.
+            NetworkError: if Keras cannot serialise the model, or Keras 2 has no words for it.
         """
         folding.refuse_form(self)
         with as_given(self):
             whole = changes.with_groups(self)
+            if path.suffix.lower() == _LEGACY:
+                write_keras2(whole, self.sample, kinds=[head.kind for head in self.heads.values()] or ["regression"], target=path)
+                return path
         save(self, whole, target=path)
         return path
 

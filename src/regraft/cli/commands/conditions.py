@@ -16,7 +16,7 @@ from ..shared import check_there, columns_for, kind_for, listed_names, opened, r
 
 __all__ = ["add_to"]
 
-_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras file for a Keras network, or a .pt2 file (a program) for PyTorch."
+_FORMS = "An .onnx file, a .pmml file (dense layers), a .keras or .h5 file for a Keras network, or a .pt2 file (a program) for PyTorch."
 _File = Annotated[Path, typer.Argument(metavar="FILE", help=_FORMS)]
 _INSIDE = "Of an .onnx file: make the preprocessing part of it; it then takes pictures in bytes of any size, or numbers as measured."
 _Inside = Annotated[bool, typer.Option("--preprocessing", help=_INSIDE)]

@@ -123,13 +123,22 @@ def _check_shapes(model: Any, path: Path) -> None:
 
 
 def _loaded(path: Path, config: dict[str, Any]) -> Any:
-    if path.suffix == ".keras" or not _drop_gone_settings_(config):
+    if path.suffix == ".keras":
         return keras.saving.load_model(path, compile=False, safe_mode=True)
+    how = {"compile": False, "safe_mode": True, "custom_objects": _own_layers(config)}
+    if not _drop_gone_settings_(config):
+        return keras.saving.load_model(path, **how)
     with tempfile.TemporaryDirectory() as folder:
         mended = Path(shutil.copy(path, Path(folder) / path.name))
         mended.chmod(0o600)
         _write_config_(mended, config)
-        return keras.saving.load_model(mended, compile=False, safe_mode=True)
+        return keras.saving.load_model(mended, **how)
+
+
+def _own_layers(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the layers of Keras that an architecture names as Keras 2 did, without a module: within others Keras 3 finds none of them."""
+    names = {part["class_name"] for part in serialized_parts(config) if not part.get("module")}
+    return {name: getattr(keras.layers, name) for name in names if isinstance(getattr(keras.layers, name, None), type)}
 
 
 def _write_config_(path: Path, config: dict[str, Any]) -> None:
