@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .data import ArrayPreprocessing, Dataset, Preprocessing, checked, default_preprocessing, preprocessing_from_dict, with_channels
+from .data import (
+    ArrayPreprocessing,
+    Dataset,
+    Preprocessing,
+    checked,
+    default_preprocessing,
+    preprocessing_from_dict,
+    preprocessing_of_function,
+    with_channels,
+)
 from .data import read as read_data
 from .errors import DataError, NetworkError, SettingError, UnsafeFileError
 from .files.formats import reason_of
@@ -18,6 +27,7 @@ from .files.text import printable
 from .networks.account import Account
 from .networks.contract import Network
 from .networks.sources.opening import Architecture, Shapes, open_source
+from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
 from .planning.conditions import Asked as AskedCodes
 from .planning.conditions import Fitting, TunedInput, fold, saved_to
@@ -64,7 +74,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
         inputs: shape of one item without the batch axis, when it cannot be known otherwise; of a module that takes several tensors by
             name, the shape of each: {"X": (40,), "Z": (8,)}.
-        preprocessing: as plain data or a `Preprocessing`, in place of what the source knows.
+        preprocessing: as plain data, a `Preprocessing` or a function of pictures (Keras' `preprocess_input`, transforms of torchvision,
+            timm or albumentations, a processor of Hugging Face), in place of what the source knows.
         head: the name of the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
         trust: open a PyTorch program (`.pt2`) that `source` names. **This runs code of the file**: only for files of your own, or of people
@@ -88,7 +99,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         made = default_preprocessing("array", network.input_shape or None, network.layout)
         network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made
     elif preprocessing is not None:
-        network.preprocessing = _preprocessing(given, channels) if isinstance(given, dict) else given
+        network.preprocessing = _given_preprocessing(network, given, channels=channels)
     else:
         with _own_part(source, "preprocessing"):
             network.preprocessing = _preprocessing(given, channels)
@@ -109,6 +120,21 @@ def _look_for_draws_(network: Network) -> None:
     if network.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
         note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
         network.account = network.account.joined(Account(notes=(note,)))
+
+
+def _given_preprocessing(network: Network, given: Any, *, channels: int | None) -> Preprocessing:
+    """Return the preprocessing that a user gives for a network: plain data, a `Preprocessing`, or a function."""
+    if isinstance(given, Preprocessing):
+        return given
+    given = recipe_spec(given) if is_recipe(given) else given
+    if isinstance(given, dict):
+        return _preprocessing(given, channels)
+    if callable(given):
+        return preprocessing_of_function(given, network.input_shape, layout=network.layout)
+    raise SettingError(
+        f"preprocessing={given!r} is a {type(given).__name__}; expected plain data such as {{'kind': 'image', 'height': 224, "
+        "'width': 224}, or a function of pictures."
+    )
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:

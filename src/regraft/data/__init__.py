@@ -7,6 +7,7 @@ from .preprocessings.array_preprocessing import ArrayPreprocessing
 from .preprocessings.audio_preprocessing import AudioPreprocessing
 from .preprocessings.columns_preprocessing import ColumnsPreprocessing
 from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions, without_conditions
+from .preprocessings.function_preprocessing import preprocessing_of_function
 from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
 from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
 from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
@@ -31,6 +32,7 @@ __all__ = [
     "default_preprocessing",
     "known_conditions",
     "preprocessing_from_dict",
+    "preprocessing_of_function",
     "read",
     "with_channels",
     "with_conditions",

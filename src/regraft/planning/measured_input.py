@@ -104,9 +104,7 @@ def _candidates(pixels: Tensor, channels: int) -> dict[str, dict[str, Any]]:
     return made | {"0..255": {"scale": 1.0}, OWN: own}
 
 
-def _by_statistics(
-    net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePreprocessing], run: Callable[[Inputs], Any]
-) -> _Found | None:
+def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePreprocessing], run: Callable[[Inputs], Any]) -> _Found | None:
     """Compare by the statistics that the first normalising layers have kept; None where there are none."""
     modules = net.modules()
     if not norms_of(modules):

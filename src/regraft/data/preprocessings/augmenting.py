@@ -15,7 +15,7 @@ from ...errors import SettingError, optional_import
 from ...files.text import printable
 from ...randomness import seeded
 
-__all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "like_photographs", "photographs", "plain_name"]
+__all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "given_by_key", "like_photographs", "photographs", "plain_name"]
 
 AUGMENTS = ("auto", "none", "light", "photo")
 """Settings of `augment=`, beside a callable."""
@@ -45,6 +45,12 @@ def augment_key(augment: str | Callable[..., Any]) -> str:
         return augment
     _GIVEN.setdefault(id(augment), augment)  # as long as it is kept, no other one has its number
     return f"{_PROCESS} {id(augment)}"
+
+
+def given_by_key(key: str) -> Callable[..., Any] | None:
+    """Return the callable that `augment_key` has called `key` in this process; None where there is none."""
+    process, _, number = key.partition(" ")
+    return _GIVEN.get(int(number)) if process == _PROCESS and number.isdecimal() else None
 
 
 def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, seeds: Sequence[int]) -> Tensor:

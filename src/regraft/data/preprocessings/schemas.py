@@ -77,6 +77,15 @@ class _Image(_Any):
         return self
 
 
+class _Function(_Any):
+    name: Name
+    key: str
+    form: Literal["picture", "keyword", "batch"]
+    height: Annotated[int, Field(ge=1, le=2**15)]
+    width: Annotated[int, Field(ge=1, le=2**15)]
+    layout: Layout = "channels_first"
+
+
 class _Audio(_Any):
     features: Literal["log_mel", "mfcc", "waveform"] = "log_mel"
     sample_rate: Side = 16000
@@ -116,6 +125,7 @@ class _Conditions(_Any):
 SCHEMAS: dict[str, type[Plain]] = {
     "array": _Array,
     "image": _Image,
+    "function": _Function,
     "audio": _Audio,
     "text": _Text,
     "columns": _Columns,

@@ -24,8 +24,10 @@ from .building import cached_only_when_offline
 __all__ = [
     "Opened",
     "image_spec",
+    "is_recipe",
     "open_timm",
     "open_torchvision",
+    "recipe_spec",
     "timm_module",
     "torchvision_module",
     "unique_names",
@@ -186,15 +188,23 @@ def open_torchvision(name: str, *, pretrained: bool) -> Opened:
         return _torchvision_made(models, name, weights=weights if trained else None)
 
     module = _fetched(make, pretrained, source=source)
-    recipe = weights.transforms()
+    spec = recipe_spec(weights.transforms())
+    return Opened(module, {"source": source}, sample_of((3, spec["height"], spec["width"])), unique_names(weights.meta["categories"]), spec)
+
+
+def recipe_spec(recipe: Any) -> dict[str, Any]:
+    """Return the transforms of a classification network of torchvision, `recipe`, as plain data."""
     side = recipe.crop_size[0]
-    spec = image_spec((side, side, 3), recipe.mean, std=recipe.std)
-    spec |= {
+    return image_spec((side, side, 3), recipe.mean, std=recipe.std) | {
         "resize": "crop",
         "crop_fraction": side / recipe.resize_size[0],
         "interpolation": _known_interpolation(recipe.interpolation.value),
     }
-    return Opened(module, {"source": source}, sample_of((3, side, side)), unique_names(weights.meta["categories"]), spec)
+
+
+def is_recipe(given: Any) -> bool:
+    """Return whether something `given` is such transforms, `weights.transforms()`."""
+    return type(given).__module__ == "torchvision.transforms._presets" and type(given).__name__ == "ImageClassification"
 
 
 def torchvision_module(name: str) -> Module:

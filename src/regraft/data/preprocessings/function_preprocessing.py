@@ -1,0 +1,214 @@
+"""From pictures to a network's input by the user's own function: a transform, a processor, `preprocess_input`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataError, SettingError, optional_import
+from ..dataset import Dataset
+from ..decoding.pictures import decode
+from .augmenting import augment_key, given_by_key, plain_name
+from .image_preprocessing import ImagePreprocessing, augmented_pictures
+from .preprocessing import Preprocessing
+
+__all__ = ["FunctionPreprocessing", "preprocessing_of_function"]
+
+_FORMS = {"channels_first": ("picture", "keyword"), "channels_last": ("batch", "picture", "keyword")}
+_NAMES = ("pixel_values", "image")
+
+
+@dataclass(frozen=True)
+class FunctionPreprocessing(Preprocessing):
+    """Pictures through a function. A folder cannot hold it: there it is known by its name, and has to be given again.
+
+    Attributes:
+        name: of the function.
+        key: by which this process knows it.
+        form: "picture": it takes a PIL picture; "keyword": an array as `image=`, as albumentations has it; "batch": pixels in 0..255,
+            (n, height, width, 3), as Keras has it.
+        height: of the network's input, in pixels.
+        width: of the network's input, in pixels.
+        layout: "channels_first" (C, H, W) or "channels_last" (H, W, C).
+        inferred: never.
+    """
+
+    kind: ClassVar[str] = "function"
+    name: str
+    key: str
+    form: str
+    height: int
+    width: int
+    layout: str = "channels_first"
+    inferred: bool = field(default=False, repr=False)
+
+    @classmethod
+    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
+        """Refuse: no function follows from a shape."""
+        raise DataError(f"No function follows from the shape {input_shape}; give it with preprocessing=.")
+
+    @property
+    def fitted(self) -> bool:
+        """Always: nothing depends on the data."""
+        return True
+
+    @property
+    def item_kind(self) -> str:
+        """Pictures."""
+        return "image"
+
+    def fit(self, data: Dataset) -> FunctionPreprocessing:
+        """Return it as it is: nothing depends on the `data`."""
+        return self
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        known = "" if given_by_key(self.key) else ", which a folder cannot hold: give it again with preprocessing="
+        return f"images through the function {self.name!r}{known}"
+
+    def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
+        """Return n pictures as the function makes them; views are turned, zoomed and shifted afterwards.
+
+        Args:
+            items: n paths, PIL pictures or uint8 arrays.
+            view: 0 for the plain pictures, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item.
+
+        Returns:
+            (n, ...) float32.
+
+        Raises:
+            DataError: if the function is not there, fails, or returns something of another shape than the network takes.
+        """
+        function = given_by_key(self.key)
+        if function is None:
+            raise DataError(
+                f"The network was saved with preprocessing={self.name!r}, a function, which a folder cannot hold. "
+                "Give it again: regraft.load(folder, preprocessing=function)."
+            )
+        made = self._called(function, items)
+        sides = made.shape[1:3] if self.layout == "channels_last" else made.shape[2:]
+        if made.ndim != 4 or tuple(sides) != (self.height, self.width):
+            raise DataError(
+                f"preprocessing={self.name!r} makes items of the shape {tuple(made.shape[1:])}; the network takes pictures of "
+                f"{self.height}x{self.width}, {self.layout}. Give a function that ends in that shape."
+            )
+        if not view:
+            return made
+        last = self.layout == "channels_last"
+        moved = augmented_pictures(made.movedim(-1, 1) if last else made, view, seeds=list(seeds or [0] * len(made)), limits=None)
+        return moved.movedim(1, -1).contiguous() if last else moved
+
+    def _called(self, function: Callable[..., Any], items: Sequence[Any] | np.ndarray) -> Tensor:
+        try:
+            if self.form == "batch":
+                plain = ImagePreprocessing(self.height, self.width, layout=self.layout, scale=1.0, value_range=(0.0, 255.0))
+                return _tensor(function(plain.batch(items).numpy().copy()))
+            return torch.stack([self._one(function, item) for item in items])
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"preprocessing={self.name!r} failed on a picture: {type(error).__name__}: {error}. Correct the function, or leave it out."
+            ) from error
+
+    def _one(self, function: Callable[..., Any], item: Any) -> Tensor:
+        picture = _picture(item)
+        made = _tensor(function(image=np.asarray(picture)) if self.form == "keyword" else function(picture))
+        made = made[0] if made.ndim == 4 and len(made) == 1 else made
+        if made.ndim == 3 and self.layout == "channels_first" and made.shape[0] not in (1, 3) and made.shape[2] in (1, 3):
+            made = made.movedim(2, 0)
+        return made.contiguous()
+
+
+def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int | None], *, layout: str) -> Preprocessing:
+    """Return what a function does to pictures: as plain data where that is a scale and shift of each channel, else through the function.
+
+    Args:
+        function: of one picture (torchvision, timm), of `image=` (albumentations), of pictures (Hugging Face), or of a batch (Keras).
+        shape: of the network's input, without the batch axis.
+        layout: "channels_first" or "channels_last".
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        SettingError: if no form of call gives what the network takes, or two calls on one picture differ.
+    """
+    sides = tuple(shape[1:] if layout == "channels_first" else shape[:2])
+    channels = shape[0 if layout == "channels_first" else -1] if len(shape) == 3 else None
+    name = plain_name(function).partition(" ")[2]
+    if len(shape) != 3 or channels not in (None, 1, 3):
+        raise SettingError(f"preprocessing={name!r} is a function of pictures; the network takes items of the shape {tuple(shape)}.")
+    height, width = (int(side or 224) for side in sides)
+    plain = _scaling(function, height, width=width) if layout == "channels_last" else None
+    if plain is not None:
+        return plain
+    picture, problems = _example(height, width=width), []
+    for form in _FORMS[layout]:
+        own = FunctionPreprocessing(name, augment_key(function), form, height, width, layout)
+        try:
+            first, second = own.batch([picture]), own.batch([picture])
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if not torch.equal(first, second):
+            raise SettingError(
+                f"preprocessing={name!r} makes two things of one picture: it draws at random. Give the transform for evaluation, and what "
+                "is drawn as augment=."
+            )
+        return own
+    raise SettingError(problems[0])
+
+
+def _scaling(function: Callable[..., Any], height: int, *, width: int) -> ImagePreprocessing | None:
+    """Return what a function does where it scales and shifts each channel, and may turn their order; None where it does something else."""
+
+    def answers(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(_tensor(function(pixels.astype(np.float32).copy())), np.float64)
+
+    drawn = np.random.default_rng(0).integers(0, 256, size=(1, height, width, 3))
+    try:
+        black, white, red = (answers(np.broadcast_to(np.array(colour), drawn.shape)) for colour in ((0,) * 3, (255,) * 3, (255, 0, 0)))
+        given = answers(drawn)
+    except Exception:
+        return None
+    if given.shape != drawn.shape:
+        return None
+    shift, factor = black[0, 0, 0], (white - black)[0, 0, 0] / 255
+    bgr = bool(abs(red - black)[0, 0, 0, 2] > abs(red - black)[0, 0, 0, 0])
+    if not (factor > 0).all() or not np.allclose((drawn[..., ::-1] if bgr else drawn) * factor + shift, given, atol=1e-3, rtol=1e-4):
+        return None
+    mean, std = (tuple(float(f"{value:.6g}") + 0.0 for value in numbers) for numbers in (-shift / factor, 1 / factor))
+    return ImagePreprocessing(height, width, layout="channels_last", interpolation="bilinear", scale=1.0, mean=mean, std=std, bgr=bgr)
+
+
+def _tensor(made: Any) -> Tensor:
+    """Return what a function gives as float32: an array, a tensor of any framework, or one of them by name."""
+    if isinstance(made, Mapping):
+        made = next((made[name] for name in _NAMES if name in made), made)
+    if isinstance(made, list | tuple):
+        made = np.stack([np.asarray(one) for one in made])
+    tensor = made.detach().cpu() if isinstance(made, Tensor) else torch.from_numpy(np.array(made))
+    return tensor.to(torch.float32)
+
+
+def _picture(item: Any) -> Any:
+    """Return an item as a PIL picture in colour."""
+    library = optional_import("PIL.Image", "vision", purpose="reading images")
+    if isinstance(item, np.ndarray):
+        if item.dtype != np.uint8:
+            raise DataError(f"A function takes pictures as files, PIL pictures or uint8 arrays; received an array of {item.dtype}.")
+        return library.fromarray(item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item).convert("RGB")
+    pixels = decode(Path(item) if isinstance(item, str) else item, 3, resized=lambda picture: picture)
+    return library.fromarray(pixels[0].permute(1, 2, 0).numpy().astype(np.uint8))
+
+
+def _example(height: int, *, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size=(height + 7, width + 5, 3), dtype=np.uint8)
