@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .data import (
     ArrayPreprocessing,
@@ -115,7 +116,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
 
 def _look_for_draws_(network: Network) -> None:
     """Take note of a `network` that draws at random in inference: dropout that is always on, noise."""
-    share = network.drawn_share()
+    share = _drawn_share(network)
     network.draws = share > DRAWN
     if network.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
         note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
@@ -135,6 +136,18 @@ def _given_preprocessing(network: Network, given: Any, *, channels: int | None) 
         f"preprocessing={given!r} is a {type(given).__name__}; expected plain data such as {{'kind': 'image', 'height': 224, "
         "'width': 224}, or a function of pictures."
     )
+
+
+def _drawn_share(network: Network) -> float:
+    """Return by how much two passes over a `network`'s sample differ, in inference, as a share of the largest score."""
+    passes = []
+    network.mode_(False)
+    for seed in (1, 2):
+        with seeded(seed), torch.no_grad():
+            made = list(network.scores(network.sample).values()) if network.heads else [network.feature_batch(network.sample)]
+            passes.append(torch.cat([scores.flatten().double() for scores in made]))
+    largest = float(passes[0].abs().max()) if len(passes[0]) else 0.0
+    return float((passes[0] - passes[1]).abs().max()) / largest if largest else 0.0
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:

@@ -20,7 +20,6 @@ from torch import Tensor
 from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
 from ..files.text import printable
-from ..randomness import seeded
 from .account import Account
 from .dense_files import write_pmml
 from .fingerprints.values import Structure
@@ -240,17 +239,6 @@ class Network(abc.ABC):
             found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(self._features_at(items, row)))
         return together(found)
 
-    def drawn_share(self) -> float:
-        """Return by how much two passes over the sample differ, in inference, as a share of the largest score."""
-        passes = []
-        self.mode_(False)
-        for seed in (1, 2):
-            with seeded(seed), torch.no_grad():
-                made = list(self.scores(self.sample).values()) if self.heads else [self.feature_batch(self.sample)]
-                passes.append(torch.cat([scores.flatten().double() for scores in made]))
-        largest = float(passes[0].abs().max()) if len(passes[0]) else 0.0
-        return float((passes[0] - passes[1]).abs().max()) / largest if largest else 0.0
-
     def summary(self) -> str:
         """Return a table of the blocks and the head, for people."""
         total = sum(block.parameters for block in self.blocks)
@@ -305,9 +293,11 @@ class Network(abc.ABC):
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input, features (N, d)."""
 
-    @abc.abstractmethod
     def sample_features(self) -> Tensor:
-        """Return `feature_batch` of the two made-up items that the network was inspected with: its width is what matters."""
+        """Return `feature_batch`, in inference, of the two made-up items that the network was inspected with, (2, d)."""
+        self.mode_(False)
+        with torch.no_grad():
+            return self.feature_batch(self.sample)
 
     @abc.abstractmethod
     def freeze_(self, layers: Collection[str]) -> None:

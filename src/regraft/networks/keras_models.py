@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
@@ -258,15 +257,6 @@ class KerasNetwork(Network):
         first = channels_last(self._by_name[self.first.layer])
         shared = {found.layer: pooled(features, first) for found in self.found.values()} | {self.first.layer: features}
         return self.with_derived({task: scores_from(self._by_name[found.layer], shared[found.layer]) for task, found in self.found.items()})
-
-    def sample_features(self) -> Tensor:
-        """Return the features of the sample, (2, d)."""
-        before, self.training = self.training, False
-        try:
-            with torch.no_grad():
-                return self.feature_batch(self.sample)
-        finally:
-            self.training = before
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.

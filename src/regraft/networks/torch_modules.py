@@ -274,12 +274,6 @@ class TorchNetwork(Network):
         positions = features if flat else features[(..., *(None,) * (cast(Tensor, head.weight).ndim - 2))]
         return pooled(head(positions), channels_last=last_axis(head))
 
-    def sample_features(self) -> Tensor:
-        """Return the features of the sample, (2, d)."""
-        self.mode_(False)
-        with torch.no_grad():
-            return self.feature_batch(self.sample)
-
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers and single parameters, and those that are held; all others become trainable."""
         self._frozen = frozenset(layers) | self.held

@@ -159,7 +159,7 @@ def _reading(network: Network, points: Sequence[Tap] | None, *, count: int) -> t
         dropped = _too_wide(slices, most)
         tapped, slices = _tapped(network, [tap if tap.block not in dropped else _without_grids(tap) for tap in wanted])
         notes = (f"Rows and columns of {len(dropped)} wide blocks were left out, to keep {slices[-1].stop:,} numbers an item.",)
-    return _Reading(tapped, slices, _head_modules(network, tapped), network.family == "keras"), notes
+    return _Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last"), notes
 
 
 def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:
