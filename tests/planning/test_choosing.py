@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from tests import torch_examples as examples
 from tests.networks.keras_examples import L
 
 import regraft
+from regraft.console import speaking
 from regraft.data import Dataset
 from regraft.errors import DataError, SettingError
 from regraft.heads import extend
@@ -343,6 +345,29 @@ def test_what_the_budget_leaves_no_time_for_is_not_tried(monkeypatch: pytest.Mon
     result = regraft.adapt(_net(), _hard(240, 4.0), budget="30s", **QUICK)
     assert result.plan.chosen["strategy"] == "probe" and result.history == []
     assert any("left of the budget" in one["why"] for one in result.plan.candidates)
+
+
+@pytest.mark.parametrize("budget", [None, "3m"])
+def test_a_budget_tries_what_fits_into_it_even_where_little_can_be_gained(
+    budget: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials that are expected to take 1 s are run within three minutes, those of 1,000 s are not, and how long is said before."""
+    monkeypatch.setattr(Choice, "is_settled", lambda _choice: True)
+    monkeypatch.setattr(Choice, "seconds", lambda _choice, one, **_named: 1e3 if one.strategy in ("full", "scratch") else 1.0)
+    with speaking(True):
+        result = regraft.adapt(_net(), _hard(120, 4.0), budget=budget, **QUICK)
+    tried = {one["name"]: one for one in result.plan.candidates if one["strategy"] != "probe"}
+    if budget is None:
+        assert all("smaller than what these examples can show" in one["why"] for one in tried.values())
+        return
+    assert {one["strategy"] for one in tried.values()} >= {"head", "partial", "full"}
+    for one in tried.values():
+        long = one["strategy"] in ("full", "scratch")
+        assert ("1000 s for a trial" in one["why"] and "left of the budget" in one["why"]) == long
+        assert one["strategy"] == "head" or (one["seconds"] is None) == long  # the head alone is not trained in its trial
+    said = capsys.readouterr().err
+    assert re.search(r"the trials take about [2-9]\.0 s; training the best of them to its end, where that is worth it, up to ", said)
+    assert said.index("the trials take about") < said.index("trial of ")
 
 
 def test_the_costs_of_a_frozen_part_are_those_of_one_pass() -> None:

@@ -183,7 +183,7 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
     choice.entries.extend(candidates)
     for one in candidates:
         choice.expect_(one)
-    if choice.is_settled() and not choice.asked:
+    if choice.is_settled() and not choice.asked and choice.deadline is None:
         for one in candidates:
             one.why = f"{NOT_TRIED}: the gain that can be expected is smaller than what these examples can show"
         return _untrained(choice)
@@ -223,8 +223,9 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     trials = sorted((choice.seconds(one, items=min(items, MOST_TRIED), epochs=first_epochs(setup)) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
+    fitting = [seconds for seconds in trials if seconds <= choice.left]
     say(
-        f"the trials take about {duration(sum(trials[: FIRST if few else None]))}; training the best of them to its end, where that is "
+        f"the trials take about {duration(min(sum(fitting[: FIRST if few else None]), max(choice.left, 0)))}; training the best of them to its end, where that is "
         f"worth it, up to {duration(min(longest, max(choice.left, 0)))}"
     )
 
