@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import Dataset
     from .errors import RegraftError
-    from .heads import branch, cut, extend, join, retarget, stack
+    from .heads import branch, cut, join, retarget, stack
     from .networks.contract import Network
     from .planning import Plan, Result
+    from .planning.extending import Extension
     from .planning.profiling import Profile
     from .planning.search import Study, TransferClassifier, TransferRegressor
-    from .verbs import adapt, adapt_condition, fold, load, profile, read, search, tune_input
+    from .verbs import adapt, adapt_condition, extend, fold, load, profile, read, search, tune_input
 
 __all__ = [
     "Dataset",
+    "Extension",
     "Network",
     "Plan",
     "Profile",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "data",
+    "Extension": "planning.extending",
     "Network": "networks.contract",
     "Plan": "planning",
     "Profile": "planning.profiling",
@@ -58,7 +61,7 @@ _HOMES = {
     "adapt_condition": "verbs",
     "branch": "heads",
     "cut": "heads",
-    "extend": "heads",
+    "extend": "verbs",
     "fold": "verbs",
     "join": "heads",
     "load": "verbs",

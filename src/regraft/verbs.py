@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from .data import read as read_data
 from .errors import DataError, NetworkError, SettingError, UnsafeFileError
 from .files.formats import reason_of
 from .files.text import printable
+from .heads import extend as extend_by_name
 from .networks.account import Account
 from .networks.contract import Network
 from .networks.sources.opening import Architecture, Shapes, open_source
@@ -34,6 +35,8 @@ from .planning.conditions import Asked as AskedCodes
 from .planning.conditions import Fitting, TunedInput, fold, saved_to
 from .planning.conditions import adapt_condition as fit_condition
 from .planning.conditions import tune_input as learn_input
+from .planning.extending import Asked as AskedClasses
+from .planning.extending import Extension, extended
 from .planning.preparing import check_items
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
@@ -42,7 +45,7 @@ from .probes import UnknownJudge
 from .randomness import own_state, seeded
 from .training import Settings
 
-__all__ = ["adapt", "adapt_condition", "fold", "load", "profile", "read", "search", "tune_input"]
+__all__ = ["adapt", "adapt_condition", "extend", "fold", "load", "profile", "read", "search", "tune_input"]
 
 read = read_data
 DRAWN = 1e-3
@@ -225,6 +228,112 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
     judges = None if test is None else _usable(test, skip_bad, task=task)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
+
+
+@overload
+def extend(
+    net: Network,
+    classes: Sequence[str],
+    data: Any = None,
+    *,
+    start: str | None = None,
+    old_data: Any = None,
+    statistics: Any = None,
+    test: Any = None,
+    seed: int = 0,
+) -> Network: ...
+
+
+@overload
+def extend(
+    net: Any,
+    data: Any,
+    /,
+    *,
+    start: str | None = None,
+    old_data: Any = None,
+    statistics: Any = None,
+    test: Any = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    out: str | Path | None = None,
+    skip_bad: bool = False,
+) -> Extension: ...
+
+
+@own_state()
+def extend(  # noqa: PLR0913  # over the limit: the public contract
+    net: Any,
+    classes: Any = None,
+    data: Any = None,
+    *,
+    start: str | None = None,
+    old_data: Any = None,
+    statistics: Any = None,
+    test: Any = None,
+    holdout: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    skip_bad: bool = False,
+) -> Network | Extension:
+    """Add classes to a network; everything before the head stays as it is.
+
+    The class weights and the logits of the old classes stay bit-identical, which is measured on the examples given and stands in the
+    account as `max_score_change`. Only `statistics=` solves all class weights anew.
+
+    Two calls: `extend(net, classes, data)` adds the classes that are named and returns the network. `extend(net, data)` adds those that
+    the data show and the network lacks, judges the result on a share of the examples that is kept aside, and returns an `Extension`
+    with network, scores and report.
+
+    Args:
+        net: a `Network` with class names; with data alone also whatever `load` opens. It is not changed.
+        classes: the names to add, none of which is there already; or the data.
+        data: examples of the new classes: a `Dataset`, or whatever `read` reads. Without `classes` old classes may be among them.
+        start: how the new class weights start: "imprint" (the default where only new classes are shown), the direction from the old
+            classes to the new one; "probe", the closed-form solution among the new classes, aligned to the old ones; "random", "mean"
+            or "zeros" (the default without data).
+        old_data: some examples of the old classes: the new class weights are then fitted to old and new ones, every class weighing the
+            same.
+        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those of `net`. The weights
+            of all classes are then the closed-form joint solution (linear discriminant analysis): nothing is forgotten, and the order
+            of extensions does not matter.
+        test: examples of old or new classes that only judge.
+        holdout: with data alone, the share of the examples that only judges; None: 0.2.
+        seed: of "random", and of the choice of what judges.
+        out: with data alone, the folder that network, scores and report are saved in.
+        skip_bad: with data alone, leave out examples that cannot be used, instead of stopping.
+
+    Returns:
+        A new network, new classes after the old ones; or, with data alone, the `Extension` that holds it.
+
+    Raises:
+        SettingError: if arguments do not go together.
+        InputError: if anything else does not fit; nothing has been written then.
+    """
+    if classes is not None and (data is not None or not _are_data(classes)):
+        if holdout is not None or out is not None or skip_bad:
+            raise SettingError(
+                "holdout=, out= and skip_bad= go with data alone: extend(net, data, holdout=0.2). Leave out the class names."
+            )
+        return extend_by_name(net, classes, data, start=start, old_data=old_data, statistics=statistics, test=test, seed=seed)
+    if classes is None and data is None:
+        raise SettingError("extend needs the names of new classes, or data that show them; received neither.")
+    asked = AskedClasses(start, old_data, statistics, 0.2 if holdout is None else holdout, seed)
+    shown = _read(data if classes is None else classes, skip_bad)
+    stored, tests = (None if one is None else _read(one, skip_bad) for one in (old_data, test))
+    network = net if isinstance(net, Network) else _opened_for(net, shown)
+    return extended(network, shown, asked=replace(asked, old_data=stored), test=tests, out=out, skip_bad=skip_bad)
+
+
+def _read(data: Any, skip_bad: bool) -> Dataset:
+    return data if isinstance(data, Dataset) else read(data, skip_bad=skip_bad)
+
+
+def _are_data(given: Any) -> bool:
+    """Tell data from a list of class names."""
+    if isinstance(given, list | tuple):
+        return any(not isinstance(one, str | int | float | np.generic) for one in given)
+    return not (isinstance(given, Set | Iterator | range) or getattr(given, "ndim", None) == 1)
 
 
 @own_state()

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 import regraft
-from regraft.cli.commands.extension import figures_line
+from regraft.planning.extending import figures_line
 from regraft.probes import statistics_of
 
 from .conftest import make_pictures, run
@@ -55,9 +55,9 @@ def test_a_saved_torch_network_gets_the_class_that_it_lacks(adapted: Adapted, tm
     data = make_pictures(tmp_path / "new", classes=("Bright", "grey"))
     result = run("extend", folder, data, "--out", tmp_path / "out", "--start", "imprint")
     assert result.exit_code == 0, result.output
-    assert "8 of 16 items have labels that the network has already: used as items of old classes; they only judge." in result.stderr
-    assert result.stdout.splitlines()[0].startswith("Among all 3 classes the extended network reads ")
-    assert "Scores of old classes: changed by 0 at most, on 16 items (max_score_change)" in result.stdout
+    assert "8 of 16 examples have labels that the network has already: used as examples of old classes; they only judge." in result.stderr
+    assert result.stdout.splitlines()[0].startswith("Among all 3 classes the extended network classifies ")
+    assert "Logits of old classes: changed by 0 at most, on 16 examples (max_score_change)" in result.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"regraft.json", "scores.json", "report.json", "report.html"}
     net, before = regraft.load(tmp_path / "out"), regraft.load(folder)
     assert net.classes == ("bright", "dark", "grey")
@@ -88,7 +88,7 @@ def test_what_judges_is_told(keras_file: Path, tmp_path: Path) -> None:
     single = write_table(tmp_path / "single.csv", ("high",), each=1)
     result = extended(keras_file, single, "--out", tmp_path / "one")
     assert result.exit_code == 0, result.output
-    assert "No item was kept aside to judge" in result.stderr and "has not been judged" in result.stdout
+    assert "No example was kept aside to judge" in result.stderr and "has not been judged" in result.stdout
     test = write_table(tmp_path / "test.csv", ("low", "high"), each=3)
     plain = json.loads(extended(keras_file, single, "--out", tmp_path / "two", "--holdout", 0, "--test", test, "--json").stdout)
     assert set(plain["scores"]) == {"test"} and plain["scores"]["test"]["new_items"] == 3
@@ -107,10 +107,10 @@ def test_statistics_solve_all_rows(keras_file: Path, tmp_path: Path) -> None:
         result = run("extend", tmp_path / "saved", data, "--statistics", given, "--out", tmp_path / name, "--json")
         assert result.exit_code == 0, result.output
         plain = json.loads(result.stdout)
-        assert "No item was given of 1 of 2 old classes ('middle')" in result.stderr
+        assert "No example was given of 1 of 2 old classes ('middle')" in result.stderr
         assert plain["account"]["kept"] == [] and plain["scores"]["holdout"]["old_items"] == 10
     both = refused("extend", tmp_path / "saved", data, "--statistics", "own", "--start", "zeros", "--out", tmp_path / "out")
-    assert "--start zeros and --statistics own" in both
+    assert "--start and --statistics at once" in both
     other = regraft.load(keras_file, classes=["low", "middle"])
     other.statistics = statistics_of(np.eye(5, dtype=np.float32)[:4], np.array([0, 0, 1, 1]), classes=("low", "middle")).to_arrays()
     other.save(tmp_path / "other")
@@ -128,13 +128,14 @@ def test_what_cannot_be_extended_is_refused(keras_file: Path, adapted: Adapted, 
     out = ["--out", tmp_path / "out"]
     assert "has all classes of the data already: 'bright', 'dark'" in refused("extend", folder, pictures, *out)
     data = write_table(tmp_path / "new.csv", ("high", "low"))
-    assert "no class names; give them with --source-classes FILE" in refused("extend", keras_file, data, *out)
+    assert "no class names; give them with --source-classes." in refused("extend", keras_file, data, *out)
     assert "no column 'lable' for target; did you mean 'label'?" in refused("extend", folder, data, *out, "--target", "lable")
     (tmp_path / "gap.csv").write_text("a,b,c,label\n1,2,3,high\n1,2,3,\n", encoding="utf-8")
     named = ["--classes", keras_file.with_name("old.txt")]
     assert "Targets are missing or not finite in rows 1" in refused("extend", keras_file, tmp_path / "gap.csv", *out, *named)
     (tmp_path / "numbers.csv").write_text("a,b,c,label\n1,2,3,0.5\n1,2,3,1.5\n", encoding="utf-8")
-    assert "of the kind 'regression'; expected one class name" in refused("extend", keras_file, tmp_path / "numbers.csv", *out, *named)
+    wrong = refused("extend", keras_file, tmp_path / "numbers.csv", *out, *named)
+    assert "of the kind 'regression'; expected one class name an example. Choose one column of class names with --target." in wrong
     test = write_table(tmp_path / "test.csv", ("low", "top"))
     assert "'top'" in refused("extend", keras_file, data, "--test", test, *out, *named)
     (tmp_path / "texts.csv").write_text("text,label\nhow do you do,hello\nfare you well,bye\n", encoding="utf-8")
@@ -160,8 +161,8 @@ def test_groups_of_items_that_are_learned_from_do_not_judge(keras_file: Path, tm
     ("options", "said"),
     [
         (["--start", "imprnt"], "did you mean 'imprint'?"),
-        (["--start", "mean", "--old-data", "x"], "--start mean and --old-data x"),
-        (["--holdout", "1"], "--holdout 1.0"),
+        (["--start", "mean", "--old-data", "x"], "--start and --old-data at once"),
+        (["--holdout", "1"], "--holdout is a share from 0 to below 1, such as 0.2; received 1.0"),
         (["--target", "a=b", "--target", "c"], "--target 'c': others name a task, such as 'a=b'; give TASK=COL."),
         (["--columns", "a,,b"], "--columns 'a,,b'"),
     ],
@@ -177,6 +178,6 @@ def test_options_are_checked_before_anything_is_opened(
 def test_the_figures_in_a_sentence() -> None:
     figures = {"old_accuracy": 0.9, "old_accuracy_before": 1.0, "old_items": 10, "new_accuracy": 0.5, "new_items": 4}
     both = figures_line({**figures, "harmonic_mean": 0.643}, 5)
-    assert "90.0 % of 10 items of old classes (100.0 % before) and 50.0 % of 4 items of new classes" in both
+    assert "90.0 % of 10 examples of old classes (100.0 % before) and 50.0 % of 4 examples of new classes" in both
     assert both.endswith("harmonic mean 64.3 %.")
     assert figures_line({"new_accuracy": 0.5, "new_items": 4}, 5).endswith("; the other classes were not judged.")

@@ -125,7 +125,7 @@ def test_inspect_shows_every_head(saved: Saved, tmp_path: Path) -> None:
     ]
     assert heads[1]["groups"] == {"even": ["zero", "two"], "odd": ["one", "three"]}
     (tmp_path / "names.txt").write_text("Three \none hundred\n", encoding="utf-8")
-    assert "rows carried over by name" in run("inspect", folder / "net", "--classes", tmp_path / "names.txt").stdout
+    assert "class weights carried over by name" in run("inspect", folder / "net", "--classes", tmp_path / "names.txt").stdout
 
 
 def test_inspect_counts_synonyms(tmp_path: Path) -> None:

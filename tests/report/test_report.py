@@ -112,7 +112,7 @@ def test_page_is_well_formed_escaped_and_self_contained(tmp_path: Path, facts: d
 def test_page_shows_the_facts(tmp_path: Path, facts: dict[str, Any]) -> None:
     text = shown(write_report(tmp_path, facts))
     numbers = ("90.0 %", "3\u202f400\u202f000", "40.0 %", "900", "not finite", "44 more", "2026-01-02")
-    for word in (*numbers, "rows that start anew"):
+    for word in (*numbers, "class weights that start anew"):
         assert word in text, word
     assert text.count("<figure>") == text.count("<figcaption>") == 8
     assert (tmp_path / "report.html").is_file() and len(list(tmp_path.iterdir())) == 1

@@ -19,7 +19,7 @@ from ..console import tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
 
-__all__ = ["Commands", "guarded"]
+__all__ = ["Commands", "as_options", "guarded"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
@@ -36,7 +36,8 @@ _OPTIONS = {
     "classes= when the network is loaded": "--source-classes",
 }
 _KEYWORDS = (
-    "architecture|cache|channels|columns|condition|files|group|head|input|kind|old_data|out|rename|start|statistics|target|test|weights"
+    "architecture|cache|channels|columns|condition|files|group|head|holdout|input|kind|old_data|out|rename|start|statistics|"
+    "target|test|weights"
 )
 _KEYWORD = re.compile(rf"\b({_KEYWORDS})=(?=[\s.,;]|$)")
 
@@ -95,14 +96,14 @@ def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[
 
 def _message(error: Exception) -> str:
     if isinstance(error, RegraftError):
-        return f"Error: {_as_options(str(error))}"
+        return f"Error: {as_options(str(error))}"
     what = " ".join(str(error).split()) or "no further message"
     hint = "" if _DEBUG.get() else " Run the same command with --debug to see where it happened."
     return f"Error: {type(error).__name__}: {what}.{hint}".replace("..", ".")
 
 
-def _as_options(message: str) -> str:
-    """Name the options of the command line where the library names its keywords."""
+def as_options(message: str) -> str:
+    """Return a `message` that names the options of the command line where the library names its keywords."""
     for keyword, option in _OPTIONS.items():
         message = message.replace(keyword, option)
     return _KEYWORD.sub(lambda found: f"--{found[1].replace('_', '-')}", message)

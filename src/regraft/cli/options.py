@@ -70,12 +70,11 @@ SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be us
 _TASK = "What the labels are: classification, multi-label or regression; without it, what they and the network's head say."
 Task = Annotated[str | None, Option("--task", metavar="KIND", help=_TASK)]
 Test = Annotated[str | None, Option("--test", metavar="DATA", help="Further data that only judge.")]
-OldData = Annotated[
-    str | None, Option("--old-data", metavar="DATA", help="Some items of the old classes: new rows are fitted to old and new items.")
-]
-_STATISTICS = "Solve the rows of all classes anew from the class statistics of the old ones: those in DIR, or the network's own."
+_OLD_DATA = "Some examples of the old classes: the new class weights are fitted to old and new ones."
+OldData = Annotated[str | None, Option("--old-data", metavar="DATA", help=_OLD_DATA)]
+_STATISTICS = "Solve the class weights of all classes anew from the class statistics of the old ones: those in DIR, or the network's own."
 Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", help=_STATISTICS)]
-Holdout = Annotated[float, Option("--holdout", metavar="X", help="Share of the items kept aside to judge; 0 goes with --test.")]
+Holdout = Annotated[float, Option("--holdout", metavar="X", help="Share of the examples kept aside to judge; 0 goes with --test.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
@@ -98,7 +97,7 @@ _TRAINABLE = "Exactly these layers, names or patterns with commas between, such 
 Trainable = Annotated[str | None, Option("--trainable", metavar="A,B", help=_TRAINABLE)]
 _FRESH = "Layers below the head that were never trained, names or patterns with commas between: trained first, with the head."
 Fresh = Annotated[str | None, Option("--fresh", metavar="A,B", help=_FRESH)]
-_START = "How rows of new classes start: zeros, random, mean, imprint or probe."
+_START = "How the class weights of new classes start: zeros, random, mean, imprint or probe."
 Start = Annotated[str | None, Option("--start", metavar="S", help=_START)]
 _RENAME = "An old class by its new name, so that its row is kept; repeatable."
 Rename = Annotated[list[str] | None, Option("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]

@@ -1,4 +1,4 @@
-"""Extend: further classes from new data alone, while the old rows and the old scores stay as they are to the bit."""
+"""Extend: further classes from new data alone, while the class weights and the logits of the old ones stay bit-identical."""
 
 from __future__ import annotations
 
@@ -38,21 +38,18 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
 ) -> Network:
     """Add classes to a network; everything before the head stays as it is.
 
-    The rows and the raw scores of the old classes are unchanged to the bit, which is measured on the items given and stands in the
-    account as `max_score_change`. Only `statistics=` solves all rows anew.
+    The class weights and the logits of the old classes stay bit-identical, which is measured on the examples given and stands in the
+    account as `max_score_change`. Only `statistics=` solves all class weights anew.
 
     Args:
         net: the network, with class names; it is not changed.
         classes: the names to add; none may be there already.
-        data: items of the new classes, as `regraft.read` reads them.
-        start: how the new rows start: "imprint" (the default where `data` are given), the direction from the old classes to the new
-            one; "probe", the closed-form solution among the new classes, aligned to the old rows; "random", "mean" or "zeros" (the
+        data: examples of the new classes, as `regraft.read` reads them.
+        start: how the new class weights start: "imprint" (the default where `data` are given), "probe", "random", "mean" or "zeros" (the
             default without data).
-        old_data: some items of the old classes: the new rows are then fitted to old and new items, every class weighing the same.
-        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those of `net`. The rows of
-            all classes are then the closed-form joint solution (linear discriminant analysis): nothing is forgotten, and the order of
-            extensions does not matter.
-        test: items of old or new classes that only judge: the account then has the accuracy on old and on new classes, among all
+        old_data: some examples of the old classes, which the new class weights are then fitted to as well.
+        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those of `net`.
+        test: examples of old or new classes that only judge: the account then has the accuracy on old and on new classes, among all
             classes, and their harmonic mean.
         seed: of "random".
 
@@ -93,7 +90,7 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
 def _checked(net: Network, classes: Sequence[str]) -> tuple[str, ...]:
     names, old = checked_classes(classes), net.head
     if old.classes is None:
-        raise NetworkError(f"The head's {len(old.weight)} rows have no class names; give them with classes= when the network is loaded.")
+        raise NetworkError(f"The head's {len(old.weight)} outputs have no class names; give them with classes= when the network is loaded.")
     if old.kind == "regression":
         raise NetworkError(
             f"The task {old.task!r} is a regression with the outputs {', '.join(old.classes[:5])}; classes go to a classifier."
@@ -113,18 +110,18 @@ def _check_settings(start: str | None, *, data: Any, old_data: Any, statistics: 
         raise SettingError(f"start={start!r} is not known{near_names(start, STARTS)}")
     if data is None and (start in ("imprint", "probe") or old_data is not None or statistics is not None):
         asked = f"start={start!r}" if start in ("imprint", "probe") else "old_data=" if old_data is not None else "statistics="
-        raise SettingError(f"{asked} computes new rows from items of the new classes; give them with data.")
+        raise SettingError(f"{asked} computes new class weights from examples of the new classes; give them with data.")
     if statistics is not None and (old_data is not None or start is not None):
         raise SettingError(
-            f"statistics= solves all rows in closed form; received start={start!r} and old_data {'' if old_data is None else 'too'} "
-            "besides. Leave them out."
+            f"statistics= solves all class weights in closed form; received start={start!r} and old_data "
+            f"{'' if old_data is None else 'too'} besides. Leave them out."
         )
 
 
 def _check_shown(items: Dataset, names: Sequence[str]) -> None:
     lacking = [name for name, count in zip(names, items.class_counts(), strict=True) if not count]
     if lacking:
-        raise DataError(f"The data show no item of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
+        raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every new class.")
 
 
 def _new(head: Head, names: Sequence[str]) -> np.ndarray:
@@ -231,14 +228,14 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
     if arrays is None:
         if given is None:
             return None
-        raise SettingError("statistics=True: this network carries none; give a folder saved by regraft, or items with old_data=.")
+        raise SettingError("statistics=True: this network carries none; give a folder saved by regraft, or examples with old_data=.")
     if not isinstance(arrays, Mapping):
         raise SettingError(f"statistics= takes a folder saved by regraft, its arrays, or True; received {type(arrays).__name__}.")
     found, head = ClassStatistics.from_arrays(arrays), net.head
     if found.every > 1 and given is not None:
         raise SettingError(
-            f"statistics= solves all rows from all {head.features:,} features; these are of every {found.every}-th, as adapt keeps them of "
-            "very wide heads. Leave it out: new rows are then aligned to the old ones by them."
+            f"statistics= solves all class weights from all {head.features:,} features; these are of every {found.every}-th, as adapt "
+            "keeps them of very wide heads. Leave it out: new class weights are then aligned to the old ones by them."
         )
     wide = len(range(0, head.features, found.every)) + (0 if found.every == 1 else len(found.classes))
     least = wide - (0 if found.every == 1 else len(found.classes) - 1)
@@ -263,7 +260,7 @@ def _joint(head: Head, statistics: ClassStatistics) -> Head:
 def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dataset | None, judges: Any, joint: bool) -> Account:
     old = list(net.classes or ())
     entries = {"kept": [] if joint else old, "new": [*old, *names] if joint else list(names)}
-    notes = [f"the rows of all {len(old) + len(names)} classes were solved jointly from class statistics"] if joint else []
+    notes = [f"the class weights of all {len(old) + len(names)} classes were solved jointly from class statistics"] if joint else []
     figures: dict[str, Any] = {}
     judging = None if judges is None else as_data(judges).with_classes(changed.classes or ())
     proof = [part for part in (items, judging) if part is not None]
@@ -281,17 +278,17 @@ def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any
 
     Args:
         net: with C classes.
-        data: items of old or new classes, which chose nothing.
+        data: examples of old or new classes, which chose nothing.
         old: how many of the classes, the first ones, are old.
 
     Returns:
-        "old_accuracy", "new_accuracy" and "harmonic_mean", in [0, 1]; those without items are absent.
+        "old_accuracy", "new_accuracy" and "harmonic_mean", in [0, 1]; those without examples are absent.
 
     Raises:
         DataError: if the data are not those of a classification.
     """
     if data.task != "classification":
-        raise DataError(f"Accuracy on old and new classes needs one class an item; the data are of the kind {data.task!r}.")
+        raise DataError(f"Accuracy on old and new classes needs one class an example; the data are of the kind {data.task!r}.")
     data = data.with_classes(net.classes or ())
     right = net.logits(data).argmax(1) == data.targets
     shares = {"old_accuracy": right[data.targets < old], "new_accuracy": right[data.targets >= old]}

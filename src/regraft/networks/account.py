@@ -16,10 +16,10 @@ _MEANING = {
     "reshaped": "of another size",
     "missing": "not in the file: left as they were",
     "unexpected": "in the file, no place for them",
-    "kept": "rows carried over by name",
-    "renamed": "rows carried over under a new name",
-    "new": "rows that start anew",
-    "dropped": "rows left behind",
+    "kept": "class weights carried over by name",
+    "renamed": "class weights under a new name",
+    "new": "class weights that start anew",
+    "dropped": "class weights left behind",
     "frozen": "layers that no training changes",
 }
 

@@ -16,7 +16,6 @@ from ..errors import InputError, SettingError
 from ..files.locks import held_folder
 from ..methods import METHODS
 from ..networks.contract import Network
-from ..networks.folders import FACTS_FILE, settled
 from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
@@ -27,7 +26,7 @@ from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, prepared_for
-from .result import History, Result, save_result
+from .result import History, Result, check_unfinished, save_result
 from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
@@ -62,17 +61,8 @@ def carry_out(
     check_trainable(data, judged_apart=test is not None)
     with nullcontext() if out is None else held_folder(out) as folder:
         if folder is not None:
-            _check_unfinished(folder, resume, shown=out)
+            check_unfinished(folder, resume, shown=out, remedy=", or resume=False to replace it")
         return _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume)
-
-
-def _check_unfinished(folder: Path, resume: bool, *, shown: Any) -> None:
-    """Raise if a folder holds a finished network that is not to be replaced."""
-    settled(folder)
-    if resume and (folder / FACTS_FILE).is_file():
-        raise SettingError(
-            f"{str(shown)!r} already holds a finished network. Give another folder with out=, or resume=False to replace it."
-        )
 
 
 def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:

@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, MissingExtraError, NetworkError, optional_import
+from ..errors import InputError, MissingExtraError, NetworkError, SettingError, optional_import
 from ..files.writing import write_lines, write_text
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..networks.folders import HISTORY_FILE, replacing, versions, write_network
+from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, versions, write_network
 from ..report import report_page, verdict, write_facts, write_report
 from .plan import Plan
 
-__all__ = ["History", "Result", "save_result"]
+__all__ = ["History", "Result", "check_unfinished", "save_result"]
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
 """What Keras calls a column -> its name in an entry."""
@@ -168,3 +168,20 @@ def save_result(
         write_facts(staged, facts)
         with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
             write_text(staged / "report.html", report_page(facts))
+
+
+def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy: str = "") -> None:
+    """Raise if a folder holds a finished network that is not to be replaced.
+
+    Args:
+        folder: held by the caller.
+        resume: False: it is to be replaced.
+        shown: the folder as the user named it.
+        remedy: what else can be done than to give another folder.
+
+    Raises:
+        SettingError: if it holds one.
+    """
+    settled(folder)
+    if resume and (folder / FACTS_FILE).is_file():
+        raise SettingError(f"{str(shown)!r} already holds a finished network. Give another folder with out={remedy}.")

@@ -44,7 +44,7 @@ def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) 
     parts = []
     for which, name in enumerate(names):
         own, other = which + 2, place[which] + 2
-        hint = f"{name}: {errors[which]} of {totals[which]} items are errors"
+        hint = f"{name}: {errors[which]} of {totals[which]} examples are errors"
         parts.append(text_tag("span", name, class_="name", style=f"--r:{own};--s:{other}", title=hint))
         parts.append(tag("span", text_tag("span", name), class_="head", style=f"--c:{own};--d:{other}", title=name))
     for i, j, number in cells:

@@ -115,7 +115,7 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
             "the logits are not calibrated."
         )
     if figures.get("r2") is not None and figures["r2"] < 0:
-        found.append(f"R² is negative ({number_words(figures['r2'])}): the mean of the targets predicts these items better.")
+        found.append(f"R² is negative ({number_words(figures['r2'])}): the mean of the targets predicts these examples better.")
     return found
 
 
@@ -135,7 +135,7 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
     bars += [_score_bar(baseline_name(name), other, key=key, strong=False) for name, other in ranked]
     axis = axis_of(_ends(bars), name="accuracy" if share else "mean absolute error (lower is better)", percent=share)
     body = interval_rows(bars, title=f"{axis.name}: the adapted network and the baselines", axis=axis)
-    caption = f"All on the same {figures.get('items', '')} items. Lines are 95 % intervals: where they overlap, the order may be chance."
+    caption = f"All on the same {figures.get('items', '')} examples. Lines are 95 % intervals: where they overlap, the order may be chance."
     return figure(body, title="Adapted network and baselines", caption=caption)
 
 
@@ -165,7 +165,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
     said += " (after temperature scaling)." if kept and any("calibrated_loss" in entry for entry in history) else "." * bool(kept)
     found = [figure(body, title="Loss", caption=said)]
     body = line_chart(accuracy, title="Accuracy by epoch", name="accuracy", percent=True, marks=marks, kept=kept)
-    found.append(figure(body, title="Accuracy", caption="On the validation items; it moves in steps of one item where they are few."))
+    found.append(figure(body, title="Accuracy", caption="On the validation set; it moves in steps of one example where they are few."))
     return [each for each in found if each]
 
 
@@ -189,7 +189,7 @@ def _recalls(figures: Mapping[str, Any]) -> Figure | None:
         return None
     body = interval_rows(bars, title="Recall by class, with 95 % intervals", axis=axis_of(_ends(bars), name="recall", percent=True))
     few = f"the {MOST_CLASSES} weakest of {classes} classes" if classes > MOST_CLASSES else "weakest class first"
-    return figure(body, title="Recall by class", caption=f"Share of each class's items that are classified correctly, {few}.")
+    return figure(body, title="Recall by class", caption=f"Share of each class's examples that are classified correctly, {few}.")
 
 
 def _confusion(figures: Mapping[str, Any]) -> Figure | None:
@@ -197,7 +197,7 @@ def _confusion(figures: Mapping[str, Any]) -> Figure | None:
     if not confusion or len(names) > MOST_CLASSES:
         return None
     body = confusion_matrix(confusion, names, title="Confusion matrix")
-    caption = "Rows: true class. Columns: predicted class. Numbers are items; colour is the share of the row, errors in orange."
+    caption = "Rows: true class. Columns: predicted class. Numbers are examples; colour is the share of the row, errors in orange."
     return figure(body, title="Confusion matrix", caption=caption)
 
 
@@ -210,9 +210,9 @@ def _reliability(bins: Sequence[Mapping[str, Any]], *, error: float | None) -> F
     parts = [line([(0.0, 0.0), (100.0, 100.0)], "ideal")]
     for entry, (x, y) in zip(bins, points, strict=True):
         low, high = map(up.at, entry["interval"])
-        hint = f"{entry['items']} items: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
+        hint = f"{entry['items']} examples: {percent(entry['probability'])} said, {percent(entry['accuracy'])} correct"
         parts += [whisker(x, (low, high)), dot(x, y, kind="fill0", hint=hint)]
-    body = legend([("dotted fill0", "a bin of items, with 95 % interval"), ("ideal", "calibrated")])
+    body = legend([("dotted fill0", "a bin of examples, with 95 % interval"), ("ideal", "calibrated")])
     body += plane(parts, title="Reliability diagram", across=across, up=up, kind="square")
     caption = f"Points below the line: probabilities are too high. Calibration error {percent(error)}."
     return figure(body, title="Reliability of the probabilities", caption=caption)

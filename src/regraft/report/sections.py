@@ -21,10 +21,10 @@ _HEADINGS = {
     "reshaped": "of another size",
     "missing": "not in the file, left as they were",
     "unexpected": "in the file, no place for them",
-    "kept": "rows carried over by name",
-    "renamed": "rows carried over under a new name",
-    "new": "rows that start anew",
-    "dropped": "rows left behind",
+    "kept": "class weights carried over by name",
+    "renamed": "class weights under a new name",
+    "new": "class weights that start anew",
+    "dropped": "class weights left behind",
 }
 _PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
 _MOST_CLASSES = 40
@@ -143,11 +143,11 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     counts = {str(name): int(count) for name, count in (data.get("counts") or {}).items()}
     classes = data.get("classes")
     split = {_PARTS.get(name, name): float(items) for name, items in (data.get("split") or {}).items()}
-    shown = {"items": data.get("items"), "classes": len(classes) if isinstance(classes, list | tuple) else classes}
-    body = stacked_bar(split, title="How the items were split", said={name: _phrase(int(items)) for name, items in split.items()})
+    shown = {"examples": data.get("items"), "classes": len(classes) if isinstance(classes, list | tuple) else classes}
+    body = stacked_bar(split, title="How the examples were split", said={name: _phrase(int(items)) for name, items in split.items()})
     return {
-        "words": _words({key: value for key, value in shown.items() if value}, ("items", "classes")),
-        "split": figure(body, title="Split", caption="Items by what they were used for."),
+        "words": _words({key: value for key, value in shown.items() if value}, ("examples", "classes")),
+        "split": figure(body, title="Split", caption="Examples by what they were used for."),
         "counts": _class_counts(counts),
         "hidden": max(0, len(counts) - _MOST_CLASSES),
         "notes": [str(note) for note in data.get("notes") or ()],
@@ -156,9 +156,9 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _class_counts(counts: Mapping[str, int]) -> Figure | None:
     bars = [Bar(name, float(count), None, _phrase(count)) for name, count in list(counts.items())[:_MOST_CLASSES]]
-    axis = Axis("items", 0.0, float(max(counts.values(), default=0) or 1), whole=True)
-    body = interval_rows(bars, title="Items of each class", axis=axis, filled=True)
-    return figure(body, title="Items by class", caption="Classes with few items are learned and judged less surely.")
+    axis = Axis("examples", 0.0, float(max(counts.values(), default=0) or 1), whole=True)
+    body = interval_rows(bars, title="Examples of each class", axis=axis, filled=True)
+    return figure(body, title="Examples by class", caption="Classes with few examples are learned and judged less surely.")
 
 
 def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -193,6 +193,6 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     body = stacked_bar(parts, title="Where the time went", said={name: duration(size) for name, size in parts.items()})
     caption = f"Total {duration(float(cost['total']))}." if cost.get("total") is not None else ""
     if items is not None:
-        passed = "All features came from the cache" if not items else f"{_phrase(items)} items went through the frozen part of the network"
+        passed = f"{_phrase(items)} examples went through the frozen part" if items else "All features came from the cache"
         caption += f" {passed}{'; after that its outputs came from the cache' if items else ''}."
     return {"bar": figure(body, title="Time by step", caption=caption.strip())}

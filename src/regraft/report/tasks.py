@@ -87,4 +87,4 @@ def label_rows(figures: Mapping[str, Any]) -> list[list[str]]:
         [str(name), f"{limit:.3f}", *(percent(row.get(key)) for key in shown), str(row.get("items", "–"))]
         for (name, row), limit in zip(labels.items(), limits, strict=False)
     ]
-    return [["label", "said from", "precision", "recall", "average precision", "items"], *rows]
+    return [["label", "said from", "precision", "recall", "average precision", "examples"], *rows]

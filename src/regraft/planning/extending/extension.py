@@ -1,0 +1,274 @@
+"""A network extended with the classes that data show, its scores on examples that chose nothing, and its report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...data import Dataset
+from ...errors import InputError, MissingExtraError, NetworkError, SettingError, near_names
+from ...files.locks import held_folder
+from ...files.writing import write_text
+from ...heads import extend, extension_figures
+from ...heads.starting import STARTS
+from ...networks.account import Account
+from ...networks.contract import Network
+from ...networks.folders import replacing, versions, write_network
+from ...report import report_page, write_facts, write_report
+from ...tasks import judge
+from ..preparing import preprocessing_for
+from ..result import check_unfinished
+from .parts import Parts, labelled, parted
+
+__all__ = ["Asked", "Extension", "extended", "figures_line"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for. Making one raises `SettingError` where settings do not go together.
+
+    Attributes:
+        start: how the new class weights start; None: as suits the data.
+        old_data: further examples of old classes; None: none.
+        statistics: class statistics of the old classes; None: none are used.
+        holdout: share of the examples that only judges.
+        seed: chooses it.
+    """
+
+    start: str | None = None
+    old_data: Any = None
+    statistics: Any = None
+    holdout: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.start not in STARTS:
+            raise SettingError(f"start={self.start!r} is not known{near_names(str(self.start), STARTS)}")
+        given = {"start=": self.start, "old_data=": self.old_data, "statistics=": self.statistics}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise SettingError(f"Received {' and '.join(named)} at once: each makes the new class weights in a way of its own. Choose one.")
+        if isinstance(self.holdout, bool) or not isinstance(self.holdout, int | float) or not 0 <= self.holdout < 1:
+            raise SettingError(f"holdout= is a share from 0 to below 1, such as 0.2; received {self.holdout!r}.")
+
+    @property
+    def fits_old(self) -> bool:
+        """Whether the new class weights are fitted to examples of old classes too, where there are any."""
+        return self.start is None and self.statistics is None
+
+
+@dataclass(frozen=True)
+class Extension:
+    """An extended network and what is known of it.
+
+    Attributes:
+        network: the extended network.
+        classes: the new classes.
+        scores: {"holdout": figures, "test": figures where a test set was given}: of all classes, with "old_accuracy", "new_accuracy",
+            their "harmonic_mean", and "old_accuracy_before", as far as there are examples.
+        notes: sentences on what was read, on what is not judged, and on how the figures are to be read.
+        cost: {"total": seconds}.
+        facts: what the report shows besides, as plain data.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> net = regraft.load(torch.nn.Sequential(torch.nn.Linear(2, 2)), classes=["cat", "dog"], inputs=(2,))
+        >>> examples = np.random.default_rng(0).normal(5, 1, (20, 2)).astype("float32")
+        >>> extension = regraft.extend(net, (examples, ["cow"] * 20), holdout=0.25)
+        >>> extension.classes, extension.network.classes, extension.scores["holdout"]["items"]
+        (('cow',), ('cat', 'dog', 'cow'), 5)
+    """
+
+    network: Network = field(repr=False)
+    classes: tuple[str, ...]
+    scores: dict[str, Any] = field(repr=False)
+    notes: tuple[str, ...] = field(repr=False)
+    cost: dict[str, float]
+    facts: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def account(self) -> Account:
+        """Which classes are new, and by how much the logits of the others changed."""
+        return self.network.account
+
+    @property
+    def verdict(self) -> str:
+        """How well the network tells old and new classes, in a sentence."""
+        judged = self.scores.get("test") or self.scores.get("holdout")
+        if not judged:
+            return "The extended network has not been judged: no examples were kept aside, and no test set was given."
+        return figures_line(judged, len(self.network.classes or ()))
+
+    def __repr__(self) -> str:
+        return f"<Extension by {len(self.classes)} classes: {self.verdict}>"
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), str(self.account)])
+
+    def report_facts(self) -> dict[str, Any]:
+        """Return all that the report shows, as plain data."""
+        return {
+            "title": "Extension report",
+            "verdict": self.verdict,
+            "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "versions": versions(),
+            "scores": self.scores,
+            "account": self.account.to_dict(),
+            "cost": self.cost,
+            **self.facts,
+        }
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report, one self-contained HTML file, and return its path."""
+        return write_report(path, self.report_facts())
+
+    def save(self, folder: str | Path, *, error: type[InputError] = NetworkError) -> Path:
+        """Save network, scores and report, all at once.
+
+        Args:
+            folder: made where it is not there; what was saved there before is replaced as a whole.
+            error: class of what is raised.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: of the class `error`, if the folder cannot be written.
+        """
+        facts = self.report_facts()
+        with replacing(folder, error=error) as staged:
+            write_network(self.network, staged)
+            write_facts(staged, facts, scores=("scores", "account", "cost", "verdict"))
+            with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
+                write_text(staged / "report.html", report_page(facts))
+        return Path(folder)
+
+
+def extended(
+    net: Network, data: Dataset, *, asked: Asked, test: Dataset | None = None, out: str | Path | None = None, skip_bad: bool = False
+) -> Extension:
+    """Add the classes of data that a network lacks, and judge it on examples that are kept aside.
+
+    Args:
+        net: the network, with class names; it is not changed.
+        data: examples of new classes, or of new and old ones.
+        asked: how; its `old_data` a data set.
+        test: further examples that judge.
+        out: folder that the result is saved in.
+        skip_bad: leave out examples that cannot be used, instead of stopping.
+
+    Returns:
+        The extended network with scores.
+
+    Raises:
+        InputError: if something does not fit; nothing has been written then.
+    """
+    with nullcontext() if out is None else held_folder(out) as folder:
+        if folder is not None:
+            check_unfinished(folder, shown=out)
+        found = _extended(net, data, asked=asked, test=test, skip_bad=skip_bad)
+        if folder is not None:
+            found.save(folder, error=SettingError)
+    return found
+
+
+def _extended(net: Network, data: Dataset, *, asked: Asked, test: Dataset | None, skip_bad: bool) -> Extension:
+    began = time.perf_counter()
+    stored = None if asked.old_data is None else labelled(net, asked.old_data, skip_bad=skip_bad)
+    shown = labelled(net, data, skip_bad=skip_bad)
+    parts = parted(net, shown, stored=stored, fits_old=asked.fits_old, holdout=asked.holdout, seed=asked.seed)
+    tests = None if test is None else labelled(net, test, skip_bad=skip_bad).with_classes(parts.classes)
+    judging = {name: part for name, part in (("holdout", parts.judging), ("test", tests)) if part is not None}
+    source = copy(net)  # the module is shared: `extend` works on a copy of its own
+    source.preprocessing = preprocessing_for(net, parts.new)
+    if not source.preprocessing.fitted:
+        source.preprocessing = source.preprocessing.fit(parts.new)
+    wider = extend(
+        source,
+        parts.names,
+        parts.new,
+        start=asked.start,
+        old_data=parts.old,
+        statistics=asked.statistics,
+        test=next(iter(judging.values()), None),
+        seed=asked.seed,
+    )
+    scores = {name: _judged(source, wider, data=part, count=parts.count) for name, part in judging.items()}
+    warnings = tuple(filter(None, (_too_sure(name, figures, classes=len(parts.classes)) for name, figures in scores.items())))
+    facts = _facts(wider, parts, asked=asked, warnings=warnings)
+    cost = {"total": round(time.perf_counter() - began, 3)}
+    return Extension(wider, parts.names, scores, (*warnings, *parts.notes), cost, facts)
+
+
+def _judged(net: Network, wider: Network, *, data: Dataset, count: int) -> dict[str, Any]:
+    """Return the figures on some examples, all classes being possible answers, and those of the first `count` classes before."""
+    figures = judge(wider.logits(data), data.targets, data.classes, kind="classification")
+    figures |= extension_figures(wider, data, old=count)
+    of_old = np.flatnonzero(data.targets < count)
+    figures |= {"old_items": len(of_old), "new_items": len(data) - len(of_old)}
+    if len(of_old):
+        known = data.subset(of_old)
+        figures["old_accuracy_before"] = float((net.logits(known).argmax(1) == known.targets).mean())
+    return dict(figures)
+
+
+def _too_sure(part: str, figures: Mapping[str, Any], *, classes: int) -> str:
+    """Return a sentence on a log-loss that is higher than that of equal probabilities; else ""."""
+    loss, blind = figures["log_loss"], math.log(classes)
+    if loss <= blind:
+        return ""
+    return (
+        f"The log-loss on the {part} set, {loss:.2f}, is higher than that of equal probabilities, {blind:.2f}: where the network errs, it "
+        "is far too sure. The predicted classes stand as judged; do not read its outputs as probabilities. Extending leaves the logits of "
+        "old classes as they are and calibrates nothing; adapt, with examples of old and new classes, does."
+    )
+
+
+def figures_line(figures: Mapping[str, Any], classes: int) -> str:
+    """Say in one sentence how well an extended network tells old and new classes.
+
+    Args:
+        figures: with "old_accuracy", "new_accuracy" and "harmonic_mean", as far as there are examples, and their numbers.
+        classes: how many there are in all.
+
+    Returns:
+        The sentence.
+    """
+    said = []
+    if "old_accuracy" in figures:
+        before = f" ({_percent(figures['old_accuracy_before'])} before)" if "old_accuracy_before" in figures else ""
+        said.append(f"{_percent(figures['old_accuracy'])} of {figures['old_items']:,} examples of old classes{before}")
+    if "new_accuracy" in figures:
+        said.append(f"{_percent(figures['new_accuracy'])} of {figures['new_items']:,} examples of new classes")
+    mean = f"; harmonic mean {_percent(figures['harmonic_mean'])}" if "harmonic_mean" in figures else ""
+    lacking = "; the other classes were not judged" if len(said) == 1 else ""
+    return f"Among all {classes} classes the extended network classifies {' and '.join(said)} correctly{mean}{lacking}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _facts(wider: Network, parts: Parts, *, asked: Asked, warnings: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the report shows besides scores and account, as plain data."""
+    how = asked.start or ("statistics" if asked.statistics else "imprint" if parts.old is None else "examples of old and new classes")
+    split = {"training": int(parts.counts.sum()), "holdout": 0 if parts.judging is None else len(parts.judging)}
+    blocks = wider.blocks
+    return {
+        "strategy": {"name": "extend", "reasons": [], "settings": {"new class weights": how, "holdout": asked.holdout, "seed": asked.seed}},
+        "network": {"name": str(wider.origin.get("source", wider.family)), "family": wider.family, "blocks": len(blocks)}
+        | {"parameters": sum(block.parameters for block in blocks), "head": wider.head.layer},
+        "data": {"items": sum(split.values()), "classes": len(parts.classes), "split": split, "notes": list(parts.notes)}
+        | {"counts": {name: int(count) for name, count in zip(parts.classes, parts.counts, strict=True) if count}},
+        "preprocessing": wider.preprocessing.describe(),
+        "warnings": list(warnings),
+    }

@@ -1,0 +1,209 @@
+"""Part labelled examples of old and new classes: what is learned from, and what only judges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...data import Dataset, checked
+from ...data.items import listed
+from ...errors import DataError, NetworkError
+from ...networks.contract import Network
+from ...networks.names import rows_of
+
+__all__ = ["Parts", "labelled", "parted"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Examples by what they are for.
+
+    Attributes:
+        classes: the old names, then the new ones.
+        count: how many are old.
+        new: examples of new classes to learn from.
+        old: examples of old classes to learn from; None: none.
+        judging: examples that only judge; None: none.
+        notes: sentences on what was read, and on what is not judged.
+    """
+
+    classes: tuple[str, ...]
+    count: int
+    new: Dataset
+    old: Dataset | None = None
+    judging: Dataset | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The new classes."""
+        return self.classes[self.count :]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many examples of each class are learned from."""
+        return self.new.class_counts() + (0 if self.old is None else self.old.class_counts())
+
+
+def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
+    """Return examples with a label of the first head.
+
+    Args:
+        net: the network.
+        data: as read.
+        skip_bad: leave out examples that cannot be used, instead of stopping.
+
+    Returns:
+        The examples whose class is known.
+
+    Raises:
+        DataError: if their labels are of another kind, or an example may have several.
+    """
+    found = checked(data, skip_bad)
+    if len(found.tasks) > 1:
+        found = found.of_task(net.head.task if net.head.task in found.tasks else found.name)
+    if not found.known.all():
+        found = found.subset(np.flatnonzero(found.known))
+    if found.task != "classification":
+        raise DataError(
+            f"The labels are of the kind {found.task!r}; expected one class name an example. Choose one column of class names with target=."
+        )
+    return found
+
+
+def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bool, holdout: float, seed: int) -> Parts:
+    """Part examples: a share of all is kept aside, and whole groups stay together.
+
+    Args:
+        net: with class names.
+        shown: examples of new classes, or of new and old ones.
+        stored: further examples of old classes, or None.
+        fits_old: whether examples of old classes are learned from; else they only judge, but for those of a group that is learned from.
+        holdout: the share.
+        seed: chooses it.
+
+    Returns:
+        The parts.
+
+    Raises:
+        NetworkError: if the network has no class names.
+        DataError: if no class is new, or the data are of different kinds.
+    """
+    old, new = _old_names(net), _new_names(net, shown)
+    both = [each.with_classes((*old, *new)) for each in (shown, stored) if each is not None]
+    count = len(old)
+    repeated = int((both[0].targets < count).sum())
+    notes = [_repeated(repeated, shown, fits_old=fits_old)] if repeated else []
+    held, said = _held(both, holdout=holdout, seed=seed)
+    learned, aside, known = [], [], []
+    for data, judges in zip(both, held, strict=True):
+        of_old = data.targets < count
+        learned.append(data.subset(np.flatnonzero(~judges & ~of_old)))
+        if fits_old:
+            known.append(data.subset(np.flatnonzero(~judges & of_old)))
+        aside.append(data.subset(np.flatnonzero(judges if fits_old else judges | (of_old & _apart(data, learned[-1])))))
+    joined, judging = _together(learned), _together(aside)
+    if joined is None:
+        raise DataError("No example of a new class is left to learn from: all are in the share that judges. Give a smaller holdout=.")
+    notes += [*_unseen(both, count), *([said] if said else _kept_whole(both, judging) if holdout else [])]
+    read = [note for data in both for note in data.notes]
+    return Parts((*old, *new), count, joined, _together(known), judging, tuple(dict.fromkeys([*read, *notes])))
+
+
+def _apart(data: Dataset, learned: Dataset) -> np.ndarray:
+    """Return which examples, (n,) bool, are of no group that is learned from."""
+    if data.groups is None or learned.groups is None:
+        return np.ones(len(data), bool)
+    return ~np.isin(data.groups, learned.groups)
+
+
+def _old_names(net: Network) -> tuple[str, ...]:
+    if net.classes is None:
+        raise NetworkError(
+            f"The head's {len(net.head.weight)} outputs have no class names; give them with classes= when the network is loaded."
+        )
+    return tuple(net.classes)
+
+
+def _new_names(net: Network, data: Dataset) -> tuple[str, ...]:
+    present = [name for name, count in zip(data.classes, data.class_counts(), strict=True) if count]
+    old = rows_of(present, net.classes or ())
+    new = tuple(name for name in present if name not in old)
+    if not new:
+        raise DataError(
+            f"The network has all classes of the data already: {listed(map(repr, present))}. Expected examples of a class that it lacks; "
+            "adapt learns from further examples of classes that it has."
+        )
+    return new
+
+
+def _repeated(count: int, data: Dataset, *, fits_old: bool) -> str:
+    use = "the new class weights are fitted to old and new examples" if fits_old else "they only judge"
+    return f"{count:,} of {len(data):,} examples have labels that the network has already: used as examples of old classes; {use}."
+
+
+def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[np.ndarray], str]:
+    """Choose the share that is kept aside, of all data together, so that a group is never on both sides.
+
+    Returns:
+        (n,) bool for each data set; and why nothing could be kept aside, else "".
+    """
+    sizes = [len(data) for data in both]
+    held, reason = np.zeros(sum(sizes), bool), ""
+    groups = [data.groups for data in both if data.groups is not None]
+    table = Dataset(
+        np.zeros((sum(sizes), 1), np.float32),
+        np.concatenate([data.targets for data in both]),
+        both[0].classes,
+        "array",
+        groups=np.concatenate(groups) if len(groups) == len(both) else None,
+    )
+    if holdout:
+        try:
+            held[table.split_indices(holdout, seed=seed)[1]] = True
+        except DataError as error:
+            reason = f"No example was kept aside to judge: {error} Examples that only judge are given with test=."
+    return np.split(held, np.cumsum(sizes)[:-1]), reason
+
+
+def _unseen(both: Sequence[Dataset], count: int) -> list[str]:
+    """Return a sentence on the old classes without examples where others have some, as a list of one or none."""
+    counts = np.sum([data.class_counts() for data in both], axis=0)[:count]
+    unseen = [name for name, some in zip(both[0].classes, counts, strict=False) if not some]
+    if not unseen or len(unseen) == count:
+        return []
+    shown = listed(map(repr, unseen))
+    return [f"No example was given of {len(unseen)} of {count} old classes ({shown}): what the new classes take from them is not measured."]
+
+
+def _kept_whole(both: Sequence[Dataset], judging: Dataset | None) -> list[str]:
+    """Return a sentence on the classes of which no example is kept aside, as a list of one or none."""
+    counts = np.sum([data.class_counts() for data in both], axis=0)
+    aside = np.zeros_like(counts) if judging is None else judging.class_counts()
+    whole = [name for name, some, none in zip(both[0].classes, counts, aside == 0, strict=True) if some and none]
+    shown = listed(map(repr, whole))
+    return [f"Nothing of {shown} was kept aside to judge: all their examples are learned from."] if whole else []
+
+
+def _together(parts: Sequence[Dataset]) -> Dataset | None:
+    """Return the examples of several data sets of the same classes as one; None where there are none."""
+    filled = [part for part in parts if len(part)]
+    if len(filled) < 2:
+        return filled[0] if filled else None
+    kinds, shapes = {part.kind for part in filled}, {np.shape(part.items)[1:] for part in filled if isinstance(part.items, np.ndarray)}
+    if len(kinds) > 1:
+        raise DataError(f"The data and the old data are of different kinds: {', '.join(sorted(kinds))}; expected one. Give kind=.")
+    blocks = len(shapes) == 1 and all(isinstance(part.items, np.ndarray) for part in filled)
+    columns = [part.columns for part in filled if part.columns is not None]
+    return dataclasses.replace(
+        filled[0],
+        items=np.concatenate([part.items for part in filled]) if blocks else [item for part in filled for item in part.items],
+        targets=np.concatenate([part.targets for part in filled]),
+        columns=np.concatenate(columns) if len(columns) == len(filled) else None,
+        names=tuple(part.name_of(index) for part in filled for index in range(len(part))),
+        groups=None,
+        conditions=None,
+    )
