@@ -186,6 +186,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     out: str | Path | None = None,
     resume: bool = True,
     task: str | None = None,
+    sample_weight: Any = None,
     **settings: Any,
 ) -> Result:
     """Adapt a network to data.
@@ -205,6 +206,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         resume: go on after an interruption.
         task: what the labels are: "classification", "multi-label" or "regression"; without it, where they could be of several kinds (whole
             numbers, rows with one 1 each), that of the network's own head, and a note says so.
+        sample_weight: as of `read`: a column name or an array of a number for each example, how much it counts in what is minimised.
         settings: frozen, trainable (exactly these layers, by name or pattern such as "layer4*", in place of those that are not frozen by
             their own flags; "all": any), fresh (layers below the head that were never trained), classes, rename (old class -> new one),
             start (how rows of new classes start; "auto": the closed-form probe where that is better), probe (how heads are solved:
@@ -223,7 +225,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad = bool(settings.pop("skip_bad", False))
     given = {"holdout": (holdout, 0.2), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
-    dataset = _usable(data, skip_bad, task=task)
+    dataset = _usable(data, skip_bad, task=task, sample_weight=sample_weight)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
     judges = None if test is None else _usable(test, skip_bad, task=task)
@@ -508,9 +510,11 @@ def profile(
     return measured
 
 
-def _usable(data: Any, skip_bad: bool, *, task: str | None = None) -> Dataset:
+def _usable(data: Any, skip_bad: bool, *, task: str | None = None, sample_weight: Any = None) -> Dataset:
     """Read data that are not read yet, and see that every item can be used; those that cannot are left out where that was asked."""
-    return checked(data if isinstance(data, Dataset) and task is None else read(data, skip_bad=skip_bad, task=task), skip_bad)
+    if isinstance(data, Dataset) and task is None and sample_weight is None:
+        return checked(data, skip_bad)
+    return checked(read(data, skip_bad=skip_bad, task=task, sample_weight=sample_weight), skip_bad)
 
 
 def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> Dataset:

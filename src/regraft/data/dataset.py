@@ -41,6 +41,7 @@ class Dataset:
         columns: (N, k) float32, numbers beside each item.
         column_names: k names.
         partial: targets may be missing, because this is one of several tasks.
+        weights: (N,) float32, how much each item counts in what is minimised; None: all the same.
         also: other kinds of task that the labels of the first one could be of, where nobody said which is meant.
     """
 
@@ -59,11 +60,12 @@ class Dataset:
     column_names: tuple[str, ...] = ()
     partial: bool = field(default=False, repr=False)
     also: tuple[str, ...] = field(default=(), repr=False)
+    weights: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise DataError(f"No kind of data is called {self.kind!r}{near_names(str(self.kind), KINDS)}")
-        for what in ("groups", "conditions", "names"):
+        for what in ("groups", "conditions", "names", "weights"):
             values = getattr(self, what)
             if values is not None and len(values) != len(self.items):
                 raise DataError(f"The data have {len(self.items)} items and {len(values)} {what}; expected one for each item.")
@@ -155,6 +157,7 @@ class Dataset:
             conditions=None if self.conditions is None else self.conditions[rows],
             further={name: targets.taken(rows) for name, targets in self.further.items()},
             columns=None if self.columns is None else self.columns[rows],
+            weights=None if self.weights is None else self.weights[rows],
             names=None if self.names is None and _keeps_order(rows, len(self)) else tuple(self.name_of(int(row)) for row in rows),
         )
 

@@ -35,6 +35,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     columns: Any = None,
     outside: bool = False,
     task: str | Mapping[str, str] | None = None,
+    sample_weight: Any = None,
 ) -> Dataset:
     """Read data of any supported kind without decoding the items.
 
@@ -57,6 +58,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
             nothing outside is opened, because a table from somebody else could name any file of yours.
         task: "classification", "multi-label" or "regression": what the labels are, or a mapping from task to that. Without it, texts and
             whole numbers are classes, other numbers regression, lists of labels and rows of 0 and 1 multi-label.
+        sample_weight: a column name or an array of N numbers, 0 or more: how much each item counts in what is minimised.
 
     Returns:
         The data.
@@ -70,7 +72,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     for wanted in [] if task is None else task.values() if isinstance(task, Mapping) else [task]:
         if wanted not in TASKS:
             raise DataError(f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}")
-    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns, outside, task)
+    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
     if isinstance(source, Dataset):
         return _again(source, options)
     if isinstance(source, str | Path):

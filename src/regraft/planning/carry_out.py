@@ -81,6 +81,8 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
             say(note)
         log.notes += notes
         setup = setup if out is None else replace(setup, checkpoints=Checkpoints(out / "run", run_digest(setup), resume))
+        if data.weights is not None and plan.strategy == "auto":
+            log.notes.append("sample_weight acts where something is trained; closed-form heads count all examples the same.")
         if plan.augment == "auto" and items.augment == "photo":
             log.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
     outcome = adapted(setup, log)

@@ -314,7 +314,16 @@ class Setup:
         own = chosen_loss(wanted, data.task)
         metrics = settings.metrics if name == self.items.data.name else ()
         calibrates = wanted in (None, "cross_entropy")
-        return TaskObjective(task, own, targets, by_class, smoothing, weight, kind=data.task, metrics=metrics, calibrates=calibrates)
+        further: dict[str, Any] = {"kind": data.task, "metrics": metrics, "calibrates": calibrates, "sample_weight": self._sample_weight()}
+        return TaskObjective(task, own, targets, by_class, smoothing, weight, **further)
+
+    def _sample_weight(self) -> Tensor | None:
+        """Return how much each example counts, (N,), 1 on the mean of those that are learned from; None where all count the same."""
+        weights = self.items.data.weights
+        if weights is None:
+            return None
+        mean = float(weights[self.parts.training].mean())
+        return torch.from_numpy(np.asarray(weights / mean if mean else weights, np.float32))
 
 
 def run_digest(setup: Setup) -> str:
@@ -328,5 +337,7 @@ def run_digest(setup: Setup) -> str:
     learned = hashlib.blake2b(b"".join(np.ascontiguousarray(part.values).tobytes() for part in targets), digest_size=12).hexdigest()
     plan = {name: value for name, value in setup.plan.to_dict().items() if name not in _NO_PART_OF_A_RUN}
     plan["settings"] = {name: value for name, value in plan["settings"].items() if name not in _NO_PART_OF_A_RUN}
+    weights = setup.items.data.weights
+    plan |= {} if weights is None else {"sample_weight": hashlib.blake2b(weights.tobytes(), digest_size=12).hexdigest()}
     facts = [plan, setup.items.identity(setup.plan.views), learned, frozen_digest(setup.network, layers)]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()

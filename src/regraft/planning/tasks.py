@@ -139,6 +139,10 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
             f"probe={plan.probe!r} puts a layer before one head; the data have {len(data.tasks)} tasks: {', '.join(data.tasks)}. "
             "Choose 'ridge', or give one of them."
         )
+    if data.weights is not None and (plan.strategy == "probe" or plan.probe in THROUGH_LAYERS):
+        yield SettingError(
+            "sample_weight= goes with a training; here heads are solved, and all examples count the same. Choose strategy='head'."
+        )
     yield from _loss_problems(data, plan)
     yield from _figure_problems(data, plan)
     if len(holdout) and not data.known[holdout].any():

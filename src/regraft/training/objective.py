@@ -28,6 +28,7 @@ class TaskObjective:
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
         weight: of this task in the sum, above 0.
+        sample_weight: (N,) factors of the items' losses in training, or None.
         kind: of the task, for the metrics.
         metrics: further figures, as of `chosen_figures`.
         calibrates: whether epochs are compared by the loss after temperature scaling; for classes alone.
@@ -39,6 +40,7 @@ class TaskObjective:
     class_weight: Tensor | None = None
     label_smoothing: float = 0.0
     weight: float = 1.0
+    sample_weight: Tensor | None = None
     kind: str = "classification"
     metrics: Sequence[Any] = ()
     calibrates: bool = True
@@ -51,12 +53,13 @@ class TaskObjective:
     def __call__(self, scores: Tensor, indices: np.ndarray) -> Tensor:
         """Return the mean loss of the known items of a batch, a scalar; 0, with a gradient of zeros, where there are none."""
         targets, known = self.targets[indices], self.known(indices)
+        weight = None if self.sample_weight is None else self.sample_weight[indices]
         if not known.all():
-            scores, targets = scores[known.to(scores.device)], targets[known]
+            scores, targets, weight = scores[known.to(scores.device)], targets[known], None if weight is None else weight[known]
             if not len(targets):
                 return scores.float().sum()
-        smoothing = self.label_smoothing
-        return self.loss(scores.float(), targets.to(scores.device), class_weight=self.class_weight, label_smoothing=smoothing)
+        weights = {"class_weight": self.class_weight, "sample_weight": None if weight is None else weight.to(scores.device)}
+        return self.loss(scores.float(), targets.to(scores.device), label_smoothing=self.label_smoothing, **weights)
 
 
 @dataclass(frozen=True)

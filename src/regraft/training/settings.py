@@ -24,7 +24,6 @@ BATCH_NORMS = ("auto", "batch", "frozen")
 
 
 _NONE = {
-    "sample_weight": "examples weigh the same; class_weight='balanced' weighs classes",
     "verbose": "progress is shown where the output is a terminal",
     "nesterov": "optimizer='sgd' has Nesterov momentum",
     "fp16": "training is in single precision; dtype= is that of cached activations",

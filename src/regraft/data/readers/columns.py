@@ -11,7 +11,7 @@ from ...errors import DataError
 from ..items import as_numpy, is_frame
 from .label_lists import is_missing
 
-__all__ = ["column_array", "column_numbers"]
+__all__ = ["column_array", "column_numbers", "weight_numbers"]
 
 
 def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -66,6 +66,31 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
                 f"Column {name!r} has the shape {values.shape} for {count} items; expected one number for each item: ({count},)."
             )
     return np.column_stack([_numbers(name, values) for name, values in named.items()]).astype(np.float32), tuple(named)
+
+
+def weight_numbers(weight: Any, count: int) -> np.ndarray | None:
+    """Return how much each item counts.
+
+    Args:
+        weight: N numbers, 0 or more, not all of them 0; or None.
+        count: N.
+
+    Returns:
+        (N,) float32, or None.
+
+    Raises:
+        DataError: if a name is given where there are no columns, the length is another, or a number is out of range.
+    """
+    if weight is None:
+        return None
+    if isinstance(weight, str):
+        raise DataError(f"sample_weight={weight!r} names a column, and this source has none; expected an array of {count} numbers.")
+    numbers = column_numbers({"sample_weight": as_numpy(weight)}, count)[0][:, 0]
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
+    if len(wrong) or not numbers.any():
+        found = f"item {wrong[0]} has {numbers[wrong[0]]:g}" if len(wrong) else "all are 0"
+        raise DataError(f"sample_weight: {found}; expected a number for each item, 0 or more, and some above 0.")
+    return np.asarray(numbers)
 
 
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import as_numpy, listed, take
-from .columns import column_array, column_numbers
+from .columns import column_array, column_numbers, weight_numbers
 from .csv_files import distinct_names
 from .named_files import FilesBelow
 from .table_files import Columns, columns_of_file, texts_of_file
@@ -154,11 +154,13 @@ def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
 def _beside(table: _Table, options: ReadOptions) -> Beside:
     groups = _labels(table, options.group, what="group")
     conditions = _labels(table, options.condition, what="condition")
+    weight = table.column(options.weight, "sample_weight") if isinstance(options.weight, str) else options.weight
+    weights = weight_numbers(weight, len(table))
     wanted = [options.columns] if isinstance(options.columns, str) else options.columns
     if not _are_names(wanted):
-        return Beside(groups, conditions, *column_array(wanted, len(table)))
+        return Beside(groups, conditions, *column_array(wanted, len(table)), weights=weights)
     named = {name: table.column(name, "columns") for name in wanted}
-    return Beside(groups, conditions, *column_numbers(named, len(table)))
+    return Beside(groups, conditions, *column_numbers(named, len(table)), weights=weights)
 
 
 def _are_names(wanted: Any) -> bool:

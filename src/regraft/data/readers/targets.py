@@ -36,6 +36,7 @@ class ReadOptions:
     columns: Any = None
     outside: bool = False
     task: str | Mapping[str, str] | None = None
+    weight: Any = None
 
     def classes_of(self, task: str, *, first: bool) -> tuple[str, ...] | None:
         """Return the class names asked for of a task; those given without a task (key None) are of the first one."""

@@ -14,7 +14,7 @@ from ..check import labelled
 from ..dataset import Dataset
 from ..items import as_numpy, listed
 from ..targets import MISSING, Targets
-from .columns import column_array
+from .columns import column_array, weight_numbers
 from .label_lists import is_missing, label_lists
 from .targets import FEW_VALUES, ReadOptions, label_array, make_targets, missing_rows, typed
 
@@ -32,19 +32,21 @@ class Beside:
         conditions: (N,) str, or None.
         columns: (N, k) float32, or None.
         column_names: k names.
+        weights: (N,) float32, or None.
     """
 
     groups: np.ndarray | None = None
     conditions: np.ndarray | None = None
     columns: np.ndarray | None = None
     column_names: tuple[str, ...] = ()
+    weights: np.ndarray | None = None
 
     @classmethod
     def of(cls, options: ReadOptions, count: int) -> Beside:
         """Return what was given as arrays.
 
         Args:
-            options: with `group`, `condition` and `columns`.
+            options: with `group`, `condition`, `columns` and `weight`.
             count: N, how many items there are.
 
         Returns:
@@ -52,16 +54,17 @@ class Beside:
         """
         groups = label_array(options.group, count, what="group")
         conditions = label_array(options.condition, count, what="condition")
-        return cls(groups, conditions, *column_array(options.columns, count))
+        return cls(groups, conditions, *column_array(options.columns, count), weights=weight_numbers(options.weight, count))
 
     def taken(self, rows: np.ndarray) -> Beside:
         """Return it for some items, (n,) `rows`, in that order."""
-        groups, conditions, columns = (None if part is None else part[rows] for part in (self.groups, self.conditions, self.columns))
-        return Beside(groups, conditions, columns, self.column_names)
+        parts = (self.groups, self.conditions, self.columns, self.weights)
+        groups, conditions, columns, weights = (None if part is None else part[rows] for part in parts)
+        return Beside(groups, conditions, columns, self.column_names, weights)
 
     def given(self) -> dict[str, Any]:
         """Return the fields of a data set that were given."""
-        fields = {"groups": self.groups, "conditions": self.conditions}
+        fields = {"groups": self.groups, "conditions": self.conditions, "weights": self.weights}
         found: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         return found if self.columns is None else {**found, "columns": self.columns, "column_names": self.column_names}
 

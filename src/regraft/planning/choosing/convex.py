@@ -33,6 +33,7 @@ def loop_reason(setup: Setup) -> str:
     """Return what in a `setup` needs an epoch loop over its heads, such as "dropout=0.2"; nothing where they can be solved."""
     changed = list(setup.plan.of_the_loop())
     changed += ["a network that draws at random"] if setup.network.draws else []
+    changed += ["sample_weight"] if setup.items.data.weights is not None else []
     changed += ["a further loss"] if setup.additions.terms or setup.additions.share != 1.0 else []
     wide = len(setup.items) * setup.network.head.features
     changed += [f"{len(setup.items):,} examples of {setup.network.head.features:,} features"] if wide > MOST_NUMBERS else []
