@@ -139,7 +139,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[float], None]]:
     """Show a bar with the time left.
 
     Args:
@@ -147,7 +147,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         total: how many there are.
 
     Yields:
-        A function that is told how many more are done.
+        A function that is told how many more are done; parts of one move the bar as well.
     """
     if not _SPEAKING.get() or not sys.stderr.isatty():
         yield lambda _more: None
@@ -158,4 +158,4 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
         task = bar.add_task(printable(what), total=total)
-        yield lambda more: bar.advance(task, more)
+        yield lambda more: bar.update(task, completed=round(bar.tasks[0].completed + more, 6))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import regraft
-from regraft.cli.commands import adaptation
+from regraft.cli.commands import adaptation, searching
 from regraft.cli.commands.adaptation import value_of
 
 from .conftest import SETTINGS, TINY, run
@@ -160,9 +160,17 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on(monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(adaptation, "opened", interrupted)
+    for command in ("adapt", "search"):
+        monkeypatch.setattr(searching, "opened", interrupted)
+        result = run(command, TINY, tmp_path, "--out", tmp_path / "out")
+        assert result.exit_code == 130
+        assert "the same command starts again" in result.stderr
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    for name in ("run/head.pt", "run/full.pt", "study.sqlite3"):
+        (tmp_path / "out" / name).touch()
     result = run("adapt", TINY, tmp_path, "--out", tmp_path / "out")
-    assert result.exit_code == 130
-    assert "the same command goes on from there" in result.stderr
+    assert "kept in" in result.stderr and "('full', 'head'); the same command goes on from there" in result.stderr
+    assert "Finished trials are kept" in run("search", TINY, tmp_path, "--out", tmp_path / "out").stderr
 
 
 @pytest.mark.parametrize(

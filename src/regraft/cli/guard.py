@@ -64,12 +64,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
 
-def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[..., None]:
+def guarded(command: Callable[..., None], *, interrupted: Callable[[Path], str] | None = None) -> Callable[..., None]:
     """Return a command that ends with one message on stderr and an exit code instead of a traceback.
 
     Args:
         command: does the work.
-        interrupted: what to say to the user who pressed Ctrl-C.
+        interrupted: given the folder of `--out`, what to say of it to the user who pressed Ctrl-C.
 
     Returns:
         A function with the same signature.
@@ -83,7 +83,7 @@ def guarded(command: Callable[..., None], *, interrupted: str = "") -> Callable[
         except (typer.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            tell(f"Interrupted. {interrupted}".rstrip())
+            tell(f"Interrupted. {interrupted(Path(named['out'])) if interrupted and named.get('out') else ''}".rstrip())
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             tell(_message(error), lines=True)

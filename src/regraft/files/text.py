@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from typing import Any
 
-__all__ = ["csv_cell", "printable", "printable_json", "printable_lines"]
+__all__ = ["csv_cell", "notebook_html", "printable", "printable_json", "printable_lines"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Wide forms count too in some languages."""
@@ -104,3 +105,21 @@ def csv_cell(value: Any) -> Any:
     except ValueError:
         return "'" + value
     return value
+
+
+def notebook_html(text: object, *, title: str = "") -> str:
+    """Return text as a notebook shows it: a title, and lines as they are, in letters of one width.
+
+    Args:
+        text: of several lines.
+        title: stands above it.
+
+    Returns:
+        HTML, everything in it escaped.
+
+    Example:
+        >>> notebook_html("a < b")
+        '<div><pre style="line-height:1.3">a &lt; b</pre></div>'
+    """
+    above = f"<p><b>{html.escape(printable(title))}</b></p>" if title else ""
+    return f'<div>{above}<pre style="line-height:1.3">{html.escape(printable_lines(text))}</pre></div>'

@@ -174,8 +174,8 @@ class FrozenPass:
                         cache.put(first, self._values(inputs))
                         first += len(chosen)
                         self.counter.items += len(chosen)
+                        advance(len(chosen))
                 cache.finish(rows)
-                advance(len(rows))
 
 
 def _not_kept(opaque: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
-from ..files.text import printable
+from ..files.text import notebook_html, printable
 from .account import Account
 from .dense_files import write_pmml
 from .fingerprints.values import Structure
@@ -74,6 +74,9 @@ class Network(abc.ABC):
         heads = [f"{task}: {_rows_told(head)}" for task, head in self.heads.items()]
         kind = f"{type(self).__name__} of {type(self.module).__name__}"
         return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self.summary())
 
     @property
     def layout(self) -> str:

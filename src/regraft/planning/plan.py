@@ -14,7 +14,7 @@ from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
 from ..files.schema import Plain, checked
-from ..files.text import printable
+from ..files.text import notebook_html, printable
 from ..files.writing import json_text
 from ..heads.starting import STARTS
 from ..methods import METHODS, SWITCHES
@@ -232,6 +232,9 @@ class Plan:
         lines += _candidate_lines(self.candidates)
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(map(printable, lines))
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self, title="Plan")
 
 
 class _Form(Plain):

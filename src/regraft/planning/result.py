@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingExtraError, NetworkError, SettingError, optional_import
+from ..files.text import notebook_html
 from ..files.writing import write_lines, write_text
 from ..networks.account import Account
 from ..networks.contract import Network
@@ -104,6 +105,9 @@ class Result:
 
     def __str__(self) -> str:
         return f"{self.verdict}\n{self.plan}\n{self.account}"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(f"{self.plan}\n\n{self.account}", title=self.verdict)
 
     def report_facts(self) -> dict[str, Any]:
         """Return all that the report shows, as plain data."""

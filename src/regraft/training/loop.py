@@ -163,15 +163,14 @@ def trained(training: Training) -> Trained:
         state.start_loss = monitored(training) if judged_start else math.inf
     state.anchors = anchors
     limit = _limit(training)
-    told = Callbacks(settings.callbacks if training.phase != "search" else (), training.network.module)
-    told.begin(epochs=limit, steps=_steps(training))
     with progress(training.stage, limit) as advance:
+        told = Callbacks(settings.callbacks if training.phase != "search" else (), training.network.module, advance)
+        told.begin(epochs=limit, steps=_steps(training))
         advance(state.epoch)
         while not _finished(training, state, limit=limit):
             seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
             with seeded(seed):
                 _epoch_(training, state, optimizer=optimizer, accelerator=accelerator, seed=seed, told=told)
-            advance(1)
             if training.checkpoint is not None and (training.until is None or state.epoch == training.until):
                 _save(training, state, optimizer=optimizer)
             if told.epoch_ended(state.history[-1]):
@@ -239,7 +238,7 @@ def _epoch_(  # over the limit: what an epoch is made of
         set_rate_(optimizer, rate)
         told.step_begins(number)
         loss = _fit_step(training, optimizer, accelerator=accelerator, indices=indices, payload=payload)
-        told.step_ended(number, loss)
+        told.step_ended(number, loss, of=len(parts))
         losses.append(loss * len(indices))
         if state.anchors:
             pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)

@@ -11,6 +11,7 @@ import typer
 
 from ...console import duration, show, show_json, speaking, tell
 from ...errors import SettingError
+from ...files.text import printable
 from .. import options
 from ..guard import guarded
 from ..shared import (
@@ -32,12 +33,18 @@ _HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
 
-_RESUMED = "What was finished is kept in the folder of --out; the same command goes on from there."
+def _kept(out: Path) -> str:
+    """Return what an interrupted run has left in the folder `out`."""
+    stages = sorted(path.stem for path in (out / "run").glob("*.pt"))
+    if not stages:
+        return "No epoch was finished yet, so that nothing is kept but cached features; the same command starts again."
+    named = ", ".join(map(repr, stages))
+    return f"What was finished is kept in {printable(out)!r} ({named}); the same command goes on from there."
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `adapt` to `app`."""
-    app.command("adapt")(guarded(_adapt, interrupted=_RESUMED))
+    app.command("adapt")(guarded(_adapt, interrupted=_kept))
 
 
 def _adapt(  # noqa: PLR0913  # over the limit: the options of the command

@@ -11,6 +11,7 @@ from typer import Option
 from ...console import show, show_json, speaking, tell
 from ...errors import MissingExtraError, SettingError
 from ...files.schema import read_json
+from ...files.text import printable
 from .. import options
 from ..guard import guarded
 from ..shared import check_there, opened, read_data, wanted_target, wanted_weights
@@ -18,7 +19,6 @@ from .adaptation import value_of
 
 __all__ = ["add_to"]
 
-_RESUMED = "Finished trials are kept in the folder of --out; the same command goes on from there."
 _OUT = "Folder of the study: table, plots, and the adapted network in `best`. Several processes may work in it at once."
 _SPACE = 'A JSON file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
 
@@ -31,9 +31,16 @@ Folds = Annotated[int | None, Option("--folds", metavar="N", help="Try every pla
 Metric = Annotated[str | None, Option("--metric", metavar="S", help="The figure that chooses, such as accuracy or log_loss.")]
 
 
+def _kept(out: Path) -> str:
+    """Return what an interrupted search has left in the folder `out`."""
+    if not any(out.glob("*.sqlite3")):
+        return "Nothing is kept yet; the same command starts again."
+    return f"Finished trials are kept in {printable(out)!r}; the same command goes on from there."
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the command `search` to `app`."""
-    app.command("search")(guarded(_search, interrupted=_RESUMED))
+    app.command("search")(guarded(_search, interrupted=_kept))
 
 
 def _search(  # noqa: PLR0913  # over the limit: the options of the command

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import DataError, near_names
 from ...files.formats import member, writable
 from ...files.schema import checked, read_json
-from ...files.text import printable
+from ...files.text import notebook_html, printable
 from ...files.writing import write_json
 from ...report.profile import plot_profile, write_profile
 from ..plan import Plan, make_plan
@@ -212,6 +212,12 @@ class Profile:
 
     def __str__(self) -> str:
         return f"{self.table()}\n\n{self.summary()}"
+
+    def __repr__(self) -> str:
+        return f"<Profile of {self.items} items: {self.metric} is best at {self.best!r}, {self.scenario}>"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self, title=f"Profile of {self.network}")
 
     def plot(self, path: str | Path) -> Path:
         """Draw the figures by depth, and the learning curve.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = ["HOOKS", "Callbacks", "keras_logs"]
@@ -23,15 +23,17 @@ def keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
 class Callbacks:
     """The callbacks of one training. What one raises ends the training, which a folder can be continued from."""
 
-    def __init__(self, given: Sequence[Any], module: Any) -> None:
+    def __init__(self, given: Sequence[Any], module: Any, advance: Callable[[float], None]) -> None:
         """Take callbacks.
 
         Args:
             given: objects with some of the hooks, or functions of an epoch's number, from 0, and its figures.
             module: the network's own object, for hooks that ask for a model.
+            advance: told of each step, as a part of an epoch.
         """
         self._given = tuple(given)
         self._module = module
+        self._advance = advance
 
     def begin(self, **params: Any) -> None:
         """Tell them that a training begins, of so many `epochs` and `steps`."""
@@ -49,8 +51,9 @@ class Callbacks:
         """Tell them that a `step` begins."""
         self._call("on_train_batch_begin", step, {})
 
-    def step_ended(self, step: int, loss: float) -> None:
-        """Tell them the `loss` of a `step`."""
+    def step_ended(self, step: int, loss: float, *, of: int) -> None:
+        """Tell them the `loss` of a `step`, one `of` so many in an epoch."""
+        self._advance(1 / of)
         self._call("on_train_batch_end", step, {"loss": loss})
 
     def epoch_ended(self, entry: Mapping[str, Any]) -> bool:

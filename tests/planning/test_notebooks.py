@@ -1,0 +1,47 @@
+"""What a notebook shows, and what a bar shows within an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from tests.reliability import cases
+
+import regraft
+from regraft.files.text import notebook_html
+from regraft.frontier import run as filling
+from regraft.training import loop
+
+QUICK: dict[str, Any] = {"strategy": "partial", "frozen": 1, "epochs": 2, "batch_size": 8, "refit": False, "learning_rate": 1e-2}
+
+
+def test_text_of_others_is_escaped() -> None:
+    shown = notebook_html("<script>\n\x1b[2J&", title="<b>")
+    assert "<script>" not in shown and "\x1b" not in shown and "&lt;script&gt;" in shown and "&lt;b&gt;" in shown
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+def test_results_plans_networks_and_profiles_are_shown_in_notebooks(family: str) -> None:
+    net, data = cases.network(family), cases.data(family)
+    result, profile = regraft.adapt(net, data, cache="memory", **QUICK), regraft.profile(net, data, cache="memory")
+    for shown, said in ((result, result.plan.strategy), (result.plan, "strategy"), (net, "head"), (profile, profile.scenario)):
+        assert said in shown._repr_html_() and shown._repr_html_().startswith("<div>")
+        assert len(repr(shown).splitlines()) == 1 or shown is result.plan
+
+
+def test_bars_move_within_an_epoch_and_within_a_chunk_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: dict[str, list[float]] = {}
+
+    @contextmanager
+    def kept(what: str, total: int) -> Iterator[Callable[[float], None]]:
+        moves: list[float] = []
+        yield moves.append
+        assert sum(moves) == pytest.approx(total)
+        moved[what] = moves
+
+    for place in (loop, filling):
+        monkeypatch.setattr(place, "progress", kept)
+    regraft.adapt(cases.network("torch"), cases.data("torch"), cache="memory", patience=None, layer_decay=1.0, batch_norm="batch", **QUICK)
+    assert len(moved["frozen part"]) >= 1 and len([move for move in moved["partial"] if 0 < move < 1]) >= 4
