@@ -88,7 +88,7 @@ def test_names_of_other_libraries_are_told_by_their_name_here(other: str, here: 
         Settings.of({other: 1})
 
 
-@pytest.mark.parametrize("name", ["sample_weight", "verbose", "nesterov"])
+@pytest.mark.parametrize("name", ["verbose", "nesterov", "shuffle"])
 def test_what_cannot_be_set_says_what_holds(name: str) -> None:
     with pytest.raises(SettingError, match=f"there is no setting '{name}': .{{20,}}"):
         Settings.of({name: 1})
