@@ -175,7 +175,7 @@ def test_scale_and_shifts_are_those_of_the_lowest_loss_whatever_the_unit_of_the_
         (["eight", "eight "], {}, NetworkError, "same once trimmed"),
         (["one "], {}, NetworkError, "'one ' is among the 8 classes already"),
         (["eight"], {"data": "new"}, DataError, "'nine'"),
-        (["eight", "nine", "ten"], {"data": "new"}, DataError, "no item of 'ten'"),
+        (["eight", "nine", "ten"], {"data": "new"}, DataError, "no example of 'ten'"),
         (["eight"], {"start": "imprint"}, SettingError, "give them with data"),
         (["eight"], {"start": "imprit"}, SettingError, "did you mean 'imprint'"),
         (["eight"], {"old_data": "old"}, SettingError, "give them with data"),
