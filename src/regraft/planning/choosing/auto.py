@@ -224,9 +224,10 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
     fitting = [seconds for seconds in trials if seconds <= choice.left]
+    left = max(choice.left, 0)
     say(
-        f"the trials take about {duration(min(sum(fitting[: FIRST if few else None]), max(choice.left, 0)))}; training the best of them to its end, where that is "
-        f"worth it, up to {duration(min(longest, max(choice.left, 0)))}"
+        f"the trials take about {duration(min(sum(fitting[: FIRST if few else None]), left))}; training the best of them to its end, "
+        f"where that is worth it, up to {duration(min(longest, left))}"
     )
 
 
