@@ -101,7 +101,8 @@ class Source:
         return list(import_nodes(self.tree))
 
     def functions(self) -> list[Function]:
-        return [node for node in self.nodes if isinstance(node, Function)]
+        """Return all functions but the signatures of overloads, which say nothing that the function below them does not."""
+        return [node for node in self.nodes if isinstance(node, Function) and not is_overload(node)]
 
     def reason(self, *lines: int) -> str:
         """Return the reason of the first of these lines that carries one."""
@@ -207,6 +208,10 @@ def is_dunder(name: str) -> bool:
 
 def methods_of(nodes: Sequence[ast.AST]) -> set[Function]:
     return {part for node in nodes if isinstance(node, ast.ClassDef) for part in node.body if isinstance(part, Function)}
+
+
+def is_overload(node: ast.AST) -> bool:
+    return isinstance(node, Function) and "overload" in decorator_names(node)
 
 
 def decorator_names(node: Function) -> set[str]:

@@ -6,7 +6,7 @@ import ast
 import itertools
 import re
 
-from gate import Function, Gate, Source, decorator_names, own_arguments
+from gate import Function, Gate, Source, decorator_names, is_overload, own_arguments
 
 
 def exported(source: Source) -> tuple[int, list[object]] | None:
@@ -105,7 +105,7 @@ def check_docstrings(gate: Gate) -> None:
         if listing is None or not source.is_public:
             continue
         for node in source.tree.body:
-            if not isinstance(node, Function | ast.ClassDef) or node.name not in listing[1]:
+            if not isinstance(node, Function | ast.ClassDef) or node.name not in listing[1] or is_overload(node):
                 continue
             if isinstance(node, Function):
                 report_words(gate, source, node, missing_words(node, method=False))

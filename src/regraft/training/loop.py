@@ -164,7 +164,7 @@ def trained(training: Training) -> Trained:
     state.anchors = anchors
     limit = _limit(training)
     with progress(training.stage, limit) as advance:
-        told = Callbacks(settings.callbacks if training.phase != "search" else (), training.network.module, advance)
+        told = Callbacks(settings.callbacks if training.phase != "search" else (), training.network.module, advance=advance)
         told.begin(epochs=limit, steps=_steps(training))
         advance(state.epoch)
         while not _finished(training, state, limit=limit):

@@ -23,7 +23,7 @@ def keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
 class Callbacks:
     """The callbacks of one training. What one raises ends the training, which a folder can be continued from."""
 
-    def __init__(self, given: Sequence[Any], module: Any, advance: Callable[[float], None]) -> None:
+    def __init__(self, given: Sequence[Any], module: Any, *, advance: Callable[[float], None]) -> None:
         """Take callbacks.
 
         Args:
