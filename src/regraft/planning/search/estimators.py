@@ -48,7 +48,8 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         kind: str | None = None,
         epochs: int | None = None,
         batch_size: int = 32,
-        optimizer: str = "adamw",
+        optimizer: Any = "adamw",
+        loss: Any = None,
         learning_rate: float | None = None,
         weight_decay: float = 0.01,
         dropout: float = 0.0,
@@ -58,6 +59,10 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         co_tuning: float = 0.0,
         momentum: float = 0.9,
         schedule: str = "auto",
+        plateau_factor: float = 0.1,
+        plateau_patience: int = 2,
+        min_learning_rate: float = 0.0,
+        decay: float = 0.0,
         warmup: float = 0.05,
         layer_decay: float | None = None,
         batch_norm: str = "auto",
@@ -68,6 +73,11 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         clip_norm: float | None = None,
         class_weight: Any = None,
         label_smoothing: float = 0.0,
+        metrics: Sequence[Any] = (),
+        monitor: str | None = None,
+        mode: str = "auto",
+        callbacks: Sequence[Any] = (),
+        log_with: Any = None,
         cache: str | None = "auto",
         dtype: str = "float32",
         device: str | None = None,
@@ -86,6 +96,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.epochs = epochs
         self.batch_size = batch_size
         self.optimizer = optimizer
+        self.loss = loss
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.dropout = dropout
@@ -95,6 +106,10 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.co_tuning = co_tuning
         self.momentum = momentum
         self.schedule = schedule
+        self.plateau_factor = plateau_factor
+        self.plateau_patience = plateau_patience
+        self.min_learning_rate = min_learning_rate
+        self.decay = decay
         self.warmup = warmup
         self.layer_decay = layer_decay
         self.batch_norm = batch_norm
@@ -105,6 +120,11 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.clip_norm = clip_norm
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.metrics = metrics
+        self.monitor = monitor
+        self.mode = mode
+        self.callbacks = callbacks
+        self.log_with = log_with
         self.cache = cache
         self.dtype = dtype
         self.device = device
