@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,14 +53,12 @@ def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
     """
     if wanted is None or wanted in _USUAL:
         return loss_for(kind)
-    if not isinstance(wanted, str):
-        return _Own(wanted)
-    return _Named(_EACH[wanted, kind])
+    return _Mean(_EACH[wanted, kind] if isinstance(wanted, str) else partial(_of_the_user, wanted))
 
 
 @dataclass(frozen=True)
-class _Named:
-    """The mean over a batch of what a formula gives for each item, or for each item and output."""
+class _Mean:
+    """The mean over a batch of what a formula gives for each item, or for each item and output; a function of the user may give a mean."""
 
     each: Each
 
@@ -75,43 +74,27 @@ class _Named:
         losses = self.each(scores, targets)
         if losses.ndim == 2:
             return mean_over_columns(losses, class_weight, sample_weight=sample_weight)
-        return mean_over_items(
-            losses, None if class_weight is None else class_weight.to(losses)[targets.long()], sample_weight=sample_weight
-        )
-
-
-@dataclass(frozen=True)
-class _Own:
-    """What a function of the user makes of logits and targets."""
-
-    function: Callable[..., Any]
-
-    def __call__(
-        self,
-        scores: Tensor,
-        targets: Tensor,
-        *,
-        class_weight: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        sample_weight: Tensor | None = None,
-    ) -> Tensor:
-        try:
-            losses = self.function(scores, targets)
-        except Exception as error:
-            raise SettingError(
-                f"loss= failed on logits of the shape {tuple(scores.shape)} and targets of the shape {tuple(targets.shape)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(losses, Tensor) or losses.shape not in ((), (len(scores),)):
-            shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise SettingError(f"loss= returned {shape} for {len(scores)} examples; expected a scalar tensor, or one number an example.")
         if class_weight is None and sample_weight is None:
             return losses.mean()
         if losses.ndim == 0 or (class_weight is not None and targets.ndim > 1):
             raise SettingError("loss= returned a scalar, which cannot be weighed. Return one number an example, or leave out the weights.")
-        return mean_over_items(
-            losses, None if class_weight is None else class_weight.to(losses)[targets.long()], sample_weight=sample_weight
-        )
+        by_item = None if class_weight is None else class_weight.to(losses)[targets.long()]
+        return mean_over_items(losses, by_item, sample_weight=sample_weight)
+
+
+def _of_the_user(function: Callable[..., Any], scores: Tensor, targets: Tensor) -> Tensor:
+    """Return what a function of the user makes of logits and targets, a scalar or (B,)."""
+    try:
+        losses = function(scores, targets)
+    except Exception as error:
+        raise SettingError(
+            f"loss= failed on logits of the shape {tuple(scores.shape)} and targets of the shape {tuple(targets.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(losses, Tensor) or losses.shape not in ((), (len(scores),)):
+        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise SettingError(f"loss= returned {shape} for {len(scores)} examples; expected a scalar tensor, or one number an example.")
+    return losses
 
 
 def _focal(scores: Tensor, targets: Tensor) -> Tensor:
