@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import NetworkError, SettingError
+from regraft.networks.parts.onnx_steps import as_picture, sample_items
 
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -178,6 +180,22 @@ def test_a_graph_with_its_preprocessing_takes_pictures_as_they_are(settings: dic
         found = run(path, input=picture[None])["probabilities"]
         pixels = picture[..., 0] if count == 1 else picture
         assert np.allclose(found, net.predict([image.fromarray(pixels)]).probabilities, atol=2e-3), (height, width)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_picture_with_logits_near_zero_is_no_reason_to_refuse_the_preprocessing(family: str, tmp_path: Path) -> None:
+    plain = {"kind": "image", "height": 32, "width": 24, "channels": 3}
+    keras.utils.set_random_seed(0)
+    if family == "torch":
+        net = regraft.load(Conv(3), classes=ABC, inputs=(3, 32, 24), preprocessing=plain)
+    else:
+        sides = [keras.Input((32, 24, 3)), layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+        net = regraft.load(keras.Sequential(sides), classes=ABC, preprocessing={**plain, "layout": "channels_last"})
+    items = sample_items(net.preprocessing.to_dict())
+    (found,) = net.logits([as_picture(items[0])])
+    shifted = dataclasses.replace(net.head, bias=net.head.bias - found)
+    path = net.with_head(shifted).export(tmp_path / "net.onnx", preprocessing=True)
+    assert facts(path)["preprocessing_difference"] < 0.01
 
 
 def test_a_graph_with_its_preprocessing_takes_rows_as_they_were_measured(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,6 +147,8 @@ def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
 def _put_preprocessing_(model: Any, network: Exportable) -> None:
     """Put the preprocessing in front of the graph, and note by how much results differ from those with the preprocessing itself.
 
+    Differences are shares of the largest value of an output over all pictures: single pictures may give logits near zero.
+
     Raises:
         NetworkError: if they differ by more than rounding of pixels does.
     """
@@ -153,8 +156,8 @@ def _put_preprocessing_(model: Any, network: Exportable) -> None:
     own = next(at for at, name in enumerate(called) if name not in ("columns", "condition"))
     put_steps_(model, plain, items=called[own])
     program, whole = OnnxProgram(model.SerializeToString(), called, called=called), _Whole(_on_cpu(network)).eval()
-    ready, reader, largest = [tensor[:1] for tensor in sample_tensors(network.sample)], network.preprocessing, 0.0
-    raw = list(ready)
+    ready, reader = [tensor[:1] for tensor in sample_tensors(network.sample)], network.preprocessing
+    raw, off, scales = list(ready), [], []
     while hasattr(reader, "inner"):
         if "mean" in (outer := reader.to_dict()):  # columns: their mean becomes zero
             at = called.index("columns")
@@ -165,9 +168,10 @@ def _put_preprocessing_(model: Any, network: Exportable) -> None:
         (batch,) = reader.batches([as_picture(item)] if item.dtype == "uint8" else item[None], 1)
         ready[own] = next(iter(batch.values())) if isinstance(batch, dict) else batch
         with torch.no_grad():
-            expected, found = whole(*ready), program(*raw)
-        for values, other in zip(expected, found.values(), strict=True):
-            largest = max(largest, float((values - other).abs().max()) / max(float(values.abs().max()), 1e-12))
+            pairs = list(zip(whole(*ready), program(*raw).values(), strict=True))
+        off.append([float((values - other).abs().max()) for values, other in pairs])
+        scales.append([float(values.abs().max()) for values, _ in pairs])
+    largest = float((np.max(off, axis=0) / np.max(scales, axis=0).clip(1e-12)).max())
     if not largest <= _ROUNDING:
         raise NetworkError(f"with the preprocessing in the graph, its results differ by {largest:.2g} of the largest one. Leave it out")
     _add_facts_(model, {"preprocessing_inside": True, "preprocessing_difference": float(f"{largest:.2g}")})
