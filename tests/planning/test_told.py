@@ -64,6 +64,7 @@ def test_hooks_are_called_in_the_order_of_keras_and_change_nothing(family: str) 
     assert seen == [(epoch, logs["loss"]) for epoch, logs in ended for _ in range(2)]
     losses = [loss for word, loss in told.heard if word == "batch"]
     assert len(losses) > len(ended) and np.isfinite(losses).all()
+    assert hasattr(result.network.module, "stop_training") == hasattr(net.module, "stop_training")
     assert result.plan.to_dict()["settings"]["callbacks"] == ["callable Told", "callable LambdaCallback", f"callable {_LAMBDA}"]
 
 

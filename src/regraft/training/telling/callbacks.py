@@ -34,6 +34,7 @@ class Callbacks:
         self._given = tuple(given)
         self._module = module
         self._advance = advance
+        self._flagged = hasattr(module, "stop_training")
 
     def begin(self, **params: Any) -> None:
         """Tell them that a training begins, of so many `epochs` and `steps`."""
@@ -73,8 +74,10 @@ class Callbacks:
         return bool(self._given) and getattr(self._module, "stop_training", False) is True
 
     def end(self, entry: Mapping[str, Any]) -> None:
-        """Tell them that the training is over, with the last `entry` of its history."""
+        """Tell them that the training is over, with the last `entry` of its history; a module of PyTorch keeps nothing of it."""
         self._call("on_train_end", keras_logs(entry))
+        if self._given and not self._flagged:
+            del self._module.stop_training
 
     def _call(self, hook: str, *values: Any) -> None:
         for one in self._given:
