@@ -19,7 +19,7 @@ from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, ver
 from ..report import report_page, verdict, write_facts, write_report
 from .plan import Plan
 
-__all__ = ["History", "Result", "check_unfinished", "save_result"]
+__all__ = ["History", "Result", "check_unfinished", "made_now", "save_result"]
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
 """What Keras calls a column -> its name in an entry."""
@@ -114,10 +114,7 @@ class Result:
         settings = self.plan.options | self.plan.settings.to_dict()
         strategy = {"name": self.plan.strategy, "chosen": self.plan.chosen.get("strategy"), "reasons": list(self.plan.reasons)}
         return {
-            "title": "Adaptation report",
-            "verdict": self.verdict,
-            "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "versions": versions(),
+            **made_now("Adaptation report", self.verdict),
             "strategy": {**strategy, "settings": settings},
             "history": self.history,
             "scores": self.scores,
@@ -172,6 +169,11 @@ def save_result(
         write_facts(staged, facts)
         with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
             write_text(staged / "report.html", report_page(facts))
+
+
+def made_now(title: str, verdict: str) -> dict[str, Any]:
+    """Return how every report begins: its title, a sentence that says what came out, when it was made, and with which versions."""
+    return {"title": title, "verdict": verdict, "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "versions": versions()}
 
 
 def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy: str = "") -> None:

@@ -126,7 +126,7 @@ def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
 
 @dataclass
 class PlateauFactor:
-    """Reduce on plateau: a part of it after some epochs without progress.
+    """Reduce on plateau: the learning rate is multiplied by a factor after some epochs without progress.
 
     Attributes:
         factor: of the learning rate.

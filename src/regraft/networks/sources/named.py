@@ -46,8 +46,7 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
     """Make the architecture of a saved network from what its folder says of its origin; its weights mean nothing yet.
 
     Nothing is fetched, whatever the origin names: timm and torchvision make their own networks by name, dense layers are made by their
-    sizes, and one of Hugging Face is made
-    of the configuration that the folder holds; its name is not used.
+    sizes, and one of Hugging Face is made of the configuration that the folder holds; its name is not used.
 
     Args:
         origin: as `Opened.origin`.

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ import numpy as np
 from ...data import Dataset
 from ...errors import InputError, MissingExtraError, NetworkError, SettingError, near_names
 from ...files.locks import held_folder
+from ...files.text import notebook_html
 from ...files.writing import write_text
 from ...heads import extend, extension_figures
 from ...heads.starting import STARTS
 from ...networks.account import Account
 from ...networks.contract import Network
-from ...networks.folders import replacing, versions, write_network
+from ...networks.folders import replacing, write_network
 from ...report import report_page, write_facts, write_report
 from ...tasks import judge
 from ..preparing import preprocessing_for
-from ..result import check_unfinished
+from ..result import check_unfinished, made_now
 from .parts import Parts, labelled, parted
 
 __all__ = ["Asked", "Extension", "extended", "figures_line"]
@@ -114,13 +114,13 @@ class Extension:
     def __str__(self) -> str:
         return "\n".join([self.verdict, *(f"note: {note}" for note in self.notes), str(self.account)])
 
+    def _repr_html_(self) -> str:
+        return notebook_html("\n\n".join([*self.notes, str(self.account)]), title=self.verdict)
+
     def report_facts(self) -> dict[str, Any]:
         """Return all that the report shows, as plain data."""
         return {
-            "title": "Extension report",
-            "verdict": self.verdict,
-            "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "versions": versions(),
+            **made_now("Extension report", self.verdict),
             "scores": self.scores,
             "account": self.account.to_dict(),
             "cost": self.cost,
