@@ -172,7 +172,15 @@ def save_result(
 
 
 def made_now(title: str, verdict: str) -> dict[str, Any]:
-    """Return how every report begins: its title, a sentence that says what came out, when it was made, and with which versions."""
+    """Return how every report begins.
+
+    Args:
+        title: of the page.
+        verdict: a sentence that says what came out.
+
+    Returns:
+        Both, when it was made, and with which versions.
+    """
     return {"title": title, "verdict": verdict, "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "versions": versions()}
 
 
