@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
     """
     if wanted is None or wanted in _USUAL:
         return loss_for(kind)
-    return _Mean(_EACH[wanted, kind] if isinstance(wanted, str) else partial(_of_the_user, wanted))
+    return _Mean(_EACH[wanted, kind] if isinstance(wanted, str) else _of_the_user(wanted))
 
 
 @dataclass(frozen=True)
@@ -82,19 +81,23 @@ class _Mean:
         return mean_over_items(losses, by_item, sample_weight=sample_weight)
 
 
-def _of_the_user(function: Callable[..., Any], scores: Tensor, targets: Tensor) -> Tensor:
-    """Return what a function of the user makes of logits and targets, a scalar or (B,)."""
-    try:
-        losses = function(scores, targets)
-    except Exception as error:
-        raise SettingError(
-            f"loss= failed on logits of the shape {tuple(scores.shape)} and targets of the shape {tuple(targets.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(losses, Tensor) or losses.shape not in ((), (len(scores),)):
-        shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-        raise SettingError(f"loss= returned {shape} for {len(scores)} examples; expected a scalar tensor, or one number an example.")
-    return losses
+def _of_the_user(function: Callable[..., Any]) -> Each:
+    """Return what a function of the user makes of logits and targets, a scalar or (B,), checked at each call."""
+
+    def losses_of(scores: Tensor, targets: Tensor) -> Tensor:
+        try:
+            losses = function(scores, targets)
+        except Exception as error:
+            raise SettingError(
+                f"loss= failed on logits of the shape {tuple(scores.shape)} and targets of the shape {tuple(targets.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(losses, Tensor) or losses.shape not in ((), (len(scores),)):
+            shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise SettingError(f"loss= returned {shape} for {len(scores)} examples; expected a scalar tensor, or one number an example.")
+        return losses
+
+    return losses_of
 
 
 def _focal(scores: Tensor, targets: Tensor) -> Tensor:
