@@ -25,7 +25,7 @@ from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
 from .samples import check_sample, first_working_sample, is_pictures, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
-from .torch_changes.wrappers import call_module, inner_sites, tap_slices
+from .torch_changes.wrappers import call_module, edits_of, inner_sites, side_modules, tap_slices
 from .torch_parts import holding
 from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
@@ -131,7 +131,7 @@ class TorchNetwork(Network):
         run = partial(call_module, self.module, self.sample)
         seen = trace(modules, run)
         self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
-        self.blocks = blocks_of(self.layers, torch_units(modules))
+        self.blocks = blocks_of(self.layers, torch_units(modules, aside=side_modules(self.module, before=False)))
         if known is None:
             found = find_head(modules, seen, run=run, wanted=self.origin.get("head"))
             known = {"main": found} if found else {}
@@ -340,7 +340,9 @@ class TorchNetwork(Network):
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
-        return module_structure(self.modules(), layers, beside=[*self.tap_slices, *inner_sites(self.module)], ignored=ignored)
+        return module_structure(
+            self.modules(), layers, edits=edits_of(self.module), beside=[*self.tap_slices, *inner_sites(self.module)], ignored=ignored
+        )
 
     def _summed(self, layer: str) -> FoundHead | None:
         """Return the head of several layers of which a `layer` is the first."""

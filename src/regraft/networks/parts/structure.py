@@ -11,10 +11,10 @@ from .layers import Block, Layer
 __all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units", "uncalled"]
 
 _MOST_BLOCKS = 40
-_WRAPPERS = {"AttachedHead", "EndedNetwork", "TappedNetwork", "AdjustedNetwork", "CodedNetwork", "EntranceNetwork", "GivenInput"}
+_WRAPPERS = {"AttachedHead", "EndedNetwork", "TappedNetwork", "CodedNetwork", "EntranceNetwork", "GivenInput"}
 _OPENED = {"Sequential", "ModuleList", "ModuleDict", *_WRAPPERS}
 """Kinds of modules that are never a block of their own."""
-_WITHIN = {"AdjustedNetwork": {"adjusting"}, "CodedNetwork": {"codes", "maps"}}
+_WITHIN = {"CodedNetwork": {"codes", "maps"}}
 """Parts of wrappers that are called while the network in them runs: they belong to the block in which they are."""
 
 
@@ -94,23 +94,25 @@ def uncalled(modules: Mapping[str, Module], called: Collection[str]) -> list[str
     return [name for name in _uncalled(modules, called) if not _around(name, called)]
 
 
-def torch_units(modules: Mapping[str, Module]) -> list[str]:
+def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -> list[str]:
     """Return the module names that become blocks: children, with containers and any child holding over half of the weights opened.
 
     Embedding tables do not count: they are looked up, not computed, and would outweigh the layers of a small text encoder.
 
     Args:
         modules: name -> module, in the order of definition.
+        aside: names of modules that edits call while the network runs: they belong to the block in which they are called.
 
     Returns:
-        Names such that every module is at or below exactly one of them, or above all of them, what wrappers call inside aside.
+        Names such that every module is at or below exactly one of them, or above all of them, those `aside` apart.
     """
-    total = _computed_parameters(modules[""])
-    units = _children("", modules)
+    children = _children(modules, aside)
+    total = sum(_own_parameters(part) for part in modules.values() if not isinstance(part, Embedding))
+    units = children[""]
     while True:
         opened: list[str] = []
         for name in units:
-            inner = _children(name, modules)
+            inner = children[name]
             container = type(modules[name]).__name__ in _OPENED or _is_wrapped(name, modules)
             opened += inner if inner and (container or _computed_parameters(modules[name]) > total / 2) else [name]
         if opened == units or len(opened) > 2 * _MOST_BLOCKS:
@@ -128,10 +130,15 @@ def _computed_parameters(module: Module) -> int:
     return sum(_own_parameters(part) for part in module.modules() if not isinstance(part, Embedding))
 
 
-def _children(name: str, modules: Mapping[str, Module]) -> list[str]:
-    prefix = f"{name}." if name else ""
-    left_out = {"parametrizations", *_WITHIN.get(type(modules[name]).__name__, ())}
-    return [prefix + child for child, _ in modules[name].named_children() if child not in left_out and prefix + child in modules]
+def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str, list[str]]:
+    """Return the names of the modules in each module, without those `aside`."""
+    found: dict[str, list[str]] = {name: [] for name in modules}
+    for name in modules:
+        outer, _, part = name.rpartition(".")
+        left_out = {"parametrizations", *_WITHIN.get(type(modules[outer]).__name__, ())}
+        if name and part not in left_out and name not in aside:
+            found[outer].append(name)
+    return found
 
 
 def blocks_of(layers: Sequence[Layer], units: Sequence[str]) -> tuple[Block, ...]:

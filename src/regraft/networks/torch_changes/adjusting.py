@@ -14,6 +14,7 @@ from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..contract import Inputs, Point
 from ..parts.taps import INPUT, Tap
+from ..torch_parts.graft import Graft
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
@@ -107,7 +108,9 @@ def wrapped(twin: N, module: Module) -> N:
     device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
     mode = twin.module.training
     twin.module = module.to(device).train(mode)
-    found = {task: known.renamed(lambda name: f"network.{name}".rstrip(".")) for task, known in twin.found.items()}
+    found = dict(twin.found)
+    if not isinstance(module, Graft):
+        found = {task: known.renamed(lambda name: f"network.{name}".rstrip(".")) for task, known in found.items()}
     return twin.reopened(found, twin.heads)
 
 
@@ -150,7 +153,7 @@ def settled(network: N) -> N:
     for site, adjusting in zip(around.sites, around.adjusting, strict=True):
         scale, shift = cast(Adjustment, adjusting).change()
         if fold_(around.network.get_submodule(site.name), scale=scale, shift=shift):
-            created.append(f"{prefix}network.{site.name}")
+            created.append(f"{prefix}{site.name}")
     return without_wrapper(twin, AdjustedNetwork, created=created)
 
 

@@ -18,10 +18,11 @@ from ..account import Account
 from ..contract import Coding, Head
 from ..parts.taps import Tap, checked_points, refuse_read_input
 from ..samples import sample_of
+from ..torch_parts.graft import set_submodule_
 from ..torch_parts.heads import FoundHead
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
-from ..torch_parts.rows import last_axis, set_submodule_
+from ..torch_parts.rows import last_axis
 from ..torch_parts.summed import parted_rows
 from ..tracing import capture
 from . import adjusting, codes, surgery

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Identity, Linear, Module
 
 from ..parts.coding import CODE_SPREAD
 from ..parts.scaling import film, lhuc
+from ..torch_parts.graft import Graft
 from ..torch_parts.sites import Site, changed_at, fold_
 
 __all__ = [
@@ -101,7 +102,7 @@ def _kept(modules: ModuleList, kept: Sequence[bool]) -> ModuleList:
     return ModuleList(module for module, keep in zip(modules, kept, strict=True) if keep)
 
 
-class AdjustedNetwork(Module):
+class AdjustedNetwork(Graft):
     """A network whose values at some sites are scaled and shifted by channel, while that is trained.
 
     Args:
@@ -113,9 +114,10 @@ class AdjustedNetwork(Module):
         adjusting: the `Adjustment` of each site.
     """
 
+    inside: ClassVar[frozenset[str]] = frozenset({"adjusting"})
+
     def __init__(self, network: Module, sites: Sequence[Site], *, kind: Callable[[int], Adjustment]) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.sites = tuple(sites)
         self.adjusting = ModuleList(kind(site.channels) for site in sites)
 

@@ -13,9 +13,9 @@ from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
+from ..torch_parts.graft import set_submodule_
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
-from ..torch_parts.rows import set_submodule_
 from ..torch_parts.sites import is_plain, shared_weights
 
 __all__ = ["is_low_rank", "low_rank", "settled"]

@@ -18,8 +18,9 @@ from ...randomness import seeded
 from ..contract import Block, Head, Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
+from ..torch_parts.graft import set_submodule_
 from ..torch_parts.holding import hand_on_
-from ..torch_parts.rows import like, put_, set_submodule_
+from ..torch_parts.rows import like, put_
 from ..torch_parts.taps import Point, read_input, read_point, run_reading, width_hint
 from ..tracing import as_tensor, flat_tensors, trace
 from .wrappers import (

@@ -17,6 +17,7 @@ from ...errors import NetworkError
 from ..contract import Inputs
 from ..parts.structure import below
 from ..parts.taps import TapSlice
+from ..torch_parts.graft import Graft
 from ..torch_parts.sites import Site
 from ..torch_parts.taps import Point, Reached, listening, read_input, run_reading
 from ..tracing import as_tensor, capture, pooled
@@ -32,6 +33,7 @@ __all__ = [
     "TappedNetwork",
     "branch_name",
     "call_module",
+    "edits_of",
     "exchanged",
     "find_wrapper",
     "forget_sites_",
@@ -266,7 +268,7 @@ _INNER: dict[type[Module], str] = {
 """Wrapper -> what it calls the network in it."""
 _NAMES: dict[type[Module], str] = {StackedHead: "tapped", BranchedNetwork: "tapped", EndedNetwork: "end", JoinedNetwork: "join"}
 """Wrapper -> the attribute in which it keeps the name of a module of that network."""
-_WITHIN: dict[type[Module], tuple[str, ...]] = {AdjustedNetwork: ("adjusting",), CodedNetwork: ("codes", "maps")}
+_WITHIN: dict[type[Module], tuple[str, ...]] = {CodedNetwork: ("codes", "maps")}
 """Wrapper -> its own modules that are called while the network runs."""
 _BEFORE = (CodedNetwork, EntranceNetwork)
 """Wrappers that may have a module "entrance" before the network."""
@@ -276,7 +278,7 @@ def inner_networks(module: Module) -> list[Module]:
     """Return the module and the networks inside its wrappers, outermost first; a new head on top ends the search."""
     found = [module]
     while _INNER.get(type(found[-1])) == "network":
-        found.append(found[-1].get_submodule("network"))
+        found.append(cast(Module, found[-1].network))
     return found
 
 
@@ -286,7 +288,7 @@ def _wrappers(module: Module) -> list[tuple[str, Module]]:
     while type(module) in _INNER:
         found.append((prefix, module))
         inner = _INNER[type(module)]
-        prefix, module = f"{prefix}{inner}.", module.get_submodule(inner)
+        prefix, module = prefix if isinstance(module, Graft) else f"{prefix}{inner}.", getattr(module, inner)
     return found
 
 
@@ -304,6 +306,8 @@ def side_modules(module: Module, *, before: bool = True) -> list[str]:
     """
     found = []
     for prefix, wrapper in _wrappers(module):
+        if isinstance(wrapper, Graft):
+            found += [prefix + name for name, attribute in wrapper.parts().items() if attribute in wrapper.inside]
         found += [prefix + name for name in _WITHIN.get(type(wrapper), ())]
         found += [f"{prefix}entrance"] if before and isinstance(wrapper, _BEFORE) else []
     return found
@@ -318,7 +322,7 @@ def forget_sites_(module: Module, gone: Sequence[str]) -> None:
     """Let the wrappers of a `module` leave alone what has been taken out of the network in it; `gone` are the names."""
     for prefix, wrapper in _wrappers(module):
         if isinstance(wrapper, (AdjustedNetwork, CodedNetwork)):
-            start = f"{prefix}network."
+            start = prefix if isinstance(wrapper, Graft) else f"{prefix}network."
             wrapper.keep_sites_([not any(below(start + site.name, name) for name in gone) for site in wrapper.sites])
 
 
@@ -336,17 +340,25 @@ def exchanged(module: Module, kind: type[Module], *, by: Callable[[Module], Modu
     if type(module) is kind:
         if by is not None:
             return by(module), lambda name: name
-        return module.get_submodule("network"), lambda name: name.removeprefix("network.")
+        plain = isinstance(module, Graft)
+        return cast(Module, module.network), lambda name: name if plain else name.removeprefix("network.")
     own: Any = module
     inner = _INNER[type(module)]
-    part, renamed = exchanged(module.get_submodule(inner), kind, by=by)
+    part, renamed = exchanged(getattr(own, inner), kind, by=by)
     setattr(own, inner, part)
     if type(module) in _NAMES:
         setattr(own, _NAMES[type(module)], renamed(getattr(own, _NAMES[type(module)])))
     if isinstance(module, TappedNetwork):
         module.points = tuple(replace(point, module=point.module and renamed(point.module)) for point in module.points)
+    if isinstance(module, Graft):
+        return module, renamed
     start = f"{inner}."
     return module, lambda name: start + renamed(name.removeprefix(start)) if name.startswith(start) else name
+
+
+def edits_of(module: Module) -> list[Module]:
+    """Return the wrappers around a `module` that have no names, outermost first."""
+    return [wrapper for _, wrapper in _wrappers(module) if isinstance(wrapper, Graft)]
 
 
 def tap_slices(module: Module) -> tuple[TapSlice, ...]:

@@ -15,22 +15,30 @@ __all__ = ["module_structure"]
 
 
 def module_structure(
-    modules: Mapping[str, Module], layers: Collection[str], *, beside: Sequence[Any] = (), ignored: Collection[str] = ()
+    modules: Mapping[str, Module],
+    layers: Collection[str],
+    *,
+    edits: Sequence[Module] = (),
+    beside: Sequence[Any] = (),
+    ignored: Collection[str] = (),
 ) -> Structure:
     """Return the structure of some layers: of all modules in them, and of the containers whose own code calls them.
 
     Args:
         modules: name -> module, all of the network.
         layers: names of some of them.
+        edits: the wrappers around the network that have no names, outermost first.
         beside: what else decides the values.
         ignored: places whose values do not count.
     """
     known = {id(module): name or "the network" for name, module in modules.items()}
+    known |= {id(edit): f"edit {at}" for at, edit in enumerate(edits)}
     known |= {id(held): f"{name}.{key}" for name, module in modules.items() for key, held in _held(module) if held is not None}
     prints = Fingerprint(known, ignored=ignored)
     around, chosen = {outer for layer in layers for outer in prefixes(layer)}, set(layers)
     reached = [name for name in modules if name in around or not chosen.isdisjoint(prefixes(name))]
     lines = [f"{name}: {prints.module(modules[name], name)}" for name in sorted(reached)]
+    lines += [prints.module(edit, f"edit {at}") for at, edit in enumerate(edits)]
     hooks = [*of_all_modules._global_forward_pre_hooks.values(), *of_all_modules._global_forward_hooks.values()]
     lines += [prints.of(value, "hooks of all modules") for value in hooks]
     lines += [prints.of(value, "taps and sites") for value in beside]

@@ -24,7 +24,6 @@ __all__ = [
     "like",
     "put_",
     "row_weight",
-    "set_submodule_",
 ]
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
@@ -180,12 +179,3 @@ def _resized(old: Module, weight: Tensor) -> Module:
         if getattr(new, name, None) == before:
             setattr(new, name, len(weight))
     return new
-
-
-def set_submodule_(root: Module, name: str, *, module: Module) -> Module:
-    """Put a module at the place called `name` in the tree below `root`; return the root: the module itself where the name is ""."""
-    if not name:
-        return module
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)
-    return root
