@@ -39,10 +39,16 @@ class Graft(Module):
                 found[_free(attribute, taken)] = attribute
         return found
 
-    def named_modules(
+    def named_modules(  # over the limit: the signature is PyTorch's
         self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Module]]:
-        """Yield the modules with their names, this one and the network both as "". The arguments are those of `Module.named_modules`."""
+        """Yield the modules with their names, this one and the network both as "".
+
+        Args:
+            memo: modules that were met already.
+            prefix: of all names.
+            remove_duplicate: yield each module once.
+        """
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -62,11 +68,20 @@ class Graft(Module):
         return self.network.get_submodule(target) if attribute is None else super().get_submodule(attribute).get_submodule(rest)
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """Return the state by the names of `named_modules`. The arguments are those of `Module.state_dict`."""
-        found = self.network.state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
-        for name, attribute in self.parts().items():
-            super().get_submodule(attribute).state_dict(destination=found, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        return found
+        """Return the state by the names of `named_modules`.
+
+        Args:
+            args: none; PyTorch passes on what earlier versions took.
+            destination: receives the state; None for a new mapping.
+            prefix: of all names.
+            keep_vars: the parameters themselves, not detached.
+        """
+        names = {attribute: f"{prefix}{name}." for name, attribute in self.parts().items()}
+        for attribute, part in self._modules.items():
+            if part is not None:
+                inside = names.get(attribute, prefix)
+                destination = part.state_dict(*args, destination=destination, prefix=inside, keep_vars=keep_vars)
+        return destination
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Put the names under which PyTorch looks for what is in here in the place of those of `state_dict`."""
