@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import torch
+
+from .tensors import torch
 
 __all__ = ["own_state", "seeded"]
 

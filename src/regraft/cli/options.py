@@ -24,6 +24,7 @@ _FILES = "Files or folders; one CSV or Parquet file that holds or names the item
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
 DataArgument = Annotated[str, Argument(metavar="DATA", help="A folder of class folders, or a CSV or Parquet file.")]
 SavedArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt.")]
+RunArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt, or an .onnx file of regraft export.")]
 ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_FILES, show_default=False)]
 
 # ── networks ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────

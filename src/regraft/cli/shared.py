@@ -31,6 +31,7 @@ __all__ = [
     "own_columns",
     "read_data",
     "size_of",
+    "to_run",
     "wanted_target",
     "wanted_weights",
 ]
@@ -106,6 +107,35 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
 
     names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
     return verbs.load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own, trust=trust)
+
+
+def to_run(  # over the limit: what `regraft.load` takes from the command line
+    source: str | Path, *, head: str | None, channels: int | None, architecture: str | None, trust: bool
+) -> Any:
+    """Open a network that is to predict: an ONNX file by ONNX Runtime, without PyTorch; all others as `opened` does.
+
+    Args:
+        source: a saved folder, or a file.
+        head: as in `opened`.
+        channels: as in `opened`.
+        architecture: as in `opened`.
+        trust: as in `opened`.
+
+    Returns:
+        The network.
+
+    Raises:
+        SettingError: if something is to be changed about an ONNX file.
+    """
+    if Path(source).suffix.lower() != ".onnx":
+        return opened(str(source), head=head, channels=channels, architecture=architecture, trust=trust)
+    given = {"--head": head, "--channels": channels, "--architecture": architecture}
+    asked = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if asked:
+        raise SettingError(f"{asked[0]}: the ONNX file {str(source)!r} is run as it is. Leave it out.")
+    from ..exchange.served import serve
+
+    return serve(Path(source))
 
 
 def wanted_weights(file: Path | None, random: bool) -> str | Path | None:
@@ -276,7 +306,7 @@ def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None)
         return asked
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     own = [tensor for name, tensor in sample.items() if name not in ("columns", "condition")]
-    return "array" if len(own) == 1 and own[0].ndim == 2 and own[0].is_floating_point() else None
+    return "array" if len(own) == 1 and own[0].ndim == 2 and "float" in str(own[0].dtype) else None
 
 
 def read_data(source: str, **options: Any) -> Any:
@@ -289,9 +319,9 @@ def read_data(source: str, **options: Any) -> Any:
     Returns:
         The data set.
     """
-    from .. import verbs
+    from ..data import read
 
-    return verbs.read(source, **{name: value for name, value in options.items() if value is not None})
+    return read(source, **{name: value for name, value in options.items() if value is not None})
 
 
 def checked_kind(network: Any, data: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SettingError
-from ..networks.contract import Inputs
+from ..networks.parts.protocols import Inputs
 from .dataset import Dataset
 from .decoding.threads import in_threads, prefetched
 from .preprocessings.augmenting import augment_key

@@ -16,7 +16,7 @@ from ..errors import NetworkError, UnsafeFileError, optional_import
 from .formats import opening
 from .text import printable
 
-__all__ = ["check_onnx_", "read_onnx"]
+__all__ = ["check_onnx_", "read_onnx", "read_onnx_with_facts"]
 
 _DOMAINS = ("", "ai.onnx")
 _LOOPS = ("Loop", "Scan", "SequenceMap")
@@ -46,11 +46,25 @@ def read_onnx(path: Path, *, remedy: str = "") -> Any:
         NetworkError: if it cannot be parsed, is too large, or declares more than it holds.
         MissingExtraError: if onnx is not installed.
     """
-    onnx = optional_import("onnx", "onnx", purpose="A network of your own class, opened without architecture=,")
+    return read_onnx_with_facts(path, remedy=remedy)[0]
+
+
+def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
+    """Read and check an ONNX file as `read_onnx` does, with what it says of itself.
+
+    Args:
+        path: of the file.
+        remedy: what the user can do where it cannot be read; a full sentence.
+
+    Returns:
+        The `onnx.ModelProto`, and its metadata: texts of whoever wrote the file, not checked.
+    """
+    onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):
         model = onnx.ModelProto.FromString(path.read_bytes())
+        facts = {entry.key: entry.value for entry in model.metadata_props}
         check_onnx_(model, what=repr(printable(path)), remedy=remedy)
-    return model
+    return model, facts
 
 
 def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:

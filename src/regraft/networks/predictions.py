@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from scipy.special import expit, softmax
 
 from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
+from ..tensors import Tensor, torch
 from .parts.head import Head
 from .parts.protocols import Inputs
 from .parts.record import Record
@@ -106,7 +106,7 @@ def of_batch(function: Callable[[Inputs], T], network: Record, *, batch: Inputs)
             raise
         if not missing:
             given, known = _shapes(batch), _shapes(network.sample)
-            if isinstance(error, IndexError) and isinstance(batch, Tensor) and not batch.is_floating_point():
+            if isinstance(error, IndexError) and isinstance(batch, torch.Tensor) and not batch.is_floating_point():
                 raise NetworkError(
                     f"The network cannot run on items of the numbers {int(batch.min())} to {int(batch.max())}: it has no row for some of "
                     f"them. Expected numbers of tokens or categories that it knows. ({reason_of(error)})"
@@ -145,14 +145,14 @@ def predictions(raw: np.ndarray, head: Head) -> Predictions:
         The predictions.
     """
     names = head.classes if head.classes is not None else tuple(str(index) for index in range(raw.shape[1]))
-    values = torch.from_numpy(raw).double()
+    values = np.asarray(raw, np.float64)
     if head.kind == "regression":
         return Predictions([", ".join(f"{value:g}" for value in row) for row in raw], raw, names, values=True)
     if head.kind == "multi-label":
-        scores, least = values.sigmoid().numpy(), head.thresholds or (0.5,) * len(names)
+        scores, least = expit(values), head.thresholds or (0.5,) * len(names)
         present = [[name for name, score, low in zip(names, row, least, strict=True) if score >= low] for row in scores]
         return Predictions(["|".join(labels) for labels in present], scores, names)
-    scores = values.softmax(1).numpy()
+    scores = softmax(values, axis=1)
     return Predictions([names[index] for index in scores.argmax(1)], scores, names)
 
 

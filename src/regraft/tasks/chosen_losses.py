@@ -9,11 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from ..errors import SettingError
+from ..tensors import Tensor, torch
 from .losses import Loss, loss_for, mean_over_columns, mean_over_items
 
 __all__ = ["LOSSES", "chosen_loss"]
@@ -92,8 +89,8 @@ def _of_the_user(function: Callable[..., Any]) -> Each:
                 f"loss= failed on logits of the shape {tuple(scores.shape)} and targets of the shape {tuple(targets.shape)}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if not isinstance(losses, Tensor) or losses.shape not in ((), (len(scores),)):
-            shape = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        if not isinstance(losses, torch.Tensor) or losses.shape not in ((), (len(scores),)):
+            shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
             raise SettingError(f"loss= returned {shape} for {len(scores)} examples; expected a scalar tensor, or one number an example.")
         return losses
 
@@ -112,7 +109,7 @@ def _focal(scores: Tensor, targets: Tensor) -> Tensor:
 def _focal_labels(scores: Tensor, targets: Tensor) -> Tensor:
     """Return the same for each label, (B, C)."""
     signed = scores * (2 * targets.to(scores) - 1)
-    return -((1 - signed.sigmoid()) ** FOCUS) * functional.logsigmoid(signed)
+    return -((1 - signed.sigmoid()) ** FOCUS) * torch.nn.functional.logsigmoid(signed)
 
 
 def _hinge(scores: Tensor, targets: Tensor) -> Tensor:
@@ -140,7 +137,7 @@ def _absolute(scores: Tensor, targets: Tensor) -> Tensor:
 
 def _huber(scores: Tensor, targets: Tensor) -> Tensor:
     """Return half the square of errors up to 1, and beyond that the line that goes on from there (Huber, 1964)."""
-    return functional.huber_loss(scores, _as_scores(targets, scores), reduction="none")
+    return torch.nn.functional.huber_loss(scores, _as_scores(targets, scores), reduction="none")
 
 
 def _squared_logs(scores: Tensor, targets: Tensor) -> Tensor:

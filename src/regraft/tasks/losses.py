@@ -10,11 +10,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from ..errors import SettingError, near_names
+from ..tensors import Tensor, torch
 
 __all__ = [
     "KINDS",
@@ -74,8 +72,8 @@ def classification_loss(
     weight = None if class_weight is None else class_weight.to(scores)
     truth = targets.long()
     if sample_weight is None:
-        return functional.cross_entropy(scores, truth, weight=weight, label_smoothing=label_smoothing)
-    losses = functional.cross_entropy(scores, truth, weight=weight, label_smoothing=label_smoothing, reduction="none")
+        return torch.nn.functional.cross_entropy(scores, truth, weight=weight, label_smoothing=label_smoothing)
+    losses = torch.nn.functional.cross_entropy(scores, truth, weight=weight, label_smoothing=label_smoothing, reduction="none")
     return torch.dot(losses, sample_weight.to(losses)) / (len(losses) if weight is None else weight[truth].sum())
 
 
@@ -100,7 +98,7 @@ def multi_label_loss(
         The loss, a scalar with the gradient of `scores`.
     """
     smooth = targets.to(scores) * (1.0 - label_smoothing) + label_smoothing / 2.0
-    losses = functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
     return mean_over_columns(losses, class_weight, sample_weight=sample_weight)
 
 

@@ -14,7 +14,7 @@ from ...console import show_json, show_table, tell
 from ...errors import DataError
 from .. import options
 from ..guard import guarded
-from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, opened, read_data, wanted_target
+from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, read_data, to_run, wanted_target
 
 __all__ = ["add_to", "judged", "task_data"]
 
@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
-    folder: options.SavedArgument,
+    folder: options.RunArgument,
     data: options.DataArgument,
     *,
     target: options.Target = None,
@@ -60,7 +60,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself; of several tasks, each one."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     check_there(folder, data)
-    net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
+    net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
     reading = {"target": wanted, "condition": None if one else condition, "files": files, "outside": outside, "skip_bad": skip_bad}

@@ -27,13 +27,13 @@ from ..options import (
     Outside,
     Probabilities,
     RawCells,
-    SavedArgument,
+    RunArgument,
     SkipBad,
     Texts,
     Trust,
     Unknown,
 )
-from ..shared import check_there, columns_for, listed_names, opened
+from ..shared import check_there, columns_for, listed_names, to_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _predict(  # noqa: PLR0913  # over the limit: the options of the command
-    folder: SavedArgument,
+    folder: RunArgument,
     files: ItemsArgument = None,
     *,
     text: Texts = None,
@@ -68,7 +68,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
     check_there(folder)
-    net = opened(str(folder), head=head, channels=channels, architecture=architecture, trust=trust)
+    net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)
     if skip_bad:
         from ...data import checked

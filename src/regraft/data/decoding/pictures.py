@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError, optional_import
 from ...files.media import picture_of
 from ...files.text import printable
+from ...tensors import Tensor, torch
 from ..ranges import BYTES, SHARES, limits_of
 
-__all__ = ["MODES", "decode", "geometry", "pixel_batch", "value_range_of"]
+__all__ = ["MODES", "decode", "decoded", "geometry", "pixel_batch", "value_range_of"]
 
 MODES = {"bilinear": 2, "bicubic": 3}
 """Interpolation -> its number in PIL; the names are torch's."""
@@ -55,6 +54,12 @@ def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float,
 
 
 def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tensor:
+    """Return one picture as `decoded` makes it of `source`, `channels` and `resized`, as (1, channels, h, w) float32 in 0..255."""
+    pixels = decoded(source, channels, resized=resized).astype(np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> np.ndarray:
     """Return one picture as pixels.
 
     Args:
@@ -63,7 +68,7 @@ def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tens
         resized: from PIL image to PIL image.
 
     Returns:
-        (1, channels, h, w) float32 in 0..255.
+        (h, w, channels) uint8.
 
     Raises:
         DataError: if the file cannot be decoded, or `channels` is not a number of channels that files have.
@@ -74,10 +79,10 @@ def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tens
     with picture_of(source) as picture:
         upright = orientation.exif_transpose(picture)
         try:
-            pixels = np.asarray(resized(_in_mode(upright, mode=PIL_MODES[channels])), dtype=np.float32)
+            pixels = np.array(resized(_in_mode(upright, mode=PIL_MODES[channels])))
         except DataError as error:
             raise DataError(f"'{printable(source)}': {error}" if isinstance(source, Path) else str(error)) from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)[None]
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _in_mode(picture: Any, *, mode: str) -> Any:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import take
 from ..ranges import BYTES, SHARES, Range, check_range, limits_of
@@ -87,7 +86,7 @@ class ArrayPreprocessing(Preprocessing):
                 f"The network takes arrays and the data are {data.kind} items, such as {data.name_of(0)}; expected numbers (X, y). "
                 "For files and texts give the network's preprocessing=."
             )
-        self.batch(take(data.items, [0]))
+        self._arrays(take(data.items, [0]))
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64))
         shown = np.asarray(take(data.items, rows))
         spread = shown.std(axis=0, dtype=np.float64).ravel()
@@ -113,6 +112,14 @@ class ArrayPreprocessing(Preprocessing):
         Raises:
             DataError: if the shape of the items does not fit the network.
         """
+        return torch.from_numpy(self._arrays(items, view, seeds=seeds))
+
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
+        """Return some items as one batch of arrays, `raw` without mean and std; see `Preprocessing.arrays_of`."""
+        plain = dataclasses.replace(self, mean=None, std=None) if raw else self
+        return plain._arrays(take(data.items, indices))
+
+    def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> np.ndarray:
         arrays = np.asarray(items) if isinstance(items, np.ndarray) else np.stack([np.asarray(item) for item in items])
         arrays = self._as_numbers(arrays)
         shape = self._shape_for(arrays.shape[1:])
@@ -124,7 +131,7 @@ class ArrayPreprocessing(Preprocessing):
             arrays = arrays - self._constant(self.mean, arrays.shape[1:])
         if self.std is not None:
             arrays = arrays / self._constant(self.std, arrays.shape[1:])
-        return torch.from_numpy(np.ascontiguousarray(arrays.reshape(len(arrays), *shape)))
+        return np.ascontiguousarray(arrays.reshape(len(arrays), *shape))
 
     def describe(self) -> str:
         """Return one line for people."""

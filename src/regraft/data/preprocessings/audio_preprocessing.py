@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError, optional_import
 from ...files.media import recording_of
 from ...files.text import printable
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.threads import in_threads
+from ..items import take
 from .preprocessing import Preprocessing
 
 __all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]
@@ -137,10 +137,17 @@ class AudioPreprocessing(Preprocessing):
         Raises:
             DataError: if a file cannot be read or has no samples.
         """
+        return torch.from_numpy(self._arrays(items, view, seeds=seeds))
+
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
+        """Return some recordings as one batch of arrays; see `Preprocessing.arrays_of`."""
+        return self._arrays(take(data.items, indices))
+
+    def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> np.ndarray:
         if self.features != "waveform":  # imported here, because its lazy parts should not be imported by several threads
             optional_import("librosa", "audio", purpose="spectrograms")
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
-        made = torch.from_numpy(np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs)))
+        made = np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs))
         if not self.channel:
             return made
         return made[:, None] if self.layout == "channels_first" else made[..., None]

@@ -8,12 +8,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import SettingError, optional_import
 from ...files.text import printable
 from ...randomness import seeded
+from ...tensors import Tensor, torch
 
 __all__ = ["AUGMENTS", "CALLABLE", "augment_key", "by_function", "given_by_key", "like_photographs", "photographs", "plain_name"]
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError, near_names
-from ...networks.contract import Inputs
+from ...networks.parts.protocols import Inputs
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import is_frame
 from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
@@ -131,6 +130,13 @@ class ColumnsPreprocessing(Preprocessing):
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
 
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        """Return some items as one batch of arrays, with their columns, `raw` as they were measured; see `Preprocessing.arrays_of`."""
+        rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
+        made = self.inner.arrays_of(data, indices, raw=raw)
+        named = made if isinstance(made, dict) else {"inputs": made}
+        return {**named, "columns": rows.astype(np.float32) if raw else self._scaled(rows)}
+
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
         """Return a batch of `inner` together with its columns.
 
@@ -141,10 +147,13 @@ class ColumnsPreprocessing(Preprocessing):
         Returns:
             The named tensors of `inner`, or its only one as "inputs", and "columns": (n, k) float32, minus mean, divided by std.
         """
-        mean, std = np.asarray(self.mean or 0.0), np.asarray(self.std or 1.0)
-        columns = torch.from_numpy(((rows - mean) / std).astype(np.float32))
+        columns = torch.from_numpy(self._scaled(rows))
         named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
         return {**named, "columns": columns}
+
+    def _scaled(self, rows: np.ndarray) -> np.ndarray:
+        mean, std = np.asarray(self.mean or 0.0), np.asarray(self.std or 1.0)
+        return np.asarray((rows - mean) / std, np.float32)
 
     def dataset(self, items: Any) -> Dataset:
         """Return items without labels as a data set with the columns.

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError, near_names
-from ...networks.contract import Inputs
+from ...networks.parts.protocols import Inputs
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..items import listed
 from .preprocessing import Preprocessing
@@ -116,10 +115,18 @@ class ConditionsPreprocessing(Preprocessing):
         Raises:
             DataError: if a condition is not known, unless `lenient`.
         """
+        return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), self._rows_of(data, indices))
+
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        """Return some items as one batch of arrays, with the rows of their conditions; see `Preprocessing.arrays_of`."""
+        made = self.inner.arrays_of(data, indices, raw=raw)
+        named = made if isinstance(made, dict) else {self.inputs: made}
+        return {**named, "condition": self._rows_of(data, indices)}
+
+    def _rows_of(self, data: Dataset, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         chosen = np.asarray(indices, dtype=np.int64)
         given = None if data.conditions is None else data.conditions[chosen]
-        rows = np.zeros(len(chosen), np.int64) if given is None else self.rows(given)
-        return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
+        return np.zeros(len(chosen), np.int64) if given is None else self.rows(given)
 
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
         """Return a batch of `inner` together with the rows of its conditions.

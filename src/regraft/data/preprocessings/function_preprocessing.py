@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError, SettingError, optional_import
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.pictures import decode
 from .augmenting import augment_key, given_by_key, plain_name
@@ -195,7 +194,7 @@ def _tensor(made: Any) -> Tensor:
         made = next((made[name] for name in _NAMES if name in made), made)
     if isinstance(made, list | tuple):
         made = np.stack([np.asarray(one) for one in made])
-    tensor = made.detach().cpu() if isinstance(made, Tensor) else torch.from_numpy(np.array(made))
+    tensor = made.detach().cpu() if isinstance(made, torch.Tensor) else torch.from_numpy(np.array(made))
     return tensor.to(torch.float32)
 
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from ...errors import DataError
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
-from ..decoding.pictures import MODES, decode, geometry, pixel_batch, value_range_of
+from ..decoding.pictures import MODES, decode, decoded, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
 from ..items import take
 from ..ranges import BYTES, SHARES, check_range, limits_of
@@ -160,6 +158,25 @@ class ImagePreprocessing(Preprocessing):
         pixels = self.pixels(items)
         return self.normalised(self._viewed(pixels, view, seeds=seeds, limits=(0.0, 255.0)) if view else pixels)
 
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> np.ndarray:
+        """Return some pictures as one batch of arrays, `raw` in bytes as they are decoded; see `Preprocessing.arrays_of`."""
+        items = take(data.items, indices)
+        if len(items) and isinstance(items[0], np.ndarray):
+            if not raw:
+                return np.asarray(self.batch(items).numpy())
+            pixels = pixel_batch(np.stack(list(items)), self.channels, value_range=self.value_range).numpy()
+            return np.moveaxis(np.broadcast_to(pixels, (len(pixels), self.channels, *pixels.shape[2:])), 1, 3).round().astype(np.uint8)
+        resized = (lambda picture: picture) if raw else self._resized_image
+        made = np.stack(in_threads(lambda item: decoded(_file(item), self.channels, resized=resized), list(items)))
+        return made if raw else self._scaled(made)
+
+    def _scaled(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels (n, height, width, C) as `normalised` does."""
+        std, mean = (np.broadcast_to(np.asarray(values, np.float32), self.channels) for values in (self.std, self.mean))
+        values = pixels[..., ::-1] if self.bgr and self.channels == 3 else pixels
+        made = values * (np.float32(self.scale) / std) + -mean / std
+        return made if self.layout == "channels_last" else np.ascontiguousarray(np.moveaxis(made, 3, 1))
+
     def viewing(self, augment: str | Callable[..., Any]) -> ImagePreprocessing:
         """Return this preprocessing with another way to make views."""
         return dataclasses.replace(self, augment=augment)
@@ -215,7 +232,7 @@ class ImagePreprocessing(Preprocessing):
         """Return one picture as (1, 1 or C, height, width) pixels in 0..255."""
         if isinstance(item, np.ndarray):
             return self._fitted_pixels(pixel_batch(item[None], self.channels, value_range=self.value_range))
-        return decode(Path(item) if isinstance(item, str) else item, self.channels, resized=self._resized_image)
+        return decode(_file(item), self.channels, resized=self._resized_image)
 
     def _geometry(self, height: int, width: int) -> tuple[int, int, int, int]:
         return geometry((height, width), (self.height, self.width), fraction=self.crop_fraction, crop=self.resize == "crop")
@@ -230,7 +247,8 @@ class ImagePreprocessing(Preprocessing):
         """Resize and crop (n, c, h, w) pixels, with the geometry of `_resized_image`."""
         new_height, new_width, top, left = self._geometry(pixels.shape[2], pixels.shape[3])
         if tuple(pixels.shape[2:]) != (new_height, new_width):
-            pixels = functional.interpolate(pixels, size=(new_height, new_width), mode=self.interpolation, antialias=True).clamp_(0, 255)
+            size = (new_height, new_width)
+            pixels = torch.nn.functional.interpolate(pixels, size=size, mode=self.interpolation, antialias=True).clamp_(0, 255)
         return pixels[:, :, top : top + self.height, left : left + self.width]
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -285,6 +303,10 @@ def _number(value: float | Sequence[float]) -> str:
     return several[0] if len(set(several)) == 1 else f"({', '.join(several)})"
 
 
+def _file(item: Any) -> Any:
+    return Path(item) if isinstance(item, str) else item
+
+
 def _is_block(items: Any) -> bool:
     """Return whether the items are arrays of one shape, so that they can be handled all at once."""
     if isinstance(items, np.ndarray):
@@ -311,8 +333,8 @@ def augmented_pictures(pictures: Tensor, view: int, *, seeds: Sequence[int], lim
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     rows = np.stack([cos, -sin * ratio, 2 * SHIFT * draws[:, 2], sin / ratio, cos, 2 * SHIFT * draws[:, 3]], axis=1)
     theta = torch.from_numpy(rows.reshape(-1, 2, 3).astype(np.float32))
-    grid = functional.affine_grid(theta, list(pictures.shape), align_corners=False)
-    moved = functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.nn.functional.affine_grid(theta, list(pictures.shape), align_corners=False)
+    moved = torch.nn.functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
     if limits is None:
         return moved
     light = torch.from_numpy(draws[:, 4:].astype(np.float32) * LIGHT).reshape(-1, 2, 1, 1, 1)

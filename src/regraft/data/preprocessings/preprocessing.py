@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 
 from ...errors import DataError, SettingError, near_names
 from ...files.schema import checked
-from ...networks.contract import Inputs
+from ...networks.parts.protocols import Inputs
+from ...tensors import torch
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import as_numpy, is_frame, take
@@ -154,6 +154,23 @@ class Preprocessing(abc.ABC):
         """
         return self.batch(take(data.items, indices), view, seeds=seeds)
 
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> Item:
+        """Return some items of a data set as one batch of arrays, for an engine other than PyTorch; view 0.
+
+        Kinds that need PyTorch for it (arrays that are resized like pictures) import it here.
+
+        Args:
+            data: the data set.
+            indices: (n,) which items.
+            raw: leave out what a graph with the preprocessing in it does itself: pictures (n, H, W, C) in bytes, of one size; numbers as
+                they were measured.
+
+        Returns:
+            Array (n, ...), or arrays by name; their values are those of `batch_of`.
+        """
+        made = self.batch_of(data, indices)
+        return {name: values.numpy() for name, values in made.items()} if isinstance(made, dict) else made.numpy()
+
     def dataset(self, items: Any) -> Dataset:
         """Return items without labels as a data set, whatever form they have; see `as_dataset`."""
         return as_dataset(items, self.item_kind)
@@ -189,10 +206,30 @@ class Preprocessing(abc.ABC):
             Batches in the items' order, n <= `batch_size` items each.
         """
         data = self.dataset(items)
-        ready = self if self.fitted else self.fit(data)
-        ready.check_values(data)
+        ready = self._ready(data)
         for start in range(0, len(data), batch_size):
             yield ready.batch_of(data, np.arange(start, min(start + batch_size, len(data))))
+
+    def array_batches(self, items: Any, batch_size: int, *, raw: bool = False) -> Iterator[Item]:
+        """Yield items as `batches` does, in arrays as `arrays_of` makes them.
+
+        Args:
+            items: a `Dataset`, raw items, an array (N, ...), or paths of files or folders.
+            batch_size: most items of one batch; where `raw`, pictures come one by one, each of its own size.
+            raw: as in `arrays_of`.
+
+        Yields:
+            Batches in the items' order.
+        """
+        data = self.dataset(items)
+        ready, size = self._ready(data), 1 if raw and self.item_kind == "image" else batch_size
+        for start in range(0, len(data), size):
+            yield ready.arrays_of(data, np.arange(start, min(start + size, len(data))), raw=raw)
+
+    def _ready(self, data: Dataset) -> Preprocessing:
+        ready = self if self.fitted else self.fit(data)
+        ready.check_values(data)
+        return ready
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which `from_dict` makes the same preprocessing again."""

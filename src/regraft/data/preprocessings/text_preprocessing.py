@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ...errors import DataError
 from ...files.text import printable
+from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.tokenizer_files import LONGEST, TOKENIZER_INPUTS, encoded, parsed_tokenizer, read_tokenizer
+from ..items import take
 from .preprocessing import Preprocessing
 
 __all__ = ["TextPreprocessing", "replaced_tokens"]
@@ -133,6 +133,13 @@ class TextPreprocessing(Preprocessing):
         Raises:
             DataError: if an item is not a text.
         """
+        return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
+
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> dict[str, np.ndarray]:
+        """Return some texts as one batch of arrays; see `Preprocessing.arrays_of`."""
+        return self._arrays(take(data.items, indices))
+
+    def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         encoded = self._encoded(items)
         ids = np.array([each.ids for each in encoded], dtype=np.int64)
         if view:
@@ -148,7 +155,7 @@ class TextPreprocessing(Preprocessing):
             "attention_mask": np.array([each.attention_mask for each in encoded], dtype=np.int64),
             "token_type_ids": np.array([each.type_ids for each in encoded], dtype=np.int64),
         }
-        return {name: torch.from_numpy(made[name]) for name in self.inputs}
+        return {name: made[name] for name in self.inputs}
 
     def describe(self) -> str:
         """Return one line for people."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from ...errors import NetworkError, near_names
+from ...tensors import torch
 from .protocols import Inputs
 
 __all__ = ["CODE_SPREAD", "ENTRANCE", "INPUT", "LAYERS", "MEAN", "Coding", "drawn_codes", "in_condition", "without_conditions"]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
+
+from ...tensors import Tensor
 
 __all__ = ["Inputs", "Preprocessing", "Scores", "Unknowns"]
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
-from torch import Tensor
-from torch.nn import Parameter
 
+from ...tensors import Tensor, torch
 from ..account import Account
 from .coding import Coding
 from .head import Head
@@ -36,7 +35,7 @@ class Record(Protocol):
     def codes(self) -> dict[str, np.ndarray]:
         """The code of each known condition by name."""
 
-    def code_table(self) -> Parameter:
+    def code_table(self) -> torch.nn.Parameter:
         """Return the table of codes, (1 + K, size)."""
 
     def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ...errors import NetworkError, optional_import
+from ...errors import NetworkError
 from ...files.formats import reason_of
+from ..onnx.session import run_session, session_of
 from ..tracing import as_tensor
 
 __all__ = ["FEATURES", "OnnxProgram", "TorchProgram", "input_name", "logits_name", "refuse_program"]
@@ -28,8 +25,6 @@ _TYPES = {
 }
 _LONGEST_TRIAL = 30.0
 """Seconds that the first run, of two examples, may take."""
-_SHARE_OF_MEMORY = 0.5
-"""Of the memory of the machine; the rest is for what else is there."""
 
 
 def input_name(index: int) -> str:
@@ -74,7 +69,7 @@ class OnnxProgram(Module):
 
     def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
         super().__init__()
-        self.__dict__["session"] = session = _session_of(content)
+        self.__dict__["session"] = session = session_of(content, threads=torch.get_num_threads())
         self.names = tuple(names)
         self.types = {one.name: one.type for one in session.get_inputs()}
         self.outputs = tuple(one.name for one in session.get_outputs())
@@ -103,24 +98,8 @@ class OnnxProgram(Module):
             name: tensor.detach().to("cpu", _TYPES[kind]).contiguous().numpy()
             for (name, kind), tensor in zip(self.types.items(), given, strict=True)
         }
-        found = zip(self.outputs, self._run(feeds), strict=True)
+        found = zip(self.outputs, run_session(self.__dict__["session"], feeds, seconds=self.seconds), strict=True)
         return {name: torch.from_numpy(values).to(given[0].device) for name, values in found}
-
-    def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
-        options = _onnxruntime().RunOptions()
-        limit = None if self.seconds is None else threading.Timer(self.seconds, setattr, (options, "terminate", True))
-        try:
-            if limit is not None:
-                limit.start()
-            return list(self.__dict__["session"].run(list(self.outputs), feeds, options))
-        except Exception as error:  # the runtime has a class for each of its codes
-            if options.terminate:
-                raise NetworkError(f"The network in ONNX form ran for {self.seconds:.0f} s on two examples and was stopped.") from error
-            shapes = ", ".join(str(list(values.shape)) for values in feeds.values())
-            raise NetworkError(f"The network in ONNX form cannot be run on inputs of the shape {shapes}: {reason_of(error)}.") from error
-        finally:
-            if limit is not None:
-                limit.cancel()
 
     def __deepcopy__(self, _memo: Any) -> Self:
         """Return the program itself: nothing in it ever changes."""
@@ -174,47 +153,3 @@ def _are_probabilities(result: Tensor) -> bool:
         return False
     sums = result.double().sum(1)
     return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
-
-
-def _onnxruntime() -> Any:
-    return optional_import("onnxruntime", "onnx", purpose="A network of your own class, opened without architecture=,")
-
-
-def _session_of(content: bytes) -> Any:
-    """Return a session that runs a checked model on the CPU; making it runs nothing of the model."""
-    runtime = _onnxruntime()
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    if _limit_memory():
-        options.add_session_config_entry("session.use_env_allocators", "1")
-    how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
-    try:
-        return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # falling back prints the file's text
-    except Exception as error:  # the runtime has a class for each of its codes
-        raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
-
-
-@functools.cache
-def _limit_memory() -> bool:
-    """Let all sessions of this process share one pool of memory with an upper limit; return whether that was possible."""
-    runtime, most = _onnxruntime(), _memory()
-    if most is None:
-        return False
-    try:
-        place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
-        limits = runtime.OrtArenaCfg({"max_mem": int(_SHARE_OF_MEMORY * most), "arena_extend_strategy": 1})
-        runtime.create_and_register_allocator(place, limits)
-    except Exception:  # the user's own code has registered one, or the version of the runtime has none
-        return False
-    return True
-
-
-def _memory() -> int | None:
-    """Return the bytes of memory of this machine, or of the control group that the process runs in; None where it is not known."""
-    found = []
-    with suppress(ValueError, OSError, AttributeError):  # not on every system
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(ValueError, OSError):  # "max" where there is no limit
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return min(found, default=None)

@@ -1,0 +1,215 @@
+"""An ONNX file that regraft wrote, run by ONNX Runtime: labels, probabilities and figures, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import Preprocessing, preprocessing_from_dict
+from ..errors import DataError, NetworkError, near_names
+from ..files.formats import opening
+from ..files.onnx_form import read_onnx_with_facts
+from ..files.schema import Plain, checked
+from ..files.text import printable
+from ..networks.names import checked_classes
+from ..networks.onnx.session import run_session, session_of
+from ..networks.parts.coding import Coding, without_conditions
+from ..networks.parts.facts import Activation, Kind, Share
+from ..networks.parts.head import Head
+from ..networks.predictions import Predictions, predictions, together
+
+__all__ = ["ServedNetwork", "serve"]
+
+_DTYPES = {
+    **{"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(bool)": np.bool_},
+    **{"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8},
+}
+_FACTS = ("tasks", "preprocessing", "conditions", "preprocessing_inside")
+_BATCH = 64
+
+
+class _Task(Plain):
+    kind: Kind
+    classes: list[str] | None = None
+    thresholds: list[Share] | None = None
+    activation: Activation = "linear"
+
+
+class _Facts(Plain):
+    """What the metadata of a file say of its network."""
+
+    tasks: dict[str, _Task]
+    preprocessing: dict[str, Any]
+    conditions: list[str] | None = None
+    preprocessing_inside: bool = False
+
+
+@dataclass(frozen=True)
+class ServedNetwork:
+    """A network in an ONNX file: it predicts, and nothing else.
+
+    Attributes:
+        session: of ONNX Runtime.
+        heads: by task, with class names, kinds and thresholds; without weights.
+        preprocessing: from raw items to what the network takes.
+        coding: the conditions whose codes are in the file; None where there are none.
+        inside: whether the preprocessing is part of the graph.
+    """
+
+    session: Any
+    heads: dict[str, Head]
+    preprocessing: Preprocessing
+    coding: Coding | None
+    inside: bool
+
+    @property
+    def head(self) -> Head:
+        """The first head."""
+        return next(iter(self.heads.values()))
+
+    @property
+    def sample(self) -> dict[str, np.ndarray]:
+        """One made-up item for each input of the graph, by name: zeros; sides that are free are 1."""
+        sides = {one.name: [side if isinstance(side, int) else 1 for side in one.shape] for one in self.session.get_inputs()}
+        return {one.name: np.zeros(sides[one.name], _DTYPES[one.type]) for one in self.session.get_inputs()}
+
+    def head_of(self, task: str | None) -> Head:
+        """Return the head of one task; the first one for None.
+
+        Raises:
+            NetworkError: if there is no such task; the nearest names are listed.
+        """
+        if task is None:
+            return self.head
+        if task not in self.heads:
+            raise NetworkError(f"The network has no task {task!r}{near_names(task, self.heads)}")
+        return self.heads[task]
+
+    def logits(self, items: Any, *, task: str | None = None) -> np.ndarray:
+        """Return the scores before the activation of one task.
+
+        Args:
+            items: files, texts, arrays, or a Dataset.
+            task: None for the first.
+
+        Returns:
+            (N, C) float32.
+
+        Raises:
+            NetworkError: if there is no such task.
+        """
+        return self._scores(items)[self.head_of(task).task]
+
+    def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
+        """Return labels and probabilities of items; of every task, the first one foremost.
+
+        Args:
+            items: files, texts, arrays, or a Dataset.
+            condition: of all items, a name that the file knows or "mean"; None: that of each item, else the mean code.
+            unknown: not served: the rule for unknown items needs the features.
+
+        Returns:
+            The predictions.
+
+        Raises:
+            NetworkError: if `unknown` is asked for, or a condition of a file that knows none.
+        """
+        if unknown:
+            raise NetworkError("unknown=True: an ONNX file holds no rule for unknown items. Give the saved folder instead of the file.")
+        if condition is not None and self.coding is None:
+            raise NetworkError(f"Received condition={condition!r}; this file knows no conditions. Leave it out.")
+        row = None if condition is None or self.coding is None else self.coding.row(condition)
+        raw = self._scores(items if row is None else without_conditions(items), row=row)
+        return together({task: predictions(scores, self.heads[task]) for task, scores in raw.items()})
+
+    def _scores(self, items: Any, *, row: int | None = None) -> dict[str, np.ndarray]:
+        names = [one.name for one in self.session.get_outputs()]
+        parts: dict[str, list[np.ndarray]] = {task: [] for task in self.heads}
+        for feeds in self._feeds(items, row=row):
+            outputs = dict(zip(names, run_session(self.session, feeds), strict=True))
+            for task, head in self.heads.items():
+                parts[task].append(outputs[_output(head, alone=len(self.heads) == 1)])
+        return {task: np.concatenate(found) for task, found in parts.items()}
+
+    def _feeds(self, items: Any, *, row: int | None) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the inputs of the graph by name, of one batch after the other."""
+        inputs = {one.name: _DTYPES[one.type] for one in self.session.get_inputs()}
+        for made in self.preprocessing.array_batches(items, _BATCH, raw=self.inside):
+            named = dict(made) if isinstance(made, dict) else {"": made}
+            count = len(next(iter(named.values())))
+            if "condition" in inputs and (row is not None or "condition" not in named):
+                named["condition"] = np.full(count, row or 0, np.int64)
+            free = [name for name in inputs if name not in named]
+            left = [name for name in named if name not in inputs]
+            if len(free) != len(left) or len(free) > 1:
+                raise DataError(f"The file takes the inputs {', '.join(inputs)}; the items give {', '.join(named) or 'none'}.")
+            named |= {name: named.pop(own) for name, own in zip(free, left, strict=True)}
+            yield {name: np.ascontiguousarray(values, inputs[name]) for name, values in named.items()}
+
+
+def serve(path: Path) -> ServedNetwork:
+    """Open an ONNX file that regraft wrote, to be run by ONNX Runtime.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The network, with class names, kinds, thresholds and preprocessing from the file's metadata.
+
+    Raises:
+        NetworkError: if it was not written by regraft, or does not hold what its metadata say.
+        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
+        MissingExtraError: if onnx or ONNX Runtime is not installed.
+    """
+    model, texts = read_onnx_with_facts(path)
+    shown = repr(printable(path))
+    if not {"tasks", "preprocessing"} <= texts.keys():
+        raise NetworkError(
+            f"{shown} was not written by regraft: its metadata hold {', '.join(map(repr, sorted(texts)[:6])) or 'nothing'}, and not the "
+            "tasks and the preprocessing of a network. Export the network with regraft."
+        )
+    with opening(path, "onnx"):
+        plain = {name: json.loads(texts[name]) for name in _FACTS if name in texts}
+    facts = checked(plain, _Facts, what=f"The metadata of {shown}", error=NetworkError)
+    session = session_of(model.SerializeToString())
+    unknown = [one.type for one in session.get_inputs() if one.type not in _DTYPES]
+    if unknown:
+        raise NetworkError(f"{shown} takes inputs of the type {unknown[0]}; expected numbers. It was not written by regraft.")
+    widths = {one.name: one.shape[-1] for one in session.get_outputs()}
+    heads = {task: _head(task, one, widths=widths, alone=len(facts.tasks) == 1) for task, one in facts.tasks.items()}
+    if not heads:
+        raise NetworkError(f"{shown} has no task: its outputs are {', '.join(widths)}. Give a network with a head.")
+    try:
+        preprocessing = preprocessing_from_dict(facts.preprocessing)
+    except DataError as error:
+        raise NetworkError(f"The preprocessing of {shown} cannot be used: {error}") from error
+    conditions = tuple(facts.conditions or ())[1:]
+    coding = Coding(1, conditions) if facts.conditions else None
+    return ServedNetwork(session, heads, preprocessing, coding, facts.preprocessing_inside)
+
+
+def _head(task: str, facts: _Task, *, widths: Mapping[str, Any], alone: bool) -> Head:
+    classes = checked_classes(facts.classes) if facts.classes else None
+    empty = Head(task, classes, facts.kind, facts.activation, "", np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
+    name = _output(empty, alone=alone)
+    width = widths.get(name)
+    if not isinstance(width, int) or (classes is not None and len(classes) != width):
+        received = f"{width} columns" if name in widths else "no such output"
+        raise NetworkError(
+            f"The task {task!r} of the metadata expects the output {name!r} with {len(classes or ()) or 'its'} columns; the graph has "
+            f"{received}. The file is damaged, or was changed."
+        )
+    limits = tuple(facts.thresholds) if facts.thresholds else None
+    if limits is not None and len(limits) != width:
+        raise NetworkError(f"The task {task!r} has {len(limits)} thresholds for {width} labels. The file is damaged, or was changed.")
+    return replace(empty, weight=np.zeros((width, 0), np.float32), bias=np.zeros(width, np.float32), thresholds=limits)
+
+
+def _output(head: Head, *, alone: bool) -> str:
+    kind = "value" if head.kind == "regression" else "logits"
+    return kind if alone else f"{head.task}.{kind}"

@@ -1,0 +1,1 @@
+"""ONNX files as networks. Nothing here needs PyTorch unless it says so."""

@@ -1,0 +1,99 @@
+"""The door to ONNX Runtime: a session on the CPU, limited in memory and, where asked, in time. It needs no PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ...errors import NetworkError, optional_import
+from ...files.formats import reason_of
+
+__all__ = ["run_session", "session_of"]
+
+_SHARE_OF_MEMORY = 0.5
+"""Of the memory of the machine; the rest is for what else is there."""
+
+
+def session_of(content: bytes, *, threads: int = 0) -> Any:
+    """Return a session that runs a checked model on the CPU; making it runs nothing of the model.
+
+    Args:
+        content: of a model that `check_onnx_` has passed.
+        threads: that compute one operator; 0: one a core.
+
+    Raises:
+        NetworkError: if ONNX Runtime does not take the model.
+        MissingExtraError: if it is not installed.
+    """
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    if _limit_memory():
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    how = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": ["ConstantFolding"]}
+    try:
+        return runtime.InferenceSession(content, options, enable_fallback=0, **how)  # falling back prints the file's text
+    except Exception as error:  # the runtime has a class for each of its codes
+        raise NetworkError(f"ONNX Runtime does not take the network: {reason_of(error)}.") from error
+
+
+def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None = None) -> list[Any]:
+    """Return all outputs of a session, in order.
+
+    Args:
+        session: of `session_of`.
+        feeds: arrays by the name of the input.
+        seconds: after which the run is stopped; None: never.
+
+    Raises:
+        NetworkError: if it cannot be run on these arrays, or is stopped.
+    """
+    options = _onnxruntime().RunOptions()
+    limit = None if seconds is None else threading.Timer(seconds, setattr, (options, "terminate", True))
+    try:
+        if limit is not None:
+            limit.start()
+        return list(session.run(None, feeds, options))
+    except Exception as error:  # the runtime has a class for each of its codes
+        if options.terminate:
+            raise NetworkError(f"The network in ONNX form ran for {seconds:.0f} s on two examples and was stopped.") from error
+        shapes = ", ".join(str(list(values.shape)) for values in feeds.values())
+        raise NetworkError(f"The network in ONNX form cannot be run on inputs of the shape {shapes}: {reason_of(error)}.") from error
+    finally:
+        if limit is not None:
+            limit.cancel()
+
+
+def _onnxruntime() -> Any:
+    return optional_import("onnxruntime", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
+
+
+@functools.cache
+def _limit_memory() -> bool:
+    """Let all sessions of this process share one pool of memory with an upper limit; return whether that was possible."""
+    runtime, most = _onnxruntime(), _memory()
+    if most is None:
+        return False
+    try:
+        place = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+        limits = runtime.OrtArenaCfg({"max_mem": int(_SHARE_OF_MEMORY * most), "arena_extend_strategy": 1})
+        runtime.create_and_register_allocator(place, limits)
+    except Exception:  # the user's own code has registered one, or the version of the runtime has none
+        return False
+    return True
+
+
+def _memory() -> int | None:
+    """Return the bytes of memory of this machine, or of the control group that the process runs in; None where it is not known."""
+    found = []
+    with suppress(ValueError, OSError, AttributeError):  # not on every system
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # "max" where there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)

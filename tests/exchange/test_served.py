@@ -1,0 +1,251 @@
+"""ONNX files that regraft wrote, run by ONNX Runtime: what the network says, said without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import regraft
+from regraft.data import Dataset, preprocessing_from_dict
+from regraft.errors import NetworkError, RegraftError
+from regraft.exchange.served import ServedNetwork, serve
+
+pytest.importorskip("onnxruntime")
+keras = pytest.importorskip("keras")
+
+ROWS = np.random.default_rng(0).normal(3, 2, size=(7, 4)).astype(np.float32)
+ABC = ["a", "b", "c"]
+MEASURED = {"kind": "array", "shape": [4], "mean": [3.0, 2.0, 3.0, 4.0], "std": [2.0, 1.0, 2.0, 3.0]}
+PIXELS = {"kind": "image", "height": 12, "width": 10, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "value_range": [0.0, 255.0]}
+
+
+def dense(outputs: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def rows_net() -> tuple[regraft.Network, Any]:
+    return regraft.load(dense(), classes=ABC, inputs=(4,), preprocessing=MEASURED), ROWS
+
+
+def keras_net() -> tuple[regraft.Network, Any]:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3, activation="softmax")])
+    return regraft.load(model, classes=ABC, preprocessing=MEASURED), ROWS
+
+
+def labels_net() -> tuple[regraft.Network, Any]:
+    """Several labels an item, with thresholds that decide otherwise than a half."""
+    data = Dataset(ROWS, np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2, 0]], tuple(ABC), "array", "multi-label")
+    net = regraft.retarget(regraft.load(dense(), inputs=(4,)), ABC, data=data, start="random")
+    head = net.head.__class__(**{**vars(net.head), "kind": "multi-label", "activation": "sigmoid", "thresholds": (0.45, 0.55, 0.5)})
+    net.heads = {net.head.task: head}
+    return net, ROWS
+
+
+def tasks_net() -> tuple[regraft.Network, Any]:
+    net = regraft.branch(rows_net()[0], "colour", ["red", "green"], start="random", seed=1)
+    return regraft.branch(net, "vowel", ["yes", "no"], groups={"yes": ["a"], "no": ["b", "c"]}), ROWS
+
+
+def value_net() -> tuple[regraft.Network, Any]:
+    return regraft.load(dense(1), inputs=(4,), preprocessing=MEASURED), ROWS
+
+
+def picture_net() -> tuple[regraft.Network, Any]:
+    return regraft.load(convolutions(), classes=ABC, inputs=(3, 12, 10), preprocessing={**PIXELS, "resize": "crop"}), None
+
+
+def blue_net() -> tuple[regraft.Network, Any]:
+    """Blue first, channels last, other scaling: what Keras' networks take."""
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((12, 10, 3)), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    plain = {**PIXELS, "mean": [103.9, 116.8, 123.7], "std": 58.0, "scale": 1.0, "bgr": True, "layout": "channels_last"}
+    return regraft.load(keras.Sequential(stack), classes=ABC, preprocessing=plain), None
+
+
+NETWORKS: dict[str, Callable[[], tuple[regraft.Network, Any]]] = {
+    "rows": rows_net,
+    "keras": keras_net,
+    "labels": labels_net,
+    "tasks": tasks_net,
+    "value": value_net,
+    "pictures": picture_net,
+    "blue": blue_net,
+}
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Pictures of several sizes and forms, as they lie on a disk."""
+    generator, made = np.random.default_rng(3), []
+    for number, (mode, size) in enumerate([("RGB", (20, 15)), ("L", (31, 12)), ("RGBA", (10, 12)), ("RGB", (9, 40))]):
+        depth = {"L": ()}.get(mode, (len(mode),))
+        smooth = np.asarray(Image.fromarray(generator.integers(0, 255, (4, 4, *depth), dtype=np.uint8), mode).resize(size, 3))
+        made.append(folder / f"{number}.png")
+        Image.fromarray(smooth, mode).save(made[-1])
+    return made
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["beside", "inside"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_says_what_the_network_says(name: str, inside: bool, tmp_path: Path) -> None:
+    net, items = NETWORKS[name]()
+    items = picture_files(tmp_path) if items is None else items
+    net.export(tmp_path / "x.onnx", preprocessing=inside)
+    served, expected = serve(tmp_path / "x.onnx"), net.predict(items)
+    found = served.predict(items)
+    assert list(found.tasks) == list(expected.tasks)
+    near = 0.02 if inside and name in ("pictures", "blue") else 2e-5  # pictures are rounded once more
+    for task, one in found.tasks.items():
+        wanted = expected.tasks[task]
+        assert (one.classes, one.values) == (wanted.classes, wanted.values)
+        np.testing.assert_allclose(one.probabilities, wanted.probabilities, atol=near * max(1.0, float(np.abs(wanted.probabilities).max())))
+        if not one.values and near < 1e-3:
+            assert one.labels == wanted.labels
+    assert served.head.thresholds == net.head.thresholds and served.head.kind == net.head.kind
+    np.testing.assert_allclose(served.logits(items), net.logits(items), rtol=1e-3, atol=5 * near)
+
+
+def test_conditions_are_known_by_name(tmp_path: Path) -> None:
+    net = regraft.load(dense(), classes=ABC, inputs=(4,))
+    coding = regraft.networks.parts.coding.Coding(2, ("anna", "bert"), points=tuple(point.name for point in net.points()))
+    coded = net.coded(coding, seed=0)
+    with torch.no_grad():
+        for parameter in coded.module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))) / 3)
+    coded.coding = coding
+    coded.preprocessing = regraft.data.with_conditions(net.preprocessing, coding.conditions)
+    coded.export(tmp_path / "x.onnx")
+    served = serve(tmp_path / "x.onnx")
+    for condition in ("anna", "bert", "mean", None):
+        expected = coded.predict(ROWS, condition).probabilities
+        np.testing.assert_allclose(served.predict(ROWS, condition).probabilities, expected, atol=1e-5)
+    assert np.abs(served.predict(ROWS, "anna").probabilities - served.predict(ROWS, "bert").probabilities).max() > 1e-3
+    with pytest.raises(NetworkError, match=r"'carl' is not known.*anna"):
+        served.predict(ROWS, "carl")
+
+
+def test_arrays_are_those_that_pytorch_gets(tmp_path: Path) -> None:
+    data = picture_net()[0].preprocessing.dataset(picture_files(tmp_path))
+    for plain in (PIXELS, {**PIXELS, "resize": "crop", "crop_fraction": 0.8, "bgr": True, "layout": "channels_last"}):
+        made = preprocessing_from_dict(plain)
+        tensors, arrays = made.batch_of(data, range(4)), made.arrays_of(data, range(4))
+        np.testing.assert_allclose(arrays, tensors.numpy(), atol=2e-6)
+
+
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("torch", "keras"):
+            raise ImportError(f"{name} was imported")
+sys.meta_path.insert(0, Blocked())
+from typer.testing import CliRunner
+from regraft.cli import app
+for line in sys.stdin.read().splitlines():
+    result = CliRunner().invoke(app, line.split("\\t"))
+    told = result.stdout or result.stderr
+    print(result.exit_code, told.replace("\\n", "~"), "" if result.exit_code in (0, 2) else repr(result.exception))
+assert "torch" not in sys.modules
+"""
+
+
+def test_the_commands_run_files_without_pytorch(tmp_path: Path) -> None:
+    pictures = picture_files(tmp_path)
+    net, _ = picture_net()
+    net.export(tmp_path / "beside.onnx")
+    net.export(tmp_path / "inside.onnx", preprocessing=True)
+    rows_net()[0].export(tmp_path / "rows.onnx")
+    table = tmp_path / "rows.csv"
+    labels = rows_net()[0].predict(ROWS).labels
+    lines = [",".join([*map(str, row), label]) for row, label in zip(ROWS, labels, strict=True)]
+    table.write_text("\n".join(["p,q,r,s,label", *lines]) + "\n")
+    np.save(tmp_path / "rows.npy", ROWS)
+    commands = [
+        ["predict", tmp_path / "beside.onnx", *pictures, "--probabilities", "--format", "jsonl"],
+        ["predict", tmp_path / "inside.onnx", *pictures],
+        ["predict", tmp_path / "rows.onnx", tmp_path / "rows.npy"],
+        ["evaluate", tmp_path / "rows.onnx", table, "--target", "label", "--json"],
+        ["predict", tmp_path / "rows.onnx", tmp_path / "rows.npy", "--unknown"],
+        ["predict", tmp_path / "rows.onnx", tmp_path / "rows.npy", "--head", "2"],
+    ]
+    given = "\n".join("\t".join(map(str, command)) for command in commands)
+    done = subprocess.run([sys.executable, "-c", BLOCKED], input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    beside, inside, rows, judged, unknown, head = done.stdout.splitlines()
+    told = [json.loads(line) for line in beside[2:].strip().strip("~").split("~")]
+    assert [one["label"] for one in told] == net.predict(pictures).labels
+    assert [cell.split(",")[1] for cell in inside.strip(" ~").split("~")[1:]] == net.predict(pictures).labels
+    assert [cell.split(",")[1] for cell in rows.strip(" ~").split("~")[1:]] == labels
+    assert json.loads(judged[2:].strip().replace("~", "\n"))["accuracy"] == 1.0
+    assert unknown.startswith("2 ") and "holds no rule for unknown items" in unknown
+    assert head.startswith("2 ") and "is run as it is" in head
+
+
+def _facts(model: Any) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _tampered(key: str, value: str | None) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        kept = {**_facts(model), **({} if value is None else {key: value})}
+        if value is None:
+            del kept[key]
+        onnx.helper.set_model_props(model, kept)
+
+    return change
+
+
+DAMAGED: dict[str, tuple[Callable[[Any], None], str]] = {
+    "no tasks": (_tampered("tasks", None), "was not written by regraft"),
+    "no JSON": (_tampered("tasks", "{"), "cannot be read as a network in ONNX form"),
+    "deep JSON": (_tampered("tasks", "[" * 100_000), "cannot be read as a network in ONNX form"),
+    "another form": (_tampered("tasks", "[1]"), "does not have the expected form"),
+    "a kind of its own": (_tampered("tasks", '{"main": {"kind": "poem"}}'), "does not have the expected form"),
+    "too many classes": (_tampered("tasks", '{"main": {"kind": "classification", "classes": ["a", "b"]}}'), "expects the output 'logits'"),
+    "another output": (_tampered("tasks", '{"main": {"kind": "regression"}}'), "no such output"),
+    "no task": (_tampered("tasks", "{}"), "has no task"),
+    "classes alike": (
+        _tampered("tasks", '{"main": {"kind": "classification", "classes": ["a", "a", "b"]}}'),
+        r"once|twice|differ",
+    ),
+    "thresholds": (_tampered("tasks", '{"main": {"kind": "multi-label", "thresholds": [0.5]}}'), "1 thresholds for 3 labels"),
+    "a preprocessing": (_tampered("preprocessing", '{"kind": "magic"}'), "No kind of preprocessing is called 'magic'"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    rows_net()[0].export(path)
+    change, message = DAMAGED[name]
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(RegraftError, match=message):
+        serve(path)
+
+
+def test_items_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    rows_net()[0].export(tmp_path / "x.onnx")
+    served: ServedNetwork = serve(tmp_path / "x.onnx")
+    with pytest.raises(RegraftError, match=r"shape \(5,\)"):
+        served.predict(np.zeros((2, 5), np.float32))
+    with pytest.raises(NetworkError, match="no task 'mian'"):
+        served.logits(ROWS, task="mian")
