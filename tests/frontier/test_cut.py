@@ -13,7 +13,7 @@ from torch import nn
 import regraft
 from regraft.frontier import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.networks.contract import Head
-from regraft.networks.sources.hub import open_hub
+from regraft.networks.hub.opening import open_hub
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 
 timm = pytest.importorskip("timm")

@@ -12,8 +12,8 @@ import torch
 
 import regraft
 from regraft.errors import NetworkError
+from regraft.networks.hub.files import checked_config
 from regraft.networks.sources.building import Limits
-from regraft.networks.sources.hub_files import checked_config
 from regraft.networks.sources.named import made_again, open_named
 
 transformers = pytest.importorskip("transformers")

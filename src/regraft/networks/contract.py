@@ -95,7 +95,8 @@ class Network(abc.ABC):
     @property
     def takes_integers(self) -> bool:
         """Whether an item is a sequence of token ids."""
-        return isinstance(self.sample, Tensor) and not self.sample.is_floating_point()
+        named = self.sample if isinstance(self.sample, dict) else {"": self.sample}
+        return not any(tensor.is_floating_point() for tensor in named.values())
 
     @property
     def head(self) -> Head:

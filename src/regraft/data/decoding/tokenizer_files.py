@@ -68,11 +68,13 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
             kind = type(opened).__name__
             raise DataError(f"The tokenizer in {shown!r} ({kind}) has no fast version; expected a folder with tokenizer.json.")
         limit = opened.model_max_length
-        special = tuple((name, str(getattr(opened, name))) for name in TOKEN_NAMES if getattr(opened, name, None) is not None)
+        tokens = {name: str(getattr(opened, name)) for name in TOKEN_NAMES if getattr(opened, name, None) is not None}
+        if "pad_token" not in tokens and "eos_token" in tokens:  # as networks without a padding token are used
+            tokens["pad_token"] = tokens["eos_token"]
         found = {
             "tokenizer": opened.backend_tokenizer.to_str(),
             "inputs": tuple(name for name in TOKENIZER_INPUTS if name in opened.model_input_names),
-            "special": special,
+            "special": tuple(tokens.items()),
             "pad_left": opened.padding_side == "left",
         }
         return found | ({"maximum": int(limit)} if limit and 0 < limit < LONGEST else {})

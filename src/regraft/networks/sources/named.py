@@ -9,9 +9,9 @@ from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
 from ...files.text import printable
+from ..hub.opening import hub_module, open_hub
 from .building import Limits, building
 from .dense import dense_module
-from .hub import hub_module, open_hub
 from .zoo import Opened, open_timm, open_torchvision, timm_module, torchvision_module
 
 __all__ = ["made_again", "open_named"]

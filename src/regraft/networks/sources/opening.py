@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Module
 
 from ...errors import MissingExtraError, NetworkError, UnsafeFileError
@@ -19,6 +20,8 @@ from ...files.text import printable
 from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
+from ..hub.opening import live_hub
+from ..hub.samples import suited_tokens
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import sample_of
 from ..torch_modules import TorchNetwork, open_torch
@@ -29,7 +32,7 @@ from .dense import open_dense
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
 from .torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, read_torch_weights
-from .zoo import Opened
+from .zoo import Opened, live_timm
 
 __all__ = ["Source", "open_source"]
 
@@ -108,7 +111,7 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
     if isinstance(source, Network):
         return Source(source.copy(), source.preprocessing.to_dict())
     if isinstance(source, Module) or _is_keras(source):
-        return Source(_open_live(source, inputs, head=head))
+        return _of_live(source, inputs, head=head)
     if not isinstance(source, (str, Path)):
         raise NetworkError(
             f"A network cannot be opened from {type(source).__name__}: expected a torch module, a Keras model, a path, "
@@ -156,8 +159,30 @@ def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Netwo
             from ..keras_models import open_keras
         return open_keras(source, inputs=None if isinstance(inputs, Mapping) else inputs, head=head)
     if isinstance(inputs, Mapping):
-        return open_torch(source, sample={name: sample_of(shape) for name, shape in inputs.items()}, head=head)
+        return open_torch(source, sample=suited_tokens(source, _named_sample(inputs)), head=head)
     return open_torch(source, inputs=inputs, head=head)
+
+
+def _named_sample(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return two examples by the names of their tensors: what is called ids is whole numbers, and a mask is all ones."""
+    made = {name: sample_of(shape, integers=name.endswith("ids")) for name, shape in shapes.items()}
+    return {name: torch.ones_like(tensor, dtype=torch.int64) if name.endswith("_mask") else tensor for name, tensor in made.items()}
+
+
+def _of_live(source: Any, inputs: Shapes, *, head: str | None) -> Source:
+    """Return the network of a live object, with what one of Transformers or timm says of itself."""
+    known = None if _is_keras(source) else live_hub(source) or live_timm(source)
+    if known is None:
+        return Source(_open_live(source, inputs, head=head))
+    if inputs is None:
+        network: Network = open_torch(known.module, sample=known.sample, origin=known.origin or None, head=head)
+    else:
+        network = _open_live(known.module, inputs, head=head)
+        network.origin = known.origin or network.origin
+    if known.classes is not None and network.heads and len(network.head.weight) == len(known.classes):
+        network.name_classes_(known.classes)
+    network.account = Account(notes=(*known.notes, *network.account.notes))
+    return Source(network, known.preprocessing)
 
 
 def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
@@ -339,6 +364,7 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
     module = _made(architecture) if architecture is not None else made_again(origin, limits=limits, what=what)
     remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
+    sample = suited_tokens(module, sample)
     with building(what, Limits.of_memory(), remedy=remedy):
         sized = open_torch(module, sample=sample, origin=origin, take=architecture is None).edited_by(edits)
     try:

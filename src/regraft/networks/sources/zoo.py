@@ -25,6 +25,7 @@ __all__ = [
     "Opened",
     "image_spec",
     "is_recipe",
+    "live_timm",
     "open_timm",
     "open_torchvision",
     "recipe_spec",
@@ -109,6 +110,21 @@ def open_timm(name: str, *, pretrained: bool) -> Opened:
     """
     timm, source = _timm(name), f"timm:{name}"
     module = _fetched(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
+    return _of_timm(module, timm, origin={"source": source})
+
+
+def live_timm(module: Module) -> Opened | None:
+    """Return what a network of timm in memory says of itself: its preprocessing and its class names; None of any other module.
+
+    Args:
+        module: any module.
+    """
+    if not type(module).__module__.startswith("timm.models.") or not isinstance(getattr(module, "pretrained_cfg", None), dict):
+        return None
+    return _of_timm(module, optional_import("timm", "vision", purpose=type(module).__name__), origin={})
+
+
+def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> Opened:
     config = timm.data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     spec = image_spec((height, width, channels), config["mean"], std=config["std"])
@@ -117,7 +133,7 @@ def open_timm(name: str, *, pretrained: bool) -> Opened:
     if getattr(module, "num_classes", 0) == 1000:
         info = timm.data.ImageNetInfo()
         classes = unique_names([info.index_to_description(index) for index in range(1000)])
-    return Opened(module, {"source": source}, sample_of((channels, height, width)), classes, spec)
+    return Opened(module, origin, sample_of((channels, height, width)), classes, spec)
 
 
 def timm_module(name: str) -> Module:

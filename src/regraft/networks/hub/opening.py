@@ -1,7 +1,8 @@
-"""Networks in Hugging Face format: classifiers and bare encoders of texts, pictures and sound; see `hub_files` for what is read."""
+"""Networks in Hugging Face format: classifiers and bare encoders of texts, pictures and sound; see `files` for what is read."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
@@ -14,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ...errors import NetworkError, optional_import
+from ...errors import NetworkError, RegraftError, optional_import
 from ...files.text import printable
 from ..contract import Inputs
-from ..samples import sample_of
-from .building import Limits, building
-from .hub_files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
-from .zoo import Opened, image_spec, unique_names
+from ..sources.building import Limits, building
+from ..sources.zoo import Opened, image_spec, unique_names
+from ..torch_parts.plain import copied
+from .files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
+from .samples import hub_sample, pad_token_
 
-__all__ = ["PooledEncoder", "hub_module", "open_hub"]
+__all__ = ["PooledEncoder", "hub_module", "live_hub", "open_hub"]
 
 
 class PooledEncoder(Module):
@@ -53,6 +55,7 @@ class PooledEncoder(Module):
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
 
 
+_LARGEST_SIDE = 4096
 _HUB_HEADS = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForImageClassification": "AutoModelForImageClassification",
@@ -85,6 +88,7 @@ def open_hub(name: str, *, pretrained: bool) -> Opened:
     tensors = read_hub_weights(folder) if pretrained else None
     limits = Limits.of_memory() if tensors is None else Limits.of(tensors)
     settings, suffix = _settings(content, transformers=transformers, what=what, limits=limits)
+    padded = _padded_(settings, folder) if suffix else []
     with building(what, limits, drawn=not pretrained), _quiet(transformers):
         module = getattr(transformers, _HUB_HEADS.get(suffix, "AutoModel")).from_config(settings)
     if tensors is not None:
@@ -93,13 +97,55 @@ def open_hub(name: str, *, pretrained: bool) -> Opened:
     if not suffix:
         module = PooledEncoder(module, _sentence_pooling(folder))
     plain = settings.to_dict() | ({} if suffix else {"regraft_pooling": module.pooling})
-    labels = [settings.id2label[index] for index in range(len(settings.id2label))] if suffix and settings.id2label else None
-    classes = unique_names(labels) if labels and labels != [f"LABEL_{index}" for index in range(len(labels))] else None
+    classes = _class_names(settings) if suffix else None
     with building(what, limits):
-        sample, spec = _hub_sample(folder, settings, transformers=transformers, notes=notes)
+        sample, spec = _hub_sample(folder, module if suffix else module.encoder, transformers=transformers, notes=notes)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return Opened(module, {"source": f"hf:{name}", "config": plain}, sample, classes, spec, notes)
+    return Opened(module, {"source": f"hf:{name}", "config": plain}, sample, classes, spec, [*notes, *padded])
+
+
+def live_hub(module: Module) -> Opened | None:
+    """Return what a classifier of Transformers in memory says of itself: its class names and what it takes; None of any other module.
+
+    Its folder is opened again by its configuration, as long as that makes the same network.
+
+    Args:
+        module: any module.
+    """
+    kind = type(module)
+    if not kind.__module__.startswith("transformers.models.") or not kind.__name__.endswith(tuple(_HUB_HEADS)):
+        return None
+    transformers = optional_import("transformers", "text", purpose=kind.__name__)
+    try:
+        sample = hub_sample(module)
+    except NetworkError:  # what it takes is found by trying, as with any module
+        return None
+    module = copied(module)
+    settings = cast(Any, module.config)
+    notes = pad_token_(settings, {}, named={}) if isinstance(sample, dict) else []
+    plain = {**settings.to_dict(), "architectures": [kind.__name__]}
+    origin = {"source": "hf:live", "config": plain} if _makes(plain, module, transformers=transformers) else {}
+    return Opened(module, origin, sample, _class_names(settings), None, notes)
+
+
+def _makes(plain: Mapping[str, Any], module: Module, *, transformers: Any) -> bool:
+    """Tell whether a configuration makes a network of that class with the same names and shapes of weights."""
+    what = type(module).__name__
+    try:
+        settings, suffix = _settings(json.loads(json.dumps(plain)), transformers=transformers, what=what, limits=Limits.of_memory())
+        with building(what, Limits.of_memory(), drawn=False), _quiet(transformers), torch.device("meta"):
+            made = getattr(transformers, _HUB_HEADS[suffix]).from_config(settings)
+    except (RegraftError, KeyError, TypeError, ValueError):
+        return False
+    own, other = ({name: tensor.shape for name, tensor in each.state_dict().items()} for each in (module, made))
+    return type(made) is type(module) and own == other
+
+
+def _class_names(settings: Any) -> tuple[str, ...] | None:
+    """Return the class names of a configuration in the order of the rows; None where they are the library's LABEL_0, LABEL_1, …."""
+    labels = [settings.id2label[index] for index in range(len(settings.id2label))] if settings.id2label else []
+    return unique_names(labels) if labels and labels != [f"LABEL_{index}" for index in range(len(labels))] else None
 
 
 def hub_module(config: Mapping[str, Any], *, what: str, limits: Limits) -> Module:
@@ -186,22 +232,39 @@ def _sentence_pooling(folder: Path) -> str:
     return "cls" if (read_hub_json(folder, "1_Pooling/config.json") or {}).get("pooling_mode_cls_token") is True else "mean"
 
 
-def _hub_sample(folder: Path, settings: Any, *, transformers: Any, notes: list[str]) -> tuple[Inputs, dict[str, Any] | None]:
+def _padded_(settings: Any, folder: Path) -> list[str]:
+    """Give a classifier of texts a padding token where it has none; return what is said of it."""
+    named = read_hub_json(folder, "special_tokens_map.json") or {}
+    named |= read_hub_json(folder, "tokenizer_config.json") or {}
+    return pad_token_(settings, read_hub_json(folder, "tokenizer.json") or {}, named=named)
+
+
+def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[str]) -> tuple[Inputs, dict[str, Any] | None]:
     """Return two items to run the network with, and its preprocessing as plain data."""
-    if getattr(settings, "image_size", None):
-        size = settings.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        channels = int(getattr(settings, "num_channels", 3))
-        spec = _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)
-        return sample_of((channels, height, width)), spec
-    if getattr(settings, "vocab_size", None) and not getattr(settings, "conv_dim", None):
-        ids = sample_of((8,), integers=True)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {"kind": "text", "tokenizer": folder}
-    if getattr(settings, "conv_dim", None):
-        return sample_of((8000,)), {"kind": "audio", "features": "waveform", "sample_rate": 16000, "channel": False}
-    if getattr(settings, "num_mel_bins", None):
-        return sample_of((int(settings.max_length), int(settings.num_mel_bins))), None
-    raise NetworkError(f"The model type {settings.model_type!r} takes neither text, pictures nor sound as regraft knows them.")
+    found = read_hub_json(folder, "preprocessor_config.json")
+    sample = hub_sample(module, side=_side(found or {}))
+    if isinstance(sample, dict):
+        return sample, {"kind": "text", "tokenizer": folder}
+    if sample.ndim == 4:
+        channels, height, width = sample.shape[1:]
+        return sample, _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)
+    if sample.ndim == 2:
+        rate = (found or {}).get("sampling_rate", 16000)
+        return sample, {"kind": "audio", "features": "waveform", "sample_rate": int(rate), "channel": False}
+    return sample, None
+
+
+def _side(found: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return height and width of the pictures that a preprocessor makes, where its file says them."""
+    for name in ("size",) if found.get("do_center_crop") is False else ("crop_size", "size"):
+        size = found.get(name)
+        if isinstance(size, int) and 0 < size <= _LARGEST_SIDE:
+            return size, size
+        if isinstance(size, dict):
+            height, width = (size.get(key, size.get("shortest_edge")) for key in ("height", "width"))
+            if isinstance(height, int) and isinstance(width, int) and 0 < min(height, width) <= max(height, width) <= _LARGEST_SIDE:
+                return height, width
+    return None
 
 
 def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: Any, notes: list[str]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from ...errors import NetworkError, UnsafeFileError, near_names, optional_import
 from ...files.formats import member, reason_of
 from ...files.schema import read_json
 from ...files.text import printable
-from .building import cached_only_when_offline
-from .torch_files import read_torch_weights
+from ..sources.building import cached_only_when_offline
+from ..sources.torch_files import read_torch_weights
 
 __all__ = ["ADAPTER_FILE", "checked_config", "hub_folder", "read_hub_json", "read_hub_weights"]
 
@@ -40,9 +40,10 @@ _WEIGHTS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors")
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _ALSO = frozenset({
-    "chunk_size_feed_forward", "embed_dim", "global_rope_theta", "head_dim", "is_causal", "is_decoder", "local_rope_theta",
-    "pad_token_id", "partial_rotary_factor", "qkv_bias", "rope_local_base_freq", "rope_parameters", "rope_scaling", "rope_theta",
-    "rotary_emb_base", "rotary_pct", "sliding_window", "sliding_window_pattern", "tie_word_embeddings", "use_bias",
+    "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "embed_dim", "eos_token_id", "global_rope_theta", "head_dim",
+    "is_causal", "is_decoder", "local_rope_theta", "pad_token_id", "partial_rotary_factor", "qkv_bias", "rope_local_base_freq",
+    "rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "rotary_pct", "sliding_window", "sliding_window_pattern",
+    "tie_word_embeddings", "use_bias",
 })  # fmt: skip
 """Keys that configurations take beside those that they declare: those of all, and former names."""
 _NEVER = frozenset({
@@ -162,16 +163,27 @@ def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) 
         raise NetworkError(
             f"{what}: transformers {transformers.__version__} knows no network of the type {printable(kind, width=80)!r}{near}.{own}"
         )
-    made_of = transformers.CONFIG_MAPPING[kind]
-    declared = _declared(made_of)
-    if getattr(made_of, "sub_configs", None) or declared & _FOREIGN:
+    return kind, _allowed(content, transformers.CONFIG_MAPPING[kind], what=what) | _labels(content, what=what)
+
+
+def _allowed(content: Mapping[str, Any], made_of: Any, *, what: str) -> dict[str, Any]:
+    """Return the allowed keys of one class of configurations, and in the same way those of the parts that it is always made of.
+
+    Raises:
+        UnsafeFileError: if the configuration names the networks that it is made of.
+    """
+    declared, parts = _declared(made_of), getattr(made_of, "sub_configs", None) or {}
+    named = [name for name, part in parts.items() if part.__name__ == "AutoConfig"]
+    if named or declared & _FOREIGN:
         raise UnsafeFileError(
-            f"{what} is of the type {kind!r}, which is made of other networks that its configuration names; expected one encoder of texts, "
-            "pictures or sound. Where you trust it, open it with transformers yourself and give the module: regraft.load(module)."
+            f"{what} is of the type {made_of.model_type!r}, which is made of other networks that its configuration names; expected one "
+            "encoder of texts, pictures or sound. Where you trust it, open it with transformers yourself and give the module: "
+            "regraft.load(module)."
         )
     allowed = (declared | _ALSO) - _NEVER - {"id2label", "num_labels"}
-    found = {key: _checked(key, value, what=what) for key, value in content.items() if key in allowed}
-    return kind, found | _labels(content, what=what)
+    found = {key: _checked(key, value, what=what) for key, value in content.items() if key in allowed and key not in parts}
+    inner = {name: value for name, value in content.items() if name in parts and isinstance(value, dict)}
+    return found | {name: _allowed(value, parts[name], what=what) for name, value in inner.items()}
 
 
 def _declared(made_of: type) -> frozenset[str]:

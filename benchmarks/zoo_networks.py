@@ -1,0 +1,290 @@
+"""The networks of `zoo.py`: small ones of each library with random weights, and what it makes itself for another number of classes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import numpy as np
+import timm
+import torch
+import torchvision.models
+import transformers
+from transformers.models.auto import modeling_auto
+
+import regraft
+
+CLASSES = 3
+WORDS = ["[PAD]", "[UNK]", "[X]", "[Y]", "a", "good", "bad", "bus", "tram", "and", "very", "slow"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network.
+
+    Attributes:
+        key: what it stands for: a module, family or class.
+        name: of the network.
+        classes: rows of the head that the library gives it.
+        open: makes it a network of regraft; a folder may be used.
+        examples: that many.
+        remade: names and shapes of the weights that the library makes for three classes.
+        texts: it takes texts.
+        note: on how it was opened.
+    """
+
+    key: str
+    name: str
+    classes: int
+    opened: Callable[[Path], Any]
+    examples: Callable[[int], Any]
+    retargeted: Callable[[], list[tuple[str, list[int]]]]
+    texts: bool = False
+    note: str = ""
+
+
+def pictures(count: int) -> np.ndarray:
+    """Return pictures (count, 72, 72, 3), bytes, of three levels in turn."""
+    draw = np.random.default_rng(0).integers(0, 150, (count, 72, 72, 3))
+    return (draw + 50 * (np.arange(count) % 3)[:, None, None, None]).astype(np.uint8)
+
+
+def waves(count: int) -> np.ndarray:
+    """Return sounds (count, 8000)."""
+    return np.random.default_rng(0).normal(size=(count, 8000)).astype(np.float32)
+
+
+def texts(count: int) -> list[str]:
+    """Return short texts of known words."""
+    draw = np.random.default_rng(0)
+    return [" ".join(draw.choice(WORDS[4:], 3 + index % 4)) for index in range(count)]
+
+
+def shapes(module: torch.nn.Module) -> list[tuple[str, list[int]]]:
+    """Return names and shapes of all weights of a module."""
+    return [(name, list(tensor.shape)) for name, tensor in module.state_dict().items()]
+
+
+def at_small_pictures(net: Any, *, least: int = 96) -> Any:
+    """Return a network that is given pictures of 96 pixels where it takes them; they are quicker."""
+    spec = net.preprocessing.to_dict()
+    if spec.get("kind") != "image" or min(spec["height"], spec["width"]) <= least:
+        return net
+    try:
+        small = regraft.load(net, preprocessing=spec | {"height": least, "width": least})
+        small.predict(pictures(2))
+    except Exception:  # a Python forward may refuse another size in any way
+        return net
+    return small
+
+
+# ── timm and torchvision ──────────────────────────────────────────────────────────────────────────────────
+SMALLEST = Path(__file__).with_name("zoo_smallest.json")
+
+
+def timm_cases() -> list[Case]:
+    """Return the smallest network of every module, by the product of its number of weights and its picture size."""
+    import json
+
+    return [_timm_case(module, name) for module, name in sorted(json.loads(SMALLEST.read_text()).items())]
+
+
+def _timm_case(module: str, name: str) -> Case:
+    classes = int(timm.get_pretrained_cfg(name).num_classes if timm.get_pretrained_cfg(name) else 1000)
+    return Case(
+        module,
+        name,
+        classes,
+        lambda _folder: at_small_pictures(regraft.load(f"timm:{name}", weights="random")),
+        pictures,
+        lambda: shapes(_reset(timm.create_model(name))),
+    )
+
+
+def _reset(module: torch.nn.Module) -> torch.nn.Module:
+    module.reset_classifier(CLASSES)
+    return module
+
+
+def torchvision_cases() -> list[Case]:
+    """Return every classifier."""
+    return [_torchvision_case(name) for name in torchvision.models.list_models(module=torchvision.models)]
+
+
+def _torchvision_case(name: str) -> Case:
+    def remade() -> list[tuple[str, list[int]]]:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return shapes(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
+
+    return Case(
+        name, name, 1000, lambda _folder: at_small_pictures(regraft.load(f"torchvision:{name}", weights="random")), pictures, remade
+    )
+
+
+# ── keras.applications ────────────────────────────────────────────────────────────────────────────────────
+KERAS = (
+    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2",
+    "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception",
+)  # fmt: skip
+
+
+def keras_cases() -> list[Case]:
+    """Return the smallest network of every family."""
+    return [_keras_case(name) for name in KERAS]
+
+
+def _keras_case(name: str) -> Case:
+    def made(classes: int) -> Any:
+        import keras
+
+        side = 75 if "Inception" in name or name == "Xception" else 64
+        return getattr(keras.applications, name)(weights=None, classes=classes, input_shape=(side, side, 3))
+
+    def opened(_folder: Path) -> Any:
+        side = 75 if "Inception" in name or name == "Xception" else 64
+        return regraft.load(
+            made(10),
+            preprocessing={"kind": "image", "height": side, "width": side, "channels": 3, "layout": "channels_last", "scale": 1 / 255},
+        )
+
+    def remade() -> list[tuple[str, list[int]]]:
+        return [(str(index), list(weight.shape)) for index, weight in enumerate(made(CLASSES).weights)]
+
+    return Case(name, name, 10, opened, pictures, remade)
+
+
+# ── Transformers ──────────────────────────────────────────────────────────────────────────────────────────
+KINDS = {"Image": pictures, "Audio": waves, "Sequence": texts}
+SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "embed_dim", "emb_dim", "embedding_size", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layers", "n_layer", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_decoder_layers", "num_global_layers", "num_encoder_blocks"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_heads", "n_head", "num_heads", "encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "d_inner", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim"), 64),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "dff", "ffn_hidden_size", "n_inner"), 64),
+    **dict.fromkeys(("d_kv", "head_dim", "d_head", "kv_channels"), 8),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_source_positions", "max_target_positions"), 64),
+    "vocab_size": 64, "pad_token_id": 0, "image_size": 64, "type_vocab_size": 2, "num_channels": 3,
+}  # fmt: skip
+FOR_SOUND = {
+    "conv_dim": (8, 8), "conv_stride": (20, 16), "conv_kernel": (20, 16), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "mask_time_prob": 0.0, "feat_extract_norm": "layer",
+}  # fmt: skip
+
+
+def hub_cases() -> list[Case]:
+    """Return one tiny network of every class that classifies pictures, sound or texts."""
+    cases = {}
+    for kind, examples in KINDS.items():
+        names = getattr(modeling_auto, f"MODEL_FOR_{kind.upper()}_CLASSIFICATION_MAPPING_NAMES")
+        for model_type, classes in names.items():
+            name = classes if isinstance(classes, str) else classes[0]
+            if name != "TimmWrapperForImageClassification" and name not in cases:
+                cases[name] = _hub_case(model_type, name, kind=kind, examples=examples)
+    return [cases[name] for name in sorted(cases)]
+
+
+def configured(model_type: str, kind: str, *, classes: int) -> Any:
+    """Return a tiny configuration."""
+    made_of = transformers.CONFIG_MAPPING[model_type]
+    plain = made_of().to_dict()
+    given = {key: value for key, value in small(plain).items()}
+    if kind == "Audio":
+        given |= {key: value for key, value in FOR_SOUND.items() if key in plain}
+    given |= SPECIAL.get(model_type, {})
+    return made_of(**given, id2label={index: f"label {index}" for index in range(classes)})
+
+
+def small(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return small values for those settings of a configuration that decide its size."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key in SMALL and isinstance(value, int) and not isinstance(value, bool):
+            found[key] = min(SMALL[key], value) if key != "image_size" else SMALL[key]
+        elif key in ("hidden_sizes", "embed_dims", "widths") and isinstance(value, list | tuple):
+            found[key] = [16 * (index + 1) for index in range(len(value))]
+        elif key in ("depths", "depth") and isinstance(value, list | tuple):
+            found[key] = [1] * len(value)
+        elif key.endswith("_config") and isinstance(value, dict) and key != "quantization_config":
+            found[key] = small(value)
+    return found
+
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "bit": {"hidden_sizes": [32, 64, 96, 128], "num_groups": 8, "embedding_size": 16},
+    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 1]},
+    "deit": {"image_size": 64},
+    "donut-swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
+    "swinv2": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 64},
+    "hgnet_v2": {"stage_in_channels": [16, 16, 32, 32], "stage_mid_channels": [8, 8, 8, 8], "stage_out_channels": [16, 32, 32, 32],
+                 "stem_channels": [3, 8, 16], "hidden_sizes": [16, 32, 32, 32], "stage_num_blocks": [1, 1, 1, 1]},
+    "levit": {"hidden_sizes": [16, 32, 48], "depths": [1, 1, 1], "num_attention_heads": [2, 2, 2], "image_size": 64},
+    "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilenet_v2": {"depth_multiplier": 0.35},
+    "mobilevitv2": {"width_multiplier": 0.5},
+    "perceiver": {"num_latents": 8, "d_latents": 32, "d_model": 32, "num_self_attends_per_block": 2, "num_blocks": 1,
+                  "num_self_attention_heads": 2, "num_cross_attention_heads": 2},
+    "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "deepseek_v3": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "esm": {"vocab_size": 64, "pad_token_id": 0, "mask_token_id": 1, "position_embedding_type": "rotary"},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
+    "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 4, "hidden_size": 32},
+    "roc_bert": {"pronunciation_vocab_size": 64, "shape_vocab_size": 64},
+    "nemotron": {"num_key_value_heads": 4},
+    "zamba": {"layer_types": ["mamba", "hybrid"], "mamba_expand": 2, "n_mamba_heads": 2, "mamba_dt_rank": 4},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "layer_types": ["mamba", "hybrid"], "n_mamba_heads": 2},
+    "ministral": {"head_dim": 8}, "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8},
+    "cohere_compass_text": {"layer_types": ["full_attention", "sliding_attention"]},
+    **{kind: {"decoder_start_token_id": 0} for kind in ("t5", "mt5", "umt5")},
+    **{kind: {"eos_token_id": 10} for kind in ("bigbird_pegasus", "mvp", "plbart")},
+    "mistral4": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+}  # fmt: skip
+"""Settings of single types, where those above do not go together."""
+
+
+def _hub_case(model_type: str, name: str, *, kind: str, examples: Callable[[int], Any]) -> Case:
+    def made(classes: int) -> Any:
+        return getattr(transformers, name)(configured(model_type, kind, classes=classes))
+
+    def opened(folder: Path) -> Any:
+        module = made(5)
+        module.save_pretrained(folder)
+        if kind == "Sequence":
+            tokenizer_for(folder, module.config)
+        return regraft.load(f"hf:{folder}")
+
+    def remade() -> list[tuple[str, list[int]]]:
+        return shapes(made(CLASSES))
+
+    return Case(name, name, 5, opened, examples, remade, texts=kind == "Sequence")
+
+
+def tokenizer_for(folder: Path, config: Any) -> None:
+    """Write a tokenizer of whole words into a folder; for networks that look for the end of a text it adds that."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    end = config.eos_token_id if config.is_encoder_decoder else None
+    if end is not None:
+        made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+LIBRARIES: dict[str, Callable[[], list[Case]]] = {
+    "torchvision": torchvision_cases,
+    "Hugging Face": hub_cases,
+    "keras.applications": keras_cases,
+    "timm": timm_cases,
+}

@@ -1,0 +1,127 @@
+"""What a network of Hugging Face takes: two examples to run it with, by the name of its main input; ids that stand for words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch.nn import Module
+
+from ...errors import NetworkError
+from ..contract import Inputs
+from ..samples import sample_of
+
+__all__ = ["hub_sample", "pad_token_", "picture_shape", "suited_tokens"]
+
+_SIDE = 224
+"""Of pictures, where neither the configuration nor the preprocessor says how large they are."""
+_TOKENS, _SAMPLES = 8, 8000
+
+
+def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs:
+    """Return two examples.
+
+    Args:
+        module: of Transformers, a classifier or a bare encoder.
+        side: height and width of pictures, where the preprocessor names them.
+
+    Raises:
+        NetworkError: if it takes something else than texts, pictures or sound, or several of these.
+    """
+    config, name = cast(Any, module.config), str(getattr(module, "main_input_name", ""))
+    if type(module).__name__.startswith("ImageGPT"):
+        raise NetworkError(f"The model type {config.model_type!r} takes pictures as ids of colours; expected pixels, texts or sound.")
+    if name == "input_ids" or (name == "inputs" and getattr(config, "vocab_size", None)):
+        ids = torch.zeros((2, _TOKENS), dtype=torch.int64)
+        named = {name: ids, "attention_mask": torch.ones_like(ids)}
+        known = inspect.signature(module.forward).parameters
+        return suited_tokens(module, {key: tensor for key, tensor in named.items() if key in known})
+    if name in ("pixel_values", "inputs"):
+        return sample_of(picture_shape(config, side=side))
+    bands = getattr(config, "num_mel_bins", None)
+    if name in ("input_values", "input_features") and not bands and getattr(config, "conv_dim", None):
+        return sample_of((_SAMPLES,))
+    if name == "input_values" and bands and getattr(config, "max_length", None):
+        return sample_of((int(config.max_length), int(bands)))
+    if name == "input_features" and bands and getattr(config, "max_source_positions", None):
+        return sample_of((int(bands), 2 * int(config.max_source_positions)))
+    if name == "input_features" and getattr(config, "feature_projection_input_dim", None):
+        return sample_of((2 * _TOKENS, int(config.feature_projection_input_dim)))
+    raise NetworkError(
+        f"The model type {config.model_type!r} takes {name or 'nothing that it names'!r}; expected texts, pictures or sound, one of them."
+    )
+
+
+def picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the pictures that a network takes.
+
+    Args:
+        config: of the network.
+        side: height and width, where the preprocessor names them.
+    """
+    seen = config if getattr(config, "vision_config", None) is None else config.vision_config
+    size = getattr(seen, "image_size", None) or side or _SIDE
+    height, width = (size, size) if isinstance(size, int) else (int(part) for part in size)
+    return int(getattr(seen, "num_channels", None) or 3), height, width
+
+
+def suited_tokens(module: Module, sample: Inputs) -> Inputs:
+    """Return a sample whose token ids are words: two that stand for nothing else, and the end where the network looks for it.
+
+    Args:
+        module: with the configuration of a text network, or any other.
+        sample: two examples; of other networks it is returned as it is.
+    """
+    config = getattr(module, "config", None) or getattr(getattr(module, "encoder", None), "config", None)
+    named = sample if isinstance(sample, dict) else {"input_ids": sample}
+    key = "inputs" if "inputs" in named else "input_ids"
+    ids = named.get(key)
+    if config is None or ids is None or ids.is_floating_point():
+        return sample
+    special = {value for name, value in config.to_dict().items() if name.endswith("_token_id") and isinstance(value, int)}
+    words = [number for number in range(getattr(config, "vocab_size", None) or 256) if number not in special][:2] or [0]
+    pattern = sample_of(tuple(ids.shape[1:]), integers=True, batch=len(ids))
+    made = torch.where(pattern == 1, words[-1], words[0])
+    end = config.eos_token_id if isinstance(getattr(config, "eos_token_id", None), int) else None
+    if end is not None and getattr(config, "is_encoder_decoder", False):
+        made[:, -1] = end
+    return {**named, key: made} if isinstance(sample, dict) else made
+
+
+def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[str, Any]) -> list[str]:
+    """Give a configuration without a padding token that of its tokenizer: classifiers look for the last token before it.
+
+    Where the tokenizer has none either, that is the token at the end of a text, as `TextPreprocessing` pads it.
+
+    Args:
+        settings: of a network; changed where it has no padding token.
+        tokenizer: content of tokenizer.json.
+        named: what the settings of the tokenizer call its special tokens.
+
+    Returns:
+        What is said of it; nothing where it was not changed.
+    """
+    inner = settings.get_text_config()
+    if getattr(inner, "pad_token_id", None) is not None or not getattr(inner, "vocab_size", None):
+        return []
+    added = {part.get("content"): part.get("id") for part in tokenizer.get("added_tokens") or () if isinstance(part, dict)}
+    vocabulary = _mapping(_mapping(tokenizer.get("model")).get("vocab"))
+    end = getattr(inner, "eos_token_id", None)
+    found = [_content(named.get(kind)) for kind in ("pad_token", "eos_token")]
+    ids = [added.get(text, vocabulary.get(text)) for text in found if text] + [end if isinstance(end, int) else None, 0]
+    chosen = next(number for number in ids if isinstance(number, int) and 0 <= number < inner.vocab_size)
+    inner.pad_token_id = settings.pad_token_id = chosen
+    return [f"Its configuration names no padding token; token {chosen} is taken."]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return a mapping out of a file; an empty one where it is something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _content(token: Any) -> str | None:
+    """Return the text of a special token, as files name it: a text, or a mapping with one."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

@@ -1,0 +1,178 @@
+"""What is ordinary with Transformers: classifiers without a padding token, of parts, in memory, with what they say of themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regraft
+from regraft.networks.contract import Network
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+WORDS = ["[PAD]", "[UNK]", "</s>", "a", "good", "bad", "bus", "tram"]
+TEXTS = ["good bus", "a bad tram", "a good good tram", "bad"]
+_TEXT = {"vocab_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+_BART = {
+    "vocab_size": 16, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 3, "decoder_start_token_id": 2,
+    "forced_eos_token_id": None, "max_position_embeddings": 32,
+}  # fmt: skip
+_T5 = {
+    "vocab_size": 16,
+    "d_model": 16,
+    "d_ff": 16,
+    "d_kv": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+}
+TEXT_NETWORKS: dict[str, dict[str, Any]] = {
+    "BertForSequenceClassification": _TEXT,
+    "LlamaForSequenceClassification": _TEXT | {"num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 2},
+    "GPT2ForSequenceClassification": {"vocab_size": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 2, "eos_token_id": 2},
+    "BartForSequenceClassification": _BART,
+    "T5ForSequenceClassification": _T5,
+}
+_SIGHT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+_PARTS = {"vision_config": _SIGHT, "text_config": _TEXT | {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 0}}
+OTHERS: dict[str, dict[str, Any]] = {
+    "ResNetForImageClassification": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    "SegformerForImageClassification": {
+        "hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "sr_ratios": [2, 1], "num_attention_heads": [1, 2],
+        "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2],
+    },
+    "CLIPForImageClassification": _PARTS,
+    "SiglipForImageClassification": _PARTS,
+    "WhisperForAudioClassification": {
+        "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "num_mel_bins": 8, "max_source_positions": 20, "classifier_proj_size": 8,
+    },
+    "ASTForAudioClassification": {key: value for key, value in _SIGHT.items() if key != "image_size"}
+    | {"max_length": 32, "num_mel_bins": 16, "frequency_stride": 8, "time_stride": 8},
+}  # fmt: skip
+NAMES = {0: "no", 1: "yes", 2: "perhaps"}
+
+
+def made(kind: str, settings: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    model = getattr(transformers, kind)
+    return model(model.config_class(**settings, id2label=NAMES)).eval()
+
+
+def tokenizer(*, words: list[str] = WORDS, pad: bool = True, end: bool = False, longest: int | None = None) -> Any:
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if end:
+        own.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    given = {"pad_token": "[PAD]"} if pad else {}
+    given |= {"model_max_length": longest} if longest else {}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=own, unk_token="[UNK]", eos_token="</s>", **given)
+
+
+def folder_of(kind: str, folder: Path, *, pad: bool = True) -> Any:
+    model = made(kind, TEXT_NETWORKS[kind])
+    model.save_pretrained(folder)
+    tokenizer(pad=pad, end=kind in ("BartForSequenceClassification", "T5ForSequenceClassification")).save_pretrained(folder)
+    return model
+
+
+def same_logits(net: Network, other: Network) -> bool:
+    return np.array_equal(net.logits(TEXTS), other.logits(TEXTS))
+
+
+@pytest.mark.parametrize("kind", TEXT_NETWORKS)
+def test_a_classifier_of_texts_is_opened_adapted_and_opened_again(kind: str, tmp_path: Path) -> None:
+    model = folder_of(kind, tmp_path / "hub")
+    net = regraft.load(f"hf:{tmp_path / 'hub'}")
+    assert net.classes == tuple(NAMES.values())
+    batch = net.preprocessing.batch(TEXTS)
+    model.config.pad_token_id = 0
+    with torch.no_grad():
+        assert np.allclose(net.logits(TEXTS), model(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits, atol=1e-6)
+    data = regraft.read((TEXTS * 6, ["yes", "new", "new", "yes"] * 6), kind="text")
+    result = regraft.adapt(net, data, strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
+    assert same_logits(regraft.load(tmp_path / "out"), result.network)
+
+
+@pytest.mark.parametrize("kind", ["LlamaForSequenceClassification", "GPT2ForSequenceClassification"])
+@pytest.mark.parametrize(("pad", "token"), [(True, 0), (False, 2)], ids=["of its tokenizer", "of neither: the end of a text"])
+def test_a_padding_token_that_no_configuration_names(kind: str, pad: bool, token: int, tmp_path: Path) -> None:
+    """What stands for a text is what its last token gives, padded or alone."""
+    folder_of(kind, tmp_path, pad=pad)
+    net = regraft.load(f"hf:{tmp_path}")
+    assert f"token {token} is taken" in str(net.account)
+    assert net.module.config.pad_token_id == token
+    alone = np.concatenate([net.logits([text]) for text in TEXTS])
+    assert np.allclose(net.logits(TEXTS), alone, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*preprocessor_config")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_classifiers_of_pictures_and_sound_are_opened(kind: str, tmp_path: Path) -> None:
+    model = made(kind, OTHERS[kind])
+    model.save_pretrained(tmp_path / "hub")
+    net = regraft.load(f"hf:{tmp_path / 'hub'}")
+    assert net.classes == tuple(NAMES.values())
+    assert isinstance(net.sample, torch.Tensor)
+    with torch.no_grad():
+        assert torch.allclose(net.scores(net.sample)["main"], model(net.sample).logits, atol=1e-6)
+    changed = regraft.retarget(net, ["no", "other"])
+    changed.save(tmp_path / "out")
+    again = regraft.load(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(again.scores(net.sample)["main"], changed.scores(net.sample)["main"])
+
+
+@pytest.mark.parametrize("kind", [*TEXT_NETWORKS, *OTHERS])
+def test_a_network_in_memory_keeps_its_class_names_and_is_opened_again(kind: str, tmp_path: Path) -> None:
+    """It needs nothing but its folder, and takes token ids where it takes texts."""
+    net = regraft.load(made(kind, {**TEXT_NETWORKS, **OTHERS}[kind]))
+    assert net.classes == tuple(NAMES.values())
+    net.save(tmp_path)
+    again = regraft.load(tmp_path)
+    assert again.classes == net.classes
+    if kind in TEXT_NETWORKS:
+        ids = np.array([[4, 6, 3, 2], [5, 7, 4, 2]])
+        assert net.logits(ids).shape == (2, 3)
+        assert np.array_equal(again.logits(ids), net.logits(ids))
+
+
+def test_a_network_in_memory_with_a_tokenizer_predicts_from_its_folder(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    net = regraft.load(made("BertForSequenceClassification", _TEXT), preprocessing={"kind": "text", "tokenizer": tmp_path / "tokenizer"})
+    result = regraft.adapt(net, (TEXTS * 4, ["a", "b", "b", "a"] * 4), strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
+    again = regraft.load(tmp_path / "out")
+    assert again.predict(TEXTS).labels == result.network.predict(TEXTS).labels
+    assert same_logits(again, result.network)
+
+
+def test_a_network_that_its_configuration_does_not_make_is_saved_as_any_module(tmp_path: Path) -> None:
+    model = made("ResNetForImageClassification", OTHERS["ResNetForImageClassification"])
+    model.classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    net = regraft.load(model)
+    assert net.origin["source"] == "module"
+    net.save(tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(regraft.load(tmp_path).scores(net.sample)["main"], net.scores(net.sample)["main"], atol=1e-6)
+
+
+def test_ids_are_whole_numbers() -> None:
+    net = regraft.load(made("BertForSequenceClassification", _TEXT), inputs={"input_ids": (6,), "attention_mask": (6,)})
+    assert isinstance(net.sample, dict)
+    assert {name: tensor.dtype for name, tensor in net.sample.items()} == dict.fromkeys(net.sample, torch.int64)
+    assert bool((net.sample["attention_mask"] == 1).all())
+
+
+def test_networks_of_timm_in_memory_keep_their_preprocessing() -> None:
+    timm = pytest.importorskip("timm")
+    net = regraft.load(timm.create_model("test_resnet"))
+    assert net.preprocessing.to_dict() == regraft.load("timm:test_resnet", weights="random").preprocessing.to_dict()
+    assert net.classes is not None
+    assert len(net.classes) == 1000
