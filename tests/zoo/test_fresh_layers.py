@@ -84,7 +84,8 @@ def test_they_are_trained_first_and_nothing_is_solved_on_them(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strategy": "auto"}, "goes with strategy='head'"),
+        ({"strategy": "probe"}, "goes with strategy='auto' or 'head'"),
+        ({"strategy": "lora"}, "goes with strategy='auto' or 'head'"),
         ({"strategy": "head", "fresh": ["none*"]}, "no layer or module with weights"),
         ({"strategy": "head", "fresh": ["out"]}, "a head or frozen"),
         ({"strategy": "partial", "frozen": "own2"}, "a head or frozen"),

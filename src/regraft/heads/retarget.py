@@ -14,6 +14,7 @@ from ..networks.account import Account
 from ..networks.contract import Head, Network
 from ..networks.names import checked_classes, exact_name, normal_name, rows_of
 from ..randomness import own_state
+from .hidden import Hidden, check_deepened, deepened, hidden_layers
 from .starting import Start, empty_head, ready_for, started
 from .synonyms import alias_form, aliases
 
@@ -31,6 +32,8 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
     kind: str | None = None,
     seed: int = 0,
     task: str | None = None,
+    hidden: Hidden = (),
+    dropout: float = 0.0,
 ) -> Network:
     """Give a network other classes: fewer, more, re-ordered, renamed, or wholly other ones.
 
@@ -46,16 +49,25 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         kind: "classification", "multi-label" or "regression"; None keeps the head's.
         seed: of "random".
         task: which head, where there are several; None for the first. Heads that derive their classes from it go with its old classes.
+        hidden: further layers below the new head, lowest first: [(1000, "relu"), (150, "sigmoid")] are 1,000 and 150 units with what
+            follows them. They take the place of the old head, of which no row is kept, and start as the framework draws them; `adapt`
+            trains them and the head first, on cached features.
+        dropout: share of what each of these layers gives that training drops, from 0 to below 1.
 
     Returns:
         A new network whose account says which rows were kept, renamed, new and dropped.
 
     Raises:
         NetworkError: if names are empty or become one, or `rename` has a name that is not there.
-        SettingError: if `start` is unknown, or needs data that are not given.
+        SettingError: if `start` is unknown, or needs data that are not given, or `hidden` is no list of layers.
         DataError: if the data lack a new class, or have a label that is not among `classes`.
     """
-    asked, names = Start(start, data, seed), checked_classes(classes)
+    asked, names, layers = Start(start, data, seed), checked_classes(classes), hidden_layers(hidden, dropout)
+    if layers:
+        check_deepened(net, start=start, rename=rename, task=task)
+        return deepened(
+            net, names, layers=layers, dropout=dropout, kind=kind or (net.head.kind if net.heads else "classification"), asked=asked
+        )
     net, items = ready_for(net, data)
     old = net.head_of(task) if net.heads else _no_head(net)
     if old.groups is not None:

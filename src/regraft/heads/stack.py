@@ -12,12 +12,11 @@ from ..errors import SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.names import checked_classes
+from ..networks.parts.head import ACTIVATIONS
 from ..randomness import own_state
 from .starting import Start, empty_head, ready_for, started
 
 __all__ = ["stack"]
-
-ACTIVATIONS = ("relu", "linear", "softmax")
 
 
 # over the limit: the public contract, and how new rows start, as everywhere
@@ -33,7 +32,8 @@ def stack(
     Args:
         net: the network; it is not changed.
         classes: M names of the new head's rows.
-        activation: what the old raw scores go through: "relu", "linear" or "softmax".
+        activation: what the old raw scores go through: "relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu" or
+            "softplus".
         start: how the new rows start: "zeros", "random", "imprint" or "probe".
         data: items of the new classes, for "imprint" and "probe".
         seed: of "random".

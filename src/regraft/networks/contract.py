@@ -369,6 +369,15 @@ class Network(abc.ABC):
         """Tell whether a `layer` is that of a binary head, which has one row for two classes."""
         return any(head.binary and head.layer == layer for head in self.heads.values())
 
+    @property
+    @abc.abstractmethod
+    def fresh(self) -> tuple[str, ...]:
+        """The layers below the heads that were built here and that nothing has trained yet, in the order of execution."""
+
+    @abc.abstractmethod
+    def fresh_(self, layers: Collection[str]) -> None:
+        """Take note that exactly these `layers` were never trained."""
+
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
         weight, bias = self.layer_rows(layer)
@@ -432,12 +441,13 @@ class Network(abc.ABC):
         """
 
     @abc.abstractmethod
-    def with_stack(self, head: Head, activation: str) -> Self:
+    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
         """Return a copy with a new head on top of the first head's raw scores, which become features.
 
         Args:
             head: rows (M, C): the new head reads C activated scores.
-            activation: what the old scores go through: "relu", "linear" or "softmax".
+            activation: what the old scores go through, one of `ACTIVATIONS`.
+            dropout: share of the activated scores that training drops.
 
         Returns:
             A network with the new head alone.

@@ -139,6 +139,7 @@ def write_network(network: Record, folder: Path) -> None:
         "account": network.account.to_dict(),
         "unknown": None if network.unknown is None else network.unknown.to_dict(),
         "digest": digest,
+        "fresh": list(network.fresh),
         "versions": versions(),
         "files": {name: _checksum(folder / name) for name in _OF_NETWORK if (folder / name).is_file()},
     }
@@ -182,7 +183,7 @@ def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
 
     Args:
         network: with the heads that have rows of their own.
-        facts: content of `regraft.json`.
+        facts: content of `regraft.json`, which also says what was never trained.
 
     Raises:
         NetworkError: if the network does not have these heads.
@@ -205,6 +206,7 @@ def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
     if missing:
         raise NetworkError(f"{FACTS_FILE} is damaged: it says nothing of the head {missing[0]!r} that the network has. {_REMEDY}")
     network.heads = found
+    network.fresh_(facts.get("fresh", ()))
 
 
 def _known_head(network: Record, plain: Mapping[str, Any]) -> Head:

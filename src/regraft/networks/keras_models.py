@@ -118,6 +118,7 @@ class KerasNetwork(Network):
     form: TrainingForm | None = None
     _given: frozenset[str]
     _planned: frozenset[str] | None
+    _fresh: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -292,6 +293,15 @@ class KerasNetwork(Network):
         if self._planned is not None:
             self._planned = frozenset(name for name in self._planned if layer not in prefixes(name))
 
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The layers that were built here and that nothing has trained yet."""
+        return tuple(layer.name for layer in self.layers if layer.name in self._fresh)
+
+    def fresh_(self, layers: Collection[str]) -> None:
+        """Take note that exactly these `layers` were never trained."""
+        self._fresh = frozenset(layers)
+
     def _hook_(self) -> None:
         """Let frozen layers run as in inference, and heads with parts multiply these apart."""
         for hook in self._hooks:
@@ -351,9 +361,9 @@ class KerasNetwork(Network):
             return changes.with_first_head(self, head)
         return changes.with_rows(self, head) if head.task in self.found else changes.with_branch(self, head)
 
-    def with_stack(self, head: Head, activation: str) -> Self:
-        """Return a copy with a new head, the only one, on top of the first head's raw scores, which go through `activation`."""
-        return changes.with_stack(self, head, activation=activation)
+    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
+        """Return a copy with a new head alone, on top of the first head's raw scores, which go through `activation` and `dropout`."""
+        return changes.with_stack(self, head, activation=activation, dropout=dropout)
 
     def ended(self, block: str) -> Self:
         """Return a copy that ends with the block of that name; it has a head only where it ends with one."""
@@ -441,6 +451,7 @@ class KerasNetwork(Network):
         names = {id(layer): name for name, layer in twin._by_name.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
         twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
+        twin._fresh = renamed(self._fresh, now)
         twin._given, twin._planned = renamed(self._given, now), None if self._planned is None else renamed(self._planned, now)
         twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
         twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}

@@ -308,6 +308,19 @@ class TorchNetwork(Network):
         """Hold a layer no longer."""
         holding.release_(self.module.get_submodule(layer))
 
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The layers that were built here and that nothing has trained yet."""
+        modules = self.modules()
+        return tuple(layer.name for layer in self.layers if holding.FRESH in vars(modules[layer.name]))
+
+    def fresh_(self, layers: Collection[str]) -> None:
+        """Take note that exactly these `layers` were never trained."""
+        for name, module in self.modules().items():
+            vars(module).pop(holding.FRESH, None)
+            if name in layers:
+                vars(module)[holding.FRESH] = True
+
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are.
 
@@ -386,9 +399,9 @@ class TorchNetwork(Network):
         """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch."""
         return changes.with_head(self, head)
 
-    def with_stack(self, head: Head, activation: str) -> Self:
-        """Return a copy with a new head on top of the first head's raw scores, which go through `activation`."""
-        return changes.with_stack(self, head, activation=activation)
+    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
+        """Return a copy with a new head on top of the first head's raw scores, which go through `activation` and `dropout`."""
+        return changes.with_stack(self, head, activation=activation, dropout=dropout)
 
     def ended(self, block: str) -> Self:
         """Return a copy that ends at the output of the block of that name."""

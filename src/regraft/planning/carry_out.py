@@ -30,7 +30,7 @@ from .result import History, Result, check_unfinished, save_result
 from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
-from .trained import check_trained, hold_
+from .trained import check_trained, hold_, with_fresh
 from .tuning.stages import check_method
 from .tuning.switches import switch_problems
 
@@ -66,7 +66,7 @@ def carry_out(
 
 
 def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:
-    plan = replace(plan, classes=plan.classes or data.classes)
+    plan = with_fresh(net, replace(plan, classes=plan.classes or data.classes))
     tracker = Tracker(plan.settings.log_with, (out or Path()) / "logs", settings=plan.settings.to_dict())
     log = Log(on_epoch=tracker.see)
     with log.clock.during("read"):

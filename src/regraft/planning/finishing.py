@@ -42,7 +42,8 @@ SHARE = 0.34
 
 
 def leave_ready_(network: Network) -> None:
-    """Leave a `network` as others expect it: nothing frozen or held, ready to predict, its heads as its layers have them."""
+    """Leave a `network` as others expect it: nothing frozen, held or untrained, ready to predict, its heads as its layers have them."""
+    network.fresh_(())
     network.hold_(None)
     network.freeze_(frozenset())
     network.mode_(False)

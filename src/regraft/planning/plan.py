@@ -33,7 +33,7 @@ AUTO_BLOCK = "auto"
 ALL = "all"
 """Of `trainable`: whatever its owner has frozen."""
 BASES = ("head", "probe")
-FRESH = ("head", "partial", "full")
+FRESH = ("auto", "head", "partial", "full")
 """Strategies that may train layers below the head from their start first."""
 PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
 """How heads are solved."""

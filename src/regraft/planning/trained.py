@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -13,9 +14,9 @@ from ..frontier import counted_layers, frozen_up_to, held_layers, matching_layer
 from ..methods import METHODS
 from ..networks.contract import Network
 from .choosing.candidates import frozen_layers
-from .plan import ALL, AUTO_BLOCK, Plan
+from .plan import ALL, AUTO_BLOCK, FRESH, Plan, check_plan
 
-__all__ = ["check_trained", "hold_", "looks_fresh"]
+__all__ = ["check_trained", "hold_", "looks_fresh", "with_fresh"]
 
 FEWEST = 256
 """Weights of a layer from which their distribution says something."""
@@ -46,6 +47,35 @@ def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -
             for layer in network.layers_of(task):
                 network.release_(layer)
     network.account = network.account.with_frozen(_held_names(network))
+
+
+def with_fresh(network: Network, plan: Plan) -> Plan:
+    """Return a plan that trains first the layers of a network that nothing has trained yet.
+
+    Args:
+        network: knows which layers `regraft.retarget` has built.
+        plan: with what the user names in `fresh`, if anything.
+
+    Returns:
+        The plan; "auto" becomes "head", which trains these layers on cached features.
+
+    Raises:
+        SettingError: if the strategy, or another setting, needs trained layers.
+    """
+    names = tuple(dict.fromkeys([*(plan.fresh or ()), *network.fresh]))
+    if plan.strategy == "scratch" or not names:
+        return plan
+    if plan.strategy not in FRESH and plan.fresh is None:
+        raise SettingError(
+            f"strategy={plan.strategy!r} would take the layers {', '.join(map(repr, names))} for trained ones; regraft.retarget has built "
+            f"them, and nothing has trained them yet. Adapt the network with strategy={' or '.join(map(repr, FRESH))} first."
+        )
+    plan = replace(plan, fresh=names)
+    check_plan(plan)
+    if plan.strategy != "auto":
+        return plan
+    why = "Layers below the head were never trained: 'auto' is strategy='head' here, which trains them; 'full' then trains all layers."
+    return replace(plan, strategy="head", budget=None).with_reasons(why)
 
 
 def _held_names(network: Network) -> list[str]:

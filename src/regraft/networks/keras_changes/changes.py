@@ -123,13 +123,14 @@ def with_one_output(network: N) -> N:
     return network.rebuilt(module, network.modules(), heads=[(network.head, replace(first, output=0), network.modules()[first.layer])])
 
 
-def with_stack(network: N, head: Head, *, activation: str) -> N:
+def with_stack(network: N, head: Head, *, activation: str, dropout: float = 0.0) -> N:
     """Return a network with a new head, the only one, that reads the first head's scores.
 
     Args:
         network: has a head.
         head: the rows.
         activation: what the scores go through.
+        dropout: share of the activated scores that training drops.
     """
     old = network.head
     module, layers, _ = network.copied()
@@ -137,7 +138,9 @@ def with_stack(network: N, head: Head, *, activation: str) -> N:
     if graph_of(module) is None:
         layer.activation, output = keras.activations.linear, 0
         _check_output(network, module)
-    whole, dense = graphs.stacked(graphs.wrapped(module, _entry(network)), layer, head=head, activation=activation, output=output)
+    steps = [keras.layers.Dropout(dropout)] if dropout else []
+    model = graphs.wrapped(module, _entry(network))
+    whole, dense = graphs.stacked(model, layer, head=head, activation=activation, output=output, steps=steps)
     twin = network.rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
     twin.statistics = twin.unknown = None
     return twin

@@ -121,7 +121,7 @@ def branched(model: Any, layer: Any, *, head: Head) -> tuple[Any, Any]:
     return graph.model([*keras.tree.flatten(graph.outputs), output]), dense
 
 
-def stacked(model: Any, layer: Any, *, head: Head, activation: str, output: int | None) -> tuple[Any, Any]:
+def stacked(model: Any, layer: Any, *, head: Head, activation: str, output: int | None, steps: Sequence[Any] = ()) -> tuple[Any, Any]:
     """Return a model whose only output is a new head that reads the first head's activated scores, and the new layer.
 
     Args:
@@ -130,6 +130,7 @@ def stacked(model: Any, layer: Any, *, head: Head, activation: str, output: int 
         head: the rows (M, C).
         activation: what the scores go through.
         output: the number of the model's output that is the raw scores; None where `layer` gives them.
+        steps: layers that the activated scores go through.
 
     Raises:
         NetworkError: if the rows do not fit, or the model has no graph.
@@ -142,7 +143,7 @@ def stacked(model: Any, layer: Any, *, head: Head, activation: str, output: int 
     layer.activation = keras.activations.get(activation if plain else "linear")
     between = [] if plain else [*_pool(len(scores.shape), name, like=layer), keras.layers.Activation(activation, name=f"{name}_activation")]
     dense = _dense(name, head)
-    result = _run([*between, dense], scores)
+    result = _run([*between, *steps, dense], scores)
     put_rows_(dense, head)
     return graph.model(result), dense
 

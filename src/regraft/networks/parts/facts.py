@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from ...files.schema import Plain
 from ..names import checked_classes
+from .head import ACTIVATIONS
 
 __all__ = ["Facts"]
 
@@ -90,7 +91,8 @@ class _Edit(Plain):
     bias: bool = True
     branch: bool = False
     parts: list[Size] = Field(default_factory=list)
-    activation: Literal["relu", "linear", "softmax"] | None = None
+    activation: str | None = None
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     block: str | None = None
     count: Annotated[int, Field(ge=1, le=2**16)] | None = None
     coding: _Coding | None = None
@@ -109,6 +111,8 @@ class _Edit(Plain):
             raise ValueError(f"{self.rows} rows of {self.features} features, more than {MOST} numbers")
         if self.parts and sum(self.parts) != self.rows:
             raise ValueError(f"parts of {sum(self.parts)} rows for {self.rows} rows")
+        if self.activation not in (None, *ACTIVATIONS):
+            raise ValueError(f"the activation {self.activation!r}, which is not known")
         return self
 
 
@@ -178,6 +182,7 @@ class Facts(Plain):
     account: _Account
     unknown: dict[str, Any] | None = None
     digest: str | None = None
+    fresh: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, _File] | None = None
 

@@ -10,7 +10,10 @@ import numpy as np
 
 from ..names import index_of
 
-__all__ = ["Head", "one_row", "told_binary", "two_rows"]
+__all__ = ["ACTIVATIONS", "Head", "one_row", "told_binary", "two_rows"]
+
+ACTIVATIONS = ("relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu", "softplus")
+"""What the scores of one linear layer may go through before the next: the same functions in PyTorch and Keras."""
 
 
 def two_rows(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -34,6 +34,13 @@ class Record(Protocol):
     @property
     def codes(self) -> dict[str, np.ndarray]:
         """The code of each known condition by name."""
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The layers that were built here and that nothing has trained yet."""
+
+    def fresh_(self, layers: Collection[str]) -> None:
+        """Take note that exactly these `layers` were never trained."""
 
     def code_table(self) -> torch.nn.Parameter:
         """Return the table of codes, (1 + K, size)."""

@@ -109,19 +109,20 @@ def _choice_commutes(network: TorchRecord) -> bool:
         return bool(torch.allclose(swapped, scores[:, -swapped.shape[1] :], rtol=1e-4, atol=1e-5))
 
 
-def with_stack(network: N, head: Head, *, activation: str) -> N:
+def with_stack(network: N, head: Head, *, activation: str, dropout: float = 0.0) -> N:
     """Return a copy with a new head on top of the first head's raw scores.
 
     Args:
         network: has a head.
         head: the rows.
         activation: what the old scores go through.
+        dropout: share of the activated scores that training drops.
     """
     refuse_program(network.origin, "given another head")
-    twin = network.edited("stack", {**_size(head), "activation": activation})
+    twin = network.edited("stack", {**_size(head), "activation": activation, **({"dropout": dropout} if dropout else {})})
     first = network.found[network.head.task]
     tapped = "" if first.reading == "result" and len(network.found) == 1 else first.layer
-    twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation)
+    twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation, dropout=dropout)
     own = replace(head, activation="linear")
     return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
 
@@ -234,7 +235,9 @@ def _empty_head(edit: Mapping[str, Any], network: TorchRecord) -> Head:
 
 _EDITS: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "head": lambda network, edit: with_head(network, _empty_head(edit, network)),
-    "stack": lambda network, edit: with_stack(network, _empty_head(edit, network), activation=edit["activation"]),
+    "stack": lambda network, edit: with_stack(
+        network, _empty_head(edit, network), activation=edit["activation"], dropout=edit.get("dropout") or 0.0
+    ),
     "cut": lambda network, edit: ended(network, edit["block"]),
     "channels": lambda network, edit: with_channels(network, edit["count"]),
     "columns": lambda network, edit: with_columns(network, edit["count"]),

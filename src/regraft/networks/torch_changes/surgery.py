@@ -124,17 +124,19 @@ def branched(module: Module, tapped: Head, *, head: Head, chosen: bool) -> tuple
 
 
 @seeded()
-def stacked(module: Module, tapped: str, *, head: Head, activation: str) -> StackedHead:
+def stacked(module: Module, tapped: str, *, head: Head, activation: str, dropout: float) -> StackedHead:
     """Return a module with a new head on its activated raw scores; its layer is called "head".
 
     Args:
         module: with a head.
         tapped: name of the layer whose averaged output are the raw scores, or "" where the module's own result is.
         head: rows (M, C).
-        activation: "relu", "linear" or "softmax".
+        activation: one of `ACTIVATIONS`.
+        dropout: share of the activated scores that training drops.
     """
     weight, bias = _rows(head)
-    whole = StackedHead(module, tapped, activation=activation, sizes=(head.features, len(weight))).to(_device(module))
+    sizes = (head.features, len(weight))
+    whole = StackedHead(module, tapped, activation=activation, sizes=sizes, dropout=dropout).to(_device(module))
     put_(whole.head, weight, bias=bias)
     return whole.train(module.training)
 

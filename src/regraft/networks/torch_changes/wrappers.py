@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from ...errors import NetworkError
 from ..contract import Inputs
+from ..parts.head import ACTIVATIONS
 from ..parts.structure import below
 from ..parts.taps import TapSlice
 from ..torch_parts.graft import Graft
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
+    **{name: getattr(torch.nn.functional, name) for name in ACTIVATIONS if name not in ("linear", "softmax")},
     "linear": lambda scores: scores,
     "softmax": lambda scores: scores.softmax(-1),
 }
@@ -87,15 +88,17 @@ class StackedHead(Module):
     Attributes:
         backbone: the network with its old head.
         tapped: name of the old head within it, whose averaged output are the raw scores; "" where they are the network's own result.
-        activation: "relu", "linear" or "softmax".
+        activation: one of `ACTIVATIONS`.
         sizes: (C, M): the old scores and the rows of the new head.
+        dropout: share of the activated scores that training drops.
     """
 
-    def __init__(self, backbone: Module, tapped: str, *, activation: str, sizes: tuple[int, int]) -> None:
+    def __init__(self, backbone: Module, tapped: str, *, activation: str, sizes: tuple[int, int], dropout: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.tapped = tapped
         self.activation = activation
+        self.dropout = torch.nn.Dropout(dropout) if dropout else None
         self.head = Linear(*sizes)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
@@ -107,7 +110,8 @@ class StackedHead(Module):
             scores = pooled(found["output"], channels_last=isinstance(old, Linear))
         else:
             scores = cast(Tensor, as_tensor(self.backbone(*tensors, **named)))
-        return cast(Tensor, self.head(_ACTIVATIONS[self.activation](scores)))
+        scores = _ACTIVATIONS[self.activation](scores)
+        return cast(Tensor, self.head(scores if self.dropout is None else self.dropout(scores)))
 
 
 class BranchedNetwork(Module):

@@ -6,10 +6,12 @@ from collections.abc import Collection
 
 from torch.nn import Module
 
-__all__ = ["NOTES", "hand_on_", "held_parameters", "mark_", "note_flags_", "release_"]
+__all__ = ["FRESH", "NOTES", "hand_on_", "held_parameters", "mark_", "note_flags_", "release_"]
 
 NOTES = ("_frozen_by_owner", "_frozen_by_plan")
 """Attributes of a module: names of those of its own parameters that its owner, or a plan, has frozen."""
+FRESH = "_never_trained"
+"""Attribute of a module that was built here and that nothing has trained yet."""
 
 
 def note_flags_(module: Module) -> None:
