@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from zoo_networks import LIBRARIES, Case
+from zoo_networks import LIBRARIES, Case, NotBuilt
 
 import regraft
 
@@ -119,9 +119,9 @@ def attempted(step: Callable[[], Any]) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             step()
-    except (regraft.RegraftError, Differs) as error:
-        kind = "differs" if isinstance(error, Differs) else "refused"
-        return f"{kind}: {error}"[:400]
+    except (regraft.RegraftError, Differs, NotBuilt) as error:
+        kind = {Differs: "differs", NotBuilt: "not built"}.get(type(error), "refused")
+        return f"{kind}: {' '.join(str(error).split())}"[:400]
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in reversed(where) if "regraft" in frame.filename), where[-1])
@@ -130,7 +130,7 @@ def attempted(step: Callable[[], Any]) -> str:
 
 
 def in_process(work: Callable[[Callable[[str, str], None]], None], seconds: int) -> tuple[dict[str, str], str]:
-    """Do `work` in a child that knows no other network, under a limit of CPU time; return what it told, and how it ended ("" where well)."""
+    """Do `work` in a child that knows no other network, under a limit of CPU time; return what it told and how it ended ("": well)."""
     with tempfile.NamedTemporaryFile() as told:
         child = os.fork()
         if child == 0:
@@ -186,7 +186,8 @@ def table(results: dict[str, Any]) -> Iterator[str]:
     """Yield the table as Markdown: how many networks a column is right for, of how many it ran for, and each failure."""
     yield "| networks | " + " | ".join(COLUMNS) + " |"
     yield "| --- |" + " --- |" * len(COLUMNS)
-    for library, rows in results.items():
+    for library, every in results.items():
+        rows = {name: row for name, row in every.items() if not row["open"].startswith("not built")}
         cells = []
         for column in COLUMNS:
             ran = [row[column] for row in rows.values() if column in row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +23,10 @@ import regraft
 
 CLASSES = 3
 WORDS = ["[PAD]", "[UNK]", "[X]", "[Y]", "a", "good", "bad", "bus", "tram", "and", "very", "slow"]
+
+
+class NotBuilt(Exception):
+    """The library itself makes no such network here."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,8 @@ SMALLEST = Path(__file__).with_name("zoo_smallest.json")
 
 
 def timm_cases() -> list[Case]:
-    """Return the smallest network of every module, by the product of its number of weights and its picture size."""
-    import json
-
-    return [_timm_case(module, name) for module, name in sorted(json.loads(SMALLEST.read_text()).items())]
+    """Return the smallest network of every module, by the product of its weights and the pixels of its pictures; the smaller ones first."""
+    return [_timm_case(module, name) for module, name in json.loads(SMALLEST.read_text()).items()]
 
 
 def _timm_case(module: str, name: str) -> Case:
@@ -220,11 +223,11 @@ def small(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "bit": {"hidden_sizes": [32, 64, 96, 128], "num_groups": 8, "embedding_size": 16},
-    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 1]},
+    "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3], "cls_token": [False, False, True]},
     "deit": {"image_size": 64},
     "donut-swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
     "swinv2": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
-    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 64},
+    "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320},
     "hgnet_v2": {"stage_in_channels": [16, 16, 32, 32], "stage_mid_channels": [8, 8, 8, 8], "stage_out_channels": [16, 32, 32, 32],
                  "stem_channels": [3, 8, 16], "hidden_sizes": [16, 32, 32, 32], "stage_num_blocks": [1, 1, 1, 1]},
     "levit": {"hidden_sizes": [16, 32, 48], "depths": [1, 1, 1], "num_attention_heads": [2, 2, 2], "image_size": 64},
@@ -234,20 +237,26 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "perceiver": {"num_latents": 8, "d_latents": 32, "d_model": 32, "num_self_attends_per_block": 2, "num_blocks": 1,
                   "num_self_attention_heads": 2, "num_cross_attention_heads": 2},
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
-    "deepseek_v3": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    **{
+        kind: {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+               "v_head_dim": 8, "head_dim": 8}
+        for kind in ("deepseek_v3", "axk1", "axk2")
+    },
     "esm": {"vocab_size": 64, "pad_token_id": 0, "mask_token_id": 1, "position_embedding_type": "rotary"},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
-    "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20},
+    "markuplm": {"max_xpath_tag_unit_embeddings": 220, "max_xpath_subs_unit_embeddings": 1010},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "local_attn_chunk_length": 4, "hidden_size": 32},
     "roc_bert": {"pronunciation_vocab_size": 64, "shape_vocab_size": 64},
+    "gptj": {"rotary_dim": 4}, "jamba": {"num_hidden_layers": 8, "num_experts": 2, "mamba_dt_rank": 4},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "input_size": 32},
+    "lilt": {"hidden_size": 48, "channel_shrink_ratio": 2},
     "nemotron": {"num_key_value_heads": 4},
     "zamba": {"layer_types": ["mamba", "hybrid"], "mamba_expand": 2, "n_mamba_heads": 2, "mamba_dt_rank": 4},
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "layer_types": ["mamba", "hybrid"], "n_mamba_heads": 2},
     "ministral": {"head_dim": 8}, "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8},
-    "cohere_compass_text": {"layer_types": ["full_attention", "sliding_attention"]},
     **{kind: {"decoder_start_token_id": 0} for kind in ("t5", "mt5", "umt5")},
-    **{kind: {"eos_token_id": 10} for kind in ("bigbird_pegasus", "mvp", "plbart")},
+    **{kind: {"eos_token_id": 40} for kind in ("bigbird_pegasus", "mvp", "plbart")},
     "mistral4": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
 }  # fmt: skip
 """Settings of single types, where those above do not go together."""
@@ -255,7 +264,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 def _hub_case(model_type: str, name: str, *, kind: str, examples: Callable[[int], Any]) -> Case:
     def made(classes: int) -> Any:
-        return getattr(transformers, name)(configured(model_type, kind, classes=classes))
+        try:
+            return getattr(transformers, name)(configured(model_type, kind, classes=classes))
+        except Exception as error:
+            raise NotBuilt(f"{type(error).__name__}: {error}") from error
 
     def opened(folder: Path) -> Any:
         module = made(5)

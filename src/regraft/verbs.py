@@ -37,7 +37,7 @@ from .planning.conditions import adapt_condition as fit_condition
 from .planning.conditions import tune_input as learn_input
 from .planning.extending import Asked as AskedClasses
 from .planning.extending import Extension, extended
-from .planning.preparing import check_items
+from .planning.preparing import check_items, within_tokens
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
 from .planning.tasks import as_heads_say
@@ -108,6 +108,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         with _own_part(source, "preprocessing"):
             network.preprocessing = _preprocessing(given, channels)
             check_items(network, network.preprocessing)
+    network.preprocessing = within_tokens(network, network.preprocessing)
     network.account = network.account.with_frozen(sorted(network.held))
     _look_for_draws_(network)
     if opened.unknown is not None and channels is None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import regraft
+from regraft.errors import DataError
 from regraft.networks.contract import Network
 
 transformers = pytest.importorskip("transformers")
@@ -176,3 +177,40 @@ def test_networks_of_timm_in_memory_keep_their_preprocessing() -> None:
     assert net.preprocessing.to_dict() == regraft.load("timm:test_resnet", weights="random").preprocessing.to_dict()
     assert net.classes is not None
     assert len(net.classes) == 1000
+
+
+def test_texts_are_cut_at_the_positions_that_the_network_has(tmp_path: Path) -> None:
+    """BERT has as many as its table has rows, RoBERTa fewer, and T5, which has a table of distances, any number."""
+    longest = {}
+    for kind, settings in {
+        "BertForSequenceClassification": _TEXT | {"max_position_embeddings": 20},
+        "RobertaForSequenceClassification": _TEXT | {"max_position_embeddings": 20, "pad_token_id": 0},
+        "T5ForSequenceClassification": _T5,
+    }.items():
+        made(kind, settings).save_pretrained(tmp_path / kind)
+        tokenizer(end=kind.startswith("T5")).save_pretrained(tmp_path / kind)
+        net = regraft.load(f"hf:{tmp_path / kind}")
+        longest[kind[:2]] = net.preprocessing.maximum
+        assert net.logits(["bad bus " * 300, "good"]).shape == (2, 3)
+        assert ("positions" in str(net.account)) == (not kind.startswith("T5"))
+        net.save(tmp_path / "out")
+        assert regraft.load(tmp_path / "out").preprocessing == net.preprocessing
+    assert longest == {"Be": 20, "Ro": 19, "T5": 512}
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_token_that_the_network_does_not_know_is_refused_by_its_name(family: str, tmp_path: Path) -> None:
+    tokenizer(words=[*WORDS, "lorry", "ferry"]).save_pretrained(tmp_path)
+    if family == "torch":
+        model: Any = made("BertForSequenceClassification", _TEXT | {"vocab_size": 9})
+        named = {"inputs": ("input_ids", "attention_mask")}
+    else:
+        keras = pytest.importorskip("keras")
+        layers = [keras.layers.Embedding(9, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3, activation="softmax")]
+        model, named = keras.Sequential([keras.Input((None,), name="input_ids", dtype="int64"), *layers]), {"inputs": ("input_ids",)}
+    text = regraft.data.TextPreprocessing(tmp_path)
+    net = regraft.load(model, preprocessing={**text.to_dict(), **named})
+    assert "its tokenizer knows 10 tokens and its embedding 9" in str(net.account)
+    assert net.predict(["good lorry"]).probabilities.shape == (1, 3)
+    with pytest.raises(DataError, match=r"'ferry' the token 9, and the network knows the tokens 0 to 8"):
+        net.predict(["good ferry"])

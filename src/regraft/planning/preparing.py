@@ -23,12 +23,14 @@ from ..data import (
 )
 from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, SettingError
+from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.predictions import of_batch
+from ..networks.tokens import known_positions, known_tokens
 from .measured_input import measured_preprocessing
 from .plan import Plan
 
-__all__ = ["check_inputs", "check_items", "output_names", "prepared_for", "preprocessing_for"]
+__all__ = ["check_inputs", "check_items", "output_names", "prepared_for", "preprocessing_for", "within_tokens"]
 
 _TRIED = 64
 """How many times as large as the sample an item may be that a network is tried with."""
@@ -156,6 +158,24 @@ def check_items(net: Network, own: Preprocessing) -> None:
     twin.mode_(False)
     with torch.no_grad():
         of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=batch.get("", batch))
+
+
+def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
+    """Return a preprocessing of texts that gives the network no token, no position and no tensor that it does not know.
+
+    Args:
+        net: the network; its account says what was changed.
+        own: its preprocessing; any other is returned as it is.
+    """
+    if not isinstance(own, TextPreprocessing) or own.vocabulary is not None:
+        return own
+    vocabulary, positions = known_tokens(net), known_positions(net, own.maximum)
+    notes = [f"it has {positions} positions: longer texts are cut, though its tokenizer allows {own.maximum}"] if positions else []
+    if vocabulary is not None and own.tokens > vocabulary:
+        more = f"its tokenizer knows {own.tokens} tokens and its embedding {vocabulary}"
+        notes.append(f"{more}: a text that holds one of the others is refused")
+    net.account = net.account.joined(Account(notes=tuple(notes)))
+    return replace(own, vocabulary=vocabulary, maximum=positions or own.maximum)
 
 
 def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:

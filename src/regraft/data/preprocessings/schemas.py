@@ -103,6 +103,7 @@ class _Text(_Any):
     tokenizer: Any  # its own class knows what it must be
     max_length: Side | None = None
     maximum: Side = 512
+    vocabulary: Side | None = None
     inputs: list[TokenInput] = Field(["input_ids"], min_length=1)
     special: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default_factory=list)
     pad_left: bool = False

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class TextPreprocessing(Preprocessing):
         tokenizer: the tokenizer's JSON content; a folder with a Hugging Face tokenizer may be given, and is read at once. Code that
             lies in the folder is never run.
         max_length: tokens of every item; None before `fit`.
-        maximum: the longest input that the tokenizer's model allows.
+        maximum: the longest input that the tokenizer and the network allow.
+        vocabulary: token ids that the network knows, 0 to vocabulary - 1; None: not looked at.
         inputs: names of the tensors that the network takes.
         special: pairs of name and token, such as ("pad_token", "[PAD]").
         pad_left: padding stands before the text.
@@ -50,6 +51,7 @@ class TextPreprocessing(Preprocessing):
     tokenizer: str | Path
     max_length: int | None = None
     maximum: int = DEFAULT_MAXIMUM
+    vocabulary: int | None = None
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     special: tuple[tuple[str, str], ...] = ()
     pad_left: bool = False
@@ -142,6 +144,8 @@ class TextPreprocessing(Preprocessing):
     def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         encoded = self._encoded(items)
         ids = np.array([each.ids for each in encoded], dtype=np.int64)
+        if self.vocabulary is not None and ids.max(initial=0) >= self.vocabulary:
+            self._refuse(ids, encoded)
         if view:
             special = np.array([each.special_tokens_mask for each in encoded], dtype=bool)
             generators = [np.random.default_rng([seed, view]) for seed in seeds or [0] * len(items)]
@@ -157,10 +161,24 @@ class TextPreprocessing(Preprocessing):
         }
         return {name: made[name] for name in self.inputs}
 
+    def _refuse(self, ids: np.ndarray, encoded: Sequence[Any]) -> NoReturn:
+        """Say which token the network does not know."""
+        row, place = (int(where[0]) for where in np.nonzero(ids >= (self.vocabulary or 0)))
+        raise DataError(
+            f"The tokenizer makes {printable(encoded[row].tokens[place], width=60)!r} the token {ids[row, place]}, and the network knows "
+            f"the tokens 0 to {(self.vocabulary or 0) - 1}: the tokenizer is another one, or was extended. Give its own one, "
+            "or extend its embedding in Transformers before: model.resize_token_embeddings(len(tokenizer))."
+        )
+
     def describe(self) -> str:
         """Return one line for people."""
         length = f"{self.max_length} tokens" if self.max_length else f"at most {self.maximum} tokens"
         return f"texts: {length}, {self._fast.get_vocab_size()} known tokens, as {', '.join(self.inputs)}"
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that the tokenizer knows."""
+        return int(self._fast.get_vocab_size())
 
     @functools.cached_property
     def _fast(self) -> Any:
