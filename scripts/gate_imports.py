@@ -35,9 +35,13 @@ ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors
 LATE = ("cli", "networks.sources.opening")
 """Where functions may import our own modules: commands, which begin before torch is there, and the opening of networks, as only users of
 Keras pay for it. These imports count for circles and for the order of the rooms like any other."""
+LATE_NAMES = ("data",)
+"""Packages whose `__init__` gives some of its names when they are first asked for: data are read and looked at without torch."""
 
 
 def is_late(source: Source) -> bool:
+    if source.is_init and any(source.module == f"{source.package}.{room}" for room in LATE_NAMES):
+        return True
     return any(f"{source.module}.".startswith(f"{source.package}.{place}.") for place in LATE)
 
 

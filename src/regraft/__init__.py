@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import Dataset
+    from .data import Dataset, read
     from .errors import RegraftError
     from .heads import branch, cut, join, retarget, stack
     from .networks.contract import Network
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .planning.extending import Extension
     from .planning.profiling import Profile
     from .planning.search import Study, TransferClassifier, TransferRegressor
-    from .verbs import adapt, adapt_condition, extend, fold, load, profile, read, search, tune_input
+    from .verbs import adapt, adapt_condition, check, extend, fold, load, profile, search, tune_input
 
 __all__ = [
     "Dataset",
@@ -33,6 +33,7 @@ __all__ = [
     "adapt",
     "adapt_condition",
     "branch",
+    "check",
     "cut",
     "extend",
     "fold",
@@ -60,13 +61,14 @@ _HOMES = {
     "adapt": "verbs",
     "adapt_condition": "verbs",
     "branch": "heads",
+    "check": "verbs",
     "cut": "heads",
     "extend": "verbs",
     "fold": "verbs",
     "join": "heads",
     "load": "verbs",
     "profile": "verbs",
-    "read": "verbs",
+    "read": "data",
     "retarget": "heads",
     "search": "verbs",
     "stack": "heads",

@@ -15,6 +15,7 @@ from .data import (
     ArrayPreprocessing,
     Dataset,
     Preprocessing,
+    Summary,
     checked,
     default_preprocessing,
     preprocessing_from_dict,
@@ -31,6 +32,7 @@ from .networks.contract import Network
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
+from .planning.checking.summaries import with_network
 from .planning.conditions import Asked as AskedCodes
 from .planning.conditions import Fitting, TunedInput, fold, saved_to
 from .planning.conditions import adapt_condition as fit_condition
@@ -45,7 +47,7 @@ from .probes import UnknownJudge
 from .randomness import own_state, seeded
 from .training import Settings
 
-__all__ = ["adapt", "adapt_condition", "extend", "fold", "load", "profile", "read", "search", "tune_input"]
+__all__ = ["adapt", "adapt_condition", "check", "extend", "fold", "load", "profile", "read", "search", "tune_input"]
 
 read = read_data
 DRAWN = 1e-3
@@ -231,6 +233,42 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
     judges = None if test is None else _usable(test, skip_bad, task=task)
     return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
+
+
+@own_state()
+def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float = 0.15, seed: int = 0, **reading: Any) -> Summary:
+    """Tell what was read and how, and with a network what `adapt` would make of it. Nothing is trained or written.
+
+    Args:
+        data: a `Dataset`, or whatever `read` reads.
+        net: a `Network`, or whatever `load` opens; None: the data alone.
+        holdout: as of `adapt`.
+        validation: as of `adapt`.
+        seed: as of `adapt`.
+        reading: keywords of `read`.
+
+    Returns:
+        The summary; `print` shows it in words. What cannot be used is left out and listed; `adapt` stops at it without skip_bad=True.
+
+    Raises:
+        InputError: if nothing can be read, or the network cannot be opened.
+
+    Example:
+        >>> import numpy as np, regraft
+        >>> table = np.array([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0], [4.0, 5.0]])
+        >>> print(regraft.check((table, ["a", "b", "a", "b"])))
+        examples    4, of the kind 'array'
+        items       shape 2; dtype float64; least 0; most 5
+        labels      classification, 2 classes
+        classes     a: 2, b: 2
+        byte-equal  1 copies of 1 examples: item 0 = item 2
+    """
+    whole = data if isinstance(data, Dataset) and not reading else read(data, **{"skip_bad": True, **reading})
+    usable = checked(whole, True)
+    if net is None:
+        return usable.summary()
+    plan = make_plan("auto", {"holdout": holdout, "validation": validation, "seed": seed})
+    return with_network(net if isinstance(net, Network) else _opened_for(net, usable), usable, plan=plan)
 
 
 @overload

@@ -13,7 +13,8 @@ from .conftest import run
 
 HEAVY = "{'torch', 'keras', 'tensorflow', 'numpy', 'sklearn', 'timm', 'transformers'}"
 COMMANDS = (
-    *("inspect", "profile", "adapt", "adapt-condition", "search", "extend", "export", "evaluate", "predict", "report", "cache", "demo"),
+    *("inspect", "check", "profile", "adapt", "adapt-condition", "search", "extend"),
+    *("export", "evaluate", "predict", "report", "cache", "demo"),
 )
 
 

@@ -9,7 +9,20 @@ import importlib.metadata
 
 import typer
 
-from .commands import adaptation, caches, conditions, demo, evaluation, extension, inspection, prediction, profiling, reports, searching
+from .commands import (
+    adaptation,
+    caches,
+    checking,
+    conditions,
+    demo,
+    evaluation,
+    extension,
+    inspection,
+    prediction,
+    profiling,
+    reports,
+    searching,
+)
 from .guard import Commands
 
 __all__ = ["app", "main"]
@@ -31,7 +44,8 @@ def _root(
     """Bring the network you trained and the data you now have; get back the adapted network."""
 
 
-for _group in (inspection, profiling, adaptation, searching, extension, conditions, evaluation, prediction, reports, caches, demo):
+_GROUPS = (inspection, checking, profiling, adaptation, searching, extension, conditions, evaluation, prediction, reports, caches, demo)
+for _group in _GROUPS:
     _group.add_to(app)
 
 

@@ -54,7 +54,8 @@ Trust = Annotated[bool, Option("--trust", help=_TRUST)]
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _TARGET = "Column of the label; repeat it where an item may have several (multi-label). TASK=COL for each of several tasks."
 Target = Annotated[list[str] | None, Option("--target", metavar="COL", help=_TARGET, show_default=False)]
-Group = Annotated[str | None, Option("--group", metavar="COL", help="Column (speaker, patient, …) never on both sides of a split.")]
+_GROUP = "Column (speaker, patient, …) never on both sides of a split; byte-equal keeps equal examples on one side."
+Group = Annotated[str | None, Option("--group", metavar="COL", help=_GROUP)]
 _COLUMNS = "Columns of numbers beside the items, with commas between; without it, those that the network reads."
 Columns = Annotated[str | None, Option("--columns", metavar="A,B", help=_COLUMNS)]
 Condition = Annotated[str | None, Option("--condition", metavar="COL", help="Column of the known nuisance of each item.")]

@@ -64,17 +64,17 @@ def class_names(path: Path | None) -> list[str] | None:
     return names
 
 
-def check_there(network: str | Path, *data: str | Path | None) -> None:
+def check_there(network: str | Path | None, *data: str | Path | None) -> None:
     """Raise where a network or data are not there: told before torch is imported, and all at once.
 
     Args:
-        network: a file, folder or name.
+        network: a file, folder or name; None where none is needed.
         data: files and folders; None where nothing was given.
 
     Raises:
         InputError: naming everything that is missing.
     """
-    wrong = [missing_network(str(network)), *(missing_data(source) for source in data if source is not None)]
+    wrong = ["" if network is None else missing_network(str(network)), *(missing_data(source) for source in data if source is not None)]
     if any(wrong):
         raise InputError("\n".join(filter(None, wrong)))
 

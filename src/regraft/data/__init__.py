@@ -1,19 +1,37 @@
-"""Data: reading them, splitting them, and bringing them to the form that a network takes."""
+"""Data: reading them, splitting them, and bringing them to the form that a network takes.
+
+What makes tensors is imported when it is first asked for: reading data, and looking at them, does without torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .check import checked
 from .dataset import Dataset, check_trainable
-from .prepared import Prepared
-from .preprocessings.array_preprocessing import ArrayPreprocessing
-from .preprocessings.audio_preprocessing import AudioPreprocessing
-from .preprocessings.columns_preprocessing import ColumnsPreprocessing
-from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions, without_conditions
-from .preprocessings.function_preprocessing import preprocessing_of_function
-from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
-from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
-from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
-from .preprocessings.text_preprocessing import TextPreprocessing
 from .read import read
+from .summary import Summary
 from .targets import Targets
+
+if TYPE_CHECKING:
+    from .tensors import (
+        ArrayPreprocessing,
+        AudioPreprocessing,
+        ColumnsPreprocessing,
+        ConditionsPreprocessing,
+        ImagePreprocessing,
+        Prepared,
+        Preprocessing,
+        TextPreprocessing,
+        collate,
+        default_preprocessing,
+        known_conditions,
+        preprocessing_from_dict,
+        preprocessing_of_function,
+        with_channels,
+        with_conditions,
+        without_conditions,
+    )
 
 __all__ = [
     "ArrayPreprocessing",
@@ -24,6 +42,7 @@ __all__ = [
     "ImagePreprocessing",
     "Prepared",
     "Preprocessing",
+    "Summary",
     "Targets",
     "TextPreprocessing",
     "check_trainable",
@@ -38,3 +57,11 @@ __all__ = [
     "with_conditions",
     "without_conditions",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'regraft.data' has no attribute {name!r}")
+    from . import tensors
+
+    return getattr(tensors, name)

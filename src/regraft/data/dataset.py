@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, SettingError, near_names
+from .equal import equal_in, first_equal
 from .items import as_rows, digest_with, item_digest, listed
 from .splits import grouped_split, stratified_split
+from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
 
 __all__ = ["KINDS", "Dataset", "check_trainable"]
@@ -43,6 +45,7 @@ class Dataset:
         partial: targets may be missing, because this is one of several tasks.
         weights: (N,) float32, how much each item counts in what is minimised; None: all the same.
         also: other kinds of task that the labels of the first one could be of, where nobody said which is meant.
+        table: of data that were read from a table, its columns: "column", "type", "use" and, where there are any, "values" and "missing".
     """
 
     items: Sequence[Any] | np.ndarray = field(repr=False)
@@ -61,6 +64,7 @@ class Dataset:
     partial: bool = field(default=False, repr=False)
     also: tuple[str, ...] = field(default=(), repr=False)
     weights: np.ndarray | None = field(default=None, repr=False)
+    table: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -237,6 +241,50 @@ class Dataset:
         """
         digest = item_digest(self.items[index], self.kind)
         return digest if self.columns is None else digest_with(digest, self.column_names, values=self.columns[index])
+
+    def duplicates(self) -> np.ndarray:
+        """Return for each example the first one that is equal to it byte by byte, with the columns beside it.
+
+        Returns:
+            (N,) int64 indices; that of the example itself where none before it is equal. As groups (`read(data,
+            group=data.duplicates())`) they keep equal examples on one side of a split.
+        """
+        return first_equal(self.items, self.kind, digest=self.digest)
+
+    def equal_to(self, others: Dataset) -> np.ndarray:
+        """Return for each example the first one of other data that is equal to it byte by byte, with the columns beside it.
+
+        Args:
+            others: M examples.
+
+        Returns:
+            (N,) int64 indices among the others, -1 where none is equal.
+        """
+        return equal_in(self.items, others.items, kind=self.kind, digest=self.digest, other_digest=others.digest)
+
+    def summary(self) -> Summary:
+        """Return what was read and how: labels, sizes, ranges, duplicates, what was left out. Heads of files are read, no item is decoded.
+
+        Returns:
+            The facts, which `print` shows in words.
+        """
+        tasks = [task_facts(name, self.targets_of(name)) for name in self.tasks]
+        beside = beside_facts({name: getattr(self, name) for name in ("groups", "conditions", "columns", "weights")}, self.column_names)
+        omitted = [note for note in self.notes if note.startswith("left out")]
+        return Summary(
+            {
+                "examples": len(self),
+                "kind": self.kind,
+                "tasks": tasks,
+                "items": item_facts(self.items, self.kind),
+                **beside,
+                **({"table": [dict(one) for one in self.table]} if self.table else {}),
+                "equal": equal_facts(self.duplicates(), self.targets_of(self.name), name_of=self.name_of),
+                "left_out": omitted,
+                "notes": [note for note in self.notes if note not in omitted],
+                "problems": [task["problem"] for task in tasks if "problem" in task],
+            }
+        )
 
     def as_task(self, task: str, *, name: str | None = None, note: str = "") -> Dataset:
         """Return the same items with targets of another kind of task; see `Targets.as_task`.

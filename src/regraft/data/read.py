@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError, near_names
 from ..files.given import missing_data
 from ..files.text import printable
@@ -19,7 +21,10 @@ from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
 
-__all__ = ["read"]
+__all__ = ["EQUAL", "read"]
+
+EQUAL = "byte-equal"
+"""As `group`: examples that are equal byte by byte are one group."""
 
 
 def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
@@ -47,7 +52,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
             long as each item has one of some task.
         files: the folder in which the files lie that a column of the table names; without it, the folder of the table. A name is
             looked for below that folder: as a path, else by the name of the file alone.
-        group: a column name or an array of N labels; a group is never on both sides of a split.
+        group: a column name or an array of N labels; a group is never on both sides of a split. "byte-equal": examples that are equal
+            byte by byte are one group.
         condition: a column name or an array of N labels.
         kind: "array", "image", "audio" or "text", where it is not to be found out.
         skip_bad: leave out what cannot be used, and note it, instead of raising.
@@ -72,7 +78,14 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     for wanted in [] if task is None else task.values() if isinstance(task, Mapping) else [task]:
         if wanted not in TASKS:
             raise DataError(f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}")
-    options = ReadOptions(target, files, group, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
+    equal = isinstance(group, str) and group == EQUAL
+    own = None if equal else group
+    options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
+    data = _read_source(source, options)
+    return dataclasses.replace(data, groups=data.duplicates().astype(np.str_)) if equal else data
+
+
+def _read_source(source: Any, options: ReadOptions) -> Dataset:
     if isinstance(source, Dataset):
         return _again(source, options)
     if isinstance(source, str | Path):

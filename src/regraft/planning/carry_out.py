@@ -19,6 +19,7 @@ from ..networks.contract import Network
 from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
+from .checking.summaries import equal_across
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
 from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
@@ -77,6 +78,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
+        notes += equal_across(data, parts, test=None if test_items is None else test_items.data)
         for note in notes:
             say(note)
         log.notes += notes
@@ -252,6 +254,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
             "head": network.head.layer,
         },
         "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
+        | {"read": [list(row) for row in data.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),
         "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,
         "uncached": any(note.startswith(UNCACHED) for note in log.notes),

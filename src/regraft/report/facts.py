@@ -110,6 +110,7 @@ class _Data(Plain):
     classes: list[str] | Count | None = None
     counts: dict[str, Count] = Field(default_factory=dict)
     split: dict[str, Count] = Field(default_factory=dict)
+    read: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 

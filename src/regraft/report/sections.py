@@ -150,6 +150,7 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
         "split": figure(body, title="Split", caption="Examples by what they were used for."),
         "counts": _class_counts(counts),
         "hidden": max(0, len(counts) - _MOST_CLASSES),
+        "read": [(str(name), str(words)) for name, words in data.get("read") or ()],
         "notes": [str(note) for note in data.get("notes") or ()],
     }
 

@@ -11,7 +11,32 @@ from ...errors import DataError
 from ..items import as_numpy, is_frame
 from .label_lists import is_missing
 
-__all__ = ["column_array", "column_numbers", "weight_numbers"]
+__all__ = ["column_array", "column_facts", "column_numbers", "weight_numbers"]
+
+_TYPES = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "M": "dates", "m": "times"}
+"""By numpy's letter; whatever else is texts."""
+
+
+def column_facts(name: str, values: np.ndarray, *, use: str) -> dict[str, Any]:
+    """Return what a column of a table was read as.
+
+    Args:
+        name: of the column.
+        values: (N,) its values.
+        use: what it is for, such as "target" or "items".
+
+    Returns:
+        "column", "type" and "use"; of numbers also "values" ("least", "most"), and "missing" where some are.
+    """
+    kind = values.dtype.kind
+    facts: dict[str, Any] = {"column": name, "type": _TYPES.get(kind, "texts"), "use": use}
+    if kind in "iuf":
+        known = values[np.isfinite(values)]
+        facts["values"] = {"least": known.min().item(), "most": known.max().item()} if known.size else {}
+        missing = len(values) - len(known)
+    else:
+        missing = sum(value is None or value != value for value in values.tolist())
+    return facts | ({"missing": missing} if missing else {})
 
 
 def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import as_numpy, listed, take
-from .columns import column_array, column_numbers, weight_numbers
+from .columns import column_array, column_facts, column_numbers, weight_numbers
 from .csv_files import distinct_names
 from .named_files import FilesBelow
 from .table_files import Columns, columns_of_file, texts_of_file
@@ -45,7 +45,7 @@ class _Table:
     name: str
     path: Path | None = None
     notes: tuple[str, ...] = ()
-    used: set[str] = field(default_factory=set)
+    used: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -53,7 +53,7 @@ class _Table:
     def column(self, wanted: str, what: str) -> np.ndarray:
         if wanted not in self.columns:
             raise DataError(f"{self.name} has no column {wanted!r} for {what}{near_names(wanted, self.columns)}")
-        self.used.add(wanted)
+        self.used[wanted] = what
         return self.columns[wanted]
 
     def names(self, column: str) -> np.ndarray:
@@ -64,6 +64,12 @@ class _Table:
 
     def free(self) -> Columns:
         return {name: values for name, values in self.columns.items() if name not in self.used}
+
+    def told(self, data: Dataset, items: Iterable[str]) -> Dataset:
+        """Return data with what each column was read as; `items` are the columns that the items come from."""
+        uses = {**dict.fromkeys(items, "items"), **self.used}
+        facts = tuple(column_facts(name, values, use=uses.get(name, "left out")) for name, values in self.columns.items())
+        return dataclasses.replace(data, table=facts)
 
 
 def read_table(path: Path, options: ReadOptions) -> Dataset:
@@ -146,9 +152,10 @@ def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
     options = dataclasses.replace(options, classes={**(options.classes or {}), **classes} or None)
     if options.files is not None:
         return _file_items(table, options, target=target, beside=beside)
-    items, kind, note = _own_items(table, options.kind)
+    items, kind, note, columns = _own_items(table, options.kind)
     tasks = targets_by_task(target, options, count=len(table))
-    return checked(built(items, kind, tasks=tasks, beside=beside, options=options, notes=(*table.notes, note)), options.skip_bad)
+    data = built(items, kind, tasks=tasks, beside=beside, options=options, notes=(*table.notes, note))
+    return checked(table.told(data, columns), options.skip_bad)
 
 
 def _beside(table: _Table, options: ReadOptions) -> Beside:
@@ -206,8 +213,8 @@ def _default_target(table: _Table) -> str:
     return named[0] if named else free[-1]
 
 
-def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.ndarray, str, str]:
-    """Return items from the table itself: texts, or rows of numbers; and a note on the choice."""
+def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.ndarray, str, str, list[str]]:
+    """Return items from the table itself: texts, or rows of numbers; their kind, a note on the choice, and the columns they come from."""
     free = table.free()
     texts = {name: values for name, values in free.items() if values.dtype.kind in "OUST"}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and not _counts_rows(name, values)}
@@ -223,7 +230,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         )
     note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}" + (f"; left out: {listed(texts)}" if texts else "")
     note += f"; left out, as it numbers the rows and has no name: {listed(rows)}" if rows else ""
-    return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note
+    return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note, list(numbers)
 
 
 def _counts_rows(name: str, values: np.ndarray) -> bool:
@@ -237,13 +244,13 @@ def _are_labels(values: np.ndarray) -> bool:
     return 2 * len(found) <= len(values) and float(np.mean([len(name) for name in found])) < SHORT_LABEL
 
 
-def _text_items(texts: Columns) -> tuple[list[str | None], str, str]:
+def _text_items(texts: Columns) -> tuple[list[str | None], str, str, list[str]]:
     lengths = {name: np.mean([len(str(value)) for value in values]) for name, values in texts.items()}
     name = max(lengths, key=lambda column: lengths[column])
     note = f"items are the texts of the column {name!r}"
     if lengths[name] < SHORT_TEXT:
         note += f", {lengths[name]:.0f} characters long on average; for the numeric columns give kind='array'"
-    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note
+    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note, [name]
 
 
 def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:
@@ -262,7 +269,7 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
     kind = kind_of_files([path for path in matches if path], folder, kind=options.kind)
     rows = np.array([row for row, path in enumerate(matches) if path and kind_of(path) == kind], dtype=np.int64)
     paths = [path for path in matches if path and kind_of(path) == kind]
-    return built(
+    data = built(
         paths,
         kind,
         tasks=targets_by_task(_taken(target, rows), options, count=len(paths)),
@@ -271,6 +278,7 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
         names=tuple(found.name_of(path) for path in paths),
         notes=(*table.notes, *moved, *_file_notes(missing, found.unused(paths), others=len(values) - len(paths) - len(missing))),
     )
+    return table.told(data, [column])
 
 
 def _taken(target: Any, rows: np.ndarray) -> Any:

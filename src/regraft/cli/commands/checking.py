@@ -1,0 +1,73 @@
+"""`regraft check`: what was read and how, before any training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ...console import show, show_json, tell
+from .. import options
+from ..guard import guarded
+from ..shared import check_there, columns_for, kind_for, listed_names, opened, read_data, wanted_target, wanted_weights
+
+__all__ = ["add_to"]
+
+_NETWORK = "The network that the data are meant for: what fits, and which classes it would keep, is told as well."
+_Network = Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=_NETWORK, show_default=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `check` to `app`."""
+    app.command("check")(guarded(_check))
+
+
+def _check(  # noqa: PLR0913  # over the limit: the options of the command
+    data: options.DataArgument,
+    network: _Network = None,
+    *,
+    target: options.Target = None,
+    task: options.Task = None,
+    group: options.Group = None,
+    columns: options.Columns = None,
+    condition: options.Condition = None,
+    files: options.Files = None,
+    outside: options.Outside = False,
+    kind: options.Kind = None,
+    holdout: options.Holdout = 0.2,
+    seed: options.Seed = 0,
+    weights: options.Weights = None,
+    random_weights: options.RandomWeights = False,
+    source_classes: options.OldClasses = None,
+    head: options.HeadLayer = None,
+    channels: options.Channels = None,
+    architecture: options.Architecture = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tell what was read and how: columns, classes, sizes, duplicates, what cannot be used; nothing is trained or written."""
+    check_there(network, data)
+    reading: dict[str, Any] = {"target": wanted_target(target), "task": task, "group": group, "condition": condition, "files": files}
+    reading |= {"outside": outside, "skip_bad": True, "columns": listed_names(columns, option="--columns")}
+    if network is None:
+        from ...data import checked
+
+        summary = checked(read_data(data, kind=kind, **reading), True).summary()
+    else:
+        net = opened(
+            network,
+            wanted_weights(weights, random_weights),
+            source_classes=source_classes,
+            head=head,
+            channels=channels,
+            architecture=architecture,
+        )
+        reading |= {"columns": columns_for(net, reading["columns"]), "kind": kind_for(net, data, asked=kind, files=files)}
+        from ... import verbs
+
+        summary = verbs.check(read_data(data, **reading), net, holdout=holdout, seed=seed)
+    if as_json:
+        show_json(summary.to_dict())
+        return
+    show(summary, lines=True)
+    if summary.facts["left_out"]:
+        tell("What was left out stops adapt, unless it is given --skip-bad.")

@@ -1,0 +1,131 @@
+"""Examples that are equal byte by byte: found in one pass, and without reading files that no other one can be equal to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .decoding.threads import in_threads
+from .items import CHUNK_BYTES, ArrayView, take
+
+__all__ = ["equal_in", "first_equal"]
+
+FILES_AT_ONCE = 256
+
+
+def first_equal(items: Sequence[Any] | np.ndarray, kind: str, *, digest: Callable[[int], bytes]) -> np.ndarray:
+    """Return for each example the first one that is equal to it.
+
+    Rows of an array are compared by a sum of their words with random factors, files by their length; only those that agree in it are
+    read for their digest.
+
+    Args:
+        items: N raw items.
+        kind: of the data set.
+        digest: of the content of the example at an index, with what stands beside it.
+
+    Returns:
+        (N,) int64 indices; that of the example itself where none before it is equal. A file that cannot be read is equal to none.
+    """
+    first = np.arange(len(items))
+    keys = _keys(items, kind)
+    if isinstance(keys, np.ndarray):
+        _, groups, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        suspects = np.flatnonzero(counts[groups] > 1)
+    else:
+        often = Counter(keys)
+        suspects = np.array([index for index, key in enumerate(keys) if often[key] > 1], dtype=np.int64)
+    seen: dict[bytes, int] = {}
+    for index, found in _digests(suspects, digest):
+        first[index] = seen.setdefault(found, index)
+    return first
+
+
+def equal_in(
+    items: Sequence[Any] | np.ndarray,
+    others: Sequence[Any] | np.ndarray,
+    *,
+    kind: str,
+    digest: Callable[[int], bytes],
+    other_digest: Callable[[int], bytes],
+) -> np.ndarray:
+    """Return for each example the first one of others that is equal to it.
+
+    Args:
+        items: N raw items.
+        others: M raw items.
+        kind: of both.
+        digest: as of `first_equal`, of the items.
+        other_digest: the same of the others.
+
+    Returns:
+        (N,) int64 indices among the others, -1 where none is equal.
+    """
+    found = np.full(len(items), -1)
+    mine, theirs = _keys(items, kind), _keys(others, kind)
+    known: dict[bytes, int] = {}
+    for index, one in _digests(_among(theirs, mine), other_digest):
+        known.setdefault(one, index)
+    for index, one in _digests(_among(mine, theirs), digest):
+        found[index] = known.get(one, -1)
+    return found
+
+
+def _among(keys: np.ndarray | list[Hashable], others: np.ndarray | list[Hashable]) -> np.ndarray:
+    """Return the indices of the keys that are among others."""
+    if isinstance(keys, np.ndarray) and isinstance(others, np.ndarray):
+        return np.flatnonzero(np.isin(keys, others))
+    known = set(others)
+    return np.array([index for index, key in enumerate(keys) if key in known], dtype=np.int64)
+
+
+def _digests(indices: np.ndarray, digest: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield indices with the digests of what they stand for; files that cannot be read are left out."""
+    for start in range(0, len(indices), FILES_AT_ONCE):
+        part = indices[start : start + FILES_AT_ONCE].tolist()
+        for index, found in zip(part, in_threads(lambda at: _digest(digest, at), part), strict=True):
+            if found is not None:
+                yield index, found
+
+
+def _digest(digest: Callable[[int], bytes], index: int) -> bytes | None:
+    try:
+        return digest(index)
+    except (InputError, OSError):
+        return None
+
+
+def _keys(items: Sequence[Any] | np.ndarray, kind: str) -> np.ndarray | list[Hashable]:
+    """Return what equal items have in common, and is had without reading a file: an array (N,) for rows of an array."""
+    if isinstance(items, np.ndarray | ArrayView) and items.dtype.kind in "biuf":
+        return _row_sums(items)
+    return [_sketch(item, kind) for item in items]
+
+
+def _sketch(item: Any, kind: str) -> Hashable:
+    if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
+        try:
+            return Path(item).stat().st_size
+        except OSError:
+            return None
+    return item if isinstance(item, str) else getattr(item, "shape", getattr(item, "size", None))
+
+
+def _row_sums(items: np.ndarray | ArrayView) -> np.ndarray:
+    """Return a number for each row, (N,) uint64, equal for equal rows."""
+    width = int(np.prod(items.shape[1:], dtype=int)) * items.dtype.itemsize
+    words = max(1, -(-width // 8))
+    factors = np.random.default_rng(0).integers(1, 2**64, words, dtype=np.uint64) | np.uint64(1)
+    step, sums = max(1, CHUNK_BYTES // max(1, 8 * words)), np.zeros(len(items), np.uint64)
+    for start in range(0, len(items), step):
+        rows = np.asarray(take(items, np.arange(start, min(start + step, len(items)))))
+        padded = np.zeros((len(rows), 8 * words), np.uint8)
+        padded[:, :width] = np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8).reshape(len(rows), width)
+        held = padded.view(np.uint64)
+        sums[start : start + len(rows)] = ((held ^ (held >> np.uint64(29))) * factors).sum(axis=1, dtype=np.uint64)
+    return sums

@@ -1,0 +1,249 @@
+"""What was read and how, before anything is learned from it: facts as plain data, and the same in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, InputError, MissingExtraError
+from ..files.media import picture_of, recording_of
+from .decoding.threads import in_threads
+from .items import CHUNK_BYTES, ArrayView, listed, take
+from .targets import Targets
+
+__all__ = ["Summary", "beside_facts", "equal_facts", "item_facts", "task_facts"]
+
+MOST_HEADS = 10_000
+"""Files whose heads are read for sizes and durations; of more, every so many."""
+SHOWN_CLASSES, SHOWN_COLUMNS, SHOWN_EQUAL = 12, 20, 20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a data set holds and how it was read; `print(summary)` shows it in words.
+
+    Attributes:
+        facts: as plain data: "examples", "kind", "tasks", "items", "equal", "left_out", "notes", "problems", and, where there are such,
+            "groups", "conditions", "columns", "weights", "table" and "network".
+    """
+
+    facts: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name.ljust(width)}  {words}" for name, words in rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as plain data, for JSON."""
+        return dict(self.facts)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the facts in words: (what, words), in the order in which they are shown."""
+        facts = self.facts
+        found = [("examples", f"{facts['examples']:,}, of the kind {facts['kind']!r}"), ("items", _words(facts["items"]))]
+        found += [row for task in facts["tasks"] for row in _task_rows(task, several=len(facts["tasks"]) > 1)]
+        found += [(name, _words(facts[name])) for name in ("groups", "conditions", "columns", "weights", "network") if facts.get(name)]
+        found += [("column " + repr(one["column"]), _column_words(one)) for one in facts.get("table", ())[:SHOWN_COLUMNS]]
+        hidden = len(facts.get("table", ())) - SHOWN_COLUMNS
+        found += [("columns", f"and {hidden} more")] if hidden > 0 else []
+        found += [("byte-equal", _equal_words(facts["equal"]))]
+        found += [("left out", line.removeprefix("left out ").removeprefix("left out: ")) for line in facts["left_out"]]
+        return found + [("note", line) for line in facts["notes"]] + [("problem", line) for line in facts["problems"]]
+
+
+# ── facts ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def task_facts(name: str, targets: Targets) -> dict[str, Any]:
+    """Return what is known of the targets of one task, and of what makes them unfit to learn from.
+
+    Args:
+        name: of the task.
+        targets: N targets.
+
+    Returns:
+        "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem".
+    """
+    known = targets.known
+    facts: dict[str, Any] = {"name": name, "kind": targets.task, "missing": int((~known).sum()), "could_be": list(targets.also)}
+    if targets.task == "regression":
+        facts["numbers"] = _spread(targets.values[known])
+    else:
+        facts["classes"] = {one: int(count) for one, count in zip(targets.classes, targets.counts(), strict=True)}
+    if targets.task == "multi-label":
+        facts["labels_each"] = _spread((targets.values[known] > 0.5).sum(axis=1))
+    try:
+        targets.check_trainable()
+    except DataError as problem:
+        facts["problem"] = str(problem)
+    return facts
+
+
+def item_facts(items: Sequence[Any] | np.ndarray, kind: str) -> dict[str, Any]:
+    """Return shape, type and range of arrays; sizes, formats and modes of pictures; durations and rates of sounds; lengths of texts.
+
+    Args:
+        items: N raw items; of files the heads are read, of 10,000 at most.
+        kind: of the data set.
+
+    Returns:
+        The facts by name; empty where nothing can be told without an optional library.
+    """
+    if isinstance(items, np.ndarray | ArrayView):
+        return _array_facts(items)
+    if kind == "text":
+        texts = [item for item in items if isinstance(item, str)]
+        return {"characters": _spread([len(text) for text in texts]), "words": _spread([text.count(" ") + 1 for text in texts])}
+    looked = items[:: max(1, -(-len(items) // MOST_HEADS))]
+    if not isinstance(items[0], str | Path) and not hasattr(items[0], "mode"):
+        return {"shapes": _counted(str(np.shape(item)) for item in looked)}
+    try:
+        heads = in_threads(_picture_head if kind == "image" else _sound_head, list(looked))
+    except MissingExtraError:
+        return {"files": len(items)}
+    read = [head for head in heads if head is not None]
+    facts: dict[str, Any] = {name: _spread([head[name] for head in read]) for name in ("width", "height", "seconds") if _has(read, name)}
+    facts |= {f"{name}s": _counted(head[name] for head in read) for name in ("format", "mode", "rate", "channel") if _has(read, name)}
+    unread = len(heads) - len(read)
+    return facts | ({"unreadable": unread} if unread else {}) | ({} if len(looked) == len(items) else {"looked_at": len(looked)})
+
+
+def _has(heads: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return bool(heads) and name in heads[0]
+
+
+def _picture_head(item: Any) -> dict[str, Any] | None:
+    try:
+        with picture_of(item) as picture:
+            return {"width": picture.width, "height": picture.height, "format": picture.format or "in memory", "mode": picture.mode}
+    except InputError:
+        return None
+
+
+def _sound_head(item: Any) -> dict[str, Any] | None:
+    try:
+        with recording_of(item) as file:
+            return {"seconds": file.frames / file.samplerate, "rate": f"{file.samplerate} Hz", "channel": str(file.channels)}
+    except InputError:
+        return None
+
+
+def _array_facts(items: np.ndarray | ArrayView) -> dict[str, Any]:
+    facts: dict[str, Any] = {"shape": list(items.shape[1:]), "dtype": str(items.dtype)}
+    if items.dtype.kind not in "biuf" or not len(items) or not int(np.prod(items.shape[1:], dtype=int)):
+        return facts
+    step = max(1, CHUNK_BYTES // max(1, int(np.prod(items.shape[1:], dtype=int)) * items.dtype.itemsize))
+    axes = 0 if len(items.shape) == 2 else None
+    chunks = (np.asarray(take(items, np.arange(start, min(start + step, len(items))))) for start in range(0, len(items), step))
+    limits = [(chunk.min(axis=axes), chunk.max(axis=axes)) for chunk in chunks]
+    low, high = np.min([least for least, _ in limits], axis=0), np.max([most for _, most in limits], axis=0)
+    facts |= {"least": float(np.min(low)), "most": float(np.max(high))}
+    constant = [] if axes is None else np.flatnonzero(low == high).tolist()
+    return facts | ({"constant": constant} if constant and len(items) > 1 else {})
+
+
+def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence[str]) -> dict[str, Any]:
+    """Return what is known of what stands beside the items.
+
+    Args:
+        beside: "groups" and "conditions" (N,), "columns" (N, k) and "weights" (N,), or None.
+        column_names: k names.
+
+    Returns:
+        The facts of what there is, by the same names.
+    """
+    groups, conditions, columns, weights = (beside[name] for name in ("groups", "conditions", "columns", "weights"))
+    facts: dict[str, Any] = {}
+    if groups is not None:
+        facts["groups"] = {"count": len(np.unique(groups)), "examples": _spread(np.unique(groups, return_counts=True)[1])}
+    if conditions is not None:
+        facts["conditions"] = _counted(conditions.tolist())
+    if columns is not None:
+        facts["columns"] = {name: _spread(columns[:, at]) for at, name in enumerate(column_names)}
+    return facts if weights is None else facts | {"weights": _spread(weights)}
+
+
+def equal_facts(first: np.ndarray, targets: Targets, *, name_of: Callable[[int], str]) -> dict[str, Any]:
+    """Return what is known of examples that are equal byte by byte.
+
+    Args:
+        first: (N,) index of the first example that is equal to each, as of `first_equal`.
+        targets: N targets.
+        name_of: what an example is called.
+
+    Returns:
+        "copies" (examples that are equal to one before them), "sets", "other_label" (copies with another label than the first) and
+        "named" (first and copy, some).
+    """
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    values = targets.values.reshape(len(first), -1)
+    other = int((values[copies] != values[first[copies]]).any(axis=1).sum())
+    named = [[name_of(int(first[copy])), name_of(int(copy))] for copy in copies[:SHOWN_EQUAL]]
+    return {"copies": len(copies), "sets": len(np.unique(first[copies])), "other_label": other, "named": named}
+
+
+def _spread(values: Any) -> dict[str, float]:
+    numbers = np.asarray(values)
+    if not numbers.size:
+        return {}
+    least, most = numbers.min().item(), numbers.max().item()
+    return {"all": least} if least == most else {"least": least, "median": float(np.median(numbers)), "most": most}
+
+
+def _counted(values: Any) -> dict[str, int]:
+    return dict(Counter(map(str, values)).most_common())
+
+
+# ── words ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _task_rows(task: Mapping[str, Any], *, several: bool) -> Iterator[tuple[str, str]]:
+    name = f"task {task['name']!r}" if several else "labels"
+    missing = f"; missing for {task['missing']:,}" if task["missing"] else ""
+    could = f"; could also be {' or '.join(task['could_be'])}: say task= where that is meant" if task["could_be"] else ""
+    if "numbers" in task:
+        yield name, f"{task['kind']}, {_phrase(task['numbers'])}{missing}{could}"
+        return
+    each = f", {_phrase(task['labels_each'])} for an example" if task.get("labels_each") else ""
+    yield name, f"{task['kind']}, {len(task['classes'])} classes{each}{missing}{could}"
+    yield "classes", _phrase(task["classes"])
+
+
+def _column_words(one: Mapping[str, Any]) -> str:
+    numbers = f", {_phrase(one['values'])}" if one.get("values") else ""
+    missing = f", {one['missing']:,} missing" if one.get("missing") else ""
+    return f"{one['type']}{numbers}{missing}: {one['use']}"
+
+
+def _equal_words(equal: Mapping[str, Any]) -> str:
+    if not equal["copies"]:
+        return "none"
+    other = f", {equal['other_label']:,} of them with another label" if equal["other_label"] else ""
+    named = listed((f"{first} = {copy}" for first, copy in equal["named"]), 3)
+    return f"{equal['copies']:,} copies of {equal['sets']:,} examples{other}: {named}"
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name.replace('_', ' ')} {_phrase(value)}" for name, value in facts.items())
+
+
+def _phrase(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if set(value) == {"least", "median", "most"}:
+            return f"{_phrase(value['least'])} to {_phrase(value['most'])} (median {_phrase(value['median'])})"
+        if set(value) == {"least", "most"}:
+            return f"{_phrase(value['least'])} to {_phrase(value['most'])}"
+        if set(value) == {"all"}:
+            return _phrase(value["all"])
+        return listed((f"{name}: {_phrase(part)}" for name, part in value.items()), SHOWN_CLASSES)
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return listed(value, SHOWN_CLASSES) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,31 @@
+"""What makes tensors of data: `regraft.data` gives these names when they are first asked for, as reading does without torch."""
+
+from .prepared import Prepared
+from .preprocessings.array_preprocessing import ArrayPreprocessing
+from .preprocessings.audio_preprocessing import AudioPreprocessing
+from .preprocessings.columns_preprocessing import ColumnsPreprocessing
+from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions, without_conditions
+from .preprocessings.function_preprocessing import preprocessing_of_function
+from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
+from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
+from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
+from .preprocessings.text_preprocessing import TextPreprocessing
+
+__all__ = [
+    "ArrayPreprocessing",
+    "AudioPreprocessing",
+    "ColumnsPreprocessing",
+    "ConditionsPreprocessing",
+    "ImagePreprocessing",
+    "Prepared",
+    "Preprocessing",
+    "TextPreprocessing",
+    "collate",
+    "default_preprocessing",
+    "known_conditions",
+    "preprocessing_from_dict",
+    "preprocessing_of_function",
+    "with_channels",
+    "with_conditions",
+    "without_conditions",
+]

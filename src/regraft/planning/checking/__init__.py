@@ -1,0 +1,1 @@
+"""What is told of a network and data before anything is trained."""
