@@ -362,9 +362,8 @@ def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
         regrets.append((other - mine).mean())
         rest = sum(one[name]["seconds"] for one in entries for name in OURS if name != "auto" and name in one)
         costs.append(sum(one["auto"]["seconds"] for one in entries) / max(rest, 1e-9))
-        lines.append(
-            f"| {pair} | {len(mine)} | {100 * mine.mean():.1f} | {100 * other.mean():.1f} ({best}) | {interval(other - mine)} | {costs[-1]:.0%} |"
-        )
+        figures = (f"{100 * mine.mean():.1f}", f"{100 * other.mean():.1f} ({best})", interval(other - mine), f"{costs[-1]:.0%}")
+        lines.append(f"| {pair} | {len(mine)} | " + " | ".join(figures) + " |")
     if regrets:
         lines.append(
             f"| mean, worst | | | | {100 * np.mean(np.maximum(regrets, 0)):.2f}, {100 * max(regrets):.1f} | {np.mean(costs):.0%} |"
