@@ -74,12 +74,12 @@ class Plan:
             whose output alone is read, by name or number; None reads all depths.
         block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained; "auto": the one with the largest
             gradient in proportion to its weights, once the head is trained.
-        base: what "partial", "full" and "surgical" start from: "head", the network's own head, solved and trained first; or "probe",
-            the closed-form head on all depths.
-        probe: how the head is solved that "probe" and "head" end with, and that what trains below the heads starts from: "ridge", "lda",
-            "logistic", "svm", "class_mean" or, for "probe" and "head", "random_projection" or "knn"; "auto": for "probe" the best of ridge
-            regression, discriminant analysis and their weighed mean, for "head" logistic regression (ridge regression for numbers),
-            for a start ridge regression.
+        base: what "partial", "full" and "surgical" start from: "head", the network's own head; or "probe", the closed-form head on all
+            depths.
+        probe: how the head is solved that "probe" and "head" end with, and, where it is named, that what trains below the heads starts
+            from: "ridge", "lda", "logistic", "svm", "class_mean" or, for "probe" and "head", "random_projection" or "knn"; "auto": for
+            "probe" the best of ridge regression, discriminant analysis and their weighed mean, for "head" logistic regression (ridge
+            regression for numbers).
         budget: for "auto": "10m", "30s" or "1h", of which the judging is no part; "auto" or None: until nothing is worth its cost.
         views: fixed versions of each fitting item, the plain one included.
         augment: how the versions are made: "light" (turned, zoomed, shifted and lit a little, never mirrored), "photo" (random crops,
@@ -89,8 +89,9 @@ class Plan:
         validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
         seed: decides splits, order and dropout.
         rename: old class name -> new name, of the first task; its row is carried over.
-        start: how the rows of new classes start: "auto": from the closed-form probe, where its leave-one-out loss is lower than that
-            of the present rows, those carried over included; "zeros", "random", "mean", "imprint" or "probe": the new rows so.
+        start: how the rows of new classes start: "auto": for "head", the methods and numbers from the closed-form probe, where its
+            leave-one-out loss is lower than that of the present rows, those carried over included, for other trainings from zeros;
+            "zeros", "random", "mean", "imprint" or "probe": the new rows so.
         statistics: keep the sums of the features by class with the network, where they cost next to nothing.
         false_alarm: share of known items that `predict(..., unknown=True)` may call unknown, between 0 and 1.
         trainable: exactly these layers are trained, and the heads with new rows, as far as the strategy trains them: names of layers or

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import DataError
 from ...networks.contract import Network
 from ...training import Feed, HeadFeed, Settings, Training
+from ...training.courses import most_epochs
 from ...training.loop import restore_
 from ...training.measured import Measured, measured_training
 from ...training.recipe import Folds, Starts, put_start_, refitted
@@ -25,6 +26,8 @@ __all__ = ["Tuned", "note_", "starts_of", "tuned", "usual_rate"]
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
 FOLDS = 3
+FEWEST_STEPS = 200
+"""Steps below which a training is too short to learn class weights from zeros, and to be compared with others."""
 History = list[dict[str, Any]]
 
 
@@ -151,9 +154,11 @@ def _folds_for(setup: Setup) -> Folds:
 
 
 def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None = None) -> Starts:
-    """Return what a training may begin with: the weights at hand, and the same with the heads as they came.
+    """Return what a training may begin with: the weights at hand; or, of heads that were solved, these or the heads as they came.
 
-    The heads at hand have been solved on the training set. A training on other examples begins with heads that were solved on these.
+    Classes begin as they came: class weights kept by name, zeros for new classes. From solved ones the loss is low at once, and what is
+    below the head hardly moves away from features that were learned for other classes. Numbers, whose scale has to be learned,
+    may begin with either. Solved are the heads of trainings of few steps, and those that the plan asks for (`start`, `probe`).
 
     Args:
         setup: with its heads solved.
@@ -184,7 +189,10 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
             known[rows.tobytes()] = now | _weights(setup, frozen, only=layers)
         return known[rows.tobytes()]
 
-    return {"solved": solved_on, "plain": plain}
+    steps = most_epochs(setup.settings, len(fit)) * -(-len(fit) // setup.settings.batch_size)
+    if (setup.plan.start, setup.plan.probe) != ("auto", "auto") or steps < FEWEST_STEPS:
+        return {"solved": solved_on}
+    return {"solved": solved_on, "plain": plain} if any(head.kind == "regression" for head in own) else {"plain": plain}
 
 
 def _weights(setup: Setup, frozen: frozenset[str], *, only: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,53 @@
+"""Which class weights a training below the head begins with: those kept by name and zeros, or solved ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_wine
+from sklearn.preprocessing import StandardScaler
+
+import regraft
+from regraft.networks.keras_parts.library import keras
+
+LONG: dict[str, Any] = {"epochs": 60, "batch_size": 8}  # about 8 steps an epoch
+
+
+def _net(family: str) -> Any:
+    if family == "torch":
+        torch.manual_seed(0)
+        return regraft.load(torch.nn.Sequential(torch.nn.Linear(13, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), inputs=(13,))
+    keras.utils.set_random_seed(0)
+    return regraft.load(keras.Sequential([keras.Input((13,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)]))
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize(
+    ("kind", "options", "starts"),
+    [
+        ("classes", LONG, {"plain"}),
+        ("classes", LONG | {"start": "probe"}, {"solved"}),
+        ("classes", LONG | {"probe": "lda"}, {"solved"}),
+        ("numbers", LONG, {"plain", "solved"}),
+    ],
+    ids=["classes", "start is asked for", "a probe is asked for", "numbers"],
+)
+def test_a_training_begins_with_solved_class_weights_where_it_is_asked_to(
+    family: str, kind: str, options: dict[str, Any], starts: set[str]
+) -> None:
+    x, y = load_wine(return_X_y=True)
+    x = StandardScaler().fit_transform(x).astype(np.float32)[::2]
+    targets = np.array(["red", "white", "rosé"])[y[::2]] if kind == "classes" else 100 + 10.5 * x[:, 0]
+    result = regraft.adapt(_net(family), (x, targets), strategy="full", cache="memory", **options)
+    assert {entry["start"] for entry in result.history if entry.get("phase") == "search"} == starts
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_short_training_begins_with_solved_class_weights(family: str) -> None:
+    x, y = load_wine(return_X_y=True)
+    data = StandardScaler().fit_transform(x).astype(np.float32), np.array(["red", "white", "rosé"])[y]
+    result = regraft.adapt(_net(family), data, strategy="full", cache="memory", epochs=1, holdout=0.3)
+    assert result.scores["holdout"]["accuracy"] > 0.6  # four steps from zeros would be near a third
