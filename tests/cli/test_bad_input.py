@@ -139,8 +139,8 @@ def test_a_network_and_data_of_different_kinds(adapted: tuple[Path, Path, object
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    assert "pip install" in refused("demo", "--quiet")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    assert "pip install 'regraft[report]'" in refused("demo", "--quiet")
 
 
 def test_an_unexpected_error_exits_with_1_and_points_to_debug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
