@@ -12,12 +12,10 @@ import numpy as np
 import torch
 
 from .data import (
-    ArrayPreprocessing,
     Dataset,
     Preprocessing,
     Summary,
     checked,
-    default_preprocessing,
     preprocessing_from_dict,
     preprocessing_of_function,
     with_channels,
@@ -39,7 +37,7 @@ from .planning.conditions import adapt_condition as fit_condition
 from .planning.conditions import tune_input as learn_input
 from .planning.extending import Asked as AskedClasses
 from .planning.extending import Extension, extended
-from .planning.preparing import check_items, within_tokens
+from .planning.preparing import check_items, inferred_preprocessing, within_tokens
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
 from .planning.tasks import as_heads_say
@@ -81,7 +79,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         inputs: shape of one item without the batch axis, when it cannot be known otherwise; of a module that takes several tensors by
             name, the shape of each: {"X": (40,), "Z": (8,)}.
         preprocessing: as plain data, a `Preprocessing` or a function of pictures (Keras' `preprocess_input`, transforms of torchvision,
-            timm or albumentations, a processor of Hugging Face), in place of what the source knows.
+            timm or albumentations, a processor of Hugging Face), in place of what the source knows; of a network of several inputs, a
+            mapping from the name of an input to one of these.
         head: the name of the layer that is its head, where there are several candidates.
         channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
         trust: open a PyTorch program (`.pt2`) that `source` names. **This runs code of the file**: only for files of your own, or of people
@@ -102,8 +101,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     given = preprocessing if preprocessing is not None else opened.preprocessing
     network = network if channels is None else network.with_channels(channels)
     if given is None:
-        made = default_preprocessing("array", network.input_shape or None, network.layout)
-        network.preprocessing = replace(made, integers=network.takes_integers) if isinstance(made, ArrayPreprocessing) else made
+        network.preprocessing = inferred_preprocessing(network)
     elif preprocessing is not None:
         network.preprocessing = _given_preprocessing(network, given, channels=channels)
     else:
@@ -134,6 +132,9 @@ def _given_preprocessing(network: Network, given: Any, *, channels: int | None) 
     if isinstance(given, Preprocessing):
         return given
     given = recipe_spec(given) if is_recipe(given) else given
+    if isinstance(given, Mapping) and isinstance(network.sample, dict) and set(given) <= set(network.sample):
+        made = {name: _given_preprocessing(network, one, channels=None) for name, one in given.items()}
+        return inferred_preprocessing(network, made)
     if isinstance(given, dict):
         return _preprocessing(given, channels)
     if callable(given):

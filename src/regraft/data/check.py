@@ -85,6 +85,10 @@ def bad_items(data: Dataset) -> dict[int, str]:
     Returns:
         Index of the item -> reason, in order; empty where all is well.
     """
+    if data.part_names:
+        wrong = {name: bad_items(data.part(name)) for name in data.part_names}
+        rows = sorted({row for found in wrong.values() for row in found})
+        return {row: ", ".join(f"{name!r}: {found[row]}" for name, found in wrong.items() if row in found) for row in rows}
     if data.kind == "text":
         reasons = {index: _text_reason(item) for index, item in enumerate(data.items)}
         return {index: reason for index, reason in reasons.items() if reason}

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..errors import DataError, SettingError, near_names
 from .equal import equal_in, first_equal
-from .items import as_rows, digest_with, item_digest, listed
+from .items import Parts, as_rows, digest_with, item_digest, listed
 from .splits import grouped_split, stratified_split
 from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
 
 __all__ = ["KINDS", "Dataset", "check_trainable"]
 
-KINDS = ("array", "image", "audio", "text")
+KINDS = ("array", "image", "audio", "text", "parts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +29,10 @@ class Dataset:
     item may lack the targets of some: a class index is then -1, a number NaN, a multi-label row NaN throughout.
 
     Attributes:
-        items: N raw items: an array or memory map (N, ...), paths of files, or texts.
+        items: N raw items: an array or memory map (N, ...), paths of files, or texts; or `Parts`, several of these by name.
         targets: (N,) int64 class indices, (N,) float32 numbers (regression), or (N, C) float32 of 0 and 1 (multi-label).
         classes: class names in the order of the indices; empty for regression.
-        kind: "array", "image", "audio" or "text".
+        kind: "array", "image", "audio" or "text"; "parts" where an item has several, one for each input of a network.
         task: "classification", "multi-label" or "regression".
         groups: (N,) str; items of one group never come on both sides of a split.
         conditions: (N,) str; the known nuisance of each item.
@@ -90,6 +90,27 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Any:
         return self.items[index]
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts that each item has; none where an item is one thing."""
+        return tuple(self.items.parts) if isinstance(self.items, Parts) else ()
+
+    def part(self, name: str) -> Dataset:
+        """Return the same data set with one part of each item alone.
+
+        Args:
+            name: one of `part_names`.
+
+        Returns:
+            A data set of N items of the part's own kind.
+
+        Raises:
+            DataError: if the items have no such part; the nearest names are listed.
+        """
+        if not isinstance(self.items, Parts) or name not in self.items.parts:
+            raise DataError(f"The items have no part {name!r}{near_names(name, self.part_names)}")
+        return dataclasses.replace(self, items=self.items.parts[name], kind=self.items.kinds[name])
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -239,7 +260,7 @@ class Dataset:
         Returns:
             16 bytes over the file, the array with its shape and type, or the text, and over its columns where there are any.
         """
-        digest = item_digest(self.items[index], self.kind)
+        digest = self.items.digest(index) if isinstance(self.items, Parts) else item_digest(self.items[index], self.kind)
         return digest if self.columns is None else digest_with(digest, self.column_names, values=self.columns[index])
 
     def duplicates(self) -> np.ndarray:

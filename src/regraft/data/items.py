@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..files.formats import opening
 from ..files.text import printable
 
-__all__ = ["CHUNK_BYTES", "ArrayView", "as_numpy", "as_rows", "digest_with", "is_frame", "item_digest", "listed", "take"]
+__all__ = ["CHUNK_BYTES", "ArrayView", "Parts", "as_numpy", "as_rows", "digest_with", "is_frame", "item_digest", "listed", "take"]
 
 DIGEST_BYTES = 16
 CHUNK_BYTES = 2**26
@@ -60,6 +60,44 @@ class ArrayView(Sequence[Any]):
         return self.base.dtype
 
 
+@dataclass(frozen=True, eq=False)
+class Parts(Sequence[Any]):
+    """Items of several parts, one for each input of a network: item 3 is the third of each part, by name.
+
+    Attributes:
+        parts: name -> N raw items.
+        kinds: name -> their kind: "array", "image", "audio" or "text".
+        columns: name -> the columns of the table that they were read from.
+    """
+
+    parts: Mapping[str, Sequence[Any] | np.ndarray]
+    kinds: Mapping[str, str]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Parts: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | Parts:
+        if isinstance(index, slice):
+            return self.rows(np.arange(len(self))[index])
+        return {name: items[index] for name, items in self.parts.items()}
+
+    def rows(self, indices: np.ndarray) -> Parts:
+        """Return the items of `indices`, (n,) int64, as `as_rows` does."""
+        return Parts({name: as_rows(items, indices) for name, items in self.parts.items()}, self.kinds, self.columns)
+
+    def digest(self, index: int) -> bytes:
+        """Return the digest of the content of the item `index` in all its parts, 16 bytes."""
+        hasher = _hasher()
+        for name, items in self.parts.items():
+            hasher.update(json.dumps(name).encode() + item_digest(items[index], self.kinds[name]))
+        return hasher.digest()
+
+
 def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray | list[Any]:
     """Return these items now: one array (n, ...) where they are rows of one, else a list.
 
@@ -88,6 +126,8 @@ def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[
     Returns:
         A sequence of n items that holds no copy of array content.
     """
+    if isinstance(items, Parts):
+        return items.rows(indices)
     if isinstance(items, ArrayView):
         return ArrayView(items.base, items.indices[indices])
     if isinstance(items, np.ndarray):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,21 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     files: str | Path | None = None,
     group: Any = None,
     condition: Any = None,
-    kind: str | None = None,
+    kind: str | Mapping[str, str] | None = None,
     skip_bad: bool = False,
     classes: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     columns: Any = None,
     outside: bool = False,
     task: str | Mapping[str, str] | None = None,
     sample_weight: Any = None,
+    inputs: Mapping[str, str | Sequence[str]] | None = None,
 ) -> Dataset:
     """Read data of any supported kind without decoding the items.
 
     Args:
         source: a folder of class folders (images, audio), a CSV or Parquet file, a pandas or polars data frame, a pair (X, y),
-            or a `Dataset`. y may be a mapping from task to labels.
+            or a `Dataset`. y may be a mapping from task to labels. For a network of several inputs X is a mapping from the name of each
+            to N items, which may also be given alone, with `target`.
         target: a column name, several (multi-label), or an array of N labels; for several tasks a mapping from the name of each to
             one of these, the first task foremost. In a mapping, labels may be missing (empty, None, NaN, or a row of those), as
             long as each item has one of some task.
@@ -55,7 +57,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         group: a column name or an array of N labels; a group is never on both sides of a split. "byte-equal": examples that are equal
             byte by byte are one group.
         condition: a column name or an array of N labels.
-        kind: "array", "image", "audio" or "text", where it is not to be found out.
+        kind: "array", "image", "audio" or "text", where it is not to be found out; of several inputs, a mapping from name to kind.
         skip_bad: leave out what cannot be used, and note it, instead of raising.
         classes: class names in the wanted order, of the first task; or a mapping from task to class names.
         columns: numbers beside each item: names of columns of the table, which are then neither items nor target; for other sources
@@ -65,6 +67,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         task: "classification", "multi-label" or "regression": what the labels are, or a mapping from task to that. Without it, texts and
             whole numbers are classes, other numbers regression, lists of labels and rows of 0 and 1 multi-label.
         sample_weight: a column name or an array of N numbers, 0 or more: how much each item counts in what is minimised.
+        inputs: of a table, for a network of several inputs: the name of each -> the column of texts or numbers, or the columns of numbers,
+            that it takes.
 
     Returns:
         The data.
@@ -73,19 +77,25 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         DataError: if the source cannot be read as asked; all problems of a kind are listed in one message.
         UnsafeFileError: if a table names files outside its folder and `outside` is false, or a file is a pipe or device.
     """
-    if kind is not None and kind not in KINDS:
-        raise DataError(f"No kind of data is called {kind!r}{near_names(str(kind), KINDS)}")
+    for asked in kind.values() if isinstance(kind, Mapping) else [] if kind is None else [kind]:
+        if asked not in KINDS:
+            raise DataError(f"No kind of data is called {asked!r}{near_names(str(asked), KINDS)}")
     for wanted in [] if task is None else task.values() if isinstance(task, Mapping) else [task]:
         if wanted not in TASKS:
             raise DataError(f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}")
     equal = isinstance(group, str) and group == EQUAL
     own = None if equal else group
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
+    options = dataclasses.replace(options, inputs=inputs)
     data = _read_source(source, options)
     return dataclasses.replace(data, groups=data.duplicates().astype(np.str_)) if equal else data
 
 
 def _read_source(source: Any, options: ReadOptions) -> Dataset:
+    if options.inputs is not None and not (is_frame(source) or isinstance(source, str | Path)):
+        raise DataError(f"inputs={dict(options.inputs)!r} names columns of a table; received {type(source).__name__}. Give a mapping as X.")
+    if isinstance(source, Mapping):
+        return read_arrays((source, None), options)
     if isinstance(source, Dataset):
         return _again(source, options)
     if isinstance(source, str | Path):
@@ -121,7 +131,7 @@ def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) ->
 def _again(data: Dataset, options: ReadOptions) -> Dataset:
     """Return a data set with what was asked for put in place of what it has."""
     beside = Beside.of(options, len(data))
-    data = dataclasses.replace(data, kind=options.kind or data.kind, **beside.given())
+    data = dataclasses.replace(data, kind=str(options.kind or data.kind), **beside.given())
     if options.target is not None:
         several = isinstance(options.target, Mapping)
         if not several and (len(options.target) != len(data) or isinstance(options.target, str)):

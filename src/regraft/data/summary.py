@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError, InputError, MissingExtraError
 from ..files.media import picture_of, recording_of
 from .decoding.threads import in_threads
-from .items import CHUNK_BYTES, ArrayView, listed, take
+from .items import CHUNK_BYTES, ArrayView, Parts, listed, take
 from .targets import Targets
 
 __all__ = ["Summary", "beside_facts", "equal_facts", "item_facts", "task_facts"]
@@ -95,6 +95,8 @@ def item_facts(items: Sequence[Any] | np.ndarray, kind: str) -> dict[str, Any]:
     Returns:
         The facts by name; empty where nothing can be told without an optional library.
     """
+    if isinstance(items, Parts):
+        return {"inputs": {f"{name} ({items.kinds[name]})": item_facts(part, items.kinds[name]) for name, part in items.parts.items()}}
     if isinstance(items, np.ndarray | ArrayView):
         return _array_facts(items)
     if kind == "text":

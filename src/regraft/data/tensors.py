@@ -7,6 +7,7 @@ from .preprocessings.columns_preprocessing import ColumnsPreprocessing
 from .preprocessings.conditions_preprocessing import ConditionsPreprocessing, known_conditions, with_conditions, without_conditions
 from .preprocessings.function_preprocessing import preprocessing_of_function
 from .preprocessings.image_preprocessing import ImagePreprocessing, with_channels
+from .preprocessings.parts_preprocessing import PartsPreprocessing
 from .preprocessings.preprocessing import Preprocessing, collate, default_preprocessing
 from .preprocessings.preprocessing import from_dict as preprocessing_from_dict
 from .preprocessings.text_preprocessing import TextPreprocessing
@@ -17,6 +18,7 @@ __all__ = [
     "ColumnsPreprocessing",
     "ConditionsPreprocessing",
     "ImagePreprocessing",
+    "PartsPreprocessing",
     "Prepared",
     "Preprocessing",
     "TextPreprocessing",

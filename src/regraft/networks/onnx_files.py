@@ -205,8 +205,20 @@ def _lengths(network: Exportable, sample: Sequence[Tensor]) -> list[dict[int, to
     """Return, for each input, the axes whose length the network leaves open: tokens of texts, and what its input shape does not say."""
     if isinstance(network.sample, dict) or not sample[0].is_floating_point():
         tokens = torch.export.Dim("tokens", min=2)
-        return [{1: tokens} if tensor.ndim == 2 and not tensor.is_floating_point() else {} for tensor in sample]
+        free = [{1: tokens} if tensor.ndim == 2 and not tensor.is_floating_point() else {} for tensor in sample]
+        return free if _takes(network, free) else [{} for _ in sample]
     return [{axis: torch.export.Dim(f"length{axis}", min=2) for axis, size in enumerate(network.input_shape, 1) if size is None}]
+
+
+def _takes(network: Exportable, free: Sequence[Mapping[int, Any]]) -> bool:
+    """Tell whether a network takes longer texts than its sample."""
+    names, (_, longer) = input_names(network.sample), batches_of(network, longer=free)
+    try:
+        with torch.no_grad():
+            network.scores(dict(zip(names, longer, strict=True)) if names else longer[0])
+    except Exception:  # a forward, or Keras, may fail in any way where its length is fixed
+        return False
+    return True
 
 
 def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..errors import NetworkError
+from ..errors import NetworkError, near_names
 from .contract import Inputs
 
-__all__ = ["check_sample", "first_working_sample", "is_pictures", "placed", "sample_of", "to_inputs"]
+__all__ = ["check_sample", "first_working_sample", "is_pictures", "named_sample", "placed", "sample_of", "to_inputs"]
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
@@ -80,6 +83,8 @@ def _candidates(module: Module) -> Iterator[Tensor]:
         return
 
 
+_MOST_NAMED = 6
+"""Inputs by name up to which all choices of those that are whole numbers are tried."""
 _RUNNING = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
 """What a forward raises that an input does not suit."""
 
@@ -134,3 +139,41 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
         f"{type(module).__name__} cannot be run on a sample: received {received}. "
         f"Give the shape of one item without the batch, such as inputs=(3, 224, 224). Last problem: {problem}"
     )
+
+
+def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return two examples by the names of their tensors: what is called ids is whole numbers, and a mask is all ones.
+
+    Where a module with embeddings does not run on that, others of its inputs are whole numbers too: the fewest with which it runs.
+
+    Args:
+        module: takes these inputs by name.
+        shapes: of one item of each input.
+
+    Raises:
+        NetworkError: if it takes no input of such a name.
+    """
+    taken = inspect.signature(module.forward).parameters
+    unknown = [name for name in shapes if name not in taken]
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        raise NetworkError(f"{type(module).__name__} takes no input {unknown[0]!r}{near_names(unknown[0], list(taken))}")
+    first = {name: sample_of(shape, integers=name.endswith("ids")) for name, shape in shapes.items()}
+    first = {name: torch.ones_like(tensor, dtype=torch.int64) if name.endswith("_mask") else tensor for name, tensor in first.items()}
+    open_ones = [name for name, tensor in first.items() if tensor.is_floating_point()]
+    if (
+        not any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
+        or len(open_ones) > _MOST_NAMED
+    ):
+        return first
+    was_training = module.training
+    module.eval()
+    try:
+        for count in range(len(open_ones) + 1):
+            for chosen in combinations(open_ones, count):
+                sample = first | {name: sample_of(shapes[name], integers=True) for name in chosen}
+                with suppress(*_RUNNING), torch.no_grad():
+                    module(**sample)
+                    return sample
+    finally:
+        module.train(was_training)
+    return first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -15,6 +16,7 @@ from ..data import (
     ConditionsPreprocessing,
     Dataset,
     ImagePreprocessing,
+    PartsPreprocessing,
     Prepared,
     Preprocessing,
     TextPreprocessing,
@@ -22,7 +24,7 @@ from ..data import (
     preprocessing_from_dict,
 )
 from ..data.preprocessings.augmenting import CALLABLE
-from ..errors import DataError, SettingError
+from ..errors import DataError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.predictions import of_batch
@@ -30,7 +32,15 @@ from ..networks.tokens import known_positions, known_tokens
 from .measured_input import measured_preprocessing
 from .plan import Plan
 
-__all__ = ["check_inputs", "check_items", "output_names", "prepared_for", "preprocessing_for", "within_tokens"]
+__all__ = [
+    "check_inputs",
+    "check_items",
+    "inferred_preprocessing",
+    "output_names",
+    "prepared_for",
+    "preprocessing_for",
+    "within_tokens",
+]
 
 _TRIED = 64
 """How many times as large as the sample an item may be that a network is tried with."""
@@ -99,6 +109,8 @@ def _without_range(own: Preprocessing) -> Preprocessing:
     """Return a preprocessing without what an earlier training found out of the values of arrays: each training decides on them anew."""
     if isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
         return replace(own, inner=_without_range(own.inner))
+    if isinstance(own, PartsPreprocessing):
+        return replace(own, parts=tuple(map(_without_range, own.parts)))
     if isinstance(own, ImagePreprocessing):
         return own if own.as_is else replace(own, value_range=None)
     return replace(own, spread=None, value_range=None) if isinstance(own, ArrayPreprocessing) else own
@@ -119,6 +131,26 @@ def _try_out(net: Network, items: Prepared) -> None:
         of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=items.batch(rows))
 
 
+def inferred_preprocessing(net: Network, known: Mapping[str, Preprocessing] | None = None) -> Preprocessing:
+    """Return what suits the shapes that a network takes, where nothing else is known.
+
+    Args:
+        net: the network.
+        known: what is known of some of several inputs, by name.
+    """
+    known = known or {}
+    named = net.sample if isinstance(net.sample, dict) and len(net.sample) > 1 else {}
+    if not named:
+        return _inferred_array(net, net.input_shape or None, integers=net.takes_integers)
+    made = {name: known.get(name) or _inferred_array(net, None, integers=not tensor.is_floating_point()) for name, tensor in named.items()}
+    return PartsPreprocessing(tuple(made), tuple(made.values()), inferred=not known)
+
+
+def _inferred_array(net: Network, shape: tuple[int | None, ...] | None, *, integers: bool) -> Preprocessing:
+    made = default_preprocessing("array", shape, net.layout)
+    return replace(made, integers=integers) if isinstance(made, ArrayPreprocessing) else made
+
+
 def check_inputs(net: Network, own: Preprocessing) -> None:
     """Let `of_batch` raise if a network cannot do without inputs that its items do not give.
 
@@ -127,12 +159,16 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
         own: its preprocessing.
     """
     named = net.sample if isinstance(net.sample, dict) else {}
-    if len(named) < 2 or own.kind not in ("array", "image", "audio"):
+    if len(named) < 2 or own.kind not in ("array", "image", "audio", "parts"):
+        return
+    given = _tensors(own)
+    if own.kind == "parts" and set(named) <= set(given):
         return
     twin = net.copy()
     twin.mode_(False)
+    batch = {name: named[name] for name in given if name in named}
     with torch.no_grad():
-        of_batch(twin.scores, twin, batch=next(iter(named.values())))
+        of_batch(twin.scores, twin, batch=batch if own.kind == "parts" else next(iter(named.values())))
 
 
 def check_items(net: Network, own: Preprocessing) -> None:
@@ -186,6 +222,9 @@ def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:
         return {name or "inputs": shape for name, shape in _tensors(own.inner).items()} | {"columns": (len(own.names),)}
     if isinstance(own, TextPreprocessing):
         return dict.fromkeys(own.inputs)
+    if isinstance(own, PartsPreprocessing):
+        made = {name: _tensors(part) for name, part in own.by_name.items()}
+        return {inner if len(one) > 1 else name: shape for name, one in made.items() for inner, shape in one.items()}
     return {"": own.item_shape if isinstance(own, ArrayPreprocessing | ImagePreprocessing) else None}
 
 
@@ -204,10 +243,46 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
             f"The data have the columns {', '.join(map(repr, data.column_names))} beside the items, which this network does not take. "
             f"Use regraft.join(net, {list(data.column_names)}) first, or read the data without columns=."
         )
+    if data.part_names:
+        return _of_parts(net, own, data=data)
+    if isinstance(own, PartsPreprocessing) and own.inferred:  # items of the first input alone
+        return _for_items(net, _inferred_array(net, None, integers=False), data=data, shape=())
+    if isinstance(own, PartsPreprocessing):
+        raise DataError(
+            f"The network takes the inputs {', '.join(map(repr, own.names))}; received data of the kind {data.kind!r}. Read them by input: "
+            f"regraft.read({{{', '.join(f'{name!r}: …' for name in own.names)}}}, target=…)."
+        )
     found = _for_items(net, own, data=data, shape=shape)
     if isinstance(found, ArrayPreprocessing) and data.has_rows and data.notes:
         _check_rows(found, data)
     return found
+
+
+def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPreprocessing:
+    """Return the preprocessing of items of several parts: that of a part by name, or by its kind, else one inferred from the input's shape.
+
+    Raises:
+        DataError: if the network takes a single input, or the parts are not those that it takes.
+    """
+    named = net.sample if isinstance(net.sample, dict) else {}
+    if len(named) < 2:
+        one = next(iter(named), "inputs")
+        raise DataError(f"The items have the parts {', '.join(map(repr, data.part_names))}; this network takes one input, {one!r}.")
+    known = own.by_name if isinstance(own, PartsPreprocessing) else {}
+    made = {}
+    for name in sorted(data.part_names, key=lambda part: list(named).index(part) if part in named else -1):
+        kind = data.part(name).kind
+        part = known.get(name, own)
+        if part.inferred or part.item_kind != kind:
+            if name not in named:
+                inputs = ", ".join(map(repr, named))
+                raise DataError(f"The items have the part {name!r}; the network takes the inputs {inputs}{near_names(name, named)}")
+            shape, integers = tuple(named[name].shape[1:]), not named[name].is_floating_point()
+            part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, net.layout)
+        if isinstance(part, TextPreprocessing) and name in named:
+            part = replace(part, inputs=("input_ids",))
+        made[name] = part
+    return PartsPreprocessing(tuple(made), tuple(made.values()))
 
 
 def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:

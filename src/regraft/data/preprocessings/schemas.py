@@ -123,6 +123,12 @@ class _Conditions(_Any):
     inputs: Name = "inputs"
 
 
+class _Parts(_Any):
+    names: Annotated[list[Name], Field(min_length=1)]
+    parts: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    columns: list[list[Name]] = Field(default_factory=list)
+
+
 SCHEMAS: dict[str, type[Plain]] = {
     "array": _Array,
     "image": _Image,
@@ -131,5 +137,6 @@ SCHEMAS: dict[str, type[Plain]] = {
     "text": _Text,
     "columns": _Columns,
     "conditions": _Conditions,
+    "parts": _Parts,
 }
 """Kind of preprocessing -> the form of its plain data; a kind that is not here is checked by its own class alone."""

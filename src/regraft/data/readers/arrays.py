@@ -8,23 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import DataError, near_names
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
-from ..items import as_numpy
+from ..items import Parts, as_numpy
 from .targets import ReadOptions
 from .tasks import Beside, built, targets_by_task
 
-__all__ = ["read_arrays"]
+__all__ = ["parts_of", "read_arrays"]
 
 
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read a pair of items and labels.
 
     Args:
-        source: (X, y): X an array or tensor (N, ...), a data frame of numbers, or a list of N texts, paths, PIL images or
-            arrays; y as `make_targets` takes it, or a mapping from task to such labels, of which some may be missing.
+        source: (X, y): X an array or tensor (N, ...), a data frame of numbers, a list of N texts, paths, PIL images or arrays, or a
+            mapping from the name of each input of a network to one of these; y as `make_targets` takes it, or a mapping from task to
+            such labels, of which some may be missing.
         options: `group`, `condition` and `columns` are arrays; `target` replaces y.
 
     Returns:
@@ -35,8 +36,10 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """
     if len(source) != 2:
         raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of items and their labels.")
-    items, kind = _items(source[0], options.kind)
+    items, kind = parts_of(source[0], options.kind) if isinstance(source[0], Mapping) else _items(source[0], _of_one(options.kind))
     labels = source[1] if options.target is None else options.target
+    if labels is None:
+        raise DataError(f"The data are the inputs {list(source[0])} and no target; expected target=, an array of {len(items)} labels.")
     if isinstance(labels, str):
         raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
     if len(items) == 0:
@@ -52,6 +55,38 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         names=tuple(str(item) for item in items) if _is_paths(items) else None,
     )
     return data if _is_paths(items) else checked(data, options.skip_bad)
+
+
+def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = None) -> tuple[Parts, str]:
+    """Return what a mapping from the inputs of a network to N items each is as a data set keeps it, and its kind, "parts".
+
+    Args:
+        values: name of the input -> N items, as X of a pair (X, y).
+        kind: of each input by name, where it is not to be found out.
+
+    Raises:
+        DataError: if there is no input, their lengths differ, or `kind` names something else.
+    """
+    kinds = kind if isinstance(kind, Mapping) else {}
+    unknown = [name for name in kinds if name not in values]
+    if unknown or not values or not isinstance(kind, Mapping | None):
+        near = (
+            near_names(str(unknown[0]), list(values))
+            if unknown
+            else ": expected the kind of each input by name, such as {'photo': 'image'}"
+        )
+        raise DataError(f"X has the inputs {list(values)}, and kind={kind!r} was given{near}")
+    found = {str(name): _items(one, kinds.get(name)) for name, one in values.items()}
+    counts = {name: len(items) for name, (items, _) in found.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"The inputs differ in length: {counts}; expected one item of each for every example.")
+    return Parts({name: items for name, (items, _) in found.items()}, {name: kind for name, (_, kind) in found.items()}), "parts"
+
+
+def _of_one(kind: str | Mapping[str, str] | None) -> str | None:
+    if isinstance(kind, Mapping):
+        raise DataError(f"kind={dict(kind)!r} names inputs, and X is no mapping of inputs; expected one kind.")
+    return kind
 
 
 def _size(items: Any) -> str:

@@ -17,7 +17,8 @@ from ...files.text import printable
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
-from ..items import as_numpy, listed, take
+from ..items import Parts, as_numpy, listed, take
+from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
 from .csv_files import distinct_names
 from .named_files import FilesBelow
@@ -86,7 +87,7 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
         DataError: if the table is empty, a column is unknown or ambiguous, or files of it do not exist.
     """
     table = _file_table(path)
-    if options.files is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
+    if options.files is None and options.inputs is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
         options = dataclasses.replace(options, files=path.parent)
     return _read_columns(table, options)
 
@@ -107,7 +108,15 @@ def read_frame(frame: Any, options: ReadOptions) -> Dataset:
     return _read_columns(_frame_table(frame), options)
 
 
-def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], files: Path | None = None, outside: bool = False) -> Dataset:
+def read_unlabelled(  # over the limit: a table, and what its columns are
+    source: Any,
+    kind: str,
+    *,
+    columns: Sequence[str],
+    files: Path | None = None,
+    outside: bool = False,
+    inputs: Mapping[str, Sequence[str]] | None = None,
+) -> Dataset:
     """Read items and the columns beside them from a table without looking for targets.
 
     Args:
@@ -116,6 +125,7 @@ def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], files: Pa
         columns: names of the columns beside the items.
         files: the folder of the files that it names; None: its own.
         outside: whether the table may name files outside its folder.
+        inputs: name of each input of a network of several -> its columns; `kind` is "parts" then.
 
     Returns:
         The data; the targets are zeros and mean nothing.
@@ -130,7 +140,8 @@ def read_unlabelled(source: Any, kind: str, *, columns: Sequence[str], files: Pa
     beside = path is not None and kind in ("image", "audio")
     zeros = np.zeros(len(table), dtype=np.float32)
     files = files or (path.parent if path is not None and beside else None)
-    options = ReadOptions(zeros, files, kind=kind, columns=list(columns) or None, outside=outside)
+    given = kind if inputs is None else None
+    options = ReadOptions(zeros, files, kind=given, columns=list(columns) or None, outside=outside, inputs=inputs)
     return _read_columns(table, options)
 
 
@@ -150,9 +161,9 @@ def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
     beside = _beside(table, options)
     target, classes = _target_columns(table, options)
     options = dataclasses.replace(options, classes={**(options.classes or {}), **classes} or None)
-    if options.files is not None:
+    if options.files is not None and options.inputs is None:
         return _file_items(table, options, target=target, beside=beside)
-    items, kind, note, columns = _own_items(table, options.kind)
+    items, kind, note, columns = _own_items(table, options.kind) if options.inputs is None else _inputs(table, options)
     tasks = targets_by_task(target, options, count=len(table))
     data = built(items, kind, tasks=tasks, beside=beside, options=options, notes=(*table.notes, note))
     return checked(table.told(data, columns), options.skip_bad)
@@ -231,6 +242,21 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}" + (f"; left out: {listed(texts)}" if texts else "")
     note += f"; left out, as it numbers the rows and has no name: {listed(rows)}" if rows else ""
     return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note, list(numbers)
+
+
+def _inputs(table: _Table, options: ReadOptions) -> tuple[Parts, str, str, list[str]]:
+    """Return the items of several inputs, each of a column or of columns of numbers; and a note that says so."""
+    found: dict[str, Any] = {}
+    named = {str(name): (wanted,) if isinstance(wanted, str) else tuple(wanted) for name, wanted in (options.inputs or {}).items()}
+    for name, wanted in named.items():
+        columns = [table.column(column, f"the input {name!r}") for column in wanted]
+        if len(columns) == 1 and columns[0].dtype.kind in "OUST":
+            found[name] = [value if isinstance(value, str) else None for value in columns[0].tolist()]
+        else:
+            found[name] = column_numbers(dict(zip(wanted, columns, strict=True)), len(table))[0]
+    items, kind = parts_of(found, options.kind)
+    note = "; ".join(f"input {name!r}: {listed(wanted)}" for name, wanted in named.items())
+    return dataclasses.replace(items, columns=named), kind, note, [column for wanted in named.values() for column in wanted]
 
 
 def _counts_rows(name: str, values: np.ndarray) -> bool:

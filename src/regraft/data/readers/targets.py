@@ -30,13 +30,14 @@ class ReadOptions:
     files: Any = None
     group: Any = None
     condition: Any = None
-    kind: str | None = None
+    kind: Any = None
     skip_bad: bool = False
     classes: Mapping[str | None, tuple[str, ...]] | None = None
     columns: Any = None
     outside: bool = False
     task: str | Mapping[str, str] | None = None
     weight: Any = None
+    inputs: Mapping[str, str | Sequence[str]] | None = None
 
     def classes_of(self, task: str, *, first: bool) -> tuple[str, ...] | None:
         """Return the class names asked for of a task; those given without a task (key None) are of the first one."""

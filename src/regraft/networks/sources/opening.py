@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import Module
 
 from ...errors import MissingExtraError, NetworkError, UnsafeFileError
@@ -23,7 +22,7 @@ from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_he
 from ..hub.opening import live_hub
 from ..hub.samples import suited_tokens
 from ..parts.code_files import naming_conditions, with_code_files
-from ..samples import sample_of
+from ..samples import named_sample, sample_of
 from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
@@ -159,14 +158,8 @@ def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Netwo
             from ..keras_models import open_keras
         return open_keras(source, inputs=None if isinstance(inputs, Mapping) else inputs, head=head)
     if isinstance(inputs, Mapping):
-        return open_torch(source, sample=suited_tokens(source, _named_sample(inputs)), head=head)
+        return open_torch(source, sample=suited_tokens(source, named_sample(source, inputs)), head=head)
     return open_torch(source, inputs=inputs, head=head)
-
-
-def _named_sample(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return two examples by the names of their tensors: what is called ids is whole numbers, and a mask is all ones."""
-    made = {name: sample_of(shape, integers=name.endswith("ids")) for name, shape in shapes.items()}
-    return {name: torch.ones_like(tensor, dtype=torch.int64) if name.endswith("_mask") else tensor for name, tensor in made.items()}
 
 
 def _of_live(source: Any, inputs: Shapes, *, head: str | None) -> Source:

@@ -1,0 +1,218 @@
+"""From items of several parts to a network's named inputs: each part as a preprocessing of its own makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+
+from ...errors import DataError, near_names
+from ...networks.parts.protocols import Inputs
+from ..dataset import Dataset
+from ..items import Parts, is_frame
+from ..readers.tables import TABLE_EXTENSIONS, read_unlabelled
+from .augmenting import plain_name
+from .preprocessing import Item, Preprocessing, as_dataset
+from .preprocessing import from_dict as preprocessing_from_dict
+
+__all__ = ["PartsPreprocessing"]
+
+
+@dataclass(frozen=True)
+class PartsPreprocessing(Preprocessing):
+    """Items of several parts, one for each input of the network, each made by a preprocessing of its own.
+
+    A part that becomes one tensor goes to the input of its name; one that becomes several (a text with its mask) to those of their names.
+
+    Attributes:
+        names: of the parts, in the order in which the network states its inputs.
+        parts: the preprocessing of each.
+        columns: of each the columns of the table that it was learned from; empty where that was none, or before `fit`.
+        inferred: made from the network's shapes alone.
+
+    Items that are no parts are those of the first input: the network runs without the others, where it can. Views are those of each part.
+    """
+
+    kind: ClassVar[str] = "parts"
+    names: tuple[str, ...]
+    parts: tuple[Preprocessing, ...]
+    columns: tuple[tuple[str, ...], ...] = ()
+    inferred: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) != len(self.names) or len(self.names) != len(self.parts):
+            raise DataError(
+                f"Parts preprocessing was given the names {list(self.names)} and {len(self.parts)} preprocessings; expected one or more "
+                "different names, and a preprocessing for each."
+            )
+
+    @classmethod
+    def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
+        """Refuse: one shape does not say which inputs there are.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"The input shape {input_shape} does not say which inputs there are; expected PartsPreprocessing(names, parts).")
+
+    @classmethod
+    def from_plain(cls, fields: dict[str, Any]) -> Self:
+        """Make it from plain data, which hold those of each part."""
+        columns = tuple(map(tuple, fields.get("columns", ())))
+        return cls(**{**fields, "parts": tuple(preprocessing_from_dict(part) for part in fields["parts"]), "columns": columns})
+
+    @property
+    def fitted(self) -> bool:
+        """Whether what each part needs is known."""
+        return all(part.fitted for part in self.parts)
+
+    def fit(self, data: Dataset) -> PartsPreprocessing:
+        """Fit the preprocessing of each part that the data have, where it is not fitted.
+
+        Raises:
+            DataError: if the data have a part that the network does not take.
+        """
+        given = dict(self._given(data))
+        fitted = [part if part.fitted or name not in given else part.fit(given[name]) for name, part in self.by_name.items()]
+        known = data.items.columns if isinstance(data.items, Parts) else {}
+        columns = tuple(known.get(name, ()) for name in self.names) if known else self.columns
+        return dataclasses.replace(self, parts=tuple(fitted), columns=columns)
+
+    @property
+    def by_name(self) -> dict[str, Preprocessing]:
+        """The preprocessing of each part."""
+        return dict(zip(self.names, self.parts, strict=True))
+
+    def _given(self, data: Dataset) -> Iterator[tuple[str, Dataset]]:
+        """Yield the parts that a data set has, in the network's order.
+
+        Raises:
+            DataError: if one is none of the network's.
+        """
+        if not data.part_names:
+            yield self.names[0], data
+            return
+        unknown = [name for name in data.part_names if name not in self.names]
+        if unknown:
+            near = near_names(unknown[0], self.names)
+            raise DataError(
+                f"The items have the part {unknown[0]!r}; the network takes the inputs {', '.join(map(repr, self.names))}{near}"
+            )
+        yield from ((name, data.part(name)) for name in self.names if name in data.part_names)
+
+    def check_values(self, data: Dataset) -> None:
+        """Let each part compare its values with those of the training."""
+        for name, part in self._given(data):
+            self.by_name[name].check_values(part)
+
+    def viewing(self, augment: str | Callable[..., Any]) -> PartsPreprocessing:
+        """Return this preprocessing with another way to make views of its pictures.
+
+        Raises:
+            SettingError: if the way is for pictures, and no part is one.
+        """
+        pictures = [name for name, part in self.by_name.items() if part.item_kind == "image"]
+        if plain_name(augment) != "light" and not pictures:
+            return dataclasses.replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # which says that it is none
+        made = [part.viewing(augment if name in pictures else "light") for name, part in self.by_name.items()]
+        return dataclasses.replace(self, parts=tuple(made))
+
+    def of_photographs(self, data: Dataset) -> bool:
+        """Return whether a part looks like photographs."""
+        return any(self.by_name[name].of_photographs(part) for name, part in self._given(data))
+
+    def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
+        """Return n raw items as one batch.
+
+        Args:
+            items: n mappings from part to raw item, or a mapping from part to n of them.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item; 0 where none are given.
+
+        Returns:
+            As `batch_of`.
+        """
+        data = self.dataset(items)
+        return self.batch_of(data, np.arange(len(data)), view=view, seeds=seeds)
+
+    def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
+        """Return some items of a data set as one batch.
+
+        Args:
+            data: items of several parts, or of the first alone.
+            indices: (n,) which items.
+            view: 0 for the plain items, k > 0 for their k-th augmented version.
+            seeds: n numbers, one for each item; 0 where none are given.
+
+        Returns:
+            Tensors (n, ...) by the names of the inputs; the tensor of the first part alone, without a name, where there are no parts.
+
+        Raises:
+            DataError: if the data have a part that the network does not take.
+        """
+        made: dict[str, Any] = {
+            name: self.by_name[name].batch_of(part, indices, view=view, seeds=seeds) for name, part in self._given(data)
+        }
+        return _named(made) if data.part_names else cast(Inputs, made[self.names[0]])
+
+    def arrays_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, raw: bool = False) -> Item:
+        """Return some items as one batch of arrays; see `Preprocessing.arrays_of`."""
+        made: dict[str, Any] = {name: self.by_name[name].arrays_of(part, indices, raw=raw) for name, part in self._given(data)}
+        return _named(made) if data.part_names else cast(Item, made[self.names[0]])
+
+    def dataset(self, items: Any) -> Dataset:
+        """Return items without labels as a data set.
+
+        Args:
+            items: a `Dataset`; a mapping from part to N items; N mappings; a data frame, or the path of a table, whose columns are called
+                as the parts; anything else are items of the first part alone.
+
+        Returns:
+            The data set.
+
+        Raises:
+            DataError: if the parts differ in length, or one is none of the network's.
+        """
+        if isinstance(items, Dataset | Parts):
+            return items if isinstance(items, Dataset) else _unlabelled(items)
+        if is_frame(items) or (isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS):
+            return read_unlabelled(items, self.item_kind, columns=(), inputs=self._columns())
+        if isinstance(items, list | tuple) and items and all(isinstance(one, Mapping) for one in items):
+            odd = next((row for row, one in enumerate(items) if set(one) != set(items[0])), None)
+            if odd is not None:
+                raise DataError(f"Item 0 has the parts {list(items[0])}, and item {odd} has {list(items[odd])}; expected the same in each.")
+            items = {name: [one[name] for one in items] for name in items[0]}
+        if not isinstance(items, Mapping):
+            return as_dataset(items, self.parts[0].item_kind)
+        found = {str(name): as_dataset(values, self._kind(str(name))) for name, values in items.items()}
+        counts = {name: len(part) for name, part in found.items()}
+        if len(set(counts.values())) != 1:
+            raise DataError(f"The inputs differ in length: {counts}; expected one item of each for every example.")
+        return _unlabelled(Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()}))
+
+    def _columns(self) -> dict[str, Sequence[str]]:
+        """Return the columns of each input in a table: those that it was learned from, else those of their names."""
+        return {name: own or (name,) for name, own in zip(self.names, self.columns or ((),) * len(self.names), strict=True)}
+
+    def _kind(self, name: str) -> str:
+        return self.by_name[name].item_kind if name in self.names else "array"
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        return "; ".join(f"{name!r}: {part.describe()}" for name, part in self.by_name.items())
+
+
+def _named(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors of all parts by the names of the inputs: a part's only one by its name, several by their own."""
+    named: dict[str, Any] = {}
+    for name, one in made.items():
+        named |= {name: one} if not isinstance(one, dict) else one if len(one) > 1 else dict.fromkeys((name,), *one.values())
+    return named
+
+
+def _unlabelled(items: Parts) -> Dataset:
+    return Dataset(items, np.zeros(len(items), np.float32), (), "parts", "regression")

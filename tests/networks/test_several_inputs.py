@@ -1,0 +1,218 @@
+"""Networks that take several inputs by name: read, trained by every road, judged, saved, opened and predicted from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from torch import nn
+
+import regraft
+from regraft.data import PartsPreprocessing, TextPreprocessing
+from regraft.errors import DataError, NetworkError
+from regraft.networks.contract import Network
+from regraft.networks.keras_parts.library import keras
+
+L = keras.layers
+FAMILIES = ("torch", "keras")
+COUNT = 60
+
+
+class Headlines(nn.Module):
+    """Token ids of a headline, and numbers of the time of day."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.side, self.mix = nn.Embedding(20, 8), nn.Linear(3, 6), nn.Linear(14, 12)
+        self.out = nn.Linear(12, 2)
+
+    def forward(self, main_input: torch.Tensor, aux_input: torch.Tensor) -> torch.Tensor:
+        read = torch.cat([self.embed(main_input).mean(1), self.side(aux_input).relu()], 1)
+        return self.out(self.mix(read).relu())
+
+
+def made(family: str) -> Any:
+    torch.manual_seed(0)
+    if family == "torch":
+        return Headlines()
+    keras.utils.set_random_seed(0)
+    main, aux = keras.Input((7,), dtype="int32", name="main_input"), keras.Input((3,), name="aux_input")
+    read = [L.GlobalAveragePooling1D()(L.Embedding(20, 8)(main)), L.Dense(6, activation="relu")(aux)]
+    hidden = L.Dense(12, activation="relu")(L.Concatenate()(read))
+    return keras.Model([main, aux], L.Dense(2, name="out")(hidden))
+
+
+def opened(family: str, **options: Any) -> Network:
+    shapes = {"inputs": {"main_input": (7,), "aux_input": (3,)}} if family == "torch" else {}
+    return regraft.load(made(family), classes=["early", "late"], **shapes, **options)
+
+
+def again(family: str, folder: Path) -> Network:
+    return regraft.load(folder, **({"architecture": Headlines} if family == "torch" else {}))
+
+
+def arrays() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    draw = np.random.default_rng(0)
+    inputs = {"main_input": draw.integers(0, 20, (COUNT, 7)), "aux_input": draw.normal(size=(COUNT, 3)).astype(np.float32)}
+    return inputs, np.where(inputs["aux_input"][:, 0] + (inputs["main_input"][:, 0] > 9) > 0.5, "late", "early")
+
+
+def own_logits(family: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    module = made(family)
+    tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+    with torch.no_grad():
+        found = module(**tensors) if family == "torch" else module(list(tensors.values()))
+    return np.asarray(found.detach())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_examples_come_as_a_dict_of_columns_or_a_list_of_dicts(family: str) -> None:
+    net, (inputs, labels) = opened(family), arrays()
+    expected = own_logits(family, inputs)
+    listed = [{name: values[row] for name, values in inputs.items()} for row in range(COUNT)]
+    turned = {name: inputs[name] for name in reversed(inputs)}
+    for given in (inputs, turned, listed, regraft.read(inputs, target=labels), regraft.read((inputs, labels))):
+        np.testing.assert_allclose(net.logits(given), expected, atol=1e-5)
+    assert net.predict(listed[:3]).labels == [("early", "late")[row] for row in expected[:3].argmax(1)]
+    assert net.features(inputs).shape == (COUNT, 12)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("probe", {}),
+        ("head", {}),
+        ("partial", {"frozen": 1, "epochs": 2}),
+        ("full", {"epochs": 2}),
+        ("lora", {"epochs": 2}),
+        ("auto", {"epochs": 2}),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_road_leads_from_reading_to_a_saved_network(family: str, strategy: str, options: dict[str, Any], tmp_path: Path) -> None:
+    inputs, labels = arrays()
+    result = regraft.adapt(opened(family), regraft.read(inputs, target=labels), strategy=strategy, cache="memory", out=tmp_path, **options)
+    assert 0 <= result.scores["holdout"]["accuracy"] <= 1
+    assert isinstance(result.network.preprocessing, PartsPreprocessing) and not result.network.preprocessing.inferred
+    saved = again(family, tmp_path)
+    np.testing.assert_array_equal(saved.logits(inputs), result.network.logits(inputs))
+    if strategy == "head":
+        assert result.cost["frozen_forward_items"] == COUNT
+    if strategy == "full":
+        before = opened(family).logits(inputs)
+        assert not np.allclose(saved.logits(inputs), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_inputs_decide(family: str) -> None:
+    inputs, labels = arrays()
+    net = regraft.adapt(opened(family), regraft.read(inputs, target=labels), strategy="full", epochs=2, cache="memory").network
+    for name in inputs:
+        other = inputs | {name: inputs[name][::-1].copy()}
+        assert not np.allclose(net.logits(other), net.logits(inputs))
+
+
+def test_the_cache_depends_on_every_part() -> None:
+    inputs, labels = arrays()
+    first, digests = regraft.read(inputs, target=labels), set()
+    for name in inputs:
+        other = inputs | {name: inputs[name].copy()}
+        other[name][0, 0] += 1
+        data = regraft.read(other, target=labels)
+        digests.add(data.digest(0))
+        assert data.digest(1) == first.digest(1)
+    assert len(digests | {first.digest(0)}) == 3
+    assert "main_input (array)" in str(first.summary()) and (first.duplicates() == np.arange(COUNT)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_table_whose_columns_are_assigned_to_the_inputs(family: str, tmp_path: Path) -> None:
+    """The saved network reads other tables by the same columns."""
+    inputs, labels = arrays()
+    columns = {f"word{at}": inputs["main_input"][:, at] for at in range(7)} | {f"hour{at}": inputs["aux_input"][:, at] for at in range(3)}
+    rows = [",".join([*columns, "note", "label"])]
+    rows += [",".join([*(repr(values[row].item()) for values in columns.values()), "x", labels[row]]) for row in range(COUNT)]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    chosen = {"main_input": [f"word{at}" for at in range(7)], "aux_input": [f"hour{at}" for at in range(3)]}
+    data = regraft.read(path, inputs=chosen, target="label")
+    np.testing.assert_allclose(opened(family).logits(data), own_logits(family, inputs), atol=1e-4)
+    net = regraft.adapt(opened(family), data, strategy="head", cache="memory", out=tmp_path / "out").network
+    np.testing.assert_allclose(again(family, tmp_path / "out").logits(path), net.logits(data), atol=1e-6)
+    with pytest.raises(DataError, match="no column 'hour9' for the input 'aux_input'"):
+        regraft.read(path, inputs={**chosen, "aux_input": ["hour9"]}, target="label")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_and_numbers(family: str, tmp_path: Path) -> None:
+    headlines = [("stocks rise", "rain falls")[row % 2] for row in range(COUNT)]
+    numbers, labels = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32), np.array(["late", "early"] * (COUNT // 2))
+    words = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "stocks", "rise", "rain", "falls"])}
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    reader = TextPreprocessing(own.to_str(), max_length=7, special=(("pad_token", "[PAD]"), ("unk_token", "[UNK]")))
+    net = opened(family, preprocessing={"main_input": reader})
+    data = regraft.read({"main_input": headlines, "aux_input": numbers}, target=labels)
+    assert data.kind == "parts" and data.part("main_input").kind == "text"
+    result = regraft.adapt(net, data, strategy="full", epochs=2, cache="memory", out=tmp_path / "out")
+    given = {"main_input": headlines[:2], "aux_input": numbers[:2]}
+    np.testing.assert_array_equal(again(family, tmp_path / "out").logits(given), result.network.logits(given))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_does_not_fit_is_said_before_any_work(family: str) -> None:
+    net, (inputs, labels) = opened(family), arrays()
+    ids, hours = inputs["main_input"], inputs["aux_input"]
+    with pytest.raises(DataError, match=r"part 'aux_imput'.*did you mean 'aux_input'"):
+        net.logits({"main_input": ids, "aux_imput": hours})
+    with pytest.raises(DataError, match=r"the network takes the inputs 'main_input', 'aux_input'"):
+        regraft.adapt(net, regraft.read({"main_input": ids, "hour": hours}, target=labels))
+    with pytest.raises(NetworkError, match="do not give 'aux_input'"):
+        regraft.adapt(net, regraft.read({"main_input": ids}, target=labels))
+    with pytest.raises(NetworkError, match="shape and type"):
+        net.logits({"main_input": ids, "aux_input": hours[:, :2]})
+    with pytest.raises(DataError, match="differ in length"):
+        regraft.read({"main_input": ids, "aux_input": hours[:5]}, target=labels)
+    with pytest.raises(DataError, match="differ in length"):
+        net.logits({"main_input": ids, "aux_input": hours[:5]})
+    with pytest.raises(DataError, match="no target"):
+        regraft.read(inputs)
+    with pytest.raises(DataError, match="takes one input"):
+        regraft.adapt(
+            regraft.load(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=(3,)), regraft.read(inputs, target=labels)
+        )
+    hours[3, 1] = np.nan
+    with pytest.raises(DataError, match=r"item 3 \('aux_input': NaN or infinity\)"):
+        regraft.read(inputs, target=labels)
+    assert len(regraft.read(inputs, target=labels, skip_bad=True)) == COUNT - 1
+
+
+def test_an_input_that_a_module_does_not_take_is_named() -> None:
+    with pytest.raises(NetworkError, match=r"takes no input 'aux'.*'aux_input'"):
+        regraft.load(Headlines(), inputs={"main_input": (7,), "aux": (3,)})
+
+
+def test_an_input_that_can_be_left_out() -> None:
+    class Optional(Headlines):
+        def forward(self, main_input: torch.Tensor, aux_input: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(main_input, torch.zeros(len(main_input), 3) if aux_input is None else aux_input)
+
+    net, (inputs, labels) = regraft.load(Optional(), inputs={"main_input": (7,), "aux_input": (3,)}), arrays()
+    result = regraft.adapt(net, regraft.read({"main_input": inputs["main_input"]}, target=labels), strategy="head", cache="memory")
+    assert result.network.logits({"main_input": inputs["main_input"]}).shape == (COUNT, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_export_to_onnx(family: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    inputs, _ = arrays()
+    path = opened(family).export(tmp_path / "net.onnx")
+    session = runtime.InferenceSession(str(path))
+    assert {one.name for one in session.get_inputs()} == set(inputs)
+    found = session.run(None, {name: values[:4] for name, values in inputs.items()})
+    np.testing.assert_allclose(found[0], own_logits(family, inputs)[:4], atol=1e-4)
