@@ -70,8 +70,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     """Open a trained network.
 
     Args:
-        source: a live `torch.nn.Module` or Keras 3 model, a path (`.keras`, `.h5`, `.hdf5`, `.pmml`, `.safetensors` with `architecture`,
-            a folder saved by regraft), "timm:NAME", "torchvision:NAME", "keras:NAME" or "hf:PATH_OR_ID".
+        source: a live `torch.nn.Module` or Keras 3 model, a path (`.keras`, `.h5`, `.hdf5`, `.pmml`, `.onnx`, `.safetensors`
+            with `architecture`, a folder saved by regraft), "timm:NAME", "torchvision:NAME", "keras:NAME" or "hf:PATH_OR_ID".
         classes: class names in row order.
         weights: a weights-only file put into `source`; the account says what matched. "random": a network by name as its library
             draws it; without that, weights that cannot be fetched are an error.

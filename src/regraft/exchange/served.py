@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,12 @@ import numpy as np
 
 from ..data import Preprocessing, preprocessing_from_dict
 from ..errors import DataError, NetworkError, near_names
-from ..files.formats import opening
 from ..files.onnx_form import read_onnx_with_facts
-from ..files.schema import Plain, checked
 from ..files.text import printable
 from ..networks.names import checked_classes
+from ..networks.onnx.metadata import TaskFacts, own_facts
 from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.coding import Coding, without_conditions
-from ..networks.parts.facts import Activation, Kind, Share
 from ..networks.parts.head import Head
 from ..networks.predictions import Predictions, predictions, together
 
@@ -29,24 +26,7 @@ _DTYPES = {
     **{"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(bool)": np.bool_},
     **{"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8},
 }
-_FACTS = ("tasks", "preprocessing", "conditions", "preprocessing_inside")
 _BATCH = 64
-
-
-class _Task(Plain):
-    kind: Kind
-    classes: list[str] | None = None
-    thresholds: list[Share] | None = None
-    activation: Activation = "linear"
-
-
-class _Facts(Plain):
-    """What the metadata of a file say of its network."""
-
-    tasks: dict[str, _Task]
-    preprocessing: dict[str, Any]
-    conditions: list[str] | None = None
-    preprocessing_inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,14 +148,12 @@ def serve(path: Path) -> ServedNetwork:
     """
     model, texts = read_onnx_with_facts(path)
     shown = repr(printable(path))
-    if not {"tasks", "preprocessing"} <= texts.keys():
+    facts = own_facts(texts, what=shown)
+    if facts is None:
         raise NetworkError(
             f"{shown} was not written by regraft: its metadata hold {', '.join(map(repr, sorted(texts)[:6])) or 'nothing'}, and not the "
-            "tasks and the preprocessing of a network. Export the network with regraft."
+            "tasks and the preprocessing of a network. Open it with regraft.load, save it, and give the folder."
         )
-    with opening(path, "onnx"):
-        plain = {name: json.loads(texts[name]) for name in _FACTS if name in texts}
-    facts = checked(plain, _Facts, what=f"The metadata of {shown}", error=NetworkError)
     session = session_of(model.SerializeToString())
     unknown = [one.type for one in session.get_inputs() if one.type not in _DTYPES]
     if unknown:
@@ -193,7 +171,7 @@ def serve(path: Path) -> ServedNetwork:
     return ServedNetwork(session, heads, preprocessing, coding, facts.preprocessing_inside)
 
 
-def _head(task: str, facts: _Task, *, widths: Mapping[str, Any], alone: bool) -> Head:
+def _head(task: str, facts: TaskFacts, *, widths: Mapping[str, Any], alone: bool) -> Head:
     classes = checked_classes(facts.classes) if facts.classes else None
     empty = Head(task, classes, facts.kind, facts.activation, "", np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
     name = _output(empty, alone=alone)

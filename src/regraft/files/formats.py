@@ -172,7 +172,8 @@ FORMATS: dict[str, Format] = {
         "External data: reads any file. Operators of other domains. Sizes that are declared but not there, loops without an end.",
         "Checked node by node (`files/onnx_form.py`): no external data, the operators of ONNX alone, no loops, no functions, every tensor "
         "as long as it says. What was checked is written anew and handed on as bytes; the engine never sees the file. The first run is "
-        "limited in time, every run in memory.",
+        "limited in time, every run in memory. Before a graph is made into a module, its operators are looked up by name among those of "
+        "ONNX, and constants are computed up to 2**26 numbers only.",
         NetworkError,
         largest=2048 * _MIB,
     ),

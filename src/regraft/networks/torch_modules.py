@@ -29,7 +29,7 @@ from .torch_changes.wrappers import call_module, edits_of, inner_sites, side_mod
 from .torch_parts import holding
 from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
-from .torch_parts.exporting import export_module, write_program
+from .torch_parts.exporting import export_module, write_graph, write_program
 from .torch_parts.heads import FoundHead, find_head
 from .torch_parts.plain import copied, in_single_precision, made_plain, unwrapped
 from .torch_parts.programs import FEATURES, logits_name, refuse_program
@@ -508,6 +508,8 @@ class TorchNetwork(Network):
         save_file(state, folder / WEIGHTS_FILE)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
         facts["held"] = sorted(holding.held_parameters(self.module, given=True))
+        if self.origin["source"] == "onnx":
+            write_graph(self.module, folder)
         return facts if self.origin["source"] != "module" else {**facts, **write_program(self, folder)}
 
     @property

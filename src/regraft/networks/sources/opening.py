@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,12 @@ from ..contract import Coding, Head, Inputs, Network
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
 from ..hub.samples import suited_tokens
+from ..onnx.trainable import SOURCE as ONNX_SOURCE
+from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..samples import named_sample, sample_of
 from ..torch_modules import TorchNetwork, open_torch
+from ..torch_parts.exporting import PROGRAM_FILE
 from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
 from .building import Limits, building
@@ -36,7 +39,7 @@ from .zoo import Opened, live_timm
 __all__ = ["Source", "open_source"]
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
-_PROGRAM, _DENSE = ".pt2", ".pmml"
+_PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
 RANDOM = "random"
 """In place of a file of weights: none, the network as its library draws it."""
 _REPLACED = 5
@@ -193,8 +196,24 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
     if opened.classes is not None and network.heads:
         network.name_classes_(opened.classes)
+    _tell_heads_(network, opened.tasks)
     network.account = Account(notes=(*opened.notes, *network.account.notes))
     return Source(network, opened.preprocessing)
+
+
+def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the first head what its source tells of the first task: its name, kind, classes, activation and thresholds."""
+    if not tasks or not network.heads:
+        return
+    task, told = next(iter(tasks.items()))
+    if told["classes"]:
+        network.name_classes_(told["classes"])
+    network.rename_task_(network.head.task, task)
+    limits = tuple(told["thresholds"]) if told["thresholds"] else None
+    if limits is not None and len(limits) != len(network.head.weight):
+        raise NetworkError(f"{len(limits)} thresholds were received for {len(network.head.weight)} labels. Export the network again.")
+    head = replace(network.head, kind=told["kind"], activation=told["activation"], thresholds=limits)
+    network.heads = {**network.heads, task: head}
 
 
 def _made(architecture: Architecture) -> Any:
@@ -215,8 +234,10 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
             return Source(open_keras(model, inputs=shape, origin={"source": path.name}, take=True, head=head))
     elif suffix == _DENSE:
         return _of_opened(path.name, open_dense(path), inputs=None, head=head)
+    elif suffix == _ONNX:
+        return _of_opened(path.name, open_onnx(path), inputs=None, head=head)
     elif not is_torch_file(path):
-        known = ", ".join((*_KERAS_FILES, _DENSE, *TORCH_ENDINGS))
+        known = ", ".join((*_KERAS_FILES, _DENSE, _ONNX, *TORCH_ENDINGS))
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {known}.")
     elif architecture is None:
         if suffix != ".safetensors":
@@ -344,6 +365,14 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
     return tensors[""] if list(tensors) == [""] else tensors
 
 
+def _made_again(folder: Path, origin: Mapping[str, Any], *, limits: Limits) -> Module:
+    """Return the bare module of a saved folder: of the ONNX graph that lies in it, or what its origin says."""
+    what = repr(printable(folder))
+    if origin["source"] == ONNX_SOURCE:
+        return read_onnx_module(member(folder, PROGRAM_FILE), what=what)
+    return made_again(origin, limits=limits, what=what)
+
+
 def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
     origin = {name: value for name, value in facts["network"]["origin"].items() if name not in {"edits", "sample"}}
     edits = facts["network"]["origin"].get("edits", ())
@@ -355,7 +384,7 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     limits.check(edits, what=what)
     with building(what, Limits.of({})):
         sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
-    module = _made(architecture) if architecture is not None else made_again(origin, limits=limits, what=what)
+    module = _made(architecture) if architecture is not None else _made_again(folder, origin, limits=limits)
     remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
     sample = suited_tokens(module, sample)
     with building(what, Limits.of_memory(), remedy=remedy):

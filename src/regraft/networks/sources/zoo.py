@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -49,6 +49,7 @@ class Opened:
         classes: class names in row order, where the source knows them.
         preprocessing: as plain data, where the source knows it.
         notes: sentences for people.
+        tasks: kind, classes, activation and thresholds of the heads, by task, where the source tells them.
     """
 
     module: Module
@@ -57,6 +58,7 @@ class Opened:
     classes: tuple[str, ...] | None = None
     preprocessing: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -> Module:

@@ -23,8 +23,19 @@ from ..tracing import capture
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
 from .record import TorchRecord
 
-__all__ = ["PROGRAM_FILE", "UNOPENED_PROGRAM_FILE", "LogitsAndFeatures", "export_module", "exported_onnx", "write_program"]
+__all__ = [
+    "GRAPH",
+    "PROGRAM_FILE",
+    "UNOPENED_PROGRAM_FILE",
+    "LogitsAndFeatures",
+    "export_module",
+    "exported_onnx",
+    "write_graph",
+    "write_program",
+]
 
+GRAPH = "graph_of_file"
+"""The attribute of a module that was made of an ONNX graph: its bytes."""
 PROGRAM_FILE = "network.onnx"
 UNOPENED_PROGRAM_FILE = "network.pt2"
 """What earlier versions saved in its place: a program that only code can open."""
@@ -162,3 +173,20 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
     content = BytesIO()
     torch.export.save(program, content)
     write_bytes(path, content.getvalue())
+
+
+def write_graph(module: Module, folder: Path) -> None:
+    """Write the ONNX graph that a module, or one within it, was made of, as opening the folder needs it.
+
+    Args:
+        module: of a network that came as an ONNX file.
+        folder: of its weights.
+
+    Raises:
+        NetworkError: if it was not made of an ONNX file.
+    """
+    for part in module.modules():
+        if isinstance(content := getattr(part, GRAPH, None), bytes):
+            write_bytes(folder / PROGRAM_FILE, content)
+            return
+    raise NetworkError(f"{type(module).__name__} does not hold the graph of the ONNX file that it came from. Save its weights instead.")

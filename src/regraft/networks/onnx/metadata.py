@@ -1,0 +1,51 @@
+"""What the metadata of an ONNX file that regraft wrote say of its network, checked before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import NetworkError
+from ...files.formats import reason_of
+from ...files.schema import Plain, checked
+from ..parts.facts import Activation, Kind, Share
+
+__all__ = ["OwnFacts", "TaskFacts", "own_facts"]
+
+
+class TaskFacts(Plain):
+    """One task."""
+
+    kind: Kind
+    classes: list[str] | None = None
+    thresholds: list[Share] | None = None
+    activation: Activation = "linear"
+
+
+class OwnFacts(Plain):
+    """All of them; the preprocessing is checked where it is used."""
+
+    tasks: dict[str, TaskFacts]
+    preprocessing: dict[str, Any]
+    conditions: list[str] | None = None
+    preprocessing_inside: bool = False
+
+
+def own_facts(texts: Mapping[str, str], *, what: str) -> OwnFacts | None:
+    """Return what the metadata of a file say; None where it was not written by regraft.
+
+    Args:
+        texts: by key, as the file has them.
+        what: the file, for messages.
+
+    Raises:
+        NetworkError: if they are not as regraft writes them.
+    """
+    if not {"tasks", "preprocessing"} <= texts.keys():
+        return None
+    try:
+        plain = {name: json.loads(texts[name]) for name in OwnFacts.model_fields if name in texts}
+    except (ValueError, RecursionError) as error:
+        raise NetworkError(f"The metadata of {what} cannot be read: {reason_of(error)}. Export the network again.") from error
+    return checked(plain, OwnFacts, what=f"The metadata of {what}", error=NetworkError)

@@ -1,0 +1,267 @@
+"""ONNX files of any tool as one checked graph with one output: the scores of a task, and what the file says of its classes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import NetworkError, optional_import
+from ...files.formats import opening
+from ...files.onnx_form import check_onnx_
+from ...files.text import printable
+from .metadata import OwnFacts, own_facts
+
+__all__ = ["ForeignOnnx", "check_operators", "read_foreign"]
+
+_PLAIN = ("", "ai.onnx")
+_NAMES = ("classes", "class_names", "labels", "names")
+"""Under which tools write class names into the metadata."""
+_ODD = re.compile(r"[^0-9A-Za-z_]")
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class ForeignOnnx:
+    """A network out of an ONNX file.
+
+    Attributes:
+        model: an `onnx.ModelProto` that has been checked, with one output; values within it have names that attributes may have.
+        facts: what regraft wrote into the metadata; None for files of other tools.
+        classes: names in the order of the scores, where the file has them.
+        notes: sentences for people.
+    """
+
+    model: Any
+    facts: OwnFacts | None
+    classes: tuple[str, ...] | None
+    notes: list[str] = field(default_factory=list)
+
+
+def read_foreign(path: Path) -> ForeignOnnx:
+    """Read and check an ONNX file, cut at the scores of its first task: a label that is looked up behind them goes.
+
+    These are the logits where regraft wrote the file, else the first output of real numbers.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The network.
+
+    Raises:
+        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
+        NetworkError: if it cannot be parsed, is too large, declares more than it holds, or has unknown operators; they are named.
+        MissingExtraError: if onnx is not installed.
+    """
+    onnx, shown = optional_import("onnx", "onnx", purpose="A network in ONNX form"), repr(printable(path))
+    with opening(path, "onnx"):
+        model = onnx.ModelProto.FromString(path.read_bytes())
+        texts = {entry.key: entry.value for entry in model.metadata_props}
+        facts = own_facts(texts, what=shown)
+        wanted, others = _outputs(model.graph, facts)
+        classes = _classes(model.graph, texts) if facts is None else None
+        _cut_(model, wanted)
+        check_operators(model.graph, shown=shown)
+        check_onnx_(model, what=shown)
+        _rename_(model.graph)
+    notes = [f"cut at its output {printable(wanted)!r}: {', '.join(map(repr, map(printable, others)))} are left out"] if others else []
+    return ForeignOnnx(model, facts, classes, notes)
+
+
+def _outputs(graph: Any, facts: OwnFacts | None) -> tuple[str, list[str]]:
+    """Return the value that holds the scores of the first task, and the names of the outputs that say something else."""
+    names = [one.name for one in graph.output]
+    task = None if facts is None else next(iter(facts.tasks), None)
+    if task is not None:
+        own = [name for name in (f"{task}.logits", "logits", f"{task}.value", "value") if name in names]
+        kept = {own[0], own[0].replace("logits", "probabilities")} if own else set()
+        if own:
+            return own[0], [name for name in names if name not in kept]
+    makers = _makers(graph)
+    kinds = importlib.import_module("onnx").TensorProto
+    real = (kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.BFLOAT16)
+    found: list[str] = []
+    for one in graph.output:
+        maker = makers.get(one.name)
+        if maker is not None and maker.op_type == "ZipMap" and len(maker.input):
+            found.append(maker.input[0])
+        elif one.type.tensor_type.elem_type in real:
+            found.append(one.name)
+    if not found:
+        raise NetworkError(f"The ONNX file has the outputs {', '.join(map(printable, names[:_SHOWN]))}; expected one of real numbers.")
+    return _before_shape(graph, _before_both(graph, found[0])), found[1:]
+
+
+def _makers(graph: Any) -> dict[str, Any]:
+    return {name: node for node in graph.node for name in node.output}
+
+
+def _before_both(graph: Any, name: str) -> str:
+    """Return the name of what holds p alone, where that of (1 - p, p) is given, as scikit-learn writes two classes; else the name given."""
+    makers = _makers(graph)
+    both = makers.get(name)
+    if both is None or both.op_type != "Concat" or len(both.input) != 2:
+        return name
+    rest = makers.get(both.input[0])
+    return str(both.input[1]) if rest is not None and rest.op_type == "Sub" and rest.input[1] == both.input[1] else name
+
+
+def _before_shape(graph: Any, name: str) -> str:
+    """Return the name of the sums that a value is, where they are only shaped as one column (scikit-learn): a wider head could not be."""
+    makers, held = _makers(graph), {tensor.name: tensor for tensor in graph.initializer}
+    shaped = makers.get(name)
+    if shaped is None or shaped.op_type != "Reshape" or shaped.input[1] not in held:
+        return name
+    summed = makers.get(shaped.input[0])
+    column = importlib.import_module("onnx.numpy_helper").to_array(held[shaped.input[1]]).ravel().tolist() == [-1, 1]
+    return str(shaped.input[0]) if column and summed is not None and summed.op_type in ("Add", "Gemm", "MatMul") else name
+
+
+def _classes(graph: Any, texts: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the class names that another tool wrote into the metadata, `texts`, or those of a label that is looked up within the graph."""
+    for key in _NAMES:
+        found = _listed(_parsed(texts[key])) if key in texts else None
+        if found:
+            return found
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "ZipMap":
+            return _listed([value for one in node.attribute for value in (*one.strings, *one.ints)])
+        if node.op_type == "ArrayFeatureExtractor" and node.input[0] in held:
+            tensor = held[node.input[0]]
+            ints = importlib.import_module("onnx.numpy_helper").to_array(tensor).ravel().tolist() if not len(tensor.string_data) else []
+            return _listed([*tensor.string_data, *ints])
+    return None
+
+
+def _parsed(text: str) -> Any:
+    """Return a list or mapping that stands in a text, as JSON or as Python writes it; neither is ever run."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return [part.strip() for part in text.split(",")] if "," in text else None
+
+
+def _listed(found: Any) -> tuple[str, ...] | None:
+    if isinstance(found, dict):  # position -> name
+        try:
+            found = [found[key] for key in sorted(found, key=int)]
+        except (TypeError, ValueError):
+            return None
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str | bytes | int | float) for name in found):
+        return None
+    names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in found)
+    return names if names and len(set(names)) == len(names) else None
+
+
+def _cut_(model: Any, wanted: str) -> None:
+    """Let a graph end at a value: what only other outputs need goes, and so do the domains of operators that only they called."""
+    graph, helper = model.graph, importlib.import_module("onnx.helper")
+    held, needed, kept = {tensor.name for tensor in graph.initializer}, {wanted}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(_read_by(node))
+    if not any(wanted in node.output for node in kept):
+        raise NetworkError(f"The ONNX file computes no value {printable(wanted)!r}; its outputs are {_names(graph.output)}.")
+    whole = {id(node) for node in kept}
+    _keep_(graph.node, [node for node in graph.node if id(node) in whole])
+    _keep_(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+    _keep_(graph.input, [one for one in graph.input if one.name in needed and one.name not in held])
+    value = next((one for one in graph.output if one.name == wanted), None)
+    kind = importlib.import_module("onnx").TensorProto.FLOAT
+    _keep_(graph.output, [helper.make_tensor_value_info(wanted, kind, None) if value is None else value])
+    domains = {node.domain for node in _nodes(graph)} | {""}
+    _keep_(model.opset_import, [one for one in model.opset_import if one.domain in domains or one.domain in _PLAIN])
+
+
+def _keep_(field_: Any, kept: list[Any]) -> None:
+    copies = []
+    for one in kept:
+        copies.append(type(one)())
+        copies[-1].CopyFrom(one)
+    del field_[:]
+    field_.extend(copies)
+
+
+def _inner(node: Any) -> list[Any]:
+    """Return the graphs within a node."""
+    return [graph for one in node.attribute for graph in (*((one.g,) if one.HasField("g") else ()), *one.graphs)]
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of those within them."""
+    for node in graph.node:
+        yield node
+        for inner in _inner(node):
+            yield from _nodes(inner)
+
+
+def _read_by(node: Any) -> set[str]:
+    """Return the names of the values that a node, and graphs within it, read."""
+    within = _inner(node)
+    readers = [node, *(other for graph in within for other in _nodes(graph))]
+    outputs = {value.name for reader in readers for graph in _inner(reader) for value in graph.output}
+    return {name for reader in readers for name in reader.input if name} | outputs
+
+
+def _names(values: Any) -> str:
+    return ", ".join(printable(repr(one.name), width=60) for one in values[:_SHOWN])
+
+
+def check_operators(graph: Any, *, shown: str) -> None:
+    """Raise where a graph calls for what is no operator of ONNX; a converter might look for it elsewhere.
+
+    Args:
+        graph: an `onnx.GraphProto`.
+        shown: the file, for the message.
+
+    Raises:
+        NetworkError: naming the operators.
+    """
+    known = importlib.import_module("onnx.defs").has
+    wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node in _nodes(graph) if node.domain not in _PLAIN or not known(node.op_type)}
+    if wrong:
+        named = printable(", ".join(sorted(wrong)[:_SHOWN]), width=300)
+        raise NetworkError(
+            f"{shown} holds operators that are not those of ONNX itself ({named}). Export the network again with standard operators: "
+            "opset 13 to 20, none of them fused."
+        )
+
+
+def _rename_(graph: Any) -> None:
+    """Give values names that attributes of a module may have, each its own."""
+    taken: dict[str, str] = {"": ""}
+    used: set[str] = set()
+
+    def name(old: str) -> str:
+        if old not in taken:
+            plain = _ODD.sub("_", old).strip("_")[:60] or "value"
+            new, number = plain, 1
+            while new.lower() in used:
+                new, number = f"{plain}_{number}", number + 1
+            used.add(new.lower())
+            taken[old] = new
+        return taken[old]
+
+    def rename(part: Any) -> None:
+        for value in (*part.input, *part.initializer):
+            value.name = name(value.name)
+        for node in part.node:
+            for values in (node.output, node.input):
+                values[:] = [name(old) for old in values]
+            node.name = node.output[0]
+            for inner in _inner(node):
+                rename(inner)
+        for value in part.output:
+            value.name = name(value.name)
+
+    rename(graph)

@@ -1,0 +1,264 @@
+"""ONNX files as PyTorch modules that can be trained: folded, converted by onnx2pytorch, and proven against ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import NetworkError, optional_import
+from ...files.onnx_form import read_onnx
+from ...files.text import printable
+from ..sources.building import Limits, building
+from ..sources.zoo import Opened
+from ..torch_parts.exporting import GRAPH
+from ..tracing import as_tensor
+from .reading import ForeignOnnx, check_operators, read_foreign
+from .session import run_session, session_of
+
+__all__ = ["SOURCE", "onnx_module", "open_onnx", "read_onnx_module"]
+
+SOURCE = "onnx"
+"""The origin of a network that came as an ONNX file."""
+_LARGEST = 2**26
+"""Numbers that a constant may have which is computed when a file is opened."""
+_PURPOSE = "Training a network that came as an ONNX file"
+_SECONDS = 60.0
+_TOLERANCE = 1e-4
+_OPEN = (16, 128, 512)
+"""Lengths of axes that a graph leaves open, tried in this order for the sample."""
+_KINDS = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
+_GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsample", "OneHot", "MatMul", "Gemm", "Gather", "GatherND")
+
+
+def open_onnx(path: Path) -> Opened:
+    """Open an ONNX file as a PyTorch module that can be trained.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The module with its weights, class names and preprocessing where the file has them, and notes.
+
+    Raises:
+        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
+        NetworkError: if an operator cannot be converted, its batch is fixed, or the module computes something else than ONNX Runtime.
+        MissingExtraError: if onnx, onnxscript, onnxruntime or onnx2pytorch is not installed.
+    """
+    found, shown = read_foreign(path), repr(printable(path))
+    if found.facts is not None and found.facts.preprocessing_inside:
+        raise NetworkError(
+            f"{shown} has the preprocessing in its graph, which cannot be trained through. regraft predict runs it; to adapt the network, "
+            "export it without preprocessing=True, or give the saved folder."
+        )
+    session = session_of(found.model.SerializeToString(), threads=torch.get_num_threads())
+    sample, expected = _sample(session, shown=shown)
+    content = _folded(found.model).SerializeToString()
+    module = onnx_module(content, what=shown)
+    difference = _proven(module, session, sample=sample, expected=expected, what=shown)
+    inputs: Any = next(iter(sample.values())) if len(sample) == 1 else sample
+    notes = [f"converted from ONNX: it differs from ONNX Runtime by {difference:.1g} of the largest score", *found.notes]
+    plain = None if found.facts is None else found.facts.preprocessing
+    return Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=_tasks(found))
+
+
+def read_onnx_module(path: Path, *, what: str) -> Module:
+    """Return the module of a graph in a saved folder; its weights are those of the file that it came from.
+
+    Args:
+        path: of the graph, whose constants were folded before it was saved.
+        what: is opened, for messages.
+
+    Raises:
+        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
+        NetworkError: if it cannot be read or converted.
+    """
+    if not path.is_file():
+        raise NetworkError(f"{what} holds no {path.name}, the graph that its weights belong to. Put it back from a copy.")
+    check_operators(read_onnx(path).graph, shown=what)
+    return onnx_module(read_onnx(path).SerializeToString(), what=what)
+
+
+def onnx_module(content: bytes, *, what: str) -> Module:
+    """Return a module of PyTorch's own layers that computes what a graph does.
+
+    Args:
+        content: of a model that has been checked, its constants folded.
+        what: is opened, for messages.
+
+    Raises:
+        NetworkError: if an operator cannot be converted.
+        MissingExtraError: if onnx2pytorch is not installed.
+    """
+    library = optional_import("onnx2pytorch", "onnx", purpose=_PURPOSE)
+    onnx = importlib.import_module("onnx")
+    model = onnx.ModelProto.FromString(content)
+    with building(what, Limits.of_memory(), remedy=_remedy(model)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="No explicit conversion")  # it would take any function of torch by that name
+        module: Module = library.ConvertModel(model, experimental=True)
+    setattr(module, GRAPH, content)  # the library changes its own copy
+    _drop_doubles_(module, model)
+    return module.eval()
+
+
+def _remedy(model: Any) -> str:
+    kinds = sorted({node.op_type for node in model.graph.node})
+    return f"Its operators are {', '.join(kinds[:40])}. regraft predict runs files that regraft wrote without converting them."
+
+
+def _drop_doubles_(module: Any, model: Any) -> None:
+    """Drop the copies of weights that layers hold themselves."""
+    layers = importlib.import_module("onnx2pytorch.constants").STANDARD_LAYERS
+    read: set[str] = set()
+    for node in model.graph.node:
+        made = getattr(module, module.mapping[node.output[0]])
+        parts = made.modules() if isinstance(made, torch.nn.Sequential) else [made]
+        own = any(isinstance(part, layers) for part in parts)
+        read.update(() if own else node.input)
+        if any(one.HasField("g") or len(one.graphs) for one in node.attribute):
+            return  # graphs within it read them, too
+    for tensor in model.graph.initializer:
+        if tensor.name not in read:
+            del module._buffers[f"_initializer_{tensor.name}"]
+
+
+def _folded(model: Any) -> Any:
+    """Return a model whose constants are computed, as far as they stay small."""
+    ir = optional_import("onnx_ir", "onnx", purpose=_PURPOSE)
+    optimizer = optional_import("onnxscript.optimizer", "onnx", purpose=_PURPOSE)
+    made = ir.serde.deserialize_model(model)
+    with _quiet():
+        for _ in range(3):
+            optimizer.fold_constants_ir(
+                made, onnx_shape_inference=True, input_size_limit=_LARGEST, output_size_limit=_LARGEST, should_fold=_stays_small
+            )
+            _split_(made.graph, ir)
+            optimizer.remove_unused_nodes(made)
+    return ir.serde.serialize_model(made)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the library tells of nodes that it leaves to itself."""
+    logger = logging.getLogger("onnxscript")
+    before, logger.disabled = logger.level, False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _split_(graph: Any, ir: Any) -> None:
+    """Compute what constants are split into: the weights of recurrent layers come so, and the library leaves them."""
+    for node in list(graph):
+        held = node.inputs[0].const_value if node.op_type == "Split" and node.inputs[0] is not None else None
+        if (
+            held is None
+            or held.size > _LARGEST
+            or (len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is None)
+        ):
+            continue
+        axis = node.attributes["axis"].value if "axis" in node.attributes else 0
+        sizes = node.inputs[1].const_value.numpy() if len(node.inputs) > 1 and node.inputs[1] is not None else None
+        parts = np.array_split(held.numpy(), len(node.outputs) if sizes is None else np.cumsum(sizes)[:-1], axis)
+        for output, values in zip(node.outputs, parts, strict=True):
+            value = ir.Value(name=f"{output.name}_part", const_value=ir.tensor(np.ascontiguousarray(values), name=f"{output.name}_part"))
+            graph.register_initializer(value)
+            ir.convenience.replace_all_uses_with(output, value)
+
+
+def _stays_small(node: Any) -> bool | None:
+    """Tell whether a node may be computed: None leaves it to the rules of the library."""
+    sizes = [value.const_value.size for value in node.inputs if value is not None and value.const_value is not None]
+    shapes = [one.shape for one in node.outputs]
+    known = [math.prod(shape) for shape in shapes if shape is not None and all(isinstance(side, int) for side in shape)]
+    if len(known) == len(shapes):
+        return None if max(known, default=0) <= _LARGEST else False
+    most = math.prod(max(size, 1) for size in sizes) if node.op_type in _GROWING else sum(sizes)
+    grows = node.op_type in _GROWING[:8]
+    return False if grows or most > _LARGEST else None
+
+
+def _sample(session: Any, *, shown: str) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Return two made-up items for each input of a graph, by name, and what it makes of them.
+
+    Raises:
+        NetworkError: if an input is none of numbers, has no batch, or is too large, or none of the lengths that are tried can be run.
+    """
+    inputs = session.get_inputs()
+    for one in inputs:
+        sides = [side if isinstance(side, int) else _OPEN[-1] for side in one.shape]
+        if one.type not in _KINDS or not sides or 2 * math.prod(sides[1:]) > _LARGEST:
+            raise NetworkError(f"{shown} takes {one.name!r}, {one.type} of the shape {one.shape}; expected batches of numbers.")
+        if isinstance(one.shape[0], int) and one.shape[0] != 2:
+            raise NetworkError(
+                f"{shown} takes {one.name!r} of the shape {one.shape}, whose first axis is fixed; expected a free batch axis. Export it "
+                "with one: dynamic_shapes or dynamic_axes in PyTorch, an input without batch_size in Keras."
+            )
+    free = any(not isinstance(side, int) for one in inputs for side in one.shape[1:])
+    for length in _OPEN if free else _OPEN[:1]:
+        draws, made = torch.Generator().manual_seed(0), {}
+        for one in inputs:
+            shape = [2, *(side if isinstance(side, int) else length for side in one.shape[1:])]
+            kind = _KINDS[one.type]
+            made[one.name] = torch.randn(shape, generator=draws) if kind.is_floating_point else torch.ones(shape, dtype=kind)
+        try:
+            return made, _run(session, made)
+        except NetworkError:
+            if not free or length == _OPEN[-1]:
+                raise
+    raise NetworkError(f"{shown} takes no inputs.")
+
+
+def _run(session: Any, sample: Mapping[str, Tensor]) -> np.ndarray:
+    return np.asarray(run_session(session, {name: values.numpy() for name, values in sample.items()}, seconds=_SECONDS)[0])
+
+
+def _batches(sample: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield the sample, three other items, and one."""
+    yield dict(sample)
+    draws = torch.Generator().manual_seed(1)
+    for count in (3, 1):
+        drawn = {name: torch.randn((count, *values.shape[1:]), generator=draws) for name, values in sample.items()}
+        yield {
+            name: drawn[name] if values.is_floating_point() else values[:1].repeat_interleave(count, 0) for name, values in sample.items()
+        }
+
+
+def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], expected: np.ndarray, what: str) -> float:
+    """Return by how much a module differs from ONNX Runtime, relative to the largest score.
+
+    Raises:
+        NetworkError: if it differs by more than rounding, or cannot be run.
+    """
+    largest = 0.0
+    for batch in _batches(sample):
+        with torch.no_grad(), building(what, Limits.of_memory()):
+            found = as_tensor(module(*batch.values()))
+        wanted = expected if batch.keys() == sample.keys() and len(next(iter(batch.values()))) == 2 else _run(session, batch)
+        if found is None or tuple(found.shape) != wanted.shape:
+            shape = None if found is None else tuple(found.shape)
+            raise NetworkError(f"{what}: the converted module gives {shape}, ONNX Runtime {wanted.shape}. It is not taken.")
+        scale = max(float(np.abs(wanted).max(initial=0.0)), 1e-12)
+        largest = max(largest, float(np.abs(found.numpy() - wanted).max(initial=0.0)) / scale)
+    if not largest <= _TOLERANCE:
+        raise NetworkError(
+            f"{what}: the module made of it differs from ONNX Runtime by {largest:.2g} of the largest score. It is not taken."
+        )
+    return largest
+
+
+def _tasks(found: ForeignOnnx) -> dict[str, dict[str, Any]]:
+    return {} if found.facts is None else {task: one.model_dump() for task, one in found.facts.tasks.items()}

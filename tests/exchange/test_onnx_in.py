@@ -1,0 +1,307 @@
+"""ONNX files of many tools as networks that are adapted: what ONNX Runtime computes of the file is what the network says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import regraft
+from regraft.errors import NetworkError, RegraftError, UnsafeFileError
+
+pytest.importorskip("onnx2pytorch")
+runtime = pytest.importorskip("onnxruntime")
+keras = pytest.importorskip("keras")
+ABC = ("a", "b", "c")
+DRAWS = np.random.default_rng(0)
+Made = tuple[np.ndarray, tuple[str, ...] | None, str]
+"""Items; the classes that the network should have; the kind of its head."""
+
+
+class Steps(nn.Module):
+    """A recurrent network of PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.steps(x)[0][:, -1])
+
+
+def _export(net: regraft.Network, path: Path) -> None:
+    net.export(path)
+
+
+def torch_pictures(path: Path) -> Made:
+    torch.manual_seed(0)
+    stack = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    _export(regraft.load(stack, classes=ABC, inputs=(1, 8, 8)), path)
+    return DRAWS.normal(size=(24, 1, 8, 8)).astype(np.float32), ABC, "classification"
+
+
+def torch_steps(path: Path) -> Made:
+    torch.manual_seed(0)
+    _export(regraft.load(Steps(), classes=ABC, inputs=(7, 6)), path)
+    return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
+
+
+def keras_pictures(path: Path) -> Made:
+    layers = keras.layers
+    stack = [keras.Input((8, 8, 1)), layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(), layers.MaxPooling2D()]
+    _export(regraft.load(keras.Sequential([*stack, layers.Flatten(), layers.Dense(3)]), classes=ABC), path)
+    return DRAWS.normal(size=(24, 8, 8, 1)).astype(np.float32), ABC, "classification"
+
+
+def keras_steps(path: Path) -> Made:
+    layers = keras.layers
+    stack = [keras.Input((7, 6)), layers.LSTM(5, return_sequences=True), layers.LSTM(4), layers.Dense(3, activation="softmax")]
+    _export(regraft.load(keras.Sequential(stack), classes=ABC), path)
+    return DRAWS.normal(size=(24, 7, 6)).astype(np.float32), ABC, "classification"
+
+
+def _sklearn(path: Path, targets: Any, *, options: dict[str, Any]) -> Made:
+    skl2onnx = pytest.importorskip("skl2onnx")
+    networks = pytest.importorskip("sklearn.neural_network")
+    rows = DRAWS.normal(size=(60, 4)).astype(np.float32)
+    kind = networks.MLPRegressor if np.asarray(targets).dtype.kind == "f" else networks.MLPClassifier
+    fitted = kind(hidden_layer_sizes=(8,), max_iter=20).fit(rows, targets)
+    path.write_bytes(skl2onnx.to_onnx(fitted, rows[:1], options={id(fitted): options} if options else None).SerializeToString())
+    classes = None if kind is networks.MLPRegressor else tuple(map(str, fitted.classes_))
+    return rows[:24], classes, "regression" if classes is None else "classification"
+
+
+@pytest.mark.filterwarnings("ignore")  # the training is not to converge
+def sklearn_names(path: Path) -> Made:
+    return _sklearn(path, np.array(["x", "y", "z"] * 20), options={"zipmap": False})
+
+
+def sklearn_mapping(path: Path) -> Made:
+    """Probabilities come out as a mapping from names."""
+    return _sklearn(path, np.array(["x", "y", "z"] * 20), options={})
+
+
+def sklearn_two(path: Path) -> Made:
+    return _sklearn(path, np.array([3, 5] * 30), options={"zipmap": False})
+
+
+def sklearn_numbers(path: Path) -> Made:
+    return _sklearn(path, DRAWS.normal(size=60), options={})
+
+
+def matlab_steps(path: Path, *, opset: int = 11) -> Made:
+    """As MATLAB's exportONNXNetwork writes a sequence classifier: time first, an LSTM with its own states, Gemm, Softmax over axis 1."""
+    size, hidden = 6, 5
+    held = {
+        "lstm_W": DRAWS.normal(size=(1, 4 * hidden, size)) / 3,
+        "lstm_R": DRAWS.normal(size=(1, 4 * hidden, hidden)) / 3,
+        "lstm_B": DRAWS.normal(size=(1, 8 * hidden)) / 3,
+        "fc_W": DRAWS.normal(size=(3, hidden)),
+        "fc_B": DRAWS.normal(size=3),
+    }
+    tensors = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in held.items()]
+    nodes = [
+        helper.make_node("Transpose", ["sequenceinput"], ["time_first"], perm=[1, 0, 2], name="sequenceinput_Transpose"),
+        helper.make_node("LSTM", ["time_first", "lstm_W", "lstm_R", "lstm_B"], ["", "lstm_Y_h"], hidden_size=hidden, name="lstm"),
+        helper.make_node("Squeeze", ["lstm_Y_h"], ["lstm_out"], axes=[0], name="lstm_Squeeze"),
+        helper.make_node("Gemm", ["lstm_out", "fc_W", "fc_B"], ["fc"], transB=1, name="fc/Gemm"),
+        helper.make_node("Softmax", ["fc"], ["softmax"], axis=1, name="softmax"),
+    ]
+    value = helper.make_tensor_value_info
+    entry, end = value("sequenceinput", TensorProto.FLOAT, ["N", 7, size]), value("softmax", TensorProto.FLOAT, ["N", 3])
+    graph = helper.make_graph(nodes, "net", [entry], [end], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="MathWorks Deep Learning Toolbox")
+    path.write_bytes(model.SerializeToString())
+    return DRAWS.normal(size=(24, 7, size)).astype(np.float32), None, "classification"
+
+
+def matlab_pictures(path: Path) -> Made:
+    """As MATLAB writes a picture classifier: weights that are inputs, too, a mean that is subtracted, Gemm after Flatten."""
+    held = {
+        "imageinput_Mean": np.full((1, 1, 8, 8), 0.5),
+        "conv_W": DRAWS.normal(size=(4, 1, 3, 3)) / 3,
+        "conv_B": DRAWS.normal(size=4),
+        "fc_W": DRAWS.normal(size=(3, 64)),
+        "fc_B": DRAWS.normal(size=3),
+    }
+    tensors = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in held.items()]
+    nodes = [
+        helper.make_node("Sub", ["imageinput", "imageinput_Mean"], ["imageinput_Sub"]),
+        helper.make_node("Conv", ["imageinput_Sub", "conv_W", "conv_B"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("MaxPool", ["relu"], ["maxpool"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["maxpool"], ["flatten"]),
+        helper.make_node("Gemm", ["flatten", "fc_W", "fc_B"], ["fc"], transB=1),
+        helper.make_node("Softmax", ["fc"], ["softmax"]),
+    ]
+    value = helper.make_tensor_value_info
+    entries = [
+        value("imageinput", TensorProto.FLOAT, ["N", 1, 8, 8]),
+        *(value(one.name, TensorProto.FLOAT, list(one.dims)) for one in tensors),
+    ]
+    graph = helper.make_graph(nodes, "net", entries, [value("softmax", TensorProto.FLOAT, ["N", 3])], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=3)
+    helper.set_model_props(model, {"classes": json.dumps(ABC)})
+    path.write_bytes(model.SerializeToString())
+    return DRAWS.normal(size=(24, 1, 8, 8)).astype(np.float32), ABC, "classification"
+
+
+FILES: dict[str, Callable[[Path], Made]] = {
+    "torch pictures": torch_pictures,
+    "torch steps": torch_steps,
+    "keras pictures": keras_pictures,
+    "keras steps": keras_steps,
+    "sklearn names": sklearn_names,
+    "sklearn mapping": sklearn_mapping,
+    "sklearn two": sklearn_two,
+    "sklearn numbers": sklearn_numbers,
+    "matlab steps": matlab_steps,
+    "matlab pictures": matlab_pictures,
+}
+_PROBABILITIES = ("probabilities", "output_probability", "softmax")
+
+
+def _expected(path: Path, items: np.ndarray) -> np.ndarray:
+    session = runtime.InferenceSession(path)
+    found = dict(zip([one.name for one in session.get_outputs()], session.run(None, {session.get_inputs()[0].name: items}), strict=True))
+    values = next((found[name] for name in _PROBABILITIES if name in found), None)
+    if isinstance(values, list):  # one mapping an item
+        return np.array([list(row.values()) for row in values])
+    return np.asarray(found["variable"] if values is None else values)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_opened_adapted_and_opened_again(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    items, classes, kind = FILES[name](path)
+    net = regraft.load(path)
+    assert (net.classes, net.head.kind, net.origin["source"]) == (classes, kind, "onnx")
+    expected = _expected(path, items)
+    np.testing.assert_allclose(net.predict(items).probabilities, expected, atol=2e-5)
+    assert net.features(items).shape == (len(items), net.head.features)
+    net.save(tmp_path / "plain")
+    again = regraft.load(tmp_path / "plain")
+    assert (again.classes, again.origin["source"]) == (classes, "onnx")
+    np.testing.assert_array_equal(again.logits(items), net.logits(items))
+    before = {key: values.clone() for key, values in net.state().items()}
+    labels = ["u", "v"] * (len(items) // 2)
+    for strategy in ("head", "full"):
+        result = regraft.adapt(net, (items, labels), strategy=strategy, epochs=1, device="cpu", cache="memory")
+        result.network.save(tmp_path / strategy)
+        opened = regraft.load(tmp_path / strategy)
+        assert opened.classes == ("u", "v")
+        np.testing.assert_array_equal(opened.logits(items), result.network.logits(items))
+        moved = [key for key, values in result.network.state().items() if key in before and not torch.equal(values, before[key])]
+        assert strategy == "full" or all(key.startswith(net.head.layer) for key in moved), moved
+    for key, values in net.state().items():
+        assert torch.equal(values, before[key])
+    net.freeze_(())
+    net.scores(torch.from_numpy(items))[net.head.task].square().sum().backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in net.module.parameters())
+
+
+@pytest.mark.parametrize("opset", [9, 10, 12, 13])
+def test_the_opsets_of_matlab(opset: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    if opset < 13:  # from 13 on the axes of Squeeze are an input
+        items, _, _ = matlab_steps(path, opset=opset)
+    else:
+        items, _, _ = matlab_steps(path, opset=12)
+        path.write_bytes(onnx.version_converter.convert_version(onnx.load(path), 13).SerializeToString())
+    np.testing.assert_allclose(regraft.load(path).predict(items).probabilities, _expected(path, items), atol=2e-5)
+
+
+def test_kinds_and_thresholds_of_our_own_files_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = regraft.load(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), classes=ABC, inputs=(4,))
+    net.rename_task_("main", "tags")
+    head = net.head.__class__(**{**vars(net.head), "kind": "multi-label", "activation": "sigmoid", "thresholds": (0.4, 0.5, 0.6)})
+    net.heads = {"tags": head}
+    net.export(tmp_path / "x.onnx")
+    found = regraft.load(tmp_path / "x.onnx")
+    assert (found.head.task, found.head.kind, found.head.thresholds) == ("tags", "multi-label", (0.4, 0.5, 0.6))
+    items = DRAWS.normal(size=(9, 4)).astype(np.float32)
+    assert found.predict(items).labels == net.predict(items).labels
+
+
+def _graph(*nodes: Any, tensors: Any = (), shape: Any = ("N", 4), **model: Any) -> Any:
+    value = helper.make_tensor_value_info
+    weight = numpy_helper.from_array(DRAWS.normal(size=(4, 3)).astype(np.float32), "w")
+    own = [*nodes, helper.make_node("MatMul", ["x1" if nodes else "x", "w"], ["y"])]
+    graph = helper.make_graph(
+        own, "g", [value("x", TensorProto.FLOAT, list(shape))], [value("y", TensorProto.FLOAT, None)], [weight, *tensors]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), *model.pop("domains", [])], ir_version=8)
+
+
+def _grown(size: int) -> Any:
+    """A constant of as many numbers as a short file declares."""
+    shape = numpy_helper.from_array(np.array([size, 4], np.int64), "shape")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["huge"]),
+        helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["x1"]),
+    ]
+    return _graph(*nodes, tensors=[shape])
+
+
+def _external() -> Any:
+    model = _graph()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "another domain": (
+        lambda: _graph(helper.make_node("Gelu", ["x"], ["x1"], domain="com.microsoft"), domains=[helper.make_opsetid("com.microsoft", 1)]),
+        r"com.microsoft: Gelu.*standard operators",
+    ),
+    "no operator": (lambda: _graph(helper.make_node("Load", ["x"], ["x1"])), r"ONNX: Load"),
+    "another function of torch": (lambda: _graph(helper.make_node("Compile", ["x"], ["x1"])), r"ONNX: Compile"),
+    "external data": (_external, r"takes its tensor 'w' from '/etc/passwd'"),
+    "a huge constant": (lambda: _grown(2**40), r"cannot be run|does not take"),
+    "a fixed batch": (lambda: _graph(shape=(1, 4)), r"\[1, 4\], whose first axis is fixed; expected a free batch axis"),
+    "a number": (lambda: _graph(shape=()), r"expected batches of numbers|does not take"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_taken_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    make, message = REFUSED[name]
+    path = tmp_path / "x.onnx"
+    path.write_bytes(make().SerializeToString())
+    with pytest.raises(NetworkError, match=message) as told:
+        regraft.load(path)
+    assert isinstance(told.value, UnsafeFileError) == (name == "external data")
+
+
+def test_a_file_with_the_preprocessing_in_it_is_only_run(tmp_path: Path) -> None:
+    net = regraft.load(nn.Linear(4, 3), classes=ABC, inputs=(4,), preprocessing={"kind": "array", "mean": 1.0, "std": 2.0})
+    net.export(tmp_path / "x.onnx", preprocessing=True)
+    with pytest.raises(NetworkError, match="preprocessing in its graph"):
+        regraft.load(tmp_path / "x.onnx")
+
+
+def test_a_folder_whose_graph_was_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    torch_pictures(path)
+    regraft.load(path).save(tmp_path / "saved")
+    (tmp_path / "saved" / "network.onnx").write_bytes(_graph().SerializeToString())
+    with pytest.raises(RegraftError, match=r"network\.onnx|do not fit"):
+        regraft.load(tmp_path / "saved")
+    (tmp_path / "saved" / "network.onnx").unlink()
+    with pytest.raises(RegraftError, match=r"network\.onnx"):
+        regraft.load(tmp_path / "saved")
