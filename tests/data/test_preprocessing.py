@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +90,23 @@ def test_batches_and_item_agree():
     batches = list(made.batches(items, 2))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     np.testing.assert_array_equal(made.item(items[4]), batches[2][0].numpy())
+
+
+IMAGE = ImagePreprocessing(height=8, width=8)
+GREEN = np.full((8, 8, 3), (0, 200, 0), np.uint8)
+
+
+@pytest.mark.parametrize("form", ["file", "PIL", "array", "list", "batch", "pairs", "loader"])
+def test_one_picture_is_one_item_in_every_form(form: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image").fromarray(GREEN)
+    image.save(tmp_path / "one.png")
+    forms: dict[str, Any] = {"file": tmp_path / "one.png", "PIL": image, "array": GREEN, "list": [GREEN], "batch": GREEN[None]}
+    forms |= {"pairs": ((GREEN, 3) for _ in range(1)), "loader": torch.utils.data.DataLoader([(GREEN, 3)])}
+    (batch,) = IMAGE.batches(forms[form], 4)
+    (plain,) = IMAGE.batches(tmp_path / "one.png", 4)
+    assert batch.shape[0] == 1 and torch.allclose(batch, plain, atol=1e-6)
+
+
+def test_a_missing_item_is_told_by_its_place() -> None:
+    with pytest.raises(DataError, match="Items 1 of 2 are None"):
+        next(IMAGE.batches([GREEN, None], 4))

@@ -15,7 +15,7 @@ from ..files.formats import reason_of
 from ..files.media import picture_of, recording_of
 from .dataset import Dataset
 from .decoding.threads import in_threads
-from .items import CHUNK_BYTES, listed, take
+from .items import CHUNK_BYTES, ArrayView, listed, take
 
 __all__ = ["bad_items", "checked", "labelled", "rows_not_finite"]
 
@@ -119,7 +119,7 @@ def rows_not_finite(items: Any) -> np.ndarray:
 
 
 def _is_block(items: Any) -> bool:
-    return not isinstance(items, list | tuple) and items.dtype.kind != "O"
+    return isinstance(items, np.ndarray | ArrayView) and items.dtype.kind != "O"
 
 
 def _bad_in_threads(data: Dataset, reason_of: Callable[[Any], str]) -> dict[int, str]:

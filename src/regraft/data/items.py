@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +15,19 @@ import numpy as np
 from ..files.formats import opening
 from ..files.text import printable
 
-__all__ = ["CHUNK_BYTES", "ArrayView", "Parts", "as_numpy", "as_rows", "digest_with", "is_frame", "item_digest", "listed", "take"]
+__all__ = [
+    "CHUNK_BYTES",
+    "ArrayView",
+    "LazyItems",
+    "Parts",
+    "as_numpy",
+    "as_rows",
+    "digest_with",
+    "is_frame",
+    "item_digest",
+    "listed",
+    "take",
+]
 
 DIGEST_BYTES = 16
 CHUNK_BYTES = 2**26
@@ -98,6 +111,35 @@ class Parts(Sequence[Any]):
         return hasher.digest()
 
 
+class LazyItems(Sequence[Any]):
+    """Items that a function of the user makes when they are asked for, one at a time: its data set need not stand several threads.
+
+    Args:
+        made: from an index to the item.
+        indices: (n,) what the function is given for each item.
+    """
+
+    def __init__(self, made: Callable[[int], Any], indices: np.ndarray) -> None:
+        self.made, self.indices, self._one = made, indices, threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyItems: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.of(np.arange(len(self))[index])
+        with self._one:
+            return self.made(int(self.indices[index]))
+
+    def of(self, rows: np.ndarray) -> LazyItems:
+        """Return some of them, (n,) `rows`, later."""
+        return LazyItems(self.made, self.indices[rows])
+
+
 def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray | list[Any]:
     """Return these items now: one array (n, ...) where they are rows of one, else a list.
 
@@ -124,7 +166,7 @@ def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[
         indices: (n,) int64, which ones.
 
     Returns:
-        A sequence of n items that holds no copy of array content.
+        A sequence of n items that holds no copy of array content; what is made when it is asked for, is not asked for.
     """
     if isinstance(items, Parts):
         return items.rows(indices)
@@ -132,6 +174,8 @@ def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[
         return ArrayView(items.base, items.indices[indices])
     if isinstance(items, np.ndarray):
         return ArrayView(items, indices)
+    if isinstance(items, LazyItems):
+        return items.of(indices)
     return [items[int(index)] for index in indices]
 
 

@@ -14,7 +14,8 @@ from ..files.given import missing_data
 from ..files.text import printable
 from .dataset import KINDS, Dataset
 from .items import is_frame
-from .readers.arrays import read_arrays
+from .readers.arrays import read_arrays, read_examples
+from .readers.examples import are_examples
 from .readers.folders import read_folder
 from .readers.tables import TABLE_EXTENSIONS, read_frame, read_table
 from .readers.targets import ReadOptions
@@ -46,9 +47,11 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     """Read data of any supported kind without decoding the items.
 
     Args:
-        source: a folder of class folders (images, audio), a CSV or Parquet file, a pandas or polars data frame, a pair (X, y),
-            or a `Dataset`. y may be a mapping from task to labels. For a network of several inputs X is a mapping from the name of each
-            to N items, which may also be given alone, with `target`.
+        source: a folder of class folders (images, audio), a CSV or Parquet file, a pandas or polars data frame, a pair (X, y) with X an
+            array, texts or paths of files, or a `Dataset`. y may be a mapping from task to labels. For a network of several inputs X is a
+            mapping from the name of each to N items, which may also be given alone, with `target`. Also the data sets of PyTorch and
+            Hugging Face, which are asked for each item when it is needed, DataLoaders, `tf.data` and other iterables of (item, label),
+            which are read once through.
         target: a column name, several (multi-label), or an array of N labels; for several tasks a mapping from the name of each to
             one of these, the first task foremost. In a mapping, labels may be missing (empty, None, NaN, or a row of those), as
             long as each item has one of some task.
@@ -102,11 +105,13 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
         return _read_path(Path(source), options)
     if is_frame(source):
         return read_frame(source, options)
+    if are_examples(source):
+        return read_examples(source, options)
     if isinstance(source, tuple | list) and (isinstance(source, tuple) or len(source) == 2):
         return read_arrays(source, options)
     raise DataError(
         f"Data of the type {type(source).__name__} cannot be read; expected a folder, a CSV or Parquet file, a data frame, "
-        "a pair (X, y), or a Dataset."
+        "a pair (X, y), a Dataset, or a data set of PyTorch, Hugging Face or TensorFlow."
     )
 
 

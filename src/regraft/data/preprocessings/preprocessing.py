@@ -19,7 +19,8 @@ from ...networks.parts.protocols import Inputs
 from ...tensors import torch
 from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
-from ..items import as_numpy, is_frame, take
+from ..items import as_numpy, is_frame, listed, take
+from ..readers.examples import are_examples, unlabelled
 from .augmenting import plain_name
 from .schemas import LARGEST, SCHEMAS, SMALLEST
 
@@ -344,7 +345,8 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     """Return items without labels as a data set, whatever form they have.
 
     Args:
-        items: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series, or a path of a file or folder.
+        items: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series, a path of a file or folder; of pictures also
+            one alone, as PIL image or array (H, W, C); a data set of another library, whose labels are not looked at.
         kind: of the preprocessing: a string is a path where this is "image" or "audio", else a text.
 
     Returns:
@@ -371,16 +373,27 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
         return _paths(Path(items), kind)
     if isinstance(items, str):
         return [items]
-    if is_frame(items) or type(items).__module__.split(".")[0] == "torch":
+    if is_frame(items) or (type(items).__module__.split(".")[0] == "torch" and hasattr(items, "detach")):
         items = as_numpy(items)
     if isinstance(items, np.ndarray):
-        return list(items.tolist()) if items.dtype.kind in "OUS" and not of_files else items
-    values = list(items)
+        return list(items.tolist()) if items.dtype.kind in "OUS" and not of_files else _pictures(items) if kind == "image" else items
+    if type(items).__module__.split(".")[0] == "PIL":
+        return [items]
+    values = list(unlabelled(items)) if are_examples(items) else list(items)
+    absent = [at for at, value in enumerate(values) if value is None]
+    if absent:
+        raise DataError(f"Items {listed(absent)} of {len(values)} are None; expected files, texts or arrays. Leave them out.")
     if of_files:
         return [part for value in values for part in (_paths(Path(value), kind) if isinstance(value, str | Path) else [value])]
     if values and not isinstance(values[0], str):
         return as_numpy(values)
     return values
+
+
+def _pictures(array: np.ndarray) -> np.ndarray:
+    """Return one picture, (H, W) or (H, W, C) with C of 1, 3 or 4, as a batch of one; any other array as it is."""
+    single = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4) and min(array.shape[:2]) > 4)
+    return array[None] if single and array.dtype.kind in "biuf" else array
 
 
 def _paths(path: Path, kind: str) -> list[Any]:

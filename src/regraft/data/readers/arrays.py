@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from ...errors import DataError, near_names
 from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import kind_of
-from ..items import Parts, as_numpy
+from ..items import LazyItems, Parts, as_numpy, listed
+from .examples import examples_of
 from .targets import ReadOptions
 from .tasks import Beside, built, targets_by_task
 
-__all__ = ["parts_of", "read_arrays"]
+__all__ = ["parts_of", "read_arrays", "read_examples"]
 
 
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
@@ -54,7 +57,34 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         options=options,
         names=tuple(str(item) for item in items) if _is_paths(items) else None,
     )
-    return data if _is_paths(items) else checked(data, options.skip_bad)
+    return data if _is_paths(items) or isinstance(items, LazyItems) else checked(data, options.skip_bad)
+
+
+def read_examples(source: Any, options: ReadOptions) -> Dataset:
+    """Read a data set of PyTorch, Hugging Face or TensorFlow, or anything else that gives examples.
+
+    Args:
+        source: as `examples_of` takes it.
+        options: `target` is the name of the label in a mapping; `group`, `condition` and `columns` are arrays.
+
+    Returns:
+        The data; what has an index and a length is asked for each item when it is needed.
+
+    Raises:
+        DataError: as for `examples_of` and `read_arrays`.
+    """
+    found = examples_of(source, options.target)
+    options = dataclasses.replace(options, target=None)
+    labels = found.labels
+    if found.classes is not None and options.classes is None and options.task in (None, "classification"):
+        numbers = as_numpy(labels)
+        if not 0 <= numbers.min() <= numbers.max() < len(found.classes):
+            span = f"{numbers.min()} to {numbers.max()}"
+            raise DataError(f"Labels run from {span} and the data set names {len(found.classes)} classes: {listed(found.classes)}.")
+        labels = [found.classes[number] for number in numbers.tolist()]
+        options = dataclasses.replace(options, classes={None: found.classes})
+    data = read_arrays((found.items, labels), options)
+    return dataclasses.replace(data, notes=(found.note, *data.notes))
 
 
 def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = None) -> tuple[Parts, str]:
@@ -99,6 +129,8 @@ def _is_paths(items: Any) -> bool:
 
 def _items(values: Any, kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
     """Return X as a data set keeps it, and its kind."""
+    if isinstance(values, LazyItems):
+        return _lazy_items(values, kind)
     if isinstance(values, list | tuple) and values and not isinstance(values[0], int | float | list | tuple):
         return _listed_items(list(values), kind)
     array = as_numpy(values)
@@ -113,9 +145,16 @@ def _items(values: Any, kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
     return array, kind or "array"
 
 
+def _lazy_items(values: LazyItems, kind: str | None) -> tuple[Any, str]:
+    first = values[0]
+    if isinstance(first, str) or hasattr(first, "__fspath__"):
+        return _listed_items(list(values), kind)
+    return values, kind or ("image" if type(first).__module__.split(".")[0] == "PIL" else "array")
+
+
 def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
     first = values[0] if values else ""
-    if isinstance(first, str) and kind not in ("image", "audio"):
+    if isinstance(first, str) and kind not in ("image", "audio") and not (kind is None and _name_files(values)):
         return values, "text"
     if isinstance(first, str | Path):
         paths = [Path(value) for value in values]
@@ -126,6 +165,11 @@ def _listed_items(values: list[Any], kind: str | None) -> tuple[list[Any] | np.n
     if type(first).__module__.split(".")[0] == "PIL":
         return values, "image"
     return _array_items([as_numpy(value) for value in values], kind)
+
+
+def _name_files(values: list[Any]) -> bool:
+    """Tell whether texts are paths of pictures or sounds: each ends like one, and the first is there."""
+    return all(isinstance(value, str) and kind_of(Path(value)) for value in values) and os.path.isfile(values[0])
 
 
 def _array_items(arrays: list[np.ndarray], kind: str | None) -> tuple[list[Any] | np.ndarray, str]:

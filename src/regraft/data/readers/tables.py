@@ -21,6 +21,7 @@ from ..items import Parts, as_numpy, listed, take
 from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
 from .csv_files import distinct_names
+from .examples import TARGET_NAMES
 from .named_files import FilesBelow
 from .table_files import Columns, columns_of_file, texts_of_file
 from .targets import ReadOptions, label_array
@@ -29,7 +30,6 @@ from .tasks import Beside, built, targets_by_task
 __all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table", "read_unlabelled"]
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
-TARGET_NAMES = ("label", "target", "class", "category", "y")
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
 """What the index of a data frame is called once it has been written to a file."""
 SHORT_LABEL = 24

@@ -1,0 +1,223 @@
+"""Reading data sets of other libraries: PyTorch's and Hugging Face's by index, DataLoaders and what else gives examples once through."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError, near_names
+from ..items import LazyItems, as_numpy, listed
+
+__all__ = ["TARGET_NAMES", "Examples", "are_examples", "examples_of", "unlabelled"]
+
+TARGET_NAMES = ("label", "target", "class", "category", "y")
+"""Names of what an example is to be known for, by which it is found where nobody says it."""
+_LABELS = ("targets", "labels")
+"""Where the data sets of torchvision keep the labels of all examples: nothing has to be decoded for them."""
+MOST_SHOWN = 5
+_ADVICE = "expected (item, label), or a mapping in which target= names the label"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Items and labels of another library's data set.
+
+    Attributes:
+        items: N items: an array, a list, or such that are made when they are asked for.
+        labels: N labels.
+        note: how they were read.
+        classes: class names by the number of the label, where the data set has them.
+    """
+
+    items: Any
+    labels: Any
+    note: str
+    classes: tuple[str, ...] | None = None
+
+
+def are_examples(source: Any) -> bool:
+    """Tell whether a value gives examples: by index and length, or one after the other."""
+    if isinstance(source, str | bytes | Mapping | np.ndarray) or hasattr(source, "to_numpy") or hasattr(source, "detach"):
+        return False
+    if isinstance(source, tuple | list):
+        return len(source) > 2 and all(isinstance(one, tuple) and len(one) == 2 for one in source[:MOST_SHOWN])
+    return _is_mapped(source) or isinstance(source, Iterable)
+
+
+def examples_of(source: Any, target: Any) -> Examples:
+    """Return the items and labels of a data set of another library.
+
+    Args:
+        source: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything else that
+            gives (item, label) or mappings, by index or one after the other, singly or in batches.
+        target: the name of the label in a mapping; None: found out.
+
+    Returns:
+        Items by index are made when they are asked for; what can only be gone through is gone through once, and held.
+
+    Raises:
+        DataError: if the examples are of another form, or what makes them fails.
+    """
+    inner = getattr(source, "dataset", None)
+    loader = inner is not None and hasattr(source, "collate_fn")
+    if loader and _is_mapped(inner) and getattr(source.collate_fn, "__name__", "") == "default_collate":
+        found = examples_of(inner, target)
+        note = f"{found.note}; order, sampler and batches of the DataLoader are not used"
+        return Examples(found.items, found.labels, note, found.classes)
+    if isinstance(target, str) or target is None:
+        return _mapped(source, target) if _is_mapped(source) else _once(source, target, batched=loader)
+    raise DataError(f"target is a {type(target).__name__}; a data set of another library takes the name of its label, or none.")
+
+
+def unlabelled(source: Any) -> Iterator[Any]:
+    """Yield the items of a data set of another library, without labels where it gives them.
+
+    Args:
+        source: as of `examples_of`; its examples may be items alone.
+
+    Yields:
+        One item after the other; those of a batch too.
+
+    Raises:
+        DataError: if what makes the examples fails.
+    """
+    batched, mapped = hasattr(source, "collate_fn"), _is_mapped(source) and not hasattr(source, "collate_fn")
+    for example in _given(source[index] for index in range(len(source))) if mapped else _given(source):
+        pair = isinstance(example, tuple | list) and len(example) == 2
+        item = example[0] if pair else example
+        if batched or (pair and not mapped and _is_batch(_Example(*example))):
+            yield from map(_item, item)
+        else:
+            yield _item(item)
+
+
+def _is_mapped(source: Any) -> bool:
+    return hasattr(source, "__getitem__") and hasattr(source, "__len__")
+
+
+# ── by index ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _mapped(source: Any, target: str | None) -> Examples:
+    count, kind = len(source), f"{type(source).__module__.split('.')[0]}.{type(source).__name__}"
+    if not count:
+        raise DataError(f"The data set ({kind}) is empty; expected one example or more.")
+    tensors = getattr(source, "tensors", None)
+    if isinstance(tensors, tuple) and len(tensors) == 2:
+        return Examples(as_numpy(tensors[0]), as_numpy(tensors[1]), f"items and labels are the tensors of the {kind}")
+    first = _example(source, 0, target)
+    label, item = first.names
+    columns = getattr(source, "column_names", None)
+    if isinstance(columns, list) and label in columns:  # Hugging Face: a column alone decodes nothing of the others
+        labels: Any = list(source[label])
+        feature = (getattr(source, "features", None) or {}).get(label)
+        classes = getattr(feature, "names", None)
+    else:
+        labels, classes = _labels_of(source, count, target=target), getattr(source, "classes", None)
+    items: Any = LazyItems(lambda index: _item(_example(source, index, target).item), np.arange(count))
+    if columns and isinstance(first.item, str | int | float):
+        items = list(source[item])
+    how = f"{f'the column {label!r}' if label else 'the second part of each example'} is the label"
+    note = f"{count:,} examples of the {kind} are asked for by index when they are needed; {how}"
+    return Examples(items, labels, note, tuple(map(str, classes)) if classes and _count(labels) else None)
+
+
+def _count(labels: Any) -> bool:
+    """Tell whether labels count the classes, so that names can stand for them."""
+    return as_numpy(labels).dtype.kind in "iu"
+
+
+def _labels_of(source: Any, count: int, *, target: str | None) -> Any:
+    for name in _LABELS:
+        found = getattr(source, name, None)
+        if target is None and found is not None and not callable(found) and len(found) == count:
+            labels = as_numpy(found)
+            if labels.ndim and str(_plain(_example(source, 0, None).label)) == str(labels[0]):
+                return labels
+    return [_plain(_example(source, index, target).label) for index in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Example:
+    item: Any
+    label: Any
+    names: tuple[str, str] = ("", "")
+
+
+def _example(source: Any, index: int, target: str | None) -> _Example:
+    try:
+        example = source[index]
+    except Exception as error:  # whatever the user's data set raises
+        raise DataError(f"The data set failed for example {index}: {type(error).__name__}: {error}. Repair it, or leave it out.") from error
+    return _parted(example, target, index=index)
+
+
+def _parted(example: Any, target: str | None, *, index: int) -> _Example:
+    if isinstance(example, Mapping):
+        names = list(example)
+        wanted = [target] if target else [name for one in TARGET_NAMES for name in names if str(name).lower() in (one, f"{one}s")][:1]
+        label = wanted[0] if wanted and wanted[0] in names else None
+        others = [name for name in names if name != label]
+        if label is None or len(others) != 1:
+            near = near_names(str(target), names) if target else "."
+            raise DataError(f"Example {index} has the parts {listed(map(repr, names), 12)}; {_ADVICE} and one other is the item{near}")
+        return _Example(example[others[0]], example[label], (label, others[0]))
+    if isinstance(example, tuple | list) and len(example) == 2 and target is None:
+        return _Example(*example)
+    what = f"{len(example)} parts" if isinstance(example, tuple | list) else f"a {type(example).__name__}"
+    raise DataError(f"Example {index} is {what}{f' and has no names, such as target={target!r}' if target else ''}; {_ADVICE}.")
+
+
+def _plain(value: Any) -> Any:
+    """Return a label as a number, text or array."""
+    if isinstance(value, str | bytes | int | float) or value is None:
+        return value
+    array = as_numpy(value)
+    return array.item() if array.ndim == 0 else array
+
+
+def _item(value: Any) -> Any:
+    return value if isinstance(value, str) or type(value).__module__.startswith("PIL") or hasattr(value, "__fspath__") else as_numpy(value)
+
+
+# ── once through ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
+    items: list[Any] = []
+    labels: list[Any] = []
+    for index, example in enumerate(_given(source)):
+        found = _parted(example, target, index=index)
+        single = not batched and not _is_batch(found)
+        items += [_item(found.item)] if single else [_item(one) for one in found.item]
+        labels += [_plain(found.label)] if single else [_plain(one) for one in found.label]
+        if len(items) != len(labels):
+            raise DataError(f"Batch {index} has other numbers of items and of labels: {len(found.item)} and {len(found.label)}.")
+    if not items:
+        raise DataError(f"The data set ({type(source).__name__}) gave no example; expected one or more. An iterator can be read only once.")
+    return Examples(items, labels, f"{len(items):,} examples of the {type(source).__name__} were read once through, and are held in memory")
+
+
+def _is_batch(example: _Example) -> bool:
+    """Tell a batch from one example: as many labels as items, along the first axis."""
+    if isinstance(example.label, str | bytes | int | float) or example.label is None or isinstance(example.item, str | bytes):
+        return False
+    labels, items = np.shape(example.label), len(example.item) if isinstance(example.item, list | tuple) else np.shape(example.item)[:1]
+    return len(labels) > 0 and (labels[0],) == (items if isinstance(items, tuple) else (items,))
+
+
+def _given(source: Iterable[Any]) -> Iterator[Any]:
+    iterator = iter(source)
+    for index in itertools.count():
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except DataError:
+            raise
+        except Exception as error:  # whatever the user's iterable raises
+            raise DataError(f"The data set failed at example {index}: {type(error).__name__}: {error}. Repair it.") from error
