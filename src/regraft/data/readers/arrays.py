@@ -127,7 +127,7 @@ def _is_paths(items: Any) -> bool:
     return isinstance(items, list) and bool(items) and isinstance(items[0], Path)
 
 
-def _items(values: Any, kind: str | None) -> tuple[list[Any] | np.ndarray, str]:
+def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.ndarray, str]:
     """Return X as a data set keeps it, and its kind."""
     if isinstance(values, LazyItems):
         return _lazy_items(values, kind)

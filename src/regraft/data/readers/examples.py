@@ -40,7 +40,14 @@ class Examples:
 
 
 def are_examples(source: Any) -> bool:
-    """Tell whether a value gives examples: by index and length, or one after the other."""
+    """Tell whether a value gives examples, by index and length or one after the other; a list does where its parts are pairs.
+
+    Args:
+        source: anything.
+
+    Returns:
+        False for arrays, tables, texts, mappings and pairs (X, y).
+    """
     if isinstance(source, str | bytes | Mapping | np.ndarray) or hasattr(source, "to_numpy") or hasattr(source, "detach"):
         return False
     if isinstance(source, tuple | list):
@@ -109,7 +116,7 @@ def _mapped(source: Any, target: str | None) -> Examples:
     tensors = getattr(source, "tensors", None)
     if isinstance(tensors, tuple) and len(tensors) == 2:
         return Examples(as_numpy(tensors[0]), as_numpy(tensors[1]), f"items and labels are the tensors of the {kind}")
-    first = _example(source, 0, target)
+    first = _example(source, 0, target=target)
     label, item = first.names
     columns = getattr(source, "column_names", None)
     if isinstance(columns, list) and label in columns:  # Hugging Face: a column alone decodes nothing of the others
@@ -118,7 +125,7 @@ def _mapped(source: Any, target: str | None) -> Examples:
         classes = getattr(feature, "names", None)
     else:
         labels, classes = _labels_of(source, count, target=target), getattr(source, "classes", None)
-    items: Any = LazyItems(lambda index: _item(_example(source, index, target).item), np.arange(count))
+    items: Any = LazyItems(lambda index: _item(_example(source, index, target=target).item), np.arange(count))
     if columns and isinstance(first.item, str | int | float):
         items = list(source[item])
     how = f"{f'the column {label!r}' if label else 'the second part of each example'} is the label"
@@ -136,9 +143,9 @@ def _labels_of(source: Any, count: int, *, target: str | None) -> Any:
         found = getattr(source, name, None)
         if target is None and found is not None and not callable(found) and len(found) == count:
             labels = as_numpy(found)
-            if labels.ndim and str(_plain(_example(source, 0, None).label)) == str(labels[0]):
+            if labels.ndim and str(_plain(_example(source, 0, target=None).label)) == str(labels[0]):
                 return labels
-    return [_plain(_example(source, index, target).label) for index in range(count)]
+    return [_plain(_example(source, index, target=target).label) for index in range(count)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +155,7 @@ class _Example:
     names: tuple[str, str] = ("", "")
 
 
-def _example(source: Any, index: int, target: str | None) -> _Example:
+def _example(source: Any, index: int, *, target: str | None) -> _Example:
     try:
         example = source[index]
     except Exception as error:  # whatever the user's data set raises
