@@ -14,7 +14,7 @@ from .conftest import run
 HEAVY = "{'torch', 'keras', 'tensorflow', 'numpy', 'sklearn', 'timm', 'transformers'}"
 COMMANDS = (
     *("inspect", "check", "profile", "adapt", "adapt-condition", "search", "extend"),
-    *("export", "evaluate", "predict", "report", "cache", "demo"),
+    *("export", "convert", "evaluate", "predict", "report", "cache", "demo"),
 )
 
 

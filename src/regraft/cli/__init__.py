@@ -14,6 +14,7 @@ from .commands import (
     caches,
     checking,
     conditions,
+    conversion,
     demo,
     evaluation,
     extension,
@@ -44,7 +45,21 @@ def _root(
     """Bring the network you trained and the data you now have; get back the adapted network."""
 
 
-_GROUPS = (inspection, checking, profiling, adaptation, searching, extension, conditions, evaluation, prediction, reports, caches, demo)
+_GROUPS = (
+    inspection,
+    checking,
+    profiling,
+    adaptation,
+    searching,
+    extension,
+    conditions,
+    conversion,
+    evaluation,
+    prediction,
+    reports,
+    caches,
+    demo,
+)
 for _group in _GROUPS:
     _group.add_to(app)
 

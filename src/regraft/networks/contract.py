@@ -622,7 +622,7 @@ class Network(abc.ABC):
         Args:
             path: `.onnx`: logits and probabilities of every head, with class names and preprocessing beside them, run by ONNX Runtime
                 and others; `.pmml`: dense layers over columns of numbers, read by Weka, KNIME and others; `.keras` for a Keras network,
-                or `.h5` in the form of Keras 2; `.pt2`, an exported program, for a PyTorch network.
+                or `.h5` in the form of Keras 2; `.pt2`, an exported program of PyTorch.
             preprocessing: of `.onnx`: make it part of the graph, which then takes pictures (N, H, W, C) in bytes of any size, or rows of
                 numbers as they were measured. It is always part of `.pmml`.
             pmml_version: "3.2", "4.1" or "4.4", which is meant where nothing is said.

@@ -53,11 +53,12 @@ from .keras_parts.structure import (
 )
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
+from .torch_parts.exporting import export_module
 from .tracing import Trace, as_tensor, capture, pooled, trace
 
 __all__ = ["KerasNetwork", "open_keras"]
 
-_FILE, _LEGACY = "network.keras", ".h5"
+_FILE, _LEGACY, _PROGRAM = "network.keras", ".h5", ".pt2"
 
 
 def open_keras(
@@ -514,8 +515,8 @@ class KerasNetwork(Network):
 
     @property
     def own_endings(self) -> tuple[str, ...]:
-        """`.keras`, and the HDF5 file of Keras 2."""
-        return (self.own_ending, _LEGACY)
+        """`.keras`, the HDF5 file of Keras 2, and a program of PyTorch."""
+        return (self.own_ending, _LEGACY, _PROGRAM)
 
     @property
     def own_ending(self) -> str:
@@ -525,7 +526,8 @@ class KerasNetwork(Network):
     def export_own(self, path: Path) -> Path:
         """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.
 
-        A model without a graph is written without its derived heads. An `.h5` file is in the form of Keras 2.
+        A model without a graph is written without its derived heads. An `.h5` file is in the form of Keras 2. A `.pt2` file is an
+        exported program of PyTorch, which needs no Keras.
 
         Raises:
             NetworkError: if Keras cannot serialise the model, or Keras 2 has no words for it.
@@ -533,6 +535,9 @@ class KerasNetwork(Network):
         folding.refuse_form(self)
         with as_given(self):
             whole = changes.with_groups(self)
+            if path.suffix.lower() == _PROGRAM:
+                export_module(whole, self.sample, path=path)
+                return path
             if path.suffix.lower() == _LEGACY:
                 write_keras2(whole, self.sample, kinds=[head.kind for head in self.heads.values()] or ["regression"], target=path)
                 return path

@@ -159,7 +159,19 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
         module: any.
         sample: a batch that it takes.
         path: ends in `.pt2`.
+
+    Raises:
+        NetworkError: if its forward cannot be exported, with the reason; nothing is written then.
     """
+    try:
+        content = _program(module, sample)
+    except Exception as problem:  # not every forward can be exported
+        reason = why_not_exported(problem)
+        raise NetworkError(f"{type(module).__name__} cannot be written as an exported program: {reason}. Export it as .onnx.") from problem
+    write_bytes(path, content)
+
+
+def _program(module: Module, sample: Inputs) -> bytes:
     axes = {0: torch.export.Dim("batch", min=1)}
     takes = signature(module.forward).parameters
     if isinstance(sample, dict):
@@ -172,7 +184,7 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
         program = torch.export.export(module.eval(), (sample,), dynamic_shapes={first.name: (axes,)} if starred else (axes,))
     content = BytesIO()
     torch.export.save(program, content)
-    write_bytes(path, content.getvalue())
+    return content.getvalue()
 
 
 def write_graph(module: Module, folder: Path) -> None:

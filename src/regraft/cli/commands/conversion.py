@@ -1,0 +1,49 @@
+"""`regraft convert`: a network of one form in another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...console import show, tell
+from ...errors import InputError
+from ...files.text import printable
+from .. import options
+from ..guard import guarded
+from ..shared import check_there, opened, size_of
+
+__all__ = ["add_to"]
+
+_ENDINGS = (".onnx", ".pmml", ".keras", ".h5", ".pt2")
+_OUT = "The file to write, whose ending decides the form: .onnx, .pmml, .keras, .h5 or .pt2. Without an ending, a saved folder."
+_Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `convert` to `app`."""
+    app.command("convert")(guarded(_convert))
+
+
+def _convert(  # over the limit: the options of the command
+    source: options.NetworkArgument,
+    out: _Out,
+    *,
+    weights: options.Weights = None,
+    source_classes: options.SourceClasses = None,
+    head: options.HeadLayer = None,
+    architecture: options.Architecture = None,
+) -> None:
+    """Write a network in another form, and say what was read and what could not be kept."""
+    if out.suffix and out.suffix.lower() not in _ENDINGS:
+        raise InputError(f"{printable(out)!r} has the ending {out.suffix!r}; expected one of {', '.join(_ENDINGS)}, or none for a folder.")
+    if out.exists():
+        raise InputError(f"{printable(out)!r} is there already. Give another name, or remove it.")
+    check_there(source)
+    net = opened(source, weights, source_classes=source_classes, head=head, architecture=architecture)
+    for note in net.account.notes:
+        tell(f"Note: {note}")
+    path = Path(net.export(out) if out.suffix else net.save(out))
+    size = sum(part.stat().st_size for part in ([path] if path.is_file() else path.iterdir()) if part.is_file())
+    show(f"Written: {path} ({size_of(size)})")

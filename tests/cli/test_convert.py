@@ -1,0 +1,98 @@
+"""`regraft convert`: every form to every other, as the table in the docs says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import regraft
+
+from .conftest import run
+
+keras = pytest.importorskip("keras")
+pytest.importorskip("onnx2pytorch")
+ROWS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+TO = (".onnx", ".pmml", ".keras", ".h5", ".pt2", "folder")
+ABC = ["a", "b", "c"]
+
+
+def _torch() -> regraft.Network:
+    torch.manual_seed(0)
+    stack = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    return regraft.load(stack, classes=ABC, inputs=(4,))
+
+
+def _keras() -> regraft.Network:
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((4,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(3, activation="softmax")]
+    return regraft.load(keras.Sequential(stack), classes=ABC)
+
+
+def _pmml_folder(place: Path) -> Path:
+    """A PyTorch network that opens again without its class."""
+    regraft.load(_torch().export(place / "own.pmml")).save(place / "own")
+    return place / "own"
+
+
+FROM: dict[str, Callable[[Path], Path]] = {
+    ".onnx": lambda place: _torch().export(place / "in.onnx"),
+    ".pmml": lambda place: _torch().export(place / "in.pmml"),
+    ".keras": lambda place: _keras().export(place / "in.keras"),
+    ".h5": lambda place: _keras().export(place / "in.h5"),
+    "folder, PyTorch": _pmml_folder,
+    "folder, Keras": lambda place: Path(_keras().save(place / "kept")),
+}
+
+
+def _documented() -> dict[str, list[str]]:
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return {row[0]: row[1:] for row in rows if row[0] in FROM and set(row[1:]) <= {"yes", "no"}}
+
+
+def _probabilities(path: Path) -> np.ndarray:
+    if path.suffix == ".pt2":
+        with torch.no_grad():
+            made = torch.export.load(path).module()(torch.from_numpy(ROWS))
+        return (made if torch.allclose(made.sum(1), torch.ones(len(made)), atol=1e-4) else made.softmax(1)).numpy()
+    return regraft.load(path).predict(ROWS).probabilities
+
+
+@pytest.mark.parametrize("name", FROM)
+def test_every_way_of_the_table_holds(name: str, tmp_path: Path) -> None:
+    source = FROM[name](tmp_path)
+    expected, found = _probabilities(source), []
+    for ending in TO:
+        out = tmp_path / ("out" if ending == "folder" else f"out{ending}")
+        result = run("convert", source, out)
+        found.append("yes" if result.exit_code == 0 else "no")
+        if result.exit_code:
+            assert result.exit_code == 2 and "is written to a file that ends in" in result.stderr and not out.exists()
+            continue
+        np.testing.assert_allclose(_probabilities(out), expected, atol=1e-5)
+    assert found == _documented()[name]
+
+
+def test_what_is_in_the_way_is_told_before_any_work(tmp_path: Path) -> None:
+    source = _torch().export(tmp_path / "x.onnx")
+    (tmp_path / "there.pmml").write_text("mine")
+    for out, message in (("there.pmml", "is there already"), ("x.tflite", "expected one of .onnx, .pmml")):
+        result = run("convert", source, tmp_path / out)
+        assert result.exit_code == 2 and message in result.stderr
+    assert (tmp_path / "there.pmml").read_text() == "mine"
+
+
+def test_a_program_of_a_keras_network_needs_no_keras(tmp_path: Path) -> None:
+    layers = keras.layers
+    stack = [keras.Input((7, 6)), layers.LSTM(4), layers.Dense(3)]
+    net = regraft.load(keras.Sequential(stack), classes=ABC)
+    items = np.random.default_rng(1).normal(size=(5, 7, 6)).astype(np.float32)
+    net.export(tmp_path / "x.pt2")
+    with torch.no_grad():
+        found = torch.export.load(tmp_path / "x.pt2").module()(torch.from_numpy(items)).numpy()
+    np.testing.assert_allclose(found, net.logits(items), atol=1e-6)
