@@ -139,6 +139,7 @@ def ran(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     result = regraft.adapt(net, data, **settings)
     losses = [{key: value for key, value in entry.items() if "loss" in key} for entry in result.history]
     plan, account = json.loads(result.plan.to_json()), result.account.to_dict()
+    del plan["settings"]["engine"]  # came after the file; what it decides stands in the weights
     return {"plan": digest(plan), "account": digest(account), "losses": losses, "weights": of_tensors(result.network.state())}
 
 

@@ -2,6 +2,7 @@
 
 from .cache import ActivationCache
 from .cut import Cut, Live, Refusal, find_cut
+from .engines import ENGINES, check_engine
 from .run import Counter, FrozenPass, Kept, default_cache_folder
 from .selection import (
     added_parameters,
@@ -18,6 +19,7 @@ from .selection import (
 from .storage import CacheEntry, clear_caches, list_caches
 
 __all__ = [
+    "ENGINES",
     "ActivationCache",
     "CacheEntry",
     "Counter",
@@ -28,6 +30,7 @@ __all__ = [
     "Refusal",
     "added_parameters",
     "cacheable_layers",
+    "check_engine",
     "clear_caches",
     "counted_layers",
     "default_cache_folder",

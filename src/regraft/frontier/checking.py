@@ -67,6 +67,7 @@ class Check:
         run: inputs -> live outputs, as for filling.
         batch_size: as for filling.
         exact: whether the engine is the one that filled the cache, and its sums are the same in every run.
+        rounding: largest difference by rounding, in proportion to the largest value of an output.
     """
 
     items: Prepared
@@ -74,6 +75,7 @@ class Check:
     run: Callable[[Inputs], list[Tensor]]
     batch_size: int
     exact: bool
+    rounding: float = ROUNDING
 
     def holds(self, cache: ActivationCache) -> bool:
         """Tell whether the finished rows of a cache are those of today.
@@ -89,7 +91,7 @@ class Check:
         made = [value[places] for value in cache.in_its_types(self.run(self._at_places(drawn, places)))]
         if _same(made, kept):
             return True
-        return _near(made, kept) and (not self.exact or self._same_as_filled(cache, drawn[0]))
+        return _near(made, kept, rounding=self.rounding) and (not self.exact or self._same_as_filled(cache, drawn[0]))
 
     def _at_places(self, drawn: Sequence[Piece], places: np.ndarray) -> Inputs:
         """Return a batch of the size of the pieces with one item of each at its place; the same items fill the places between."""
@@ -107,7 +109,7 @@ class Check:
         first = cache.in_its_types(self.run(inputs))
         if _same(first, kept):
             return True
-        return _near(first, kept) and not _same(first, cache.in_its_types(self.run(inputs)))
+        return _near(first, kept, rounding=self.rounding) and not _same(first, cache.in_its_types(self.run(inputs)))
 
 
 def _drawn(pieces: Sequence[Piece], number: np.random.Generator) -> tuple[list[Piece], np.ndarray]:
@@ -124,7 +126,7 @@ def _same(made: Sequence[np.ndarray], kept: Sequence[np.ndarray]) -> bool:
     return all(one.tobytes() == other.tobytes() for one, other in zip(made, kept, strict=True))
 
 
-def _near(made: Sequence[np.ndarray], kept: Sequence[np.ndarray]) -> bool:
+def _near(made: Sequence[np.ndarray], kept: Sequence[np.ndarray], *, rounding: float) -> bool:
     """Tell whether values differ by rounding alone; whole numbers must be the same."""
     for one, other in zip(made, kept, strict=True):
         if not np.issubdtype(one.dtype, np.inexact):
@@ -137,6 +139,6 @@ def _near(made: Sequence[np.ndarray], kept: Sequence[np.ndarray]) -> bool:
         if not np.array_equal(one[~finite], other[~finite], equal_nan=True):
             return False
         largest = float(np.abs(one[finite]).max(initial=0.0))
-        if not np.all(np.abs(one - other)[finite] <= ROUNDING * largest + step * np.abs(one[finite])):
+        if not np.all(np.abs(one - other)[finite] <= rounding * largest + step * np.abs(one[finite])):
             return False
     return True

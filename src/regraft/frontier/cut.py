@@ -44,12 +44,14 @@ class Cut:
         frozen_part: inputs -> one tensor (B, *shape) for each of `live`.
         trainable_part: those tensors -> raw scores by task, with gradients where they are on.
         layers: names of the layers in the frozen part.
+        again: a copy of the network -> the same cut of it, or why there is none.
     """
 
     live: tuple[Live, ...]
     frozen_part: Callable[[Inputs], list[Tensor]]
     trainable_part: Callable[[Sequence[Tensor]], Scores]
     layers: frozenset[str]
+    again: Callable[[Network], Cut | Refusal]
 
 
 _Parts = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
@@ -62,12 +64,21 @@ class Refusal:
     reason: str
 
 
+_Again = Callable[[Network], Cut | Refusal]
+
+
 class _Refused(Exception):
     """Inside this file: the cut cannot be made; carries the reason."""
 
 
 class _Stop(BaseException):
     """Ends a forward pass once all live outputs are seen. Not an Exception, so that no layer turns it into another error."""
+
+
+def _stop() -> None:
+    """End a forward pass; an exporter is let go on to the end, and leaves out what is not returned."""
+    if not torch.compiler.is_exporting():
+        raise _Stop
 
 
 @dataclass(frozen=True)
@@ -281,7 +292,7 @@ def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
             number, leaves = next(numbers), tree_flatten(output)[0]
             values.update({slot: slot.by_item(leaves[slot.leaf]).clone() for slot in by_module[name] if slot.call == number})
             if len(values) == len(replay.live):
-                raise _Stop
+                _stop()
 
         return hook
 
@@ -293,7 +304,7 @@ def _seen_live(replay: _Replay, inputs: Inputs) -> dict[_Slot, Tensor]:
     return values
 
 
-def _as_cut(replay: _Replay, layers: frozenset[str]) -> Cut:
+def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
     live = [
         Live(f"{slot.module}#{slot.call}.{slot.leaf}", tuple(value.shape[1:]), value.dtype)
         for slot in replay.live
@@ -313,7 +324,7 @@ def _as_cut(replay: _Replay, layers: frozenset[str]) -> Cut:
         size = len(tensors[0])
         return replay.run(values, replay.dummy_inputs(size, kept), size=size)
 
-    return Cut(tuple(live), frozen_part, trainable_part, layers)
+    return Cut(tuple(live), frozen_part, trainable_part, layers, again)
 
 
 def _items(inputs: Inputs, indices: Sequence[int]) -> Inputs:
@@ -335,16 +346,17 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolera
     network.mode_(False)
     sample = on_network(network, sample)
     two = _items(sample, [0, 1])
+    again = partial(find_cut, layers=layers, sample=sample, tolerance=tolerance)
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
     with torch.no_grad(), called_one_by_one():
         for direct in (_before_head(network, layers), network.split(layers)):
             if direct is not None:
-                make = partial(_of_parts, direct, two, layers=layers)
+                make = partial(_of_parts, direct, two, layers=layers, again=again)
                 proved = _attempt(make, network, sample=sample, tolerance=tolerance)
                 if isinstance(proved, Cut):
                     return proved
-        return _attempt(lambda: _by_replay(network, layers, sample=sample), network, sample=sample, tolerance=tolerance)
+        return _attempt(lambda: _by_replay(network, layers, sample=sample, again=again), network, sample=sample, tolerance=tolerance)
 
 
 def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, tolerance: float) -> Cut | Refusal:
@@ -357,14 +369,14 @@ def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, toler
         return Refusal(f"replaying it failed ({type(problem).__name__}: {str(problem)[:200]})")
 
 
-def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut:
+def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, again: _Again) -> Cut:
     two = _items(sample, [0, 1])
     units = frozen_units(network, layers, sample=two)
     if not units:
         raise _Refused("every frozen module also runs behind the trainable part")
     replay = _Replay(network, _calls(network, units, two=two, three=_items(sample, [0, 1, 0])), sample=two)
     _find_live_(replay, layers)
-    cut = _as_cut(replay, layers)
+    cut = _as_cut(replay, layers, again=again)
     _prove_in_training(network, cut, inputs=two)
     return cut
 
@@ -407,7 +419,7 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
 
         def stop(_module: Module, args: tuple[Tensor, ...]) -> None:
             seen.append(args[0])
-            raise _Stop
+            _stop()
 
         handle = head.register_forward_pre_hook(stop)
         try:
@@ -417,14 +429,14 @@ def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
             pass
         finally:
             handle.remove()
-        return seen
+        return seen[:1]
 
     return frozen_part, lambda tensors: network.scores_of_features(tensors[0])
 
 
-def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str]) -> Cut:
+def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Again) -> Cut:
     live = [Live(f"tensor {index}", tuple(value.shape[1:]), value.dtype) for index, value in enumerate(parts[0](two))]
-    return Cut(tuple(live), parts[0], parts[1], layers)
+    return Cut(tuple(live), parts[0], parts[1], layers, again)
 
 
 def _proved(network: Network, cut: Cut, *, sample: Inputs, tolerance: float) -> Cut | Refusal:

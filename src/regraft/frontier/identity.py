@@ -102,7 +102,9 @@ def frozen_digest(network: Network, layers: Collection[str]) -> str:
     return frozen_identity(network, layers).digest
 
 
-def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str, device: str = "cpu") -> tuple[str, dict[str, Any]]:
+def cache_identity(  # over the limit: what a value depends on
+    frozen: str, live: Collection[str], *, items: str, dtype: str, device: str = "cpu", engine: str = "eager"
+) -> tuple[str, dict[str, Any]]:
     """Return the name of a cache and the facts from which it is made.
 
     Args:
@@ -111,6 +113,7 @@ def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str
         items: identity of items, preprocessing, views and view seed (`Prepared.identity`).
         dtype: "float32" or "float16".
         device: kind of the device that computes it: another one rounds otherwise.
+        engine: that computes it, with version and precision; "eager" for PyTorch as it is.
 
     Returns:
         A hexadecimal key and the facts as plain data.
@@ -124,6 +127,7 @@ def cache_identity(frozen: str, live: Collection[str], *, items: str, dtype: str
         "device": device,
         "torch": str(torch.__version__),
     }
+    facts |= {} if engine == "eager" else {"engine": engine}
     return key_of(facts), facts
 
 

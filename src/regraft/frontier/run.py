@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +20,10 @@ from ..errors import CacheError
 from ..files.locks import held_folder
 from ..networks.contract import Inputs, Network
 from ..networks.samples import placed
-from .cache import ActivationCache
-from .checking import Check, pieces_of
+from .cache import CHUNK, ActivationCache
+from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
+from .engines import EAGER, MOST_OFF, Batch, Engine, EngineLog, built_engine, engine_names, worth_building
 from .identity import Frozen, cache_identity, engine_of, frozen_identity
 from .storage import CacheFolder
 
@@ -28,6 +31,8 @@ __all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
 
 MOST_KEPT = 2**28
 """Bytes of the caches that a run keeps in memory beside the one in use."""
+FEWEST = 1024
+"""Examples below which engine="auto" does not look for another engine than PyTorch as it is."""
 MOST_NAMED = 3
 """Parts without content that are named in a note."""
 
@@ -40,9 +45,18 @@ def default_cache_folder() -> Path:
 
 @dataclass
 class Counter:
-    """How many items went through the frozen part."""
+    """How many items went through the frozen part, and on which engines."""
 
     items: int = 0
+    engines: EngineLog = field(default_factory=EngineLog)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """How a pass begins: its engine, and what that has computed already of the first items."""
+
+    engine: Engine
+    values: tuple[Sequence[Tensor], ...] = ()
 
 
 class Kept:
@@ -82,6 +96,7 @@ class FrozenPass:
         counter: told of every item.
         notes: told why a cache is not kept for other processes, once.
         kept: the caches that this run has in memory.
+        engine: what computes on a CPU, one of `ENGINES`.
     """
 
     network: Network
@@ -93,6 +108,7 @@ class FrozenPass:
     counter: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     kept: Kept = field(default_factory=Kept)
+    engine: str = EAGER
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
@@ -115,15 +131,26 @@ class FrozenPass:
         if frozen.opaque:
             self._say_once(_not_kept(frozen.opaque))
             return self._for_this_run(frozen, items, views=views, folder=_made(Path(self.where)))
-        key, facts = self._identity(frozen, items.identity(max(views) + 1), views=views)
-        rows, engine = len(items) * len(views), engine_of(self.device)
-        place = CacheFolder(Path(self.where) / key, self.cut.live, rows, self.dtype, facts, engine)
-        return self._from_folder(place, items, views=views)
+        return self._from_folder(frozen, items, views=views)
 
-    def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    @property
+    def _wanted(self) -> str:
+        return self.engine if self.device.type == "cpu" else EAGER
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """The engines that may compute here, by their names in the identity; PyTorch as it is comes last."""
+        return engine_names(self._wanted)
+
+    @property
+    def _sought(self) -> list[str]:
+        """Those of these names whose caches serve: that of the engine asked for, or any of them."""
+        return [known for name, known in self._names.items() if self._wanted in ("auto", name)]
+
+    def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
         live = [part.name for part in self.cut.live]
         said = f"{items} {list(views)}, {self.batch_size} at a time"
-        return cache_identity(frozen.digest, live, items=said, dtype=self.dtype, device=self.device.type)
+        return cache_identity(frozen.digest, live, items=said, dtype=self.dtype, device=self.device.type, engine=engine)
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self.notes:
@@ -132,18 +159,32 @@ class FrozenPass:
     def _for_this_run(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], folder: Path | None = None) -> ActivationCache:
         """Return a cache that lives as long as the run; the items are known by the objects that they are."""
         objects = (items.data, items.preprocessing, items.augment)
-        key, _ = self._identity(frozen, f"{[id(one) for one in objects]} {items.view_seed}", views=views)
-        cache = self.kept.get(key)
-        if cache is None:
-            cache = ActivationCache.in_memory(self.cut.live, len(items) * len(views), dtype=self.dtype, folder=folder)
-            self._fill_(cache, items, views=views)
-            self.kept.add(key, cache, of=objects)
+        said = f"{[id(one) for one in objects]} {items.view_seed}"
+        keys = {known: self._identity(frozen, said, views=views, engine=known)[0] for known in self._names.values()}
+        found = next((cache for known in self._sought if (cache := self.kept.get(keys[known])) is not None), None)
+        if found is not None:
+            return found
+        cache = ActivationCache.in_memory(self.cut.live, len(items) * len(views), dtype=self.dtype, folder=folder)
+        begun = self._begun(frozen, items, views=views, wanted=self._wanted)
+        self._fill_(cache, items, views=views, begun=begun)
+        self.kept.add(keys[begun.engine.name], cache, of=objects)
         return cache
 
-    def _from_folder(self, place: CacheFolder, items: Prepared, *, views: Sequence[int]) -> ActivationCache:
-        found = place.opened()
-        if found is not None and not found.missing and self._holds(found, place, items=items, views=views):
-            return found
+    def _from_folder(self, frozen: Frozen, items: Prepared, *, views: Sequence[int]) -> ActivationCache:
+        said, wanted = items.identity(max(views) + 1), self._wanted
+        places = dict[str, CacheFolder]()
+        for known in self._names.values():
+            key, facts = self._identity(frozen, said, views=views, engine=known)
+            rows, here = len(items) * len(views), engine_of(self.device)
+            places[known] = CacheFolder(Path(self.where) / key, self.cut.live, rows, self.dtype, facts, here)
+        for known in self._sought:
+            found = places[known].opened()
+            if found is not None and not found.missing and self._holds(found, places[known], items=items, views=views):
+                return found
+            if found is not None and found.finished:
+                wanted = known.partition(" ")[0]  # what was begun goes on with the same engine
+        begun = self._begun(frozen, items, views=views, wanted=wanted)
+        place = places[begun.engine.name]
         with held_folder(place.path, error=CacheError, wait=math.inf):
             cache = place.opened(writing=True)
             if cache is None or not self._holds(cache, place, items=items, views=views):
@@ -151,30 +192,82 @@ class FrozenPass:
                     cache.close()
                 cache = place.made()
             try:
-                self._fill_(cache, items, views=views)
+                self._fill_(cache, items, views=views, begun=begun)
             finally:
                 cache.close()
         return cache
 
     def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: Prepared, views: Sequence[int]) -> bool:
-        """Tell whether what is finished is what the network gives today."""
-        exact = self.device.type == "cpu" and place.engines() == [place.engine]
-        return Check(items, views, self._values, self.batch_size, exact).holds(cache)
+        """Tell whether what is finished is what the network gives today; PyTorch computes it, as another engine need not be built then."""
+        other = "engine" in place.facts
+        exact = self.device.type == "cpu" and place.engines() == [place.engine] and not other
+        return Check(items, views, self._values, self.batch_size, exact, MOST_OFF if other else ROUNDING).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
         return self.cut.frozen_part(placed(inputs, self.device, order=self.network.memory_order))
 
-    def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int]) -> None:
-        missing = cache.missing
+    def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
+        """Choose the engine of a pass; "auto": by the time that PyTorch takes for the first examples, where they are many."""
+        eager, rows = Engine(EAGER, self._values), len(items) * len(views)
+        if wanted == EAGER or len(items) < 2:
+            return _Begun(eager)
+        key = f"{frozen.digest} {[part.name for part in self.cut.live]} {wanted}"
+        known = self.counter.engines.built.get(key)
+        if known is not None:
+            return _Begun(known if known.name != EAGER else eager)
+        if wanted == "auto" and rows < FEWEST:
+            return _Begun(eager)
+        chosen = np.arange(min(len(items), 2 * self.batch_size, CHUNK))
+        first = [self._timed(inputs) for _, inputs in items.batches(self.batch_size, chosen, views[0])]
+        own = tuple(batch.values for batch in first)
+        seconds = min(batch.seconds / len(batch) for batch in first)
+        if wanted == "auto" and not worth_building(self.network, self.cut.layers, seconds=seconds * rows):
+            return _Begun(eager, own)
+        engine = self._built(wanted, first, key=key, seconds=seconds)
+        if engine is None:
+            return _Begun(eager, own)
+        return _Begun(engine, tuple(engine.values(batch.inputs) for batch in first))
+
+    def _timed(self, inputs: Inputs) -> Batch:
+        start = time.perf_counter()
+        values = self._values(inputs)
+        return Batch(inputs, values, time.perf_counter() - start)
+
+    def _built(self, wanted: str, first: Sequence[Batch], *, key: str, seconds: float) -> Engine | None:
+        """Return the engine that is built and proven on the first batches; None, and a note, where PyTorch is taken."""
+        log = self.counter.engines
+        engine, why = built_engine(self.network, self.cut, wanted=wanted, proof=first, log=log)
+        if engine.name != EAGER and wanted == "auto" and engine.seconds >= seconds:
+            why, engine = [f"{engine.name} took {engine.seconds / seconds:.2f} times as long"], Engine(EAGER, self._values)
+        log.built[key] = replace(engine, faster=seconds - engine.seconds)
+        if engine.name == EAGER:
+            self._say_once(f"The frozen part ran on PyTorch as it is: {'; '.join(why)}.")
+            return None
+        self._say_once(
+            f"The frozen part ran on {engine.name}: {seconds / engine.seconds:.1f} times as fast as PyTorch as it is on a batch, with "
+            f"values within {engine.difference:.1g} of PyTorch's largest one."
+            + ("" if engine.exact else " Its values are not bit-identical from run to run, or for other batch sizes.")
+        )
+        return log.built[key]
+
+    def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int], begun: _Begun) -> None:
+        missing, known = cache.missing, begun.values
         with progress("frozen part", sum(len(rows) for rows in missing)) as advance:
+
+            def put(first: int, values: Sequence[Tensor]) -> int:
+                cache.put(first, values)
+                self.counter.items += len(values[0])
+                self.counter.engines.saved += len(values[0]) * begun.engine.faster
+                advance(len(values[0]))
+                return first + len(values[0])
+
             for rows in missing:
                 for piece in pieces_of(rows, len(items), batch_size=len(rows)):  # a view within the chunk; the reader makes its batches
                     first = piece.first
-                    for chosen, inputs in items.batches(self.batch_size, piece.items, views[piece.view]):
-                        cache.put(first, self._values(inputs))
-                        first += len(chosen)
-                        self.counter.items += len(chosen)
-                        advance(len(chosen))
+                    for values in known if first == 0 else ():
+                        first = put(first, values)
+                    for _, inputs in items.batches(self.batch_size, piece.items[first - piece.first :], views[piece.view]):
+                        first = put(first, begun.engine.values(inputs))
                 cache.finish(rows)
 
 

@@ -14,6 +14,7 @@ from ..console import say
 from ..data import Dataset, Prepared, check_trainable
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
+from ..frontier import check_engine
 from ..methods import METHODS
 from ..networks.contract import Network
 from ..report.candidates import was_tried
@@ -58,7 +59,9 @@ def carry_out(
 
     Raises:
         InputError: if network, data, plan or folder do not fit together; nothing has been started then.
+        MissingExtraError: if the engine that the plan names is not installed.
     """
+    check_engine(plan.settings.engine)
     check_trainable(data, judged_apart=test is not None)
     with nullcontext() if out is None else held_folder(out) as folder:
         if folder is not None:

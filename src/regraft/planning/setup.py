@@ -30,7 +30,7 @@ __all__ = ["Additions", "Checkpoints", "Clock", "Log", "Parts", "Setup", "learni
 MOST_REFITTED = 5000
 """Training and validation examples together from which refit="auto" does without the second training."""
 _NO_PART_OF_A_RUN = frozenset(
-    {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "baselines", "callbacks", "log_with"},
+    {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "engine", "baselines", "callbacks", "log_with"},
 )
 """Names in a plan and its settings that change nothing in how a network is trained: a run that was killed goes on with others."""
 
@@ -60,11 +60,12 @@ class Clock:
 
     def cost(self, counter: Counter) -> dict[str, float]:
         """Return the seconds by kind, in total, and the examples that the counter saw go through the frozen part."""
-        total = time.perf_counter() - self.began
+        total, log = time.perf_counter() - self.began, counter.engines
         return {
             **{kind: round(spent, 3) for kind, spent in self.seconds.items()},
             "total": round(total, 3),
             "frozen_forward_items": counter.items,
+            **({"engine_building": round(log.building, 3), "engine_saved": round(log.saved, 3)} if log.building else {}),
         }
 
 

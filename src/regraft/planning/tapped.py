@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -142,7 +142,8 @@ def tapped_features(  # over the limit: what a pass needs to know
         reading.network.module.to(device)
         where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
         told: list[str] = []
-        cache = FrozenPass(reading.network, _as_cut(reading), where, device=device, counter=counter, notes=told).cached(items)
+        cut, engine = _as_cut(reading, source=network), settings.engine
+        cache = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told, engine=engine).cached(items)
         values = _whole(cache)
     points = _with_slices(points or default_points(network), reading.slices)
     head = values[1] if len(values) > 1 else None
@@ -218,15 +219,19 @@ def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
     return () if None in known else tuple(one for one in known if one is not None)
 
 
-def _as_cut(reading: _Reading) -> Cut:
-    """Return the pass as a cut behind everything: its outputs are the features."""
+def _as_cut(reading: _Reading, *, source: Network) -> Cut:
+    """Return the pass over a tapped `source` as a cut behind everything: its outputs are the features."""
     reading.network.mode_(False)
     made = reading.read(reading.network.sample)
     digest = hashlib.blake2b(repr(reading.slices).encode(), digest_size=8).hexdigest()
     names = (f"taps {digest}", "before the head")
     live = tuple(Live(name, tuple(value.shape[1:]), value.dtype) for name, value in zip(names, made, strict=False))
     layers = frozenset(layer.name for layer in reading.network.layers)
-    return Cut(live, reading.read, lambda _tensors: {}, layers)
+
+    def again(twin: Network) -> Cut:
+        return _as_cut(replace(reading, network=twin, heads=_head_modules(source, twin)), source=source)
+
+    return Cut(live, reading.read, lambda _tensors: {}, layers, again)
 
 
 def _whole(cache: ActivationCache) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 
 from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, near_names
+from ..frontier.engines import ENGINES
 from ..tasks import LOSSES
 from .optimizing import OPTIMIZERS, factory_rate
 from .telling.callbacks import HOOKS
@@ -78,6 +79,8 @@ class Settings:
         label_smoothing: in [0, 1).
         cache: folder of feature caches, "memory", or None ("none") to compute the frozen part every epoch; "auto": the user's cache folder.
         dtype: of cached activations, "float32" or "float16".
+        engine: what computes frozen parts on a CPU: "eager" (PyTorch as it is), "compile" (torch.compile), "onnxruntime" or "openvino";
+            "auto": of those installed, the fastest, where the pass is long enough to pay for building it, else "eager".
         device: such as "cpu" or "cuda"; None: what the machine has.
         metrics: further figures of the first task, in the history ("validation_NAME"), the scores and the report: names of scorers of
             scikit-learn, or functions of the true and the predicted targets.
@@ -125,6 +128,7 @@ class Settings:
     log_with: Any = None
     cache: str | None = "auto"
     dtype: str = "float32"
+    engine: str = "auto"
     device: str | None = None
     task_weights: Mapping[str, float] | None = None
     baselines: bool = False
@@ -308,6 +312,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "label_smoothing": ("a number in [0, 1)", lambda value: 0 <= value < 1),
     "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
     "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
+    "engine": (f"one of {', '.join(ENGINES)}", lambda value: value in ENGINES),
     "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
     "task_weights": ("task -> weight (a number above 0), or None", lambda value: value is None or _task_weights(value)),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),

@@ -40,6 +40,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     kind: options.Kind = None,
     seed: _Seed = 0,
     cache: options.Cache = None,
+    engine: options.Engine = None,
     weights: options.Weights = None,
     random_weights: options.RandomWeights = False,
     source_classes: options.OldClasses = None,
@@ -65,6 +66,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
         reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
         dataset = read_data(data, skip_bad=skip_bad, **reading)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
+        settings |= {} if engine is None else {"engine": engine}
 
         from ... import verbs
 

@@ -64,6 +64,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     outside: options.Outside = False,
     kind: options.Kind = None,
     cache: options.Cache = None,
+    engine: options.Engine = None,
     weights: options.Weights = None,
     random_weights: options.RandomWeights = False,
     source_classes: options.SourceClasses = None,
@@ -75,6 +76,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Search for the plan that adapts a network best; every trial starts from its trained weights."""
     settings = _assigned(assigned or []) | ({} if cache is None else {"cache": value_of(cache)})
+    settings |= {} if engine is None else {"engine": engine}
     settings |= {} if probe is None else {"probe": probe}
     wanted = _read_space(space)
     how = {

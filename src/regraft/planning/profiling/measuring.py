@@ -11,7 +11,7 @@ import torch
 
 from ...data import Dataset, Prepared
 from ...errors import DataError, SettingError
-from ...frontier import Counter
+from ...frontier import Counter, check_engine
 from ...networks.contract import Network
 from ...training import Settings
 from ..preparing import preprocessing_for
@@ -60,6 +60,7 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     Raises:
         DataError: if nothing can be left out and judged, or the network gives no finite numbers.
     """
+    check_engine(settings.engine)
     clock, counter = Clock(), Counter()
     _check_targets(data)
     with clock.during("read"):

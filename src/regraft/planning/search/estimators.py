@@ -80,6 +80,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         log_with: Any = None,
         cache: str | None = "auto",
         dtype: str = "float32",
+        engine: str = "auto",
         device: str | None = None,
     ) -> None:
         self.net = net
@@ -127,6 +128,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.log_with = log_with
         self.cache = cache
         self.dtype = dtype
+        self.engine = engine
         self.device = device
 
     def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:

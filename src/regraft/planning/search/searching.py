@@ -18,6 +18,7 @@ from ...console import progress, say
 from ...data import Dataset, check_trainable
 from ...errors import SettingError, near_names
 from ...files.text import printable
+from ...frontier import check_engine
 from ...frontier.identity import frozen_digest
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
@@ -111,6 +112,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
         SettingError: if something is out of its range, or no trial came to its end.
     """
     optuna_library()
+    check_engine(settings.get("engine", "auto"))
     check_trainable(data)
     asked.check(data.task)
     with _shared(settings) as fixed:
@@ -198,7 +200,7 @@ def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
         targets.update(np.ascontiguousarray(items.data.targets_of(name).values).tobytes())
     for part in (bench.judging, *(index for fold in bench.folds for index in fold)):
         targets.update(np.ascontiguousarray(part).tobytes())
-    fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device")}
+    fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device", "engine")}
     facts = [space.to_dict(), json.loads(json.dumps(fixed, default=str)), bench.metric, asked.sampler, targets.hexdigest()]
     facts += [items.identity(1), frozen_digest(network, [layer.name for layer in network.layers])]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,223 @@
+"""Engines: what they compute is what PyTorch computes, in any batch; caches know who filled them; small data stay with PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import torch_examples as examples
+from torch import Tensor, nn
+
+import regraft
+from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.errors import MissingExtraError, SettingError
+from regraft.frontier import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
+from regraft.networks.contract import Network
+from regraft.networks.torch_modules import open_torch
+
+INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
+
+
+class Forked(nn.Module):
+    """Two frozen branches, of which what is trained reads both: two live outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 2, 5)
+        self.mix, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(torch.cat([self.one(x).relu().mean((2, 3)), self.two(x).amax((2, 3))], 1)))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer below the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x[:, 0])[0][:, -1])
+
+
+def _torch(module: Callable[[], nn.Module]) -> Network:
+    torch.manual_seed(0)
+    return open_torch(module(), inputs=(1, 8, 8))
+
+
+def _keras() -> Network:
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    return regraft.load(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
+
+
+NETWORKS: dict[str, tuple[Callable[[], Network], tuple[str, ...]]] = {
+    "torch": (lambda: _torch(examples.Cnn), ()),
+    "two live outputs": (lambda: _torch(Forked), ("mix", "head")),
+    "recurrent": (lambda: _torch(Recurrent), ()),
+    "keras": (_keras, ()),
+}
+
+CASES = [("torch", "onnxruntime"), ("two live outputs", "openvino"), ("recurrent", "onnxruntime"), ("keras", "openvino")]
+
+
+def _items(network: Network, count: int) -> Prepared:
+    X, y = examples.pictures(count)
+    X = X if network.layout != "channels_last" else np.ascontiguousarray(X.transpose(0, 2, 3, 1))
+    return Prepared(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
+
+
+def _cut(network: Network, items: Prepared, *, trained: Sequence[str] = ()) -> Cut:
+    frozen = frozenset(layer.name for layer in network.layers) - set(trained or network.head_layers)
+    network.freeze_(frozen)
+    cut = find_cut(network, cacheable_layers(network, frozen), sample=items.batch(np.arange(3)))
+    assert isinstance(cut, Cut), cut
+    return cut
+
+
+def _filled(case: str, where: str | Path, engine: str, **further: Any) -> tuple[list[np.ndarray], FrozenPass]:
+    make, trained = NETWORKS[case]
+    network = make()
+    items = _items(network, 300)
+    made = FrozenPass(network, _cut(network, items, trained=trained), where, engine=engine, **further)
+    return made.cached(items).stored(np.arange(300)), made
+
+
+@pytest.mark.parametrize("case, engine", [(case, engine) for case, engine in CASES if engine in INSTALLED])
+def test_an_engine_gives_what_pytorch_gives(case: str, engine: str) -> None:
+    plain, _ = _filled(case, "memory", "eager")
+    values, made = _filled(case, "memory", engine)
+    built = Counter(engines=made.counter.engines)
+    again, _ = _filled(case, "memory", engine, counter=built)
+    alone, _ = _filled(case, "memory", engine, counter=built, batch_size=7)
+    assert len(values) == len(plain) == (2 if case == "two live outputs" else 1)
+    for one, other, repeated, small in zip(plain, values, again, alone, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-4 * np.abs(one).max())
+        assert other.tobytes() == repeated.tobytes() == small.tobytes()
+    assert [note for note in made.notes if f"ran on {engine}" in note], made.notes
+    assert made.counter.items == 300
+    assert made.counter.engines.building > 0
+
+
+def test_a_cache_of_one_engine_is_none_of_another(tmp_path: Path) -> None:
+    passes = {engine: _filled("torch", tmp_path, engine)[1] for engine in ("eager", *INSTALLED)}
+    assert [made.counter.items for made in passes.values()] == [300] * len(passes)
+    assert len(list(tmp_path.iterdir())) == len(passes)
+    for engine in ("eager", *INSTALLED, "auto"):
+        again = _filled("torch", tmp_path, engine)[1]
+        assert (again.counter.items, again.counter.engines.building) == (0, 0), engine  # taken up, and nothing built for that
+
+
+def test_few_examples_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_engine(*_args: Any, **_settings: Any) -> Any:
+        raise AssertionError("an engine was built")
+
+    monkeypatch.setattr(run, "built_engine", no_engine)
+    plain, _ = _filled("torch", "memory", "eager")
+    for fewest in (run.FEWEST, 1):  # not looked at; looked at, and not worth it
+        monkeypatch.setattr(run, "FEWEST", fewest)
+        values, made = _filled("torch", "memory", "auto")
+        assert [value.tobytes() for value in values] == [value.tobytes() for value in plain]
+        assert (made.counter.items, made.notes) == (300, [])
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no engine")
+def test_auto_takes_the_fastest_engine_and_pytorch_where_none_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FEWEST", 1)
+    monkeypatch.setattr(run, "worth_building", lambda *_args, **_settings: True)
+    for seconds, expected in ((0.0, "ran on o"), (1e9, "ran on PyTorch as it is")):
+        own = engines._proved
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                engines, "_proved", lambda *args, own=own, seconds=seconds, **named: replace(own(*args, **named), seconds=seconds + 1e-9)
+            )
+            _, made = _filled("torch", "memory", "auto")
+        assert expected in made.notes[0], made.notes
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no engine")
+def test_an_engine_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = _filled("torch", "memory", "eager")
+    own = engines._in_onnx_form
+
+    def wrong(*args: Any, **named: Any) -> Any:
+        make = own(*args, **named)
+        return lambda engine: lambda inputs: [value * 1.001 for value in make(engine)(inputs)]
+
+    monkeypatch.setattr(engines, "_in_onnx_form", wrong)
+    values, made = _filled("torch", "memory", INSTALLED[0])
+    assert [value.tobytes() for value in values] == [value.tobytes() for value in plain]
+    assert f"ran on PyTorch as it is: {INSTALLED[0]}: for a batch of" in made.notes[0]
+
+
+def test_a_part_that_cannot_be_exported_stays_with_pytorch() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = [torch.from_numpy(np.tanh(self.conv(one[None]).detach().numpy())) for one in x]
+            return self.head(torch.cat(rows).mean((2, 3)))
+
+    network = _torch(Sized)
+    items = _items(network, 20)
+    notes: list[str] = []
+    if not INSTALLED:
+        pytest.skip("no engine")
+    cache = FrozenPass(network, _cut(network, items), "memory", engine=INSTALLED[0], notes=notes).cached(items)
+    assert not cache.missing
+    assert notes[0].startswith("The frozen part ran on PyTorch as it is:")
+
+
+def test_what_is_worth_building_depends_on_the_network_and_the_length_of_the_pass() -> None:
+    depthwise = open_torch(nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(72, 3)), inputs=(2, 8, 8))
+    dense = open_torch(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), inputs=(8,))
+    layers = {id(one): frozenset(layer.name for layer in one.layers) for one in (depthwise, dense)}
+
+    def worth(network: Network, seconds: float) -> bool:
+        return engines.worth_building(network, layers[id(network)], seconds=seconds)
+
+    assert [worth(depthwise, seconds) for seconds in (0.1, 5.0, 20.0)] == [False, False, True]
+    assert [worth(dense, seconds) for seconds in (20.0, 150.0, 300.0)] == [False, False, True]  # 3 % of the pass pay for a vain attempt
+
+
+def test_an_engine_that_is_not_installed_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, *_args: Any) -> Any:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    for engine, extra in (("openvino", "engines"), ("onnxruntime", "onnx")):
+        with pytest.raises(MissingExtraError, match=rf"engine='{engine}' needs .*regraft\[{extra}\]"):
+            check_engine(engine)
+    check_engine("auto")
+    check_engine("eager")
+
+
+def test_an_unknown_engine_is_an_error() -> None:
+    with pytest.raises(SettingError, match="engine='tensorrt': expected one of auto, eager, compile, openvino, onnxruntime"):
+        regraft.adapt(_torch(examples.Cnn), examples.pictures(12), engine="tensorrt")
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no engine")
+@pytest.mark.parametrize("case", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
+def test_adapt_and_profile_say_what_ran(case: str) -> None:
+    network = _keras() if case == "keras" else regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    X, y = examples.pictures(60)
+    X = X if case == "torch" else np.ascontiguousarray(X.transpose(0, 2, 3, 1))
+    plain = regraft.adapt(network, (X, y), strategy="probe", cache="memory", engine="eager")
+    result = regraft.adapt(network, (X, y), strategy="probe", cache="memory", engine=INSTALLED[-1])
+    assert any(f"ran on {INSTALLED[-1]}" in reason for reason in result.plan.reasons)
+    assert result.cost["engine_building"] > 0
+    assert "engine_building" not in plain.cost
+    np.testing.assert_allclose(result.network.predict(X).probabilities, plain.network.predict(X).probabilities, atol=1e-2)
+    profile = regraft.profile(network, (X, y), cache="memory", engine=INSTALLED[-1])
+    assert any(f"ran on {INSTALLED[-1]}" in note for note in profile.notes), profile.notes
