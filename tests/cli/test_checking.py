@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .conftest import TINY, run
+import numpy as np
+import pytest
+
+from .conftest import SETTINGS, TINY, run
 
 
 def test_data_alone_with_what_cannot_be_used(pictures: Path) -> None:
@@ -26,3 +29,28 @@ def test_with_a_network(pictures: Path) -> None:
 def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     shown = run("check", tmp_path / "none", "timmm:x")
     assert shown.exit_code == 2 and "timmm" in shown.stderr and "do not exist" in shown.stderr
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "folder"])
+def test_arrays_go_from_adapt_to_evaluate_and_predict(form: str, tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, "relu"), keras.layers.Dense(2, "softmax")]).save(tmp_path / "m.keras")
+    labels = np.array(["a", "b"] * 12)
+    rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32) + 3 * (labels == "a")[:, None]
+    source = tmp_path / {"npz": "d.npz", "npy": "X.npy", "folder": "d"}[form]
+    if form == "npz":
+        np.savez(source, X=rows, y=labels)
+    elif form == "npy":
+        np.save(source, rows)
+        np.save(tmp_path / "y.npy", labels)
+    else:
+        for at, row in enumerate(rows):
+            (source / labels[at]).mkdir(parents=True, exist_ok=True)
+            np.save(source / labels[at] / f"{at}.npy", row)
+    out = tmp_path / "out"
+    made = run("adapt", tmp_path / "m.keras", source, "--out", out, "--strategy", "probe", *SETTINGS)
+    assert made.exit_code == 0, made.output
+    judged = json.loads(run("evaluate", out, source, "--json").stdout)
+    assert judged["items"] == 24 and judged["accuracy"] > 0.9
+    shown = run("predict", out, source)
+    assert shown.exit_code == 0 and len(shown.stdout.splitlines()) == 25, shown.output

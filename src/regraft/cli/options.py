@@ -19,10 +19,11 @@ class Format(StrEnum):
 
 
 _NETWORK = "A file (.keras .h5 .hdf5 .pmml), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
-_FILES = "Files or folders; one CSV or Parquet file that holds or names the items; .txt with one text a line; .npy for arrays."
+_FILES = "Files or folders; one CSV or Parquet file that holds or names the items; .txt with one text a line; .npy or .npz for arrays."
+_DATA = "A folder of class folders, a CSV or Parquet file, or arrays: .npz (X, y), .npy with y.npy beside it."
 
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
-DataArgument = Annotated[str, Argument(metavar="DATA", help="A folder of class folders, or a CSV or Parquet file.")]
+DataArgument = Annotated[str, Argument(metavar="DATA", help=_DATA)]
 SavedArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt.")]
 RunArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt, or an .onnx file of regraft export.")]
 ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_FILES, show_default=False)]
@@ -52,7 +53,7 @@ _TRUST = "Open a PyTorch program (.pt2), which predicts and nothing else. This r
 Trust = Annotated[bool, Option("--trust", help=_TRUST)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-_TARGET = "Column of the label; repeat it where an item may have several (multi-label). TASK=COL for each of several tasks."
+_TARGET = "Column of the label, or array of a .npz; repeat it where an item may have several. TASK=COL for each of several tasks."
 Target = Annotated[list[str] | None, Option("--target", metavar="COL", help=_TARGET, show_default=False)]
 _GROUP = "Column (speaker, patient, …) never on both sides of a split; byte-equal keeps equal examples on one side."
 Group = Annotated[str | None, Option("--group", metavar="COL", help=_GROUP)]

@@ -14,6 +14,7 @@ from ..files.given import missing_data
 from ..files.text import printable
 from .dataset import KINDS, Dataset
 from .items import is_frame
+from .readers.array_files import ARRAY_EXTENSIONS, array_file
 from .readers.arrays import read_arrays, read_examples
 from .readers.examples import are_examples
 from .readers.folders import read_folder
@@ -47,7 +48,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     """Read data of any supported kind without decoding the items.
 
     Args:
-        source: a folder of class folders (images, audio), a CSV or Parquet file, a pandas or polars data frame, a pair (X, y) with X an
+        source: a folder of class folders (images, audio), a CSV, Parquet, .npy or .npz file, a data frame, a pair (X, y) with X an
             array, texts or paths of files, or a `Dataset`. y may be a mapping from task to labels. For a network of several inputs X is a
             mapping from the name of each to N items, which may also be given alone, with `target`. Also the data sets of PyTorch and
             Hugging Face, which are asked for each item when it is needed, DataLoaders, `tf.data` and other iterables of (item, label),
@@ -123,7 +124,12 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
         return read_folder(path, options)
     if path.suffix.lower() in TABLE_EXTENSIONS:
         return read_table(path, options)
-    raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {', '.join(TABLE_EXTENSIONS)}.")
+    if path.suffix.lower() in ARRAY_EXTENSIONS:
+        items, labels, note = array_file(path, options.target)
+        data = read_arrays((items, labels), dataclasses.replace(options, target=None))
+        return dataclasses.replace(data, notes=(note, *data.notes))
+    known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS))
+    raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}.")
 
 
 def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) -> dict[str | None, tuple[str, ...]] | None:

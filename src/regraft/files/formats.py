@@ -218,6 +218,13 @@ FORMATS: dict[str, Format] = {
         "An array of objects is a pickle, which runs code; a declared shape can be of any size.",
         "Arrays of objects are refused by their header, and the declared shape must fit the length of the file.",
     ),
+    "arrays": Format(
+        ".npz file of arrays",
+        (".npz",),
+        "`numpy.lib.format.read_array(allow_pickle=False)` of two of its parts",
+        "As of a .npy file; and a part that unpacks to more than the memory, or stands for a place outside the archive.",
+        "Names and sizes of the archive are checked before anything is unpacked; each array as that of a .npy file.",
+    ),
     "picture": Format(
         "picture",
         (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),

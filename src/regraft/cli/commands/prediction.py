@@ -152,17 +152,31 @@ def _texts(files: list[Path], texts: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    from ...data.readers.array_files import read_array
-
     shapes: dict[tuple[int, ...], Path] = {}
     for path in files:
-        rows = read_array(path)
+        rows, names = _rows_of(path)
         shapes.setdefault(rows.shape[1:], path)
         if len(shapes) > 1:
             (first, other), (second, _) = list(shapes.items())[:2]
             shown = f"{printable(other)} have the shape {first}, those of {printable(path)} {second}"
             raise DataError(f"The items of {shown}; expected one shape.")
-        yield from ((f"{path}:{index}", row) for index, row in enumerate(rows))
+        yield from zip(names, rows, strict=True)
+
+
+def _rows_of(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the items of a file of arrays, or of a folder of which each file is one, and what they are called."""
+    import numpy as np
+
+    from ...data.decoding.files import files_below, kind_of
+    from ...data.readers.array_files import array_file, array_items, read_array
+
+    if path.is_dir():
+        found = [file for file in files_below(path) if kind_of(file) == "array"]
+        if not found:
+            raise DataError(f"{printable(path)} holds no .npy files; expected one or more.")
+        return np.stack(list(array_items(found))), [str(file) for file in found]
+    rows = array_file(path, ())[0] if path.suffix.lower() == ".npz" else read_array(path)
+    return rows, [f"{path}:{index}" for index in range(len(rows))]
 
 
 def _told(found: Any, kind: str, *, probabilities: bool) -> list[dict[str, Any]]:

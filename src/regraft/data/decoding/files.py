@@ -17,6 +17,7 @@ __all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of
 EXTENSIONS = {
     "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
+    "array": (".npy",),
 }
 MOST_VISITS = 16
 """A folder is entered so often through links that lead to it; without a limit, a few links make a tree without end."""
@@ -42,7 +43,7 @@ def kind_of(path: Path) -> str | None:
         path: the file; it is not opened.
 
     Returns:
-        "image", "audio", or None where it is neither.
+        "image", "audio", "array" (of which each file is an item), or None where it is none of them.
     """
     return _KIND_OF.get(path.suffix.lower())
 
@@ -125,7 +126,7 @@ def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> st
         kind: what the user said, or None.
 
     Returns:
-        "image" or "audio".
+        "image", "audio" or "array".
 
     Raises:
         DataError: if no file is of a known kind, or several kinds are there and the user has not said which.
@@ -133,6 +134,8 @@ def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> st
     files = list(paths)
     kinds = [kind_of(path) for path in files]
     found = {known: kinds.count(known) for known in EXTENSIONS if known in kinds}
+    if len(found) > 1 and kind is None:
+        found.pop("array", None)  # computed from the others
     if kind in found:
         return str(kind)
     if len(found) == 1 and kind is None:

@@ -1,28 +1,38 @@
-"""Arrays of numbers in .npy files."""
+"""Arrays of numbers in .npy and .npz files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from ...errors import DataError, UnsafeFileError
+from ...errors import DataError, UnsafeFileError, near_names
+from ...files.archives import open_archive
 from ...files.formats import opening
+from ...files.sizes import check_size
 from ...files.text import printable
+from ..items import LazyItems, listed
 
-__all__ = ["read_array"]
+__all__ = ["ARRAY_EXTENSIONS", "array_file", "array_items", "read_array"]
 
+ARRAY_EXTENSIONS = (".npy", ".npz")
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Of the header, by the version of the format; a third one differs only for structured types, which are no numbers."""
+_ITEMS = ("x", "data", "features", "inputs", "images", "samples", "arr_0")
+_LABELS = ("y", "labels", "label", "targets", "target", "classes", "arr_1")
+_ADVICE = "Write it again with numpy.save."
+Header = tuple[tuple[int, ...], np.dtype[Any]]
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     """Read a .npy file of numbers; nothing is allocated before its header has been compared with its length.
 
     Args:
         path: of the file.
+        mapped: leave the numbers in the file until they are asked for.
 
     Returns:
         The array, of one axis or more.
@@ -31,29 +41,134 @@ def read_array(path: Path) -> np.ndarray:
         DataError: if it is damaged, or holds something else than an array of numbers.
         UnsafeFileError: if it holds objects, which are a pickle, or is no regular file.
     """
-    with opening(path, "array", remedy="Write it again with numpy.save.") as checked, checked.open("rb") as stream:
-        _check_header(stream, checked)
+    with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
+        _, dtype = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
+        stream.seek(0)
+        if mapped and dtype.isnative:
+            return np.asarray(np.lib.format.open_memmap(checked, mode="r"))
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def array_items(paths: Sequence[Path]) -> LazyItems:
+    """Return files of which each holds one item as items that are read when they are asked for.
+
+    Args:
+        paths: of .npy files.
+
+    Returns:
+        One array for each file.
+
+    Raises:
+        DataError: if their shapes differ, or one is damaged.
+        UnsafeFileError: if one holds objects, or is no regular file.
+    """
+    shapes: dict[tuple[int, ...], Path] = {}
+    for path in paths:
+        with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
+            shape, _ = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
+        shapes.setdefault(shape, path)
+    if len(shapes) > 1:
+        shown = listed(f"{shape} in {path.name}" for shape, path in shapes.items())
+        raise DataError(f"The arrays differ in shape: {shown}; expected one shape for all files, as each file is one item.")
+    return LazyItems(lambda index: read_array(paths[index]), np.arange(len(paths)))
+
+
+def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
+    """Return the items and labels of a .npy or .npz file.
+
+    Args:
+        path: of the file; of a .npz the arrays are found by their names, such as X and y.
+        target: the name of the array of labels in it, or of a .npy file of labels beside it or elsewhere; N labels; None: found out.
+
+    Returns:
+        Items (N, ...), N labels, and a note on which arrays they are.
+
+    Raises:
+        DataError: if no labels are found, or a file is damaged.
+        UnsafeFileError: if a file holds objects, or is no regular file.
+    """
+    if path.suffix.lower() == ".npz":
+        return _from_archive(path, target)
+    items = read_array(path, mapped=True)
+    if target is not None and not isinstance(target, str):
+        return items, target, f"items are the rows of {printable(path.name)}"
+    beside = [path.with_name(target), Path(target)] if target else [path.with_name(f"{name}.npy") for name in _LABELS[:-1]]
+    found = next((one for one in beside if one.is_file() and one != path), None)
+    if found is None:
+        wanted = f"the file {target!r}, beside it or from here" if target else f"{listed(f'{name}.npy' for name in _LABELS[:-1])} beside it"
+        raise DataError(f"{printable(path)} holds items and no labels, and there is no {wanted}. Name a .npy file of labels with target=.")
+    labels = _labels_of(found)
+    return items, labels, f"items are the rows of {printable(path.name)}, labels those of {printable(found.name)}"
+
+
+def _labels_of(path: Path) -> np.ndarray:
+    with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
+        _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'", kinds="biufUS")
         stream.seek(0)
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
-def _check_header(stream: IO[bytes], path: Path) -> None:
-    shown = f"'{printable(path)}'"
+def _from_archive(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
+    with opening(path, "arrays", remedy="Write it again with numpy.savez.") as checked, open_archive(checked, error=DataError) as archive:
+        shown = f"'{printable(checked)}'"
+        parts = {name.removesuffix(".npy"): archive.getinfo(name) for name in archive.namelist() if name.endswith(".npy")}
+        item, label = _names_in(list(parts), target, shown=shown)
+        made = []
+        for name in [item, *([label] if label else [])]:
+            size = parts[name].file_size
+            check_size(size, checked, kind="arrays")
+            with archive.open(parts[name]) as stream:
+                _header(stream, size=size, shown=f"{shown}: {printable(name)}", kinds="biuf" if name == item else "biufUS")
+            with archive.open(parts[name]) as stream:
+                made.append(np.asarray(np.lib.format.read_array(stream, allow_pickle=False)))
+    others = [name for name in parts if name not in (item, label)]
+    note = f"items are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
+    return made[0], made[1] if label else target, note
+
+
+def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:
+    """Return the names of the arrays of items and of labels; "" for labels that are given."""
+    if isinstance(target, str) and target not in names:
+        raise DataError(f"{shown} has no array {target!r} for target{near_names(target, names)}")
+    label = target if isinstance(target, str) else "" if target is not None else _found(names, _LABELS)
+    free = [name for name in names if name != label]
+    item = _found(free, _ITEMS) or (free[0] if len(free) == 1 else None)
+    if label is None or item is None:
+        raise DataError(
+            f"{shown} holds the arrays {listed(map(repr, names), 12)}; expected X and y, or one with the labels that target= names and one "
+            "other."
+        )
+    return item, label
+
+
+def _found(names: list[str], wanted: tuple[str, ...]) -> str | None:
+    """Return the array that is called as one of these, alone or as the part that is learned from (x_train)."""
+    for one in wanted:
+        for form in (one, f"{one}_train", f"train_{one}"):
+            for name in names:
+                if name.lower() == form:
+                    return name
+    return None
+
+
+def _header(stream: IO[bytes], *, size: int, shown: str, kinds: str = "biuf") -> Header:
+    """Return the shape and type that a .npy file of `size` bytes declares; `kinds` are those of numpy that it may hold."""
     mark = stream.read(2)
     stream.seek(0)
     if mark == b"PK":
         raise DataError(f"{shown} is an archive of several arrays (.npz); expected one array (.npy). Write it with numpy.save.")
     version = np.lib.format.read_magic(stream)
     if version not in _READERS:
-        raise DataError(f"{shown} has the .npy version {version}; expected one of {list(_READERS)}. Write it again with numpy.save.")
+        raise DataError(f"{shown} has the .npy version {version}; expected one of {list(_READERS)}. {_ADVICE}")
     shape, _, dtype = _READERS[version](stream)
     if dtype.hasobject:
         raise UnsafeFileError(f"{shown} holds objects, which are a pickle, and reading one runs code. Convert it to an array of numbers.")
-    if dtype.kind not in "biuf" or not shape or min(shape) < 0:
+    if dtype.kind not in kinds or not shape or min(shape) < 0:
         raise DataError(f"{shown} holds an array of the shape {shape} and the type {dtype}; expected numbers, (items, …).")
-    declared, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
+    declared, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if declared > held:
         raise DataError(
             f"{shown} declares an array of the shape {shape} and {declared:,} bytes, and holds {held:,} bytes. It is cut off or damaged; "
             "write it again."
         )
+    return shape, dtype

@@ -10,6 +10,7 @@ from ...files.text import printable
 from ..dataset import Dataset
 from ..decoding.files import existing_folder, files_below, is_hidden, kind_of, kind_of_files, natural_key
 from ..items import listed
+from .array_files import array_items
 from .targets import ReadOptions, label_array
 from .tasks import Beside, built, targets_by_task
 
@@ -19,7 +20,7 @@ SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test",
 
 
 def read_folder(folder: Path, options: ReadOptions) -> Dataset:
-    """Read images or audio files, one folder for each class; with labels as `target`, all files below the folder.
+    """Read images, audio files or arrays (.npy), one folder for each class; with labels as `target`, all files below the folder.
 
     Args:
         folder: its folders are the classes; hidden files are left out, and the order is natural ("img2" before "img10").
@@ -45,7 +46,7 @@ def read_folder(folder: Path, options: ReadOptions) -> Dataset:
         notes += _empty_classes(folder, paths, skip=options.skip_bad)
         tasks = targets_by_task([path.relative_to(folder).parts[0] for path in paths], ReadOptions(), count=len(paths))
     data = built(
-        paths,
+        array_items(paths) if kind == "array" else paths,
         kind,
         tasks=tasks,
         beside=Beside.of(options, len(paths)),

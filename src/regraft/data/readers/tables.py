@@ -18,6 +18,7 @@ from ..check import checked
 from ..dataset import Dataset
 from ..decoding.files import EXTENSIONS, existing_folder, kind_of, kind_of_files
 from ..items import Parts, as_numpy, listed, take
+from .array_files import array_items
 from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
 from .csv_files import distinct_names
@@ -296,7 +297,7 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
     rows = np.array([row for row, path in enumerate(matches) if path and kind_of(path) == kind], dtype=np.int64)
     paths = [path for path in matches if path and kind_of(path) == kind]
     data = built(
-        paths,
+        array_items(paths) if kind == "array" else paths,
         kind,
         tasks=targets_by_task(_taken(target, rows), options, count=len(paths)),
         beside=beside.taken(rows),
