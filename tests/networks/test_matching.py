@@ -152,3 +152,32 @@ def test_all_296_tensors_of_efficientnet_lite0() -> None:
     found = match(source, target, head={"classifier"})
     assert len(found.pairs) == len(target)
     assert set(found.account.rules.values()) == {"order and shape"}
+
+
+def _named(names: dict[str, tuple[int, ...]]) -> list[Weight]:
+    return [Weight(name, shape, name.rpartition(".")[0]) for name, shape in names.items()]
+
+
+def test_prefixes_that_differ_from_layer_to_layer() -> None:
+    """The file's parts are called sequential, sequential_1, …; what is more in it, or of another size, is accounted as ever."""
+    target = _named({f"block{block}_conv{layer}.weight": (8, 3 + block, 3, 3) for block in range(1, 4) for layer in (1, 2)})
+    given = {f"sequential_{index}.{weight.name}": weight.shape for index, weight in enumerate(target)}
+    extra: dict[str, tuple[int, ...]] = {f"optimizer.slot{index}.weight": (8, 4, 3, 3) for index in range(12)}
+    source = _named({**extra, **given, "top.block3_conv3.weight": (2, 2)})
+    found = match(source, target)
+    assert {source[a].name.partition(".")[2] for a, _, _ in found.pairs} == {weight.name for weight in target}
+    assert all(source[a].name.endswith(target[b].name) for a, b, _ in found.pairs)
+    assert set(found.account.rules.values()) == {"same end of the name"}
+    assert len(found.account.to_dict()["unexpected"]) == 13
+
+
+def test_an_end_that_two_weights_have_is_not_taken_and_a_number_is_no_name() -> None:
+    """Longer ends tell apart what shorter ones do not: the two stages have convolutions of the same name."""
+    target = _named({f"stage{stage}.conv{layer}.weight": (4, 4, layer) for stage in (1, 2) for layer in (1, 2)})
+    source = _named({f"part_{index}.{weight.name}": weight.shape for index, weight in enumerate(target)})
+    assert [(source[a].name.partition(".")[2], target[b].name) for a, b, _ in match(source, target).pairs] == [
+        (weight.name, weight.name) for weight in target
+    ]
+    numbers = _named({"a.0.weight": (4, 4), "b.1.weight": (4, 4), "c.2.weight": (4, 4)})
+    others = _named({"x.2.weight": (4, 4), "y.1.weight": (4, 4), "z.0.weight": (4, 4)})
+    assert set(match(numbers, others).account.rules.values()) == {"order and shape"}

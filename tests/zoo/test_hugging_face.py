@@ -49,6 +49,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "sr_ratios": [2, 1], "num_attention_heads": [1, 2],
         "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2],
     },
+    "SwiftFormerForImageClassification": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 16], "image_size": 64},
     "CLIPForImageClassification": _PARTS,
     "SiglipForImageClassification": _PARTS,
     "WhisperForAudioClassification": {
@@ -214,3 +215,51 @@ def test_a_token_that_the_network_does_not_know_is_refused_by_its_name(family: s
     assert net.predict(["good lorry"]).probabilities.shape == (1, 3)
     with pytest.raises(DataError, match=r"'ferry' the token 9, and the network knows the tokens 0 to 8"):
         net.predict(["good ferry"])
+
+
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "squashed": ("ViTImageProcessor", {"size": {"height": 48, "width": 48}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}),
+    "cropped out of a larger size": ("CLIPImageProcessor", {"size": {"shortest_edge": 60}, "crop_size": {"height": 48, "width": 48}}),
+    "squashed, then cropped": ("DeiTImageProcessor", {"size": {"height": 60, "width": 60}, "crop_size": {"height": 48, "width": 48}}),
+    "crop_pct": ("ConvNextImageProcessor", {"size": {"shortest_edge": 48}, "crop_pct": 0.8}),
+    "crop_pct of another class": (
+        "PoolFormerImageProcessor", {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}, "crop_pct": 0.8},
+    ),
+    "not normalised": ("ViTImageProcessor", {"size": {"height": 48, "width": 48}, "do_normalize": False}),
+    "another factor": ("ViTImageProcessor", {"size": {"height": 48, "width": 48}, "rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3}),
+    "not rescaled": (
+        "ViTImageProcessor",
+        {"size": {"height": 48, "width": 48}, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+    ),
+    "blue first": ("MobileViTImageProcessor", {"size": {"shortest_edge": 54}, "crop_size": {"height": 48, "width": 48}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PROCESSORS)
+def test_pictures_are_made_as_the_processor_makes_them(case: str, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    kind, settings = PROCESSORS[case]
+    made("ResNetForImageClassification", OTHERS["ResNetForImageClassification"]).save_pretrained(tmp_path)
+    processor = getattr(transformers, kind)(**settings)
+    processor.save_pretrained(tmp_path)
+    net = regraft.load(f"hf:{tmp_path}")
+    rows, columns = np.mgrid[0:90, 0:130]
+    waves = [127 + 120 * np.sin(rows / 11 + columns / (9 + channel)) for channel in range(3)]
+    picture = image.fromarray(np.stack(waves, -1).astype(np.uint8))
+    with torch.no_grad():
+        expected = torch.as_tensor(np.asarray(processor(images=[picture], return_tensors="np")["pixel_values"]))
+        own = torch.as_tensor(net.preprocessing.batch([picture]))
+    assert own.shape == expected.shape
+    assert float((own - expected).abs().mean() / expected.std()) < 0.02, net.preprocessing.describe()
+
+
+def test_sounds_have_the_rate_and_the_scale_of_their_processor(tmp_path: Path) -> None:
+    settings = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": (8, 8),
+        "conv_stride": (20, 16), "conv_kernel": (20, 16), "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "mask_time_prob": 0.0,
+    }  # fmt: skip
+    made("Wav2Vec2ForSequenceClassification", settings).save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False).save_pretrained(tmp_path)
+    net = regraft.load(f"hf:{tmp_path}")
+    assert (net.preprocessing.sample_rate, net.preprocessing.standardise) == (8000, False)

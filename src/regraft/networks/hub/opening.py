@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from ..sources.building import Limits, building
 from ..sources.zoo import Opened, image_spec, unique_names
 from ..torch_parts.plain import copied
 from .files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
+from .processors import measured_processor, numbers_of, processor_of
 from .samples import hub_sample, pad_token_
 
 __all__ = ["PooledEncoder", "hub_module", "live_hub", "open_hub"]
@@ -250,7 +249,8 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
         return sample, _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)
     if sample.ndim == 2:
         rate = (found or {}).get("sampling_rate", 16000)
-        return sample, {"kind": "audio", "features": "waveform", "sample_rate": int(rate), "channel": False}
+        standardise = (found or {}).get("do_normalize") is not False
+        return sample, {"kind": "audio", "features": "waveform", "sample_rate": rate, "channel": False, "standardise": standardise}
     return sample, None
 
 
@@ -268,45 +268,25 @@ def _side(found: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: Any, notes: list[str]) -> dict[str, Any]:
+    """Return the preprocessing of pictures: as the network's processor makes them, or, where there is no such class, as its file says."""
     found = read_hub_json(folder, "preprocessor_config.json")
     if found is None:
         notes.append(
             f"{printable(folder)!r} has no preprocessor_config.json: mean 0.5 and standard deviation 0.5 are assumed for pictures."
         )
-    processor = _processor_settings(found or {}, transformers)
-    channels = size[2]
-    mean, std = (_numbers(processor, key, count=channels, folder=folder) for key in ("image_mean", "image_std"))
-    bilinear = processor.get("resample", 3) == 2
-    crop = processor.get("do_center_crop") is True
+    channels, file = size[2], found or {}
+    processor = processor_of(file, transformers=transformers, folder=folder)
+    measured = None if processor is None or channels != 3 else measured_processor(processor)
+    if measured is not None and (measured["height"], measured["width"]) == size[:2]:
+        return measured
+    settings = file if processor is None else {**processor.to_dict(), **{key: value for key, value in file.items() if value is not None}}
+    mean, std = (numbers_of(settings, key, count=channels, folder=folder) for key in ("image_mean", "image_std"))
+    if found is not None:
+        notes.append(
+            f"What {type(processor).__name__ if processor else 'its preprocessor'} makes of pictures could not be measured at the network's "
+            f"size, {size[0]} x {size[1]}: mean, deviation and interpolation are those of its file. "
+            "Give the processor itself where that is not enough: preprocessing=processor."
+        )
+    bilinear, crop = settings.get("resample", 3) == 2, settings.get("do_center_crop") is True
     spec = image_spec(size, mean, std=std)
     return spec | {"interpolation": "bilinear" if bilinear else "bicubic", "resize": "crop" if crop else "squash"}
-
-
-def _numbers(processor: Mapping[str, Any], key: str, *, count: int, folder: Path) -> list[float]:
-    given = processor.get(key) or [0.5] * count
-    plain = isinstance(given, list | tuple) and len(given) == count and all(type(part) in (int, float) for part in given)
-    if not plain or not all(math.isfinite(part) and (key != "image_std" or part > 0) for part in given):
-        raise NetworkError(
-            f"preprocessor_config.json in {printable(folder)!r} has {key}={printable(repr(given), width=60)}; expected {count} numbers"
-            f"{' above 0' if key == 'image_std' else ''}. Correct the file, or remove it and give preprocessing=."
-        )
-    return [float(part) for part in given]
-
-
-_PROCESSOR_KEYS = ("image_mean", "image_std", "resample", "do_center_crop")
-
-
-def _processor_settings(found: Mapping[str, Any], transformers: Any) -> dict[str, Any]:
-    """Return what a preprocessor's file says, with the defaults of the library's class of that name for what it does not say."""
-    given = {key: found[key] for key in _PROCESSOR_KEYS if found.get(key) is not None}
-    named = found.get("image_processor_type") or found.get("feature_extractor_type")
-    made_of = None
-    if isinstance(named, str) and named.isidentifier() and re.search(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", named):
-        made_of = getattr(transformers, re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "ImageProcessor", named), None)
-    if not (isinstance(made_of, type) and issubclass(made_of, transformers.ImageProcessingMixin)):
-        return given
-    try:
-        defaults = made_of().to_dict()
-    except (ImportError, TypeError, ValueError):  # a class that needs a library or values: the file alone speaks
-        return given
-    return {key: defaults[key] for key in _PROCESSOR_KEYS if key in defaults} | given

@@ -38,6 +38,10 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
         named = {name: ids, "attention_mask": torch.ones_like(ids)}
         known = inspect.signature(module.forward).parameters
         return suited_tokens(module, {key: tensor for key, tensor in named.items() if key in known})
+    if hasattr(module, "vision_model") and "pixel_attention_mask" in inspect.signature(module.forward).parameters:
+        raise NetworkError(
+            f"The model type {config.model_type!r} takes patches of pictures with a mask; expected pictures, texts or sound."
+        )
     if name in ("pixel_values", "inputs"):
         return sample_of(picture_shape(config, side=side))
     bands = getattr(config, "num_mel_bins", None)

@@ -5,6 +5,7 @@ The rules are tried in this order for the whole file; a rule that leaves more th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ __all__ = ["match"]
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
 _SAME = "same name"
 _PLACE = "same place among the layers of its class"
+_TAIL = "same end of the name"
 _ORDER = "order and shape"
 _ALIGNED = "only alignment by shape"
 _PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answer on an item that you know."
@@ -59,6 +61,8 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
     enough = max(1, min(len(source), len(target)) // 2)
     if by_address and names.size() < enough:
         names = _by_name(source, target, everything=True)
+    if names.size() < enough:
+        names = max(names, _by_tail(source, target), key=_Found.size)
     if names.size() >= enough:
         return _matching(source, target, found=_rest_reshaped(source, target, found=names, head=head))
     if by_address:
@@ -140,6 +144,36 @@ def _prefixes(names: Iterable[str]) -> list[str]:
         shared.pop()
     common = [".".join(shared[:count]) + "." for count in range(1, len(shared) + 1)]
     return list(dict.fromkeys([*_PREFIXES, *common]))
+
+
+def _by_tail(source: Sequence[Weight], target: Sequence[Weight]) -> _Found:
+    """Match names by the longest end that they have in common, where what stands before it differs from layer to layer.
+
+    An end is that of one weight on each side, and begins with the name of a layer, which is no number.
+    """
+    found, ours, theirs = _Found(), _parts(source), _parts(target)
+    most = max((len(parts) for parts in (*ours.values(), *theirs.values())), default=0)
+    for length in range(most, 1, -1):
+        first, second = _ends(ours, length), _ends(theirs, length)
+        for end in first.keys() & second.keys():
+            index, at = first[end], second[end]
+            if source[index].shape == target[at].shape:
+                found.pairs.append((index, at, _TAIL))
+            else:
+                found.reshaped.append((index, at))
+            del ours[index], theirs[at]
+    return found
+
+
+def _parts(weights: Sequence[Weight]) -> dict[int, tuple[str, ...]]:
+    return {index: tuple(weight.name.replace("/", ".").split(".")) for index, weight in enumerate(weights)}
+
+
+def _ends(names: Mapping[int, tuple[str, ...]], length: int) -> dict[tuple[str, ...], int]:
+    """Return the last parts of names, so many of them, that one weight alone has, with its index."""
+    ends = [(parts[-length:], index) for index, parts in names.items() if len(parts) >= length and not parts[-length].isdecimal()]
+    counts = Counter(end for end, _ in ends)
+    return {end: index for end, index in ends if counts[end] == 1}
 
 
 # ── by order, by alignment ───────────────────────────────────────────────────────────────────────────────────────────────

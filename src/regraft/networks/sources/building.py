@@ -172,7 +172,9 @@ class _Counted(TorchFunctionMode):
         """Fill a tensor in place of drawing it; return whether that was possible. A draw repeated until it suits is drawn in the end."""
         tensor = args[0] if args else named["tensor"]
         self.copies += 1
-        return self.copies <= 4 * self.count + 100 and _filled_(tensor, _RANGES[name](tensor, *args[1:], **_renamed(named)))
+        return self.copies <= 4 * self.count + 100 and _filled_(
+            tensor, _RANGES[name](tensor, *args[1:], **_renamed(named)), seed=self.copies
+        )
 
     def _count_(self, made: Tensor) -> None:
         self.size += made.numel() * made.element_size()
@@ -191,14 +193,17 @@ def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
     return {names[name]: value for name, value in named.items() if name in names}
 
 
-def _filled_(tensor: Tensor, span: tuple[float, float] | None) -> bool:
-    """Fill a tensor with copies of one block of numbers between two; return whether that was possible."""
+def _filled_(tensor: Tensor, span: tuple[float, float] | None, *, seed: int) -> bool:
+    """Fill a tensor with copies of one block of numbers between two; return whether that was possible.
+
+    Each tensor has another block: of two equal heads whose mean is the result, each would seem to be the only one.
+    """
     if span is None:
         return True
     low, high = span
     if not (tensor.is_floating_point() and tensor.is_contiguous() and math.isfinite(low) and math.isfinite(high)):
         return False
-    block = torch.rand(_TILE, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+    block = torch.rand(_TILE, generator=torch.Generator().manual_seed(seed)) * (high - low) + low
     flat, whole = tensor.detach().view(-1), tensor.numel() // _TILE * _TILE
     flat[:whole].view(-1, _TILE).copy_(block)
     flat[whole:].copy_(block[: tensor.numel() - whole])

@@ -1,0 +1,162 @@
+"""What a network's own processor of pictures does, found out by giving it pictures: its class decides, not the names of its settings."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import NetworkError, optional_import
+from ...files.text import printable
+
+__all__ = ["measured_processor", "numbers_of", "processor_of"]
+
+_ENDING = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
+_LARGEST_SIDE = 4096
+_HEIGHT, _WIDTH = 300, 420
+"""Of the pictures that it is given: neither square, nor of a usual size."""
+_TOLERANCE = 0.02
+
+
+def processor_of(found: Mapping[str, Any], *, transformers: Any, folder: Path) -> Any:
+    """Return the processor that a preprocessor's file describes: a class of the library, given the numbers of the file alone.
+
+    Args:
+        found: content of preprocessor_config.json.
+        transformers: the library.
+        folder: to be named.
+
+    Returns:
+        The processor; None where the file names none of the library, or it needs what is not installed.
+
+    Raises:
+        NetworkError: if mean or deviation are no numbers.
+    """
+    named = found.get("image_processor_type") or found.get("feature_extractor_type")
+    made_of = None
+    if isinstance(named, str) and named.isidentifier() and _ENDING.search(named):
+        made_of = getattr(transformers, _ENDING.sub("ImageProcessor", named), None)
+    if not (isinstance(made_of, type) and issubclass(made_of, transformers.ImageProcessingMixin)):
+        return None
+    for key in ("image_mean", "image_std"):
+        if found.get(key) is not None:
+            numbers_of(found, key, count=len(found[key]) if isinstance(found[key], list) else 1, folder=folder)
+    try:
+        known = made_of().to_dict()
+        return made_of(**{key: value for key, value in found.items() if key in known and _is_plain(value)})
+    except Exception:  # a class that needs a library, or other values: the file is read instead
+        return None
+
+
+def _is_plain(value: Any, deep: int = 2) -> bool:
+    """Tell whether a setting is made of numbers of a size that pictures have, and of nothing that could name a file."""
+    if isinstance(value, dict):
+        return deep > 0 and len(value) <= 8 and all(_is_plain(part, deep - 1) for part in value.values())
+    if isinstance(value, list):
+        return deep > 0 and len(value) <= 16 and all(_is_plain(part, deep - 1) for part in value)
+    return value is None or (isinstance(value, bool | int | float) and abs(value) <= _LARGEST_SIDE)
+
+
+def numbers_of(processor: Mapping[str, Any], key: str, *, count: int, folder: Path) -> list[float]:
+    """Return mean or deviation of each channel, 0.5 where nothing is said.
+
+    Args:
+        processor: its settings.
+        key: "image_mean" or "image_std".
+        count: of the channels.
+        folder: to be named.
+
+    Raises:
+        NetworkError: if they are something else than so many numbers.
+    """
+    given = processor.get(key) or [0.5] * count
+    plain = isinstance(given, list | tuple) and len(given) == count and all(type(part) in (int, float) for part in given)
+    if not plain or not all(math.isfinite(part) and (key != "image_std" or part > 0) for part in given):
+        raise NetworkError(
+            f"preprocessor_config.json in {printable(folder)!r} has {key}={printable(repr(given), width=60)}; expected {count} numbers"
+            f"{' above 0' if key == 'image_std' else ''}. Correct the file, or remove it and give preprocessing=."
+        )
+    return [float(part) for part in given]
+
+
+def measured_processor(processor: Any) -> dict[str, Any] | None:
+    """Return what a processor makes of colour pictures as the fields of `ImagePreprocessing`.
+
+    Pictures of one colour show scale, mean, deviation and the order of the channels; a picture of slopes shows which part of it is kept,
+    at which size.
+
+    Args:
+        processor: of Transformers, for pictures.
+
+    Returns:
+        The fields; None where it does something that they cannot say, such as padding or sizes that depend on the picture.
+    """
+    pictures = optional_import("PIL.Image", "vision", purpose="The processor of a network of pictures")
+
+    def answer(pixels: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = processor(images=[pictures.fromarray(pixels.astype(np.uint8))], return_tensors="np")["pixel_values"]
+        return np.asarray(made, np.float64)[0]
+
+    rows, columns = np.mgrid[0:_HEIGHT, 0:_WIDTH]
+    slopes = np.stack([255 * columns / (_WIDTH - 1), 255 * rows / (_HEIGHT - 1), np.zeros_like(rows)], -1)
+    try:
+        black, red, white = (answer(np.broadcast_to(colour, slopes.shape)) for colour in ([0, 0, 0], [255, 0, 0], [255, 255, 255]))
+        made, turned = answer(np.round(slopes)), answer(np.zeros((_WIDTH, _HEIGHT, 3)))
+    except Exception:  # a processor of the library that cannot take such a picture
+        return None
+    if made.ndim != 3 or len(made) != 3 or turned.shape != made.shape:
+        return None
+    low, middle = black[:, made.shape[1] // 2, made.shape[2] // 2], (slice(None), made.shape[1] // 2, made.shape[2] // 2)
+    factor = (white[middle] - low) / 255
+    if not np.isfinite(factor).all() or not (factor > 0).all():
+        return None
+    bgr = bool(abs(red[middle] - low)[2] > abs(red[middle] - low)[0])
+    shares = ((made - low[:, None, None]) / factor[:, None, None] / 255)[:: -1 if bgr else 1]
+    kept = _kept(shares)
+    if kept is None:
+        return None
+    values = {
+        "scale": 1 / 255,
+        "mean": [_short(-value) for value in low / factor / 255],
+        "std": [_short(value) for value in 1 / factor / 255],
+    }
+    interpolation = "bilinear" if getattr(processor, "resample", 3) == 2 else "bicubic"
+    return {"kind": "image", "channels": 3, "layout": "channels_first", **kept, **values, "bgr": bgr, "interpolation": interpolation}
+
+
+def _kept(shares: np.ndarray) -> dict[str, Any] | None:
+    """Return size, way of resizing and part that is kept, of what became of two slopes from 0 to 1, (3, height, width)."""
+    height, width = shares.shape[1:]
+    fits = (_line(shares[0].mean(0)), _line(shares[1].mean(1)))
+    if fits[0] is None or fits[1] is None:
+        return None
+    parts = fits[0] * width, fits[1] * height  # of the picture's width and height
+    source = (_WIDTH * parts[0] / width, _HEIGHT * parts[1] / height)  # pixels of the picture in one of the result
+    if abs(parts[0] / parts[1] - 1) < _TOLERANCE:
+        kind, part = "squash", parts[1]
+    elif abs(source[0] / source[1] - 1) < _TOLERANCE:
+        kind, part = "crop", source[1] * min(height, width) / min(_HEIGHT, _WIDTH)
+    else:
+        return None
+    side = min(height, width)
+    return {"height": height, "width": width, "resize": kind, "crop_fraction": side / round(side / part)}
+
+
+def _line(values: np.ndarray) -> float | None:
+    """Return the step from one value to the next of a slope, (n,), about its middle; None where it is none, or is flat somewhere."""
+    inner = values[2:-2] if len(values) > 8 else values
+    step, start = np.polyfit(np.arange(len(inner)), inner, 1)
+    straight = np.abs(inner - start - step * np.arange(len(inner))).max() < _TOLERANCE
+    central = abs(values.mean() - 0.5) < _TOLERANCE
+    return float(step) if step > 0 and straight and central else None
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}") + 0.0
