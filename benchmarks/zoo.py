@@ -60,6 +60,8 @@ class Trial:
 
     def head_found(self) -> None:
         """It has a head of as many rows as the framework's own network gives."""
+        if not self.case.classes and not self.net.heads:
+            return
         if not self.net.heads or len(self.net.head.weight) not in (self.case.classes, max(2, self.case.classes)):
             found = len(self.net.head.weight) if self.net.heads else None
             raise Differs(f"head of {found} rows; the network gives {self.case.classes}")
@@ -67,6 +69,8 @@ class Trial:
     def retarget(self) -> None:
         """Its weights are named and shaped as those that the framework makes for that number of classes."""
         changed = regraft.retarget(self.net, CLASSES)
+        if not self.case.classes:  # it comes without a head, and where a head goes is not the library's to say
+            return
         own, expected = shapes_of(changed), self.case.retargeted()
         if own != expected:
             named = dict(expected)

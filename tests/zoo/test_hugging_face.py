@@ -231,6 +231,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
         "ViTImageProcessor",
         {"size": {"height": 48, "width": 48}, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
     ),
+    "224 pixels": ("ViTImageProcessor", {}),
     "blue first": ("MobileViTImageProcessor", {"size": {"shortest_edge": 54}, "crop_size": {"height": 48, "width": 48}}),
 }  # fmt: skip
 
@@ -263,3 +264,14 @@ def test_sounds_have_the_rate_and_the_scale_of_their_processor(tmp_path: Path) -
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False).save_pretrained(tmp_path)
     net = regraft.load(f"hf:{tmp_path}")
     assert (net.preprocessing.sample_rate, net.preprocessing.standardise) == (8000, False)
+
+
+def test_networks_of_timm_of_another_size_keep_the_rest(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    small = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3)
+    for inputs in (None, (3, 32, 32)):
+        net = regraft.load(small, inputs=inputs)
+        assert (net.preprocessing.height, net.preprocessing.width, net.preprocessing.mean) == (32, 32, (0.5, 0.5, 0.5))
+    net.save(tmp_path)
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 40, 40, 3)).astype(np.uint8)
+    assert np.allclose(regraft.load(tmp_path).logits(pictures), net.logits(pictures), atol=1e-5)

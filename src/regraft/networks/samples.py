@@ -85,7 +85,7 @@ def _candidates(module: Module) -> Iterator[Tensor]:
 
 _MOST_NAMED = 6
 """Inputs by name up to which all choices of those that are whole numbers are tried."""
-_RUNNING = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+_RUNNING = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 """What a forward raises that an input does not suit."""
 
 

@@ -277,15 +277,14 @@ def _hub_image_spec(folder: Path, size: tuple[int, int, int], *, transformers: A
     channels, file = size[2], found or {}
     processor = processor_of(file, transformers=transformers, folder=folder)
     measured = None if processor is None or channels != 3 else measured_processor(processor)
-    if measured is not None and (measured["height"], measured["width"]) == size[:2]:
-        return measured
+    if measured is not None:  # a file without a size means that of its class, which the network need not have
+        return measured | {"height": size[0], "width": size[1]}
     settings = file if processor is None else {**processor.to_dict(), **{key: value for key, value in file.items() if value is not None}}
     mean, std = (numbers_of(settings, key, count=channels, folder=folder) for key in ("image_mean", "image_std"))
-    if found is not None:
+    if processor is not None:
         notes.append(
-            f"What {type(processor).__name__ if processor else 'its preprocessor'} makes of pictures could not be measured at the network's "
-            f"size, {size[0]} x {size[1]}: mean, deviation and interpolation are those of its file. "
-            "Give the processor itself where that is not enough: preprocessing=processor."
+            f"What {type(processor).__name__} makes of pictures could not be measured: mean, deviation and interpolation are those of its "
+            "file. Give the processor itself where that is not enough: preprocessing=processor."
         )
     bilinear, crop = settings.get("resample", 3) == 2, settings.get("do_center_crop") is True
     spec = image_spec(size, mean, std=std)

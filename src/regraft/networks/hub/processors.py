@@ -102,7 +102,8 @@ def measured_processor(processor: Any) -> dict[str, Any] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = processor(images=[pictures.fromarray(pixels.astype(np.uint8))], return_tensors="np")["pixel_values"]
-        return np.asarray(made, np.float64)[0]
+        answered: np.ndarray = np.asarray(made, np.float64)[0]
+        return answered
 
     rows, columns = np.mgrid[0:_HEIGHT, 0:_WIDTH]
     slopes = np.stack([255 * columns / (_WIDTH - 1), 255 * rows / (_HEIGHT - 1), np.zeros_like(rows)], -1)
@@ -137,7 +138,8 @@ def _kept(shares: np.ndarray) -> dict[str, Any] | None:
     fits = (_line(shares[0].mean(0)), _line(shares[1].mean(1)))
     if fits[0] is None or fits[1] is None:
         return None
-    parts = fits[0] * width, fits[1] * height  # of the picture's width and height
+    ends = (_WIDTH - 1) / _WIDTH, (_HEIGHT - 1) / _HEIGHT  # the slopes go from the middle of the first pixel to that of the last
+    parts = fits[0] * width * ends[0], fits[1] * height * ends[1]  # of the picture's width and height
     source = (_WIDTH * parts[0] / width, _HEIGHT * parts[1] / height)  # pixels of the picture in one of the result
     if abs(parts[0] / parts[1] - 1) < _TOLERANCE:
         kind, part = "squash", parts[1]
@@ -145,8 +147,10 @@ def _kept(shares: np.ndarray) -> dict[str, Any] | None:
         kind, part = "crop", source[1] * min(height, width) / min(_HEIGHT, _WIDTH)
     else:
         return None
+    if part > 1 + _TOLERANCE:  # padded
+        return None
     side = min(height, width)
-    return {"height": height, "width": width, "resize": kind, "crop_fraction": side / round(side / part)}
+    return {"height": height, "width": width, "resize": kind, "crop_fraction": side / max(side, round(side / part))}
 
 
 def _line(values: np.ndarray) -> float | None:

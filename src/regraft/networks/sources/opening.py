@@ -170,15 +170,29 @@ def _of_live(source: Any, inputs: Shapes, *, head: str | None) -> Source:
     known = None if _is_keras(source) else live_hub(source) or live_timm(source)
     if known is None:
         return Source(_open_live(source, inputs, head=head))
-    if inputs is None:
-        network: Network = open_torch(known.module, sample=known.sample, origin=known.origin or None, head=head)
-    else:
-        network = _open_live(known.module, inputs, head=head)
-        network.origin = known.origin or network.origin
+    network = _open_known(known, inputs, head=head)
+    network.origin = known.origin or network.origin
     if known.classes is not None and network.heads and len(network.head.weight) == len(known.classes):
         network.name_classes_(known.classes)
     network.account = Account(notes=(*known.notes, *network.account.notes))
-    return Source(network, known.preprocessing)
+    return Source(network, _at_size(known.preprocessing, network.input_shape))
+
+
+def _open_known(known: Opened, inputs: Shapes, *, head: str | None) -> Network:
+    """Return the network of a live module with the sample that is known of it, where nothing else is said and it takes that."""
+    if inputs is None:
+        try:
+            return open_torch(known.module, sample=known.sample, head=head)
+        except Exception:  # a Python forward may fail in any way, of one of another size than its library's own, say
+            return _open_live(known.module, inputs, head=head)
+    return _open_live(known.module, inputs, head=head)
+
+
+def _at_size(preprocessing: dict[str, Any] | None, shape: Sequence[int | None]) -> dict[str, Any] | None:
+    """Return the preprocessing of pictures for those (channels, height, width) that a network was opened with."""
+    if preprocessing is None or len(shape) != 3:
+        return preprocessing
+    return None if shape[0] != preprocessing["channels"] else preprocessing | {"height": shape[1], "width": shape[2]}
 
 
 def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
