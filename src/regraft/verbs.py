@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from .files.text import printable
 from .heads import extend as extend_by_name
 from .networks.account import Account
 from .networks.contract import Network
+from .networks.parts.head import HeadChoice
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
@@ -58,12 +59,12 @@ _DRAWS_MEANS = "Its predictions differ from call to call, and nothing of it is c
 def load(  # noqa: PLR0913  # over the limit: the public contract
     source: Any,
     *,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     weights: str | Path | None = None,
     architecture: Architecture = None,
     inputs: Shapes = None,
     preprocessing: Any = None,
-    head: str | None = None,
+    head: str | Sequence[str] | Mapping[str, str] | None = None,
     channels: int | None = None,
     trust: bool = False,
 ) -> Network:
@@ -72,7 +73,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     Args:
         source: a live `torch.nn.Module` or Keras 3 model, a path (`.keras`, `.h5`, `.hdf5`, `.pmml`, `.onnx`, `.safetensors`
             with `architecture`, a folder saved by regraft), "timm:NAME", "torchvision:NAME", "keras:NAME" or "hf:PATH_OR_ID".
-        classes: class names in row order.
+        classes: class names in row order; of a network with several tasks, a mapping from task to class names.
         weights: a weights-only file put into `source`; the account says what matched. "random": a network by name as its library
             draws it; without that, weights that cannot be fetched are an error.
         architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
@@ -81,7 +82,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         preprocessing: as plain data, a `Preprocessing` or a function of pictures (Keras' `preprocess_input`, transforms of torchvision,
             timm or albumentations, a processor of Hugging Face), in place of what the source knows; of a network of several inputs, a
             mapping from the name of an input to one of these.
-        head: the name of the layer that is its head, where there are several candidates.
+        head: the name of the layer that is its head, where there are several candidates. To keep several outputs as tasks: their layers,
+            the foremost first, or a mapping from the name of the task to its layer.
         channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
         trust: open a PyTorch program (`.pt2`) that `source` names. **This runs code of the file**: only for files of your own, or of people
             whom you trust. The network predicts and nothing else. No other file is opened in another way.
@@ -96,8 +98,12 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     """
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise SettingError(f"channels={channels!r}: expected a whole number, 1 or more.")
-    opened = open_source(source, classes=classes, weights=weights, architecture=architecture, inputs=inputs, head=head, trust=trust)
+    one = None if isinstance(classes, Mapping) else classes
+    layers = {str(name): str(name) for name in head} if isinstance(head, list | tuple) else cast(HeadChoice, head)
+    opened = open_source(source, classes=one, weights=weights, architecture=architecture, inputs=inputs, head=layers, trust=trust)
     network = opened.network
+    for task, names in classes.items() if isinstance(classes, Mapping) else ():
+        network.name_classes_(names, task)
     given = preprocessing if preprocessing is not None else opened.preprocessing
     network = network if channels is None else network.with_channels(channels)
     if given is None:

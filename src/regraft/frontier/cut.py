@@ -405,7 +405,11 @@ def _prove_in_training(network: Network, cut: Cut, *, inputs: Inputs) -> None:
 def _before_head(network: Network, layers: frozenset[str]) -> _Parts | None:
     """Cut at the heads' input, where the heads alone are left; all of them read the same features."""
     after = [layer for layer in network.layers if layer.name not in layers]
-    if not network.heads or {layer.name for layer in after if layer.parameters or is_dropout(layer)} != set(network.head_layers):
+    if (
+        not network.heads
+        or any(head.apart for head in network.heads.values())
+        or {layer.name for layer in after if layer.parameters or is_dropout(layer)} != set(network.head_layers)
+    ):
         return None
     layers_of_head = network.layers_of(network.head.task)
     head = network.modules()[layers_of_head[0]]

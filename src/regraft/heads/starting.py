@@ -113,6 +113,11 @@ def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Star
 
 
 def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: Start) -> Rows:
+    if head.apart:
+        raise SettingError(
+            f"start={start.how!r} computes class weights on the features of {net.head.task!r}, which {head.task!r} does not read. Choose "
+            "'zeros', 'random' or 'mean'."
+        )
     data = _targets_for(head, as_data(start.data))
     features, targets = net.features(data), data.targets
     if data.task != "classification":

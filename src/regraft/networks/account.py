@@ -94,7 +94,7 @@ class Account:
         return "\n".join(map(printable, lines)) if lines else "nothing was changed"
 
 
-def unused_outputs(head: str | None, others: Sequence[str]) -> tuple[str, ...]:
+def unused_outputs(head: object, others: Sequence[str]) -> tuple[str, ...]:
     """Return what to say where a `head` was chosen and a network has `others`, each with an output of its own."""
     if head is None or not others:
         return ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -34,6 +35,7 @@ from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, concatenated, grouped_scores, predictions, together
+from .tracing import capture
 
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
@@ -135,13 +137,35 @@ class Network(abc.ABC):
             raise NetworkError(f"The network has no task {task!r}{near_names(task, self.heads)}")
         return self.heads[task]
 
-    def name_classes_(self, classes: Sequence[str]) -> None:
-        """Give the first head's rows their class names, `classes` in row order.
+    def note_apart_(self) -> None:
+        """Take note of the heads that read other features than the first one, as one run of the sample shows."""
+        if len(self.found) < 2:
+            return
+        modules = self.modules()
+        self.mode_(False)
+        with ExitStack() as stack, torch.no_grad():
+            seen = {task: stack.enter_context(capture(modules[self.layers_of(task)[0]])) for task in self.found}
+            self.scores(self.sample)
+        first = seen[self.head.task]["input"]
+        apart = {task: one["input"].shape != first.shape or not torch.equal(one["input"], first) for task, one in seen.items()}
+        self.heads = {task: replaced(head, apart=apart.get(task, False)) for task, head in self.heads.items()}
+
+    def scores_apart(self, features: Tensor) -> Scores:
+        """Return scores (N, C) of NaN for the tasks whose heads do not read these `features` (N, d)."""
+        heads = {task: head for task, head in self.heads.items() if head.apart}
+        return {task: features.new_full((len(features), len(head.in_layer().weight)), torch.nan) for task, head in heads.items()}
+
+    def name_classes_(self, classes: Sequence[str], task: str | None = None) -> None:
+        """Give the rows of a head their class names.
+
+        Args:
+            classes: in row order.
+            task: which head; None for the first.
 
         Raises:
             NetworkError: if there is no head, or another number of rows.
         """
-        names, head = checked_classes(classes), self.head
+        names, head = checked_classes(classes), self.head_of(task)
         head = head.as_binary() if len(names) == 2 and len(head.weight) == 1 and head.layer else head
         if len(names) != len(head.weight):
             raise NetworkError(

@@ -175,7 +175,11 @@ def _head_facts(head: Head) -> dict[str, Any]:
     plain = {name: getattr(head, name) for name in ("task", "kind", "activation", "layer", "features")}
     plain |= {"rows": len(head.weight), "classes": list(head.classes) if head.classes else None}
     lists = {"parts": head.parts, "thresholds": head.thresholds, "groups": head.groups}
-    return plain | {name: list(values) for name, values in lists.items() if values} | ({"binary": True} if head.binary else {})
+    return (
+        plain
+        | {name: list(values) for name, values in lists.items() if values}
+        | {name: True for name in ("binary", "apart") if getattr(head, name)}
+    )
 
 
 def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
@@ -194,7 +198,7 @@ def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
         if plain["task"] not in network.heads and plain["layer"] in called:
             network.rename_task_(called[plain["layer"]], plain["task"])
         classes = tuple(plain["classes"]) if plain["classes"] else None
-        told = {"kind": plain["kind"], "classes": classes, "activation": plain["activation"]}
+        told = {"kind": plain["kind"], "classes": classes, "activation": plain["activation"], "apart": plain.get("apart", False)}
         if plain.get("groups"):
             first = next(iter(found.values()))
             head = first.derived(plain["task"], dict(zip(classes or (), plain["groups"], strict=True)))

@@ -51,6 +51,7 @@ from .keras_parts.structure import (
     tap_slices,
     variables_below,
 )
+from .parts.head import HeadChoice
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
 from .torch_parts.exporting import export_module
@@ -68,7 +69,7 @@ def open_keras(
     inputs: Sequence[int] | None = None,
     origin: Mapping[str, Any] | None = None,
     take: bool = False,
-    head: str | None = None,
+    head: HeadChoice = None,
     heads: Sequence[Mapping[str, Any]] | None = None,
 ) -> KerasNetwork:
     """Open a live Keras 3 model.
@@ -79,7 +80,8 @@ def open_keras(
         inputs: shape of one item without the batch axis, where the model does not know it.
         origin: what opening it again needs.
         take: use the model itself rather than a copy (for models made by regraft).
-        head: the name of the layer to take as head where several outputs have one; the other outputs are left out.
+        head: the name of the layer to take as head where several outputs have one; the other outputs are left out. Or the layer of each
+            task.
         heads: what a saved folder says of its heads ("task", "layer", "activation", "parts", …): exactly these are taken.
 
     Returns:
@@ -97,7 +99,7 @@ def open_keras(
     sample = sample_for(own, inputs)
     facts = origin or {"source": "model", "class": f"{type(model).__module__}.{type(model).__qualname__}"}
     network = KerasNetwork(own, sample, origin=facts, head=head, heads=heads)
-    if head is not None and heads is None:
+    if isinstance(head, str) and heads is None:
         network = changes.with_one_output(network)
     if classes is not None:
         network.name_classes_(classes)
@@ -111,7 +113,7 @@ class KerasNetwork(Network):
         module: a built model; it becomes the network's own.
         sample: a batch that it takes.
         origin: where it came from.
-        head: the layer to take as head where several outputs have one.
+        head: the layer to take as head where several outputs have one, or those of several tasks.
         heads: what a saved folder says of its heads; None to find one.
     """
 
@@ -127,7 +129,7 @@ class KerasNetwork(Network):
         sample: Inputs,
         *,
         origin: Mapping[str, Any],
-        head: str | None = None,
+        head: HeadChoice = None,
         heads: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.origin = dict(origin)
@@ -141,10 +143,12 @@ class KerasNetwork(Network):
             self.heads = {task: known for task, (_, known) in given.items()}
         else:
             candidates = find_heads(self._by_name, self.layers, seen=seen, run=self.sample_run)
-            found = chosen_head(candidates, head)
-            self.account = Account(notes=unused_outputs(head, [other for other in candidates if other != head]))
-            self.found = {"main": found} if found else {}
-            self.heads = {task: head_of(one, self._by_name[one.layer]) for task, one in self.found.items()}
+            wanted = head if isinstance(head, Mapping) else {"main": head}
+            chosen = {task: chosen_head(candidates, layer) for task, layer in wanted.items()}
+            self.account = Account(notes=unused_outputs(head, [other for other in candidates if other not in wanted.values()]))
+            self.found = {task: found for task, found in chosen.items() if found}
+            self.heads = {task: head_of(one, self._by_name[one.layer], task=task) for task, one in self.found.items()}
+            self.note_apart_()
         self.freeze_(())
 
     def _take_(self, module: Any, sample: Inputs) -> None:
@@ -255,10 +259,15 @@ class KerasNetwork(Network):
         return pooled(seen["input"], channels_last(self._by_name[self.first.layer]))
 
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads."""
+        """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads.
+
+        Those of a head that reads other features are NaN.
+        """
         first = channels_last(self._by_name[self.first.layer])
-        shared = {found.layer: pooled(features, first) for found in self.found.values()} | {self.first.layer: features}
-        return self.with_derived({task: scores_from(self._by_name[found.layer], shared[found.layer]) for task, found in self.found.items()})
+        near = {task: found for task, found in self.found.items() if not self.heads[task].apart}
+        shared = {found.layer: pooled(features, first) for found in near.values()} | {self.first.layer: features}
+        own = {task: scores_from(self._by_name[found.layer], shared[found.layer]) for task, found in near.items()}
+        return self.with_derived(self.scores_apart(features) | own)
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.

@@ -21,6 +21,7 @@ from ..randomness import seeded
 from .account import Account, unused_outputs
 from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
 from .fingerprints.values import Structure
+from .parts.head import HeadChoice
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
 from .samples import check_sample, first_working_sample, is_pictures, to_inputs
@@ -54,7 +55,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     sample: Inputs | None = None,
     origin: Mapping[str, Any] | None = None,
     take: bool = False,
-    head: str | None = None,
+    head: HeadChoice = None,
 ) -> TorchNetwork:
     """Open a live PyTorch module.
 
@@ -65,7 +66,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
         sample: a batch of two items to run it with, in place of `inputs`.
         origin: what opening it again needs.
         take: use the module itself rather than a copy (for modules made by regraft).
-        head: the name of the layer that is its head, where there are several candidates.
+        head: the name of the layer that is its head, where there are several candidates; or the layer of each task.
 
     Returns:
         The network; the module given is not modified unless `take`.
@@ -133,10 +134,14 @@ class TorchNetwork(Network):
         self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
         self.blocks = blocks_of(self.layers, torch_units(modules, aside=side_modules(self.module, before=False)))
         if known is None:
-            found = find_head(modules, seen, run=run, wanted=self.origin.get("head"))
-            known = {"main": found} if found else {}
+            wanted = self.origin.get("head")
+            chosen = wanted if isinstance(wanted, Mapping) else {"main": wanted}
+            candidates = {task: find_head(modules, seen, run=run, wanted=layer) for task, layer in chosen.items()}
+            known = {task: head if len(chosen) == 1 else replace(head, others=()) for task, head in candidates.items() if head}
         self.found = dict(known)
         self.heads = {task: self._head_of(task, found) for task, found in known.items()}
+        if isinstance(self.origin.get("head"), Mapping) and not self.origin.get("edits"):
+            self.note_apart_()
         self.module.train(was_training)
 
     def _head_of(self, task: str, found: FoundHead) -> Head:
@@ -256,8 +261,11 @@ class TorchNetwork(Network):
         return pooled(features, channels_last=last_axis(head))
 
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) by task that the heads make of their input (N, d)."""
-        return self.with_derived({task: self.scores_of_layer(found.layer, features) for task, found in self.found.items()})
+        """Return the raw scores (N, C) by task that the heads make of their input (N, d); NaN of those that read other features."""
+        near = {task: found for task, found in self.found.items() if not self.heads[task].apart}
+        return self.with_derived(
+            self.scores_apart(features) | {task: self.scores_of_layer(one.layer, features) for task, one in near.items()}
+        )
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""

@@ -32,7 +32,7 @@ from .result import History, Result, check_unfinished, save_result
 from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
-from .trained import check_trained, hold_, with_fresh
+from .trained import check_trained, hold_, with_fresh, without_solving
 from .tuning.stages import check_method
 from .tuning.switches import switch_problems
 
@@ -71,6 +71,7 @@ def carry_out(
 
 def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:
     plan = with_fresh(net, replace(plan, classes=plan.classes or data.classes))
+    plan = without_solving(net, plan, tasks=matched_tasks(net, data).values())
     tracker = Tracker(plan.settings.log_with, (out or Path()) / "logs", settings=plan.settings.to_dict())
     log = Log(on_epoch=tracker.see)
     with log.clock.during("read"):
@@ -147,8 +148,9 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
         setup = Setup(network, items, parts, plan, tasks, new_rows, test=test, old_head=old).on(network)
     except InputError as problem:
         raise _joined([*problems, problem]) from problem
-    checks: tuple[Callable[[], None], ...] = (
+    checks: tuple[Callable[[], object], ...] = (
         lambda: check_blocks(setup.network, plan),
+        lambda: bool(without_solving(setup.network, plan, tasks=setup.tasks.values())),
         lambda: check_method(setup.network, items.data, plan=plan, parts=parts),
         lambda: notes.extend(check_trained(setup.network, plan)),
     )

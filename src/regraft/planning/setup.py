@@ -273,6 +273,11 @@ class Setup:
         return {name: task for name, task in self.tasks.items() if task not in held}
 
     @property
+    def apart(self) -> bool:
+        """Whether a head that is trained reads other features than the first one: then none is solved in closed form."""
+        return any(self.network.heads[task].apart for task in self.tasks.values())
+
+    @property
     def idle_layers(self) -> frozenset[str]:
         """The layers of the heads that the data have no targets for: they stay frozen."""
         trained = {layer for task in (*self.tasks.values(), *self.additions.helpers) for layer in self.network.layers_of(task)}

@@ -53,6 +53,8 @@ def _head(setup: Setup, log: Log) -> Outcome:
     if setup.plan.fresh:
         return _with_fresh(setup, log, frozen=None)
     network = setup.network
+    if setup.apart:
+        return _measured(setup, log, frozen=setup.all_but_heads, stage="head")
     frozen = frozen_up_to_head(network)
     feed = feed_of(setup, log, frozen=frozen)
     features = features_of(network, feed, indices=np.arange(len(setup.items)))
@@ -109,6 +111,8 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
         return _tuned_probe(setup, log, layers=frozen)
     if plan.fresh:
         return _with_fresh(setup, log, frozen=frozen)
+    if setup.apart:
+        return _measured(setup, log, frozen=frozen, stage=plan.strategy)
     feed = feed_of(setup, log, frozen=frozen)
     head = trained_head(setup, log, feed=feed, frozen=frozen)
     return trained_layers(setup, log, head=head, feed=feed, frozen=frozen, stage=plan.strategy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..networks.contract import Network
 from .choosing.candidates import frozen_layers
 from .plan import ALL, AUTO_BLOCK, FRESH, Plan, check_plan
 
-__all__ = ["check_trained", "hold_", "looks_fresh", "with_fresh"]
+__all__ = ["check_trained", "hold_", "looks_fresh", "with_fresh", "without_solving"]
 
 FEWEST = 256
 """Weights of a layer from which their distribution says something."""
@@ -76,6 +76,34 @@ def with_fresh(network: Network, plan: Plan) -> Plan:
         return plan
     why = "Layers below the head were never trained: 'auto' is strategy='head' here, which trains them; 'full' then trains all layers."
     return replace(plan, strategy="head", budget=None).with_reasons(why)
+
+
+def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Plan:
+    """Return a plan for a network of several outputs that read different features, of which none is solved in closed form.
+
+    Args:
+        network: the network.
+        plan: what was asked for.
+        tasks: those of the network that the data have targets of.
+
+    Returns:
+        The plan; "auto" becomes "full", which trains all outputs together.
+
+    Raises:
+        SettingError: if the strategy begins with heads that are solved.
+    """
+    apart = [task for task in tasks if task in network.heads and network.heads[task].apart]
+    if not apart or plan.strategy == "scratch":
+        return plan
+    if plan.strategy not in FRESH or plan.base != "head" or plan.probe != "auto":
+        raise SettingError(
+            f"strategy={plan.strategy!r} solves heads on the features of {network.head.task!r}, which {', '.join(map(repr, apart))} does "
+            "not read. Choose strategy='head', 'partial' or 'full' without base= and probe=, or give the data of one task."
+        )
+    if plan.strategy != "auto":
+        return plan
+    why = f"{', '.join(map(repr, apart))} reads other features than {network.head.task!r}: 'auto' is strategy='full' here."
+    return replace(plan, strategy="full", budget=None).with_reasons(why)
 
 
 def _held_names(network: Network) -> list[str]:

@@ -129,7 +129,7 @@ def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundH
     if len(candidates) > 1:
         raise NetworkError(
             f"The network has two candidates for its head or more: {', '.join(map(repr, candidates))}, one for each of its outputs. "
-            f"Choose one with head=, for example head={next(iter(candidates))!r}."
+            f"Choose one with head=, for example head={next(iter(candidates))!r}, or keep them as tasks: head={list(candidates)}."
         )
     return next(iter(candidates.values()), None)
 

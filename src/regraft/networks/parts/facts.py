@@ -46,6 +46,7 @@ class _Head(Plain):
     thresholds: list[Share] = Field(default_factory=list)
     groups: list[list[Index]] = Field(default_factory=list)
     binary: bool = False
+    apart: bool = False
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -120,7 +121,7 @@ class _Origin(Plain):
     """Where a PyTorch module came from."""
 
     source: str
-    head: str | None = None
+    head: str | dict[str, str] | None = None
     edits: list[_Edit] = Field(default_factory=list)
     sample: dict[str, _Tensor] | None = None
 

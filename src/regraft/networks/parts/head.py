@@ -10,10 +10,13 @@ import numpy as np
 
 from ..names import index_of
 
-__all__ = ["ACTIVATIONS", "Head", "one_row", "told_binary", "two_rows"]
+__all__ = ["ACTIVATIONS", "Head", "HeadChoice", "one_row", "told_binary", "two_rows"]
 
 ACTIVATIONS = ("relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu", "softplus")
 """What the scores of one linear layer may go through before the next: the same functions in PyTorch and Keras."""
+
+HeadChoice = str | Mapping[str, str] | None
+"""Which layer is the head; of a network with several outputs that are all kept, the layer of each task."""
 
 
 def two_rows(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,6 +78,7 @@ class Head:
             Its weight is then (G, C) of 0 and 1.
         binary: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias` are
             then the two rows of a softmax that says the same: zeros, and that row.
+        apart: whether it reads other features than the first head: it is trained, and never solved.
     """
 
     task: str
@@ -88,6 +92,7 @@ class Head:
     thresholds: tuple[float, ...] | None = None
     groups: tuple[tuple[int, ...], ...] | None = None
     binary: bool = False
+    apart: bool = False
 
     @property
     def features(self) -> int:

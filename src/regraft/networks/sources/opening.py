@@ -24,6 +24,7 @@ from ..hub.samples import suited_tokens
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
+from ..parts.head import HeadChoice
 from ..samples import named_sample, sample_of
 from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
@@ -70,7 +71,7 @@ def open_source(
     weights: str | Path | None = None,
     architecture: Architecture = None,
     inputs: Shapes = None,
-    head: str | None = None,
+    head: HeadChoice = None,
     trust: bool = False,
 ) -> Source:
     """Open a network from whatever the user has.
@@ -81,7 +82,7 @@ def open_source(
         weights: a weights-only file put into `source`; "random": none, for a name.
         architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
         inputs: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each.
-        head: the name of the layer that is its head, where there are several candidates.
+        head: the name of the layer that is its head, where there are several candidates; or the layer of each task.
         trust: open a `.pt2` file, whose reader runs code that the file brings.
 
     Returns:
@@ -109,7 +110,7 @@ def open_source(
     return opened
 
 
-def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained: bool, head: str | None) -> Source:
+def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained: bool, head: HeadChoice) -> Source:
     if isinstance(source, Network):
         return Source(source.copy(), source.preprocessing.to_dict())
     if isinstance(source, Module) or _is_keras(source):
@@ -155,7 +156,7 @@ def _keras_needed() -> Iterator[None]:
         ) from error
 
 
-def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Network:
+def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Network:
     if _is_keras(source):  # a graph with several inputs states their shapes itself
         with _keras_needed():
             from ..keras_models import open_keras
@@ -165,7 +166,7 @@ def _open_live(source: Any, inputs: Shapes, *, head: str | None = None) -> Netwo
     return open_torch(source, inputs=inputs, head=head)
 
 
-def _of_live(source: Any, inputs: Shapes, *, head: str | None) -> Source:
+def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     """Return the network of a live object, with what one of Transformers or timm says of itself."""
     known = None if _is_keras(source) else live_hub(source) or live_timm(source)
     if known is None:
@@ -195,7 +196,7 @@ def _at_size(preprocessing: dict[str, Any] | None, shape: Sequence[int | None]) 
     return None if shape[0] != preprocessing["channels"] else preprocessing | {"height": shape[1], "width": shape[2]}
 
 
-def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: str | None) -> Source:
+def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrained: bool, head: HeadChoice) -> Source:
     if kind == "keras":
         with _keras_needed():
             from .keras_zoo import open_application
@@ -203,7 +204,7 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
     return _of_opened(source, open_named(source, pretrained=pretrained), inputs=inputs, head=head)
 
 
-def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, head: str | None) -> Source:
+def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, head: HeadChoice) -> Source:
     """Return the network of a module of PyTorch with its facts."""
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
@@ -237,7 +238,7 @@ def _made(architecture: Architecture) -> Any:
     )
 
 
-def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: str | None) -> Source:
+def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: HeadChoice) -> Source:
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
         with _keras_needed():

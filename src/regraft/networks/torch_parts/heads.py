@@ -79,7 +79,7 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
     if len(candidates) > 1:
         raise NetworkError(
             f"The network has {len(candidates)} candidates for its head: {', '.join(map(repr, candidates))}, one for each of its results. "
-            f"Choose one with head=, for example head={next(iter(candidates))!r}."
+            f"Choose one with head=, for example head={next(iter(candidates))!r}, or keep them as tasks: head={list(candidates)}."
         )
     found, result = next(iter(candidates.values()), (None, main))
     if found is not None and result is not main:
