@@ -179,7 +179,7 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     return Source(network, _at_size(known.preprocessing, network.input_shape))
 
 
-def _open_known(known: Opened, inputs: Shapes, *, head: str | None) -> Network:
+def _open_known(known: Opened, inputs: Shapes, *, head: HeadChoice) -> Network:
     """Return the network of a live module with the sample that is known of it, where nothing else is said and it takes that."""
     if inputs is None:
         try:
