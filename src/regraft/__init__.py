@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from .planning.extending import Extension
     from .planning.profiling import Profile
     from .planning.search import Study, TransferClassifier, TransferRegressor
-    from .verbs import adapt, adapt_condition, check, extend, fold, load, profile, search, tune_input
+    from .tasks.evaluating import Evaluation
+    from .verbs import adapt, adapt_condition, check, evaluate, extend, fold, load, profile, search, tune_input
 
 __all__ = [
     "Dataset",
+    "Evaluation",
     "Extension",
     "Network",
     "Plan",
@@ -35,6 +37,7 @@ __all__ = [
     "branch",
     "check",
     "cut",
+    "evaluate",
     "extend",
     "fold",
     "join",
@@ -49,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "data",
+    "Evaluation": "tasks.evaluating",
     "Extension": "planning.extending",
     "Network": "networks.contract",
     "Plan": "planning",
@@ -63,6 +67,7 @@ _HOMES = {
     "branch": "heads",
     "check": "verbs",
     "cut": "heads",
+    "evaluate": "verbs",
     "extend": "verbs",
     "fold": "verbs",
     "join": "heads",

@@ -44,9 +44,10 @@ from .planning.search import Asked, Study, run_search
 from .planning.tasks import as_heads_say
 from .probes import UnknownJudge
 from .randomness import own_state, seeded
+from .tasks.evaluating import Evaluation, evaluated, heads_of, names_of
 from .training import Settings
 
-__all__ = ["adapt", "adapt_condition", "check", "extend", "fold", "load", "profile", "read", "search", "tune_input"]
+__all__ = ["adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "profile", "read", "search", "tune_input"]
 
 read = read_data
 DRAWN = 1e-3
@@ -276,6 +277,45 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
         return usable.summary()
     plan = make_plan("auto", {"holdout": holdout, "validation": validation, "seed": seed})
     return with_network(net if isinstance(net, Network) else _opened_for(net, usable), usable, plan=plan)
+
+
+@own_state()
+def evaluate(net: Any, data: Any, *, skip_bad: bool = False, **reading: Any) -> Evaluation:
+    """Judge a network on labelled data. Nothing is trained or written.
+
+    Class names are matched by name, whatever their order in the data.
+
+    Args:
+        net: a `Network`, or whatever `load` opens; it is not changed.
+        data: a `Dataset`, or whatever `read` reads, with labels. Several tasks are judged by the heads of their names.
+        skip_bad: leave out examples that cannot be used, instead of stopping.
+        reading: keywords of `read`, such as target="species"; for data that are not read yet.
+
+    Returns:
+        The figures of each task with 95 % intervals, the confusion matrix and the recall of each class.
+
+    Raises:
+        SettingError: if keywords of `read` are given for a `Dataset`.
+        InputError: if the data do not fit the network.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> net = regraft.load(torch.nn.Sequential(torch.nn.Linear(2, 2)), classes=["left", "right"], inputs=(2,))
+        >>> rows = np.random.default_rng(0).normal(size=(20, 2)).astype("float32")
+        >>> evaluation = regraft.evaluate(net, (rows, ["left", "right"] * 10))
+        >>> evaluation.scores["items"], evaluation.confusion().shape
+        (20, (2, 2))
+    """
+    network = net if isinstance(net, Network) else load(net)
+    if isinstance(data, Dataset) and reading:
+        given = ", ".join(f"{name}=" for name in reading)
+        raise SettingError(f"{given} say how data are read; received a Dataset, which is read already. Leave them out.")
+    if not isinstance(data, Dataset):
+        target = reading.get("target")
+        heads = heads_of(network, list(target)) if isinstance(target, Mapping) else {None: network.head}
+        data = read(data, skip_bad=skip_bad, **{"classes": names_of(heads), **reading})
+    usable = checked(data, skip_bad)
+    return evaluated(network, usable, named=len(usable.tasks) > 1 or usable.name != "main")
 
 
 @overload

@@ -73,6 +73,7 @@ def test_evaluate_gives_figures_with_intervals(adapted: Adapted) -> None:
     assert low <= plain["accuracy"] <= high
     shown = run("evaluate", folder, pictures).stdout
     assert "95 % interval" in shown and "macro F1" in shown and "bright" in shown
+    assert "100.0 %" in shown and "Confusion matrix" in shown
 
 
 def test_predict_gives_one_row_for_each_file_of_a_folder(adapted: Adapted) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import regraft
-from regraft.cli.commands.evaluation import task_data
 from regraft.cli.shared import listed_names, named_pairs, wanted_target
 from regraft.errors import DataError, InputError, SettingError
+from regraft.tasks.evaluating import task_data
 
 from .conftest import SETTINGS, run
 from .test_bad_input import refused

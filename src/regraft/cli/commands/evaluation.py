@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from ...console import show_json, show_table, tell
-from ...errors import DataError
 from .. import options
 from ..guard import guarded
 from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, read_data, to_run, wanted_target
 
-__all__ = ["add_to", "judged", "task_data"]
+__all__ = ["add_to"]
 
 _FIGURES = {
     "accuracy": "accuracy",
@@ -32,7 +30,9 @@ _FIGURES = {
 }
 
 
-_NAMELESS = "main"
+_SHARES = ("accuracy", "recall", "precision", "ece", "map", "average_precision")
+_WIDEST = 12  # classes whose confusion matrix a terminal of 100 columns shows
+_PAIRS = 15
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,29 +57,33 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     skip_bad: options.SkipBad = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Judge a saved network on labelled data: figures with 95 % intervals, and each class by itself; of several tasks, each one."""
+    """Judge a saved network on labelled data: figures with 95 % intervals, each class by itself, the confusion matrix."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     check_there(folder, data)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
-    heads = _heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
+
+    from ...data import checked
+    from ...tasks.evaluating import evaluated, heads_of, names_of
+
+    heads = heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
     reading = {"target": wanted, "condition": None if one else condition, "files": files, "outside": outside, "skip_bad": skip_bad}
     reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
     reading |= {"columns": columns_for(net, asked)}
-    labelled = read_data(data, classes=_names_of(heads), **reading)
+    labelled = read_data(data, classes=names_of(heads), **reading)
     checked_kind(net, labelled)
-
-    from ...data import checked
 
     usable = checked(_of_one(labelled, condition) if one else labelled, skip_bad)
     for note in usable.notes:
         tell(f"Note: {note}")
-    figures = {task or head.task: judged(net, task_data(usable, head, task=task), head=head) for task, head in heads.items()}
+    found = evaluated(net, usable, named=isinstance(wanted, dict))
     if as_json:
-        show_json({"tasks": figures} if len(figures) > 1 else next(iter(figures.values())))
+        show_json({"tasks": found.tasks} if len(found.tasks) > 1 else found.scores)
         return
-    for task, found in figures.items():
-        _print_figures(found, f"{task}: " if len(figures) > 1 else "")
+    for task, figures in found.tasks.items():
+        _print_figures(figures, f"{task}: " if len(found.tasks) > 1 else "")
+        if "confusion" in figures:
+            _print_confusion(found.confusion(task).tolist(), found.classes[task])
 
 
 def _knows(net: Any, condition: str, *, data: str) -> bool:
@@ -105,87 +109,9 @@ def _of_one(data: Any, condition: str | None) -> Any:
     return dataclasses.replace(data, conditions=np.full(len(data), condition, dtype=object))
 
 
-def _heads_of(net: Any, tasks: list[str]) -> dict[str, Any]:
-    """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it."""
-    unasked = [task for task in net.heads if task not in tasks]
-    unknown = tasks[0] not in net.heads and not get_close_matches(tasks[0], unasked)
-    nameless = unknown and net.head.task == _NAMELESS and _NAMELESS in unasked
-    return {task: net.head if nameless and task == tasks[0] else net.head_of(task) for task in tasks}
-
-
-def _names_of(heads: Mapping[Any, Any]) -> Any:
-    """Return the class names by task, as `regraft.read` takes them; None where no head has any."""
-    named = {task: head.classes for task, head in heads.items() if head.kind != "regression" and head.classes}
-    return named.get(None, named or None)
-
-
-def task_data(data: Any, head: Any, *, task: str | None = None) -> Any:
-    """Return the items whose target of a task is known, with their targets as a head gives its scores.
-
-    Args:
-        data: as read.
-        head: of the network.
-        task: of the data; None for the first.
-
-    Returns:
-        A data set with that task alone, its classes in the head's order.
-
-    Raises:
-        DataError: if the targets are of another kind than the head, or of none of its classes.
-    """
-    import numpy as np
-
-    own = data.of_task(data.name if task is None else task)
-    known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
-    known = _of_kind(known, head)
-    return known.with_classes(head.classes) if head.classes and head.kind != "regression" else known
-
-
-def _of_kind(data: Any, head: Any) -> Any:
-    """Return the data with targets of the head's kind: whole numbers and rows with one 1 are read as classes before it is known."""
-    import numpy as np
-
-    if data.task == head.kind:
-        return data
-    if data.task == "classification" and head.kind == "multi-label":
-        table = np.eye(len(data.classes), dtype=np.float32)[data.targets]
-        return dataclasses.replace(data, targets=table, task="multi-label")
-    if data.task == "classification" and head.kind == "regression":
-        try:
-            values = np.array([float(name) for name in data.classes], np.float32)[data.targets]
-        except ValueError:
-            pass
-        else:
-            return dataclasses.replace(data, targets=values, classes=(), task="regression")
-    shown = ", ".join(map(repr, data.classes[:3])) or "numbers"
-    raise DataError(
-        f"The network's task {head.task!r} is of the kind {head.kind!r}; the labels of the data ({shown}) are of the kind {data.task!r}. "
-        "Choose another column with --target."
-    )
-
-
-def judged(net: Any, data: Any, *, head: Any) -> dict[str, Any]:
-    """Return the figures of one task of a network.
-
-    Args:
-        net: the network.
-        data: items with known targets of that task.
-        head: of that task; labels of a multi-label head count from its thresholds on.
-
-    Returns:
-        As `regraft.tasks.judge` gives them.
-    """
-    from ...tasks import judge
-
-    limits = head.thresholds if head.kind == "multi-label" else None
-    scores = net.logits(data, task=head.task)
-    figures: dict[str, Any] = judge(scores, data.targets, data.classes or head.classes, kind=head.kind, thresholds=limits)
-    return figures
-
-
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:
     found = {words: key for key, words in _FIGURES.items() if figures.get(key) is not None}
-    rows = [(words, f"{figures[key]:.4f}", _interval(figures.get(f"{key}_interval"))) for words, key in found.items()]
+    rows = [(words, _cell(key, figures[key]), _interval(key, figures.get(f"{key}_interval"))) for words, key in found.items()]
     show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['items']:,} items")
     _print_classes(figures["per_class"])
 
@@ -195,14 +121,35 @@ def _print_classes(per_class: Mapping[str, Mapping[str, Any]]) -> None:
     spread = any("interval" in row for row in per_class.values())
     headings = ["class", *(key.replace("_", " ") for key in keys), *(["95 % interval"] if spread else [])]
     rows = [
-        (name, *(_cell(row[key]) for key in keys), *([_interval(row["interval"])] if spread else [])) for name, row in per_class.items()
+        (name, *(_cell(key, row[key]) for key in keys), *([_interval("recall", row["interval"])] if spread else []))
+        for name, row in per_class.items()
     ]
     show_table(headings, rows, title="Each class")
 
 
-def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _print_confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    """Print the confusion matrix; of many classes, the errors made most often."""
+    if len(names) <= _WIDEST:
+        rows = [(name, *(count or "·" for count in row)) for name, row in zip(names, counts, strict=True)]
+        show_table(("true \\ predicted", *names), rows, title="Confusion matrix: examples")
+        return
+    from ...report.results import confused_pairs
+
+    pairs = confused_pairs(counts, names, count=_PAIRS)
+    show_table(("true", "predicted", "examples", "of the class"), pairs, title="Errors made most often")
 
 
-def _interval(bounds: Any) -> str:
-    return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
+def _cell(key: str, value: float | None) -> str:
+    """Return a figure as the verdict of `adapt` has it: shares in per cent, others with four digits."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{100 * value:.1f} %" if key in _SHARES else f"{value:.4g}"
+
+
+def _interval(key: str, bounds: Any) -> str:
+    if not bounds:
+        return ""
+    low, high = (_cell(key, float(bound)) for bound in bounds)
+    return f"{low.removesuffix(' %')} to {high}"

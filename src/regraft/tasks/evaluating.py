@@ -1,0 +1,179 @@
+"""How good a network is on labelled data: the figures of each task, as `regraft.evaluate` and the command give them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from ..data import Dataset
+from ..errors import DataError, near_names
+from ..networks.parts.head import Head
+from .metrics import confusion_matrix, judge
+
+__all__ = ["Evaluation", "evaluated", "heads_of", "names_of", "task_data"]
+
+_NAMELESS = "main"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a network is on labelled data.
+
+    Attributes:
+        tasks: name of a task -> its figures, as `regraft.tasks.judge` gives them: "accuracy" with its 95 % interval, "per_class", …
+        classes: name of a task -> its C class names, in the order of the figures.
+        notes: what was said while the data were read.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> layer = torch.nn.Linear(2, 2)
+        >>> _ = layer.weight.data.copy_(torch.eye(2)), layer.bias.data.zero_()
+        >>> net = regraft.load(torch.nn.Sequential(layer), classes=["left", "right"], inputs=(2,))
+        >>> rows = np.array([[1, 0], [0, 1], [0, 1]], dtype="float32")
+        >>> evaluation = regraft.evaluate(net, (rows, ["left", "right", "left"]))
+        >>> round(evaluation.scores["accuracy"], 3), evaluation.recalls()
+        (0.667, {'left': 0.5, 'right': 1.0})
+        >>> evaluation.confusion().tolist()
+        [[1, 1], [0, 1]]
+    """
+
+    tasks: Mapping[str, Mapping[str, Any]]
+    classes: Mapping[str, tuple[str, ...]] = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def scores(self) -> Mapping[str, Any]:
+        """The figures of the first task."""
+        return next(iter(self.tasks.values()))
+
+    def confusion(self, task: str | None = None) -> np.ndarray:
+        """Return the confusion matrix of a task of classes.
+
+        Args:
+            task: its name; None for the first.
+
+        Returns:
+            (C, C) counts; rows are true classes, columns predicted ones, both in the order of `classes`.
+
+        Raises:
+            DataError: if there is no such task, or it has no confusion matrix.
+        """
+        name, figures = self._of(task)
+        if "confusion" not in figures:
+            raise DataError(f"The task {name!r} has no confusion matrix; expected one in which each example is of one class.")
+        return confusion_matrix(figures["confusion"], len(self.classes[name]))
+
+    def recalls(self, task: str | None = None) -> dict[str, float | None]:
+        """Return the recall of each class of a task.
+
+        Args:
+            task: its name; None for the first.
+
+        Returns:
+            Class name -> share of its examples that are recognised, 0 to 1; None without examples.
+
+        Raises:
+            DataError: if there is no such task, or it is a regression.
+        """
+        name, figures = self._of(task)
+        if any("recall" not in row for row in figures["per_class"].values()):
+            raise DataError(f"The task {name!r} is a regression, which has no recall; its figures of each output are in tasks[{name!r}].")
+        return {of: row["recall"] for of, row in figures["per_class"].items()}
+
+    def _of(self, task: str | None) -> tuple[str, Mapping[str, Any]]:
+        name = next(iter(self.tasks)) if task is None else task
+        if name not in self.tasks:
+            raise DataError(f"Nothing was judged of a task {name!r}{near_names(str(name), self.tasks)}")
+        return name, self.tasks[name]
+
+
+def evaluated(net: Any, data: Dataset, *, named: bool) -> Evaluation:
+    """Judge a network on data.
+
+    Args:
+        net: a network with heads, also one that is served from an ONNX file.
+        data: with labels; of several tasks, each is judged on the examples whose target is known.
+        named: whether the tasks of the data are named as those of the network; else the data are of its first task.
+
+    Returns:
+        The figures of each task.
+
+    Raises:
+        InputError: if the labels do not fit the network.
+    """
+    heads = heads_of(net, list(data.tasks)) if named else {data.name: net.head}
+    found: dict[str, Mapping[str, Any]] = {}
+    classes: dict[str, tuple[str, ...]] = {}
+    for task, head in heads.items():
+        own = task_data(data, head, task=task)
+        limits = head.thresholds if head.kind == "multi-label" else None
+        names = tuple(own.classes or head.classes or ())
+        name = task if named else head.task
+        found[name] = judge(net.logits(own, task=head.task), own.targets, names or None, kind=head.kind, thresholds=limits)
+        classes[name] = tuple(found[name]["per_class"])
+    return Evaluation(found, classes, tuple(data.notes))
+
+
+def heads_of(net: Any, tasks: list[str]) -> dict[str, Head]:
+    """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it.
+
+    Args:
+        net: the network.
+        tasks: names of the tasks of the data, the first one foremost.
+    """
+    unasked = [task for task in net.heads if task not in tasks]
+    unknown = tasks[0] not in net.heads and not get_close_matches(tasks[0], unasked)
+    nameless = unknown and net.head.task == _NAMELESS and _NAMELESS in unasked
+    return {task: net.head if nameless and task == tasks[0] else net.head_of(task) for task in tasks}
+
+
+def names_of(heads: Mapping[Any, Head]) -> Any:
+    """Return the class names of the `heads` of each task, as `regraft.read` takes them; None where no head has any."""
+    named = {task: head.classes for task, head in heads.items() if head.kind != "regression" and head.classes}
+    return named.get(None, named or None)
+
+
+def task_data(data: Dataset, head: Head, *, task: str | None = None) -> Dataset:
+    """Return the items whose target of a task is known, with their targets as a head gives its scores.
+
+    Args:
+        data: as read.
+        head: of the network.
+        task: of the data; None for the first.
+
+    Returns:
+        A data set with that task alone, its classes in the head's order.
+
+    Raises:
+        DataError: if the targets are of another kind than the head, or of none of its classes.
+    """
+    own = data.of_task(data.name if task is None else task)
+    known = own if own.known.all() else own.subset(np.flatnonzero(own.known))
+    known = _of_kind(known, head)
+    return known.with_classes(head.classes) if head.classes and head.kind != "regression" else known
+
+
+def _of_kind(data: Dataset, head: Head) -> Dataset:
+    """Return the data with targets of the head's kind: whole numbers and rows with one 1 are read as classes before it is known."""
+    if data.task == head.kind:
+        return data
+    if data.task == "classification" and head.kind == "multi-label":
+        table = np.eye(len(data.classes), dtype=np.float32)[data.targets]
+        return dataclasses.replace(data, targets=table, task="multi-label")
+    if data.task == "classification" and head.kind == "regression":
+        try:
+            values = np.array([float(name) for name in data.classes], np.float32)[data.targets]
+        except ValueError:
+            pass
+        else:
+            return dataclasses.replace(data, targets=values, classes=(), task="regression")
+    shown = ", ".join(map(repr, data.classes[:3])) or "numbers"
+    raise DataError(
+        f"The network's task {head.task!r} is of the kind {head.kind!r}; the labels of the data ({shown}) are of the kind {data.task!r}. "
+        "Choose another column with --target."
+    )
