@@ -75,8 +75,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         source: a live `torch.nn.Module` or Keras 3 model, a path (`.keras`, `.h5`, `.hdf5`, `.pmml`, `.onnx`, `.safetensors`
             with `architecture`, a folder saved by regraft), "timm:NAME", "torchvision:NAME", "keras:NAME" or "hf:PATH_OR_ID".
         classes: class names in row order; of a network with several tasks, a mapping from task to class names.
-        weights: a weights-only file put into `source`; the account says what matched. "random": a network by name as its library
-            draws it; without that, weights that cannot be fetched are an error.
+        weights: a weights-only file put into `source`, arrays in `.npz` or `.mat` included; the account says what matched. "random": a
+            network by name as its library draws it; without that, weights that cannot be fetched are an error.
         architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
         inputs: shape of one item without the batch axis, when it cannot be known otherwise; of a module that takes several tensors by
             name, the shape of each: {"X": (40,), "Z": (8,)}.

@@ -303,6 +303,15 @@ FORMATS: dict[str, Format] = {
         "NaN and infinite numbers are said.",
         NetworkError,
     ),
+    "weight arrays": Format(
+        "weights file of arrays",
+        (".npz", ".mat"),
+        "`numpy.lib.format.read_array(allow_pickle=False)`, `scipy.io.loadmat`",
+        "Arrays of objects are pickles, which run code. Sizes that are declared but not there; archives that grow without end.",
+        "Arrays of objects, cells and structures are refused before they are read. Sizes are compared with the bytes in the file; what "
+        "would grow more than a hundredfold is not unpacked.",
+        NetworkError,
+    ),
     "torch": Format(
         "PyTorch weights file",
         (".pt", ".pth", ".pth.tar", ".pt.tar", ".ckpt", ".bin"),

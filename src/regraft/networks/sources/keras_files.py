@@ -25,11 +25,20 @@ from ..keras_parts.library import keras
 from ..keras_parts.structure import graph_of, is_leaf, own_variables
 from ..matching import Weight, match, numbers_note
 from ..parts.structure import below
+from .arrays import matched_arrays
 from .keras_guard import check_config, serialized_parts
 from .keras_weights import file_kind, is_addressed, opened_h5, read_keras_weights, weight_bytes
 from .room import within
 
-__all__ = ["assign_", "is_full_model", "open_keras_file", "put_keras_weights_", "read_keras_weights", "target_weights"]
+__all__ = [
+    "assign_",
+    "is_full_model",
+    "open_keras_file",
+    "put_keras_arrays_",
+    "put_keras_weights_",
+    "read_keras_weights",
+    "target_weights",
+]
 
 _GONE = {
     "DepthwiseConv2D": ("groups",),
@@ -186,6 +195,27 @@ def assign_(given: Weight, taken: Weight) -> None:
     """
     with torch.no_grad():
         taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
+
+
+def put_keras_arrays_(network: KerasNetwork, arrays: Mapping[str, np.ndarray]) -> Account:
+    """Put arrays of a file into a network; see `matched_arrays`.
+
+    Args:
+        network: receives them.
+        arrays: by name, in the file's order.
+
+    Returns:
+        The account of the match.
+
+    Raises:
+        AmbiguousMatchError: if an array could go to more than one place; nothing has been changed.
+        NetworkError: if nothing matches.
+    """
+    target = target_weights(network)
+    source, found, notes = matched_arrays(arrays, target, heads={head.layer for head in network.heads.values()})
+    for given, taken, _rule in found.pairs:
+        assign_(source[given], target[taken])
+    return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
 
 
 def put_keras_weights_(network: KerasNetwork, path: str | Path) -> Account:

@@ -30,11 +30,12 @@ from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
 from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
+from .arrays import ARRAY_ENDINGS, read_weight_arrays, refuse_pickle
 from .building import Limits, building
 from .dense import open_dense
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
-from .torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, read_torch_weights
+from .torch_files import TORCH_ENDINGS, is_torch_file, put_arrays_, put_torch_file_, read_torch_weights
 from .zoo import Opened, live_timm
 
 __all__ = ["Source", "open_source"]
@@ -251,11 +252,12 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
         return _of_opened(path.name, open_dense(path), inputs=None, head=head)
     elif suffix == _ONNX:
         return _of_opened(path.name, open_onnx(path), inputs=None, head=head)
-    elif not is_torch_file(path):
+    elif not is_torch_file(path) and suffix not in ARRAY_ENDINGS:
+        refuse_pickle(path)
         known = ", ".join((*_KERAS_FILES, _DENSE, _ONNX, *TORCH_ENDINGS))
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {known}.")
     elif architecture is None:
-        if suffix != ".safetensors":
+        if suffix not in (".safetensors", *ARRAY_ENDINGS):
             read_torch_weights(path)  # a pickle of objects is refused before anything else is said
         raise NetworkError(
             f"{path.name!r} holds weights only; give the network that they belong to with architecture=, "
@@ -270,15 +272,21 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
 def _put_file_(network: Network, path: Path) -> Account:
     if not path.is_file():
         raise NetworkError(f"There is no weights file {str(path)!r}.")
+    refuse_pickle(path)
+    arrays = path.suffix.lower() in ARRAY_ENDINGS
     if isinstance(network, TorchNetwork):
-        if not is_torch_file(path):
-            raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join(TORCH_ENDINGS)}.")
-        return put_torch_file_(network, path)
-    if path.suffix.lower() not in _KERAS_FILES:
-        raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join(_KERAS_FILES)}.")
+        if not arrays and not is_torch_file(path):
+            raise NetworkError(
+                f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join((*TORCH_ENDINGS, *ARRAY_ENDINGS))}."
+            )
+        return put_arrays_(network, read_weight_arrays(path)) if arrays else put_torch_file_(network, path)
+    if not arrays and path.suffix.lower() not in _KERAS_FILES:
+        raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join((*_KERAS_FILES, *ARRAY_ENDINGS))}.")
     with _keras_needed():
         from ..keras_models import KerasNetwork
-        from .keras_files import put_keras_weights_
+        from .keras_files import put_keras_arrays_, put_keras_weights_
+    if arrays:
+        return put_keras_arrays_(cast(KerasNetwork, network), read_weight_arrays(path))
     return put_keras_weights_(cast(KerasNetwork, network), path)
 
 

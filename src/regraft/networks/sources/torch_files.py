@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,8 +21,9 @@ from ...files.text import printable
 from ..account import Account
 from ..matching import Weight, match, numbers_note
 from ..torch_modules import TorchNetwork
+from .arrays import matched_arrays
 
-__all__ = ["TORCH_ENDINGS", "is_torch_file", "put_torch_file_", "put_weights_", "read_torch_weights"]
+__all__ = ["TORCH_ENDINGS", "is_torch_file", "put_arrays_", "put_torch_file_", "put_weights_", "read_torch_weights"]
 
 TORCH_ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
 _PARTS = (
@@ -82,6 +84,28 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
         NetworkError: if it is no such file, holds no tensors, or special ones (sparse, quantized, ...).
     """
     return _read(path)[0]
+
+
+def put_arrays_(network: TorchNetwork, arrays: Mapping[str, np.ndarray]) -> Account:
+    """Put arrays of a file into a network; see `matched_arrays`.
+
+    Args:
+        network: receives them.
+        arrays: by name, in the file's order.
+
+    Returns:
+        The account of the match.
+
+    Raises:
+        AmbiguousMatchError: if an array could go to more than one place.
+        NetworkError: if nothing matches.
+    """
+    target = _weights_of(network.state())
+    source, found, notes = matched_arrays(arrays, target, heads=set(network.head_layers))
+    with torch.no_grad():
+        for given, taken, _rule in found.pairs:
+            cast(Tensor, target[taken].value).copy_(torch.from_numpy(np.ascontiguousarray(source[given].value)))
+    return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
 
 
 def put_torch_file_(network: TorchNetwork, path: Path) -> Account:

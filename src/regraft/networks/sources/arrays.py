@@ -1,0 +1,178 @@
+"""Weights as arrays by name: NumPy's `.npz` and MATLAB's `.mat`, read without running anything, for networks of both families."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from scipy.io import loadmat, whosmat
+
+from ...errors import AmbiguousMatchError, NetworkError, UnsafeFileError
+from ...files.archives import open_archive
+from ...files.formats import opening
+from ...files.sizes import refuse_expansion
+from ...files.text import printable
+from ..account import Account
+from ..matching import Matching, Weight, match
+
+__all__ = ["ARRAY_ENDINGS", "matched_arrays", "read_weight_arrays", "refuse_pickle"]
+
+ARRAY_ENDINGS = (".npz", ".mat")
+_PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".joblib")
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_NUMBERS = ("double", "single", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+_SHORT = {"w": "weight", "W": "weight", "b": "bias"}
+_UNNAMED = re.compile(r"^arr_\d+$")
+_HDF5 = b"\x89HDF"
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise where the name of a weights file is that of a pickle, as theanets and others write it.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UnsafeFileError: with the lines that make arrays of it, where whoever trusts the file runs them.
+    """
+    name = path.name.lower()
+    if name.endswith(_PICKLES):
+        plain = printable(path.name)
+        raise UnsafeFileError(
+            f"{plain!r} is a pickle, and opening one runs code that it brings. Where you trust whoever made it, two lines in its own "
+            f"environment make arrays of it, which weights= takes; of theanets: net = theanets.Network.load({plain!r}); "
+            'numpy.savez("weights.npz", **{p.name: p.get_value() for p in net.params})'
+        )
+
+
+def read_weight_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name, in its order.
+
+    Args:
+        path: ends in `.npz` or `.mat`.
+
+    Returns:
+        Arrays of numbers.
+
+    Raises:
+        UnsafeFileError: if it holds objects, which are a pickle, or names a place outside.
+        NetworkError: if it is damaged, declares more than it holds, or holds something else than numbers.
+    """
+    with opening(path, "weight arrays"):
+        found = _of_archive(path) if path.suffix.lower() == ".npz" else _of_matlab(path)
+    if not found:
+        raise NetworkError(f"{printable(path)!r} holds no arrays; expected weights by name.")
+    return found
+
+
+def _of_archive(path: Path) -> dict[str, np.ndarray]:
+    found = {}
+    with open_archive(path, error=NetworkError) as archive:
+        for part in archive.infolist():
+            name, shown = part.filename.removesuffix(".npy"), printable(repr(part.filename), width=80)
+            with archive.open(part) as stream:
+                _check_header(stream, size=part.file_size, shown=shown)
+            with archive.open(part) as stream:
+                found[name] = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    return found
+
+
+def _check_header(stream: IO[bytes], *, size: int, shown: str) -> None:
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADERS:
+        raise NetworkError(f"Its part {shown} has the .npy version {version}; expected one of {list(_HEADERS)}.")
+    shape, _, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise UnsafeFileError(
+            f"Its part {shown} holds objects, which are a pickle, and reading one runs code. Save plain arrays of numbers."
+        )
+    if dtype.kind not in "biuf" or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
+        raise NetworkError(f"Its part {shown} declares {shape} of the type {dtype}, and holds {size:,} bytes; expected numbers, all there.")
+
+
+def _of_matlab(path: Path) -> dict[str, np.ndarray]:
+    """Return the variables of a file of MATLAB's version 4 to 7; its vectors get one axis."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == _HDF5 or not start:
+        raise NetworkError(
+            f"{printable(path)!r} is in MATLAB's version 7.3, or empty; expected version 7: save(file, '-struct', 's', '-v7')."
+        )
+    declared = whosmat(path)
+    wrong = [f"{name}: {kind}" for name, _, kind in declared if kind not in _NUMBERS]
+    if wrong:
+        raise NetworkError(
+            f"{printable(path)!r} holds {printable(', '.join(wrong[:6]), width=200)}; expected full arrays of numbers alone."
+        )
+    total = sum(8 * math.prod(max(side, 0) for side in shape) for _, shape, _ in declared)
+    refuse_expansion(total, stored=path.stat().st_size, what=repr(printable(path)), error=NetworkError)
+    held = loadmat(path, variable_names=[name for name, _, _ in declared])
+    arrays = {name: np.asarray(held[name]) for name, _, _ in declared}
+    return {name: values.ravel() if values.ndim == 2 and 1 in values.shape else values for name, values in arrays.items()}
+
+
+def matched_arrays(
+    arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: set[str]
+) -> tuple[list[Weight], Matching, Account]:
+    """Match arrays of a file to the weights of a network, by name, else by order; matrices the other way round are transposed.
+
+    Args:
+        arrays: by name, in the file's order; arrays without names ("arr_0", …) are in the order of the network's weights.
+        target: the network's weights, in the order of definition.
+        heads: layers whose size may differ from the file's.
+
+    Returns:
+        The arrays as weights, what belongs together, and notes.
+
+    Raises:
+        AmbiguousMatchError: if an array could go to more than one place.
+        NetworkError: if nothing matches, or arrays without names are not as many as the network's weights.
+    """
+    named = _named(arrays, target)
+    tries: list[tuple[int, bool, list[Weight], Matching]] = []
+    failed: NetworkError | None = None
+    for turned in (False, True):
+        source = [_weight(name, values.T if turned and values.ndim == 2 else values) for name, values in named.items()]
+        try:
+            found = match(source, target, head=heads)
+        except AmbiguousMatchError:
+            raise
+        except NetworkError as error:
+            failed = failed or error
+            continue
+        tries.append((len(found.pairs), turned, source, found))
+    if not tries:
+        raise failed or NetworkError(f"None of the {len(arrays)} arrays belongs to a weight of the network.")
+    _, turned, source, found = max(tries, key=lambda each: (each[0], not each[1]))
+    matrices = [source[given].shape for given, _, _ in found.pairs if len(source[given].shape) == 2]
+    notes = ["matrices of the file were transposed: they are the other way round here"] if turned else []
+    if matrices and all(rows == columns for rows, columns in matrices):
+        notes.append("all matrices are square: whether they are the other way round cannot be told, and they were taken as they are")
+    return source, found, Account(notes=tuple(notes))
+
+
+def _weight(name: str, values: np.ndarray) -> Weight:
+    return Weight(name, values.shape, name.rpartition(".")[0], "", values)
+
+
+def _named(arrays: Mapping[str, np.ndarray], target: Sequence[Weight]) -> dict[str, np.ndarray]:
+    """Return arrays by names that have dots, as far as they are those of the network in another spelling."""
+    if all(_UNNAMED.match(name) for name in arrays):
+        if len(arrays) != len(target):
+            shown = ", ".join(f"{weight.name} {weight.shape}" for weight in target[:8])
+            raise NetworkError(
+                f"Received {len(arrays)} arrays without names; expected {len(target)}, in this order: {shown}. Or name them."
+            )
+        return dict(zip((weight.name for weight in target), arrays.values(), strict=True))
+    spelled = {re.sub(r"\W", "_", weight.name): weight.name for weight in target}
+    found: dict[str, Any] = {}
+    for name, values in arrays.items():
+        plain = re.sub(r"\W", "_", name)
+        layer, _, own = name.replace("/", ".").rpartition(".")
+        long = f"{layer}.{_SHORT.get(own, own)}" if layer else name
+        found[spelled.get(plain) or spelled.get(plain.removeprefix("x")) or long] = values
+    return found

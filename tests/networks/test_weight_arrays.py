@@ -1,0 +1,146 @@
+"""Weights out of arrays: `.npz` and MATLAB's `.mat`, by name or in order, for both families; pickles are refused."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from torch import nn
+
+import regraft
+from regraft.errors import NetworkError, RegraftError, UnsafeFileError
+
+keras = pytest.importorskip("keras")
+ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+def torch_stack(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def keras_stack(seed: int) -> object:
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    stack = [keras.Input((4,)), layers.Dense(6, activation="tanh", name="low"), layers.Dense(3, name="top", bias_initializer="uniform")]
+    return keras.Sequential(stack)
+
+
+STACKS = {"torch": torch_stack, "keras": keras_stack}
+
+
+def _arrays(module: object) -> dict[str, np.ndarray]:
+    if isinstance(module, nn.Module) and not isinstance(module, keras.Model):
+        return {name: values.numpy().copy() for name, values in module.state_dict().items()}
+    return {
+        f"{layer.name}.{kind}": np.array(values)
+        for layer in module.layers  # type: ignore[attr-defined]
+        for kind, values in zip(("kernel", "bias"), layer.get_weights(), strict=False)
+    }
+
+
+def _npz(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    np.savez(path.with_suffix(".npz"), **arrays)
+    return path.with_suffix(".npz")
+
+
+def _mat(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    scipy.io.savemat(path.with_suffix(".mat"), {("x" + name).replace(".", "_"): values for name, values in arrays.items()})
+    return path.with_suffix(".mat")
+
+
+WAYS: dict[str, Callable[[Path, dict[str, np.ndarray]], Path]] = {
+    "names": _npz,
+    "names with slashes": lambda path, arrays: _npz(path, {name.replace(".", "/"): values for name, values in arrays.items()}),
+    "in order": lambda path, arrays: _npz(path, {f"arr_{at}": values for at, values in enumerate(arrays.values())}),
+    "the other way round": lambda path, arrays: _npz(path, {name: values.T for name, values in arrays.items()}),
+    "double precision": lambda path, arrays: _npz(path, {name: values.astype(np.float64) for name, values in arrays.items()}),
+    "matlab": _mat,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", STACKS)
+def test_arrays_make_the_same_network(family: str, way: str, tmp_path: Path) -> None:
+    wanted = STACKS[family](1)
+    path = WAYS[way](tmp_path / "weights", _arrays(wanted))
+    net = regraft.load(STACKS[family](0), weights=path, inputs=(4,))
+    np.testing.assert_allclose(net.logits(ROWS), regraft.load(wanted, inputs=(4,)).logits(ROWS), atol=1e-6)
+    told = net.account.to_dict()
+    assert len(told["matched"]) == 4 and not told.get("missing") and not told.get("unexpected")
+    assert bool([note for note in net.account.notes if "transposed" in note]) == (way == "the other way round")
+
+
+def test_square_matrices_are_told(tmp_path: Path) -> None:
+    path = _npz(tmp_path / "w", {"0.weight": np.eye(4, dtype=np.float32), "0.bias": np.ones(4, np.float32)})
+    net = regraft.load(nn.Sequential(nn.Linear(4, 4)), weights=path, inputs=(4,))
+    assert any("all matrices are square" in note for note in net.account.notes)
+
+
+def _objects(path: Path) -> Path:
+    np.savez(path.with_suffix(".npz"), w=np.array([{"a": 1}], dtype=object))
+    return path.with_suffix(".npz")
+
+
+def _bomb(path: Path) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".npz"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", bytes(2**28))
+    return path.with_suffix(".npz")
+
+
+def _declared(path: Path) -> Path:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }"
+    with zipfile.ZipFile(path.with_suffix(".npz"), "w") as archive:
+        archive.writestr("w.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    return path.with_suffix(".npz")
+
+
+def _outside(path: Path) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".npz"), "w") as archive:
+        archive.writestr("../w.npy", b"")
+    return path.with_suffix(".npz")
+
+
+def _pickled(path: Path) -> Path:
+    path.with_suffix(".pkl.gz").write_bytes(pickle.dumps([1]))
+    return path.with_suffix(".pkl.gz")
+
+
+def _cells(path: Path) -> Path:
+    scipy.io.savemat(path.with_suffix(".mat"), {"w": np.array([[1.0, "a"]], dtype=object)})
+    return path.with_suffix(".mat")
+
+
+def _text(path: Path) -> Path:
+    path.with_suffix(".mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    return path.with_suffix(".mat")
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Path], type[RegraftError], str]] = {
+    "objects": (_objects, UnsafeFileError, "holds objects, which are a pickle"),
+    "an archive that grows": (_bomb, NetworkError, "made to fill the memory"),
+    "declared and not there": (_declared, NetworkError, "and holds"),
+    "a place outside": (_outside, UnsafeFileError, "outside the archive"),
+    "a pickle": (_pickled, UnsafeFileError, r"theanets\.Network\.load.*numpy\.savez"),
+    "cells": (_cells, NetworkError, "w: cell"),
+    "no file of MATLAB": (_text, NetworkError, "weights file of arrays|no arrays"),
+    "too few": (
+        lambda path: _npz(path, {"arr_0": ROWS}),
+        NetworkError,
+        r"1 arrays without names; expected 4, in this order: 0\.weight \(6, 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
+    make, kind, message = HOSTILE[name]
+    path = make(tmp_path / "weights")
+    with pytest.raises(kind, match=message):
+        regraft.load(torch_stack(0), weights=path, inputs=(4,))
