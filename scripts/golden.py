@@ -81,6 +81,11 @@ def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
     return digest(*(part for name, values in tensors.items() for part in (name, values)))
 
 
+def of_state(net: regraft.Network) -> str:
+    """Return the hash of a network's numbers by their names of format 1, so that stable names are no difference."""
+    return of_tensors({net.former_name(name): values for name, values in net.state().items()})
+
+
 def attempt(work: Callable[[], Any]) -> Any:
     """Return what some work returns, or the kind of the error that it raises."""
     try:
@@ -109,7 +114,7 @@ def edited(name: str, edit: str, *, seed: int) -> dict[str, Any]:
     inputs = batch(twin, seed=seed)
     found["start"] = of_tensors(outputs(twin, inputs))
     stirred_(twin, net, seed=seed)
-    found |= {"state": of_tensors(twin.state()), "stirred": of_tensors(outputs(twin, inputs)), "account": digest(twin.account.to_dict())}
+    found |= {"state": of_state(twin), "stirred": of_tensors(outputs(twin, inputs)), "account": digest(twin.account.to_dict())}
     settled = twin.settled()
     found["settled"] = of_tensors(outputs(settled, inputs))
     if twin.coding is not None:
@@ -140,7 +145,7 @@ def ran(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     losses = [{key: value for key, value in entry.items() if "loss" in key} for entry in result.history]
     plan, account = json.loads(result.plan.to_json()), result.account.to_dict()
     del plan["settings"]["engine"]  # came after the file; what it decides stands in the weights
-    return {"plan": digest(plan), "account": digest(account), "losses": losses, "weights": of_tensors(result.network.state())}
+    return {"plan": digest(plan), "account": digest(account), "losses": losses, "weights": of_state(result.network)}
 
 
 def work() -> dict[str, Callable[[], dict[str, Any]]]:

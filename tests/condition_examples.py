@@ -42,7 +42,7 @@ def coded(family: str, *, into: str = "layers", late: bool = False) -> Network:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, tensor in net.state().items():
-            if name not in before and f"{name.removeprefix('network.')}" not in before:
+            if name not in before:
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.7)
         table = net.code_table()
         table[0] = table[1:].mean(0)

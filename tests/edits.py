@@ -89,12 +89,12 @@ EDITS: dict[str, Edit] = {
 
 
 def stirred_(net: Network, before: Network, *, seed: int) -> None:
-    """Move what an edit added, which mostly starts where it changes nothing; the names that wrappers give are looked through."""
-    known = {_bare(name) for name in before.state()}
+    """Move what an edit added, which mostly starts where it changes nothing; the names are those of format 1."""
+    known = {_bare(before.former_name(name)) for name in before.state()}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in sorted(net.state().items()):
-            if tensor.is_floating_point() and _bare(name) not in known:
+        for name, tensor in sorted(net.state().items(), key=lambda item: net.former_name(item[0])):
+            if tensor.is_floating_point() and _bare(net.former_name(name)) not in known:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
     net.refresh_heads_()
 

@@ -36,7 +36,7 @@ def _same_names(before: Network, after: Network, *, but: Callable[[str], bool]) 
     found, heads = {}, tuple(f"{layer}." for layer in before.head_layers)
     for name in before.state():
         if not name.startswith(heads) and "seed" not in name and not but(name):
-            found[name] = name if name in after.state() else f"network.{name}"
+            found[name] = name
     return found
 
 

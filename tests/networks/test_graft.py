@@ -13,7 +13,10 @@ from tests.networks.former_networks import CASES, Pair, Small, made, scores_of, 
 from torch import Tensor, nn
 
 import regraft
+from regraft.networks.folders import read_facts
+from regraft.networks.parts.code_files import code_digest
 from regraft.networks.torch_parts.graft import Graft, grafts, set_submodule_, within
+from regraft.planning.conditions.adapting import saved_to
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "former_names.zip"
 """One folder for each network of the table, as the version before grafts saved it, and the scores that they gave."""
@@ -55,6 +58,20 @@ def test_folders_saved_under_former_names_open_and_are_saved_under_the_present_o
     again = regraft.load(opened.save(tmp_path / "again"), architecture=architecture(name))
     check(again, name, saved=saved)
     assert again.coding == opened.coding and again.held == opened.held
+
+
+@pytest.mark.parametrize("name", ["codes", "branch of codes"])
+def test_a_code_learned_today_goes_into_a_folder_of_before(name: str, saved: Path) -> None:
+    """The digest that ties codes to a network is made with the former names, so that each folder opens with and without its class."""
+    pytest.importorskip("onnxruntime")
+    net = regraft.load(saved / name, architecture=Small)
+    assert code_digest(net) == read_facts(saved / name)["digest"]
+    table = np.concatenate([net.code_table().detach().numpy(), np.ones((1, 2), np.float32)])
+    saved_to(net.recoded(("ann", "bob", "eve"), table), saved / name, conditions=["eve"])
+    for architecture in (Small, None):
+        again = regraft.load(saved / name, architecture=architecture)
+        assert again.codes["eve"].tolist() == [1, 1] if architecture else "eve" in again.coding.conditions
+        check(again, name, saved=saved, allowed=1e-5)
 
 
 class Part(Graft):

@@ -75,7 +75,7 @@ def test_codes_change_nothing_at_first_and_fold_into_biases(name: str) -> None:
 def test_the_table_is_read_first_at_the_first_point() -> None:
     found = coded("cnn")
     names = [layer.name for layer in found.layers]
-    assert names[:4] == ["network.conv1", "network.norm1", "codes", "maps.0"]
+    assert names[:4] == ["conv1", "norm1", "codes", "maps.0"]
     calls: list[int] = []
     found.modules()["codes"].register_forward_hook(lambda *_: calls.append(1))
     scores(found)
@@ -110,7 +110,7 @@ def test_only_the_code_is_needed_beside_what_is_kept(name: str, into: str) -> No
     sample = {key: torch.cat([value, value[:1]]) for key, value in found.sample.items()} | {"condition": torch.tensor([1, 0, 2])}
     cut = find_cut(found, cacheable_layers(found, found._frozen), sample=sample)
     assert isinstance(cut, Cut) and cut.live[-1].name == "input condition"
-    assert cut.live[0].name.startswith("entrance.first" if into == "entrance" else "network.1#" if name == "mlp" else "network.norm1#")
+    assert cut.live[0].name.startswith("entrance.first" if into == "entrance" else "1#" if name == "mlp" else "norm1#")
     with torch.no_grad():
         kept = cut.frozen_part(sample)
     (gradient,) = torch.autograd.grad(cut.trainable_part(kept)["main"].square().sum(), found.code_table())
@@ -217,7 +217,7 @@ def test_heads_on_a_coded_network() -> None:
     assert torch.equal(scores(branched, rows)["main"], old["main"]) and branched.codes.keys() == {"ann", "bob"}
     folded, expected = branched.folded("ann"), scores(branched, rows)
     assert all(torch.allclose(values[0], expected[task][0], atol=1e-5) for task, values in scores(folded).items())
-    assert folded.heads["other"].layer == branched.heads["other"].layer and folded.head.layer == "network.fc2"
+    assert folded.heads["other"].layer == branched.heads["other"].layer and folded.head.layer == "fc2"
     inside = opened("cnn").with_head(head).coded(CODING).with_head(replace(head, task="third"))
     assert list(scores(inside)) == ["main", "other", "third"] and torch.equal(scores(inside)["main"], scores(opened("cnn"))["main"])
     stacked = found.with_stack(replace(head, weight=np.eye(4, 3, dtype=np.float32), bias=np.zeros(4, np.float32)), "relu")
@@ -237,7 +237,7 @@ def test_other_changes_of_a_coded_network() -> None:
         network.mode_(False)
     with torch.no_grad():
         assert torch.allclose(short.feature_batch(rows), tapped.feature_batch(rows), atol=1e-6)
-        plain = opened("normact").ended(block.removeprefix("network."))
+        plain = opened("normact").ended(block)
         plain.mode_(False)
         assert not torch.allclose(short.feature_batch(rows), plain.feature_batch(plain.sample), atol=1e-3)
     assert found.tapped([Tap("input", ("mean",))]).coding is None

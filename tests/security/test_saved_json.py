@@ -163,7 +163,7 @@ def test_every_place_of_a_saved_network(made: str, tmp_path: Path) -> None:
     _check(folder / "regraft.json", use, error=NetworkError, names=str(folder), most=None)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '"x"', '{"format": 2}', "\xff\xfe", "[" * 100_000, "{}" * 3])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "7", '"x"', '{"format": 3}', "\xff\xfe", "[" * 100_000, "{}" * 3])
 def test_what_is_no_description_of_a_network(content: str, tmp_path: Path) -> None:
     (tmp_path / "regraft.json").write_text(content, encoding="latin-1")
     with pytest.raises(NetworkError, match=r"regraft\.json"):
@@ -171,7 +171,7 @@ def test_what_is_no_description_of_a_network(content: str, tmp_path: Path) -> No
 
 
 def test_a_folder_of_a_later_version_says_so(tmp_path: Path) -> None:
-    (tmp_path / "regraft.json").write_text('{"format": 2}')
+    (tmp_path / "regraft.json").write_text('{"format": 3}')
     with pytest.raises(NetworkError, match=r"has the format 2; .*Update regraft"):
         regraft.load(tmp_path)
 

@@ -96,7 +96,7 @@ def test_optimizers_by_name(name: str, kind: str) -> None:
 
 def test_all_heads_have_the_rate_of_the_topmost_block() -> None:
     network = branch(open_torch(examples.Cnn(), inputs=(1, 8, 8)), "mood", ("bad", "good"))
-    network.freeze_(frozenset(layer.name for layer in network.layers) - set(network.head_layers) - {"network.fc1"})
+    network.freeze_(frozenset(layer.name for layer in network.layers) - set(network.head_layers) - {"fc1"})
     optimizer = make_optimizer(network, Settings(layer_decay=0.1))
     factors = {id(parameter): group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
     own = {
@@ -104,4 +104,4 @@ def test_all_heads_have_the_rate_of_the_topmost_block() -> None:
         for name, parameters in network.layer_parameters().items()
         if parameters and id(parameters[f"{name}.weight"]) in factors
     }
-    assert own == {"network.fc1": pytest.approx(0.1), "network.fc2": 1.0, "branches.mood": 1.0}
+    assert own == {"fc1": pytest.approx(0.1), "fc2": 1.0, "branches.mood": 1.0}

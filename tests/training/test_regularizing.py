@@ -121,7 +121,7 @@ def test_l1_leaves_fewer_weights(family: str) -> None:
 
 def test_the_norm_is_of_the_rows_that_are_trained() -> None:
     net = branch(_net("torch"), "mood", ("bad", "good"))
-    net.freeze_(frozenset(layer.name for layer in net.layers) - {"network.fc2"})
+    net.freeze_(frozenset(layer.name for layer in net.layers) - {"fc2"})
     rows = net.module.network.fc2.weight
     assert l1_norm(net) == rows.abs().sum()
     gradient, *_ = torch.autograd.grad(l1_norm(net), rows)

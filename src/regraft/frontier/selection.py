@@ -26,8 +26,6 @@ __all__ = [
 ]
 
 _COUNTED = re.compile(r"layers:(\d{1,9})")
-_AROUND = ("network", "backbone")
-"""What modules around a network call it."""
 
 
 def is_dropout(layer: Layer) -> bool:
@@ -126,8 +124,6 @@ def _first_counted(network: Network, count: int) -> frozenset[str]:
 
 def _position_of(network: Network, name: str) -> int:
     inside = [index for index, layer in enumerate(network.layers) if below(layer.name, name)] if name else []
-    if name and not inside:  # a branch puts the network into a wrapper: its layers are still known by their old names
-        inside = [index for index, layer in enumerate(network.layers) if below(layer.name, f"network.{name}")]
     if not inside:
         inside = [
             index
@@ -177,7 +173,7 @@ def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) 
     Raises:
         SettingError: if one fits nothing; the nearest names are listed.
     """
-    names = {layer.name: _names_of(layer.name) for layer in network.layers if layer.parameters}
+    names = {layer.name: [name for name in prefixes(layer.name) if name] for layer in network.layers if layer.parameters}
     found = set[str]()
     for pattern in patterns:
         fitting = {name for name, known in names.items() if any(fnmatchcase(one, pattern) for one in known)}
@@ -190,20 +186,11 @@ def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) 
     return frozenset(found)
 
 
-def _names_of(layer: str) -> list[str]:
-    """Return the names of a `layer` and of the modules around it, also as they were before the network got a module around it."""
-    names = [name for name in prefixes(layer) if name]
-    while layer.partition(".")[0] in _AROUND:
-        layer = layer.partition(".")[2]
-        names += [name for name in prefixes(layer) if name]
-    return list(dict.fromkeys(names))
-
-
 def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str]:
     """Return the frozen layers whose outputs do not change in training.
 
     Those called before the first trainable one are among them; of the others those that, in a run of the network's sample, do not
-    depend on what is trained: a wrapper may call its own modules first.
+    depend on what is trained: an edit may call its own modules first.
 
     Args:
         network: the network.
@@ -234,15 +221,13 @@ def added_parameters(before: Network, after: Network) -> frozenset[str]:
     """Return the names, as in `state()`, of the parameters that a network has and another has not.
 
     Args:
-        before: the network as it was; its names may have got the prefix "network." since.
+        before: the network as it was.
         after: made out of it.
 
     Returns:
         Names in `after`.
     """
-    old = set(before.state())
-    named = (name for names in after.layer_parameters().values() for name in names)
-    return frozenset(name for name in named if name not in old and name.removeprefix("network.") not in old)
+    return frozenset(name for names in after.layer_parameters().values() for name in names) - before.state().keys()
 
 
 def frozen_but(network: Network, trained: Collection[str]) -> frozenset[str]:

@@ -66,7 +66,7 @@ def _begin(network: Network, *, options: Mapping[str, Any], conditions: Sequence
     rank = options["rank"]
     twin = network.low_rank(rank, alpha=float(options["alpha"] or 2 * rank), layers=layers, seed=seed)
     before = set(network.state())
-    # both libraries call the new parameters so; the weights beside them may have longer names now
+    # both libraries call the new parameters so; PyTorch's calls the weights beside them NAME.base_layer now
     added = {name for names in twin.layer_parameters().values() for name in names if "lora" in name and name not in before}
     return Begun(twin, frozen_but(twin, {*added, *head_parameters(twin)}))
 

@@ -369,6 +369,10 @@ class Network(abc.ABC):
         """Return all parameters and buffers by name, sharing storage with the network."""
 
     @abc.abstractmethod
+    def former_name(self, name: str) -> str:
+        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+
+    @abc.abstractmethod
     def layer_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
 

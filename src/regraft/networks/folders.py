@@ -129,7 +129,7 @@ def write_network(network: Record, folder: Path) -> None:
     if network.history:
         write_lines(folder / HISTORY_FILE, network.history)
     content = {
-        "format": 1,
+        "format": 2,
         "family": network.family,
         "network": facts,
         "heads": [_head_facts(head) for head in network.heads.values()],
@@ -319,7 +319,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         )
     facts = read_json(path, "facts", remedy=_REMEDY)
     form = facts.get("format", 1) if isinstance(facts, dict) else 1
-    if isinstance(form, int) and form > 1:
-        raise NetworkError(f"{printable(path)!r} has the format {form}; this version of regraft knows 1. Update regraft to open it.")
+    if isinstance(form, int) and form > 2:
+        raise NetworkError(f"{printable(path)!r} has the format {form}; this version of regraft knows 1 and 2. Update regraft to open it.")
     checked(facts, Facts, what=repr(printable(path)), error=NetworkError)
     return cast("dict[str, Any]", facts)

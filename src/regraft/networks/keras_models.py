@@ -336,6 +336,10 @@ class KerasNetwork(Network):
         """Return all variables by name (seeds and moving statistics too), sharing storage with the network."""
         return {name: variable.value.detach() for name, variable in self.variables().items()}
 
+    def former_name(self, name: str) -> str:
+        """Return the `name`: that of a Keras variable never was another one."""
+        return name
+
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own trainable parameters: no moving statistics, no seeds."""
         return {

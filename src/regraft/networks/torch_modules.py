@@ -26,11 +26,12 @@ from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
 from .parts.taps import Tap, TapSlice
 from .samples import check_sample, first_working_sample, is_pictures, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
-from .torch_changes.wrappers import call_module, edits_of, inner_sites, side_modules, tap_slices
+from .torch_changes.wrappers import call_module, tap_slices
 from .torch_parts import holding
 from .torch_parts.computation import module_structure
 from .torch_parts.drawing import draw_
 from .torch_parts.exporting import export_module, write_graph, write_program
+from .torch_parts.graft import for_exporter_, former_name, grafts, module_at, within
 from .torch_parts.heads import FoundHead, find_head
 from .torch_parts.plain import copied, in_single_precision, made_plain, unwrapped
 from .torch_parts.programs import FEATURES, logits_name, refuse_program
@@ -132,7 +133,7 @@ class TorchNetwork(Network):
         run = partial(call_module, self.module, self.sample)
         seen = trace(modules, run)
         self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
-        self.blocks = blocks_of(self.layers, torch_units(modules, aside=side_modules(self.module, before=False)))
+        self.blocks = blocks_of(self.layers, torch_units(modules, aside=within(self.module)))
         if known is None:
             wanted = self.origin.get("head")
             chosen = wanted if isinstance(wanted, Mapping) else {"main": wanted}
@@ -224,7 +225,7 @@ class TorchNetwork(Network):
         if len(self.found) < 2 and all(found.reading == "result" for found in self.found.values()):
             return self.with_derived({next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))})
         with ExitStack() as stack:
-            heads = {name: self.module.get_submodule(name) for found in self.found.values() for name in found.layers}
+            heads = {name: module_at(self.module, name) for found in self.found.values() for name in found.layers}
             seen = {name: stack.enter_context(capture(head)) for name, head in heads.items()}
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
         own = {name: pooled(seen[name]["output"], channels_last=last_axis(head)) for name, head in heads.items() if "output" in seen[name]}
@@ -248,9 +249,9 @@ class TorchNetwork(Network):
         if not self.heads:
             output = cast(Tensor, as_tensor(call_module(self.module, inputs)))
             return pooled(output, channels_last=output.ndim == 3)
-        head, found = self.module.get_submodule(self.head.layer), self.found[self.head.task]
+        head, found = module_at(self.module, self.head.layer), self.found[self.head.task]
         if found.shares:
-            with watching([self.module.get_submodule(name) for name in found.layers], channels_last=False) as read:
+            with watching([module_at(self.module, name) for name in found.layers], channels_last=False) as read:
                 call_module(self.module, inputs)
             return read()
         with capture(head, replace_by_input=True) as seen:
@@ -269,11 +270,11 @@ class TorchNetwork(Network):
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""
-        head = self.module.get_submodule(layer)
-        first = self.module.get_submodule(self.head.layer)
+        head = module_at(self.module, layer)
+        first = module_at(self.module, self.head.layer)
         found = self._summed(layer)
         if found is not None:
-            layers = [self.module.get_submodule(name) for name in found.layers]
+            layers = [module_at(self.module, name) for name in found.layers]
             parts = torch.split(features, [cast(Tensor, row_weight(part)).shape[1] for part in layers], dim=1)
             return _sum_of(found, {name: part(values) for name, part, values in zip(found.layers, layers, parts, strict=True)})
         if head is not first:
@@ -314,7 +315,7 @@ class TorchNetwork(Network):
 
     def release_(self, layer: str) -> None:
         """Hold a layer no longer."""
-        holding.release_(self.module.get_submodule(layer))
+        holding.release_(module_at(self.module, layer))
 
     @property
     def fresh(self) -> tuple[str, ...]:
@@ -351,6 +352,10 @@ class TorchNetwork(Network):
         """Return all parameters and buffers by name, sharing storage with the network."""
         return dict(self.module.state_dict(keep_vars=False))
 
+    def former_name(self, name: str) -> str:
+        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+        return former_name(self.module, name)
+
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own parameters."""
         modules = self.modules()
@@ -361,9 +366,7 @@ class TorchNetwork(Network):
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
-        return module_structure(
-            self.modules(), layers, edits=edits_of(self.module), beside=[*self.tap_slices, *inner_sites(self.module)], ignored=ignored
-        )
+        return module_structure(self.modules(), layers, edits=grafts(self.module), ignored=ignored)
 
     def _summed(self, layer: str) -> FoundHead | None:
         """Return the head of several layers of which a `layer` is the first."""
@@ -377,7 +380,7 @@ class TorchNetwork(Network):
         return self._own_rows(layer)
 
     def _own_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        module = self.module.get_submodule(layer)
+        module = module_at(self.module, layer)
         weight = cast(Tensor, row_weight(module)).detach().cpu().float().numpy().copy()
         bias = cast("Tensor | None", getattr(module, "bias", None))
         return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
@@ -391,7 +394,7 @@ class TorchNetwork(Network):
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
         found = self._summed(layer)
-        modules = [self.module.get_submodule(name) for name in ((layer,) if found is None else found.layers)]
+        modules = [module_at(self.module, name) for name in ((layer,) if found is None else found.layers)]
         if any(not isinstance(getattr(one, "bias", None), Tensor) or "parametrizations" in dict(one.named_children()) for one in modules):
             return False
         shares = (1.0,) if found is None else [share for _, share in found.shares]
@@ -463,9 +466,12 @@ class TorchNetwork(Network):
         """Return a plain network: the code of a condition folded into the biases."""
         return codes.folded(self, condition)
 
-    def edited_by(self, edits: Sequence[Mapping[str, Any]]) -> Self:
-        """Return this network after edits, plain data in order, that another one of the same origin has noted; new rows are zero."""
-        return changes.edited_by(self, edits)
+    def edited_by(self, edits: Sequence[Mapping[str, Any]], *, former: bool = False) -> Self:
+        """Return this network after edits, plain data in order, that another one of the same origin has noted; new rows are zero.
+
+        Where they are `former` ones, they name layers as folders of format 1 do.
+        """
+        return changes.edited_by(self, edits, former=former)
 
     def reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
         """Inspect the changed module, give its `heads` their names and rows as `found`, and return this network."""
@@ -475,7 +481,7 @@ class TorchNetwork(Network):
 
     def recount_(self, name: str) -> None:
         """Count the parameters of the layer of this `name` anew, and those of the blocks."""
-        count = sum(parameter.numel() for parameter in self.module.get_submodule(name).parameters())
+        count = sum(parameter.numel() for parameter in module_at(self.module, name).parameters())
         self.layers = tuple(replace(layer, parameters=count) if layer.name == name else layer for layer in self.layers)
         sizes = {layer.name: layer.parameters for layer in self.layers}
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
@@ -529,6 +535,7 @@ class TorchNetwork(Network):
         """Write an exported program with a free batch axis; `torch.export.load` opens it without this class."""
         refuse_program(self.origin, "exported")
         twin = self.copy()
+        for_exporter_(twin.module)
         export_module(twin.module, twin.sample, path=path)
         return path
 
@@ -537,6 +544,7 @@ class TorchNetwork(Network):
         twin = self.copy()
         twin.module.cpu()
         twin.mode_(False)
+        for_exporter_(twin.module)
         return twin
 
 

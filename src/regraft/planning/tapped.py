@@ -211,11 +211,11 @@ def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap
 
 
 def _head_modules(network: Network, tapped: Network) -> tuple[Module, ...]:
-    """Return the head's layers within the tapped network, whose wrapper or graph may give them other names."""
+    """Return the head's layers within the tapped network, whose graph may give them other names."""
     if not network.head_layers:
         return ()
     modules, names = tapped.modules(), network.layers_of(network.head.task)
-    known = [next((modules[one] for one in (f"network.{name}", name, name.rpartition(".")[2]) if one in modules), None) for name in names]
+    known = [next((modules[one] for one in (name, name.rpartition(".")[2]) if one in modules), None) for name in names]
     return () if None in known else tuple(one for one in known if one is not None)
 
 

@@ -53,10 +53,12 @@ def code_digest(network: Record) -> str:
         network: with codes, or without.
 
     Returns:
-        32 hexadecimal digits: a code goes with the networks that have the same.
+        32 hexadecimal digits: a code goes with the networks that have the same. It is made with the names of format 1, so that the
+        code files of all folders go together.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(shared_state(network).items()):
+    named = {network.former_name(name): tensor for name, tensor in shared_state(network).items()}
+    for name, tensor in sorted(named.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -173,7 +173,7 @@ class _Account(Plain):
 class Facts(Plain):
     """The whole of `regraft.json`; the preprocessing and the rule for unknown items are checked where they are used."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     family: Literal["torch", "keras"]
     network: _Network
     heads: list[_Head]

@@ -51,6 +51,9 @@ class Record(Protocol):
     def state(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name."""
 
+    def former_name(self, name: str) -> str:
+        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+
     def mode_(self, training: bool) -> None:
         """Switch to `training` or to inference."""
 

@@ -11,11 +11,8 @@ from .layers import Block, Layer
 __all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units", "uncalled"]
 
 _MOST_BLOCKS = 40
-_WRAPPERS = {"AttachedHead", "EndedNetwork", "TappedNetwork", "CodedNetwork", "EntranceNetwork", "GivenInput"}
-_OPENED = {"Sequential", "ModuleList", "ModuleDict", *_WRAPPERS}
+_OPENED = {"Sequential", "ModuleList", "ModuleDict"}
 """Kinds of modules that are never a block of their own."""
-_WITHIN = {"CodedNetwork": {"codes", "maps"}}
-"""Parts of wrappers that are called while the network in them runs: they belong to the block in which they are."""
 
 
 def below(name: str, container: str) -> bool:
@@ -113,17 +110,11 @@ def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -
         opened: list[str] = []
         for name in units:
             inner = children[name]
-            container = type(modules[name]).__name__ in _OPENED or _is_wrapped(name, modules)
+            container = type(modules[name]).__name__ in _OPENED
             opened += inner if inner and (container or _computed_parameters(modules[name]) > total / 2) else [name]
         if opened == units or len(opened) > 2 * _MOST_BLOCKS:
             return units
         units = opened
-
-
-def _is_wrapped(name: str, modules: Mapping[str, Module]) -> bool:
-    """Tell whether a module is the network inside a wrapper: a wide new head may outweigh it."""
-    outer, _, part = name.rpartition(".")
-    return part in {"backbone", "network"} and type(modules[outer]).__name__ in _OPENED
 
 
 def _computed_parameters(module: Module) -> int:
@@ -135,8 +126,7 @@ def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str
     found: dict[str, list[str]] = {name: [] for name in modules}
     for name in modules:
         outer, _, part = name.rpartition(".")
-        left_out = {"parametrizations", *_WITHIN.get(type(modules[outer]).__name__, ())}
-        if name and part not in left_out and name not in aside:
+        if name and part != "parametrizations" and name not in aside:
             found[outer].append(name)
     return found
 

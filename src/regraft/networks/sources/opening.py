@@ -28,6 +28,7 @@ from ..parts.head import HeadChoice
 from ..samples import named_sample, sample_of
 from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
+from ..torch_parts.graft import present_name
 from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
 from .arrays import ARRAY_ENDINGS, read_weight_arrays, refuse_pickle
@@ -327,6 +328,7 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         network: Network = _open_keras_folder(folder, facts, architecture=architecture)
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
+        facts = _with_present_names(facts, network)
     read_heads_(network, facts)
     read_learned_(network, folder, facts=facts)
     if network.origin.get("source") != "program":  # which has taken its codes from the folder already
@@ -335,6 +337,17 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
     network.account = Account.from_dict(facts["account"]).joined(network.account)
     names = () if network.coding is None else network.coding.conditions
     return Source(network, naming_conditions(facts["preprocessing"], names), _rule_for_unknown(network, facts, folder=folder))
+
+
+def _with_present_names(facts: Mapping[str, Any], network: Network) -> Mapping[str, Any]:
+    """Return the content of `regraft.json` with the names that an opened PyTorch `network` has now: format 1 had others."""
+    if facts.get("format", 1) > 1 or network.origin.get("source") == "program":
+        return facts
+    heads = [{**head, "layer": present_name(network.module, head["layer"]) if head["layer"] else ""} for head in facts["heads"]]
+    coding = facts.get("coding")
+    if coding and network.coding is not None:
+        coding = {**coding, "points": list(network.coding.points)}
+    return {**facts, "heads": heads, "coding": coding}
 
 
 def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Path) -> Rule | None:
@@ -397,6 +410,7 @@ def _made_again(folder: Path, origin: Mapping[str, Any], *, limits: Limits) -> M
 
 
 def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
+    former = facts.get("format", 1) == 1
     origin = {name: value for name, value in facts["network"]["origin"].items() if name not in {"edits", "sample"}}
     edits = facts["network"]["origin"].get("edits", ())
     if architecture is None and origin["source"] == "module":
@@ -411,7 +425,9 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
     sample = suited_tokens(module, sample)
     with building(what, Limits.of_memory(), remedy=remedy):
-        sized = open_torch(module, sample=sample, origin=origin, take=architecture is None).edited_by(edits)
+        sized = open_torch(module, sample=sample, origin=origin, take=architecture is None).edited_by(edits, former=former)
+    if former:
+        tensors = {present_name(sized.module, name): tensor for name, tensor in tensors.items()}
     try:
         sized.module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -420,6 +436,6 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         ) from error
     held = facts["network"].get("held")
     if held is not None:
-        mark_(sized.module, held, given=True)
+        mark_(sized.module, [present_name(sized.module, name) for name in held] if former else held, given=True)
     sized.refresh_heads_()
     return sized

@@ -8,13 +8,12 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..contract import Inputs, Point
 from ..parts.taps import INPUT, Tap
-from ..torch_parts.graft import Graft
+from ..torch_parts.graft import Graft, find_graft, module_at, without
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
@@ -22,7 +21,7 @@ from ..torch_parts.taps import Point as Place
 from ..torch_parts.taps import read_point, width_hint
 from .conditioned import AdjustedNetwork, Adjustment, EntranceNetwork, Film, Lhuc, over_channels
 from .surgery import three_items
-from .wrappers import call_module, exchanged, find_wrapper, side_modules
+from .wrappers import call_module, side_modules
 
 __all__ = [
     "adjusted",
@@ -33,7 +32,6 @@ __all__ = [
     "points_of",
     "settled",
     "with_entrance",
-    "without_wrapper",
     "wrapped",
 ]
 
@@ -95,12 +93,12 @@ def chosen_sites(network: TorchRecord, names: Sequence[str]) -> list[Site]:
     return [site for name, site in sites.items() if name in set(names)]
 
 
-def wrapped(twin: N, module: Module) -> N:
-    """Return a network with a module of ours around its own, which is called "network" in it.
+def wrapped(twin: N, module: Graft) -> N:
+    """Return a network with an edit around its module.
 
     Args:
         twin: a private copy.
-        module: holds its module.
+        module: the edit, which holds its module.
 
     Returns:
         The same network, inspected anew.
@@ -108,15 +106,12 @@ def wrapped(twin: N, module: Module) -> N:
     device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
     mode = twin.module.training
     twin.module = module.to(device).train(mode)
-    found = dict(twin.found)
-    if not isinstance(module, Graft):
-        found = {task: known.renamed(lambda name: f"network.{name}".rstrip(".")) for task, known in found.items()}
-    return twin.reopened(found, twin.heads)
+    return twin.reopened(twin.found, twin.heads)
 
 
 def is_adjusted(network: TorchRecord) -> bool:
     """Tell whether a `network` has adjustments that are not settled."""
-    return find_wrapper(network.module, AdjustedNetwork) is not None
+    return find_graft(network.module, AdjustedNetwork) is not None
 
 
 def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
@@ -145,34 +140,18 @@ def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
 def settled(network: N) -> N:
     """Return a copy with the adjustments folded into the weights, the wrapper gone; of a `network` without them, a copy."""
     twin = network.copy()
-    found = find_wrapper(twin.module, AdjustedNetwork)
-    if found is None:
+    around = find_graft(twin.module, AdjustedNetwork)
+    if around is None:
         return twin
-    prefix, around = found[0], cast(AdjustedNetwork, found[1])
     created = []
     for site, adjusting in zip(around.sites, around.adjusting, strict=True):
         scale, shift = cast(Adjustment, adjusting).change()
-        if fold_(around.network.get_submodule(site.name), scale=scale, shift=shift):
-            created.append(f"{prefix}{site.name}")
-    return without_wrapper(twin, AdjustedNetwork, created=created)
-
-
-def without_wrapper(twin: N, kind: type[Module], *, created: Sequence[str]) -> N:
-    """Take a wrapper out of a network, and take note of the biases that were made for its sake.
-
-    Args:
-        twin: a private copy.
-        kind: of the wrapper.
-        created: names of the layers that have a bias now, as they were called with the wrapper.
-
-    Returns:
-        The same network, inspected anew.
-    """
-    twin.module, renamed = exchanged(twin.module, kind)
+        if fold_(module_at(around.network, site.name), scale=scale, shift=shift):
+            created.append(site.name)
     if created:
-        twin.note_("biased", {"layers": [renamed(name) for name in created]})
-    found = {task: known.renamed(renamed) for task, known in twin.found.items()}
-    return twin.reopened(found, twin.heads)
+        twin.note_("biased", {"layers": created})
+    twin.module = without(twin.module, around)
+    return twin.reopened(twin.found, twin.heads)
 
 
 def biased(network: N, layers: Sequence[str]) -> N:
@@ -184,7 +163,7 @@ def biased(network: N, layers: Sequence[str]) -> N:
     """
     twin = network.edited("biased", {"layers": list(layers)})
     for name in layers:
-        give_bias_(twin.module.get_submodule(name))
+        give_bias_(module_at(twin.module, name))
     return twin.reopened(twin.found, twin.heads)
 
 
@@ -203,7 +182,7 @@ def place_of_input(network: TorchRecord, change: str) -> tuple[Place, Tensor]:
     if isinstance(sample, dict) or not sample.is_floating_point():
         received = f"the inputs {', '.join(sample)}" if isinstance(sample, dict) else "token ids"
         raise NetworkError(f"{change} reads one input of real numbers; this network takes {received}. Change its layers instead.")
-    layers = [network.module.get_submodule(layer.name) for layer in network.layers]
+    layers = [module_at(network.module, layer.name) for layer in network.layers]
     three = cast(Tensor, three_items(sample))
     place = read_point(Tap(INPUT, ("mean",)), None, two=sample, three=three, hint=width_hint(layers, given=False))
     if place is None or place.channels > _WIDEST or sample.ndim > 5:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.nn import Module
 
 from ...errors import NetworkError, near_names
 from ..account import Account
 from ..contract import Coding, Head
 from ..parts.taps import Tap, checked_points, refuse_read_input
 from ..samples import sample_of
-from ..torch_parts.graft import set_submodule_
+from ..torch_parts.graft import find_graft, module_at, present_name, set_submodule_
 from ..torch_parts.heads import FoundHead
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
@@ -28,7 +30,7 @@ from ..tracing import capture
 from . import adjusting, codes, surgery
 from .channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
 from .conditioned import CodedNetwork
-from .wrappers import BranchedNetwork, find_wrapper
+from .wrappers import BranchedNetwork
 
 __all__ = ["edited_by", "ended", "tapped", "with_channels", "with_columns", "with_head", "with_stack"]
 
@@ -52,8 +54,9 @@ def with_head(network: N, head: Head) -> N:
     branch = bool(network.heads) and head.task != network.head.task
     twin = network.edited("head", {**_size(head), "branch": branch}, parts=list(head.parts))
     if not network.heads:
-        twin.module = surgery.attached(twin.module, head)
-        return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: head})
+        attached = surgery.attached(twin.module, head)
+        twin.module = attached
+        return twin.reopened({head.task: FoundHead(attached.name_of("head"), "linear", "result")}, {head.task: head})
     if head.task in network.heads:
         layers = network.layers_of(head.task)
         for layer, own in _parted(network, head).items():
@@ -67,18 +70,15 @@ def with_head(network: N, head: Head) -> N:
         twin.heads[head.task] = replace(head, layer=layers[0])
         return twin
     _refuse_sum(network, "another task")
-    found, wrapped = dict(network.found), isinstance(network.module, BranchedNetwork)
-    chosen = not wrapped and _choice_commutes(network)
+    chosen = not isinstance(network.module, BranchedNetwork) and _choice_commutes(network)
     twin.module, layer = surgery.branched(twin.module, network.head, head=head, chosen=chosen)
-    if not wrapped:
-        found = {task: known.renamed(lambda name: f"network.{name}".rstrip(".")) for task, known in found.items()}
-    return twin.reopened({**found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
+    return twin.reopened({**network.found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
 
 
 def _parted(network: TorchRecord, head: Head) -> dict[str, Head]:
     """Return by layer what each layer of a head gets of its rows."""
     found, whole = network.found[head.task], head.in_layer()
-    layers = [network.module.get_submodule(name) for name in found.layers]
+    layers = [module_at(network.module, name) for name in found.layers]
     if len(layers) == 1:
         return {found.layer: head}
     shares = [share for _, share in found.shares]
@@ -98,7 +98,7 @@ def _refuse_sum(network: TorchRecord, what: str) -> None:
 
 def _choice_commutes(network: TorchRecord) -> bool:
     """Tell whether what follows the head (the choice of one token) may as well come before it."""
-    head = network.module.get_submodule(network.head.layer)
+    head = module_at(network.module, network.head.layer)
     network.mode_(False)
     with torch.no_grad():
         with capture(head) as seen:
@@ -122,9 +122,9 @@ def with_stack(network: N, head: Head, *, activation: str, dropout: float = 0.0)
     twin = network.edited("stack", {**_size(head), "activation": activation, **({"dropout": dropout} if dropout else {})})
     first = network.found[network.head.task]
     tapped = "" if first.reading == "result" and len(network.found) == 1 else first.layer
-    twin.module = surgery.stacked(twin.module, tapped, head=head, activation=activation, dropout=dropout)
-    own = replace(head, activation="linear")
-    return twin.reopened({head.task: FoundHead("head", "linear", "result")}, {head.task: own})
+    stacked = surgery.stacked(twin.module, tapped, head=head, activation=activation, dropout=dropout)
+    twin.module, own = stacked, replace(head, activation="linear")
+    return twin.reopened({head.task: FoundHead(stacked.name_of("head"), "linear", "result")}, {head.task: own})
 
 
 def ended(network: N, block: str) -> N:
@@ -159,7 +159,7 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
     twin = network.edited("taps", {"points": [[tap.block, list(tap.pools)] for tap in taps]})
     twin.module = surgery.tapped(twin.module, taps, blocks=network.blocks, layers=names, order=network.order(), sample=network.sample)
     twin.statistics = twin.unknown = None
-    if find_wrapper(twin.module, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
+    if find_graft(twin.module, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
         twin.coding = None
     return twin.reopened({}, {})
 
@@ -201,23 +201,40 @@ def with_columns(network: N, count: int) -> N:
     own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     columns = sample_of((count,), batch=len(next(iter(own.values()))))
     twin.take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
-    layer = f"network.{head.layer}.linear".replace("..", ".")
-    return twin.reopened({head.task: replace(network.found[head.task], layer=layer)}, {head.task: wide})
+    return twin.reopened(network.found, {head.task: wide})
 
 
-def edited_by(network: N, edits: Sequence[Mapping[str, Any]]) -> N:
+def edited_by(network: N, edits: Sequence[Mapping[str, Any]], *, former: bool = False) -> N:
     """Repeat edits that another network with this module's origin has noted; new rows are zero.
 
     Args:
         edits: plain data, in order.
+        former: they name layers as folders of format 1 do.
 
     Returns:
         The network.
     """
     for edit in edits:
-        made: N = _EDITS[edit["edit"]](network, edit)
+        made: N = _EDITS[edit["edit"]](network, _with_present_names(edit, network.module) if former else edit)
         network = made
     return network
+
+
+def _with_present_names(edit: Mapping[str, Any], module: Module) -> dict[str, Any]:
+    """Return an edit of a folder of format 1 with the names that the `module` before the edit has now."""
+    found, now = dict(edit), partial(present_name, module)
+    if edit["edit"] == "cut":
+        found["block"] = now(edit["block"])
+    elif edit["edit"] == "taps":
+        found["points"] = [[now(block), pools] for block, pools in edit["points"]]
+    elif edit["edit"] == "biased":
+        found["layers"] = [now(name) for name in edit["layers"]]
+    elif edit["edit"] == "codes":
+        found["coding"] = {**edit["coding"], "points": [now(name) for name in edit["coding"].get("points", ())]}
+    coded = find_graft(module, CodedNetwork)
+    if edit["edit"] == "folded" and coded is not None:
+        found["biased"] = [present_name(coded.network, name) for name in edit["biased"]]
+    return found
 
 
 def _size(head: Head) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from ...randomness import seeded
 from ..contract import Coding, Inputs
 from ..parts.coding import ENTRANCE, LAYERS, drawn_codes
 from ..parts.points import points_in
+from ..torch_parts.graft import find_graft, module_at, without
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import fold_, give_bias_
-from .adjusting import chosen_sites, place_of_input, points_of, without_wrapper, wrapped
+from .adjusting import chosen_sites, place_of_input, points_of, wrapped
 from .conditioned import CodedNetwork, CodeTable, EntranceNetwork, GivenInput, ResidualEntrance
-from .wrappers import exchanged, find_wrapper
 
 __all__ = ["code_table", "coded", "folded", "recoded", "refolded"]
 
@@ -44,7 +44,7 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
         NetworkError: if it takes codes already, has an input called "condition" of its own, or cannot be changed so.
     """
     refuse_program(network.origin, "given codes")
-    if network.coding is not None or find_wrapper(network.module, CodedNetwork):
+    if network.coding is not None or find_graft(network.module, CodedNetwork):
         raise NetworkError(f"This network takes codes already, of {len(network.code_table()) - 1} conditions; use recoded for other ones.")
     if isinstance(network.sample, dict) and _CONDITION in network.sample and coding.into != f"input {_CONDITION}":
         raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
@@ -106,17 +106,17 @@ def _filled(sample: Inputs, name: str, *, size: int) -> tuple[int, ...]:
     return shape
 
 
-def _wrapper(network: TorchRecord) -> tuple[str, CodedNetwork]:
-    found = find_wrapper(network.module, CodedNetwork)
+def _wrapper(network: TorchRecord) -> CodedNetwork:
+    found = find_graft(network.module, CodedNetwork)
     if found is None:
         raise NetworkError(f"This {network.family} network takes no codes; expected one trained with strategy='codes'.")
-    return found[0], cast(CodedNetwork, found[1])
+    return found
 
 
 def code_table(network: TorchRecord) -> Parameter:
     """Return the own table of codes of a `network` that takes them, (1 + K, size)."""
     refuse_program(network.origin, "asked for its codes")
-    return cast(Parameter, _wrapper(network)[1].codes.weight)
+    return cast(Parameter, _wrapper(network).codes.weight)
 
 
 def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
@@ -139,12 +139,12 @@ def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
         )
     twin = network.copy()
     twin.coding = replace(cast(Coding, network.coding), conditions=tuple(conditions))
-    prefix, around = _wrapper(twin)
+    around = _wrapper(twin)
     around.codes.num_embeddings = len(values)
     around.codes.weight = Parameter(torch.from_numpy(values.copy()).to(old), requires_grad=old.requires_grad)
     noted = {"edit": "codes", "coding": twin.coding.to_dict()}
     twin.origin["edits"] = [noted if edit["edit"] == "codes" else edit for edit in twin.origin["edits"]]
-    twin.recount_(f"{prefix}codes")
+    twin.recount_(around.name_of("codes"))
     return twin
 
 
@@ -167,20 +167,19 @@ def refolded(network: N, biased: Sequence[str]) -> N:
 def _folded(network: N, code: Tensor, *, biased: Sequence[str]) -> N:
     """Return the network without its codes, one code of (size,) for all items."""
     twin = network.copy()
-    around = _wrapper(twin)[1]
+    around = _wrapper(twin)
     created = list(biased)
     for name in biased:
-        give_bias_(around.network.get_submodule(name))
+        give_bias_(module_at(around.network, name))
     with torch.no_grad():
         for site, own in zip(around.sites, around.maps, strict=True):
-            if fold_(around.network.get_submodule(site.name), shift=own(code)):
+            if fold_(module_at(around.network, site.name), shift=own(code)):
                 created.append(site.name)
     twin.note_("folded", {"biased": created})
     twin.coding = None
     only = _drop_condition_(twin, around)
-    if around.filled is None and around.entrance is None:
-        return without_wrapper(twin, CodedNetwork, created=())
-    twin.module, _ = exchanged(twin.module, CodedNetwork, by=lambda module: _with_fixed_code(cast(CodedNetwork, module), code, only=only))
+    plain = around.filled is None and around.entrance is None
+    twin.module = without(twin.module, around, by=None if plain else _with_fixed_code(around, code, only=only))
     return twin.reopened(twin.found, twin.heads)
 
 

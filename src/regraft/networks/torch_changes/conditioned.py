@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -207,7 +207,7 @@ class ResidualEntrance(Module):
         self.maps = None
 
 
-class EntranceNetwork(Module):
+class EntranceNetwork(Graft):
     """A network with a module before its input, whose shape it keeps.
 
     Attributes:
@@ -215,17 +215,17 @@ class EntranceNetwork(Module):
         network: the network.
     """
 
+    entrance: Module
+
     def __init__(self, network: Module, entrance: Module) -> None:
-        super().__init__()
-        self.entrance = entrance
-        self.network = network
+        super().__init__(network, entrance=entrance)
 
     def forward(self, *tensors: Tensor) -> Any:
         """Return what the network returns for the changed input."""
         return self.network(self.entrance(tensors[0]), *tensors[1:])
 
 
-class CodedNetwork(Module):
+class CodedNetwork(Graft):
     """A network that takes the code of a condition beside each item.
 
     Attributes:
@@ -238,9 +238,10 @@ class CodedNetwork(Module):
         filled: name and shape of the input of the network that the code is; None where it is none.
     """
 
+    inside: ClassVar[frozenset[str]] = frozenset({"codes", "maps"})
+
     def __init__(self, codes: CodeTable, *, single: bool, sites: Sequence[Site] = ()) -> None:
-        super().__init__()
-        self.network: Module = Identity()  # until it is given its own
+        super().__init__(Identity())  # until it is given its own
         self.codes = codes
         self.single = single
         self.sites = tuple(sites)
@@ -277,25 +278,34 @@ class CodedNetwork(Module):
         self.maps = _kept(self.maps, kept)
 
 
-class GivenInput(Module):
+class _Constant(Module):
+    """Holds a tensor, `value`, that is saved and not trained."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+
+class GivenInput(Graft):
     """A network one of whose inputs is the same for all items.
 
     Attributes:
         network: the network; it takes named tensors.
         name: of that input.
-        value: for one item, (1, …).
+        given: holds its value for one item, (1, …).
         only: what the network calls the only other input, which then comes without a name; "" where there are several.
     """
 
+    former_parts: ClassVar[Mapping[str, str]] = {"given.value": "value"}
+
     def __init__(self, network: Module, name: str, *, value: Tensor, only: str = "") -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.name = name
         self.only = only
-        self.register_buffer("value", value)
+        self.given = _Constant(value)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
         """Return what the network returns for its other inputs."""
-        value, given = cast(Tensor, self.value), {self.only: tensors[0]} if tensors else named
+        value, given = cast(Tensor, self.given.value), {self.only: tensors[0]} if tensors else named
         count = next(iter(given.values())).shape[0]
         return self.network(**given, **{self.name: value.expand(count, *value.shape[1:])})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,14 +10,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Identity, Linear, Module, Sequential, Sigmoid, Softmax
+from torch.nn import Identity, Linear, Module, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ...randomness import seeded
 from ..contract import Block, Head, Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
-from ..torch_parts.graft import set_submodule_
+from ..torch_parts.graft import module_at, set_submodule_, within
 from ..torch_parts.holding import hand_on_
 from ..torch_parts.rows import like, put_
 from ..torch_parts.taps import Point, read_input, read_point, run_reading, width_hint
@@ -27,15 +26,13 @@ from .wrappers import (
     AttachedHead,
     BranchedNetwork,
     EndedNetwork,
-    Join,
     JoinedNetwork,
     StackedHead,
     TappedNetwork,
     branch_name,
     call_module,
-    forget_sites_,
-    inner_networks,
-    side_modules,
+    forget_,
+    with_class_counts,
 )
 
 __all__ = [
@@ -63,7 +60,7 @@ def _device(module: Module) -> torch.device:
 
 def resized(module: Module, layer: str, *, head: Head) -> Module:
     """Return the module with a layer with the rows of `head` in the place of a row layer."""
-    (weight, bias), old = _rows(head), module.get_submodule(layer)
+    (weight, bias), old = _rows(head), module_at(module, layer)
     new = like(old, weight, bias, parts=head.parts)
     hand_on_(old, new)
     return set_submodule_(module, layer, module=new)
@@ -88,7 +85,7 @@ def end_differently_(module: Module, sample: Inputs, *, activation: str) -> None
 
 def note_class_count_(module: Module, count: int) -> None:
     """Keep the class count that some libraries store in a module beside its head (timm: num_classes; Transformers: config.num_labels)."""
-    for owner in inner_networks(module):
+    for owner in with_class_counts(module):
         config = getattr(owner, "config", None)
         for holder, name in ((owner, "num_classes"), (owner, "num_labels"), (config, "num_labels")):
             if isinstance(getattr(holder, name, None), int):
@@ -97,7 +94,7 @@ def note_class_count_(module: Module, count: int) -> None:
 
 @seeded()
 def attached(module: Module, head: Head) -> AttachedHead:
-    """Return a module without a head with one on its pooled output; its layer is called "head"."""
+    """Return a module without a `head` with one on its pooled output."""
     weight, bias = _rows(head)
     whole = AttachedHead(module, head.features, classes=len(weight)).to(_device(module))
     put_(whole.head, weight, bias=bias)
@@ -120,12 +117,12 @@ def branched(module: Module, tapped: Head, *, head: Head, chosen: bool) -> tuple
     layer = Linear(weight.shape[1], len(weight)).to(_device(module))
     put_(layer, weight, bias=bias)
     whole.branches[name] = layer
-    return whole.train(module.training), f"branches.{name}"
+    return whole.train(module.training), f"{whole.name_of('branches')}.{name}"
 
 
 @seeded()
 def stacked(module: Module, tapped: str, *, head: Head, activation: str, dropout: float) -> StackedHead:
-    """Return a module with a new head on its activated raw scores; its layer is called "head".
+    """Return a module with a new head on its activated raw scores.
 
     Args:
         module: with a head.
@@ -142,7 +139,7 @@ def stacked(module: Module, tapped: str, *, head: Head, activation: str, dropout
 
 
 def joined(module: Module, layer: str, *, head: Head, count: int) -> JoinedNetwork:
-    """Return a module whose head also reads numbers, and is now called "LAYER.linear".
+    """Return a module whose head also reads numbers.
 
     Args:
         module: with a head.
@@ -151,11 +148,9 @@ def joined(module: Module, layer: str, *, head: Head, count: int) -> JoinedNetwo
         count: of the numbers.
     """
     weight, bias = _rows(head)
-    wide = like(module.get_submodule(layer), weight, bias, parts=head.parts)
-    parts: OrderedDict[str, Module] = OrderedDict(join=Join(head.features - count), linear=wide)
+    wide = like(module_at(module, layer), weight, bias, parts=head.parts)
     mode = module.training
-    whole = set_submodule_(module, layer, module=Sequential(parts))
-    return JoinedNetwork(whole, f"{layer}.join".lstrip(".")).train(mode)
+    return JoinedNetwork(set_submodule_(module, layer, module=wide), layer, features=head.features - count).train(mode)
 
 
 def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str], sample: Inputs) -> EndedNetwork:
@@ -185,8 +180,8 @@ def ended(module: Module, block: Block, *, layers: Sequence[str], order: Sequenc
 def _end_of(module: Module, block: Block, *, layers: Sequence[str], order: Sequence[str]) -> str | None:
     """Return the name of the largest module that ends with a block and holds no layer outside it; None where none of it is called."""
     modules: Mapping[str, Module] = dict(module.named_modules())
-    aside = side_modules(module, before=False)
-    inside = {name for name in block.layers if not _is_aside(name, aside)}
+    aside = within(module)
+    inside = {name for name in block.layers if name and not _is_aside(name, aside)} or {""}
     outside = {outer for name in layers if name not in block.layers for outer in prefixes(name)}
     last = next((name for name in reversed(order) if name in inside), None)
     return None if last is None else next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
@@ -200,12 +195,12 @@ def _take_later_out_(module: Module, block: Block, *, layers: Sequence[str], ord
     """Put an Identity in the place of what runs only after a block."""
     inside = set(block.layers)
     later = layers[max(layers.index(name) for name in inside) + 1 :]
-    aside = side_modules(module, before=False)  # a table of codes that is not read any more stays: the conditions are known all the same
+    aside = within(module)  # a table of codes that is not read any more stays: the conditions are known all the same
     gone = [name for name in later if name in order and not any(below(other, name) for other in inside) and not _is_aside(name, aside)]
     for name in gone:
         if not any(below(name, other) for other in gone if other != name):
             set_submodule_(module, name, module=Identity())
-    forget_sites_(module, gone)
+    forget_(module, gone)
 
 
 def _runs_through(end: EndedNetwork | TappedNetwork, sample: Inputs) -> bool:
@@ -278,7 +273,7 @@ def tapped(
 
 
 def _hint(module: Module, layers: Sequence[str], *, given: bool) -> tuple[int, bool]:
-    return width_hint([module.get_submodule(name) for name in layers], given=given)
+    return width_hint([module_at(module, name) for name in layers], given=given)
 
 
 def _read_points(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any, cast
+from contextlib import ExitStack, suppress
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ from ..contract import Inputs
 from ..parts.head import ACTIVATIONS
 from ..parts.structure import below
 from ..parts.taps import TapSlice
-from ..torch_parts.graft import Graft
-from ..torch_parts.sites import Site
+from ..torch_parts.graft import Graft, grafts, module_at
 from ..torch_parts.taps import Point, Reached, listening, read_input, run_reading
 from ..tracing import as_tensor, capture, pooled
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
@@ -34,14 +32,10 @@ __all__ = [
     "TappedNetwork",
     "branch_name",
     "call_module",
-    "edits_of",
-    "exchanged",
-    "find_wrapper",
-    "forget_sites_",
-    "inner_networks",
-    "inner_sites",
+    "forget_",
     "side_modules",
     "tap_slices",
+    "with_class_counts",
 ]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -56,65 +50,67 @@ def call_module(module: Module, inputs: Inputs) -> Any:
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
-class AttachedHead(Module):
-    """A backbone without a head, its output averaged over all positions, and a linear head on top.
+class AttachedHead(Graft):
+    """A network without a head, its output averaged over all positions, and a linear head on top.
 
     Attributes:
-        backbone: any module whose output holds a tensor.
+        network: any module whose output holds a tensor.
         features: the width d of its averaged output; the head is `Linear(features, classes)`.
         classes: the number of rows C.
     """
 
-    def __init__(self, backbone: Module, features: int, *, classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
+    former: ClassVar[str] = "backbone"
+
+    def __init__(self, network: Module, features: int, *, classes: int) -> None:
+        super().__init__(network)
         self.head = Linear(features, classes)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, C) of whatever the backbone takes.
+        """Return raw scores (N, C) of whatever the network takes.
 
         Raises:
-            NetworkError: if the backbone returns no tensor.
+            NetworkError: if the network returns no tensor.
         """
-        output = as_tensor(self.backbone(*tensors, **named))
+        output = as_tensor(self.network(*tensors, **named))
         if output is None:
-            raise NetworkError(f"The backbone {type(self.backbone).__name__} returned no tensor.")
+            raise NetworkError(f"The backbone {type(self.network).__name__} returned no tensor.")
         return cast(Tensor, self.head(pooled(output, channels_last=output.ndim == 3)))
 
 
-class StackedHead(Module):
+class StackedHead(Graft):
     """A network whose raw scores go through an activation and a new linear head.
 
     Attributes:
-        backbone: the network with its old head.
+        network: the network with its old head.
         tapped: name of the old head within it, whose averaged output are the raw scores; "" where they are the network's own result.
         activation: one of `ACTIVATIONS`.
         sizes: (C, M): the old scores and the rows of the new head.
         dropout: share of the activated scores that training drops.
     """
 
-    def __init__(self, backbone: Module, tapped: str, *, activation: str, sizes: tuple[int, int], dropout: float) -> None:
-        super().__init__()
-        self.backbone = backbone
+    former: ClassVar[str] = "backbone"
+
+    def __init__(self, network: Module, tapped: str, *, activation: str, sizes: tuple[int, int], dropout: float) -> None:
+        super().__init__(network)
         self.tapped = tapped
         self.activation = activation
         self.dropout = torch.nn.Dropout(dropout) if dropout else None
         self.head = Linear(*sizes)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, M) of whatever the backbone takes."""
+        """Return raw scores (N, M) of whatever the network takes."""
         if self.tapped:
-            old = self.backbone.get_submodule(self.tapped)
+            old = module_at(self.network, self.tapped)
             with capture(old) as found:
-                self.backbone(*tensors, **named)
+                self.network(*tensors, **named)
             scores = pooled(found["output"], channels_last=isinstance(old, Linear))
         else:
-            scores = cast(Tensor, as_tensor(self.backbone(*tensors, **named)))
+            scores = cast(Tensor, as_tensor(self.network(*tensors, **named)))
         scores = _ACTIVATIONS[self.activation](scores)
         return cast(Tensor, self.head(scores if self.dropout is None else self.dropout(scores)))
 
 
-class BranchedNetwork(Module):
+class BranchedNetwork(Graft):
     """A network with further heads that read what its own head reads.
 
     Attributes:
@@ -125,8 +121,7 @@ class BranchedNetwork(Module):
     """
 
     def __init__(self, network: Module, tapped: str, *, task: str, chosen: bool) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.tapped = tapped
         self.task = task
         self.chosen = chosen
@@ -134,7 +129,7 @@ class BranchedNetwork(Module):
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
         """Return the network's own result and the raw scores (N, C) of each branch, by task."""
-        head = self.network.get_submodule(self.tapped)
+        head = module_at(self.network, self.tapped)
         with capture(head, replace_by_input=self.chosen) as found:
             result = cast(Tensor, as_tensor(self.network(*tensors, **named)))
         features = result if self.chosen else pooled(found["input"], channels_last=isinstance(head, Linear))
@@ -142,7 +137,7 @@ class BranchedNetwork(Module):
         return {self.task: own, **{name: branch(features) for name, branch in self.branches.items()}}
 
 
-class EndedNetwork(Module):
+class EndedNetwork(Graft):
     """A network up to the output of one of its modules.
 
     Attributes:
@@ -152,8 +147,7 @@ class EndedNetwork(Module):
     """
 
     def __init__(self, network: Module, end: str) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.end = end
         self.stops = True
 
@@ -167,12 +161,12 @@ class EndedNetwork(Module):
                 raise Reached
             seen.append(tree_map_only(Tensor, torch.clone, output))  # what still runs may change it in place
 
-        with listening(self.network.get_submodule(self.end), keep), suppress(Reached):
+        with listening(module_at(self.network, self.end), keep), suppress(Reached):
             self.network(*tensors, **named)
         return seen[0]
 
 
-class TappedNetwork(Module):
+class TappedNetwork(Graft):
     """Outputs of several modules of a network, pooled and put side by side.
 
     Attributes:
@@ -183,8 +177,7 @@ class TappedNetwork(Module):
     """
 
     def __init__(self, network: Module, points: Sequence[Point], *, slices: tuple[TapSlice, ...] = ()) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.points = tuple(points)
         self.slices = slices
         self.stops = True
@@ -241,140 +234,76 @@ class Join(Module):
         return torch.cat([inputs, self.columns.to(inputs.dtype).reshape(shape).expand(sizes)], dim=axis)
 
 
-class JoinedNetwork(Module):
+class JoinedNetwork(Graft):
     """A network whose head also reads numbers that stand beside each item.
 
     Attributes:
-        network: the network; before its head stands a `Join`.
-        join: name of that.
+        network: the network; its head reads the wide features.
+        widened: name of the head; None where it has been taken out.
+        join: puts the numbers beside what the head reads.
     """
 
-    def __init__(self, network: Module, join: str) -> None:
-        super().__init__()
-        self.network = network
-        self.join = join
+    inside: ClassVar[frozenset[str]] = frozenset({"join"})
+
+    def __init__(self, network: Module, widened: str, *, features: int) -> None:
+        super().__init__(network)
+        self.widened: str | None = widened
+        self.former_layers = {widened: f"{widened}.linear".lstrip(".")}
+        self.join = Join(features)
 
     def forward(self, columns: Tensor, **named: Tensor) -> Any:
         """Return what the network returns for its inputs ("inputs" where it takes one tensor) and columns (N, k)."""
-        place = cast(Join, self.network.get_submodule(self.join))
-        place.columns = columns
+        self.join.columns = columns
         try:
-            return self.network(named["inputs"]) if list(named) == ["inputs"] else self.network(**named)
+            with ExitStack() as stack:
+                if self.widened is not None:
+                    head = module_at(self.network, self.widened)
+                    stack.callback(head.register_forward_pre_hook(self._with_columns).remove)
+                return self.network(named["inputs"]) if list(named) == ["inputs"] else self.network(**named)
         finally:
-            place.columns = None
+            self.join.columns = None
+
+    def _with_columns(self, _head: Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.join(args[0]), *args[1:]
 
 
-_INNER: dict[type[Module], str] = {
-    **dict.fromkeys((BranchedNetwork, JoinedNetwork, EndedNetwork, TappedNetwork), "network"),
-    **dict.fromkeys((AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput), "network"),
-    **dict.fromkeys((AttachedHead, StackedHead), "backbone"),
-}
-"""Wrapper -> what it calls the network in it."""
-_NAMES: dict[type[Module], str] = {StackedHead: "tapped", BranchedNetwork: "tapped", EndedNetwork: "end", JoinedNetwork: "join"}
-"""Wrapper -> the attribute in which it keeps the name of a module of that network."""
-_WITHIN: dict[type[Module], tuple[str, ...]] = {CodedNetwork: ("codes", "maps")}
-"""Wrapper -> its own modules that are called while the network runs."""
-_BEFORE = (CodedNetwork, EntranceNetwork)
-"""Wrappers that may have a module "entrance" before the network."""
+def side_modules(module: Module) -> list[str]:
+    """Return the names of what the edits of a `module` add to it beside its heads: codes, maps, what is adjusted, an entrance."""
+    beside = [graft for graft in grafts(module) if isinstance(graft, (AdjustedNetwork, CodedNetwork, EntranceNetwork))]
+    return [name for graft in beside for name in graft.parts()]
 
 
-def inner_networks(module: Module) -> list[Module]:
-    """Return the module and the networks inside its wrappers, outermost first; a new head on top ends the search."""
+def forget_(module: Module, gone: Sequence[str]) -> None:
+    """Let the edits of a `module` leave alone what has been taken out of the network in it; `gone` are the names."""
+
+    def is_gone(layer: str) -> bool:
+        return any(below(layer, name) for name in gone)
+
+    for graft in grafts(module):
+        if isinstance(graft, (AdjustedNetwork, CodedNetwork)):
+            graft.keep_sites_([not is_gone(site.name) for site in graft.sites])
+        elif isinstance(graft, JoinedNetwork) and graft.widened is not None and is_gone(graft.widened):
+            graft.widened = None
+
+
+def with_class_counts(module: Module) -> list[Module]:
+    """Return the module and the networks inside of its edits whose classes are those of its own head, outermost first."""
     found = [module]
-    while _INNER.get(type(found[-1])) == "network":
-        found.append(cast(Module, found[-1].network))
+    while isinstance(module, Graft) and not isinstance(module, (AttachedHead, StackedHead)):
+        module = module.network
+        found.append(module)
     return found
-
-
-def _wrappers(module: Module) -> list[tuple[str, Module]]:
-    """Return all wrappers around a module, outermost first, with the beginning of the names of what is in them ("" or "….")."""
-    found, prefix = list[tuple[str, Module]](), ""
-    while type(module) in _INNER:
-        found.append((prefix, module))
-        inner = _INNER[type(module)]
-        prefix, module = prefix if isinstance(module, Graft) else f"{prefix}{inner}.", getattr(module, inner)
-    return found
-
-
-def find_wrapper(module: Module, kind: type[Module]) -> tuple[str, Module] | None:
-    """Return the wrapper of a kind around a module, and with what the names of its modules begin ("" or "…."); None without one."""
-    return next(((prefix, wrapper) for prefix, wrapper in _wrappers(module) if type(wrapper) is kind), None)
-
-
-def side_modules(module: Module, *, before: bool = True) -> list[str]:
-    """Return the names of the modules of wrappers that stand beside the network: codes, maps, what is adjusted.
-
-    Args:
-        module: with wrappers or without.
-        before: an entrance before the network among them.
-    """
-    found = []
-    for prefix, wrapper in _wrappers(module):
-        if isinstance(wrapper, Graft):
-            found += [prefix + name for name, attribute in wrapper.parts().items() if attribute in wrapper.inside]
-        found += [prefix + name for name in _WITHIN.get(type(wrapper), ())]
-        found += [f"{prefix}entrance"] if before and isinstance(wrapper, _BEFORE) else []
-    return found
-
-
-def inner_sites(module: Module) -> list[Site]:
-    """Return the sites at which the wrappers around a network change it, of a `module` with wrappers or without."""
-    return [site for _, wrapper in _wrappers(module) if isinstance(wrapper, (AdjustedNetwork, CodedNetwork)) for site in wrapper.sites]
-
-
-def forget_sites_(module: Module, gone: Sequence[str]) -> None:
-    """Let the wrappers of a `module` leave alone what has been taken out of the network in it; `gone` are the names."""
-    for prefix, wrapper in _wrappers(module):
-        if isinstance(wrapper, (AdjustedNetwork, CodedNetwork)):
-            start = prefix if isinstance(wrapper, Graft) else f"{prefix}network."
-            wrapper.keep_sites_([not any(below(start + site.name, name) for name in gone) for site in wrapper.sites])
-
-
-def exchanged(module: Module, kind: type[Module], *, by: Callable[[Module], Module] | None = None) -> tuple[Module, Callable[[str], str]]:
-    """Take the wrapper of a kind out of the wrappers around a network, or put another one in its place.
-
-    Args:
-        module: a private copy; one of its wrappers is of that kind.
-        kind: of the wrapper.
-        by: makes the other one of it, with the network by the same name; None for none.
-
-    Returns:
-        The changed module, and what becomes of the names of its parts.
-    """
-    if type(module) is kind:
-        if by is not None:
-            return by(module), lambda name: name
-        plain = isinstance(module, Graft)
-        return cast(Module, module.network), lambda name: name if plain else name.removeprefix("network.")
-    own: Any = module
-    inner = _INNER[type(module)]
-    part, renamed = exchanged(getattr(own, inner), kind, by=by)
-    setattr(own, inner, part)
-    if type(module) in _NAMES:
-        setattr(own, _NAMES[type(module)], renamed(getattr(own, _NAMES[type(module)])))
-    if isinstance(module, TappedNetwork):
-        module.points = tuple(replace(point, module=point.module and renamed(point.module)) for point in module.points)
-    if isinstance(module, Graft):
-        return module, renamed
-    start = f"{inner}."
-    return module, lambda name: start + renamed(name.removeprefix(start)) if name.startswith(start) else name
-
-
-def edits_of(module: Module) -> list[Module]:
-    """Return the wrappers around a `module` that have no names, outermost first."""
-    return [wrapper for _, wrapper in _wrappers(module) if isinstance(wrapper, Graft)]
 
 
 def tap_slices(module: Module) -> tuple[TapSlice, ...]:
     """Return which features a module's heads read of which tap; none where they read something else."""
-    backbone = next(inner for inner in inner_networks(module) if type(inner) not in _TRANSPARENT)
-    backbone = backbone.backbone if isinstance(backbone, AttachedHead) else backbone
-    backbone = next(inner for inner in inner_networks(backbone) if type(inner) not in _TRANSPARENT)
-    return backbone.slices if isinstance(backbone, TappedNetwork) else ()
+    opaque = [graft for graft in grafts(module) if not isinstance(graft, _TRANSPARENT)]
+    opaque = opaque[1:] if opaque and isinstance(opaque[0], AttachedHead) else opaque
+    return opaque[0].slices if opaque and isinstance(opaque[0], TappedNetwork) else ()
 
 
 _TRANSPARENT = (AdjustedNetwork, BranchedNetwork, CodedNetwork, EntranceNetwork, GivenInput)
-"""Wrappers that hand on the features of the network in them as they are."""
+"""Edits that hand on the features of the network in them as they are."""
 
 
 def branch_name(task: str, taken: Mapping[str, Any] | Sequence[str]) -> str:

@@ -19,7 +19,6 @@ def module_structure(
     layers: Collection[str],
     *,
     edits: Sequence[Module] = (),
-    beside: Sequence[Any] = (),
     ignored: Collection[str] = (),
 ) -> Structure:
     """Return the structure of some layers: of all modules in them, and of the containers whose own code calls them.
@@ -28,7 +27,6 @@ def module_structure(
         modules: name -> module, all of the network.
         layers: names of some of them.
         edits: the wrappers around the network that have no names, outermost first.
-        beside: what else decides the values.
         ignored: places whose values do not count.
     """
     known = {id(module): name or "the network" for name, module in modules.items()}
@@ -41,7 +39,6 @@ def module_structure(
     lines += [prints.module(edit, f"edit {at}") for at, edit in enumerate(edits)]
     hooks = [*of_all_modules._global_forward_pre_hooks.values(), *of_all_modules._global_forward_hooks.values()]
     lines += [prints.of(value, "hooks of all modules") for value in hooks]
-    lines += [prints.of(value, "taps and sites") for value in beside]
     return prints.structure(lines)
 
 

@@ -20,6 +20,7 @@ from ...files.writing import write_bytes
 from ..contract import Inputs
 from ..parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
 from ..tracing import capture
+from .graft import for_exporter_, module_at
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
 from .record import TorchRecord
 
@@ -52,7 +53,7 @@ class LogitsAndFeatures(WholeNetwork):
             scores = network.scores(inputs)
             return *(values.float() for values in scores.values()), network.feature_batch(inputs).float()
         with ExitStack() as stack:
-            heads = map(network.module.get_submodule, network.layers_of(network.head.task))
+            heads = [module_at(network.module, name) for name in network.layers_of(network.head.task)]
             seen = [stack.enter_context(capture(head)) for head in heads]
             scores = network.scores(inputs)
         read = [one["input"] for one in seen]
@@ -98,6 +99,7 @@ def write_program(network: TorchRecord, folder: Path) -> dict[str, str]:
     twin = network.copy()
     twin.module.cpu()
     twin.mode_(False)
+    for_exporter_(twin.module)
     try:
         content, told = exported_onnx(twin)
     except Exception as problem:  # not every forward can be exported; the weights are saved all the same

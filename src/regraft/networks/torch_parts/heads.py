@@ -42,10 +42,6 @@ class FoundHead:
         """The names of all layers that make the logits."""
         return tuple(name for name, _ in self.shares) or (self.layer,)
 
-    def renamed(self, name: Callable[[str], str]) -> FoundHead:
-        """Return the head with other names of its layers, as `name` makes them of the old ones."""
-        return replace(self, layer=name(self.layer), shares=tuple((name(layer), share) for layer, share in self.shares))
-
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
     """Find the row layer, or the several ones, from which the network's result follows.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .graft import module_at
 from .plain import copied
 
 __all__ = ["Site", "changed_at", "find_sites", "fold_", "give_bias_", "is_plain", "shared_weights"]
@@ -73,7 +74,7 @@ def changed_at(network: Module, sites: Sequence[Site], *, change: Change) -> Ite
 
     with ExitStack() as stack:
         for site in sites:
-            module = network.get_submodule(site.place)
+            module = module_at(network, site.place)
             handle = module.register_forward_pre_hook(input_of(site)) if site.before else module.register_forward_hook(output_of(site))
             stack.callback(handle.remove)
         yield

@@ -14,6 +14,7 @@ from torch.nn import Module, functional
 from ..contract import Inputs
 from ..parts.taps import GRID, STD_FLOOR, Tap, pools_at
 from ..tracing import as_tensor
+from .graft import module_at
 
 __all__ = ["Point", "Reached", "listening", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
 
@@ -158,7 +159,7 @@ def run_reading(
 
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(listening(network.get_submodule(name), reader(name)))
+            stack.enter_context(listening(module_at(network, name), reader(name)))
         with suppress(Reached):
             run()
 

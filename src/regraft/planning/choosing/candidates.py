@@ -198,15 +198,10 @@ def below_probe(network: Network, layers: frozenset[str]) -> frozenset[str]:
     Its rows have the inverse scales of features of every depth, so that no learning rate suits all of them.
 
     Args:
-        network: the tapped one, in which layers may have longer names.
+        network: the tapped one.
         layers: names in the network as it came.
     """
-    heads = frozenset(network.head_layers)
-    return heads | frozenset(
-        layer.name
-        for layer in network.layers
-        if layer.name not in heads and any(layer.name == name or layer.name.endswith(f"network.{name}") for name in layers)
-    )
+    return frozenset(network.head_layers) | {layer.name for layer in network.layers if layer.name in layers}
 
 
 def _blocks_below_head(network: Network) -> int:
