@@ -347,7 +347,8 @@ def _with_present_names(facts: Mapping[str, Any], network: Network) -> Mapping[s
     coding = facts.get("coding")
     if coding and network.coding is not None:
         coding = {**coding, "points": list(network.coding.points)}
-    return {**facts, "heads": heads, "coding": coding}
+    fresh = [present_name(network.module, name) for name in facts.get("fresh", ())]
+    return {**facts, "heads": heads, "coding": coding, "fresh": fresh}
 
 
 def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Path) -> Rule | None:
