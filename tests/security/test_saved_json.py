@@ -172,7 +172,7 @@ def test_what_is_no_description_of_a_network(content: str, tmp_path: Path) -> No
 
 def test_a_folder_of_a_later_version_says_so(tmp_path: Path) -> None:
     (tmp_path / "regraft.json").write_text('{"format": 3}')
-    with pytest.raises(NetworkError, match=r"has the format 2; .*Update regraft"):
+    with pytest.raises(NetworkError, match=r"has the format 3; .*Update regraft"):
         regraft.load(tmp_path)
 
 
