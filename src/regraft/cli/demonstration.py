@@ -85,19 +85,26 @@ class Curves:
         figure = library.Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         styles = {ADAPTED: ("#0b6e4f", "o", 2.4), SCRATCH: ("#c44e12", "s", 1.6), MLP: ("#4c5fa8", "^", 1.6)}
-        for name, shares in self.shares.items():
+        drawn = [name for name in self.shares if name != MAJORITY]  # far below the others: it stands in the legend
+        floor = min(10 * int(10 * draws.mean()) for name in drawn for draws in self.shares[name])
+        for at, name in enumerate(drawn):
             colour, marker, width = styles.get(name, ("#777777", "", 1.2))
-            mean, low, high = (100 * np.array(part) for part in zip(*(_interval(draws) for draws in shares), strict=True))
-            style = "-" if name in styles else ("--" if name == UNCHANGED else ":")
-            axes.plot(self.items, mean, style, color=colour, marker=marker, linewidth=width, markersize=5, label=name)
-            axes.fill_between(self.items, np.clip(low, 0, 100), np.clip(high, 0, 100), color=colour, alpha=0.14, linewidth=0)
+            mean, low, high = (100 * np.array(part) for part in zip(*(_interval(draws) for draws in self.shares[name]), strict=True))
+            apart = np.array(self.items) * 1.015 ** (at - 1)  # so that the intervals stand side by side
+            bars = [mean - np.clip(low, floor, 100), np.clip(high, floor, 100) - mean]
+            style = {"color": colour, "marker": marker, "linewidth": width, "markersize": 5, "linestyle": "-" if marker else "--"}
+            axes.errorbar(apart, mean, bars, label=name, capsize=3, elinewidth=1, clip_on=False, **style)
+        if MAJORITY in self.shares:
+            usual = np.mean([draws.mean() for draws in self.shares[MAJORITY]])
+            axes.plot([], [], " ", label=f"{MAJORITY}: {100 * usual:.0f} %, below the axis")
         axes.set_xscale("log")
-        axes.set_xticks(self.items, [self.named(at) for at in range(len(self.sizes))])
+        named = [("\n" if size is None else "") + self.named(at) for at, size in enumerate(self.sizes)]
+        axes.set_xticks(self.items, named)
         axes.minorticks_off()
-        axes.set(xlabel="training examples of each class", ylabel="test digits read correctly (%)", ylim=(0, 100))
+        axes.set(xlabel="training examples of each class", ylabel="test digits read correctly (%)", ylim=(floor, 100))
         axes.grid(axis="y", alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.38), frameon=False)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.25), frameon=False)
         figure.savefig(path, dpi=150)
 
 
