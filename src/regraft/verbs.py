@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
@@ -214,7 +215,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         views: fixed versions of each fitting item, the plain one included.
         seed: decides splits, order, dropout and views.
         out: folder for checkpoints and the saved result.
-        resume: go on after an interruption.
+        resume: go on after an interruption; where `out` holds the finished result of the same network, data and plan, return that.
         task: what the labels are: "classification", "multi-label" or "regression"; without it, where they could be of several kinds (whole
             numbers, rows with one 1 each), that of the network's own head, and a note says so.
         sample_weight: as of `read`: a column name or an array of a number for each example, how much it counts in what is minimised.
@@ -240,7 +241,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
     judges = None if test is None else _usable(test, skip_bad, task=task)
-    return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume)
+    return carry_out(network, dataset, plan=plan, test=judges, out=out, resume=resume, reopen=lambda folder: _reopened(folder, network))
 
 
 @own_state()
@@ -316,6 +317,16 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, **reading: Any) -> 
         data = read(data, skip_bad=skip_bad, **{"classes": names_of(heads), **reading})
     usable = checked(data, skip_bad)
     return evaluated(network, usable, named=len(usable.tasks) > 1 or usable.name != "main")
+
+
+def _reopened(folder: Path, network: Network) -> Network:
+    """Open the network of a finished folder; its module, where the folder holds weights alone, is made as that of the given network."""
+    try:
+        return load(folder)
+    except NetworkError:
+        if network.family != "torch":
+            raise
+        return load(folder, architecture=lambda: copy.deepcopy(network.module))
 
 
 @overload

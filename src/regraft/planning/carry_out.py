@@ -28,8 +28,8 @@ from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, prepared_for
-from .result import History, Result, check_unfinished, save_result
-from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest
+from .result import History, Result, check_unfinished, finished_run, reopened, save_result
+from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
 from .trained import check_trained, hold_, with_fresh, without_solving
@@ -41,8 +41,15 @@ __all__ = ["adapted", "carry_out", "checked_setup"]
 TOO_FEW = "Too few items to keep some aside for choosing; the last epoch with the lowest fitting loss was kept."
 
 
-def carry_out(
-    net: Network, data: Dataset, *, plan: Plan, test: Dataset | None = None, out: str | Path | None = None, resume: bool = True
+def carry_out(  # over the limit: network, data and plan, and how a folder goes on
+    net: Network,
+    data: Dataset,
+    *,
+    plan: Plan,
+    test: Dataset | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    reopen: Callable[[Path], Network] | None = None,
 ) -> Result:
     """Adapt a network to data as a plan says.
 
@@ -52,7 +59,8 @@ def carry_out(
         plan: what to do; its classes are the data's where it names none.
         test: further items that judge.
         out: folder for checkpoints and, at the end, the saved result.
-        resume: go on from the checkpoints in `out`.
+        resume: go on from the checkpoints in `out`; a result that is finished there, of the same network, data and plan, is returned.
+        reopen: opens the network of a finished folder; None: a finished folder is an error.
 
     Returns:
         The adapted network with history, scores, baselines and cost.
@@ -64,12 +72,27 @@ def carry_out(
     check_engine(plan.settings.engine)
     check_trainable(data, judged_apart=test is not None)
     with nullcontext() if out is None else held_folder(out) as folder:
+        finished = None
         if folder is not None:
-            check_unfinished(folder, resume, shown=out, remedy=", or resume=False to replace it")
-        return _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume)
+            finished = finished_run(folder) if resume and reopen is not None else None
+            if finished is None:
+                check_unfinished(folder, resume, shown=out, remedy=_ANEW)
+        made = _carried_out(net, data, plan=plan, test=test, out=folder, resume=resume, finished=finished)
+        if made is not None:
+            return made
+        if folder is None or reopen is None or finished is None:
+            raise SettingError(f"{str(out)!r} holds no finished result that could be returned.")
+        say(f"{str(out)!r} holds the finished result of the same network, data and plan: it is returned. resume=False begins anew.")
+        return reopened(folder, reopen(folder))
 
 
-def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool) -> Result:
+_ANEW = ", or resume=False to replace it"
+
+
+def _carried_out(  # over the limit: as `carry_out`
+    net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool, finished: str | None
+) -> Result | None:
+    """Carry out a plan; None where `finished`, the digest of the run that `out` holds the result of, is that of this one."""
     plan = with_fresh(net, replace(plan, classes=plan.classes or data.classes))
     plan = without_solving(net, plan, tasks=matched_tasks(net, data).values())
     tracker = Tracker(plan.settings.log_with, (out or Path()) / "logs", settings=plan.settings.to_dict())
@@ -87,6 +110,13 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
             say(note)
         log.notes += notes
         setup = setup if out is None else replace(setup, checkpoints=Checkpoints(out / "run", run_digest(setup), resume))
+        run = None if setup.checkpoints is None else whole_digest(setup, setup.checkpoints.digest)
+        if finished is not None and finished == run:
+            return None
+        if finished is not None:
+            raise SettingError(
+                f"{str(out)!r} already holds a finished network, of another plan, network or data. Give another folder with out={_ANEW}."
+            )
         if data.weights is not None and plan.strategy == "auto":
             log.notes.append("sample_weight acts where something is trained; closed-form heads count all examples the same.")
         if plan.augment == "auto" and items.augment == "photo":
@@ -95,7 +125,7 @@ def _carried_out(net: Network, data: Dataset, *, plan: Plan, test: Dataset | Non
     found = judged_parts(setup, log, outcome=outcome)
     judged = list(found.values())[-1][data.name]
     scores, others = scores_of(setup, outcome.source, parts=found), baselines(setup, outcome.source, adapted=judged)
-    facts = _facts(setup, log, outcome=outcome, judged=judged)
+    facts = _facts(setup, log, outcome=outcome, judged=judged) | ({} if run is None else {"run": run})
     final, last = (setup, outcome)
     if plan.settings.refit == "all" and len(parts.holdout):
         final, last = _on_everything(net, log, setup=setup, outcome=outcome)

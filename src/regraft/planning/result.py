@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MissingExtraError, NetworkError, SettingError, optional_import
+from ..files.formats import opening
 from ..files.text import notebook_html
 from ..files.writing import write_lines, write_text
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.folders import FACTS_FILE, HISTORY_FILE, replacing, settled, versions, write_network
-from ..report import report_page, verdict, write_facts, write_report
+from ..report import read_facts, report_page, verdict, write_facts, write_report
 from .plan import Plan
 
-__all__ = ["History", "Result", "check_unfinished", "made_now", "save_result"]
+__all__ = ["History", "Result", "check_unfinished", "finished_run", "made_now", "reopened", "save_result"]
 
 _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy": "validation_accuracy", "learning_rate": "learning_rate"}
 """What Keras calls a column -> its name in an entry."""
@@ -199,3 +200,38 @@ def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy
     settled(folder)
     if resume and (folder / FACTS_FILE).is_file():
         raise SettingError(f"{str(shown)!r} already holds a finished network. Give another folder with out={remedy}.")
+
+
+def finished_run(folder: Path) -> str | None:
+    """Return the digest of the run that a folder holds the finished result of; None where it holds none, or does not say.
+
+    Args:
+        folder: held by the caller.
+    """
+    settled(folder)
+    if not (folder / FACTS_FILE).is_file() or not (folder / "plan.json").is_file():
+        return None
+    found = read_facts(folder).get("run")
+    return found if isinstance(found, str) else None
+
+
+def reopened(folder: Path, network: Network) -> Result:
+    """Return the result that a folder holds.
+
+    Args:
+        folder: as `save_result` writes it.
+        network: that of the folder.
+
+    Returns:
+        What was saved: plan, history, scores, baselines, cost and facts.
+
+    Raises:
+        InputError: if a part of it is damaged.
+    """
+    facts = read_facts(folder)
+    made = {"title", "verdict", "created", "versions", "strategy", "history", "scores", "baselines", "account", "cost", "call"}
+    own = {name: value for name, value in facts.items() if name not in made}
+    with opening(folder / "plan.json", "plan"):
+        plan = Plan.from_json((folder / "plan.json").read_text(encoding="utf-8"))
+    history = History(network.history or facts.get("history") or ())
+    return Result(network, plan, history, facts.get("scores") or {}, facts.get("baselines") or {}, facts.get("cost") or {}, own)

@@ -25,7 +25,7 @@ from ..training import Checkpoint, Objective, Settings, TaskObjective
 from ..training.measured import Measured
 from .plan import Plan
 
-__all__ = ["Additions", "Checkpoints", "Clock", "Log", "Parts", "Setup", "learning_parts", "parts_of", "run_digest"]
+__all__ = ["Additions", "Checkpoints", "Clock", "Log", "Parts", "Setup", "learning_parts", "parts_of", "run_digest", "whole_digest"]
 
 MOST_REFITTED = 5000
 """Training and validation examples together from which refit="auto" does without the second training."""
@@ -347,3 +347,16 @@ def run_digest(setup: Setup) -> str:
     plan |= {} if weights is None else {"sample_weight": hashlib.blake2b(weights.tobytes(), digest_size=12).hexdigest()}
     facts = [plan, setup.items.identity(setup.plan.views), learned, frozen_digest(setup.network, layers)]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def whole_digest(setup: Setup, digest: str) -> str:
+    """Return a digest of all that decides a result: of the run, and of what judges it and is kept with it.
+
+    Args:
+        setup: before anything was trained.
+        digest: of the run, as of `run_digest`.
+    """
+    plan, test = setup.plan, setup.test
+    judged = None if test is None else [test.identity(1), *(str(test.data.targets_of(name).values.tobytes()) for name in test.data.tasks)]
+    facts = [digest, judged, plan.statistics, plan.false_alarm, plan.settings.baselines]
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,52 @@
+"""`adapt` into a folder that is finished: the same call returns what is there, another one is an error that changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regraft
+from regraft.errors import SettingError
+
+ROWS = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+LABELS = ["a" if row[0] > 0 else "b" for row in ROWS]
+
+
+def _module(family: str) -> Any:
+    if family == "keras":
+        keras = pytest.importorskip("keras")
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(6, "relu", name="a"), keras.layers.Dense(2, "softmax", name="b")]
+        return keras.Sequential([keras.Input((4,)), *layers], name="c")
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+
+
+def _adapted(family: str, out: Path, *, rows: np.ndarray = ROWS, **more: Any) -> Any:
+    net = regraft.load(_module(family), inputs=None if family == "keras" else (4,), classes=["a", "old"])
+    how: dict[str, Any] = {"strategy": "head", "epochs": 2, "cache": "memory", "device": "cpu"}
+    return regraft.adapt(net, (rows, LABELS), out=out, **how | more)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_the_same_call_returns_what_is_there_and_another_is_an_error(family: str, tmp_path: Path) -> None:
+    first = _adapted(family, tmp_path / "out")
+    before = _bytes(tmp_path / "out")
+    again = _adapted(family, tmp_path / "out")
+    assert _bytes(tmp_path / "out") == before
+    assert (again.scores, again.verdict, list(again.history)) == (first.scores, first.verdict, list(first.history))
+    assert again.plan.to_dict() == first.plan.to_dict() and np.allclose(again.network.logits(ROWS), first.network.logits(ROWS))
+    for other in ({"seed": 1}, {"strategy": "probe"}, {"rows": ROWS + 1}, {"test": (ROWS + 2, LABELS)}, {"baselines": True}):
+        with pytest.raises(SettingError, match="already holds a finished network, of another plan"):
+            _adapted(family, tmp_path / "out", **other)
+    assert _bytes(tmp_path / "out") == before
+    _adapted(family, tmp_path / "out", seed=1, resume=False)
+    assert _bytes(tmp_path / "out") != before
