@@ -126,6 +126,10 @@ class FrozenPass:
             CacheError: if it cannot be written, or the disk has no room.
         """
         frozen = frozen_identity(self.network, self.cut.layers)
+        if self.engine not in ("auto", self._wanted):
+            self._say_once(
+                f"The frozen part ran on PyTorch as it is: engine={self.engine!r} is for a CPU, and it ran on {self.device.type}."
+            )
         if self.where == "memory":
             return self._for_this_run(frozen, items, views=views)
         if frozen.opaque:
