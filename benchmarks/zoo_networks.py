@@ -202,6 +202,8 @@ def configured(model_type: str, kind: str, *, classes: int) -> Any:
     given = {key: value for key, value in small(plain).items()}
     if kind == "Audio":
         given |= {key: value for key, value in FOR_SOUND.items() if key in plain}
+    if model_type in AS_THEY_ARE:
+        given.pop("hidden_sizes", None)
     given |= SPECIAL.get(model_type, {})
     return made_of(**given, id2label={index: f"label {index}" for index in range(classes)})
 
@@ -216,11 +218,13 @@ def small(plain: Mapping[str, Any]) -> dict[str, Any]:
             found[key] = [16 * (index + 1) for index in range(len(value))]
         elif key in ("depths", "depth") and isinstance(value, list | tuple):
             found[key] = [1] * len(value)
-        elif key.endswith("_config") and isinstance(value, dict) and key != "quantization_config":
+        elif (key.endswith("_config") or key in ("encoder", "decoder")) and isinstance(value, dict) and key != "quantization_config":
             found[key] = small(value)
     return found
 
 
+AS_THEY_ARE = ("poolformer", "pvt", "textnet")
+"""Types whose sizes belong to those of other settings."""
 SPECIAL: dict[str, dict[str, Any]] = {
     "bit": {"hidden_sizes": [32, 64, 96, 128], "num_groups": 8, "embedding_size": 16},
     "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3], "cls_token": [False, False, True]},

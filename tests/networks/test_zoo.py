@@ -140,3 +140,11 @@ def test_pickled_weights_in_a_hub_folder_are_not_opened(tmp_path: Path) -> None:
 
 def test_names_that_occur_twice_get_their_number() -> None:
     assert unique_names(["crane", "dog", "Crane "]) == ("crane (0)", "dog", "Crane  (2)")
+
+
+def test_a_module_that_asks_for_the_version_of_its_names_is_opened_again(tmp_path: Path) -> None:
+    """As torchvision's mnasnet does, which names of an earlier version mean something else to."""
+    pytest.importorskip("torchvision")
+    changed = regraft.retarget(_small(regraft.load("torchvision:mnasnet0_5", weights="random")), ["a", "b"])
+    changed.save(tmp_path / "out")
+    assert np.array_equal(regraft.load(tmp_path / "out").logits(_pictures(2)), changed.logits(_pictures(2)))

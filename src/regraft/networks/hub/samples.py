@@ -17,7 +17,7 @@ __all__ = ["hub_sample", "pad_token_", "picture_shape", "suited_tokens"]
 
 _SIDE = 224
 """Of pictures, where neither the configuration nor the preprocessor says how large they are."""
-_TOKENS, _SAMPLES = 8, 8000
+_TOKENS, _SAMPLES = 8, 32_000
 
 
 def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs:

@@ -429,6 +429,10 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         sized = open_torch(module, sample=sample, origin=origin, take=architecture is None).edited_by(edits, former=former)
     if former:
         tensors = {present_name(sized.module, name): tensor for name, tensor in tensors.items()}
+    state = sized.module.state_dict()  # which also says of which version its names are: some modules ask for it
+    if set(state) == set(tensors):
+        state.update(tensors)
+        tensors = state
     try:
         sized.module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

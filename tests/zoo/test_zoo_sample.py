@@ -1,0 +1,50 @@
+"""A fixed small sample of the networks that `benchmarks/zoo.py` measures, with the same steps."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import regraft
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SAMPLE = (
+    *(("timm", name) for name in ("convnext", "vision_transformer")),
+    *(("Hugging Face", f"{name}ForSequenceClassification") for name in ("Bert", "GPT2", "Bart", "Wav2Vec2")),
+    *(("Hugging Face", f"{name}ForImageClassification") for name in ("ResNet", "Segformer", "CLIP", "SwiftFormer")),
+)
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for library in ("timm", "torchvision", "transformers"):
+        pytest.importorskip(library)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("zoo")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("library", "key"), SAMPLE, ids=[key for _, key in SAMPLE])
+def test_a_network_of_the_zoo(library: str, key: str, zoo: Any, tmp_path: Path) -> None:
+    case = next(case for case in zoo.LIBRARIES[library]() if case.key == key)
+    trial = zoo.Trial(case, tmp_path)
+    assert [(column, zoo.attempted(trial.steps()[column])) for column in zoo.CHEAP] == [(column, "ok") for column in zoo.CHEAP]
+    assert zoo.attempted(lambda: zoo.reopened(case, tmp_path)) == "ok"
+    assert regraft.load(tmp_path / "saved").classes == ("a", "b", "c")
+
+
+def test_the_table_counts_what_ran_and_names_what_failed(zoo: Any) -> None:
+    rows = {
+        "one": {"network": "n1", "open": "ok", "probe": "ok"},
+        "two": {"network": "n2", "open": "ok", "probe": "refused: too small"},
+        "three": {"network": "n3", "open": "not built: no library"},
+    }
+    lines = list(zoo.table({"lib": rows}))
+    assert lines[2].startswith("| lib (2) | 2/2 |")
+    assert "1/2" in lines[2]
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- lib `n2`, probe: refused: too small", "- lib `n3`, open: not built: no library",
+    ]  # fmt: skip
