@@ -1,4 +1,4 @@
-# make venv | test | test-all | check | demo | bench | fuzz | clean
+# make venv | test | test-all | check | docs | demo | bench | fuzz | clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 FUZZ_ARGS ?=
 
 .DEFAULT_GOAL := test
-.PHONY: venv test test-all check demo bench fuzz clean
+.PHONY: venv test test-all check docs demo bench fuzz clean
 
 venv: $(STAMP)
 
@@ -31,6 +31,10 @@ check: venv
 	$(BIN)/python scripts/check.py
 	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 src/regraft
 
+# The documentation as a site, in site/: open site/index.html. Needs no network once the environment is there.
+docs: venv
+	$(BIN)/mkdocs build --strict
+
 demo: venv
 	$(BIN)/regraft demo
 
@@ -42,5 +46,5 @@ fuzz: venv
 	$(BIN)/python -m tests.fuzz.run $(FUZZ_ARGS)
 
 clean:
-	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
+	rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find $(wildcard src tests scripts benchmarks examples) -name __pycache__ -type d -prune -exec rm -rf {} +

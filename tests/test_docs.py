@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).parents[1]
-PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md")), *sorted((HOME / "docs" / "examples").glob("*.md"))]
+FOLDERS = [HOME / "docs", HOME / "docs" / "tasks", HOME / "docs" / "examples"]
+PAGES = [HOME / "README.md", *(page for folder in FOLDERS for page in sorted(folder.glob("*.md")))]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
