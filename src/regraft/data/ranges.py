@@ -12,11 +12,13 @@ import numpy as np
 from ..errors import DataError
 from .items import CHUNK_BYTES, take
 
-__all__ = ["BYTES", "SHARES", "Range", "check_range", "limits_of"]
+__all__ = ["BYTES", "SHARES", "STEPS", "Range", "check_range", "limits_of"]
 
 Range = tuple[float, float]
 BYTES: Range = (0.0, 255.0)
 SHARES: Range = (0.0, 1.0)
+STEPS: tuple[Range, ...] = (BYTES, (0.0, 4095.0), (0.0, 65535.0))
+"""Of whole numbers of 8, 12 and 16 bits."""
 BEYOND = 0.25
 """Share of a range of pixels by which values may lie outside it: resizing by cubic curves goes beyond the ends."""
 MEASURED = 20.0
@@ -42,12 +44,14 @@ def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
     return min(low for low, _ in limits), max(high for _, high in limits)
 
 
-def check_range(given: Range | None, learned: Range | None) -> None:
+def check_range(given: Range | None, learned: Range | None, *, what: str = "arrays", small: bool = True) -> None:
     """Compare the values of arrays with those that were learned from.
 
     Args:
         given: least and most value of what is to be predicted or judged; None: nothing to compare.
-        learned: least and most value of the training; 0..255 and 0..1 are ranges of pixels, others were measured.
+        learned: least and most value of the training; 0..1 and those of 8, 12 and 16 bits are ranges of pixels, others were measured.
+        what: what holds the values, for messages.
+        small: warn of values that fill a small part; one picture of many may be dark.
 
     Raises:
         DataError: if values lie far outside what was learned from.
@@ -60,12 +64,13 @@ def check_range(given: Range | None, learned: Range | None) -> None:
     (low, high), (least, most) = given, learned
     size, known = max(abs(low), abs(high)), max(abs(least), abs(most))
     beyond = max(high - most, least - low)
-    allowed = BEYOND * (most - least) if learned in (BYTES, SHARES) else (MEASURED - 1) * known
-    shown = f"The arrays hold values from {low:.6g} to {high:.6g}; the network learned from arrays of {least:.6g} to {most:.6g}"
+    allowed = BEYOND * (most - least) if learned in (SHARES, *STEPS) else (MEASURED - 1) * known
+    known_as = "the network learned from arrays of" if what == "arrays" else f"{what} of this kind are read as"
+    shown = f"The {what} hold values from {low:.6g} to {high:.6g}; {known_as} {least:.6g} to {most:.6g}"
     if beyond > allowed:
         times = f"{size / known:.4g} times as large" if known and size / known > 1.5 else "shifted"
         raise DataError(f"{shown}: they are {times}. Bring them to that range first; it was decided by the training and does not change.")
-    if 0 < size <= SMALL * known:
+    if small and 0 < size <= SMALL * known:
         factor = 255 if (learned, high <= 1) == (BYTES, True) else 2 ** round(float(np.log2(known / size)))
         warnings.warn(
             f"{shown}: they fill a small part of it, as if a factor of about {factor} were missing, and are predicted as they are, nearly "

@@ -90,7 +90,8 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
     found = _by_statistics(twin, pixels, tried=tried, run=run) or _by_losses(twin, data.subset(shown), pixels=pixels, tried=tried)
     if found is None:
         return own
-    return replace(tried[found.order[0]], value_range=own.value_range, inferred=False, measured=found.words())
+    kept = {name: getattr(own, name) for name in ("value_range", "integer_range", "float_range")}  # decided where it is fitted
+    return replace(tried[found.order[0]], **kept, inferred=False, measured=found.words())
 
 
 def _candidates(pixels: Tensor, channels: int) -> dict[str, dict[str, Any]]:

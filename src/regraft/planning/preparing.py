@@ -112,7 +112,7 @@ def _without_range(own: Preprocessing) -> Preprocessing:
     if isinstance(own, PartsPreprocessing):
         return replace(own, parts=tuple(map(_without_range, own.parts)))
     if isinstance(own, ImagePreprocessing):
-        return own if own.as_is else replace(own, value_range=None)
+        return own if own.as_is else replace(own, value_range=None, integer_range=None, float_range=None)
     return replace(own, spread=None, value_range=None) if isinstance(own, ArrayPreprocessing) else own
 
 

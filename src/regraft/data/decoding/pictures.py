@@ -13,6 +13,7 @@ from ...files.media import picture_of
 from ...files.text import printable
 from ...tensors import Tensor, torch
 from ..ranges import BYTES, SHARES, limits_of
+from .depth import BACKGROUNDS, PLAIN, Reading, in_mode
 
 __all__ = ["MODES", "decode", "decoded", "geometry", "pixel_batch", "value_range_of"]
 
@@ -53,25 +54,26 @@ def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float,
     return target[0], target[1], top, left
 
 
-def decode(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> Tensor:
-    """Return one picture as `decoded` makes it of `source`, `channels` and `resized`, as (1, channels, h, w) float32 in 0..255."""
-    pixels = decoded(source, channels, resized=resized).astype(np.float32)
+def decode(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> Tensor:
+    """Return what `decoded` makes of `source`, `channels`, `resized` and `reading` as (1, channels, h, w) float32 in 0..255."""
+    pixels = decoded(source, channels, resized=resized, reading=reading).astype(np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
-def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> np.ndarray:
+def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> np.ndarray:
     """Return one picture as pixels.
 
     Args:
         source: a path or a PIL image; its EXIF orientation is applied.
         channels: 1, 3 or 4.
         resized: from PIL image to PIL image.
+        reading: what its values mean where they are no bytes, and what shows through transparent pixels.
 
     Returns:
         (h, w, channels) uint8.
 
     Raises:
-        DataError: if the file cannot be decoded, or `channels` is not a number of channels that files have.
+        DataError: if the file cannot be decoded, holds values far outside the range, or does not come in that number of channels.
     """
     if channels not in PIL_MODES:
         raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
@@ -79,29 +81,20 @@ def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any]) -> np.
     with picture_of(source) as picture:
         upright = orientation.exif_transpose(picture)
         try:
-            pixels = np.array(resized(_in_mode(upright, mode=PIL_MODES[channels])))
+            pixels = np.array(resized(in_mode(upright, reading, mode=PIL_MODES[channels])))
         except DataError as error:
             raise DataError(f"'{printable(source)}': {error}" if isinstance(source, Path) else str(error)) from error
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _in_mode(picture: Any, *, mode: str) -> Any:
-    """Convert to a PIL mode; pictures of 16 bits are brought to 8 rather than clipped."""
-    image = optional_import("PIL.Image", "vision", purpose="reading images")
-    if picture.mode.startswith("I"):
-        picture = image.fromarray((np.asarray(picture, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture if picture.mode == mode else picture.convert(mode)
-
-
-def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, float] | None) -> Tensor:
+def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, float] | None, background: str = "white") -> Tensor:
     """Return arrays of pictures as pixels; grey ones keep one channel, which the normalisation repeats.
 
     Args:
         arrays: (n, H, W), (n, H, W, C), or (n, C, H, W) where the last axis cannot be channels and the first can.
         channels: what the network takes.
         value_range: (least, most) value, which become 0 and 255; None: found from these arrays.
+        background: what shows through where a fourth channel, which the network does not take, says that pixels are transparent.
 
     Returns:
         (n, 1 or channels, H, W) float32 in 0..255.
@@ -118,6 +111,9 @@ def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, 
     have = pixels.shape[1]
     if have in (1, channels):
         return pixels
+    level = BACKGROUNDS[background]
+    if have == 4 and channels in (1, 3) and level is not None:
+        pixels = level + (pixels[:, :3] - level) * (pixels[:, 3:] / 255)
     if have in (3, 4) and channels == 3:
         return pixels[:, :3]
     if have in (3, 4) and channels == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 from ...errors import DataError
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
+from ..decoding.depth import BACKGROUNDS, Reading, deep_limits, float_range_of, integer_range_of
 from ..decoding.pictures import MODES, decode, decoded, geometry, pixel_batch, value_range_of
 from ..decoding.threads import in_threads
 from ..items import take
-from ..ranges import BYTES, SHARES, check_range, limits_of
+from ..ranges import BYTES, SHARES, STEPS, Range, check_range, limits_of
 from .augmenting import by_function, like_photographs, photographs
 from .preprocessing import Preprocessing, check_scaling
 
@@ -47,6 +49,9 @@ class ImagePreprocessing(Preprocessing):
         std: one number, or one for each channel in the network's channel order.
         bgr: the network takes blue first.
         value_range: (least, most) value of array items, which becomes 0..255, and which later arrays are compared with; None before `fit`.
+        integer_range: (least, most) value of files and PIL images of 16 or 32 bits, which becomes 0..255; None: 0..65535.
+        float_range: (least, most) value of floating-point files and PIL images, likewise; None: 0..1.
+        background: what shows through transparent pixels: "white", "black", or "ignored" for the colour that is hidden there.
         as_is: array items are already normalised and have the network's shape; they pass unchanged.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
         measured: what was compared before it was taken, in words, where a network that carries none was measured.
@@ -70,6 +75,9 @@ class ImagePreprocessing(Preprocessing):
     std: float | tuple[float, ...] = 1.0
     bgr: bool = False
     value_range: tuple[float, float] | None = None
+    integer_range: tuple[float, float] | None = None
+    float_range: tuple[float, float] | None = None
+    background: str = "white"
     as_is: bool = False
     inferred: bool = False
     measured: str = ""
@@ -77,6 +85,7 @@ class ImagePreprocessing(Preprocessing):
 
     def __post_init__(self) -> None:
         options = {"layout": ("channels_first", "channels_last"), "resize": ("squash", "crop"), "interpolation": tuple(MODES)}
+        options["background"] = tuple(BACKGROUNDS)
         for name, valid in options.items():
             if getattr(self, name) not in valid:
                 raise DataError(f"{name}={getattr(self, name)!r} is unknown to image preprocessing; expected one of {valid}.")
@@ -111,7 +120,7 @@ class ImagePreprocessing(Preprocessing):
         return (self.channels, *sides) if self.layout == "channels_first" else (*sides, self.channels)
 
     def fit(self, data: Dataset) -> ImagePreprocessing:
-        """Record the value range of array items, and whether they are already what the network takes; that of files is 0..255.
+        """Record the value range of array items, and whether they are already what the network takes; that of files of 8 bits is 0..255.
 
         Args:
             data: pictures as files, PIL images or arrays.
@@ -126,15 +135,33 @@ class ImagePreprocessing(Preprocessing):
             raise DataError(f"The network takes images and the data are {len(data)} texts; expected files of images or arrays.")
         found = value_range_of(data.items)
         if found is None:
-            return dataclasses.replace(self, value_range=BYTES)
+            integers, floats = deep_limits(data.items)
+            deep = integer_range_of(integers), float_range_of(floats)
+            return dataclasses.replace(self, value_range=BYTES, integer_range=deep[0], float_range=deep[1])
         shape = np.shape(data.items[0])
         normalised = found[0] < 0 and shape == (self.channels, self.height, self.width) and self.layout == "channels_first"
-        return dataclasses.replace(self, value_range=found, as_is=normalised)
+        return dataclasses.replace(self, value_range=found, integer_range=None, float_range=None, as_is=normalised)
+
+    @property
+    def reading(self) -> Reading:
+        """What the values of files and PIL images mean; where the training saw arrays alone, their measured range counts."""
+        measured = None if self.value_range in (None, BYTES, SHARES) else self.value_range
+        return Reading(self.integer_range or measured or STEPS[-1], self.float_range or measured or SHARES, self.background)
 
     def check_values(self, data: Dataset) -> None:
-        """Compare the values of array items with those of the training."""
+        """Compare the values of array items, and of pictures of more than 8 bits, with those of the training."""
         if self.value_range is None:
             return
+        integers, floats = deep_limits(data.items)
+        check_range(integers, self.reading.integers, what="pictures")
+        check_range(floats, self.reading.floats, what="pictures")
+        likely = integer_range_of(integers) or STEPS[-1]
+        if likely in STEPS[:-1] and self.integer_range is None and self.reading.integers == STEPS[-1]:
+            warnings.warn(
+                f"The pictures hold whole numbers of 16 or 32 bits, none above {likely[1]:.0f}; the network learned from none of these, "
+                f"and they are read as 0 to 65535. Multiply them by {65536 // int(likely[1] + 1)} if {likely[1]:.0f} stands for white.",
+                stacklevel=2,
+            )
         first = data.items[0] if len(data) else None
         plain = isinstance(first, np.ndarray) and first.dtype == np.uint8 and self.value_range in (BYTES, SHARES) and not self.as_is
         check_range(None if plain else limits_of(data.items), self.value_range)
@@ -164,10 +191,10 @@ class ImagePreprocessing(Preprocessing):
         if len(items) and isinstance(items[0], np.ndarray):
             if not raw:
                 return np.asarray(self.batch(items).numpy())
-            pixels = pixel_batch(np.stack(list(items)), self.channels, value_range=self.value_range).numpy()
+            pixels = self._pixels_of(np.stack(list(items))).numpy()
             return np.moveaxis(np.broadcast_to(pixels, (len(pixels), self.channels, *pixels.shape[2:])), 1, 3).round().astype(np.uint8)
-        resized = (lambda picture: picture) if raw else self._resized_image
-        made = np.stack(in_threads(lambda item: decoded(_file(item), self.channels, resized=resized), list(items)))
+        resized, reading = (lambda picture: picture) if raw else self._resized_image, self.reading
+        made = np.stack(in_threads(lambda item: decoded(_file(item), self.channels, resized=resized, reading=reading), list(items)))
         return made if raw else self._scaled(made)
 
     def _scaled(self, pixels: np.ndarray) -> np.ndarray:
@@ -197,8 +224,13 @@ class ImagePreprocessing(Preprocessing):
         values = "" if self.value_range in (None, (0.0, 255.0)) else f", array values {self.value_range} to 0..255"
         line = f"images: {self.height}x{self.width} {order}, {self.interpolation} {fit}"
         line += f", {_steps_in_words(self.scale, self.mean, std=self.std)}{values}"
+        line += "".join(f", {name}: {_span(own)} to 0..255" for name, own in self._deep().items() if own)
+        line += "" if self.background == "white" else f", transparent pixels: {self.background}"
         line += ", inferred from the network's input" if self.inferred else ""
         return f"{line}; {self.measured}" if self.measured else line
+
+    def _deep(self) -> dict[str, Range | None]:
+        return {"pictures of whole numbers of more than 8 bits": self.integer_range, "floating-point pictures": self.float_range}
 
     def pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
         """Return n pictures at the network's size, before anything is subtracted or divided.
@@ -210,7 +242,7 @@ class ImagePreprocessing(Preprocessing):
             (n, 1 or C, height, width) in 0..255.
         """
         if _is_block(items):
-            return self._fitted_pixels(pixel_batch(np.asarray(items), self.channels, value_range=self.value_range))
+            return self._fitted_pixels(self._pixels_of(np.asarray(items)))
         return torch.cat(in_threads(self._one, list(items)))
 
     def _viewed(self, pictures: Tensor, view: int, *, seeds: Sequence[int] | None, limits: tuple[float, float] | None) -> Tensor:
@@ -231,8 +263,11 @@ class ImagePreprocessing(Preprocessing):
     def _one(self, item: Any) -> Tensor:
         """Return one picture as (1, 1 or C, height, width) pixels in 0..255."""
         if isinstance(item, np.ndarray):
-            return self._fitted_pixels(pixel_batch(item[None], self.channels, value_range=self.value_range))
-        return decode(_file(item), self.channels, resized=self._resized_image)
+            return self._fitted_pixels(self._pixels_of(item[None]))
+        return decode(_file(item), self.channels, resized=self._resized_image, reading=self.reading)
+
+    def _pixels_of(self, arrays: np.ndarray) -> Tensor:
+        return pixel_batch(arrays, self.channels, value_range=self.value_range, background=self.background)
 
     def _geometry(self, height: int, width: int) -> tuple[int, int, int, int]:
         return geometry((height, width), (self.height, self.width), fraction=self.crop_fraction, crop=self.resize == "crop")
@@ -301,6 +336,10 @@ def _number(value: float | Sequence[float]) -> str:
     """Return one number, or several in brackets; several that are equal as one."""
     several = [f"{one:.6g}" for one in ([value] if isinstance(value, int | float) else value)]
     return several[0] if len(set(several)) == 1 else f"({', '.join(several)})"
+
+
+def _span(limits: Range) -> str:
+    return f"{limits[0]:.6g}..{limits[1]:.6g}"
 
 
 def _file(item: Any) -> Any:

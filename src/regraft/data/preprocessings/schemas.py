@@ -24,6 +24,7 @@ Spread = Annotated[float, Field(ge=0.0, le=LARGEST)]
 Scale = Annotated[float, Field(ge=SMALLEST, le=LARGEST)]
 Name = Annotated[str, Field(min_length=1)]
 TokenInput = Literal["input_ids", "attention_mask", "token_type_ids"]
+Limits = Annotated[list[Real], Field(min_length=2, max_length=2)]
 Layout = Literal["channels_first", "channels_last"]
 
 
@@ -38,7 +39,7 @@ class _Array(_Any):
     std: Any = None
     integers: bool = False
     spread: Spread | list[Spread] | None = None
-    value_range: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
+    value_range: Limits | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -66,7 +67,10 @@ class _Image(_Any):
     mean: Any = 0.0
     std: Any = 1.0
     bgr: bool = False
-    value_range: Annotated[list[Real], Field(min_length=2, max_length=2)] | None = None
+    value_range: Limits | None = None
+    integer_range: Limits | None = None
+    float_range: Limits | None = None
+    background: Literal["white", "black", "ignored"] = "white"
     as_is: bool = False
     measured: Annotated[str, Field(max_length=2000)] = ""
 
