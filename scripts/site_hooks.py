@@ -28,11 +28,11 @@ def linked(text: str) -> str:
 
 
 def program(path: Path) -> str:
-    """Return a page that shows an example program below what its docstring says of it."""
+    """Return a page that shows an example program, below what its docstring says of it."""
     source = path.read_text(encoding="utf-8")
-    about = ast.get_docstring(ast.parse(source)) or ""
-    title = path.stem.replace("_", " ").capitalize()
-    return f"# {title}: examples/{path.name}\n\n{about}\n\n````py\n{source}````\n"
+    tree = ast.parse(source)
+    title, code = path.stem.replace("_", " ").capitalize(), "\n".join(source.splitlines()[tree.body[0].end_lineno :]).strip()
+    return f"# {title}: examples/{path.name}\n\n{ast.get_docstring(tree)}\n\n````py\n{code}\n````\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
