@@ -56,7 +56,9 @@ def test_predict_prints_every_task(saved: Saved) -> None:
     assert [row["parity.label"] for row in rows] == ["even", "odd", "even", "odd"]
     assert [row["tags.label"] for row in rows] == found.tasks["tags"].labels
     assert [float(row["parity.p(odd)"]) for row in rows] == pytest.approx(found.tasks["parity"].probabilities[:, 1], abs=1e-6)
-    assert "parity.p(odd)" not in run("predict", folder / "net", folder / "items.npy").stdout
+    shown = run("predict", folder / "net", folder / "items.npy")
+    assert "parity.p(odd)" not in shown.stdout
+    assert shown.stderr.count("carries no preprocessing of its own and takes arrays: float32") == 1
     lines = [json.loads(line) for line in run("predict", folder / "net", folder / "items.npy", "--format", "jsonl").stdout.splitlines()]
     assert lines[1]["label"] == lines[1]["tasks"]["main"]["label"] == "one" and lines[1]["tasks"]["parity"]["label"] == "odd"
     assert set(lines[1]["tasks"]) == {"main", "parity", "tags"} and "scores" not in lines[1]

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import ast
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from regraft.data import ArrayPreprocessing, Prepared, read
 from regraft.data.preprocessings.array_preprocessing import augmented_array
+from regraft.data.preprocessings.preprocessing import from_dict
 from regraft.errors import DataError
 
 
@@ -41,6 +45,27 @@ def test_mean_and_std():
     assert made.tolist() == [[0, 0, 0], [1.5, 1.5, 1.5]]
     assert ArrayPreprocessing(mean=tuple(range(6))).batch(np.arange(6.0).reshape(1, 2, 3)).abs().sum() == 0
     assert "minus mean" in ArrayPreprocessing(mean=1.0).describe()
+    unknown = ArrayPreprocessing(shape=(2,), inferred=True)
+    assert unknown.describe().endswith("inferred from the network's input; values pass as they are, without scaling")
+    assert "scaling" not in unknown.fit(read((np.eye(2), [0, 1]))).describe()
+
+
+@pytest.mark.parametrize(
+    ("shape", "example"),
+    [
+        ((3, 8, 9), "{'kind': 'image', 'height': 8, 'width': 9, 'channels': 3}"),
+        ((8, 9, 1), "{'kind': 'image', 'height': 8, 'width': 9, 'channels': 1, 'layout': 'channels_last'}"),
+        ((5,), "{'kind': 'image', 'height': 224, 'width': 224, 'channels': 3}"),
+    ],
+)
+def test_files_for_a_network_of_unknown_preprocessing(shape, example):
+    own = ArrayPreprocessing(shape=shape, inferred=True)
+    picture = pytest.importorskip("PIL.Image").new("RGB", (8, 8))
+    with pytest.raises(
+        DataError, match=r"are of the type Image, such as item 0; .* give regraft.load .*" + re.escape(f"such as {example}.")
+    ):
+        own.fit(own.dataset(picture))
+    assert from_dict(ast.literal_eval(example)).item_shape == (shape if len(shape) == 3 else (3, 224, 224))
 
 
 def test_noise_follows_the_spread():

@@ -77,6 +77,8 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         for note in data.notes:
             tell(f"Note: {note}")
     found = net.predict(data, condition, unknown=unknown)
+    if net.preprocessing.inferred and not net.preprocessing.fitted:
+        tell(f"Note: the network carries no preprocessing of its own and takes {net.preprocessing.describe()}.")
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}
     names = [data.name_of(index) for index in range(len(data))]
     if form is Format.jsonl:

@@ -82,9 +82,10 @@ class ArrayPreprocessing(Preprocessing):
             DataError: if the items are files or texts, or their shape does not fit.
         """
         if not isinstance(data[0], np.ndarray | np.generic | int | float):
+            kind = f"{data.kind} items" if data.kind != self.kind else f"of the type {type(data[0]).__name__}"
             raise DataError(
-                f"The network takes arrays and the data are {data.kind} items, such as {data.name_of(0)}; expected numbers (X, y). "
-                "For files and texts give the network's preprocessing=."
+                f"The network takes arrays and the data are {kind}, such as {data.name_of(0)}; expected numbers (X, y). For files and "
+                f"texts give regraft.load the network's preprocessing=, such as {self._of_pictures()}."
             )
         self._arrays(take(data.items, [0]))
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), SAMPLE)).astype(np.int64))
@@ -138,7 +139,16 @@ class ArrayPreprocessing(Preprocessing):
         kept = "integers" if self.integers else "float32"
         shape = "any shape" if self.shape is None else f"the shape {tuple('any' if side is None else side for side in self.shape)}"
         scaled = "" if self.mean is None and self.std is None else ", minus mean, divided by std"
-        return f"arrays: {kept} of {shape}{scaled}" + (", inferred from the network's input" if self.inferred else "")
+        line = f"arrays: {kept} of {shape}{scaled}" + (", inferred from the network's input" if self.inferred else "")
+        return line + ("; values pass as they are, without scaling" if self.inferred and not self.fitted and not self.integers else "")
+
+    def _of_pictures(self) -> str:
+        """Return plain data of pictures, as an example for messages, by the shape where it can be one of pictures."""
+        sides = self.item_shape or ()
+        last = len(sides) == 3 and sides[0] not in (1, 3, 4) and sides[2] in (1, 3, 4)
+        height, width, channels = (sides if last else (*sides[1:], sides[0])) if len(sides) == 3 else (224, 224, 3)
+        layout = ", 'layout': 'channels_last'" if last else ""
+        return f"{{'kind': 'image', 'height': {height}, 'width': {width}, 'channels': {channels}{layout}}}"
 
     def _as_numbers(self, arrays: np.ndarray) -> np.ndarray:
         """Return arrays in the type that the network takes, where nothing is lost by that but digits."""
