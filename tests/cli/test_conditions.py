@@ -157,5 +157,5 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     rows = np.asarray(items().items)
     alone = regraft.load(tmp_path / "one.keras")
     assert np.allclose(alone.logits(rows), regraft.fold(regraft.load(folder), "ben").logits(rows), atol=1e-6)
-    assert "ends in '.keras', '.h5', '.onnx' or '.pmml'" in refused("export", folder, tmp_path / "one.pt2")
+    assert "ends in '.keras', '.h5' or '.onnx', or --condition" in refused("export", folder, tmp_path / "one.pt2")
     assert "The condition 'nobody' is not known" in refused("export", folder, tmp_path / "one.keras", "--condition", "nobody")

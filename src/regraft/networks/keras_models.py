@@ -543,12 +543,18 @@ class KerasNetwork(Network):
         exported program of PyTorch, which needs no Keras.
 
         Raises:
-            NetworkError: if Keras cannot serialise the model, or Keras 2 has no words for it.
+            NetworkError: if Keras cannot serialise the model, Keras 2 has no words for it, or a program would have several inputs.
         """
         folding.refuse_form(self)
         with as_given(self):
             whole = changes.with_groups(self)
             if path.suffix.lower() == _PROGRAM:
+                if isinstance(self.sample, dict):
+                    named, folded = ", ".join(map(repr, self.sample)), ", or condition=, which folds its code in" if self.coding else ""
+                    raise NetworkError(
+                        f"A Keras network of {len(self.sample)} inputs ({named}) cannot be written as a {_PROGRAM} file, which takes one. "
+                        f"Expected a path that ends in '.keras', '.h5' or '.onnx'{folded}."
+                    )
                 export_module(whole, self.sample, path=path)
                 return path
             if path.suffix.lower() == _LEGACY:

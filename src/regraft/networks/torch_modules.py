@@ -133,7 +133,8 @@ class TorchNetwork(Network):
         run = partial(call_module, self.module, self.sample)
         seen = trace(modules, run)
         self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
-        self.blocks = blocks_of(self.layers, torch_units(modules, aside=within(self.module)))
+        alone = not any(True for _ in module_at(self.module, "").children())
+        self.blocks = blocks_of(self.layers, torch_units(modules, aside=within(self.module)), alone=alone)
         if known is None:
             wanted = self.origin.get("head")
             chosen = wanted if isinstance(wanted, Mapping) else {"main": wanted}

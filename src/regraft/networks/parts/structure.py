@@ -131,20 +131,21 @@ def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str
     return found
 
 
-def blocks_of(layers: Sequence[Layer], units: Sequence[str]) -> tuple[Block, ...]:
+def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = False) -> tuple[Block, ...]:
     """Group layers into blocks in the order of execution.
 
     Args:
         layers: in the order of execution.
         units: names of the modules that become blocks; a layer outside all of them (parameters held by the network itself,
             such as a class token) joins the block that is open when it is met.
+        alone: whether the network itself is one layer, and a block: all units have been added to it.
 
     Returns:
         Blocks with at least one parameter each: units without parameters (pooling, activations) join the block before them.
     """
     groups: dict[str, list[Layer]] = {}
     met = [next((unit for unit in units if below(layer.name, unit)), None) for layer in layers]
-    current = next((unit for unit in met if unit is not None), "")  # what the network itself holds comes before the first unit that runs
+    current = "" if alone else next((unit for unit in met if unit is not None), "")  # what the network itself holds comes first
     for layer, unit in zip(layers, met, strict=True):
         current = unit or current
         groups.setdefault(current, []).append(layer)
