@@ -296,8 +296,10 @@ def rivals(strategy: str) -> tuple[str, ...]:
 
 
 def interval(gaps: np.ndarray) -> str:
-    """Return a mean difference in points, with its paired 95 % interval."""
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
+    """Return a mean difference in points, with its paired 95 % interval where there are two draws or more."""
+    if len(gaps) < 2:
+        return f"{100 * gaps.mean():+.1f}"
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
     return f"{100 * gaps.mean():+.1f} ± {100 * half:.1f}"
 
 
