@@ -164,7 +164,7 @@ def measured(case: Case, columns: Sequence[str]) -> dict[str, str]:
             trial = Trial(case, folder)
             for column in ("open", *(column for column in columns if column != "open")):
                 tell(column, "began")
-                result = attempted(trial.steps()[column])
+                result = attempted(trial.steps()[column]).replace(f"{folder}{os.sep}", "")
                 tell(column, result)
                 if column == "open" and result != "ok":
                     return
