@@ -207,7 +207,8 @@ def test_a_file_is_opened_adapted_and_opened_again(name: str, tmp_path: Path) ->
         assert torch.equal(values, before[key])
     net.freeze_(())
     net.scores(torch.from_numpy(items))[net.head.task].square().sum().backward()
-    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in net.module.parameters())
+    still = [key for key, values in net.module.named_parameters() if values.grad is None or not values.grad.any()]
+    assert all(key.endswith("weight_hh_l0_reverse") for key in still), still  # of the last step alone, backwards is one step
 
 
 @pytest.mark.parametrize("opset", [9, 10, 12, 13])

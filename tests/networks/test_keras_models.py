@@ -263,8 +263,8 @@ def test_written_file_keeps_the_trainable_flags(opened: dict[str, KerasNetwork],
 
 
 def test_export_wants_its_ending(opened: dict[str, KerasNetwork], tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match=r"ends in '\.keras', '\.h5', '\.onnx' or '\.pmml'"):
-        opened["text"].export(tmp_path / "network.pt2")
+    with pytest.raises(NetworkError, match=r"ends in '\.keras', '\.h5', '\.pt2', '\.onnx' or '\.pmml'"):
+        opened["text"].export(tmp_path / "network.zip")
 
 
 class NotSerialisable(keras.layers.Layer):

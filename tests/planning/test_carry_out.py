@@ -256,8 +256,9 @@ def test_after_a_kill_the_run_goes_on_to_the_same_network(at: str, tmp_path: Pat
     assert told == [{key: value for key, value in entry.items() if key != "seconds"} for entry in whole.history]
     assert {line.get("phase") for line in lines} >= {"search", "train", "refit"}
     assert not (out / "run").exists()
-    with pytest.raises(SettingError, match="finished network"):
-        regraft.adapt(net, data, **given, cache=cache, out=out)
+    again = regraft.adapt(net, data, **given, cache=cache, out=out)
+    assert again.scores == resumed.scores
+    assert np.allclose(again.network.logits(data[0]), resumed.network.logits(data[0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("family", cases.FAMILIES)

@@ -400,9 +400,9 @@ _IN_LITTLE_MEMORY = """
 import sys
 import regraft
 from regraft.networks.parts.code_files import write_code
-from regraft.networks.torch_parts import programs
+from regraft.networks.onnx import session
 from regraft.planning.profiling import Profile
-programs._memory = lambda: 2**29
+session._memory = lambda: 2**29
 for folder in sys.argv[1:]:
     try:
         regraft.load(folder)

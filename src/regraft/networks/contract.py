@@ -706,6 +706,9 @@ class Network(abc.ABC):
     def for_export(self) -> Self:
         """Return a private copy on the CPU, in inference mode, that exporters can read."""
 
+    def name_for_export_(self) -> None:  # noqa: B027  # most networks have nothing to do
+        """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
+
 
 def _rows_told(head: Head) -> str:
     """Return of what kind a `head` is, and what its rows are called, in a few words."""

@@ -142,6 +142,7 @@ def _layers(network: Exportable) -> Iterator[DenseLayer]:
     if input_names(twin.sample):
         raise NetworkError(f"PMML takes one row of numbers; this network takes {', '.join(input_names(twin.sample))}. {_INSTEAD}")
     (sample,) = sample_tensors(twin.sample)
+    twin.name_for_export_()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

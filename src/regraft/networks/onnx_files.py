@@ -46,6 +46,9 @@ class Exportable(Record, Protocol):
     def for_export(self) -> Self:
         """Return a private copy on the CPU, in inference mode, that exporters can read."""
 
+    def name_for_export_(self) -> None:
+        """Let its modules have the names that an exporter follows."""
+
     def scores(self, inputs: Inputs) -> Scores:
         """Return raw scores (N, C) of `inputs` by task."""
 

@@ -545,8 +545,11 @@ class TorchNetwork(Network):
         twin = self.copy()
         twin.module.cpu()
         twin.mode_(False)
-        for_exporter_(twin.module)
         return twin
+
+    def name_for_export_(self) -> None:
+        """Name the parts of edits by their attributes, which PyTorch's exporter follows."""
+        for_exporter_(self.module)
 
 
 def _sum_of(found: FoundHead, outputs: Mapping[str, Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import math
@@ -107,9 +108,23 @@ def onnx_module(content: bytes, *, what: str) -> Module:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="No explicit conversion")  # it would take any function of torch by that name
         module: Module = library.ConvertModel(model, experimental=True)
+    module.__class__ = _warned_once(type(module))
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
     return module.eval()
+
+
+@functools.cache
+def _warned_once(kind: type[Module]) -> type[Module]:
+    """Return a kind of converted module that does not repeat PyTorch's warning of how the library writes slices."""
+
+    class Converted(kind):  # type: ignore[misc,valid-type]  # the library is not there for mypy
+        def forward(self, *tensors: Any, **named: Any) -> Any:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
+                return super().forward(*tensors, **named)
+
+    return Converted
 
 
 def _remedy(model: Any) -> str:

@@ -93,7 +93,7 @@ def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
 
 
 def onnx_model(
-    whole: Module,
+    whole: WholeNetwork,
     sample: Sequence[Tensor],
     *,
     inputs: Sequence[str],
@@ -103,7 +103,8 @@ def onnx_model(
     """Return a module as PyTorch's exporter translates it.
 
     Args:
-        whole: in inference mode; its forward takes `*tensors` and returns a tuple of tensors.
+        whole: a private copy in inference mode, whose modules get the names that the exporter follows; its forward takes `*tensors` and
+            returns a tuple of tensors.
         sample: a batch, on the CPU.
         inputs: a name for each tensor that it takes.
         outputs: a name for each tensor that it returns.
@@ -115,6 +116,7 @@ def onnx_model(
     Raises:
         Exception: whatever the exporter raises: not every forward can be exported. `why_not_exported` gives the reason.
     """
+    whole.__dict__["network"].name_for_export_()
     with _quiet():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
         made: Any = torch.onnx.export(
