@@ -108,7 +108,8 @@ def onnx_module(content: bytes, *, what: str) -> Module:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="No explicit conversion")  # it would take any function of torch by that name
         module: Module = library.ConvertModel(model, experimental=True)
-    module.__class__ = _warned_once(type(module))
+    kind: Any = type(module)
+    module.__class__ = _warned_once(kind)
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
     return module.eval()
