@@ -58,7 +58,7 @@ def candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> dict[str, str] 
 
 
 def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (outcome, names of the candidates that came to it), each outcome once.
+    """Return (names of candidates, the outcome that they came to), each outcome once.
 
     Args:
         candidates: as for `candidate_rows`.
@@ -67,7 +67,7 @@ def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     for one in candidates:
         if one.get("why"):
             found.setdefault(str(one["why"]), []).append(str(one.get("name", "")))
-    return [(why, ", ".join(names)) for why, names in found.items()]
+    return [(", ".join(names), why) for why, names in found.items()]
 
 
 def _seconds(value: Any) -> str:
