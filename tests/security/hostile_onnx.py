@@ -9,10 +9,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 Change = Callable[[Any, Path], None]
 """Changes a model; the path is a file outside of the folder."""
+
+
+class Small(nn.Module):
+    """A class of the user's own, whose folder has the network in ONNX form beside the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.low(x).relu())
 
 
 def value(name: str, kind: int = TensorProto.FLOAT, shape: list[int] | None = None) -> Any:

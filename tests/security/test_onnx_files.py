@@ -7,8 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from tests.security.hostile_onnx import DAMAGED, UNSAFE, parsed, raw_files, written
-from torch import nn
+from tests.security.hostile_onnx import DAMAGED, UNSAFE, Small, parsed, raw_files, written
 
 import regraft
 from regraft.errors import RegraftError
@@ -16,17 +15,6 @@ from regraft.exchange.served import serve
 from regraft.networks.torch_parts.exporting import GRAPH
 
 pytest.importorskip("onnx2pytorch")
-
-
-class Small(nn.Module):
-    """A class of the user's own, whose folder has the network in ONNX form beside the weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.low(x).relu())
 
 
 @pytest.fixture(scope="module")

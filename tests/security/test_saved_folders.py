@@ -20,8 +20,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from tests.security.hostile_onnx import DAMAGED, HARMLESS, UNSAFE, blown_up, doubled, parsed, raw_files, written
-from torch import nn
+from tests.security.hostile_onnx import DAMAGED, HARMLESS, UNSAFE, Small, blown_up, doubled, parsed, raw_files, written
 from typer.testing import CliRunner
 
 import regraft
@@ -33,17 +32,6 @@ from regraft.networks.torch_parts import programs
 from regraft.planning.profiling import Profile
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
-
-
-class Small(nn.Module):
-    """A class of the user's own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low, self.fc = nn.Linear(6, 5), nn.Linear(5, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.low(x).relu())
 
 
 @pytest.fixture(scope="module")

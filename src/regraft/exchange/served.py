@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..data import Preprocessing, preprocessing_from_dict
-from ..errors import DataError, NetworkError, near_names
+from ..errors import DataError, NetworkError
 from ..files.onnx_form import read_onnx_with_facts
 from ..files.text import printable
 from ..networks.names import checked_classes
 from ..networks.onnx.metadata import TaskFacts, own_facts
 from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.coding import Coding, without_conditions
-from ..networks.parts.head import Head
+from ..networks.parts.head import Head, head_called
 from ..networks.predictions import Predictions, predictions, together
 
 __all__ = ["ServedNetwork", "serve"]
@@ -64,11 +64,7 @@ class ServedNetwork:
         Raises:
             NetworkError: if there is no such task; the nearest names are listed.
         """
-        if task is None:
-            return self.head
-        if task not in self.heads:
-            raise NetworkError(f"The network has no task {task!r}{near_names(task, self.heads)}")
-        return self.heads[task]
+        return self.head if task is None else head_called(self.heads, task)
 
     def logits(self, items: Any, *, task: str | None = None) -> np.ndarray:
         """Return the scores before the activation of one task.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, SettingError, near_names
+from ..errors import NetworkError, SettingError
 from ..files.formats import writable
 from ..files.text import notebook_html, printable
 from .account import Account
@@ -28,7 +28,7 @@ from .folders import save_network
 from .names import checked_classes
 from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
-from .parts.head import Head, one_row, two_rows
+from .parts.head import Head, head_called, one_row, two_rows
 from .parts.layers import Block, Layer
 from .parts.points import Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
@@ -131,11 +131,7 @@ class Network(abc.ABC):
         Raises:
             NetworkError: if there is no such task; the nearest names are listed.
         """
-        if task is None:
-            return self.head
-        if task not in self.heads:
-            raise NetworkError(f"The network has no task {task!r}{near_names(task, self.heads)}")
-        return self.heads[task]
+        return self.head if task is None else head_called(self.heads, task)
 
     def note_apart_(self) -> None:
         """Take note of the heads that read other features than the first one, as one run of the sample shows."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import NetworkError, near_names
 from ..names import index_of
 
-__all__ = ["ACTIVATIONS", "Head", "HeadChoice", "one_row", "told_binary", "two_rows"]
+__all__ = ["ACTIVATIONS", "Head", "HeadChoice", "head_called", "one_row", "told_binary", "two_rows"]
 
 ACTIVATIONS = ("relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu", "softplus")
 """What the scores of one linear layer may go through before the next: the same functions in PyTorch and Keras."""
@@ -136,3 +137,18 @@ class Head:
         """
         index = index_of(name, self.classes or ())
         return self.weight[index].copy(), self.bias[index]
+
+
+def head_called(heads: Mapping[str, Head], task: str) -> Head:
+    """Return the head of one task.
+
+    Args:
+        heads: by task.
+        task: a name.
+
+    Raises:
+        NetworkError: if there is no such task; the nearest names are listed.
+    """
+    if task not in heads:
+        raise NetworkError(f"The network has no task {task!r}{near_names(task, heads)}")
+    return heads[task]
