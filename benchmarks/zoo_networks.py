@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import warnings
@@ -111,7 +112,9 @@ def _timm_case(module: str, name: str) -> Case:
 
 
 def _reset(module: torch.nn.Module) -> torch.nn.Module:
-    module.reset_classifier(CLASSES)
+    """Let timm give a network another number of classes, in as many heads as it has."""
+    second = {"distillation": True} if "distillation" in inspect.signature(module.reset_classifier).parameters else {}
+    module.reset_classifier(CLASSES, **second)
     return module
 
 
@@ -148,7 +151,10 @@ def _keras_case(name: str) -> Case:
         import keras
 
         side = 75 if "Inception" in name or name == "Xception" else 64
-        return getattr(keras.applications, name)(weights=None, classes=classes, input_shape=(side, side, 3))
+        try:
+            return getattr(keras.applications, name)(weights=None, classes=classes, input_shape=(side, side, 3))
+        except ValueError as error:  # NASNet's is not for the torch backend
+            raise NotBuilt(str(error)) from error
 
     def opened(_folder: Path) -> Any:
         side = 75 if "Inception" in name or name == "Xception" else 64

@@ -149,6 +149,28 @@ class TwoHeads(Plain):
         return (self.fc(self.features(x)) + self.fc_dist(self.maps(x).mean((2, 3)))) / 2
 
 
+class Stage(nn.Module):
+    """Holds most of the weights, and a parameter of its own before its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.conv2, self.fc1 = nn.Parameter(torch.ones(6, 1, 1)), nn.Conv2d(6, 8, 3, stride=2), nn.Linear(8 * 9, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc1(self.conv2(x + self.shift).relu().flatten(1)).relu()
+
+
+class Staged(nn.Module):
+    """A part that is opened into blocks has a parameter of its own (positions, in timm's NesT), which joins the block before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.stage, self.fc = nn.Conv2d(3, 6, 3, stride=2), Stage(), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.stage(self.conv1(x)))
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
@@ -166,6 +188,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
         OldSpectralNorm,
         NormalisedScores,
         TwoHeads,
+        Staged,
     )
 }
 """Networks of pictures (3, 16, 16) with three classes, by name."""

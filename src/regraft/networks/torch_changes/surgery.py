@@ -183,7 +183,7 @@ def _end_of(module: Module, block: Block, *, layers: Sequence[str], order: Seque
     aside = within(module)
     inside = {name for name in block.layers if name and not _is_aside(name, aside)} or {""}
     outside = {outer for name in layers if name not in block.layers for outer in prefixes(name)}
-    last = next((name for name in reversed(order) if name in inside), None)
+    last = next((name for name in reversed(order) if name in inside and name not in outside), None)
     if not last:
         return last
     return next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in modules)
