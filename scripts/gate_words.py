@@ -8,6 +8,12 @@ import re
 
 from gate import Function, Gate, Source, decorator_names, is_overload, own_arguments
 
+FACTS = re.compile(
+    r"""[`(\"'\d=;<>]|None|\b(none|empty|or|may|not|where|default|unless|otherwise|only|each|if|bytes|seconds?|share|frozen|moved|copied"""
+    r"""|changed?|untouched)\b"""
+)
+"""What tells a fact on an argument: a shape, a value, a unit, a condition, what becomes of it."""
+
 
 def exported(source: Source) -> tuple[int, list[object]] | None:
     """Return the line and the elements of `__all__`, or None where there is none."""
@@ -68,17 +74,18 @@ def raised(node: Function) -> set[str]:
     return names
 
 
-def missing_words(node: Function, *, method: bool, class_words: str = "") -> list[str]:
-    """Return what the docstring of a public function leaves out.
+def missing_words(node: Function, *, method: bool, class_words: str = "", contract: bool = True) -> list[str]:
+    """Return what the docstring of a function leaves out.
 
     An argument is described where its name stands, in a section Args or in the sentence; the result in a section Returns, or in a sentence
-    with return, yield or whether. A short function may so have a docstring of one line.
+    with return, yield or whether. A short function may so have a docstring of one line. Outside the public `contract` an argument whose
+    name says it needs no words.
     """
     text = (ast.get_docstring(node) or "") + "\n" + class_words
     if not text.strip():
         return ["has no docstring"]
     parts, faults = sections(text), []
-    for name in itertools.chain(*own_arguments(node, method=method)):
+    for name in itertools.chain(*own_arguments(node, method=method)) if contract else ():
         if not re.search(rf"\b{name}\b", text):
             faults.append(f"does not describe the argument {name}")
     silent = node.returns is None or ast.unparse(node.returns) in ("None", "NoReturn", "Never")
@@ -98,8 +105,25 @@ def inherited(gate: Gate, owner: ast.ClassDef, name: str) -> bool:
     return False
 
 
+def is_filler(words: str) -> bool:
+    """Tell whether the words on an argument ("of the file", "the network") say nothing that its name does not: few and without any fact."""
+    return not FACTS.search(words) and len(words.split()) <= 6
+
+
+def filler(node: Function) -> int:
+    """Return how many entries of a section Args are filler."""
+    entries = re.split(r"^    (?=\w+:)", sections(ast.get_docstring(node) or "").get("Args", ""), flags=re.MULTILINE)
+    return sum(is_filler(entry.partition(":")[2].strip().rstrip(".")) for entry in entries if ":" in entry)
+
+
+def contract_of(gate: Gate) -> set[object] | None:
+    """Return the names that the package itself exports; None where it lists none: then all are held to be public."""
+    listing = next((exported(source) for source in gate.sources if source.is_top), None)
+    return None if listing is None else set(listing[1])
+
+
 def check_docstrings(gate: Gate) -> None:
-    start = len(gate.found)
+    start, public, empty = len(gate.found), contract_of(gate), 0
     for source in gate.sources:
         listing = exported(source)
         if listing is None or not source.is_public:
@@ -107,14 +131,18 @@ def check_docstrings(gate: Gate) -> None:
         for node in source.tree.body:
             if not isinstance(node, Function | ast.ClassDef) or node.name not in listing[1] or is_overload(node):
                 continue
+            contract = public is None or node.name in public or source.room == "methods"
+            if not contract:
+                empty += sum(filler(part) for part in (node, *node.body) if isinstance(part, Function))
             if isinstance(node, Function):
-                report_words(gate, source, node, missing_words(node, method=False))
+                report_words(gate, source, node, missing_words(node, method=False, contract=contract))
             else:
-                check_class_words(gate, source, node)
+                check_class_words(gate, source, node, contract=contract)
+    gate.at_most("described arguments that say nothing", empty)
     gate.count("public docstrings that leave something out", gate.since(start))
 
 
-def check_class_words(gate: Gate, source: Source, owner: ast.ClassDef) -> None:
+def check_class_words(gate: Gate, source: Source, owner: ast.ClassDef, *, contract: bool) -> None:
     words = ast.get_docstring(owner) or ""
     if not words:
         gate.report(source, owner.lineno, f"class {owner.name} has no docstring")
@@ -123,7 +151,7 @@ def check_class_words(gate: Gate, source: Source, owner: ast.ClassDef) -> None:
             continue
         if "setter" in decorator_names(node) or inherited(gate, owner, node.name):
             continue  # the base class says it
-        faults = missing_words(node, method=True, class_words=words if node.name == "__init__" else "")
+        faults = missing_words(node, method=True, class_words=words if node.name == "__init__" else "", contract=contract)
         report_words(gate, source, node, [f"(class {owner.name}) {fault}" for fault in faults])
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -191,6 +192,16 @@ def test_docstrings(tmp_path: Path, doc: str, faults: list[str]) -> None:
     assert (code, text.count("data/a.py:6: function f")) == (int(bool(faults)), len(faults)), text
     for fault in faults:
         assert fault in text
+
+
+def test_outside_of_what_the_package_exports_arguments_need_no_words_and_empty_ones_are_counted(tmp_path: Path) -> None:
+    doc = '"""Return it.\n\n    Args:\n        a: of the file.\n        b: (N,) numbers.\n\n    Raises:\n        ValueError: no.\n    """'
+    code, text = gate(tmp_path, **{"data/a.py": FUNCTION.format(doc=doc), "__init__.py": DOC + '__all__ = ["Net"]\n'})
+    assert code == 0 and re.search(r"described arguments that say nothing +1 ", text), text
+    short = FUNCTION.format(doc='"""Return it.\n\n    Raises:\n        ValueError: no.\n    """')
+    for names, expected in (('["Net"]', 0), ('["f"]', 2)):
+        _, text = gate(tmp_path, **{"data/a.py": short, "__init__.py": DOC + f"__all__ = {names}\n"})
+        assert text.count("does not describe the argument") == expected, text
 
 
 def test_docstrings_of_methods_are_inherited(tmp_path: Path) -> None:

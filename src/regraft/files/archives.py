@@ -19,7 +19,6 @@ def open_archive(path: Path, *, error: type[InputError]) -> zipfile.ZipFile:
     """Open a zip archive whose parts have plain names and sizes that the file can hold.
 
     Args:
-        path: of the archive.
         error: class of the error for what is damaged.
 
     Returns:

@@ -377,9 +377,6 @@ def _check(file: Path, form: Format) -> None:
 def named_in_utf8(path: Path) -> Iterator[Path]:
     """Give a file to a library that takes names in UTF-8 alone.
 
-    Args:
-        path: of a regular file.
-
     Yields:
         The path, or where it is not UTF-8, as old archives give names, a link to it of another name.
     """
@@ -396,7 +393,6 @@ def member(folder: Path, name: str) -> Path:
     """Return the path of a file of a folder by a name that somebody else wrote; it may not exist.
 
     Args:
-        folder: that is being opened.
         name: relative, such as "model.safetensors" or "1_Pooling/config.json".
 
     Raises:
@@ -410,10 +406,6 @@ def member(folder: Path, name: str) -> Path:
 
 def within(folder: Path, path: Path) -> Path:
     """Return a path below a folder that somebody else gave; it may not exist.
-
-    Args:
-        folder: that is being opened.
-        path: of a file in it.
 
     Raises:
         UnsafeFileError: if it is a link that leads out of the folder. Links of the Hugging Face cache, whose folders `snapshots/REVISION`
@@ -443,10 +435,6 @@ def reason_of(error: BaseException) -> str:
 @contextmanager
 def writable(folder: str | Path, *, error: type[InputError]) -> Iterator[None]:
     """Turn what the system has against writing into a folder into one error that names it.
-
-    Args:
-        folder: that is written.
-        error: class of what is raised.
 
     Yields:
         Nothing.

@@ -40,7 +40,6 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
 
     Args:
         folder: made where it is not there; what was made and is empty at the end is removed again.
-        error: class of what is raised.
         wait: seconds to wait where another process holds it.
 
     Yields:
@@ -108,7 +107,6 @@ def locked_file(path: Path, *, wait: float) -> int | None:
     """Open a file, made where it is not there, and lock it.
 
     Args:
-        path: of the file.
         wait: seconds to wait where another process has locked it.
 
     Returns:

@@ -73,7 +73,6 @@ def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
     """Open a sound file.
 
     Args:
-        path: of the file.
         rate: in Hz, to which it will be resampled; None: it will not be.
 
     Yields:

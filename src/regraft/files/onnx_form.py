@@ -35,7 +35,6 @@ def read_onnx(path: Path, *, remedy: str = "") -> Any:
     """Read and check an ONNX file; no other file is read, whatever it says.
 
     Args:
-        path: of the file.
         remedy: what the user can do where it cannot be read; a full sentence.
 
     Returns:
@@ -53,7 +52,6 @@ def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str
     """Read and check an ONNX file as `read_onnx` does, with what it says of itself.
 
     Args:
-        path: of the file.
         remedy: what the user can do where it cannot be read; a full sentence.
 
     Returns:
@@ -72,7 +70,6 @@ def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
 
     Args:
         model: an `onnx.ModelProto`.
-        what: its name in messages.
         remedy: what the user can do where it is refused; a full sentence.
 
     Raises:

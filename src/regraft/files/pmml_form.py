@@ -68,7 +68,6 @@ def pmml_of(network: DenseNetwork, version: str, *, application: str) -> bytes:
     that it carries the value, one so steep that it carries the sign, and the squares of their sum and difference.
 
     Args:
-        network: of dense layers.
         version: one of `PMML_VERSIONS`.
         application: the version of what writes the file.
 

@@ -37,9 +37,6 @@ class _Line:
 def read_pmml(path: Path) -> tuple[DenseNetwork, tuple[str, ...]]:
     """Read the neural network of a PMML file.
 
-    Args:
-        path: of the file.
-
     Returns:
         The network, and what had to be taken otherwise than the file says.
 

@@ -62,9 +62,7 @@ def replaced_folder(
 
     Args:
         folder: made where it is not there.
-        kind: tells what regraft wrote there.
         finish: given the new folder when it holds all that stays; what it removes there, such as checkpoints, goes with the old content.
-        error: class of what is raised.
 
     Yields:
         An empty folder to write into.
@@ -221,10 +219,6 @@ def _moved_in(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path]
 
 def settle_(folder: Path, kind: Kind) -> None:
     """Finish what a killed process had begun: move new content that is whole to its place. Nothing is done where there is none.
-
-    Args:
-        folder: held by this process.
-        kind: of the folder.
 
     Raises:
         OSError: if it cannot be written.

@@ -48,8 +48,6 @@ def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
 
     Args:
         handle: of a file that is open for writing.
-        offset: of the first byte.
-        content: what is written.
 
     Raises:
         OSError: if it cannot be written. A write through a mapping would end the process in its place.
@@ -64,8 +62,6 @@ def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = 
     """Return an array without content, in a file that goes with the process where it is large.
 
     Args:
-        shape: of the array.
-        dtype: of its numbers.
         folder: where the file lies; None for the folder of temporary files.
 
     Raises:

@@ -44,7 +44,6 @@ def checked(content: Any, schema: type[Model], *, what: str, error: type[InputEr
 
     Args:
         content: as `json.loads` gives it.
-        schema: what it must be.
         what: where it comes from, for the message.
         error: class of the error that is raised.
 
@@ -75,7 +74,6 @@ def read_json(path: Path, kind: str, *, remedy: str = "") -> Any:
     """Return the content of a JSON file of a known kind, unchecked.
 
     Args:
-        path: of the file.
         kind: a key of `FORMATS`.
         remedy: what the user can do where it is damaged.
 
@@ -90,7 +88,6 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
     """Return the entries of a file of JSON lines of a known kind, each of them a mapping.
 
     Args:
-        path: of the file.
         kind: a key of `FORMATS`.
         remedy: what the user can do where it is damaged.
 

@@ -38,7 +38,6 @@ def refuse_expansion(declared: int, *, stored: int, what: str, error: type[Input
         declared: bytes that reading it would take.
         stored: bytes that it has.
         what: the file or its part, for the message; text that is safe to show.
-        error: class of the error.
 
     Raises:
         InputError: of the class `error`.
@@ -58,7 +57,6 @@ def check_size(content: int, path: Path, *, kind: str) -> None:
 
     Args:
         content: the declared size in memory, in bytes.
-        path: of the file.
         kind: a key of `FORMATS`.
 
     Raises:

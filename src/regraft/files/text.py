@@ -88,9 +88,6 @@ def csv_cell(value: Any) -> Any:
 
     Numbers, and text that reads as a number, stay as they are.
 
-    Args:
-        value: of the cell.
-
     Returns:
         The value, or the text with an apostrophe.
 
@@ -109,13 +106,6 @@ def csv_cell(value: Any) -> Any:
 
 def notebook_html(text: object, *, title: str = "") -> str:
     """Return text as a notebook shows it: a title, and lines as they are, in letters of one width.
-
-    Args:
-        text: of several lines.
-        title: stands above it.
-
-    Returns:
-        HTML, everything in it escaped.
 
     Example:
         >>> notebook_html("a < b")

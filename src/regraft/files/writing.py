@@ -29,9 +29,6 @@ _LONGEST = 200
 def replaced_file(path: Path) -> Iterator[Path]:
     """Write a file so that it is either the old or the new one, never half of it, whatever happens.
 
-    Args:
-        path: of the file.
-
     Yields:
         The path of an empty file beside it, to be written. It takes the place of the old one at the end; where there is an exception, it
         is removed. One that a killed process leaves behind is written over by the next call.
@@ -92,10 +89,6 @@ def flush_folder(folder: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as `replaced_file` does.
 
-    Args:
-        path: of the file.
-        content: all of it.
-
     Raises:
         OSError: if it cannot be written; the old file stays, and nothing else is left behind.
     """
@@ -112,7 +105,6 @@ def write_json(path: Path, content: Any, *, default: Callable[[Any], Any] | None
     """Write JSON, whole or not at all.
 
     Args:
-        path: of the file.
         content: plain data. Lone surrogates are written as JSON escapes, so that reading gives the same text.
         default: makes plain data of what is none.
     """
@@ -133,7 +125,6 @@ def json_text(content: Any, *, indent: int | None = None, default: Callable[[Any
     """Return plain data as JSON text that can be encoded as UTF-8: readable, and with lone surrogates as escapes.
 
     Args:
-        content: plain data.
         indent: spaces a level; None: one line.
         default: makes plain data of what is none.
     """

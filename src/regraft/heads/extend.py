@@ -277,7 +277,6 @@ def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any
     """Return how well an extended network tells its old and its new classes, all of them being possible answers.
 
     Args:
-        net: with C classes.
         data: examples of old or new classes, which chose nothing.
         old: how many of the classes, the first ones, are old.
 

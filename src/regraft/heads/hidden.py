@@ -23,7 +23,6 @@ def hidden_layers(hidden: Any, dropout: float) -> Hidden:
     """Return layers as they are, once it is known that they are some.
 
     Args:
-        hidden: the layers.
         dropout: share of what each gives that training drops, from 0 to below 1.
 
     Raises:
@@ -55,10 +54,7 @@ def check_deepened(net: Network, *, start: str, rename: Mapping[str, str] | None
     """Raise if a network cannot have layers below a new head, or the new head cannot start so.
 
     Args:
-        net: the network.
-        start: of the new head.
         rename: old classes whose rows were to be kept.
-        task: which head.
 
     Raises:
         SettingError: if rows are to be kept, or to be computed from what was never trained.
@@ -85,7 +81,6 @@ def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: f
         classes: names of the rows of the new head.
         layers: one or more, lowest first.
         dropout: share of what each gives that training drops.
-        kind: of the new head.
         asked: how its rows start, "zeros" or "random", and the seed of all that is drawn.
 
     Returns:

@@ -111,7 +111,6 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
 
     Args:
         old: N rows; without class names no row is carried over.
-        classes: M new names.
         rename: old name -> new name.
 
     Returns:

@@ -72,10 +72,7 @@ def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -
     """Return a head of zero rows.
 
     Args:
-        task: its name.
-        classes: C names.
         kind: "classification", "multi-label" or "regression".
-        features: d.
     """
     rows = np.zeros((len(classes), features), np.float32)
     return Head(task, tuple(classes), kind, "linear", "", rows, np.zeros(len(classes), np.float32))
@@ -85,14 +82,9 @@ def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Star
     """Return a head with the rows of its new classes filled in.
 
     Args:
-        net: whose features the head reads.
         head: (C, d) rows, those of new classes zero.
         new: (n,) rows of the new classes.
         old: weight and bias of the rows that "mean" averages.
-        start: how.
-
-    Returns:
-        The head.
 
     Raises:
         DataError: if the data lack a new class, or have a label that is not among the head's.

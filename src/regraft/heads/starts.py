@@ -46,7 +46,6 @@ def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
     Args:
         weight: (C, d) old rows.
         bias: (C,).
-        count: n.
 
     Returns:
         Weight (n, d) and bias (n,).
@@ -92,7 +91,6 @@ def probed_rows(
     Args:
         features: (N, d) of items of all classes that there are data for.
         targets: (N,) class, 0 to `count` - 1.
-        count: number of classes, new and kept.
         kept: weight (C, d) and bias (C,) of the kept rows; may be empty.
         wanted: (n,) which classes are new.
         kind: of the targets: "classification", or else (N, C) of 0 and 1 ("multi-label") or numbers ("regression").
@@ -118,7 +116,6 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
     Args:
         features: (N, d) of items of the new classes.
         targets: (N,) which new class, 0 to n - 1; every class has an item.
-        count: n.
         old: weight (C, d) and bias (C,) of the rows before any extension.
 
     Returns:
@@ -151,7 +148,6 @@ def aligned_to_statistics(features: np.ndarray, targets: np.ndarray, *, count: i
     Args:
         features: (N, d) of examples of the new classes.
         targets: (N,) which new class, 0 to n - 1; every class has an example.
-        count: n.
         old: weight (C, d) and bias (C,) of the rows before any extension.
         known: statistics of the same features, the C old classes first, in their order.
 
@@ -282,7 +278,6 @@ def balanced_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old:
     Args:
         features: (N, d) of items of old and new classes.
         targets: (N,) class, 0 to C + n - 1; the old ones come first.
-        count: n.
         old: weight (C, d) and bias (C,) of the old rows.
 
     Returns:

@@ -32,9 +32,6 @@ def aliases(classes: Sequence[str]) -> dict[str, int]:
     lemma of the class at their position; the others get no lemmas. A full name is never an alias of another row, and an alias
     that could mean two rows is left out.
 
-    Args:
-        classes: C names in row order.
-
     Returns:
         alias -> row, 0 … C-1; a name is looked up as `aliases(classes).get(alias_form(name))`.
     """

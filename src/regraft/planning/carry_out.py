@@ -55,9 +55,7 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
 
     Args:
         net: the network; it is not changed.
-        data: N checked items.
         plan: what to do; its classes are the data's where it names none.
-        test: further items that judge.
         out: folder for checkpoints and, at the end, the saved result.
         resume: go on from the checkpoints in `out`; a result that is finished there, of the same network, data and plan, is returned.
         reopen: opens the network of a finished folder; None: a finished folder is an error.
@@ -157,10 +155,6 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
 
     Args:
         net: the network; it is not changed.
-        items: the prepared examples.
-        plan: what is done.
-        parts: which examples do what.
-        test: further examples that judge.
 
     Returns:
         The setup, whose network is a copy that has a head for each task, and sentences on what is frozen.
@@ -248,10 +242,7 @@ def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) ->
     """Carry out what was chosen once more, on all examples, those that have judged included.
 
     Args:
-        net: the network as it came.
         log: gets the time, and a note of it.
-        setup: of what was judged.
-        outcome: what was judged.
 
     Returns:
         The setup with all examples, and the network; nothing judges that one.

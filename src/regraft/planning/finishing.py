@@ -59,7 +59,6 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2.
 
     Args:
-        setup: gives tasks and examples.
         log: gets a note of each temperature.
         outcome: with the trained network, and the feed to judge it with.
     """
@@ -120,7 +119,6 @@ def fit_thresholds_(setup: Setup, outcome: Outcome) -> None:
     """Give the multi-label heads their thresholds, fitted to the selection items, or else to the probe's leave-one-out scores.
 
     Args:
-        setup: gives tasks and examples.
         outcome: with the trained network, and the feed to judge it with.
     """
     asked = {name: task for name, task in setup.tasks.items() if setup.data_of(name).task == "multi-label"}
@@ -145,8 +143,6 @@ def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     `regraft.extend` needs them: without, it knows of the old classes their rows alone.
 
     Args:
-        setup: gives tasks and examples.
-        log: gets notes and the time.
         outcome: with the trained network, its feed, and the source network's features, where they were computed.
     """
     data, network, same = setup.items.data, outcome.network, _same_features(setup, outcome)
@@ -238,8 +234,6 @@ def note_idle_heads_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     """Take note of the heads that were left alone although what they read was trained.
 
     Args:
-        setup: gives tasks.
-        log: gets the note.
         outcome: with the trained network, and the layers that stayed frozen.
     """
     idle_layers = setup.on(outcome.network).idle_layers
@@ -256,7 +250,6 @@ def merged_history(earlier: Sequence[Mapping[str, Any]], history: Sequence[Mappi
 
     Args:
         earlier: entries as a network keeps them; those without "run" are of the first.
-        history: one mapping an epoch.
     """
     before = [{"run": 1, **entry} for entry in earlier]
     run = 1 + max((int(entry["run"]) for entry in before), default=0)

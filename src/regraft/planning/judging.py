@@ -79,12 +79,7 @@ def judged(  # over the limit: a network on some examples of its data
     """Judge a network on some examples, each task on those whose target is known.
 
     Args:
-        network: the adapted network.
-        feed: over the examples.
         tasks: task of the data -> task of the network.
-        data: the examples of the feed.
-        indices: which of them judge.
-        metrics: further figures of the first task.
 
     Returns:
         Task -> scores and figures; a task without a known target is left out.
@@ -103,7 +98,6 @@ def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTas
     """Judge the adapted network on the holdout set and on the test set, where there are examples in them; baselines meet the last of them.
 
     Args:
-        setup: gives tasks and examples.
         log: gets what a pass over the test set costs.
         outcome: the network, and the feed to judge it with.
 
@@ -124,7 +118,6 @@ def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> d
     """Return the figures of each part as plain data: those of the first task, and with several tasks "tasks" with those of each.
 
     Args:
-        setup: gives the examples to learn from.
         source: what the source network's features say.
         parts: as of `judged_parts`.
 
@@ -148,7 +141,6 @@ def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
     """Return the raw scores (C,) of the best answer that looks at no item: the shares of the classes or labels, or the mean.
 
     Args:
-        data: with one task.
         rows: the items (n,) that it is made from, one or more.
     """
     if data.task == "classification":
@@ -163,9 +155,7 @@ def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Map
     mean target), and the closed-form probe.
 
     Args:
-        setup: gives the examples to learn from.
         source: what the source network's features say.
-        adapted: the judged task, to compare with.
 
     Returns:
         name -> figures, with the paired difference to the adapted network.
@@ -213,10 +203,6 @@ def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: D
 def compared_with(other: Judged, adapted: Judged) -> dict[str, Any]:
     """Return the figures of another network on the same items.
 
-    Args:
-        other: judged.
-        adapted: to compare with.
-
     Returns:
         Figures, with the paired difference to the adapted network where there is one.
     """
@@ -227,9 +213,6 @@ def compared_with(other: Judged, adapted: Judged) -> dict[str, Any]:
 
 def worst_items(result: Judged) -> list[dict[str, Any]]:
     """Return the wrongly classified items that the network was surest of, for the report.
-
-    Args:
-        result: a judged classification.
 
     Returns:
         Name, true and predicted class, probability, and the item itself as picture, sound or text where it can be shown.

@@ -67,7 +67,6 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
 
     Args:
         net: it is not changed.
-        data: pictures.
         own: inferred from the network's shape.
         rows: (n,) indices of the examples that may be looked at; None for all.
 
@@ -190,8 +189,6 @@ def made_pictures(count: int, size: tuple[int, ...], *, channels: int) -> Tensor
     colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1).
 
     Args:
-        count: n.
-        size: height and width.
         channels: 1 or 3.
 
     Returns:

@@ -41,7 +41,6 @@ def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared |
     Args:
         setup: its network is frozen so.
         log: gets the time, and a note where there is no boundary.
-        frozen: layers.
         items: other examples than those learned from (a test set); they have no views.
 
     Returns:
@@ -120,7 +119,6 @@ def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozen
     """Return the source network's features of the examples that judge, (n, d), for the baselines; before anything is trained.
 
     Args:
-        setup: with the source network.
         log: gets what a pass over the test set costs.
         features: (N, d) of the examples learned from.
         frozen: layers, for the freeze boundary of a test set.
@@ -145,9 +143,7 @@ def training_of(  # over the limit: what a training is made of
 
     Args:
         setup: with the network and all that goes with it.
-        log: told of every epoch.
         stage: a word for the history and the name of the checkpoint.
-        feed: batches and scores.
         frozen: layers that stay frozen.
         settings: other than the plan's, or None.
         most: learn from so many examples at most, or None.
@@ -180,7 +176,6 @@ def train_heads(
     Args:
         setup: its network is changed in place.
         log: gets the time, and is told of every epoch.
-        feed: batches and scores.
         frozen: layers that stay frozen; None: all but the heads.
         settings: other than the plan's, or None.
 
@@ -202,7 +197,6 @@ def train_heads_alone(setup: Setup, log: Log, *, features: Tensor) -> list[dict[
     Args:
         setup: its network is changed in place.
         log: gets the time, and is told of every epoch.
-        features: of all N examples.
     """
     feed = HeadFeed(setup.network, features, setup.device)
     return train_heads(setup, log, feed=feed, settings=replace(setup.settings, unfreeze_every=None))

@@ -287,9 +287,6 @@ def _candidate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
 def check_plan(plan: Plan) -> None:
     """Raise if values of the plan are out of their range, all at once.
 
-    Args:
-        plan: the plan.
-
     Raises:
         SettingError: naming what was received and what was expected.
     """

@@ -49,9 +49,6 @@ _TRIED = 64
 def output_names(data: Dataset) -> tuple[str, ...]:
     """Return what the outputs of a network for these data are called.
 
-    Args:
-        data: the data.
-
     Returns:
         The class names, or, for regression, "output 0", "output 1", ….
     """
@@ -63,7 +60,6 @@ def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = 
 
     Args:
         net: with its preprocessing, which says whether it was only inferred.
-        data: the items.
         rows: (n,) indices of the items that may be looked at, where others judge; None for all.
 
     Returns:
@@ -82,8 +78,6 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
     """Return a data set as a network takes it, with views made as a plan says; "auto": pictures that look like photographs as such.
 
     Args:
-        net: with its preprocessing.
-        data: the items.
         plan: how many views, and how they are made.
         rows: (n,) indices of the items that may be looked at, where others judge; None for all.
 
@@ -135,7 +129,6 @@ def inferred_preprocessing(net: Network, known: Mapping[str, Preprocessing] | No
     """Return what suits the shapes that a network takes, where nothing else is known.
 
     Args:
-        net: the network.
         known: what is known of some of several inputs, by name.
     """
     known = known or {}
@@ -152,12 +145,7 @@ def _inferred_array(net: Network, shape: tuple[int | None, ...] | None, *, integ
 
 
 def check_inputs(net: Network, own: Preprocessing) -> None:
-    """Let `of_batch` raise if a network cannot do without inputs that its items do not give.
-
-    Args:
-        net: the network.
-        own: its preprocessing.
-    """
+    """Let `of_batch` raise if a network cannot do without inputs that its items do not give."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if len(named) < 2 or own.kind not in ("array", "image", "audio", "parts"):
         return

@@ -153,7 +153,6 @@ def save_result(
     """Save a result into a folder, all at once.
 
     Args:
-        result: of an adaptation.
         folder: made where it is not there.
         finish: given the new folder when it holds all that stays of the old one; removes what is no longer needed.
         error: class of what is raised where it cannot be written.
@@ -176,7 +175,6 @@ def made_now(title: str, verdict: str) -> dict[str, Any]:
     """Return how every report begins.
 
     Args:
-        title: of the page.
         verdict: a sentence that says what came out.
 
     Returns:
@@ -189,8 +187,6 @@ def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy
     """Raise if a folder holds a finished network that is not to be replaced.
 
     Args:
-        folder: held by the caller.
-        resume: False: it is to be replaced.
         shown: the folder as the user named it.
         remedy: what else can be done than to give another folder.
 
@@ -203,11 +199,7 @@ def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy
 
 
 def finished_run(folder: Path) -> str | None:
-    """Return the digest of the run that a folder holds the finished result of; None where it holds none, or does not say.
-
-    Args:
-        folder: held by the caller.
-    """
+    """Return the digest of the run that a folder holds the finished result of; None where it holds none, or does not say."""
     settled(folder)
     if not (folder / FACTS_FILE).is_file() or not (folder / "plan.json").is_file():
         return None
@@ -220,7 +212,6 @@ def reopened(folder: Path, network: Network) -> Result:
 
     Args:
         folder: as `save_result` writes it.
-        network: that of the folder.
 
     Returns:
         What was saved: plan, history, scores, baselines, cost and facts.

@@ -106,8 +106,6 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
     """Split the examples: what chooses something never judges it.
 
     Args:
-        data: N examples.
-        plan: shares and seed.
         judged_apart: whether other examples judge; then all are learned from where no class has one to spare.
 
     Returns:
@@ -129,10 +127,8 @@ def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.n
     """Split the examples to learn from into training and validation set.
 
     Args:
-        data: N examples.
         plan: share of the latter, and seed.
         rest: indices of the examples to learn from.
-        holdout: indices of the examples that judge.
 
     Returns:
         The parts; `validation` is empty where a class would be left with fewer than two examples to learn from, or groups cannot be
@@ -353,7 +349,6 @@ def whole_digest(setup: Setup, digest: str) -> str:
     """Return a digest of all that decides a result: of the run, and of what judges it and is kept with it.
 
     Args:
-        setup: before anything was trained.
         digest: of the run, as of `run_digest`.
     """
     plan, test = setup.plan, setup.test

@@ -31,7 +31,6 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
     Args:
         setup: the heads of its network are changed in place.
         log: gets a note where new rows cannot start so.
-        feed: whose scores the heads make.
         features: (N, d) what the heads read.
         scored: a cheaper feed that gives the same scores, for those of the present rows.
 
@@ -97,9 +96,6 @@ def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features
 
     Args:
         setup: its network is changed in place.
-        task: of the network.
-        solved: the probe.
-        feed: whose scores the head makes.
         features: (N, d) what the head reads.
 
     Returns:

@@ -72,7 +72,6 @@ def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Out
 
     Args:
         setup: with the names of the layers in its plan.
-        log: gets notes and the time.
         frozen: layers of the second training; None: there is none.
     """
     network = setup.network

@@ -66,9 +66,6 @@ class Tapped:
     def columns(self, block: str) -> slice:
         """Return which columns are those of one block, or of "input".
 
-        Args:
-            block: its name.
-
         Raises:
             NetworkError: if it was not read.
         """
@@ -102,11 +99,7 @@ class _Reading:
 
 
 def default_points(network: Network) -> tuple[Tap, ...]:
-    """Return the input and every block that holds no head, each with all pools.
-
-    Args:
-        network: any.
-    """
+    """Return the input and every block that holds no head, each with all pools."""
     heads = set(network.head_layers)
     blocks = [block.name for block in network.blocks if heads.isdisjoint(block.layers)]
     return tuple(Tap(name, POOLS) for name in (INPUT, *blocks))
@@ -126,11 +119,8 @@ def tapped_features(  # over the limit: what a pass needs to know
 
     Args:
         network: it is not changed.
-        items: N prepared items.
         points: where and how; None for the input and every block before the head, with grids as far as there is room.
-        settings: gives the place of the cache.
         device: where the network runs.
-        counter: told of every item that runs.
         clock: counts the time as that of the frozen part.
 
     Returns:

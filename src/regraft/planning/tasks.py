@@ -37,7 +37,6 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
     other gets a branch of its own name.
 
     Args:
-        net: the network as it came.
         data: with one task or several.
 
     Returns:
@@ -58,7 +57,6 @@ def as_heads_say(net: Network, data: Dataset) -> Dataset:
     other. Two whole numbers stay classes: a single output tells two classes as well.
 
     Args:
-        net: the network as it came.
         data: whose notes then say what was decided.
 
     Returns:
@@ -76,10 +74,6 @@ def as_heads_say(net: Network, data: Dataset) -> Dataset:
 
 def same_tasks(test: Dataset, data: Dataset) -> Dataset:
     """Return a test set whose first task is called as that of the data, where that is the only difference.
-
-    Args:
-        test: items that judge.
-        data: items that are learned from.
 
     Returns:
         The test set, its classes in the order of the data's; tasks that the data have not are left out.
@@ -111,7 +105,6 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
     """Give all that does not go together in a plan and the data's tasks.
 
     Args:
-        data: what is learned from.
         plan: with weights of tasks, how heads are solved, and how class weights of new classes start.
         holdout: (n,) indices of the examples that judge; none where only others do.
 
@@ -214,7 +207,6 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
 
     Args:
         net: the network; it is not changed.
-        items: the prepared items.
         plan: old names of classes, and how new rows start.
         fit: (n,) indices of the items that are learned from.
 

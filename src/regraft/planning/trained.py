@@ -82,8 +82,6 @@ def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Pl
     """Return a plan for a network of several outputs that read different features, of which none is solved in closed form.
 
     Args:
-        network: the network.
-        plan: what was asked for.
         tasks: those of the network that the data have targets of.
 
     Returns:
@@ -177,10 +175,6 @@ def _is_drawn(tensors: Sequence[Tensor]) -> bool:
 
 def check_trained(network: Network, plan: Plan) -> list[str]:
     """Raise if what a network holds leaves a plan nothing to train; else return what is to be said of it.
-
-    Args:
-        network: with its heads.
-        plan: with a strategy.
 
     Raises:
         SettingError: saying which layers are frozen, and by whom.

@@ -104,7 +104,6 @@ def fit_class_mean(
     Args:
         features: (N, d) finite numbers.
         targets: (N,) class indices.
-        classes: C.
         metric: "euclidean" or "cosine".
         groups: (N,) what items belong to: they are left out together.
 

@@ -200,11 +200,6 @@ def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.n
 
     Args:
         targets: (N,) whole numbers from 0 to C-1.
-        count: N.
-        classes: C.
-
-    Returns:
-        The indices.
 
     Raises:
         DataError: if the shape is another, or a number is no class.
@@ -222,10 +217,6 @@ def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | 
 
     Args:
         groups: (N,) names or numbers, the same for items that belong together (speaker, session, patient).
-        count: N.
-
-    Returns:
-        The numbers.
 
     Raises:
         DataError: if there is not one group an item, or only one group in all.
@@ -292,7 +283,6 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
     Args:
         mean: (d,).
         deviation: (d,) standard deviations.
-        dtype: of the features.
         typical: deviation of features like these, one number or (d,); 0 where they have no common unit (columns of a table).
     """
     size, usual = np.abs(mean), np.broadcast_to(typical, mean.shape)
@@ -309,7 +299,6 @@ def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTy
     Args:
         mean: (d,).
         deviation: (d,) standard deviations.
-        dtype: of the features.
     """
     alive = deviation > _ROUNDINGS * np.finfo(dtype).eps * np.abs(mean)
     return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0
@@ -348,7 +337,6 @@ def held_out_scores(
         fit: from the rows to fit on, to a function from rows to their scores (n, classes present there, ascending).
         folds: (N,) the fold of each item.
         targets: (N,) class indices.
-        classes: C.
 
     Returns:
         The scores; a class that a head did not see scores `NEVER` below the lowest.

@@ -67,7 +67,6 @@ def nearest(
     Args:
         x: (N, d) rows of length 1.
         reference: (R, d) rows of length 1.
-        count: k, at most R.
         own: (N,) groups of the items, or None.
         others: (R,) groups of the reference items; those of the same group are no neighbours (their cosine is then -inf).
 
@@ -106,7 +105,6 @@ def knn_scores(
         x: (N, d) rows of length 1.
         reference: (R, d) rows of length 1.
         targets: (R,) class indices of the reference items.
-        classes: C.
         neighbours: numbers k of items that vote; each at most R.
         own: (N,) groups of the items, or None.
         others: (R,) groups of the reference items; those of the same group do not vote.
@@ -140,7 +138,6 @@ def fit_knn(
     Args:
         features: (N, d) finite numbers.
         targets: (N,) class indices.
-        classes: C.
         neighbours: numbers to choose from; those of N or more become N - 1.
         groups: (N,) what items belong to: items of the same group do not vote for each other.
 
@@ -177,7 +174,6 @@ def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, g
     Args:
         features: (N, d) finite numbers.
         targets: (N,) class indices.
-        classes: C.
         groups: (N,) what items belong to: items of the same group do not vote for each other.
 
     Returns:

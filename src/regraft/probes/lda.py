@@ -27,7 +27,6 @@ def fit_lda_probe(
     Args:
         features: (N, d) finite numbers.
         targets: (N,) class indices.
-        classes: C.
         groups: (N,) what items belong to: they are left out together.
         shrinkage: as for `fit_lda`; `penalty` of the probe says it (-1 for the formula).
 

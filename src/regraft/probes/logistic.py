@@ -99,7 +99,6 @@ def fit_logistic(
         classes: C; a class without examples gets weights that are never the highest.
         groups: (N,) what examples belong to: they are left out together.
         standardise: divide each feature by its standard deviation, else all by one number.
-        loss: what is minimised.
         judges: (m,) rows that judge the penalties and are then fitted too; None for 5 folds.
 
     Returns:

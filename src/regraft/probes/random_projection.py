@@ -37,7 +37,6 @@ def fit_random_projection(
         classes: C, for "classification".
         groups: (N,) what items belong to: they are left out together.
         width: M; None for 5 an item, at most 2,000. Up to 10,000 pays where the features are many and the items more.
-        seed: of the projection.
 
     Returns:
         The probe.

@@ -136,7 +136,6 @@ def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: S
     Args:
         features: (N, d) finite numbers; N may be 0.
         targets: (N,) integers, 0 … C-1.
-        classes: C names.
 
     Returns:
         The statistics; a class without items has the count 0.
@@ -180,7 +179,6 @@ def fit_lda(
     invertible; where nothing varies within classes, S is I times the mean variance of the class means.
 
     Args:
-        statistics: of C classes.
         shrinkage: a in [0, 1]; None takes that of OAS.
         balanced: the same prior for all classes; else as their counts.
         standardise: shrink to the variances of the single features in place of their mean, for features that have no common unit.

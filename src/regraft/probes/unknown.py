@@ -66,9 +66,6 @@ class UnknownChoice:
         Args:
             data: its dictionary, such as read from JSON.
 
-        Returns:
-            The choice.
-
         Raises:
             DataError: if a field is missing or the score is none of ours.
         """
@@ -140,9 +137,6 @@ class UnknownJudge:
             data: its dictionary, such as read from JSON.
             arrays: of its own statistics, or else of those of all features.
 
-        Returns:
-            The judge.
-
         Raises:
             DataError: if a field is missing or wrong, or the score needs the features of known items, which are not kept.
         """
@@ -173,8 +167,6 @@ def unknown_scores(
 
     Args:
         features: (N, d) finite numbers.
-        statistics: of the known classes.
-        names: which scores.
         logits: (N, C) raw scores of the network's own head; None for those of shrinkage LDA.
         reference: (R, d) known items; "neighbour" needs them.
 
@@ -253,7 +245,6 @@ def choose_unknown(
         false_alarm: the share of known items that may be called unknown, between 0 and 1.
         names: scores to choose from; leave "neighbour" out where the features of known items are not kept.
         fit: from statistics to weight and bias, for the raw scores.
-        seed: which classes are hidden together.
 
     Returns:
         The choice, with the figures of every score.

@@ -172,7 +172,6 @@ def write_facts(folder: str | Path, facts: dict[str, Any], *, scores: Sequence[s
     """Keep what a report is made of, so that it can be made again.
 
     Args:
-        folder: of the saved network.
         facts: as for `write_report`.
         scores: the names of those that go into `scores.json`, the others into `report.json`.
 
@@ -186,9 +185,6 @@ def write_facts(folder: str | Path, facts: dict[str, Any], *, scores: Sequence[s
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
     """Return what `write_facts` kept, every value checked.
-
-    Args:
-        folder: of a saved network.
 
     Returns:
         The facts, for `write_report`.

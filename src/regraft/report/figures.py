@@ -82,12 +82,7 @@ def tag(name: str, content: str = "", /, **attributes: object) -> str:
     """Return one element.
 
     Args:
-        name: of the element.
-        content: markup that is escaped already.
         **attributes: `_` in a name becomes `-`, a final one is dropped; values are escaped; None leaves one out.
-
-    Returns:
-        The element as markup.
     """
     given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     shown = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
@@ -98,12 +93,8 @@ def text_tag(name: str, words: str, /, **attributes: object) -> str:
     """Return one element that holds a text.
 
     Args:
-        name: of the element.
         words: what it says, not escaped yet.
         **attributes: as of `tag`.
-
-    Returns:
-        The element as markup.
     """
     return tag(name, html.escape(words), **attributes)
 
@@ -124,9 +115,6 @@ def legend(entries: Iterable[tuple[str, str]]) -> str:
 
     Args:
         entries: (CSS classes of the mark, what it means).
-
-    Returns:
-        Markup of a list.
     """
     return tag("ul", "".join(tag("li", tag("i", class_=f"key {kind}") + html.escape(words)) for kind, words in entries), class_="legend")
 
@@ -136,9 +124,6 @@ def letters(entries: Iterable[tuple[str, str, bool]]) -> str:
 
     Args:
         entries: (letter, what it means, whether it is the one that the figure is about).
-
-    Returns:
-        Markup of a list.
     """
     lines = (tag("li", text_tag("b", letter) + html.escape(words), class_="own" if own else None) for letter, words, own in entries)
     return tag("ul", "".join(lines), class_="legend letters")
@@ -148,7 +133,6 @@ def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool =
     """Return one row a value: its name, a dot with a whisker for its interval (or a bar from the left end), and its words.
 
     Args:
-        bars: from top to bottom.
         title: for those who do not see it.
         axis: of the values; it stands below the rows.
         filled: draw bars, whose length is read from the left end of the axis.
@@ -181,8 +165,6 @@ def track_marks(bar: Bar, axis: Axis, *, filled: bool = False) -> str:
     """Return the marks of one row.
 
     Args:
-        bar: its value and interval.
-        axis: on which they stand.
         filled: draw a bar from the left end and no dot.
 
     Returns:

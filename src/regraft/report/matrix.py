@@ -28,7 +28,6 @@ def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) 
 
     Args:
         confusion: as for `confusion_cells`.
-        names: of the C classes.
         title: for those who do not see it.
 
     Returns:

@@ -55,7 +55,6 @@ def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float 
 
     Args:
         source: a file, or (waveform, rate): (N,) or (N, channels) floats in [-1, 1] or int16, and samples a second.
-        seconds: how much is kept.
 
     Returns:
         "data:audio/wav;base64,…", or None where soundfile is needed and not installed or the file cannot be read.

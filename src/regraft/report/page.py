@@ -55,9 +55,7 @@ def rendered(path: str | Path, template: str, *, content: Mapping[str, Any]) -> 
     """Write a page whole or not at all.
 
     Args:
-        path: the file to write.
         template: the name of a template beside this file.
-        content: what it shows.
 
     Returns:
         The file.

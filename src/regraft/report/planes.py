@@ -20,12 +20,6 @@ def plane(parts: Sequence[str], *, title: str, across: Axis, up: Axis, kind: str
     Args:
         parts: marks, as of `line`, `dot`, `whisker` and `rule`.
         title: for those who do not see it.
-        across: the horizontal axis.
-        up: the upright axis.
-        kind: further CSS classes.
-
-    Returns:
-        Markup of the figure.
     """
     found = across.ticks(8)
     drawn = [rule(up.at(tick), kind="grid", level=True) for tick in up.ticks()]
@@ -50,12 +44,6 @@ def dot(x: float, y: float, *, kind: str, hint: str = "") -> str:
 
     Args:
         x: per cent of the plane from its left.
-        y: per cent from its lower edge.
-        kind: CSS classes.
-        hint: what appears under the pointer.
-
-    Returns:
-        Markup of the dot.
     """
     return tag("i", class_=f"dot {kind}".strip(), style=f"left:{x:.2f}%;bottom:{y:.2f}%", title=hint or None)
 
@@ -66,10 +54,6 @@ def whisker(x: float, ends: Point, *, kind: str = "") -> str:
     Args:
         x: per cent of the plane from its left.
         ends: the lower and upper end, in per cent from the lower edge.
-        kind: CSS classes.
-
-    Returns:
-        Markup of the interval.
     """
     style = f"left:{x:.2f}%;bottom:{ends[0]:.2f}%;height:{ends[1] - ends[0]:.2f}%"
     return tag("i", class_=f"whisker upright {kind}".strip(), style=style)
@@ -79,13 +63,7 @@ def rule(at: float, *, kind: str, level: bool = False, words: str = "") -> str:
     """Return a line from edge to edge.
 
     Args:
-        at: per cent of the plane.
-        kind: CSS classes.
         level: whether it lies, or else stands.
-        words: what stands at its upper end.
-
-    Returns:
-        Markup of the line.
     """
     return text_tag("i", words, class_=f"{kind} {'level' if level else 'stands'}", style=f"{'bottom' if level else 'left'}:{at:.2f}%")
 
@@ -96,13 +74,8 @@ def axis_of(values: Sequence[float], *, name: str, percent: bool = False, log: b
     It begins at 0 where that costs less than a third of the height. Shares stay between 0 and 1.
 
     Args:
-        values: at least one, all finite.
-        name: with the unit.
         percent: whether they are shares, shown in per cent.
         log: whether the axis is logarithmic where values differ by large factors.
-
-    Returns:
-        The axis.
     """
     low, high = min(values), max(values)
     if log and low > 0 and high > _MANY_FOLD * low:
@@ -130,7 +103,6 @@ def line_chart(
         name: of the upright axis, with its unit.
         percent: whether values in [0, 1] are shown in per cent.
         marks: epoch -> what begins there, at an upright line with a number that the legend explains.
-        kept: epochs whose weights were kept.
 
     Returns:
         Markup, or "" where no line has a point.

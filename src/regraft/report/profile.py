@@ -30,7 +30,6 @@ def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
     """Write a profile as one HTML file: no scripts, nothing fetched from elsewhere.
 
     Args:
-        path: the file to write.
         facts: as of `Profile.to_dict`.
 
     Returns:

@@ -27,7 +27,6 @@ def figure(body: str, *, title: str, caption: str) -> Figure | None:
 
     Args:
         body: markup, "" for none.
-        title: the heading.
         caption: what it shows, and what to look for.
     """
     return {"title": title, "body": body, "caption": caption} if body else None
@@ -38,8 +37,6 @@ def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) ->
 
     Args:
         facts: as for `write_report`.
-        part: name of the part that judges.
-        figures: of that part.
     """
     where = f"on {figures['items']} {_PART.get(part, 'held-out')} items" if figures.get("items") else ""
     return [*_score_tiles(facts.get("baselines") or {}, figures, where=where), *_effort_tiles(facts)]
@@ -102,11 +99,7 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remarks(figures: Mapping[str, Any]) -> list[str]:
-    """Return what must be said of figures that a reader could take for good, or for an error of the page.
-
-    Args:
-        figures: of the part that judges.
-    """
+    """Return what must be said of figures that a reader could take for good, or for an error of the page."""
     found, loss, classes = [], figures.get("log_loss"), len(figures.get("per_class") or {})
     if loss is not None and classes > 1 and "confusion" in figures and loss > math.log(classes):
         found.append(
@@ -123,7 +116,6 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
     """Return the adapted network beside the baselines, as dots with intervals; None where there is no baseline.
 
     Args:
-        figures: of the part that judges.
         baselines: name -> figures on the same items.
     """
     key = "accuracy" if "accuracy" in figures else "mae"
@@ -153,7 +145,6 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
     """Return the learning curves, loss and accuracy by epoch.
 
     Args:
-        history: one mapping an epoch.
         kept_start: the stage of which nothing was kept.
     """
     losses = {"training": curve(history, "train_loss"), "validation": curve(history, "validation_loss")}
@@ -173,7 +164,6 @@ def class_figures(figures: Mapping[str, Any], reliability: Sequence[Mapping[str,
     """Return the confusion matrix, the recall of each class and the reliability diagram, where there is something to show.
 
     Args:
-        figures: of the part that judges.
         reliability: bins of its items, with "items", "probability", "accuracy" and "interval".
     """
     found = [_confusion(figures), _recalls(figures), _reliability(reliability, error=figures.get("ece"))]
@@ -223,8 +213,6 @@ def confused_pairs(confusion: Any, names: Sequence[str], *, count: int = 20) -> 
 
     Args:
         confusion: as for `confusion_cells`.
-        names: of the C classes.
-        count: at most so many pairs.
 
     Returns:
         (true, predicted, items, share of the true class's items), the most frequent first.

@@ -36,7 +36,6 @@ def with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
 
     Args:
         figures: what `judge` gave.
-        key: which figure.
         share: whether it is shown in per cent.
 
     Returns:
@@ -54,7 +53,6 @@ def task_sections(
 
     Args:
         figures: of the part that judges; "tasks" holds those of each task, and among them "kind" and "baselines".
-        comparison: draws figures beside those of baselines.
 
     Returns:
         Name, kind, rows of figures, the comparison (a figure, None without baselines) and the rows of `label_rows`.

@@ -65,7 +65,6 @@ def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) ->
 
     Args:
         figures: with "accuracy" and "accuracy_interval".
-        other: the same of the other network.
 
     Returns:
         (lo, hi) of `figures` minus `other`, in [-1, 1].
@@ -105,7 +104,6 @@ def difference_of(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: 
     """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error", "no clear difference" within chance.
 
     Args:
-        figures: of the adapted network.
         other: of another network on the same items.
         key: "accuracy" or "mae".
     """

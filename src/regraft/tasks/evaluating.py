@@ -123,7 +123,6 @@ def heads_of(net: Any, tasks: list[str]) -> dict[str, Head]:
     """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it.
 
     Args:
-        net: the network.
         tasks: names of the tasks of the data, the first one foremost.
     """
     unasked = [task for task in net.heads if task not in tasks]
@@ -142,8 +141,6 @@ def task_data(data: Dataset, head: Head, *, task: str | None = None) -> Dataset:
     """Return the items whose target of a task is known, with their targets as a head gives its scores.
 
     Args:
-        data: as read.
-        head: of the network.
         task: of the data; None for the first.
 
     Returns:

@@ -60,7 +60,6 @@ def bootstrap_interval(
         values: (N,) or (N, …); the items, drawn along the first axis with replacement.
         statistic: from an array like `values` to a number.
         confidence: in (0, 1).
-        resamples: how many draws.
         seed: of the draws; same seed, same interval.
 
     Returns:

@@ -194,9 +194,6 @@ def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sam
         losses: (B, C).
         class_weight: (C,) weights of the columns: the mean is `sum(w * loss) / sum(w)`.
         sample_weight: (B,) factors of the rows.
-
-    Returns:
-        A scalar.
     """
     columns = (losses if sample_weight is None else losses * sample_weight.to(losses)[:, None]).mean(dim=0)
     if class_weight is None:
@@ -212,9 +209,6 @@ def mean_over_items(losses: Tensor, weight: Tensor | None = None, *, sample_weig
         losses: (B,).
         weight: (B,) of the class of each: the mean is `sum(w * loss) / sum(w)`.
         sample_weight: (B,) factors of the losses.
-
-    Returns:
-        A scalar.
     """
     factored = losses if sample_weight is None else losses * sample_weight.to(losses)
     return factored.mean() if weight is None else torch.dot(factored, weight) / weight.sum()

@@ -240,7 +240,6 @@ def confusion_matrix(confusion: Mapping[str, Sequence[int]], classes: int) -> np
 
     Args:
         confusion: "true", "predicted" and "count", as many of each.
-        classes: C.
 
     Returns:
         (C, C) counts; rows are true, columns predicted.

@@ -64,7 +64,6 @@ def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: 
     Args:
         metrics: as of `chosen_figures`.
         targets: (n,) or (n, C), one or more.
-        outputs: C.
         kind: "classification", "multi-label" or "regression".
 
     Returns:

@@ -97,7 +97,6 @@ def clear_(folder: Path, runs: Container[str]) -> None:
 
     Args:
         folder: where checkpoints lie; it need not be there.
-        runs: digests of the finished runs.
     """
     for path in sorted(folder.glob("*.pt")):
         with suppress(SettingError):  # nobody knows whose a damaged one is

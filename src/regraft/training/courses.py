@@ -22,7 +22,6 @@ def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> in
 
     Args:
         settings: with the number of epochs, or None for as many as there is progress.
-        examples: learned from.
         judged: whether validation examples tell when there is no more progress; without them the training is short.
     """
     if settings.epochs is not None:
@@ -34,12 +33,7 @@ def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> in
 
 
 def patience_of(settings: Settings, examples: int) -> int | None:
-    """Return after how many epochs without progress a training ends; None for never. Epochs of a step or two count for less.
-
-    Args:
-        settings: with the patience.
-        examples: learned from.
-    """
+    """Return after how many epochs without progress a training ends; None for never. Epochs of a step or two count for less."""
     if settings.patience is None:
         return None
     steps = max(1, round(examples / settings.batch_size))
@@ -92,7 +86,6 @@ def steady_factor(step: int, each: int, *, warmup: float, course: Course) -> flo
 
     Args:
         step: number of the step, from 0.
-        each: steps an epoch.
         warmup: share of the first ten epochs in which the rate rises, at most one epoch, in [0, 1).
         course: where the training stands.
 
@@ -112,7 +105,6 @@ def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
 
     Args:
         step: number of the step, from 0.
-        steps: of the whole training.
         warmup: share of the steps in which the rate rises, in [0, 1).
 
     Returns:
@@ -142,9 +134,7 @@ class PlateauFactor:
         """Take note of the loss of an epoch.
 
         Args:
-            loss: of the epoch.
             factor: what the learning rate is multiplied with, in (0, 1).
-            patience: after so many epochs without progress.
         """
         if loss < self.best:
             self.best, self.waited = loss, 0

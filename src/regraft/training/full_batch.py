@@ -69,7 +69,6 @@ def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | No
 
     Args:
         fit: "lbfgs", "adam" or "normalised".
-        evaluate: losses and gradients of some rows.
         start: (V, M).
         steps: at most so many, 1 or more; None: 50 for L-BFGS, 200 for the others.
         step: size of a step, above 0; None: 0.02 for Adam, 0.01 for the normalised loop. L-BFGS finds its own.
@@ -98,7 +97,6 @@ def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Te
     Args:
         parts: batches of losses (B,) that depend on the parameter, with the row (B,) in 0 … count - 1 that each belongs to.
         parameter: what the gradient is by; nothing is added to its own `grad`.
-        count: number of rows.
 
     Returns:
         (count,) float64, and the gradient in the shape of the parameter.
@@ -114,9 +112,7 @@ def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float
     """Take steps of one length: z <- z - step * g / (rms(g) + 1e-5), the mean square over the numbers of one row.
 
     Args:
-        evaluate: losses and gradients of some rows.
         start: (V, M).
-        steps: how many.
         step: root mean square of the change of one number.
 
     Returns:
@@ -134,10 +130,7 @@ def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> M
     """Minimise by Adam with the usual constants, 0.9 and 0.999.
 
     Args:
-        evaluate: losses and gradients of some rows.
         start: (V, M).
-        steps: how many.
-        step: learning rate.
 
     Returns:
         The last values.
@@ -207,7 +200,6 @@ def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: 
     Args:
         evaluate: losses and gradients of some rows; only those that have not arrived are asked for.
         start: (V, M).
-        steps: at most so many.
         tolerance: a row has arrived when a step lowers its loss by less than this share, or cannot be expected to; losses are
             computed in single precision, about 1e-7.
 

@@ -140,9 +140,6 @@ class Trained:
 def train(training: Training) -> list[dict[str, Any]]:
     """Train the part that is not frozen, and leave the best weights in the network.
 
-    Args:
-        training: all that it needs.
-
     Returns:
         The history: one dict an epoch, over all resumes.
     """
@@ -348,7 +345,6 @@ def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
     """Return the figure of an `entry` of the history by which epochs are compared, the lower the better.
 
     Args:
-        entry: of an epoch.
         settings: with `monitor` and `mode`.
     """
     name, sign = monitored_by(settings.monitor, settings.mode)
@@ -361,9 +357,6 @@ def logits(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> n
     """Return the raw scores (n, C) of some items in inference mode, view 0.
 
     Args:
-        network: whose mode is set to inference.
-        feed: gives batches and scores.
-        task: name of the head.
         indices: (n,).
 
     Returns:
@@ -376,8 +369,6 @@ def all_logits(network: Network, feed: Feed, *, indices: np.ndarray) -> dict[str
     """Return the raw scores of every task of some items in inference mode, view 0, from one pass.
 
     Args:
-        network: whose mode is set to inference.
-        feed: gives batches and scores.
         indices: (n,), one or more.
 
     Returns:

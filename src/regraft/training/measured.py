@@ -68,7 +68,6 @@ def measured_training(training: Training, *, usual: float, starts: Starts, folds
     """Choose how a training is set, and carry it out.
 
     Args:
-        training: what to train.
         usual: learning rate in the middle of those that are compared.
         starts: name -> weights before it; the first is the usual one.
         folds: (training set, validation set) pairs that choose in place of those of the training; then the network is left with the

@@ -22,9 +22,6 @@ def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]
     Args:
         trained_blocks: how many blocks are trained, 1 or more.
         layer_decay: factor from one block to the block below, in (0, 1]; None: 1.
-
-    Returns:
-        One factor a block, rising.
     """
     decay = 1.0 if layer_decay is None else layer_decay
     return [decay ** (trained_blocks - 1 - index) for index in range(trained_blocks)]
@@ -97,7 +94,6 @@ def set_rate_(optimizer: Optimizer, rate: float) -> None:
 
     Args:
         optimizer: made by `make_optimizer`.
-        rate: of the topmost block.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]

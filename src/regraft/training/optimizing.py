@@ -33,7 +33,6 @@ def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
 
     Args:
         name: one of `OPTIMIZERS`.
-        groups: of parameters.
         momentum: of "sgd" and "rmsprop".
 
     Returns:
@@ -56,7 +55,6 @@ def optimizer_by(factory: Callable[..., Any], groups: Groups) -> Optimizer:
 
     Args:
         factory: from groups of parameters to an optimizer.
-        groups: of parameters.
 
     Returns:
         The optimizer.

@@ -304,10 +304,8 @@ def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int 
     repeats it, with the same result.
 
     Args:
-        training: what to train.
         chosen: how it is set, and how far it has come.
         starts: what it may begin with.
-        part: which fold it is of.
 
     Returns:
         Where the training stands at its end.
@@ -327,10 +325,6 @@ def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tupl
     """Train by a recipe on more examples, for as many epochs as was best before.
 
     Args:
-        training: as it was before.
-        recipe: that was chosen.
-        starts: as before.
-        course: steady and falling epochs.
         rows: (n,) examples to learn from; none judge.
 
     Returns:

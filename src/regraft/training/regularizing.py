@@ -24,7 +24,6 @@ def dropped(network: Network, share: float) -> Iterator[None]:
     Source: Srivastava et al., JMLR 15 (2014), section 4, in the form with the scale in training.
 
     Args:
-        network: with its heads.
         share: of the numbers that are dropped, in [0, 1); 0 does nothing.
 
     Yields:
@@ -83,9 +82,6 @@ def l1_norm(network: Network) -> Tensor:
 
     Source: Tibshirani, JRSS B 58 (1996), equation 1. Of the heads alone: it leaves each class few features. Weights of a trained
     backbone would be pulled away from what they have learned.
-
-    Args:
-        network: with its heads.
     """
     parameters = network.layer_parameters()
     rows = [one for layer in network.head_layers for one in parameters[layer].values() if one.ndim > 1 and one.requires_grad]

@@ -28,8 +28,6 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
 
     Args:
         net: the network; it is not changed.
-        data: N checked examples.
-        plan: shares and seed of the split.
 
     Returns:
         The summary of the data as the network's head has them read, with "network" among its facts; what does not go together is
@@ -69,8 +67,6 @@ def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) ->
     """Return a warning where examples that are equal byte by byte are both learned from and judged on.
 
     Args:
-        data: N examples.
-        parts: which of them do what.
         test: further examples that judge; the holdout set is told of as well.
 
     Returns:

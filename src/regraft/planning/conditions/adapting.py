@@ -87,9 +87,7 @@ def saved_to(known: Network, folder: str | Path, *, conditions: Sequence[str]) -
     """Write the codes of some conditions into the folder of the network, or, where there is none yet, save the whole network there.
 
     Args:
-        known: knows the conditions.
         folder: where the network that was adapted lies, or a copy of it: nothing but code files is written there; or a new one.
-        conditions: their names.
 
     Returns:
         What was written.

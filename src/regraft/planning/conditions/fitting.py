@@ -90,7 +90,6 @@ def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, 
 
     Args:
         losses: with the items of each of the V conditions.
-        fitting: how.
         prior: over codes, or None.
         start: (V, M).
 

@@ -77,9 +77,7 @@ def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
     """Return the items with targets in the order of the network's classes, each task called as the head that it goes to.
 
     Args:
-        net: the network.
         data: whose tasks have the names of heads; the first one may have another, and goes to the first head then.
-        supervised: whether the targets count at all.
 
     Returns:
         The data set; without supervision as it came.
@@ -124,11 +122,8 @@ def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarr
     """Return what the heads are to say of the items.
 
     Args:
-        held: the items.
-        data: the same, with their targets.
         how: None: what their targets say; "pseudo": what the first head says of them now; "entropy": anything, as long as it is sure.
         codes: (V, M) of the conditions now.
-        members: V arrays, their items.
 
     Returns:
         An aim for each task.
@@ -181,8 +176,6 @@ def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members:
     That makes them negative log-likelihoods, up to a constant, as the others are: the prior is weighed against nothing else.
 
     Args:
-        held: the items.
-        aims: of their tasks.
         codes: (V, M), mean codes.
         members: V arrays, the items of each.
     """

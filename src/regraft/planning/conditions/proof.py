@@ -21,10 +21,8 @@ def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collectio
     """Compare a network that knows further conditions with the one that it was made from.
 
     Args:
-        known: the network.
         table: (1 + K, M) codes before.
         digest: `code_digest` of the network before.
-        changed: the conditions whose codes were fitted.
 
     Returns:
         How much was compared, and that it is equal to the bit.
@@ -58,9 +56,7 @@ def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: 
     """Return the account of codes that were fitted.
 
     Args:
-        fitted: the codes.
         counts: condition -> items, in the order of the codes.
-        fitting: how.
         proof: what `proved` says.
     """
     lines = [

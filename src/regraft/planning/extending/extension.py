@@ -162,7 +162,6 @@ def extended(
         net: the network, with class names; it is not changed.
         data: examples of new classes, or of new and old ones.
         asked: how; its `old_data` a data set.
-        test: further examples that judge.
         out: folder that the result is saved in.
         skip_bad: leave out examples that cannot be used, instead of stopping.
 
@@ -238,7 +237,6 @@ def figures_line(figures: Mapping[str, Any], classes: int) -> str:
 
     Args:
         figures: with "old_accuracy", "new_accuracy" and "harmonic_mean", as far as there are examples, and their numbers.
-        classes: how many there are in all.
 
     Returns:
         The sentence.

@@ -52,12 +52,7 @@ def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
     """Return examples with a label of the first head.
 
     Args:
-        net: the network.
-        data: as read.
         skip_bad: leave out examples that cannot be used, instead of stopping.
-
-    Returns:
-        The examples whose class is known.
 
     Raises:
         DataError: if their labels are of another kind, or an example may have several.
@@ -78,12 +73,10 @@ def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bo
     """Part examples: a share of all is kept aside, and whole groups stay together.
 
     Args:
-        net: with class names.
         shown: examples of new classes, or of new and old ones.
         stored: further examples of old classes, or None.
         fits_old: whether examples of old classes are learned from; else they only judge, but for those of a group that is learned from.
         holdout: the share.
-        seed: chooses it.
 
     Returns:
         The parts.

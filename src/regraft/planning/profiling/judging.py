@@ -82,7 +82,6 @@ def judged(case: Case, scores: np.ndarray) -> Held:
     the Bootstrap, 1993, chapter 11; for groups the cluster-robust variance (Liang & Zeger, Biometrika 73, 1986).
 
     Args:
-        case: N items.
         scores: (N, C) raw scores, or predicted numbers.
 
     Returns:
@@ -132,7 +131,6 @@ def fold_numbers(case: Case, count: int) -> np.ndarray:
     """Return the fold of each item, (N,), groups kept whole, drawn the same way each time.
 
     Args:
-        case: N items.
         count: folds; fewer where there are fewer groups.
     """
     units = np.arange(len(case)) if case.groups is None else case.groups
@@ -147,7 +145,6 @@ def nested_choice(case: Case, candidates: list[Held]) -> tuple[int, Held]:
     assessment).
 
     Args:
-        case: N items.
         candidates: judged on them, one or more.
 
     Returns:

@@ -54,8 +54,6 @@ def expected_gain(points: Sequence[tuple[int, float, float]], now: int, *, later
 
     Args:
         points: (items, figure, standard error), ascending.
-        now: items that there are.
-        later: items that there would be.
 
     Returns:
         The gain, low and high; None for fewer than three points.

@@ -50,9 +50,7 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     Args:
         net: it is not changed.
         data: checked items of one task; those whose target is missing are passed over.
-        settings: gives the place of the cache.
         device: where the network runs.
-        seed: of all draws.
 
     Returns:
         The profile.

@@ -39,7 +39,6 @@ def shared_rows(head: Head, classes: tuple[str, ...]) -> np.ndarray:
     """Return for each new class the row of the old one of its name, or -1, (C,).
 
     Args:
-        head: the old one.
         classes: C new names; they compare as in `regraft.retarget`.
     """
     numbers = np.arange(1, len(head.weight) + 1, dtype=np.float32)[:, None]
@@ -70,7 +69,6 @@ def relation_scores(scores: np.ndarray, targets: np.ndarray, *, classes: int, gr
     Args:
         scores: (N, S) raw scores of the old head.
         targets: (N,) class indices.
-        classes: C.
         groups: (N,) numbers from 0 of items left out together, or None.
     """
     chances = softmax(scores, axis=1)

@@ -81,7 +81,6 @@ def joint_probe(case: Case, table: np.ndarray) -> Joint:
     """Judge ridge regression and, for classes, shrinkage LDA on all depths together.
 
     Args:
-        case: N items.
         table: (N, r), as of `coordinates`.
 
     Returns:
@@ -102,10 +101,8 @@ def curve_points(case: Case, table: np.ndarray, *, joint: Joint, seed: int) -> l
     Each share of the items is drawn a few times, classes in their proportion and groups whole; the others judge.
 
     Args:
-        case: N items.
         table: (N, r), as of `coordinates`.
         joint: judged on all of them, the last point.
-        seed: of the draws.
 
     Returns:
         (items, figure, standard error), ascending; shares that leave fewer than two items a class on average are left out.

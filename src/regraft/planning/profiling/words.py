@@ -114,9 +114,6 @@ def points_of(difference: float, kind: str) -> str:
 def read_figures(found: Found) -> Reading:
     """Say what the figures mean.
 
-    Args:
-        found: the figures.
-
     Returns:
         Scenario, advice and sentences, the most important first.
     """
@@ -174,14 +171,10 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
     """Return what may make the figures mean something else.
 
     Args:
-        found: the figures.
         counts: items of each class.
         naive: the joint probe with items left out one by one though they are of groups, or None.
         constant: depths where all items give the same.
         rows: whether items are rows of numbers, so that the input's statistics are the items themselves.
-
-    Returns:
-        Sentences.
     """
     said, shallow = [], found.depths.get(INPUT)
     top = found.attainable.value - found.chance

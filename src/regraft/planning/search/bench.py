@@ -46,9 +46,7 @@ def carried_out(
 
     Args:
         net: the trained network; it is not changed.
-        items: the prepared examples.
         plan: what is done; its own shares are not used.
-        parts: which examples do what.
         counter: told of the examples that go through the frozen part.
         on_epoch: told of every epoch's entry in the history; what it raises ends the trial.
 
@@ -108,7 +106,6 @@ class Bench:
         """Carry out one trial.
 
         Args:
-            values: of the names that are searched.
             report: told of a figure and its step after every epoch; what it raises ends the trial.
 
         Returns:

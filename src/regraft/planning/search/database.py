@@ -223,7 +223,6 @@ class Database:
 
         Args:
             trial: Optuna's trial of the study in memory, which knows what its values were taken from.
-            values: of the names that are searched.
 
         Returns:
             Its row.

@@ -21,7 +21,6 @@ def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], 
 
     Args:
         values: numbers, or anything else, which is put at equal distances.
-        log: take the logarithm of numbers.
 
     Returns:
         A place for each value, None for None's that stand for "absent" (the empty word); and (place, label).
@@ -44,8 +43,6 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
     Args:
         points: name -> value, best first.
         path: the file to write; its ending chooses the format.
-        names: of the axes, in order.
-        logs: those whose axis is logarithmic.
 
     Returns:
         The path.

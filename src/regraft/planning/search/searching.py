@@ -72,9 +72,6 @@ class Asked:
     def check(self, kind: str) -> None:
         """Raise if a value is out of its range, all at once.
 
-        Args:
-            kind: of the task.
-
         Raises:
             SettingError: naming what was received and what was expected.
         """
@@ -101,8 +98,6 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
 
     Args:
         net: the trained network; every trial starts from its weights, and it is not changed.
-        data: N checked items.
-        asked: how to search.
         settings: that are the same in every trial, as of `adapt`.
 
     Returns:

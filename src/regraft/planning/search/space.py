@@ -163,7 +163,6 @@ class Space:
         """Return the values that an Optuna trial takes; names that mean nothing beside the others are left out.
 
         Args:
-            trial: asks its sampler.
             fixed: settings that are the same in every trial.
 
         Returns:
@@ -196,12 +195,8 @@ def default_space(network: Network, kind: str, *, several: bool = False) -> dict
     """Return what is searched where nobody says otherwise.
 
     Args:
-        network: decides the depths of the frontier.
         kind: "classification", "multi-label" or "regression".
         several: whether there are further tasks; heads of several layers are for one classification alone.
-
-    Returns:
-        A space as plain data.
     """
     heads = set(network.head_layers)
     count = next((number for number, block in enumerate(network.blocks) if not heads.isdisjoint(block.layers)), len(network.blocks))
@@ -228,11 +223,7 @@ def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
     """Return the plan of one trial; layers below the head are a change of the network and no part of it.
 
     Args:
-        values: of the names that are searched.
         fixed: settings that are the same in every trial.
-
-    Returns:
-        The plan, checked.
     """
     given = {name: value for name, value in {**fixed, **values}.items() if name not in HEAD_NAMES}
     strategy = given.pop("strategy", "head")

@@ -60,9 +60,6 @@ class Callbacks:
     def epoch_ended(self, entry: Mapping[str, Any]) -> bool:
         """Tell them of an epoch.
 
-        Args:
-            entry: of the history.
-
         Returns:
             Whether one of them wants the training to stop: it has set `stop_training` of the model, as those of Keras do.
         """

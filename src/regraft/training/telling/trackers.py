@@ -24,8 +24,6 @@ class Tracker:
 
         Args:
             wanted: the name of a tracker, a tracker of accelerate that is there already, or None for none.
-            folder: for those that write files.
-            settings: of the run, as plain data.
 
         Raises:
             SettingError: if there is no such tracker.
