@@ -23,6 +23,7 @@ from regraft.networks.keras_parts.library import keras
 from regraft.networks.torch_modules import open_torch
 from regraft.planning import Plan, Result
 from regraft.planning.choosing import auto as auto_module
+from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.blending import blended_, snapshot
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
@@ -31,6 +32,7 @@ from regraft.planning.choosing.probing import JOINT, best_of
 from regraft.planning.choosing.solving import Probed
 from regraft.planning.choosing.stacking import OLD_ROWS, stacking_weights
 from regraft.planning.setup import Log
+from regraft.training import Settings
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
 
@@ -280,6 +282,39 @@ def test_auto_repeats_itself_and_tries_what_may_be_better(family: str) -> None:
     tried = [one for one in both[0].plan.candidates if one["seconds"] is not None]
     assert {"full", "partial"} <= {one["strategy"] for one in tried} and all(one["interval"] is not None for one in tried)
     assert [one["why"] for one in both[0].plan.candidates] == [one["why"] for one in both[1].plan.candidates]
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New classes begin at zero, the head has no trial, what leads is compared with the probe at its end, and is the strategy itself."""
+    began, compared = dict[str, bool](), list[str]()
+    train = trials_module.train
+
+    def watched(training: Any) -> Any:
+        began[training.stage] = not training.network.rows(training.network.head.layer)[0].any()
+        compared.append(training.stage)
+        return train(training)
+
+    def is_beaten_by(_choice: Choice, errors: np.ndarray, rows: np.ndarray, *, loss: float) -> bool:
+        compared.append(f"{len(errors)} of {len(rows)}")
+        return len(compared) == 4 and loss > 0
+
+    monkeypatch.setattr(trials_module, "train", watched)
+    monkeypatch.setattr(Choice, "is_hopeless", lambda *_given: False)
+    monkeypatch.setattr(Choice, "is_beaten_by", is_beaten_by)
+    pictures, labels = _hard(150)
+    data = (pictures if family == "torch" else pictures.transpose(0, 2, 3, 1), [f"new {label}" for label in labels])
+    net, settings = (_net() if family == "torch" else _keras()), {"batch_size": 32, "epochs": 60, "learning_rate": 3e-3, "cache": "memory"}
+    settings |= {"refit": False, "layer_decay": 1.0, "batch_norm": "batch"}
+    wanted = ({"strategy": "head"}, {"strategy": "full"}, {"strategy": "partial", "frozen": 2})
+    plan = Plan(strategy="auto", candidates=wanted, settings=Settings(**settings))
+    found = regraft.adapt(net, data, strategy=plan)
+    assert began == {"try-full": True, "try-partial": True}
+    assert compared == ["try-full", "try-partial", "18 of 18", "18 of 18"]
+    assert len(_named(found, "dropped after its trial: another one leads")) == 1 and _named(found, "not better than the probe") == ["head"]
+    alone = regraft.adapt(net, data, **(settings | found.plan.chosen))
+    states = [one.network.state().values() for one in (found, alone)]
+    assert all(torch.equal(first, second) for first, second in zip(*states, strict=True))
 
 
 def test_surgical_is_a_candidate_where_the_classes_are_the_old_ones() -> None:

@@ -33,20 +33,19 @@ def pull_back_(groups: Iterable[Mapping[str, Any]], anchors: Mapping[int, Tensor
                     parameter.lerp_(start.to(parameter), min(float(group["lr"]) * strength, 1.0))
 
 
-def anchors_of(network: Network, known: Mapping[str, Tensor] | None = None) -> dict[int, Tensor]:
+def anchors_of(network: Network) -> dict[int, Tensor]:
     """Return where each trained parameter below the heads starts.
 
     Args:
         network: with its frozen layers set.
-        known: name in `state()` -> w0; None, or a name left out: the present value.
 
     Returns:
         Id of the parameter -> copy of w0.
     """
-    heads, starts = set(network.head_layers), known or {}
+    heads = set(network.head_layers)
     return {
-        id(parameter): starts.get(name, parameter).detach().clone()
+        id(parameter): parameter.detach().clone()
         for layer, named in network.layer_parameters().items()
-        for name, parameter in named.items()
+        for parameter in named.values()
         if layer not in heads and parameter.requires_grad
     }

@@ -164,7 +164,6 @@ def training_of(  # over the limit: what a training is made of
         stage,
         log.on_epoch,
         setup.additions.rates,
-        setup.additions.anchors,
     )
 
 

@@ -161,14 +161,12 @@ class Additions:
     Attributes:
         terms: what is added to the loss, and `share` is the factor of the rest, as of `Objective`.
         rates: factors of the learning rate, as of `Training`.
-        anchors: where `stay_near` pulls to, as of `Training`.
         helpers: tasks of heads that are trained although the data have no targets of them.
     """
 
     terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
     share: float = 1.0
     rates: Mapping[str, float] = field(default_factory=dict)
-    anchors: Mapping[str, Tensor] | None = None
     helpers: tuple[str, ...] = ()
 
 

@@ -70,7 +70,6 @@ class Training:
         stage: a word for the history, such as "head".
         on_epoch: told of every new epoch's entry in the history; what it raises ends the training.
         rates: factors of the learning rate of single parameters, as of `make_optimizer`.
-        anchors: name as in `state()` -> where `stay_near` pulls to; None: to the weights before this training.
         phase: a word for the history: "train", or "refit" for a training whose settings and length are known.
         course: (steady, falling) epochs of a training whose length is known; None: it ends when the validation loss stops falling.
         keep_start: whether the weights before this training are kept where no epoch has a lower validation loss.
@@ -91,7 +90,6 @@ class Training:
     stage: str = "train"
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
-    anchors: Mapping[str, Tensor] | None = None
     phase: str = "train"
     course: tuple[int, int] | None = None
     keep_start: bool = True
@@ -151,7 +149,7 @@ def trained(training: Training) -> Trained:
     settings, accelerator = training.settings, Accelerator(mixed_precision=_precision())
     training.network.freeze_(training.frozen)
     optimizer = make_optimizer(training.network, settings, rates=training.rates)
-    anchors = anchors_of(training.network, training.anchors) if settings.stay_near else {}
+    anchors = anchors_of(training.network) if settings.stay_near else {}
     judged_start = training.keep_start and len(training.validation) > 0
     start = copied(trained_tensors(training)) if judged_start else {}
     state = _resumed(training, optimizer)

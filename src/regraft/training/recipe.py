@@ -35,6 +35,7 @@ __all__ = [
     "moving_statistics",
     "put_start_",
     "refitted",
+    "short_epochs",
     "trained_by",
     "with_recipe",
 ]
@@ -220,9 +221,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
         for fit, validation in folds or [(training.fit, training.validation)]
         for one in (training,)
     ]
-    steps = max(1, round(len(parts[0].fit) / settings.batch_size))
-    allowed = SHARE * most_epochs(settings, len(training.fit)) * len(training.fit) / len(parts[0].fit)
-    length = max(-(-ROUND // steps), int(allowed / 16))
+    length, allowed = short_epochs(settings, len(training.fit), each=len(parts[0].fit))
     few = allowed < 16 * length
     with_others = () if few else ("decay", "statistics")
     alone = settings.learning_rate is not None and not _others(training, given, of=with_others, starts=starts)
@@ -248,6 +247,19 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     if settings.unfreeze_every or not all(map(_is_whole, parts, folds or [(training.fit, training.validation)])):
         return Chosen(chosen.recipe, compared, begun=[None] * len(parts))
     return Chosen(chosen.recipe, compared, chosen.epochs, chosen.states())
+
+
+def short_epochs(settings: Settings, examples: int, *, each: int | None = None) -> tuple[int, float]:
+    """Return how many epochs the shortest training of a comparison has, and how many all of them together may have.
+
+    Args:
+        settings: with the number of epochs, or None.
+        examples: that the training learns from.
+        each: how many of them a short training learns from; None: as many as it may.
+    """
+    each = min(examples, LARGEST) if each is None else each
+    allowed = SHARE * most_epochs(settings, examples) * examples / each
+    return max(-(-ROUND // max(1, round(each / settings.batch_size))), int(allowed / 16)), allowed
 
 
 def _loss(one: _Short) -> float:

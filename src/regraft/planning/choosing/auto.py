@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ...networks.parts.taps import INPUT
 from ...report.candidates import NOT_TRIED
 from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
+from ...training.recipe import LARGEST
 from ..judging import blind_scores
 from ..outcome import Outcome, Source
 from ..passes import whole_feeds
@@ -25,7 +27,7 @@ from .choice import Choice, figures_, old_errors, source_features
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
 from .solving import Probed, item_errors
-from .trials import MOST_TRIED, Run, Trial, first_epochs, trial_of
+from .trials import Run, Trial, trial_epochs, trial_of
 
 __all__ = ["choose_and_carry_out"]
 
@@ -36,18 +38,20 @@ PARTS = 2.5
 """Length of a training whose settings are measured, comparison and second training included, in terms of the training alone."""
 OLD_BETTER = "not as good as the rows of the old head"
 
-Final = tuple[Trial, Run, Feed]
+Final = tuple[Trial, list[dict[str, Any]], Feed]
+"""The trial that won, the history of its training, and a feed of its network."""
 
 
 def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
     """Try what may suit network and data, and carry out the best of it.
 
-    Probes are known by their held-out errors. What is trained is tried on at most 1,000 examples at its usual learning rate, judged on
-    the validation set; the best is trained with measured settings, mixed with its start, and, where it is better than what needs no
-    training, trained again on all examples that do not judge.
+    Probes and the trained head are known by their held-out errors: they are at their end. What trains layers below the head is compared
+    with its like, after an equal share of its course, on at most 1,000 examples, from the weights that its strategy begins with. The best
+    is trained as its strategy trains, and only then compared with what needs no training; where it is better, it is trained again on all
+    examples that do not judge.
 
     Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: no trial is run where none can be expected to bring
-    enough (`Choice.expected_gain`), and one that cannot be expected to beat the best probe is dropped at once.
+    enough (`Choice.expected_gain`), and one that cannot be expected to beat the best probe is dropped.
 
     Args:
         setup: its network is not changed.
@@ -73,14 +77,14 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
 
 def _outcome_of_trial(choice: Choice, final: Final) -> Outcome:
     """Return the network of the trial that is the best, and how to judge it."""
-    (trial, run, feed), setup = final, choice.setup
+    (trial, history, feed), setup = final, choice.setup
     judged = None if setup.test is None else read_depths(setup, choice.log, items=setup.test)
     judging = choice.features[setup.parts.holdout] if judged is None else judged.head_features
     return Outcome(
         trial.setup.network,
         feed,
         trial.frozen,
-        [*trial.base.history, *run.history],
+        [*trial.base.history, *history],
         Source(choice.features, judging, choice.probes),
         test_feed=None if trial.tuning is None else whole_feeds(trial.setup)[1],  # it may read conditions beside the examples
         measured=trial.found,
@@ -170,9 +174,8 @@ def _without_trials(choice: Choice) -> Final | None:
 def _final_head(choice: Choice, trial: Trial) -> Final:
     """Return the trained head of the network as the winner."""
     feed = WholeFeed(trial.setup.network, choice.setup.items, 1, choice.setup.device, choice.log.counter)
-    run = trial.runs[-1] if trial.runs else Run(np.zeros(0), 0.0, [])
     _crown_(choice, trial)
-    return trial, run, feed
+    return trial, [], feed
 
 
 def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
@@ -187,30 +190,31 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
         for one in candidates:
             one.why = f"{NOT_TRIED}: the gain that can be expected is smaller than what these examples can show"
         return _untrained(choice)
-    return _finished(choice, _first_round(choice, candidates))
-
-
-def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> list[Trial]:
-    """Return the trials, best first, that may still come to beat the probe, each run once."""
-    trials, tried = list[Trial](), 0
     _announce(choice, candidates)
-    for one in candidates:
-        few = choice.deadline is None and not choice.asked
-        if few and one.strategy != "head" and tried >= FIRST:
+    trained = [one for one in candidates if one.strategy != "head"]
+    trial = _first_round(choice, trained)
+    return _finished(choice, trial, head=next((one for one in candidates if one.strategy == "head"), None))
+
+
+def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
+    """Return the trial of what trains more than the head that leads after an equal share of its course; None where none is left."""
+    trials, few = list[tuple[float, Trial]](), choice.deadline is None and not choice.asked
+    for number, one in enumerate(candidates):
+        if few and number >= FIRST:
             one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
             continue
-        trial = _begun(choice, one)
-        if trial is None:
+        begun = _begun(choice, one)
+        if begun is None:
             continue
-        tried += one.strategy != "head"
-        if choice.is_hopeless(trial.best.errors):
-            one.why = "dropped after the first trial: too far behind the probe"
+        trial, run = begun
+        if choice.is_hopeless(run.errors, run.rows):
+            one.why = "dropped after its trial: too far behind the probe"
             continue
-        trials.append(trial)
-    trials.sort(key=lambda trial: trial.best.loss)
-    for trial in trials[1:]:
-        trial.candidate.why = "dropped after the first trial: others do better"
-    return trials[:1]
+        trials.append((run.loss, trial))
+    trials.sort(key=lambda one: one[0])
+    for _, trial in trials[1:]:
+        trial.candidate.why = "dropped after its trial: another one leads"
+    return trials[0][1] if trials else None
 
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
@@ -220,7 +224,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     if not trained:
         return
     items, most = len(setup.parts.training), most_epochs(setup.settings, len(setup.parts.training))
-    trials = sorted((choice.seconds(one, items=min(items, MOST_TRIED), epochs=first_epochs(setup)) for one in trained), reverse=True)
+    trials = sorted((choice.seconds(one, items=min(items, LARGEST), epochs=trial_epochs(setup)) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
     fitting = [seconds for seconds in trials if seconds <= choice.left]
@@ -231,48 +235,57 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     )
 
 
-def _begun(choice: Choice, one: Candidate) -> Trial | None:
-    """Return the first trial of a candidate, or None, and why, where there is none."""
-    setup, epochs = choice.setup, first_epochs(choice.setup)
-    needed = choice.seconds(one, items=min(len(setup.parts.training), MOST_TRIED), epochs=epochs)
+def _begun(choice: Choice, one: Candidate) -> tuple[Trial, Run] | None:
+    """Return the trial of a candidate and what it came to, or None, and why, where there is none; of the head, what it is at its end."""
+    setup, epochs = choice.setup, trial_epochs(choice.setup)
+    needed = choice.seconds(one, items=min(len(setup.parts.training), LARGEST), epochs=epochs)
     if choice.left < needed:
         one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
         return None
     trial = trial_of(one, choice.base(one), source=setup.network, log=choice.log)
-    if not trial.start:
+    if not trial.starts and one.strategy != "head":
         one.why = f"{NOT_TRIED}: what it starts from runs no layer above its frontier"
         return None
-    _note_(choice, trial, run=trial.untrained_() if one.strategy == "head" else trial.run_(epochs=epochs))
-    return trial
+    run = trial.run_(epochs=epochs) if trial.starts else trial.judged([])
+    figures_(one, run.errors, shares=setup.items.data.task == "classification")
+    say(f"trial of {one.name}: loss {run.loss:.4g} on the validation set")
+    return trial, run
 
 
-def _note_(choice: Choice, trial: Trial, *, run: Run) -> None:
-    """Put into a trial's candidate what is known of it now, and say it."""
-    figures_(trial.candidate, trial.best.errors, shares=choice.setup.items.data.task == "classification")
-    say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the choosing items")
+def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Final | None:
+    """Train what leads to its end, and return the best of it, the trained head, and what needs no training.
 
-
-def _finished(choice: Choice, trials: Sequence[Trial]) -> Final | None:
-    """Train the best trial to its end, and return it if it is better than the probe then."""
-    if not trials:
-        return _untrained(choice)
-    setup, trial = choice.setup, trials[0]
-    if trial.candidate.strategy == "head":
-        if choice.keeps_old or choice.is_beaten_by(trial.best.errors, loss=trial.best.loss):
-            return _final_head(choice, trial)
-        trial.candidate.why = "not better than the probe by more than chance"
-        return _untrained(choice)
-    each = choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=1)
-    most = most_epochs(setup.settings, len(setup.parts.training))
-    epochs = most if choice.deadline is None else int(min(max(choice.left, 0) / each / PARTS, most))
-    run, feed = trial.finished(epochs)
-    figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
-    if not choice.is_beaten_by(run.errors, loss=run.loss):
-        trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
-        return _untrained(choice)
-    run, feed = trial.refitted(run, feed)
+    Args:
+        choice: what is known.
+        trial: what leads of those that train more than the head.
+        head: the head alone, where it is a candidate.
+    """
+    alone = None if head is None else _begun(choice, head)
+    if head is not None and alone is not None and not choice.is_beaten_by(alone[1].errors, alone[1].rows, loss=alone[1].loss):
+        head.why, alone = "not better than the probe by more than chance", None
+    run = None if trial is None else _trained(choice, trial)
+    if trial is None or run is None:
+        return _untrained(choice) if alone is None else _final_head(choice, alone[0])
+    if alone is not None and alone[1].errors.mean() < run.errors[np.isin(run.rows, alone[1].rows)].mean():
+        trial.candidate.why = "trained to its end, and not better than the head alone"
+        return _final_head(choice, alone[0])
     _crown_(choice, trial)
-    return trial, run, feed
+    feed = trial.refitted()
+    return trial, trial.found.history if trial.found else [], feed
+
+
+def _trained(choice: Choice, trial: Trial) -> Run | None:
+    """Train what leads to its end; return what it came to, or None where what needs no training is as good."""
+    setup, epochs = choice.setup, None
+    if choice.deadline is not None:
+        each = choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=1)
+        epochs = int(min(max(choice.left, 0) / each / PARTS, most_epochs(setup.settings, len(setup.parts.training))))
+    run = trial.finished(epochs)
+    figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
+    if choice.is_beaten_by(run.errors, run.rows, loss=run.loss):
+        return run
+    trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
+    return None
 
 
 def _untrained(choice: Choice) -> Final | None:
@@ -286,7 +299,6 @@ def _untrained(choice: Choice) -> Final | None:
         choice.entries.append(entry)
     entry.why = ""
     trial = trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log)
-    trial.untrained_()
     if choice.old_errors is not None:
         figures_(entry, choice.old_errors, shares=True)
     return _final_head(choice, trial)

@@ -109,15 +109,16 @@ class Choice:
             frozen = frozen_layers(self.setup.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
         return self.costs.training(frozen, items=items, epochs=epochs)
 
-    def is_beaten_by(self, errors: np.ndarray, *, loss: float) -> bool:
+    def is_beaten_by(self, errors: np.ndarray, rows: np.ndarray, *, loss: float) -> bool:
         """Tell whether a trained network is better by more than chance than the best of what needs no training.
 
         Args:
-            errors: (m,) of its first task, on the choosing items.
+            errors: (m,) of its first task, on examples that it did not learn from.
+            rows: (m,) which.
             loss: on them; where there are several tasks, the sum over all has to be lower as well.
         """
         several = len(self.setup.tasks) > 1 and not self.keeps_old
-        better = is_better(errors, self.known_errors, usual=self.usual(), overall=self.error, doubt=self.doubt)
+        better = is_better(errors, self.known_errors(rows), usual=self.usual(), overall=self.error, doubt=self.doubt)
         return better and not (several and loss >= self.probe.loss)
 
     def expect_(self, candidate: Candidate) -> None:
@@ -156,20 +157,18 @@ class Choice:
         errors = self.old_errors if self.keeps_old and self.old_errors is not None else self.probe.errors
         return max(float(errors.std() / np.sqrt(max(len(errors), 1))), 0.0 if self.error else 1 / max(len(errors), 1))
 
-    @property
-    def known_errors(self) -> np.ndarray:
-        """The errors of the best of what needs no training on the choosing items; those of a trial are compared with them."""
+    def known_errors(self, rows: np.ndarray) -> np.ndarray:
+        """Return the errors of the best of what needs no training on examples `rows`, (m,); NaN where it is not known."""
         name = self.setup.items.data.name
-        validation = self.setup.known(name, self.setup.parts.validation)
-        rows, errors = self.probe.rows[name], self.probe.errors
+        known, errors = self.probe.rows[name], self.probe.errors
         if self.keeps_old and self.old_errors is not None:
-            rows, errors = self.setup.known(name, self.setup.parts.learned_from), self.old_errors
-        place = {int(row): index for index, row in enumerate(rows)}
-        return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in validation])
+            known, errors = self.setup.known(name, self.setup.parts.learned_from), self.old_errors
+        place = {int(row): index for index, row in enumerate(known)}
+        return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in rows])
 
-    def is_hopeless(self, errors: np.ndarray) -> bool:
-        """Tell whether a trial with these errors on the choosing items cannot be expected to come to beat the best probe."""
-        gain, error = gain_of(errors, self.known_errors)
+    def is_hopeless(self, errors: np.ndarray, rows: np.ndarray) -> bool:
+        """Tell whether a trial with these errors on the examples `rows` cannot be expected to come to beat the best probe."""
+        gain, error = gain_of(errors, self.known_errors(rows))
         return gain + error + HOPE_TRIED * float(errors.mean()) < 0
 
     def expected_gain(self) -> float:
@@ -180,7 +179,8 @@ class Choice:
 
         Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look.
         """
-        count, usual = max(int(np.isfinite(self.known_errors).sum()), 1), self.usual()
+        rows = self.setup.known(self.setup.items.data.name, self.setup.parts.validation)
+        count, usual = max(int(np.isfinite(self.known_errors(rows)).sum()), 1), self.usual()
         spread = self.error if self.setup.items.data.task == "classification" else float(self.probe.errors.var())
         seen = np.sqrt(max(spread, 1 / max(len(self.probe.errors), 1)) / count)
         believed = usual**2 / float(np.hypot(usual, seen))

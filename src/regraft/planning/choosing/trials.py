@@ -1,53 +1,52 @@
-"""Trials of a candidate: a short training first, judged on the validation set, then one whose settings are measured."""
+"""A candidate's trainings: a short one that is compared with others, then one with measured settings, as its strategy would train."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ...methods import METHODS
 from ...networks.contract import Network
 from ...probes import fit_temperature, log_loss
 from ...training import Feed, Settings, WholeFeed, all_logits, train
-from ...training.courses import most_epochs
 from ...training.measured import Measured, measured_training
-from ...training.recipe import DRAWN, Starts
+from ...training.recipe import DRAWN, LARGEST, Recipe, Starts, put_start_, short_epochs
 from ..passes import feed_of, training_of
 from ..setup import Log, Parts, Setup
 from ..tuning.stages import Tuning, begun_method
-from ..tuning.tuned import note_, usual_rate
+from ..tuning.tuned import folds_for, refit_, starts_of, usual_rate
 from .bases import Base
-from .blending import blended_, mix_, restore_, snapshot
+from .blending import blended_, mix_, snapshot
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import item_errors
 
-__all__ = ["MOST_TRIED", "Run", "Trial", "first_epochs", "trial_of"]
+__all__ = ["Run", "Trial", "trial_epochs", "trial_of"]
 
-MOST_TRIED = 1000
-"""Items that a trial learns from, and that judge it, at most."""
-FEWEST_STEPS = 20
-"""Steps of the first trial, where the epochs of the settings allow it: fewer say little of where a training leads."""
+LENGTH = 3
+"""Length of a trial, in terms of the shortest of the trainings that compare settings: as long as the last of these."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a candidate.
+    """What a training of a candidate came to.
 
     Attributes:
-        errors: (m,) of the choosing items, as `item_errors`.
-        loss: on them; of classes after the best temperature, so that too sure is not taken for wrong.
+        errors: (m,) of examples that it did not learn from, as `item_errors`.
+        rows: (m,) which examples.
+        loss: on them; of classes after the best temperature.
         history: one dict an epoch, from the start of the candidate on.
     """
 
     errors: np.ndarray = field(repr=False)
+    rows: np.ndarray = field(repr=False)
     loss: float
-    history: list[dict[str, Any]] = field(repr=False)
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -60,9 +59,8 @@ class Trial:
         setup: with its network.
         log: gets notes and the time.
         frozen: layers that are not trained.
-        start: weights before tuning.
-        feed: of the short trainings.
-        runs: those so far.
+        starts: weights that it may begin with, as those of its strategy; none where nothing below the head is trained.
+        feed: of the short training.
         tuning: by which method, where it is one.
         found: the training whose settings were measured, once that is done.
         share: of the way from the start to the trained weights that is kept.
@@ -73,17 +71,11 @@ class Trial:
     setup: Setup
     log: Log
     frozen: frozenset[str]
-    start: dict[str, Tensor]
+    starts: Starts
     feed: Feed
-    runs: list[Run] = field(default_factory=list)
     tuning: Tuning | None = None
     found: Measured | None = None
     share: float = 1.0
-
-    @property
-    def best(self) -> Run:
-        """The run with the lowest loss."""
-        return min(self.runs, key=lambda run: run.loss)
 
     @property
     def rate(self) -> float:
@@ -95,105 +87,92 @@ class Trial:
         return self.candidate.strategy == "scratch"
 
     def run_(self, *, epochs: int) -> Run:
-        """Train from the start for a few `epochs`, keep what came of it, and return that."""
+        """Return what a few `epochs` of training at the usual rate come to."""
         began = time.perf_counter()
         settings = replace(self.setup.settings, epochs=epochs, learning_rate=self.rate, patience=None, unfreeze_every=None)
         stage = "-".join(["try", *re.findall(r"\w+", self.candidate.name)])
         with self._form():
             training = training_of(
-                _smaller(self.setup), self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings, most=MOST_TRIED
+                _smaller(self.setup), self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings, most=LARGEST
             )
+            put_start_(training, Recipe(self.rate, start=next(iter(self.starts))), starts=self.starts)
             with self.log.clock.during("train"):
                 history = train(replace(training, phase="search"))
-        run = self._judged(history)
-        self.runs.append(run)
+            run = self.judged(history)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
 
-    def finished(self, epochs: int) -> tuple[Run, Feed]:
-        """Train with measured settings to the end, on all items, then mix with the start.
+    def finished(self, epochs: int | None) -> Run:
+        """Train with measured settings, as the strategy of that name does.
 
         Args:
-            epochs: at most so many.
+            epochs: at most so many; None: as the settings say.
 
         Returns:
-            What came of it, and the feed of all items; the setup's network has its weights.
+            What came of it on the validation set, or on folds where that is small.
         """
-        began = time.perf_counter()
-        restore_(self.setup.network, self.start)
-        feed = self.feed if _is_small(self.setup) else feed_of(self.setup, self.log, frozen=self.frozen)
-        strategy, setup = self.candidate.strategy, self.setup
-        stage = "from scratch" if self._is_drawn else strategy  # the yardstick of the same name has its own checkpoint
-        settings = replace(setup.settings, epochs=epochs)
-        training = training_of(setup, self.log, stage=stage, feed=feed, frozen=self.frozen, settings=settings)
-        starts: Starts = {DRAWN if self._is_drawn else "as it is": lambda _rows: self.start}
+        began, setup = time.perf_counter(), self.setup
+        self.feed = self.feed if _is_small(setup) else feed_of(setup, self.log, frozen=self.frozen)
+        stage = "from scratch" if self._is_drawn else self.candidate.strategy  # the baseline of the same name has its own checkpoint
+        settings = setup.settings if epochs is None else replace(setup.settings, epochs=epochs)
+        training = training_of(setup, self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings)
+        folds, known = folds_for(setup), setup.checkpoint(f"{stage}-choice")
         with self.log.clock.during("train"), self._form():
-            self.found = measured_training(training, usual=self.rate, starts=starts, known=setup.checkpoint(f"{stage}-choice"))
-        if not self._is_drawn:
-            self.share = blended_(setup.network, self.start, judged=lambda: self._loss(feed)[0])
-            self.candidate.why = f"chosen; {self.share:.0%} of the way from the weights before tuning to those after"
-        run = self._judged([*self.runs[0].history, *self.found.history], feed=feed)
+            self.found = found = measured_training(training, usual=self.rate, starts=self.starts, folds=folds, known=known)
+            if found.recipe.start == "as it is" and not folds and not found.kept_start:
+                start = dict(self.starts[found.recipe.start](training.fit))
+                self.share = blended_(setup.network, start, judged=lambda: self._figures(*self._held_out())[2])
+                self.candidate.why = f"chosen; {self.share:.0%} of the way from the weights before tuning to those after"
+                found.held_out = self._held_out()
+        run = self._run(*(found.held_out or self._held_out()), history=found.history)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
-        return run, feed
+        return run
 
-    def refitted(self, run: Run, feed: Feed) -> tuple[Run, Feed]:
+    def refitted(self) -> Feed:
         """Train again on training and validation set where that is asked for, and take the network as its method leaves it.
 
-        Args:
-            run: what `finished` came to.
-            feed: of all items.
-
         Returns:
-            The run with the whole history, and a feed of the network as it is left.
+            A feed of the network as it is left.
 
         Raises:
             ValueError: if it has not been finished.
         """
         if self.found is None:
             raise ValueError("the trial has not been finished")
-        setup, found = self.setup, self.found
-        found.held_out = all_logits(setup.network, feed, indices=setup.parts.validation), setup.parts.validation
-        refits = setup.refits and not found.kept_start and self.share > 0
-        if refits:
-            with self.log.clock.during("train"), self._form():
-                again = found.refit_(setup.parts.learned_from, setup.checkpoint(f"{found.training.stage}-refit"))
-            mix_(setup.network, self.start, share=self.share)
-            run = replace(run, history=[*run.history, *again])
-        note_(self.log, found, refitted_on=len(setup.parts.learned_from) if refits else None)
-        return run, self._settled(feed)
+        with self.log.clock.during("train"), self._form():
+            refit_(self.setup, self.log, found=self.found)
+            if self.share < 1:
+                mix_(self.setup.network, dict(self.starts[self.found.recipe.start](self.setup.parts.training)), share=self.share)
+        if self.tuning is None:
+            return self.feed
+        self.setup, self.frozen = self.setup.on(self.tuning.finished()), frozenset()
+        return WholeFeed(self.setup.network, self.setup.items, 1, self.setup.device)
+
+    def judged(self, history: list[dict[str, Any]]) -> Run:
+        """Return what the network is now, after this `history`, as a run."""
+        return self._run(*self._held_out(), history=history)
 
     def _form(self) -> AbstractContextManager[None]:
         """Return what holds in a training by the method, where it is one."""
         return nullcontext() if self.tuning is None else self.tuning.method.during(self.setup.network)
 
-    def _settled(self, feed: Feed) -> Feed:
-        """Take the network as its method leaves it, where it is one, and return a feed of it."""
-        if self.tuning is None:
-            return feed
-        self.setup, self.frozen = self.setup.on(self.tuning.finished()), frozenset()
-        return WholeFeed(self.setup.network, self.setup.items, 1, self.setup.device)
+    def _held_out(self) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        """Return the scores of the validation set by task, and its rows."""
+        validation = self.setup.parts.validation
+        return all_logits(self.setup.network, self.feed, indices=validation), validation
 
-    def untrained_(self) -> Run:
-        """Return the start itself as a run, kept with the others: a head that is trained already."""
-        self.runs.append(self._judged([]))
-        return self.runs[-1]
+    def _run(self, scores: Mapping[str, np.ndarray], rows: np.ndarray, *, history: list[dict[str, Any]]) -> Run:
+        return Run(*self._figures(scores, rows), history)
 
-    def _judged(self, history: list[dict[str, Any]], *, feed: Feed | None = None) -> Run:
-        loss, scores = self._loss(feed or self.feed)
-        first = self.setup.items.data.name
-        rows = self.setup.known(first, self.setup.parts.validation)
-        known = self.setup.items.data.targets_of(first).known[self.setup.parts.validation]
-        errors = item_errors(self.setup, scores[self.setup.tasks[first]][known], rows=rows)
-        return Run(errors, loss, history)
-
-    def _loss(self, feed: Feed) -> tuple[float, dict[str, np.ndarray]]:
-        """Return the loss on the choosing items, and their scores by task."""
-        validation, data = self.setup.parts.validation, self.setup.items.data
-        scores = all_logits(self.setup.network, feed, indices=validation)
-        if len(self.setup.tasks) > 1 or data.task != "classification":
-            return self.setup.objective().figures(scores, validation)["validation_loss"], scores
-        mine = scores[self.setup.tasks[data.name]].astype(np.float64)
-        return log_loss(fit_temperature(mine, np.eye(mine.shape[1])[data.targets[validation]]) * mine, data.targets[validation]), scores
+    def _figures(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return errors, the rows whose they are, and the loss."""
+        setup, data = self.setup, self.setup.items.data
+        known = data.targets_of(data.name).known[rows]
+        mine = scores[setup.tasks[data.name]].astype(np.float64)
+        errors = item_errors(setup, mine[known], rows=rows[known])
+        if len(setup.tasks) > 1 or data.task != "classification":
+            return errors, rows[known], setup.objective().figures(scores, rows)["validation_loss"]
+        return errors, rows[known], log_loss(fit_temperature(mine, np.eye(mine.shape[1])[data.targets[rows]]) * mine, data.targets[rows])
 
 
 def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> Trial:
@@ -207,19 +186,20 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
     """
     setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
-        frozen = setup.all_but_heads
-        return Trial(candidate, base, setup, log, frozen, snapshot(setup.network, frozen), replace(base, setup=setup).head_feed)
+        return Trial(candidate, base, setup, log, setup.all_but_heads, {}, replace(base, setup=setup).head_feed)
     tuning = _tuning(candidate, setup) if candidate.strategy in METHODS else None
     if tuning is not None:
         setup, frozen = tuning.setup, tuning.frozen
     else:
         layers = frozen_layers(source, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
         frozen = below_probe(setup.network, layers) if candidate.base == "probe" else layers
-    small = _is_small(setup)
-    feed = feed_of(setup, log, frozen=frozen) if small else WholeFeed(setup.network, setup.items, setup.plan.views, setup.device)
+    feed = feed_of(setup, log, frozen=frozen) if _is_small(setup) else WholeFeed(setup.network, setup.items, setup.plan.views, setup.device)
     start = snapshot(setup.network, frozen)
-    anchored = replace(setup, additions=replace(setup.additions, anchors=start))
-    return Trial(candidate, base, anchored, log, frozen, start, feed, tuning=tuning)
+    if candidate.strategy == "scratch":
+        starts: Starts = {DRAWN: lambda _rows: start}
+    else:
+        starts = starts_of(setup, frozen=frozen, features=base.features if tuning is None and candidate.base == "head" else None)
+    return Trial(candidate, base, setup, log, frozen, starts if start else {}, feed, tuning)
 
 
 def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
@@ -230,22 +210,21 @@ def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
     return begun_method(setup, strategy=candidate.strategy, options=candidate.options)
 
 
-def first_epochs(setup: Setup) -> int:
-    """Return the epochs of the first trials of a `setup`."""
-    items = min(len(setup.parts.training), MOST_TRIED)
-    steps = max(1, round(items / setup.settings.batch_size))
-    return max(1, min(max(2, -(-FEWEST_STEPS // steps)), most_epochs(setup.settings, len(setup.parts.training)) // 4))
+def trial_epochs(setup: Setup) -> int:
+    """Return the epochs of the trials of a `setup`, each on `LARGEST` examples at most."""
+    shortest, allowed = short_epochs(setup.settings, len(setup.parts.training))
+    return max(1, min(LENGTH * shortest, int(allowed / 2)))
 
 
 def _is_small(setup: Setup) -> bool:
-    """Tell whether trials may as well read the frozen part's outputs of all items."""
-    return len(setup.items) <= 2 * MOST_TRIED
+    """Tell whether trials may as well read the frozen part's outputs of all examples."""
+    return len(setup.items) <= 2 * LARGEST
 
 
 def _smaller(setup: Setup) -> Setup:
-    """Return the same work with no more choosing items than a trial needs to find its best epoch."""
+    """Return the same work with no more validation examples than a trial needs to find its best epoch."""
     validation = setup.parts.validation
-    if len(validation) <= MOST_TRIED:
+    if len(validation) <= LARGEST:
         return setup
-    drawn = np.sort(np.random.default_rng(setup.plan.seed).choice(validation, MOST_TRIED, replace=False))
+    drawn = np.sort(np.random.default_rng(setup.plan.seed).choice(validation, LARGEST, replace=False))
     return replace(setup, parts=Parts(setup.parts.training, drawn, setup.parts.holdout))

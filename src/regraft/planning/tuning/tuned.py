@@ -21,7 +21,7 @@ from ..setup import Log, Parts, Setup
 from ..starting import solve_heads_
 from .folds import folds_of
 
-__all__ = ["Tuned", "note_", "starts_of", "tuned", "usual_rate"]
+__all__ = ["Tuned", "folds_for", "refit_", "starts_of", "tuned", "usual_rate"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
@@ -86,15 +86,26 @@ def tuned(  # over the limit: what is trained, from where
     training = training_of(setup, log, stage=stage, feed=feed, frozen=frozen)
     if setup.repeats is not None:
         return Tuned(_repeated_(log, setup.repeats, training=training, starts=starts), setup.repeats)
-    rows = setup.parts.learned_from
     with log.clock.during("train"):
-        found = measured_training(training, usual=usual, starts=starts, folds=_folds_for(setup), known=setup.checkpoint(f"{stage}-choice"))
-        if found.kept_start:
-            put_start_(replace(training, fit=rows if setup.refits else training.fit), found.recipe, starts=starts)
-        elif setup.refits and setup.settings.epochs != 0:
-            found.refit_(rows, setup.checkpoint(f"{stage}-refit"))
-    note_(log, found, refitted_on=len(rows) if setup.refits and not found.kept_start else None)
+        found = measured_training(training, usual=usual, starts=starts, folds=folds_for(setup), known=setup.checkpoint(f"{stage}-choice"))
+        refit_(setup, log, found=found)
     return Tuned(found.history, found)
+
+
+def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
+    """Repeat a training on training and validation set, where that is asked for; leave its start in the network, where that was better.
+
+    Args:
+        setup: gives the examples.
+        log: gets what was compared and chosen, and whether the training was repeated.
+        found: the training; its history grows.
+    """
+    training, rows, refits = found.training, setup.parts.learned_from, setup.refits and setup.settings.epochs != 0
+    if found.kept_start:
+        put_start_(replace(training, fit=rows if setup.refits else training.fit), found.recipe, starts=found.starts)
+    elif refits:
+        found.refit_(rows, setup.checkpoint(f"{training.stage}-refit"))
+    _note_(log, found, refitted_on=len(rows) if refits and not found.kept_start else None)
 
 
 def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
@@ -114,7 +125,7 @@ def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts)
         return refitted(training, recipe, starts=starts, course=known.course, rows=training.fit).history
 
 
-def note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
+def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
     """Take down what was compared and chosen for a training.
 
     Args:
@@ -136,7 +147,7 @@ def note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
         )
 
 
-def _folds_for(setup: Setup) -> Folds:
+def folds_for(setup: Setup) -> Folds:
     """Return the folds that choose where the validation set of a `setup` is too small; none where it is not, or nothing can be split."""
     if len(setup.parts.validation) >= FEW_TO_CHOOSE or not setup.plan.validation or setup.settings.refit is False:
         return ()
