@@ -73,7 +73,7 @@ def test_padded_names_and_ambiguous_ones(csv, pictures):
     (pictures / "cat/2.png").rename(pictures / "cat/007.png")
     data = read(csv("id,label\n007,c\n010,d\n").parent / "table.csv", files=pictures, skip_bad=True)
     assert data.names == ("cat/007.png",)
-    with pytest.raises(DataError, match=r"rows of table.csv name files that are not in .*: 1\."):
+    with pytest.raises(DataError, match=r"1 names in table.csv fit several files in .*: \x271\x27 \(cat/1.png, dog/1.png\)"):
         read(csv("id,label\n007,c\n1,d\n"), files=pictures)
 
 
@@ -197,7 +197,7 @@ def test_decimal_commas(csv):
 def test_the_index_of_a_data_frame_is_no_feature(csv):
     for head in ("", "Unnamed: 0"):
         data = read(csv(f"{head},a,b,label\n5,1,2,x\n9,1,3,x\n11,2,4,y\n"))
-        assert data.items.tolist() == [[1, 2], [1, 3], [2, 4]] and "numbers the rows and has no name: Unnamed: 0" in data.notes[0]
+        assert data.items.tolist() == [[1, 2], [1, 3], [2, 4]] and "numbers or names the rows and has no name: Unnamed: 0" in data.notes[0]
     assert read(csv(",a,label\n0.5,1,x\n1.5,1,y\n")).items.shape == (2, 2)  # measured, not counted
     assert read(csv("a,b,label,\n1,2,x,\n3,4,y,\n")).classes == ("x", "y")  # separators at the end of each line
     frame = pytest.importorskip("pandas").DataFrame({"Unnamed: 0": [3, 4], "a": [1, 2], "label": ["x", "y"]})

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, near_names
-from ..files.given import missing_data
+from ..files.given import matching, missing_data
 from ..files.text import printable
 from .dataset import KINDS, Dataset
-from .items import is_frame
-from .readers.array_files import ARRAY_EXTENSIONS, array_file
+from .decoding.files import kind_of, kind_of_files, natural_key
+from .items import is_frame, listed
+from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
 from .readers.examples import are_examples
 from .readers.folders import read_folder
@@ -48,7 +49,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     """Read data of any supported kind without decoding the items.
 
     Args:
-        source: a folder of class folders (images, audio), a CSV, Parquet, .npy or .npz file, a data frame, a pair (X, y) with X an
+        source: a folder of class folders (images, audio), a pattern of files ("photos/*/*.png", the classes are the names of their
+            folders), a CSV, Parquet, .npy, .npz or HDF5 file, a data frame, a pair (X, y) with X an
             array, texts or paths of files, or a `Dataset`. y may be a mapping from task to labels. For a network of several inputs X is a
             mapping from the name of each to N items, which may also be given alone, with `target`. Also the data sets of PyTorch and
             Hugging Face, which are asked for each item when it is needed, DataLoaders, `tf.data` and other iterables of (item, label),
@@ -120,6 +122,9 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
     wrong = missing_data(path)
     if wrong:
         raise DataError(wrong)
+    found = matching(path)
+    if found:
+        return _read_path(found[0], options) if len(found) == 1 and options.target is None else _read_files(path, found, options=options)
     if path.is_dir():
         return read_folder(path, options)
     if path.suffix.lower() in TABLE_EXTENSIONS:
@@ -130,6 +135,28 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
         return dataclasses.replace(data, notes=(note, *data.notes))
     known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS))
     raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}.")
+
+
+def _read_files(pattern: Path, found: list[Path], *, options: ReadOptions) -> Dataset:
+    """Return the files that a pattern fits, whose labels were given, or are the names of the folders that they lie in."""
+    paths = sorted(found, key=lambda path: natural_key(path.as_posix()))
+    tables = [path for path in paths if path.suffix.lower() in TABLE_EXTENSIONS]
+    labels, notes = options.target, []
+    if tables:
+        raise DataError(f"The pattern {printable(pattern)} fits {len(tables)} tables: {listed(tables)}; expected one.")
+    if labels is None:
+        labels, notes = [path.parent.name for path in paths], ["the classes are the names of the folders that the files lie in"]
+        if len(set(labels)) < 2:
+            raise DataError(
+                f"The pattern {printable(pattern)} fits {len(paths)} files of one folder; expected those of two or more, whose names are "
+                "the classes, or target=, an array with the label of each file."
+            )
+    kind = kind_of_files(paths, pattern, kind=str(options.kind) if options.kind else None)
+    if any(kind_of(path) != kind for path in paths):
+        raise DataError(f"The pattern {printable(pattern)} fits files that are not {kind} files. Narrow it, such as by '*.png'.")
+    items = array_items(paths) if kind == "array" else paths
+    data = read_arrays((items, labels), dataclasses.replace(options, target=None, kind=kind))
+    return dataclasses.replace(data, notes=(*notes, *data.notes))
 
 
 def _class_names(classes: Iterable[str] | Mapping[str, Iterable[str]] | None) -> dict[str | None, tuple[str, ...]] | None:

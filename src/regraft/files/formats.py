@@ -285,6 +285,14 @@ FORMATS: dict[str, Format] = {
         "registered; the archive, its HDF5 part and the memory for its layers are checked before Keras sees the file.",
         NetworkError,
     ),
+    "h5_arrays": Format(
+        "HDF5 file of arrays",
+        (".h5", ".hdf5"),
+        "`h5py.File`",
+        "Numbers taken from any other file (external storage, external links, virtual data sets), groups that contain themselves, "
+        "declared shapes larger than the memory, filters that are plugins.",
+        "Looked through as a Keras file in HDF5 is, before one number is read; object arrays are refused.",
+    ),
     "h5": Format(
         "Keras file in HDF5",
         (".h5", ".hdf5", ".weights.h5"),

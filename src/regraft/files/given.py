@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 from ..errors import near_names
 from .text import printable
 
-__all__ = ["LIBRARIES", "missing_data", "missing_network"]
+__all__ = ["LIBRARIES", "matching", "missing_data", "missing_network"]
 
 LIBRARIES = ("timm", "torchvision", "keras", "hf")
 """What stands before the colon in a network's name, such as "timm:resnet18"."""
@@ -30,8 +31,24 @@ def missing_data(source: str | Path) -> str:
     """Return what is wrong with data that lie nowhere; "" where nothing is.
 
     Args:
-        source: a file or folder.
+        source: a file or folder, or a pattern of files, such as "photos/*/*.png".
     """
-    if Path(source).exists():
+    if Path(source).exists() or matching(source):
         return ""
+    if glob.has_magic(str(source)):
+        return (
+            f"No file fits the pattern {printable(source)}. Relative paths start at {printable(Path.cwd())}; '**' stands for any folders."
+        )
     return f"The data do not exist: {printable(source)}. Check the path; relative paths start at {printable(Path.cwd())}."
+
+
+def matching(source: str | Path) -> list[Path]:
+    """Return the files that a pattern with *, ? or [...] fits, in the order of their names; none for the path of a file or folder.
+
+    Args:
+        source: a pattern, such as "photos/*/*.png"; "**" stands for any folders. Hidden files fit none.
+    """
+    text = str(source)
+    if Path(source).exists() or not glob.has_magic(text):
+        return []
+    return sorted(Path(path) for path in glob.glob(text, recursive=True) if not Path(path).is_dir())

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...console import show_csv, show_json, tell
-from ...errors import DataError, InputError
-from ...files.formats import opening
+from ...errors import InputError
 from ...files.text import printable
 from ..guard import guarded
 from ..options import (
@@ -36,7 +35,7 @@ from ..options import (
 from ..shared import check_there, columns_for, listed_names, to_run
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 __all__ = ["add_to"]
 
@@ -93,9 +92,8 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
     Raises:
         InputError: if there are none, texts are given to a network of another kind, beside a table or without the columns that it reads.
     """
-    from ...data import Dataset
-    from ...data.items import listed
     from ...data.readers.tables import TABLE_EXTENSIONS
+    from ...data.readers.unlabelled import read_files
 
     kind = net.preprocessing.item_kind
     if texts and (kind != "text" or columns):
@@ -103,25 +101,17 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
         raise InputError(f"--text goes with a network that reads texts alone; {takes}. Give FILES.")
     if not files and not texts:
         raise InputError(f"No items were given; expected FILES{' or --text' if kind == 'text' else ''}.")
-    missing = [str(path) for path in files if not path.exists()]
-    if missing:
-        shown = listed(missing)
-        raise DataError(f"These files do not exist: {shown}. Relative paths start at {Path.cwd()}.")
     tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]
     if tables and texts:
         raise InputError(f"Received --text and the table {printable(tables[0])}; expected one of them.")
     if columns or tables or beside is not None:
         return _of_table(net, files, columns=columns or [], beside=beside, outside=outside)
-    if kind in ("image", "audio"):
-        return net.preprocessing.dataset(list(files))
-    import numpy as np
-
-    named = list(_texts(files, texts)) if kind == "text" else list(_arrays(files))
-    if not named:
-        raise DataError(f"No items were found in {listed(files)}; expected one or more.")
-    names, items = zip(*named, strict=True)
-    held = list(items) if kind == "text" else np.stack(items)
-    return Dataset(held, np.zeros(len(names), np.float32), (), kind, "regression", names=names)
+    read = read_files(files, kind) if files else None
+    if not texts:
+        return read
+    named = [*texts, *(read.items if read else [])]
+    names = (*(f"text {number}" for number, _ in enumerate(texts, start=1)), *((read.names or ()) if read else ()))
+    return dataclasses.replace(net.preprocessing.dataset(named), names=names)
 
 
 def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path | None, outside: bool) -> Any:
@@ -142,43 +132,6 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
         tell(f"Note: {note}")
     names = data.names or tuple(f"{files[0]}:{row}" for row in range(len(data)))
     return dataclasses.replace(data, names=names)
-
-
-def _texts(files: list[Path], texts: list[str]) -> Iterator[tuple[str, str]]:
-    for number, text in enumerate(texts, start=1):
-        yield f"text {number}", text
-    for path in files:
-        with opening(path, "text", remedy="Save it in UTF-8."):
-            lines = path.read_text(encoding="utf-8").splitlines()
-        yield from ((f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _arrays(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    shapes: dict[tuple[int, ...], Path] = {}
-    for path in files:
-        rows, names = _rows_of(path)
-        shapes.setdefault(rows.shape[1:], path)
-        if len(shapes) > 1:
-            (first, other), (second, _) = list(shapes.items())[:2]
-            shown = f"{printable(other)} have the shape {first}, those of {printable(path)} {second}"
-            raise DataError(f"The items of {shown}; expected one shape.")
-        yield from zip(names, rows, strict=True)
-
-
-def _rows_of(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return the items of a file of arrays, or of a folder of which each file is one, and what they are called."""
-    import numpy as np
-
-    from ...data.decoding.files import files_below, kind_of
-    from ...data.readers.array_files import array_file, array_items, read_array
-
-    if path.is_dir():
-        found = [file for file in files_below(path) if kind_of(file) == "array"]
-        if not found:
-            raise DataError(f"{printable(path)} holds no .npy files; expected one or more.")
-        return np.stack(list(array_items(found))), [str(file) for file in found]
-    rows = array_file(path, ())[0] if path.suffix.lower() == ".npz" else read_array(path)
-    return rows, [f"{path}:{index}" for index in range(len(rows))]
 
 
 def _told(found: Any, kind: str, *, probabilities: bool) -> list[dict[str, Any]]:

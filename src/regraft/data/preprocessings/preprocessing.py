@@ -18,9 +18,9 @@ from ...files.schema import checked
 from ...networks.parts.protocols import Inputs
 from ...tensors import torch
 from ..dataset import Dataset
-from ..decoding.files import files_below, kind_of
 from ..items import as_numpy, is_frame, listed, take
 from ..readers.examples import are_examples, unlabelled
+from ..readers.unlabelled import is_file_of_items, read_files
 from .augmenting import plain_name
 from .schemas import LARGEST, SCHEMAS, SMALLEST
 
@@ -345,9 +345,11 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     """Return items without labels as a data set, whatever form they have.
 
     Args:
-        items: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series, a path of a file or folder; of pictures also
-            one alone, as PIL image or array (H, W, C); a data set of another library, whose labels are not looked at.
-        kind: of the preprocessing: a string is a path where this is "image" or "audio", else a text.
+        items: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a
+            pattern of files; of pictures also one alone, as PIL image or array (H, W, C); a data set of another library, whose labels are
+            not looked at.
+        kind: of the preprocessing. A string is a path, except where this is "text": there it is a text, unless it is the path of a
+            table or .txt file that exists.
 
     Returns:
         The data set; its targets are zeros and mean nothing.
@@ -357,6 +359,9 @@ def as_dataset(items: Any, kind: str) -> Dataset:
     """
     if isinstance(items, Dataset):
         return items
+    named = [items] if isinstance(items, str | Path) else list(items) if isinstance(items, list | tuple) else []
+    if named and all(isinstance(one, Path) or (isinstance(one, str) and (kind != "text" or is_file_of_items(one))) for one in named):
+        return read_files(map(Path, named), kind)
     rows = _unlabelled(items, kind)
     if not len(rows):
         raise DataError(f"No items were received ({type(items).__name__} of length 0); expected one or more.")
@@ -369,8 +374,6 @@ def _names(rows: Any) -> tuple[str, ...] | None:
 
 def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     of_files = kind in ("image", "audio")
-    if isinstance(items, Path) or (isinstance(items, str) and of_files):
-        return _paths(Path(items), kind)
     if isinstance(items, str):
         return [items]
     if is_frame(items) or (type(items).__module__.split(".")[0] == "torch" and hasattr(items, "detach")):
@@ -384,7 +387,7 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     if absent:
         raise DataError(f"Items {listed(absent)} of {len(values)} are None; expected files, texts or arrays. Leave them out.")
     if of_files:
-        return [part for value in values for part in (_paths(Path(value), kind) if isinstance(value, str | Path) else [value])]
+        return [Path(value) if isinstance(value, str) else value for value in values]
     if values and not isinstance(values[0], str):
         return as_numpy(values)
     return values
@@ -394,17 +397,6 @@ def _pictures(array: np.ndarray) -> np.ndarray:
     """Return one picture, (H, W) or (H, W, C) with C of 1, 3 or 4, as a batch of one; any other array as it is."""
     single = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4) and min(array.shape[:2]) > 4)
     return array[None] if single and array.dtype.kind in "biuf" else array
-
-
-def _paths(path: Path, kind: str) -> list[Any]:
-    if not path.exists():
-        raise DataError(f"The file does not exist: {path}. Check the path; relative paths start at {Path.cwd()}.")
-    if path.is_file():
-        return [path]
-    found = [file for file in files_below(path) if kind_of(file) == kind]
-    if not found:
-        raise DataError(f"{path} holds no {kind} files; expected one or more.")
-    return found
 
 
 def check_scaling(mean: Any, std: Any) -> None:

@@ -1,24 +1,26 @@
-"""Arrays of numbers in .npy and .npz files."""
+"""Arrays of numbers in .npy, .npz and HDF5 files."""
 
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from ...errors import DataError, UnsafeFileError, near_names
+from ...errors import DataError, UnsafeFileError, near_names, optional_import
 from ...files.archives import open_archive
 from ...files.formats import opening
 from ...files.sizes import check_size
 from ...files.text import printable
+from ...networks.sources.hdf5 import check_h5, check_heaps
 from ..items import LazyItems, listed
 
 __all__ = ["ARRAY_EXTENSIONS", "array_file", "array_items", "read_array"]
 
-ARRAY_EXTENSIONS = (".npy", ".npz")
+ARRAY_EXTENSIONS = (".npy", ".npz", ".h5", ".hdf5")
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Of the header, by the version of the format; a third one differs only for structured types, which are no numbers."""
 _ITEMS = ("x", "data", "features", "inputs", "images", "samples", "arr_0")
@@ -74,10 +76,10 @@ def array_items(paths: Sequence[Path]) -> LazyItems:
 
 
 def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
-    """Return the items and labels of a .npy or .npz file.
+    """Return the items and labels of a .npy, .npz or HDF5 file.
 
     Args:
-        path: of the file; of a .npz the arrays are found by their names, such as X and y.
+        path: of the file; of a .npz or HDF5 file the arrays are found by their names, such as X and y.
         target: the name of the array of labels in it, or of a .npy file of labels beside it or elsewhere; N labels; None: found out.
 
     Returns:
@@ -89,6 +91,8 @@ def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
     """
     if path.suffix.lower() == ".npz":
         return _from_archive(path, target)
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        return _from_h5(path, target)
     items = read_array(path, mapped=True)
     if target is not None and not isinstance(target, str):
         return items, target, f"items are the rows of {printable(path.name)}"
@@ -121,9 +125,40 @@ def _from_archive(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
                 _header(stream, size=size, shown=f"{shown}: {printable(name)}", kinds="biuf" if name == item else "biufUS")
             with archive.open(parts[name]) as stream:
                 made.append(np.asarray(np.lib.format.read_array(stream, allow_pickle=False)))
-    others = [name for name in parts if name not in (item, label)]
-    note = f"items are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
-    return made[0], made[1] if label else target, note
+    return made[0], made[1] if label else target, _note_of(list(parts), item, label=label)
+
+
+def _from_h5(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
+    h5py = optional_import("h5py", "keras", purpose="reading an HDF5 file")
+    with opening(path, "h5_arrays", remedy="Write it again with h5py, or as .npz.") as checked, checked.open("rb") as raw:
+        shown, size = f"'{printable(checked)}'", checked.stat().st_size
+        if size:
+            with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                check_heaps(content, shown)
+        with h5py.File(checked, "r") as file:
+            check_h5(file, size=size, shown=shown, texts=True)
+            parts: dict[str, Any] = {}
+            file.visititems(lambda name, one: parts.update({name: one}) if isinstance(one, h5py.Dataset) else None)
+            item, label = _names_in(list(parts), target, shown=shown)
+            made = [_array_of_h5(parts[name], h5py, path=checked, shown=shown) for name in [item, *([label] if label else [])]]
+    if made[0].dtype.kind not in "biuf":
+        raise DataError(f"{shown}: {printable(item)} holds texts; expected numbers, (items, …).")
+    return made[0], made[1] if label else target, _note_of(list(parts), item, label=label)
+
+
+def _array_of_h5(part: Any, h5py: Any, *, path: Path, shown: str) -> np.ndarray:
+    check_size(part.nbytes, path, kind="array")
+    if h5py.check_string_dtype(part.dtype) is not None:
+        return np.asarray(part.asstr()[()]).astype(np.str_)
+    if part.dtype.kind not in "biuf" or not part.shape:
+        received = f"an array of the shape {part.shape} and the type {part.dtype}"
+        raise DataError(f"{shown}: {printable(part.name)} holds {received}; expected numbers, (items, …).")
+    return np.asarray(part[()])
+
+
+def _note_of(names: list[str], item: str, *, label: str) -> str:
+    others = [name for name in names if name not in (item, label)]
+    return f"items are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
 
 
 def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,10 +36,11 @@ def read_folder(folder: Path, options: ReadOptions) -> Dataset:
     """
     existing_folder(folder, "The folder of the data")
     files = files_below(folder) if options.target is not None else _class_files(folder)
+    files, linked = (files, []) if options.target is not None else _once(files, folder)
     kind = kind_of_files(files, folder, kind=options.kind)
     paths = [path for path in files if kind_of(path) == kind]
     others = [path.relative_to(folder).as_posix() for path in files if kind_of(path) != kind]
-    notes = [f"left out {len(others)} files that are not {kind} files: {listed(others)}"] if others else []
+    notes = [*linked, *([f"left out {len(others)} files that are not {kind} files: {listed(others)}"] if others else [])]
     if options.target is not None:
         if not isinstance(options.target, Mapping):
             label_array(options.target, len(paths), what="target")
@@ -78,6 +81,35 @@ def _class_files(folder: Path) -> list[Path]:
             f"Give one of them as the data, such as {printable(classes[0])}, and another as test=."
         )
     return [path for part in classes for path in files_below(part)]
+
+
+def _once(files: list[Path], folder: Path) -> tuple[list[Path], list[str]]:
+    """Return each file of a class once, however many links lead to it, and notes on the links."""
+    places: dict[tuple[int, int], list[Path]] = {}
+    for path in files:
+        try:
+            facts = path.stat()
+        except OSError:  # a broken link: an error, when it is opened
+            continue
+        if stat.S_ISREG(facts.st_mode):
+            places.setdefault((facts.st_dev, facts.st_ino), []).append(path)
+    several = [paths for paths in places.values() if len(paths) > 1]
+    if not several:
+        return files, []
+    root, omitted, crossing = os.path.realpath(folder), [], []
+    for paths in several:
+        by_class: dict[str, list[Path]] = {}
+        for path in sorted(paths, key=lambda one: os.path.realpath(one) != os.path.join(root, one.relative_to(folder))):
+            by_class.setdefault(path.relative_to(folder).parts[0], []).append(path)
+        omitted += [path for own in by_class.values() for path in own[1:]]
+        crossing += [paths[0].relative_to(folder).as_posix()] if len(by_class) > 1 else []
+    shown = listed(path.relative_to(folder).as_posix() for path in omitted)
+    notes = [f"left out {len(omitted)} links to files that are read already: {shown}"] if omitted else []
+    notes += (
+        [f"{len(crossing)} files stand in several classes through links: {listed(crossing)}; no network can tell those"] if crossing else []
+    )
+    left_out = set(omitted)
+    return [path for path in files if path not in left_out], notes
 
 
 def _empty_classes(folder: Path, paths: list[Path], *, skip: bool) -> list[str]:

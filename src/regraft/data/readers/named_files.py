@@ -30,10 +30,10 @@ class FilesBelow:
         self.folder, self.outside = folder, outside
         self.paths = [path for path in files_below(folder) if kind_of(path)]
         self._exact = {path.relative_to(folder).as_posix(): path for path in self.paths}
-        self._loose: dict[str, Path | None] = {}
+        self._loose: dict[str, list[Path]] = {}
         for relative, path in self._exact.items():
             for key in {str(Path(relative).with_suffix("").as_posix()), path.name, path.stem}:
-                self._loose[key] = None if key in self._loose else path
+                self._loose.setdefault(key, []).append(path)
         self._root = os.path.realpath(folder)
         self._start = Path(os.path.abspath(folder)).as_posix().rstrip("/") + "/"
         self._real_folder = functools.cache(os.path.realpath)
@@ -43,7 +43,18 @@ class FilesBelow:
         text = self._inner(value)
         if self.outside and _leaves(text) and kind_of(Path(text)) and os.path.isfile(self.folder / text):
             return self.folder / text
-        return self._exact.get(text) or self._loose.get(text) or self._loose.get(text.rsplit("/", 1)[-1])
+        found = self._loosely(text)
+        return self._exact.get(text) or (found[0] if len(found) == 1 else None)
+
+    def fitting(self, value: str) -> list[str]:
+        """Return the paths within the folder of the files that a value fits, where it fits more than one and names none exactly."""
+        text = self._inner(value)
+        found = [] if text in self._exact else self._loosely(text)
+        return [path.relative_to(self.folder).as_posix() for path in found] if len(found) > 1 else []
+
+    def _loosely(self, text: str) -> list[Path]:
+        whole = self._loose.get(text, [])
+        return whole if len(whole) == 1 else self._loose.get(text.rsplit("/", 1)[-1], whole)
 
     def leads_out(self, value: str) -> bool:
         """Return whether a value is the name of an image or audio file outside the folder."""

@@ -33,6 +33,8 @@ __all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table", "read_unlabelled"]
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
 """What the index of a data frame is called once it has been written to a file."""
+FEW_ROWS = 8
+"""Of so few rows, any column may count them by chance."""
 SHORT_LABEL = 24
 """Characters on average below which repeated texts beside two or more numeric columns are names, not what is to be read."""
 SHORT_TEXT = 12
@@ -228,11 +230,11 @@ def _default_target(table: _Table) -> str:
 def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.ndarray, str, str, list[str]]:
     """Return items from the table itself: texts, or rows of numbers; their kind, a note on the choice, and the columns they come from."""
     free = table.free()
-    texts = {name: values for name, values in free.items() if values.dtype.kind in "OUST"}
-    numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and not _counts_rows(name, values)}
-    rows = [name for name, values in free.items() if _counts_rows(name, values)]
+    rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values)]
+    texts = {name: values for name, values in free.items() if values.dtype.kind in "OUST" and name not in rows}
+    numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
     if texts and (kind == "text" or (kind is None and not (len(numbers) > 1 and all(map(_are_labels, texts.values()))))):
-        return _text_items(texts)
+        return _text_items(texts, _note_on_rows(rows))
     if kind in ("image", "audio"):
         raise DataError(f"{table.name} is read as kind={kind!r} and no column of it names files; expected files= with their folder.")
     if not numbers or kind == "text":
@@ -241,7 +243,10 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
             f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
         )
     note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}" + (f"; left out: {listed(texts)}" if texts else "")
-    note += f"; left out, as it numbers the rows and has no name: {listed(rows)}" if rows else ""
+    note += _note_on_rows(rows)
+    counting = [name for name, values in numbers.items() if _counts_rows(values)]
+    if counting:
+        note += f"; the column {counting[0]!r} numbers the rows: as an index it gives the labels of sorted rows away, remove it then"
     return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note, list(numbers)
 
 
@@ -260,9 +265,23 @@ def _inputs(table: _Table, options: ReadOptions) -> tuple[Parts, str, str, list[
     return dataclasses.replace(items, columns=named), kind, note, [column for wanted in named.values() for column in wanted]
 
 
-def _counts_rows(name: str, values: np.ndarray) -> bool:
+def _names_rows(name: str, values: np.ndarray) -> bool:
     """Tell whether a column is the index that data frames and spreadsheets write in front, without a name."""
-    return _NAMELESS.fullmatch(name) is not None and values.dtype.kind in "iu"
+    if _NAMELESS.fullmatch(name) is None:
+        return False
+    if values.dtype.kind == "f":
+        return bool((values == np.round(values)).all())
+    short = values.dtype.kind in "OUT" and len({*map(str, values)}) == len(values) and np.mean([*map(len, map(str, values))]) < SHORT_LABEL
+    return values.dtype.kind in "iu" or bool(short)
+
+
+def _counts_rows(values: np.ndarray) -> bool:
+    """Tell whether numbers are 0, 1, 2, … or 1, 2, 3, … in the order of the rows."""
+    return len(values) > FEW_ROWS and values[0] in (0, 1) and bool((np.diff(values.astype(np.float64)) == 1).all())
+
+
+def _note_on_rows(rows: list[str]) -> str:
+    return f"; left out, as it numbers or names the rows and has no name: {listed(rows)}" if rows else ""
 
 
 def _are_labels(values: np.ndarray) -> bool:
@@ -271,13 +290,13 @@ def _are_labels(values: np.ndarray) -> bool:
     return 2 * len(found) <= len(values) and float(np.mean([len(name) for name in found])) < SHORT_LABEL
 
 
-def _text_items(texts: Columns) -> tuple[list[str | None], str, str, list[str]]:
+def _text_items(texts: Columns, more: str) -> tuple[list[str | None], str, str, list[str]]:
     lengths = {name: np.mean([len(str(value)) for value in values]) for name, values in texts.items()}
     name = max(lengths, key=lambda column: lengths[column])
     note = f"items are the texts of the column {name!r}"
     if lengths[name] < SHORT_TEXT:
         note += f", {lengths[name]:.0f} characters long on average; for the numeric columns give kind='array'"
-    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note, [name]
+    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note + more, [name]
 
 
 def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:
@@ -288,6 +307,12 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
     matches = [found.find(value) for value in values]
     moved = found.check(values, matches, table=table.name)
     missing = [value for value, path in zip(values, matches, strict=True) if path is None]
+    several = {value: found.fitting(value) for value in missing if found.fitting(value)}
+    if several and not options.skip_bad:
+        shown = listed(f"{value!r} ({listed(names, 3)})" for value, names in several.items())
+        raise DataError(
+            f"{len(several)} names in {table.name} fit several files in {printable(folder)}: {shown}. Write their paths within the folder."
+        )
     if missing and not options.skip_bad:
         raise DataError(
             f"{len(missing)} of {len(values)} rows of {table.name} name files that are not in {printable(folder)}: {listed(missing)}. "
@@ -303,7 +328,11 @@ def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Bes
         beside=beside.taken(rows),
         options=options,
         names=tuple(found.name_of(path) for path in paths),
-        notes=(*table.notes, *moved, *_file_notes(missing, found.unused(paths), others=len(values) - len(paths) - len(missing))),
+        notes=(
+            *table.notes,
+            *moved,
+            *_file_notes(missing, list(several), unused=found.unused(paths), others=len(values) - len(paths) - len(missing)),
+        ),
     )
     return table.told(data, [column])
 
@@ -315,7 +344,10 @@ def _taken(target: Any, rows: np.ndarray) -> Any:
     return take(target, rows)
 
 
-def _file_notes(missing: list[str], unused: list[str], *, others: int) -> Iterable[str]:
+def _file_notes(missing: list[str], several: list[str], *, unused: list[str], others: int) -> Iterable[str]:
+    if several:
+        yield f"left out rows whose names fit several files: {listed(several)}"
+    missing = [value for value in missing if value not in several]
     if missing:
         yield f"left out {len(missing)} rows whose files do not exist: {listed(missing)}"
     if others:
@@ -328,6 +360,9 @@ def _file_column(table: _Table, found: FilesBelow) -> str:
     """Return the column of which most values name files."""
     free = {name: [str(value) for value in table.names(name).tolist()] for name in table.free()}
     counts = {name: sum(found.find(value) is not None or found.leads_out(value) for value in values) for name, values in free.items()}
+    if not any(counts.values()):  # names that fit several files are told as such, unless few values are any
+        counts = {name: sum(bool(found.fitting(value)) for value in values) for name, values in free.items()}
+        counts = {name: count if 2 * count > len(table) else 0 for name, count in counts.items()}
     best = max(counts, key=lambda name: counts[name], default=None)
     if best is None or not counts[best]:
         first = {printable(name): printable(values[0], width=60) for name, values in free.items()}

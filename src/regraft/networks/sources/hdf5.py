@@ -10,9 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import h5py
-
-from ...errors import NetworkError, UnsafeFileError
+from ...errors import NetworkError, UnsafeFileError, optional_import
 from ...files.sizes import refuse_expansion
 from ...files.text import printable
 
@@ -22,19 +20,26 @@ _DEEPEST = 100
 _HEAP = b"GCOL\x01"
 """The first bytes of a heap of texts."""
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "checksum", 32000: "lzf"}
-_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.OPAQUE)
+_INTEGER, _FLOAT, _STRING, _OPAQUE, _ENUM = 0, 1, 3, 5, 8
+"""What HDF5 calls the classes of its types."""
+_NUMBERS = (_INTEGER, _FLOAT, _ENUM, _OPAQUE)
 """Classes of the types of data sets; truth values are enumerations, bfloat16 is opaque."""
-_FACTS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM, h5py.h5t.STRING)
+_FACTS = (_INTEGER, _FLOAT, _ENUM, _STRING)
 """Classes of the types of attributes."""
 
 
-def check_h5(file: h5py.File, *, size: int, shown: str) -> None:
+def _h5() -> Any:
+    return optional_import("h5py", "keras", purpose="reading an HDF5 file")
+
+
+def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
     """Raise unless everything in an HDF5 file lies in it, once, and is as large as it says.
 
     Args:
         file: open for reading.
         size: bytes of the file.
         shown: its name for messages; text that is safe to show.
+        texts: data sets may hold texts too, such as labels.
 
     Raises:
         UnsafeFileError: if a part of it lies elsewhere: links by name, external or virtual data sets, or filters that are plugins.
@@ -47,8 +52,8 @@ def check_h5(file: h5py.File, *, size: int, shown: str) -> None:
     declared = 0
     for item, name in _items(file, shown):
         _check_attributes(item, size=size, what=f"{shown}, {name!r},")
-        if isinstance(item, h5py.Dataset):
-            declared += _checked_size(item, what=f"{shown}: the data set {name!r}")
+        if isinstance(item, _h5().Dataset):
+            declared += _checked_size(item, allowed=(*_NUMBERS, _STRING) if texts else _NUMBERS, what=f"{shown}: the data set {name!r}")
     refuse_expansion(declared, stored=size, what=shown, error=NetworkError)
 
 
@@ -75,7 +80,7 @@ def check_heaps(content: Any, shown: str) -> None:
         start = content.find(_HEAP, start + 1)
 
 
-def _items(file: h5py.File, shown: str) -> Iterator[tuple[Any, str]]:
+def _items(file: Any, shown: str) -> Iterator[tuple[Any, str]]:
     """Yield every group and data set with its name, each group once; not by recursion, as the file chooses the depth."""
     root = file["/"]
     waiting = [(root, "/", 0)]
@@ -88,15 +93,15 @@ def _items(file: h5py.File, shown: str) -> Iterator[tuple[Any, str]]:
         for key in group:
             name = printable(f"{path}{key}", width=120)
             link = group.get(key, getlink=True)
-            if not isinstance(link, h5py.HardLink):
+            if not isinstance(link, _h5().HardLink):
                 raise UnsafeFileError(
                     f"{shown} holds {name!r} as a link to another place ({type(link).__name__}), which could be any file of this machine; "
                     "expected everything in the file itself. It is not opened."
                 )
             item = group[key]
-            if isinstance(item, h5py.Dataset):
+            if isinstance(item, _h5().Dataset):
                 yield item, name
-            elif not isinstance(item, h5py.Group):
+            elif not isinstance(item, _h5().Group):
                 raise NetworkError(f"{shown} holds {name!r}, which is neither a group nor a data set.")
             elif address(item) in seen:
                 raise NetworkError(f"{shown} holds the group {name!r} at two places, so that it may contain itself; expected a tree.")
@@ -107,13 +112,13 @@ def _items(file: h5py.File, shown: str) -> Iterator[tuple[Any, str]]:
 
 def address(item: Any) -> tuple[int, int]:
     """Return what tells one object of a file, `item`, from another, however it was reached."""
-    facts = h5py.h5o.get_info(item.id)
+    facts = _h5().h5o.get_info(item.id)
     return facts.fileno, facts.addr
 
 
 def _check_attributes(item: Any, *, size: int, what: str) -> None:
     for key in item.attrs:
-        attribute = h5py.h5a.open(item.id, key.encode("utf-8", errors="surrogateescape"))
+        attribute = _h5().h5a.open(item.id, key.encode("utf-8", errors="surrogateescape"))
         kind = attribute.get_type()
         if kind.get_class() not in _FACTS:
             raise NetworkError(f"{what} has an attribute {printable(key, width=80)!r} that is neither text nor a number.")
@@ -121,7 +126,7 @@ def _check_attributes(item: Any, *, size: int, what: str) -> None:
             raise NetworkError(f"{what} has an attribute {printable(key, width=80)!r} that declares more than the file holds.")
 
 
-def _checked_size(data: h5py.Dataset, *, what: str) -> int:
+def _checked_size(data: Any, *, allowed: tuple[int, ...], what: str) -> int:
     """Return the bytes that a data set takes in memory.
 
     Raises:
@@ -129,7 +134,7 @@ def _checked_size(data: h5py.Dataset, *, what: str) -> int:
         NetworkError: if it holds no numbers, or fewer than it says.
     """
     facts = data.id.get_create_plist()
-    if facts.get_external_count() or facts.get_layout() == h5py.h5d.VIRTUAL:
+    if facts.get_external_count() or facts.get_layout() == _h5().h5d.VIRTUAL:
         raise UnsafeFileError(f"{what} takes its numbers from other files; expected them in the file itself. It is not opened.")
     filters = [facts.get_filter(index)[0] for index in range(facts.get_nfilters())]
     if not set(filters) <= set(_FILTERS):
@@ -138,7 +143,7 @@ def _checked_size(data: h5py.Dataset, *, what: str) -> int:
             f"or {', '.join(_FILTERS.values())}. Save it again without them."
         )
     kind = data.id.get_type()
-    if data.shape is None or kind.get_class() not in _NUMBERS or (kind.get_class() == h5py.h5t.OPAQUE and not is_bfloat16(data)):
+    if data.shape is None or kind.get_class() not in allowed or (kind.get_class() == _OPAQUE and not is_bfloat16(data)):
         raise NetworkError(f"{what} holds {printable(data.dtype, width=80)} and no numbers; expected weights.")
     declared = math.prod(data.shape) * kind.get_size()
     if not filters and data.id.get_storage_size() < declared:
@@ -149,6 +154,6 @@ def _checked_size(data: h5py.Dataset, *, what: str) -> int:
     return int(max(declared, math.prod(data.chunks or ()) * kind.get_size()))  # a chunk is unpacked as a whole
 
 
-def is_bfloat16(data: h5py.Dataset) -> bool:
+def is_bfloat16(data: Any) -> bool:
     """Tell whether a data set holds numbers of 16 bits as Keras writes them, which HDF5 has no type for."""
     return bool(data.dtype.itemsize == 2 and data.dtype.kind == "V" and data.attrs.get("dtype") == "bfloat16")

@@ -1,0 +1,107 @@
+"""Items without labels in files of any form that labelled data have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ...files.formats import opening
+from ...files.given import matching
+from ...files.text import printable
+from ..dataset import Dataset
+from ..decoding.files import files_below, kind_of
+from ..items import listed
+from .array_files import ARRAY_EXTENSIONS, array_file, array_items, read_array
+from .tables import TABLE_EXTENSIONS, read_unlabelled
+
+__all__ = ["is_file_of_items", "paths_of", "read_files"]
+
+Named = tuple[Any, list[str]]
+
+
+def is_file_of_items(text: str) -> bool:
+    """Return whether a text is the path of a table, of arrays or of lines of text, and no text to be read itself."""
+    return Path(text).suffix.lower() in (*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS, ".txt") and Path(text).is_file()
+
+
+def read_files(paths: Iterable[Path], kind: str) -> Dataset:
+    """Read items from files.
+
+    Args:
+        paths: of files, folders, or patterns of files.
+        kind: of the items. "image" and "audio": each file is an item, unless a table names them. "text": one a line of a .txt file, or
+            the texts of a table. "array": the rows of .npy, .npz, HDF5 and tables; each .npy file of a folder is one.
+
+    Returns:
+        The data; the targets are zeros and mean nothing.
+
+    Raises:
+        DataError: if a file is missing, of another form, or holds nothing.
+    """
+    found = [file for path in paths for file in (matching(path) or [path])]
+    missing = [path for path in found if not path.exists()]
+    if missing:
+        raise DataError(f"The file does not exist: {listed(missing)}. Check the path; relative paths start at {printable(Path.cwd())}.")
+    tables = [path for path in found if path.suffix.lower() in TABLE_EXTENSIONS]
+    if tables and len(found) > 1:
+        raise DataError(f"Received {listed(found)}; expected one table, or other files alone.")
+    if tables:
+        return read_unlabelled(tables[0], kind, columns=())
+    if kind in ("image", "audio"):
+        items: Any = [file for path in found for file in paths_of(path, kind)]
+        names = list(map(str, items))
+    else:
+        parts = [_lines(path) if kind == "text" else _rows(path) for path in found]
+        names = [name for _, named in parts for name in named]
+        items = [text for texts, _ in parts for text in texts] if kind == "text" else _joined([rows for rows, _ in parts], found)
+    if not names:
+        raise DataError(f"No items were found in {listed(found)}; expected one or more.")
+    return Dataset(items, np.zeros(len(names), np.float32), (), kind, "regression", names=tuple(names))
+
+
+def paths_of(path: Path, kind: str) -> list[Path]:
+    """Return the files of a kind below a folder, or the one file that a path names.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = [file for file in files_below(path) if kind_of(file) == kind]
+    if not found:
+        raise DataError(f"{printable(path)} holds no {kind} files; expected one or more.")
+    return found
+
+
+def _lines(path: Path) -> Named:
+    if path.is_dir():
+        raise DataError(f"{printable(path)} is a folder; expected a table with a column of texts, or a .txt file with one text a line.")
+    with opening(path, "text", remedy="Save it in UTF-8."):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    named = {f"{path}:{number}": line for number, line in enumerate(lines, start=1) if line.strip()}
+    return list(named.values()), list(named)
+
+
+def _rows(path: Path) -> Named:
+    """Return the items of a file of arrays, or of a folder of which each file is one, and what they are called."""
+    if path.is_dir():
+        found = paths_of(path, "array")
+        return np.stack(list(array_items(found))), [str(file) for file in found]
+    if path.suffix.lower() not in ARRAY_EXTENSIONS:
+        known = listed((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS), 9)
+        raise DataError(f"{printable(path)} is no file of numbers; expected one of {known}, or a folder of .npy files.")
+    rows = read_array(path, mapped=True) if path.suffix.lower() == ".npy" else array_file(path, ())[0]
+    return rows, [f"{path}:{index}" for index in range(len(rows))]
+
+
+def _joined(parts: list[Any], paths: list[Path]) -> np.ndarray:
+    shapes = {rows.shape[1:]: path for rows, path in zip(parts[::-1], paths[::-1], strict=True)}
+    if len(shapes) > 1:
+        (first, other), (second, path) = list(shapes.items())[:2]
+        shown = f"{printable(other)} have the shape {first}, those of {printable(path)} {second}"
+        raise DataError(f"The items of {shown}; expected one shape.")
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,180 @@
+"""Files in every form that data have: with labels for `read`, without for what a preprocessing takes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import regraft
+from regraft.data.preprocessings.preprocessing import as_dataset
+from regraft.errors import DataError, InputError, UnsafeFileError
+
+ROWS = np.arange(24, dtype=np.float32).reshape(8, 3)
+LABELS = np.array(list("abababab"))
+
+
+def _written(folder: Path, suffix: str) -> Path:
+    path = folder / f"data{suffix}"
+    if suffix == ".npy":
+        np.save(path, ROWS)
+        np.save(folder / "labels.npy", LABELS)
+    elif suffix == ".npz":
+        np.savez(path, X=ROWS, y=LABELS)
+    elif suffix in (".h5", ".hdf5"):
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file["X"], file["y"] = ROWS, LABELS.astype("S")
+    else:
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame(ROWS, columns=list("pqr"))
+        (frame.assign(label=LABELS).to_parquet if suffix == ".parquet" else lambda to: frame.assign(label=LABELS).to_csv(to, index=False))(
+            path
+        )
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".hdf5", ".csv", ".parquet"])
+def test_rows_of_numbers_in_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    path = _written(tmp_path, suffix)
+    data = regraft.read(path)
+    assert (data.classes, data.kind, data.targets.tolist()) == (("a", "b"), "array", [0, 1] * 4)
+    assert np.array_equal(np.asarray(data.items), ROWS)
+    if suffix not in (".csv", ".parquet"):
+        for given in (path, str(path), [path]):
+            found = as_dataset(given, "array")
+            assert np.array_equal(np.asarray(found.items), ROWS)
+            assert found.name_of(3).endswith(f"data{suffix}:3")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables_without_labels(tmp_path: Path, suffix: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame, path = pandas.DataFrame(ROWS, columns=list("pqr")), tmp_path / f"new{suffix}"
+    frame.to_parquet(path) if suffix == ".parquet" else frame.to_csv(path, index=False)
+    assert np.array_equal(np.asarray(as_dataset(str(path), "array").items), ROWS)
+    frame = pandas.DataFrame({"text": ["one long text", "another text", "a third one of them"]})
+    frame.to_parquet(path) if suffix == ".parquet" else frame.to_csv(path, index=False)
+    for given in (path, str(path)):
+        assert list(as_dataset(given, "text").items) == frame["text"].tolist()
+
+
+def test_h5_parts_by_name_and_parts_that_lie_elsewhere(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "named.h5", "w") as file:
+        file["train/spectra"], file["train/speaker"], file["other"] = ROWS, np.arange(8) % 2, np.zeros(3)
+    with pytest.raises(DataError, match=r"holds the arrays 'other', 'train/speaker', 'train/spectra'; expected X and y"):
+        regraft.read(tmp_path / "named.h5")
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["spectra"], file["speaker"] = ROWS, np.arange(8) % 2
+    assert regraft.read(tmp_path / "two.h5", target="speaker").classes == ("0", "1")
+    with h5py.File(tmp_path / "out.h5", "w") as file:
+        file["X"], file["y"] = h5py.ExternalLink("two.h5", "/spectra"), np.arange(8) % 2
+    with pytest.raises(UnsafeFileError, match="link to another place"):
+        regraft.read(tmp_path / "out.h5")
+    (tmp_path / "torn.h5").write_bytes((tmp_path / "two.h5").read_bytes()[:900])
+    with pytest.raises(InputError):
+        regraft.read(tmp_path / "torn.h5")
+
+
+def _pictures(folder: Path) -> Path:
+    for name in ("a/1", "a/2", "b/1", "b/3"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(np.full((4, 4, 3), 40 * len(list(folder.rglob("*.png"))), np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_patterns_name_files_with_the_folders_as_classes(tmp_path: Path) -> None:
+    folder = _pictures(tmp_path / "photos")
+    data = regraft.read(f"{folder}/*/*.png")
+    assert (len(data), data.classes, data.kind) == (4, ("a", "b"), "image")
+    assert any("names of the folders" in note for note in data.notes)
+    assert len(regraft.read(f"{folder}/**/*.png")) == 4
+    assert regraft.read(f"{folder}/a/*.png", target=["x", "y"]).classes == ("x", "y")
+    assert len(as_dataset(f"{folder}/*/1.png", "image")) == 2
+    with pytest.raises(DataError, match="fits 2 files of one folder; expected those of two or more"):
+        regraft.read(f"{folder}/a/*.png")
+    with pytest.raises(DataError, match="No file fits the pattern"):
+        regraft.read(f"{folder}/*.jpg")
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "array"])
+def test_what_is_no_file_of_items_is_told(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=r"does not exist: .*none.csv. Check the path"):
+        as_dataset(str(tmp_path / "none.csv"), kind)
+    (tmp_path / "odd.doc").write_text("x")
+    if kind == "array":
+        with pytest.raises(DataError, match=r"is no file of numbers; expected one of .csv"):
+            as_dataset(str(tmp_path / "odd.doc"), kind)
+
+
+LINKS: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    "to itself": (lambda a: (a / "x").symlink_to("."), 4, ""),
+    "twice to itself": (lambda a: [(a / name).symlink_to(".") for name in "xy"] and None, 4, ""),
+    "to the folder above": (lambda a: (a / "x").symlink_to(".."), 4, ""),
+    "to the folder above, absolute": (lambda a: (a / "x").symlink_to(a.parent.resolve()), 4, ""),
+    "to a file of the class": (lambda a: (a / "0.png").symlink_to("1.png"), 4, "left out 1 links"),
+    "a second name of a file": (lambda a: os.link(a / "1.png", a / "0.png"), 4, "left out 1 links"),
+    "to a file of another class": (lambda a: (a / "x.png").symlink_to("../b/1.png"), 5, "1 files stand in several classes"),
+    "to another class": (lambda a: (a / "x").symlink_to("../b"), 6, "2 files stand in several classes"),
+    "as another class": (lambda a: (a.parent / "c").symlink_to("b"), 6, "2 files stand in several classes"),
+}
+UNUSABLE: dict[str, Callable[[Path], None]] = {
+    "broken link": lambda a: (a / "x.png").symlink_to("none.png"),
+    "pipe": lambda a: os.mkfifo(a / "x.png"),
+    "link to a pipe": lambda a: os.mkfifo(a / "pipe") or (a / "x.png").symlink_to("pipe"),
+    "device": lambda a: (a / "x.png").symlink_to("/dev/zero"),
+    "socket": lambda a: _bound(a / "x.png"),
+}
+
+
+def _bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_in_class_folders_make_no_copies(tmp_path: Path, name: str) -> None:
+    made, count, note = LINKS[name]
+    folder = _pictures(tmp_path / "d")
+    made(folder / "a")
+    data = regraft.read(folder)
+    assert len(data) == count
+    assert [one for one in data.notes if note and note in one] or not note
+    assert all((folder / one).is_file() for one in data.names or ())
+    if "0.png" in os.listdir(folder / "a") and (folder / "a/0.png").is_symlink():
+        assert "a/1.png" in (data.names or ())  # the file itself stays, not the link to it
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_is_no_file_stops_nothing(tmp_path: Path, name: str) -> None:
+    folder = _pictures(tmp_path / "d")
+    UNUSABLE[name](folder / "a")
+    with pytest.raises(DataError, match=r"1 of 5 items cannot be used: a/x.png"):
+        regraft.data.checked(regraft.read(folder), False)
+    assert len(regraft.data.checked(regraft.read(folder), True)) == 4
+    assert regraft.read(folder).summary().facts["items"]["unreadable"] == 1
+
+
+INDEX = {"whole": list(range(9)), "float": [float(at) for at in range(9)], "name": [f"r{at}" for at in range(9)]}
+
+
+@pytest.mark.parametrize("kind", INDEX)
+def test_an_index_without_a_name_is_no_feature(tmp_path: Path, kind: str) -> None:
+    lines = [f"{index},{at % 4}.5,{at % 3},{'xy'[at // 5]}" for at, index in enumerate(INDEX[kind])]
+    (tmp_path / "t.csv").write_text("\n".join([",p,q,label", *lines]))
+    data = regraft.read(tmp_path / "t.csv")
+    assert (data.kind, np.shape(data.items)) == ("array", (9, 2))
+    assert any("has no name: Unnamed: 0" in note for note in data.notes)
+
+
+def test_a_named_column_that_numbers_the_rows_is_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["id,p,label", *(f"{at},{at % 4}.5,{'xy'[at // 5]}" for at in range(9))]))
+    data = regraft.read(tmp_path / "t.csv")
+    assert np.shape(data.items) == (9, 2)
+    assert any("the column 'id' numbers the rows" in note for note in data.notes)
