@@ -118,21 +118,16 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
             check_items(network, network.preprocessing)
     network.preprocessing = within_tokens(network, network.preprocessing)
     network.account = network.account.with_frozen(sorted(network.held))
-    _look_for_draws_(network)
-    if opened.unknown is not None and channels is None:
-        with _own_part(source, "rule for unknown items"):
-            network.unknown = UnknownJudge.from_dict(*opened.unknown)
-            network.unknown.check(network.head.features)
-    return network
-
-
-def _look_for_draws_(network: Network) -> None:
-    """Take note of a `network` that draws at random in inference: dropout that is always on, noise."""
     share = _drawn_share(network)
     network.draws = share > DRAWN
     if network.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
         note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
         network.account = network.account.joined(Account(notes=(note,)))
+    if opened.unknown is not None and channels is None:
+        with _own_part(source, "rule for unknown items"):
+            network.unknown = UnknownJudge.from_dict(*opened.unknown)
+            network.unknown.check(network.head.features)
+    return network
 
 
 def _given_preprocessing(network: Network, given: Any, *, channels: int | None) -> Preprocessing:

@@ -56,16 +56,12 @@ def picture_of(source: Any) -> Iterator[Any]:
             picture = image.open(stream, formats=formats)
         except image.UnidentifiedImageError:
             raise ValueError("it has none of the formats that are read, or its head is damaged") from None
-        _check_png(picture, path.stat().st_size)
+        # what a PNG file cannot hold, however well it is packed, would be decoded as black, for seconds
+        bits = 8 * len(picture.getbands()) if picture.mode in ("RGB", "RGBA", "LA") else 1
+        if picture.format == "PNG" and picture.width * picture.height * bits > 8 * _DEFLATED * path.stat().st_size:
+            raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {path.stat().st_size} bytes can hold")
         with picture, _ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
             yield picture
-
-
-def _check_png(picture: Any, size: int) -> None:
-    """Raise if a PNG file cannot hold its pixels, however well they are packed: what is missing would be decoded as black, for seconds."""
-    bits = 8 * len(picture.getbands()) if picture.mode in ("RGB", "RGBA", "LA") else 1
-    if picture.format == "PNG" and picture.width * picture.height * bits > 8 * _DEFLATED * size:
-        raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {size} bytes can hold")
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def _staging(target: Path) -> Path:
         clear_left(left)
     if hasattr(_LIBRARY, _CALL):
         with suppress(OSError):  # the parent cannot be written, or the working folder is gone
-            if _is_apart(target):
+            if target not in (Path.cwd(), *Path.cwd().parents):  # or it would no longer be the folder that this process works in
                 beside.mkdir()
                 made, old = beside.stat(), target.stat()
                 if (made.st_dev, made.st_uid, made.st_gid) == (old.st_dev, old.st_uid, old.st_gid):
@@ -110,11 +110,6 @@ def clear_left(folder: Path) -> None:
     """Remove a folder that a killed process left; nothing where something else has its name: `rmtree` would wait for a pipe for ever."""
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_apart(target: Path) -> bool:
-    """Tell whether this process works elsewhere: a folder that is exchanged is no longer the one that it works in."""
-    return target not in (Path.cwd(), *Path.cwd().parents)
 
 
 def _flush(folder: Path) -> None:

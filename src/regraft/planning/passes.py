@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import Prepared
 from ..files.room import large_array
-from ..frontier import Cut, FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
+from ..frontier import FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
 from ..networks.contract import Network
 from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
@@ -58,7 +58,8 @@ def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared |
         if isinstance(cut, Refusal):
             log.notes.append(f"{UNCACHED}: {cut.reason}.")
             return whole
-        if setup.plan.strategy == "auto" and too_large(_cache_bytes(cut, len(items) * views), log):
+        example = sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
+        if setup.plan.strategy == "auto" and too_large(len(items) * views * example, log):
             return whole
         where = default_cache_folder() if settings.cache == "auto" else settings.cache
         fill = FrozenPass(network, cut, where, settings.dtype, device=setup.device, counter=log.counter, notes=log.notes, kept=log.kept)
@@ -77,10 +78,6 @@ def whole_feeds(setup: Setup) -> tuple[Feed, Feed | None]:
     """Return the plain examples of a `setup` for its whole network, and its test set, where there is one."""
     network, device = setup.network, setup.device
     return WholeFeed(network, setup.items, 1, device), None if setup.test is None else WholeFeed(network, setup.test, 1, device)
-
-
-def _cache_bytes(cut: Cut, rows: int) -> int:
-    return rows * sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in cut.live)
 
 
 def too_large(needed: int, log: Log) -> bool:

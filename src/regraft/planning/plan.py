@@ -230,7 +230,10 @@ class Plan:
         lines += [f"fresh      {_names_in_words(self.fresh)}"] if self.fresh is not None else []
         lines += [f"from       {self.base}"] if self.base != "head" else []
         lines += [f"solved by  {self.probe}"] if self.probe != "auto" else []
-        lines += _candidate_lines(self.candidates)
+        rows = candidate_rows(self.candidates)
+        table = [HEADINGS, *rows] if rows else []
+        widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))] if table else []
+        lines += [" " * 11 + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
         lines += [f"because    {reason}" for reason in self.reasons]
         return "\n".join(map(printable, lines))
 
@@ -274,14 +277,6 @@ def _names_in_words(names: str | Sequence[str]) -> str:
 
 def _block_words(block: str) -> str:
     return "the third with the largest relative gradient" if block == AUTO_BLOCK else f"{block} third"
-
-
-def _candidate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a table of what was compared, one line each, the widths of the columns even."""
-    rows = candidate_rows(candidates)
-    table = [HEADINGS, *rows] if rows else []
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))] if table else []
-    return [" " * 11 + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def check_plan(plan: Plan) -> None:

@@ -148,7 +148,8 @@ def _reading(network: Network, points: Sequence[Tap] | None, *, count: int) -> t
     notes: tuple[str, ...] = ()
     if points is None and slices[-1].stop > most:
         dropped = _too_wide(slices, most)
-        tapped, slices = _tapped(network, [tap if tap.block not in dropped else _without_grids(tap) for tap in wanted])
+        kept = [tuple(pool for pool in tap.pools if pool not in _GRIDS or tap.block not in dropped) for tap in wanted]
+        tapped, slices = _tapped(network, [Tap(tap.block, pools) for tap, pools in zip(wanted, kept, strict=True)])
         notes = (f"Rows and columns of {len(dropped)} wide blocks were left out, to keep {slices[-1].stop:,} numbers an item.",)
     return _Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last"), notes
 
@@ -181,10 +182,6 @@ def _too_wide(slices: Sequence[TapSlice], most: int) -> set[str]:
         total -= grids[block]
         dropped.add(block)
     return dropped
-
-
-def _without_grids(tap: Tap) -> Tap:
-    return Tap(tap.block, tuple(pool for pool in tap.pools if pool not in _GRIDS))
 
 
 def _with_slices(points: Sequence[Tap], slices: Sequence[TapSlice]) -> tuple[Tap, ...]:

@@ -150,7 +150,10 @@ def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
             yield SettingError(f"loss: the data have no task {name!r}{near_names(name, data.tasks)}")
     for name, held in settings.functions.items():
         if isinstance(held, str):
-            yield _not_plain(name, held)
+            yield SettingError(
+                f"The plan was made with {name}= {held!r}, which a plan as plain data cannot hold. Give the function again: "
+                f"dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, {name}=function))."
+            )
             return
     for name in data.tasks:
         wanted, own = plan.loss_of(name, first=data.name), data.targets_of(name)
@@ -183,13 +186,6 @@ def _figure_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
         yield SettingError(problem)
 
 
-def _not_plain(name: str, value: str) -> SettingError:
-    return SettingError(
-        f"The plan was made with {name}= {value!r}, which a plan as plain data cannot hold. Give the function again: "
-        f"dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, {name}=function))."
-    )
-
-
 def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, kind: str) -> Iterator[SettingError]:
     """Give what is wrong with a loss of the user, tried on two examples."""
     targets = torch.from_numpy(values.reshape(len(values), -1) if kind == "regression" else np.array(values))
@@ -217,7 +213,13 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
         DataError: if a start needs an item of every new class, and there is none.
     """
     data, tasks = items.data, matched_tasks(net, items.data)
-    changed, account, new = _without_derived(net, tasks), Account(), NewRows()
+    changed, account, new = (
+        net.copy(),
+        Account(),
+        NewRows(),
+    )  # a derived head that the data have targets for makes room for class weights of its own
+    changed.heads = {task: head for task, head in net.heads.items() if not head.groups or task not in tasks.values()}
+    changed.account = Account()
     if net.heads and data.name not in net.heads and net.head.task == "main" and "main" not in data.tasks:
         changed.rename_task_("main", data.name)
     first = changed.head.task if net.heads else "main"
@@ -239,14 +241,6 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
         derived = {task: head for task, head in net.heads.items() if head.groups and task not in tasks.values()}
         changed.heads = {**changed.heads, **derived}
     return changed, new
-
-
-def _without_derived(net: Network, tasks: Mapping[str, str]) -> Network:
-    """Return a copy with an empty account; a derived head that the data have targets for makes room for rows of its own."""
-    twin = net.copy()
-    twin.heads = {task: head for task, head in net.heads.items() if not head.groups or task not in tasks.values()}
-    twin.account = Account()
-    return twin
 
 
 def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network:

@@ -50,7 +50,10 @@ def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) 
         parts.append(_cell(i, j, number=number, share=number / totals[i], names=names, place=place))
     frame = tag("div", class_="frame")
     grid = tag("div", frame + "".join(parts), class_="cells", style=f"--n:{count}", role="img", aria_label=title)
-    return tag("div", _switch() + tag("div", grid, class_="scroll", tabindex="0", role="group", aria_label=title), class_="matrix")
+    choices = (("as-given", "", "as given"), ("by-errors", None, "most errors first"))
+    shown = [tag("label", tag("input", type="radio", name="order", class_=kind, checked=state) + words) for kind, state, words in choices]
+    switch = tag("div", "Order of classes: " + "".join(shown), class_="switch")
+    return tag("div", switch + tag("div", grid, class_="scroll", tabindex="0", role="group", aria_label=title), class_="matrix")
 
 
 def _cell(i: int, j: int, *, number: int, share: float, names: Sequence[str], place: Mapping[int, int]) -> str:
@@ -58,9 +61,3 @@ def _cell(i: int, j: int, *, number: int, share: float, names: Sequence[str], pl
     style = f"--r:{i + 2};--c:{j + 2};--s:{place[i] + 2};--d:{place[j] + 2};--p:{10 + 90 * share:.0f}"
     hint = f"{names[i]}, predicted {names[j]}: {number} ({100 * share:.0f} %)"
     return tag("span", text_tag("b", str(number), class_=f"digits{min(len(str(number)), 4)}"), class_=kind, style=style, title=hint)
-
-
-def _switch() -> str:
-    choices = (("as-given", "", "as given"), ("by-errors", None, "most errors first"))
-    shown = [tag("label", tag("input", type="radio", name="order", class_=kind, checked=state) + words) for kind, state, words in choices]
-    return tag("div", "Order of classes: " + "".join(shown), class_="switch")

@@ -112,7 +112,9 @@ def line_chart(
         return ""
     values = [y for _, y in points]
     if not percent:
-        values = _without_outliers(values)
+        # without those so large that they would flatten all the others: they are drawn at the upper edge
+        limit = 1000.0 * statistics.median(map(abs, values))
+        values = [value for value in values if abs(value) <= limit] or list(values)
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     spare = 0.03 * (last - first) or 0.5
     across = Axis("epoch", first - spare, last + spare, whole=True)
@@ -139,9 +141,3 @@ def _drawn(points: Sequence[Point], across: Axis, *, up: Axis, number: int) -> l
         hints = [f"epoch {x:g}: {up.words(y)}" for x, y in points]
         drawn += [dot(x, y, kind=f"fill{number % 6}", hint=hint) for (x, y), hint in zip(placed, hints, strict=True)]
     return drawn
-
-
-def _without_outliers(values: Sequence[float]) -> list[float]:
-    """Return the values without those so large that they would flatten all the others; they are drawn at the upper edge."""
-    limit = 1000.0 * statistics.median(map(abs, values))
-    return [value for value in values if abs(value) <= limit] or list(values)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 from ..errors import DataError, SettingError
 
@@ -36,14 +36,8 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
         raise DataError(f"Expected 0 <= successes <= trials; received {successes} of {trials}.")
     if trials == 0:
         return 0.0, 1.0
-    z = _z(confidence)
-    share = successes / trials
-    scale = 1.0 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return low, high
+    found = binomtest(successes, trials).proportion_ci(_checked_confidence(confidence, confidence), method="wilson")
+    return float(found.low), float(found.high)
 
 
 def bootstrap_interval(
@@ -110,7 +104,7 @@ def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike, *, con
     return {
         "difference": (only_a - only_b) / len(a),
         "interval": [low, high],
-        "p_value": _mcnemar(only_a, only_b),
+        "p_value": float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
         "better": "a" if low > 0 else "b" if high < 0 else None,
         "items": len(a),
         "only_a": only_a,
@@ -143,19 +137,6 @@ def _correlation(both: int, only_a: int, *, only_b: int, neither: int) -> float:
     product = both * neither - only_a * only_b
     corrected = product if product < 0 else max(product - items / 2, 0.0)
     return corrected / math.sqrt(margins)
-
-
-def _mcnemar(only_a: int, only_b: int) -> float:
-    """Return the two-sided exact p-value: of the items on which they differ, each is right as by the toss of a coin."""
-    tosses = only_a + only_b
-    if tosses == 0:
-        return 1.0
-    logs = [math.lgamma(tosses + 1) - math.lgamma(k + 1) - math.lgamma(tosses - k + 1) for k in range(min(only_a, only_b) + 1)]
-    return min(1.0, 2.0 * math.fsum(math.exp(log - tosses * math.log(2.0)) for log in logs))
-
-
-def _z(confidence: float) -> float:
-    return NormalDist().inv_cdf(_checked_confidence(0.5 + confidence / 2.0, confidence))
 
 
 def _checked_confidence(value: float, confidence: float) -> float:

@@ -244,16 +244,6 @@ def _search_(state: tuple[np.ndarray, np.ndarray, np.ndarray], evaluate: Evaluat
         waiting = waiting[~good]
         if not len(waiting):
             return
-        length[waiting] *= _shorter(found[~good] - losses[rows[waiting]], length[waiting] * slope[waiting])
-
-
-def _shorter(risen: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return by how much steps are shortened, 0.1 to 0.5: to the lowest point of the parabola through what is known of each.
-
-    Args:
-        risen: (A,) change of the loss along the step.
-        expected: (A,) what its slope at the beginning makes of the step, below 0.
-    """
-    with np.errstate(all="ignore"):
-        lowest = -expected / (2 * (risen - expected))
-    return np.asarray(np.where(np.isfinite(lowest), lowest, 0.1).clip(0.1, 0.5))
+        with np.errstate(all="ignore"):  # to the lowest point of the parabola through what is known of each
+            lowest = -length[waiting] * slope[waiting] / (2 * (found[~good] - losses[rows[waiting]] - length[waiting] * slope[waiting]))
+        length[waiting] *= np.asarray(np.where(np.isfinite(lowest), lowest, 0.1).clip(0.1, 0.5))

@@ -40,14 +40,11 @@ def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
     """
     options: dict[str, Any] = {"momentum": momentum} if name in ("sgd", "rmsprop") else {}
     options |= {"nesterov": momentum > 0} if name == "sgd" else {}
-    if name in _FUSED and all(_can_fuse(parameter) for group in groups for parameter in group["params"]):
+    if name in _FUSED and all(
+        parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"]
+    ):
         options["fused"] = True
     return _KINDS[name](groups, lr=1.0, **options)
-
-
-def _can_fuse(parameter: Parameter) -> bool:
-    """Return whether torch has fused optimizers for a parameter."""
-    return parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def optimizer_by(factory: Callable[..., Any], groups: Groups) -> Optimizer:

@@ -81,7 +81,7 @@ class Fitted:
 
 def rows_needed(counts: Sequence[int], *, choosing: bool) -> int:
     """Return how many rows of codes are fitted at once, for conditions of `counts` items; `choosing` by leaving items out."""
-    tried = sum(_folds(count) for count in counts) * _finite() if choosing else 0
+    tried = sum(_folds(count) for count in counts) * sum(math.isfinite(weight) for weight in WEIGHTS) if choosing else 0
     return max(len(counts), tried, 1)
 
 
@@ -108,10 +108,6 @@ def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, 
         codes[free], spent, losses.members = found.values, spent + found.evaluations, members
     after = np.array([part.mean() for part in losses.each(codes, members)])
     return Fitted(codes, weights, before, after, spent)
-
-
-def _finite() -> int:
-    return sum(math.isfinite(weight) for weight in WEIGHTS)
 
 
 def _folds(count: int) -> int:

@@ -161,7 +161,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     def _opened(self, items: Any) -> Network:
         shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
         source = self.net
-        if _makes_one(source):
+        if inspect.isfunction(source) or inspect.ismethod(source) or inspect.isclass(source):
             asks = [one for one in inspect.signature(source).parameters.values() if one.default is one.empty and one.kind in _POSITIONAL]
             width = None if shape is None else shape[0] if len(shape) == 1 else shape
             source = source(width) if asks else source()
@@ -218,7 +218,10 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         if len(classes) < 2:
             raise DataError(f"y has one class, {classes.tolist()}; expected two or more classes. Add examples of another one.")
         names = _names_of(classes.tolist())
-        self._adapted(items, read((items, [names[row] for row in rows]), kind=self.kind, classes=names), options=self._options_of(classes))
+        options = self._options()
+        if isinstance(self.class_weight, Mapping):
+            options["class_weight"] = [self.class_weight.get(label, 1.0) for label in classes.tolist()]
+        self._adapted(items, read((items, [names[row] for row in rows]), kind=self.kind, classes=names), options=options)
         self.classes_ = classes
         return self
 
@@ -230,13 +233,6 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         """Return the label of each of the examples X, (N,), of the type that `fit` was given."""
         chosen = self.predict_proba(X).argmax(1)
         return np.asarray(self.classes_[chosen])
-
-    def _options_of(self, classes: np.ndarray) -> dict[str, Any]:
-        """Return what a plan is made of; a weight for each label becomes one for each of the sorted `classes`, 1 where it has none."""
-        options = self._options()
-        if isinstance(self.class_weight, Mapping):
-            options["class_weight"] = [self.class_weight.get(label, 1.0) for label in classes.tolist()]
-        return options
 
     def _items_and_labels(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
         if _are_numbers(X):
@@ -313,10 +309,6 @@ def _network_of(source: Any, shape: Sequence[int] | None) -> Network:
     inferred = default_preprocessing("array", network.input_shape or None, network.layout)
     network.preprocessing = inferred if known is None else preprocessing_from_dict(known)
     return network
-
-
-def _makes_one(source: Any) -> bool:
-    return inspect.isfunction(source) or inspect.ismethod(source) or inspect.isclass(source)
 
 
 def _are_numbers(X: Any) -> bool:

@@ -143,7 +143,9 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
     rest, judging = data.split_indices(asked.holdout, seed=asked.seed)  # as `adapt` splits for the best plan: its holdout set is this one
     folds = folds_of(data, rest, folds=asked.folds, holdout=asked.holdout, seed=asked.seed)
     plan = plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block", "holdout")})
-    _check_plain(plan)
+    held = [*(["augment"] if callable(plan.augment) else []), *plan.settings.functions]
+    if held:
+        raise SettingError(f"A search keeps its plans as plain data, which {held[0]}= a callable is not. Adapt with it, by the best plan.")
     if space.entries.get("head_layers", (0,)) != (0,) and (data.further or data.task != "classification"):
         raise SettingError(
             f"space: 'head_layers' is for one classification; the data have {len(data.tasks)} of the kind {data.task!r}. Leave it out."
@@ -151,13 +153,6 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
     items = prepared_for(net, data, plan=replace(plan, views=2), rows=rest)
     metric = asked.metric or METRICS[data.task][0]
     return Bench(net, items, folds, judging, fixed, metric, longest=2 * _most_epochs(space, fixed)), space
-
-
-def _check_plain(plan: Plan) -> None:
-    """Raise if a plan holds a function, which a study cannot keep."""
-    held = [*(["augment"] if callable(plan.augment) else []), *plan.settings.functions]
-    if held:
-        raise SettingError(f"A search keeps its plans as plain data, which {held[0]}= a callable is not. Adapt with it, by the best plan.")
 
 
 def _most_epochs(space: Space, fixed: Mapping[str, Any]) -> int:
