@@ -161,7 +161,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     def _opened(self, items: Any) -> Network:
         shape = np.shape(items)[1:] if isinstance(items, np.ndarray) else None
         source = self.net
-        if inspect.isfunction(source) or inspect.ismethod(source) or inspect.isclass(source):
+        if any(makes(source) for makes in (inspect.isfunction, inspect.ismethod, inspect.isclass)):
             asks = [one for one in inspect.signature(source).parameters.values() if one.default is one.empty and one.kind in _POSITIONAL]
             width = None if shape is None else shape[0] if len(shape) == 1 else shape
             source = source(width) if asks else source()
