@@ -64,6 +64,12 @@ class Norm:
         divergence = 0.5 * ((read + off) / kept - 1 - (read / kept).log())
         return float(divergence.clamp_min(0).log1p().mean())
 
+    def shift(self) -> float:
+        """Return how far the means of what was read are from the kept ones, in kept standard deviations, averaged over channels."""
+        count, total, _ = torch.stack(self._sums).sum(0)
+        off = (total / count - self.mean.cpu().double()).abs()
+        return float((off / (self.variance.cpu().double() + _LEAST).sqrt()).mean())
+
 
 def norms_of(modules: Mapping[str, Module]) -> list[Norm]:
     """Return the normalising layers that have learned statistics: of no use are those that are as a layer begins, 0 and 1.
@@ -93,13 +99,22 @@ def _numbers(value: Any) -> Tensor | None:
     return value.detach().flatten() if isinstance(value, Tensor) else None
 
 
-def misfit(modules: Mapping[str, Module], batches: Iterable[Any], *, run: Callable[[Any], Any]) -> tuple[float, int] | None:
+def misfit(
+    modules: Mapping[str, Module],
+    batches: Iterable[Any],
+    *,
+    run: Callable[[Any], Any],
+    first: int = FIRST,
+    measure: Callable[[Norm], float] = Norm.misfit,
+) -> tuple[float, int] | None:
     """Return how far a network's inputs are from those that it was trained with, as its first normalising layers tell.
 
     Args:
         modules: all layers of a network by name.
         batches: of inputs.
         run: makes one pass, in inference mode; it is left as soon as these layers have been reached.
+        first: how many layers are asked.
+        measure: of one layer.
 
     Returns:
         A number that is 0 where all fits, and how many layers tell it; None where no layer can.
@@ -111,10 +126,10 @@ def misfit(modules: Mapping[str, Module], batches: Iterable[Any], *, run: Callab
             read = flat_tensors((args, named))
             if not read or read[0].ndim <= max(norm.axis, 1) - (norm.axis < 0):
                 return
-            if norm not in reached and len(reached) < FIRST:
+            if norm not in reached and len(reached) < first:
                 reached.append(norm)
             norm.add_(read[0])
-            if len(reached) == FIRST and norm is reached[-1]:
+            if len(reached) == first and norm is reached[-1]:
                 raise _Enough
 
         return hook
@@ -125,5 +140,5 @@ def misfit(modules: Mapping[str, Module], batches: Iterable[Any], *, run: Callab
         for batch in batches:
             with suppress(_Enough):
                 run(batch)
-    found = [norm.misfit() for norm in reached]
+    found = [measure(norm) for norm in reached]
     return (sum(found) / len(found), len(found)) if found else None

@@ -12,15 +12,18 @@ import numpy as np
 
 from ..console import say
 from ..data import Dataset, Prepared, check_trainable
+from ..data.items import take
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
 from ..frontier import check_engine
 from ..methods import METHODS
+from ..networks.account import Account
 from ..networks.contract import Network
 from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
 from .checking.summaries import equal_across
+from .checking.weights import EXAMPLES, weights_fit
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
 from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
@@ -103,6 +106,9 @@ def _carried_out(  # over the limit: as `carry_out`
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
+        shown = parts.training[:: max(1, len(parts.training) // EXAMPLES)][:EXAMPLES]
+        fit = weights_fit(net, list(take(data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
+        notes += [] if fit is None else [fit.words()]
         notes += equal_across(data, parts, test=None if test_items is None else test_items.data)
         for note in notes:
             say(note)
@@ -138,6 +144,9 @@ def _carried_out(  # over the limit: as `carry_out`
     if {plan.strategy, outcome.chosen.get("strategy")} & {"full", "scratch"}:
         network.origin.pop("weights", None)  # they are no longer those that it began with
     leave_ready_(network)
+    if fit is not None:
+        network.account = network.account.joined(Account(notes=(fit.words(),), figures={"arriving_means_shift": fit.shift}))
+        facts |= {"weights_fit": fit.words() if fit.is_poor else ""}
     history = merged_history(net.history, last.history)
     network.history = tuple(history)
     earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one

@@ -40,12 +40,13 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     check_there(network)
     net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
+    fit = _fit(net)
     if as_json:
-        show_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}))
+        show_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}) | fit)
         return
     show("\n".join([net.summary(), *map(printable, [*_group_lines(net), *_code_lines(net)])]), lines=True)
     if net.account.entries or net.account.notes:
-        show(f"\nAccount of the weights\n{net.account}", lines=True)
+        show("\n".join([f"\nAccount of the weights\n{net.account}", *fit.values()]), lines=True)
     if preview is not None:
         show(f"\nWith the classes of {printable(classes)} (nothing was changed)\n{preview}", lines=True)
 
@@ -74,6 +75,20 @@ def _code_lines(net: Any) -> Iterator[str]:
     added = [name for name in names if name not in net.coding.learned]
     if added:
         yield f"      adapted to: {listed(added, 12)}"
+
+
+def _fit(net: Any) -> dict[str, str]:
+    """Return how weights that were matched by order fit, by "weights_fit"; measured on made-up pictures, for there are no data here."""
+    from ...planning.checking.weights import EXAMPLES, weights_fit
+    from ...planning.measured_input import made_pictures
+
+    own = net.preprocessing
+    if own.kind != "image" or own.channels not in (1, 3):
+        return {}
+    drawn = made_pictures(EXAMPLES, (own.height, own.width), channels=own.channels)
+    items = list(drawn.movedim(1, -1).numpy().astype("uint8"))
+    fit = weights_fit(net, items, batch=own.batch(items), examples="made-up pictures")
+    return {} if fit is None else {"weights_fit": fit.words()}
 
 
 def _preview(net: Any, classes: list[str]) -> Any:

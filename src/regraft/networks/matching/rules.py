@@ -16,15 +16,20 @@ from .addresses import Places, address_bases
 from .alignment import alignments, count_alignments
 from .weights import Matching, Weight
 
-__all__ = ["match"]
+__all__ = ["ORDER", "by_shape", "match"]
 
 _PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.", "net.")
 _SAME = "same name"
 _PLACE = "same place among the layers of its class"
 _TAIL = "same end of the name"
-_ORDER = "order and shape"
+ORDER = "order and shape"
 _ALIGNED = "only alignment by shape"
 _PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answer on an item that you know."
+
+
+def by_shape(account: Account) -> bool:
+    """Tell whether weights of an account were matched by their order and shapes, not by names."""
+    return any(rule in (ORDER, _ALIGNED) for rule in account.rules.values())
 
 
 @dataclass
@@ -202,12 +207,12 @@ def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Colle
         other = [index for index in range(len(target)) if given[index] != target[index].shape]
         if not equal:
             return None
-        return _Found([(index, index, _ORDER) for index in equal], [(index, index) for index in other], [_PROVES_NOTHING])
+        return _Found([(index, index, ORDER) for index in equal], [(index, index) for index in other], [_PROVES_NOTHING])
     if body and given == [target[index].shape for index in body]:
-        return _Found([(index, at, _ORDER) for index, at in enumerate(body)], [], [_PROVES_NOTHING])
+        return _Found([(index, at, ORDER) for index, at in enumerate(body)], [], [_PROVES_NOTHING])
     last = len(_layers(source, range(len(source)))[-1])
     if not head and given[:-last] == [weight.shape for weight in target]:
-        return _Found([(index, index, _ORDER) for index in range(len(target))], [], [_PROVES_NOTHING])
+        return _Found([(index, index, ORDER) for index in range(len(target))], [], [_PROVES_NOTHING])
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ from ...files.formats import opening
 from ...files.sizes import refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import Matching, Weight, match
+from ..matching import ORDER, Matching, Weight, match
 
 __all__ = ["ARRAY_ENDINGS", "matched_arrays", "read_weight_arrays", "refuse_pickle"]
 
@@ -152,6 +153,8 @@ def matched_arrays(
     notes = ["matrices of the file were transposed: they are the other way round here"] if turned else []
     if matrices and all(rows == columns for rows, columns in matrices):
         notes.append("all matrices are square: whether they are the other way round cannot be told, and they were taken as they are")
+    if all(map(_UNNAMED.match, arrays)):
+        found = replace(found, account=replace(found.account, rules=dict.fromkeys(found.account.rules, ORDER)))
     return source, found, Account(notes=tuple(notes))
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, cast
 
 from torch.nn import Module
@@ -30,11 +31,14 @@ __all__ = [
     "open_torchvision",
     "recipe_spec",
     "timm_module",
+    "timm_siblings",
     "torchvision_module",
     "unique_names",
     "unreachable_weights",
 ]
 
+_SIBLINGS = 5
+"""Architectures of other names that are compared with one."""
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
@@ -148,6 +152,21 @@ def timm_module(name: str) -> Module:
         NetworkError: if timm does not know the name.
     """
     return cast(Module, _timm(name).create_model(name, pretrained=False))
+
+
+def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
+    """Yield networks of timm whose names are near that of a module of timm, with random weights; nothing of any other module.
+
+    Args:
+        module: as timm made it.
+    """
+    config = getattr(module, "pretrained_cfg", None)
+    if not type(module).__module__.startswith("timm.models.") or not isinstance(config, dict):
+        return
+    own = str(config.get("architecture", ""))
+    names = optional_import("timm", "vision", purpose=own).list_models()
+    for name in get_close_matches(own, [other for other in names if other != own], n=_SIBLINGS, cutoff=0.8):
+        yield name, open_timm(name, pretrained=False)
 
 
 def _timm(name: str) -> Any:

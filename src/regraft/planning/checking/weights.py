@@ -1,0 +1,110 @@
+"""Whether weights that were matched by order and shape belong to the network: measured at its first BatchNorm layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+from ...data import preprocessing_from_dict
+from ...networks.contract import Inputs, Network
+from ...networks.matching import by_shape
+from ...networks.norms import Norm, misfit
+from ...networks.sources.zoo import timm_siblings
+
+__all__ = ["EXAMPLES", "WeightsFit", "weights_fit"]
+
+EXAMPLES = 32
+"""Examples with which it is measured, at most."""
+FIRST = 10
+"""BatchNorm layers that are asked, in the order of execution."""
+POOR, BETTER = 0.3, 0.7
+"""Running standard deviations from which on a network is doubted, and the share of them below which a sibling is named instead."""
+
+
+@dataclass(frozen=True)
+class WeightsFit:
+    """How what arrives at the first BatchNorm layers agrees with their running means.
+
+    Attributes:
+        shift: mean distance of the means, in running standard deviations.
+        layers: how many layers tell it.
+        examples: on which it was measured, in words.
+        sibling: the architecture of a similar name that fits best, and its own distance; None where none fits better.
+    """
+
+    shift: float
+    layers: int
+    examples: str
+    sibling: tuple[str, float] | None = None
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether the weights seem to be those of another architecture."""
+        return self.shift > POOR or self.sibling is not None
+
+    def words(self) -> str:
+        """Return what was measured, as sentences; a warning where the weights seem to be those of another architecture."""
+        said = (
+            f"The weights were matched by order and shape. On {self.examples}, the means that arrive at the first {self.layers} BatchNorm "
+            f"layers differ from their running means by {self.shift:.2f} running standard deviations"
+        )
+        if not self.is_poor:
+            return f"{said}: the weights fit this architecture."
+        doubt = "the weights may be those of another architecture (padding, epsilon, activation), or the data are unlike its training data"
+        other = "" if self.sibling is None else f" timm's {self.sibling[0]!r} fits better ({self.sibling[1]:.2f}): give the weights to it."
+        return f"Warning: {said[0].lower()}{said[1:]}: {doubt}.{other}"
+
+
+def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: str) -> WeightsFit | None:
+    """Measure whether the weights of a network are its own, where they were matched by order and shape alone.
+
+    Args:
+        net: it is not changed.
+        items: n examples.
+        batch: the same as the network takes them.
+        examples: what they are, in words.
+
+    Returns:
+        What was measured; None where the weights were matched by names, or no BatchNorm layer can tell.
+    """
+    if not by_shape(net.account):
+        return None
+    twin = net.copy()
+    twin.mode_(False)
+    own = misfit(twin.modules(), [batch], run=twin.scores if twin.heads else twin.feature_batch, first=FIRST, measure=Norm.shift)
+    if own is None:
+        return None
+    others: dict[str, float] = {}
+    for name, opened in timm_siblings(net.module) if isinstance(net.module, Module) else ():
+        if not _filled_(opened.module, net) or opened.preprocessing is None:
+            continue
+        size = {side: value for side, value in net.preprocessing.to_dict().items() if side in ("height", "width")}
+        taken = preprocessing_from_dict(opened.preprocessing | size).batch(list(items))
+        run = partial(_call, opened.module.eval())
+        found = misfit(dict(opened.module.named_modules()), [taken], run=run, first=FIRST, measure=Norm.shift)
+        others |= {} if found is None else {name: found[0]}
+    best = min(others, key=others.__getitem__, default=None)
+    sibling = (best, others[best]) if best is not None and others[best] < BETTER * own[0] else None
+    return WeightsFit(own[0], own[1], examples, sibling)
+
+
+def _call(module: Module, batch: Inputs) -> Any:
+    return module(batch)
+
+
+def _filled_(module: Module, net: Network) -> bool:
+    """Put the weights of a network into a module in their order, those of its head left out; False where the shapes are others."""
+    own = [value for name, value in net.state().items() if name.rpartition(".")[0] not in net.head_layers]
+    head = {id(value) for layer in net.head_layers for value in dict(module.named_modules()).get(layer, Module()).parameters()}
+    other = [value for value in module.state_dict(keep_vars=True).values() if id(value) not in head]
+    if [value.shape for value in own] != [value.shape for value in other]:
+        return False
+    with torch.no_grad():
+        for target, value in zip(other, own, strict=True):
+            target.copy_(value)
+    return True
