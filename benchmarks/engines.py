@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.frontier import Cut, cacheable_layers, find_cut
-from regraft.frontier.engines import Batch, EngineLog, built_engine
+from regraft.frontier.engines import Batch, EngineLog, chosen_engine, frozen_work
 from regraft.networks.contract import Network
 from regraft.networks.samples import placed
 
@@ -110,12 +110,14 @@ def engines_of(net: Network, examples: np.ndarray) -> dict[str, Any]:
     cut = find_cut(net, cacheable_layers(net, frozen), sample=batch[:3])
     assert isinstance(cut, Cut), cut
     ready = placed(batch, torch.device("cpu"), order=net.memory_order)
-    proof = [Batch(batch, cut.frozen_part(ready), 0.0)]
+    work = frozen_work(net, cut, values=lambda inputs: cut.frozen_part(placed(inputs, torch.device("cpu"), order=net.memory_order)))
+    proof, notes = [Batch(batch, work.values(batch), 1.0)], list[str]()
     runs, built = {"eager": lambda: cut.frozen_part(ready)}, {}
     for name in ENGINES:
-        building = seconds_of(lambda name=name: built.update({name: built_engine(net, cut, wanted=name, proof=proof, log=EngineLog())}))
-        engine, why = built[name]
-        assert not why, why
+        how = {"wanted": name, "rows": BATCH, "log": EngineLog(), "say": notes.append}
+        building = seconds_of(lambda name=name, how=how: built.update({name: chosen_engine(work, proof, **how)[0]}))
+        engine = built[name]
+        assert engine.name != "eager", notes
         runs[name] = lambda engine=engine: engine.values(batch)
         built[name] = {"building": building, "difference": engine.difference, "exact": engine.exact}
     taken: dict[str, list[float]] = {name: [] for name in runs}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .planning.profiling import Profile
     from .planning.search import Study, TransferClassifier, TransferRegressor
     from .tasks.evaluating import Evaluation
-    from .verbs import adapt, adapt_condition, check, evaluate, extend, fold, load, profile, search, tune_input
+    from .verbs import adapt, adapt_condition, check, evaluate, extend, fold, load, predict, profile, search, tune_input
 
 __all__ = [
     "Dataset",
@@ -42,6 +42,7 @@ __all__ = [
     "fold",
     "join",
     "load",
+    "predict",
     "profile",
     "read",
     "retarget",
@@ -72,6 +73,7 @@ _HOMES = {
     "fold": "verbs",
     "join": "heads",
     "load": "verbs",
+    "predict": "verbs",
     "profile": "verbs",
     "read": "data",
     "retarget": "heads",

@@ -25,10 +25,12 @@ from .data import read as read_data
 from .errors import DataError, NetworkError, SettingError, UnsafeFileError
 from .files.formats import reason_of
 from .files.text import printable
+from .frontier import whole_pass
 from .heads import extend as extend_by_name
 from .networks.account import Account
 from .networks.contract import Network
 from .networks.parts.head import HeadChoice
+from .networks.predictions import Predictions
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
@@ -48,7 +50,7 @@ from .randomness import own_state, seeded
 from .tasks.evaluating import Evaluation, evaluated, heads_of, names_of
 from .training import Settings
 
-__all__ = ["adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "profile", "read", "search", "tune_input"]
+__all__ = ["adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "predict", "profile", "read", "search", "tune_input"]
 
 read = read_data
 DRAWN = 1e-3
@@ -276,7 +278,7 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
 
 
 @own_state()
-def evaluate(net: Any, data: Any, *, skip_bad: bool = False, **reading: Any) -> Evaluation:
+def evaluate(net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto", **reading: Any) -> Evaluation:
     """Judge a network on labelled data. Nothing is trained or written.
 
     Class names are matched by name, whatever their order in the data.
@@ -285,13 +287,15 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, **reading: Any) -> 
         net: a `Network`, or whatever `load` opens; it is not changed.
         data: a `Dataset`, or whatever `read` reads, with labels. Several tasks are judged by the heads of their names.
         skip_bad: leave out examples that cannot be used, instead of stopping.
+        engine: what computes the network on a CPU, as of `predict`.
         reading: keywords of `read`, such as target="species"; for data that are not read yet.
 
     Returns:
         The figures of each task with 95 % intervals, the confusion matrix and the recall of each class.
 
     Raises:
-        SettingError: if keywords of `read` are given for a `Dataset`.
+        SettingError: if keywords of `read` are given for a `Dataset`, or there is no such engine.
+        MissingExtraError: if the engine is not installed.
         InputError: if the data do not fit the network.
 
     Example:
@@ -302,6 +306,7 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, **reading: Any) -> 
         >>> evaluation.scores["items"], evaluation.confusion().shape
         (20, (2, 2))
     """
+    run = whole_pass(engine)
     network = net if isinstance(net, Network) else load(net)
     if isinstance(data, Dataset) and reading:
         given = ", ".join(f"{name}=" for name in reading)
@@ -311,7 +316,40 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, **reading: Any) -> 
         heads = heads_of(network, list(target)) if isinstance(target, Mapping) else {None: network.head}
         data = read(data, skip_bad=skip_bad, **{"classes": names_of(heads), **reading})
     usable = checked(data, skip_bad)
-    return evaluated(network, usable, named=len(usable.tasks) > 1 or usable.name != "main")
+    found = evaluated(network, usable, named=len(usable.tasks) > 1 or usable.name != "main", run=run)
+    return replace(found, notes=(*found.notes, *run.notes))
+
+
+@own_state()
+def predict(net: Any, examples: Any, *, condition: str | None = None, unknown: bool = False, engine: str = "auto") -> Predictions:
+    """Return labels and probabilities of many examples, on the engine that is fastest for them.
+
+    Args:
+        net: a `Network`, or whatever `load` opens; it is not changed.
+        examples: files, texts, arrays, or a `Dataset`.
+        condition: as of `Network.predict`.
+        unknown: as of `Network.predict`.
+        engine: what computes the network on a CPU: "eager" (PyTorch as it is, as in `Network.predict`), "compile" (torch.compile),
+            "onnxruntime" or "openvino"; an engine is used once it has given PyTorch's values on the first examples, else PyTorch runs.
+            "auto": the fastest one where the examples are so many that building it pays.
+
+    Returns:
+        The predictions; their notes say what ran in place of PyTorch, and how much faster.
+
+    Raises:
+        SettingError: if there is no such engine.
+        MissingExtraError: if the engine is not installed.
+        NetworkError: as of `Network.predict`.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> net = regraft.load(torch.nn.Sequential(torch.nn.Linear(2, 2)), classes=["left", "right"], inputs=(2,))
+        >>> regraft.predict(net, np.zeros((3, 2), "float32"), engine="eager").probabilities.shape
+        (3, 2)
+    """
+    run = whole_pass(engine)
+    network = net if isinstance(net, Network) else load(net)
+    return replace(network.predict(examples, condition, unknown=unknown, run=run), notes=tuple(run.notes))
 
 
 def _reopened(folder: Path, network: Network) -> Network:

@@ -116,7 +116,7 @@ BatchSize = Annotated[int | None, Option("--batch-size", metavar="N", help="Item
 LearningRate = Annotated[float | None, Option("--learning-rate", metavar="X", help="Without it, short trainings choose one.")]
 _CACHE = "Where the frozen part's outputs are kept; without it, the user's cache folder."
 Cache = Annotated[str | None, Option("--cache", metavar="DIR|memory|none", help=_CACHE)]
-_ENGINE = "What computes frozen parts on a CPU: auto, eager, compile, onnxruntime or openvino."
+_ENGINE = "What computes frozen parts, or the network that predicts, on a CPU: auto, eager, compile, onnxruntime or openvino."
 Engine = Annotated[str | None, Option("--engine", metavar="NAME", help=_ENGINE)]
 _BASELINES = "Also train the same architecture from scratch, as a yardstick."
 Baselines = Annotated[bool, Option("--baselines", help=_BASELINES)]

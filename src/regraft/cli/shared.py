@@ -30,6 +30,7 @@ __all__ = [
     "opened",
     "own_columns",
     "read_data",
+    "run_by",
     "size_of",
     "to_run",
     "wanted_target",
@@ -136,6 +137,26 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
     from ..exchange.served import serve
 
     return serve(Path(source))
+
+
+def run_by(source: str | Path, engine: str | None) -> dict[str, Any]:
+    """Return the keyword that lets a network predict on an engine, before it is opened; none for an ONNX file.
+
+    Args:
+        source: as in `to_run`.
+        engine: one of `regraft.frontier.ENGINES`; None for "auto".
+
+    Raises:
+        SettingError: if there is no such engine, or one is asked for to run an ONNX file.
+        MissingExtraError: if it is not installed.
+    """
+    if Path(source).suffix.lower() == ".onnx":
+        if engine is not None:
+            raise SettingError(f"--engine {engine}: the ONNX file {str(source)!r} is run by ONNX Runtime. Leave it out.")
+        return {}
+    from ..frontier import whole_pass
+
+    return {"run": whole_pass(engine or "auto")}
 
 
 def wanted_weights(file: Path | None, random: bool) -> str | Path | None:

@@ -17,6 +17,7 @@ from .selection import (
     matching_layers,
 )
 from .storage import CacheEntry, clear_caches, list_caches
+from .whole import WholePass, whole_pass
 
 __all__ = [
     "ENGINES",
@@ -28,6 +29,7 @@ __all__ = [
     "Kept",
     "Live",
     "Refusal",
+    "WholePass",
     "added_parameters",
     "cacheable_layers",
     "check_engine",
@@ -43,4 +45,5 @@ __all__ = [
     "held_layers",
     "list_caches",
     "matching_layers",
+    "whole_pass",
 ]

@@ -7,15 +7,15 @@ What an engine makes of it is used only after it has given PyTorch's values on e
 from __future__ import annotations
 
 import importlib.metadata
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ..errors import NetworkError, RegraftError, optional_import
 from ..networks.contract import Inputs, Network
@@ -24,7 +24,20 @@ from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.onnx_export import WholeNetwork, check_size, input_names, onnx_model, sample_tensors, why_not_exported
 from .cut import Cut, Refusal
 
-__all__ = ["EAGER", "ENGINES", "MOST_OFF", "Batch", "Engine", "EngineLog", "built_engine", "check_engine", "engine_names", "worth_building"]
+__all__ = [
+    "EAGER",
+    "ENGINES",
+    "FEWEST",
+    "MOST_OFF",
+    "Batch",
+    "Engine",
+    "EngineLog",
+    "Work",
+    "check_engine",
+    "chosen_engine",
+    "engine_names",
+    "frozen_work",
+]
 
 EAGER = "eager"
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -33,17 +46,22 @@ _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
 ENGINES = ("auto", EAGER, "compile", *_LIBRARIES)
 MOST_OFF = 1e-4
 """Largest difference from PyTorch's values, in proportion to the largest value of an output."""
-_MOST_LOST = 0.03
-"""Share of the time of a pass that "auto" risks on an engine that may turn out to be no faster."""
-_SECONDS, _SECONDS_A_LAYER = 5.0, 0.15
+FEWEST = 1024
+"""Examples below which "auto" does not look for another engine than PyTorch as it is."""
+_MOST_LOST, _MOST_ADVANCED = 0.03, 0.13
+"""Shares of the time of a pass that "auto" spends on an engine at most: where it may turn out to be no faster, and where the network has
+two-dimensional convolutions, which were 1.3 to 5.7 times as fast on every engine that was measured, so that the pass is shorter still."""
+_SECONDS, _SECONDS_A_LAYER = 4.0, 0.15
 """Above what it took to export, and to build both engines, on every network that was measured: a part for the libraries, one a layer."""
+_AFTER_EXPORT = 4.0
+"""Times as long as PyTorch's own export takes what comes after it, at most, on the networks that were measured."""
 
 Values = Callable[[Inputs], list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that PyTorch has computed: what a frozen part took, what it gave, and the seconds of that."""
+    """Examples that PyTorch has computed: what was given, the results, and the seconds of that."""
 
     inputs: Inputs
     values: list[Tensor]
@@ -51,6 +69,31 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.values[0])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine is to compute.
+
+    Attributes:
+        name: "The frozen part" or "The network", for notes.
+        network: of which it is a part.
+        layers: those that it runs.
+        values: inputs -> results, by PyTorch as it is.
+        module: makes a private copy as a module whose forward returns the results in order.
+    """
+
+    name: str
+    network: Network
+    layers: frozenset[str]
+    values: Values
+    module: Callable[[], WholeNetwork]
+
+    def timed(self, inputs: Inputs) -> Batch:
+        """Return the results of PyTorch as it is for `inputs`, and how long they took."""
+        start = perf_counter()
+        values = self.values(inputs)
+        return Batch(inputs, values, perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -72,6 +115,9 @@ class Engine:
     difference: float = 0.0
     exact: bool = True
     faster: float = 0.0
+
+
+_Proved = tuple[Engine, list[list[Tensor]]]
 
 
 @dataclass
@@ -114,30 +160,57 @@ def engine_names(wanted: str) -> dict[str, str]:
     return {**named, EAGER: EAGER}
 
 
-def worth_building(network: Network, layers: frozenset[str], *, seconds: float) -> bool:
-    """Tell whether another engine may be expected to make a pass shorter, its export and building included.
+def chosen_engine(  # over the limit: what a choice depends on
+    work: Work, first: Sequence[Batch], *, wanted: str, rows: int, log: EngineLog, say: Callable[[str], None]
+) -> tuple[Engine, list[list[Tensor]]]:
+    """Choose what computes a pass: the fastest of the engines asked for that gives PyTorch's values.
 
-    Where the gain is known for the kind of network (on a CPU, measured: 2.4 to 5.7 for depthwise convolutions, 1.4 to 1.7 for others), it
-    must pay for the largest known time of building. Elsewhere, building may take 3 % of the pass at most, so that little is lost where the
-    engine is no faster.
+    With "auto", an engine is built where that, proving it included, is expected to take 3 % of the pass at most, or 13 % for networks
+    with two-dimensional convolutions. Building is given up once it takes longer, and an engine that is not faster is left.
 
     Args:
-        network: whose frozen part it is.
-        layers: those of the part.
-        seconds: that the pass takes with PyTorch as it is.
+        work: what is computed.
+        first: batches of the pass that PyTorch has computed, of which the first has two examples at least.
+        wanted: one of `ENGINES`.
+        rows: of the whole pass.
+        log: gets the seconds, and the engine.
+        say: told what runs instead of PyTorch, or why nothing else does.
+
+    Returns:
+        The engine, with the name `EAGER` for PyTorch as it is, and its values of the first batches.
     """
-    modules = [module for name, module in network.modules().items() if name in layers]
-    building = _SECONDS + _SECONDS_A_LAYER * len(modules)
-    gain = max(map(_usual_gain, modules), default=1.0)
-    return building <= _MOST_LOST * seconds or 1.1 * (building + seconds / gain) <= seconds
+    seconds, eager = min(batch.seconds / len(batch) for batch in first), (Engine(EAGER, work.values), [batch.values for batch in first])
+    export, building = _limits(work, seconds=seconds * rows) if wanted == "auto" else (math.inf, math.inf)
+    proving = seconds * (1 + sum(map(len, first)) + len(first[0]))
+    if wanted == "auto" and _expected_building(work) + proving > building:
+        return eager
+    start = perf_counter()
+    found, why = _built(work, wanted=wanted, proof=first, ends=(start + export, start + building - proving, start + building))
+    log.building += perf_counter() - start
+    engine, values = min(found, key=lambda one: one[0].seconds, default=eager)
+    if engine.name != EAGER and wanted == "auto" and engine.seconds >= seconds:
+        why, engine = [f"{engine.name} took {engine.seconds / seconds:.2f} times as long"], eager[0]
+    if engine.name == EAGER:
+        say(f"{work.name} ran on PyTorch as it is: {'; '.join(why)}.")
+        return eager
+    say(
+        f"{work.name} ran on {engine.name}: {seconds / engine.seconds:.1f} times as fast as PyTorch as it is on a batch, with "
+        f"values within {engine.difference:.1g} of PyTorch's largest one."
+        + ("" if engine.exact else " Its values are not bit-identical from run to run, or for other batch sizes.")
+    )
+    return replace(engine, faster=seconds - engine.seconds), values
 
 
-def _usual_gain(module: Module) -> float:
-    """Return the least factor by which networks with such a layer were faster; 1 where little or nothing was gained."""
-    kind = type(module).__name__
-    if "Depthwise" in kind or "SeparableConv" in kind or ("Conv" in kind and int(getattr(module, "groups", 1)) > 1):
-        return 2.0
-    return 1.3 if "Conv2d" in kind or "Conv2D" in kind else 1.0
+def _limits(work: Work, *, seconds: float) -> tuple[float, float]:
+    """Return how long the export, which may fail, and all of building may take for a pass of so many seconds."""
+    kinds = {type(module).__name__ for name, module in work.network.modules().items() if name in work.layers}
+    convolutions = any("Conv2" in kind for kind in kinds)  # also those of Keras: DepthwiseConv2D, SeparableConv2D
+    return _MOST_LOST * seconds, (_MOST_ADVANCED if convolutions else _MOST_LOST) * seconds
+
+
+def _expected_building(work: Work) -> float:
+    """Return the seconds that building takes at most, by the number of layers that have weights."""
+    return _SECONDS + _SECONDS_A_LAYER * len({name.rpartition(".")[0] for name in work.network.state()} & work.layers)
 
 
 class _FrozenModule(WholeNetwork):
@@ -152,53 +225,74 @@ class _FrozenModule(WholeNetwork):
         return tuple(self.__dict__["cut"].frozen_part(self.inputs(tensors)))
 
 
-def built_engine(network: Network, cut: Cut, *, wanted: str, proof: Sequence[Batch], log: EngineLog) -> tuple[Engine, list[str]]:
-    """Export a frozen part and build an engine for it; of several, the one that is fastest on the examples given.
+def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
+    """Return the frozen part of a network as what an engine is to compute.
 
     Args:
         network: whose frozen part it is; it is not changed.
         cut: where it ends.
-        wanted: one of `ENGINES`.
-        proof: batches, of which the first has two examples at least.
-        log: gets the seconds.
+        values: inputs -> live outputs, by PyTorch as it is.
+    """
+
+    def module() -> _FrozenModule:
+        twin = network.for_export()
+        own = cut.again(twin)
+        if isinstance(own, Refusal) or own.live != cut.live:
+            raise NetworkError(f"a copy of the network is not cut in the same way, with {len(cut.live)} live outputs")
+        return _FrozenModule(twin, own).eval()
+
+    return Work("The frozen part", network, cut.layers, values, module)
+
+
+def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
+    """Build and prove engines; `ends` are the times at which export, building and proving are given up.
 
     Returns:
-        The engine, PyTorch as it is where no other gives its values, and why those that were built or tried are not used.
+        Those that give PyTorch's values, with those of the `proof`, and why the others are not used.
     """
-    start = time.perf_counter()
-    found, why = list[Engine](), list[str]()
+    found, why = list[_Proved](), list[str]()
     names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
+    start = perf_counter()
+
+    def exported() -> None:
+        now = perf_counter()
+        _in_time(now, ends[0])
+        _in_time(now + _AFTER_EXPORT * (now - start), ends[1])
+
     try:
-        module, sample = _module_of(network, cut), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
-        make = _compiled(module, sample) if wanted == "compile" else _in_onnx_form(module, sample, outputs=len(cut.live))
+        module, sample = work.module(), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
+        if wanted == "compile":
+            make = _compiled(module, sample)
+        else:
+            make = _in_onnx_form(module, sample, outputs=len(proof[0].values), exported=exported)
         for name, known in names.items():
             try:
-                found.append(_proved(known, make(name), cut=cut, proof=proof))
+                found.append(_proved(known, make(name), proof=proof, end=ends[2]))
             except RegraftError as problem:
                 why.append(f"{name}: {str(problem).rstrip('.')}")
     except Exception as problem:  # not every forward can be exported
         why.append(why_not_exported(problem).rstrip("."))
-    log.building += time.perf_counter() - start
-    return min(found, key=lambda one: one.seconds, default=Engine(EAGER, cut.frozen_part)), why
+    return found, why
 
 
-def _module_of(network: Network, cut: Cut) -> _FrozenModule:
-    """Return the frozen part of a private copy of a network as a module in inference mode."""
-    twin = network.for_export()
-    own = cut.again(twin)
-    if isinstance(own, Refusal) or own.live != cut.live:
-        raise NetworkError(f"a copy of the network is not cut in the same way, with {len(cut.live)} live outputs")
-    return _FrozenModule(twin, own).eval()
+def _in_time(expected: float, end: float) -> None:
+    """Raise if something is expected to be ready later than at the `end`.
+
+    Raises:
+        NetworkError: then.
+    """
+    if expected > end:
+        raise NetworkError(f"building takes {expected - end:.1f} s longer than a pass of this length pays for")
 
 
-def _in_onnx_form(module: _FrozenModule, sample: Sequence[Tensor], *, outputs: int) -> Callable[[str], Values]:
+def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: int, exported: Callable[[], None]) -> Callable[[str], Values]:
     """Export a module to ONNX; return what makes a function of live outputs by the name of the engine."""
     network = module.__dict__["network"]
     names, threads = input_names(network.sample) or ["input"], torch.get_num_threads()
     check_size(network.state(), purpose="engine=")
     called = [f"live{at}" for at in range(outputs)]
     axes = [{0: torch.export.Dim("batch", min=1)} for _ in sample]
-    content = onnx_model(module, sample, inputs=names, outputs=called, axes=axes).SerializeToString()
+    content = onnx_model(module, sample, inputs=names, outputs=called, axes=axes, exported=exported).SerializeToString()
 
     def make(engine: str) -> Values:
         if engine == "openvino":
@@ -219,7 +313,7 @@ def _in_onnx_form(module: _FrozenModule, sample: Sequence[Tensor], *, outputs: i
     return make
 
 
-def _compiled(module: _FrozenModule, sample: Sequence[Tensor]) -> Callable[[str], Values]:
+def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str], Values]:
     """Export a module and compile it; return what makes a function of live outputs by the name of the engine."""
     axes = {"tensors": tuple({0: torch.export.Dim("batch", min=1)} for _ in sample)}
     with torch.no_grad():
@@ -233,26 +327,31 @@ def _compiled(module: _FrozenModule, sample: Sequence[Tensor]) -> Callable[[str]
     return lambda _engine: values
 
 
-def _proved(name: str, values: Values, *, cut: Cut, proof: Sequence[Batch]) -> Engine:
-    """Return an engine, once it has given PyTorch's values on some batches and on one example alone.
+def _proved(name: str, values: Values, *, proof: Sequence[Batch], end: float) -> _Proved:
+    """Return an engine and its values of the `proof`, once it has given PyTorch's values on one example alone and on some batches.
 
     Raises:
-        NetworkError: with how they differ.
+        NetworkError: with how they differ, or that they come too late.
     """
 
     def typed(inputs: Inputs) -> list[Tensor]:
-        return [found.to(part.dtype) for found, part in zip(values(inputs), cut.live, strict=True)]
+        return [found.to(like.dtype) for found, like in zip(values(inputs), proof[0].values, strict=True)]
 
-    largest, first = 0.0, typed(proof[0].inputs)
-    for batch in proof:
-        largest = max(largest, _difference(batch.values, typed(batch.inputs)))
-    start = time.perf_counter()
-    again = typed(proof[0].inputs)
-    seconds = (time.perf_counter() - start) / len(proof[0])
+    begun = perf_counter()
     alone = typed(_first(proof[0].inputs))
+    each = perf_counter() - begun
+    values_of, largest, seconds = list[list[Tensor]](), 0.0, math.inf
+    for batch in [*proof, proof[0]]:
+        begun = perf_counter()
+        _in_time(begun + each * len(batch), end)
+        values_of.append(typed(batch.inputs))
+        each = (perf_counter() - begun) / len(batch)
+        seconds = min(seconds, each)
+        largest = max(largest, _difference(batch.values, values_of[-1]))
+    first, again = values_of[0], values_of.pop()
     _difference([value[:1] for value in first], alone)
     exact = all(torch.equal(one, two) and torch.equal(one[:1], own) for one, two, own in zip(first, again, alone, strict=True))
-    return Engine(name, typed, seconds, largest, exact)
+    return Engine(name, typed, seconds, largest, exact), values_of
 
 
 def _first(inputs: Inputs) -> Inputs:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
 from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
-from .engines import EAGER, MOST_OFF, Batch, Engine, EngineLog, built_engine, engine_names, worth_building
+from .engines import EAGER, FEWEST, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work
 from .identity import Frozen, cache_identity, engine_of, frozen_identity
 from .storage import CacheFolder
 
@@ -31,8 +30,6 @@ __all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
 
 MOST_KEPT = 2**28
 """Bytes of the caches that a run keeps in memory beside the one in use."""
-FEWEST = 1024
-"""Examples below which engine="auto" does not look for another engine than PyTorch as it is."""
 MOST_NAMED = 3
 """Parts without content that are named in a note."""
 
@@ -221,38 +218,14 @@ class FrozenPass:
             return _Begun(known if known.name != EAGER else eager)
         if wanted == "auto" and rows < FEWEST:
             return _Begun(eager)
+        work, log = frozen_work(self.network, self.cut, values=self._values), self.counter.engines
         chosen = np.arange(min(len(items), 2 * self.batch_size, CHUNK))
-        first = [self._timed(inputs) for _, inputs in items.batches(self.batch_size, chosen, views[0])]
-        own = tuple(batch.values for batch in first)
-        seconds = min(batch.seconds / len(batch) for batch in first)
-        if wanted == "auto" and not worth_building(self.network, self.cut.layers, seconds=seconds * rows):
-            return _Begun(eager, own)
-        engine = self._built(wanted, first, key=key, seconds=seconds)
-        if engine is None:
-            return _Begun(eager, own)
-        return _Begun(engine, tuple(engine.values(batch.inputs) for batch in first))
-
-    def _timed(self, inputs: Inputs) -> Batch:
-        start = time.perf_counter()
-        values = self._values(inputs)
-        return Batch(inputs, values, time.perf_counter() - start)
-
-    def _built(self, wanted: str, first: Sequence[Batch], *, key: str, seconds: float) -> Engine | None:
-        """Return the engine that is built and proven on the first batches; None, and a note, where PyTorch is taken."""
-        log = self.counter.engines
-        engine, why = built_engine(self.network, self.cut, wanted=wanted, proof=first, log=log)
-        if engine.name != EAGER and wanted == "auto" and engine.seconds >= seconds:
-            why, engine = [f"{engine.name} took {engine.seconds / seconds:.2f} times as long"], Engine(EAGER, self._values)
-        log.built[key] = replace(engine, faster=seconds - engine.seconds)
-        if engine.name == EAGER:
-            self._say_once(f"The frozen part ran on PyTorch as it is: {'; '.join(why)}.")
-            return None
-        self._say_once(
-            f"The frozen part ran on {engine.name}: {seconds / engine.seconds:.1f} times as fast as PyTorch as it is on a batch, with "
-            f"values within {engine.difference:.1g} of PyTorch's largest one."
-            + ("" if engine.exact else " Its values are not bit-identical from run to run, or for other batch sizes.")
-        )
-        return log.built[key]
+        first = [work.timed(inputs) for _, inputs in items.batches(self.batch_size, chosen, views[0])]
+        before = log.building
+        engine, values = chosen_engine(work, first, wanted=wanted, rows=rows, log=log, say=self._say_once)
+        if log.building > before:
+            log.built[key] = engine
+        return _Begun(engine, tuple(values))
 
     def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int], begun: _Begun) -> None:
         missing, known = cache.missing, begun.values

@@ -34,7 +34,7 @@ from .parts.points import Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
-from .predictions import Predictions, concatenated, grouped_scores, predictions, together
+from .predictions import Predictions, Run, concatenated, grouped_scores, predictions, together
 from .tracing import capture
 
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
@@ -197,13 +197,14 @@ class Network(abc.ABC):
         return {task: (scores | derived)[task] for task in self.heads} if derived else scores
 
     # over the limit: items and batch size go together, as everywhere
-    def logits(self, items: Any, batch_size: int = 64, task: str | None = None) -> np.ndarray:
+    def logits(self, items: Any, batch_size: int = 64, task: str | None = None, *, run: Run = concatenated) -> np.ndarray:
         """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads.
 
         Args:
             items: files, texts, arrays, or a Dataset.
             batch_size: items at a time.
             task: which head; None for the first.
+            run: what runs the batches; `regraft.evaluate` and `regraft.predict` have engines and clusters for it.
 
         Returns:
             (N, C) float32.
@@ -212,16 +213,13 @@ class Network(abc.ABC):
             NetworkError: if there is no such task.
         """
         wanted = self.head_of(task).task
-        return concatenated(lambda batch: self.scores(batch)[wanted], self, items=items, batch_size=batch_size)
+        return run(lambda network, batch: network.scores(batch)[wanted], self, items=items, batch_size=batch_size)
 
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
         """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time."""
-        return concatenated(self.feature_batch, self, items=items, batch_size=batch_size)
+        return concatenated(lambda network, batch: network.feature_batch(batch), self, items=items, batch_size=batch_size)
 
-    def _features_at(self, items: Any, row: int | None) -> np.ndarray:
-        return concatenated(lambda batch: self.feature_batch(in_condition(batch, row)), self, items=items, batch_size=64)
-
-    def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
+    def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False, run: Run = concatenated) -> Predictions:
         """Return labels and probabilities of items; of every task, the first one foremost.
 
         Args:
@@ -229,6 +227,7 @@ class Network(abc.ABC):
             condition: of all items: a name that the network knows, or "mean" for the mean code; None: that of each item, where the items
                 are a Dataset with conditions, else the mean code.
             unknown: also tell which items belong to no class of the first task.
+            run: what runs the batches; `regraft.predict` has engines and clusters for it.
 
         Returns:
             The predictions.
@@ -249,7 +248,14 @@ class Network(abc.ABC):
             )
         widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
         items = without_conditions(items) if row is not None else items
-        raw = concatenated(lambda batch: torch.cat([*self.scores(in_condition(batch, row)).values()], 1), self, items=items, batch_size=64)
+
+        def function(network: Network, batch: Inputs) -> Tensor:
+            inputs = in_condition(batch, row)
+            return torch.cat([*network.scores(inputs).values(), *([network.feature_batch(inputs)] if unknown else [])], 1)
+
+        whole = run(function, self, items=items, batch_size=64)
+        features = max(whole.shape[1] - self.head.features, 0) if unknown else whole.shape[1]
+        raw = whole[:, :features]
         wrong = int(np.isnan(raw).any(1).sum())
         if wrong:
             warnings.warn(
@@ -260,7 +266,7 @@ class Network(abc.ABC):
         parts = np.split(raw, widths[:-1], axis=1)
         found = {task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)}
         if unknown and self.unknown is not None:
-            found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(self._features_at(items, row)))
+            found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(whole[:, features:]))
         return together(found)
 
     def summary(self) -> str:

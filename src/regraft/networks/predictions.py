@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,9 +17,11 @@ from .parts.head import Head
 from .parts.protocols import Inputs
 from .parts.record import Record
 
-__all__ = ["Predictions", "concatenated", "grouped_scores", "of_batch", "predictions", "together"]
+__all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "together"]
 
 T = TypeVar("T")
+Run = Callable[..., np.ndarray]
+"""What runs a function of a network over items, as `concatenated` does."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Predictions:
         unknown: (N,) whether an item belongs to none of the classes, where that was asked.
         tasks: what it says for every task, by name; the fields above are those of the first.
         values: whether they are the values of a regression, and no probabilities.
+        notes: what was said while they were computed, such as which engine ran.
     """
 
     labels: list[str]
@@ -40,6 +44,7 @@ class Predictions:
     unknown: np.ndarray | None = None
     tasks: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
     values: bool = False
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,11 +68,11 @@ class Predictions:
         return {"label": self.labels, **strange, **dict(zip(names, self.probabilities.T, strict=True))}
 
 
-def concatenated(function: Callable[[Inputs], Tensor], network: Record, *, items: Any, batch_size: int) -> np.ndarray:
-    """Run a function over the batches of `items` in inference mode and return its results as one array.
+def concatenated(function: Callable[[Any, Inputs], Tensor], network: Record, *, items: Any, batch_size: int) -> np.ndarray:
+    """Run a function of a network over the batches of `items` in inference mode and return its results as one array.
 
     Args:
-        function: from one batch to a tensor whose first axis is the items.
+        function: from the network and one batch to a tensor whose first axis is the items.
         network: gives the preprocessing.
         items: whatever the preprocessing reads.
         batch_size: items a batch.
@@ -81,7 +86,7 @@ def concatenated(function: Callable[[Inputs], Tensor], network: Record, *, items
     network.mode_(False)
     with torch.inference_mode():
         batches = _batches(network, items, batch_size=batch_size)
-        parts = [of_batch(function, network, batch=batch).float().cpu().numpy() for batch in batches]
+        parts = [of_batch(partial(function, network), network, batch=batch).float().cpu().numpy() for batch in batches]
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 

@@ -92,13 +92,14 @@ class Evaluation:
         return name, self.tasks[name]
 
 
-def evaluated(net: Any, data: Dataset, *, named: bool) -> Evaluation:
+def evaluated(net: Any, data: Dataset, *, named: bool, **running: Any) -> Evaluation:
     """Judge a network on data.
 
     Args:
         net: a network with heads, also one that is served from an ONNX file.
         data: with labels; of several tasks, each is judged on the examples whose target is known.
         named: whether the tasks of the data are named as those of the network; else the data are of its first task.
+        running: keywords of the network's `logits`, such as run=.
 
     Returns:
         The figures of each task.
@@ -114,7 +115,7 @@ def evaluated(net: Any, data: Dataset, *, named: bool) -> Evaluation:
         limits = head.thresholds if head.kind == "multi-label" else None
         names = tuple(own.classes or head.classes or ())
         name = task if named else head.task
-        found[name] = judge(net.logits(own, task=head.task), own.targets, names or None, kind=head.kind, thresholds=limits)
+        found[name] = judge(net.logits(own, task=head.task, **running), own.targets, names or None, kind=head.kind, thresholds=limits)
         classes[name] = tuple(found[name]["per_class"])
     return Evaluation(found, classes, tuple(data.notes))
 

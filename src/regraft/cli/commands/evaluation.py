@@ -12,7 +12,7 @@ import typer
 from ...console import show_json, show_table, tell
 from .. import options
 from ..guard import guarded
-from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, read_data, to_run, wanted_target
+from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
 
 __all__ = ["add_to"]
 
@@ -55,11 +55,13 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     architecture: options.Architecture = None,
     trust: options.Trust = False,
     skip_bad: options.SkipBad = False,
+    engine: options.Engine = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Judge a saved network on labelled data: figures with 95 % intervals, each class by itself, the confusion matrix."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     check_there(folder, data)
+    running = run_by(folder, engine)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
 
     from ...data import checked
@@ -76,7 +78,10 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     usable = checked(_of_one(labelled, condition) if one else labelled, skip_bad)
     for note in usable.notes:
         tell(f"Note: {note}")
-    found = evaluated(net, usable, named=isinstance(wanted, dict))
+    found = evaluated(net, usable, named=isinstance(wanted, dict), **running)
+    for run in running.values():
+        for note in run.notes:
+            tell(f"Note: {note}")
     if as_json:
         show_json({"tasks": found.tasks} if len(found.tasks) > 1 else found.scores)
         return

@@ -17,6 +17,7 @@ from ..options import (
     Architecture,
     Channels,
     Columns,
+    Engine,
     FilesFolder,
     Form,
     Format,
@@ -32,7 +33,7 @@ from ..options import (
     Trust,
     Unknown,
 )
-from ..shared import check_there, columns_for, listed_names, to_run
+from ..shared import check_there, columns_for, listed_names, run_by, to_run
 
 if TYPE_CHECKING:
     pass
@@ -60,6 +61,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     form: Form = Format.csv,
     probabilities: Probabilities = False,
     unknown: Unknown = False,
+    engine: Engine = None,
     raw_cells: RawCells = False,
     outside: Outside = False,
     skip_bad: SkipBad = False,
@@ -67,6 +69,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked = listed_names(columns, option="--columns")
     check_there(folder)
+    running = run_by(folder, engine)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)
     if skip_bad:
@@ -75,7 +78,10 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
         data = checked(data, True)
         for note in data.notes:
             tell(f"Note: {note}")
-    found = net.predict(data, condition, unknown=unknown)
+    found = net.predict(data, condition, unknown=unknown, **running)
+    for run in running.values():
+        for note in run.notes:
+            tell(f"Note: {note}")
     if net.preprocessing.inferred and not net.preprocessing.fitted:
         tell(f"Note: the network carries no preprocessing of its own and takes {net.preprocessing.describe()}.")
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}

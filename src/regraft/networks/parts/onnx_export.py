@@ -99,6 +99,7 @@ def onnx_model(
     inputs: Sequence[str],
     outputs: Sequence[str],
     axes: Sequence[Mapping[int, torch.export.Dim]],
+    exported: Callable[[], None] = lambda: None,
 ) -> Any:
     """Return a module as PyTorch's exporter translates it.
 
@@ -109,6 +110,7 @@ def onnx_model(
         inputs: a name for each tensor that it takes.
         outputs: a name for each tensor that it returns.
         axes: for each tensor that it takes, which of its axes are free.
+        exported: told after the export, before the translation; what it raises ends both.
 
     Returns:
         An `onnx.ModelProto`.
@@ -119,6 +121,7 @@ def onnx_model(
     whole.__dict__["network"].name_for_export_()
     with _quiet():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
+        exported()
         made: Any = torch.onnx.export(
             program,
             (),

@@ -23,6 +23,9 @@ class Preprocessing(Protocol):
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
         """Yield the items of any supported kind as consecutive batches of at most `batch_size`."""
 
+    def dataset(self, items: Any) -> Any:
+        """Return the items of any supported kind as a `Dataset`, without labels where they have none."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which the same preprocessing can be made again."""
 

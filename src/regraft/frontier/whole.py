@@ -1,0 +1,98 @@
+"""A pass of a whole network over examples, on the engine that is asked for: what `predict` and `evaluate` run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..networks.contract import Inputs, Network
+from ..networks.parts.onnx_export import WholeNetwork
+from ..networks.predictions import concatenated, of_batch
+from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine
+
+__all__ = ["WholePass", "whole_pass"]
+
+Function = Callable[[Network, Inputs], Tensor]
+
+
+@dataclass(frozen=True)
+class WholePass:
+    """Runs a function of a network over examples, as `concatenated` does.
+
+    Attributes:
+        engine: one of `ENGINES`.
+        notes: told what ran in place of PyTorch, or why PyTorch did.
+        log: gets the seconds.
+    """
+
+    engine: str = "auto"
+    notes: list[str] = field(default_factory=list)
+    log: EngineLog = field(default_factory=EngineLog)
+
+    def __call__(self, function: Function, network: Network, *, items: Any, batch_size: int) -> np.ndarray:
+        """Return the results of a function for the examples.
+
+        Args:
+            function: from the network and one batch to a tensor whose first axis is the examples.
+            network: it is not changed.
+            items: N examples, as its preprocessing reads them.
+            batch_size: examples at a time.
+
+        Returns:
+            (N, …) float32.
+        """
+        data = network.preprocessing.dataset(items)
+        if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.draws:
+            return concatenated(function, network, items=data, batch_size=batch_size)
+
+        def values(inputs: Inputs) -> list[Tensor]:
+            return [of_batch(partial(function, network), network, batch=inputs).float()]
+
+        def module() -> WholeNetwork:
+            return _Results(function, network.for_export()).eval()
+
+        work = Work("The network", network, frozenset(layer.name for layer in network.layers), values, module)
+        network.mode_(False)
+        with torch.no_grad():
+            batches = network.preprocessing.batches(data, batch_size)
+            first = [work.timed(inputs) for inputs in islice(batches, 2)]
+            engine, parts = chosen_engine(work, first, wanted=self.engine, rows=len(data), log=self.log, say=self.notes.append)
+            parts += map(engine.values, batches)
+        self.log.saved += len(data) * engine.faster
+        return np.concatenate([part[0].numpy() for part in parts])
+
+
+def whole_pass(engine: str) -> WholePass:
+    """Return what runs a whole network on an engine.
+
+    Args:
+        engine: one of `ENGINES`.
+
+    Raises:
+        SettingError: if there is no such engine.
+        MissingExtraError: if it is not installed.
+    """
+    if engine not in ENGINES:
+        raise SettingError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}.")
+    check_engine(engine)
+    return WholePass(engine)
+
+
+class _Results(WholeNetwork):
+    """What a function makes of a network, as a module."""
+
+    def __init__(self, function: Function, network: Network) -> None:
+        super().__init__(network)
+        self.__dict__["function"] = function
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the one result."""
+        return (self.__dict__["function"](self.__dict__["network"], self.inputs(tensors)).float(),)
