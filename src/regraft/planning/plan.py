@@ -291,8 +291,9 @@ def check_plan(plan: Plan) -> None:
 
 
 def _about_strategy(plan: Plan) -> Iterator[str]:
-    if plan.strategy not in STRATEGIES:
-        yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), STRATEGIES)}."
+    known = tuple(dict.fromkeys((*STRATEGIES, *METHODS)))  # a program may have added a method of its own
+    if plan.strategy not in known:
+        yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), known)}."
     elif plan.strategy == "partial" and plan.frozen is None:
         yield "strategy='partial' needs frozen=: a number of blocks, the name of a block, layer or module, or 'layers:8'."
     elif plan.strategy not in ("partial", "probe") and plan.frozen is not None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from ..frontier import frozen_before, frozen_up_to_head, held_layers, matching_layers
-from ..methods import METHODS
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, source_of, with_probe
@@ -40,7 +39,7 @@ def run_strategy(setup: Setup, log: Log) -> Outcome:
     Returns:
         The adapted network, how to judge it, and the history.
     """
-    outcome, plan = _STRATEGIES[setup.plan.strategy](setup, log), setup.plan
+    outcome, plan = _STRATEGIES.get(setup.plan.strategy, by_method)(setup, log), setup.plan
     if outcome.chosen or outcome.measured is None:
         return outcome
     given = {"strategy": plan.strategy, "frozen": plan.frozen, "block": plan.block, "base": None if plan.base == "head" else plan.base}
@@ -149,5 +148,4 @@ _STRATEGIES: dict[str, Strategy] = {
     "full": _from_base,
     "surgical": _surgical,
     "scratch": _scratch,
-    **dict.fromkeys(METHODS, by_method),
 }
