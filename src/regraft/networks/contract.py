@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, SettingError
+from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
 from ..files.text import notebook_html, printable
 from .account import Account
@@ -70,6 +70,8 @@ class Network(abc.ABC):
     coding: Coding | None = None
     draws: bool = False
     found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
+    becomes: ClassVar[dict[str, Callable[[Network], Network]]] = {}
+    """How a network becomes one of a family; the opening of networks, which knows all of them, fills it in."""
 
     def __repr__(self) -> str:
         numbers = sum(tensor.numel() for tensor in self.state().values())
@@ -689,6 +691,25 @@ class Network(abc.ABC):
             )
         with writable(aim.parent, error=NetworkError):
             return self.export_own(aim)
+
+    def to(self, family: str) -> Network:
+        """Return the same function as a network of a family, made of its layers, with heads, class names and preprocessing.
+
+        Args:
+            family: "torch" or "keras".
+
+        Returns:
+            The network, whose account says by how much the two differ on random inputs; a copy where it is of that family.
+
+        Raises:
+            NetworkError: if the family is unknown, or a layer has no counterpart there, which is named.
+            MissingExtraError: if Keras is asked for and not installed.
+        """
+        if family == self.family:
+            return self.copy()
+        if family not in self.becomes:
+            raise NetworkError(f"The family {printable(family)!r} is unknown{near_names(family, self.becomes)}")
+        return self.becomes[family](self)
 
     @property
     def own_endings(self) -> tuple[str, ...]:

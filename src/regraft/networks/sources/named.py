@@ -10,6 +10,8 @@ from torch.nn import Module
 from ...errors import NetworkError, near_names, optional_import
 from ...files.text import printable
 from ..hub.opening import hub_module, open_hub
+from ..layers.graph import SOURCE as LAYERS_SOURCE
+from ..layers.graph import graph_module
 from .building import Limits, building
 from .dense import dense_module
 from .zoo import Opened, open_timm, open_torchvision, timm_module, torchvision_module
@@ -63,6 +65,9 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
     kind, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
     if kind == "hf" and isinstance(config, Mapping):
         return hub_module(config, what=what, limits=limits)
+    if kind == LAYERS_SOURCE:
+        with building(what, limits, drawn=False):
+            return graph_module(origin)
     makers = {"timm": timm_module, "torchvision": torchvision_module, "dense": dense_module}
     if kind not in makers:
         received = f"the origin {printable(repr(source), width=100)}" + (" without its configuration" if kind == "hf" else "")

@@ -168,6 +168,15 @@ def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Netwo
     return open_torch(source, inputs=inputs, head=head)
 
 
+def _as_torch(network: Network) -> Network:
+    with _keras_needed():
+        from ..layers.converting import as_torch
+    return as_torch(cast(Any, network))
+
+
+Network.becomes["torch"] = _as_torch
+
+
 def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
     """Return the network of a live object, with what one of Transformers or timm says of itself."""
     known = None if _is_keras(source) else live_hub(source) or live_timm(source)

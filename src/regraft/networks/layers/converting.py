@@ -1,0 +1,134 @@
+"""A network of one family as one of the other: the same function, with its heads, class names and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import NetworkError
+from ..account import Account
+from ..contract import Network
+from ..keras_models import KerasNetwork
+from ..keras_parts.saving import as_given
+from ..parts.head import told_binary
+from ..torch_modules import open_torch
+from .from_keras import ROWS
+from .graph import SOURCE, LayerGraph
+from .keras_reader import KerasReader
+
+__all__ = ["as_torch"]
+
+_TOLERANCE = 1e-4
+
+
+def as_torch(network: KerasNetwork) -> Network:
+    """Return a Keras network as layers of PyTorch. Pictures become channels first, as PyTorch's convolutions have them.
+
+    Args:
+        network: functional or Sequential, of layers that have a row in `from_keras.ROWS`.
+
+    Raises:
+        NetworkError: naming the layers that have none, or if the result computes something else.
+    """
+    _check(network)
+    turned = _turns(network)
+    sample = network.sample.cpu().movedim(-1, 1) if turned else network.sample.cpu()  # type: ignore[union-attr]  # checked to be one
+    reader = KerasReader(sample.contiguous(), turned, ROWS)
+    with as_given(network):
+        outputs = reader.read(network.module)
+    module = LayerGraph(reader.steps, outputs)
+    for name, part in reader.modules.items():
+        module._modules[name] = part
+    layers: Any = network.modules()
+    heads = {task: reader.names[layers[head.layer].path] for task, head in network.heads.items() if head.groups is None}
+    chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
+    origin = {"source": SOURCE, "layers": reader.steps, "outputs": outputs}
+    twin = open_torch(module.eval(), sample=sample, origin=origin, take=True, head=chosen)
+    return _told(network, twin, turned=turned)
+
+
+def _check(network: Network) -> None:
+    """Raise where a network takes more than one tensor."""
+    if network.coding is not None:
+        raise NetworkError(f"This network takes the codes of {len(network.coding.conditions)} conditions. Fold one in first: regraft.fold.")
+    if isinstance(network.sample, dict):
+        raise NetworkError(
+            f"This network takes {len(network.sample)} tensors by name ({', '.join(network.sample)}); expected one of one input. Export it "
+            "as .onnx."
+        )
+
+
+def _turns(network: Network) -> bool:
+    """Tell whether the items are pictures that the two families hold in different orders."""
+    plain = network.preprocessing.to_dict()
+    pictures = plain["kind"] == "image" or (plain["kind"] == "array" and plain["mean"] is None and plain["std"] is None)
+    return pictures and isinstance(network.sample, Tensor) and network.sample.ndim == 4
+
+
+def _told(source: Network, made: Network, *, turned: bool) -> Network:
+    """Return a network that was made of another one, with all that this one says beside its weights; proven on random inputs."""
+    for task, head in source.heads.items():
+        if head.groups is not None:
+            continue
+        if task not in made.heads:
+            made.rename_task_(made.head.task, task)
+        own = told_binary(made.heads[task], {"binary": head.binary})
+        made.heads[task] = replace(own, classes=head.classes, kind=head.kind, thresholds=head.thresholds)
+    made.preprocessing = _turned_preprocessing(source, made) if turned else source.preprocessing
+    for head in source.heads.values():
+        if head.groups is not None:
+            made = made.with_head(head)
+    made.history, made.statistics, made.unknown, made.draws = source.history, source.statistics, source.unknown, source.draws
+    largest = _difference(source, made, turned=turned)
+    note = f"made of a network of {source.family}: on random inputs it differs by {largest:.1g} of the largest score"
+    made.account = source.account.joined(Account(notes=(note,), figures={"largest_difference": largest}))
+    return made
+
+
+def _turned_preprocessing(source: Network, made: Network) -> Any:
+    own: Any = source.preprocessing
+    if own.to_dict()["kind"] == "image":
+        return replace(own, layout=made.layout)
+    return replace(own, shape=made.input_shape)
+
+
+def _difference(source: Network, made: Network, *, turned: bool) -> float:
+    """Return by how much two networks differ, relative to the largest score.
+
+    Raises:
+        NetworkError: if by more than rounding.
+    """
+    source, made = source.copy(), made.copy()
+    largest = 0.0
+    for network in (source, made):
+        network.mode_(False)
+        network.module.cpu()
+    for batch in _batches(source.sample.cpu()):  # type: ignore[union-attr]  # checked to be one
+        axis = (1, -1) if source.layout == "channels_first" else (-1, 1)
+        with torch.no_grad():
+            wanted, found = source.scores(batch), made.scores(batch.movedim(*axis).contiguous() if turned else batch)
+        for task, scores in wanted.items():
+            scale = max(float(scores.abs().max()), 1e-12)
+            same = found[task].shape == scores.shape
+            largest = max(largest, float((found[task] - scores).abs().max()) / scale) if same else torch.inf
+    if not largest <= _TOLERANCE:
+        raise NetworkError(
+            f"The network made of this one differs from it by {largest:.2g} of the largest score on random inputs; expected at most "
+            f"{_TOLERANCE:.0e}. It is not taken. Export the network as .onnx."
+        )
+    return largest
+
+
+def _batches(sample: Tensor) -> Iterator[Tensor]:
+    """Yield the sample, three random items, and one."""
+    draws = torch.Generator().manual_seed(0)
+    yield sample
+    for count in (3, 1):
+        shape = (count, *sample.shape[1:])
+        whole = bool((sample == sample.round()).all())  # tokens: those of the sample, in another order
+        known = sample.flatten()[torch.randint(0, sample.numel(), shape, generator=draws)]
+        yield known if whole else torch.randn(shape, generator=draws)

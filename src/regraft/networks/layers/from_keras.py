@@ -1,0 +1,442 @@
+"""What each kind of Keras layer becomes in PyTorch: one row each; all others are refused by name before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .keras_reader import Call, KerasReader, Row, Value, array_of, refusal
+
+__all__ = ["ROWS"]
+
+
+def _dense(reader: KerasReader, call: Call) -> Value:
+    (value,) = map(reader.as_keras, call.values)
+    kernel = array_of(call.layer._kernel if hasattr(call.layer, "_kernel") else call.layer.kernel)
+    weights = {"weight": kernel.T} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
+    made = reader.add(
+        call.layer, "Linear", value, weights=weights, in_features=kernel.shape[0], out_features=kernel.shape[1], bias=call.layer.use_bias
+    )
+    return reader.activated(call.layer, made)
+
+
+def _edges(layer: Any, tensor: Tensor, *, sizes: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Return what is put before and behind each axis, as TensorFlow pads."""
+    if layer.padding == "valid":
+        return [(0, 0)] * len(sizes)
+    if layer.padding == "causal":
+        return [(sizes[0] - 1, 0)]
+    found = []
+    for length, size, stride in zip(tensor.shape[2:], sizes, strides, strict=True):
+        whole = max((-(-length // stride) - 1) * stride + size - length, 0)
+        found.append((whole // 2, whole - whole // 2))
+    return found
+
+
+def _check_free(layer: Any, value: Value, *, strides: Sequence[int]) -> None:
+    """Raise where the edges depend on a length that the network leaves open."""
+    open_ = any(side is None for side in (layer.input.shape[1:-1] if len(layer._inbound_nodes) == 1 else ()))
+    if open_ and layer.padding == "same" and any(stride > 1 for stride in strides):
+        raise refusal(
+            layer, f"strides {tuple(strides)} and padding 'same' over lengths that are open ({tuple(value.tensor.shape[1:])} here)"
+        )
+
+
+def _padded(
+    reader: KerasReader, layer: Any, *, value: Value, sizes: Sequence[int], strides: Sequence[int], fill: Any = 0.0
+) -> tuple[Value, list[int]]:
+    """Return a value with uneven edges already put around it, and the even ones that the layer puts itself."""
+    _check_free(layer, value, strides=strides)
+    edges = _edges(layer, value.tensor, sizes=sizes, strides=strides)
+    if all(before == behind for before, behind in edges):
+        return value, [before for before, _ in edges]
+    flat = [side for pair in reversed(edges) for side in pair]
+    return reader.add(layer, "Pad", value, part="_edges", sizes=flat, value=fill), [0] * len(edges)
+
+
+def _convolution(reader: KerasReader, call: Call) -> Value:
+    kernel = array_of(call.layer._kernel if hasattr(call.layer, "_kernel") else call.layer.kernel)
+    return _convolved(reader, call.layer, value=call.value, kernel=kernel, groups=call.layer.groups)
+
+
+def _depthwise(reader: KerasReader, call: Call) -> Value:
+    return _convolved(reader, call.layer, value=call.value, kernel=_by_channel(call.layer.kernel), groups=call.layer.kernel.shape[-2])
+
+
+def _by_channel(variable: Any) -> np.ndarray:
+    """Return the kernel of a depthwise layer (…, channels, multiplier) as that of one in as many groups, (…, 1, channels · multiplier)."""
+    kernel = array_of(variable)
+    return kernel.reshape(*kernel.shape[:-2], 1, -1)
+
+
+def _convolved(  # over the limit: a layer and what its kernel says
+    reader: KerasReader, layer: Any, *, value: Value, kernel: np.ndarray, groups: int, part: str = "", whole: bool = True
+) -> Value:
+    rank = kernel.ndim - 2
+    strides, rates = _each(layer.strides, rank), _each(layer.dilation_rate, rank)
+    sizes = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:rank], rates, strict=True)]
+    value, padding = _padded(reader, layer, value=reader.spatial(layer, value), sizes=sizes, strides=strides)
+    bias = layer.use_bias and whole
+    weights = {"weight": np.moveaxis(kernel, (-1, -2), (0, 1))} | ({"bias": array_of(layer.bias)} if bias else {})
+    made = reader.add(
+        layer,
+        f"Conv{rank}d",
+        value,
+        weights=weights,
+        part=part,
+        in_channels=kernel.shape[-2] * groups,
+        out_channels=kernel.shape[-1],
+        kernel_size=list(kernel.shape[:rank]),
+        stride=strides,
+        padding=padding,
+        dilation=rates,
+        groups=groups,
+        bias=bias,
+    )
+    return reader.activated(layer, reader.placed(layer, made)) if whole else reader.placed(layer, made)
+
+
+def _each(given: Any, rank: int) -> list[int]:
+    return [int(one) for one in given] if isinstance(given, list | tuple) else [int(given)] * rank
+
+
+def _separable(reader: KerasReader, call: Call) -> Value:
+    depth, point = _by_channel(call.layer.depthwise_kernel), array_of(call.layer.pointwise_kernel)
+    made = _convolved(
+        reader, call.layer, value=call.value, kernel=depth, groups=call.layer.depthwise_kernel.shape[-2], part="_depthwise", whole=False
+    )
+    rank = point.ndim - 2
+    weights = {"weight": np.moveaxis(point, (-1, -2), (0, 1))} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
+    value = reader.add(
+        call.layer,
+        f"Conv{rank}d",
+        reader.spatial(call.layer, made),
+        weights=weights,
+        in_channels=point.shape[-2],
+        out_channels=point.shape[-1],
+        kernel_size=[1] * rank,
+        bias=call.layer.use_bias,
+    )
+    return reader.activated(call.layer, reader.placed(call.layer, value))
+
+
+def _transposed(reader: KerasReader, call: Call) -> Value:
+    kernel, rank = array_of(call.layer.kernel), call.layer.rank
+    strides, rates = _each(call.layer.strides, rank), _each(call.layer.dilation_rate, rank)
+    if call.layer.output_padding is not None or any(rate > 1 for rate in rates):
+        raise refusal(call.layer, f"output_padding={call.layer.output_padding}, dilation_rate={call.layer.dilation_rate}")
+    sizes = kernel.shape[:rank]
+    further = [max(stride - size, 0) for size, stride in zip(sizes, strides, strict=True)]
+    weights = {"weight": np.moveaxis(kernel, (-1, -2), (0, 1))} | ({"bias": array_of(call.layer.bias)} if call.layer.use_bias else {})
+    made = reader.add(
+        call.layer,
+        f"ConvTranspose{rank}d",
+        reader.spatial(call.layer, call.value),
+        weights=weights,
+        in_channels=kernel.shape[-1],
+        out_channels=kernel.shape[-2],
+        kernel_size=list(sizes),
+        stride=strides,
+        output_padding=further,
+        bias=call.layer.use_bias,
+    )
+    if call.layer.padding == "same" and any(size > stride for size, stride in zip(sizes, strides, strict=True)):
+        cut = [max(size - stride, 0) for size, stride in zip(sizes, strides, strict=True)]
+        flat = [side for each in reversed(cut) for side in (-(each // 2), -(each - each // 2))]
+        made = reader.add(call.layer, "Pad", made, part="_cut", sizes=flat)
+    return reader.activated(call.layer, reader.placed(call.layer, made))
+
+
+def _batch_norm(reader: KerasReader, call: Call) -> Value:
+    value = call.value
+    rank = value.tensor.ndim
+    axis = call.layer.axis % rank
+    value = reader.channels_first(value) if axis == rank - 1 else reader.as_keras(value)
+    if axis not in (1, rank - 1):
+        raise refusal(call.layer, f"axis={call.layer.axis} of {rank}")
+    weights = {"running_mean": array_of(call.layer.moving_mean), "running_var": array_of(call.layer.moving_variance)}
+    weights |= {"weight": array_of(call.layer.gamma)} if call.layer.scale else {}
+    weights |= {"bias": array_of(call.layer.beta)} if call.layer.center else {}
+    settings = {"num_features": len(weights["running_mean"]), "eps": call.layer.epsilon, "momentum": 1 - call.layer.momentum}
+    made = reader.add(call.layer, f"BatchNorm{max(rank - 2, 1)}d", value, weights=weights, **settings)
+    return Value(made.name, made.tensor, first=axis == rank - 1 and rank > 2)
+
+
+def _layer_norm(reader: KerasReader, call: Call) -> Value:
+    value = reader.as_keras(call.value)
+    axes = [axis % value.tensor.ndim for axis in (call.layer.axis if isinstance(call.layer.axis, list | tuple) else [call.layer.axis])]
+    if sorted(axes) != list(range(value.tensor.ndim - len(axes), value.tensor.ndim)):
+        raise refusal(call.layer, f"axis={call.layer.axis}")
+    weights = {name: array_of(one) for name, one in (("weight", call.layer.gamma), ("bias", call.layer.beta)) if one is not None}
+    return reader.add(
+        call.layer, "LayerNorm", value, weights=weights, normalized_shape=list(value.tensor.shape[min(axes) :]), eps=call.layer.epsilon
+    )
+
+
+def _group_norm(reader: KerasReader, call: Call) -> Value:
+    value = reader.channels_first(call.value)
+    channels = value.tensor.shape[1]
+    if call.layer.axis % value.tensor.ndim != value.tensor.ndim - 1:
+        raise refusal(call.layer, f"axis={call.layer.axis}")
+    weights = {name: array_of(one) for name, one in (("weight", call.layer.gamma), ("bias", call.layer.beta)) if one is not None}
+    groups = channels if call.layer.groups == -1 else call.layer.groups
+    return reader.add(call.layer, "GroupNorm", value, weights=weights, num_groups=groups, num_channels=channels, eps=call.layer.epsilon)
+
+
+def _embedding(reader: KerasReader, call: Call) -> Value:
+    if call.layer.mask_zero:
+        raise refusal(call.layer, "mask_zero=True")
+    table = array_of(call.layer._embeddings if hasattr(call.layer, "_embeddings") else call.layer.embeddings)
+    settings = {"num_embeddings": table.shape[0], "embedding_dim": table.shape[1]}
+    kind = "Lookup" if call.value.tensor.is_floating_point() else "Embedding"
+    return reader.add(call.layer, kind, call.value, weights={"weight": table}, first=False, **settings)
+
+
+def _recurrent(reader: KerasReader, call: Call) -> Value:
+    return _cells(reader, call, parts=[call.layer])
+
+
+def _both_ways(reader: KerasReader, call: Call) -> Value:
+    if type(call.layer.forward_layer).__name__ not in _GATES or call.layer.merge_mode not in ("concat", "sum", "mul", "ave"):
+        raise refusal(call.layer, f"a {type(call.layer.forward_layer).__name__} with merge_mode={call.layer.merge_mode!r}")
+    return _cells(reader, call, parts=[call.layer.forward_layer, call.layer.backward_layer])
+
+
+_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
+"""The order of the gates in PyTorch, by their position in Keras."""
+
+
+def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
+    one, kind = parts[0], type(parts[0]).__name__
+    if len(call.values) > 1 or one.return_state or one.stateful:
+        raise refusal(call.layer, "states that are given, returned or kept")
+    usual = one.activation.__name__ == "tanh" and getattr(getattr(one, "recurrent_activation", None), "__name__", "sigmoid") == "sigmoid"
+    if not usual or not getattr(one, "reset_after", True):
+        raise refusal(call.layer, "another activation than tanh and sigmoid, or reset_after=False")
+    weights: dict[str, np.ndarray] = {}
+    for part, end in zip(parts, ("", "_reverse"), strict=False):
+        order = _GATES[kind]
+        kernel, recurrent = (_gates(array_of(each), order).T for each in (part.cell.kernel, part.cell.recurrent_kernel))
+        bias = array_of(part.cell.bias) if part.use_bias else np.zeros((2, len(kernel)), np.float32)
+        bias = _gates(bias if bias.ndim == 2 else np.stack([bias, np.zeros_like(bias)]), order)
+        weights |= {f"cells.weight_ih_l0{end}": kernel, f"cells.weight_hh_l0{end}": recurrent}
+        weights |= {f"cells.bias_ih_l0{end}": bias[0], f"cells.bias_hh_l0{end}": bias[1]}
+    settings = {"kind": "RNN" if kind == "SimpleRNN" else kind, "inputs": weights["cells.weight_ih_l0"].shape[1], "units": one.units}
+    joined = call.layer.merge_mode if len(parts) > 1 else "concat"
+    settings |= {"both": len(parts) > 1, "steps": one.return_sequences, "backwards": one.go_backwards, "joined": joined}
+    return reader.add(call.layer, "Recurrent", reader.as_keras(call.value), weights=weights, **settings)
+
+
+def _gates(values: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    parts = np.split(values, len(order), axis=-1)
+    return np.concatenate([parts[at] for at in order], axis=-1)
+
+
+def _attention(reader: KerasReader, call: Call) -> Value:
+    given = {name: one for name, one in call.named.items() if one not in (None, False)}
+    causal = bool(given.pop("use_causal_mask", False))
+    read = [*call.values, *(given.pop(name) for name in ("query", "value", "key") if isinstance(given.get(name), Value))]
+    if given or call.layer._attention_axes not in (None, (1,)) or read[0].tensor.ndim != 3:
+        raise refusal(call.layer, f"{', '.join(given) or 'attention over several axes'}")
+    query, value, key = map(reader.as_keras, (*read, *read[1:2])[:3])
+    shapes = (call.layer._query_dense, call.layer._key_dense, call.layer._value_dense)
+    kernels = [array_of(each.kernel) for each in shapes]
+    weights: dict[str, np.ndarray] = {
+        f"{name}.weight": np.asarray(kernel.reshape(kernel.shape[0], -1).T)
+        for name, kernel in zip(("query", "key", "value"), kernels, strict=True)
+    }
+    end = array_of(call.layer._output_dense.kernel)
+    weights["output.weight"] = end.reshape(-1, end.shape[-1]).T
+    if call.layer._use_bias:
+        dense = (*zip(("query", "key", "value"), shapes, strict=True), ("output", call.layer._output_dense))
+        weights.update((f"{name}.bias", array_of(each.bias).ravel()) for name, each in dense)
+    settings = {"inputs": [kernel.shape[0] for kernel in kernels], "heads": call.layer._num_heads, "outputs": end.shape[-1]}
+    settings |= {"sizes": [kernels[1].shape[-1], kernels[2].shape[-1]], "bias": call.layer._use_bias, "causal": causal}
+    return reader.add(call.layer, "Attention", query, value, key, weights=weights, **settings)
+
+
+def _dot_attention(reader: KerasReader, call: Call) -> Value:
+    if call.layer.use_scale or call.layer.score_mode != "dot" or any(one not in (None, False) for one in call.named.values()):
+        raise refusal(call.layer, f"use_scale={call.layer.use_scale}, score_mode={call.layer.score_mode!r}, or a mask")
+    return reader.add(call.layer, "DotAttention", *map(reader.as_keras, call.values))
+
+
+def _pooling(reader: KerasReader, call: Call) -> Value:
+    largest, rank = type(call.layer).__name__.startswith("Max"), call.value.tensor.ndim - 2
+    sizes, strides = _each(call.layer.pool_size, rank), _each(call.layer.strides, rank)
+    value, padding = reader.spatial(call.layer, call.value), [0] * rank
+    even = all(before == behind for before, behind in _edges(call.layer, value.tensor, sizes=sizes, strides=strides))
+    if not even and not largest:
+        raise refusal(call.layer, "padding 'same' with uneven edges, which do not count in its averages")
+    value, padding = _padded(reader, call.layer, value=value, sizes=sizes, strides=strides, fill="-inf")
+    own: dict[str, Any] = {} if largest else {"count_include_pad": False}
+    made = reader.add(
+        call.layer, f"{'Max' if largest else 'Avg'}Pool{rank}d", value, kernel_size=sizes, stride=strides, padding=padding, **own
+    )
+    return reader.placed(call.layer, made)
+
+
+def _global(reader: KerasReader, call: Call) -> Value:
+    value = reader.spatial(call.layer, call.value)
+    axes, kind = list(range(2, value.tensor.ndim)), "max" if "Max" in type(call.layer).__name__ else "mean"
+    made = reader.add(call.layer, "Over", value, kind=kind, axes=axes, keep=call.layer.keepdims)
+    return reader.placed(call.layer, made) if call.layer.keepdims else Value(made.name, made.tensor)
+
+
+def _flatten(reader: KerasReader, call: Call) -> Value:
+    value = reader.as_keras(call.value)
+    if getattr(call.layer, "data_format", "channels_last") == "channels_first":
+        raise refusal(call.layer, "data_format='channels_first'")
+    return reader.add(call.layer, "Flatten", value)
+
+
+def _reshape(reader: KerasReader, call: Call) -> Value:
+    return reader.add(call.layer, "Reshape", reader.as_keras(call.value), shape=list(call.layer.target_shape))
+
+
+def _permute(reader: KerasReader, call: Call) -> Value:
+    return reader.add(call.layer, "Permute", reader.as_keras(call.value), axes=[0, *call.layer.dims])
+
+
+def _repeat(reader: KerasReader, call: Call) -> Value:
+    return reader.add(call.layer, "Repeat", call.value, count=call.layer.n)
+
+
+def _edge(reader: KerasReader, call: Call) -> Value:
+    cut = type(call.layer).__name__.startswith("Cropping")
+    given = call.layer.cropping if cut else call.layer.padding
+    pairs = [given] if isinstance(given[0], int) else given
+    flat = [(-side if cut else side) for pair in reversed(pairs) for side in pair]
+    return reader.placed(call.layer, reader.add(call.layer, "Pad", reader.spatial(call.layer, call.value), sizes=flat))
+
+
+def _upsampling(reader: KerasReader, call: Call) -> Value:
+    mode = getattr(call.layer, "interpolation", "nearest")
+    if mode not in ("nearest", "bilinear"):
+        raise refusal(call.layer, f"interpolation={mode!r}")
+    factor = _each(call.layer.size, call.value.tensor.ndim - 2)
+    own: dict[str, Any] = {"align_corners": False} if mode == "bilinear" else {}
+    made = reader.add(call.layer, "Upsample", reader.spatial(call.layer, call.value), scale_factor=factor, mode=mode, **own)
+    return reader.placed(call.layer, made)
+
+
+def _join(reader: KerasReader, call: Call) -> Value:
+    if not all(isinstance(value, Value) for value in call.values):
+        return _with_number(reader, call)
+    aim = call.value.first if len({value.tensor.ndim for value in call.values}) == 1 else False
+    kind = type(call.layer).__name__.lower().removeprefix("true")
+    return reader.add(call.layer, "Join", *(reader.turned(value, first=aim) for value in call.values), kind=kind)
+
+
+_BY_NUMBER: dict[str, Callable[[float], tuple[float, float]]] = {
+    "Add": lambda number: (1.0, number),
+    "Subtract": lambda number: (1.0, -number),
+    "Multiply": lambda number: (number, 0.0),
+    "TrueDivide": lambda number: (1.0 / number, 0.0),
+    "Divide": lambda number: (1.0 / number, 0.0),
+}
+_ORDERED = ("Subtract", "TrueDivide", "Divide")
+
+
+def _with_number(reader: KerasReader, call: Call) -> Value:
+    """Return a value plus, minus, times or divided by a number."""
+    kind, numbers = type(call.layer).__name__, [one for one in call.values if isinstance(one, int | float)]
+    if len(call.values) != 2 or len(numbers) != 1 or kind not in _BY_NUMBER or (kind in _ORDERED and numbers[0] is call.values[0]):
+        raise refusal(call.layer, "an array in place of a value, or a number in the first place")
+    scale, offset = _BY_NUMBER[kind](float(numbers[0]))
+    (value,) = (one for one in call.values if isinstance(one, Value))
+    return reader.add(call.layer, "Affine", value, weights={"scale": scale, "offset": offset})
+
+
+def _concatenate(reader: KerasReader, call: Call) -> Value:
+    aim, rank = call.value.first, call.value.tensor.ndim
+    axis = call.layer.axis % rank
+    if aim and rank > 2:
+        axis = 1 if axis == rank - 1 else axis + 1
+    return reader.add(call.layer, "Concatenate", *(reader.turned(value, first=aim) for value in call.values), axis=axis)
+
+
+def _activation(reader: KerasReader, call: Call) -> Value:
+    return reader.activated(call.layer, call.value)
+
+
+def _relu(reader: KerasReader, call: Call) -> Value:
+    slope, threshold = float(call.layer.negative_slope or 0), float(call.layer.threshold or 0)
+    if not slope and not threshold and call.layer.max_value in (None, 6):
+        return reader.add(call.layer, "ReLU" if call.layer.max_value is None else "ReLU6", call.value)
+    largest = None if call.layer.max_value is None else float(call.layer.max_value)
+    return reader.add(call.layer, "Rectifier", call.value, slope=slope, threshold=threshold, largest=largest)
+
+
+def _sloped(reader: KerasReader, call: Call) -> Value:
+    if type(call.layer).__name__ == "LeakyReLU":
+        return reader.add(call.layer, "LeakyReLU", call.value, negative_slope=float(call.layer.negative_slope))
+    return reader.add(call.layer, "ELU", call.value, alpha=float(call.layer.alpha))
+
+
+def _prelu(reader: KerasReader, call: Call) -> Value:
+    slopes = array_of(call.layer.alpha)
+    if slopes.size != slopes.shape[-1]:
+        raise refusal(call.layer, f"slopes of the shape {slopes.shape}, not one for each channel (shared_axes=)")
+    return reader.add(
+        call.layer, "PReLU", reader.channels_first(call.value), weights={"weight": slopes.ravel()}, num_parameters=slopes.size
+    )
+
+
+def _softmax(reader: KerasReader, call: Call) -> Value:
+    if isinstance(call.layer.axis, list | tuple) or any(one is not None for one in call.named.values()):
+        raise refusal(call.layer, f"axis={call.layer.axis}, or a mask")
+    return reader.add(call.layer, "Softmax", reader.as_keras(call.value), dim=call.layer.axis)
+
+
+def _dropout(reader: KerasReader, call: Call) -> Value:
+    spatial = type(call.layer).__name__.removeprefix("SpatialDropout") if type(call.layer).__name__ != "Dropout" else ""
+    value = reader.channels_first(call.value) if spatial else call.value
+    return reader.add(call.layer, f"Dropout{spatial.lower()}", value, p=float(call.layer.rate))
+
+
+def _nothing(_reader: KerasReader, call: Call) -> Value:
+    return call.value
+
+
+def _affine(reader: KerasReader, call: Call) -> Value:
+    if type(call.layer).__name__ == "Rescaling":
+        scale, offset = np.ravel(call.layer.scale).astype(np.float32), np.ravel(call.layer.offset).astype(np.float32)
+    else:
+        mean, deviation = (np.ravel(np.asarray(each.detach().cpu())) for each in (call.layer.mean, call.layer.variance**0.5))
+        deviation = np.maximum(deviation, 1e-7)
+        if call.layer.invert:
+            scale, offset = deviation, mean
+        else:
+            scale, offset = 1 / deviation, -mean / deviation
+    size = max(len(scale), len(offset))
+    value = reader.as_keras(call.value) if size > 1 else call.value
+    weights = {"scale": np.broadcast_to(scale, size), "offset": np.broadcast_to(offset, size)}
+    return reader.add(call.layer, "Affine", value, weights=weights, size=size)
+
+
+ROWS: dict[str, Row] = {
+    **dict.fromkeys(("Dense",), _dense),
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose"), _transposed),
+    **{"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "GroupNormalization": _group_norm},
+    **{"Embedding": _embedding, "Bidirectional": _both_ways, "MultiHeadAttention": _attention, "Attention": _dot_attention},
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _recurrent),
+    **dict.fromkeys((f"{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _pooling),
+    **dict.fromkeys((f"Global{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _global),
+    **{"Flatten": _flatten, "Reshape": _reshape, "Permute": _permute, "RepeatVector": _repeat},
+    **dict.fromkeys((f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping") for rank in (1, 2, 3)), _edge),
+    **dict.fromkeys(("UpSampling1D", "UpSampling2D"), _upsampling),
+    **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Average", "Maximum", "Minimum"), _join),
+    **{"Concatenate": _concatenate, "Activation": _activation, "ReLU": _relu, "LeakyReLU": _sloped, "ELU": _sloped, "PReLU": _prelu},
+    **dict.fromkeys(("Softmax",), _softmax),
+    **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
+    **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), _nothing),
+    **dict.fromkeys(("Rescaling", "Normalization"), _affine),
+}
+"""How each kind of call.layer is read, by the name of its class; layers that only training runs are left out."""

@@ -1,0 +1,357 @@
+"""PyTorch modules made of plain data: a list of layers, each with its settings and what it reads. Nothing here needs Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...errors import NetworkError
+
+__all__ = [
+    "LAYERS",
+    "SOURCE",
+    "Affine",
+    "Attention",
+    "Concatenate",
+    "DotAttention",
+    "Function",
+    "Join",
+    "LayerGraph",
+    "Lookup",
+    "Over",
+    "Pad",
+    "Permute",
+    "Rectifier",
+    "Recurrent",
+    "Repeat",
+    "Reshape",
+    "graph_module",
+    "layer_of",
+]
+
+SOURCE = "layers"
+"""The origin of a network that is made of such a list."""
+_INPUT = "input"
+_NUMBERS = (bool, int, float, str, type(None))
+
+
+class Permute(nn.Module):
+    """Axes in another order: `axes` of the value read, the batch first."""
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.axes = tuple(axes)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value with its axes in that order."""
+        return value.permute(self.axes)
+
+
+class Reshape(nn.Module):
+    """Each item in another shape."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value with items of that shape."""
+        return value.reshape(len(value), *self.shape)
+
+
+class Pad(nn.Module):
+    """A `value` around the last axes, cut where negative: `sizes` as `torch.nn.functional.pad` has them, the last axis first."""
+
+    def __init__(self, sizes: Sequence[int], value: float | str = 0.0) -> None:
+        super().__init__()
+        self.sizes, self.value = list(sizes), float(value)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value with its edges."""
+        return functional.pad(value, self.sizes, value=self.value)
+
+
+class Over(nn.Module):
+    """The mean, the sum or the largest value (`kind`) over some `axes`, which stay with one value each where `keep` says so."""
+
+    def __init__(self, kind: str, axes: Sequence[int], *, keep: bool = False) -> None:
+        super().__init__()
+        kinds: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+        self.reduce = kinds[kind]
+        self.axes, self.keep = tuple(axes), keep
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value without these axes."""
+        return self.reduce(value, dim=self.axes, keepdim=self.keep)
+
+
+class Join(nn.Module):
+    """Several values as one, element by element: `kind` says how, such as "add" or "maximum"."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.join = _PAIRS[kind]
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return them joined from the first to the last."""
+        made = values[0]
+        for value in values[1:]:
+            made = self.join(made, value)
+        return made / len(values) if self.kind == "average" else made
+
+
+_PAIRS: dict[str, Callable[..., Tensor]] = {
+    **{"average": torch.add, "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div},
+    **{"maximum": torch.maximum, "minimum": torch.minimum},
+}
+
+
+class Concatenate(nn.Module):
+    """Several values side by side along an axis."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return them as one."""
+        return torch.cat(values, self.axis)
+
+
+class Affine(nn.Module):
+    """A value times `scale` plus `offset`, numbers that training leaves as they are; `size` of them along the last axis, or one."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("offset", torch.zeros(size))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the `value`, scaled and shifted."""
+        return value * self.scale + self.offset
+
+
+class Lookup(nn.Embedding):
+    """An embedding of whole numbers that are given as real ones."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the vectors of the numbers, `value`."""
+        return super().forward(value.long())
+
+
+class Repeat(nn.Module):
+    """A vector (N, d) for each of `count` steps, (N, count, d)."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the `value`, repeated."""
+        return value[:, None].expand(-1, self.count, -1)
+
+
+class Rectifier(nn.Module):
+    """Keras' ReLU: a slope below the threshold, and a largest value."""
+
+    def __init__(self, *, slope: float, threshold: float, largest: float | None) -> None:
+        super().__init__()
+        self.slope, self.threshold, self.largest = slope, threshold, largest
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the value, rectified."""
+        made = torch.where(value >= self.threshold, value, self.slope * (value - self.threshold))
+        return made if self.largest is None else made.clamp_max(self.largest)
+
+
+class Function(nn.Module):
+    """A function without weights of which PyTorch has no module; `kind` is its name."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.function: Callable[[Tensor], Tensor] = {
+            "exp": torch.exp,
+            "sin": torch.sin,
+            "cos": torch.cos,
+            "atan": torch.atan,
+            "abs": torch.abs,
+            "sqrt": torch.sqrt,
+        }[kind]
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the function of the value."""
+        return self.function(value)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over steps (N, T, d): its outputs (N, T, u), or the last ones (N, u).
+
+    Args:
+        kind: "LSTM", "GRU" or "RNN".
+        inputs: d.
+        units: u.
+        both: in both directions.
+        steps: return the outputs of all steps.
+        backwards: read the last step first.
+        joined: how both directions become one: "concat", "sum", "mul" or "ave".
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        inputs: int,
+        units: int,
+        both: bool = False,
+        steps: bool = False,
+        backwards: bool = False,
+        joined: str = "concat",
+    ) -> None:
+        super().__init__()
+        self.cells = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[kind](inputs, units, batch_first=True, bidirectional=both)
+        self.steps, self.backwards, self.joined = steps, backwards, joined
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return what the cells give for the steps, `value`."""
+        outputs, states = self.cells(value.flip(1) if self.backwards else value)
+        last = states[0] if isinstance(states, tuple) else states
+        made: Tensor = outputs if self.steps else last.transpose(0, 1).flatten(1)
+        if self.joined == "concat":
+            return made
+        forward, backward = made.chunk(2, -1)
+        joined = forward * backward if self.joined == "mul" else forward + backward
+        return joined / 2 if self.joined == "ave" else joined
+
+
+class Attention(nn.Module):
+    """Attention of several heads; the weights of a head stand together, as Keras has them.
+
+    Args:
+        inputs: features of the queries, keys and values.
+        heads: their number.
+        sizes: of one head: features of queries and keys, and of values.
+        outputs: features of the result.
+        bias: whether there is one.
+        causal: no step looks at later ones.
+    """
+
+    def __init__(self, *, inputs: Sequence[int], heads: int, sizes: Sequence[int], outputs: int, bias: bool, causal: bool) -> None:
+        super().__init__()
+        (query, key, value), (size, value_size) = inputs, sizes
+        self.heads, self.causal = heads, causal
+        self.query, self.key = nn.Linear(query, heads * size, bias), nn.Linear(key, heads * size, bias)
+        self.value, self.output = nn.Linear(value, heads * value_size, bias), nn.Linear(heads * value_size, outputs, bias)
+
+    def forward(self, query: Tensor, *read: Tensor) -> Tensor:
+        """Return the values (N, T, outputs), the first that is `read`, that each `query` attends to by the keys, the last one."""
+        parts = (self.query(query), self.key(read[-1]), self.value(read[0]))
+        queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        made = functional.scaled_dot_product_attention(queries, keys, values, is_causal=self.causal)
+        attended: Tensor = self.output(made.transpose(1, 2).flatten(2))
+        return attended
+
+
+class DotAttention(nn.Module):
+    """Attention without weights of its own: queries and keys are multiplied as they are."""
+
+    def forward(self, query: Tensor, *read: Tensor) -> Tensor:
+        """Return the values, the first that is `read`, that each `query` attends to by the keys, the last one."""
+        return functional.scaled_dot_product_attention(query, read[-1], read[0], scale=1.0)
+
+
+LAYERS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (
+        *(
+            nn.Linear,
+            nn.Embedding,
+            nn.Flatten,
+            nn.Identity,
+            nn.LayerNorm,
+            nn.GroupNorm,
+            nn.Upsample,
+            nn.Dropout,
+            nn.Dropout1d,
+            nn.Dropout2d,
+        ),
+        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh),
+        *(nn.Softmax, nn.LogSoftmax, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Hardsigmoid),
+        *(nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.PReLU, nn.Tanhshrink),
+        *(Lookup, Permute, Reshape, Pad, Over, Join, Concatenate, Affine, Repeat, Rectifier, Function, Recurrent, Attention),
+        DotAttention,
+    )
+}
+"""Every kind of layer by its name; the settings of one are the arguments of its class."""
+
+
+def layer_of(kind: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Return a layer of a `kind`, drawn anew, with `settings` as JSON has them."""
+    return LAYERS[kind](**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
+
+class LayerGraph(nn.Module):
+    """Layers that read one another's values.
+
+    Each step is plain data: "name", "kind" (one of `LAYERS`), "of" (the names of what it reads; "input" is what the network takes),
+    and "settings". The names are those of its modules.
+
+    Args:
+        steps: in the order of execution.
+        outputs: the names of the values that are returned.
+
+    Raises:
+        NetworkError: if a step is none that regraft writes.
+    """
+
+    def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, tuple[str, ...]]] = []
+        known = {_INPUT}
+        for step in steps:
+            name, kind, read = str(step["name"]), step["kind"], tuple(map(str, step["of"]))
+            if kind not in LAYERS or not known.issuperset(read) or not read or name in known or not _is_plain(step["settings"]):
+                raise NetworkError(f"The layer {name!r} of the kind {kind!r}, which reads {', '.join(read)}, is none that regraft writes.")
+            known.add(name)
+            self.add_module(name, layer_of(kind, step["settings"]))
+            self.steps.append((name, read))
+        if not outputs or not known.issuperset(outputs):
+            raise NetworkError(f"The network returns {', '.join(outputs) or 'nothing'}; its layers are {', '.join(sorted(known))[:200]}.")
+        self.outputs = tuple(outputs)
+
+    def forward(self, x: Tensor) -> Any:
+        """Return the outputs for a batch `x`: one tensor, or several."""
+        values = {_INPUT: x}
+        for name, read in self.steps:
+            values[name] = self.get_submodule(name)(*(values[each] for each in read))
+        found = tuple(values[name] for name in self.outputs)
+        return found[0] if len(found) == 1 else found
+
+
+def _is_plain(settings: Any) -> bool:
+    values = settings.values() if isinstance(settings, Mapping) else [object()]
+    flat = [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
+    return all(isinstance(part, _NUMBERS) for part in flat)
+
+
+def graph_module(origin: Mapping[str, Any]) -> LayerGraph:
+    """Return the module, its weights drawn anew, of a network that is made of layers.
+
+    Args:
+        origin: as `Network.origin`: "layers", the steps, and "outputs".
+
+    Raises:
+        NetworkError: if a step is none that regraft writes.
+    """
+    steps, outputs = origin.get("layers"), origin.get("outputs")
+    if not isinstance(steps, list) or not isinstance(outputs, list):
+        raise NetworkError(f"The origin {origin.get('source')!r} holds no list of layers; it holds {', '.join(map(str, origin))}.")
+    return LayerGraph(steps, outputs)

@@ -1,0 +1,245 @@
+"""Reads a Keras graph, call by call, into layers of PyTorch: what each kind of layer becomes, `from_keras` says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import NetworkError
+from ..keras_parts.structure import graph_of, no_graph, steps_of
+from .graph import layer_of
+
+__all__ = ["Call", "KerasReader", "Row", "Value", "array_of", "refusal"]
+
+_ODD = re.compile(r"\W")
+_TAKEN = {"input", "outputs", "steps"}
+_Settings = dict[str, Any]
+_Weights = Mapping[str, Any]
+Row = Callable[["KerasReader", "Call"], "Value"]
+"""How one kind of layer is read: its call within the graph -> what it gives."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value within the network.
+
+    Attributes:
+        name: of the layer that gives it.
+        tensor: what that layer gives for the sample.
+        first: whether its channels stand behind the batch, as PyTorch's convolutions have them, and last in Keras.
+    """
+
+    name: str
+    tensor: Tensor
+    first: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer.
+
+    Attributes:
+        layer: of Keras.
+        values: what it reads: values, and numbers in place of them.
+        named: what it is given by name.
+    """
+
+    layer: Any
+    values: list[Any]
+    named: Mapping[str, Any]
+
+    @property
+    def value(self) -> Value:
+        """The first of them."""
+        first: Value = self.values[0]
+        return first
+
+
+@dataclass
+class KerasReader:
+    """Reads a Keras model.
+
+    Attributes:
+        sample: a batch, as the PyTorch network takes it.
+        first: whether the channels of the sample stand behind the batch, and last in Keras.
+        rows: how each kind of layer is read, by the name of its class.
+        steps: the layers, as `LayerGraph` takes them.
+        modules: the same layers with their weights, by name.
+        names: of the step that holds the weights of a Keras layer, by the layer's path.
+    """
+
+    sample: Tensor
+    first: bool
+    rows: Mapping[str, Row]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    _turned: dict[tuple[str, bool], Value] = field(default_factory=dict)
+
+    def read(self, model: Any) -> list[str]:
+        """Read a whole model and return the names of its outputs.
+
+        Raises:
+            NetworkError: naming the layers that have no row, or what of a layer PyTorch does not have.
+        """
+        self._check(model)
+        with torch.no_grad():
+            outputs = self._run(model, [Value("input", self.sample, self.first)])
+            return [self.as_keras(value).name for value in outputs]
+
+    def _check(self, model: Any) -> None:
+        found = [(layer, type(layer)) for layer in _operations(model)]
+        known = [kind.__name__ in self.rows and kind.__module__.startswith("keras.") for _, kind in found]
+        wrong = [f"{layer.name!r} ({kind.__name__})" for (layer, kind), fine in zip(found, known, strict=True) if not fine]
+        if wrong:
+            raise NetworkError(
+                f"These layers of Keras have no counterpart in PyTorch here: {', '.join(wrong[:8])}. Expected layers of the table in "
+                "docs/export.md. Export the network as .onnx, which takes all of them."
+            )
+
+    def _run(self, model: Any, inputs: Sequence[Value]) -> list[Value]:
+        graph = graph_of(model)
+        if graph is None:
+            raise no_graph(model)
+        known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
+        for node in steps_of(graph):
+            layer = node.operation
+            given, named = node.arguments.fill_in(known)
+            values = [part for one in given for part in (one if isinstance(one, list | tuple) else [one])]
+            if graph_of(layer) is not None:
+                made = self._run(layer, values)
+            else:
+                asked = {name: one for name, one in named.items() if name != "training"}
+                made = [self.rows[type(layer).__name__](self, Call(layer, values, asked))]
+            known |= {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)}
+        return [known[id(tensor)] for tensor in graph.outputs]
+
+    def add(  # over the limit: a layer, what it reads, and all that it has
+        self,
+        layer: Any,
+        kind: str,
+        /,
+        *values: Value,
+        weights: _Weights | None = None,
+        first: bool | None = None,
+        part: str = "",
+        **settings: Any,
+    ) -> Value:
+        """Add a step and return its value.
+
+        Args:
+            layer: of Keras, which gives it its name.
+            kind: one of `graph.LAYERS`.
+            values: what it reads.
+            weights: its parameters and buffers by name; those that are not given keep their start.
+            first: where the channels of the result stand; None: where they stand in the first value.
+            part: put behind the layer's name.
+            settings: the arguments of the class.
+        """
+        module = layer_of(kind, settings).eval()
+        state = module.state_dict()
+        state.update({name: _tensor(array).reshape(state[name].shape) for name, array in (weights or {}).items()})
+        module.load_state_dict(state)
+        if not getattr(layer, "trainable", True):
+            module.requires_grad_(False)
+        name = self._free(layer.name + part)
+        if weights and hasattr(layer, "path"):
+            self.names.setdefault(layer.path, name)
+        self.steps.append({"name": name, "kind": kind, "of": [value.name for value in values], "settings": settings})
+        self.modules[name] = module
+        return Value(name, module(*(value.tensor for value in values)), values[0].first if first is None else first)
+
+    def _free(self, name: str) -> str:
+        plain = _ODD.sub("_", name)
+        while plain in self.modules or plain in _TAKEN or hasattr(nn.Module, plain) or plain == "training":
+            plain += "_"
+        return plain
+
+    def as_keras(self, value: Value) -> Value:
+        """Return a value with its axes as Keras has them."""
+        return self.turned(value, first=False)
+
+    def channels_first(self, value: Value) -> Value:
+        """Return a value whose channels stand behind the batch."""
+        return self.turned(value, first=True)
+
+    def turned(self, value: Value, *, first: bool) -> Value:
+        """Return a value whose channels stand behind the batch (`first`), or last."""
+        rank = value.tensor.ndim
+        if value.first == first or rank < 3:
+            return Value(value.name, value.tensor, first)
+        if (value.name, first) not in self._turned:
+            axes = (0, rank - 1, *range(1, rank - 1)) if first else (0, *range(2, rank), 1)
+            name = self._free(f"{value.name}_{'first' if first else 'last'}")
+            self.steps.append({"name": name, "kind": "Permute", "of": [value.name], "settings": {"axes": list(axes)}})
+            self.modules[name] = layer_of("Permute", {"axes": axes})
+            self._turned[value.name, first] = Value(name, value.tensor.permute(axes), first)
+            self._turned[name, not first] = value
+        return self._turned[value.name, first]
+
+    def spatial(self, layer: Any, value: Value) -> Value:
+        """Return the `value` that a `layer` over positions reads, its channels first."""
+        if getattr(layer, "data_format", "channels_last") == "channels_first":
+            return Value(self.as_keras(value).name, self.as_keras(value).tensor, first=True)
+        return self.channels_first(value)
+
+    def placed(self, layer: Any, value: Value) -> Value:
+        """Return the `value` that such a `layer` gives as the next one reads it."""
+        return Value(value.name, value.tensor, first=getattr(layer, "data_format", "channels_last") != "channels_first")
+
+    def activated(self, layer: Any, value: Value) -> Value:
+        """Return a `value` after the activation of a `layer`.
+
+        Raises:
+            NetworkError: if PyTorch has none that computes the same.
+        """
+        function = layer.activation
+        name = getattr(function, "__name__", type(function).__name__)
+        if name == "linear":
+            return value
+        if name not in _ACTIVATIONS or not getattr(function, "__module__", "").startswith("keras."):
+            raise refusal(layer, f"the activation {name!r}")
+        kind, settings = _ACTIVATIONS[name]
+        read = self.as_keras(value) if "dim" in settings else value
+        return self.add(layer, kind, read, part=f"_{name}", **settings)
+
+
+def refusal(layer: Any, what: str) -> NetworkError:
+    """Return the error of a `layer` that has `what` PyTorch does not have."""
+    return NetworkError(
+        f"The layer {layer.name!r} ({type(layer).__name__}) has {what}, which has no counterpart in PyTorch here. Export the network as "
+        ".onnx."
+    )
+
+
+def _operations(model: Any) -> list[Any]:
+    graph = graph_of(model)
+    if graph is None:
+        raise no_graph(model)
+    own = [node.operation for node in steps_of(graph)]
+    return [part for one in own for part in (_operations(one) if graph_of(one) is not None else [one])]
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.tensor(np.asarray(array), dtype=torch.float32)
+
+
+def array_of(variable: Any) -> np.ndarray:
+    """Return the numbers of a Keras `variable`."""
+    return np.asarray(variable.value.detach().cpu().float().numpy())
+
+
+_ACTIVATIONS: dict[str, tuple[str, _Settings]] = {
+    **{"relu": ("ReLU", {}), "relu6": ("ReLU6", {}), "sigmoid": ("Sigmoid", {}), "tanh": ("Tanh", {}), "softmax": ("Softmax", {"dim": -1})},
+    **{"log_softmax": ("LogSoftmax", {"dim": -1}), "elu": ("ELU", {}), "selu": ("SELU", {}), "celu": ("CELU", {}), "gelu": ("GELU", {})},
+    **{"silu": ("SiLU", {}), "mish": ("Mish", {}), "softplus": ("Softplus", {}), "softsign": ("Softsign", {})},
+    **{"hard_sigmoid": ("Hardsigmoid", {}), "hard_silu": ("Hardswish", {}), "hard_tanh": ("Hardtanh", {})},
+    **{"leaky_relu": ("LeakyReLU", {"negative_slope": 0.2}), "exponential": ("Function", {"kind": "exp"})},
+    **{"log_sigmoid": ("LogSigmoid", {}), "tanh_shrink": ("Tanhshrink", {})},
+}
