@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from .planning.conditions import adapt_condition as fit_condition
 from .planning.conditions import tune_input as learn_input
 from .planning.extending import Asked as AskedClasses
 from .planning.extending import Extension, extended
+from .planning.plan import AdaptKeywords, SearchKeywords
 from .planning.preparing import check_items, inferred_preprocessing, within_tokens
 from .planning.profiling import Profile, measure_profile, usable_device
 from .planning.search import Asked, Study, run_search
@@ -49,6 +50,7 @@ from .probes import UnknownJudge
 from .randomness import own_state, seeded
 from .tasks.evaluating import Evaluation, evaluated, heads_of, names_of
 from .training import Settings
+from .training.settings import SettingKeywords
 
 __all__ = ["adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "predict", "profile", "read", "search", "tune_input"]
 
@@ -196,7 +198,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     resume: bool = True,
     task: str | None = None,
     sample_weight: Any = None,
-    **settings: Any,
+    **settings: Unpack[AdaptKeywords],
 ) -> Result:
     """Adapt a network to data.
 
@@ -573,7 +575,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     metric: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
-    **settings: Any,
+    **settings: Unpack[SearchKeywords],
 ) -> Study:
     """Search for the plan that adapts a network best. Every trial starts from the trained weights.
 
@@ -610,7 +612,14 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
 
 @own_state()
 def profile(
-    net: Any, data: Any, *, task: str | None = None, seed: int = 0, out: str | Path | None = None, skip_bad: bool = False, **settings: Any
+    net: Any,
+    data: Any,
+    *,
+    task: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    skip_bad: bool = False,
+    **settings: Unpack[SettingKeywords],
 ) -> Profile:
     """Measure what each depth of a network knows of data, before anything is adapted: one pass over the data, then closed-form probes.
 

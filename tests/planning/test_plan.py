@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import typing
 from typing import Any
 
 import pytest
 
+import regraft
 from regraft.errors import SettingError
+from regraft.methods import METHODS
 from regraft.planning import Plan, make_plan
+from regraft.planning.plan import _OWN
 from regraft.training import Settings
 
 
@@ -83,3 +88,29 @@ def test_everything_wrong_is_said_at_once(strategy: str, options: dict[str, Any]
 def test_edited_plans_are_checked(text: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Plan.from_json(text)
+
+
+KEYWORDS = {
+    "cache": "str | Path | None",  # as they may be given; a plan has them in one form
+    "metrics": "str | Callable[..., Any] | Sequence[Any]",
+    "callbacks": "Any",
+    "augment": "str | Callable[..., Any]",
+    "classes": "Sequence[str]",
+    "rename": "Mapping[str, str]",
+    "trainable": "Sequence[str] | str | None",
+    "fresh": "Sequence[str] | str | None",
+}
+
+
+@pytest.mark.parametrize("verb", ["adapt", "search", "profile"])
+def test_editors_know_the_keywords_that_a_verb_takes_with_the_types_of_the_tables(verb: str) -> None:
+    signature = inspect.signature(getattr(regraft, verb)).parameters
+    named = typing.get_type_hints(getattr(regraft, verb))["settings"]
+    given = {name: part.__forward_arg__ for name, part in typing.get_args(named)[0].__annotations__.items()}
+    settings, plan = ({field.name: field.type for field in dataclasses.fields(kind)} for kind in (Settings, Plan))
+    options = {name for method in METHODS.values() for name in method.options}
+    own = {*_OWN, *options, "skip_bad", *(["strategy"] if verb == "search" else [])} if verb != "profile" else set()
+    assert set(given) == (set(settings) | own) - set(signature)
+    for name, kind in given.items():
+        if name not in options and name != "skip_bad":
+            assert kind == KEYWORDS.get(name, (settings | plan)[name]), name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -21,8 +21,9 @@ from ..methods import METHODS, SWITCHES
 from ..report.candidates import HEADINGS, candidate_rows
 from ..report.facts import Candidate
 from ..training import Settings
+from ..training.settings import SettingKeywords
 
-__all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "Plan", "check_plan", "make_plan"]
+__all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "AdaptKeywords", "Plan", "SearchKeywords", "check_plan", "make_plan"]
 
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
@@ -239,6 +240,40 @@ class Plan:
 
     def _repr_html_(self) -> str:
         return notebook_html(self, title="Plan")
+
+
+class AdaptKeywords(SettingKeywords, total=False):
+    """The keywords of `adapt`: settings, what else a `Plan` is made from, and the options of the methods."""
+
+    frozen: int | str | None
+    block: str | None
+    base: str
+    probe: str
+    augment: str | Callable[..., Any]
+    classes: Sequence[str]
+    rename: Mapping[str, str]
+    start: str
+    statistics: bool
+    false_alarm: float
+    trainable: Sequence[str] | str | None
+    fresh: Sequence[str] | str | None
+    form: str
+    blocks: Sequence[str] | None
+    rank: int
+    alpha: float | None
+    layers: Sequence[str] | None
+    size: int | None
+    training: str
+    skip_bad: bool
+
+
+class SearchKeywords(AdaptKeywords, total=False):
+    """The keywords of `search`: those of `adapt`, and arguments of it that are the same in every trial."""
+
+    strategy: str
+    validation: float
+    views: int
+    budget: str | None
 
 
 class _Form(Plain):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -16,7 +16,7 @@ from ..tasks import LOSSES
 from .optimizing import OPTIMIZERS, factory_rate
 from .telling.callbacks import HOOKS
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Settings"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings"]
 
 SCHEDULES = ("auto", "cosine", "plateau", "constant")
 _SEVERAL = ("metrics", "callbacks")
@@ -192,6 +192,49 @@ class Settings:
         plain["log_with"] = None if self.log_with is None else plain_name(self.log_with)
         plain["task_weights"] = None if self.task_weights is None else {name: float(weight) for name, weight in self.task_weights.items()}
         return plain
+
+
+class SettingKeywords(TypedDict, total=False):
+    """The fields of `Settings` as keywords, for editors and type checkers."""
+
+    epochs: int | None
+    batch_size: int
+    optimizer: Any
+    loss: Any
+    learning_rate: float | None
+    weight_decay: float
+    dropout: float
+    l1: float
+    stay_near: float
+    distill: float
+    co_tuning: float
+    momentum: float
+    schedule: str
+    plateau_factor: float
+    plateau_patience: int
+    min_learning_rate: float
+    decay: float
+    warmup: float
+    layer_decay: float | None
+    batch_norm: str
+    refit: str | bool
+    unfreeze_every: int | None
+    patience: int | None
+    min_delta: float
+    clip_norm: float | None
+    class_weight: Any
+    label_smoothing: float
+    metrics: str | Callable[..., Any] | Sequence[Any]
+    monitor: str | None
+    mode: str
+    callbacks: Any
+    log_with: Any
+    cache: str | Path | None
+    dtype: str
+    engine: str
+    device: str | None
+    task_weights: Mapping[str, float] | None
+    baselines: bool
 
 
 def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
