@@ -44,6 +44,7 @@ from .keras_parts.saving import as_given, save
 from .keras_parts.split import Split, split_graph
 from .keras_parts.structure import (
     blocks_of_model,
+    hooked_in,
     layer_structure,
     layers_of,
     named_modules,
@@ -523,8 +524,15 @@ class KerasNetwork(Network):
             NetworkError: if Keras cannot serialise the model, or the network is in its training form.
         """
         folding.refuse_form(self)
+        hooked = hooked_in(self.module)
+        if hooked == ():
+            raise NetworkError(
+                f"A {type(self.module).__name__} that was cut cannot be saved: it has no graph of layers, and no file holds its end. "
+                "Build the model with the functional API, or end it in the class's own code."
+            )
         save(self, self.module, target=Path(folder) / _FILE)
-        return {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
+        facts = {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
+        return facts if hooked is None else {**facts, "taps": [[str(number), *point.pools] for number, point in hooked]}
 
     @property
     def own_endings(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..account import Account
-from ..contract import Head
+from ..contract import Block, Head
 from ..keras_parts.clone import cloned
 from ..keras_parts.heads import FoundHead, outputs_of
 from ..keras_parts.library import keras
@@ -23,8 +23,8 @@ from ..keras_parts.samples import called, sample_for, shapes_of
 from ..keras_parts.structure import CODES, graph_of
 from ..parts.taps import INPUT, Tap, checked_points, refuse_read_input
 from ..samples import sample_of
-from ..tracing import as_tensor, head_reading
-from . import graphs, tapping
+from ..tracing import as_tensor, head_reading, trace
+from . import graphs, subclassed, tapping
 from .sizes import rechannel_, resize_
 
 __all__ = [
@@ -178,6 +178,12 @@ def ended(network: N, block: str) -> N:
     if found is network.blocks[-1] and set(network.head_layers) & set(found.layers):
         return network.copy()
     module, layers, heads = network.copied()
+    if graph_of(module) is None:
+        end = _ends(network, [found]).get(found.name)
+        if end is None:
+            raise NetworkError(f"The block {block!r} is never called: its weights are read by other code, or not at all. Cut elsewhere.")
+        subclassed.ended_at(module, end)
+        return _without_heads(network.rebuilt(module, layers, heads=[]), network)
     whole = graphs.ended(module, [layers[name] for name in found.layers])
     last = whole.outputs[0]._keras_history.operation
     twin = network.rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
@@ -196,13 +202,29 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
     members = {block.name: block.layers for block in network.blocks if block.name != INPUT}
     taps = checked_points(points, members)
     module, layers, _ = network.copied()
-    whole = tapping.tapped(
-        module, taps, layers={tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
-    )
-    twin = network.rebuilt(whole, layers, heads=[])
+    if graph_of(module) is None:
+        whole, wanted = module, {tap.block for tap in taps}
+        ends = _ends(network, [block for block in network.blocks if block.name in wanted])
+        numbers = {block.name: number for number, block in enumerate(network.blocks)}
+        subclassed.read_at(module, taps, ends=ends, numbers=numbers, sample=network.sample)
+    else:
+        own = {tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
+        whole = tapping.tapped(module, taps, layers=own)
+    return _without_heads(network.rebuilt(whole, layers, heads=[]), network)
+
+
+def _without_heads(twin: N, network: N) -> N:
+    """Return what a network was cut down to, which knows no conditions but those of codes that are still there."""
     twin.coding = network.coding if CODES in twin.modules() else None
     twin.statistics = twin.unknown = None
     return twin
+
+
+def _ends(network: KerasRecord, blocks: Sequence[Block]) -> dict[str, str]:
+    """Return the last layer of each of some blocks of a model without a graph, by block; those that are never called are left out."""
+    order = trace(network.modules(), network.sample_run).order
+    found = {block.name: subclassed.end_layer(block, network.layers, called_ones=order) for block in blocks}
+    return {block: end for block, end in found.items() if end is not None}
 
 
 def with_groups(network: KerasRecord) -> Any:

@@ -21,9 +21,11 @@ __all__ = [
     "CODES",
     "CODE_INPUT",
     "CONDITION",
+    "READ",
     "TAPS",
     "blocks_of_model",
     "graph_of",
+    "hooked_in",
     "is_code",
     "is_leaf",
     "is_tap",
@@ -42,6 +44,8 @@ _MOST_BLOCKS = 40
 _UNDER_LORA = ("kernel", "embeddings")
 TAPS = "taps"
 """The operation that puts the pooled outputs of several blocks side by side; the names of those that pool begin with it."""
+READ = "_regraft_read"
+"""An attribute of the class of a model without a graph that returns pooled outputs of its layers: of each, the block's number and how."""
 CONDITION = "condition"
 """The input with row numbers of the table of codes."""
 CODES = "codes"
@@ -192,9 +196,13 @@ def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
         head: the layer that reads the features; None where they are the model's result.
     """
     graph = graph_of(model)
+    if graph is None and head is None:
+        return _read_slices(model)
     steps = [] if graph is None else steps_of(graph)
     joined = next((step for step in steps if step.operation.name == TAPS), None)
     read = [tensor for step in steps if step.operation is head for tensor in step.input_tensors] if head else getattr(graph, "outputs", [])
+    if joined is None and len(read) == 1:
+        return _read_slices(read[0]._keras_history.operation)
     if joined is None or all(tensor is not joined.outputs[0] for tensor in read):
         return ()
     parts = []
@@ -202,6 +210,16 @@ def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
         pool, _, block = tensor._keras_history.operation.name.removeprefix(f"{TAPS}_").partition(".")
         parts.append((block, pool, tensor.shape[1]))
     return slices_of(parts)
+
+
+def hooked_in(model: Any) -> tuple[Any, ...] | None:
+    """Return what `READ` says of a model, or of one that stands in it; empty for one that was cut, None for others."""
+    return next((getattr(part, READ) for part in (model, *sublayers(model)) if hasattr(part, READ)), None)
+
+
+def _read_slices(model: Any) -> tuple[TapSlice, ...]:
+    """Return the slices of a model without a graph that is read by hooks; none of any other operation."""
+    return slices_of([(point.block, pool, width) for _, point in getattr(model, READ, ()) for pool, width in point.widths()])
 
 
 def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:

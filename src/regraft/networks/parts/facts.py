@@ -134,6 +134,7 @@ class _Network(Plain):
     origin: _Origin | None = None
     sample: dict[str, _Tensor] | None = None
     inputs: Shape | None = None
+    taps: list[list[str]] = Field(default_factory=list)
     codes: str | None = None
     no_program: str | None = None
     held: list[str] | None = None

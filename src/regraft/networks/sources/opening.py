@@ -17,14 +17,16 @@ from ...files.formats import member, opening
 from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
 from ..account import Account
-from ..contract import Coding, Head, Inputs, Network
+from ..contract import Coding, Head, Inputs, Network, Tap
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
 from ..hub.samples import suited_tokens
+from ..matching import by_shape
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice
+from ..parts.taps import INPUT, POOLS, VECTOR
 from ..samples import named_sample, sample_of
 from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
@@ -386,8 +388,19 @@ def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
                 f"{error} A class of your own that fixes its number of outputs is opened again with architecture=, a model or a function "
                 "that makes it: regraft.load(folder, architecture=MyModel)."
             ) from error
-    network: Network = _with_saved_heads(_open_live(_made(architecture), inputs=facts["network"].get("inputs")), facts)
-    _put_file_(network, path)
+    network = _open_live(_made(architecture), inputs=facts["network"].get("inputs"))
+    names = {"-1": INPUT} | {str(number): block.name for number, block in enumerate(network.blocks)}
+    taps = [
+        Tap(names.get(number, number), POOLS if pools == [VECTOR] else tuple(pools))
+        for number, *pools in facts["network"].get("taps") or ()
+    ]
+    network = _with_saved_heads(network.tapped(taps) if taps else network, facts)
+    account = _put_file_(network, path)
+    if by_shape(account) or account.entries.get("missing"):
+        raise NetworkError(
+            f"The layers of {type(network.module).__name__} have other names than those that were saved. Give them names of their own, "
+            "layers.Dense(12, name='first'), or open the folder in a new process: Keras numbers the names that it makes."
+        )
     network.refresh_heads_()
     return network
 

@@ -1,0 +1,114 @@
+"""Keras models without a graph of layers are read, cut, profiled and adapted by every usual strategy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import regraft
+from regraft.errors import NetworkError
+from regraft.networks.contract import Network, Tap
+
+keras = pytest.importorskip("keras")
+layers = keras.layers
+LABELS = np.array(["a", "b", "c"] * 12)
+
+
+class Rows(keras.Model):
+    """Three Dense layers and a softmax."""
+
+    shape = (8,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = layers.Dense(16, activation="relu"), layers.Dense(12, activation="relu")
+        self.last = layers.Dense(3, activation="softmax")
+
+    def call(self, x: Any) -> Any:
+        return self.last(self.second(self.first(x)))
+
+
+class Residual(layers.Layer):
+    """What it gives is more than what the last layer in it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = layers.Conv2D(6, 3, padding="same"), layers.BatchNormalization()
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return keras.ops.relu(self.norm(self.conv(x), training=training)) + x
+
+
+class Maps(keras.Model):
+    """Residual blocks, and a weight that no layer holds."""
+
+    shape = (12, 12, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = layers.Conv2D(6, 3), Residual(), Residual()
+        self.pool, self.last = layers.GlobalAveragePooling2D(), layers.Dense(3)
+        self.scale = self.add_weight(shape=(6,), initializer="ones")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        x = self.one(self.stem(x) * self.scale, training=training)
+        return self.last(self.pool(self.two(x, training=training)))
+
+
+def opened(kind: Any) -> tuple[Network, np.ndarray]:
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    items = np.random.default_rng(0).normal(size=(36, *kind.shape)).astype(np.float32)
+    items += (np.arange(36) % 3).reshape(-1, *(1,) * len(kind.shape))
+    return regraft.load(kind(), inputs=kind.shape), items
+
+
+@pytest.mark.parametrize("strategy", ["probe", "head", "full", "auto"])
+@pytest.mark.parametrize("kind", [Rows, Maps])
+def test_it_is_adapted_and_opened_again_with_its_class(kind: Any, strategy: str, tmp_path: Path) -> None:
+    net, items = opened(kind)
+    before = {name: values.clone() for name, values in net.state().items()}
+    settings: dict[str, Any] = {} if strategy == "probe" else {"epochs": 1, "batch_size": 12}
+    result = regraft.adapt(net, (items, LABELS), strategy=strategy, cache="memory", **settings)
+    assert all((values == before[name]).all() for name, values in net.state().items())
+    result.network.save(tmp_path / "saved")
+    keras.utils.clear_session()  # as in a new process, where names are numbered from 0
+    again = regraft.load(tmp_path / "saved", architecture=kind)
+    assert np.allclose(again.logits(items), result.network.logits(items), atol=1e-5)
+    assert again.classes == ("a", "b", "c")
+
+
+def test_a_block_ends_with_all_of_its_own_code() -> None:
+    net, items = opened(Maps)
+    first = net.ended(net.blocks[1].name)
+    expected = first.module.one(first.module.stem(items) * first.module.scale).mean((1, 2)).detach().cpu().numpy()
+    assert np.allclose(first.features(items), expected, atol=1e-5)
+    tapped = net.tapped([Tap(net.blocks[1].name, ("mean",)), Tap("input", ("mean",))])
+    assert np.allclose(tapped.features(items)[:, :6], expected, atol=1e-5)
+    assert [(part.block, part.stop) for part in tapped.tap_slices] == [(net.blocks[1].name, 6), ("input", 9)]
+    assert set(tapped.state()) == set(net.state())
+    assert type(net.module).call is Maps.call
+
+
+def test_the_profile_measures_every_depth() -> None:
+    net, items = opened(Rows)
+    assert [depth.block for depth in regraft.profile(net, (items, LABELS)).depths][:3] == [
+        "input",
+        *(block.name for block in net.blocks[:2]),
+    ]
+
+
+def test_one_that_was_cut_cannot_be_saved(tmp_path: Path) -> None:
+    net, _ = opened(Rows)
+    with pytest.raises(NetworkError, match="A Rows that was cut cannot be saved"):
+        regraft.cut(net, net.blocks[0].name).save(tmp_path / "cut")
+
+
+def test_other_names_of_layers_are_refused(tmp_path: Path) -> None:
+    net, items = opened(Rows)
+    regraft.adapt(net, (items, LABELS), strategy="probe", cache="memory").network.save(tmp_path / "saved")
+    with pytest.raises(NetworkError, match="have other names than those that were saved"):
+        regraft.load(tmp_path / "saved", architecture=Rows)
