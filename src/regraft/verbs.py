@@ -574,6 +574,8 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     holdout: float = 0.2,
     metric: str | None = None,
     seed: int = 0,
+    test: Any = None,
+    budget: str | None = None,
     out: str | Path | None = None,
     **settings: Unpack[SearchKeywords],
 ) -> Study:
@@ -593,6 +595,8 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         holdout: share of the items that judge the best plan; without folds also of the others that try the plans.
         metric: the figure that chooses; None: accuracy, macro_f1 (multi-label) or rmse (regression).
         seed: decides splits and trials; one process repeats them.
+        test: further data that judge the best plan besides.
+        budget: "30s", "10m" or "1h": no trial is begun after that; None: all are.
         out: folder of the study (SQLite): a further call goes on there, and several processes may work on it at once.
         settings: as of `adapt`, the same in every trial.
 
@@ -606,8 +610,9 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     dataset = _usable(data, skip_bad)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
-    asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out)
-    return run_search(network, dataset, asked=asked, settings=settings)
+    asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget)
+    judges = None if test is None else _usable(test, skip_bad)
+    return run_search(network, dataset, asked=asked, settings=settings, test=judges)
 
 
 @own_state()

@@ -68,7 +68,7 @@ def test_the_rows_of_a_table_are_numbers_for_a_network_that_takes_numbers(folder
     assert shown.exit_code == 0, shown.output
     rows = list(csv.DictReader(io.StringIO(shown.stdout)))
     numbers = np.genfromtxt(table, delimiter=",", skip_header=1)[:, :-2].astype(np.float32)
-    assert [row["label"] for row in rows] == list(regraft.load(folder).predict(numbers).labels) and rows[1]["file"] == f"{table}:1"
+    assert [row["label"] for row in rows] == list(regraft.load(folder).predict(numbers).labels) and rows[1]["file"] == f"{table}:2"
     judged = run("evaluate", folder, table, "--target", "label", "--json")  # the names of the speakers are not asked for
     assert judged.exit_code == 0 and json.loads(judged.stdout)["accuracy"] >= 0
     fitted = run("adapt-condition", folder, table, "--name", "both", "--unsupervised", "entropy")

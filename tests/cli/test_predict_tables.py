@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,7 @@ def test_a_table_of_texts_is_read_as_one(head: str, name: str, tmp_path: Path) -
             writer.writerows([list(columns), *zip(*columns.values(), strict=True)])
     data = _read(tmp_path / name)
     assert list(data.items) == ["a good, long film\nof two lines", "bad"]
-    assert data.names == tuple(f"{tmp_path / name}:{row}" for row in (0, 1))
+    assert data.names == tuple(f"{tmp_path / name}:{row}" for row in (1, 2))
 
 
 def test_lines_stay_lines_and_mixtures_are_refused(tmp_path: Path) -> None:
@@ -58,3 +59,26 @@ def test_a_table_names_the_pictures(adapted: tuple[Path, Path, Any], tmp_path: P
         assert shown.exit_code == 0 and [row["file"] for row in rows] == ["dark/1.png", "bright/0.png"]
         direct = run("predict", folder, pictures / "dark/1.png", pictures / "bright/0.png")
         assert [row["label"] for row in rows] == [row["label"] for row in csv.DictReader(io.StringIO(direct.stdout))]
+
+
+def test_ids_and_chosen_columns_are_passed_through(adapted: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    folder, pictures, _ = adapted
+    table = tmp_path / "new.csv"
+    table.write_text("id,file,date\n007,dark/1.png,1.10\n008,bright/0.png,1.20\n")
+    rows = list(csv.DictReader(io.StringIO(run("predict", folder, table, "--files", pictures).stdout)))
+    assert [row["id"] for row in rows] == ["007", "008"] and "date" not in rows[0]
+    lines = run("predict", folder, table, "--files", pictures, "--pass", "date,id", "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["columns"] for line in lines] == [{"date": "1.10", "id": "007"}, {"date": "1.20", "id": "008"}]
+    wrong = run("predict", folder, table, "--files", pictures, "--pass", "dat")
+    assert wrong.exit_code == 2 and "did you mean 'date'" in wrong.stderr
+    none = run("predict", folder, pictures / "dark", "--pass", "id")
+    assert none.exit_code == 2 and "names columns of a table" in none.stderr
+
+
+def test_patterns_find_files_and_what_fits_none_is_told(adapted: tuple[Path, Path, Any]) -> None:
+    folder, pictures, _ = adapted
+    shown = run("predict", folder, f"{pictures}/*/[01].png", pictures / "dark/1.png")
+    names = [row["file"] for row in csv.DictReader(io.StringIO(shown.stdout))]
+    assert names == [str(pictures / name) for name in ("bright/0.png", "bright/1.png", "dark/0.png", "dark/1.png")]
+    wrong = run("predict", folder, f"{pictures}/*.gif")
+    assert wrong.exit_code == 2 and "do not exist" in wrong.stderr

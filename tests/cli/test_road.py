@@ -39,9 +39,16 @@ def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("Started from RANDOM weights, so that nothing was transferred. The adapted network reads")
-    assert lines[1] == "Account: 2 new, 1,000 dropped"
-    assert lines[2].startswith("Cost: ") and "16 items went through the frozen part" in lines[2]
-    assert lines[3] == f"Report: {folder / 'report.html'}"
+    beginnings = {line.split()[0]: line.split() for line in lines if line}
+    assert beginnings["strategy"] == ["strategy", "head"] and beginnings["new"][1] == "2" and beginnings["dropped"][1] == "1000"
+    (cost,) = (line for line in lines if line.startswith("Cost: "))
+    assert "16 items went through the frozen part" in cost and " solving heads, choosing and judging" in cost
+    assert lines[lines.index("Next:") - 2] == f"Report: {folder / 'report.html'}"
+    saved = lines[lines.index("Next:") - 1]
+    assert saved.startswith(f"Saved in {folder}: ") and "network" in saved and "plan.json" in saved
+    assert lines[lines.index("Next:") + 1 :] == [
+        f"  regraft {line}" for line in (f"evaluate {folder} DATA", f"predict {folder} FILES --unknown", f"export {folder} network.onnx")
+    ]
     assert {path.name for path in folder.iterdir()} >= {"regraft.json", "plan.json", "history.jsonl", "scores.json", "report.html"}
     assert not (folder / "run").exists()
 
@@ -116,7 +123,11 @@ def test_caches_are_listed_and_cleared(pictures: Path, tmp_path: Path) -> None:
     (cache / "notes.txt").write_text("mine", encoding="utf-8")
     (entry,) = json.loads(run("cache", "list", "--cache", cache, "--json").stdout)
     assert entry["rows"] == entry["done"] == 16 and entry["bytes"] > 0
-    assert "100%" in run("cache", "list", "--cache", cache).stdout
+    listed = run("cache", "list", "--cache", cache).stdout
+    assert "100%" in listed and "network" in listed and "made" in listed
+    assert entry["network"] == TINY and entry["data"].startswith("16 image from ") and entry["made"].startswith("20")
+    assert run("cache", "clear", "--cache", cache, "--older", "1h").stdout.startswith("Deleted 0 activation caches older than 1h in ")
+    assert run("cache", "clear", "--cache", cache, "--older", "tomorrow").exit_code == 2
     assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 1 activation cache in ")
     assert [path.name for path in cache.iterdir()] == ["notes.txt"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_a_search_prints_its_table_and_keeps_the_study(pictures: Path, tmp_path:
     result = run(*words)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0].split()[:2] == ["trial", "accuracy"]
-    assert "on the items that chose nothing" in result.stdout
+    assert " holdout examples, which chose nothing" in result.stdout
     assert all((out / name).is_file() for name in ("study.json", "study.sqlite3", "trials.png", "best/regraft.json"))
     words[words.index(out)] = tmp_path / "other"  # the network has random weights: it is another one each time
     plain = json.loads(run(*words, "--json", "--quiet").stdout)
@@ -34,3 +35,36 @@ def test_wrong_words_end_with_2(pictures: Path, tmp_path: Path) -> None:
     missing = run("search", TINY, pictures, "--out", tmp_path / "out", "--space", tmp_path / "none.json")
     assert missing.exit_code == 2 and "cannot be opened" in missing.stderr
     assert "--set 'epochs'" in run("search", TINY, pictures, "--out", tmp_path / "out", "--set", "epochs").stderr
+
+
+def test_the_best_trial_is_a_command_that_gives_its_figures_again(pictures: Path, tmp_path: Path) -> None:
+    """With options of `adapt`, further layers below the head, a test set, and names that the data do not order."""
+    spaces, out, names = tmp_path / "space.json", tmp_path / "out", tmp_path / "names.txt"
+    spaces.write_text(json.dumps({"head_layers": [1], "head_units": [8], "head_activation": ["linear"], "clip_norm": [None]}))
+    names.write_text("dark\nbright\n")
+    given = ["--epochs", 2, "--learning-rate", 0.01, "--strategy", "head", "--classes", names, "--test", pictures, "--budget", "10m"]
+    words = ["search", TINY, pictures, "--out", out, "--trials", 1, "--space", spaces, *given, "--quiet", "--json", *SETTINGS]
+    result = run(*words, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    plain = json.loads(result.stdout)
+    assert plain["best"]["trial"] == 1 == plain["trials"][0]["number"] and plain["scores"]["test"]["items"] == 16
+    program, *again = shlex.split(plain["command"])
+    assert program == "regraft" and again[:3] == ["adapt", TINY, str(pictures)]
+    for option, value in (
+        ("--hidden", "8:linear"),
+        ("--learning-rate", "0.01"),
+        ("--epochs", "2"),
+        ("--seed", "3"),
+        ("--strategy", "head"),
+    ):
+        assert again[again.index(option) + 1] == value
+    again[again.index("--out") + 1] = str(tmp_path / "again")
+    repeated = run(*again, "--json", "--quiet")
+    assert repeated.exit_code == 0, repeated.output
+    redone = json.loads(repeated.stdout)["plan"]
+    assert {**redone, "reasons": 0, "candidates": 0} == {**plain["best"]["plan"], "reasons": 0, "candidates": 0}
+
+
+@pytest.mark.parametrize("given", ["--budget=soon", "--hidden=8"])
+def test_wrong_values_of_adapts_options_end_with_2(given: str, pictures: Path, tmp_path: Path) -> None:
+    assert run("search", TINY, pictures, "--out", tmp_path / "out", "--trials", 1, given).exit_code == 2

@@ -160,7 +160,7 @@ def test_columns_are_joined_read_and_asked_for(tmp_path: Path) -> None:
     same = run("evaluate", tmp_path / "out", tmp_path / "data.csv", "--columns", "price", "--json")
     assert json.loads(same.stdout) == judged
     predicted = list(csv.DictReader(io.StringIO(run("predict", tmp_path / "out", tmp_path / "items.csv").stdout)))
-    assert [row["file"] for row in predicted] == [f"{tmp_path / 'items.csv'}:{row}" for row in range(3)]
+    assert [row["file"] for row in predicted] == [f"{tmp_path / 'items.csv'}:{row}" for row in (1, 2, 3)]
     data = regraft.read(tmp_path / "data.csv", columns=["price"])
     assert [row["label"] for row in predicted] == regraft.load(tmp_path / "out").predict(data.subset([0, 1, 2])).labels
     assert "also reads 'price'" in refused("evaluate", tmp_path / "out", tmp_path / "data.csv", "--columns", "a")

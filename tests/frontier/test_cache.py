@@ -161,7 +161,8 @@ def test_list_and_clear(tmp_path: Path) -> None:
     assert entry.size > N * 6 * 4 * 4 * 4
     (entry.folder / "done.npy").write_bytes(b"")
     assert [found.done for found in list_caches(tmp_path)] == [0]
-    assert [found.folder for found in clear_caches(tmp_path)] == [entry.folder]
+    assert clear_caches(tmp_path, before=entry.made) == []
+    assert [found.folder for found in clear_caches(tmp_path, before=entry.made + 1)] == [entry.folder]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "other"]
     assert list_caches(tmp_path / "nowhere") == []
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..console import tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
 
-__all__ = ["Commands", "as_options", "guarded"]
+__all__ = ["Commands", "as_options", "command", "guarded"]
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 _DEBUG: ContextVar[bool] = ContextVar("regraft_debug", default=False)
@@ -62,6 +63,46 @@ class Commands(TyperGroup):
         """Return what the command that `ctx` names returns; arguments in an error of usage are escaped."""
         with _escaped_usage():
             return super().invoke(ctx)
+
+
+class _Command(TyperCommand):
+    """One command, which takes no option for the value of the option before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments left over.
+
+        Raises:
+            UsageError: if an option that takes a value is followed by another option.
+        """
+        options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
+        for word, value in itertools.pairwise(args[: args.index("--")] if "--" in args else args):
+            option: Any = options.get(word)
+            if option is not None and not option.is_flag and value in options:
+                raise _UsageError(f"Option '{word}' takes a value, {option.metavar}; received the option '{value}'.", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def command(  # over the limit: what a command is
+    app: typer.Typer,
+    name: str,
+    run: Callable[..., None],
+    *,
+    panel: str | None = None,
+    examples: Sequence[str] = (),
+    interrupted: Callable[[Path], str] | None = None,
+) -> None:
+    """Add a command to `app`.
+
+    Args:
+        app: the program, or a group of it.
+        name: of the command.
+        run: does the work; its docstring is the help.
+        panel: under which heading `regraft --help` lists it.
+        examples: command lines, shown below the help.
+        interrupted: as in `guarded`.
+    """
+    epilog = "\n\n".join(("Examples:", *examples)) if examples else None
+    app.command(name, cls=_Command, rich_help_panel=panel, epilog=epilog)(guarded(run, interrupted=interrupted))
 
 
 def guarded(command: Callable[..., None], *, interrupted: Callable[[Path], str] | None = None) -> Callable[..., None]:

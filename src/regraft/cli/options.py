@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,10 @@ class Format(StrEnum):
 
 
 _NETWORK = "A file (.keras .h5 .hdf5 .pmml), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
-_FILES = "Files or folders; one CSV or Parquet file that holds or names the items; .txt with one text a line; .npy or .npz for arrays."
+_FILES = (
+    "Files, folders or patterns such as 'inbox/**/*.jpg'; one CSV or Parquet file that holds or names the items; .txt with one text a "
+    "line; .npy or .npz for arrays. Rows and lines are counted from 1."
+)
 _DATA = "A folder of class folders, a CSV or Parquet file, or arrays: .npz (X, y), .npy with y.npy beside it."
 
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
@@ -28,110 +32,122 @@ SavedArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by 
 RunArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt, or an .onnx file of regraft export.")]
 ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_FILES, show_default=False)]
 
+_network, _data, _done, _printed = (
+    partial(Option, rich_help_panel=panel) for panel in ("Network", "Data", "What is done", "What is printed")
+)
+
 # ── networks ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 Weights = Annotated[
-    Path | None, Option("--weights", metavar="FILE", help="A weights-only file put into NETWORK; the account says what matched.")
+    Path | None, _network("--weights", metavar="FILE", help="A weights-only file put into NETWORK; the account says what matched.")
 ]
 _RANDOM = "Take NETWORK, a name, with random weights; without this, trained weights that cannot be fetched stop the command."
-RandomWeights = Annotated[bool, Option("--random-weights", help=_RANDOM)]
+RandomWeights = Annotated[bool, _network("--random-weights", help=_RANDOM)]
 _SOURCE_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none."
-SourceClasses = Annotated[Path | None, Option("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
+SourceClasses = Annotated[Path | None, _network("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
 _OLD_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none; new ones are those of DATA."
-OldClasses = Annotated[Path | None, Option("--source-classes", "--classes", metavar="FILE", help=_OLD_CLASSES)]
+OldClasses = Annotated[Path | None, _network("--source-classes", "--classes", metavar="FILE", help=_OLD_CLASSES)]
 _HEAD = "The layer that is the head of NETWORK, where there are several candidates."
-HeadLayer = Annotated[str | None, Option("--head", metavar="LAYER", help=_HEAD)]
+HeadLayer = Annotated[str | None, _network("--head", metavar="LAYER", help=_HEAD)]
 _CHANNELS = "Channels of the pictures or signals that NETWORK shall take: its first layer is summed or repeated."
-Channels = Annotated[int | None, Option("--channels", metavar="N", help=_CHANNELS)]
+Channels = Annotated[int | None, _network("--channels", metavar="N", help=_CHANNELS)]
 _JOIN = "Columns of DATA that the head shall also read, with commas between; their weights start at zero."
-Join = Annotated[str | None, Option("--join", metavar="A,B", help=_JOIN)]
-Classes = Annotated[Path | None, Option("--classes", metavar="FILE", help="Class names of the new head in row order, one a line.")]
+Join = Annotated[str | None, _network("--join", metavar="A,B", help=_JOIN)]
+_HIDDEN = (
+    "Further layers below the new head, lowest first: units and what follows them, such as 1000:relu,150:sigmoid; relu where nothing is "
+    "named. With strategy head or full."
+)
+Hidden = Annotated[str | None, _network("--hidden", metavar="N:A,…", help=_HIDDEN)]
+Classes = Annotated[Path | None, _network("--classes", metavar="FILE", help="Class names of the new head in row order, one a line.")]
 _PREVIEW = "New class names, one a line: shows which rows would be kept; nothing is changed."
-Preview = Annotated[Path | None, Option("--classes", metavar="FILE", help=_PREVIEW)]
+Preview = Annotated[Path | None, _network("--classes", metavar="FILE", help=_PREVIEW)]
 _ARCHITECTURE = "A class or function of yours that makes NETWORK, where its folder or file holds weights alone; MODULE is imported."
-Architecture = Annotated[str | None, Option("--architecture", metavar="MODULE:NAME", help=_ARCHITECTURE)]
+Architecture = Annotated[str | None, _network("--architecture", metavar="MODULE:NAME", help=_ARCHITECTURE)]
 _TRUST = "Open a PyTorch program (.pt2), which predicts and nothing else. This runs code of the file: only for files of people you trust."
-Trust = Annotated[bool, Option("--trust", help=_TRUST)]
+Trust = Annotated[bool, _network("--trust", help=_TRUST)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _TARGET = "Column of the label, or array of a .npz; repeat it where an item may have several. TASK=COL for each of several tasks."
-Target = Annotated[list[str] | None, Option("--target", metavar="COL", help=_TARGET, show_default=False)]
+Target = Annotated[list[str] | None, _data("--target", metavar="COL", help=_TARGET, show_default=False)]
 _GROUP = "Column (speaker, patient, …) never on both sides of a split; byte-equal keeps equal examples on one side."
-Group = Annotated[str | None, Option("--group", metavar="COL", help=_GROUP)]
+Group = Annotated[str | None, _data("--group", metavar="COL", help=_GROUP)]
 _COLUMNS = "Columns of numbers beside the items, with commas between; without it, those that the network reads."
-Columns = Annotated[str | None, Option("--columns", metavar="A,B", help=_COLUMNS)]
-Condition = Annotated[str | None, Option("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
+Columns = Annotated[str | None, _data("--columns", metavar="A,B", help=_COLUMNS)]
+Condition = Annotated[str | None, _data("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
 _EACH = "Column of the condition of each item; or the one of all: a name that the network knows, or mean for the mean code."
-EachCondition = Annotated[str | None, Option("--condition", metavar="COL|NAME", help=_EACH)]
+EachCondition = Annotated[str | None, _data("--condition", metavar="COL|NAME", help=_EACH)]
 _ONE = "The condition of all items: one that the network knows, or mean for the mean code."
-OneCondition = Annotated[str | None, Option("--condition", metavar="NAME", help=_ONE)]
-Files = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
-FilesFolder = Annotated[Path | None, Option("--files", metavar="DIR", help="Folder of the files that a column of the table names.")]
+OneCondition = Annotated[str | None, _data("--condition", metavar="NAME", help=_ONE)]
+Files = Annotated[Path | None, _data("--files", metavar="DIR", help="Folder of the files that a column of DATA names.")]
+FilesFolder = Annotated[Path | None, _data("--files", metavar="DIR", help="Folder of the files that a column of the table names.")]
 _OUTSIDE = "Let DATA name files outside the folder of --files: by absolute paths, by .. or through links."
-Outside = Annotated[bool, Option("--outside", help=_OUTSIDE)]
-Kind = Annotated[str | None, Option("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
-SkipBad = Annotated[bool, Option("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
+Outside = Annotated[bool, _data("--outside", help=_OUTSIDE)]
+Kind = Annotated[str | None, _data("--kind", metavar="K", help="array, image, audio or text, where it is not to be found out.")]
+SkipBad = Annotated[bool, _data("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
 _TASK = "What the labels are: classification, multi-label or regression; without it, what they and the network's head say."
-Task = Annotated[str | None, Option("--task", metavar="KIND", help=_TASK)]
-Test = Annotated[str | None, Option("--test", metavar="DATA", help="Further data that only judge.")]
+Task = Annotated[str | None, _data("--task", metavar="KIND", help=_TASK)]
+Test = Annotated[str | None, _data("--test", metavar="DATA", help="Further data that only judge.")]
 _OLD_DATA = "Some examples of the old classes: the new class weights are fitted to old and new ones."
-OldData = Annotated[str | None, Option("--old-data", metavar="DATA", help=_OLD_DATA)]
+OldData = Annotated[str | None, _data("--old-data", metavar="DATA", help=_OLD_DATA)]
 _STATISTICS = "Solve the class weights of all classes anew from the class statistics of the old ones: those in DIR, or the network's own."
-Statistics = Annotated[str | None, Option("--statistics", metavar="DIR|own", help=_STATISTICS)]
-Holdout = Annotated[float, Option("--holdout", metavar="X", help="Share of the examples kept aside to judge; 0 goes with --test.")]
+Statistics = Annotated[str | None, _data("--statistics", metavar="DIR|own", help=_STATISTICS)]
+Holdout = Annotated[float, _data("--holdout", metavar="X", help="Share of the examples kept aside to judge; 0 goes with --test.")]
 
 # ── what is done ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _STRATEGY = (
     "auto, probe, head, partial (with --frozen), full, surgical (with --block), scratch, bias, scale_shift, lora, lin or codes (with "
     "--condition). Options of the last five with --set: form=lhuc, rank=4, size=20, training=direct, …"
 )
-Strategy = Annotated[str, Option("--strategy", metavar="S", help=_STRATEGY)]
+Strategy = Annotated[str, _done("--strategy", metavar="S", help=_STRATEGY)]
 _BLOCK = "For surgical: which third of the blocks is trained, first, middle, last, or auto (by the gradients)."
-Block = Annotated[str | None, Option("--block", metavar="WHICH", help=_BLOCK)]
+Block = Annotated[str | None, _done("--block", metavar="WHICH", help=_BLOCK)]
 _PROBE = (
     "How heads are solved: auto, ridge, lda, logistic, svm, class_mean or, for the strategies probe and head, random_projection (a layer "
     "of random weights below the head) or knn (a vote of the examples, which the network then holds)."
 )
-Probe = Annotated[str | None, Option("--probe", metavar="P", help=_PROBE)]
+Probe = Annotated[str | None, _done("--probe", metavar="P", help=_PROBE)]
 _BUDGET = "For auto: the time it may take, such as 90s, 10m or 1h; without it, until nothing better is to be expected."
-Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_BUDGET)]
+Budget = Annotated[str | None, _done("--budget", metavar="TIME", help=_BUDGET)]
 _FROZEN = "For partial: so many blocks, up to this block, layer or module, that one included, or layers:8, counted as in its library."
-Frozen = Annotated[str | None, Option("--frozen", metavar="N|NAME", help=_FROZEN)]
+Frozen = Annotated[str | None, _done("--frozen", metavar="N|NAME", help=_FROZEN)]
 _TRAINABLE = "Exactly these layers, names or patterns with commas between, such as 'layer4*'; all: whatever their owner has frozen."
-Trainable = Annotated[str | None, Option("--trainable", metavar="A,B", help=_TRAINABLE)]
+Trainable = Annotated[str | None, _done("--trainable", metavar="A,B", help=_TRAINABLE)]
 _FRESH = "Layers below the head that were never trained, names or patterns with commas between: trained first, with the head."
-Fresh = Annotated[str | None, Option("--fresh", metavar="A,B", help=_FRESH)]
+Fresh = Annotated[str | None, _done("--fresh", metavar="A,B", help=_FRESH)]
 _START = "How the class weights of new classes start: zeros, random, mean, imprint or probe."
-Start = Annotated[str | None, Option("--start", metavar="S", help=_START)]
+Start = Annotated[str | None, _done("--start", metavar="S", help=_START)]
 _RENAME = "An old class by its new name, so that its row is kept; repeatable."
-Rename = Annotated[list[str] | None, Option("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
-Views = Annotated[int, Option("--views", metavar="N", help="Fixed versions of each item to learn from, the plain one included.")]
+Rename = Annotated[list[str] | None, _done("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
+Views = Annotated[int, _done("--views", metavar="N", help="Fixed versions of each item to learn from, the plain one included.")]
 _AUGMENT = (
     "How these versions are made: auto, none, light (turned, zoomed and lit a little, never mirrored) or photo (cropped, mirrored, "
     "coloured); with light or photo, 4 versions where --views does not say how many."
 )
-Augment = Annotated[str | None, Option("--augment", metavar="A", help=_AUGMENT)]
-Seed = Annotated[int, Option("--seed", metavar="N", help="Decides split, order and dropout.")]
-Epochs = Annotated[int | None, Option("--epochs", metavar="N", help="At most so many passes; without it, until nothing is gained.")]
-BatchSize = Annotated[int | None, Option("--batch-size", metavar="N", help="Items a step.")]
-LearningRate = Annotated[float | None, Option("--learning-rate", metavar="X", help="Without it, short trainings choose one.")]
+Augment = Annotated[str | None, _done("--augment", metavar="A", help=_AUGMENT)]
+Seed = Annotated[int, _done("--seed", metavar="N", help="Decides split, order and dropout.")]
+Epochs = Annotated[int | None, _done("--epochs", metavar="N", help="At most so many passes; without it, until nothing is gained.")]
+BatchSize = Annotated[int | None, _done("--batch-size", metavar="N", help="Items a step.")]
+LearningRate = Annotated[float | None, _done("--learning-rate", metavar="X", help="Without it, short trainings choose one.")]
 _CACHE = "Where the frozen part's outputs are kept; without it, the user's cache folder."
-Cache = Annotated[str | None, Option("--cache", metavar="DIR|memory|none", help=_CACHE)]
+Cache = Annotated[str | None, _done("--cache", metavar="DIR|memory|none", help=_CACHE)]
 _ENGINE = "What computes frozen parts, or the network that predicts, on a CPU: auto, eager, compile, onnxruntime or openvino."
-Engine = Annotated[str | None, Option("--engine", metavar="NAME", help=_ENGINE)]
+Engine = Annotated[str | None, _done("--engine", metavar="NAME", help=_ENGINE)]
 _BASELINES = "Also train the same architecture from scratch, as a yardstick."
-Baselines = Annotated[bool, Option("--baselines", help=_BASELINES)]
-NoResume = Annotated[bool, Option("--no-resume", help="Begin anew, and replace what the folder holds.")]
+Baselines = Annotated[bool, _done("--baselines", help=_BASELINES)]
+NoResume = Annotated[bool, _done("--no-resume", help="Begin anew, and replace what the folder holds.")]
 _SET = "Any other setting, such as optimizer=sgd; repeatable."
-Assigned = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help=_SET, show_default=False)]
-Out = Annotated[Path, Option("--out", metavar="DIR", help="Folder for the adapted network, its report, and checkpoints on the way.")]
+Assigned = Annotated[list[str] | None, _done("--set", metavar="NAME=VALUE", help=_SET, show_default=False)]
+Out = Annotated[Path, _done("--out", metavar="DIR", help="Folder for the adapted network, its report, and checkpoints on the way.")]
 
 # ── what is printed ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on stdout.")]
-Quiet = Annotated[bool, Option("--quiet", help="Show no progress.")]
-Form = Annotated[Format, Option("--format", help="CSV or JSON lines, on stdout.")]
+AsJson = Annotated[bool, _printed("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, _printed("--quiet", help="Show no progress.")]
+Form = Annotated[Format, _printed("--format", help="CSV or JSON lines, on stdout.")]
 _RAW = "Print CSV cells as they are: without an apostrophe before = + - @, and with control characters."
-RawCells = Annotated[bool, Option("--raw-cells", help=_RAW)]
-Probabilities = Annotated[bool, Option("--probabilities", help="Also print the probability of every class.")]
-Unknown = Annotated[bool, Option("--unknown", help="Also print whether an item belongs to no class that the network knows.")]
-Texts = Annotated[list[str] | None, Option("--text", help="A text to classify; repeatable.", show_default=False)]
-CacheFolder = Annotated[Path | None, Option("--cache", metavar="DIR", help="Folder of activation caches; without it, the user's.")]
+RawCells = Annotated[bool, _printed("--raw-cells", help=_RAW)]
+Probabilities = Annotated[bool, _printed("--probabilities", help="Also print the probability of every class.")]
+Unknown = Annotated[bool, _printed("--unknown", help="Also print whether an item belongs to no class that the network knows.")]
+_PASS = "Columns of the table to print beside each prediction, with commas between; without it its column id, where it has one."
+Passed = Annotated[str | None, _printed("--pass", metavar="A,B", help=_PASS)]
+Texts = Annotated[list[str] | None, _printed("--text", help="A text to classify; repeatable.", show_default=False)]
+CacheFolder = Annotated[Path | None, _printed("--cache", metavar="DIR", help="Folder of activation caches; without it, the user's.")]
+Older = Annotated[str | None, Option("--older", metavar="TIME", help="Only those made longer ago than this, such as 30d or 12h.")]

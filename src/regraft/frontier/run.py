@@ -174,10 +174,14 @@ class FrozenPass:
     def _from_folder(self, frozen: Frozen, items: Prepared, *, views: Sequence[int]) -> ActivationCache:
         said, wanted = items.identity(max(views) + 1), self._wanted
         places = dict[str, CacheFolder]()
+        about = {
+            "network": str(self.network.origin.get("source", "")),
+            "data": f"{len(items)} {items.data.kind} from {items.data.name_of(0)}",
+        }
         for known in self._names.values():
             key, facts = self._identity(frozen, said, views=views, engine=known)
             rows, here = len(items) * len(views), engine_of(self.device)
-            places[known] = CacheFolder(Path(self.where) / key, self.cut.live, rows, self.dtype, facts, here)
+            places[known] = CacheFolder(Path(self.where) / key, self.cut.live, rows, self.dtype, facts, here, about)
         for known in self._sought:
             found = places[known].opened()
             if found is not None and not found.missing and self._holds(found, places[known], items=items, views=views):

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +49,7 @@ class _Manifest(Plain):
         chunk: rows in a chunk.
         arrays: shape of one row, and type, of each live output.
         engines: those that have computed rows of it.
+        about: the network and the data in words, for people.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,6 +59,11 @@ class _Manifest(Plain):
     chunk: Annotated[int, Field(ge=1)]
     arrays: list[tuple[list[Annotated[int, Field(ge=0)]], str]]
     engines: list[str] = Field(default_factory=list)
+    about: dict[str, str] = Field(default_factory=dict)
+
+    def rows_of(self) -> dict[str, Any]:
+        """Return what decides which rows it holds."""
+        return self.model_dump(exclude={"engines", "about"})
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class CacheFolder:
         dtype: "float32" or "float16", for floating-point outputs.
         facts: of the identity.
         engine: what computes now.
+        about: the network and the data in words, for `list_caches`.
     """
 
     path: Path
@@ -78,6 +86,7 @@ class CacheFolder:
     dtype: str
     facts: Mapping[str, Any]
     engine: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def _kinds(self) -> list[tuple[str, np.dtype[Any], tuple[int, ...]]]:
@@ -100,7 +109,7 @@ class CacheFolder:
             CacheError: if it can be read but not written.
         """
         found = _manifest_in(self.path)
-        if found is None or found.model_dump(exclude={"engines"}) != self._manifest().model_dump(exclude={"engines"}):
+        if found is None or found.rows_of() != self._manifest().rows_of():
             return None
         columns = [_mapped(self.path / name, dtype, shape=shape) for name, dtype, shape in self._kinds]
         whole = [column for column in columns if column is not None]
@@ -142,7 +151,7 @@ class CacheFolder:
 
     def _manifest(self) -> _Manifest:
         arrays = [(list(part.shape), str(stored_type(part, self.dtype))) for part in self.live]
-        return _Manifest(facts=dict(self.facts), rows=self.rows, chunk=CHUNK, arrays=arrays)
+        return _Manifest(facts=dict(self.facts), rows=self.rows, chunk=CHUNK, arrays=arrays, about=dict(self.about))
 
     def _write_manifest_(self, engines: Sequence[str]) -> None:
         write_json(self.path / _MANIFEST, {**self._manifest().model_dump(), "engines": list(engines)})
@@ -231,12 +240,25 @@ def _tupled(content: Any) -> Any:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One cache on disk, for people: its folder, rows, rows done and size in bytes."""
+    """One cache on disk, for people.
+
+    Attributes:
+        folder: where it lies.
+        rows: how many it is for.
+        done: how many of them are computed.
+        size: in bytes.
+        network: whose frozen part it is of; "" in caches of earlier versions.
+        data: what the rows are of; as `network`.
+        made: seconds since 1970.
+    """
 
     folder: Path
     rows: int
     done: int
     size: int
+    network: str = ""
+    data: str = ""
+    made: float = 0.0
 
 
 def list_caches(root: Path) -> list[CacheEntry]:
@@ -254,8 +276,10 @@ def list_caches(root: Path) -> list[CacheEntry]:
         if manifest is None or files is None:
             continue
         done = min(_finished_chunks(folder, manifest) * manifest.chunk, manifest.rows)
-        found.append((files[_MANIFEST].st_mtime, CacheEntry(folder, manifest.rows, done, sum(facts.st_size for facts in files.values()))))
-    return [entry for _, entry in sorted(found, key=lambda pair: (pair[0], pair[1].folder))]
+        size, made = sum(facts.st_size for facts in files.values()), files[_MANIFEST].st_mtime
+        network, data = (manifest.about.get(name, "") for name in ("network", "data"))
+        found.append(CacheEntry(folder, manifest.rows, done, size, network, data, made))
+    return sorted(found, key=lambda entry: (entry.made, entry.folder))
 
 
 def _subfolders(root: Path) -> list[Path]:
@@ -288,11 +312,12 @@ def _finished_chunks(folder: Path, manifest: _Manifest) -> int:
     return 0 if marks is None else int((marks.values != 0).sum())
 
 
-def clear_caches(root: Path) -> list[CacheEntry]:
+def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:
     """Delete the caches below a folder; anything else in it stays, and so does a cache that is being filled.
 
     Args:
         root: the folder given as `cache=`.
+        before: only those made earlier, in seconds since 1970.
 
     Returns:
         What was deleted.
@@ -300,7 +325,7 @@ def clear_caches(root: Path) -> list[CacheEntry]:
     Raises:
         CacheError: if a cache cannot be deleted.
     """
-    return [entry for entry in list_caches(root) if _deleted(entry.folder)]
+    return [entry for entry in list_caches(root) if entry.made < before and _deleted(entry.folder)]
 
 
 def _deleted(folder: Path) -> bool:

@@ -148,14 +148,17 @@ class Plan:
         found += [f"start={self.start!r}"] if self.start != "auto" else []
         return tuple(found)
 
-    def to_call(self) -> str:
-        """Return the call of Python that makes this plan again: all that is not as usual, and the seed."""
+    def given(self) -> dict[str, Any]:
+        """Return what makes this plan again beside the strategy: the seed, and all options and settings that are not as usual."""
         method = METHODS.get(self.strategy)
         usual, settings = Plan(self.strategy), Settings.of(method.settings if method else {})
-        given = {name: getattr(self, name) for name in _OWN if name == "seed" or getattr(self, name) != getattr(usual, name)}
+        own = {name: getattr(self, name) for name in _OWN if name == "seed" or getattr(self, name) != getattr(usual, name)}
         told = {name: getattr(self.settings, name) for name in settings.to_dict()}
-        given |= self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
-        said = (f"    {name}={_as_code(value)},\n" for name, value in given.items())
+        return own | self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
+
+    def to_call(self) -> str:
+        """Return the call of Python that makes this plan again: all that is not as usual, and the seed."""
+        said = (f"    {name}={_as_code(value)},\n" for name, value in self.given().items())
         return f"regraft.adapt(\n    net,\n    data,\n    strategy={self.strategy!r},\n{''.join(said)})"
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from ...console import duration, show, show_json, speaking, tell
 from ...errors import SettingError
 from ...files.text import printable
 from .. import options
-from ..guard import guarded
+from ..guard import command
 from ..shared import (
     check_there,
     class_names,
@@ -27,7 +29,7 @@ from ..shared import (
     wanted_weights,
 )
 
-__all__ = ["add_to", "print_result", "printed_report", "short_account", "value_of"]
+__all__ = ["add_to", "as_words", "print_folder", "print_result", "printed_report", "value_of"]
 
 _HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task")
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
@@ -44,7 +46,12 @@ def _kept(out: Path) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `adapt` to `app`."""
-    app.command("adapt")(guarded(_adapt, interrupted=_kept))
+    examples = [
+        "regraft adapt timm:resnet18 photos/ --out adapted/",
+        "regraft adapt timm:resnet18 train.csv --files images/ --target label --group patient --budget 10m --out adapted/",
+        "regraft adapt forty.keras voices/ --source-classes forty.txt --strategy full --epochs 20 --learning-rate 1e-3 --out adapted/",
+    ]
+    command(app, "adapt", _adapt, panel="Adapt", examples=examples, interrupted=_kept)
 
 
 def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
@@ -72,6 +79,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     start: options.Start = None,
     rename: options.Rename = None,
     join: options.Join = None,
+    hidden: options.Hidden = None,
     views: options.Views = 1,
     augment: options.Augment = None,
     seed: options.Seed = 0,
@@ -103,7 +111,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     rows["fresh"] = listed_names(fresh, option="--fresh")
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
-    joined, asked = listed_names(join, option="--join"), listed_names(columns, option="--columns")
+    joined, asked, layers = listed_names(join, option="--join"), listed_names(columns, option="--columns"), _layers(hidden)
     check_there(network, data, test)
 
     from ... import heads, verbs
@@ -125,8 +133,24 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
         reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
         dataset = read_data(data, **reading)
         judges = None if test is None else read_data(test, **reading)
+        net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
         result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
     print_result(result, out, as_json=as_json)
+
+
+def _layers(text: str | None) -> list[tuple[int, str]]:
+    """Return the layers that a text such as "1000:relu,150" names.
+
+    Raises:
+        SettingError: if it names none.
+    """
+    layers = []
+    for word in [] if text is None else text.split(","):
+        units, _, activation = word.strip().partition(":")
+        if not units.isdigit():
+            raise SettingError(f"--hidden {text!r}: expected units and what follows them for each layer, such as 1000:relu,150:sigmoid.")
+        layers.append((int(units), activation or "relu"))
+    return layers
 
 
 def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
@@ -149,6 +173,30 @@ def _lists() -> set[str]:
     from ...methods.contract import are_names
 
     return {name for method in METHODS.values() for name, option in method.options.items() if option.holds is are_names}
+
+
+def as_words(plan: Any) -> list[str]:
+    """Return the options that make a plan again, but for the classes, which are those of the data.
+
+    Args:
+        plan: of `regraft.adapt`.
+
+    Returns:
+        Words such as "--strategy", "full", "--epochs", "4", "--set", "optimizer=sgd".
+    """
+    found = [info.default for one in inspect.signature(_adapt, eval_str=True).parameters.values() for info in one.annotation.__metadata__]
+    own = {option for option in found if isinstance(option, str)}  # of an annotated option, its name
+    words = ["--strategy", plan.strategy]
+    for name, value in plan.given().items():
+        said = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        option = f"--{name.replace('_', '-')}"
+        if name == "rename":
+            words += [word for old, new in value.items() for word in ("--rename", f"{old}={new}")]
+        elif value is True and option in own:
+            words.append(option)
+        elif name not in ("classes", "fresh"):
+            words += [option, said] if option in own and value is not None else ["--set", f"{name}={said}"]
+    return words
 
 
 def _names(text: str, *, option: str) -> list[str] | None:
@@ -178,7 +226,7 @@ def value_of(text: str) -> Any:
 
 
 def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
-    """Print what an adaptation came to: verdict, account, cost and where the report is.
+    """Print what an adaptation came to: verdict, plan, account, cost, and where everything lies.
 
     Args:
         result: of `regraft.adapt`.
@@ -193,10 +241,9 @@ def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
         plan = result.plan.to_dict()
         show_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": report})
         return
-    show(result.verdict, lines=True)
-    show(f"Account: {short_account(result.account)}")
-    show(f"Cost: {_cost(result.cost)}")
-    show(f"Report: {shown}")
+    show(f"{result.verdict}\n\n{result.plan}\n\n{result.account}", lines=True)
+    show(f"\nCost: {_cost(result.cost)}", lines=True)
+    print_folder(folder, shown)
 
 
 def printed_report(folder: Path) -> tuple[str | None, str]:
@@ -207,14 +254,24 @@ def printed_report(folder: Path) -> tuple[str | None, str]:
     return None, f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
 
 
-def short_account(account: Any) -> str:
-    """Return how many rows and weights an account has under each heading."""
-    counts = {key: len(names) for key, names in account.entries.items() if names}
-    return ", ".join(f"{count:,} {key}" for key, count in counts.items()) or "nothing was changed"
+def print_folder(folder: Path, report: str) -> None:
+    """Print what a saved folder holds, and three commands that go on from there.
+
+    Args:
+        folder: of the network.
+        report: what `printed_report` says of its page.
+    """
+    show(f"Report: {report}")
+    show(f"Saved in {printable(folder)}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
+    name = shlex.quote(str(folder))
+    lines = (f"evaluate {name} DATA", f"predict {name} FILES --unknown", f"export {name} network.onnx")
+    show("Next:" + "".join(f"\n  regraft {line}" for line in lines), lines=True)
 
 
 def _cost(cost: Mapping[str, float]) -> str:
     parts = {"reading": "read", "frozen part": "frozen", "training": "train"}
+    rest = cost["total"] - sum(cost[key] for key in parts.values())
     said = f"{duration(cost['total'])} in all: " + ", ".join(f"{duration(cost[key])} {words}" for words, key in parts.items())
+    said += f", {duration(max(rest, 0.0))} solving heads, choosing and judging"
     items = int(cost["frozen_forward_items"])
     return f"{said}; {items:,} items went through the frozen part" if items else said

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from ...console import show, show_json, show_table
-from ..guard import guarded
-from ..options import AsJson, CacheFolder
+from ...errors import SettingError
+from ..guard import command
+from ..options import AsJson, CacheFolder, Older
 from ..shared import size_of
 
 __all__ = ["add_to"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands `cache list` and `cache clear` to `app`."""
     caches = typer.Typer(help="List or clear activation caches.", no_args_is_help=True)
-    caches.command("list")(guarded(_list))
-    caches.command("clear")(guarded(_clear))
-    app.add_typer(caches, name="cache")
+    command(caches, "list", _list)
+    command(caches, "clear", _clear, examples=["regraft cache clear --older 30d"])
+    app.add_typer(caches, name="cache", rich_help_panel="Other")
 
 
 def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
@@ -39,17 +45,32 @@ def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     _print_table(root, entries)
 
 
-def _clear(cache: CacheFolder = None, as_json: AsJson = False) -> None:
+def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = False) -> None:
     """Delete the activation caches below a folder; anything else in it stays, and caches are computed again when needed."""
+    before = math.inf if older is None else time.time() - _seconds(older)
+
     from ...frontier import clear_caches
 
     root = _root(cache)
-    entries = clear_caches(root)
+    entries = clear_caches(root, before=before)
     if as_json:
         show_json(_plain(entries))
         return
     freed = size_of(sum(entry.size for entry in entries))
-    show(f"Deleted {len(entries)} activation {'cache' if len(entries) == 1 else 'caches'} in {root}; {freed} freed.")
+    which = "" if older is None else f" older than {older}"
+    show(f"Deleted {len(entries)} activation {'cache' if len(entries) == 1 else 'caches'}{which} in {root}; {freed} freed.")
+
+
+def _seconds(text: str) -> float:
+    """Return how long a time such as "30d" is.
+
+    Raises:
+        SettingError: if it is no time.
+    """
+    number, unit = text.strip()[:-1], text.strip()[-1:].lower()
+    if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
+        raise SettingError(f"--older {text!r}: expected a time such as 30d, 12h or 45m.")
+    return float(number) * _UNITS[unit]
 
 
 def _root(cache: Path | None) -> Path:
@@ -59,11 +80,23 @@ def _root(cache: Path | None) -> Path:
 
 
 def _plain(entries: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"folder": str(entry.folder), "rows": entry.rows, "done": entry.done, "bytes": entry.size} for entry in entries]
+    return [
+        {"folder": str(entry.folder), "rows": entry.rows, "done": entry.done, "bytes": entry.size}
+        | {"network": entry.network, "data": entry.data, "made": _date(entry.made)}
+        for entry in entries
+    ]
+
+
+def _date(made: float) -> str:
+    return datetime.fromtimestamp(made).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _print_table(root: Path, entries: Sequence[Any]) -> None:
     total = size_of(sum(entry.size for entry in entries))
     done = [f"{entry.done / entry.rows:.0%}" if entry.rows else "–" for entry in entries]
-    rows = [(entry.folder.name, f"{entry.rows:,}", part, size_of(entry.size)) for entry, part in zip(entries, done, strict=True)]
-    show_table(("cache", "rows", "finished", "size"), rows, title=f"Activation caches in {root}", caption=f"{total} in all")
+    rows = [
+        (entry.network or entry.folder.name, entry.data, f"{entry.rows:,}", part, size_of(entry.size), _date(entry.made))
+        for entry, part in zip(entries, done, strict=True)
+    ]
+    headings = ("network", "data", "rows", "finished", "size", "made")
+    show_table(headings, rows, title=f"Activation caches in {root}", caption=f"{total} in all")

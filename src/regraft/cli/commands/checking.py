@@ -8,7 +8,7 @@ import typer
 
 from ...console import show, show_json, tell
 from .. import options
-from ..guard import guarded
+from ..guard import command
 from ..shared import check_there, columns_for, kind_for, listed_names, opened, read_data, wanted_target, wanted_weights
 
 __all__ = ["add_to"]
@@ -19,7 +19,11 @@ _Network = Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=_NETWO
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `check` to `app`."""
-    app.command("check")(guarded(_check))
+    examples = [
+        "regraft check photos/",
+        "regraft check train.csv timm:resnet18 --files images/ --target label --group patient",
+    ]
+    command(app, "check", _check, panel="Look", examples=examples)
 
 
 def _check(  # noqa: PLR0913  # over the limit: the options of the command

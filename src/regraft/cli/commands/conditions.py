@@ -11,7 +11,7 @@ import typer
 from ...console import show, show_json, speaking
 from ...errors import InputError
 from .. import options
-from ..guard import guarded
+from ..guard import command
 from ..shared import check_there, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
 
 __all__ = ["add_to"]
@@ -45,8 +45,15 @@ _Again = Annotated[bool, typer.Option("--replace", help="Fit the codes of known 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands `adapt-condition` and `export` to `app`."""
-    app.command("adapt-condition")(guarded(_adapt_condition))
-    app.command("export")(guarded(_export))
+    examples = [
+        "regraft adapt-condition adapted/ anna.csv --name anna",
+    ]
+    command(app, "adapt-condition", _adapt_condition, panel="Adapt", examples=examples)
+    examples = [
+        "regraft export adapted/ network.onnx",
+        "regraft export adapted/ network.pmml --target species",
+    ]
+    command(app, "export", _export, panel="Use", examples=examples)
 
 
 def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the command

@@ -11,7 +11,7 @@ from ...console import show, tell
 from ...errors import InputError
 from ...files.text import printable
 from .. import options
-from ..guard import guarded
+from ..guard import command
 from ..shared import check_there, opened, size_of
 
 __all__ = ["add_to"]
@@ -23,7 +23,10 @@ _Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `convert` to `app`."""
-    app.command("convert")(guarded(_convert))
+    examples = [
+        "regraft convert other.onnx network.pmml",
+    ]
+    command(app, "convert", _convert, panel="Use", examples=examples)
 
 
 def _convert(  # over the limit: the options of the command

@@ -10,7 +10,7 @@ import typer
 
 from ...console import duration, say, show, show_json, show_table, speaking, tell
 from ...files.text import printable
-from ..guard import guarded
+from ..guard import command
 from ..options import AsJson, Quiet
 from .adaptation import printed_report
 
@@ -21,7 +21,10 @@ _Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `demo` to `app`."""
-    app.command("demo")(guarded(_demo))
+    examples = [
+        "regraft demo --out regraft-demo/",
+    ]
+    command(app, "demo", _demo, panel="Other", examples=examples)
 
 
 def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: AsJson = False) -> None:

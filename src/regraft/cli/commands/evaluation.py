@@ -11,7 +11,7 @@ import typer
 
 from ...console import show_json, show_table, tell
 from .. import options
-from ..guard import guarded
+from ..guard import command
 from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
 
 __all__ = ["add_to"]
@@ -37,7 +37,11 @@ _PAIRS = 15
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `evaluate` to `app`."""
-    app.command("evaluate")(guarded(_evaluate))
+    examples = [
+        "regraft evaluate adapted/ more_photos/",
+        "regraft evaluate adapted/ test.csv --files images/ --target label --json",
+    ]
+    command(app, "evaluate", _evaluate, panel="Use", examples=examples)
 
 
 def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command

@@ -9,16 +9,19 @@ import typer
 
 from ...console import show, show_json, speaking, tell
 from .. import options
-from ..guard import as_options, guarded
+from ..guard import as_options, command
 from ..shared import check_there, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
-from .adaptation import printed_report, short_account
+from .adaptation import print_folder, printed_report
 
 __all__ = ["add_to"]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `extend` to `app`."""
-    app.command("extend")(guarded(_extend))
+    examples = [
+        "regraft extend adapted/ photos_of_new_classes/ --statistics own --out wider/",
+    ]
+    command(app, "extend", _extend, panel="Adapt", examples=examples)
 
 
 def _extend(  # noqa: PLR0913  # over the limit: the options of the command
@@ -82,12 +85,9 @@ def _print_result(result: Any, *, folder: Path, as_json: bool) -> None:
         plain = {"verdict": result.verdict, "scores": result.scores, "account": result.account.to_dict(), "cost": result.cost}
         show_json({**plain, "folder": str(folder), "report": report})
         return
-    show(result.verdict, lines=True)
-    show(f"Account: {short_account(result.account)}")
-    for note in result.account.notes:
-        show(f"Account: {note}")
+    show(f"{result.verdict}\n\n{result.account}\n", lines=True)
     figures = result.account.figures
     if "max_score_change" in figures:
         change, examples = figures["max_score_change"], figures["proved_on_items"]
         show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples (max_score_change)")
-    show(f"Report: {shown}")
+    print_folder(folder, shown)

@@ -9,7 +9,7 @@ import typer
 
 from ...console import show, show_json
 from ...files.text import printable
-from ..guard import guarded
+from ..guard import command
 from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, RandomWeights, SourceClasses, Trust, Weights
 from ..shared import check_there, class_names, opened, wanted_weights
 
@@ -18,7 +18,11 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `inspect` to `app`."""
-    app.command("inspect")(guarded(_inspect))
+    examples = [
+        "regraft inspect timm:resnet18",
+        "regraft inspect model.keras --classes new_classes.txt",
+    ]
+    command(app, "inspect", _inspect, panel="Look", examples=examples)
 
 
 def _inspect(  # noqa: PLR0913  # over the limit: the options of the command

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...console import show_csv, show_json, tell
-from ...errors import InputError
+from ...errors import InputError, near_names
 from ...files.text import printable
-from ..guard import guarded
+from ..guard import command
 from ..options import (
     Architecture,
     Channels,
@@ -25,6 +25,7 @@ from ..options import (
     ItemsArgument,
     OneCondition,
     Outside,
+    Passed,
     Probabilities,
     RawCells,
     RunArgument,
@@ -43,7 +44,12 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `predict` to `app`."""
-    app.command("predict")(guarded(_predict))
+    examples = [
+        "regraft predict adapted/ new_photos/ --unknown",
+        "regraft predict adapted/ 'inbox/**/*.jpg' --probabilities",
+        "regraft predict adapted/ new.csv --files images/ --pass id,date --format jsonl",
+    ]
+    command(app, "predict", _predict, panel="Use", examples=examples)
 
 
 def _predict(  # noqa: PLR0913  # over the limit: the options of the command
@@ -63,12 +69,13 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     unknown: Unknown = False,
     engine: Engine = None,
     raw_cells: RawCells = False,
+    passed: Passed = None,
     outside: Outside = False,
     skip_bad: SkipBad = False,
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
-    asked = listed_names(columns, option="--columns")
-    check_there(folder)
+    asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
+    check_there(folder, *(files or []))
     running = run_by(folder, engine)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)
@@ -85,11 +92,38 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     if net.preprocessing.inferred and not net.preprocessing.fitted:
         tell(f"Note: the network carries no preprocessing of its own and takes {net.preprocessing.describe()}.")
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}
-    names = [data.name_of(index) for index in range(len(data))]
+    passed_on = _passed_on(files or [], data, wanted=shown)
+    named = [{"file": data.name_of(index)} | {name: values[index] for name, values in passed_on.items()} for index in range(len(data))]
     if form is Format.jsonl:
-        _print_lines(names, told)
+        _print_lines(named, told)
     else:
-        show_csv(_rows(names, told), raw=raw_cells)
+        show_csv(_rows(named, told), raw=raw_cells)
+
+
+def _passed_on(files: list[Path], data: Any, *, wanted: list[str] | None) -> dict[str, list[str]]:
+    """Return columns of the table that the items come from: those `wanted`, or its id; nothing where there is no table.
+
+    Raises:
+        InputError: if a column is not there, or there is no table.
+    """
+    from ...data.readers.table_files import columns_of_file, texts_of_file
+    from ...data.readers.tables import TABLE_EXTENSIONS
+
+    if len(files) != 1 or files[0].suffix.lower() not in TABLE_EXTENSIONS or data.groups is None:
+        if wanted:
+            raise InputError(f"--pass {','.join(wanted)} names columns of a table; received no CSV or Parquet file. Leave it out.")
+        return {}
+    columns, _ = columns_of_file(files[0])
+    names = wanted or [name for name in columns if name.strip().lower() == "id"]
+    lacking = [name for name in names if name not in columns]
+    if lacking:
+        raise InputError(f"--pass {lacking[0]}: {printable(files[0].name)} has no such column{near_names(lacking[0], columns)}")
+    found = {}
+    for name in names:
+        as_written = texts_of_file(files[0], name)
+        values = columns[name] if as_written is None else as_written
+        found[name] = ["" if value is None else str(value) for value in values[data.groups.astype(int)]]
+    return found
 
 
 def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, beside: Path | None, outside: bool) -> Any:
@@ -133,10 +167,10 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
             f"The network reads the columns {', '.join(columns)} beside each item; received {shown}. Give one CSV or Parquet file that has "
             "them and names, or holds, the items."
         )
-    data = read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside)
+    data = read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside, numbered=True)
     for note in data.notes:
         tell(f"Note: {note}")
-    names = data.names or tuple(f"{files[0]}:{row}" for row in range(len(data)))
+    names = data.names or tuple(f"{files[0]}:{int(row) + 1}" for row in (() if data.groups is None else data.groups))
     return dataclasses.replace(data, names=names)
 
 
@@ -153,16 +187,16 @@ def _told(found: Any, kind: str, *, probabilities: bool) -> list[dict[str, Any]]
     return rows
 
 
-def _rows(names: list[str], told: Mapping[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
+def _rows(named: list[dict[str, str]], told: Mapping[str, list[dict[str, Any]]]) -> Iterator[list[str]]:
     """Yield the headings and one row an item: the first task's cells as they are called, those of further tasks with its name in front."""
     first = next(iter(told))
-    for index, name in enumerate(names):
-        cells = {"file": name}
+    for index, beside in enumerate(named):
+        cells = [*beside.items()]
         for task, rows in told.items():
-            cells |= {key if task == first else f"{task}.{key}": value for key, value in _cells(rows[index])}
+            cells += [(key if task == first else f"{task}.{key}", value) for key, value in _cells(rows[index])]
         if not index:
-            yield list(cells)
-        yield list(cells.values())
+            yield [key for key, _ in cells]
+        yield [value for _, value in cells]
 
 
 def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -175,9 +209,10 @@ def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"p({name})", f"{chance:.6f}"
 
 
-def _print_lines(names: list[str], told: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Print one JSON object an item: what is said for the first task, and, of several, for each under "tasks"."""
-    for index, name in enumerate(names):
+def _print_lines(named: list[dict[str, str]], told: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Print one JSON object an item: what is said for the first task, and, of several, for each under "tasks"; columns passed on."""
+    for index, beside in enumerate(named):
         by_task = {task: rows[index] for task, rows in told.items()}
-        line = {"file": name, **next(iter(by_task.values()))} | ({"tasks": by_task} if len(by_task) > 1 else {})
-        show_json(line, indent=None)
+        line = {"file": beside["file"], **next(iter(by_task.values()))} | ({"tasks": by_task} if len(by_task) > 1 else {})
+        passed = {name: value for name, value in beside.items() if name != "file"}
+        show_json(line | ({"columns": passed} if passed else {}), indent=None)

@@ -10,7 +10,7 @@ import typer
 from ...console import show, show_json, speaking, tell
 from ...files.text import printable
 from .. import options
-from ..guard import guarded
+from ..guard import command
 from ..shared import check_there, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
 
 __all__ = ["add_to"]
@@ -23,7 +23,10 @@ _Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides the dra
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `profile` to `app`."""
-    app.command("profile")(guarded(_profile))
+    examples = [
+        "regraft profile timm:resnet18 photos/ --out look/",
+    ]
+    command(app, "profile", _profile, panel="Look", examples=examples)
 
 
 def _profile(  # noqa: PLR0913  # over the limit: the options of the command

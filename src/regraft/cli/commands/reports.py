@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ...console import show
-from ..guard import guarded
+from ..guard import command
 from ..options import SavedArgument
 
 __all__ = ["add_to"]
@@ -13,7 +13,10 @@ __all__ = ["add_to"]
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `report` to `app`."""
-    app.command("report")(guarded(_report))
+    examples = [
+        "regraft report adapted/",
+    ]
+    command(app, "report", _report, panel="Use", examples=examples)
 
 
 def _report(folder: SavedArgument) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +15,19 @@ from ...errors import MissingExtraError, SettingError
 from ...files.schema import read_json
 from ...files.text import printable
 from .. import options
-from ..guard import guarded
-from ..shared import check_there, opened, read_data, wanted_target, wanted_weights
-from .adaptation import value_of
+from ..guard import command
+from ..shared import (
+    check_there,
+    class_names,
+    columns_for,
+    kind_for,
+    listed_names,
+    opened,
+    read_data,
+    wanted_target,
+    wanted_weights,
+)
+from .adaptation import as_words, value_of
 
 __all__ = ["add_to"]
 
@@ -28,6 +40,9 @@ Space = Annotated[Path | None, Option("--space", metavar="FILE", help=_SPACE)]
 Sampler = Annotated[str, Option("--sampler", metavar="S", help="tpe, random or grid.")]
 Pruner = Annotated[str, Option("--pruner", metavar="S", help="median, hyperband or none: stops trials that fall behind.")]
 Folds = Annotated[int | None, Option("--folds", metavar="N", help="Try every plan on so many folds; groups stay whole.")]
+_Strategy = Annotated[str | None, Option("--strategy", metavar="S", help="The same in all trials; without it, it is searched.")]
+_LIMIT = "No trial is begun after so long, such as 90s, 10m or 1h."
+_Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_LIMIT)]
 Metric = Annotated[str | None, Option("--metric", metavar="S", help="The figure that chooses, such as accuracy or log_loss.")]
 
 
@@ -40,7 +55,11 @@ def _kept(out: Path) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `search` to `app`."""
-    app.command("search")(guarded(_search, interrupted=_kept))
+    examples = [
+        "regraft search timm:resnet18 photos/ --trials 50 --out study/",
+        "regraft search timm:resnet18 photos/ --folds 5 --epochs 10 --budget 1h --test more_photos/ --out study/",
+    ]
+    command(app, "search", _search, panel="Adapt", examples=examples, interrupted=_kept)
 
 
 def _search(  # noqa: PLR0913  # over the limit: the options of the command
@@ -54,12 +73,21 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     pruner: Pruner = "median",
     folds: Folds = None,
     metric: Metric = None,
+    strategy: _Strategy = None,
+    frozen: options.Frozen = None,
     probe: options.Probe = None,
+    budget: _Budget = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    test: options.Test = None,
     holdout: options.Holdout = 0.2,
     seed: options.Seed = 0,
     group: options.Group = None,
     target: options.Target = None,
     task: options.Task = None,
+    columns: options.Columns = None,
+    condition: options.Condition = None,
     files: options.Files = None,
     outside: options.Outside = False,
     kind: options.Kind = None,
@@ -67,7 +95,10 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     engine: options.Engine = None,
     weights: options.Weights = None,
     random_weights: options.RandomWeights = False,
+    classes: options.Classes = None,
     source_classes: options.SourceClasses = None,
+    head: options.HeadLayer = None,
+    channels: options.Channels = None,
     architecture: options.Architecture = None,
     skip_bad: options.SkipBad = False,
     assigned: options.Assigned = None,
@@ -75,32 +106,54 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Search for the plan that adapts a network best; every trial starts from its trained weights."""
-    settings = _assigned(assigned or []) | ({} if cache is None else {"cache": value_of(cache)})
-    settings |= {} if engine is None else {"engine": engine}
-    settings |= {} if probe is None else {"probe": probe}
+    given: dict[str, Any] = {"cache": cache, "frozen": frozen, "engine": engine, "probe": probe, "strategy": strategy}
+    given |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
+    names = class_names(classes)
+    settings |= _assigned(assigned or []) | ({"classes": tuple(names)} if names else {})
     wanted = _read_space(space)
-    how = {
-        "trials": trials,
-        "sampler": sampler,
-        "pruner": value_of(pruner),
-        "folds": folds,
-        "metric": metric,
-        "holdout": holdout,
-        "seed": seed,
-    }
-    reading = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind, "skip_bad": skip_bad}
-    reading["task"] = task
-    check_there(network, data)
+    how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
+    how |= {"holdout": holdout, "seed": seed, "budget": budget}
+    reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
+    reading |= {"skip_bad": skip_bad, "task": task}
+    asked = listed_names(columns, option="--columns")
+    check_there(network, data, test)
     with speaking(not quiet):
-        net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, architecture=architecture)
+        net = opened(
+            network,
+            wanted_weights(weights, random_weights),
+            source_classes=source_classes,
+            head=head,
+            channels=channels,
+            architecture=architecture,
+        )
+        reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
 
         from ... import verbs
 
-        study = verbs.search(net, read_data(data, **reading), space=wanted, out=out, skip_bad=skip_bad, **how, **settings)
-    _print(study, out, as_json=as_json)
+        judges = None if test is None else read_data(test, **reading)
+        items = read_data(data, **reading)
+        study = verbs.search(net, items, space=wanted, test=judges, out=out, skip_bad=skip_bad, **how, **settings)
+    same: dict[str, Any] = {"--target": target, "--task": task, "--group": group, "--columns": columns, "--condition": condition}
+    same |= {"--files": files, "--outside": outside, "--kind": kind, "--skip-bad": skip_bad, "--test": test, "--weights": weights}
+    same |= {"--random-weights": random_weights, "--classes": classes, "--source-classes": source_classes, "--head": head}
+    same |= {"--channels": channels, "--architecture": architecture}
+    _print(study, out, command=_command(study, [network, data], same=same), as_json=as_json)
 
 
-def _print(study: Any, folder: Path, *, as_json: bool) -> None:
+def _command(study: Any, places: list[str], *, same: Mapping[str, Any]) -> str:
+    """Return the command that carries out the best trial again; `same` are the options of the search that it has, too."""
+    words = ["regraft", "adapt", *places]
+    for option, value in same.items():
+        values = value if isinstance(value, list) else [value]
+        words += [word for one in values if one not in (None, False) for word in ([option] if one is True else [option, str(one)])]
+    layers = study.best_trial.values.get("head_layers", 0)
+    deeper = f"{study.best_trial.values.get('head_units')}:{study.best_trial.values.get('head_activation', 'relu')}"
+    words += ["--hidden", ",".join([deeper] * layers)] if layers else []
+    return shlex.join([*words, *as_words(study.best), "--out", "best/"])
+
+
+def _print(study: Any, folder: Path, *, command: str, as_json: bool) -> None:
     drawn = []
     try:
         drawn.append(study.plot(folder / "trials.png"))
@@ -108,9 +161,10 @@ def _print(study: Any, folder: Path, *, as_json: bool) -> None:
     except MissingExtraError as error:
         tell(f"Note: {error}")
     if as_json:
-        show_json({**study.to_dict(), "folder": str(folder), "plots": [str(path) for path in drawn]})
+        show_json({**study.to_dict(), "command": command, "folder": str(folder), "plots": [str(path) for path in drawn]})
         return
     show(study, lines=True)
+    show(f"\nThe best trial as a command:\n  {printable(command)}", lines=True)
     show(f"Study: {folder / 'study.json'}; adapted network: {folder / 'best'}" + "".join(f"; {path}" for path in drawn))
 
 

@@ -119,6 +119,7 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
     files: Path | None = None,
     outside: bool = False,
     inputs: Mapping[str, Sequence[str]] | None = None,
+    numbered: bool = False,
 ) -> Dataset:
     """Read items and the columns beside them from a table without looking for targets.
 
@@ -129,6 +130,7 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
         files: the folder of the files that it names; None: its own.
         outside: whether the table may name files outside its folder.
         inputs: name of each input of a network of several -> its columns; `kind` is "parts" then.
+        numbered: make the number of its row, counted from 0, the group of each item: some rows may be left out.
 
     Returns:
         The data; the targets are zeros and mean nothing.
@@ -144,7 +146,8 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
     zeros = np.zeros(len(table), dtype=np.float32)
     files = files or (path.parent if path is not None and beside else None)
     given = kind if inputs is None else None
-    options = ReadOptions(zeros, files, kind=given, columns=list(columns) or None, outside=outside, inputs=inputs)
+    rows = np.arange(len(table)) if numbered else None
+    options = ReadOptions(zeros, files, kind=given, group=rows, columns=list(columns) or None, outside=outside, inputs=inputs)
     return _read_columns(table, options)
 
 

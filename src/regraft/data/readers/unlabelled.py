@@ -95,7 +95,7 @@ def _rows(path: Path) -> Named:
         known = listed((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS), 9)
         raise DataError(f"{printable(path)} is no file of numbers; expected one of {known}, or a folder of .npy files.")
     rows = read_array(path, mapped=True) if path.suffix.lower() == ".npy" else array_file(path, ())[0]
-    return rows, [f"{path}:{index}" for index in range(len(rows))]
+    return rows, [f"{path}:{row}" for row in range(1, len(rows) + 1)]
 
 
 def _joined(parts: list[Any], paths: list[Path]) -> np.ndarray:

@@ -24,7 +24,7 @@ from ..tuning.folds import Fold
 from .heads import deepened
 from .space import HEAD_NAMES, plan_for
 
-__all__ = ["METRICS", "Bench", "TrialFigures", "carried_out"]
+__all__ = ["METRICS", "Bench", "TrialFigures", "carried_out", "shown_figure", "shown_values"]
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
@@ -34,7 +34,22 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Kind of task -> figures that can choose; the first one is the default."""
 _LOSSES = {"classification": "log_loss", "multi-label": "log_loss", "regression": "rmse"}
 """Kind of task -> the figure that decides between trials that are equal in the one that chooses."""
+_SHARES = ("accuracy", "ece")
+"""Figures that are printed in per cent."""
 _FALLING = ("log_loss", "ece", "brier", "rmse", "mae")
+
+
+def shown_figure(metric: str, value: float | None) -> str:
+    """Return the `value` of a `metric` for people: shares in per cent, others with four digits."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if metric in _SHARES else f"{value:.4g}"
+
+
+def shown_values(values: Mapping[str, Any]) -> str:
+    """Return the `values` of a trial for people, such as "optimizer=sgd, learning_rate=0.004"."""
+    return ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
+
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,9 +30,9 @@ from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
 from ..tuning.folds import folds_of
-from .bench import METRICS, Bench
+from .bench import METRICS, Bench, shown_figure, shown_values
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options
-from .database import KeptTrial, optuna_library
+from .database import optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
 
@@ -57,6 +59,7 @@ class Asked:
         metric: the figure that chooses; None for the first one of the kind of task.
         seed: decides splits and trials.
         out: folder for the study, or None.
+        budget: no trial is begun after so long, such as "10m"; None: no limit.
     """
 
     space: Mapping[str, Any] | None = None
@@ -68,6 +71,12 @@ class Asked:
     metric: str | None = None
     seed: int = 0
     out: str | Path | None = None
+    budget: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The budget in seconds."""
+        return Plan("auto", budget=self.budget).seconds or math.inf
 
     def check(self, kind: str) -> None:
         """Raise if a value is out of its range, all at once.
@@ -89,16 +98,19 @@ class Asked:
             for name, value, least in (("trials", self.trials, 1), ("folds", 2 if self.folds is None else self.folds, 2))
             if not isinstance(value, int) or isinstance(value, bool) or value < least
         ]
+        if self.budget is not None and self.seconds == math.inf:
+            problems.append(f"budget={self.budget!r}: expected a time such as '30s', '10m' or '1h', or None")
         if problems:
             raise SettingError("; ".join(problems))
 
 
-def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[str, Any]) -> Study:
+def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[str, Any], test: Dataset | None = None) -> Study:
     """Search for the best plan.
 
     Args:
         net: the trained network; every trial starts from its weights, and it is not changed.
         settings: that are the same in every trial, as of `adapt`.
+        test: checked items that judge the best plan besides.
 
     Returns:
         The study; the best plan was carried out once more and judged on items that no trial has seen.
@@ -120,21 +132,29 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
             bench.direction,
             bench.longest * len(bench.folds),
             _identity(bench, asked, space=space),
-            CLOSED_FORM if asked.space is None else None,
+            CLOSED_FORM if asked.space is None and "strategy" not in fixed else None,
         )
         with _quiet():
             board = Board(options, space, bench.fixed, None if asked.out is None else Path(asked.out))
+            ends = time.monotonic() + asked.seconds
             with progress("trials", asked.trials) as advance:
                 while (tried := board.carry_out(bench.run)) or board.waited():
                     if tried:
                         advance(1)
-                        say(f"trial {len(board.trials())} of {asked.trials}: {_said_of(tried)}")
-            return _concluded(board, bench, cache=settings.get("cache", "auto"))
+                        figure = f", {bench.metric} {shown_figure(bench.metric, tried.value)}" if tried.value is not None else ""
+                        values = shown_values(tried.facts.values or {})
+                        say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[tried.state]}{figure}; {values}")
+                    if time.monotonic() > ends:
+                        say(f"The budget of {asked.budget} is used: no further trial is begun.")
+                        break
+            return _concluded(board, bench, cache=settings.get("cache", "auto"), test=test)
 
 
 def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
     plan_for({}, {name: value for name, value in fixed.items() if name not in ("strategy", "frozen", "block")})  # tells unknown names
-    space = Space.from_dict(default_space(net, data.task, several=bool(data.further)) if asked.space is None else asked.space, fixed)
+    usual = default_space(net, data.task, several=bool(data.further))
+    usual = {name: values for name, values in usual.items() if name not in fixed}
+    space = Space.from_dict(usual if asked.space is None else asked.space, fixed)
     both = [name for name in _OWN[:2] if name in fixed]
     if both:
         raise SettingError(f"{both[0]} is given twice; give it once, as an argument.")
@@ -196,11 +216,7 @@ def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _said_of(trial: KeptTrial) -> str:
-    return f"{_STATES[trial.state]}, {trial.facts.values}" + (f", {trial.value:.4g}" if trial.value is not None else "")
-
-
-def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
+def _concluded(board: Board, bench: Bench, *, cache: str | None, test: Dataset | None) -> Study:
     """Carry out the best plan once more, on all items but those that judge, and let these judge it."""
     records = _records(board)
     done = [record for record in records if record.figure is not None]
@@ -209,12 +225,11 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
         raise SettingError(f"None of {len(records)} trials came to its end. {' '.join(errors[:3])} Change space= or the settings.")
     best = min(done, key=lambda record: record.rank(bench.direction))
     network, plan = bench.prepared(best.values)
-    shown = f"{best.figure:.4g}"
     plan = replace(plan, statistics=True, settings=replace(plan.settings, cache=cache)).with_reasons(
-        f"The best of {len(records)} trials: {bench.metric} {shown} on {_said(bench)}."
+        f"The best of {len(records)} trials: {bench.metric} {shown_figure(bench.metric, best.figure)} on {_said(bench)}."
     )
     with board.alone():
-        result, scores = _judged(board, bench, network=network, plan=plan, best=best, folder=board.folder)
+        result, scores = _judged(board, bench, network=network, plan=plan, best=best, test=test)
         counted = {"seconds": round(sum(record.seconds for record in records), 3), "frozen_forward_items": float(bench.counter.items)}
         final = plan if result is None else result.plan
         space = board.space.to_dict()
@@ -239,17 +254,18 @@ def _concluded(board: Board, bench: Bench, *, cache: str | None) -> Study:
 
 def _said(bench: Bench) -> str:
     folds, tried = len(bench.folds), sum(len(holdout) for _, holdout in bench.folds)
-    return f"{folds} folds" if folds > 1 else f"{tried} items"
+    return f"{folds} folds" if folds > 1 else f"{tried} validation examples"
 
 
 def _judged(
-    board: Board, bench: Bench, *, network: Network, plan: Plan, best: TrialRecord, folder: Path | None
+    board: Board, bench: Bench, *, network: Network, plan: Plan, best: TrialRecord, test: Dataset | None
 ) -> tuple[Result | None, dict[str, Any]]:
-    known = board.database.facts().judged
-    if known is not None and known.values == best.values and folder is not None and (folder / BEST / FACTS_FILE).is_file():
+    known, folder = board.database.facts().judged, board.folder
+    kept = folder is not None and (folder / BEST / FACTS_FILE).is_file()
+    if known is not None and known.values == best.values and kept and ("test" in known.scores or test is None):
         return None, dict(known.scores)
     out = None if folder is None else folder / BEST
-    result = carry_out(network, bench.items.data, plan=plan, out=out, resume=False)
+    result = carry_out(network, bench.items.data, plan=plan, test=test, out=out, resume=False)
     scores = json.loads(json.dumps(result.scores))
     board.database.note(judged={"values": best.values, "scores": scores})
     return result, scores
@@ -267,7 +283,7 @@ def _records(board: Board) -> list[TrialRecord]:
             trial.facts.error,
             tuple(trial.facts.losses),
         )
-        for place, trial in enumerate(board.trials())
+        for place, trial in enumerate(board.trials(), start=1)
         if trial.state in _STATES
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +14,14 @@ from ...files.writing import write_json
 from ...networks.contract import Network
 from ..plan import Plan
 from ..result import Result
+from .bench import shown_figure, shown_values
 from .database import unwritable
 from .plots import plot_importances, plot_trials
 
 __all__ = ["Study", "TrialRecord"]
 
+_WIDTH = 120
+"""Columns of the table of trials."""
 _DIGITS = 12
 """Means over folds are equal up to so many digits: the order of a sum is no merit."""
 
@@ -27,7 +31,7 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        number: in the order in which they were taken.
+        number: in the order in which they were taken, from 1.
         values: of the names that are searched; those that mean nothing beside the others are absent.
         state: "complete", "pruned" or "failed".
         figure: mean over the folds, None where the trial did not come to its end.
@@ -104,27 +108,45 @@ class Study:
         """Return the trials, best first, of equal figures the lower loss first; pruned and failed ones come last, in their order."""
         return sorted(self.trials, key=lambda trial: trial.rank(self.direction))
 
-    def table(self, most: int = 20) -> str:
+    def table(self, most: int = 10) -> str:
         """Return the best trials as a table for people.
 
         Args:
             most: rows.
 
         Returns:
-            One line a trial.
+            A line a trial, with further ones where its values are many.
         """
-        names = [name for name in self.space if any(name in trial.values for trial in self.trials)]
-        head = ["trial", self.metric, "± se", *names, "seconds", "state"]
-        rows = [head, *(_row(trial, names) for trial in self.ranked()[:most])]
+        head = ["trial", self.metric, "± se", "seconds", "state"]
+        shown = self.ranked()[:most]
+        rows = [head, *(self._row(trial) for trial in shown)]
+        values = ["values", *(shown_values(trial.values) for trial in shown)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        indent = " " * (sum(widths) + 2 * len(widths))
+        lines = []
+        for row, said in zip(rows, values, strict=True):
+            cells = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            lines += textwrap.wrap(f"{cells}  {said}", _WIDTH, subsequent_indent=indent, break_long_words=False)
         left = len(self.trials) - most
         return "\n".join(map(printable, [*lines, *([f"… and {left} more"] if left > 0 else [])]))
 
+    def _row(self, trial: TrialRecord) -> list[str]:
+        spread = trial.standard_error
+        cells = [str(trial.number), shown_figure(self.metric, trial.figure), "" if spread is None else shown_figure(self.metric, spread)]
+        return [*cells, f"{trial.seconds:.1f}", trial.state]
+
     def __str__(self) -> str:
-        judged = self.scores["holdout"].get(self.metric)
-        best = f"Best: trial {self.best_trial.number}, {self.metric} {_number(self.best_trial.figure)} in the search"
-        return f"{self.table()}\n{best}, {_number(judged)} on the items that chose nothing.\n{self.best}"
+        chosen = f"Best: trial {self.best_trial.number}, {self.metric} {shown_figure(self.metric, self.best_trial.figure)} in the search"
+        said = [
+            f"{shown_figure(self.metric, figures[self.metric])}{self._bounds(figures)} on {figures['items']:,} {name} examples"
+            for name, figures in self.scores.items()
+            if figures.get(self.metric) is not None
+        ]
+        return f"{self.table()}\n\n{'; '.join([chosen, *said])}, which chose nothing.\n{self.best}"
+
+    def _bounds(self, figures: Mapping[str, Any]) -> str:
+        bounds = [shown_figure(self.metric, float(bound)) for bound in figures.get(f"{self.metric}_interval") or ()]
+        return f" (95 % interval {bounds[0].removesuffix(' %')} to {bounds[1]})" if bounds else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as plain data."""
@@ -189,15 +211,3 @@ class Study:
             DataError: if there is nothing to draw, or the file cannot be written.
         """
         return plot_importances(self.importances, path)
-
-
-def _row(trial: TrialRecord, names: list[str]) -> list[str]:
-    spread = trial.standard_error
-    cells = [str(trial.number), _number(trial.figure), "" if spread is None else f"{spread:.4f}"]
-    return [*cells, *(_number(trial.values.get(name, "")) for name in names), f"{trial.seconds:.1f}", trial.state]
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if value and abs(value) < 1e-3 else f"{value:.4f}".rstrip("0").rstrip(".")
-    return "-" if value is None else str(value)
