@@ -49,7 +49,7 @@ def test_rows_of_numbers_in_every_kind_of_file(tmp_path: Path, suffix: str) -> N
         for given in (path, str(path), [path]):
             found = as_dataset(given, "array")
             assert np.array_equal(np.asarray(found.items), ROWS)
-            assert found.name_of(3).endswith(f"data{suffix}:3")
+            assert found.name_of(3).endswith(f"data{suffix}:4")  # rows are counted from 1
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
