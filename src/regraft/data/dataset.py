@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, SettingError, near_names
 from .equal import equal_in, first_equal
-from .items import Parts, as_rows, digest_with, item_digest, listed
+from .items import Parts, as_rows, digest_with, item_digest, listed, whole_items
 from .splits import grouped_split, stratified_split
 from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
@@ -239,6 +239,19 @@ class Dataset:
         if self.task == "multi-label":
             return grouped_split(table, np.ones(len(self)), share=holdout, seed=seed, keep=keep, cover=True)
         return stratified_split(table.argmax(axis=1), holdout, seed=seed)
+
+    def recordings(self) -> Dataset:
+        """Return the recordings that the items are windows of, each once; this data set where the items are none.
+
+        Returns:
+            A data set of as many examples as there are recordings, in their order.
+        """
+        owners = whole_items(self.items)
+        if owners is None:
+            return self
+        found = self.subset(np.unique(owners, return_index=True)[1])
+        whole = [item.source for item in found.items]
+        return dataclasses.replace(found, items=whole, names=tuple(item.name for item in found.items))
 
     def name_of(self, index: int) -> str:
         """Return what to call an item in a message.

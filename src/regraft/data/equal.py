@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from .decoding.threads import in_threads
-from .items import CHUNK_BYTES, ArrayView, take
+from .items import CHUNK_BYTES, ArrayView, Clip, take
 
 __all__ = ["equal_in", "first_equal"]
 
@@ -108,6 +108,8 @@ def _keys(items: Sequence[Any] | np.ndarray, kind: str) -> np.ndarray | list[Has
 
 
 def _sketch(item: Any, kind: str) -> Hashable:
+    if isinstance(item, Clip):
+        return _sketch(item.source, "audio"), item.start, item.seconds
     if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
         try:
             return Path(item).stat().st_size

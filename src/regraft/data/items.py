@@ -18,6 +18,7 @@ from ..files.text import printable
 __all__ = [
     "CHUNK_BYTES",
     "ArrayView",
+    "Clip",
     "LazyItems",
     "Parts",
     "as_numpy",
@@ -26,7 +27,9 @@ __all__ = [
     "is_frame",
     "item_digest",
     "listed",
+    "mean_of_windows",
     "take",
+    "whole_items",
 ]
 
 DIGEST_BYTES = 16
@@ -71,6 +74,25 @@ class ArrayView(Sequence[Any]):
     def dtype(self) -> np.dtype[Any]:
         """The type of one number."""
         return self.base.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A window over a recording, which a network reads as one example.
+
+    Attributes:
+        source: the recording: a path, or a waveform.
+        start: of the window, in seconds.
+        seconds: its length.
+        of: index of the recording in the data that the windows were made from.
+        name: of the recording.
+    """
+
+    source: Any
+    start: float
+    seconds: float
+    of: int
+    name: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +201,32 @@ def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[
     return [items[int(index)] for index in indices]
 
 
+def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:
+    """Return which recording each of N items is a window of, (N,) int64, counted from 0; None where the items are no windows."""
+    if isinstance(items, np.ndarray | ArrayView) or not len(items) or not isinstance(items[0], Clip):
+        return None
+    return np.unique([item.of for item in items], return_inverse=True)[1]
+
+
+def mean_of_windows(values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Return the mean over the windows of each recording.
+
+    Args:
+        values: (N, …), of each item.
+        items: N.
+
+    Returns:
+        (recordings, …); the values themselves where the items are no windows.
+    """
+    owners = whole_items(items)
+    if owners is None:
+        return values
+    sums = np.zeros((int(owners.max()) + 1, *values.shape[1:]), np.float64)
+    np.add.at(sums, owners, values)
+    counts = np.bincount(owners).reshape(-1, *(1,) * (values.ndim - 1))
+    return (sums / counts).astype(values.dtype)
+
+
 def as_numpy(values: Any) -> np.ndarray:
     """Return an array, tensor, series or list as a numpy array, without copying where that is possible.
 
@@ -222,6 +270,8 @@ def item_digest(item: Any, kind: str) -> bytes:
     Returns:
         The digest: equal content, equal digest, wherever the item lies.
     """
+    if isinstance(item, Clip):
+        return digest_with(item_digest(item.source, "audio"), ("start", "seconds"), values=np.array([item.start, item.seconds]))
     if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
         with opening(item, _FILES.get(kind, "picture")) as path, path.open("rb") as stream:
             return hashlib.file_digest(stream, _hasher).digest()

@@ -106,11 +106,12 @@ class ServedNetwork:
     def _scores(self, items: Any, *, row: int | None = None) -> dict[str, np.ndarray]:
         names = [one.name for one in self.session.get_outputs()]
         parts: dict[str, list[np.ndarray]] = {task: [] for task in self.heads}
-        for feeds in self._feeds(items, row=row):
+        windows = self.preprocessing.windows(self.preprocessing.dataset(items))
+        for feeds in self._feeds(windows, row=row):
             outputs = dict(zip(names, run_session(self.session, feeds), strict=True))
             for task, head in self.heads.items():
                 parts[task].append(outputs[_output(head, alone=len(self.heads) == 1)])
-        return {task: np.concatenate(found) for task, found in parts.items()}
+        return {task: self.preprocessing.averaged(np.concatenate(found), windows.items) for task, found in parts.items()}
 
     def _feeds(self, items: Any, *, row: int | None) -> Iterator[dict[str, np.ndarray]]:
         """Yield the inputs of the graph by name, of one batch after the other."""

@@ -49,9 +49,10 @@ class WholePass:
         Returns:
             (N, …) float32.
         """
-        data = network.preprocessing.dataset(items)
+        given = network.preprocessing.dataset(items)
+        data = network.preprocessing.windows(given)
         if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.draws:
-            return concatenated(function, network, items=data, batch_size=batch_size)
+            return concatenated(function, network, items=given, batch_size=batch_size)
 
         def values(inputs: Inputs) -> list[Tensor]:
             return [of_batch(partial(function, network), network, batch=inputs).float()]
@@ -67,7 +68,8 @@ class WholePass:
             engine, parts = chosen_engine(work, first, wanted=self.engine, rows=len(data), log=self.log, say=self.notes.append)
             parts += map(engine.values, batches)
         self.log.saved += len(data) * engine.faster
-        return np.concatenate([part[0].numpy() for part in parts])
+        made = np.concatenate([part[0].numpy() for part in parts])
+        return made if data is given else network.preprocessing.averaged(made, data.items)
 
 
 def whole_pass(engine: str) -> WholePass:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -85,9 +85,12 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: Record, *, 
     """
     network.mode_(False)
     with torch.inference_mode():
-        batches = _batches(network, items, batch_size=batch_size)
+        preprocessing = network.preprocessing
+        windows = preprocessing.windows(preprocessing.dataset(items))
+        batches = preprocessing.batches(windows, batch_size)
         parts = [of_batch(partial(function, network), network, batch=batch).float().cpu().numpy() for batch in batches]
-    return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+    made = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+    return made if windows is items else preprocessing.averaged(made, windows.items)
 
 
 def of_batch(function: Callable[[Inputs], T], network: Record, *, batch: Inputs) -> T:
@@ -132,10 +135,6 @@ def of_batch(function: Callable[[Inputs], T], network: Record, *, batch: Inputs)
 def _shapes(batch: Inputs) -> str:
     named = batch if isinstance(batch, dict) else {"": batch}
     return ", ".join(f"{name} {tuple(tensor.shape[1:])} {tensor.dtype}".strip() for name, tensor in named.items())
-
-
-def _batches(network: Record, items: Any, *, batch_size: int) -> Iterator[Inputs]:
-    return network.preprocessing.batches(items, batch_size)
 
 
 def predictions(raw: np.ndarray, head: Head) -> Predictions:

@@ -126,6 +126,8 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
         options = list(_candidates(module))
     else:
         options = [sample_of(shape)] + ([sample_of(shape, integers=True)] if integers else [])
+        open_sides = [length for length in _LENGTHS if None in shape]  # 32 may be too short, as for waveforms
+        options += [sample_of([length if side is None else side for side in shape]) for length in open_sides]
     problem: Exception | None = None
     for option in options:
         try:

@@ -91,6 +91,8 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
     network = TorchNetwork(own, ran, origin=facts if head is None else {**facts, "head": head})
     network.input_guessed = guessed
+    if inputs is not None and None in inputs:
+        network.input_shape = tuple(inputs)
     network.freeze_(())
     others = [other for one in network.found.values() for other in one.others]
     network.account = Account(notes=(*notes, *further, *last, *unused_outputs(head, others)))

@@ -30,7 +30,7 @@ from .judging import Judged, baselines, compared_with, judged_parts, reliability
 from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
-from .preparing import check_inputs, prepared_for
+from .preparing import check_inputs, notes_on_recordings, prepared_for, windowed
 from .result import History, Result, check_unfinished, finished_run, reopened, save_result
 from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
@@ -100,6 +100,7 @@ def _carried_out(  # over the limit: as `carry_out`
     log = Log(on_epoch=tracker.see)
     with log.clock.during("read"):
         data = data.with_classes(plan.classes) if data.classes else data
+        data, test = windowed(net, data), None if test is None else windowed(net, test, as_of=data)
         parts = parts_of(data, plan, judged_apart=test is not None)
         items = prepared_for(net, data, plan=plan, rows=parts.training)
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
@@ -109,6 +110,7 @@ def _carried_out(  # over the limit: as `carry_out`
         shown = parts.training[:: max(1, len(parts.training) // EXAMPLES)][:EXAMPLES]
         fit = weights_fit(net, list(take(data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
         notes += [] if fit is None else [fit.words()]
+        notes += notes_on_recordings(items)
         notes += equal_across(data, parts, test=None if test_items is None else test_items.data)
         for note in notes:
             say(note)
@@ -278,8 +280,10 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
     tried = {str(one["strategy"]) for one in outcome.candidates if was_tried(one)} or {setup.plan.strategy}
     tried |= {"scratch"} if setup.settings.baselines else set()
     several = {name: {"kind": data.targets_of(name).task, "known": int(data.targets_of(name).known.sum())} for name in data.tasks}
-    counts = {name: int(count) for name, count in zip(data.classes, data.class_counts(), strict=False)}
-    split = {"training": len(parts.training), "validation": len(parts.validation), "holdout": len(parts.holdout)}
+    counts = {name: int(count) for name, count in zip(data.classes, data.recordings().class_counts(), strict=False)}
+    whole = data.recordings()
+    used = {"training": parts.training, "validation": parts.validation, "holdout": parts.holdout}
+    split = {name: len(data.subset(rows).recordings()) for name, rows in used.items()}
     return {
         "network": {
             "name": str(network.origin.get("source", network.family)),
@@ -288,8 +292,8 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
             "blocks": len(blocks),
             "head": network.head.layer,
         },
-        "data": {"items": len(data), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
-        | {"read": [list(row) for row in data.summary().rows() if row[0] != "note"]}
+        "data": {"items": len(whole), "classes": len(data.classes), "counts": counts, "split": split, "notes": list(data.notes)}
+        | {"read": [list(row) for row in whole.summary().rows() if row[0] != "note"]}
         | ({"tasks": several} if data.further else {}),
         "kept_start": measured.training.stage if measured is not None and measured.kept_start else None,
         "uncached": any(note.startswith(UNCACHED) for note in log.notes),

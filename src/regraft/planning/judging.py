@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..data import Dataset
+from ..data.items import mean_of_windows
 from ..networks.contract import Network
 from ..report import picture_uri, sound_uri
 from ..tasks import chosen_figures, judge, paired_difference, reliability
@@ -31,9 +32,10 @@ class Judged:
     """How one task was judged.
 
     Attributes:
-        scores: (n, C) raw scores of the judging items whose target is known.
-        data: these items, with the targets of this task alone.
-        rows: (n,) which of all judging items they are.
+        scores: (n, C) raw scores of the judging items whose target is known; of windows over recordings, the mean of each recording.
+        data: these items, or the recordings, with the targets of this task alone.
+        examples: m items, which may be windows over the recordings.
+        rows: (m,) which of all judging items these are.
         thresholds: of labels, or None.
         metrics: further figures that are wanted.
         figures: what `judge` says, and "metrics" where some are wanted.
@@ -48,11 +50,13 @@ class Judged:
         thresholds: Sequence[float] | None = None,
         metrics: Sequence[Any] = (),
     ) -> None:
-        self.scores = scores
-        self.data = data
+        self.examples = data
+        self.scores = mean_of_windows(scores, data.items)
+        self.data = data.recordings()
         self.rows = rows
         self.thresholds = thresholds
         self.metrics = tuple(metrics)
+        data, scores = self.data, self.scores
         self.figures = judge(scores, data.targets, output_names(data), kind=data.task, thresholds=thresholds)
         if metrics:
             found = chosen_figures(metrics, scores, targets=data.targets, kind=data.task)
@@ -64,9 +68,10 @@ class Judged:
         return np.asarray(self.scores.argmax(1) == self.data.targets)
 
     def beside(self, scores: np.ndarray, thresholds: np.ndarray | None = None) -> Judged:
-        """Return other `scores` (n, C) of the same items, judged at `thresholds` (C,), where they are labels."""
+        """Return other `scores`, (n, C) or (m, C), of the same items, judged at `thresholds` (C,), where they are labels."""
         limits = None if thresholds is None else thresholds.tolist()
-        return Judged(np.array(scores), self.data, rows=self.rows, thresholds=limits, metrics=self.metrics)
+        data = self.examples if len(scores) == len(self.examples) else self.data
+        return Judged(np.array(scores), data, rows=self.rows, thresholds=limits, metrics=self.metrics)
 
 
 ByTask = dict[str, Judged]

@@ -12,6 +12,7 @@ import torch
 
 from ..data import (
     ArrayPreprocessing,
+    AudioPreprocessing,
     ColumnsPreprocessing,
     ConditionsPreprocessing,
     Dataset,
@@ -36,12 +37,16 @@ __all__ = [
     "check_inputs",
     "check_items",
     "inferred_preprocessing",
+    "notes_on_recordings",
     "output_names",
     "prepared_for",
     "preprocessing_for",
+    "windowed",
     "within_tokens",
 ]
 
+LONGER = 7
+"""How many times as long waveforms are tried with a network that may take any length."""
 _TRIED = 64
 """How many times as large as the sample an item may be that a network is tried with."""
 
@@ -99,6 +104,34 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
     return Prepared(data, items.preprocessing, view_seed=plan.seed, augment="photo")
 
 
+def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Dataset:
+    """Return data in which recordings that are longer than the network takes at once are windows over them.
+
+    Args:
+        net: the network.
+        data: the items.
+        as_of: the data that the length is decided by, where the network takes any; None: these.
+
+    Raises:
+        DataError: if the kind of the data does not go with the network, or a recording cannot be opened.
+    """
+    if data.kind != "audio":
+        return data
+    own = preprocessing_for(net, data)
+    return (own if own.fitted else own.fit((as_of or data).recordings())).windows(data)
+
+
+def notes_on_recordings(items: Prepared) -> list[str]:
+    """Return sentences on what was decided on recordings: windows over long ones, and a sample rate that the network does not say."""
+    own, data = items.preprocessing, items.data
+    notes = [] if data.recordings() is data else [f"{data.notes[-1][:1].upper()}{data.notes[-1][1:]}."]
+    if isinstance(own, AudioPreprocessing) and own.inferred:
+        notes.append(
+            f"The network does not say how it reads sound; taken is {own.describe()}. If it learned from another, give preprocessing=."
+        )
+    return notes
+
+
 def _without_range(own: Preprocessing) -> Preprocessing:
     """Return a preprocessing without what an earlier training found out of the values of arrays: each training decides on them anew."""
     if isinstance(own, ConditionsPreprocessing | ColumnsPreprocessing):
@@ -113,6 +146,11 @@ def _without_range(own: Preprocessing) -> Preprocessing:
 def _try_out(net: Network, items: Prepared) -> None:
     """Let `of_batch` raise if arrays do not go through a network that did not say what it takes, or one of numbers of tokens."""
     own = items.preprocessing
+    if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):
+        twin = net.copy()
+        twin.mode_(False)
+        with torch.no_grad():
+            of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=items.batch(np.zeros(2, np.int64)))
     if not isinstance(own, ArrayPreprocessing) or not isinstance(net.sample, torch.Tensor) or not (own.integers or net.input_guessed):
         return
     rows = np.zeros(2, np.int64)
@@ -287,16 +325,40 @@ def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
 
 def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int | None, ...]) -> Preprocessing:
     """Return the preprocessing of the items alone, of a network that takes items of some shape."""
+    if isinstance(own, AudioPreprocessing) and own.as_ == "mel" and own.picture is None:
+        return own.for_picture(shape, net.layout)
     if not own.inferred:
         if data.kind not in (own.item_kind, "array"):
-            raise DataError(
-                f"The network takes items of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. "
-                f"Read them with kind={own.item_kind!r}."
-            )
+            shown = "regraft.load(…, preprocessing={'kind': 'audio', 'as_': 'mel'}) shows it a log-mel spectrogram of each recording"
+            remedy = shown if (data.kind, own.item_kind) == ("audio", "image") else f"Read them with kind={own.item_kind!r}"
+            raise DataError(f"The network takes items of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. {remedy}.")
         return own
+    if data.kind == "audio" and net.input_guessed and len(shape) in (1, 2):
+        return default_preprocessing("audio", _open_length(net, shape), net.layout)
     if data.kind == "array" and isinstance(own, ArrayPreprocessing):
         return _for_arrays(net, own, found=tuple(np.shape(data[0])), shape=shape)
     return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, net.layout)
+
+
+def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Return the shape of waveforms that a network takes whose input nobody said: of any length, where it runs on longer ones too.
+
+    Raises:
+        DataError: if it takes one length only, which has to be said.
+    """
+    length = max(side or 1 for side in shape)
+    wide = tuple(LONGER * length if side == length else side for side in shape)
+    twin = net.copy()
+    twin.mode_(False)
+    try:
+        with torch.no_grad():
+            (twin.scores if twin.heads else twin.feature_batch)(torch.zeros(2, *(side or 1 for side in wide)))
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"How many samples the network takes is not known: it runs on {shape}, not on {wide}. Say it: regraft.load(…, inputs=(1, N)),"
+            " or give preprocessing={'kind': 'audio', 'features': 'waveform', 'sample_rate': …, 'seconds': …}."
+        ) from error
+    return tuple(None if side == length else side for side in shape)
 
 
 def _for_arrays(net: Network, own: ArrayPreprocessing, *, found: tuple[int, ...], shape: tuple[int | None, ...]) -> Preprocessing:

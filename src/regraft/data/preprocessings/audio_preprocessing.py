@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,19 @@ from ...files.text import printable
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.threads import in_threads
-from ..items import take
+from ..items import ArrayView, Clip, take, whole_items
 from .preprocessing import Preprocessing
 
 __all__ = ["AudioPreprocessing", "augmented_waveform", "fitted_length"]
 
 SECONDS = 2.0
+LONGEST_SECONDS = 30.0
+"""Of one item, for a network that takes any length."""
+MOST_WINDOWS = 64
+SLACK = 0.1
+"""Share of an item by which a recording may be longer, and still be one item: its middle."""
+MOST_BANDS = 128
+"""Mel bands of a picture; more of them are narrower than the window can tell apart."""
 SHIFT = 0.1
 GAIN_DB = 6.0
 NOISE_DB = 20.0
@@ -29,12 +37,16 @@ SMALLEST_STD = 1e-5
 
 @dataclass(frozen=True)
 class AudioPreprocessing(Preprocessing):
-    """Recordings to spectrograms or waveforms: mono, resampled, cut or padded at both ends to a fixed length, float32.
+    """Recordings to spectrograms or waveforms: mono, resampled, padded at both ends to one length, float32.
+
+    A recording that is longer by more than a tenth is read in windows over its whole length, evenly spread, at most 64, and what the
+    network says of them is averaged: see `windows`. One that is longer by less loses as much at both ends.
 
     Attributes:
         features: "log_mel" (decibels, 80 dB below the loudest at most), "mfcc", or "waveform" (the samples themselves).
         sample_rate: in Hz; files are resampled to it, and waveforms in arrays are taken to have it.
-        seconds: length of every item.
+        seconds: length of every item. None, for a network of any length: `fit` takes that of the longest recording, at most twice the
+            median, and 30 s.
         n_mels: mel bands.
         n_mfcc: coefficients, for "mfcc".
         n_fft: window, in samples.
@@ -42,6 +54,8 @@ class AudioPreprocessing(Preprocessing):
         layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1); for waveforms (1, samples) or (samples, 1).
         channel: whether there is a channel axis; without it (n, frames) or (samples,).
         standardise: bring each item to mean 0 and standard deviation 1.
+        as_: "array"; "mel": a log-mel spectrogram as a picture, for a network of pictures.
+        picture: height, width and channels of that picture; None until the network is known.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
 
     Views shift by up to 10 % of the length, change the gain by up to 6 dB, and add white noise at 20 dB below the signal.
@@ -50,7 +64,7 @@ class AudioPreprocessing(Preprocessing):
     kind: ClassVar[str] = "audio"
     features: str = "log_mel"
     sample_rate: int = 16000
-    seconds: float = SECONDS
+    seconds: float | None = SECONDS
     n_mels: int = 64
     n_mfcc: int = 40
     n_fft: int = 1024
@@ -58,10 +72,16 @@ class AudioPreprocessing(Preprocessing):
     layout: str = "channels_first"
     channel: bool = True
     standardise: bool = True
+    as_: str = "array"
+    picture: tuple[int, int, int] | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:
-        for name, valid in (("features", ("log_mel", "mfcc", "waveform")), ("layout", ("channels_first", "channels_last"))):
+        for name, valid in (
+            ("features", ("log_mel", "mfcc", "waveform")),
+            ("layout", ("channels_first", "channels_last")),
+            ("as_", ("array", "mel")),
+        ):
             if getattr(self, name) not in valid:
                 raise DataError(f"{name}={getattr(self, name)!r} is unknown to audio preprocessing; expected one of {valid}.")
         if self.features == "mfcc" and self.n_mfcc > self.n_mels:
@@ -69,7 +89,7 @@ class AudioPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel") -> Self:
-        """Return bands and a hop by which about two seconds fill the network's input exactly.
+        """Return bands and a hop by which about two seconds fill the network's input exactly; whole recordings where it is open.
 
         Args:
             input_shape: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1);
@@ -85,16 +105,20 @@ class AudioPreprocessing(Preprocessing):
         """
         wave = _waveform_samples(input_shape)
         if wave is not None:
-            seconds = (wave or round(SECONDS * cls.sample_rate)) / cls.sample_rate
+            seconds = wave / cls.sample_rate if wave else None
             return cls("waveform", seconds=seconds, layout=layout, channel=len(input_shape) == 2)
         shape = input_shape or (1, None, None)[:: 1 if layout == "channels_first" else -1]
         sides = shape if len(shape) == 2 else shape[1:] if layout == "channels_first" else shape[:-1]
         single = len(shape) == 2 or (len(shape) == 3 and shape[0 if layout == "channels_first" else 2] in (1, None))
         if not single or sides[1] in (0, 1):
             expected = "(1, bands, frames), (bands, frames, 1) or (bands, frames)"
-            raise DataError(f"The network takes items of the shape {shape}; expected {expected} for audio. Give preprocessing=.")
+            shown = "preprocessing={'kind': 'audio', 'as_': 'mel'}"
+            raise DataError(
+                f"The network takes items of the shape {shape}; expected {expected} for audio. {shown} at regraft.load shows a network of "
+                "pictures a log-mel spectrogram of each recording; else give it a preprocessing= that makes what it takes."
+            )
         bands, frames = sides
-        hop, seconds = cls.hop_length, SECONDS
+        hop, seconds = cls.hop_length, None
         if frames:
             hop = max(1, round(SECONDS * cls.sample_rate / (frames - 1)))
             seconds = hop * (frames - 1) / cls.sample_rate
@@ -106,22 +130,91 @@ class AudioPreprocessing(Preprocessing):
     @property
     def samples(self) -> int:
         """The length of every item in samples."""
-        return round(self.seconds * self.sample_rate)
+        return round((self.seconds or SECONDS) * self.sample_rate)
 
     @property
     def fitted(self) -> bool:
-        """True: nothing depends on the data."""
-        return True
+        """Whether the length of the items is fixed."""
+        return self.seconds is not None
 
-    def fit(self, data: Dataset) -> AudioPreprocessing:
-        """Return this: nothing depends on the data.
+    def for_picture(self, shape: tuple[int | None, ...], layout: str) -> AudioPreprocessing:
+        """Return it for a network that takes pictures of a shape, (channels, height, width) or (height, width, channels).
 
         Raises:
-            DataError: if the items are images or texts.
+            DataError: if that is no shape of pictures.
+        """
+        sides = shape if layout == "channels_last" else (*shape[1:], *shape[:1])
+        if len(sides) != 3 or (sides[2] or 3) > 4:
+            raise DataError(f"as_='mel' makes a picture of each recording; the network takes items of the shape {shape}. Leave as_ out.")
+        height, width, channels = (side or default for side, default in zip(sides, (224, 224, 3), strict=True))
+        hop = max(1, round((self.seconds or SECONDS) * self.sample_rate / max(width - 1, 1)))
+        picture = (height, width, channels)
+        return dataclasses.replace(self, picture=picture, n_mels=min(height, MOST_BANDS), hop_length=hop, layout=layout)
+
+    def fit(self, data: Dataset) -> AudioPreprocessing:
+        """Fix the length of the items where it is open.
+
+        Args:
+            data: recordings.
+
+        Returns:
+            The fitted preprocessing.
+
+        Raises:
+            DataError: if the items are images or texts, or a recording cannot be opened.
         """
         if data.kind in ("image", "text"):
             raise DataError(f"The network takes audio and the data are {data.kind} items; expected audio files or waveforms.")
-        return self
+        if self.seconds is not None:
+            return self
+        lengths = self._lengths(data.recordings().items)
+        seconds = min(float(lengths.max()), 2 * float(np.median(lengths)), LONGEST_SECONDS)
+        return dataclasses.replace(self, seconds=max(seconds, self.n_fft / self.sample_rate))
+
+    def windows(self, data: Dataset) -> Dataset:
+        """Return data in which each recording that is longer than an item is several windows over it; see the class."""
+        if data.kind not in ("audio", "array") or not len(data) or whole_items(data.items) is not None:
+            return data
+        seconds = self.seconds or float(self.fit(data).seconds or SECONDS)
+        lengths = self._lengths(data.items)
+        wanted = np.ceil(lengths / seconds - SLACK).astype(np.int64).clip(1)
+        counts = wanted.clip(1, MOST_WINDOWS)
+        if (counts == 1).all():
+            return data
+        rows = np.repeat(np.arange(len(data)), counts)
+        clips = [
+            Clip(data.items[row], float(start), seconds if count > 1 else float(length), row, data.name_of(row))
+            for row, (length, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True))
+            for start in (np.linspace(0, length - seconds, count) if count > 1 else [0.0])
+        ]
+        longer = counts[counts > 1]
+        note = (
+            f"{len(longer)} of {len(data)} recordings are longer than the {seconds:g} s that the network takes at once: they are read in "
+            f"windows over their whole length, {longer.min()} to {longer.max()} a recording, and their scores are averaged"
+        )
+        most = f"; in place of {wanted.max()} windows without gaps, {MOST_WINDOWS} are spread over a recording"
+        return dataclasses.replace(
+            data.subset(rows),
+            items=clips,
+            kind="audio",
+            groups=rows.astype(np.str_) if data.groups is None else data.groups[rows],
+            names=tuple(f"{clip.name}, from {clip.start:.3g} s" for clip in clips),
+            notes=(*data.notes, note + (most if wanted.max() > MOST_WINDOWS else "")),
+        )
+
+    def _lengths(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return the length of each recording in seconds, (N,), by the heads of files."""
+        if isinstance(items, np.ndarray | ArrayView):
+            return np.full(len(items), max(items.shape[1:], default=0) / self.sample_rate)
+        return np.array(in_threads(self._length, list(items)))
+
+    def _length(self, item: Any) -> float:
+        if isinstance(item, Clip):
+            return item.seconds
+        if not isinstance(item, str | Path):
+            return float(max(np.shape(item), default=0) / self.sample_rate)
+        with recording_of(item) as file:
+            return float(file.frames / file.samplerate)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n recordings as spectrograms; each is read and transformed in a thread.
@@ -148,6 +241,8 @@ class AudioPreprocessing(Preprocessing):
             optional_import("librosa", "audio", purpose="spectrograms")
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
         made = np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs))
+        if self.picture is not None:
+            return made if self.layout == "channels_last" else np.ascontiguousarray(made.transpose(0, 3, 1, 2))
         if not self.channel:
             return made
         return made[:, None] if self.layout == "channels_first" else made[..., None]
@@ -155,17 +250,26 @@ class AudioPreprocessing(Preprocessing):
     def describe(self) -> str:
         """Return one line for people."""
         if self.features == "waveform":
-            line = f"audio: {self.seconds:g} s at {self.sample_rate} Hz as a waveform"
+            line = f"audio: {self._length_told()} at {self.sample_rate} Hz as a waveform"
             return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
         bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
-        line = f"audio: {self.seconds:g} s at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
+        line = f"audio: {self._length_told()} at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
+        line += "" if self.picture is None else f", as pictures of {self.picture[0]} x {self.picture[1]}"
         return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
 
+    def _length_told(self) -> str:
+        return "whole recordings" if self.seconds is None else f"{self.seconds:.4g} s"
+
     def _spectrogram(self, item: Any, view: int, *, seed: int) -> np.ndarray:
-        """Return (bands, frames) float32 of one item."""
-        wave = self._read(item) if isinstance(item, str | Path) else _mono(np.asarray(item))
+        """Return (bands, frames) float32 of one item, or (height, width, channels)."""
+        source, start, seconds = (item.source, item.start, item.seconds) if isinstance(item, Clip) else (item, 0.0, None)
+        if isinstance(source, str | Path):
+            wave = self._read(source, start, seconds=seconds)
+        else:
+            first = round(start * self.sample_rate)
+            wave = _mono(np.asarray(source))[first : None if seconds is None else first + round(seconds * self.sample_rate)]
         if not wave.size:
-            name = printable(item) if isinstance(item, str | Path) else "an array of length 0"
+            name = printable(source) if isinstance(source, str | Path) else "an array of length 0"
             raise DataError(f"A recording has no samples: {name}. Remove it.")
         wave = fitted_length(wave, self.samples)
         if view:
@@ -173,11 +277,14 @@ class AudioPreprocessing(Preprocessing):
         values = self._features(wave)
         if self.standardise:
             values = (values - values.mean()) / max(float(values.std()), SMALLEST_STD)
-        return values.astype(np.float32)
+        return (values if self.picture is None else _as_picture(values, self.picture)).astype(np.float32)
 
-    def _read(self, path: str | Path) -> np.ndarray:
+    def _read(self, path: str | Path, start: float, *, seconds: float | None) -> np.ndarray:
         with recording_of(path, rate=self.sample_rate) as file:
-            mono = np.asarray(file.read(dtype="float32", always_2d=True).mean(axis=1))
+            if start:
+                file.seek(min(round(start * file.samplerate), file.frames))
+            frames = -1 if seconds is None else round(seconds * file.samplerate)
+            mono = np.asarray(file.read(frames, dtype="float32", always_2d=True).mean(axis=1))
             if file.samplerate == self.sample_rate:
                 return mono
             soxr = optional_import("soxr", "audio", purpose="resampling audio")
@@ -192,6 +299,15 @@ class AudioPreprocessing(Preprocessing):
         )
         decibels = librosa.power_to_db(power)
         return np.asarray(decibels if self.features == "log_mel" else librosa.feature.mfcc(S=decibels, n_mfcc=self.n_mfcc))
+
+
+def _as_picture(values: np.ndarray, picture: tuple[int, int, int]) -> np.ndarray:
+    """Return (bands, frames) as a picture (height, width, channels), low tones below; lines between bands are interpolated."""
+    height, width, channels = picture
+    rows, columns = np.linspace(len(values) - 1, 0, height), np.linspace(0, values.shape[1] - 1, width)
+    tall = np.stack([np.interp(rows, np.arange(len(values)), frame) for frame in values.T], axis=1)
+    wide = np.stack([np.interp(columns, np.arange(values.shape[1]), band) for band in tall])
+    return np.repeat(wide[..., None], channels, axis=2)
 
 
 def _waveform_samples(shape: tuple[int | None, ...]) -> int | None:

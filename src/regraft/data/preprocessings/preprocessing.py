@@ -18,7 +18,7 @@ from ...files.schema import checked
 from ...networks.parts.protocols import Inputs
 from ...tensors import torch
 from ..dataset import Dataset
-from ..items import as_numpy, is_frame, listed, take
+from ..items import as_numpy, is_frame, listed, mean_of_windows, take
 from ..readers.examples import are_examples, unlabelled
 from ..readers.unlabelled import is_file_of_items, read_files
 from .augmenting import plain_name
@@ -195,6 +195,29 @@ class Preprocessing(abc.ABC):
         if isinstance(made, dict):
             return {name: np.asarray(values[0].numpy()) for name, values in made.items()}
         return np.asarray(made[0].numpy())
+
+    def windows(self, data: Dataset) -> Dataset:
+        """Return data in which what is longer than the network takes, such as a recording, is several examples: windows over it.
+
+        Args:
+            data: the items.
+
+        Returns:
+            The same data where nothing is too long. Windows of one recording are one group.
+        """
+        return data
+
+    def averaged(self, values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return the mean over the windows of each recording.
+
+        Args:
+            values: (N, …), of each item.
+            items: N, as of `windows`.
+
+        Returns:
+            (recordings, …); the values themselves where the items are no windows.
+        """
+        return mean_of_windows(values, items)
 
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
         """Yield items of any supported form as consecutive batches.

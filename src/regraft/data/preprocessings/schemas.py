@@ -93,7 +93,7 @@ class _Function(_Any):
 class _Audio(_Any):
     features: Literal["log_mel", "mfcc", "waveform"] = "log_mel"
     sample_rate: Side = 16000
-    seconds: Annotated[float, Field(gt=0.0, le=3600.0)] = 2.0
+    seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = 2.0
     n_mels: Annotated[int, Field(ge=1, le=2**12)] = 64
     n_mfcc: Annotated[int, Field(ge=1, le=2**12)] = 40
     n_fft: Annotated[int, Field(ge=2, le=2**20)] = 1024
@@ -101,6 +101,8 @@ class _Audio(_Any):
     layout: Layout = "channels_first"
     channel: bool = True
     standardise: bool = True
+    as_: Literal["array", "mel"] = "array"
+    picture: Annotated[list[Side], Field(min_length=3, max_length=3)] | None = None
 
 
 class _Text(_Any):

@@ -249,11 +249,15 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
         return sample, _hub_image_spec(folder, (height, width, channels), transformers=transformers, notes=notes)
     if sample.ndim == 2:
         rate = (found or {}).get("sampling_rate", 16000)
-        seconds = sample.shape[1] / rate if isinstance(rate, int) and rate > 0 else None  # a rate that is none is refused later
         standardise = (found or {}).get("do_normalize") is not False
-        return sample, {"kind": "audio", "features": "waveform", "sample_rate": rate, "channel": False, "standardise": standardise} | (
-            {} if seconds is None else {"seconds": seconds}
-        )
+        return sample, {
+            "kind": "audio",
+            "features": "waveform",
+            "sample_rate": rate,
+            "channel": False,
+            "standardise": standardise,
+            "seconds": None,
+        }
     return sample, None
 
 

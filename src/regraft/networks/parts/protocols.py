@@ -24,7 +24,13 @@ class Preprocessing(Protocol):
         """Yield the items of any supported kind as consecutive batches of at most `batch_size`."""
 
     def dataset(self, items: Any) -> Any:
-        """Return the items of any supported kind as a `Dataset`, without labels where they have none."""
+        """Return items of any supported form as a data set."""
+
+    def windows(self, data: Any) -> Any:
+        """Return a data set in which what is too long for the network is several examples."""
+
+    def averaged(self, values: np.ndarray, items: Any) -> np.ndarray:
+        """Return the mean over the examples that one item was made into."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which the same preprocessing can be made again."""

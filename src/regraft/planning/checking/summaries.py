@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...networks.contract import Network
 from ...networks.names import rows_of
 from ..plan import Plan
-from ..preparing import check_inputs, prepared_for
+from ..preparing import check_inputs, notes_on_recordings, prepared_for, windowed
 from ..setup import Parts, parts_of
 from ..tasks import as_heads_say
 
@@ -39,15 +39,17 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
     notes, problems = list(summary.facts["notes"]), list(summary.facts["problems"])
     parts = None
     try:
+        data = windowed(net, data)
         parts = parts_of(data, plan)
         items = prepared_for(net, data, plan=plan, rows=parts.training)
         check_inputs(net, items.preprocessing)
         items.batch(np.arange(min(2, len(data))))
         facts["takes"] = items.preprocessing.describe()
+        notes += notes_on_recordings(items)
     except InputError as problem:
         problems += [] if str(problem) in problems else [str(problem)]
     if parts is not None:
-        facts["split"] = {"training": len(parts.training), "validation": len(parts.validation), "holdout": len(parts.holdout)}
+        facts["split"] = {part: len(data.subset(getattr(parts, part)).recordings()) for part in ("training", "validation", "holdout")}
         notes += equal_across(data, parts)
     facts |= _classes(net, data)
     return replace(summary, facts={**summary.facts, "network": facts, "notes": notes, "problems": problems})

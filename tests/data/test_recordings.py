@@ -1,0 +1,180 @@
+"""Recordings of any length: whole where the network takes them, else windows over them, whose scores are averaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import regraft
+from regraft.data import AudioPreprocessing, Prepared, read
+from regraft.errors import DataError, NetworkError
+
+soundfile = pytest.importorskip("soundfile")
+RATE = 8000
+
+
+def _wave(pitch: float, seconds: float, seed: int) -> np.ndarray:
+    draw, time = np.random.default_rng(seed), np.arange(round(RATE * seconds)) / RATE
+    return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.02 * draw.normal(size=time.size)).astype(np.float32)
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    """Six recordings of each class, of half a second to two."""
+    for name, pitch in (("low", 220), ("high", 1500)):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        for number in range(6):
+            length = 0.5 + 0.3 * number
+            soundfile.write(tmp_path / f"sounds/{name}/{number}.wav", _wave(pitch * (1 + number / 50), length, number), RATE)
+    return tmp_path / "sounds"
+
+
+def _torch(**how: Any) -> Any:
+    torch.manual_seed(0)
+    layers = (nn.Conv1d(1, 8, 33, 8), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 3))
+    return regraft.load(nn.Sequential(*layers), **how)
+
+
+def _keras(length: int | None = None, **how: Any) -> Any:
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((length, 1))
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Conv1D(8, 33, 8, activation="relu")(inputs))
+    return regraft.load(keras.Model(inputs, keras.layers.Dense(3)(pooled)), **how)
+
+
+def _own(seconds: float | None) -> dict[str, Any]:
+    return {"kind": "audio", "features": "waveform", "sample_rate": RATE, "seconds": seconds}
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_long_recordings_are_windows_and_each_is_judged_once(sounds: Path, family: str) -> None:
+    own = _own(0.5)
+    net = _torch(preprocessing=own) if family == "torch" else _keras(preprocessing={**own, "layout": "channels_last"})
+    result = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0.34)
+    assert any("windows over their whole length, 2 to 4 a recording, and their scores are averaged" in one for one in result.plan.reasons)
+    assert result.facts["data"]["items"] == 12 and sum(result.facts["data"]["split"].values()) == 12
+    assert result.scores["holdout"]["accuracy"] == 1.0
+    path = sounds / "high/5.wav"
+    wave = soundfile.read(path, dtype="float32")[0]
+    whole = result.network.logits([path])
+    starts = np.linspace(0, 2.0 - 0.5, 4)
+    parts = result.network.logits(np.stack([wave[round(s * RATE) : round(s * RATE) + RATE // 2] for s in starts]))
+    np.testing.assert_allclose(whole[0], parts.mean(0), atol=1e-4)
+    np.testing.assert_allclose(whole, result.network.logits(wave[None]), atol=1e-4)
+    both = result.network.predict([sounds / "low/0.wav", path])
+    assert both.labels == ["low", "high"]
+    assert len(result.network.features([sounds / "low/0.wav", path])) == 2
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_networks_of_any_length_hear_whole_recordings(sounds: Path, family: str) -> None:
+    net = _torch(inputs=(1, None)) if family == "torch" else _keras()
+    made = regraft.adapt(net, sounds, strategy="probe", cache="memory").network.preprocessing
+    assert made.seconds == pytest.approx(2.0)
+    assert "inferred" in made.describe()
+    if family == "torch":
+        guessed = regraft.adapt(_torch(), sounds, strategy="probe", cache="memory")  # nobody said how long
+        assert guessed.network.preprocessing.seconds == pytest.approx(2.0)
+        assert any("does not say how it reads sound" in reason for reason in guessed.plan.reasons)
+
+
+def test_a_network_of_one_length_has_to_say_it(sounds: Path) -> None:
+    fixed = nn.Sequential(nn.Conv1d(1, 4, 9, 4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    fixed(torch.zeros(1, 1, 1000))
+    with pytest.raises((DataError, NetworkError), match=r"inputs="):
+        regraft.adapt(regraft.load(fixed), sounds, strategy="probe")
+
+
+LENGTHS = [(0.4, 1), (0.5, 1), (0.55, 1), (0.56, 2), (1.0, 2), (1.05, 2), (1.1, 3), (100.0, 64)]
+
+
+@pytest.mark.parametrize(("length", "count"), LENGTHS)
+def test_windows_cover_a_recording_from_end_to_end(length: float, count: int) -> None:
+    waves = [_wave(300, 0.5, 0), _wave(300, length, 1)]
+    data = regraft.read((waves, ["a", "b"]), kind="audio")
+    own = AudioPreprocessing("waveform", sample_rate=RATE, seconds=0.5, standardise=False, channel=False)
+    made = own.windows(data)
+    assert len(made) == 1 + count
+    assert len(made.recordings()) == 2
+    if count > 1:
+        assert [item.of for item in made.items] == [0] + [1] * count
+        assert made.groups is not None and len(set(made.groups.tolist())) == 2
+        batch = Prepared(made, own).batch(np.arange(len(made))).numpy()
+        np.testing.assert_array_equal(batch[1], waves[1][: RATE // 2])
+        np.testing.assert_allclose(batch[-1], waves[1][-RATE // 2 :], atol=0.05 if length == 100 else 0)
+        assert ("64 are spread" in made.notes[-1]) == (count == 64)
+        assert own.windows(made) is made
+    else:
+        assert made is data
+
+
+def test_any_length_is_at_most_twice_the_median(tmp_path: Path) -> None:
+    waves = [_wave(300, 1.0, 0)] * 4 + [_wave(300, 9.0, 0)]
+    data = regraft.read((waves, list("ababa")), kind="audio")
+    own = AudioPreprocessing("waveform", sample_rate=RATE, seconds=None)
+    assert not own.fitted and "whole recordings" in own.describe()
+    assert own.fit(data).seconds == 2.0
+    assert len(own.fit(data).windows(data)) == 4 + 5
+    assert AudioPreprocessing(**{name: value for name, value in own.fit(data).to_dict().items() if name != "kind"}).seconds == 2.0
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_network_of_pictures_is_shown_a_spectrogram(sounds: Path, family: str) -> None:
+    pytest.importorskip("librosa")
+
+    def module() -> Any:
+        torch.manual_seed(0)
+        if family == "torch":
+            return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 1)), nn.Flatten(), nn.Linear(32, 3))
+        keras = pytest.importorskip("keras")
+        inputs = keras.Input((32, 32, 3))
+        made = keras.layers.MaxPooling2D((8, 32))(keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inputs))
+        return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(made)))
+
+    shape = {"inputs": (3, 32, 32)} if family == "torch" else {}
+    picture = {"kind": "image", "height": 32, "width": 32, "channels": 3} | ({} if family == "torch" else {"layout": "channels_last"})
+    for how in ({"preprocessing": picture}, {}):
+        with pytest.raises(DataError, match=r"'as_': 'mel'"):
+            regraft.adapt(regraft.load(module(), **shape, **how), sounds, strategy="probe")
+    net = regraft.load(module(), **shape, preprocessing={"kind": "audio", "as_": "mel", "sample_rate": RATE, "seconds": 0.5})
+    result = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0.34)
+    assert result.scores["holdout"]["accuracy"] == 1.0
+    made = result.network.preprocessing
+    assert made.picture == (32, 32, 3) and "as pictures of 32 x 32" in made.describe()
+    item = made.item(_wave(300, 0.5, 0))
+    assert item.shape == ((3, 32, 32) if family == "torch" else (32, 32, 3))
+    again = regraft.data.preprocessing_from_dict(made.to_dict())
+    np.testing.assert_array_equal(again.item(_wave(300, 0.5, 0)), item)
+
+
+def test_what_the_network_cannot_take_is_told_in_our_words(sounds: Path) -> None:
+    pytest.importorskip("librosa")
+    with pytest.raises(NetworkError, match=r"cannot run on items of the shape and type \(1, 64, 126\)"):
+        regraft.adapt(_torch(preprocessing={"kind": "audio"}), sounds, strategy="probe")
+    pictures = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(NetworkError, match=r"cannot run on items of the shape and type \(1, 64, 126\)"):
+        regraft.adapt(regraft.load(pictures, inputs=(3, 32, 32), preprocessing={"kind": "audio"}), sounds, strategy="probe")
+
+
+def test_check_says_how_recordings_are_read(sounds: Path) -> None:
+    told = str(regraft.check(sounds, _torch(preprocessing=_own(0.5))))
+    assert "windows over their whole length" in told and "holdout: 2" in told, told
+    assert "does not say how it reads sound" in str(regraft.check(sounds, _torch(inputs=(1, 4000))))
+
+
+def test_windows_survive_saving_and_a_test_set(sounds: Path, tmp_path: Path) -> None:
+    net = _torch(preprocessing=_own(0.5))
+    result = regraft.adapt(net, sounds, strategy="probe", cache="memory", holdout=0, test=read(sounds), out=tmp_path / "out")
+    paths = sorted(sounds.rglob("*.wav"))
+    again = regraft.load(tmp_path / "out", architecture=_torch().module)
+    np.testing.assert_allclose(again.logits(paths), result.network.logits(paths), atol=1e-6)
+    assert result.network.logits(read(sounds)).shape == (12, 2)
+    pytest.importorskip("onnxruntime")
+    whole = regraft.predict(result.network, paths, engine="onnxruntime").probabilities
+    np.testing.assert_allclose(whole, result.network.predict(paths).probabilities, atol=1e-5)
