@@ -18,6 +18,7 @@ from torch import nn
 import regraft
 from regraft.networks.keras_parts.library import keras
 from regraft.planning import finishing
+from regraft.probes import ClassStatistics
 
 LEARNED = {"epochs": 12, "learning_rate": 5e-3}
 """Of what trains below the head: the source network has seen too little for the rates of tuning."""
@@ -145,14 +146,29 @@ def test_so_it_is_with_statistics_of_some_features_of_a_very_wide_head(
     net.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net", architecture=_cnn)
     assert _extended(again, parts) == (lost, found)
-    with pytest.raises(regraft.errors.SettingError, match=r"every \d+-th.*Leave it out"):
-        regraft.extend(net, ["digit 8", "digit 9"], parts["new"], statistics=True)
-    steps = net
-    for name in ("digit 8", "digit 9"):
-        own = parts["new"][1] == name
-        steps = regraft.extend(steps, [name], (parts["new"][0][own], parts["new"][1][own]))
-    assert _accuracy(net, parts["old test"]) - _accuracy(steps, parts["old test"]) <= MOST_LOST
-    assert _accuracy(steps, parts["new test"]) >= LEAST_FOUND
+    for solved in (None, True):
+        steps = net
+        for name in ("digit 8", "digit 9"):
+            own = parts["new"][1] == name
+            steps = regraft.extend(steps, [name], (parts["new"][0][own], parts["new"][1][own]), statistics=solved)
+        assert _accuracy(net, parts["old test"]) - _accuracy(steps, parts["old test"]) <= MOST_LOST
+        assert _accuracy(steps, parts["new test"]) >= LEAST_FOUND
+
+
+def test_statistics_of_some_features_stay_those_of_the_head_that_was_solved_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WIDEST", 30), ("WIDEST_AT_HAND", 30), ("WIDEST_HIDDEN", 30), ("THINNED", 12)):
+        monkeypatch.setattr(finishing, name, value)
+    parts = _parts("torch")
+    net = regraft.adapt(_source("torch"), parts["learn"], strategy="probe", holdout=0.0, test=parts["old test"], cache="memory").network
+    joint = regraft.extend(net, ["digit 8", "digit 9"], parts["new"], statistics=True)
+    kept, every = ClassStatistics.from_arrays(joint.statistics or {}), int((joint.statistics or {})["every"][0])
+    shown = np.concatenate([net.features(parts["learn"][0]), net.features(parts["new"][0])])
+    seen = np.concatenate([shown[:, ::every], shown @ joint.head.weight.T + joint.head.bias], axis=1)
+    labels = np.concatenate([parts["learn"][1], parts["new"][1]])
+    means = np.stack([seen[labels == name].mean(axis=0) for name in kept.classes])
+    scatter = sum((part - part.mean(axis=0)).T @ (part - part.mean(axis=0)) for part in (seen[labels == name] for name in kept.classes))
+    assert np.allclose(kept.means, means, atol=1e-2 * np.abs(means).max())
+    assert np.allclose(kept.scatter, scatter, atol=1e-2 * np.abs(scatter).max())
 
 
 def test_statistics_that_would_take_too_long_are_of_fewer_examples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
         head = started(net, head, new=_new(head, names), old=_rows(old), start=Start(start or "zeros", None, seed))
     if known is not None and added is not None:
         known = known.joined(added, key=exact_name)
-        head = _joint(head, known) if statistics is not None else head
+        head, known = _joint(head, known, old=(old.weight, old.bias)) if statistics is not None else (head, known)
     changed = net.with_head(head)
     for layer in changed.layers_of(changed.head.task):
         changed.release_(layer)
@@ -192,7 +192,13 @@ def _aligned(shown: tuple[np.ndarray, np.ndarray], *, count: int, old: Rows, kno
     seen, classes = _seen(features, old=old, every=every), len(old[0])
     first = seen.shape[1] - classes
     of_scores = (np.eye(classes, seen.shape[1], first), np.zeros(classes))
-    weight, bias = aligned_to_statistics(seen, targets, count=count, old=of_scores, known=replace(known, every=1))
+    rows = aligned_to_statistics(seen, targets, count=count, old=of_scores, known=replace(known, every=1))
+    return _on_all(rows, old=old, every=every)
+
+
+def _on_all(rows: Rows, *, old: Rows, every: int) -> Rows:
+    """Return rows on every so many of the features and on the scores of `old` rows as the same functions of all features."""
+    (weight, bias), first = rows, rows[0].shape[1] - len(old[0])
     whole = weight[:, first:] @ old[0]
     whole[:, ::every] += weight[:, :first]
     return whole, bias + weight[:, first:] @ old[1]
@@ -232,11 +238,6 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
     if not isinstance(arrays, Mapping):
         raise SettingError(f"statistics= takes a folder saved by regraft, its arrays, or True; received {type(arrays).__name__}.")
     found, head = ClassStatistics.from_arrays(arrays), net.head
-    if found.every > 1 and given is not None:
-        raise SettingError(
-            f"statistics= solves all class weights from all {head.features:,} features; these are of every {found.every}-th, as adapt "
-            "keeps them of very wide heads. Leave it out: new class weights are then aligned to the old ones by them."
-        )
     wide = len(range(0, head.features, found.every)) + (0 if found.every == 1 else len(found.classes))
     least = wide - (0 if found.every == 1 else len(found.classes) - 1)
     if not least <= found.means.shape[1] <= wide:
@@ -249,12 +250,24 @@ def _statistics(net: Network, given: Any) -> ClassStatistics | None:
     return found
 
 
-def _joint(head: Head, statistics: ClassStatistics) -> Head:
-    """Return the head with the closed-form rows of all its classes."""
-    weight, bias = fit_lda(statistics, standardise=True)
+def _joint(head: Head, statistics: ClassStatistics, *, old: Rows) -> tuple[Head, ClassStatistics]:
+    """Return the head with the closed-form rows of all its classes, and the statistics as that head has them.
+
+    Of statistics of every so many features and of the scores of `old` rows, the discriminant is solved in these, which is one of all
+    features as well; afterwards they are of the scores of the solved rows, which stand in the place of the old ones.
+    """
     order = rows_of(head.classes or (), statistics.classes)
     rows = [order[name] for name in head.classes or ()]
-    return replace(head, weight=weight[rows].astype(np.float32), bias=bias[rows].astype(np.float32), parts=())
+    weight, bias = (part[rows] for part in fit_lda(statistics, standardise=True))
+    if statistics.every > 1:
+        width, known = statistics.means.shape[1], statistics.counts > 0
+        first = len(range(0, head.features, statistics.every))
+        turn, shift = np.concatenate([np.eye(first, width), weight]), np.concatenate([np.zeros(first), bias])
+        scatter = turn @ statistics.scatter @ turn.T
+        means = np.where(known[:, None], statistics.means @ turn.T + shift, 0.0)
+        weight, bias = _on_all((weight, bias), old=(old[0][: width - first], old[1][: width - first]), every=statistics.every)
+        statistics = replace(statistics, means=means, scatter=(scatter + scatter.T) / 2)
+    return replace(head, weight=weight.astype(np.float32), bias=bias.astype(np.float32), parts=()), statistics
 
 
 def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dataset | None, judges: Any, joint: bool) -> Account:
