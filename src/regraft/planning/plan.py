@@ -276,7 +276,6 @@ class SearchKeywords(AdaptKeywords, total=False):
     strategy: str
     validation: float
     views: int
-    budget: str | None
 
 
 class _Form(Plain):
