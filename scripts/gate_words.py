@@ -8,6 +8,8 @@ import re
 
 from gate import Function, Gate, Source, decorator_names, is_overload, own_arguments
 
+FACE = frozenset({"copy", "export", "features", "head_of", "logits", "predict", "save", "summary", "to"})
+"""Of a network, what its users call."""
 FACTS = re.compile(
     r"""[`(\"'\d=;<>]|None|\b(none|empty|or|may|not|where|default|unless|otherwise|only|each|if|bytes|seconds?|share|frozen|moved|copied"""
     r"""|changed?|untouched)\b"""
@@ -116,6 +118,14 @@ def filler(node: Function) -> int:
     return sum(is_filler(entry.partition(":")[2].strip().rstrip(".")) for entry in entries if ":" in entry)
 
 
+def without_example(node: Function | ast.ClassDef) -> list[str]:
+    """Return which of a public name and its methods have no example; of an abstract class, those that the families write need none."""
+    parts = [part for part in node.body if isinstance(part, Function) and part.name[0] != "_"] if isinstance(node, ast.ClassDef) else []
+    shown = [part for part in parts if part.name in FACE] if isinstance(node, ast.ClassDef) and node.name == "Network" else parts
+    asked = [part for part in shown if not {"property", "cached_property", "overload"} & decorator_names(part)]
+    return [part.name for part in (node, *asked) if ">>> " not in (ast.get_docstring(part) or "")]
+
+
 def contract_of(gate: Gate) -> set[object] | None:
     """Return the names that the package itself exports; None where it lists none: then all are held to be public."""
     listing = next((exported(source) for source in gate.sources if source.is_top), None)
@@ -124,6 +134,8 @@ def contract_of(gate: Gate) -> set[object] | None:
 
 def check_docstrings(gate: Gate) -> None:
     start, public, empty = len(gate.found), contract_of(gate), 0
+    imports = [node for source in gate.sources if source.is_top for node, *_ in source.imports if isinstance(node, ast.ImportFrom)]
+    homes = {alias.name: node.module for node in imports if node.level for alias in node.names}
     for source in gate.sources:
         listing = exported(source)
         if listing is None or not source.is_public:
@@ -131,6 +143,9 @@ def check_docstrings(gate: Gate) -> None:
         for node in source.tree.body:
             if not isinstance(node, Function | ast.ClassDef) or node.name not in listing[1] or is_overload(node):
                 continue
+            if f"{source.module}.".startswith(f"{source.package}.{homes.get(node.name, '?')}."):
+                for name in without_example(node):
+                    gate.known_or_report(source, node.lineno, "public name without an example", f"{node.name}.{name}")
             contract = public is None or node.name in public or source.room == "methods"
             if not contract:
                 empty += sum(filler(part) for part in (node, *node.body) if isinstance(part, Function))
@@ -139,6 +154,9 @@ def check_docstrings(gate: Gate) -> None:
             else:
                 check_class_words(gate, source, node, contract=contract)
     gate.at_most("described arguments that say nothing", empty)
+    gate.count(
+        "public names without an example beyond the red list", sum("public name without an example" in one.what for one in gate.found)
+    )
     gate.count("public docstrings that leave something out", gate.since(start))
 
 

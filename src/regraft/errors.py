@@ -69,7 +69,16 @@ _HERE = {other: name for name, others in _ELSEWHERE.items() for other in others.
 
 
 class RegraftError(Exception):
-    """Root of every error that regraft raises on purpose."""
+    """Root of every error that regraft raises on purpose.
+
+    Example:
+        >>> import regraft
+        >>> try:
+        ...     regraft.load("there/is/none.keras")
+        ... except regraft.RegraftError as error:
+        ...     print(type(error).__name__)
+        NetworkError
+    """
 
 
 class InputError(RegraftError, ValueError):

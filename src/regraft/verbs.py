@@ -101,6 +101,13 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         NetworkError: if it cannot be opened; the message says what would do.
         UnsafeFileError: if opening it would run code, or read other files.
         SettingError: if `channels` is no number of channels.
+
+    Example:
+        >>> import torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> net.family, net.classes, [block.name for block in net.blocks]
+        ('torch', ('ant', 'bee', 'cat'), ['0', '2'])
     """
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise SettingError(f"channels={channels!r}: expected a whole number, 1 or more.")
@@ -232,6 +239,16 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
 
     Raises:
         InputError: if something does not fit; nothing has been started then.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> result = regraft.adapt(net, (rows, labels), strategy="head", seed=0)
+        >>> result.network.classes, sorted(result.scores), result.plan.strategy
+        (('cold', 'warm'), ['holdout'], 'head')
     """
     skip_bad = bool(settings.pop("skip_bad", False))
     given = {"holdout": (holdout, 0.2), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
@@ -443,6 +460,15 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     Raises:
         SettingError: if arguments do not go together.
         InputError: if anything else does not fit; nothing has been written then.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> examples = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+        >>> wider = regraft.extend(net, ["dog"], (examples, ["dog"] * 6))
+        >>> wider.classes, bool((wider.logits(examples)[:, :3] == net.logits(examples)).all())
+        (('ant', 'bee', 'cat', 'dog'), True)
     """
     if classes is not None and (data is not None or not _are_data(classes)):
         if holdout is not None or out is not None or skip_bad:
@@ -516,6 +542,19 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
 
     Raises:
         InputError: if something does not fit; nothing has been written then.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> rooms = np.where(np.arange(60) % 2, "hall", "yard")
+        >>> data = regraft.read((rows, labels), condition=rooms)
+        >>> coded = regraft.adapt(net, data, strategy="codes", epochs=2, seed=0).network
+        >>> known = regraft.adapt_condition(coded, (rows[:4], labels[:4]), "cave", steps=5)
+        >>> sorted(known.codes), known.predict(rows, condition="cave").probabilities.shape
+        (['cave', 'hall', 'yard'], (60, 2))
     """
     fitting = Fitting(start, fit, steps, step, prior, unsupervised, seed)
     network = net if isinstance(net, Network) else load(net)
@@ -555,6 +594,14 @@ def tune_input(
 
     Raises:
         InputError: if something does not fit.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> tuned = regraft.tune_input(net, ["bee"], steps=3)
+        >>> tuned.names, tuned.values.shape
+        (('bee',), (1, 4))
     """
     wanted = data if input is None or isinstance(data, Dataset) else _usable(data, False)
     network = net if isinstance(net, Network) else load(net)
@@ -605,6 +652,17 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
 
     Raises:
         InputError: if something does not fit; nothing has been started then, or if no trial came to its end.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> space = {"strategy": ["probe", "head"], "weight_decay": [0.01, 0.1]}
+        >>> study = regraft.search(net, (rows, labels), space=space, trials=2, sampler="random", epochs=2)
+        >>> len(study.trials), study.metric, study.best.strategy in space["strategy"]
+        (2, 'accuracy', True)
     """
     skip_bad = bool(settings.pop("skip_bad", False))
     dataset = _usable(data, skip_bad)
@@ -642,6 +700,16 @@ def profile(
 
     Raises:
         InputError: if something does not fit.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> profile = regraft.profile(net, (rows, labels))
+        >>> profile.metric, [depth.block for depth in profile.depths]
+        ('accuracy', ['input', '0'])
     """
     chosen = Settings.of(settings)
     dataset = _usable(data, skip_bad)

@@ -204,6 +204,17 @@ def test_outside_of_what_the_package_exports_arguments_need_no_words_and_empty_o
         assert text.count("does not describe the argument") == expected, text
 
 
+def test_public_names_and_methods_have_an_example(tmp_path: Path) -> None:
+    top = DOC + 'from .data.a import Own\n\n__all__ = ["Own"]\n'
+    own = (
+        DOC
+        + '__all__ = ["Own"]\n\n\nclass Own:\n    """It.\n\n    Example:\n        >>> 1\n        1\n    """\n\n    def f(self) -> int:\n        """Return {}"""\n        return 1\n'
+    )
+    code, text = gate(tmp_path, **{"__init__.py": top, "data/a.py": own.format("one.")})
+    assert code == 1 and "public name without an example: Own.f" in text, text
+    assert gate(tmp_path, **{"__init__.py": top, "data/a.py": own.format("one: >>> Own().f()")})[0] == 0
+
+
 def test_docstrings_of_methods_are_inherited(tmp_path: Path) -> None:
     derived = (
         DOC

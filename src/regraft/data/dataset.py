@@ -46,6 +46,13 @@ class Dataset:
         weights: (N,) float32, how much each item counts in what is minimised; None: all the same.
         also: other kinds of task that the labels of the first one could be of, where nobody said which is meant.
         table: of data that were read from a table, its columns: "column", "type", "use" and, where there are any, "values" and "missing".
+
+    Example:
+        >>> import numpy as np, regraft
+        >>> rows = np.arange(24.0).reshape(12, 2)
+        >>> data = regraft.read((rows, ["a", "b", "a"] * 4), group=np.arange(12) // 2)
+        >>> len(data), data.classes, data[0].tolist()
+        (12, ('a', 'b'), [0.0, 1.0])
     """
 
     items: Sequence[Any] | np.ndarray = field(repr=False)
@@ -107,6 +114,11 @@ class Dataset:
 
         Raises:
             DataError: if the items have no such part; the nearest names are listed.
+
+        Example:
+            >>> views = regraft.read(({"left": rows, "right": rows}, data.targets))
+            >>> views.part_names, views.part("left").kind
+            (('left', 'right'), 'array')
         """
         if not isinstance(self.items, Parts) or name not in self.items.parts:
             raise DataError(f"The items have no part {name!r}{near_names(name, self.part_names)}")
@@ -133,6 +145,10 @@ class Dataset:
 
         Raises:
             DataError: if there is no such task; the nearest names are listed.
+
+        Example:
+            >>> data.targets_of(data.name).classes
+            ('a', 'b')
         """
         if name == self.name:
             return Targets(self.targets, self.classes, self.task, also=self.also)
@@ -151,6 +167,10 @@ class Dataset:
 
         Raises:
             DataError: if there is no such task; the nearest names are listed.
+
+        Example:
+            >>> data.of_task(data.name).tasks
+            ('main',)
         """
         targets, partial = self.targets_of(name), self.partial or bool(self.further)
         return dataclasses.replace(
@@ -172,6 +192,10 @@ class Dataset:
 
         Returns:
             A data set of n items with the same classes.
+
+        Example:
+            >>> data.subset([0, 1]).class_counts()
+            array([1, 1])
         """
         rows = np.asarray(indices, dtype=np.int64)
         return dataclasses.replace(
@@ -202,6 +226,11 @@ class Dataset:
         Raises:
             SettingError: if `holdout` is not between 0 and 1.
             DataError: if the data cannot be split so.
+
+        Example:
+            >>> learned, judging = data.split(0.25, seed=0)
+            >>> len(learned), len(judging)
+            (10, 2)
         """
         first, second = self.split_indices(holdout, seed=seed)
         return self.subset(first), self.subset(second)
@@ -219,6 +248,11 @@ class Dataset:
         Raises:
             SettingError: if `holdout` is not between 0 and 1.
             DataError: if the data cannot be split so.
+
+        Example:
+            >>> learned, judging = data.split_indices(0.25, seed=0)
+            >>> set(data.groups[learned]) & set(data.groups[judging])
+            set()
         """
         if not 0 < holdout < 1:
             raise SettingError(f"holdout={holdout} is out of range; expected a share between 0 and 1, such as 0.2.")
@@ -245,6 +279,10 @@ class Dataset:
 
         Returns:
             A data set of as many examples as there are recordings, in their order.
+
+        Example:
+            >>> data.recordings() is data
+            True
         """
         owners = whole_items(self.items)
         if owners is None:
@@ -261,6 +299,10 @@ class Dataset:
 
         Returns:
             Its path within the folder, or "item 17".
+
+        Example:
+            >>> data.name_of(3)
+            'item 3'
         """
         return f"item {index}" if self.names is None else self.names[index]
 
@@ -272,6 +314,10 @@ class Dataset:
 
         Returns:
             16 bytes over the file, the array with its shape and type, or the text, and over its columns where there are any.
+
+        Example:
+            >>> data.digest(0) == data.digest(1)
+            False
         """
         digest = self.items.digest(index) if isinstance(self.items, Parts) else item_digest(self.items[index], self.kind)
         return digest if self.columns is None else digest_with(digest, self.column_names, values=self.columns[index])
@@ -282,6 +328,10 @@ class Dataset:
         Returns:
             (N,) int64 indices; that of the example itself where none before it is equal. As groups (`read(data,
             group=data.duplicates())`) they keep equal examples on one side of a split.
+
+        Example:
+            >>> data.subset([0, 1]).duplicates()
+            array([0, 1])
         """
         return first_equal(self.items, self.kind, digest=self.digest)
 
@@ -293,6 +343,10 @@ class Dataset:
 
         Returns:
             (N,) int64 indices among the others, -1 where none is equal.
+
+        Example:
+            >>> data.equal_to(data.subset([3, 5])).tolist()
+            [-1, -1, -1, 0, -1, 1, -1, -1, -1, -1, -1, -1]
         """
         return equal_in(self.items, others.items, kind=self.kind, digest=self.digest, other_digest=others.digest)
 
@@ -301,6 +355,10 @@ class Dataset:
 
         Returns:
             The facts, which `print` shows in words.
+
+        Example:
+            >>> print(str(data.summary()).splitlines()[0])
+            examples    12, of the kind 'array'
         """
         tasks = [task_facts(name, self.targets_of(name)) for name in self.tasks]
         beside = beside_facts({name: getattr(self, name) for name in ("groups", "conditions", "columns", "weights")}, self.column_names)
@@ -333,6 +391,10 @@ class Dataset:
 
         Raises:
             DataError: if the labels cannot be of that kind, or there is no such task.
+
+        Example:
+            >>> regraft.read((rows, np.arange(12) % 3)).as_task("regression").targets.dtype
+            dtype('float32')
         """
         name = self.name if name is None else name
         targets = self.targets_of(name).as_task(task)
@@ -343,7 +405,12 @@ class Dataset:
         return dataclasses.replace(self, targets=targets.values, classes=targets.classes, task=task, also=(), notes=notes)
 
     def class_counts(self) -> np.ndarray:
-        """Return how many items each class of the first task has, (C,) int64, missing targets left out; empty for regression."""
+        """Return how many items each class of the first task has, (C,) int64, missing targets left out; empty for regression.
+
+        Example:
+            >>> data.class_counts()
+            array([8, 4])
+        """
         return self.targets_of(self.name).counts()
 
     @property
@@ -364,6 +431,10 @@ class Dataset:
 
         Raises:
             DataError: if items have labels that are not among `classes` (all are listed), or there is no such task.
+
+        Example:
+            >>> data.with_classes(["b", "a", "c"]).classes
+            ('b', 'a', 'c')
         """
         name = self.name if task is None else task
         old = self.targets_of(name)

@@ -82,6 +82,12 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     Raises:
         DataError: if the source cannot be read as asked; all problems of a kind are listed in one message.
         UnsafeFileError: if a table names files outside its folder and `outside` is false, or a file is a pipe or device.
+
+    Example:
+        >>> import numpy as np, regraft
+        >>> data = regraft.read((np.zeros((4, 2)), ["yes", "no", "yes", "yes"]), group=[1, 1, 2, 3])
+        >>> data.classes, data.class_counts().tolist(), data.task
+        (('no', 'yes'), [1, 3], 'classification')
     """
     for asked in kind.values() if isinstance(kind, Mapping) else [] if kind is None else [kind]:
         if asked not in KINDS:

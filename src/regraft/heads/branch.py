@@ -54,6 +54,14 @@ def branch(  # noqa: PLR0913  # over the limit: the public contract
     Raises:
         NetworkError: if the task exists, or groups do not divide the old classes.
         SettingError: if arguments do not go together.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> both = regraft.branch(net, "kind", groups={"insect": ["ant", "bee"], "other": None})
+        >>> sorted(both.heads), both.heads["kind"].classes
+        (['kind', 'main'], ('insect', 'other'))
     """
     if not task or task in net.heads:
         raise NetworkError(f"Received the task {task!r}; expected a name unlike those of the network: {', '.join(map(repr, net.heads))}.")

@@ -26,6 +26,14 @@ def cut(net: Network, block: str) -> Network:
 
     Raises:
         NetworkError: if there is no such block; the nearest names are listed.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> shorter = regraft.cut(net, net.blocks[0].name)
+        >>> shorter.heads, shorter.features(np.zeros((5, 4), "float32")).shape
+        ({}, (5, 8))
     """
     shorter = net.ended(block)
     shorter.statistics = shorter.unknown = None
@@ -53,6 +61,14 @@ def join(net: Network, columns: Sequence[str]) -> Network:
     Raises:
         SettingError: if no column is named, or one twice.
         NetworkError: if the network cannot be changed so.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> joined = regraft.join(net, ["hour", "price"])
+        >>> joined.head.weight.shape, net.head.weight.shape
+        ((3, 10), (3, 8))
     """
     names = [columns] if isinstance(columns, str) else [str(name) for name in columns]
     if not names or len(set(names)) < len(names):

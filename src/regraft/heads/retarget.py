@@ -61,6 +61,14 @@ def retarget(  # noqa: PLR0913  # over the limit: the public contract
         NetworkError: if names are empty or become one, or `rename` has a name that is not there.
         SettingError: if `start` is unknown, or needs data that are not given, or `hidden` is no list of layers.
         DataError: if the data lack a new class, or have a label that is not among `classes`.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> other = regraft.retarget(net, ["cat", "dog", "ant"])
+        >>> other.account.entries["new"], other.account.entries["dropped"], bool((other.head.weight[0] == net.head.weight[2]).all())
+        (['dog'], ['bee'], True)
     """
     asked, names, layers = Start(start, data, seed), checked_classes(classes), hidden_layers(hidden, dropout)
     if layers:

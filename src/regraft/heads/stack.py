@@ -44,6 +44,14 @@ def stack(
     Raises:
         SettingError: if the activation is unknown.
         NetworkError: if the network has no head.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> higher = regraft.stack(net, ["insect", "mammal"])
+        >>> higher.classes, higher.head.weight.shape
+        (('insect', 'mammal'), (2, 3))
     """
     if activation not in ACTIVATIONS:
         raise SettingError(f"activation={activation!r} is not known{near_names(str(activation), ACTIVATIONS)}")

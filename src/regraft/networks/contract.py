@@ -51,6 +51,14 @@ class Network(abc.ABC):
     `history` is that of all trainings so far; `statistics` are sums of the features by class, where a training kept them.
     `coding` says how the network takes the codes of conditions; None where it knows none. `draws` tells whether two passes over the same
     examples differ, in inference too.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> examples = np.zeros((5, 4), "float32")
+        >>> net.family, net.head.weight.shape, net.classes
+        ('torch', (3, 8), ('ant', 'bee', 'cat'))
     """
 
     family: ClassVar[str]
@@ -132,6 +140,10 @@ class Network(abc.ABC):
 
         Raises:
             NetworkError: if there is no such task; the nearest names are listed.
+
+        Example:
+            >>> net.head_of(None).task
+            'main'
         """
         return self.head if task is None else head_called(self.heads, task)
 
@@ -213,12 +225,21 @@ class Network(abc.ABC):
 
         Raises:
             NetworkError: if there is no such task.
+
+        Example:
+            >>> net.logits(examples).shape
+            (5, 3)
         """
         wanted = self.head_of(task).task
         return run(lambda network, batch: network.scores(batch)[wanted], self, items=items, batch_size=batch_size)
 
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
-        """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time."""
+        """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time.
+
+        Example:
+            >>> net.features(examples).shape
+            (5, 8)
+        """
         return concatenated(lambda network, batch: network.feature_batch(batch), self, items=items, batch_size=batch_size)
 
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False, run: Run = concatenated) -> Predictions:
@@ -237,6 +258,10 @@ class Network(abc.ABC):
         Raises:
             NetworkError: if `condition` is given to a network that knows no conditions, or `unknown` is asked of one that no training
                 has given a rule for it.
+
+        Example:
+            >>> net.predict(examples).probabilities.shape
+            (5, 3)
         """
         if condition is not None and self.coding is None:
             raise NetworkError(f"Received condition={condition!r}; this network knows no conditions. Train codes with strategy='codes'.")
@@ -272,7 +297,12 @@ class Network(abc.ABC):
         return together(found)
 
     def summary(self) -> str:
-        """Return a table of the blocks and the head, for people."""
+        """Return a table of the blocks and the head, for people.
+
+        Example:
+            >>> print(net.summary().splitlines()[0])
+            torch network module: 67 parameters in 2 blocks
+        """
         total = sum(block.parameters for block in self.blocks)
         lines = [f"{self.family} network {self.origin.get('source', '')}: {total:,} parameters in {len(self.blocks)} blocks"]
         lines += [
@@ -292,7 +322,12 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def copy(self) -> Self:
-        """Return an independent copy: same weights, no shared storage."""
+        """Return an independent copy: same weights, no shared storage.
+
+        Example:
+            >>> net.copy().classes
+            ('ant', 'bee', 'cat')
+        """
 
     @abc.abstractmethod
     def reinitialised(self, seed: int) -> Self:
@@ -635,6 +670,10 @@ class Network(abc.ABC):
 
         Returns:
             The folder.
+
+        Example:
+            >>> regraft.load(net.save("kept"), architecture=lambda: module).classes
+            ('ant', 'bee', 'cat')
         """
         save_network(self, Path(folder))
         return Path(folder)
@@ -669,6 +708,10 @@ class Network(abc.ABC):
             NetworkError: if the path has another ending, or the network cannot be written in that form; nothing is written then.
             MissingExtraError: if `.onnx` is asked for and its libraries are not installed.
             SettingError: if an option goes with another ending, or has no such value.
+
+        Example:
+            >>> net.export("net.pt2").name
+            'net.pt2'
         """
         aim = Path(path)
         if not aim.parent.is_dir():
@@ -704,6 +747,10 @@ class Network(abc.ABC):
         Raises:
             NetworkError: if the family is unknown, or a layer has no counterpart there, which is named.
             MissingExtraError: if Keras is asked for and not installed.
+
+        Example:
+            >>> net.to("torch").family
+            'torch'
         """
         if family == self.family:
             return self.copy()

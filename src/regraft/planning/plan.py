@@ -103,6 +103,16 @@ class Plan:
         reasons: sentences for people.
         candidates: what "auto" compares; none: those that suit network and data. Afterwards with what came of each.
         chosen: what "auto" found best: strategy and what goes with it, for a plan of its own.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> plan = regraft.adapt(net, (rows, labels), strategy="head", epochs=2, seed=0).plan
+        >>> plan.strategy, plan.settings.epochs, plan.holdout
+        ('head', 2, 0.2)
     """
 
     strategy: str
@@ -136,12 +146,22 @@ class Plan:
         return float(found[1]) * _SECONDS[found[2]] if found else None
 
     def loss_of(self, task: str, *, first: str) -> Any:
-        """Return the setting `loss` for a `task` of the data, whose first one is `first`; None for the usual loss."""
+        """Return the setting `loss` for a `task` of the data, whose first one is `first`; None for the usual loss.
+
+        Example:
+            >>> regraft.Plan("full").loss_of("main", first="main") is None
+            True
+        """
         given = self.settings.loss
         return given.get(task) if isinstance(given, Mapping) else given if task == first else None
 
     def of_the_loop(self) -> tuple[str, ...]:
-        """Return what is given that means something in an epoch loop only, such as "dropout=0.2"."""
+        """Return what is given that means something in an epoch loop only, such as "dropout=0.2".
+
+        Example:
+            >>> plan.of_the_loop()
+            ('epochs=2',)
+        """
         plain, given = Settings().to_dict(), self.settings.to_dict()
         found = [f"{name}={given[name]!r}" for name in _OF_THE_LOOP if given[name] != plain[name]]
         found += [f"views={self.views}"] if self.views > 1 else []
@@ -149,7 +169,12 @@ class Plan:
         return tuple(found)
 
     def given(self) -> dict[str, Any]:
-        """Return what makes this plan again beside the strategy: the seed, and all options and settings that are not as usual."""
+        """Return what makes this plan again beside the strategy: the seed, and all options and settings that are not as usual.
+
+        Example:
+            >>> regraft.Plan("head", validation=0.3).given()
+            {'validation': 0.3, 'seed': 0}
+        """
         method = METHODS.get(self.strategy)
         usual, settings = Plan(self.strategy), Settings.of(method.settings if method else {})
         own = {name: getattr(self, name) for name in _OWN if name == "seed" or getattr(self, name) != getattr(usual, name)}
@@ -157,12 +182,27 @@ class Plan:
         return own | self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
 
     def to_call(self) -> str:
-        """Return the call of Python that makes this plan again: all that is not as usual, and the seed."""
+        """Return the call of Python that makes this plan again: all that is not as usual, and the seed.
+
+        Example:
+            >>> print(regraft.Plan("head").to_call())
+            regraft.adapt(
+                net,
+                data,
+                strategy='head',
+                seed=0,
+            )
+        """
         said = (f"    {name}={_as_code(value)},\n" for name, value in self.given().items())
         return f"regraft.adapt(\n    net,\n    data,\n    strategy={self.strategy!r},\n{''.join(said)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data."""
+        """Return the plan as plain data.
+
+        Example:
+            >>> plan.to_dict()["classes"]
+            ['cold', 'warm']
+        """
         lists = {name: list(getattr(self, name)) for name in ("classes", "reasons", "candidates")}
         lists |= {name: list(getattr(self, name)) for name in _NAMES if isinstance(getattr(self, name), tuple)}
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
@@ -181,6 +221,10 @@ class Plan:
 
         Raises:
             SettingError: if a name is unknown or a value out of its range.
+
+        Example:
+            >>> regraft.Plan.from_dict(plan.to_dict()).to_dict() == plan.to_dict()
+            True
         """
         if not isinstance(plain, Mapping) or "strategy" not in plain:
             raise SettingError(f"A plan is a mapping with a 'strategy'; received {str(plain)[:80]!r}.")
@@ -197,7 +241,12 @@ class Plan:
         return plan
 
     def to_json(self) -> str:
-        """Return the plan as JSON text."""
+        """Return the plan as JSON text.
+
+        Example:
+            >>> plan.to_json().split()[:3]
+            ['{', '"strategy":', '"head",']
+        """
         return json_text(self.to_dict(), indent=1)
 
     @classmethod
@@ -206,6 +255,10 @@ class Plan:
 
         Raises:
             SettingError: if it is not JSON, a name is unknown or a value out of its range.
+
+        Example:
+            >>> regraft.Plan.from_json(plan.to_json()).to_dict() == plan.to_dict()
+            True
         """
         try:
             plain = json.loads(text)
@@ -214,7 +267,12 @@ class Plan:
         return cls.from_dict(plain)
 
     def with_reasons(self, *reasons: str) -> Plan:
-        """Return the plan with further reasons."""
+        """Return the plan with further reasons.
+
+        Example:
+            >>> plan.with_reasons("Small data.").reasons[-1]
+            'Small data.'
+        """
         return replace(self, reasons=(*self.reasons, *reasons))
 
     def __str__(self) -> str:

@@ -70,6 +70,16 @@ class Result:
         baselines: name -> figures on the same items.
         cost: seconds for reading, the frozen part and training, and how many items went through the frozen part.
         facts: what the report shows besides, as plain data.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> result = regraft.adapt(net, (rows, labels), strategy="head", epochs=2, seed=0)
+        >>> len(result.history), sorted(result.baselines), result.network.classes
+        (2, ['class_mean', 'majority', 'probe'], ('cold', 'warm'))
     """
 
     network: Network = field(repr=False)
@@ -113,7 +123,12 @@ class Result:
         return notebook_html(f"{self.plan}\n\n{self.account}", title=self.verdict)
 
     def report_facts(self) -> dict[str, Any]:
-        """Return all that the report shows, as plain data."""
+        """Return all that the report shows, as plain data.
+
+        Example:
+            >>> result.report_facts()["data"]["classes"]
+            2
+        """
         settings = self.plan.options | self.plan.settings.to_dict()
         strategy = {"name": self.plan.strategy, "chosen": self.plan.chosen.get("strategy"), "reasons": list(self.plan.reasons)}
         return {
@@ -129,7 +144,12 @@ class Result:
         }
 
     def report(self, path: str | Path) -> Path:
-        """Write the report, one self-contained HTML file, and return its path."""
+        """Write the report, one self-contained HTML file, and return its path.
+
+        Example:
+            >>> result.report("report.html").name
+            'report.html'
+        """
         return write_report(path, self.report_facts())
 
     def save(self, folder: str | Path) -> Path:
@@ -144,6 +164,10 @@ class Result:
 
         Raises:
             NetworkError: if the folder cannot be written.
+
+        Example:
+            >>> result.save("saved").name
+            'saved'
         """
         save_result(self, Path(folder))
         return Path(folder)

@@ -62,6 +62,11 @@ class Evaluation:
 
         Raises:
             DataError: if there is no such task, or it has no confusion matrix.
+
+        Example:
+            >>> evaluation.confusion()
+            array([[1, 1],
+                   [0, 1]])
         """
         name, figures = self._of(task)
         if "confusion" not in figures:
@@ -79,6 +84,10 @@ class Evaluation:
 
         Raises:
             DataError: if there is no such task, or it is a regression.
+
+        Example:
+            >>> evaluation.recalls()
+            {'left': 0.5, 'right': 1.0}
         """
         name, figures = self._of(task)
         if any("recall" not in row for row in figures["per_class"].values()):

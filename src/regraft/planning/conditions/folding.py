@@ -21,6 +21,19 @@ def fold(net: Network, condition: str) -> Network:
 
     Raises:
         NetworkError: if the network takes no codes, or does not know the condition; the known ones are listed.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> rooms = np.where(np.arange(60) % 2, "hall", "yard")
+        >>> coded = regraft.adapt(net, regraft.read((rows, labels), condition=rooms), strategy="codes", epochs=2, seed=0).network
+        >>> plain = regraft.fold(coded, "hall")
+        >>> same = plain.predict(rows).probabilities - coded.predict(rows, condition="hall").probabilities
+        >>> bool(abs(same).max() < 1e-5)
+        True
     """
     plain = net.folded(condition)
     plain.preprocessing = without_conditions(preprocessing_from_dict(net.preprocessing.to_dict()))

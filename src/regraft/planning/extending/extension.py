@@ -118,7 +118,12 @@ class Extension:
         return notebook_html("\n\n".join([*self.notes, str(self.account)]), title=self.verdict)
 
     def report_facts(self) -> dict[str, Any]:
-        """Return all that the report shows, as plain data."""
+        """Return all that the report shows, as plain data.
+
+        Example:
+            >>> extension.report_facts()["data"]["classes"]
+            3
+        """
         return {
             **made_now("Extension report", self.verdict),
             "scores": self.scores,
@@ -128,7 +133,12 @@ class Extension:
         }
 
     def report(self, path: str | Path) -> Path:
-        """Write the report, one self-contained HTML file, and return its path."""
+        """Write the report, one self-contained HTML file, and return its path.
+
+        Example:
+            >>> extension.report("extension.html").name
+            'extension.html'
+        """
         return write_report(path, self.report_facts())
 
     def save(self, folder: str | Path, *, error: type[InputError] = NetworkError) -> Path:
@@ -143,6 +153,10 @@ class Extension:
 
         Raises:
             InputError: of the class `error`, if the folder cannot be written.
+
+        Example:
+            >>> extension.save("extended").name
+            'extended'
         """
         facts = self.report_facts()
         with replacing(folder, error=error) as staged:

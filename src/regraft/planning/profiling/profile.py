@@ -85,6 +85,16 @@ class Profile:
         gain: expected gain with so many more, low and high; None where it cannot be told.
         seconds: "read", "pass", "probes", "total".
         passed: items that went through the network; 0 where the cache held them.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> profile = regraft.profile(net, (rows, labels))
+        >>> profile.kind, profile.items, profile.classes
+        ('classification', 60, ('cold', 'warm'))
     """
 
     network: str
@@ -119,7 +129,12 @@ class Profile:
     passed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as `from_dict` takes it."""
+        """Return plain data, as `from_dict` takes it.
+
+        Example:
+            >>> profile.to_dict()["metric"]
+            'accuracy'
+        """
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
@@ -135,6 +150,10 @@ class Profile:
 
         Raises:
             DataError: if a name is missing or unknown, or a value has another form.
+
+        Example:
+            >>> regraft.Profile.from_dict(profile.to_dict()).scenario == profile.scenario
+            True
         """
         known = [part.name for part in fields(cls)]
         received = list(plain) if isinstance(plain, Mapping) else []
@@ -165,6 +184,11 @@ class Profile:
         Raises:
             DataError: if there is no such file, or it is no profile.
             UnsafeFileError: if it is a link out of the folder.
+
+        Example:
+            >>> _ = profile.save("measured")
+            >>> regraft.Profile.load("measured").best == profile.best
+            True
         """
         path = member(Path(folder), PROFILE_FILE) if Path(folder).is_dir() else Path(folder)
         plain = read_json(path, "profile", remedy="Save the profile again.")
@@ -181,6 +205,10 @@ class Profile:
 
         Returns:
             The page.
+
+        Example:
+            >>> profile.save("measured").name
+            'profile.html'
         """
         target = Path(folder)
         with writable(target, error=DataError):
@@ -189,7 +217,12 @@ class Profile:
         return write_profile(target / PAGE_FILE, self.to_dict())
 
     def table(self) -> str:
-        """Return all figures as text, for people."""
+        """Return all figures as text, for people.
+
+        Example:
+            >>> len(profile.table().splitlines()) > len(profile.depths)
+            True
+        """
         width = max(24, *(len(depth.block) for depth in self.depths), *(len(part.name) for part in self.beside)) + 2
         lines = [f"{self.network}: {self.metric} on {self.judged:,} items, {self.held_out}; chance {self._said(self.chance)}", ""]
         lines += [f"      {'depth':<{width}}{'numbers':>8}{'figure':>10}{'±':>7}"]
@@ -204,7 +237,12 @@ class Profile:
         return "\n".join(map(printable, lines))
 
     def summary(self) -> str:
-        """Return scenario, advice, findings and warnings as text, for people."""
+        """Return scenario, advice, findings and warnings as text, for people.
+
+        Example:
+            >>> profile.summary().splitlines()[0][:9]
+            'Scenario:'
+        """
         lines = [f"Scenario: {self.scenario}", f"Textbook: {self.advice}"]
         lines += [f"Measured: {sentence}" for sentence in self.findings]
         lines += [f"Warning: {sentence}" for sentence in self.warnings]
@@ -227,6 +265,10 @@ class Profile:
 
         Returns:
             The path.
+
+        Example:
+            >>> profile.plot("profile.png").name
+            'profile.png'
         """
         return plot_profile(self.to_dict(), path)
 
@@ -238,6 +280,10 @@ class Profile:
 
         Returns:
             The file.
+
+        Example:
+            >>> profile.report("profile.html").name
+            'profile.html'
         """
         return write_profile(path, self.to_dict())
 
@@ -249,6 +295,10 @@ class Profile:
 
         Returns:
             The plan, which may be edited.
+
+        Example:
+            >>> profile.plan(budget="30s").budget
+            '30s'
         """
         plan = make_plan("auto", {} if budget is None else {"budget": budget})
         return plan.with_reasons(f"Profile: {self.scenario}", *self.findings)

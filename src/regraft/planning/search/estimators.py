@@ -212,6 +212,10 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
 
         Raises:
             DataError: if there are fewer than two classes, or examples cannot be used.
+
+        Example:
+            >>> model.fit(rows, labels) is model
+            True
         """
         items, labels = self._items_and_labels(X, y)
         classes, rows = np.unique(labels, return_inverse=True)
@@ -226,11 +230,21 @@ class TransferClassifier(ClassifierMixin, _Transfer):  # type: ignore[misc]  # s
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class of examples X, (N, C), in the order of `classes_`."""
+        """Return the probability of each class of examples X, (N, C), in the order of `classes_`.
+
+        Example:
+            >>> model.predict_proba(rows[:3]).sum(axis=1).round(3)
+            array([1., 1., 1.])
+        """
         return self._predictions(X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the label of each of the examples X, (N,), of the type that `fit` was given."""
+        """Return the label of each of the examples X, (N,), of the type that `fit` was given.
+
+        Example:
+            >>> model.predict(rows[:3]).shape
+            (3,)
+        """
         chosen = self.predict_proba(X).argmax(1)
         return np.asarray(self.classes_[chosen])
 
@@ -276,6 +290,10 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
 
         Raises:
             DataError: if the targets are no numbers, or examples cannot be used.
+
+        Example:
+            >>> model.fit(rows, 2 * rows[:, 0]) is model
+            True
         """
         if _are_numbers(X):
             items, targets = self._checked(X, y, y_numeric=True, ensure_min_samples=2)
@@ -287,7 +305,12 @@ class TransferRegressor(RegressorMixin, _Transfer):  # type: ignore[misc]  # sci
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the value of each of the examples X, (N,) float64."""
+        """Return the value of each of the examples X, (N,) float64.
+
+        Example:
+            >>> model.predict(rows[:3]).shape
+            (3,)
+        """
         return self._predictions(X)[:, 0]
 
 

@@ -89,6 +89,17 @@ class Study:
         importances: name -> share of the spread of the figures that it explains; empty with few trials.
         cost: seconds of all trials, and how many items went through the frozen part in this process.
         folder: where the study is kept, or None.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> space = {"strategy": ["probe", "head"]}
+        >>> study = regraft.search(net, (rows, labels), space=space, trials=2, sampler="grid", epochs=2)
+        >>> len(study.trials), study.direction
+        (2, 'maximize')
     """
 
     trials: tuple[TrialRecord, ...] = field(repr=False)
@@ -105,7 +116,12 @@ class Study:
     folder: Path | None = None
 
     def ranked(self) -> list[TrialRecord]:
-        """Return the trials, best first, of equal figures the lower loss first; pruned and failed ones come last, in their order."""
+        """Return the trials, best first, of equal figures the lower loss first; pruned and failed ones come last, in their order.
+
+        Example:
+            >>> study.ranked()[0] == study.best_trial
+            True
+        """
         return sorted(self.trials, key=lambda trial: trial.rank(self.direction))
 
     def table(self, most: int = 10) -> str:
@@ -116,6 +132,10 @@ class Study:
 
         Returns:
             A line a trial, with further ones where its values are many.
+
+        Example:
+            >>> len(study.table().splitlines())
+            3
         """
         head = ["trial", self.metric, "± se", "seconds", "state"]
         shown = self.ranked()[:most]
@@ -149,7 +169,12 @@ class Study:
         return f" (95 % interval {bounds[0].removesuffix(' %')} to {bounds[1]})" if bounds else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the study as plain data."""
+        """Return the study as plain data.
+
+        Example:
+            >>> sorted(study.to_dict())[:3]
+            ['best', 'cost', 'direction']
+        """
         return {
             "metric": self.metric,
             "direction": self.direction,
@@ -172,6 +197,10 @@ class Study:
 
         Raises:
             SettingError: if it cannot be written; an earlier one stays.
+
+        Example:
+            >>> study.save("searched").name
+            'study.json'
         """
         target = Path(folder)
         try:
@@ -192,6 +221,10 @@ class Study:
 
         Raises:
             DataError: if there is nothing to draw, or the file cannot be written.
+
+        Example:
+            >>> study.plot("trials.png").name
+            'trials.png'
         """
         done = [trial for trial in self.ranked() if trial.figure is not None]
         points: list[Mapping[str, Any]] = [{**trial.values, self.metric: trial.figure} for trial in done]
@@ -209,5 +242,10 @@ class Study:
 
         Raises:
             DataError: if there is nothing to draw, or the file cannot be written.
+
+        Example:
+            >>> import dataclasses
+            >>> dataclasses.replace(study, importances={"epochs": 0.7, "strategy": 0.3}).plot_importances("names.png").name
+            'names.png'
         """
         return plot_importances(self.importances, path)
