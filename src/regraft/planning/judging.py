@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import Dataset
-from ..data.items import mean_of_windows
+from ..data import ArrayPreprocessing, Dataset
+from ..data.items import mean_of_windows, take
 from ..networks.contract import Network
+from ..probes.trees import tree_scores
 from ..report import picture_uri, sound_uri
 from ..tasks import chosen_figures, judge, paired_difference, reliability
 from ..training import Feed, all_logits
@@ -24,6 +25,10 @@ __all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "ju
 WORST = 12
 BINS = 10
 """Of a reliability diagram."""
+FEWEST_OF_TABLE, FEWEST_ROWS = 20, 100
+"""Examples of a table, and of an array, from which trees are grown as a baseline."""
+MOST_COLUMNS = 1000
+"""Of them."""
 LEAST_IN_BIN = 8
 """Items: with fewer an interval says nothing."""
 
@@ -156,8 +161,8 @@ def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
 
 
 def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
-    """Return what needs no training, judged on the same items: majority class, nearest class mean (or the
-    mean target), and the closed-form probe.
+    """Return what needs no training of a network, judged on the same items: majority class, nearest class mean (or the
+    mean target), the closed-form probe, and, of tables, trees on the raw columns.
 
     Args:
         source: what the source network's features say.
@@ -170,6 +175,7 @@ def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Map
     found = _probe_baseline(source, data, adapted=adapted)
     if not len(fit):
         return found
+    found |= _tree_baseline(setup, data, adapted=adapted)
     blind = np.broadcast_to(blind_scores(data, fit), adapted.scores.shape)
     if data.task != "classification":
         return {**found, "mean": adapted.beside(blind).figures}
@@ -188,6 +194,27 @@ def _probe_baseline(source: Source, data: Dataset, *, adapted: Judged) -> dict[s
     scores = source.judging[adapted.rows].numpy() @ solved.probe.weight.T + solved.probe.bias
     limits = None if adapted.thresholds is None else solved.thresholds(data.targets)  # or the labels it says would be others by the cut
     return {"probe": compared_with(adapted.beside(scores, limits), adapted)}
+
+
+def _tree_baseline(setup: Setup, data: Dataset, *, adapted: Judged) -> dict[str, Mapping[str, Any]]:
+    """Return the figures of trees that learned from the raw columns of a table; nothing for other data, several labels, or few rows."""
+    fit = setup.known(data.name, setup.parts.learned_from)
+    own = setup.items.preprocessing
+    tokens = isinstance(own, ArrayPreprocessing) and own.integers
+    if data.task == "multi-label" or not data.has_rows or tokens or len(fit) < (FEWEST_OF_TABLE if data.table else FEWEST_ROWS):
+        return {}
+    rows, others = _raw_rows(data, fit), _raw_rows(adapted.examples, np.arange(len(adapted.examples)))
+    if rows.shape[1] > MOST_COLUMNS or (data.task == "classification" and len(np.unique(data.targets[fit])) < 2):
+        return {}
+    weights = None if data.weights is None else data.weights[fit]
+    name, scores = tree_scores(rows, data.targets[fit], others, classes=len(data.classes), weights=weights, seed=setup.plan.seed)
+    return {name: compared_with(adapted.beside(scores), adapted)}
+
+
+def _raw_rows(data: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the numbers of some examples as they were read, (n, k), with those of the columns beside them."""
+    items = np.asarray(take(data.items, rows), np.float32)
+    return items if data.columns is None else np.hstack([items, data.columns[rows]])
 
 
 def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: Dataset, fit: np.ndarray) -> np.ndarray:

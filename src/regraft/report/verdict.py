@@ -8,9 +8,12 @@ from typing import Any
 
 __all__ = ["baseline_name", "difference_interval", "difference_of", "judged_part", "verdict"]
 
+_NO_NETWORK = " For this table, use {} and no network."
 _UNCLEAR = "no clear difference"
 _NAMES = {
+    "boosting": "gradient boosting on the raw columns",
     "class_mean": "the nearest class mean",
+    "forest": "a random forest on the raw columns",
     "knn": "the nearest neighbours",
     "lda": "the closed-form probe (LDA)",
     "majority": "the majority class",
@@ -22,6 +25,7 @@ _NAMES = {
     "scratch": "the same network trained from scratch",
     "source": "the network as it came",
 }
+_TREES = ("boosting", "forest")
 _CONSTANT = ("majority", "mean")  # what one reaches without looking at the item
 
 
@@ -90,7 +94,8 @@ def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str
     said += _against(figures, baselines[best], name=baseline_name(best))
     if "majority" in baselines and best != "majority":
         said += f"; the majority class gives {_percent(baselines['majority']['accuracy'])}"
-    return said + "."
+    better = best in _TREES and _bounds(figures, baselines[best])[1] < 0
+    return said + "." + (_NO_NETWORK.format(baseline_name(best)) if better else "")
 
 
 def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float]:
@@ -146,7 +151,9 @@ def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, A
     if not apart:
         said += ", a difference within noise on so few items"
     constant = next((name for name in _CONSTANT if name in baselines and name != best), None)
-    return said + (f"; {baseline_name(constant)} is off by {baselines[constant]['mae']:.3g}." if constant else ".")
+    said += f"; {baseline_name(constant)} is off by {baselines[constant]['mae']:.3g}." if constant else "."
+    better = best in _TREES and apart and other["mae"] < figures["mae"]
+    return said + (_NO_NETWORK.format(baseline_name(best)) if better else "")
 
 
 def _apart(first: Any, second: Any) -> bool:
