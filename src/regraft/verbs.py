@@ -297,7 +297,9 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
 
 
 @own_state()
-def evaluate(net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto", **reading: Any) -> Evaluation:
+def evaluate(
+    net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto", cluster: str | None = None, **reading: Any
+) -> Evaluation:
     """Judge a network on labelled data. Nothing is trained or written.
 
     Class names are matched by name, whatever their order in the data.
@@ -307,6 +309,7 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto
         data: a `Dataset`, or whatever `read` reads, with labels. Several tasks are judged by the heads of their names.
         skip_bad: leave out examples that cannot be used, instead of stopping.
         engine: what computes the network on a CPU, as of `predict`.
+        cluster: as of `predict`.
         reading: keywords of `read`, such as target="species"; for data that are not read yet.
 
     Returns:
@@ -325,7 +328,7 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto
         >>> evaluation.scores["items"], evaluation.confusion().shape
         (20, (2, 2))
     """
-    run = whole_pass(engine)
+    run = whole_pass(engine, cluster)
     network = net if isinstance(net, Network) else load(net)
     if isinstance(data, Dataset) and reading:
         given = ", ".join(f"{name}=" for name in reading)
@@ -340,7 +343,9 @@ def evaluate(net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto
 
 
 @own_state()
-def predict(net: Any, examples: Any, *, condition: str | None = None, unknown: bool = False, engine: str = "auto") -> Predictions:
+def predict(
+    net: Any, examples: Any, *, condition: str | None = None, unknown: bool = False, engine: str = "auto", cluster: str | None = None
+) -> Predictions:
     """Return labels and probabilities of many examples, on the engine that is fastest for them.
 
     Args:
@@ -351,13 +356,15 @@ def predict(net: Any, examples: Any, *, condition: str | None = None, unknown: b
         engine: what computes the network on a CPU: "eager" (PyTorch as it is, as in `Network.predict`), "compile" (torch.compile),
             "onnxruntime" or "openvino"; an engine is used once it has given PyTorch's values on the first examples, else PyTorch runs.
             "auto": the fastest one where the examples are so many that building it pays.
+        cluster: of Ray, whose workers run PyTorch on 256 examples a task: "ray://HOST:PORT", or "auto" for the one that this machine is a
+            part of; None: this machine alone.
 
     Returns:
         The predictions; their notes say what ran in place of PyTorch, and how much faster.
 
     Raises:
-        SettingError: if there is no such engine.
-        MissingExtraError: if the engine is not installed.
+        SettingError: if there is no such engine or cluster.
+        MissingExtraError: if the engine, or Ray, is not installed.
         NetworkError: as of `Network.predict`.
 
     Example:
@@ -366,7 +373,7 @@ def predict(net: Any, examples: Any, *, condition: str | None = None, unknown: b
         >>> regraft.predict(net, np.zeros((3, 2), "float32"), engine="eager").probabilities.shape
         (3, 2)
     """
-    run = whole_pass(engine)
+    run = whole_pass(engine, cluster)
     network = net if isinstance(net, Network) else load(net)
     return replace(network.predict(examples, condition, unknown=unknown, run=run), notes=tuple(run.notes))
 

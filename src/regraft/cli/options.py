@@ -131,6 +131,8 @@ _CACHE = "Where the frozen part's outputs are kept; without it, the user's cache
 Cache = Annotated[str | None, _done("--cache", metavar="DIR|memory|none", help=_CACHE)]
 _ENGINE = "What computes frozen parts, or the network that predicts, on a CPU: auto, eager, compile, onnxruntime or openvino."
 Engine = Annotated[str | None, _done("--engine", metavar="NAME", help=_ENGINE)]
+_CLUSTER = "Compute that on a cluster of Ray: ray://HOST:PORT, or auto for the one that this machine is a part of."
+Cluster = Annotated[str | None, _done("--cluster", metavar="ADDRESS", help=_CLUSTER)]
 _BASELINES = "Also train the same architecture from scratch, as a yardstick."
 Baselines = Annotated[bool, _done("--baselines", help=_BASELINES)]
 NoResume = Annotated[bool, _done("--no-resume", help="Begin anew, and replace what the folder holds.")]

@@ -139,24 +139,26 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
     return serve(Path(source))
 
 
-def run_by(source: str | Path, engine: str | None) -> dict[str, Any]:
-    """Return the keyword that lets a network predict on an engine, before it is opened; none for an ONNX file.
+def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> dict[str, Any]:
+    """Return the keyword that lets a network predict on an engine or a cluster, before it is opened; none for an ONNX file.
 
     Args:
         source: as in `to_run`.
         engine: one of `regraft.frontier.ENGINES`; None for "auto".
+        cluster: as of `regraft.predict`.
 
     Raises:
         SettingError: if there is no such engine, or one is asked for to run an ONNX file.
         MissingExtraError: if it is not installed.
     """
     if Path(source).suffix.lower() == ".onnx":
-        if engine is not None:
-            raise SettingError(f"--engine {engine}: the ONNX file {str(source)!r} is run by ONNX Runtime. Leave it out.")
+        asked = [f"{name} {value}" for name, value in {"--engine": engine, "--cluster": cluster}.items() if value is not None]
+        if asked:
+            raise SettingError(f"{asked[0]}: the ONNX file {str(source)!r} is run by ONNX Runtime. Leave it out.")
         return {}
     from ..frontier import whole_pass
 
-    return {"run": whole_pass(engine or "auto")}
+    return {"run": whole_pass(engine or "auto", cluster)}
 
 
 def wanted_weights(file: Path | None, random: bool) -> str | Path | None:

@@ -22,6 +22,7 @@ from ..networks.contract import Inputs, Network
 from ..networks.onnx.openvino import openvino_program
 from ..networks.onnx.session import run_session, session_of
 from ..networks.parts.onnx_export import WholeNetwork, check_size, input_names, onnx_model, sample_tensors, why_not_exported
+from ..scale import check_cluster
 from .cut import Cut, Refusal
 
 __all__ = [
@@ -135,15 +136,19 @@ class EngineLog:
     saved: float = 0.0
 
 
-def check_engine(name: str) -> None:
-    """Check, before any work, that what an engine needs is installed.
+def check_engine(name: str, cluster: str | None = None) -> None:
+    """Check, before any work, that what an engine needs is installed, and that a cluster answers.
 
     Args:
         name: one of `ENGINES`.
+        cluster: "ray://HOST:PORT" or "auto"; None where there is none.
 
     Raises:
         MissingExtraError: with what to install.
+        SettingError: if the cluster cannot be reached.
     """
+    if cluster is not None:
+        check_cluster(cluster)
     for library in _LIBRARIES.get(name, ()):
         optional_import(library, "engines" if name == "openvino" else "onnx", purpose=f"engine={name!r}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..console import progress
 from ..data import Prepared
-from ..errors import CacheError
+from ..errors import CacheError, SettingError
 from ..files.locks import held_folder
 from ..networks.contract import Inputs, Network
 from ..networks.samples import placed
@@ -24,6 +25,7 @@ from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
 from .engines import EAGER, FEWEST, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work
 from .identity import Frozen, cache_identity, engine_of, frozen_identity
+from .spread import Chunk, Shared, batches_of, spread
 from .storage import CacheFolder
 
 __all__ = ["Counter", "FrozenPass", "Kept", "default_cache_folder"]
@@ -94,6 +96,7 @@ class FrozenPass:
         notes: told why a cache is not kept for other processes, once.
         kept: the caches that this run has in memory.
         engine: what computes on a CPU, one of `ENGINES`.
+        cluster: whose tasks compute, "ray://HOST:PORT" or "auto"; None: this process.
     """
 
     network: Network
@@ -106,6 +109,7 @@ class FrozenPass:
     notes: list[str] = field(default_factory=list)
     kept: Kept = field(default_factory=Kept)
     engine: str = EAGER
+    cluster: str | None = None
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
@@ -125,7 +129,8 @@ class FrozenPass:
         frozen = frozen_identity(self.network, self.cut.layers)
         if self.engine not in ("auto", self._wanted):
             self._say_once(
-                f"The frozen part ran on PyTorch as it is: engine={self.engine!r} is for a CPU, and it ran on {self.device.type}."
+                f"The frozen part ran on PyTorch as it is: engine={self.engine!r} is for a CPU of this machine, and it ran on "
+                f"{self.device.type if self.cluster is None else 'a cluster'}."
             )
         if self.where == "memory":
             return self._for_this_run(frozen, items, views=views)
@@ -136,7 +141,7 @@ class FrozenPass:
 
     @property
     def _wanted(self) -> str:
-        return self.engine if self.device.type == "cpu" else EAGER
+        return self.engine if self.device.type == "cpu" and self.cluster is None else EAGER
 
     @property
     def _names(self) -> dict[str, str]:
@@ -232,24 +237,35 @@ class FrozenPass:
         return _Begun(engine, tuple(values))
 
     def _fill_(self, cache: ActivationCache, items: Prepared, *, views: Sequence[int], begun: _Begun) -> None:
-        missing, known = cache.missing, begun.values
+        missing = cache.missing
+        chunks = [[(piece.items, views[piece.view]) for piece in pieces_of(rows, len(items), batch_size=len(rows))] for rows in missing]
+        begun = begun if missing[:1] == [cache.rows_of(0)] else _Begun(begun.engine)
         with progress("frozen part", sum(len(rows) for rows in missing)) as advance:
-
-            def put(first: int, values: Sequence[Tensor]) -> int:
-                cache.put(first, values)
-                self.counter.items += len(values[0])
-                self.counter.engines.saved += len(values[0]) * begun.engine.faster
-                advance(len(values[0]))
-                return first + len(values[0])
-
-            for rows in missing:
-                for piece in pieces_of(rows, len(items), batch_size=len(rows)):  # a view within the chunk; the reader makes its batches
-                    first = piece.first
-                    for values in known if first == 0 else ():
-                        first = put(first, values)
-                    for _, inputs in items.batches(self.batch_size, piece.items[first - piece.first :], views[piece.view]):
-                        first = put(first, begun.engine.values(inputs))
+            for rows, batches in zip(missing, self._computed(chunks, items, begun=begun), strict=True):
+                first = rows.start
+                for values in batches:
+                    cache.put(first, values)
+                    first += len(values[0])
+                    self.counter.items += len(values[0])
+                    self.counter.engines.saved += len(values[0]) * begun.engine.faster
+                    advance(len(values[0]))
                 cache.finish(rows)
+
+    def _computed(self, chunks: Sequence[Chunk], items: Prepared, *, begun: _Begun) -> Iterator[Iterable[Sequence[Tensor]]]:
+        """Yield the results of the batches of each chunk, computed by a cluster where one is asked for."""
+        shared = Shared(begun.engine.values, items, self.batch_size, torch.get_num_threads())
+        if self.cluster is not None:
+            try:
+                done = spread(shared, chunks, network=self.network, cluster=self.cluster)
+            except SettingError as problem:
+                self._say_once(f"The frozen part ran on this machine. {problem}")
+            else:
+                yield from done
+                return
+        for number, chunk in enumerate(chunks):
+            known = () if number else begun.values
+            (examples, view), *further = chunk
+            yield chain(known, batches_of(shared, [(examples[sum(len(values[0]) for values in known) :], view), *further]))
 
 
 def _not_kept(opaque: Sequence[str]) -> str:

@@ -6,17 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import Prepared, Preprocessing
 from ..errors import SettingError
 from ..networks.contract import Inputs, Network
 from ..networks.parts.onnx_export import WholeNetwork
 from ..networks.predictions import concatenated, of_batch
+from .cache import CHUNK
 from .engines import EAGER, ENGINES, FEWEST, EngineLog, Work, check_engine, chosen_engine
+from .spread import Shared, spread
 
 __all__ = ["WholePass", "whole_pass"]
 
@@ -29,11 +32,13 @@ class WholePass:
 
     Attributes:
         engine: one of `ENGINES`.
+        cluster: whose tasks compute, "ray://HOST:PORT" or "auto"; None: this process.
         notes: told what ran in place of PyTorch, or why PyTorch did.
         log: gets the seconds.
     """
 
     engine: str = "auto"
+    cluster: str | None = None
     notes: list[str] = field(default_factory=list)
     log: EngineLog = field(default_factory=EngineLog)
 
@@ -51,6 +56,9 @@ class WholePass:
         """
         given = network.preprocessing.dataset(items)
         data = network.preprocessing.windows(given)
+        if self.cluster is not None:
+            made = self._spread(function, network, items=Prepared(data, cast(Preprocessing, network.preprocessing)), batch_size=batch_size)
+            return made if data is given else network.preprocessing.averaged(made, data.items)
         if self.engine == EAGER or len(data) < (FEWEST if self.engine == "auto" else 2) or network.draws:
             return concatenated(function, network, items=given, batch_size=batch_size)
 
@@ -71,21 +79,36 @@ class WholePass:
         made = np.concatenate([part[0].numpy() for part in parts])
         return made if data is given else network.preprocessing.averaged(made, data.items)
 
+    def _spread(self, function: Function, network: Network, *, items: Prepared, batch_size: int) -> np.ndarray:
+        """Return the results of a cluster, one task a chunk."""
+        items.preprocessing.check_values(items.data)
+        network.mode_(False)
 
-def whole_pass(engine: str) -> WholePass:
+        def values(inputs: Inputs) -> list[Tensor]:
+            return [of_batch(partial(function, network), network, batch=inputs).float()]
+
+        shared = Shared(values, items, batch_size, torch.get_num_threads())
+        chunks = [[(np.arange(first, min(first + CHUNK, len(items))), 0)] for first in range(0, len(items), CHUNK)]
+        done = spread(shared, chunks, network=network, cluster=str(self.cluster))
+        parts = [part.numpy() for chunk in done for (part,) in chunk]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+
+
+def whole_pass(engine: str, cluster: str | None = None) -> WholePass:
     """Return what runs a whole network on an engine.
 
     Args:
         engine: one of `ENGINES`.
+        cluster: "ray://HOST:PORT", "auto" or None.
 
     Raises:
-        SettingError: if there is no such engine.
-        MissingExtraError: if it is not installed.
+        SettingError: if there is no such engine or cluster.
+        MissingExtraError: if what it needs is not installed.
     """
     if engine not in ENGINES:
         raise SettingError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}.")
-    check_engine(engine)
-    return WholePass(engine)
+    check_engine(engine, cluster)
+    return WholePass(engine, cluster)
 
 
 class _Results(WholeNetwork):

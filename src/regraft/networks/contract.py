@@ -776,6 +776,10 @@ class Network(abc.ABC):
     def for_export(self) -> Self:
         """Return a private copy on the CPU, in inference mode, that exporters can read."""
 
+    def reduced(self, part: Any) -> Any:
+        """Return how pickle makes a `part` of the network again in another process; NotImplemented for pickle's own way."""
+        return NotImplemented
+
     def name_for_export_(self) -> None:  # noqa: B027  # most networks have nothing to do
         """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
 

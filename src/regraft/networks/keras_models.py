@@ -47,6 +47,7 @@ from .keras_parts.structure import (
     hooked_in,
     layer_structure,
     layers_of,
+    named_module,
     named_modules,
     own_variables,
     tap_slices,
@@ -570,6 +571,11 @@ class KerasNetwork(Network):
                 return path
         save(self, whole, target=path)
         return path
+
+    def reduced(self, part: Any) -> Any:
+        """Return how pickle makes a `part` again: the layers out of the model, which pickle makes as a whole."""
+        name = next((name for name, layer in self._by_name.items() if layer is part), None)
+        return NotImplemented if name is None else (named_module, (self.module, name))
 
     def for_export(self) -> Self:
         """Return a private copy in inference mode whose recurrent layers are single operators."""

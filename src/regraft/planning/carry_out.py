@@ -70,7 +70,7 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
         InputError: if network, data, plan or folder do not fit together; nothing has been started then.
         MissingExtraError: if the engine that the plan names is not installed.
     """
-    check_engine(plan.settings.engine)
+    check_engine(plan.settings.engine, plan.settings.cluster)
     check_trainable(data, judged_apart=test is not None)
     with nullcontext() if out is None else held_folder(out) as folder:
         finished = None

@@ -30,7 +30,20 @@ __all__ = ["Additions", "Checkpoints", "Clock", "Log", "Parts", "Setup", "learni
 MOST_REFITTED = 5000
 """Training and validation examples together from which refit="auto" does without the second training."""
 _NO_PART_OF_A_RUN = frozenset(
-    {"reasons", "candidates", "chosen", "statistics", "false_alarm", "cache", "device", "engine", "baselines", "callbacks", "log_with"},
+    {
+        "reasons",
+        "candidates",
+        "chosen",
+        "statistics",
+        "false_alarm",
+        "cache",
+        "device",
+        "engine",
+        "cluster",
+        "baselines",
+        "callbacks",
+        "log_with",
+    },
 )
 """Names in a plan and its settings that change nothing in how a network is trained: a run that was killed goes on with others."""
 

@@ -132,8 +132,9 @@ def tapped_features(  # over the limit: what a pass needs to know
         reading.network.module.to(device)
         where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
         told: list[str] = []
-        cut, engine = _as_cut(reading, source=network), settings.engine
-        cache = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told, engine=engine).cached(items)
+        cut = _as_cut(reading, source=network)
+        fill = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told)
+        cache = replace(fill, engine=settings.engine, cluster=settings.cluster).cached(items)
         values = _whole(cache)
     points = _with_slices(points or default_points(network), reading.slices)
     head = values[1] if len(values) > 1 else None

@@ -81,6 +81,8 @@ class Settings:
         dtype: of cached activations, "float32" or "float16".
         engine: what computes frozen parts on a CPU: "eager" (PyTorch as it is), "compile" (torch.compile), "onnxruntime" or "openvino";
             "auto": of those installed, the fastest, where the pass is long enough to pay for building it, else "eager".
+        cluster: of Ray, whose workers compute frozen parts: "ray://HOST:PORT", or "auto" for the one that this machine is a part of;
+            None: this machine alone.
         device: such as "cpu" or "cuda"; None: what the machine has.
         metrics: further figures of the first task, in the history ("validation_NAME"), the scores and the report: names of scorers of
             scikit-learn, or functions of the true and the predicted targets.
@@ -129,6 +131,7 @@ class Settings:
     cache: str | None = "auto"
     dtype: str = "float32"
     engine: str = "auto"
+    cluster: str | None = None
     device: str | None = None
     task_weights: Mapping[str, float] | None = None
     baselines: bool = False
@@ -232,6 +235,7 @@ class SettingKeywords(TypedDict, total=False):
     cache: str | Path | None
     dtype: str
     engine: str
+    cluster: str | None
     device: str | None
     task_weights: Mapping[str, float] | None
     baselines: bool
@@ -356,6 +360,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
     "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
     "engine": (f"one of {', '.join(ENGINES)}", lambda value: value in ENGINES),
+    "cluster": ("'auto', 'ray://HOST:PORT' or None", lambda value: value is None or value == "auto" or str(value).startswith("ray://")),
     "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
     "task_weights": ("task -> weight (a number above 0), or None", lambda value: value is None or _task_weights(value)),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),

@@ -88,6 +88,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     learning_rate: options.LearningRate = None,
     cache: options.Cache = None,
     engine: options.Engine = None,
+    cluster: options.Cluster = None,
     weights: options.Weights = None,
     random_weights: options.RandomWeights = False,
     classes: options.Classes = None,
@@ -103,7 +104,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Adapt a network to data, and save it with its scores and a report."""
-    given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache, "engine": engine}
+    given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
+    given |= {"engine": engine, "cluster": cluster}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     settings |= {"holdout": holdout, "views": views, "seed": seed, "baselines": baselines, "classes": tuple(class_names(classes) or ())}
     rows: dict[str, Any] = {"block": block, "probe": probe, "augment": augment, "budget": budget, "start": start}

@@ -60,12 +60,13 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     trust: options.Trust = False,
     skip_bad: options.SkipBad = False,
     engine: options.Engine = None,
+    cluster: options.Cluster = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Judge a saved network on labelled data: figures with 95 % intervals, each class by itself, the confusion matrix."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
     check_there(folder, data)
-    running = run_by(folder, engine)
+    running = run_by(folder, engine, cluster=cluster)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
 
     from ...data import checked

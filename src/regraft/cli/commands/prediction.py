@@ -16,6 +16,7 @@ from ..guard import command
 from ..options import (
     Architecture,
     Channels,
+    Cluster,
     Columns,
     Engine,
     FilesFolder,
@@ -68,6 +69,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     probabilities: Probabilities = False,
     unknown: Unknown = False,
     engine: Engine = None,
+    cluster: Cluster = None,
     raw_cells: RawCells = False,
     passed: Passed = None,
     outside: Outside = False,
@@ -76,7 +78,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
     check_there(folder, *(files or []))
-    running = run_by(folder, engine)
+    running = run_by(folder, engine, cluster=cluster)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)
     if skip_bad:

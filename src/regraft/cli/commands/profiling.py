@@ -44,6 +44,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     seed: _Seed = 0,
     cache: options.Cache = None,
     engine: options.Engine = None,
+    cluster: options.Cluster = None,
     weights: options.Weights = None,
     random_weights: options.RandomWeights = False,
     source_classes: options.OldClasses = None,
@@ -69,7 +70,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
         reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
         dataset = read_data(data, skip_bad=skip_bad, **reading)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
-        settings |= {} if engine is None else {"engine": engine}
+        settings |= {name: value for name, value in {"engine": engine, "cluster": cluster}.items() if value is not None}
 
         from ... import verbs
 

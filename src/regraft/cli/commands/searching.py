@@ -93,6 +93,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     kind: options.Kind = None,
     cache: options.Cache = None,
     engine: options.Engine = None,
+    cluster: options.Cluster = None,
     weights: options.Weights = None,
     random_weights: options.RandomWeights = False,
     classes: options.Classes = None,
@@ -106,7 +107,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Search for the plan that adapts a network best; every trial starts from its trained weights."""
-    given: dict[str, Any] = {"cache": cache, "frozen": frozen, "engine": engine, "probe": probe, "strategy": strategy}
+    given: dict[str, Any] = {"cache": cache, "frozen": frozen, "engine": engine, "cluster": cluster, "probe": probe, "strategy": strategy}
     given |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     names = class_names(classes)

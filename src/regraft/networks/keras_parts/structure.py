@@ -31,6 +31,7 @@ __all__ = [
     "is_tap",
     "layer_structure",
     "layers_of",
+    "named_module",
     "named_modules",
     "no_graph",
     "own_variables",
@@ -89,6 +90,11 @@ def named_modules(model: Any) -> dict[str, Any]:
 
     walk(model, "")
     return found
+
+
+def named_module(model: Any, name: str) -> Any:
+    """Return the layer of a `model` that `named_modules` has under a `name`."""
+    return named_modules(model)[name]
 
 
 def _unused(name: str, taken: Mapping[str, Any]) -> str:

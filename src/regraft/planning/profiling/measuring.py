@@ -58,7 +58,7 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     Raises:
         DataError: if nothing can be left out and judged, or the network gives no finite numbers.
     """
-    check_engine(settings.engine)
+    check_engine(settings.engine, settings.cluster)
     clock, counter = Clock(), Counter()
     _check_targets(data)
     with clock.during("read"):

@@ -81,6 +81,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         cache: str | None = "auto",
         dtype: str = "float32",
         engine: str = "auto",
+        cluster: str | None = None,
         device: str | None = None,
     ) -> None:
         self.net = net
@@ -129,6 +130,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
         self.cache = cache
         self.dtype = dtype
         self.engine = engine
+        self.cluster = cluster
         self.device = device
 
     def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:

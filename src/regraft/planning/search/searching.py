@@ -119,7 +119,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
         SettingError: if something is out of its range, or no trial came to its end.
     """
     optuna_library()
-    check_engine(settings.get("engine", "auto"))
+    check_engine(settings.get("engine", "auto"), settings.get("cluster"))
     check_trainable(data)
     asked.check(data.task)
     with _shared(settings) as fixed:
@@ -210,7 +210,7 @@ def _identity(bench: Bench, asked: Asked, *, space: Space) -> str:
         targets.update(np.ascontiguousarray(items.data.targets_of(name).values).tobytes())
     for part in (bench.judging, *(index for fold in bench.folds for index in fold)):
         targets.update(np.ascontiguousarray(part).tobytes())
-    fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device", "engine")}
+    fixed = {name: value for name, value in bench.fixed.items() if name not in ("cache", "device", "engine", "cluster")}
     facts = [space.to_dict(), json.loads(json.dumps(fixed, default=str)), bench.metric, asked.sampler, targets.hexdigest()]
     facts += [items.identity(1), frozen_digest(network, [layer.name for layer in network.layers])]
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()

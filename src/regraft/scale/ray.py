@@ -1,0 +1,131 @@
+"""The door to Ray: pieces of work as tasks of a cluster, their results in order.
+
+What all tasks need is put into Ray's object store once; a worker opens it once. A task whose worker or machine is lost is run again.
+Ray sends Python objects with pickle: all machines of a cluster trust each other.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from ..errors import RegraftError, SettingError, optional_import
+
+__all__ = ["check_cluster", "on_cluster", "packed", "unpacked"]
+
+T = TypeVar("T")
+_RETRIES = 5
+"""Times that a task is run again after its worker or machine was lost."""
+_AHEAD = 2
+"""Tasks that wait or run for each processor, so that results do not pile up before they are taken."""
+_opened: dict[str, Any] = {}
+"""In a worker: what the tasks of the present run need, by the name that Ray has for it."""
+
+
+def check_cluster(cluster: str) -> None:
+    """Connect with a cluster, where that is not done yet.
+
+    Args:
+        cluster: "ray://HOST:PORT", or "auto" for the one that this machine is a part of (`RAY_ADDRESS`, or started with `ray start`).
+
+    Raises:
+        MissingExtraError: if Ray is not installed.
+        SettingError: if there is no such cluster.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=cluster, log_to_driver=False, logging_level="ERROR")
+    except Exception as problem:  # ConnectionError, ValueError, and classes of its own
+        raise SettingError(
+            f"cluster={cluster!r} cannot be reached: {str(problem).strip().splitlines()[0]} Start one with `ray start --head`, or leave "
+            "cluster= out to compute on this machine."
+        ) from problem
+
+
+def on_cluster(work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int) -> Iterator[T]:
+    """Yield what a function gives for each piece, in their order; each piece is a task of Ray.
+
+    Args:
+        work: from what `shared` holds and one piece to a result; a function of a module that all machines have.
+        shared: of `packed`.
+        pieces: what the tasks differ in.
+        cluster: as of `check_cluster`.
+        threads: processors that a task takes.
+
+    Yields:
+        The results.
+
+    Raises:
+        RegraftError: if a task fails, or its machine was lost too often.
+    """
+    check_cluster(cluster)
+    ray = _ray()
+    kept = ray.put(shared)
+    task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(_done)
+    most = max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)) // threads)
+    waiting: deque[Any] = deque()
+    todo = iter(pieces)
+    try:
+        while True:
+            waiting.extend(task.remote(work, [kept], piece=piece) for piece in islice(todo, most - len(waiting)))
+            if not waiting:
+                return
+            yield ray.get(waiting[0])
+            waiting.popleft()
+    except ray.exceptions.RayError as problem:
+        cause = getattr(problem, "cause", None)
+        if isinstance(cause, RegraftError):
+            raise cause from problem
+        raise RegraftError(f"A task of the cluster failed: {cause or str(problem).strip().splitlines()[-1]}") from problem
+    finally:
+        for left in waiting:
+            ray.cancel(left)
+
+
+def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:
+    """Do one piece in a worker, which opens what is shared once; it comes in a list, so that Ray does not open it for every task."""
+    name = shared[0].hex()
+    if name not in _opened:
+        _opened.clear()
+        _opened[name] = unpacked(_ray().get(shared[0]))
+    return work(_opened[name], piece)
+
+
+def packed(shared: Any, reduced: Callable[[Any], Any]) -> bytes:
+    """Return what all tasks share, as bytes.
+
+    Args:
+        shared: any object; functions within functions are sent as well.
+        reduced: from one of the objects in it to how pickle is to make it again, or `NotImplemented` for pickle's own way.
+
+    Raises:
+        SettingError: if something in it cannot be sent.
+    """
+    library = optional_import("ray.cloudpickle", "ray", purpose="cluster=")
+
+    class Packer(library.CloudPickler):  # type: ignore[misc, name-defined]  # the library has no types
+        def reducer_override(self, obj: Any) -> Any:
+            found = reduced(obj)
+            return super().reducer_override(obj) if found is NotImplemented else found
+
+    content = io.BytesIO()
+    try:
+        Packer(content, protocol=5).dump(shared)
+    except Exception as problem:  # whatever the objects of other libraries raise
+        raise SettingError(f"cluster=: the network cannot be sent to other processes ({problem}). Leave cluster= out.") from problem
+    return content.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    """Return what `packed` was given: only for what this run has packed itself."""
+    return pickle.loads(content)
+
+
+def _ray() -> Any:
+    return optional_import("ray", "ray", purpose="cluster=")

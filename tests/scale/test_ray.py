@@ -1,0 +1,163 @@
+"""A cluster of two nodes on this machine: what its workers compute is bit-identical, resumed, and survives a worker that is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import torch_examples as examples
+
+import regraft
+from regraft.data import Prepared, preprocessing_from_dict, read
+from regraft.errors import DataError, MissingExtraError, RegraftError, SettingError
+from regraft.frontier import Cut, FrozenPass, cacheable_layers, find_cut
+from regraft.networks.contract import Network
+from regraft.scale import check_cluster, on_cluster, packed, unpacked
+
+no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+cluster_of_two = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    own = str(Path(regraft.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([own, root])  # workers have what this process has
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
+    made.add_node(num_cpus=1, object_store_memory=10**8)
+    os.environ["RAY_ADDRESS"] = made.address
+    yield
+    ray.shutdown()
+    made.shutdown()
+    del os.environ["RAY_ADDRESS"]
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+def _network(family: str) -> tuple[Network, np.ndarray, np.ndarray]:
+    X, y = examples.pictures(600)
+    torch.manual_seed(0)
+    if family == "torch":
+        return regraft.load(examples.Cnn(), inputs=(1, 8, 8)), X, y
+    keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
+    begun = keras.Input((8, 8, 1), name="input")
+    one = keras.layers.Conv2D(4, 3, activation="relu", name="one")(begun)
+    joined = keras.layers.Add(name="add")([one, keras.layers.Conv2D(4, 1, name="two")(one)])
+    ended = keras.layers.Dense(3, name="head")(keras.layers.GlobalAveragePooling2D(name="pool")(joined))
+    return regraft.load(keras.Model(begun, ended)), np.ascontiguousarray(X.transpose(0, 2, 3, 1)), y
+
+
+def _pass(family: str, where: str | Path, **further: Any) -> tuple[FrozenPass, Prepared]:
+    network, X, y = _network(family)
+    items = Prepared(read((X, y)), preprocessing_from_dict({"kind": "array", "shape": list(X.shape[1:])}))
+    frozen = frozenset(layer.name for layer in network.layers) - set(network.head_layers)
+    network.freeze_(frozen)
+    cut = find_cut(network, cacheable_layers(network, frozen), sample=items.batch(np.arange(3)))
+    assert isinstance(cut, Cut), cut
+    return FrozenPass(network, cut, where, **further), items
+
+
+def _doubled(shared: dict[str, Any], piece: int) -> int:
+    """Kill the worker at one piece, the first time."""
+    mark = Path(shared["mark"])
+    if piece == shared["kills"] and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if piece == shared["fails"]:
+        raise DataError("Piece 3 is broken.")
+    return shared["factor"] * piece
+
+
+@no_ray
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_pass_is_the_same_after_it_was_sent(family: str) -> None:
+    made, items = _pass(family, "memory")
+    inputs = items.batch(np.arange(5))
+    values, other = unpacked(packed((made._values, items), made.network.reduced))
+    with torch.no_grad():
+        assert all(torch.equal(one, two) for one, two in zip(made._values(inputs), values(other.batch(np.arange(5))), strict=True))
+
+
+@no_ray
+def test_what_cannot_be_sent_is_said() -> None:
+    with pytest.raises(SettingError, match=r"cannot be sent to other processes .* Leave cluster= out"):
+        packed((item for item in ()), lambda _part: NotImplemented)
+
+
+def test_a_cluster_that_is_not_there_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, X, y = _network("torch")
+    with pytest.raises(SettingError, match="cluster='here': expected 'auto', 'ray://HOST:PORT' or None"):
+        regraft.adapt(net, (X, y), cluster="here")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"cluster= needs .*regraft\[ray\]"):
+        regraft.predict(net, X, cluster="auto")
+
+
+@no_ray
+@pytest.mark.slow
+def test_no_cluster_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(SettingError, match=r"cluster='auto' cannot be reached: .* Start one with `ray start --head`"):
+        check_cluster("auto")
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+def test_pieces_come_in_order_and_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    shared = {"factor": 2, "mark": str(tmp_path / "killed"), "kills": 5, "fails": 30}
+    content = packed(shared, lambda _part: NotImplemented)
+    assert list(on_cluster(_doubled, content, pieces=range(12), cluster="auto", threads=1)) == [2 * piece for piece in range(12)]
+    assert (tmp_path / "killed").exists()
+    with pytest.raises(RegraftError, match="Piece 3 is broken"):
+        list(on_cluster(_doubled, packed({**shared, "fails": 3}, lambda _part: NotImplemented), pieces=range(6), cluster="auto", threads=1))
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_features_of_a_cluster_are_bit_identical_and_shared_with_local_runs(family: str, tmp_path: Path) -> None:
+    plain, items = _pass(family, tmp_path / "local")
+    expected = plain.cached(items, (0, 1)).stored(np.arange(1200))
+    made, items = _pass(family, tmp_path / "cluster", cluster="auto")
+    found = made.cached(items, (0, 1)).stored(np.arange(1200))
+    assert made.notes == []
+    assert made.counter.items == 1200
+    assert all(one.tobytes() == two.tobytes() for one, two in zip(expected, found, strict=True))
+    assert [path.name for path in (tmp_path / "local").iterdir()] == [path.name for path in (tmp_path / "cluster").iterdir()]
+    again, items = _pass(family, tmp_path / "cluster")
+    again.cached(items, (0, 1))
+    assert again.counter.items == 0  # a local run takes up what the cluster has computed
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_verbs_give_the_same_on_a_cluster(family: str) -> None:
+    net, X, y = _network(family)
+    net.name_classes_(["a", "b", "c"])
+    plain, spread = regraft.predict(net, X, engine="eager"), regraft.predict(net, X, cluster="auto")
+    assert spread.probabilities.tobytes() == plain.probabilities.tobytes()
+    assert regraft.evaluate(net, (X, plain.labels), cluster="auto").scores["accuracy"] == 1.0
+    results = [regraft.adapt(net, (X, y), strategy="probe", cache="memory", engine="eager", cluster=own) for own in (None, "auto")]
+    assert results[0].scores == results[1].scores
+    profiles = [regraft.profile(net, (X, y), cache="memory", engine="eager", cluster=own) for own in (None, "auto")]
+    assert profiles[0].to_dict()["depths"] == profiles[1].to_dict()["depths"]
+    assert not [note for note in (*results[1].plan.reasons, *profiles[1].notes) if "on this machine" in note]
