@@ -143,9 +143,9 @@ def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> di
     """Return the keyword that lets a network predict on an engine or a cluster, before it is opened; none for an ONNX file.
 
     Args:
-        source: as in `to_run`.
+        source: a saved folder, or a file, which is looked at by its ending alone.
         engine: one of `regraft.frontier.ENGINES`; None for "auto".
-        cluster: as of `regraft.predict`.
+        cluster: "ray://HOST:PORT" or "auto"; None for this machine.
 
     Raises:
         SettingError: if there is no such engine, or one is asked for to run an ONNX file.

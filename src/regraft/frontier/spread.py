@@ -56,8 +56,8 @@ def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster
 
     Args:
         shared: what is computed.
-        chunks: of its examples.
-        network: of which `shared` holds parts.
+        chunks: what each task computes.
+        network: tells how the parts of it that `shared` holds are sent.
         cluster: "ray://HOST:PORT" or "auto".
 
     Raises:

@@ -55,7 +55,7 @@ def on_cluster(work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable
         work: from what `shared` holds and one piece to a result; a function of a module that all machines have.
         shared: of `packed`.
         pieces: what the tasks differ in.
-        cluster: as of `check_cluster`.
+        cluster: "ray://HOST:PORT" or "auto".
         threads: processors that a task takes.
 
     Yields:
