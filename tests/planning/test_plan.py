@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,7 +112,19 @@ def test_editors_know_the_keywords_that_a_verb_takes_with_the_types_of_the_table
     settings, plan = ({field.name: field.type for field in dataclasses.fields(kind)} for kind in (Settings, Plan))
     options = {name for method in METHODS.values() for name in method.options}
     own = {*_OWN, *options, "skip_bad", *(["strategy"] if verb == "search" else [])} if verb != "profile" else set()
-    assert set(given) == (set(settings) | own) - set(signature) - {"budget"}
+    assert set(given) == (set(settings) | own) - set(signature)
     for name, kind in given.items():
         if name not in options and name != "skip_bad":
             assert kind == KEYWORDS.get(name, (settings | plan)[name]), name
+
+
+def test_a_plan_is_made_without_the_report() -> None:
+    seen, todo = set(), {Path(inspect.getfile(Plan))}
+    source = Path(regraft.__file__).parent
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for dots, name in re.findall(r"^from (\.+)([\w.]*) import", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            base = path.parents[len(dots) - 1].joinpath(*name.split("."))
+            todo |= {found for found in (base.with_suffix(".py"), base / "__init__.py") if found.is_file()} - seen
+    assert not {path for path in seen if path.is_relative_to(source / "report")}

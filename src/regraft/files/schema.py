@@ -1,8 +1,9 @@
-"""Schemas of the JSON files that regraft reads back: pydantic models, and one function that checks a file against one."""
+"""Schemas of the JSON files that regraft reads back, a function that checks a file against one, and the words of some records."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +13,27 @@ from ..errors import InputError
 from .formats import FORMATS, opening
 from .text import printable
 
-__all__ = ["HistoryEntry", "Plain", "checked", "read_json", "read_lines"]
+__all__ = [
+    "HEADINGS",
+    "NOT_TRIED",
+    "Candidate",
+    "HistoryEntry",
+    "Interval",
+    "Plain",
+    "candidate_rows",
+    "checked",
+    "estimate_words",
+    "outcomes",
+    "read_json",
+    "read_lines",
+    "was_tried",
+]
+
+
+HEADINGS = ("candidate", "time expected", "time taken", "estimate (95 % interval)", "outcome")
+NOT_TRIED = "not tried"
+"""First words of what came of a candidate that was not tried; the reason follows after a colon."""
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Plain(BaseModel):
@@ -34,6 +55,21 @@ class HistoryEntry(Plain):
     validation_accuracy: float | None = None
     learning_rate: float | None = None
     seconds: float | None = None
+
+
+class Candidate(Plain):
+    """What was compared, as a plan keeps it and the report shows it."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    name: str = ""
+    strategy: str = ""
+    predicted: float | None = None
+    seconds: float | None = None
+    estimate: float | None = None
+    interval: Interval | None = None
+    figure: str = "accuracy"
+    why: str = ""
 
 
 Model = TypeVar("Model", bound=Plain)
@@ -101,3 +137,50 @@ def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any
             end = f" {remedy}" if remedy else ""
             raise FORMATS[kind].error(f"Entry {number} of {printable(path)!r} is no mapping; received {_shown(entry)}.{end}")
     return entries
+
+
+def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """Return a row of words for each candidate, in the order of `HEADINGS`; empty where something is not known.
+
+    Of what was not tried no estimate is shown.
+
+    Args:
+        candidates: with "name", "predicted" and "seconds", "estimate" with its "interval" and "figure" ("accuracy" or "loss"), "why".
+    """
+    return [
+        (
+            str(one.get("name", "")),
+            "" if one.get("predicted") is None else f"{one['predicted']:.1f} s",
+            "" if one.get("seconds") is None else f"{one['seconds']:.1f} s",
+            estimate_words(one),
+            str(one.get("why", "")),
+        )
+        for one in candidates
+    ]
+
+
+def was_tried(candidate: Mapping[str, Any]) -> bool:
+    """Tell whether a `candidate`, as plain data, was tried, so that its estimate is measured."""
+    return not str(candidate.get("why", "")).startswith(NOT_TRIED)
+
+
+def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (names of candidates, the outcome that they came to), each outcome once.
+
+    Args:
+        candidates: as for `candidate_rows`.
+    """
+    found: dict[str, list[str]] = {}
+    for one in candidates:
+        if one.get("why"):
+            found.setdefault(str(one["why"]), []).append(str(one.get("name", "")))
+    return [(", ".join(names), why) for why, names in found.items()]
+
+
+def estimate_words(one: Mapping[str, Any]) -> str:
+    """Return the estimate of `one` candidate with its interval; nothing where it was not tried."""
+    if one.get("estimate") is None or not was_tried(one):
+        return ""
+    share = one.get("figure", "accuracy") == "accuracy"
+    middle, low, high = (100 * value if share else value for value in (one["estimate"], *(one.get("interval") or [one["estimate"]] * 2)))
+    return f"{middle:.1f} % ({low:.1f} to {high:.1f} %)" if share else f"{one['figure']} {middle:.4g} ({low:.4g} to {high:.4g})"

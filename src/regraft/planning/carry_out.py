@@ -15,11 +15,11 @@ from ..data import Dataset, Prepared, check_trainable
 from ..data.items import take
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
+from ..files.schema import was_tried
 from ..frontier import check_engine
 from ..methods import METHODS
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..report.candidates import was_tried
 from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
 from .checking.summaries import equal_across

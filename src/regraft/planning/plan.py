@@ -13,13 +13,11 @@ from pydantic import Field
 from ..data.preprocessings.augmenting import AUGMENTS, CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..files.formats import reason_of
-from ..files.schema import Plain, checked
+from ..files.schema import HEADINGS, Candidate, Plain, candidate_rows, checked
 from ..files.text import notebook_html, printable
 from ..files.writing import json_text
 from ..heads.starting import STARTS
 from ..methods import METHODS, SWITCHES
-from ..report.candidates import HEADINGS, candidate_rows
-from ..report.facts import Candidate
 from ..training import Settings
 from ..training.settings import SettingKeywords
 

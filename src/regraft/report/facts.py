@@ -6,22 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..errors import DataError
 from ..files.formats import member
-from ..files.schema import HistoryEntry, Plain, checked, read_json
+from ..files.schema import Candidate, HistoryEntry, Interval, Plain, checked, read_json
 from ..files.text import printable
 from ..files.writing import write_json
 
-__all__ = ["SCORES", "Candidate", "read_facts", "write_facts"]
+__all__ = ["SCORES", "read_facts", "write_facts"]
 
 SCORES = ("verdict", "scores", "baselines", "cost")
 """What stands in `scores.json`, and not once more in `report.json`."""
 _SCORES_FILE, _FACTS_FILE = "scores.json", "report.json"
 _REMEDY = "Save the result again."
 Count = Annotated[int, Field(ge=0)]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class _Class(Plain):
@@ -81,21 +80,6 @@ class _Figures(Plain):
         if isinstance(found, list) and len(found) > classes:
             raise ValueError(f"a confusion of {len(found)} classes, of which {classes} have figures")
         return self
-
-
-class Candidate(Plain):
-    """What was compared, as the report and a printed plan show it."""
-
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    name: str = ""
-    strategy: str = ""
-    predicted: float | None = None
-    seconds: float | None = None
-    estimate: float | None = None
-    interval: Interval | None = None
-    figure: str = "accuracy"
-    why: str = ""
 
 
 class _Strategy(Plain):

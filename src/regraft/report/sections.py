@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from .candidates import HEADINGS, candidate_figure, candidate_rows, outcomes
+from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
 from .curves import epochs_of
 from .figures import Axis, Bar, interval_rows, stacked_bar
+from .planes import axis_of
 from .results import Figure, class_figures, comparison, confused_pairs, curves, figure, remarks, score_table, tiles
 from .tasks import label_rows, percent, task_sections
 from .verdict import judged_part
@@ -166,7 +167,7 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
     return {
         "headings": HEADINGS,
         "candidates": candidate_rows(candidates),
-        "compared": candidate_figure(candidates),
+        "compared": _candidate_figure(candidates),
         "outcomes": outcomes(candidates),
         "name": str(strategy.get("name") or ""),
         "chosen": str(strategy.get("chosen") or ""),
@@ -197,3 +198,22 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
         passed = f"{_phrase(items)} examples went through the frozen part" if items else "All features came from the cache"
         caption += f" {passed}{'; after that its outputs came from the cache' if items else ''}."
     return {"bar": figure(body, title="Time by step", caption=caption.strip())}
+
+
+def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """Return the estimates of what was tried, as dots with intervals; None where there are none."""
+    tried = [one for one in candidates if was_tried(one) and one.get("estimate") is not None]
+    kind = next((str(one.get("figure", "accuracy")) for one in tried), "accuracy")
+    tried = [one for one in tried if one.get("figure", "accuracy") == kind]
+    bars = []
+    for one in tried:
+        interval = tuple(one["interval"]) if one.get("interval") else None
+        chosen = str(one.get("why", "")).startswith("chosen")
+        bars.append(Bar(str(one.get("name", "")), one["estimate"], interval, estimate_words(one), chosen))
+    if not bars:
+        return None
+    ends = [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
+    axis = axis_of(ends, name=f"{kind} on validation items", percent=kind == "accuracy")
+    body = interval_rows(bars, title="Estimates of the candidates that were tried", axis=axis)
+    caption = "Only what was tried has an estimate. Lines are 95 % intervals; trials are short, so that these are no final figures."
+    return {"title": "Candidates that were compared", "body": body, "caption": caption}

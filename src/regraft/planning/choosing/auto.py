@@ -11,8 +11,8 @@ import numpy as np
 
 from ...console import duration, say
 from ...errors import SettingError
+from ...files.schema import NOT_TRIED
 from ...networks.parts.taps import INPUT
-from ...report.candidates import NOT_TRIED
 from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
