@@ -52,7 +52,7 @@ def test_folders_saved_under_former_names_open_and_are_saved_under_the_present_o
     assert sorted(opened.state()) == sorted(today.state()) and opened.held == today.held
     assert [head.layer for head in opened.heads.values()] == [head.layer for head in today.heads.values()]
     assert [block.name for block in opened.blocks] == [block.name for block in today.blocks]
-    assert opened.origin["edits"] == today.origin["edits"]
+    assert opened.edits == today.edits
     if name not in ("cut of a branch", "folded", "stack of a join of codes"):  # to save takes half a second
         return
     again = regraft.load(opened.save(tmp_path / "again"), architecture=architecture(name))

@@ -241,7 +241,7 @@ def test_low_rank_scales_by_alpha_and_rank() -> None:
         (["out"], "that layer is a head"),
         (["flatten"], "is a Flatten|is not there"),
         (["dens"], "is not there; expected .*did you mean 'dense'"),
-        ([], "for 0 layers"),
+        ([], "nothing to change"),
     ],
 )
 def test_low_rank_refuses_by_name(layers: list[str], message: str) -> None:

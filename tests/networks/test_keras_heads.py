@@ -169,8 +169,6 @@ def test_a_branch_of_a_model_without_a_graph_is_refused() -> None:
     with pytest.raises(NetworkError, match=r"Subclassed.*no graph.*functional API"):
         network.with_head(rows(3, 8, task="b"))
     with pytest.raises(NetworkError, match="no graph"):
-        network.ended(network.blocks[0].name)
-    with pytest.raises(NetworkError, match="no graph"):
         network.with_columns(2)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Tap
+from regraft.networks.edits import Biased
 from regraft.networks.torch_modules import TorchNetwork, open_torch
 from regraft.networks.torch_parts.sites import fold_
 
@@ -193,19 +194,19 @@ def test_settled_networks_are_saved_with_the_biases_that_were_made(tmp_path: Pat
     training = net.adjusted(net.points(), form="film")
     shaken_(training, "adjusting")
     with pytest.raises(NetworkError, match="save what settled"):
-        training.write(tmp_path)
+        training.save(tmp_path / "training")
     settled = training.settled()
     settled.preprocessing = regraft.load(mlp(), inputs=(6,)).preprocessing
     again = regraft.load(settled.save(tmp_path / "net"), architecture=mlp)
     assert same(scores(again), scores(settled))
-    assert settled.origin["edits"] == [{"edit": "biased", "layers": ["3"]}]
+    assert settled.edits == (Biased(("3",)),)
 
 
 def test_adjusting_is_refused_by_name() -> None:
     net = opened("mlp")
     with pytest.raises(NetworkError, match="form='flim' is unknown; did you mean 'film'"):
         net.adjusted(net.points(), form="flim")
-    with pytest.raises(NetworkError, match="being adjusted already"):
+    with pytest.raises(NetworkError, match="training form"):
         net.adjusted(net.points(), form="film").adjusted(net.points(), form="film")
 
 

@@ -188,7 +188,9 @@ def test_a_network_that_is_one_layer_is_edited_as_one_with_that_layer_in_it(edit
         twin = _OF_ONE_LAYER[edit](regraft.load(made(), classes=["a", "b", "c"], inputs=(4,)))
         twin.mode_(False)
         scores[name] = twin.scores(twin.sample)
-        opened = open_torch(made(), inputs=(4,)).edited_by(twin.origin["edits"])
+        opened = open_torch(made(), inputs=(4,))
+        for change in twin.edits:
+            opened = opened.edited(change)
         opened.module.load_state_dict(twin.module.state_dict())
         opened.mode_(False)
         again = opened.scores(twin.sample)

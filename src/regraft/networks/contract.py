@@ -23,6 +23,7 @@ from ..files.formats import writable
 from ..files.text import notebook_html, printable
 from .account import Account
 from .dense_files import write_pmml
+from .editing import Editable
 from .fingerprints.values import Structure
 from .folders import save_network
 from .names import checked_classes
@@ -44,13 +45,13 @@ _NAMED = 5
 """Classes that the short form of a network names."""
 
 
-class Network(abc.ABC):
+class Network(Editable):
     """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is.
 
     All heads read the same features. The first one is `head`; the others are its branches, by task name.
     `history` is that of all trainings so far; `statistics` are sums of the features by class, where a training kept them.
     `coding` says how the network takes the codes of conditions; None where it knows none. `draws` tells whether two passes over the same
-    examples differ, in inference too.
+    examples differ, in inference too. `edits` are the changes since the network was opened from its source, in order.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -63,19 +64,13 @@ class Network(abc.ABC):
 
     family: ClassVar[str]
     module: Any
-    blocks: tuple[Block, ...]
     layers: tuple[Layer, ...]
-    heads: dict[str, Head]
     account: Account
     preprocessing: Preprocessing
     input_shape: tuple[int | None, ...]
-    origin: dict[str, Any]
     input_guessed: bool = False
     sample: Inputs
     history: Sequence[dict[str, Any]] = ()
-    statistics: Mapping[str, np.ndarray] | None = None
-    unknown: Unknowns | None = None
-    coding: Coding | None = None
     draws: bool = False
     found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
     becomes: ClassVar[dict[str, Callable[[Network], Network]]] = {}
@@ -109,17 +104,6 @@ class Network(abc.ABC):
         """Whether an item is a sequence of token ids."""
         named = self.sample if isinstance(self.sample, dict) else {"": self.sample}
         return not any(tensor.is_floating_point() for tensor in named.values())
-
-    @property
-    def head(self) -> Head:
-        """The first head.
-
-        Raises:
-            NetworkError: if there is none.
-        """
-        if not self.heads:
-            raise NetworkError("Received a network without a head; expected one. Give it a head with regraft.retarget.")
-        return next(iter(self.heads.values()))
 
     @property
     def head_layers(self) -> tuple[str, ...]:
@@ -498,166 +482,6 @@ class Network(abc.ABC):
         """Set the network's own random generators to `seed` (Keras keeps one per dropout layer)."""
 
     @abc.abstractmethod
-    def with_head(self, head: Head) -> Self:
-        """Return a copy whose head of that task has these rows, multiplied in the head's parts.
-
-        A network without a head gets one on its pooled output; a task that is not there yet becomes a branch on the same features.
-
-        Raises:
-            NetworkError: if the rows do not fit what the head reads, or the network cannot be changed so.
-        """
-
-    @abc.abstractmethod
-    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
-        """Return a copy with a new head on top of the first head's raw scores, which become features.
-
-        Args:
-            head: rows (M, C): the new head reads C activated scores.
-            activation: what the old scores go through, one of `ACTIVATIONS`.
-            dropout: share of the activated scores that training drops.
-
-        Returns:
-            A network with the new head alone.
-
-        Raises:
-            NetworkError: if the network cannot be changed so.
-        """
-
-    @abc.abstractmethod
-    def ended(self, block: str) -> Self:
-        """Return a copy that ends at the output of the block of that name, without a head and without what comes after.
-
-        Raises:
-            NetworkError: if there is no such block, or the network cannot be cut there.
-        """
-
-    @abc.abstractmethod
-    def tapped(self, points: Sequence[Tap]) -> Self:
-        """Return a copy without a head whose output is one vector (N, D): the pooled outputs of several blocks side by side.
-
-        What gives no real numbers for each item (token ids) is left out; `tap_slices` tells what is there. What runs only after the
-        last of the blocks is left out as well.
-
-        Args:
-            points: blocks, or "input", with their pools; each block once.
-
-        Raises:
-            NetworkError: if a block or pool is unknown, nothing can be read, or the network cannot be changed so.
-        """
-
-    @property
-    @abc.abstractmethod
-    def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Which features come from which tap, in order; empty where the features are not those of taps."""
-
-    @abc.abstractmethod
-    def with_channels(self, count: int) -> Self:
-        """Return a copy that takes pictures (or signals) of `count` channels: its first convolution's weights summed or repeated.
-
-        One channel takes the sum over the old ones; more or fewer take them in turn, scaled by old / new count. The account says so.
-
-        Raises:
-            NetworkError: if the network does not begin with a convolution over channels.
-        """
-
-    @abc.abstractmethod
-    def with_columns(self, count: int) -> Self:
-        """Return a copy whose head also reads `count` numbers beside each item: new weights are zero, so scores are as before.
-
-        Its batches are named tensors: "columns" (N, count) beside what the network takes ("inputs" where that is one tensor).
-
-        Raises:
-            NetworkError: if the network has no head or several, or cannot be changed so.
-        """
-
-    @property
-    def codes(self) -> dict[str, np.ndarray]:
-        """The code of each known condition, copies (size,) by name; empty where the network knows none."""
-        if self.coding is None:
-            return {}
-        table = self.code_table().detach().cpu().numpy()
-        return {name: table[row].copy() for row, name in enumerate(self.coding.conditions, start=1)}
-
-    @abc.abstractmethod
-    def points(self) -> tuple[Point, ...]:
-        """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
-
-    @abc.abstractmethod
-    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
-        """Return a copy to be trained: the values at these points are scaled and shifted by channel; at first nothing changes.
-
-        Args:
-            points: some of `points()`.
-            form: "lhuc": times 2 sigmoid(a), a = 0; "film": times g plus b, g = 1, b = 0.
-
-        Returns:
-            The copy, with further layers that hold a, or g and b; `settled` folds them into the weights.
-
-        Raises:
-            NetworkError: if the network cannot be changed so.
-        """
-
-    @abc.abstractmethod
-    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
-        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, B zero; `settled` adds it to W.
-
-        Args:
-            rank: 1 or more.
-            alpha: above 0.
-            layers: names of layers that are no heads.
-            seed: A is drawn from it, as the family's library draws it.
-
-        Raises:
-            NetworkError: if a layer cannot be changed so.
-        """
-
-    @abc.abstractmethod
-    def settled(self) -> Self:
-        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights: the architecture is as it was before."""
-
-    @abc.abstractmethod
-    def with_entrance(self) -> Self:
-        """Return a copy with a linear layer over the features (channels) before the input, the identity at first; it stays there.
-
-        Raises:
-            NetworkError: if the network takes token ids or several inputs.
-        """
-
-    @abc.abstractmethod
-    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
-        """Return a copy that takes a condition beside each item: named inputs with "condition", (N,) row numbers of its table of codes.
-
-        The scores are those of the network as it is, to the bit: codes are small and random, what reads them is zero (or adds zero).
-
-        Args:
-            coding: how it takes codes, and of which conditions; without points, all of them.
-            seed: equal seeds give equal codes.
-
-        Raises:
-            NetworkError: if the network cannot be changed so, or takes codes already.
-        """
-
-    @abc.abstractmethod
-    def code_table(self) -> torch.nn.Parameter:
-        """Return the network's own table of codes, (1 + K, size); row 0 is the mean code.
-
-        Raises:
-            NetworkError: if it takes none.
-        """
-
-    @abc.abstractmethod
-    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
-        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size); all else is as it was, to the bit."""
-
-    @abc.abstractmethod
-    def folded(self, condition: str) -> Self:
-        """Return a plain network: the code of a known condition (or "mean") folded into the biases, the input "condition" gone.
-
-        Raises:
-            NetworkError: if the condition is not known; the known ones are listed.
-        """
-
-    @abc.abstractmethod
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights into `folder` and return what opening them needs, as plain data."""
 
@@ -732,6 +556,7 @@ class Network(abc.ABC):
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
                 f"{', '.join(map(repr, self.own_endings))}, '.onnx' or '.pmml'."
             )
+        self.refuse_training_form()
         with writable(aim.parent, error=NetworkError):
             return self.export_own(aim)
 
@@ -780,7 +605,7 @@ class Network(abc.ABC):
         """Return how pickle makes a `part` of the network again in another process; NotImplemented for pickle's own way."""
         return NotImplemented
 
-    def name_for_export_(self) -> None:  # noqa: B027  # most networks have nothing to do
+    def name_for_export_(self) -> None:  # most networks have nothing to do
         """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
 
 

@@ -117,6 +117,7 @@ def write_network(network: Record, folder: Path) -> None:
         OSError: if the folder cannot be written; `replacing` makes an error of regraft of it.
     """
     refuse_program(network.origin, "saved")
+    network.refuse_training_form()
     own = None if network.unknown is None else network.unknown.own_statistics()
     try:
         facts = dict(network.write(folder))

@@ -15,9 +15,10 @@ from torch.nn import Module, Parameter
 
 from ..errors import NetworkError
 from .account import Account, unused_outputs
-from .contract import Coding, Head, Inputs, Network, Point, Scores
+from .contract import Head, Inputs, Network, Point, Scores
+from .edits import Edit
 from .fingerprints.values import Structure
-from .keras_changes import adjusting, changes, codes, entrances, folding, low_ranks
+from .keras_changes import changes, codes, folding
 from .keras_parts.clone import cloned
 from .keras_parts.drawing import draw_, drawn, seeded
 from .keras_parts.freezing import frozen_names, held_names, inference, renamed, set_gradients_, still_modules
@@ -55,7 +56,7 @@ from .keras_parts.structure import (
 )
 from .parts.head import HeadChoice
 from .parts.structure import prefixes
-from .parts.taps import Tap, TapSlice
+from .parts.taps import TapSlice
 from .torch_parts.exporting import export_module
 from .tracing import Trace, as_tensor, capture, pooled, trace
 
@@ -358,85 +359,30 @@ class KerasNetwork(Network):
         for index, generator in enumerate(generators):
             generator.state.assign([(seed + index) % 2**31, 0])
 
-    def with_head(self, head: Head) -> Self:
-        """Return a copy whose head of that task has these rows, multiplied in the head's parts.
+    def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
+        """Return a copy that is changed by an `edit`, a `head` being the class weights of one of a head."""
+        return changes.changed_by(self, edit, head=head, seed=seed)
 
-        A network without a head gets one on its pooled output, another task a branch on the features of the first head. A derived head
-        is only noted; one that no longer fits the first head's number of rows is left out.
-
-        Raises:
-            NetworkError: if the rows do not fit what the head reads, or the parts the rows.
-        """
-        if head.parts and sum(head.parts) != len(head.weight):
-            raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} rows; expected sizes that add up to their number.")
-        if head.groups is not None:
-            twin = self.copy()
-            twin.heads[head.task] = head
-            return twin
-        if not self.found:
-            return changes.with_first_head(self, head)
-        return changes.with_rows(self, head) if head.task in self.found else changes.with_branch(self, head)
-
-    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
-        """Return a copy with a new head alone, on top of the first head's raw scores, which go through `activation` and `dropout`."""
-        return changes.with_stack(self, head, activation=activation, dropout=dropout)
-
-    def ended(self, block: str) -> Self:
-        """Return a copy that ends with the block of that name; it has a head only where it ends with one."""
-        return changes.ended(self, block)
-
-    def tapped(self, points: Sequence[Tap]) -> Self:
-        """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D)."""
-        return changes.tapped(self, points)
+    def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
+        """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""
+        return folding.settled(self) if code is None else codes.folded(self, code)
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap; the graph tells it."""
         return tap_slices(self.module, self._by_name[self.first.layer] if self.found else None)
 
-    def with_channels(self, count: int) -> Self:
-        """Return a copy that takes items of `count` channels; its first convolution's weights are summed, or repeated and scaled."""
-        return changes.with_channels(self, count)
-
-    def with_columns(self, count: int) -> Self:
-        """Return a copy whose head also reads `count` numbers beside each item, with weights of zero."""
-        return changes.with_columns(self, count)
-
     def points(self) -> tuple[Point, ...]:
         """Return where the network can be shifted or scaled by channel, in the order of execution."""
         return points_of(self)
-
-    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
-        """Return a copy to be trained whose values at these points are scaled and shifted by channel in the form "lhuc" or "film"."""
-        return adjusting.adjusted(self, points, form=form)
-
-    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
-        """Return a copy to be trained with W + (alpha / rank) B A in place of W in these layers."""
-        return low_ranks.low_rank(self, rank, alpha=alpha, layers=layers, seed=seed)
-
-    def settled(self) -> Self:
-        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights."""
-        return folding.settled(self)
-
-    def with_entrance(self) -> Self:
-        """Return a copy with a linear layer over the features (channels) before the input, the identity at first."""
-        return entrances.with_entrance(self)
-
-    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
-        """Return a copy that takes a condition beside each item, with scores as before."""
-        return codes.coded(self, coding, seed=seed)
 
     def code_table(self) -> Parameter:
         """Return the network's own table of codes, (1 + K, size)."""
         return codes.code_table(self)
 
-    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
-        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size)."""
-        return codes.recoded(self, conditions, table=table)
-
-    def folded(self, condition: str) -> Self:
-        """Return a plain network: the code of a condition folded into the biases."""
-        return codes.folded(self, condition)
+    def put_codes_(self, table: np.ndarray) -> None:
+        """Give the network another `table` of codes, (1 + K, size)."""
+        codes.put_codes_(self, table)
 
     def recount_(self, changed: Collection[str]) -> None:
         """Take over the number of parameters of layers that have been changed in the module."""
@@ -522,9 +468,8 @@ class KerasNetwork(Network):
         """Write `network.keras`, which plain Keras opens on any backend.
 
         Raises:
-            NetworkError: if Keras cannot serialise the model, or the network is in its training form.
+            NetworkError: if Keras cannot serialise the model.
         """
-        folding.refuse_form(self)
         hooked = hooked_in(self.module)
         if hooked == ():
             raise NetworkError(
@@ -532,7 +477,8 @@ class KerasNetwork(Network):
                 "Build the model with the functional API, or end it in the class's own code."
             )
         save(self, self.module, target=Path(folder) / _FILE)
-        facts = {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
+        edits = [edit.to_dict() for edit in self.edits]
+        facts = {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None, "edits": edits}
         return facts if hooked is None else {**facts, "taps": [[str(number), *point.pools] for number, point in hooked]}
 
     @property
@@ -554,7 +500,6 @@ class KerasNetwork(Network):
         Raises:
             NetworkError: if Keras cannot serialise the model, Keras 2 has no words for it, or a program would have several inputs.
         """
-        folding.refuse_form(self)
         with as_given(self):
             whole = changes.with_groups(self)
             if path.suffix.lower() == _PROGRAM:

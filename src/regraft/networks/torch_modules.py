@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ..errors import NetworkError
 from ..randomness import seeded
 from .account import Account, unused_outputs
-from .contract import Coding, Head, Inputs, Layer, Network, Point, Scores
+from .contract import Head, Inputs, Layer, Network, Point, Scores
+from .edits import Edit, LowRank
 from .fingerprints.values import Structure
 from .parts.head import HeadChoice
 from .parts.structure import blocks_of, prefixes, torch_layers, torch_units
-from .parts.taps import Tap, TapSlice
+from .parts.taps import TapSlice
 from .samples import check_sample, first_working_sample, is_pictures, to_inputs
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module, tap_slices
@@ -104,7 +104,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
 class TorchNetwork(Network):
     """A PyTorch module with what one run of a sample told about it.
 
-    Its origin is what opening it again needs: where the module came from, and the edits made since, in order.
+    Its origin is what opening it again needs, before its edits are repeated.
     """
 
     family: ClassVar[str] = "torch"
@@ -137,6 +137,7 @@ class TorchNetwork(Network):
         self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
         alone = not any(True for _ in module_at(self.module, "").children())
         self.blocks = blocks_of(self.layers, torch_units(modules, aside=within(self.module)), alone=alone)
+        asked = known is None
         if known is None:
             wanted = self.origin.get("head")
             chosen = wanted if isinstance(wanted, Mapping) else {"main": wanted}
@@ -144,7 +145,7 @@ class TorchNetwork(Network):
             known = {task: head if len(chosen) == 1 else replace(head, others=()) for task, head in candidates.items() if head}
         self.found = dict(known)
         self.heads = {task: self._head_of(task, found) for task, found in known.items()}
-        if isinstance(self.origin.get("head"), Mapping) and not self.origin.get("edits"):
+        if asked and isinstance(self.origin.get("head"), Mapping):
             self.note_apart_()
         self.module.train(was_training)
 
@@ -409,72 +410,29 @@ class TorchNetwork(Network):
     def reseed_(self, seed: int) -> None:
         """Do nothing: PyTorch layers draw from the generators that the process shares, which the training loop seeds."""
 
-    def with_head(self, head: Head) -> Self:
-        """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch."""
-        return changes.with_head(self, head)
+    def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
+        """Return a changed copy, whose origin also has the sample of the module before any edit."""
+        twin = changes.changed_by(self, edit, head=head, seed=seed)
+        twin.origin.setdefault("sample", _sample_facts(self.sample))
+        return twin
 
-    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
-        """Return a copy with a new head on top of the first head's raw scores, which go through `activation` and `dropout`."""
-        return changes.with_stack(self, head, activation=activation, dropout=dropout)
-
-    def ended(self, block: str) -> Self:
-        """Return a copy that ends at the output of the block of that name."""
-        return changes.ended(self, block)
-
-    def tapped(self, points: Sequence[Tap]) -> Self:
-        """Return a copy without a head whose output are the pooled outputs of several blocks side by side, (N, D)."""
-        return changes.tapped(self, points)
-
-    def with_channels(self, count: int) -> Self:
-        """Return a copy whose first convolution reads `count` channels."""
-        return changes.with_channels(self, count)
-
-    def with_columns(self, count: int) -> Self:
-        """Return a copy whose head also reads `count` numbers beside each item."""
-        return changes.with_columns(self, count)
+    def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
+        """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""
+        if code is not None:
+            return codes.folded(self, code)
+        return low_ranks.settled(self) if isinstance(edit, LowRank) else adjusting.settled(self)
 
     def points(self) -> tuple[Point, ...]:
         """Return where the network can be shifted or scaled by channel, in the order of execution."""
         return adjusting.points_of(self)
 
-    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
-        """Return a copy to be trained whose values at these points are scaled and shifted by channel in the form "lhuc" or "film"."""
-        return adjusting.adjusted(self, points, form=form)
-
-    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
-        """Return a copy to be trained with W + (alpha / rank) B A in place of W in these layers."""
-        return low_ranks.low_rank(self, rank, alpha=alpha, layers=layers, seed=seed)
-
-    def settled(self) -> Self:
-        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights."""
-        return low_ranks.settled(self) if low_ranks.is_low_rank(self) else adjusting.settled(self)
-
-    def with_entrance(self) -> Self:
-        """Return a copy with a linear layer over the features (channels) before the input, the identity at first."""
-        return adjusting.with_entrance(self)
-
-    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
-        """Return a copy that takes a condition beside each item, with scores as before."""
-        return codes.coded(self, coding, seed=seed)
-
     def code_table(self) -> Parameter:
         """Return the network's own table of codes, (1 + K, size)."""
         return codes.code_table(self)
 
-    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
-        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size)."""
-        return codes.recoded(self, conditions, table=table)
-
-    def folded(self, condition: str) -> Self:
-        """Return a plain network: the code of a condition folded into the biases."""
-        return codes.folded(self, condition)
-
-    def edited_by(self, edits: Sequence[Mapping[str, Any]], *, former: bool = False) -> Self:
-        """Return this network after edits, plain data in order, that another one of the same origin has noted; new rows are zero.
-
-        Where they are `former` ones, they name layers as folders of format 1 do.
-        """
-        return changes.edited_by(self, edits, former=former)
+    def put_codes_(self, table: np.ndarray) -> None:
+        """Give the network another `table` of codes, (1 + K, size)."""
+        codes.put_codes_(self, table)
 
     def reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
         """Inspect the changed module, give its `heads` their names and rows as `found`, and return this network."""
@@ -488,17 +446,6 @@ class TorchNetwork(Network):
         self.layers = tuple(replace(layer, parameters=count) if layer.name == name else layer for layer in self.layers)
         sizes = {layer.name: layer.parameters for layer in self.layers}
         self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
-
-    def edited(self, edit: str, facts: Mapping[str, Any] | None = None, *, parts: Sequence[int] = ()) -> Self:
-        """Return a copy that takes note of an `edit`, its `facts` and the `parts` of a head; opening the saved folder repeats the edits."""
-        twin = self.copy()
-        twin.note_(edit, {**(facts or {}), **({"parts": list(parts)} if parts else {})})
-        return twin
-
-    def note_(self, edit: str, facts: Mapping[str, Any]) -> None:
-        """Take note of an `edit` and its `facts`."""
-        self.origin["edits"] = [*self.origin.get("edits", ()), {"edit": edit, **facts}]
-        self.origin.setdefault("sample", _sample_facts(self.sample))  # of the module before any edit
 
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
@@ -514,16 +461,11 @@ class TorchNetwork(Network):
         """Write the weights as safetensors and return what opening them needs.
 
         Beside a class of the user's own goes the network in ONNX form, which opens without the class.
-
-        Raises:
-            NetworkError: if it holds what `adjusted` or `low_rank` added: a saved folder has no place for it.
         """
-        if low_ranks.is_low_rank(self) or adjusting.is_adjusted(self):
-            count = len(self.layers)
-            raise NetworkError(f"This network of {count} layers is in the form in which it is trained; save what settled() returns.")
         state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state().items()}
         save_file(state, folder / WEIGHTS_FILE)
-        facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": self.origin, "sample": _sample_facts(self.sample)}
+        origin = self.origin | ({"edits": [edit.to_dict() for edit in self.edits]} if self.edits else {})
+        facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": origin, "sample": _sample_facts(self.sample)}
         facts["held"] = sorted(holding.held_parameters(self.module, given=True))
         if self.origin["source"] == "onnx":
             write_graph(self.module, folder)

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
-from ..contract import Point
+from ..edits import ScaleShift
 from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
 from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import ADJUSTED, graph_of
 from ..parts.scaling import film, lhuc
-from .folding import begun, refuse_form
+from .folding import begun
 from .inserting import Rewiring, Step
 from .opened import opened
 from .sizes import taken_activation_
@@ -22,8 +22,6 @@ from .sizes import taken_activation_
 __all__ = ["adjusted"]
 
 N = TypeVar("N", bound=KerasRecord)
-
-_FORMS = ("lhuc", "film")
 
 
 class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes through a door without types
@@ -57,32 +55,24 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
         return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
 
 
-def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
-    """Return a copy to be trained whose values at these points are scaled and shifted by channel; `settled` folds it.
-
-    Args:
-        network: with a graph.
-        points: of it, one or more.
-        form: "lhuc" or "film".
+def adjusted(network: N, edit: ScaleShift) -> N:
+    """Return a copy of a `network` whose values at the points of an `edit` are scaled and shifted by channel; `settled` folds it.
 
     Raises:
-        NetworkError: if the form or a point is unknown, or the network is in a training form already.
+        NetworkError: if a point is unknown.
     """
-    refuse_form(network)
-    if form not in _FORMS:
-        raise NetworkError(f"form={form!r}: expected one of {', '.join(map(repr, _FORMS))}.")
     sites = sites_of(network)
-    wrong = [point.name for point in points if point.name not in sites]
-    if wrong or not points:
-        raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}" if wrong else "Received no point.")
+    wrong = [name for name in edit.points if name not in sites]
+    if wrong:
+        raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}")
     module, layers, heads = network.copied()
     names = {id(layer): name for name, layer in network.modules().items()}
     pass_, added = Rewiring(), {}
-    for point in points:
-        site = sites[point.name]
-        own = Site(layers[point.name], layers[names[id(site.linear)]], site.channels)
-        pass_.behind[id(own.layer)] = _adjusting(own, form)
-        added[point.name] = f"{point.name[: -len(own.layer.name)]}{ADJUSTED}{own.layer.name}"
+    for name in edit.points:
+        site = sites[name]
+        own = Site(layers[name], layers[names[id(site.linear)]], site.channels)
+        pass_.behind[id(own.layer)] = _adjusting(own, edit.form)
+        added[name] = f"{name[: -len(own.layer.name)]}{ADJUSTED}{own.layer.name}"
     whole = opened(module).model(pass_.outputs(graph_of(module), {}))
     return begun(network.rebuilt(whole, pass_.renewed(layers), heads=heads), network, adjusting=added)
 

@@ -1,6 +1,6 @@
 """Other networks out of a Keras network: with a head, a branch, a layer on top, other inputs, or cut short.
 
-Each function leaves the network as it is and works on a copy.
+Each function leaves the network as it is and works on a copy. What holds in every family is checked before, in `contract.Network`.
 """
 
 from __future__ import annotations
@@ -12,33 +12,23 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ...errors import NetworkError, near_names
+from ...errors import NetworkError
 from ..account import Account
 from ..contract import Block, Head
+from ..edits import Biased, Channels, Codes, Columns, Cut, Edit, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
 from ..keras_parts.clone import cloned
 from ..keras_parts.heads import FoundHead, outputs_of
 from ..keras_parts.library import keras
 from ..keras_parts.record import KerasRecord
 from ..keras_parts.samples import called, sample_for, shapes_of
 from ..keras_parts.structure import CODES, graph_of
-from ..parts.taps import INPUT, Tap, checked_points, refuse_read_input
+from ..parts.taps import INPUT, Tap
 from ..samples import sample_of
 from ..tracing import as_tensor, head_reading, trace
-from . import graphs, subclassed, tapping
+from . import adjusting, codes, entrances, folding, graphs, low_ranks, subclassed, tapping
 from .sizes import rechannel_, resize_
 
-__all__ = [
-    "ended",
-    "tapped",
-    "with_branch",
-    "with_channels",
-    "with_columns",
-    "with_first_head",
-    "with_groups",
-    "with_one_output",
-    "with_rows",
-    "with_stack",
-]
+__all__ = ["changed_by", "with_groups", "with_one_output"]
 
 N = TypeVar("N", bound=KerasRecord)
 
@@ -54,12 +44,46 @@ def _new(head: Head) -> FoundHead:
     return FoundHead("", head.activation, False)
 
 
-def with_rows(network: N, head: Head) -> N:
-    """Return a network whose head of that task has other rows.
+def changed_by(network: N, edit: Edit, *, head: Head | None, seed: int) -> N:
+    """Return a copy of a `network` with one more `edit`, which may be one of a `head`; `seed` is of what is drawn.
 
-    Args:
-        network: has a head of that task.
-        head: the rows.
+    Raises:
+        NetworkError: if the network cannot be changed so.
+    """
+    match edit:
+        case Rows():
+            return _with_head(network, cast(Head, head))
+        case Stack():
+            return _with_stack(network, edit, head=cast(Head, head))
+        case Cut():
+            return _ended(network, edit.block)
+        case Taps():
+            return _tapped(network, edit.points)
+        case Channels():
+            return _with_channels(network, edit.count)
+        case Columns():
+            return _with_columns(network, edit.count)
+        case Codes():
+            return codes.coded(network, edit.coding, seed=seed)
+        case InputLayer():
+            return entrances.with_entrance(network)
+        case ScaleShift():
+            return adjusting.adjusted(network, edit)
+        case LowRank():
+            return low_ranks.low_rank(network, edit, seed=seed)
+        case Biased():
+            return folding.biased(network, edit.layers)
+    raise NetworkError(f"A Keras network cannot be changed by the edit {edit!r}.")
+
+
+def _with_head(network: N, head: Head) -> N:
+    if not network.found:
+        return _with_first_head(network, head)
+    return _with_rows(network, head) if head.task in network.found else _with_branch(network, head)
+
+
+def _with_rows(network: N, head: Head) -> N:
+    """Return a network whose head of that task has other rows.
 
     Raises:
         NetworkError: if the copy does not give one score a row.
@@ -84,13 +108,7 @@ def with_rows(network: N, head: Head) -> N:
     return twin
 
 
-def with_first_head(network: N, head: Head) -> N:
-    """Return a network with a head on the pooled output.
-
-    Args:
-        network: has no head.
-        head: the rows.
-    """
+def _with_first_head(network: N, head: Head) -> N:
     module, layers, _ = network.copied()
     with torch.no_grad():
         output = cast(Tensor, as_tensor(called(module, network.sample, training=False)))
@@ -98,13 +116,7 @@ def with_first_head(network: N, head: Head) -> N:
     return network.rebuilt(whole, layers, heads=[(head, _new(head), dense)])
 
 
-def with_branch(network: N, head: Head) -> N:
-    """Return a network with a further head on the first head's features.
-
-    Args:
-        network: has a head, and none of that task.
-        head: the rows.
-    """
+def _with_branch(network: N, head: Head) -> N:
     module, layers, heads = network.copied()
     whole, dense = graphs.branched(module, layers[network.first.layer], head=head)
     return network.rebuilt(whole, layers, heads=[*heads, (head, _new(head), dense)])
@@ -123,27 +135,17 @@ def with_one_output(network: N) -> N:
     return network.rebuilt(module, network.modules(), heads=[(network.head, replace(first, output=0), network.modules()[first.layer])])
 
 
-def with_stack(network: N, head: Head, *, activation: str, dropout: float = 0.0) -> N:
-    """Return a network with a new head, the only one, that reads the first head's scores.
-
-    Args:
-        network: has a head.
-        head: the rows.
-        activation: what the scores go through.
-        dropout: share of the activated scores that training drops.
-    """
+def _with_stack(network: N, edit: Stack, *, head: Head) -> N:
     old = network.head
     module, layers, _ = network.copied()
     layer, output = layers[old.layer], network.first.output if network.first.whole else None
     if graph_of(module) is None:
         layer.activation, output = keras.activations.linear, 0
         _check_output(network, module)
-    steps = [keras.layers.Dropout(dropout)] if dropout else []
+    steps = [keras.layers.Dropout(edit.dropout)] if edit.dropout else []
     model = graphs.wrapped(module, _entry(network))
-    whole, dense = graphs.stacked(model, layer, head=head, activation=activation, output=output, steps=steps)
-    twin = network.rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
-    twin.statistics = twin.unknown = None
-    return twin
+    whole, dense = graphs.stacked(model, layer, head=head, activation=edit.between, output=output, steps=steps)
+    return network.rebuilt(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
 
 
 def _check_output(network: KerasRecord, module: Any) -> None:
@@ -162,19 +164,9 @@ def _check_output(network: KerasRecord, module: Any) -> None:
         )
 
 
-def ended(network: N, block: str) -> N:
-    """Return a network that ends with a block; it has a head only where the block ends with one.
-
-    Args:
-        network: any.
-        block: the block's name.
-
-    Raises:
-        NetworkError: if there is no such block.
-    """
-    found = next((one for one in network.blocks if one.name == block), None)
-    if found is None:
-        raise NetworkError(f"The network has no block {block!r}{near_names(block, [one.name for one in network.blocks])}")
+def _ended(network: N, block: str) -> N:
+    """Return a network that ends with a block; it has a head only where the block ends with one."""
+    found = next(one for one in network.blocks if one.name == block)
     if found is network.blocks[-1] and set(network.head_layers) & set(found.layers):
         return network.copy()
     module, layers, heads = network.copied()
@@ -183,24 +175,14 @@ def ended(network: N, block: str) -> N:
         if end is None:
             raise NetworkError(f"The block {block!r} is never called: its weights are read by other code, or not at all. Cut elsewhere.")
         subclassed.ended_at(module, end)
-        return _without_heads(network.rebuilt(module, layers, heads=[]), network)
+        return _without_codes(network.rebuilt(module, layers, heads=[]), network)
     whole = graphs.ended(module, [layers[name] for name in found.layers])
     last = whole.outputs[0]._keras_history.operation
-    twin = network.rebuilt(whole, layers, heads=[(head, one, layer) for head, one, layer in heads if one and layer is last])
-    twin.coding = network.coding if CODES in twin.modules() else None
-    twin.statistics = twin.unknown = None
-    return twin
+    return _without_codes(network.rebuilt(whole, layers, heads=[place for place in heads if place[1] and place[2] is last]), network)
 
 
-def tapped(network: N, points: Sequence[Tap]) -> N:
-    """Return a network without a head whose output are the pooled outputs of several blocks side by side, (N, D).
-
-    Args:
-        network: any with a graph.
-        points: blocks, or "input", with their pools.
-    """
+def _tapped(network: N, taps: Sequence[Tap]) -> N:
     members = {block.name: block.layers for block in network.blocks if block.name != INPUT}
-    taps = checked_points(points, members)
     module, layers, _ = network.copied()
     if graph_of(module) is None:
         whole, wanted = module, {tap.block for tap in taps}
@@ -210,13 +192,12 @@ def tapped(network: N, points: Sequence[Tap]) -> N:
     else:
         own = {tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
         whole = tapping.tapped(module, taps, layers=own)
-    return _without_heads(network.rebuilt(whole, layers, heads=[]), network)
+    return _without_codes(network.rebuilt(whole, layers, heads=[]), network)
 
 
-def _without_heads(twin: N, network: N) -> N:
+def _without_codes(twin: N, network: N) -> N:
     """Return what a network was cut down to, which knows no conditions but those of codes that are still there."""
     twin.coding = network.coding if CODES in twin.modules() else None
-    twin.statistics = twin.unknown = None
     return twin
 
 
@@ -241,21 +222,11 @@ def with_groups(network: KerasRecord) -> Any:
     return graphs.grouped(cloned(network.module), derived, output=network.first.output, reading=reading)
 
 
-def with_channels(network: N, count: int) -> N:
+def _with_channels(network: N, count: int) -> N:
     """Return a network that takes items of another number of channels.
 
     What stands before the first convolution and has numbers by channel (Normalization, Rescaling) has their mean, or repeats them.
-
-    Args:
-        network: begins with a convolution.
-        count: the number.
-
-    Raises:
-        NetworkError: if `count` is below 1.
     """
-    if count < 1:
-        raise NetworkError(f"Received {count} channels; expected 1 or more.")
-    refuse_read_input(network.tap_slices, f"channels={count}")
     weighted = [layer.name for layer in network.layers if layer.parameters and not layer.kind.endswith("Normalization")]
     twin = network.copy()
     changed, old = rechannel_(twin.module, count, first=twin.modules()[weighted[0]] if weighted else None)
@@ -274,18 +245,12 @@ def with_channels(network: N, count: int) -> N:
     return twin
 
 
-def with_columns(network: N, count: int) -> N:
-    """Return a network whose head also reads numbers beside each item, with weights of zero.
-
-    Args:
-        network: has one head, a Dense layer.
-        count: how many numbers.
+def _with_columns(network: N, count: int) -> N:
+    """Return a network whose head also reads numbers beside each item.
 
     Raises:
-        NetworkError: if `count` is below 1, the network has no head or several, or its head reads maps.
+        NetworkError: if its head is no Dense layer.
     """
-    if len(network.found) != 1 or count < 1:
-        raise NetworkError(f"Received {count} columns for a network with {len(network.found)} heads; expected 1 or more, and one head.")
     name = network.first.layer
     if not isinstance(network.modules()[name], keras.layers.Dense):
         raise NetworkError(f"The head '{name}' is a {type(network.modules()[name]).__name__}, which reads maps; columns need a Dense head.")
@@ -294,5 +259,4 @@ def with_columns(network: N, count: int) -> N:
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
     twin = network.rebuilt(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
     twin.refresh_heads_()
-    twin.statistics = twin.unknown = None
     return twin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -26,7 +26,7 @@ from .inserting import Rewiring, Step
 from .opened import named, named_inputs, opened
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
 
-__all__ = ["code_table", "coded", "folded", "recoded"]
+__all__ = ["code_table", "coded", "folded", "put_codes_"]
 
 N = TypeVar("N", bound=KerasRecord)
 
@@ -56,17 +56,12 @@ class _Entry:
 
 @seeded(0)
 def coded(network: N, coding: Coding, *, seed: int) -> N:
-    """Return a copy that takes a condition beside each item, with scores as before where the codes come from a table of their own.
-
-    Args:
-        network: with a graph.
-        coding: size, conditions, and what takes the code; for "layers" the points, none for all.
-        seed: draws the first codes.
+    """Return a copy of a `network` that takes a condition beside each item, as its `coding` says; `seed` draws the first codes.
 
     Raises:
-        NetworkError: if it takes codes already, has no graph, or has no place for them.
+        NetworkError: if it has no graph, or has no place for them.
     """
-    _refuse_coded(network)
+    _refuse_taken_names(network)
     module, layers, heads = network.copied()
     graph = opened(module)
     replaced = coding.into == f"{_INPUT}{CONDITION}"
@@ -89,20 +84,12 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
     twin = network.rebuilt(whole, entry.pass_.renewed(layers), heads=heads, sample={**kept, CONDITION: zeros})
     twin.coding = replace(coding, points=entry.points)
-    _set_codes_(twin, drawn_codes(coding, seed=seed))
+    put_codes_(twin, drawn_codes(coding, seed=seed))
     return twin
 
 
-def _refuse_coded(network: KerasRecord) -> None:
-    """Raise if a network takes codes already, or a layer has a name that theirs are to have.
-
-    Raises:
-        NetworkError: saying so.
-    """
-    if network.coding is not None:
-        raise NetworkError(
-            f"The network takes codes already, of {len(network.coding.conditions)} conditions; expected one that takes none."
-        )
+def _refuse_taken_names(network: KerasRecord) -> None:
+    """Raise if a layer of a network has a name that those of codes are to have."""
     taken = [name for name, layer in network.modules().items() if layer.name == CODES or is_code(layer)]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
@@ -200,10 +187,7 @@ def _enter_input_(entry: _Entry, coding: Coding) -> None:
 
 
 def code_table(network: KerasRecord) -> Parameter:
-    """Return the network's own table of codes, (1 + K, size).
-
-    Args:
-        network: takes codes.
+    """Return the own table of codes of a `network`, (1 + K, size).
 
     Raises:
         NetworkError: if it takes none.
@@ -213,59 +197,30 @@ def code_table(network: KerasRecord) -> Parameter:
     return cast(Parameter, cast(Any, network.modules()[CODES]).embeddings.value)
 
 
-def _set_codes_(network: KerasRecord, table: np.ndarray) -> None:
+def put_codes_(network: KerasRecord, table: np.ndarray) -> None:
+    """Give a `network` that takes codes another `table` of them, (1 + K, size)."""
+    layer = cast(Any, network.modules()[CODES])
+    if len(table) != layer.input_dim:
+        reset_(layer, {"input_dim": len(table)})
+        retrack_(network.module)
+        network.recount_([CODES])
     with torch.no_grad():
         target = code_table(network)
         target.copy_(torch.from_numpy(table.copy()).to(target))
 
 
-def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
-    """Return a copy that knows these conditions, all else as it was.
-
-    Args:
-        network: takes codes.
-        conditions: K names.
-        table: (1 + K, size).
-
-    Raises:
-        NetworkError: if it takes none, the table has another shape, or a number in it is not finite.
-    """
-    values, expected = np.asarray(table, np.float32), (1 + len(conditions), code_table(network).shape[1])
-    if values.shape != expected or len(set(conditions)) != len(conditions) or not np.isfinite(values).all():
-        raise NetworkError(
-            f"Received a table of codes of shape {values.shape} with {int((~np.isfinite(values)).sum())} numbers that are not finite, for "
-            f"{len(set(conditions))} different conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
-        )
-    twin = network.copy()
-    layer = cast(Any, twin.modules()[CODES])
-    if len(values) != layer.input_dim:
-        reset_(layer, {"input_dim": len(values)})
-        retrack_(twin.module)
-        twin.recount_([CODES])
-    twin.coding = replace(cast(Coding, network.coding), conditions=tuple(conditions))
-    _set_codes_(twin, values)
-    return twin
-
-
 # ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def folded(network: N, condition: str) -> N:
-    """Return a plain network: the code of a condition folded into the biases; where it is an input, it becomes a constant.
+def folded(network: N, code: Tensor) -> tuple[N, tuple[str, ...]]:
+    """Return a `network` without its codes, one `code` of (size,) for all items, and the names of layers that got a bias for it.
 
-    Args:
-        network: takes codes.
-        condition: a name that it knows, or "mean".
-
-    Raises:
-        NetworkError: if it takes none, or the condition is not known.
+    It goes into the biases; where the code is an input, that becomes a constant.
     """
-    table = code_table(network)
-    code = table.detach()[cast(Coding, network.coding).row(condition)].clone()
     module, layers, heads = network.copied()
     graph = opened(module)
     inputs = dict(graph.inputs)
-    known, taken = {}, inputs.pop(CONDITION)
+    known, taken, created = {}, inputs.pop(CONDITION), list[str]()
     filled = cast(Coding, network.coding).into.startswith(_INPUT)
     if filled:
         known[id(taken)] = _zeros_like(next(iter(inputs.values())))
@@ -274,14 +229,14 @@ def folded(network: N, condition: str) -> N:
         with torch.no_grad():
             layers[CODES].embeddings.value.copy_(code[None])
     else:
-        pass_ = Rewiring(skipped=_without_codes_(layers, code))
+        pass_ = Rewiring(skipped=_without_codes_(layers, code, created=created))
     first = next(iter(inputs))
     plain = len(inputs) == 1 and (filled or first == "inputs")
     whole = graph.model(pass_.outputs(graph_of(module), known), inputs=inputs[first] if plain else inputs)
     sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", network.sample).items() if name != CONDITION}
     twin = network.rebuilt(whole, pass_.renewed(layers), heads=heads, sample=sample[first] if plain else sample)
     twin.coding = None
-    return twin
+    return twin, tuple(created)
 
 
 def _zeros_like(tensor: Any) -> Any:
@@ -291,8 +246,8 @@ def _zeros_like(tensor: Any) -> Any:
     return named(f"{CODES}_row", keras.ops.max(zeros, axis=axes)) if axes else zeros
 
 
-def _without_codes_(layers: Mapping[str, Any], code: Tensor) -> dict[int, int | None]:
-    """Fold the code into the layers that read it, and return which layers are to be skipped, as `Rewiring` takes them."""
+def _without_codes_(layers: Mapping[str, Any], code: Tensor, *, created: list[str]) -> dict[int, int | None]:
+    """Fold the code (size,) into the layers that read it, and return which layers are to be skipped, as `Rewiring` takes them."""
     skipped: dict[int, int | None] = {}
     for name, layer in layers.items():
         if not is_code(layer):
@@ -302,7 +257,8 @@ def _without_codes_(layers: Mapping[str, Any], code: Tensor) -> dict[int, int | 
         skipped[id(layer)] = 0 if role in {"plus", "then"} else None
         if role == "to":
             with torch.no_grad():
-                fold_(layers[prefix + target], shift=code @ layer.kernel.value.to(code))
+                if fold_(layers[prefix + target], shift=code @ layer.kernel.value.to(code)):
+                    created.append(prefix + target)
         elif role == "then":
             put_activation_(layers[prefix + target], layer.activation)
     return skipped

@@ -71,13 +71,10 @@ def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool =
 
 @seeded()
 def with_entrance(network: N) -> N:
-    """Return a copy with a linear layer over the features (channels) before the input, the identity at first.
-
-    Args:
-        network: takes one tensor of real numbers.
+    """Return a copy of a `network` with a linear layer over the features (channels) before the input, the identity at first.
 
     Raises:
-        NetworkError: if it does not, or has no graph.
+        NetworkError: if it takes something else than one tensor of real numbers, or has no graph.
     """
     module, layers, heads = network.copied()
     tensor, axis = entry_of(network, module=module)

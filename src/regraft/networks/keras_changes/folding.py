@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -11,21 +11,25 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..keras_parts.library import keras
 from ..keras_parts.record import KerasRecord, TrainingForm
-from .sizes import reset_
+from .sizes import reset_, retrack_
 
-__all__ = ["TrainingForm", "begun", "fold_", "refuse_form", "settled"]
+__all__ = ["TrainingForm", "begun", "biased", "fold_", "settled"]
 
 N = TypeVar("N", bound=KerasRecord)
 
 
-def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> None:
+def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
     """Let a layer give its output times `scale` plus `shift`, before its activation.
 
     Args:
         layer: of a point.
         scale: (C,); None for ones.
         shift: (C,); None for zeros. Where the layer has no bias, it gets one.
+
+    Returns:
+        Whether it got one.
     """
+    created = shift is not None and not _has_bias(layer)
     factor, offset = _with_places_(layer, scale=scale is not None, shift=shift is not None)
     with torch.no_grad():
         if scale is not None:
@@ -35,6 +39,22 @@ def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = Non
                 offset.value.mul_(scale)
         if shift is not None:
             offset.value.add_(shift)
+    return created
+
+
+def _has_bias(layer: Any) -> bool:
+    """Tell whether a `layer` of a point has a shift by channel."""
+    return bool(layer.center) if isinstance(layer, keras.layers.BatchNormalization) else layer.bias is not None
+
+
+def biased(network: N, layers: Sequence[str]) -> N:
+    """Return a copy of a `network` in which these `layers` of points have a bias, zero at first."""
+    twin = network.copy()
+    for name in layers:
+        _with_places_(twin.modules()[name], scale=False, shift=True)
+    retrack_(twin.module)
+    twin.recount_(layers)
+    return twin
 
 
 def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
@@ -61,16 +81,6 @@ def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
 _OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_by_name", "_hooks", "given_trainable", "_frozen", "_given", "_planned"}
 
 
-def refuse_form(network: KerasRecord) -> None:
-    """Raise if a network is in its training form.
-
-    Raises:
-        NetworkError: saying what to do.
-    """
-    if network.form is not None:
-        raise NetworkError("The network is in its training form already; expected a plain one. Call settled() on it first.")
-
-
 def begun(network: N, plain: KerasRecord, *, adjusting: Mapping[str, str] | None = None) -> N:
     """Return a network, which is marked as the training form of another one.
 
@@ -83,30 +93,28 @@ def begun(network: N, plain: KerasRecord, *, adjusting: Mapping[str, str] | None
     return network
 
 
-def settled(network: N) -> N:
-    """Return a copy with whatever its training form added folded into the weights; of a plain network, a copy.
-
-    Args:
-        network: any.
+def settled(network: N) -> tuple[N, tuple[str, ...]]:
+    """Return a copy of a `network`, its training form folded into the weights, and the names of layers that got a bias for it.
 
     Raises:
         NetworkError: if its layers have been changed since it got its training form.
     """
     form = network.form
     if form is None:
-        return network.copy()
+        return network.copy(), ()
     twin = cast(N, form.plain.copy())
-    trained = network.variables()
+    trained, created = network.variables(), []
     with torch.no_grad():
         for name, variable in twin.variables().items():
             _take_(variable, name, trained=trained, network=network)
         for name, layer in form.adjusting.items():
             scale, shift = network.modules()[layer].by_channel()  # type: ignore[operator]
-            fold_(twin.modules()[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None)
+            if fold_(twin.modules()[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None):
+                created.append(name)
     vars(twin).update({key: value for key, value in vars(network).items() if key not in _OF_THE_GRAPH})
     twin.heads, twin.origin, twin.form = dict(network.heads), dict(network.origin), None
     twin.recount_([*form.adjusting])
-    return twin
+    return twin, tuple(created)
 
 
 def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], network: KerasRecord) -> None:

@@ -53,14 +53,10 @@ def _fitting(head: Head, features: int, *, what: str) -> None:
 
 
 def wrapped(model: Any, inputs: Any) -> Any:
-    """Return a functional model around one that has no graph of its own; one with a graph is returned as it is.
-
-    Args:
-        model: a private copy.
-        inputs: symbolic inputs; None where they are not known.
+    """Return a functional `model` of symbolic `inputs` around a private copy without a graph of its own; one with a graph as it is.
 
     Raises:
-        NetworkError: if the model has no graph and its input is not known.
+        NetworkError: if the model has no graph and its input is not known (None).
     """
     if graph_of(model) is not None:
         return model
@@ -99,12 +95,7 @@ def attached(model: Any, head: Head, *, sample_output: torch.Tensor, inputs: Any
 
 
 def branched(model: Any, layer: Any, *, head: Head) -> tuple[Any, Any]:
-    """Return a model with a further output, a new head that reads what the first head reads, and the new layer.
-
-    Args:
-        model: a private copy.
-        layer: its first head.
-        head: the rows (C, d); the layer is named after its task.
+    """Return a `model`, a private copy, with a further `head` that reads what its first one, `layer`, reads; and the new layer.
 
     Raises:
         NetworkError: if the rows do not fit, or the model has no graph.
@@ -149,11 +140,7 @@ def stacked(model: Any, layer: Any, *, head: Head, activation: str, output: int 
 
 
 def ended(model: Any, layers: Sequence[Any]) -> Any:
-    """Return a model that ends with the last of these layers that is called, and the steps without weights that belong to it.
-
-    Args:
-        model: a private copy.
-        layers: of one block, in the order of execution.
+    """Return a `model`, a private copy, that ends with the last of the `layers` of a block that is called, and the steps after it.
 
     Raises:
         NetworkError: if the model has no graph.
@@ -163,12 +150,9 @@ def ended(model: Any, layers: Sequence[Any]) -> Any:
 
 
 def columned(model: Any, layer: Any, *, count: int) -> Any:
-    """Return a model whose head also reads a further input named "columns"; the new weights are zero.
+    """Return a `model`, a private copy, whose only head, the Dense `layer`, also reads a further input "columns" of `count` numbers.
 
-    Args:
-        model: a private copy.
-        layer: its only head, a Dense layer.
-        count: numbers in each item's columns.
+    The new weights are zero.
 
     Raises:
         NetworkError: if the model has no graph, its head reads maps or is called twice, or a name is taken.
@@ -197,12 +181,7 @@ def _plain_head(layer: Any) -> Head:
 
 
 def only_output(model: Any, output: int) -> Any:
-    """Return a model with one of its outputs alone; one without a graph is returned as it is.
-
-    Args:
-        model: a private copy.
-        output: the number of the output.
-    """
+    """Return a `model`, a private copy, with its `output` of that number alone; one without a graph is returned as it is."""
     graph = graph_of(model)
     if graph is None or len(graph.outputs) == 1:
         return model

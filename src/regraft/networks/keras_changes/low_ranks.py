@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
 from typing import Any, TypeVar
 
 import torch
 
 from ...errors import NetworkError, near_names
+from ..edits import LowRank
 from ..keras_parts.drawing import seeded
 from ..keras_parts.record import KerasRecord
-from .folding import begun, refuse_form
+from .folding import begun
 from .sizes import retrack_
 
 __all__ = ["low_rank"]
@@ -19,33 +19,23 @@ __all__ = ["low_rank"]
 N = TypeVar("N", bound=KerasRecord)
 
 
-def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], seed: int) -> N:
-    """Return a copy to be trained with W + (alpha / rank) A B in place of W; `settled` adds the change to W.
+def low_rank(network: N, edit: LowRank, *, seed: int) -> N:
+    """Return a copy of a `network` with W + (alpha / rank) A B in place of W in the layers of an `edit`; A is drawn from a `seed`.
 
     Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
-
-    Args:
-        network: any.
-        rank: 1 or more.
-        alpha: above 0.
-        layers: names of layers that Keras can change so (Dense, EinsumDense, Embedding, convolutions).
-        seed: A is drawn from it; nobody's random numbers are used up.
 
     Raises:
         NetworkError: if a layer is not there or cannot be changed so, or is a head.
     """
-    refuse_form(network)
-    if rank < 1 or not alpha > 0 or not layers:
-        raise NetworkError(f"Received rank={rank}, alpha={alpha} for {len(layers)} layers; expected a rank of 1 or more, and a layer.")
-    for name in layers:
+    for name in edit.layers:
         _refuse_other(network, name)
     twin = network.copy()
     with seeded(seed):
-        for name in layers:
-            _enable_(twin.modules()[name], rank, alpha=alpha)
+        for name in edit.layers:
+            _enable_(twin.modules()[name], edit.rank, alpha=edit.alpha)
     retrack_(twin.module)
     begun(twin, network)
-    twin.recount_(layers)
+    twin.recount_(edit.layers)
     return twin
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ...files.schema import Plain
+from ..edits import MOST, checked_coding, edit_from_dict, fits
 from ..names import checked_classes
-from .head import ACTIVATIONS
 
 __all__ = ["Facts"]
 
-MOST = 2**28
-"""Numbers of one tensor that is made from a saved shape: 1 GiB of float32."""
 Size = Annotated[int, Field(ge=1, le=MOST)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -25,11 +21,8 @@ Kind = Literal["classification", "multi-label", "regression"]
 Activation = Literal["linear", "softmax", "sigmoid"]
 Real = Literal["torch.float32", "torch.float16", "torch.bfloat16", "torch.float64"]
 Whole = Literal["torch.int64", "torch.int32", "torch.int16", "torch.int8", "torch.uint8", "torch.bool"]
+_Edits = list[Annotated[Any, AfterValidator(edit_from_dict)]]
 _Tensor = Annotated[tuple[Shape, Real | Whole], Field(strict=False)]  # a list in JSON
-
-
-def _fits(shape: Sequence[int | None]) -> bool:
-    return math.prod(side or 1 for side in shape) <= MOST
 
 
 class _Head(Plain):
@@ -63,57 +56,8 @@ class _Head(Plain):
         rows = [row for group in self.groups for row in group]
         if self.groups and (not self.classes or len(set(rows)) < len(rows)):
             raise ValueError(f"{len(self.groups)} groups without names, or that have rows in common")
-        if not _fits((self.rows, self.features)):
+        if not fits(self.rows, self.features):
             raise ValueError(f"{self.rows} rows of {self.features} features, more than {MOST} numbers")
-        return self
-
-
-class _Coding(Plain):
-    size: Annotated[int, Field(ge=1, le=2**16)]
-    conditions: list[str]
-    into: str
-    points: list[str] = Field(default_factory=list)
-    learned: list[str] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        if len(set(self.conditions)) < len(self.conditions) or not set(self.learned) <= set(self.conditions):
-            raise ValueError(f"conditions {self.conditions[:6]} that are not different, or lack some of those learned, {self.learned[:6]}")
-        return self
-
-
-class _Edit(Plain):
-    """A change of a PyTorch module that opening repeats."""
-
-    edit: Literal["head", "stack", "cut", "channels", "columns", "codes", "folded", "biased", "entrance", "taps"]
-    task: str | None = None
-    rows: Size | None = None
-    features: Size | None = None
-    bias: bool = True
-    branch: bool = False
-    parts: list[Size] = Field(default_factory=list)
-    activation: str | None = None
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
-    block: str | None = None
-    count: Annotated[int, Field(ge=1, le=2**16)] | None = None
-    coding: _Coding | None = None
-    biased: list[str] = Field(default_factory=list)
-    layers: list[str] = Field(default_factory=list)
-    points: list[Any] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        needed = {"head": ("task", "rows", "features"), "stack": ("task", "rows", "features", "activation"), "cut": ("block",)}
-        needed |= {"channels": ("count",), "columns": ("count",), "codes": ("coding",)}
-        lacking = [name for name in needed.get(self.edit, ()) if getattr(self, name) is None]
-        if lacking:
-            raise ValueError(f"the edit {self.edit!r} lacks {', '.join(lacking)}")
-        if not _fits((self.rows, self.features)):
-            raise ValueError(f"{self.rows} rows of {self.features} features, more than {MOST} numbers")
-        if self.parts and sum(self.parts) != self.rows:
-            raise ValueError(f"parts of {sum(self.parts)} rows for {self.rows} rows")
-        if self.activation not in (None, *ACTIVATIONS):
-            raise ValueError(f"the activation {self.activation!r}, which is not known")
         return self
 
 
@@ -122,7 +66,7 @@ class _Origin(Plain):
 
     source: str
     head: str | dict[str, str] | None = None
-    edits: list[_Edit] = Field(default_factory=list)
+    edits: _Edits = Field(default_factory=list)
     sample: dict[str, _Tensor] | None = None
 
 
@@ -135,6 +79,7 @@ class _Network(Plain):
     sample: dict[str, _Tensor] | None = None
     inputs: Shape | None = None
     taps: list[list[str]] = Field(default_factory=list)
+    edits: _Edits = Field(default_factory=list)
     codes: str | None = None
     no_program: str | None = None
     held: list[str] | None = None
@@ -143,7 +88,7 @@ class _Network(Plain):
     def _is_one(self) -> Self:
         _check_name(self.file)
         shapes = [shape for sample in (self.sample, self.origin and self.origin.sample) for shape, _kind in (sample or {}).values()]
-        large = [shape for shape in (*shapes, self.inputs or []) if not _fits(shape)]
+        large = [shape for shape in (*shapes, self.inputs or []) if not fits(*shape)]
         if large:
             raise ValueError(f"an input of the shape {large[0]}, more than {MOST} numbers")
         return self
@@ -179,7 +124,7 @@ class Facts(Plain):
     network: _Network
     heads: list[_Head]
     preprocessing: dict[str, Any]
-    coding: _Coding | None = None
+    coding: Annotated[Any, AfterValidator(checked_coding)] | None = None
     lineage: list[Any] = Field(default_factory=list)
     account: _Account
     unknown: dict[str, Any] | None = None

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...tensors import Tensor, torch
 from ..account import Account
+from ..edits import Edit
 from .coding import Coding
 from .head import Head
 from .protocols import Inputs, Preprocessing, Unknowns
@@ -30,6 +31,7 @@ class Record(Protocol):
     statistics: Mapping[str, np.ndarray] | None
     unknown: Unknowns | None
     coding: Coding | None
+    edits: tuple[Edit, ...]
 
     @property
     def codes(self) -> dict[str, np.ndarray]:
@@ -59,6 +61,9 @@ class Record(Protocol):
 
     def rename_task_(self, task: str, name: str) -> None:
         """Call a `task` by another `name`."""
+
+    def refuse_training_form(self) -> None:
+        """Raise if the network holds what it has for a training only."""
 
     def write(self, folder: Path) -> Mapping[str, Any]:
         """Write the weights into `folder` and return what opening them needs."""

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
 from ...files.text import printable
+from ..edits import Edit
 
 __all__ = ["Limits", "building", "cached_only_when_offline"]
 
@@ -64,11 +65,11 @@ class Limits:
         """Return the limits of an architecture of which not all weights are at hand: the machine's memory."""
         return cls(_memory(), _MOST_TENSORS)
 
-    def check(self, edits: Sequence[Mapping[str, Any]], *, what: str) -> None:
+    def check(self, edits: Sequence[Edit], *, what: str) -> None:
         """Check the sizes that edits declare, before anything is made of that size.
 
         Args:
-            edits: plain data out of a saved folder.
+            edits: out of a saved folder.
             what: is opened, for the message.
 
         Raises:
@@ -76,9 +77,9 @@ class Limits:
         """
         most = self.size // 4
         for edit in edits:
-            sizes = {name: value for name, value in edit.items() if type(value) is int}
+            sizes = {name: value for name, value in edit.to_dict().items() if type(value) is int}
             if max((*sizes.values(), sizes.get("rows", 0) * sizes.get("features", 0)), default=0) > most:
-                shown = printable(repr(dict(edit)), width=100)
+                shown = printable(repr(edit.to_dict()), width=100)
                 raise NetworkError(f"{what} notes the edit {shown}, which is larger than its weights. Its regraft.json is damaged.")
 
 

@@ -18,6 +18,7 @@ from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
 from ..account import Account
 from ..contract import Coding, Head, Inputs, Network, Tap
+from ..edits import Cut, edit_from_dict
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
 from ..hub.samples import suited_tokens
@@ -28,6 +29,7 @@ from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice
 from ..parts.taps import INPUT, POOLS, VECTOR
 from ..samples import named_sample, sample_of
+from ..torch_changes.changes import with_present_names
 from ..torch_modules import TorchNetwork, open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
 from ..torch_parts.graft import present_name
@@ -337,6 +339,7 @@ def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Arch
 def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     if facts["family"] == "keras":
         network: Network = _open_keras_folder(folder, facts, architecture=architecture)
+        network.edits = tuple(edit_from_dict(edit) for edit in facts["network"].get("edits", ()))
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
         facts = _with_present_names(facts, network)
@@ -435,12 +438,12 @@ def _made_again(folder: Path, origin: Mapping[str, Any], *, limits: Limits) -> M
 def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
     former = facts.get("format", 1) == 1
     origin = {name: value for name, value in facts["network"]["origin"].items() if name not in {"edits", "sample"}}
-    edits = facts["network"]["origin"].get("edits", ())
+    edits = [edit_from_dict(edit) for edit in facts["network"]["origin"].get("edits", ())]
     if architecture is None and origin["source"] == "module":
         return open_program(folder, facts, sample=_sample_from(facts["network"]["sample"]))
     tensors = read_torch_weights(member(folder, str(facts["network"]["file"])))
     what = repr(printable(folder))
-    limits = Limits.of_memory() if any(edit.get("edit") == "cut" for edit in edits) else Limits.of(tensors)
+    limits = Limits.of_memory() if any(isinstance(edit, Cut) for edit in edits) else Limits.of(tensors)
     limits.check(edits, what=what)
     with building(what, Limits.of({})):
         sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
@@ -448,7 +451,9 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
     sample = suited_tokens(module, sample)
     with building(what, Limits.of_memory(), remedy=remedy):
-        sized = open_torch(module, sample=sample, origin=origin, take=architecture is None).edited_by(edits, former=former)
+        sized = open_torch(module, sample=sample, origin=origin, take=architecture is None)
+        for edit in edits:
+            sized = sized.edited(with_present_names(edit, sized.module) if former else edit)
     if former:
         tensors = {present_name(sized.module, name): tensor for name, tensor in tensors.items()}
     state = sized.module.state_dict()  # which also says of which version its names are: some modules ask for it

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...errors import NetworkError, near_names
 from ...randomness import seeded
 from ..contract import Inputs, Point
+from ..edits import ScaleShift
 from ..parts.taps import INPUT, Tap
 from ..torch_parts.graft import Graft, find_graft, module_at, without
 from ..torch_parts.programs import refuse_program
@@ -27,7 +28,6 @@ __all__ = [
     "adjusted",
     "biased",
     "chosen_sites",
-    "is_adjusted",
     "place_of_input",
     "points_of",
     "settled",
@@ -42,14 +42,7 @@ _WIDEST = 4096
 
 
 def points_of(network: TorchRecord) -> tuple[Point, ...]:
-    """Return where the network can be shifted or scaled by channel, in the order of execution.
-
-    Args:
-        network: any but an exported program.
-
-    Returns:
-        The points; a layer of a wrapper of ours, a head, and what runs behind the first head are none.
-    """
+    """Return where a `network` can be shifted or scaled by channel: no layer of an edit, no head, nothing behind the first head."""
     refuse_program(network.origin, "shifted or scaled")
     blocks = {layer: block.name for block in network.blocks for layer in block.layers}
     return tuple(Point(site.name, blocks[site.name], site.channels) for site in _sites_of(network))
@@ -77,11 +70,7 @@ def _twice_the_first(sample: Inputs) -> Inputs:
 
 
 def chosen_sites(network: TorchRecord, names: Sequence[str]) -> list[Site]:
-    """Return the sites of some points, in the order of execution.
-
-    Args:
-        network: whose points they are.
-        names: of the points.
+    """Return the sites of the points of a `network` with these `names`, in the order of execution.
 
     Raises:
         NetworkError: if one is unknown; the nearest names are listed.
@@ -94,74 +83,42 @@ def chosen_sites(network: TorchRecord, names: Sequence[str]) -> list[Site]:
 
 
 def wrapped(twin: N, module: Graft) -> N:
-    """Return a network with an edit around its module.
-
-    Args:
-        twin: a private copy.
-        module: the edit, which holds its module.
-
-    Returns:
-        The same network, inspected anew.
-    """
+    """Return a network, a private copy (`twin`), with an edit around it, the `module`; it is inspected anew."""
     device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
     mode = twin.module.training
     twin.module = module.to(device).train(mode)
     return twin.reopened(twin.found, twin.heads)
 
 
-def is_adjusted(network: TorchRecord) -> bool:
-    """Tell whether a `network` has adjustments that are not settled."""
-    return find_graft(network.module, AdjustedNetwork) is not None
-
-
-def adjusted(network: N, points: Sequence[Point], *, form: str) -> N:
-    """Return a copy to be trained whose values at some points are scaled and shifted by channel.
-
-    Args:
-        network: any but an exported program.
-        points: some of its points.
-        form: "lhuc" or "film".
+def adjusted(network: N, edit: ScaleShift) -> N:
+    """Return a copy of a `network` whose values at the points of an `edit` are scaled and shifted by channel.
 
     Raises:
-        NetworkError: if the form or a point is unknown, there is no point, or the network is being adjusted already.
+        NetworkError: if a point is unknown.
     """
-    refuse_program(network.origin, "scaled or shifted")
-    if form not in _FORMS:
-        raise NetworkError(f"form={form!r} is unknown{near_names(form, _FORMS)}")
-    if is_adjusted(network):
-        raise NetworkError(f"form={form!r}: this network is being adjusted already; call settled() first.")
-    if not points:
-        raise NetworkError(f"form={form!r} received no points; expected some of points(): this network has {len(points_of(network))}.")
-    sites = chosen_sites(network, [point.name for point in points])
+    sites = chosen_sites(network, edit.points)
     twin = network.copy()
-    return wrapped(twin, AdjustedNetwork(twin.module, sites, kind=_FORMS[form]))
+    return wrapped(twin, AdjustedNetwork(twin.module, sites, kind=_FORMS[edit.form]))
 
 
-def settled(network: N) -> N:
-    """Return a copy with the adjustments folded into the weights, the wrapper gone; of a `network` without them, a copy."""
+def settled(network: N) -> tuple[N, tuple[str, ...]]:
+    """Return a copy of a `network`, its adjustments folded into the weights, and the names of layers that got a bias for it."""
     twin = network.copy()
     around = find_graft(twin.module, AdjustedNetwork)
     if around is None:
-        return twin
+        return twin, ()
     created = []
     for site, adjusting in zip(around.sites, around.adjusting, strict=True):
         scale, shift = cast(Adjustment, adjusting).change()
         if fold_(module_at(around.network, site.name), scale=scale, shift=shift):
             created.append(site.name)
-    if created:
-        twin.note_("biased", {"layers": created})
     twin.module = without(twin.module, around)
-    return twin.reopened(twin.found, twin.heads)
+    return twin.reopened(twin.found, twin.heads), tuple(created)
 
 
 def biased(network: N, layers: Sequence[str]) -> N:
-    """Return a copy in which these layers have a bias, zero at first.
-
-    Args:
-        network: any but an exported program.
-        layers: names of linear layers or convolutions.
-    """
-    twin = network.edited("biased", {"layers": list(layers)})
+    """Return a copy of a `network` in which these `layers`, linear ones or convolutions, have a bias, zero at first."""
+    twin = network.copy()
     for name in layers:
         give_bias_(module_at(twin.module, name))
     return twin.reopened(twin.found, twin.heads)
@@ -177,7 +134,6 @@ def place_of_input(network: TorchRecord, change: str) -> tuple[Place, Tensor]:
     Raises:
         NetworkError: if it takes token ids, several inputs, or vectors that are too wide.
     """
-    refuse_program(network.origin, "given another input")
     sample = network.sample
     if isinstance(sample, dict) or not sample.is_floating_point():
         received = f"the inputs {', '.join(sample)}" if isinstance(sample, dict) else "token ids"
@@ -195,16 +151,12 @@ def place_of_input(network: TorchRecord, change: str) -> tuple[Place, Tensor]:
 
 @seeded()
 def with_entrance(network: N) -> N:
-    """Return a copy with a linear layer over the features (channels) before the input, the identity at first.
-
-    Args:
-        network: takes one input of real numbers.
-    """
+    """Return a copy of a `network` with a linear layer over the features (channels) before the input, the identity at first."""
     place, sample = place_of_input(network, "A linear layer before the input")
     entrance = over_channels(place.channels, place.channels, rank=sample.ndim, last=place.channels_last)
     weight, bias = cast(Tensor, entrance.weight), cast(Tensor, entrance.bias)
     with torch.no_grad():
         weight.copy_(torch.eye(place.channels).reshape(weight.shape))
         bias.zero_()
-    twin = network.edited("entrance")
+    twin = network.copy()
     return wrapped(twin, EntranceNetwork(twin.module, entrance.to(sample.dtype)))

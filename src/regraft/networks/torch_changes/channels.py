@@ -41,14 +41,7 @@ def first_convolution(modules: Mapping[str, Module], order: Sequence[str], *, ch
 
 
 def note_channel_count_(module: Module, name: str, *, old: int, new: int) -> None:
-    """Keep the count that Transformers stores (num_channels) in the modules around a convolution, and in their config.
-
-    Args:
-        module: the whole network.
-        name: of the convolution.
-        old: the count until now.
-        new: the count from now on.
-    """
+    """Let the modules of a `module` around the convolution `name`, and their config (Transformers), know its channels: `new` for `old`."""
     modules = dict(module.named_modules())
     for outer in (modules[prefix] for prefix in prefixes(name)[1:]):
         for holder in (outer, getattr(outer, "config", None)):

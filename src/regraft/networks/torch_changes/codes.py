@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -19,11 +18,11 @@ from ..parts.points import points_in
 from ..torch_parts.graft import find_graft, module_at, without
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
-from ..torch_parts.sites import fold_, give_bias_
+from ..torch_parts.sites import fold_
 from .adjusting import chosen_sites, place_of_input, points_of, wrapped
 from .conditioned import CodedNetwork, CodeTable, EntranceNetwork, GivenInput, ResidualEntrance
 
-__all__ = ["code_table", "coded", "folded", "recoded", "refolded"]
+__all__ = ["code_table", "coded", "folded", "put_codes_"]
 
 N = TypeVar("N", bound=TorchRecord)
 _CONDITION = "condition"
@@ -33,29 +32,19 @@ _WIDEST_HIDDEN = 256
 
 @seeded()
 def coded(network: N, coding: Coding, *, seed: int) -> N:
-    """Return a copy that takes a condition beside each item.
-
-    Args:
-        network: any but an exported program.
-        coding: how it takes codes, and of which conditions; no points for all of them.
-        seed: of the first codes.
+    """Return a copy of a `network` that takes a condition beside each item, as its `coding` says; `seed` draws the first codes.
 
     Raises:
-        NetworkError: if it takes codes already, has an input called "condition" of its own, or cannot be changed so.
+        NetworkError: if it has an input called "condition" of its own, or cannot be changed so.
     """
-    refuse_program(network.origin, "given codes")
-    if network.coding is not None or find_graft(network.module, CodedNetwork):
-        raise NetworkError(f"This network takes codes already, of {len(network.code_table()) - 1} conditions; use recoded for other ones.")
     if isinstance(network.sample, dict) and _CONDITION in network.sample and coding.into != f"input {_CONDITION}":
         raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
-    if coding.size < 1:
-        raise NetworkError(f"size={coding.size}: a code has 1 number or more.")
     single = not isinstance(network.sample, dict)
     table = CodeTable(1 + len(coding.conditions), coding.size)
     table.weight = Parameter(torch.from_numpy(drawn_codes(coding, seed=seed)))
     with seeded(seed):  # of the layers that do not begin as zero
         around, full, rest = _around(network, coding, table=table, single=single)
-    twin = network.edited("codes", {"coding": full.to_dict()})
+    twin = network.copy()
     around.network = twin.module
     count = len(next(iter(rest.values())))
     twin.take_sample_({**rest, _CONDITION: torch.zeros(count, dtype=torch.int64, device=next(iter(rest.values())).device)})
@@ -119,68 +108,29 @@ def code_table(network: TorchRecord) -> Parameter:
     return cast(Parameter, _wrapper(network).codes.weight)
 
 
-def recoded(network: N, conditions: Sequence[str], *, table: np.ndarray) -> N:
-    """Return a copy that knows these conditions.
-
-    Args:
-        network: takes codes.
-        conditions: the K names.
-        table: (1 + K, size).
-
-    Raises:
-        NetworkError: if the table has another shape, or a number in it is not finite.
-    """
-    old = code_table(network)
-    values, expected = np.asarray(table, np.float32), (1 + len(conditions), old.shape[1])
-    if values.shape != expected or len(set(conditions)) != len(conditions) or not np.isfinite(values).all():
-        raise NetworkError(
-            f"Received a table of codes of shape {values.shape} with {int((~np.isfinite(values)).sum())} numbers that are not finite, for "
-            f"{len(set(conditions))} different conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
-        )
-    twin = network.copy()
-    twin.coding = replace(cast(Coding, network.coding), conditions=tuple(conditions))
-    around = _wrapper(twin)
-    around.codes.num_embeddings = len(values)
-    around.codes.weight = Parameter(torch.from_numpy(values.copy()).to(old), requires_grad=old.requires_grad)
-    noted = {"edit": "codes", "coding": twin.coding.to_dict()}
-    twin.origin["edits"] = [noted if edit["edit"] == "codes" else edit for edit in twin.origin["edits"]]
-    twin.recount_(around.name_of("codes"))
-    return twin
+def put_codes_(network: TorchRecord, table: np.ndarray) -> None:
+    """Give a `network` that takes codes another `table` of them, (1 + K, size)."""
+    around = _wrapper(network)
+    old = around.codes.weight
+    around.codes.num_embeddings = len(table)
+    around.codes.weight = Parameter(torch.from_numpy(table.copy()).to(old), requires_grad=old.requires_grad)
+    network.recount_(around.name_of("codes"))
 
 
-def folded(network: N, condition: str) -> N:
-    """Return a plain network with the code of a condition folded into the biases.
-
-    Args:
-        network: takes codes.
-        condition: a name that it knows, or "mean".
-    """
-    table = code_table(network).detach()
-    return _folded(network, table[cast(Coding, network.coding).row(condition)], biased=())
-
-
-def refolded(network: N, biased: Sequence[str]) -> N:
-    """Return what folding made of the architecture of a `network` that takes codes: `biased` layers have a bias, zero at first."""
-    return _folded(network, torch.zeros_like(code_table(network)[0]), biased=biased)
-
-
-def _folded(network: N, code: Tensor, *, biased: Sequence[str]) -> N:
-    """Return the network without its codes, one code of (size,) for all items."""
+def folded(network: N, code: Tensor) -> tuple[N, tuple[str, ...]]:
+    """Return the network without its codes, one `code` of (size,) for all items, and the names of layers that got a bias for it."""
     twin = network.copy()
     around = _wrapper(twin)
-    created = list(biased)
-    for name in biased:
-        give_bias_(module_at(around.network, name))
+    created = []
     with torch.no_grad():
         for site, own in zip(around.sites, around.maps, strict=True):
             if fold_(module_at(around.network, site.name), shift=own(code)):
                 created.append(site.name)
-    twin.note_("folded", {"biased": created})
     twin.coding = None
     only = _drop_condition_(twin, around)
     plain = around.filled is None and around.entrance is None
     twin.module = without(twin.module, around, by=None if plain else _with_fixed_code(around, code, only=only))
-    return twin.reopened(twin.found, twin.heads)
+    return twin.reopened(twin.found, twin.heads), tuple(created)
 
 
 def _drop_condition_(twin: TorchRecord, around: CodedNetwork) -> str:

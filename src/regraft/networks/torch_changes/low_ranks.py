@@ -13,50 +13,36 @@ from torch.nn import Module
 
 from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
+from ..edits import LowRank
 from ..torch_parts.graft import set_submodule_
-from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import is_plain, shared_weights
 
-__all__ = ["is_low_rank", "low_rank", "settled"]
+__all__ = ["low_rank", "settled"]
 
 N = TypeVar("N", bound=TorchRecord)
 _ADAPTER = "default"
-
-
-def is_low_rank(network: TorchRecord) -> bool:
-    """Tell whether a `network` has low-rank changes that are not settled."""
-    return bool(_changed(network))
 
 
 def _changed(network: TorchRecord) -> dict[str, Module]:
     return {name: module for name, module in network.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
 
 
-def low_rank(network: N, rank: int, *, alpha: float, layers: Collection[str], seed: int) -> N:
-    """Return a copy to be trained with W + (alpha / rank) B A in place of W.
+def low_rank(network: N, edit: LowRank, *, seed: int) -> N:
+    """Return a copy of a `network` with W + (alpha / rank) B A in place of W in the layers of an `edit`; A is drawn from a `seed`.
 
-    A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new
-    parts "NAME.lora_A.default" and "NAME.lora_B.default".
-
-    Args:
-        network: any but an exported program.
-        rank: r, 1 or more.
-        alpha: scale; B A is multiplied by alpha / r.
-        layers: names of linear layers and convolutions that are no heads.
-        seed: A is drawn from it; nobody's random numbers are used up.
+    A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new parts "NAME.lora_A.default"
+    and "NAME.lora_B.default".
 
     Raises:
-        NetworkError: if the rank is not positive, or a layer cannot be changed so; all such layers are named.
+        NetworkError: if a layer cannot be changed so; all such layers are named.
         MissingExtraError: if `peft` is not installed.
     """
-    refuse_program(network.origin, "changed by low-rank matrices")
-    if rank < 1 or not alpha > 0:
-        raise NetworkError(f"rank={rank}, alpha={alpha}: expected a rank of 1 or more and an alpha above 0.")
+    layers = edit.layers
     _check(network, layers)
     peft: Any = optional_import("peft", "lora", purpose="low_rank (strategy 'lora')")
     names = "|".join(re.escape(name) for name in layers)
-    settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
+    settings = peft.LoraConfig(r=edit.rank, lora_alpha=edit.alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
     twin = network.copy()
     mode = twin.module.training
     with seeded(seed), warnings.catch_warnings():
@@ -87,8 +73,6 @@ def _check(network: TorchRecord, layers: Collection[str]) -> None:
     """Raise unless each of the layers can be changed by low-rank matrices."""
     modules, known = network.modules(), _reasons(network)
     fits = [name for name, reason in known.items() if reason is None]
-    if not layers:
-        raise NetworkError(f"layers=() leaves nothing to change by low-rank matrices; expected some of {', '.join(map(repr, fits[:12]))}.")
     unknown = [name for name in layers if name not in modules]
     if unknown:
         raise NetworkError(f"layers={unknown[0]!r}: the network has no layer of that name{near_names(unknown[0], fits)}")
@@ -125,8 +109,8 @@ def _unlike(module: Module) -> str | None:
     return f"a {type(module).__name__} with {', '.join(other)}" if other else None
 
 
-def settled(network: N) -> N:
-    """Return a copy of a `network` with the low-rank changes added to the weights, its layers called as before."""
+def settled(network: N) -> tuple[N, tuple[str, ...]]:
+    """Return a copy of a `network` with the low-rank changes added to the weights, its layers called as before; none got a bias."""
     twin = network.copy()
     for name, module in _changed(twin).items():
         around: Any = module
@@ -139,4 +123,4 @@ def settled(network: N) -> N:
         set_submodule_(twin.module, name, module=base)
     if "peft_config" in twin.module.__dict__:
         del twin.module.__dict__["peft_config"]
-    return twin.reopened(twin.found, twin.heads)
+    return twin.reopened(twin.found, twin.heads), ()

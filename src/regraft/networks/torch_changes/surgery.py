@@ -67,13 +67,7 @@ def resized(module: Module, layer: str, *, head: Head) -> Module:
 
 
 def end_differently_(module: Module, sample: Inputs, *, activation: str) -> None:
-    """Put another last step in the place of the sigmoid that ends a module; what ends otherwise stays as it is.
-
-    Args:
-        module: in any mode.
-        sample: a batch that it takes.
-        activation: "softmax", "linear" or "sigmoid".
-    """
+    """Put the last step of another `activation` in the place of the sigmoid that ends a `module`, as a `sample` shows; nothing else."""
     modules, training = dict(module.named_modules()), module.training
     seen = trace(modules, partial(call_module, module.eval(), sample))
     module.train(training)
@@ -139,14 +133,7 @@ def stacked(module: Module, tapped: str, *, head: Head, activation: str, dropout
 
 
 def joined(module: Module, layer: str, *, head: Head, count: int) -> JoinedNetwork:
-    """Return a module whose head also reads numbers.
-
-    Args:
-        module: with a head.
-        layer: its name.
-        head: the wide rows (C, d + count).
-        count: of the numbers.
-    """
+    """Return a `module` whose head, a `layer`, gets the wide rows of `head` (C, d + count), which also read `count` numbers."""
     weight, bias = _rows(head)
     wide = like(module_at(module, layer), weight, bias, parts=head.parts)
     mode = module.training

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
+from typing import Protocol, Self
 
 from torch import Tensor
 from torch.nn import Module
@@ -59,12 +59,6 @@ class TorchRecord(Record, Protocol):
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
         """Return what the heads read of `inputs`, (N, d)."""
-
-    def edited(self, edit: str, facts: Mapping[str, Any] | None = None, *, parts: Sequence[int] = ()) -> Self:
-        """Return a copy that takes note of an `edit` with its `facts` and the `parts` of a head."""
-
-    def note_(self, edit: str, facts: Mapping[str, Any]) -> None:
-        """Take note of an `edit` and its `facts`."""
 
     def reopened(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
         """Inspect the changed module, give its `heads` their names and rows as `found`, and return this network."""

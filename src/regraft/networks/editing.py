@@ -1,0 +1,344 @@
+"""What is changed in a network, whatever its family: every edit is checked, carried out and noted here.
+
+A family says how one edit changes a module of its own (`changed_by`) and how what it added is folded into the weights (`unedited`).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import NetworkError, near_names
+from .edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from .parts.coding import Coding
+from .parts.head import Head
+from .parts.layers import Block
+from .parts.points import Point
+from .parts.protocols import Unknowns
+from .parts.taps import Tap, TapSlice, checked_points, refuse_read_input
+from .torch_parts.programs import refuse_program
+
+__all__ = ["Editable"]
+
+
+class Editable(abc.ABC):
+    """A network as far as edits are concerned. Each operation returns a new network and leaves this one as it is."""
+
+    blocks: tuple[Block, ...]
+    heads: dict[str, Head]
+    origin: dict[str, Any]
+    statistics: Mapping[str, np.ndarray] | None = None
+    unknown: Unknowns | None = None
+    coding: Coding | None = None
+    edits: tuple[Edit, ...] = ()
+
+    @abc.abstractmethod
+    def copy(self) -> Self:
+        """Return an independent copy: same weights, no shared storage."""
+
+    @property
+    def head(self) -> Head:
+        """The first head.
+
+        Raises:
+            NetworkError: if there is none.
+        """
+        if not self.heads:
+            raise NetworkError("Received a network without a head; expected one. Give it a head with regraft.retarget.")
+        return next(iter(self.heads.values()))
+
+    @abc.abstractmethod
+    def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
+        """Return a changed copy; `edited` checks before and takes note.
+
+        Args:
+            edit: of any kind but `Folded`.
+            head: the class weights of an edit of a head.
+            seed: of what does not start at a fixed value.
+
+        Raises:
+            NetworkError: if the network cannot be changed so.
+        """
+
+    @abc.abstractmethod
+    def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
+        """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
+
+        Args:
+            edit: a `ScaleShift`, a `LowRank` or a `Codes` that the network has.
+            code: (size,), which is to stand for that of every item, of a `Codes`.
+        """
+
+    @property
+    @abc.abstractmethod
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        """Which features come from which tap, in order; empty where the features are not those of taps."""
+
+    @abc.abstractmethod
+    def points(self) -> tuple[Point, ...]:
+        """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
+
+    @abc.abstractmethod
+    def code_table(self) -> torch.nn.Parameter:
+        """Return the network's own table of codes, (1 + K, size); row 0 is the mean code.
+
+        Raises:
+            NetworkError: if it takes none.
+        """
+
+    @abc.abstractmethod
+    def put_codes_(self, table: np.ndarray) -> None:
+        """Give the network another table of codes, (1 + K, size), for as many conditions as that has."""
+
+    def edited(self, edit: Edit, *, head: Head | None = None, seed: int = 0) -> Self:
+        """Return a copy with one more edit.
+
+        Args:
+            edit: what is changed.
+            head: the class weights of an edit of a head; zeros without it.
+            seed: of what does not start at a fixed value.
+
+        Raises:
+            NetworkError: if the network cannot be changed so.
+        """
+        refuse_program(self.origin, edit.done)
+        if isinstance(edit, Folded):
+            twin, _ = self.changed_by(Biased(edit.biased), head=None, seed=seed).unedited(
+                Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.code_table()[0])
+            )
+        else:
+            if isinstance(edit, Rows | Stack) and head is None:  # the first head may have been renamed since the edit was noted
+                head = edit.empty(edit.task if not self.heads or (isinstance(edit, Rows) and edit.branch) else self.head.task)
+            twin = self.changed_by(edit, head=head, seed=seed)
+        twin.edits = (*self.edits, Codes(cast(Coding, twin.coding)) if isinstance(edit, Codes) else edit)
+        return twin
+
+    def with_head(self, head: Head) -> Self:
+        """Return a copy whose head of that task has these rows, multiplied in the head's parts.
+
+        A network without a head gets one on its pooled output; a task that is not there yet becomes a branch on the same features. A
+        derived head is only noted.
+
+        Raises:
+            NetworkError: if the rows do not fit what the head reads, or the network cannot be changed so.
+        """
+        refuse_program(self.origin, Rows.done)
+        if head.parts and sum(head.parts) != len(head.weight):
+            raise NetworkError(f"Received parts={head.parts} for {len(head.weight)} rows; expected sizes that add up to their number.")
+        if head.groups is not None:
+            twin = self.copy()
+            twin.heads[head.task] = head
+            return twin
+        old = self.heads.get(head.task, self.head) if self.heads else head
+        if old.features != head.features:
+            raise NetworkError(
+                f"The rows have {head.features} features; the head {old.layer!r} reads {old.features}. Give rows of that length."
+            )
+        return self.edited(Rows.of(head, branch=bool(self.heads) and head.task != self.head.task), head=head)
+
+    def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
+        """Return a copy with a new head on top of the first head's raw scores, which become features.
+
+        Args:
+            head: rows (M, C): the new head reads C activated scores.
+            activation: what the old scores go through, one of `ACTIVATIONS`.
+            dropout: share of the activated scores that training drops.
+
+        Returns:
+            A network with the new head alone.
+
+        Raises:
+            NetworkError: if the network cannot be changed so.
+        """
+        return self.edited(Stack.of(head, between=activation, dropout=dropout or None), head=head)._without_learned()
+
+    def _without_learned(self) -> Self:
+        """Return this network, which is new, without what was learned from other features than it has."""
+        self.statistics = self.unknown = None
+        return self
+
+    def ended(self, block: str) -> Self:
+        """Return a copy that ends at the output of the block of that name, without what comes after, and mostly without a head.
+
+        Raises:
+            NetworkError: if there is no such block, or the network cannot be cut there.
+        """
+        refuse_program(self.origin, Cut.done)
+        names = [known.name for known in self.blocks]
+        if block not in names:
+            raise NetworkError(f"The network has no block {block!r}{near_names(block, names)}")
+        return self.edited(Cut(block))._without_learned()
+
+    def tapped(self, points: Sequence[Tap]) -> Self:
+        """Return a copy without a head whose output is one vector (N, D): the pooled outputs of several blocks side by side.
+
+        What gives no real numbers for each item (token ids) is left out; `tap_slices` tells what is there. What runs only after the
+        last of the blocks is left out as well.
+
+        Args:
+            points: blocks, or "input", with their pools; each block once.
+
+        Raises:
+            NetworkError: if a block or pool is unknown, nothing can be read, or the network cannot be changed so.
+        """
+        refuse_program(self.origin, Taps.done)
+        return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))._without_learned()
+
+    def with_channels(self, count: int) -> Self:
+        """Return a copy that takes pictures (or signals) of `count` channels: its first convolution's weights summed or repeated.
+
+        One channel takes the sum over the old ones; more or fewer take them in turn, scaled by old / new count. The account says so.
+
+        Raises:
+            NetworkError: if the network does not begin with a convolution over channels.
+        """
+        refuse_program(self.origin, Channels.done)
+        if count < 1:
+            raise NetworkError(f"Received {count} channels; expected 1 or more.")
+        refuse_read_input(self.tap_slices, f"channels={count}")
+        return self.edited(Channels(count))
+
+    def with_columns(self, count: int) -> Self:
+        """Return a copy whose head also reads `count` numbers beside each item: new weights are zero, so scores are as before.
+
+        Its batches are named tensors: "columns" (N, count) beside what the network takes ("inputs" where that is one tensor).
+
+        Raises:
+            NetworkError: if the network has no head or several, or cannot be changed so.
+        """
+        refuse_program(self.origin, Columns.done)
+        if len(self.heads) != 1 or count < 1:
+            heads = ", ".join(map(repr, self.heads)) or "none"
+            raise NetworkError(
+                f"Received {count} columns for a network with {len(self.heads)} heads ({heads}); expected one head, and 1 column or more."
+            )
+        return self.edited(Columns(count))._without_learned()
+
+    def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
+        """Return a copy to be trained: the values at these points are scaled and shifted by channel; at first nothing changes.
+
+        Args:
+            points: some of `points()`.
+            form: "lhuc": times 2 sigmoid(a), a = 0; "film": times g plus b, g = 1, b = 0.
+
+        Returns:
+            The copy, with further layers that hold a, or g and b; `settled` folds them into the weights.
+
+        Raises:
+            NetworkError: if the network cannot be changed so.
+        """
+        refuse_program(self.origin, ScaleShift.done)
+        self.refuse_training_form()
+        if form not in FORMS:
+            raise NetworkError(f"form={form!r} is unknown{near_names(form, FORMS)}")
+        if not points:
+            raise NetworkError(f"form={form!r} received no points; expected some of points(): this network has {len(self.points())}.")
+        return self.edited(ScaleShift(form, tuple(point.name for point in points)))
+
+    def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
+        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, B zero; `settled` adds it to W.
+
+        Args:
+            rank: 1 or more.
+            alpha: above 0.
+            layers: names of layers that are no heads.
+            seed: A is drawn from it, as the family's library draws it.
+
+        Raises:
+            NetworkError: if a layer cannot be changed so.
+        """
+        refuse_program(self.origin, LowRank.done)
+        self.refuse_training_form()
+        if rank < 1 or not alpha > 0:
+            raise NetworkError(f"rank={rank}, alpha={alpha}: expected a rank of 1 or more and an alpha above 0.")
+        if not layers:
+            raise NetworkError("layers=() leaves nothing to change by low-rank matrices; expected the names of linear layers.")
+        return self.edited(LowRank(rank, float(alpha), tuple(layers)), seed=seed)
+
+    def refuse_training_form(self) -> None:
+        """Raise if the network holds what `adjusted` or `low_rank` added.
+
+        Raises:
+            NetworkError: saying what to do.
+        """
+        if any(isinstance(edit, TRAINING) for edit in self.edits):
+            raise NetworkError("The network is in its training form; expected a plain one. Change or save what settled() returns.")
+
+    def settled(self) -> Self:
+        """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights: the architecture is as it was before."""
+        twin = self.copy()
+        for edit in [edit for edit in self.edits if isinstance(edit, TRAINING)]:
+            twin, biased = twin.unedited(edit)
+            twin.edits = (*(one for one in twin.edits if one is not edit), *([Biased(biased)] if biased else []))
+        return twin
+
+    def with_entrance(self) -> Self:
+        """Return a copy with a linear layer over the features (channels) before the input, the identity at first; it stays there.
+
+        Raises:
+            NetworkError: if the network takes token ids or several inputs.
+        """
+        return self.edited(InputLayer())
+
+    def coded(self, coding: Coding, *, seed: int = 0) -> Self:
+        """Return a copy that takes a condition beside each item: named inputs with "condition", (N,) row numbers of its table of codes.
+
+        The scores are those of the network as it is, to the bit: codes are small and random, what reads them is zero (or adds zero).
+
+        Args:
+            coding: how it takes codes, and of which conditions; without points, all of them.
+            seed: equal seeds give equal codes.
+
+        Raises:
+            NetworkError: if the network cannot be changed so, or takes codes already.
+        """
+        refuse_program(self.origin, Codes.done)
+        if self.coding is not None:
+            raise NetworkError(f"The network takes codes already, of {len(self.coding.conditions)} conditions; use recoded for other ones.")
+        if coding.size < 1:
+            raise NetworkError(f"size={coding.size}: a code has 1 number or more.")
+        return self.edited(Codes(coding), seed=seed)
+
+    def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
+        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size); all else is as it was, to the bit.
+
+        Raises:
+            NetworkError: if it takes none, the table has another shape, or a number in it is not finite.
+        """
+        values, expected = np.asarray(table, np.float32), (1 + len(conditions), self.code_table().shape[1])
+        wrong, names = int((~np.isfinite(values)).sum()), set(conditions)
+        if values.shape != expected or len(names) != len(conditions) or wrong:
+            raise NetworkError(
+                f"Received a table of codes of shape {values.shape} with {wrong} numbers that are not finite, for {len(names)} different "
+                f"conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
+            )
+        twin = self.copy()
+        twin.put_codes_(values)
+        twin.coding = replace(cast(Coding, self.coding), conditions=tuple(conditions))
+        twin.edits = tuple(Codes(twin.coding) if isinstance(edit, Codes) else edit for edit in self.edits)
+        return twin
+
+    def folded(self, condition: str) -> Self:
+        """Return a plain network: the code of a known condition (or "mean") folded into the biases, the input "condition" gone.
+
+        Raises:
+            NetworkError: if the condition is not known; the known ones are listed.
+        """
+        table, coding = self.code_table().detach(), cast(Coding, self.coding)
+        twin, biased = self.unedited(Codes(coding), code=table[coding.row(condition)].clone())
+        twin.edits = (*self.edits, Folded(biased))
+        return twin
+
+    @property
+    def codes(self) -> dict[str, np.ndarray]:
+        """The code of each known condition, copies (size,) by name; empty where the network knows none."""
+        if self.coding is None:
+            return {}
+        table = self.code_table().detach().cpu().numpy()
+        return {name: table[row].copy() for row, name in enumerate(self.coding.conditions, start=1)}
