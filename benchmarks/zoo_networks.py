@@ -85,6 +85,9 @@ def at_small_pictures(net: Any, *, least: int = 96) -> Any:
     try:
         small = regraft.load(net, preprocessing=spec | {"height": least, "width": least})
         small.predict(pictures(2))
+        torch.nn.Module.train(small.module)  # heads that only training calls may need larger ones
+        small.scores(torch.as_tensor(small.preprocessing.batch(list(pictures(4)))))
+        small.module.eval()
     except Exception:  # a Python forward may refuse another size in any way
         return net
     return small
@@ -231,6 +234,12 @@ def small(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 AS_THEY_ARE = ("poolformer", "pvt", "textnet")
 """Types whose sizes belong to those of other settings."""
+T5GEMMA = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 64, "head_dim": 8,
+    "vocab_size": 64, "max_position_embeddings": 64, "layer_types": ["sliding_attention", "full_attention"],
+    "cross_attention_hidden_size": 32,
+}  # fmt: skip
+"""Encoder and decoder of T5Gemma."""
 SPECIAL: dict[str, dict[str, Any]] = {
     "bit": {"hidden_sizes": [32, 64, 96, 128], "num_groups": 8, "embedding_size": 16},
     "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3], "cls_token": [False, False, True]},
@@ -270,6 +279,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 8}, "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8},
     **{kind: {"decoder_start_token_id": 0} for kind in ("t5", "mt5", "umt5")},
     **{kind: {"eos_token_id": 40} for kind in ("bigbird_pegasus", "mvp", "plbart")},
+    "t5gemma": {"encoder": T5GEMMA, "decoder": T5GEMMA, "vocab_size": 64},
     "mistral4": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
 }  # fmt: skip
 """Settings of single types, where those above do not go together."""

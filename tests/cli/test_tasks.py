@@ -216,3 +216,18 @@ def test_the_head_and_the_channels_can_be_named(tmp_path: Path) -> None:
     assert three["parameters"] - one["parameters"] == 2 * 3 * 3 * 4
     assert "'second'" in refused("inspect", tmp_path / "net.keras", "--head", "secnd")
     assert "channels=0" in refused("inspect", tmp_path / "net.keras", "--channels", 0)
+
+
+def test_several_heads_and_the_shapes_of_inputs_can_be_named(tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    inputs = keras.Input((6,))
+    body = keras.layers.Dense(8, activation="relu")(inputs)
+    outputs = [keras.layers.Dense(count, name=name)(body) for name, count in (("kind", 3), ("mood", 2))]
+    keras.Model(inputs, outputs).save(tmp_path / "net.keras")
+    shown = run("inspect", tmp_path / "net.keras", "--head", "what=kind", "--head", "how=mood", "--inputs", "6", "--json")
+    assert shown.exit_code == 0, shown.output
+    heads = json.loads(shown.stdout)["heads"]
+    assert [(head["task"], head["layer"], head["rows"]) for head in heads] == [("what", "kind", 3), ("how", "mood", 2)]
+    assert "TASK=LAYER" in refused("inspect", tmp_path / "net.keras", "--head", "what=kind", "--head", "mood")
+    assert "such as 3,224,224" in refused("inspect", tmp_path / "net.keras", "--inputs", "six")
+    assert "NAME=SIZES" in refused("inspect", tmp_path / "net.keras", "--inputs", "X=6", "--inputs", "7")

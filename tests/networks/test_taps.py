@@ -16,6 +16,7 @@ import transformers
 from tests import torch_examples as examples
 from tests.networks import keras_examples
 from tests.networks.keras_examples import L, keras
+from tests.zoo.torch_networks import FunctionalHead
 from torch import Tensor, nn
 
 import regraft
@@ -282,3 +283,15 @@ def test_columns_speak_only_of_features() -> None:
         assert headed.tap_slices == (TapSlice("input", "mean", 0, NETWORKS[name][1][-1 if name == "functional" else 0]),)
         stacked = headed.with_stack(replace(headed.head, weight=np.zeros((2, 2), np.float32)), "relu")
         assert stacked.tap_slices == ()
+
+
+@pytest.mark.parametrize("outer", ["ended", "tapped"])
+def test_a_network_that_stops_early_is_read_at_its_end(outer: str) -> None:
+    """The run of the outer network ends, not that of the one inside it."""
+    net = regraft.load(FunctionalHead(), inputs=(3, 16, 16))
+    inner = net.ended("conv2") if outer == "ended" else net.tapped([Tap("conv2", ("mean",))])
+    batch = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    again = inner.tapped([Tap("input", ("mean",)), Tap("conv2", ("mean",))])
+    again.mode_(False)
+    with torch.no_grad():
+        assert torch.allclose(again.feature_batch(batch)[:, 3:], net.tapped([Tap("conv2", ("mean",))]).feature_batch(batch), atol=1e-5)

@@ -130,3 +130,12 @@ def test_convolutions_are_told_as_well(kind: Any) -> None:
     with torch.no_grad():
         module[0].weight[0, 0].mul_(1.5).add_(0.1)
     assert looks_fresh(regraft.load(module, inputs=side)) == ["2"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_classes_are_not_solved_on_layers_that_were_never_trained(family: str) -> None:
+    net = regraft.load(made(family), classes=["a", "b", "c"], **({"inputs": (16,)} if family == "torch" else {}))
+    hidden = regraft.retarget(net, ["a", "b", "c", "d"], hidden=[(6, "relu")])
+    rows = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
+    with pytest.raises(SettingError, match="below it were never trained"):
+        regraft.extend(hidden, ["e", "f"], data=(rows, np.array(["e", "f"] * 6)), start="probe")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import regraft
-from regraft.errors import DataError
+from regraft.errors import DataError, NetworkError
 from regraft.networks.contract import Network
 
 transformers = pytest.importorskip("transformers")
@@ -101,6 +101,14 @@ def test_a_classifier_of_texts_is_opened_adapted_and_opened_again(kind: str, tmp
     data = regraft.read((TEXTS * 6, ["yes", "new", "new", "yes"] * 6), kind="text")
     result = regraft.adapt(net, data, strategy="head", epochs=1, cache="memory", out=tmp_path / "out")
     assert same_logits(regraft.load(tmp_path / "out"), result.network)
+
+
+@pytest.mark.parametrize("kind", ["BartForSequenceClassification", "T5ForSequenceClassification"])
+def test_a_tokenizer_that_does_not_end_its_texts_is_told(kind: str, tmp_path: Path) -> None:
+    folder_of(kind, tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(NetworkError, match=f"{kind} looks for the token 2 at the end of each text"):
+        regraft.load(f"hf:{tmp_path}")
 
 
 @pytest.mark.parametrize("kind", ["LlamaForSequenceClassification", "GPT2ForSequenceClassification"])

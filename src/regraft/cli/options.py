@@ -46,8 +46,10 @@ _SOURCE_CLASSES = "Class names of the rows that NETWORK has, one a line, where i
 SourceClasses = Annotated[Path | None, _network("--source-classes", metavar="FILE", help=_SOURCE_CLASSES)]
 _OLD_CLASSES = "Class names of the rows that NETWORK has, one a line, where it carries none; new ones are those of DATA."
 OldClasses = Annotated[Path | None, _network("--source-classes", "--classes", metavar="FILE", help=_OLD_CLASSES)]
-_HEAD = "The layer that is the head of NETWORK, where there are several candidates."
-HeadLayer = Annotated[str | None, _network("--head", metavar="LAYER", help=_HEAD)]
+_HEAD = "The layer that is the head of NETWORK, where there are several candidates; TASK=LAYER, repeated, keeps several as tasks."
+HeadLayer = Annotated[list[str] | None, _network("--head", metavar="LAYER", help=_HEAD, show_default=False)]
+_INPUTS = "Shape of an example where NETWORK does not say it: 3,224,224; of several tensors by name: X=40 Z=8, repeatable."
+InputShapes = Annotated[list[str] | None, _network("--inputs", metavar="SHAPE", help=_INPUTS, show_default=False)]
 _CHANNELS = "Channels of the pictures or signals that NETWORK shall take: its first layer is summed or repeated."
 Channels = Annotated[int | None, _network("--channels", metavar="N", help=_CHANNELS)]
 _JOIN = "Columns of DATA that the head shall also read, with commas between; their weights start at zero."

@@ -80,14 +80,15 @@ def check_there(network: str | Path | None, *data: str | Path | None) -> None:
         raise InputError("\n".join(filter(None, wrong)))
 
 
-def opened(  # over the limit: what `regraft.load` takes from the command line
+def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from the command line
     source: str,
     weights: str | Path | None = None,
     *,
     source_classes: Path | None = None,
-    head: str | None = None,
+    head: Sequence[str] | None = None,
     channels: int | None = None,
     architecture: str | None = None,
+    inputs: Sequence[str] | None = None,
     trust: bool = False,
 ) -> Any:
     """Open a network.
@@ -96,9 +97,10 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
         source: as `regraft.load` takes it.
         weights: a weights-only file put into it, or "random".
         source_classes: file with the class names of its rows.
-        head: the layer that is its head, where there are several candidates.
+        head: the layer that is its head, where there are several candidates; or TASK=LAYER for each of several.
         channels: of the pictures or signals that it shall take.
         architecture: MODULE:NAME of what makes it, where the source holds weights alone.
+        inputs: the shape of an example, such as "3,224,224", or NAME=SHAPE for each of several tensors.
         trust: open a PyTorch program, which runs code of the file.
 
     Returns:
@@ -107,11 +109,30 @@ def opened(  # over the limit: what `regraft.load` takes from the command line
     from .. import verbs
 
     names, own = class_names(source_classes), None if architecture is None else _imported(architecture)
-    return verbs.load(source, weights=weights, classes=names, head=head, channels=channels, architecture=own, trust=trust)
+    layers = named_pairs(head, option="--head", form="TASK=LAYER") if head and "=" in "".join(head) else list(head or ())
+    found: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers or None
+    how: dict[str, Any] = {"classes": names, "head": found, "channels": channels, "architecture": own, "inputs": _shapes(inputs)}
+    return verbs.load(source, weights=weights, trust=trust, **how)
+
+
+def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Return what the words behind --inputs mean, as `regraft.load` takes it."""
+
+    def shape(text: str) -> tuple[int, ...]:
+        sides = [side.strip() for side in text.split(",")]
+        if not all(side.isdecimal() and int(side) > 0 for side in sides):
+            raise SettingError(f"--inputs {text!r}: expected sizes with commas between, such as 3,224,224, or NAME=SIZES for each tensor.")
+        return tuple(map(int, sides))
+
+    if not given:
+        return None
+    if len(given) == 1 and "=" not in given[0]:
+        return shape(given[0])
+    return {name: shape(text) for name, text in named_pairs(given, option="--inputs", form="NAME=SIZES, such as X=40").items()}
 
 
 def to_run(  # over the limit: what `regraft.load` takes from the command line
-    source: str | Path, *, head: str | None, channels: int | None, architecture: str | None, trust: bool
+    source: str | Path, *, head: Sequence[str] | None, channels: int | None, architecture: str | None, trust: bool
 ) -> Any:
     """Open a network that is to predict: an ONNX file by ONNX Runtime, without PyTorch; all others as `opened` does.
 
@@ -130,7 +151,7 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
     """
     if Path(source).suffix.lower() != ".onnx":
         return opened(str(source), head=head, channels=channels, architecture=architecture, trust=trust)
-    given = {"--head": head, "--channels": channels, "--architecture": architecture}
+    given = {"--head": " ".join(head) if head else None, "--channels": channels, "--architecture": architecture}
     asked = [f"{name} {value}" for name, value in given.items() if value is not None]
     if asked:
         raise SettingError(f"{asked[0]}: the ONNX file {str(source)!r} is run as it is. Leave it out.")

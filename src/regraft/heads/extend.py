@@ -167,6 +167,11 @@ def _with_new_rows(
     elif stored is not None:
         made = balanced_rows(both, np.concatenate([stored.targets, targets + first]), count=count, old=before)
     elif start == "probe":
+        if net.fresh:
+            raise SettingError(
+                f"start='probe' solves class weights on what the head reads, and {', '.join(map(repr, net.fresh))} below it were never "
+                "trained. Train them first, with regraft.adapt and strategy='head', or choose start='zeros' or 'mean'."
+            )
         if count < 2:
             raise SettingError(f"start='probe' tells new classes from each other; received {count}. Choose 'imprint', or give old_data=.")
         rows, _ = probed_rows(features, targets, count=count, kept=original, wanted=np.arange(count))

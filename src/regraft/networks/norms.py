@@ -113,8 +113,8 @@ def misfit(
         modules: all layers of a network by name.
         batches: of inputs.
         run: makes one pass, in inference mode; it is left as soon as these layers have been reached.
-        first: how many layers are asked.
-        measure: of one layer.
+        first: how many layers are asked, in the order in which they are called.
+        measure: the number of one layer that is averaged over them; the divergence where nothing else is given.
 
     Returns:
         A number that is 0 where all fits, and how many layers tell it; None where no layer can.

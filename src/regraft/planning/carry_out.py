@@ -24,6 +24,7 @@ from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
 from .checking.summaries import equal_across
 from .checking.weights import EXAMPLES, weights_fit
+from .choosing.attaching import ATTACHED, attached
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
 from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
@@ -106,11 +107,13 @@ def _carried_out(  # over the limit: as `carry_out`
         test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
-        setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
         shown = parts.training[:: max(1, len(parts.training) // EXAMPLES)][:EXAMPLES]
         fit = weights_fit(net, list(take(data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
+        net = attached(net, items, rows=parts.training)
+        setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
         notes += [] if fit is None else [fit.words()]
         notes += notes_on_recordings(items)
+        notes += [note for note in net.account.notes if note.startswith(ATTACHED)]
         notes += equal_across(data, parts, test=None if test_items is None else test_items.data)
         for note in notes:
             say(note)
@@ -299,6 +302,7 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         "uncached": any(note.startswith(UNCACHED) for note in log.notes),
         "random_weights": network.origin.get("weights") == "random",
         "preprocessing": network.preprocessing.describe(),
+        "attached": next((note for note in log.notes if note.startswith(ATTACHED)), ""),
         "measured": setup.items.preprocessing.measured,
         "worst": worst_items(judged),
         "reliability": reliability_of(judged),

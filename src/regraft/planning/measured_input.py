@@ -16,7 +16,7 @@ from ..networks.contract import Inputs, Network
 from ..networks.norms import misfit, norms_of
 from ..probes import fit_ridge
 
-__all__ = ["made_pictures", "measured_preprocessing"]
+__all__ = ["LEAST", "SURE", "losses_of", "made_pictures", "measured_preprocessing", "surely"]
 
 ASKED = 128
 """Examples, spread evenly over the data, with which candidates are compared."""
@@ -86,7 +86,7 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
     twin = net.copy()
     twin.mode_(False)
     run = twin.scores if twin.heads else twin.feature_batch
-    found = _by_statistics(twin, pixels, tried=tried, run=run) or _by_losses(twin, data.subset(shown), pixels=pixels, tried=tried)
+    found = _by_statistics(twin, pixels, tried=tried, run=run) or _bylosses_of(twin, data.subset(shown), pixels=pixels, tried=tried)
     if found is None:
         return own
     kept = {name: getattr(own, name) for name in ("value_range", "integer_range", "float_range")}  # decided where it is fitted
@@ -131,7 +131,7 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
     return _Found(tuple(order), by, apart, second < NEAR * best, best > POOR)
 
 
-def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
+def _bylosses_of(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
     """Compare by the loss of ridge regression on examples left out; what is assumed otherwise stays unless another is surely better."""
     known = np.flatnonzero(data.known)
     targets = data.targets[known]
@@ -148,20 +148,26 @@ def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[st
             if not np.isfinite(features).all():
                 continue
             probe = fit_ridge(features, targets, kind=data.task, classes=len(data.classes), groups=groups, standardise=True)
-            losses[name] = _losses(probe.loo_scores, targets, kind=data.task)
+            losses[name] = losses_of(probe.loo_scores, targets, kind=data.task)
     usual, *_ = tried
     if len(losses) < 2 or usual not in losses:
         return None
     order = sorted(losses, key=lambda name: float(losses[name].mean()))
-    if order[0] != usual and _surely(losses[usual] - losses[order[0]]) < SURE:
+    if order[0] != usual and surely(losses[usual] - losses[order[0]]) < SURE:
         order = [usual, *(name for name in order if name != usual)]
     first, second = losses[order[0]], losses[order[1]]
     by = f"losses of a probe on {len(known)} examples, each left out in turn"
-    return _Found(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", abs(_surely(second - first)) < SURE)
+    return _Found(tuple(order), by, f"{first.mean():.3g} and {second.mean():.3g}", abs(surely(second - first)) < SURE)
 
 
-def _losses(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:
-    """Return the loss of each example, (n,)."""
+def losses_of(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:
+    """Return the loss of each example, (n,).
+
+    Args:
+        scores: (n, C) logits, or (n, …) predictions.
+        targets: (n,) classes, or (n, …).
+        kind: of the task.
+    """
     given = torch.as_tensor(scores.reshape(len(scores), -1), dtype=torch.float64)
     if kind == "classification":
         return torch.nn.functional.cross_entropy(given, torch.as_tensor(targets), reduction="none").numpy()
@@ -171,8 +177,8 @@ def _losses(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray
     return (given - wanted).square().mean(1).numpy()
 
 
-def _surely(differences: np.ndarray) -> float:
-    """Return a mean in its standard errors."""
+def surely(differences: np.ndarray) -> float:
+    """Return the mean of `differences` (n,) in its standard errors."""
     error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
     return float(differences.mean()) / error if error else 0.0
 

@@ -25,7 +25,7 @@ from ..data import (
     preprocessing_from_dict,
 )
 from ..data.preprocessings.augmenting import CALLABLE
-from ..errors import DataError, SettingError, near_names
+from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..networks.predictions import of_batch
@@ -228,6 +228,9 @@ def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
     Args:
         net: the network; its account says what was changed.
         own: its preprocessing; any other is returned as it is.
+
+    Raises:
+        NetworkError: if the network cannot do without a token that its tokenizer does not add.
     """
     if not isinstance(own, TextPreprocessing) or own.vocabulary is not None:
         return own
@@ -237,7 +240,31 @@ def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
         more = f"its tokenizer knows {own.tokens} tokens and its embedding {vocabulary}"
         notes.append(f"{more}: a text that holds one of the others is refused")
     net.account = net.account.joined(Account(notes=tuple(notes)))
-    return replace(own, vocabulary=vocabulary, maximum=positions or own.maximum)
+    suited = replace(own, vocabulary=vocabulary, maximum=positions or own.maximum)
+    _check_end(net, suited)
+    return suited
+
+
+def _check_end(net: Network, own: TextPreprocessing) -> None:
+    """Raise if a network of Transformers looks in each text for a token at the end that its tokenizer does not add."""
+    config = getattr(net.module, "config", None)
+    end = getattr(config, "eos_token_id", None)
+    if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
+        return
+    batch = own.batch(["a"])
+    ids = batch.get("input_ids") if isinstance(batch, dict) else batch
+    if ids is None or bool((ids == end).any()):
+        return
+    twin = net.copy()
+    twin.mode_(False)
+    try:
+        with torch.no_grad():
+            twin.scores(batch)
+    except Exception as error:  # the library's own check, of any class
+        raise NetworkError(
+            f"{type(net.module).__name__} looks for the token {end} at the end of each text, which its tokenizer does not add. Give the "
+            "tokenizer a post-processor that adds it (tokenizers.processors.TemplateProcessing) and save it into the folder again."
+        ) from error
 
 
 def _tensors(own: Preprocessing) -> dict[str, tuple[int, ...] | None]:

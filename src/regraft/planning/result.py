@@ -107,8 +107,7 @@ class Result:
             said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
         if self.facts.get("uncached"):
             said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
-        if self.facts.get("weights_fit"):
-            said = f"{said} {self.facts['weights_fit']}"
+        said = " ".join([said, *(str(self.facts[name]) for name in ("attached", "weights_fit") if self.facts.get(name))])
         if self.facts.get("measured"):
             said = f"{said} The network came without preprocessing, which was {self.facts['measured']}."
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said

@@ -96,6 +96,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     head: options.HeadLayer = None,
     channels: options.Channels = None,
     architecture: options.Architecture = None,
+    inputs: options.InputShapes = None,
     skip_bad: options.SkipBad = False,
     baselines: options.Baselines = False,
     no_resume: options.NoResume = False,
@@ -130,6 +131,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
             head=head,
             channels=channels,
             architecture=architecture,
+            inputs=inputs,
         )
         net = heads.join(net, joined) if joined else net
         reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}

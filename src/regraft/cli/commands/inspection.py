@@ -10,7 +10,19 @@ import typer
 from ...console import show, show_json
 from ...files.text import printable
 from ..guard import command
-from ..options import Architecture, AsJson, Channels, HeadLayer, NetworkArgument, Preview, RandomWeights, SourceClasses, Trust, Weights
+from ..options import (
+    Architecture,
+    AsJson,
+    Channels,
+    HeadLayer,
+    InputShapes,
+    NetworkArgument,
+    Preview,
+    RandomWeights,
+    SourceClasses,
+    Trust,
+    Weights,
+)
 from ..shared import check_there, class_names, opened, wanted_weights
 
 __all__ = ["add_to"]
@@ -35,12 +47,13 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     head: HeadLayer = None,
     channels: Channels = None,
     architecture: Architecture = None,
+    inputs: InputShapes = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
-    how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "trust": trust}
+    how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "inputs": inputs, "trust": trust}
     check_there(network)
     net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None

@@ -51,6 +51,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     head: options.HeadLayer = None,
     channels: options.Channels = None,
     architecture: options.Architecture = None,
+    inputs: options.InputShapes = None,
     skip_bad: options.SkipBad = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -65,6 +66,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
             head=head,
             channels=channels,
             architecture=architecture,
+            inputs=inputs,
         )
         asked = columns_for(net, listed_names(columns, option="--columns"))
         reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..keras_parts.samples import called
 from ..keras_parts.structure import READ, named_modules
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left
-from ..torch_parts.taps import Point, Reached, read_input, read_point
+from ..torch_parts.taps import Point, Reached, ended_by, read_input, read_point
 from ..tracing import as_tensor
 
 __all__ = ["end_layer", "ended_at", "read_at"]
@@ -26,7 +26,7 @@ def end_layer(block: Block, layers: Sequence[Layer], *, called_ones: Sequence[st
 
     Args:
         block: of a model without a graph.
-        layers: all of the model.
+        layers: all of the model, in the order of execution.
         called_ones: names of all layers and containers that a run calls.
     """
     last = next((name for name in reversed(block.layers) if name in called_ones), None)
@@ -41,8 +41,8 @@ def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], numbe
     Its class becomes one of its own, made of the old one: the names of layers and weights stay.
 
     Args:
-        model: a private copy; changed.
-        points: the blocks and their pools.
+        model: a private copy; its class is replaced by one made of it.
+        points: the blocks, or the input, and how each is pooled.
         ends: the name of the last layer of each block that is called.
         numbers: of the blocks, from 0: their names hold counters of Keras and are others in another process.
         sample: two examples.
@@ -53,7 +53,7 @@ def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], numbe
     modules, runs = named_modules(model), []
     for batch in (sample, _three(sample)):
         seen: dict[str, Tensor | None] = {INPUT: read_input(batch)}
-        with torch.no_grad(), suppress(Reached), _reading(modules, ends, seen=seen):
+        with torch.no_grad(), _reading(modules, ends, seen=seen):
             called(model, batch, training=False)
         runs.append(seen)
     found = []
@@ -87,7 +87,7 @@ def _become_(
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         seen: dict[str, Any] = {INPUT: read_input(args[0] if args else next(iter(kwargs.values())))}
-        with suppress(Reached), _reading(named_modules(self), ends, seen=seen):
+        with _reading(named_modules(self), ends, seen=seen):
             kind.call(self, *args, **kwargs)
         return result(seen)
 
@@ -97,21 +97,22 @@ def _become_(
 @contextmanager
 def _reading(modules: Mapping[str, Any], ends: Mapping[str, str], *, seen: dict[str, Any]) -> Iterator[None]:
     """Note what layers give at their first calls while the context lasts; the run ends with the last of them."""
-    missing = dict.fromkeys(ends)
+    missing, end = dict.fromkeys(ends), Reached()
 
     def reader(block: str) -> Callable[..., None]:
         def hook(_layer: Any, _args: Any, output: Any) -> None:
             if missing.pop(block, 0) is None:
                 seen[block] = as_tensor(output)
             if not missing:
-                raise Reached
+                raise end
 
         return hook
 
     with ExitStack() as stack:
         for block, name in ends.items():
             stack.callback(modules[name].register_forward_hook(reader(block)).remove)
-        yield
+        with ended_by(end):
+            yield
 
 
 def _three(sample: Inputs) -> Inputs:

@@ -158,7 +158,7 @@ def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
     """Yield networks of timm whose names are near that of a module of timm, with random weights; nothing of any other module.
 
     Args:
-        module: as timm made it.
+        module: as timm made it, with the name of its architecture in `pretrained_cfg`.
     """
     config = getattr(module, "pretrained_cfg", None)
     if not type(module).__module__.startswith("timm.models.") or not isinstance(config, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, ClassVar, cast
 
 import torch
@@ -18,7 +18,7 @@ from ..parts.head import ACTIVATIONS
 from ..parts.structure import below
 from ..parts.taps import TapSlice
 from ..torch_parts.graft import Graft, grafts, module_at
-from ..torch_parts.taps import Point, Reached, listening, read_input, run_reading
+from ..torch_parts.taps import Point, Reached, ended_by, listening, read_input, run_reading
 from ..tracing import as_tensor, capture, pooled
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 
@@ -154,14 +154,15 @@ class EndedNetwork(Graft):
     def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
         """Return the output of the module at the end."""
         seen: list[Any] = []
+        end = Reached()
 
         def keep(_module: Module, _args: Any, output: Any) -> None:
             if self.stops:
                 seen.append(output)
-                raise Reached
+                raise end
             seen.append(tree_map_only(Tensor, torch.clone, output))  # what still runs may change it in place
 
-        with listening(module_at(self.network, self.end), keep), suppress(Reached):
+        with listening(module_at(self.network, self.end), keep), ended_by(end):
             self.network(*tensors, **named)
         return seen[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..parts.taps import GRID, STD_FLOOR, Tap, pools_at
 from ..tracing import as_tensor
 from .graft import module_at
 
-__all__ = ["Point", "Reached", "listening", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
+__all__ = ["Point", "Reached", "ended_by", "listening", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
@@ -146,6 +146,7 @@ def run_reading(
         stops: whether the run ends as soon as all have been called.
     """
     seen: set[str] = set()
+    end = Reached()
 
     def reader(name: str) -> Callable[..., None]:
         def hook(_module: Module, _args: Any, output: Any) -> None:
@@ -153,15 +154,32 @@ def run_reading(
                 seen.add(name)
                 keep(name, as_tensor(output))
             if stops and len(seen) == len(names):
-                raise Reached
+                raise end
 
         return hook
 
     with ExitStack() as stack:
         for name in names:
             stack.enter_context(listening(module_at(network, name), reader(name)))
-        with suppress(Reached):
+        with ended_by(end):
             run()
+
+
+@contextmanager
+def ended_by(end: Reached) -> Iterator[None]:
+    """Let a run end with this one, and no other: where networks that are read stand in each other, that of the outer one goes on.
+
+    Args:
+        end: what is raised where the run ends.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except Reached as reached:
+        if reached is not end:
+            raise
 
 
 def read_input(inputs: Inputs) -> Tensor | None:
