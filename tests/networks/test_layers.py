@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import regraft
 from regraft.errors import NetworkError
@@ -142,6 +143,160 @@ def test_keras_layers_become_layers_of_pytorch(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(made.features(turned), net.features(items), rtol=1e-4, atol=1e-5)
     opened = regraft.load(made.save(tmp_path / "kept"))
     np.testing.assert_array_equal(opened.logits(turned), made.logits(turned))
+
+
+@pytest.mark.parametrize("name", [*SEQUENTIAL, *GRAPHS])
+def test_keras_layers_that_became_pytorch_s_become_keras_layers_again(name: str, tmp_path: Path) -> None:
+    net = regraft.load(_made(name), classes=ABC)
+    back = net.to("torch").to("keras")
+    items, _ = _items(net)
+    expected = net.logits(items)
+    assert back.family == "keras" and back.classes == net.classes and back.input_shape == net.input_shape
+    np.testing.assert_allclose(back.logits(items), expected, atol=1e-5 * np.abs(expected).max())
+    path = back.export(tmp_path / "x.keras")
+    plain = keras.models.load_model(path)(items)
+    np.testing.assert_allclose(plain.detach().numpy(), net.module(items).detach().numpy(), atol=1e-5)
+
+
+class _Steps(nn.Module):
+    """Recurrent layers whose states, or whose outputs and states, are read."""
+
+    def __init__(self, kind: type[nn.Module], *, both: bool, count: int = 1) -> None:
+        super().__init__()
+        self.cells = kind(6, 4, batch_first=True, bidirectional=both, num_layers=count)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs, states = self.cells(x)
+        last = states[0] if isinstance(states, tuple) else states
+        read = last[-1] if self.cells.num_layers == 1 else outputs[:, -1, :4]
+        return self.head(read + outputs[:, 0, :4] if self.cells.bidirectional else read)
+
+
+class _Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Embedding(20, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value = self.layer(self.token(x))
+        query, key, value = self.qkv(value).reshape(x.shape[0], 7, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        made = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.head(made.transpose(1, 2).flatten(2).mean(1))
+
+
+class _Mixed(nn.Module):
+    """Operators that stand in a forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value = self.first((x - self.mean) / 0.5).relu_()
+        one, two = self.second(value).chunk(2, 1)
+        value = torch.cat([two * one.sigmoid(), one.abs() + 1], 1) + value
+        value = self.norm(value.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        value = nn.functional.max_pool2d(value, 3, 2, padding=1, ceil_mode=True)
+        value = nn.functional.pad(value, (1, 0, 0, 1)).clamp(-1, 2)[:, :, 1:]
+        return self.head(nn.functional.gelu(value, approximate="tanh").amax((2, 3)) - 2 * value.mean((-1, -2)))
+
+
+def _stack(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3))
+
+
+MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    "LSTM, last state": ((7, 6), lambda: _Steps(nn.LSTM, both=False)),
+    "LSTM, both ways": ((7, 6), lambda: _Steps(nn.LSTM, both=True)),
+    "GRU, both ways": ((7, 6), lambda: _Steps(nn.GRU, both=True)),
+    "RNN of two layers": ((7, 6), lambda: _Steps(nn.RNN, both=False, count=2)),
+    "GRU of two layers": ((7, 6), lambda: _Steps(nn.GRU, both=True, count=2)),
+    "mixed": ((3, 9, 8), _Mixed),
+    "pooling": (
+        (3, 9, 8),
+        lambda: _stack(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(2, 1, 1), nn.AdaptiveAvgPool2d((3, 1))),
+    ),
+    "transposed": ((3, 5, 4), lambda: _stack(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.ConvTranspose2d(4, 3, 2, 3))),
+    "lines": ((6, 9), lambda: _stack(nn.Conv1d(6, 4, 3, padding=2, stride=2), nn.BatchNorm1d(4), nn.PReLU(4), nn.MaxPool1d(2))),
+    "in place": ((3, 8, 8), lambda: _stack(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Hardswish(inplace=True), nn.Dropout2d(0.1))),
+    "larger": ((3, 4, 4), lambda: _stack(nn.Upsample(scale_factor=2), nn.Upsample(size=(16, 8), mode="bilinear"), nn.GroupNorm(3, 3))),
+}
+
+
+@pytest.mark.parametrize("name", [*MODULES, "encoder"])
+def test_modules_of_pytorch_become_keras_layers(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape, make = MODULES.get(name, ((7,), _Encoder))
+    module, draws = make().eval(), np.random.default_rng(0)
+    items = draws.integers(0, 20, (4, *shape)) if name == "encoder" else draws.normal(size=(4, *shape)).astype(np.float32)
+    with torch.no_grad():
+        module(torch.from_numpy(items))
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) / 2)
+    net = regraft.load(module, classes=ABC, inputs=shape)
+    made = net.to("keras")
+    turned = np.moveaxis(items, 1, -1) if len(shape) == 3 else items
+    expected = net.logits(items)
+    assert made.family == "keras" and made.classes == tuple(ABC) and made.account.figures["largest_difference"] <= 1e-5
+    np.testing.assert_allclose(made.logits(turned), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(made.features(turned), net.features(items), rtol=1e-4, atol=1e-5)
+    opened = regraft.load(made.save(tmp_path / "kept"))
+    np.testing.assert_array_equal(opened.logits(turned), made.logits(turned))
+
+
+class _Position(nn.Module):
+    def __init__(self, size: int = 6) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.place
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (_Position(), "'0.place'"),
+        (nn.Fold((7, 6), (1, 1)), "col2im"),
+        (nn.LSTM(6, 5, proj_size=3, batch_first=True), "projections"),
+        (nn.Softplus(beta=2), "beta=2"),
+    ],
+)
+def test_operators_without_a_counterpart_are_refused_by_the_layer_that_calls_them(layer: nn.Module, said: str) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("0", layer)
+            self.head = nn.LazyLinear(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made = self.get_submodule("0")(x.transpose(1, 2) if isinstance(layer, nn.Fold) else x)
+            return self.head((made[0] if isinstance(made, tuple) else made).flatten(1))
+
+    shape = (42, 6) if isinstance(layer, nn.Fold) else (7, 6)
+    whole = Whole()
+    whole(torch.zeros(2, *shape))
+    with pytest.raises(NetworkError) as caught:
+        regraft.load(whole, inputs=shape).to("keras")
+    assert "'0" in str(caught.value) and said in str(caught.value) and ".onnx" in str(caught.value)
+
+
+def test_tasks_and_groups_go_along() -> None:
+    net = regraft.load(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), classes=ABC, inputs=(4,))
+    net = regraft.branch(net, "style", ["x", "y"])
+    net = regraft.branch(net, "coarse", None, groups={"ab": ["a", "b"], "c": ["c"]})
+    rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    expected = net.predict(rows)
+    for made in (net.to("keras"), net.to("keras").to("torch")):
+        assert list(made.heads) == ["main", "style", "coarse"]
+        for task in made.heads:
+            np.testing.assert_allclose(made.logits(rows, task=task), net.logits(rows, task=task), atol=1e-5)
+        assert made.predict(rows).labels == expected.labels
 
 
 def test_every_row_has_a_network() -> None:

@@ -17,7 +17,10 @@ from ..shared import check_there, opened, size_of
 __all__ = ["add_to"]
 
 _ENDINGS = (".onnx", ".pmml", ".keras", ".h5", ".pt2")
+_OF_KERAS = (".keras", ".h5")
 _OUT = "The file to write, whose ending decides the form: .onnx, .pmml, .keras, .h5 or .pt2. Without an ending, a saved folder."
+_FAMILY = "The family that the network is to be of, torch or keras; .keras and .h5 files are always written of Keras layers."
+_Family = Annotated[str | None, typer.Option("--family", metavar="torch|keras", help=_FAMILY)]
 _Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
 
 
@@ -37,6 +40,7 @@ def _convert(  # over the limit: the options of the command
     source_classes: options.SourceClasses = None,
     head: options.HeadLayer = None,
     architecture: options.Architecture = None,
+    family: _Family = None,
 ) -> None:
     """Write a network in another form, and say what was read and what could not be kept."""
     if out.suffix and out.suffix.lower() not in _ENDINGS:
@@ -45,6 +49,9 @@ def _convert(  # over the limit: the options of the command
         raise InputError(f"{printable(out)!r} is there already. Give another name, or remove it.")
     check_there(source)
     net = opened(source, weights, source_classes=source_classes, head=head, architecture=architecture)
+    ending = out.suffix.lower()
+    if family is not None or ending in _OF_KERAS:
+        net = net.to(family or "keras")
     for note in net.account.notes:
         tell(f"Note: {note}")
     path = Path(net.export(out) if out.suffix else net.save(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,15 +13,23 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..account import Account
 from ..contract import Network
-from ..keras_models import KerasNetwork
+from ..keras_models import KerasNetwork, open_keras
+from ..keras_parts.library import keras
 from ..keras_parts.saving import as_given
 from ..parts.head import told_binary
-from ..torch_modules import open_torch
+from ..parts.onnx_export import why_not_exported
+from ..torch_modules import TorchNetwork, open_torch
+from ..torch_parts.exporting import exported_program
+from ..torch_parts.graft import for_exporter_
+from ..torch_parts.programs import refuse_program
+from .attention import whole_attention_
 from .from_keras import ROWS
+from .from_torch import ROWS as TORCH_ROWS
 from .graph import SOURCE, LayerGraph
 from .keras_reader import KerasReader
+from .torch_reader import TorchReader, Turned, channels_last
 
-__all__ = ["as_torch"]
+__all__ = ["as_keras", "as_torch"]
 
 _TOLERANCE = 1e-4
 
@@ -51,6 +60,39 @@ def as_torch(network: KerasNetwork) -> Network:
     return _told(network, twin, turned=turned)
 
 
+def as_keras(network: TorchNetwork) -> Network:
+    """Return a PyTorch network as a functional Keras model. Pictures become channels last, as Keras has them.
+
+    Args:
+        network: whose forward calls operators that have a row in `from_torch.ROWS`.
+
+    Raises:
+        NetworkError: naming the layers that call others, or if the result computes something else.
+    """
+    refuse_program(network.origin, "made of Keras layers")
+    _check(network)
+    turned, twin = _turns(network), network.for_export()
+    own = {id(module): name for name, module in twin.modules().items()}
+    for_exporter_(twin.module)
+    called = {path: own[id(module)] for path, module in twin.module.named_modules() if id(module) in own}
+    whole_attention_(twin.module)
+    sample: Any = twin.sample
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = exported_program(twin.module, sample)
+    except Exception as problem:  # not every forward can be exported
+        raise NetworkError(f"The network cannot be made of Keras layers: {why_not_exported(problem)}. Export it as .onnx.") from problem
+    shape = list(sample.movedim(1, -1).shape[1:] if turned else sample.shape[1:])
+    entry = keras.Input(shape, dtype=str(sample.dtype).removeprefix("torch."), name="input")
+    reader = TorchReader(TORCH_ROWS, network.holds, called)
+    outputs = reader.read(program, Turned(entry, channels_last(sample.ndim) if turned else tuple(range(sample.ndim))))
+    heads = {task: reader.names.get(head.layer) for task, head in network.heads.items() if head.groups is None}
+    model = keras.Model(entry, [value.tensor for value in outputs] if len(heads) > 1 else outputs[0].tensor)
+    chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
+    return _told(network, open_keras(model, take=True, head=chosen, origin={"source": "layers"}), turned=turned)
+
+
 def _check(network: Network) -> None:
     """Raise where a network takes more than one tensor."""
     if network.coding is not None:
@@ -73,15 +115,13 @@ def _told(source: Network, made: Network, *, turned: bool) -> Network:
     """Return a network that was made of another one, with all that this one says beside its weights; proven on random inputs."""
     for task, head in source.heads.items():
         if head.groups is not None:
+            made.heads[task] = head
             continue
         if task not in made.heads:
             made.rename_task_(made.head.task, task)
         own = told_binary(made.heads[task], {"binary": head.binary})
         made.heads[task] = replace(own, classes=head.classes, kind=head.kind, thresholds=head.thresholds)
     made.preprocessing = _turned_preprocessing(source, made) if turned else source.preprocessing
-    for head in source.heads.values():
-        if head.groups is not None:
-            made = made.with_head(head)
     made.history, made.statistics, made.unknown, made.draws = source.history, source.statistics, source.unknown, source.draws
     largest = _difference(source, made, turned=turned)
     note = f"made of a network of {source.family}: on random inputs it differs by {largest:.1g} of the largest score"
@@ -110,7 +150,11 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
     for batch in _batches(source.sample.cpu()):  # type: ignore[union-attr]  # checked to be one
         axis = (1, -1) if source.layout == "channels_first" else (-1, 1)
         with torch.no_grad():
-            wanted, found = source.scores(batch), made.scores(batch.movedim(*axis).contiguous() if turned else batch)
+            other = batch.movedim(*axis).contiguous() if turned else batch
+            if source.heads:
+                wanted, found = source.scores(batch), made.scores(other)
+            else:
+                wanted, found = {"": source.feature_batch(batch)}, {"": made.feature_batch(other)}
         for task, scores in wanted.items():
             scale = max(float(scores.abs().max()), 1e-12)
             same = found[task].shape == scores.shape

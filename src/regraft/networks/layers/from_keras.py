@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -294,7 +295,10 @@ def _flatten(reader: KerasReader, call: Call) -> Value:
 
 
 def _reshape(reader: KerasReader, call: Call) -> Value:
-    return reader.add(call.layer, "Reshape", reader.as_keras(call.value), shape=list(call.layer.target_shape))
+    value, shape = reader.as_keras(call.value), list(call.layer.target_shape)
+    if -1 in shape:
+        shape[shape.index(-1)] = value.tensor[0].numel() // -math.prod(shape)
+    return reader.add(call.layer, "Reshape", value, shape=shape)
 
 
 def _permute(reader: KerasReader, call: Call) -> Value:

@@ -60,7 +60,7 @@ class Reshape(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the value with items of that shape."""
-        return value.reshape(len(value), *self.shape)
+        return value.reshape(value.shape[0], *self.shape)
 
 
 class Pad(nn.Module):

@@ -178,7 +178,13 @@ def _as_torch(network: Network) -> Network:
     return as_torch(cast(Any, network))
 
 
-Network.becomes["torch"] = _as_torch
+def _as_keras(network: Network) -> Network:
+    with _keras_needed():
+        from ..layers.converting import as_keras
+    return as_keras(cast(TorchNetwork, network))
+
+
+Network.becomes.update(torch=_as_torch, keras=_as_keras)
 
 
 def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:

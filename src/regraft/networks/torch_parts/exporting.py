@@ -31,6 +31,7 @@ __all__ = [
     "LogitsAndFeatures",
     "export_module",
     "exported_onnx",
+    "exported_program",
     "write_graph",
     "write_program",
 ]
@@ -165,28 +166,34 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
     Raises:
         NetworkError: if its forward cannot be exported, with the reason; nothing is written then.
     """
+    content = BytesIO()
     try:
-        content = _program(module, sample)
+        torch.export.save(exported_program(module, sample), content)
     except Exception as problem:  # not every forward can be exported
         reason = why_not_exported(problem)
         raise NetworkError(f"{type(module).__name__} cannot be written as an exported program: {reason}. Export it as .onnx.") from problem
-    write_bytes(path, content)
+    write_bytes(path, content.getvalue())
 
 
-def _program(module: Module, sample: Inputs) -> bytes:
+def exported_program(module: Module, sample: Inputs) -> Any:
+    """Return a module in inference mode as an exported program, its batch axis free.
+
+    Args:
+        module: any.
+        sample: a batch that it takes.
+
+    Raises:
+        Exception: whatever the exporter raises: not every forward can be exported. `why_not_exported` gives the reason.
+    """
     axes = {0: torch.export.Dim("batch", min=1)}
     takes = signature(module.forward).parameters
     if isinstance(sample, dict):
         explicit = takes.keys() >= sample.keys()
         whole = module if explicit else _Named(module, list(sample))
-        program = torch.export.export(whole.eval(), (), dict(sample), dynamic_shapes={name: axes for name in sample})
-    else:
-        first = next(iter(takes.values()))
-        starred = first.kind is Parameter.VAR_POSITIONAL
-        program = torch.export.export(module.eval(), (sample,), dynamic_shapes={first.name: (axes,)} if starred else (axes,))
-    content = BytesIO()
-    torch.export.save(program, content)
-    return content.getvalue()
+        return torch.export.export(whole.eval(), (), dict(sample), dynamic_shapes={name: axes for name in sample})
+    first = next(iter(takes.values()))
+    starred = first.kind is Parameter.VAR_POSITIONAL
+    return torch.export.export(module.eval(), (sample,), dynamic_shapes={first.name: (axes,)} if starred else (axes,))
 
 
 def write_graph(module: Module, folder: Path) -> None:

@@ -1,0 +1,294 @@
+"""What each operator of PyTorch becomes in Keras: one row each; all others are refused by the name of the layer that calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..keras_parts.library import keras
+from .torch_reader import LEAST, Operation, Row, States, TorchReader, Turned, axes_of, each, edged, last_of, plain
+from .torch_shapes import SHAPES
+
+__all__ = ["ROWS"]
+
+# ── layers with weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _linear(reader: TorchReader, call: Operation) -> Turned:
+    weight, bias = call["weight"], call["bias"]
+    value = reader.turned(call, call.value)
+    weights = [weight.T, bias]
+    return plain(reader.layer(call, keras.layers.Dense, value, weights=weights, units=len(weight), use_bias=bias is not None))
+
+
+def _convolution(reader: TorchReader, call: Operation) -> Turned:
+    weight, bias, groups = call["weight"], call["bias"], call["groups"]
+    rank = weight.ndim - 2
+    sizes, strides, rates = list(weight.shape[2:]), each(call["stride"], rank), each(call["dilation"], rank)
+    given = call["padding"]
+    whole = [(size - 1) * rate for size, rate in zip(sizes, rates, strict=True)]
+    padding = [(side // 2, side - side // 2) for side in whole] if given == "same" else [(0, 0)] * rank
+    padding = padding if isinstance(given, str) else [(side, side) for side in each(given, rank)]
+    same = all(stride == 1 for stride in strides) and padding == [(side // 2, side - side // 2) for side in whole]
+    value = reader.last(call, call.value)
+    value = value if same else edged(reader, call, tensor=value, sides=padding)
+    channels = weight.shape[1] * groups
+    settings: dict[str, Any] = {"strides": strides, "dilation_rate": rates, "padding": "same" if same else "valid"}
+    settings["use_bias"] = bias is not None
+    kernel = weight.movedim((0, 1), (-1, -2))
+    if groups == channels > 1 and rank < 3 and len(set(strides)) == 1:
+        kernel = kernel.reshape(*sizes, channels, -1)
+        kind, own = getattr(keras.layers, f"DepthwiseConv{rank}D"), {"depth_multiplier": kernel.shape[-1]}
+    else:
+        kind, own = getattr(keras.layers, f"Conv{rank}D"), {"filters": len(weight), "groups": groups}
+    return last_of(reader.layer(call, kind, value, weights=[kernel, bias], kernel_size=sizes, **settings, **own))
+
+
+def _transposed(reader: TorchReader, call: Operation) -> Turned:
+    weight, bias = call["weight"], call["bias"]
+    rank = weight.ndim - 2
+    sizes, strides = list(weight.shape[2:]), each(call["stride"], rank)
+    if call["groups"] != 1 or set(each(call["dilation"], rank)) != {1}:
+        raise call.refusal(f"groups={call['groups']}, dilation={call['dilation']}")
+    kind = getattr(keras.layers, f"Conv{rank}DTranspose")
+    settings = {"filters": weight.shape[1], "kernel_size": sizes, "strides": strides, "use_bias": bias is not None}
+    made = reader.layer(call, kind, reader.last(call, call.value), weights=[weight.movedim((0, 1), (-1, -2)), bias], **settings)
+    further = [max(stride - size, 0) for size, stride in zip(sizes, strides, strict=True)]  # which Keras adds behind
+    ends = zip(each(call["padding"], rank), each(call["output_padding"], rank), further, strict=True)
+    return last_of(edged(reader, call, tensor=made, sides=[(-side, more - side - own) for side, more, own in ends]))
+
+
+def _batch_norm(reader: TorchReader, call: Operation) -> Turned:
+    weight, bias, mean, variance = (call[name] for name in ("weight", "bias", "running_mean", "running_var"))
+    if mean is None or call["training"]:
+        raise call.refusal("statistics of the batch itself")
+    settings = {"axis": -1, "epsilon": call["eps"], "momentum": 1 - call["momentum"]}
+    settings |= {"scale": weight is not None, "center": bias is not None}
+    value = reader.last(call, call.value)
+    return last_of(reader.layer(call, keras.layers.BatchNormalization, value, weights=[weight, bias, mean, variance], **settings))
+
+
+def _layer_norm(reader: TorchReader, call: Operation) -> Turned:
+    weight, bias, count = call["weight"], call["bias"], len(call["normalized_shape"])
+    value = reader.turned(call, call.value)
+    settings = {"axis": list(range(len(value.shape) - count, len(value.shape))), "epsilon": call["eps"]}
+    settings |= {"scale": weight is not None, "center": bias is not None}
+    return plain(reader.layer(call, keras.layers.LayerNormalization, value, weights=[weight, bias], **settings))
+
+
+def _group_norm(reader: TorchReader, call: Operation) -> Turned:
+    weight, bias = call["weight"], call["bias"]
+    settings = {"groups": call["num_groups"], "axis": -1, "epsilon": call["eps"]}
+    settings |= {"scale": weight is not None, "center": bias is not None}
+    value = reader.last(call, call.value)
+    return last_of(reader.layer(call, keras.layers.GroupNormalization, value, weights=[weight, bias], **settings))
+
+
+def _embedding(reader: TorchReader, call: Operation) -> Turned:
+    table = call["weight"]
+    if not isinstance(call["indices"], Turned):
+        raise call.refusal("indices that are no input")
+    value = reader.turned(call, call["indices"])
+    settings = {"input_dim": table.shape[0], "output_dim": table.shape[1]}
+    return plain(reader.layer(call, keras.layers.Embedding, value, weights=[table], **settings))
+
+
+def _prelu(reader: TorchReader, call: Operation) -> Turned:
+    value, slopes = reader.last(call, call.value), call["weight"]
+    rank = len(value.shape)
+    shape = [1] * (rank - 2) + [value.shape[-1]]
+    slopes = slopes.expand(value.shape[-1]).reshape(shape)
+    return last_of(reader.layer(call, keras.layers.PReLU, value, weights=[slopes], shared_axes=list(range(1, rank - 1)) or None))
+
+
+_CELLS = {"lstm": ("LSTM", (0, 1, 2, 3)), "gru": ("GRU", (1, 0, 2)), "rnn_tanh": ("SimpleRNN", (0,))}
+"""The layer of Keras, and the order of its gates by their position in PyTorch."""
+
+
+def _recurrent(reader: TorchReader, call: Operation) -> list[Any]:
+    kind, order = _CELLS[call.kind]
+    count, both = call["num_layers"], call["bidirectional"]
+    if not call["batch_first"] or any(one is not None for one in (call["hx"] if isinstance(call["hx"], list) else [call["hx"]])):
+        raise call.refusal("first states, or steps along the first axis")
+    directions, used = 1 + both, {node.args[1] for node in call.node.users if node.users}
+    size = 2 + 2 * call["has_biases"]
+    value, parts = reader.turned(call, call.value), call["params"]
+    if len(parts) != count * directions * size:
+        raise call.refusal("projections")
+    for depth in range(count):
+        own = [parts[at : at + size] for at in range(depth * directions * size, (depth + 1) * directions * size, size)]
+        weights = [weight for part in own for weight in _cell_weights(part, kind, order=order)]
+        whole = depth + 1 < count or 0 in used
+        cells = getattr(keras.layers, kind)(
+            len(own[0][1].T), return_sequences=whole, use_bias=call["has_biases"], name=reader.name(call, f"cells{depth}")
+        )
+        layer = keras.layers.Bidirectional(cells, name=reader.name(call, f"both{depth}")) if both else cells
+        value = layer(value)
+        layer.set_weights(weights)
+        layer.trainable = not reader.held(call.layer)
+    units = len(own[0][1].T)
+    if 0 not in used:
+        last = value
+    else:
+        last = value[:, -1, :units]
+        last = keras.layers.Concatenate(name=reader.name(call, "states"))([last, value[:, 0, units:]]) if both else last
+    if count > 1 and used - {0}:
+        raise call.refusal("the last states of several layers")
+    states = [last[:, at * units : (at + 1) * units] for at in range(directions)] if both and used - {0} else [last]
+    return [plain(value) if 0 in used else None, States(last, states), None]
+
+
+def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) -> list[Tensor]:
+    kernel, recurrent, *biases = (torch.cat([one.chunk(len(order), 0)[at] for at in order]) for one in part)
+    bias = [] if not biases else [torch.stack(biases)] if kind == "GRU" else [biases[0] + biases[1]]
+    return [kernel.T, recurrent.T, *bias]
+
+
+def _attention(reader: TorchReader, call: Operation) -> Turned:
+    heads = call["heads"]
+    kernels = [call[name] for name in ("query_weight", "key_weight", "value_weight")]
+    biases = [call[name] for name in ("query_bias", "key_bias", "value_bias")]
+    end, whole = call["output_weight"], call["output_bias"]
+    weights: list[Tensor] = []
+    for kernel, bias in zip(kernels, biases, strict=True):
+        weights += [kernel.T.reshape(kernel.shape[1], heads, -1), *([] if whole is None else [bias.reshape(heads, -1)])]
+    weights += [end.T.reshape(heads, -1, len(end)), *([] if whole is None else [whole])]
+    settings = {"num_heads": heads, "key_dim": len(kernels[1]) // heads, "value_dim": len(kernels[2]) // heads}
+    query, key, value = (reader.turned(call, call[name]) for name in ("query", "key", "value"))
+    layer = keras.layers.MultiHeadAttention(**settings, output_shape=len(end), use_bias=whole is not None, name=reader.name(call, "heads"))
+    made = layer(query, value, key, use_causal_mask=call["causal"])
+    layer.set_weights([one.detach().cpu().float().numpy() for one in weights])
+    layer.trainable = not reader.held(call.layer)
+    return plain(made)
+
+
+# ── functions ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _activation(name: str) -> Row:
+    def row(reader: TorchReader, call: Operation) -> Turned:
+        made = reader.layer(call, keras.layers.Activation, call.value.tensor, activation=name)
+        return Turned(made, call.value.axes)
+
+    return row
+
+
+def _function(name: str) -> Row:
+    return lambda _reader, call: Turned(getattr(keras.ops, name)(call.value.tensor), call.value.axes)
+
+
+def _with_settings(reader: TorchReader, call: Operation) -> Turned:
+    value, layers = call.value.tensor, keras.layers
+    if call.kind == "gelu":
+        if call["approximate"] == "none":
+            return Turned(reader.layer(call, layers.Activation, value, activation="gelu"), call.value.axes)
+        return Turned(keras.ops.gelu(value, approximate=True), call.value.axes)
+    if call.kind == "leaky_relu":
+        made = reader.layer(call, layers.LeakyReLU, value, negative_slope=float(call["negative_slope"]))
+    elif call.kind == "elu":
+        if (call["scale"], call["input_scale"]) != (1, 1):
+            raise call.refusal(f"scale={call['scale']}")
+        made = reader.layer(call, layers.ELU, value, alpha=float(call["alpha"]))
+    elif call.kind == "hardtanh" and (call["min_val"], call["max_val"]) == (0, 6):
+        made = reader.layer(call, layers.ReLU, value, max_value=6.0)
+    else:
+        least, largest = (call["min_val"], call["max_val"]) if call.kind == "hardtanh" else (call.given.get("min"), call.given.get("max"))
+        made = keras.ops.clip(value, LEAST if least is None else least, -LEAST if largest is None else largest)
+    return Turned(made, call.value.axes)
+
+
+def _softplus(reader: TorchReader, call: Operation) -> Turned:
+    if call["beta"] != 1:
+        raise call.refusal(f"beta={call['beta']}")
+    return Turned(reader.layer(call, keras.layers.Activation, call.value.tensor, activation="softplus"), call.value.axes)
+
+
+def _softmax(reader: TorchReader, call: Operation) -> Turned:
+    (axis,) = axes_of(call, call["dim"])
+    if call.kind == "log_softmax":
+        return Turned(keras.ops.log_softmax(call.value.tensor, axis=axis), call.value.axes)
+    axis = -1 if axis == len(call.value.axes) - 1 else axis
+    return Turned(reader.layer(call, keras.layers.Softmax, call.value.tensor, axis=axis), call.value.axes)
+
+
+def _dropout(reader: TorchReader, call: Operation) -> Turned:
+    rate, rank = float(call["p"]), len(call.value.axes)
+    if call.kind == "feature_dropout" and rank in (3, 4):
+        kind = getattr(keras.layers, f"SpatialDropout{rank - 2}D")
+        return last_of(reader.layer(call, kind, reader.last(call, call.value), rate=rate))
+    return Turned(reader.layer(call, keras.layers.Dropout, call.value.tensor, rate=rate), call.value.axes) if rate else call.value
+
+
+_JOINS = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "maximum": "Maximum", "minimum": "Minimum"}
+
+
+def _join(reader: TorchReader, call: Operation) -> Turned:
+    one, two = list(call.given.values())[:2]
+    if call.given.get("alpha", 1) != 1 or call.given.get("rounding_mode") is not None:
+        raise call.refusal(f"alpha={call.given.get('alpha')}, rounding_mode={call.given.get('rounding_mode')}")
+    if not isinstance(one, Turned) or not isinstance(two, Turned):
+        return _with_number(reader, call, one=one, two=two)
+    if len(one.axes) == len(two.axes):
+        axes, values = one.axes, [one.tensor, reader.turned(call, two, axes=one.axes)]
+    else:
+        values = [reader.turned(call, value) for value in (one, two)]
+        axes = tuple(range(max(len(one.axes), len(two.axes))))
+    if call.kind == "div":
+        return Turned(keras.ops.divide(*values), axes)
+    return Turned(reader.layer(call, getattr(keras.layers, _JOINS[call.kind]), values), axes)
+
+
+def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> Turned:
+    """Return a value plus, minus, times or divided by numbers: one, or one for each channel, that are no trained weights."""
+    value, other = (one, two) if isinstance(one, Turned) else (two, one)
+    first = value is one
+    trained = isinstance(other, Tensor) and other.requires_grad
+    if trained or not isinstance(other, int | float | Tensor) or (call.kind in ("maximum", "minimum")):
+        raise call.refusal(f"the weights {next(iter(call.names.values()), '')!r} beside a value")
+    numbers = torch.as_tensor(other, dtype=torch.float32)
+    tensor, axes = value.tensor, value.axes
+    if numbers.numel() > 1:
+        wide = [axis for axis, side in zip(range(len(axes) - numbers.ndim, len(axes)), numbers.shape, strict=True) if side > 1]
+        if len(wide) != 1 or numbers.ndim > len(axes):
+            raise call.refusal(f"numbers of the shape {tuple(numbers.shape)} beside a value")
+        order = [axis for axis in range(len(axes)) if axis != wide[0]] + wide
+        axes = tuple(order.index(axis) for axis in range(len(axes)))
+        tensor = reader.turned(call, value, axes=axes)
+    given = numbers.flatten().double()
+    zero, one_ = torch.zeros_like(given), torch.ones_like(given)
+    pairs = {"add": (one_, given), "mul": (given, zero), "sub": (one_, -given) if first else (-one_, given), "div": (1 / given, zero)}
+    if call.kind == "div" and not first:
+        raise call.refusal("a number divided by a value")
+    scale, offset = (part.tolist() if part.numel() > 1 else part.item() for part in pairs[call.kind])
+    return Turned(reader.layer(call, keras.layers.Rescaling, tensor, scale=scale, offset=offset), axes)
+
+
+def _concatenate(reader: TorchReader, call: Operation) -> Turned:
+    values = call["tensors"]
+    if not all(isinstance(value, Turned) for value in values):
+        raise call.refusal("weights beside values")
+    axes = values[0].axes
+    axis = axes[call["dim"] % len(axes)]
+    tensors = [reader.turned(call, value, axes=axes) for value in values]
+    return Turned(reader.layer(call, keras.layers.Concatenate, tensors, axis=-1 if axis == len(axes) - 1 else axis), axes)
+
+
+ROWS: dict[str, Row] = {
+    **{"linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "group_norm": _group_norm, "embedding": _embedding},
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _transposed),
+    **dict.fromkeys(_CELLS, _recurrent),
+    **{"attention": _attention, "prelu": _prelu, "cat": _concatenate, "zeros": lambda _reader, _call: None},  # first states
+    **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
+    **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
+    **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),
+    **{name: _function(name) for name in ("exp", "log", "sin", "cos", "abs", "sqrt", "rsqrt")},
+    **{"atan": _function("arctan"), "neg": _function("negative"), "softmax": _softmax, "log_softmax": _softmax},
+    **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
+    **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _join),
+    **SHAPES,
+}
+"""How each operator is read, by its short name."""

@@ -1,0 +1,323 @@
+"""Reads an exported program of PyTorch, operator by operator, into a Keras graph: what each operator becomes, `from_torch` says.
+
+A value of Keras may hold its axes in another order than that of PyTorch: transpositions are noted, and carried out only where a layer
+needs another order. So convolutions read channels last, whatever stands between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from ...errors import NetworkError
+from ..keras_parts.library import keras
+
+__all__ = [
+    "BATCH",
+    "LEAST",
+    "Operation",
+    "Row",
+    "States",
+    "TorchReader",
+    "Turned",
+    "axes_of",
+    "channels_last",
+    "each",
+    "edged",
+    "last_of",
+    "plain",
+]
+
+_ODD = re.compile(r"\W")
+BATCH = -1
+"""The number of examples, where a shape names it."""
+LEAST = -3e38
+"""In place of minus infinity, which configurations in JSON do not hold."""
+Row = Callable[["TorchReader", "Operation"], Any]
+"""How one operator is read: its call -> a value, or a list of values."""
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A value within the network.
+
+    Attributes:
+        tensor: of Keras.
+        axes: at which axis of it each axis of PyTorch's value stands.
+    """
+
+    tensor: Any
+    axes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The shape as PyTorch has it; None for the number of examples."""
+        return tuple(self.tensor.shape[axis] for axis in self.axes)
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """Return at which axis of a value with its channels last each axis of PyTorch's stands; `rank` is their number."""
+    return (0, rank - 1, *range(1, rank - 1)) if rank > 2 else tuple(range(rank))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of an operator.
+
+    Attributes:
+        node: of the program.
+        kind: its short name, such as "conv2d".
+        given: its arguments by name: values, weights, numbers.
+        names: of those that are weights, as the module calls them.
+    """
+
+    node: Node
+    kind: str
+    given: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given[name]
+
+    @property
+    def value(self) -> Turned:
+        """What it reads first."""
+        first = next(iter(self.given.values()))
+        if not isinstance(first, Turned):
+            raise self.refusal("no value of the network in the first place")
+        return first
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what it gives, with `BATCH` for the number of examples."""
+        return tuple(side if isinstance(side, int) else BATCH for side in self.node.meta["val"].shape)
+
+    @property
+    def layer(self) -> str:
+        """The name of the module that calls it."""
+        weights = next(iter(self.names.values()), "")
+        stack = [path for path, _ in (self.node.meta.get("nn_module_stack") or {}).values()]
+        return weights.rpartition(".")[0] if weights else (stack[-1] if stack else "")
+
+    def refusal(self, what: str) -> NetworkError:
+        """Return the error of an operator that has `what` Keras does not have."""
+        where = f"The layer {self.layer!r}" if self.layer else "The network"
+        return NetworkError(f"{where} calls {self.kind} with {what}, which has no counterpart in Keras here. Export the network as .onnx.")
+
+
+@dataclass
+class TorchReader:
+    """Reads a program.
+
+    Attributes:
+        rows: how each operator is read, by its short name.
+        held: tells whether the module of a name stays frozen.
+        called: the names of modules, by their paths within the program.
+        names: of the Keras layer that holds the weights of a module, by the module's name.
+    """
+
+    rows: Mapping[str, Row]
+    held: Callable[[str], bool]
+    called: Mapping[str, str]
+    names: dict[str, str] = field(default_factory=dict)
+    _layers: dict[str, Any] = field(default_factory=dict)
+    _values: dict[Node, Any] = field(default_factory=dict)
+    _weights: dict[Node, str] = field(default_factory=dict)
+
+    def read(self, program: Any, entry: Turned) -> list[Turned]:
+        """Return the outputs of a `program` for its input, `entry`.
+
+        Raises:
+            NetworkError: naming the layers that call for operators without a row.
+        """
+        graph, signature = program.graph, program.graph_signature
+        calls = [node for node in graph.nodes if node.op == "call_function"]
+        wrong = [node for node in calls if _kind(node) not in self.rows and not _is_size(node)]
+        if wrong:
+            named = sorted({f"{_kind(node)} (in {Operation(node, '', {}, {}).layer or 'the network'!r})" for node in wrong})
+            raise NetworkError(
+                f"These operators of PyTorch have no counterpart in Keras here: {', '.join(named[:8])}. Expected layers of the table in "
+                "docs/export.md. Export the network as .onnx, which takes all of them."
+            )
+        held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        constants = {**dict(program.constants), **program.state_dict}
+        for node in graph.nodes:
+            if node.op == "placeholder" and node.name in held:
+                path, _, weight = held[node.name].rpartition(".")
+                self._weights[node], self._values[node] = f"{self.called.get(path, path)}.{weight}", constants[held[node.name]]
+            elif node.op == "placeholder" and node.name in signature.inputs_to_lifted_tensor_constants:
+                self._values[node] = constants[signature.inputs_to_lifted_tensor_constants[node.name]]
+            elif node.op == "placeholder":
+                self._values[node] = entry
+            elif node.op == "call_function":
+                self._call_(node)
+        (outputs,) = graph.output_node().args
+        return [found for found in (self._values.get(node) for node in outputs) if isinstance(found, Turned)]
+
+    def _call_(self, node: Node) -> None:
+        if _is_size(node):
+            self._values[node] = BATCH if not _is_getitem(node) else self._value(node.args[0])[node.args[1]]
+            if _is_getitem(node) and (source := cast(Node, node.args[0])) in self._weights:
+                self._weights[node] = self._weights[source]
+            return
+        target: Any = node.target
+        asked = target._schema.arguments
+        raw = {one.name: value for one, value in zip(asked, node.args, strict=False)} | dict(node.kwargs)
+        given = {one.name: self._value(raw[one.name]) if one.name in raw else one.default_value for one in asked}
+        names = {name: self._weights[value] for name, value in raw.items() if isinstance(value, Node) and value in self._weights}
+        call = Operation(node, _kind(node), given, names)
+        if names and not any(isinstance(value, Turned) for value in _flat(given.values())):  # weights alone are computed
+            with torch.enable_grad():  # so that it is known whether training would change them
+                self._values[node] = target(*(self._value(one) for one in node.args), **{k: self._value(v) for k, v in node.kwargs.items()})
+            self._weights[node] = next(iter(names.values()))
+            return
+        self._values[node] = self.rows[call.kind](self, call)
+        if str(target).split(".")[1].endswith("_") and isinstance(node.args[0], Node):
+            self._values[node.args[0]] = self._values[node]  # it changes what it reads
+
+    def _value(self, given: Any) -> Any:
+        if isinstance(given, Node):
+            return self._values[given]
+        return [self._value(one) for one in given] if isinstance(given, list | tuple) else given
+
+    def layer(self, call: Operation, kind: Any, /, *values: Any, weights: Sequence[Tensor | None] = (), **settings: Any) -> Any:
+        """Return what a new layer of Keras makes of a tensor; a module that is called again is one layer.
+
+        Args:
+            call: of the operator, which gives the layer its name.
+            kind: the class of the layer.
+            values: what it is called with: a tensor of Keras, or a list of them.
+            weights: in the layer's order; None is left out.
+            settings: the arguments of the class.
+        """
+        own = call.names and call.layer
+        if own and call.layer in self._layers and weights:
+            return self._layers[call.layer](*values)
+        name = self._free(call.layer if own and weights else call.node.name)
+        made = kind(name=name, **settings)
+        result = made(*values)
+        if weights:
+            made.set_weights([one.detach().cpu().float().numpy() for one in weights if one is not None])
+            made.trainable = not self.held(call.layer)
+        if own and weights:
+            self._layers[call.layer], self.names[call.layer] = made, name
+        return result
+
+    def _free(self, name: str) -> str:
+        plain = _ODD.sub("_", name).strip("_") or "layer"
+        taken = {layer.name for layer in self._layers.values()} | set(self._taken)
+        made, number = plain, 1
+        while made in taken:
+            made, number = f"{plain}_{number}", number + 1
+        self._taken.append(made)
+        return made
+
+    _taken: list[str] = field(default_factory=lambda: ["input"])
+
+    def turned(self, call: Operation, value: Turned, *, axes: Sequence[int] | None = None) -> Any:
+        """Return the tensor of a value with its axes in another order: that of PyTorch where nothing is said.
+
+        Args:
+            call: that needs it, for messages.
+            value: of the network.
+            axes: at which axis each one shall stand.
+        """
+        wanted = tuple(axes) if axes is not None else tuple(range(len(value.axes)))
+        if value.axes == wanted:
+            return value.tensor
+        order = [0] * len(wanted)
+        for place, now in zip(wanted, value.axes, strict=True):
+            order[place] = now
+        if order[0] != 0:
+            raise call.refusal("examples that do not stand along the first axis")
+        return keras.layers.Permute(order[1:], name=self._free(f"{call.node.name}_axes"))(value.tensor)
+
+    def last(self, call: Operation, value: Turned) -> Any:
+        """Return the tensor of a `value` with its channels last; `call` needs it."""
+        return self.turned(call, value, axes=channels_last(len(value.axes)))
+
+    def name(self, call: Operation, part: str) -> str:
+        """Return a free name for a further layer of a `call`; `part` says what it does."""
+        return self._free(f"{call.node.name}_{part}")
+
+
+def _kind(node: Node) -> str:
+    name = str(node.target)
+    return name.split(".")[1].rstrip("_") if name.startswith(("aten.", "regraft.")) else getattr(node.target, "__name__", name)
+
+
+def _is_getitem(node: Node) -> bool:
+    return _kind(node) == "getitem"
+
+
+def _is_size(node: Node) -> bool:
+    """Tell whether a node takes one of several values, or computes a number."""
+    return _is_getitem(node) or _kind(node) in ("sym_size", "_assert_scalar") or isinstance(node.meta.get("val"), torch.SymInt)
+
+
+def _flat(values: Any) -> list[Any]:
+    return [part for value in values for part in (value if isinstance(value, list | tuple) else [value])]
+
+
+class States:
+    """The last states of a recurrent layer, (directions, N, u) in PyTorch.
+
+    Args:
+        whole: those of all directions side by side.
+        each: of each direction.
+    """
+
+    def __init__(self, whole: Any, each: Sequence[Any]) -> None:
+        self.whole, self.each = whole, each
+
+
+def each(given: Any, rank: int) -> list[int]:
+    """Return a number for each of `rank` axes: those `given`, or the one."""
+    sides = [int(one) for one in given] if isinstance(given, list | tuple) else [int(given)]
+    return sides * rank if len(sides) == 1 else sides
+
+
+def plain(tensor: Any) -> Turned:
+    """Return the value of a `tensor` whose axes stand as in PyTorch."""
+    return Turned(tensor, tuple(range(len(tensor.shape))))
+
+
+def last_of(tensor: Any) -> Turned:
+    """Return the value of a `tensor` whose channels stand last."""
+    return Turned(tensor, channels_last(len(tensor.shape)))
+
+
+def axes_of(call: Operation, dims: Any) -> list[int]:
+    """Return the axes of Keras at which some dimensions of PyTorch (`dims`) of what a `call` reads stand."""
+    rank = len(call.value.axes)
+    return [call.value.axes[dim % rank] for dim in (dims if isinstance(dims, list | tuple) else [dims])]
+
+
+def edged(reader: TorchReader, call: Operation, *, tensor: Any, sides: Sequence[tuple[int, int]], fill: float = 0.0) -> Any:
+    """Return a tensor, channels last, with values put around its positions.
+
+    Args:
+        reader: that reads the program.
+        call: of the operator.
+        tensor: of Keras.
+        sides: how many before and behind each axis; negative ones are cut off.
+        fill: the value.
+    """
+    if not any(map(any, sides)):
+        return tensor
+    rank, layers = len(sides), keras.layers
+    one = list(sides) if rank > 1 else sides[0]
+    if all(before <= 0 and behind <= 0 for before, behind in sides):
+        cut = [(-before, -behind) for before, behind in sides]
+        return getattr(layers, f"Cropping{rank}D")(cut if rank > 1 else cut[0], name=reader.name(call, "cut"))(tensor)
+    if fill or any(side < 0 for pair in sides for side in pair):
+        kept = [(max(before, 0), max(behind, 0)) for before, behind in sides]
+        tensor = keras.ops.pad(tensor, [(0, 0), *kept, (0, 0)], constant_values=fill)
+        return edged(reader, call, tensor=tensor, sides=[(min(before, 0), min(behind, 0)) for before, behind in sides])
+    return getattr(layers, f"ZeroPadding{rank}D")(one, name=reader.name(call, "edges"))(tensor)

@@ -1,0 +1,252 @@
+"""What operators of PyTorch without weights become in Keras: pooling, shapes, parts, products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..keras_parts.library import keras
+from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, Turned, axes_of, channels_last, each, edged, last_of, plain
+
+__all__ = ["SHAPES"]
+
+
+def _same(_reader: TorchReader, call: Operation) -> Turned:
+    return call.value
+
+
+def _pooling(reader: TorchReader, call: Operation) -> Turned:
+    rank, largest = len(call.value.axes) - 2, call.kind.startswith("max")
+    sizes = each(call["kernel_size"], rank)
+    strides, padding = each(call["stride"] or sizes, rank), each(call["padding"], rank)
+    if largest and set(each(call["dilation"], rank)) != {1}:
+        raise call.refusal(f"dilation={call['dilation']}")
+    if call.given.get("divisor_override") is not None:
+        raise call.refusal(f"divisor_override={call['divisor_override']}")
+    inner, outer = call.value.shape[2:], call.shape[2:]
+    beyond = [max((out - 1) * stride + size - side - 2 * edge, 0) if side else 0 for out, stride, size, side, edge in
+              zip(outer, strides, sizes, inner, padding, strict=True)]  # fmt: skip
+    value, sides = reader.last(call, call.value), [(edge, edge + more) for edge, more in zip(padding, beyond, strict=True)]
+    same = all(stride == 1 and 2 * edge + 1 == size for stride, edge, size in zip(strides, padding, sizes, strict=True))
+    kind = getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D")
+    counted = largest or call["count_include_pad"]
+    if same and any(padding) and (largest or not counted):
+        return last_of(reader.layer(call, kind, value, pool_size=sizes, strides=strides, padding="same"))
+    if not largest and (any(beyond) or (any(padding) and not counted)):
+        raise call.refusal("edges that do not count in its averages")
+    positive = largest and _is_positive(call)
+    value = edged(reader, call, tensor=value, sides=sides, fill=0.0 if positive or not largest else LEAST)
+    return last_of(reader.layer(call, kind, value, pool_size=sizes, strides=strides))
+
+
+def _is_positive(call: Operation) -> bool:
+    """Tell whether what an operator reads is never negative: edges of zeros are no larger than any of it."""
+    return str(getattr(call.node.args[0], "target", "")).startswith(("aten.relu", "aten.sigmoid"))
+
+
+def _adaptive(reader: TorchReader, call: Operation) -> Turned:
+    rank, inner = len(call.value.axes) - 2, call.value.shape[2:]
+    outer = each(call["output_size"], rank)
+    kind = "Max" if "max" in call.kind else "Average"
+    value = reader.last(call, call.value)
+    if set(outer) == {1}:
+        return last_of(reader.layer(call, getattr(keras.layers, f"Global{kind}Pooling{rank}D"), value, keepdims=True))
+    if any(side is None or side % out for side, out in zip(inner, outer, strict=True)):
+        raise call.refusal(f"windows of different sizes ({inner} to {outer})")
+    sizes = [side // out for side, out in zip(inner, outer, strict=True) if side]
+    if set(sizes) == {1}:
+        return call.value
+    return last_of(reader.layer(call, getattr(keras.layers, f"{kind}Pooling{rank}D"), value, pool_size=sizes, strides=sizes))
+
+
+def _reduced(reader: TorchReader, call: Operation) -> Turned:
+    rank, keep = len(call.value.axes), call["keepdim"]
+    dims = sorted(dim % rank for dim in (call["dim"] if isinstance(call["dim"], list | tuple) else [call["dim"]]))
+    name = {"mean": "Average", "amax": "Max"}.get(call.kind)
+    if 0 in dims or not dims:
+        raise call.refusal(f"dim={call['dim']}")
+    if name and dims == list(range(2, rank)) and 3 <= rank <= 5:
+        value = reader.last(call, call.value)
+        made = reader.layer(call, getattr(keras.layers, f"Global{name}Pooling{rank - 2}D"), value, keepdims=keep)
+        return last_of(made) if keep else plain(made)
+    if name and dims == list(range(1, rank - 1)) and 3 <= rank <= 5:
+        value = reader.turned(call, call.value)
+        return plain(reader.layer(call, getattr(keras.layers, f"Global{name}Pooling{rank - 2}D"), value, keepdims=keep))
+    axes = tuple(axes_of(call, dims))
+    made = {"mean": keras.ops.mean, "amax": keras.ops.max, "sum": keras.ops.sum}[call.kind](call.value.tensor, axis=axes, keepdims=keep)
+    return Turned(made, call.value.axes) if keep else _without(call, made, dims=dims)
+
+
+def _without(call: Operation, tensor: Any, *, dims: Sequence[int]) -> Turned:
+    """Return a value that has lost some dimensions."""
+    kept = [axis for dim, axis in enumerate(call.value.axes) if dim not in dims]
+    return Turned(tensor, tuple(sorted(kept).index(axis) for axis in kept))
+
+
+def _reshaped(reader: TorchReader, call: Operation) -> Turned:
+    given, shape = next(iter(call.given.values())), call.shape
+    if isinstance(given, States):
+        if len(shape) != 2:
+            raise call.refusal("the last states of both directions")
+        return plain(given.whole)
+    if shape[0] != BATCH or BATCH in shape[1:] or call.value.axes[0] != 0:
+        raise call.refusal("a shape that mixes examples")
+    old = call.value.shape[1:]
+    if old == shape[1:]:
+        return call.value
+    thin = sum(side != 1 for side in old) < 2  # one long axis: its order is the same, however the others stand
+    value = call.value.tensor if thin else reader.turned(call, call.value)
+    if len(shape) == 2:
+        return plain(reader.layer(call, keras.layers.Flatten, value) if len(value.shape) > 2 else value)
+    return plain(reader.layer(call, keras.layers.Reshape, value, target_shape=shape[1:]))
+
+
+def _turned(_reader: TorchReader, call: Operation) -> Any:
+    given = next(iter(call.given.values()))
+    if isinstance(given, States):
+        return given
+    rank, order = len(call.value.axes), list(range(len(call.value.axes)))
+    if call.kind == "permute":
+        order = [dim % rank for dim in call["dims"]]
+    elif call.kind == "transpose":
+        one, two = call["dim0"] % rank, call["dim1"] % rank
+        order[one], order[two] = order[two], order[one]
+    else:
+        order = order[::-1]
+    return Turned(call.value.tensor, tuple(call.value.axes[dim] for dim in order))
+
+
+def _picked(call: Operation, *, dim: int, index: Any) -> Any:
+    """Return a tensor of Keras at an index, or a slice, of one dimension of PyTorch."""
+    (axis,) = axes_of(call, dim)
+    if axis == 0:
+        raise call.refusal("single examples")
+    return call.value.tensor[(*(slice(None),) * axis, index)]
+
+
+def _select(_reader: TorchReader, call: Operation) -> Turned:
+    given = next(iter(call.given.values()))
+    if isinstance(given, States):
+        return plain(given.each[call["index"]])
+    rank = len(call.value.axes)
+    return _without(call, _picked(call, dim=call["dim"], index=call["index"]), dims=[call["dim"] % rank])
+
+
+def _slice(_reader: TorchReader, call: Operation) -> Turned:
+    start, end, step = call["start"] or 0, call["end"], call["step"]
+    if start == 0 and (end is None or end >= 2**62) and step == 1:
+        return call.value
+    end = None if end is None or end >= 2**62 else end
+    return Turned(_picked(call, dim=call["dim"], index=slice(start, end, step)), call.value.axes)
+
+
+def _parts(_reader: TorchReader, call: Operation) -> list[Turned]:
+    dim, shape = call["dim"], call.value.shape
+    side = shape[dim % len(shape)] or 0
+    if call.kind == "unbind":
+        dims = [dim % len(shape)]
+        return [_without(call, _picked(call, dim=dim, index=at), dims=dims) for at in range(side)]
+    if call.kind == "chunk":
+        sizes = [math.ceil(side / call["chunks"])] * call["chunks"]
+    else:
+        given = call["split_size"] if "split_size" in call.given else call["split_sizes"]
+        sizes = list(given) if isinstance(given, list) else [given] * math.ceil(side / given)
+    ends = np.minimum(np.cumsum(sizes), side)
+    starts = [0, *ends[:-1]]
+    return [
+        Turned(_picked(call, dim=dim, index=slice(int(start), int(end))), call.value.axes) for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _expand(reader: TorchReader, call: Operation) -> Turned:
+    tensor, axes, shape = call.value.tensor, call.value.axes, call.shape
+    if len(shape) != len(axes) or shape[0] != BATCH:
+        raise call.refusal("further axes")
+    for axis, old, new in zip(axes, call.value.shape, shape, strict=True):
+        if old == 1 and new > 1:
+            tensor = keras.ops.repeat(tensor, new, axis=axis)
+    return Turned(tensor, axes)
+
+
+def _pad(reader: TorchReader, call: Operation) -> Turned:
+    if call.given.get("mode", "constant") != "constant":
+        raise call.refusal(f"mode={call['mode']!r}")
+    sizes, rank = call["pad"], len(call.value.axes)
+    pairs = [(sizes[at], sizes[at + 1]) for at in range(0, len(sizes), 2)][::-1]
+    fill = max(float(call["value"] or 0.0), LEAST)
+    axes = channels_last(rank)
+    if len(pairs) < rank - 1 and 3 <= rank <= 5:
+        sides = [(0, 0)] * (rank - 2 - len(pairs)) + pairs
+        return last_of(edged(reader, call, tensor=reader.turned(call, call.value, axes=axes), sides=sides, fill=fill))
+    if any(side < 0 for pair in pairs for side in pair) or len(pairs) >= rank:
+        raise call.refusal(f"pad={sizes}")
+    whole = [(0, 0)] * rank
+    for dim, pair in enumerate(pairs, start=rank - len(pairs)):
+        whole[call.value.axes[dim]] = pair
+    return Turned(keras.ops.pad(call.value.tensor, whole, constant_values=fill), call.value.axes)
+
+
+def _larger(reader: TorchReader, call: Operation) -> Turned:
+    rank, inner, outer = len(call.value.axes) - 2, call.value.shape[2:], call.shape[2:]
+    if call.given.get("align_corners") or any(side is None or out % side for side, out in zip(inner, outer, strict=True)):
+        raise call.refusal(f"align_corners, or a size that is no multiple ({inner} to {outer})")
+    size = [out // side for side, out in zip(inner, outer, strict=True) if side]
+    own: dict[str, Any] = {"interpolation": "bilinear"} if "bilinear" in call.kind else {}
+    value, kind = reader.last(call, call.value), getattr(keras.layers, f"UpSampling{rank}D")
+    return last_of(reader.layer(call, kind, value, size=size if rank > 1 else size[0], **own))
+
+
+def _matmul(reader: TorchReader, call: Operation) -> Turned:
+    one, two = list(call.given.values())[:2]
+    if not isinstance(one, Turned) or not isinstance(two, Turned):
+        raise call.refusal(f"the weights {next(iter(call.names.values()), '')!r} outside a linear layer")
+    return plain(keras.ops.matmul(reader.turned(call, one), reader.turned(call, two)))
+
+
+def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
+    if call["attn_mask"] is not None or call["is_causal"]:
+        raise call.refusal("a mask")
+    query, key, value = (call[name] for name in ("query", "key", "value"))
+    scale = call["scale"] or 1 / math.sqrt(query.shape[-1])
+    rank = len(key.axes)
+    turned = Turned(key.tensor, (*key.axes[: rank - 2], key.axes[-1], key.axes[-2]))
+    scores = keras.ops.matmul(reader.turned(call, query), reader.turned(call, turned))
+    weights = keras.layers.Softmax(name=reader.name(call, "softmax"))(
+        keras.layers.Rescaling(scale, name=reader.name(call, "scale"))(scores)
+    )
+    return plain(keras.ops.matmul(weights, reader.turned(call, value)))
+
+
+def _compared(_reader: TorchReader, call: Operation) -> Turned:
+    return Turned(keras.ops.greater_equal(call.value.tensor, call["other"]), call.value.axes)
+
+
+def _where(reader: TorchReader, call: Operation) -> Turned:
+    values = [call[name] for name in ("condition", "self", "other")]
+    if not all(isinstance(value, Turned) for value in values):
+        raise call.refusal("weights beside values")
+    return Turned(keras.ops.where(*(reader.turned(call, value, axes=call.value.axes) for value in values)), call.value.axes)
+
+
+def _flipped(_reader: TorchReader, call: Operation) -> Turned:
+    return Turned(keras.ops.flip(call.value.tensor, axis=tuple(axes_of(call, call["dims"]))), call.value.axes)
+
+
+SHAPES: dict[str, Row] = {
+    **dict.fromkeys((f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _pooling),
+    **dict.fromkeys((f"adaptive_{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _adaptive),
+    **dict.fromkeys(("mean", "amax", "sum"), _reduced),
+    **dict.fromkeys(("flatten", "view", "reshape", "unsqueeze", "squeeze", "unflatten"), _reshaped),
+    **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _turned),
+    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), _same),
+    **{"select": _select, "slice": _slice, "expand": _expand},
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"), _larger),
+    **{"matmul": _matmul, "bmm": _matmul, "scaled_dot_product_attention": _scaled_attention},
+    **{"ge": _compared, "where": _where, "flip": _flipped},
+}
+"""How each of them is read, by its short name."""
