@@ -37,9 +37,6 @@ _TOLERANCE = 1e-4
 def as_torch(network: KerasNetwork) -> Network:
     """Return a Keras network as layers of PyTorch. Pictures become channels first, as PyTorch's convolutions have them.
 
-    Args:
-        network: functional or Sequential, of layers that have a row in `from_keras.ROWS`.
-
     Raises:
         NetworkError: naming the layers that have none, or if the result computes something else.
     """

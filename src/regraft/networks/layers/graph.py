@@ -305,7 +305,6 @@ class LayerGraph(nn.Module):
     and "settings". The names are those of its modules.
 
     Args:
-        steps: in the order of execution.
         outputs: the names of the values that are returned.
 
     Raises:

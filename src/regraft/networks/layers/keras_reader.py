@@ -134,13 +134,8 @@ class KerasReader:
         """Add a step and return its value.
 
         Args:
-            layer: of Keras, which gives it its name.
-            kind: one of `graph.LAYERS`.
-            values: what it reads.
             weights: its parameters and buffers by name; those that are not given keep their start.
             first: where the channels of the result stand; None: where they stand in the first value.
-            part: put behind the layer's name.
-            settings: the arguments of the class.
         """
         module = layer_of(kind, settings).eval()
         state = module.state_dict()

@@ -48,7 +48,6 @@ class Turned:
     """A value within the network.
 
     Attributes:
-        tensor: of Keras.
         axes: at which axis of it each axis of PyTorch's value stands.
     """
 
@@ -190,11 +189,7 @@ class TorchReader:
         """Return what a new layer of Keras makes of a tensor; a module that is called again is one layer.
 
         Args:
-            call: of the operator, which gives the layer its name.
-            kind: the class of the layer.
             values: what it is called with: a tensor of Keras, or a list of them.
-            weights: in the layer's order; None is left out.
-            settings: the arguments of the class.
         """
         own = call.names and call.layer
         if own and call.layer in self._layers and weights:
@@ -224,8 +219,6 @@ class TorchReader:
         """Return the tensor of a value with its axes in another order: that of PyTorch where nothing is said.
 
         Args:
-            call: that needs it, for messages.
-            value: of the network.
             axes: at which axis each one shall stand.
         """
         wanted = tuple(axes) if axes is not None else tuple(range(len(value.axes)))
@@ -303,11 +296,7 @@ def edged(reader: TorchReader, call: Operation, *, tensor: Any, sides: Sequence[
     """Return a tensor, channels last, with values put around its positions.
 
     Args:
-        reader: that reads the program.
-        call: of the operator.
-        tensor: of Keras.
         sides: how many before and behind each axis; negative ones are cut off.
-        fill: the value.
     """
     if not any(map(any, sides)):
         return tensor

@@ -178,10 +178,6 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
 def exported_program(module: Module, sample: Inputs) -> Any:
     """Return a module in inference mode as an exported program, its batch axis free.
 
-    Args:
-        module: any.
-        sample: a batch that it takes.
-
     Raises:
         Exception: whatever the exporter raises: not every forward can be exported. `why_not_exported` gives the reason.
     """
