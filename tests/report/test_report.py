@@ -19,7 +19,7 @@ import pytest
 from regraft.console import duration
 from regraft.errors import DataError, MissingExtraError
 from regraft.files.schema import candidate_rows
-from regraft.report import picture_uri, plot_history, read_facts, sound_uri, verdict, write_facts, write_report
+from regraft.report import picture_uri, read_facts, sound_uri, verdict, write_facts, write_report
 from regraft.report.curves import stage_starts
 from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked_bar
 from regraft.report.matrix import confusion_matrix
@@ -382,13 +382,6 @@ def test_sounds(tmp_path: Path) -> None:
     assert sound_uri(tmp_path / "s.wav", seconds=1.0) == uri
     (tmp_path / "s.txt").write_text("no sound")
     assert sound_uri(tmp_path / "s.txt") is None
-
-
-def test_plot(tmp_path: Path, facts: dict[str, Any]) -> None:
-    pytest.importorskip("matplotlib")
-    assert plot_history(facts["history"], tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(DataError, match="none of 1 epochs"):
-        plot_history([{"epoch": 1}], tmp_path / "x.png")
 
 
 def test_nothing_of_the_network_rooms_is_needed() -> None:

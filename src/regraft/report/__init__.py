@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .curves import plot_history
 from .facts import read_facts, write_facts
 from .media import picture_uri, sound_uri
 from .page import report_page, write_report
 from .verdict import verdict
 
-__all__ = ["picture_uri", "plot_history", "read_facts", "report_page", "sound_uri", "verdict", "write_facts", "write_report"]
+__all__ = ["picture_uri", "read_facts", "report_page", "sound_uri", "verdict", "write_facts", "write_report"]

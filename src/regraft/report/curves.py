@@ -1,15 +1,12 @@
-"""Learning curves as a PNG, for papers and slides; the page draws its own."""
+"""Learning curves: the epochs of a history, where its stages begin, and which epochs were kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, optional_import
-
-__all__ = ["curve", "epochs_of", "kept_epochs", "plot_history", "stage_starts"]
+__all__ = ["curve", "epochs_of", "kept_epochs", "stage_starts"]
 
 
 def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -63,38 +60,3 @@ def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None 
             if entry.get("stage") != kept_start and loss < best.get(key, (math.inf, 0.0))[0]:
                 best[key] = float(loss), float(number)
     return [epoch for _, epoch in best.values()]
-
-
-def plot_history(history: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Draw loss and accuracy by epoch with matplotlib.
-
-    Args:
-        history: one mapping an epoch with "train_loss", "validation_loss", "validation_accuracy", where they apply.
-        path: the file to write; its ending chooses the format (.png, .pdf, .svg).
-
-    Returns:
-        The path.
-
-    Raises:
-        DataError: if no epoch has any of the three.
-    """
-    history = epochs_of(history)
-    losses = {"training": curve(history, "train_loss"), "validation": curve(history, "validation_loss")}
-    accuracy = {"validation": [(x, 100.0 * y) for x, y in curve(history, "validation_accuracy")]}
-    panels = [(name, lines) for name, lines in (("loss", losses), ("accuracy (%)", accuracy)) if any(lines.values())]
-    if not panels:
-        raise DataError(f"Nothing to draw: none of {len(history)} epochs has a train_loss, validation_loss or validation_accuracy.")
-    figure = optional_import("matplotlib.figure", "report", purpose="A plot of the history").Figure(
-        figsize=(5 * len(panels), 3.4), layout="constrained"
-    )
-    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for label, points in lines.items():
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-        for start in stage_starts(history):
-            axes.axvline(start, linestyle=":", linewidth=1, color="gray")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=150)
-    return Path(path)

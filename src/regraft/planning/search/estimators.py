@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,109 +29,58 @@ __all__ = ["TransferClassifier", "TransferRegressor"]
 _OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed", "start")
 
 
+@dataclass(eq=False, repr=False, kw_only=True)  # scikit-learn asks for every setting by name
 class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """What both estimators do: open the network, and adapt a copy of it to the examples."""
 
-    def __init__(  # noqa: PLR0913  # over the limit: scikit-learn asks for every setting by name
-        self,
-        net: Any,
-        *,
-        strategy: str = "auto",
-        frozen: int | str | None = None,
-        block: str | None = None,
-        probe: str = "auto",
-        views: int = 1,
-        augment: Any = "auto",
-        validation: float = 0.15,
-        seed: int = 0,
-        start: str = "auto",
-        kind: str | None = None,
-        epochs: int | None = None,
-        batch_size: int = 32,
-        optimizer: Any = "adamw",
-        loss: Any = None,
-        learning_rate: float | None = None,
-        weight_decay: float = 0.01,
-        dropout: float = 0.0,
-        l1: float = 0.0,
-        stay_near: float = 0.0,
-        distill: float = 0.0,
-        co_tuning: float = 0.0,
-        momentum: float = 0.9,
-        schedule: str = "auto",
-        plateau_factor: float = 0.1,
-        plateau_patience: int = 2,
-        min_learning_rate: float = 0.0,
-        decay: float = 0.0,
-        warmup: float = 0.05,
-        layer_decay: float | None = None,
-        batch_norm: str = "auto",
-        refit: str | bool = "auto",
-        unfreeze_every: int | None = None,
-        patience: int | None = 10,
-        min_delta: float = 0.0,
-        clip_norm: float | None = None,
-        class_weight: Any = None,
-        label_smoothing: float = 0.0,
-        metrics: Sequence[Any] = (),
-        monitor: str | None = None,
-        mode: str = "auto",
-        callbacks: Sequence[Any] = (),
-        log_with: Any = None,
-        cache: str | None = "auto",
-        dtype: str = "float32",
-        engine: str = "auto",
-        cluster: str | None = None,
-        device: str | None = None,
-    ) -> None:
-        self.net = net
-        self.strategy = strategy
-        self.frozen = frozen
-        self.block = block
-        self.probe = probe
-        self.views = views
-        self.augment = augment
-        self.validation = validation
-        self.seed = seed
-        self.start = start
-        self.kind = kind
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.loss = loss
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.dropout = dropout
-        self.l1 = l1
-        self.stay_near = stay_near
-        self.distill = distill
-        self.co_tuning = co_tuning
-        self.momentum = momentum
-        self.schedule = schedule
-        self.plateau_factor = plateau_factor
-        self.plateau_patience = plateau_patience
-        self.min_learning_rate = min_learning_rate
-        self.decay = decay
-        self.warmup = warmup
-        self.layer_decay = layer_decay
-        self.batch_norm = batch_norm
-        self.refit = refit
-        self.unfreeze_every = unfreeze_every
-        self.patience = patience
-        self.min_delta = min_delta
-        self.clip_norm = clip_norm
-        self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
-        self.metrics = metrics
-        self.monitor = monitor
-        self.mode = mode
-        self.callbacks = callbacks
-        self.log_with = log_with
-        self.cache = cache
-        self.dtype = dtype
-        self.engine = engine
-        self.cluster = cluster
-        self.device = device
+    net: Any = field(kw_only=False)
+    strategy: str = "auto"
+    frozen: int | str | None = None
+    block: str | None = None
+    probe: str = "auto"
+    views: int = 1
+    augment: Any = "auto"
+    validation: float = 0.15
+    seed: int = 0
+    start: str = "auto"
+    kind: str | None = None
+    epochs: int | None = None
+    batch_size: int = 32
+    optimizer: Any = "adamw"
+    loss: Any = None
+    learning_rate: float | None = None
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    l1: float = 0.0
+    stay_near: float = 0.0
+    distill: float = 0.0
+    co_tuning: float = 0.0
+    momentum: float = 0.9
+    schedule: str = "auto"
+    plateau_factor: float = 0.1
+    plateau_patience: int = 2
+    min_learning_rate: float = 0.0
+    decay: float = 0.0
+    warmup: float = 0.05
+    layer_decay: float | None = None
+    batch_norm: str = "auto"
+    refit: str | bool = "auto"
+    unfreeze_every: int | None = None
+    patience: int | None = 10
+    min_delta: float = 0.0
+    clip_norm: float | None = None
+    class_weight: Any = None
+    label_smoothing: float = 0.0
+    metrics: Sequence[Any] = ()
+    monitor: str | None = None
+    mode: str = "auto"
+    callbacks: Sequence[Any] = ()
+    log_with: Any = None
+    cache: str | None = "auto"
+    dtype: str = "float32"
+    engine: str = "auto"
+    cluster: str | None = None
+    device: str | None = None
 
     def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:
         """Adapt a copy of the network to all of the data, and keep it with its history."""
