@@ -117,6 +117,8 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     network = opened.network
     for task, names in classes.items() if isinstance(classes, Mapping) else ():
         network.name_classes_(names, task)
+    if isinstance(preprocessing, dict) and isinstance(opened.preprocessing, dict) and not _names_a_kind(preprocessing, network):
+        preprocessing = {**opened.preprocessing, **preprocessing}  # the network's own, but for what is given
     given = preprocessing if preprocessing is not None else opened.preprocessing
     network = network if channels is None else network.with_channels(channels)
     if given is None:
@@ -139,6 +141,11 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
             network.unknown = UnknownJudge.from_dict(*opened.unknown)
             network.unknown.check(network.head.features)
     return network
+
+
+def _names_a_kind(preprocessing: dict[str, Any], network: Network) -> bool:
+    named = set(network.sample) if isinstance(network.sample, dict) else set()
+    return "kind" in preprocessing or is_recipe(preprocessing) or bool(set(preprocessing) & named)
 
 
 def _given_preprocessing(network: Network, given: Any, *, channels: int | None) -> Preprocessing:

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import regraft
 from regraft.data import Prepared, TextPreprocessing, preprocessing_from_dict, read
 from regraft.data.preprocessings.text_preprocessing import replaced_tokens
 from regraft.errors import DataError
@@ -24,7 +26,7 @@ def test_same_as_transformers(made, tokenizer_folder):
         TEXTS, padding="max_length", truncation=True, max_length=8, return_tensors="pt"
     )
     fitted = made.fit(read((TEXTS, [0, 1, 0])))
-    assert fitted.max_length == 16 and made.max_length is None
+    assert fitted.padded == 16 and made.padded is None
     short = TextPreprocessing(made.tokenizer, 8, inputs=made.inputs, special=made.special)
     batch = short.batch(TEXTS)
     assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
@@ -44,7 +46,7 @@ def test_travels_without_its_folder(made):
 
 def test_length_stays_below_the_maximum(made):
     long = read((["word " * 1000, "b"], [0, 1]))
-    assert made.fit(long).max_length == 512
+    assert made.fit(long).padded == 512
 
 
 def test_views_replace_tokens_but_not_special_ones(made):
@@ -67,3 +69,93 @@ def test_errors(made, tmp_path, pictures):
         made.batch(["a", 3])
     with pytest.raises(DataError, match=r"takes texts and the data are image items, such as cat/1.png"):
         made.fit(read(pictures))
+
+
+LONG = "a short text " * 20
+
+
+def _own(made, **how):
+    return preprocessing_from_dict({**made.to_dict(), **how})
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_longer_texts_than_those_of_the_training(made, masked):
+    inputs = made.inputs if masked else ("input_ids",)
+    fitted = _own(made, inputs=inputs).fit(read((TEXTS, [0, 1, 0])))
+    whole, other = f"{LONG} first", f"{LONG} second"
+    if masked:
+        (batch,) = fitted.batches([whole, other], 2)
+        assert batch["input_ids"].shape[1] > 16 and not torch.equal(batch["input_ids"][0], batch["input_ids"][1])
+        assert fitted.cut([whole, "word " * 1000]) == 1 and fitted.limit == 512
+        with pytest.warns(UserWarning, match=r"1 of 2 texts are longer than 512 tokens: .* takes no more"):
+            list(fitted.batches([whole, "word " * 1000], 2))
+    else:
+        with pytest.warns(UserWarning, match=r"2 of 2 texts are longer than 16 tokens: .*takes no attention mask"):
+            (batch,) = fitted.batches([whole, other], 2)
+        assert batch["input_ids"].shape[1] == 16
+    assert fitted.padded == 16  # a call changes nothing for the next one
+    assert next(fitted.batches(["one"], 1))["input_ids"].shape == (1, 16)
+
+
+def test_a_smaller_length_is_an_option_and_what_it_cuts_is_counted(made):
+    own = _own(made, max_length=8)
+    assert own.fitted and own.fit(read((TEXTS, [0, 1, 0]))) is own and own.limit == 8
+    assert own.cut([LONG, "one", LONG]) == 2
+    with pytest.warns(UserWarning, match=r"2 of 3 texts are longer than 8 tokens: .* because of max_length=8"):
+        (batch,) = own.batches([LONG, "one", LONG], 3)
+    assert batch["input_ids"].shape == (3, 8)
+
+
+def test_counts_go_beyond_what_is_read(made):
+    short = _own(made, max_length=8)
+    plain = made.counts(["one", LONG, "word " * 1000])
+    assert plain.tolist() == short.counts(["one", LONG, "word " * 1000]).tolist() and plain[0] < plain[1] < plain[2] == 513
+
+
+class _Words(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.head = nn.Embedding(count, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask[..., None].float()
+        return self.head((self.words(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+def _net(made, family, **how):
+    count = made.tokens
+    if family == "torch":
+        own = _own(made, inputs=("input_ids", "attention_mask"), **how)
+        return regraft.load(_Words(count), inputs={"input_ids": (8,), "attention_mask": (8,)}, preprocessing=own)
+    keras = pytest.importorskip("keras")
+    inputs = keras.Input((None,), dtype="int64", name="input_ids")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(count, 8)(inputs))
+    return regraft.load(keras.Model(inputs, keras.layers.Dense(3)(pooled)), preprocessing=_own(made, inputs=("input_ids",), **how))
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_what_is_cut_is_told_where_it_is_learned_and_predicted(made, family):
+    texts, labels = [*TEXTS * 8, LONG], [*[0, 1, 0] * 8, 1]
+    result = regraft.adapt(_net(made, family, max_length=8), (texts, labels), strategy="probe", cache="memory")
+    told = [reason for reason in result.plan.reasons if "texts are longer than 8 tokens" in reason]
+    assert told and "because of max_length=8" in told[0]
+    result = regraft.adapt(_net(made, family), (texts, labels), strategy="probe", cache="memory")
+    assert any("99 of 100 have" in reason and "max_length" in reason for reason in result.plan.reasons)
+    more = [f"{LONG * 2} a", f"{LONG * 2} third another"]
+    if family == "torch":
+        scores = result.network.logits(more)
+        assert not np.allclose(scores[0], scores[1])
+        np.testing.assert_allclose(scores[1], result.network.logits(more[1:])[0], atol=1e-5)
+    else:
+        with pytest.warns(UserWarning, match="takes no attention mask"):
+            result.network.logits(more)
+    assert regraft.check((texts, labels), _net(made, family, max_length=8)).facts["notes"][-1].startswith("Warning: ")
+
+
+def test_one_setting_of_the_networks_own_preprocessing(tmp_path):
+    torch.manual_seed(0)
+    net = regraft.load(nn.Sequential(nn.Linear(4, 3)), inputs=(4,), preprocessing={"kind": "array", "shape": [4], "mean": 2.0, "std": 1.0})
+    net.save(tmp_path / "net")
+    again = regraft.load(tmp_path / "net", architecture=nn.Sequential(nn.Linear(4, 3)), preprocessing={"std": 3.0})
+    assert (again.preprocessing.mean, again.preprocessing.std) == (2.0, 3.0)

@@ -31,7 +31,7 @@ from .judging import Judged, baselines, compared_with, judged_parts, reliability
 from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
-from .preparing import check_inputs, notes_on_recordings, prepared_for, windowed
+from .preparing import check_inputs, notes_on_length, prepared_for, windowed
 from .result import History, Result, check_unfinished, finished_run, reopened, save_result
 from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
@@ -104,7 +104,8 @@ def _carried_out(  # over the limit: as `carry_out`
         data, test = windowed(net, data), None if test is None else windowed(net, test, as_of=data)
         parts = parts_of(data, plan, judged_apart=test is not None)
         items = prepared_for(net, data, plan=plan, rows=parts.training)
-        test_items = None if test is None else Prepared(same_tasks(test, data), items.preprocessing)
+        tested = None if test is None else same_tasks(test, data)
+        test_items = None if tested is None else Prepared(tested, items.preprocessing.widened(tested))
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         shown = parts.training[:: max(1, len(parts.training) // EXAMPLES)][:EXAMPLES]
@@ -112,7 +113,7 @@ def _carried_out(  # over the limit: as `carry_out`
         net = attached(net, items, rows=parts.training)
         setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
         notes += [] if fit is None else [fit.words()]
-        notes += notes_on_recordings(items)
+        notes += notes_on_length(items)
         notes += [note for note in net.account.notes if note.startswith(ATTACHED)]
         notes += equal_across(data, parts, test=None if test_items is None else test_items.data)
         for note in notes:

@@ -37,7 +37,7 @@ __all__ = [
     "check_inputs",
     "check_items",
     "inferred_preprocessing",
-    "notes_on_recordings",
+    "notes_on_length",
     "output_names",
     "prepared_for",
     "preprocessing_for",
@@ -45,6 +45,8 @@ __all__ = [
     "within_tokens",
 ]
 
+USUAL_SHARE, USUAL_TIMES = 99, 2
+"""Where the longest text has so many times as many tokens as so many of 100, that is told."""
 LONGER = 7
 """How many times as long waveforms are tried with a network that may take any length."""
 _TRIED = 64
@@ -121,13 +123,23 @@ def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Da
     return (own if own.fitted else own.fit((as_of or data).recordings())).windows(data)
 
 
-def notes_on_recordings(items: Prepared) -> list[str]:
-    """Return sentences on what was decided on recordings: windows over long ones, and a sample rate that the network does not say."""
+def notes_on_length(items: Prepared) -> list[str]:
+    """Return sentences on long items: windows over recordings, with a sample rate that the network does not say; texts that are cut."""
     own, data = items.preprocessing, items.data
     notes = [] if data.recordings() is data else [f"{data.notes[-1][:1].upper()}{data.notes[-1][1:]}."]
     if isinstance(own, AudioPreprocessing) and own.inferred:
         notes.append(
             f"The network does not say how it reads sound; taken is {own.describe()}. If it learned from another, give preprocessing=."
+        )
+    if not isinstance(own, TextPreprocessing):
+        return notes
+    cut, most = own.cut(data.items), own.max_length or own.padded or own.maximum
+    notes += [f"Warning: {cut} of {len(data)} texts are longer than {own.limit} tokens: {own.reason}."] if cut else []
+    usual = int(np.percentile(own.counts(data.items), USUAL_SHARE, method="lower"))
+    if own.max_length is None and most > USUAL_TIMES * usual:
+        notes.append(
+            f"All texts are padded to the longest one, {most} tokens; {USUAL_SHARE} of 100 have {usual} at most: "
+            f"preprocessing={{'max_length': {usual}}} makes a pass about {most / usual:.0f} times as fast and cuts the others."
         )
     return notes
 

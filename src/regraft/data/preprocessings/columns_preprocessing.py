@@ -90,6 +90,10 @@ class ColumnsPreprocessing(Preprocessing):
         std = self.std or tuple(np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 1.0).tolist())
         return dataclasses.replace(self, inner=inner, mean=mean, std=std)
 
+    def widened(self, data: Dataset) -> ColumnsPreprocessing:
+        """Let `inner` make room for longer items."""
+        return dataclasses.replace(self, inner=self.inner.widened(data))
+
     def windows(self, data: Dataset) -> Dataset:
         """Let `inner` make windows over recordings that are too long for it."""
         return self.inner.windows(data)

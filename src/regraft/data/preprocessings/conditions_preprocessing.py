@@ -73,6 +73,10 @@ class ConditionsPreprocessing(Preprocessing):
         """Fit `inner` to the data where it is not fitted."""
         return self if self.inner.fitted else dataclasses.replace(self, inner=self.inner.fit(data))
 
+    def widened(self, data: Dataset) -> ConditionsPreprocessing:
+        """Let `inner` make room for longer items."""
+        return dataclasses.replace(self, inner=self.inner.widened(data))
+
     def windows(self, data: Dataset) -> Dataset:
         """Let `inner` make windows over recordings that are too long for it."""
         return self.inner.windows(data)

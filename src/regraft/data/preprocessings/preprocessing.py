@@ -196,6 +196,10 @@ class Preprocessing(abc.ABC):
             return {name: np.asarray(values[0].numpy()) for name, values in made.items()}
         return np.asarray(made[0].numpy())
 
+    def widened(self, data: Dataset) -> Preprocessing:
+        """Return this preprocessing with room for what is longer in other data than in those it was fitted to, such as texts."""
+        return self
+
     def windows(self, data: Dataset) -> Dataset:
         """Return data in which what is longer than the network takes, such as a recording, is several examples: windows over it.
 
@@ -230,7 +234,7 @@ class Preprocessing(abc.ABC):
             Batches in the items' order, n <= `batch_size` items each.
         """
         data = self.dataset(items)
-        ready = self._ready(data)
+        ready = self._ready(data).widened(data)
         for start in range(0, len(data), batch_size):
             yield ready.batch_of(data, np.arange(start, min(start + batch_size, len(data))))
 

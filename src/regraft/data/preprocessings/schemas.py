@@ -113,6 +113,7 @@ class _Text(_Any):
     inputs: list[TokenInput] = Field(["input_ids"], min_length=1)
     special: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(default_factory=list)
     pad_left: bool = False
+    padded: Side | None = None
 
 
 class _Columns(_Any):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
@@ -24,8 +25,9 @@ __all__ = ["TextPreprocessing", "replaced_tokens"]
 DEFAULT_MAXIMUM = 512
 """The longest text in tokens where the tokenizer names no maximum."""
 MULTIPLE = 8
-COVERED = 99
 CHUNK = 1000
+AROUND = 8
+"""Special tokens around a text, at most."""
 REPLACED = 0.1
 
 
@@ -36,12 +38,14 @@ class TextPreprocessing(Preprocessing):
     Attributes:
         tokenizer: the tokenizer's JSON content; a folder with a Hugging Face tokenizer may be given, and is read at once. Code that
             lies in the folder is never run.
-        max_length: tokens of every item; None before `fit`.
+        max_length: tokens of every item, shorter texts padded and longer ones cut; None: `padded`, and longer texts up to `maximum`
+            where the network takes an attention mask, by which it knows padding.
         maximum: the longest input that the tokenizer and the network allow.
         vocabulary: token ids that the network knows, 0 to vocabulary - 1; None: not looked at.
         inputs: names of the tensors that the network takes.
         special: pairs of name and token, such as ("pad_token", "[PAD]").
         pad_left: padding stands before the text.
+        padded: tokens of every item where no `max_length` is given; None before `fit`.
         inferred: never true; a tokenizer cannot be inferred.
 
     Views replace 10 % of the tokens, special ones excepted, by the mask token, or the unknown token where there is no mask.
@@ -55,6 +59,7 @@ class TextPreprocessing(Preprocessing):
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     special: tuple[tuple[str, str], ...] = ()
     pad_left: bool = False
+    padded: int | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:
@@ -62,8 +67,8 @@ class TextPreprocessing(Preprocessing):
             for name, value in read_tokenizer(Path(self.tokenizer)).items():
                 object.__setattr__(self, name, value)
         received = "A text preprocessing has"
-        for name, length in (("max_length", self.max_length), ("maximum", self.maximum)):
-            if not (length is None and name == "max_length") and (type(length) is not int or not 1 <= length <= LONGEST):
+        for name, length in (("max_length", self.max_length), ("maximum", self.maximum), ("padded", self.padded)):
+            if not (length is None and name != "maximum") and (type(length) is not int or not 1 <= length <= LONGEST):
                 raise DataError(f"{received} {name}={length!r}; expected a whole number of tokens from 1 to {LONGEST:,}.")
         if not self.inputs or not all(name in TOKENIZER_INPUTS for name in self.inputs):
             raise DataError(f"{received} inputs={self.inputs!r}; expected names out of {', '.join(TOKENIZER_INPUTS)}.")
@@ -101,10 +106,10 @@ class TextPreprocessing(Preprocessing):
     @property
     def fitted(self) -> bool:
         """Whether the length of the items is fixed."""
-        return self.max_length is not None
+        return self.max_length is not None or self.padded is not None
 
     def fit(self, data: Dataset) -> TextPreprocessing:
-        """Fix the length: the 99th percentile of the token counts, rounded up to a multiple of 8, at most the maximum.
+        """Fix the length: that of the longest text in tokens, rounded up to a multiple of 8, at most the maximum.
 
         Args:
             data: texts.
@@ -117,9 +122,52 @@ class TextPreprocessing(Preprocessing):
         """
         if not isinstance(data[0], str) or data.kind != "text":
             raise DataError(f"The network takes texts and the data are {data.kind} items, such as {data.name_of(0)}; expected texts.")
-        counts = np.concatenate(list(self._counts(data.items)))
-        wanted = int(np.ceil(np.percentile(counts, COVERED)))
-        return dataclasses.replace(self, max_length=min(self.maximum, -(-wanted // MULTIPLE) * MULTIPLE))
+        if self.max_length is not None:
+            return self
+        return dataclasses.replace(self, padded=self._rounded(int(self.counts(data.items).max(initial=1))))
+
+    def widened(self, data: Dataset) -> TextPreprocessing:
+        """Return it with room for the longest of these texts; itself where the network takes no mask, and so one length alone."""
+        if self.max_length is not None or self.padded is None or "attention_mask" not in self.inputs:
+            return self
+        longest = int(self.counts(_over(data.items, self.padded)).max(initial=0))
+        return self if longest <= self.padded else dataclasses.replace(self, padded=self._rounded(longest))
+
+    def check_values(self, data: Dataset) -> None:
+        """Warn of texts that are cut."""
+        cut = self.cut(data.items)
+        if cut:
+            warnings.warn(f"{cut} of {len(data)} texts are longer than {self.limit} tokens: {self.reason}.", stacklevel=2)
+
+    @property
+    def limit(self) -> int:
+        """Tokens of a text that are read; what comes after is cut off."""
+        if self.max_length is not None:
+            return self.max_length
+        return self.maximum if self.padded is None or "attention_mask" in self.inputs else self.padded
+
+    @property
+    def reason(self) -> str:
+        """Why no more tokens are read, as the end of a sentence."""
+        if self.max_length is not None:
+            return f"what comes after is not read, because of max_length={self.max_length}"
+        more = "it takes no attention mask, and so the length of the training alone" if self.limit < self.maximum else "it takes no more"
+        return f"what comes after does not reach the network; {more}"
+
+    def cut(self, items: Sequence[Any] | np.ndarray) -> int:
+        """Return how many texts are longer than `limit`."""
+        return int((self.counts(_over(items, self.limit)) > self.limit).sum())
+
+    def counts(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Return how many tokens each text has, (N,) int64, counted no further than one beyond `maximum` and `limit`."""
+        counter = parsed_tokenizer(str(self.tokenizer))
+        counter.enable_truncation(max(self.maximum, self.limit) + 1)
+        counter.no_padding()
+        parts = [[len(one.ids) for one in self._encoded(items[start : start + CHUNK], counter)] for start in range(0, len(items), CHUNK)]
+        return np.array([count for part in parts for count in part], dtype=np.int64)
+
+    def _rounded(self, longest: int) -> int:
+        return min(self.maximum, -(-longest // MULTIPLE) * MULTIPLE)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return n texts as token ids.
@@ -130,7 +178,7 @@ class TextPreprocessing(Preprocessing):
             seeds: n numbers, one for each item.
 
         Returns:
-            Names in `inputs` -> (n, max_length) int64; before `fit`, as long as the longest text of the batch.
+            Names in `inputs` -> (n, max_length or padded) int64; before `fit`, as long as the longest text of the batch.
 
         Raises:
             DataError: if an item is not a text.
@@ -172,7 +220,10 @@ class TextPreprocessing(Preprocessing):
 
     def describe(self) -> str:
         """Return one line for people."""
-        length = f"{self.max_length} tokens" if self.max_length else f"at most {self.maximum} tokens"
+        if self.max_length is not None or self.padded is None:
+            length = f"{self.max_length} tokens" if self.max_length else f"at most {self.maximum} tokens"
+        else:
+            length = f"{self.padded} tokens" + (f", longer texts up to {self.limit}" if self.limit > self.padded else "")
         return f"texts: {length}, {self._fast.get_vocab_size()} known tokens, as {', '.join(self.inputs)}"
 
     @property
@@ -184,12 +235,12 @@ class TextPreprocessing(Preprocessing):
     def _fast(self) -> Any:
         fast = parsed_tokenizer(str(self.tokenizer))
         pad = dict(self.special).get("pad_token", "")
-        fast.enable_truncation(self.max_length or self.maximum)
+        fast.enable_truncation(self.max_length or self.padded or self.maximum)
         fast.enable_padding(
             direction="left" if self.pad_left else "right",
             pad_id=fast.token_to_id(pad) or 0,
             pad_token=pad,
-            length=self.max_length,
+            length=self.max_length or self.padded,
         )
         return fast
 
@@ -199,17 +250,17 @@ class TextPreprocessing(Preprocessing):
         token = self._fast.token_to_id(special.get("mask_token", special.get("unk_token", "")))
         return 0 if token is None else int(token)
 
-    def _encoded(self, items: Sequence[Any] | np.ndarray) -> list[Any]:
+    def _encoded(self, items: Sequence[Any] | np.ndarray, tokenizer: Any = None) -> list[Any]:
         texts = list(items)
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise DataError(f"An item is a {type(wrong).__name__}: {str(wrong)[:80]!r}; expected a text, as the network takes it.")
-        return encoded(self._fast, [str(text) for text in texts])
+        return encoded(self._fast if tokenizer is None else tokenizer, [str(text) for text in texts])
 
-    def _counts(self, items: Sequence[Any] | np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(items), CHUNK):
-            encoded = self._encoded(items[start : start + CHUNK])
-            yield np.array([sum(each.attention_mask) for each in encoded])
+
+def _over(items: Sequence[Any] | np.ndarray, tokens: int) -> list[Any]:
+    """Return the items that may have more tokens than these: a token stands for a byte at least, but for those around the text."""
+    return [item for item in items if not isinstance(item, str) or len(item.encode(errors="surrogatepass")) + AROUND > tokens]
 
 
 def replaced_tokens(ids: np.ndarray, special: np.ndarray, *, generator: np.random.Generator, replacement: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...networks.contract import Network
 from ...networks.names import rows_of
 from ..plan import Plan
-from ..preparing import check_inputs, notes_on_recordings, prepared_for, windowed
+from ..preparing import check_inputs, notes_on_length, prepared_for, windowed
 from ..setup import Parts, parts_of
 from ..tasks import as_heads_say
 
@@ -45,7 +45,7 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
         check_inputs(net, items.preprocessing)
         items.batch(np.arange(min(2, len(data))))
         facts["takes"] = items.preprocessing.describe()
-        notes += notes_on_recordings(items)
+        notes += notes_on_length(items)
     except InputError as problem:
         problems += [] if str(problem) in problems else [str(problem)]
     if parts is not None:
