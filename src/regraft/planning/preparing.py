@@ -131,6 +131,9 @@ def notes_on_length(items: Prepared) -> list[str]:
         notes.append(
             f"The network does not say how it reads sound; taken is {own.describe()}. If it learned from another, give preprocessing=."
         )
+    if isinstance(own, ImagePreprocessing):
+        transparent = own.transparent(data)
+        return [f"Warning: {transparent}"] if transparent else []
     if not isinstance(own, TextPreprocessing):
         return notes
     cut, most = own.cut(data.items), own.max_length or own.padded or own.maximum

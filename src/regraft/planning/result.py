@@ -103,6 +103,9 @@ class Result:
         nothing was kept.
         """
         said, stage = verdict(self.scores, self.baselines), self.facts.get("kept_start")
+        for warning in self.facts.get("warnings", ()):
+            if "equal, byte by byte" in warning:  # before the figures, which they may have made better than they are
+                said = f"{warning.partition(' (')[0]}: the figures may be better than on new examples. {said}"
         if self.facts.get("random_weights"):
             said = f"Started from RANDOM weights, so that nothing was transferred. {said}"
         if self.facts.get("uncached"):

@@ -35,7 +35,8 @@ def picture_uri(source: npt.ArrayLike | str | Path, *, size: int = 96) -> str | 
     try:
         with picture_of(source if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))) as picture:
             file = io.BytesIO()
-            _thumbnail(picture, size, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
+            shown = image.fromarray(_pixels(np.asarray(picture))) if picture.mode.startswith(("I", "F")) else picture  # of more than 8 bits
+            _thumbnail(shown, size, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
     except (InputError, TypeError, ValueError):
         return None
     return _uri("image/png", file.getvalue())

@@ -12,8 +12,8 @@ from ...errors import DataError, optional_import
 from ...files.media import picture_of
 from ...files.text import printable
 from ...tensors import Tensor, torch
-from ..ranges import BYTES, SHARES, limits_of
-from .depth import BACKGROUNDS, PLAIN, Reading, in_mode
+from ..ranges import BYTES, SHARES, STEPS, limits_of
+from .depth import BACKGROUNDS, PLAIN, Reading, in_mode, integer_range_of
 
 __all__ = ["MODES", "decode", "decoded", "geometry", "pixel_batch", "value_range_of"]
 
@@ -102,7 +102,7 @@ def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, 
     Raises:
         DataError: if the number of channels can neither be taken nor converted.
     """
-    if arrays.dtype == np.uint8 and value_range in (None, SHARES):
+    if arrays.dtype == np.uint8 and value_range in (None, SHARES, *STEPS):
         value_range = BYTES  # bytes leave no doubt, whatever the arrays of the training were
     least, most = value_range or value_range_of(arrays) or BYTES
     pixels = torch.from_numpy(np.array(_channels_first(arrays, channels), dtype=np.float32, order="C"))
@@ -142,8 +142,9 @@ def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | N
         items: N pictures; arrays are read in chunks.
 
     Returns:
-        (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it, else the least and most value;
-        None where the items are files or PIL images.
+        (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it; of whole numbers above 255 what
+        files of 12 or 16 bits have, as of `integer_range_of`; else the least and most value. None where the items are files or PIL
+        images.
     """
     if len(items) and isinstance(items[0], np.ndarray) and items[0].dtype == np.uint8:
         return BYTES
@@ -153,4 +154,6 @@ def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | N
     least, most = limits
     if least >= 0 and most <= 1:
         return SHARES
+    if least >= 0 and most > BYTES[1] and items[0].dtype.kind in "iu":
+        return integer_range_of(limits)
     return BYTES if least >= 0 and 127 < most <= 255 else limits

@@ -163,8 +163,39 @@ class ImagePreprocessing(Preprocessing):
                 stacklevel=2,
             )
         first = data.items[0] if len(data) else None
-        plain = isinstance(first, np.ndarray) and first.dtype == np.uint8 and self.value_range in (BYTES, SHARES) and not self.as_is
-        check_range(None if plain else limits_of(data.items), self.value_range)
+        plain = isinstance(first, np.ndarray) and first.dtype == np.uint8 and self.value_range in (SHARES, *STEPS) and not self.as_is
+        check_range(None if plain else limits_of(data.items), self._range_of(first) if isinstance(first, np.ndarray) else None)
+        transparent = self.transparent(data)
+        if transparent:
+            warnings.warn(transparent, stacklevel=2)
+
+    def transparent(self, data: Dataset) -> str:
+        """Return a sentence on arrays of which a fourth channel is read as transparency, and is not opaque; "" where there are none.
+
+        Args:
+            data: pictures; the first 256 are looked at.
+        """
+        first = data.items[0] if len(data) else None
+        ignored = self.as_is or self.channels not in (1, 3) or self.background == "ignored"
+        if ignored or not isinstance(first, np.ndarray) or first.ndim != 3 or 4 not in (first.shape[2], first.shape[0]):
+            return ""
+        last = first.shape[2] in (1, 3, 4)
+        if first.shape[2 if last else 0] != 4:
+            return ""
+        looked = [np.asarray(one) for one in take(data.items, np.arange(min(len(data), _LOOKED_AT)))]
+        if all((one[..., 3] if last else one[3]).min() >= (self._range_of(one) or BYTES)[1] for one in looked):
+            return ""
+        return (
+            f"The arrays have four channels and the network takes {self.channels}: the fourth is read as transparency, and the picture is "
+            f"laid on {self.background}. With 'background': 'ignored' in preprocessing= it is left out."
+        )
+
+    def _range_of(self, array: np.ndarray) -> Range | None:
+        """Return what stands for black and white in an array: whole numbers of more than 8 bits are read as files of such are."""
+        if array.dtype == np.uint8 and self.value_range in (SHARES, *STEPS):
+            return BYTES
+        deep = array.dtype.kind in "iu" and array.dtype.itemsize > 1
+        return self.integer_range if deep and self.integer_range is not None else self.value_range
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n pictures as the network takes them; files are decoded in threads, arrays all at once.
@@ -267,7 +298,7 @@ class ImagePreprocessing(Preprocessing):
         return decode(_file(item), self.channels, resized=self._resized_image, reading=self.reading)
 
     def _pixels_of(self, arrays: np.ndarray) -> Tensor:
-        return pixel_batch(arrays, self.channels, value_range=self.value_range, background=self.background)
+        return pixel_batch(arrays, self.channels, value_range=self._range_of(arrays), background=self.background)
 
     def _geometry(self, height: int, width: int) -> tuple[int, int, int, int]:
         return geometry((height, width), (self.height, self.width), fraction=self.crop_fraction, crop=self.resize == "crop")
