@@ -128,7 +128,7 @@ def torchvision_cases() -> list[Case]:
 
 def _torchvision_case(name: str) -> Case:
     def remade() -> list[tuple[str, list[int]]]:
-        with torch.device("meta"), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return shapes(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
 
@@ -297,6 +297,9 @@ def _hub_case(model_type: str, name: str, *, kind: str, examples: Callable[[int]
         module.save_pretrained(folder)
         if kind == "Sequence":
             tokenizer_for(folder, module.config)
+        if model_type == "audio-spectrogram-transformer":
+            sizes = {"max_length": module.config.max_length, "num_mel_bins": module.config.num_mel_bins}
+            transformers.ASTFeatureExtractor(**sizes).save_pretrained(folder)
         return regraft.load(f"hf:{folder}")
 
     def remade() -> list[tuple[str, list[int]]]:

@@ -12,6 +12,7 @@ import torch
 import regraft
 from regraft.errors import DataError, NetworkError
 from regraft.networks.contract import Network
+from regraft.networks.hub.processors import sound_extractor
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -274,6 +275,36 @@ def test_sounds_have_the_rate_and_the_scale_of_their_processor(tmp_path: Path) -
     assert (net.preprocessing.sample_rate, net.preprocessing.standardise) == (8000, False)
 
 
+@pytest.mark.parametrize("kind", ["ASTForAudioClassification", "WhisperForAudioClassification"])
+def test_features_of_sound_are_those_of_the_processor(kind: str, tmp_path: Path) -> None:
+    """Of recordings shorter and longer than what the network takes at once; the saved folder makes the same."""
+    made(kind, OTHERS[kind] | ({"max_source_positions": 50} if kind.startswith("Whisper") else {})).save_pretrained(tmp_path / "hub")
+    if kind.startswith("AST"):
+        extractor = transformers.ASTFeatureExtractor(max_length=32, num_mel_bins=16, mean=-4.0, std=3.0)
+    else:
+        extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    extractor.save_pretrained(tmp_path / "hub")
+    net = regraft.load(f"hf:{tmp_path / 'hub'}")
+    waves = np.random.default_rng(0).normal(0, 0.1, (3, 4000)).astype(np.float32)
+    own = {"ASTForAudioClassification": "input_values", "WhisperForAudioClassification": "input_features"}[kind]
+    expected = np.concatenate([extractor(wave, sampling_rate=16000, return_tensors="np")[own] for wave in waves])
+    assert np.allclose(np.asarray(net.preprocessing.batch(list(waves))), expected, atol=1e-6)
+    with torch.no_grad():
+        assert np.allclose(net.logits(waves), net.module(torch.as_tensor(expected)).logits, atol=1e-5)
+    result = regraft.adapt(net, (np.tile(waves, (8, 1)), ["a", "b", "c"] * 8), strategy="probe", cache="memory")
+    result.network.save(tmp_path / "saved")
+    again = regraft.load(tmp_path / "saved")
+    assert np.array_equal(again.logits(waves), result.network.logits(waves))
+    assert again.predict(np.zeros((1, 40_000), np.float32)).labels[0] in "abc"
+
+
+def test_features_of_sound_of_another_size_are_told(tmp_path: Path) -> None:
+    made("ASTForAudioClassification", OTHERS["ASTForAudioClassification"]).save_pretrained(tmp_path)
+    transformers.ASTFeatureExtractor().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"ASTFeatureExtractor makes features of the shape \(1024, 128\); the network takes \(32, 16\)"):
+        regraft.load(f"hf:{tmp_path}")
+
+
 def test_networks_of_timm_of_another_size_keep_the_rest(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     small = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3)
@@ -283,3 +314,11 @@ def test_networks_of_timm_of_another_size_keep_the_rest(tmp_path: Path) -> None:
     net.save(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 255, (3, 40, 40, 3)).astype(np.uint8)
     assert np.allclose(regraft.load(tmp_path).logits(pictures), net.logits(pictures), atol=1e-5)
+
+
+def test_settings_of_sound_that_would_take_the_memory_are_not_used() -> None:
+    made_of = {"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": 10**6, "hop_length": 1, "feature_size": 8}
+    found = sound_extractor(made_of)
+    assert (found.chunk_length, found.hop_length, found.feature_size) == (30, 160, 8)
+    assert sound_extractor({"feature_extractor_type": "BertModel"}) is None
+    assert sound_extractor({"feature_extractor_type": "os.system"}) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ import numpy as np
 from ...errors import DataError, optional_import
 from ...files.media import recording_of
 from ...files.text import printable
+from ...networks.hub.processors import features_of, sound_extractor
 from ...tensors import Tensor, torch
 from ..dataset import Dataset
 from ..decoding.threads import in_threads
@@ -43,7 +45,7 @@ class AudioPreprocessing(Preprocessing):
     network says of them is averaged: see `windows`. One that is longer by less loses as much at both ends.
 
     Attributes:
-        features: "log_mel" (decibels, 80 dB below the loudest at most), "mfcc", or "waveform" (the samples themselves).
+        features: "log_mel" (decibels, 80 dB below the loudest at most), "mfcc", "waveform" (the samples themselves), or "extractor".
         sample_rate: in Hz; files are resampled to it, and waveforms in arrays are taken to have it.
         seconds: length of every item. None, for a network of any length: `fit` takes that of the longest recording, at most twice the
             median, and 30 s.
@@ -54,6 +56,8 @@ class AudioPreprocessing(Preprocessing):
         layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1); for waveforms (1, samples) or (samples, 1).
         channel: whether there is a channel axis; without it (n, frames) or (samples,).
         standardise: bring each item to mean 0 and standard deviation 1.
+        extractor: for "extractor": pairs of name and value, the class of Transformers that makes the features ("feature_extractor_type")
+            and its numbers. It fills up what is shorter than an item.
         as_: "array"; "mel": a log-mel spectrogram as a picture, for a network of pictures.
         picture: height, width and channels of that picture; None until the network is known.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
@@ -72,18 +76,21 @@ class AudioPreprocessing(Preprocessing):
     layout: str = "channels_first"
     channel: bool = True
     standardise: bool = True
+    extractor: tuple[tuple[str, Any], ...] | None = None
     as_: str = "array"
     picture: tuple[int, int, int] | None = None
     inferred: bool = False
 
     def __post_init__(self) -> None:
         for name, valid in (
-            ("features", ("log_mel", "mfcc", "waveform")),
+            ("features", ("log_mel", "mfcc", "waveform", "extractor")),
             ("layout", ("channels_first", "channels_last")),
             ("as_", ("array", "mel")),
         ):
             if getattr(self, name) not in valid:
                 raise DataError(f"{name}={getattr(self, name)!r} is unknown to audio preprocessing; expected one of {valid}.")
+        if (self.features == "extractor") != (self.extractor is not None):
+            raise DataError(f"features={self.features!r}, extractor={self.extractor!r}: expected features='extractor' with its settings.")
         if self.features == "mfcc" and self.n_mfcc > self.n_mels:
             raise DataError(f"n_mfcc={self.n_mfcc} is more than n_mels={self.n_mels}; expected at most as many coefficients as bands.")
 
@@ -237,7 +244,10 @@ class AudioPreprocessing(Preprocessing):
         return self._arrays(take(data.items, indices))
 
     def _arrays(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> np.ndarray:
-        if self.features != "waveform":  # imported here, because its lazy parts should not be imported by several threads
+        if self.features not in (
+            "waveform",
+            "extractor",
+        ):  # imported here, because its lazy parts should not be imported by several threads
             optional_import("librosa", "audio", purpose="spectrograms")
         jobs = list(zip(items, seeds or [0] * len(items), strict=True))
         made = np.stack(in_threads(lambda job: self._spectrogram(job[0], view, seed=job[1]), jobs))
@@ -252,10 +262,26 @@ class AudioPreprocessing(Preprocessing):
         if self.features == "waveform":
             line = f"audio: {self._length_told()} at {self.sample_rate} Hz as a waveform"
             return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
+        if self.extractor is not None:
+            return f"audio: {self._length_told()} at {self.sample_rate} Hz, by {dict(self.extractor).get('feature_extractor_type')}"
         bands = f"{self.n_mels} log-mel bands" if self.features == "log_mel" else f"{self.n_mfcc} MFCCs of {self.n_mels} bands"
         line = f"audio: {self._length_told()} at {self.sample_rate} Hz, {bands}, window {self.n_fft}, hop {self.hop_length}"
         line += "" if self.picture is None else f", as pictures of {self.picture[0]} x {self.picture[1]}"
         return line + (", standardised" if self.standardise else "") + (", inferred from the network's input" if self.inferred else "")
+
+    @cached_property
+    def _extractor(self) -> Any:
+        """What makes the features."""
+        found = sound_extractor(dict(self.extractor or ()))
+        if found is None:
+            named = dict(self.extractor or ()).get("feature_extractor_type")
+            raise DataError(f"Transformers has no class {printable(str(named))!r} that makes features of sound. Give preprocessing=.")
+        return found
+
+    @property
+    def _own_length(self) -> float | None:
+        """The length to which the extractor itself fills up what is shorter."""
+        return getattr(self._extractor, "chunk_length", None) or getattr(self._extractor, "max_length", None)
 
     def _length_told(self) -> str:
         return "whole recordings" if self.seconds is None else f"{self.seconds:.4g} s"
@@ -271,7 +297,8 @@ class AudioPreprocessing(Preprocessing):
         if not wave.size:
             name = printable(source) if isinstance(source, str | Path) else "an array of length 0"
             raise DataError(f"A recording has no samples: {name}. Remove it.")
-        wave = fitted_length(wave, self.samples)
+        filled = self.extractor is None or self._own_length is None or len(wave) > self.samples
+        wave = fitted_length(wave, self.samples) if filled else wave
         if view:
             wave = augmented_waveform(wave, np.random.default_rng([seed, view]))
         values = self._features(wave)
@@ -293,6 +320,8 @@ class AudioPreprocessing(Preprocessing):
     def _features(self, wave: np.ndarray) -> np.ndarray:
         if self.features == "waveform":
             return wave
+        if self.extractor is not None:
+            return features_of(self._extractor, wave)
         librosa = optional_import("librosa", "audio", purpose="spectrograms")
         power = librosa.feature.melspectrogram(
             y=wave, sr=self.sample_rate, n_fft=self.n_fft, hop_length=self.hop_length, n_mels=self.n_mels

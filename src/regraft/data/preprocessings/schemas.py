@@ -90,8 +90,11 @@ class _Function(_Any):
     layout: Layout = "channels_first"
 
 
+_Pair = Annotated[list[str | bool | int | float], Field(min_length=2, max_length=2)]
+
+
 class _Audio(_Any):
-    features: Literal["log_mel", "mfcc", "waveform"] = "log_mel"
+    features: Literal["log_mel", "mfcc", "waveform", "extractor"] = "log_mel"
     sample_rate: Side = 16000
     seconds: Annotated[float, Field(gt=0.0, le=3600.0)] | None = 2.0
     n_mels: Annotated[int, Field(ge=1, le=2**12)] = 64
@@ -101,6 +104,7 @@ class _Audio(_Any):
     layout: Layout = "channels_first"
     channel: bool = True
     standardise: bool = True
+    extractor: list[_Pair] | None = None  # `sound_extractor` takes numbers in their range and the name of a class
     as_: Literal["array", "mel"] = "array"
     picture: Annotated[list[Side], Field(min_length=3, max_length=3)] | None = None
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -20,7 +21,7 @@ from ..sources.building import Limits, building
 from ..sources.zoo import Opened, image_spec, unique_names
 from ..torch_parts.plain import copied
 from .files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
-from .processors import measured_processor, numbers_of, processor_of
+from .processors import features_of, measured_processor, numbers_of, processor_of, sound_extractor, sound_settings
 from .samples import hub_sample, pad_token_
 
 __all__ = ["PooledEncoder", "hub_module", "live_hub", "open_hub"]
@@ -258,7 +259,25 @@ def _hub_sample(folder: Path, module: Module, *, transformers: Any, notes: list[
             "standardise": standardise,
             "seconds": None,
         }
-    return sample, None
+    return sample, _features_spec(found or {}, tuple(sample.shape[1:]), notes=notes)
+
+
+def _features_spec(found: Mapping[str, Any], shape: tuple[int, ...], *, notes: list[str]) -> dict[str, Any] | None:
+    """Return the preprocessing of sound of a network that takes features of that shape: as the class that its file names makes them."""
+    settings = sound_settings(found)
+    extractor = sound_extractor(settings)
+    if extractor is None:
+        return None
+    rate = int(extractor.sampling_rate)
+    frames = getattr(extractor, "max_length", None)  # of 10 ms each
+    seconds = getattr(extractor, "chunk_length", None) or (frames / 100 if frames else None)
+    made = np.shape(features_of(extractor, np.zeros(rate, np.float32)))
+    if made != shape and (seconds is not None or made[1:] != shape[1:]):
+        kind = type(extractor).__name__
+        notes.append(f"{kind} makes features of the shape {made}; the network takes {shape}: give preprocessing=, or arrays of that shape.")
+        return None
+    spec = {"kind": "audio", "features": "extractor", "sample_rate": rate, "seconds": seconds, "channel": False, "standardise": False}
+    return {**spec, "extractor": [list(pair) for pair in settings.items()]}
 
 
 def _side(found: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -14,10 +14,16 @@ import numpy as np
 from ...errors import NetworkError, optional_import
 from ...files.text import printable
 
-__all__ = ["measured_processor", "numbers_of", "processor_of"]
+__all__ = ["features_of", "measured_processor", "numbers_of", "processor_of", "sound_extractor", "sound_settings"]
 
 _ENDING = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
 _LARGEST_SIDE = 4096
+_OF_SOUND = {
+    **{"chunk_length": (0, 60), "sampling_rate": (1, 48_000), "hop_length": (64, 10_000), "n_fft": (1, 8192)},
+    **{"feature_size": (1, 1024), "num_mel_bins": (1, 1024)},
+}
+_OTHERS_OF_SOUND = (-10_000, 10_000)
+"""Range of the numbers that say how features of sound are made: others could take the memory of this machine."""
 _HEIGHT, _WIDTH = 300, 420
 """Of the pictures that it is given: neither square, nor of a usual size."""
 _TOLERANCE = 0.02
@@ -51,6 +57,49 @@ def processor_of(found: Mapping[str, Any], *, transformers: Any, folder: Path) -
         return made_of(**{key: value for key, value in found.items() if key in known and _is_plain(value)})
     except Exception:  # a class that needs a library, or other values: the file is read instead
         return None
+
+
+def sound_settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a preprocessor's file that describes features of sound: the name of its class and its numbers."""
+    ranges = {key: _OF_SOUND.get(key, _OTHERS_OF_SOUND) for key in found}
+    numbers = {key: value for key, value in found.items() if isinstance(value, bool | int | float)}
+    kept = {key: value for key, value in numbers.items() if ranges[key][0] <= value <= ranges[key][1]}
+    return {**kept, "feature_extractor_type": found.get("feature_extractor_type")}
+
+
+def sound_extractor(settings: Mapping[str, Any]) -> Any:
+    """Return what makes a network's features of sound (AST, Whisper): a class of the library, given these numbers alone.
+
+    Args:
+        settings: as `sound_settings` returns them; of a saved folder they go through it once more.
+
+    Returns:
+        The extractor; None where they name none of the library, or it needs what is not installed.
+    """
+    settings = sound_settings(settings)
+    named = settings.get("feature_extractor_type")
+    if not isinstance(named, str) or not named.isidentifier() or not named.endswith("FeatureExtractor"):
+        return None
+    transformers = optional_import("transformers", "text", purpose=f"the features of sound of {named}")
+    made_of = getattr(transformers, named, None)
+    if not (isinstance(made_of, type) and issubclass(made_of, transformers.SequenceFeatureExtractor)):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            known = made_of().to_dict()
+            return made_of(**{key: value for key, value in settings.items() if key in known and key != "feature_extractor_type"})
+    except Exception:  # a class that needs a library, or other values
+        return None
+
+
+def features_of(extractor: Any, wave: np.ndarray) -> np.ndarray:
+    """Return the features (a, b) that an `extractor` makes of a waveform (samples,) at its own rate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = extractor(wave, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    features: np.ndarray = np.asarray(made["input_values" if "input_values" in made else "input_features"], np.float32)[0]
+    return features
 
 
 def _is_plain(value: Any, deep: int = 2) -> bool:
