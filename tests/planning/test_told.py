@@ -16,7 +16,7 @@ from tests.reliability import cases
 import regraft
 from regraft.errors import SettingError
 from regraft.planning import make_plan
-from regraft.training.monitoring import monitored_by
+from regraft.training.courses import monitored_by
 
 QUICK: dict[str, Any] = {
     **{"epochs": 3, "batch_size": 16, "cache": "memory", "learning_rate": 1e-2, "layer_decay": 1.0, "patience": None},

@@ -20,10 +20,8 @@ from regraft.console import duration
 from regraft.errors import DataError, MissingExtraError
 from regraft.files.schema import candidate_rows
 from regraft.report import picture_uri, read_facts, sound_uri, verdict, write_facts, write_report
-from regraft.report.curves import stage_starts
 from regraft.report.figures import Axis, Bar, interval_rows, nice_ticks, stacked_bar
-from regraft.report.matrix import confusion_matrix
-from regraft.report.planes import axis_of, line_chart
+from regraft.report.planes import axis_of, confusion_matrix, line_chart, stage_starts
 from regraft.report.results import confused_pairs, tiles
 from regraft.report.sections import _candidate_figure as candidate_figure
 

@@ -15,7 +15,7 @@ from ..heads import branch, retarget
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..tasks import KINDS, LOSSES, chosen_loss, metric_name, metric_problems
-from ..training.monitoring import monitor_problem
+from ..training.courses import monitor_problem
 from .plan import THROUGH_LAYERS, Plan
 from .preparing import output_names
 

@@ -4,11 +4,10 @@ from .calibration import fit_temperature, log_loss
 from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
 from .common import LayeredProbe, LinearProbe
 from .knn import NeighbourProbe, fit_knn, fit_vote, knn_scores
-from .lda import fit_lda_probe
 from .logistic import LogisticLoss, fit_logistic
 from .random_projection import fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, WithinCovariance, fit_lda, shrunk_covariance, statistics_of, within_covariance
+from .statistics import ClassStatistics, WithinCovariance, fit_lda, fit_lda_probe, shrunk_covariance, statistics_of, within_covariance
 from .svm import fit_svm
 from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 

@@ -1,13 +1,30 @@
-"""Figures with two axes: curves by epoch, a reliability diagram, a learning curve with its forecast, a plane with a point on it."""
+"""Figures with two axes: curves by epoch, a reliability diagram, a learning curve with its forecast, a plane, a confusion matrix."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .figures import Axis, legend, tag, text_tag
 
-__all__ = ["axis_of", "dot", "line", "line_chart", "plane", "rule", "whisker"]
+__all__ = [
+    "CELL",
+    "axis_of",
+    "confusion_cells",
+    "confusion_matrix",
+    "curve",
+    "dot",
+    "epochs_of",
+    "kept_epochs",
+    "line",
+    "line_chart",
+    "plane",
+    "rule",
+    "stage_starts",
+    "whisker",
+]
 
 Point = tuple[float, float]
 _MOST_DOTS = 30  # points of a line that are shown as dots
@@ -141,3 +158,111 @@ def _drawn(points: Sequence[Point], across: Axis, *, up: Axis, number: int) -> l
         hints = [f"epoch {x:g}: {up.words(y)}" for x, y in points]
         drawn += [dot(x, y, kind=f"fill{number % 6}", hint=hint) for (x, y), hint in zip(placed, hints, strict=True)]
     return drawn
+
+
+def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the entries of a `history` that are epochs; the others tell what short trainings came to."""
+    return [entry for entry in history if entry.get("phase") != "search"]
+
+
+def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Return one quantity over the epochs.
+
+    Args:
+        history: one mapping an epoch, over all stages.
+        key: such as "train_loss".
+
+    Returns:
+        Points (epoch counted from 1 over all stages, value); epochs where the value is missing or not finite are left out.
+    """
+    points = [(float(number), entry.get(key)) for number, entry in enumerate(history, start=1)]
+    return [(x, float(y)) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
+
+
+def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """Return the epochs of `history` where a stage begins, with its name, and its run where there are several; nothing for one stage."""
+    starts: dict[float, str] = {}
+    several = len({entry.get("run", 1) for entry in history}) > 1
+    before: object = None
+    for number, entry in enumerate(history, start=1):
+        stage, run, phase = entry.get("stage"), entry.get("run", 1), str(entry.get("phase", "train"))
+        if stage is not None and (run, stage, phase) != before:
+            words = str(stage) if phase == "train" else f"{stage}, {phase}"
+            starts[float(number)] = f"run {run}: {words}" if several else words
+        before = (run, stage, phase)
+    return starts if len(starts) > 1 else {}
+
+
+def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[float]:
+    """Return the epochs whose weights were kept: of each stage the one with the lowest validation loss.
+
+    Args:
+        history: one mapping an epoch, over all stages.
+        kept_start: the stage of which nothing was kept.
+
+    Returns:
+        Epochs counted from 1 over all stages; none of a stage without validation loss.
+    """
+    best: dict[object, tuple[float, float]] = {}
+    for number, entry in enumerate(history, start=1):
+        loss = entry.get("calibrated_loss", entry.get("validation_loss"))
+        if isinstance(loss, int | float) and math.isfinite(loss) and entry.get("phase", "train") == "train":
+            key = entry.get("run", 1), entry.get("stage")
+            if entry.get("stage") != kept_start and loss < best.get(key, (math.inf, 0.0))[0]:
+                best[key] = float(loss), float(number)
+    return [epoch for _, epoch in best.values()]
+
+
+CELL = ("true", "predicted", "count")
+Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+
+
+def confusion_cells(confusion: Confusion) -> list[tuple[int, int, int]]:
+    """Return (true, predicted, count) of the cells that are not 0.
+
+    Args:
+        confusion: the cells, as `judge` gives them; or, of earlier versions, (C, C) counts, rows true.
+    """
+    if isinstance(confusion, Mapping):
+        return list(zip(*(confusion[name] for name in CELL), strict=True))
+    return [(i, j, number) for i, row in enumerate(confusion) for j, number in enumerate(row) if number]
+
+
+def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) -> str:
+    """Return a confusion matrix, each row coloured by its own shares, with a switch to the order by errors.
+
+    Args:
+        confusion: as for `confusion_cells`.
+        title: for those who do not see it.
+
+    Returns:
+        Markup; counts stand in the cells where there is room, and in a hint for each cell.
+    """
+    cells, count = confusion_cells(confusion), len(names)
+    totals, errors = [0] * count, [0] * count
+    for i, j, number in cells:
+        totals[i] += number
+        errors[i] += number * (i != j)
+    ranked = sorted(range(count), key=lambda which: (-errors[which], which))
+    place = {which: rank for rank, which in enumerate(ranked)}
+    parts = []
+    for which, name in enumerate(names):
+        own, other = which + 2, place[which] + 2
+        hint = f"{name}: {errors[which]} of {totals[which]} examples are errors"
+        parts.append(text_tag("span", name, class_="name", style=f"--r:{own};--s:{other}", title=hint))
+        parts.append(tag("span", text_tag("span", name), class_="head", style=f"--c:{own};--d:{other}", title=name))
+    for i, j, number in cells:
+        parts.append(_cell(i, j, number=number, share=number / totals[i], names=names, place=place))
+    frame = tag("div", class_="frame")
+    grid = tag("div", frame + "".join(parts), class_="cells", style=f"--n:{count}", role="img", aria_label=title)
+    choices = (("as-given", "", "as given"), ("by-errors", None, "most errors first"))
+    shown = [tag("label", tag("input", type="radio", name="order", class_=kind, checked=state) + words) for kind, state, words in choices]
+    switch = tag("div", "Order of classes: " + "".join(shown), class_="switch")
+    return tag("div", switch + tag("div", grid, class_="scroll", tabindex="0", role="group", aria_label=title), class_="matrix")
+
+
+def _cell(i: int, j: int, *, number: int, share: float, names: Sequence[str], place: Mapping[int, int]) -> str:
+    kind = ("cell right" if i == j else "cell wrong") + (" light" if share > 0.5 else "")
+    style = f"--r:{i + 2};--c:{j + 2};--s:{place[i] + 2};--d:{place[j] + 2};--p:{10 + 90 * share:.0f}"
+    hint = f"{names[i]}, predicted {names[j]}: {number} ({100 * share:.0f} %)"
+    return tag("span", text_tag("b", str(number), class_=f"digits{min(len(str(number)), 4)}"), class_=kind, style=style, title=hint)

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..console import duration
-from .curves import curve, kept_epochs, stage_starts
 from .figures import Axis, Bar, interval_rows, legend
-from .matrix import confusion_cells, confusion_matrix
-from .planes import axis_of, dot, line, line_chart, plane, whisker
+from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
 from .tasks import FIGURES, number_words, percent, with_interval
 from .verdict import baseline_name, difference_of
 

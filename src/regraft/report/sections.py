@@ -8,9 +8,8 @@ from typing import Any
 
 from ..console import duration
 from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
-from .curves import epochs_of
 from .figures import Axis, Bar, interval_rows, stacked_bar
-from .planes import axis_of
+from .planes import axis_of, epochs_of
 from .results import Figure, class_figures, comparison, confused_pairs, curves, figure, remarks, score_table, tiles
 from .tasks import label_rows, percent, task_sections
 from .verdict import judged_part

@@ -1,11 +1,10 @@
 """The one training loop, and what it needs."""
 
-from .checkpoints import Checkpoint, clear_
+from .checkpoints import Checkpoint, InMemory, Store, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
 from .loop import Trained, Training, all_logits, logits, train, trained
 from .objective import Objective, TaskObjective
 from .settings import Settings
-from .stores import InMemory, Store
 
 __all__ = [
     "CachedFeed",

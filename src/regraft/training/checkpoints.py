@@ -1,17 +1,18 @@
-"""Checkpoints: after every epoch, atomic, and only taken up by the run that wrote them."""
+"""Where a training keeps its state: in memory, or in checkpoints that are atomic and only taken up by the run that wrote them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import zipfile
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..errors import SettingError
 from ..files.formats import opening, writable
@@ -19,7 +20,7 @@ from ..files.pickles import archived_names
 from ..files.text import printable
 from ..files.writing import write_bytes
 
-__all__ = ["Checkpoint", "clear_"]
+__all__ = ["Checkpoint", "InMemory", "Store", "clear_"]
 
 _DIGEST = 16
 """Bytes of the checksum at the end of the file."""
@@ -105,3 +106,43 @@ def clear_(folder: Path, runs: Container[str]) -> None:
                 path.with_name(path.name + ".partial").unlink(missing_ok=True)
     with suppress(OSError):  # not there, or not empty
         folder.rmdir()
+
+
+class Store(Protocol):
+    """Keeps one state: `checkpoints.Checkpoint` in a file, `InMemory` for as long as the process lives."""
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what was written last, or None."""
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Keep content in place of what was there."""
+
+
+class InMemory:
+    """A state in memory. One that is larger than its room is not kept: the training starts again where it would have gone on."""
+
+    def __init__(self, room: float = float("inf")) -> None:
+        """Make an empty store.
+
+        Args:
+            room: bytes.
+        """
+        self._room = room
+        self._content: dict[str, Any] | None = None
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what was written last, or None."""
+        return self._content
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Keep content in place of what was there."""
+        self._content = content if sum(tensor.nbytes for tensor in _tensors(content)) <= self._room else None
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """Yield all tensors in nested mappings and lists."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (dict, list, tuple)):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(part)

@@ -23,14 +23,13 @@ from ..errors import SettingError
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
-from .courses import Course, PlateauFactor, cosine_factor, most_epochs, patience_of, steady_factor
+from .checkpoints import Store
+from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
 from .feeds import Feed, Payload
-from .monitoring import monitored_by, value_of
 from .objective import Objective
 from .optimizers import make_optimizer, set_rate_
 from .regularizing import dropped, l1_norm
 from .settings import Settings
-from .stores import Store
 from .telling.callbacks import Callbacks
 
 __all__ = [

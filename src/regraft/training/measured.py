@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .checkpoints import Store
+from .courses import monitored_by
 from .loop import Training, all_logits
-from .monitoring import monitored_by
 from .recipe import Chosen, Comparison, Folds, Recipe, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
-from .stores import Store
 
 __all__ = ["Measured", "measured_training"]
 

@@ -15,12 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from ..console import duration, say
-from .courses import most_epochs
+from .checkpoints import InMemory
+from .courses import monitored_by, most_epochs
 from .loop import Trained, Training, loss_of, restore_, trained
-from .monitoring import monitored_by
 from .optimizers import trained_depth
 from .settings import Settings
-from .stores import InMemory
 
 __all__ = [
     "DRAWN",

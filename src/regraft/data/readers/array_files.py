@@ -11,9 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import DataError, UnsafeFileError, near_names, optional_import
-from ...files.archives import open_archive
 from ...files.formats import opening
-from ...files.sizes import check_size
+from ...files.sizes import check_size, open_archive
 from ...files.text import printable
 from ...networks.sources.hdf5 import check_h5, check_heaps
 from ..items import LazyItems, listed

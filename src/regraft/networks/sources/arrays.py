@@ -13,9 +13,8 @@ import numpy as np
 from scipy.io import loadmat, whosmat
 
 from ...errors import AmbiguousMatchError, NetworkError, UnsafeFileError
-from ...files.archives import open_archive
 from ...files.formats import opening
-from ...files.sizes import refuse_expansion
+from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
 from ..matching import ORDER, Matching, Weight, match

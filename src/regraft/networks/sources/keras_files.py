@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from ...errors import NetworkError
-from ...files.archives import open_archive
 from ...files.formats import opening
-from ...files.sizes import memory
+from ...files.sizes import memory, open_archive
 from ...files.text import printable
 from ..account import Account
 from ..keras_models import KerasNetwork

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from ...errors import NetworkError
-from ...files.archives import open_archive
 from ...files.formats import opening
+from ...files.sizes import open_archive
 from ...files.text import printable
 from ..matching import Weight
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16

@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import NetworkError, UnsafeFileError
-from ...files.archives import open_archive
 from ...files.formats import named_in_utf8, opening
 from ...files.pickles import archived_names, names_in
-from ...files.sizes import refuse_expansion
+from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
 from ..matching import Weight, match, numbers_note

@@ -1,4 +1,4 @@
-"""A network that knows further conditions: only their codes are fitted, and the account proves that all else is as it was."""
+"""A network that knows further conditions, or is folded to one: only codes are fitted, and the account proves that the rest stayed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions
+from ...data import Dataset, Prepared, preprocessing_from_dict, with_conditions, without_conditions
 from ...errors import NetworkError, SettingError, near_names
 from ...methods.prior import CodePrior, code_prior
+from ...networks.account import Account
 from ...networks.contract import Coding, Network
 from ...networks.folders import FACTS_FILE, read_facts
 from ...networks.parts.code_files import code_digest, write_code
@@ -23,7 +24,7 @@ from .losses import CodeLosses
 from .matching import aims_of, condition_groups, scaled, with_heads_of
 from .proof import proved, told
 
-__all__ = ["Asked", "adapt_condition", "saved_to"]
+__all__ = ["Asked", "adapt_condition", "fold", "saved_to"]
 
 
 @dataclass(frozen=True)
@@ -165,3 +166,35 @@ def _with_codes(net: Network, codes: Mapping[str, np.ndarray], *, table: np.ndar
     for name, code in codes.items():
         changed[1 + names.index(name)] = code
     return net.recoded(names, changed)
+
+
+def fold(net: Network, condition: str) -> Network:
+    """Return a network for one condition, without codes: its code is folded into the biases.
+
+    Args:
+        net: with codes; it is not changed.
+        condition: that it knows, or "mean" for the mean code.
+
+    Returns:
+        A plain network, which takes items without conditions, can be exported, and costs what the network cost before it had codes.
+
+    Raises:
+        NetworkError: if the network takes no codes, or does not know the condition; the known ones are listed.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> net = regraft.load(module, classes=["ant", "bee", "cat"], inputs=(4,))
+        >>> rows = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+        >>> labels = np.where(rows[:, 0] > 0, "warm", "cold")
+        >>> rooms = np.where(np.arange(60) % 2, "hall", "yard")
+        >>> coded = regraft.adapt(net, regraft.read((rows, labels), condition=rooms), strategy="codes", epochs=2, seed=0).network
+        >>> plain = regraft.fold(coded, "hall")
+        >>> same = plain.predict(rows).probabilities - coded.predict(rows, condition="hall").probabilities
+        >>> bool(abs(same).max() < 1e-5)
+        True
+    """
+    plain = net.folded(condition)
+    plain.preprocessing = without_conditions(preprocessing_from_dict(net.preprocessing.to_dict()))
+    plain.account = net.account.joined(Account(notes=(f"the code of {condition!r} was folded into the biases",)))
+    return plain

@@ -9,9 +9,8 @@ import numpy as np
 from ...probes.class_mean import fit_class_mean
 from ...probes.common import spread_out
 from ...probes.knn import fit_knn
-from ...probes.lda import fit_lda_probe
 from ...probes.ridge import fit_ridge
-from ...probes.statistics import fit_lda, statistics_of
+from ...probes.statistics import fit_lda, fit_lda_probe, statistics_of
 from .judging import Case, Held, judged
 
 __all__ = ["Joint", "alone", "class_mean", "coordinates", "curve_points", "joint_probe", "neighbours"]

@@ -10,21 +10,23 @@ from typing import Any
 import numpy as np
 
 from ...console import speaking
-from ...data import Prepared
+from ...data import Dataset, Prepared
 from ...frontier import Counter
+from ...heads import retarget
 from ...networks.contract import Network
 from ..carry_out import adapted, checked_setup
 from ..finishing import leave_ready_
 from ..judging import judged
 from ..outcome import Outcome
 from ..plan import Plan
+from ..preparing import output_names
 from ..setup import Log, Parts, learning_parts
 from ..tasks import matched_tasks
+from ..trained import with_fresh
 from ..tuning.folds import Fold
-from .heads import deepened
 from .space import HEAD_NAMES, plan_for
 
-__all__ = ["METRICS", "Bench", "TrialFigures", "carried_out", "shown_figure", "shown_values"]
+__all__ = ["METRICS", "Bench", "TrialFigures", "carried_out", "deepened", "shown_figure", "shown_values"]
 
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1", "log_loss", "ece", "brier"),
@@ -156,3 +158,27 @@ class _Watch:
             return
         self.step += 1
         self.report(figure if self.metric == "accuracy" or self.falling else -figure, self.step)
+
+
+def deepened(  # over the limit: the three names of the space
+    net: Network, data: Dataset, *, plan: Plan, head_layers: int = 0, head_units: int = 0, head_activation: str = "relu"
+) -> tuple[Network, Plan]:
+    """Put layers of random weights between the backbone and a new head, and let the plan train them first.
+
+    The old head's place is taken by the first of them; its rows are not kept.
+
+    Args:
+        net: the network; it is not changed.
+        data: of one classification; gives the classes of the new head.
+        plan: with the strategy "head" or "full".
+        head_layers: how many; 0 returns network and plan as they are.
+        head_units: units of each.
+        head_activation: what follows each of them but the first, "relu" or "linear".
+
+    Returns:
+        The network and the plan.
+    """
+    if not head_layers:
+        return net, plan
+    made = retarget(net, output_names(data), hidden=[(head_units, head_activation)] * head_layers, seed=plan.seed)
+    return made, with_fresh(made, plan)
