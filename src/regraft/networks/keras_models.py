@@ -19,6 +19,7 @@ from .contract import Head, Inputs, Network, Point, Scores
 from .edits import Edit
 from .fingerprints.values import Structure
 from .keras_changes import changes, codes, folding
+from .keras_changes.summed import with_joined_heads
 from .keras_parts.clone import cloned
 from .keras_parts.drawing import draw_, drawn, seeded
 from .keras_parts.freezing import frozen_names, held_names, inference, renamed, set_gradients_, still_modules
@@ -104,6 +105,8 @@ def open_keras(
     network = KerasNetwork(own, sample, origin=facts, head=head, heads=heads)
     if isinstance(head, str) and heads is None:
         network = changes.with_one_output(network)
+    elif head is None and heads is None:
+        network = with_joined_heads(network)
     if classes is not None:
         network.name_classes_(classes)
     return network
