@@ -17,7 +17,7 @@ from ...files.onnx_form import check_onnx_
 from ...files.text import printable
 from .metadata import OwnFacts, own_facts
 
-__all__ = ["ForeignOnnx", "check_operators", "read_foreign"]
+__all__ = ["ForeignOnnx", "check_operators", "read_by", "read_foreign"]
 
 _PLAIN = ("", "ai.onnx")
 _NAMES = ("classes", "class_names", "labels", "names")
@@ -169,7 +169,7 @@ def _cut_(model: Any, wanted: str) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(_read_by(node))
+            needed.update(read_by(node))
     if not any(wanted in node.output for node in kept):
         raise NetworkError(f"The ONNX file computes no value {printable(wanted)!r}; its outputs are {_names(graph.output)}.")
     whole = {id(node) for node in kept}
@@ -205,7 +205,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
             yield from _nodes(inner)
 
 
-def _read_by(node: Any) -> set[str]:
+def read_by(node: Any) -> set[str]:
     """Return the names of the values that a node, and graphs within it, read."""
     within = _inner(node)
     readers = [node, *(other for graph in within for other in _nodes(graph))]

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ...errors import NetworkError, optional_import
-from ...files.onnx_form import read_onnx
+from ...errors import NetworkError, UnsafeFileError, optional_import
+from ...files.onnx_form import read_onnx_with_facts
 from ...files.text import printable
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
 from ..torch_parts.exporting import GRAPH
 from ..tracing import as_tensor
+from .frozen import FROZEN, frozen_graph, frozen_module
 from .reading import ForeignOnnx, check_operators, read_foreign
 from .session import run_session, session_of
 
@@ -62,15 +63,42 @@ def open_onnx(path: Path) -> Opened:
             f"{shown} has the preprocessing in its graph, which cannot be trained through. regraft predict runs it; to adapt the network, "
             "export it without preprocessing=True, or give the saved folder."
         )
-    session = session_of(found.model.SerializeToString(), threads=torch.get_num_threads())
-    sample, expected = _sample(session, shown=shown)
-    content = _folded(found.model).SerializeToString()
-    module = onnx_module(content, what=shown)
-    difference = _proven(module, session, sample=sample, expected=expected, what=shown)
-    inputs: Any = next(iter(sample.values())) if len(sample) == 1 else sample
-    notes = [f"converted from ONNX: it differs from ONNX Runtime by {difference:.1g} of the largest score", *found.notes]
+    try:
+        module, sample, difference = _converted(found, shown=shown)
+        inputs: Any = next(iter(sample.values())) if len(sample) == 1 else sample
+        notes = [f"converted from ONNX: it differs from ONNX Runtime by {difference:.1g} of the largest score", *found.notes]
+    except UnsafeFileError:
+        raise
+    except NetworkError as problem:
+        module, inputs = _frozen(found, problem)
+        notes = [f"run by ONNX Runtime as it is, and not trained below its head: {problem}", *found.notes]
     plain = None if found.facts is None else found.facts.preprocessing
     return Opened(module, {"source": SOURCE}, inputs, found.classes, plain, notes=notes, tasks=_tasks(found))
+
+
+def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Tensor], float]:
+    """Return the converted module, a sample by the names of the inputs, and by how much it differs from ONNX Runtime."""
+    session = session_of(found.model.SerializeToString(), threads=torch.get_num_threads())
+    sample, expected = _sample(session, shown=shown)
+    module = onnx_module(_folded(found.model).SerializeToString(), what=shown)
+    return module, sample, _proven(module, session, sample=sample, expected=expected, what=shown)
+
+
+def _frozen(found: ForeignOnnx, problem: NetworkError) -> tuple[Module, Tensor]:
+    """Return a network that ONNX Runtime runs in parts, and a sample.
+
+    Raises:
+        NetworkError: what was the problem with the trainable one, where this cannot be, either.
+    """
+    try:
+        model, sample = frozen_graph(found.model)
+        module = frozen_module(model, model.metadata_props[-1].value)
+        with torch.no_grad():
+            module(sample)
+    except NetworkError as error:
+        raise problem from error
+    setattr(module, GRAPH, model.SerializeToString())
+    return module, sample
 
 
 def read_onnx_module(path: Path, *, what: str) -> Module:
@@ -86,8 +114,14 @@ def read_onnx_module(path: Path, *, what: str) -> Module:
     """
     if not path.is_file():
         raise NetworkError(f"{what} holds no {path.name}, the graph that its weights belong to. Put it back from a copy.")
-    check_operators(read_onnx(path).graph, shown=what)
-    return onnx_module(read_onnx(path).SerializeToString(), what=what)
+    model, facts = read_onnx_with_facts(path)
+    check_operators(model.graph, shown=what)
+    if FROZEN not in facts:
+        return onnx_module(model.SerializeToString(), what=what)
+    module, noted = frozen_module(model, facts[FROZEN]), model.metadata_props.add()
+    noted.key, noted.value = FROZEN, facts[FROZEN]
+    setattr(module, GRAPH, model.SerializeToString())
+    return module
 
 
 def onnx_module(content: bytes, *, what: str) -> Module:

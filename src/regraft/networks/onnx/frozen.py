@@ -1,0 +1,249 @@
+"""ONNX files that cannot be trained: ONNX Runtime runs them in parts, and a linear layer at their end is one of PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import NetworkError
+from .reading import read_by
+from .session import run_session, session_of
+
+__all__ = ["FROZEN", "frozen_graph", "frozen_module"]
+
+FROZEN = "regraft_frozen"
+"""The key of the metadata under which a graph in a saved folder says how it is run."""
+_MOST_PARTS = 12
+_LENGTHS = (16, 128, 512, 1024)
+_RATE = 16000
+_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
+_ENDS: dict[str, type[nn.Module]] = {"Softmax": nn.Softmax, "Sigmoid": nn.Sigmoid}
+_BATCH = -1
+
+
+class _OnnxPart(nn.Module):
+    """A part of a network that ONNX Runtime runs: from one value, examples along its first axis, to another one.
+
+    Args:
+        content: of a model.
+        entry: the name of the value that it reads.
+        fills: what all its other inputs are filled with: type, shape and number by name.
+        single: give it one example at a time.
+    """
+
+    def __init__(self, content: bytes, *, entry: str, fills: Mapping[str, Sequence[Any]], single: bool) -> None:
+        super().__init__()
+        asked = {one.name for one in _session(content).get_inputs()}
+        self.content, self.entry, self.single = content, entry, single
+        self.fills = {name: fill for name, fill in fills.items() if name in asked}
+        self.weights = nn.Parameter(torch.zeros(1), requires_grad=False)  # stands for those in the content: a block has some
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return what the part makes of a `value`.
+
+        Raises:
+            NetworkError: if gradients are asked for, or it is to be exported.
+        """
+        if torch.compiler.is_exporting():
+            raise NetworkError(f"{self.entry!r} and what follows run in ONNX Runtime, which no exporter of PyTorch reads. Save the network")
+        if torch.is_grad_enabled() and value.requires_grad:
+            raise NetworkError(
+                f"This part of the network runs in ONNX Runtime, which gives no gradients; it received {list(value.shape)} that asks for "
+                "them. Train what stands behind it: strategy='head', a probe, or layers on top (hidden=, regraft.stack)."
+            )
+        plain = value.detach().cpu()
+        if not self.single:
+            return torch.from_numpy(self._run(plain)).to(value.device)
+        return torch.from_numpy(np.concatenate([self._run(one) for one in torch.split(plain, 1)])).to(value.device)
+
+    def _run(self, value: Tensor) -> np.ndarray:
+        feeds = {self.entry: value.contiguous().numpy()}
+        feeds |= {name: _filled(fill, len(value)) for name, fill in self.fills.items()}
+        made = np.asarray(run_session(_session(self.content), feeds)[0], np.float32)
+        return made.reshape(-1, 1) if made.ndim == 1 else made
+
+    def __deepcopy__(self, _memo: Any) -> Self:
+        """Return the part itself: nothing in it ever changes."""
+        return self
+
+
+@functools.lru_cache(maxsize=256)
+def _session(content: bytes) -> Any:
+    """Return the session that runs a part; a module does not hold it, since it has no content that could be compared."""
+    return session_of(content, threads=torch.get_num_threads())
+
+
+def _filled(fill: Sequence[Any], count: int) -> np.ndarray:
+    kind, shape, number = fill
+    return np.full([count if side == _BATCH else side for side in shape], number, kind)
+
+
+def frozen_graph(model: Any) -> tuple[Any, Tensor]:
+    """Return a model that notes how it is run in parts, and two made-up examples.
+
+    Raises:
+        NetworkError: if it takes several inputs by example, or none of the lengths that are tried can be run.
+    """
+    session = session_of(model.SerializeToString(), threads=torch.get_num_threads())
+    entry, fills, single = _inputs(session)
+    sample, kind = None, session.get_inputs()[[one.name for one in session.get_inputs()].index(entry.name)]
+    for length in _LENGTHS if any(not isinstance(side, int) for side in kind.shape[1:]) else _LENGTHS[:1]:
+        shape = [1 if single else 2, *(side if isinstance(side, int) else length for side in kind.shape[1:])]
+        drawn = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        try:
+            run_session(session, {entry.name: drawn} | {name: _filled(fill, len(drawn)) for name, fill in fills.items()}, seconds=60.0)
+        except NetworkError as error:
+            problem = error
+            continue
+        sample = drawn
+        break
+    if sample is None:
+        raise problem
+    cuts = _whole_cuts(model, entry.name, fills=fills, sample=sample)
+    entered = model.metadata_props.add()
+    entered.key = FROZEN
+    entered.value = json.dumps({"entry": entry.name, "fills": fills, "single": single, "cuts": cuts})
+    items = torch.from_numpy(sample)
+    return model, items.repeat(2, *[1] * (items.ndim - 1)) if single else items
+
+
+def _inputs(session: Any) -> tuple[Any, dict[str, list[Any]], bool]:
+    """Return the input that holds examples, what the others (states, rates) are filled with, and whether examples go one by one."""
+    asked = session.get_inputs()
+    real = [one for one in asked if one.type == "tensor(float)" and len(one.shape) > 1]
+    free = [one for one in real if not isinstance(one.shape[0], int)]
+    if len(free) > 1 or not real or any(one.type not in _DTYPES for one in asked):
+        shown = ", ".join(f"{one.name} {one.type} {one.shape}" for one in asked)
+        raise NetworkError(f"The file takes {shown}; expected one input of real numbers by example, and states beside it.")
+    entry = (free or real)[0]
+    single = isinstance(entry.shape[0], int)
+    fills: dict[str, list[Any]] = {}
+    for one in asked:
+        if one is entry:
+            continue
+        shape = [side if isinstance(side, int) else _BATCH for side in one.shape]
+        rate = "int" in one.type and any(word in one.name.lower() for word in ("sr", "rate"))
+        fills[one.name] = [_DTYPES[one.type], shape, _RATE if rate else 0]
+        single = single or (len(shape) > 1 and _BATCH not in shape)
+    if single and isinstance(entry.shape[0], int) and entry.shape[0] != 1:
+        raise NetworkError(f"The file takes {entry.name} of the shape {entry.shape}; expected a free number of examples, or one.")
+    return entry, fills, single
+
+
+def _whole_cuts(model: Any, entry: str, *, fills: Mapping[str, Sequence[Any]], sample: np.ndarray) -> list[str]:
+    """Return some values, in order, through which all must go that depends on the input, examples along their first axis."""
+    nodes, end = list(model.graph.node), model.graph.output[0].name
+    reads = [read_by(node) for node in nodes]
+    last = {name: at for at, names in enumerate(reads) for name in names}
+    live, found = {entry}, []
+    for at, node in enumerate(nodes):
+        if live & reads[at] or node.op_type == "If":
+            live |= {name for name in node.output if name}
+        live = {name for name in live if last.get(name, -1) > at}
+        if len(live) == 1 and next(iter(live)) in node.output:
+            found.append(next(iter(live)))
+    head = _head(model)
+    found = [*(name for name in found if name != end), end]
+    if head is not None and head[0] in found:
+        found = found[: found.index(head[0]) + 1]
+    probe = type(model)()
+    probe.CopyFrom(model)
+    values = importlib.import_module("onnx").ValueInfoProto
+    del probe.graph.output[:]
+    probe.graph.output.extend([values(name=name) for name in found])
+    session = session_of(probe.SerializeToString())
+    feeds = {entry: sample} | {name: _filled(fill, len(sample)) for name, fill in fills.items()}
+    made = dict(zip(found, run_session(session, feeds), strict=True))
+    fine = [name for name, value in made.items() if value.dtype == np.float32 and value.ndim and len(value) == len(sample)]
+    if not fine:
+        raise NetworkError(f"None of the {len(found)} values that hold all of the network has examples along its first axis.")
+    return fine[::-1][:: math.ceil(len(fine) / _MOST_PARTS)][::-1]
+
+
+def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
+    """Return what the linear layer at the end of a graph reads, its weights and bias, and the operator behind it; None without one."""
+    to_array = importlib.import_module("onnx.numpy_helper").to_array
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    node, after = makers.get(model.graph.output[0].name), None
+    if node is not None and node.op_type in _ENDS:
+        node, after = makers.get(node.input[0]), node.op_type
+    bias: Any = None
+    if node is not None and node.op_type == "Add":
+        pair = [name for name in node.input if name in held]
+        other = [name for name in node.input if name not in held]
+        if len(pair) != 1:
+            return None
+        node, bias = makers.get(other[0]), to_array(held[pair[0]]).ravel()
+    if node is None or node.op_type not in ("MatMul", "Gemm") or node.input[1] not in held:
+        return None
+    options = {one.name: one.f if one.type == 1 else one.i for one in node.attribute}
+    if options.get("transA", 0) or options.get("alpha", 1.0) != 1 or options.get("beta", 1.0) != 1:
+        return None
+    weight = to_array(held[node.input[1]])
+    weight = weight if options.get("transB", 0) else weight.T
+    if node.op_type == "Gemm" and len(node.input) > 2:
+        if node.input[2] not in held:
+            return None
+        bias = to_array(held[node.input[2]]).ravel() + (0 if bias is None else bias)
+    bias = np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(bias, len(weight))
+    return node.input[0], np.ascontiguousarray(weight), np.ascontiguousarray(bias), after
+
+
+def frozen_module(model: Any, how: str) -> nn.Module:
+    """Return a network of parts that ONNX Runtime runs, and of its linear head.
+
+    Args:
+        model: as `frozen_graph` returned it, or as it lies in a saved folder.
+        how: what its metadata say under `FROZEN`.
+
+    Raises:
+        NetworkError: if these do not fit the graph.
+    """
+    try:
+        told = json.loads(how)
+        entry, fills, single, cuts = told["entry"], dict(told["fills"]), bool(told["single"]), list(map(str, told["cuts"]))
+        last = cuts[-1]
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise NetworkError(f"The graph notes {how[:60]!r} of its parts; expected what regraft writes. Save the network again.") from error
+    head, whole = _head(model), nn.Sequential()
+    found = head if head is not None and head[0] == last else None
+    for start, stop in zip([entry, *cuts], cuts, strict=False):
+        part = _OnnxPart(_part(model, start, stop=stop), entry=start, fills=fills, single=single)
+        whole.add_module(f"part_{len(whole)}", part)
+    if found is not None:
+        _, weight, bias, after = found
+        linear = nn.Linear(weight.shape[1], len(weight))
+        linear.weight.data, linear.bias.data = torch.from_numpy(weight.copy()), torch.from_numpy(bias.copy())
+        whole.add_module("head", linear)
+        if after is not None:
+            whole.add_module("probabilities", nn.Softmax(-1) if after == "Softmax" else nn.Sigmoid())
+    return whole.eval()
+
+
+def _part(model: Any, start: str, *, stop: str) -> bytes:
+    """Return the part of a model from one value to another."""
+    onnx, helper = importlib.import_module("onnx"), importlib.import_module("onnx.helper")
+    needed, kept = {stop}, []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output) and start not in node.output:
+            kept.append(node)
+            needed |= read_by(node)
+    if start not in needed:
+        raise NetworkError(f"The value {stop!r} of the graph does not follow from {start!r}. Its parts are those of another network.")
+    free = helper.make_tensor_value_info
+    inputs = [one for one in model.graph.input if one.name in needed and one.name != start]
+    entry = next((one for one in model.graph.input if one.name == start), free(start, onnx.TensorProto.FLOAT, None))
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    graph = helper.make_graph(kept[::-1], "part", [entry, *inputs], [free(stop, onnx.TensorProto.FLOAT, None)], tensors)
+    made = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    content: bytes = made.SerializeToString()
+    return content

@@ -1,0 +1,149 @@
+"""ONNX files that cannot be trained: ONNX Runtime runs them, and everything that needs no gradients works."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import regraft
+from regraft.errors import NetworkError, RegraftError
+
+runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx2pytorch")
+ABC = ("a", "b", "c")
+STEPS = (7, 6)
+value = helper.make_tensor_value_info
+
+
+def _written(path: Path, nodes: list[onnx.NodeProto], *, held: dict[str, np.ndarray], entries: list[onnx.ValueInfoProto], end: str) -> Path:
+    tensors = [numpy_helper.from_array(values, name) for name, values in held.items()]
+    graph = helper.make_graph(nodes, "net", entries, [value(end, TensorProto.FLOAT, ["N", 3])], tensors)
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
+    return path
+
+
+def _weights() -> dict[str, np.ndarray]:
+    draws = np.random.default_rng(0)
+    shapes = {"W": (1, 20, 6), "R": (1, 20, 5), "head": (3, 5), "bias": (3,)}
+    made = {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return {**made, "axis": np.array([0])}
+
+
+def _end(last: str, *, activation: str = "Softmax") -> list[onnx.NodeProto]:
+    nodes = [helper.make_node("Squeeze", [last, "axis"], ["squeezed"]), helper.make_node("Tanh", ["squeezed"], ["features"])]
+    nodes += [helper.make_node("Gemm", ["features", "head", "bias"], ["logits"], transB=1)]
+    return [*nodes, helper.make_node(activation, ["logits"], ["found"])]
+
+
+def states_given(path: Path) -> Path:
+    """States are inputs, as in files that are fed step by step."""
+    nodes = [helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2])]
+    nodes += [helper.make_node("LSTM", ["steps", "W", "R", "", "", "h", "c"], ["", "last"], hidden_size=5), *_end("last")]
+    entries = [value("x", 1, ["N", *STEPS]), value("h", 1, [1, "N", 5]), value("c", 1, [1, "N", 5])]
+    return _written(path, nodes, held=_weights(), entries=entries, end="found")
+
+
+def one_by_one(path: Path) -> Path:
+    """States of one example, and a rate beside them."""
+    nodes = [helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]), helper.make_node("Cast", ["sr"], ["rate"], to=1)]
+    nodes += [helper.make_node("Div", ["steps", "rate"], ["small"]), helper.make_node("Mul", ["small", "rate"], ["scaled"])]
+    nodes += [helper.make_node("LSTM", ["scaled", "W", "R", "", "", "h", "c"], ["", "last"], hidden_size=5)]
+    nodes += _end("last", activation="Sigmoid")
+    entries = [value("x", 1, ["N", *STEPS]), value("sr", 7, []), value("h", 1, [1, 1, 5]), value("c", 1, [1, 1, 5])]
+    return _written(path, nodes, held=_weights(), entries=entries, end="found")
+
+
+def odd_operator(path: Path) -> Path:
+    """Cells that look at their own state (peepholes), which PyTorch's do not."""
+    nodes = [helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2])]
+    nodes += [helper.make_node("LSTM", ["steps", "W", "R", "", "", "", "", "P"], ["", "last"], hidden_size=5), *_end("last")]
+    held = {**_weights(), "P": np.random.default_rng(2).normal(size=(1, 15)).astype(np.float32)}
+    return _written(path, nodes, held=held, entries=[value("x", 1, ["N", *STEPS])], end="found")
+
+
+MADE: dict[str, Callable[[Path], Path]] = {one.__name__: one for one in (states_given, one_by_one, odd_operator)}
+
+
+def _expected(path: Path, items: np.ndarray) -> np.ndarray:
+    session = runtime.InferenceSession(path)
+    fills = {"h": np.zeros((1, 1, 5), np.float32), "c": np.zeros((1, 1, 5), np.float32), "sr": np.array(16000)}
+    asked = [one.name for one in session.get_inputs()[1:]]
+    return np.concatenate([session.run(None, {"x": item[None], **{name: fills[name] for name in asked}})[0] for item in items])
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_cannot_be_trained_is_run_adapted_saved_and_opened(name: str, tmp_path: Path) -> None:
+    path = MADE[name](tmp_path / "x.onnx")
+    items = np.random.default_rng(1).normal(size=(40, *STEPS)).astype(np.float32)
+    net = regraft.load(path, classes=ABC)
+    expected = _expected(path, items)
+    assert "run by ONNX Runtime as it is" in net.account.notes[0] and len(net.blocks) > 1
+    assert type(net.module.head) is torch.nn.Linear and net.head.activation == ("sigmoid" if name == "one_by_one" else "softmax")
+    logits = np.log(expected / (1 - expected)) if name == "one_by_one" else np.log(expected)
+    found = net.logits(items)
+    shift = 0 if name == "one_by_one" else found.mean(1, keepdims=True) - logits.mean(1, keepdims=True)
+    np.testing.assert_allclose(found - shift, logits, atol=1e-4)
+    opened = regraft.load(net.save(tmp_path / "kept"))
+    np.testing.assert_array_equal(opened.logits(items), found)
+    assert regraft.extend(net, ["d"]).logits(items).shape == (40, 4)
+    data = regraft.read((items, np.array(ABC)[found.argmax(1)]))
+    result = regraft.adapt(opened, data, strategy="probe", out=tmp_path / "run")
+    again = regraft.load(result.network.save(tmp_path / "again"))
+    np.testing.assert_allclose(again.logits(items), result.network.logits(items), atol=1e-6)
+    assert result.scores["holdout"]["accuracy"] > 0.5
+
+
+def test_the_profile_reads_the_parts_from_the_cache(tmp_path: Path) -> None:
+    net = regraft.load(states_given(tmp_path / "x.onnx"), classes=ABC)
+    items = np.random.default_rng(1).normal(size=(30, *STEPS)).astype(np.float32)
+    profile = regraft.profile(net, regraft.read((items, np.array(ABC * 10))))
+    assert "part_0" in str(profile) and "computed anew" not in str(profile)
+
+
+@pytest.mark.parametrize("strategy", ["lora", "scale_shift"])
+def test_what_needs_gradients_below_the_head_is_refused(strategy: str, tmp_path: Path) -> None:
+    net = regraft.load(states_given(tmp_path / "x.onnx"), classes=ABC)
+    items = np.random.default_rng(1).normal(size=(30, *STEPS)).astype(np.float32)
+    with pytest.raises(RegraftError, match=f"strategy='{strategy}'"):
+        regraft.adapt(net, regraft.read((items, np.array(ABC * 10))), strategy=strategy, out=tmp_path / "run")
+    for done in (lambda: net.export(tmp_path / "y.onnx"), lambda: net.to("keras")):
+        with pytest.raises(NetworkError, match="ONNX Runtime"):
+            done()
+
+
+def test_full_trains_the_head_alone(tmp_path: Path) -> None:
+    net = regraft.load(states_given(tmp_path / "x.onnx"), classes=ABC)
+    items = np.random.default_rng(1).normal(size=(30, *STEPS)).astype(np.float32)
+    result = regraft.adapt(net, regraft.read((items, np.array(ABC * 10))), strategy="full", epochs=1, out=tmp_path / "run")
+    np.testing.assert_array_equal(result.network.features(items), net.features(items))
+
+
+REAL = {
+    "silero_vad": ("data/silero_vad.onnx", "data/silero_vad_16k_op15.onnx", "data/silero_vad_openvino_16k.onnx"),
+    "speechmos": ("aecmos_models/Run_1663829550_Stage_0.onnx", "dnsmos_models/model_v8.onnx"),
+    "basic_pitch": ("saved_models/icassp_2022/nmp.onnx",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "file"), [(package, file) for package, files in REAL.items() for file in files])
+def test_files_that_packages_carry(package: str, file: str, tmp_path: Path) -> None:
+    """Needs the files of these packages: pip install --no-deps silero-vad speechmos basic-pitch."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        pytest.skip(f"{package} is not installed")
+    net = regraft.load(Path(found.origin).parent / file)
+    items = np.random.default_rng(0).normal(size=(12, *net.input_shape)).astype(np.float32)
+    items[::2] *= 3
+    features = net.features(items)
+    assert len(features) == 12 and np.isfinite(features).all() and net.summary()
+    np.testing.assert_allclose(regraft.load(net.save(tmp_path / "kept")).features(items), features, atol=1e-6)
+    result = regraft.adapt(net, regraft.read((items, np.array(["a", "b"] * 6))), strategy="probe", out=tmp_path / "run")
+    assert result.network.classes == ("a", "b")
