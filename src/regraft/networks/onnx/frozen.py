@@ -173,7 +173,8 @@ def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
     to_array = importlib.import_module("onnx.numpy_helper").to_array
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
-    node, after = makers.get(model.graph.output[0].name), None
+    node: Any = makers.get(model.graph.output[0].name)
+    after = None
     if node is not None and node.op_type in _ENDS:
         node, after = makers.get(node.input[0]), node.op_type
     bias: Any = None
