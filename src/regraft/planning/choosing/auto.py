@@ -21,6 +21,7 @@ from ..outcome import Outcome, Source
 from ..passes import whole_feeds
 from ..setup import Log, Setup
 from ..starting import solved_heads_of
+from ..tuning.tuned import FOLDS
 from .bases import outcome_of_probe, read_depths
 from .candidates import Candidate, candidates_of
 from .choice import Choice, figures_, old_errors, source_features
@@ -33,6 +34,9 @@ __all__ = ["choose_and_carry_out"]
 
 FIRST = 3
 """Candidates that are tried of those that train more than the head; a budget tries the others as well."""
+
+FEW_TO_JUDGE = 200
+"""Validation examples below which a training that may be better or worse than the probe is judged on the training set as well."""
 
 PARTS = 2.5
 """Length of a training whose settings are measured, comparison and second training included, in terms of the training alone."""
@@ -281,6 +285,10 @@ def _trained(choice: Choice, trial: Trial) -> Run | None:
         each = choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=1)
         epochs = int(min(max(choice.left, 0) / each / PARTS, most_epochs(setup.settings, len(setup.parts.training))))
     run = trial.finished(epochs)
+    found = trial.found
+    if found is not None and not found.kept_start and len(run.rows) < FEW_TO_JUDGE and choice.is_doubtful(run.errors, run.rows):
+        again = (FOLDS + 1) * choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=sum(found.course))
+        run = trial.judged_further(run) if again < choice.left else run
     figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
     if choice.is_beaten_by(run.errors, run.rows, loss=run.loss):
         return run

@@ -40,6 +40,8 @@ DOUBT_NEW = 0.5
 """The same where classes are new: then there are no old rows for tuning to start from."""
 LUCK = 0.5
 """How much better the chosen one of a few looks than it is, in standard errors."""
+DOUBTFUL = 3.0
+"""Standard errors of a difference within which it is looked at more closely."""
 WORTH = 0.4
 """Standard errors of the best probe that trials have to be expected to bring, or none is run."""
 KEPT_BY = 0.5
@@ -170,6 +172,11 @@ class Choice:
         """Tell whether a trial with these errors on the examples `rows` cannot be expected to come to beat the best probe."""
         gain, error = gain_of(errors, self.known_errors(rows))
         return gain + error + HOPE_TRIED * float(errors.mean()) < 0
+
+    def is_doubtful(self, errors: np.ndarray, rows: np.ndarray) -> bool:
+        """Tell whether a training with these errors on the examples `rows` may be better or worse than what needs none."""
+        gain, error = gain_of(errors, self.known_errors(rows))
+        return abs(gain) < DOUBTFUL * error
 
     def expected_gain(self) -> float:
         """Return by how much trials can be expected to lower the error, those that are then not believed counted as nothing.

@@ -16,13 +16,13 @@ from ...networks.contract import Network
 from ...probes import fit_temperature, log_loss
 from ...training import Feed, Settings, WholeFeed, all_logits, train
 from ...training.measured import Measured, measured_training
-from ...training.recipe import DRAWN, LARGEST, Recipe, Starts, put_start_, short_epochs
+from ...training.recipe import DRAWN, LARGEST, Recipe, Starts, put_start_, refitted, short_epochs
 from ..passes import feed_of, training_of
 from ..setup import Log, Parts, Setup
 from ..tuning.stages import Tuning, begun_method
-from ..tuning.tuned import folds_for, refit_, starts_of, usual_rate
+from ..tuning.tuned import folds_for, refit_, split_of, starts_of, usual_rate
 from .bases import Base
-from .blending import blended_, mix_, snapshot
+from .blending import blended_, mix_, restore_, snapshot
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import item_errors
 
@@ -127,6 +127,31 @@ class Trial:
         run = self._run(*(found.held_out or self._held_out()), history=found.history)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
+
+    def judged_further(self, run: Run) -> Run:
+        """Return what a finished training comes to on the training set as well: each fold is held out of a repetition of it.
+
+        Args:
+            run: what it came to on the validation set.
+
+        Raises:
+            ValueError: if it has not been finished.
+        """
+        if self.found is None:
+            raise ValueError("the trial has not been finished")
+        setup, found, began, network = self.setup, self.found, time.perf_counter(), self.setup.network
+        trained, judged = snapshot(network, self.frozen), [self._held_out()]
+        with self.log.clock.during("train"), self._form():
+            for _, fold in split_of(setup, setup.parts.training):
+                others = np.setdiff1d(setup.parts.learned_from, fold)
+                refitted(replace(found.training, checkpoint=None), found.recipe, starts=found.starts, course=found.course, rows=others)
+                if self.share < 1:
+                    mix_(network, dict(self.starts[found.recipe.start](others)), share=self.share)
+                judged.append((all_logits(network, self.feed, indices=fold), fold))
+        restore_(network, trained)
+        scores = {task: np.concatenate([part[task] for part, _ in judged]) for task in judged[0][0]}
+        self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
+        return self._run(scores, np.concatenate([rows for _, rows in judged]), history=run.history)
 
     def refitted(self) -> Feed:
         """Train again on training and validation set where that is asked for, and take the network as its method leaves it.

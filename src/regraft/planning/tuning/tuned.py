@@ -21,7 +21,7 @@ from ..setup import Log, Parts, Setup
 from ..starting import solve_heads_
 from .folds import folds_of
 
-__all__ = ["Tuned", "folds_for", "refit_", "starts_of", "tuned", "usual_rate"]
+__all__ = ["FOLDS", "Tuned", "folds_for", "refit_", "split_of", "starts_of", "tuned", "usual_rate"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
@@ -151,7 +151,12 @@ def folds_for(setup: Setup) -> Folds:
     """Return the folds that choose where the validation set of a `setup` is too small; none where it is not, or nothing can be split."""
     if len(setup.parts.validation) >= FEW_TO_CHOOSE or not setup.plan.validation or setup.settings.refit is False:
         return ()
-    rows, data = setup.parts.learned_from, setup.items.data
+    return split_of(setup, setup.parts.learned_from)
+
+
+def split_of(setup: Setup, rows: np.ndarray) -> Folds:
+    """Return examples `rows` of a `setup` in folds; none where they cannot be split."""
+    data = setup.items.data
     part = data.subset(rows)
     counts = part.class_counts()
     fewest = int(counts[counts > 0].min()) if data.task == "classification" and part.groups is None and len(counts) else len(rows)
