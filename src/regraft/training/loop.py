@@ -145,7 +145,8 @@ def train(training: Training) -> list[dict[str, Any]]:
 
 def trained(training: Training) -> Trained:
     """Train as `train` does, and return where the training stands at its end."""
-    settings, accelerator = training.settings, Accelerator(mixed_precision=_precision())
+    mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    settings, accelerator = training.settings, Accelerator(mixed_precision=mixed)
     training.network.freeze_(training.frozen)
     optimizer = make_optimizer(training.network, settings, rates=training.rates)
     anchors = anchors_of(training.network) if settings.stay_near else {}
@@ -178,11 +179,6 @@ def trained(training: Training) -> Trained:
     training.network.freeze_(training.frozen)
     training.network.mode_(False)
     return state
-
-
-def _precision() -> str:
-    """Mixed precision where the device has it."""
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
 
 
 def _limit(training: Training) -> int:
@@ -372,14 +368,11 @@ def all_logits(network: Network, feed: Feed, *, indices: np.ndarray) -> dict[str
         Task -> (n, C) float32.
     """
     network.mode_(False)
-    parts = [(part, np.zeros(len(part), np.int64)) for part in _consecutive(indices)]
+    consecutive = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
+    parts = [(part, np.zeros(len(part), np.int64)) for part in consecutive]
     with torch.inference_mode():
         made = [{task: scores.float().cpu().numpy() for task, scores in feed.scores(payload).items()} for _, payload in feed.batches(parts)]
     return {task: np.concatenate([part[task] for part in made]) for task in made[0]}
-
-
-def _consecutive(indices: np.ndarray) -> list[np.ndarray]:
-    return [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
 
 
 def _note_(training: Training, state: Trained, *, entry: dict[str, Any]) -> None:

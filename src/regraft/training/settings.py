@@ -161,7 +161,9 @@ class Settings:
         values = {name: value for name, value in given.items() if name in known}
         if isinstance(values.get("cache"), str | Path):
             values["cache"] = None if values["cache"] == "none" else str(values["cache"])
-        values |= {name: _as_tuple(values[name]) for name in _SEVERAL if name in values}
+        for name in values.keys() & set(_SEVERAL):
+            one = values[name]
+            values[name] = tuple(one) if isinstance(one, list | tuple) else () if one is None else (one,)
         problems += [
             f"{name}={values[name]!r}: expected {rule}"
             for name, (rule, holds) in _RULES.items()
@@ -170,7 +172,8 @@ class Settings:
         problems += [] if problems else _together(values)
         if problems:
             raise SettingError("; ".join(problems))
-        return cls(**{**_by_factory(values), **values})
+        made = values.get("optimizer")
+        return cls(**{**({"learning_rate": factory_rate(made)} if callable(made) else {}), **values})
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -248,11 +251,6 @@ def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
         return False
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    """Return one or several as a tuple."""
-    return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
-
-
 def _is_callback(value: Any) -> bool:
     named = isinstance(value, str) and value.startswith(CALLABLE)
     return named or (not isinstance(value, str | type) and (callable(value) or any(hasattr(value, hook) for hook in HOOKS)))
@@ -269,12 +267,6 @@ def _together(values: Mapping[str, Any]) -> list[str]:
     made = values.get("optimizer")
     own = [name for name in ("weight_decay", "momentum") if name in values and values[name] != _USUAL[name]]
     return found + [f"{name}={values[name]!r} goes with optimizers by name; set it in your function" for name in own if callable(made)]
-
-
-def _by_factory(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the learning rate that the user's own optimizer has."""
-    made = values.get("optimizer")
-    return {"learning_rate": factory_rate(made)} if callable(made) else {}
 
 
 def _plain_loss(loss: Any) -> Any:

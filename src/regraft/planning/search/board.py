@@ -174,10 +174,7 @@ class Board:
         try:
             return self._carried(taken, run)
         finally:
-            if taken.lock is not None:
-                os.close(taken.lock)
-                with self.alone():
-                    self._clear_()
+            self._let_go_(taken)
 
     def _carried(self, taken: Taken, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]) -> KeptTrial:
         trial, pruned = taken.trial, optuna_library().TrialPruned
@@ -264,6 +261,13 @@ class Board:
             return locked_file(self._place(self.folder, row), wait=0.0)
         except OSError as error:
             raise unwritable(self.folder, error) from error
+
+    def _let_go_(self, taken: Taken) -> None:
+        """Let others have a trial: one that has not come to its end is taken again."""
+        if taken.lock is not None:
+            os.close(taken.lock)
+            with self.alone():
+                self._clear_()
 
     def _clear_(self) -> None:
         """Remove the files that no process holds, for this one, which holds the study: its own, and those of killed processes."""

@@ -178,7 +178,9 @@ class Database:
             try:
                 yield
             except foreign as error:
-                cause = _cause(error)
+                cause: BaseException = error  # what SQLite or the system said, below what Optuna and SQLAlchemy make of it
+                while cause.__cause__ is not None and not isinstance(cause, sqlite3.Error | OSError):
+                    cause = cause.__cause__
                 if isinstance(cause, OSError | sqlite3.OperationalError):
                     raise unwritable(self.folder, cause) from error
                 raise
@@ -257,13 +259,6 @@ def unwritable(folder: Path, error: BaseException) -> SettingError:
         f"The study in {printable(folder)!r} cannot be written: {reason_of(error)}. What was finished is kept: make room, or wait until no "
         "other program uses the folder, and give the same command again."
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what SQLite or the system said, below what Optuna and SQLAlchemy make of it."""
-    while error.__cause__ is not None and not isinstance(error, sqlite3.Error | OSError):
-        error = error.__cause__
-    return error
 
 
 # ── before Optuna opens it ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -172,12 +172,9 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
         )
     items = prepared_for(net, data, plan=replace(plan, views=2), rows=rest)
     metric = asked.metric or METRICS[data.task][0]
-    return Bench(net, items, folds, judging, fixed, metric, longest=2 * _most_epochs(space, fixed)), space
-
-
-def _most_epochs(space: Space, fixed: Mapping[str, Any]) -> int:
     entry = space.entries.get("epochs", (fixed.get("epochs") or MOST,))
-    return int(entry.high) if isinstance(entry, Range) else max(int(value) for value in entry)
+    most = int(entry.high) if isinstance(entry, Range) else max(int(value) for value in entry)
+    return Bench(net, items, folds, judging, fixed, metric, longest=2 * most), space
 
 
 @contextmanager
