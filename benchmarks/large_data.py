@@ -80,6 +80,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("folder", nargs="?", type=Path)
     asked.add_argument("--scale", type=float, default=1.0, help="share of the examples")
+    asked.add_argument("--only", nargs="+", default=["csv", "npy", "pictures"], help="kinds of data")
     asked.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = asked.parse_args()
     if options.one is not None:
@@ -90,7 +91,7 @@ def main() -> None:
         folder = options.folder or Path(made_folder)
         folder.mkdir(parents=True, exist_ok=True)
         for kind, counts in (("csv", ROWS), ("npy", ROWS), ("pictures", PICTURES)):
-            for full in counts:
+            for full in counts if kind in options.only else ():
                 count = int(full * options.scale)
                 path = made(folder, kind, count)
                 command = [sys.executable, __file__, str(path), "--one", kind, str(count)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, SettingError, near_names
 from .equal import equal_in, first_equal
-from .items import Parts, as_rows, digest_with, item_digest, listed, whole_items
+from .items import Parts, RowNames, as_rows, digest_with, item_digest, listed, whole_items
 from .splits import grouped_split, stratified_split
 from .summary import Summary, beside_facts, equal_facts, item_facts, task_facts
 from .targets import Targets
@@ -62,7 +62,7 @@ class Dataset:
     task: str = "classification"
     groups: np.ndarray | None = field(default=None, repr=False)
     conditions: np.ndarray | None = field(default=None, repr=False)
-    names: tuple[str, ...] | None = field(default=None, repr=False)
+    names: Sequence[str] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     name: str = "main"
     further: Mapping[str, Targets] = field(default_factory=dict, repr=False)
@@ -207,8 +207,13 @@ class Dataset:
             further={name: targets.taken(rows) for name, targets in self.further.items()},
             columns=None if self.columns is None else self.columns[rows],
             weights=None if self.weights is None else self.weights[rows],
-            names=None if self.names is None and _keeps_order(rows, len(self)) else tuple(self.name_of(int(row)) for row in rows),
+            names=self._names_of(rows),
         )
+
+    def _names_of(self, rows: np.ndarray) -> Sequence[str] | None:
+        if self.names is None:
+            return None if _keeps_order(rows, len(self)) else RowNames(rows)
+        return RowNames(self.names.rows[rows]) if isinstance(self.names, RowNames) else tuple(self.names[int(row)] for row in rows)
 
     def split(self, holdout: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split in two, stratified by class, and by group where there are groups. Both parts keep the items' order.

@@ -11,7 +11,7 @@ import torch
 from ..data import ArrayPreprocessing, Dataset
 from ..data.items import mean_of_windows, take
 from ..networks.contract import Network
-from ..probes.trees import tree_scores
+from ..probes.trees import MOST_BOOSTED, tree_scores
 from ..report import picture_uri, sound_uri
 from ..tasks import chosen_figures, judge, paired_difference, reliability
 from ..training import Feed, all_logits
@@ -203,6 +203,8 @@ def _tree_baseline(setup: Setup, data: Dataset, *, adapted: Judged) -> dict[str,
     tokens = isinstance(own, ArrayPreprocessing) and own.integers
     if data.task == "multi-label" or not data.has_rows or tokens or len(fit) < (FEWEST_OF_TABLE if data.table else FEWEST_ROWS):
         return {}
+    if len(fit) > MOST_BOOSTED:
+        fit = np.sort(np.random.default_rng(setup.plan.seed).choice(fit, MOST_BOOSTED, replace=False))
     rows, others = _raw_rows(data, fit), _raw_rows(adapted.examples, np.arange(len(adapted.examples)))
     if rows.shape[1] > MOST_COLUMNS or (data.task == "classification" and len(np.unique(data.targets[fit])) < 2):
         return {}

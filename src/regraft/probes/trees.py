@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MOST_IN_FOREST", "tree_scores"]
+__all__ = ["MOST_BOOSTED", "MOST_IN_FOREST", "tree_scores"]
 
 MOST_IN_FOREST = 5_000
 """Rows up to which a random forest is grown; of more, boosted trees on binned columns, which take time in proportion to the rows."""
@@ -40,9 +40,8 @@ def tree_scores(  # over the limit: what is learned from, and what is scored
     from sklearn import ensemble  # here, because importing it takes as long as all else of scikit-learn
 
     forest = len(rows) <= MOST_IN_FOREST or classes > MOST_CLASSES or targets.ndim == 2
-    most = MOST_IN_FOREST if forest else MOST_BOOSTED
-    if len(rows) > most:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
+    if forest and len(rows) > MOST_IN_FOREST:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST_IN_FOREST, replace=False))
         rows, targets, weights = rows[chosen], targets[chosen], None if weights is None else weights[chosen]
     name = f"{'RandomForest' if forest else 'HistGradientBoosting'}{'Classifier' if classes else 'Regressor'}"
     settings: dict[str, Any] = {"n_estimators": TREES} if forest else {}
