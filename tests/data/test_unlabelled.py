@@ -64,6 +64,16 @@ def test_tables_without_labels(tmp_path: Path, suffix: str) -> None:
         assert list(as_dataset(given, "text").items) == frame["text"].tolist()
 
 
+def test_each_array_file_of_a_folder_or_pattern_is_one_item(tmp_path: Path) -> None:
+    for at, row in enumerate(ROWS):
+        (tmp_path / "ab"[at % 2]).mkdir(exist_ok=True)
+        np.save(tmp_path / "ab"[at % 2] / f"{at}.npy", row)
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    for given in (tmp_path, f"{tmp_path}/*/*.npy"):
+        assert np.array_equal(np.asarray(as_dataset(given, "array").items), ROWS[order])
+        assert np.array_equal(np.stack(list(regraft.read(given).items)), ROWS[order])
+
+
 def test_h5_parts_by_name_and_parts_that_lie_elsewhere(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "named.h5", "w") as file:

@@ -34,7 +34,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
     Args:
         paths: of files, folders, or patterns of files.
         kind: of the items. "image" and "audio": each file is an item, unless a table names them. "text": one a line of a .txt file, or
-            the texts of a table. "array": the rows of .npy, .npz, HDF5 and tables; each .npy file of a folder is one.
+            the texts of a table. "array": the rows of .npy, .npz, HDF5 and tables; each .npy file of a folder or a pattern is one.
 
     Returns:
         The data; the targets are zeros and mean nothing.
@@ -42,6 +42,8 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
     Raises:
         DataError: if a file is missing, of another form, or holds nothing.
     """
+    paths = list(paths)
+    by_pattern = {file for path in paths for file in matching(path)}
     found = [file for path in paths for file in (matching(path) or [path])]
     missing = [path for path in found if not path.exists()]
     if missing:
@@ -55,7 +57,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
         items: Any = [file for path in found for file in paths_of(path, kind)]
         names = list(map(str, items))
     else:
-        parts = [_lines(path) if kind == "text" else _rows(path) for path in found]
+        parts = [_lines(path) if kind == "text" else _rows(path, whole=path in by_pattern) for path in found]
         names = [name for _, named in parts for name in named]
         items = [text for texts, _ in parts for text in texts] if kind == "text" else _joined([rows for rows, _ in parts], found)
     if not names:
@@ -86,11 +88,13 @@ def _lines(path: Path) -> Named:
     return list(named.values()), list(named)
 
 
-def _rows(path: Path) -> Named:
+def _rows(path: Path, *, whole: bool) -> Named:
     """Return the items of a file of arrays, or of a folder of which each file is one, and what they are called."""
     if path.is_dir():
         found = paths_of(path, "array")
         return np.stack(list(array_items(found))), [str(file) for file in found]
+    if whole and path.suffix.lower() == ".npy":
+        return read_array(path)[None], [str(path)]
     if path.suffix.lower() not in ARRAY_EXTENSIONS:
         known = listed((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS), 9)
         raise DataError(f"{printable(path)} is no file of numbers; expected one of {known}, or a folder of .npy files.")
