@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import regraft
+from regraft.errors import NetworkError
 
 from .conftest import run
 
@@ -83,6 +84,18 @@ def test_a_folder_of_the_other_family(source: str, family: str, tmp_path: Path) 
     net = regraft.load(tmp_path / "out")
     assert net.family == family
     np.testing.assert_allclose(net.predict(ROWS).probabilities, _probabilities(made), atol=1e-5)
+
+
+def test_options_of_the_forms(tmp_path: Path) -> None:
+    source = _pmml_folder(tmp_path)
+    assert run("convert", source, tmp_path / "old.pmml", "--pmml-version", "3.2").exit_code == 0
+    assert 'version="3.2"' in (tmp_path / "old.pmml").read_text()[:200]
+    assert run("convert", source, tmp_path / "x.onnx", "--preprocessing").exit_code == 0
+    with pytest.raises(NetworkError, match="preprocessing in its graph"):
+        regraft.load(tmp_path / "x.onnx")
+    for out, option in (("x.keras", ["--preprocessing"]), ("y.onnx", ["--pmml-version", "4.1"]), ("z", ["--pmml-version", "4.1"])):
+        result = run("convert", source, tmp_path / out, *option)
+        assert result.exit_code == 2 and "goes with" in result.stderr and not (tmp_path / out).exists()
 
 
 def test_what_is_in_the_way_is_told_before_any_work(tmp_path: Path) -> None:

@@ -91,10 +91,11 @@ def test_the_file_computes_what_the_network_predicts(make: Callable[[], Any], ve
     assert [each in text for each in ('name="sepal length"', 'value="b &amp; c"', 'name="kind"')] == [True, make is not keras_binary, True]
 
 
+@pytest.mark.parametrize("version", ["3.2", "4.1", "4.4"])
 @pytest.mark.parametrize("make", CASES)
-def test_a_file_comes_in_as_a_network_that_is_trained_and_saved(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_a_file_comes_in_as_a_network_that_is_trained_and_saved(make: Callable[[], Any], version: str, tmp_path: Path) -> None:
     net = make()
-    again = regraft.load(net.export(tmp_path / "net.pmml", columns=COLUMNS))
+    again = regraft.load(net.export(tmp_path / "net.pmml", columns=COLUMNS, pmml_version=version))
     assert again.classes == net.classes and "takes the columns sepal length, b<&>, c, d" in " ".join(again.account.notes)
     assert np.allclose(again.predict(ROWS).probabilities, net.predict(ROWS).probabilities, atol=1e-6)
     labels = np.where(ROWS[:, 0] > 5, net.classes[0], "new")
@@ -201,6 +202,14 @@ def test_a_network_of_another_tool_comes_in(tmp_path: Path) -> None:
     assert net.classes == ("second", "first") and "logistic" not in str(net.origin)
     assert np.allclose(net.logits(rows), np.stack([3 * two, one + 1], 1), atol=1e-6)
     assert "compares sigmoid outputs" in " ".join(net.account.notes)
+
+
+def test_a_pair_of_layers_that_is_no_rectifier_is_none(tmp_path: Path) -> None:
+    net = regraft.load(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), classes=ABC, inputs=(4,))
+    path = net.export(tmp_path / "net.pmml", pmml_version="4.1")
+    path.write_text(path.read_text().replace('bias="0.5"', 'bias="0.25"', 1))
+    with pytest.raises(NetworkError, match="the activation 'arctan'"):
+        regraft.load(path)
 
 
 LAUGH = '<!DOCTYPE PMML [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import NetworkError, SettingError
 from .text import printable
 
-__all__ = ["ACTIVATIONS", "PMML_VERSIONS", "DenseLayer", "DenseNetwork", "pmml_of"]
+__all__ = ["ACTIVATIONS", "PMML_VERSIONS", "DenseLayer", "DenseNetwork", "pmml_of", "with_rectifier"]
 
 PMML_VERSIONS = ("3.2", "4.1", "4.4")
 ACTIVATIONS = {
@@ -171,7 +171,6 @@ def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
     With t = 2/π · atan(εz) ≈ 2εz/π and s = 2/π · atan(Kz) ≈ sign z, H = (1 + s) / 2 is the step, and (z + H)² - (z - H)² = 4zH is four
     times the ReLU of z. z = t · π / 2ε is exact to ε²z² / 3 of itself.
     """
-    restored = np.pi / (2 * _SLOPE)
     pending: np.ndarray | None = None
     for layer in layers:
         weight, bias = layer.weight, layer.bias
@@ -183,8 +182,36 @@ def _without_rectifier(layers: Sequence[DenseLayer]) -> Iterator[DenseLayer]:
             continue
         yield DenseLayer(np.concatenate([weight * _SLOPE, weight * _STEEP]), np.concatenate([bias * _SLOPE, bias * _STEEP]), "arctan")
         pending = np.eye(len(bias))
-        value, step, half = pending * restored, pending * 0.5, np.full(len(bias), 0.5)
-        yield DenseLayer(np.block([[value, step], [value, -step]]), np.concatenate([half, -half]), "square")
+        yield _squares(len(bias))
     if pending is not None:
         size = len(pending)
         yield DenseLayer(np.concatenate([np.eye(size) * 0.25, np.eye(size) * -0.25], 1), np.zeros(size), "identity")
+
+
+def _squares(size: int) -> DenseLayer:
+    """Return the layer that gives (z + H)² and (z - H)² of the two arcus tangents of `size` units."""
+    value, step, half = np.eye(size) * np.pi / (2 * _SLOPE), np.eye(size) * 0.5, np.full(size, 0.5)
+    return DenseLayer(np.block([[value, step], [value, -step]]), np.concatenate([half, -half]), "square")
+
+
+def with_rectifier(layers: Sequence[DenseLayer]) -> list[DenseLayer]:
+    """Return layers with a rectifier where two of them stand for one, as `pmml_of` writes it; all others as they are."""
+    found, left = [], list(layers)
+    while left:
+        first, size = left[0], len(left[0].bias) // 2
+        if len(left) > 2 and first.activation == "arctan" and _stand_for_rectifier(left[:3], size=size):
+            found.append(DenseLayer(first.weight[:size] / _SLOPE, first.bias[:size] / _SLOPE, "rectifier"))
+            left[2] = replace(left[2], weight=left[2].weight[:, :size] * 4)
+            left = left[2:]
+        else:
+            found.append(left.pop(0))
+    return found
+
+
+def _stand_for_rectifier(layers: Sequence[DenseLayer], *, size: int) -> bool:
+    (first, second, third), wanted = layers, _squares(size)
+    if second.activation != "square" or second.weight.shape != wanted.weight.shape or len(first.bias) != 2 * size:
+        return False
+    pairs = [(first.weight[:size] / _SLOPE, first.weight[size:] / _STEEP), (first.bias[:size] / _SLOPE, first.bias[size:] / _STEEP)]
+    pairs += [(second.weight, wanted.weight), (second.bias, wanted.bias), (third.weight[:, :size], -third.weight[:, size:])]
+    return all(np.allclose(one, other, rtol=1e-9, atol=0) for one, other in pairs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import NetworkError, UnsafeFileError
 from .formats import opening
-from .pmml_form import DenseLayer, DenseNetwork
+from .pmml_form import DenseLayer, DenseNetwork, with_rectifier
 from .text import printable
 
 __all__ = ["READABLE", "read_pmml"]
@@ -138,8 +138,6 @@ def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLa
     method = model.get("normalizationMethod", "none")
     for element in model.iterfind("NeuralLayer"):
         known = element.get("activationFunction", model.get("activationFunction", ""))
-        if known not in READABLE:
-            raise NetworkError(f"{shown} has the activation {printable(repr(known), width=60)}; expected one of {', '.join(READABLE)}.")
         neurons, places = list(element.iterfind("Neuron")), {name: at for at, name in enumerate(ids)}
         cons = [list(neuron.iterfind("Con")) for neuron in neurons]
         size, held = len(neurons) * len(ids), sum(map(len, cons))
@@ -158,12 +156,16 @@ def _layers(model: Element, ids: list[str], *, shown: str) -> tuple[list[DenseLa
                     )
                 weight[row, places[source]] += _number(con, "weight", shown=shown)
         bias = np.array([_number(neuron, "bias", shown=shown, default="0") for neuron in neurons])
-        layers.append(DenseLayer(weight, bias, READABLE[known]))
+        layers.append(DenseLayer(weight, bias, known))
         method = element.get("normalizationMethod", model.get("normalizationMethod", "none"))
         ids = [neuron.get("id", "") for neuron in neurons]
     if not layers:
         raise NetworkError(f"{shown} has no NeuralLayer; expected one or more.")
-    return layers, ids, method
+    layers = with_rectifier(layers)
+    wrong = next((layer.activation for layer in layers if layer.activation not in READABLE), None)
+    if wrong is not None:
+        raise NetworkError(f"{shown} has the activation {printable(repr(wrong), width=60)}; expected one of {', '.join(READABLE)}.")
+    return [replace(layer, activation=READABLE[layer.activation]) for layer in layers], ids, method
 
 
 def _with_outputs(

@@ -21,6 +21,8 @@ _OF_KERAS = (".keras", ".h5")
 _OUT = "The file to write, whose ending decides the form: .onnx, .pmml, .keras, .h5 or .pt2. Without an ending, a saved folder."
 _FAMILY = "The family that the network is to be of, torch or keras; .keras and .h5 files are always written of Keras layers."
 _Family = Annotated[str | None, typer.Option("--family", metavar="torch|keras", help=_FAMILY)]
+_Preprocessing = Annotated[bool, typer.Option("--preprocessing", help="Of .onnx: put the preprocessing in front of the graph.")]
+_PmmlVersion = Annotated[str | None, typer.Option("--pmml-version", metavar="3.2|4.1|4.4", help="Of .pmml: 4.1 for Weka.")]
 _Out = Annotated[Path, typer.Argument(metavar="OUT", help=_OUT)]
 
 
@@ -32,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
     command(app, "convert", _convert, panel="Use", examples=examples)
 
 
-def _convert(  # over the limit: the options of the command
+def _convert(  # noqa: PLR0913  # over the limit: the options of the command
     source: options.NetworkArgument,
     out: _Out,
     *,
@@ -41,6 +43,8 @@ def _convert(  # over the limit: the options of the command
     head: options.HeadLayer = None,
     architecture: options.Architecture = None,
     family: _Family = None,
+    preprocessing: _Preprocessing = False,
+    pmml_version: _PmmlVersion = None,
 ) -> None:
     """Write a network in another form, and say what was read and what could not be kept."""
     if out.suffix and out.suffix.lower() not in _ENDINGS:
@@ -54,6 +58,8 @@ def _convert(  # over the limit: the options of the command
         net = net.to(family or "keras")
     for note in net.account.notes:
         tell(f"Note: {note}")
-    path = Path(net.export(out) if out.suffix else net.save(out))
+    if not out.suffix and (preprocessing or pmml_version):
+        raise InputError(f"--preprocessing goes with .onnx and --pmml-version with .pmml; received the folder {printable(out)!r}.")
+    path = Path(net.export(out, preprocessing=preprocessing, pmml_version=pmml_version) if out.suffix else net.save(out))
     size = sum(part.stat().st_size for part in ([path] if path.is_file() else path.iterdir()) if part.is_file())
     show(f"Written: {path} ({size_of(size)})")
