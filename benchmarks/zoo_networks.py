@@ -280,7 +280,17 @@ SPECIAL: dict[str, dict[str, Any]] = {
     **{kind: {"decoder_start_token_id": 0} for kind in ("t5", "mt5", "umt5")},
     **{kind: {"eos_token_id": 40} for kind in ("bigbird_pegasus", "mvp", "plbart")},
     "t5gemma": {"encoder": T5GEMMA, "decoder": T5GEMMA, "vocab_size": 64},
-    "mistral4": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "mistral4": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "qk_rope_head_dim": 8,
+                 "qk_nope_head_dim": 8, "v_head_dim": 8, "head_dim": 16, "q_lora_rank": 16, "kv_lora_rank": 16},
+    "poolformer": {"num_encoder_blocks": 4, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+    "qwen3_5": {
+        "text_config": {
+            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
+            "intermediate_size": 64, "vocab_size": 64, "layer_types": ["linear_attention", "full_attention"], "max_position_embeddings": 64,
+            "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        },
+        "vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32},
+    },
 }  # fmt: skip
 """Settings of single types, where those above do not go together."""
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data import Dataset, Prepared
 from ..errors import DataError, InputError, SettingError, near_names
 from ..heads import branch, retarget
 from ..networks.account import Account
-from ..networks.contract import Network
+from ..networks.contract import Inputs, Network
+from ..networks.samples import sample_of
 from ..tasks import KINDS, LOSSES, chosen_loss, metric_name, metric_problems
 from ..training.courses import monitor_problem
 from .plan import THROUGH_LAYERS, Plan
@@ -218,6 +220,7 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
         Account(),
         NewRows(),
     )  # a derived head that the data have targets for makes room for class weights of its own
+    changed.sample = _sample_like(net, items)
     changed.heads = {task: head for task, head in net.heads.items() if not head.groups or task not in tasks.values()}
     changed.account = Account()
     if net.heads and data.name not in net.heads and net.head.task == "main" and "main" not in data.tasks:
@@ -241,6 +244,20 @@ def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray)
         derived = {task: head for task, head in net.heads.items() if head.groups and task not in tasks.values()}
         changed.heads = {**changed.heads, **derived}
     return changed, new
+
+
+def _sample_like(net: Network, items: Prepared) -> Inputs:
+    """Return the sample of a network, of the length of the examples where it takes waveforms of any length."""
+    if (
+        not isinstance(net.sample, Tensor)
+        or net.sample.ndim != 2
+        or not net.sample.is_floating_point()
+        or items.preprocessing.kind != "audio"
+    ):
+        return net.sample
+    first = items.batch(np.arange(1))
+    known = isinstance(first, Tensor) and first.ndim == 2 and first.shape != net.sample[:1].shape
+    return sample_of(first.shape[1:]) if known and isinstance(first, Tensor) else net.sample
 
 
 def _with_task(net: Network, data: Dataset, *, task: str, plan: Plan) -> Network:

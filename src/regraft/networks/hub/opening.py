@@ -114,7 +114,7 @@ def live_hub(module: Module) -> Opened | None:
         module: any module.
     """
     kind = type(module)
-    if not kind.__module__.startswith("transformers.models.") or not kind.__name__.endswith(tuple(_HUB_HEADS)):
+    if not kind.__module__.startswith("transformers.models.") or not any(suffix in kind.__name__ for suffix in _HUB_HEADS):
         return None
     transformers = optional_import("transformers", "text", purpose=kind.__name__)
     try:
@@ -171,7 +171,7 @@ def _settings(content: Mapping[str, Any], *, transformers: Any, what: str, limit
     kind, fields = checked_config(content, transformers=transformers, what=what)
     named = content.get("architectures") or [""]
     architecture = named[0] if isinstance(named, list) and isinstance(named[0], str) else ""
-    suffix = next((suffix for suffix in _HUB_HEADS if architecture.endswith(suffix)), "")
+    suffix = next((suffix for suffix in _HUB_HEADS if suffix in architecture), "")  # …Learned, …WithTeacher are classifiers too
     if suffix == "ForSequenceClassification" and fields.get("conv_dim"):
         suffix = "ForAudioClassification"  # speech encoders call their classifiers of whole recordings so
     with building(what, limits), _quiet(transformers):

@@ -33,7 +33,8 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
     config, name = cast(Any, module.config), str(getattr(module, "main_input_name", ""))
     if type(module).__name__.startswith("ImageGPT"):
         raise NetworkError(f"The model type {config.model_type!r} takes pictures as ids of colours; expected pixels, texts or sound.")
-    if name == "input_ids" or (name == "inputs" and getattr(config, "vocab_size", None)):
+    of_pictures = "ForImageClassification" in type(module).__name__
+    if name == "input_ids" or (name == "inputs" and getattr(config, "vocab_size", None) and not of_pictures):
         ids = torch.zeros((2, _TOKENS), dtype=torch.int64)
         named = {name: ids, "attention_mask": torch.ones_like(ids)}
         known = inspect.signature(module.forward).parameters
