@@ -57,8 +57,8 @@ def _torch(module: Callable[[], nn.Module]) -> Network:
 def _keras() -> Network:
     keras = pytest.importorskip("keras")
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
-    return regraft.load(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
+    layers = [keras.layers.Conv2D(4, 3, activation="relu", name="conv"), keras.layers.GlobalAveragePooling2D(name="pool")]
+    return regraft.load(keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(3, name="head")], name="net"))
 
 
 NETWORKS: dict[str, tuple[Callable[[], Network], tuple[str, ...]]] = {

@@ -10,6 +10,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
@@ -29,10 +30,12 @@ __all__ = [
     "EAGER",
     "ENGINES",
     "FEWEST",
+    "HALF",
     "MOST_OFF",
     "Batch",
     "Engine",
     "EngineLog",
+    "Values",
     "Work",
     "check_engine",
     "chosen_engine",
@@ -40,7 +43,7 @@ __all__ = [
     "frozen_work",
 ]
 
-EAGER = "eager"
+EAGER, HALF = "eager", "bfloat16"
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = {"openvino": (*_ONNX, "openvino"), "onnxruntime": _ONNX}
 """Engine -> the libraries that it needs. All take the network in ONNX form."""
@@ -108,6 +111,7 @@ class Engine:
         difference: the largest one from PyTorch's values, in proportion to the largest value.
         exact: whether values were bit-identical in a second run and for an example alone.
         faster: seconds by which an example took less than with PyTorch as it is.
+        half: builds the same in bfloat16; None: PyTorch's autocast does it.
     """
 
     name: str
@@ -116,6 +120,7 @@ class Engine:
     difference: float = 0.0
     exact: bool = True
     faster: float = 0.0
+    half: Callable[[], Values] | None = None
 
 
 _Proved = tuple[Engine, list[list[Tensor]]]
@@ -153,16 +158,18 @@ def check_engine(name: str, cluster: str | None = None) -> None:
         optional_import(library, "engines" if name == "openvino" else "onnx", purpose=f"engine={name!r}")
 
 
-def engine_names(wanted: str) -> dict[str, str]:
+def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
     """Return the engines that a setting stands for, by their names in the identity of a cache; PyTorch as it is comes last.
 
     Args:
         wanted: one of `ENGINES`; "auto" stands for all that are installed and need no compiler.
+        half: also those that compute in bfloat16.
     """
     chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
     libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
     named = {name: f"{name} {importlib.metadata.version(library)} float32" for name, library in libraries.items()}
-    return {**named, EAGER: EAGER}
+    halves = {library: f"{library} {importlib.metadata.version(library)} {HALF}" for library in ("torch", "openvino") if find_spec(library)}
+    return {**({f"{library} {HALF}": name for library, name in halves.items()} if half else {}), **named, EAGER: EAGER}
 
 
 def chosen_engine(  # over the limit: what a choice depends on
@@ -272,7 +279,9 @@ def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[fl
             make = _in_onnx_form(module, sample, outputs=len(proof[0].values), exported=exported)
         for name, known in names.items():
             try:
-                found.append(_proved(known, make(name), proof=proof, end=ends[2]))
+                engine, values = _proved(known, make(name), proof=proof, end=ends[2])
+                half = wanted != "compile" and find_spec("openvino") is not None
+                found.append((replace(engine, half=partial(make, f"openvino {HALF}") if half else None), values))
             except RegraftError as problem:
                 why.append(f"{name}: {str(problem).rstrip('.')}")
     except Exception as problem:  # not every forward can be exported
@@ -300,8 +309,8 @@ def _in_onnx_form(module: WholeNetwork, sample: Sequence[Tensor], *, outputs: in
     content = onnx_model(module, sample, inputs=names, outputs=called, axes=axes, exported=exported).SerializeToString()
 
     def make(engine: str) -> Values:
-        if engine == "openvino":
-            run = openvino_program(content, threads=threads)
+        if engine.startswith("openvino"):
+            run = openvino_program(content, threads=threads, precision=engine.partition(" ")[2] or "float32")
         else:
             session = session_of(content, threads=threads)
             taken = {one.name for one in session.get_inputs()}

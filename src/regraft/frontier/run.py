@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
 from .checking import ROUNDING, Check, pieces_of
 from .cut import Cut
-from .engines import EAGER, FEWEST, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work
+from .engines import EAGER, FEWEST, HALF, MOST_OFF, Engine, EngineLog, chosen_engine, engine_names, frozen_work
+from .half import HALF_OFF, halved
 from .identity import Frozen, cache_identity, engine_of, frozen_identity
 from .spread import Chunk, Shared, batches_of, spread
 from .storage import CacheFolder
@@ -97,6 +99,7 @@ class FrozenPass:
         kept: the caches that this run has in memory.
         engine: what computes on a CPU, one of `ENGINES`.
         cluster: whose tasks compute, "ray://HOST:PORT" or "auto"; None: this process.
+        precision: "float32", "bfloat16" where a probe does as well on its features, or "auto": where it is faster, too.
     """
 
     network: Network
@@ -110,6 +113,7 @@ class FrozenPass:
     kept: Kept = field(default_factory=Kept)
     engine: str = EAGER
     cluster: str | None = None
+    precision: str = "float32"
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
@@ -146,12 +150,12 @@ class FrozenPass:
     @property
     def _names(self) -> dict[str, str]:
         """The engines that may compute here, by their names in the identity; PyTorch as it is comes last."""
-        return engine_names(self._wanted)
+        return engine_names(self._wanted, half=self.precision != "float32")
 
     @property
     def _sought(self) -> list[str]:
         """Those of these names whose caches serve: that of the engine asked for, or any of them."""
-        return [known for name, known in self._names.items() if self._wanted in ("auto", name)]
+        return [known for name, known in self._names.items() if self._wanted in ("auto", name) or self.precision != "float32"]
 
     def _identity(self, frozen: Frozen, items: str, *, views: Sequence[int], engine: str) -> tuple[str, dict[str, Any]]:
         live = [part.name for part in self.cut.live]
@@ -191,7 +195,7 @@ class FrozenPass:
             found = places[known].opened()
             if found is not None and not found.missing and self._holds(found, places[known], items=items, views=views):
                 return found
-            if found is not None and found.finished:
+            if found is not None and found.finished and HALF not in known:
                 wanted = known.partition(" ")[0]  # what was begun goes on with the same engine
         begun = self._begun(frozen, items, views=views, wanted=wanted)
         place = places[begun.engine.name]
@@ -211,13 +215,29 @@ class FrozenPass:
         """Tell whether what is finished is what the network gives today; PyTorch computes it, as another engine need not be built then."""
         other = "engine" in place.facts
         exact = self.device.type == "cpu" and place.engines() == [place.engine] and not other
-        return Check(items, views, self._values, self.batch_size, exact, MOST_OFF if other else ROUNDING).holds(cache)
+        rounding = HALF_OFF if HALF in str(place.facts.get("engine")) else MOST_OFF if other else ROUNDING
+        return Check(items, views, self._values, self.batch_size, exact, rounding).holds(cache)
 
     def _values(self, inputs: Inputs) -> list[Tensor]:
         return self.cut.frozen_part(placed(inputs, self.device, order=self.network.memory_order))
 
     def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
-        """Choose the engine of a pass; "auto": by the time that PyTorch takes for the first examples, where they are many."""
+        """Choose the engine of a pass, and whether it computes in bfloat16."""
+        begun = self._begun_in_full(frozen, items, views=views, wanted=wanted)
+        if self.precision == "float32" or len(items) < 3 or (self.precision == "auto" and len(items) * len(views) < FEWEST):
+            return begun
+        key = f"{frozen.digest} {[part.name for part in self.cut.live]} {wanted} {HALF}"
+        log = self.counter.engines
+        if key not in log.built:
+            start = perf_counter()
+            engine, why = halved(begun.engine, items, live=self.cut.live, device=self.device.type, measured=self.precision == "auto")
+            log.building += perf_counter() - start
+            log.built[key] = engine
+            self._say_once(f"The frozen part {'was computed in bfloat16' if HALF in engine.name else 'stayed in float32'}: {why}.")
+        return begun if log.built[key].name == begun.engine.name else _Begun(log.built[key])
+
+    def _begun_in_full(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
+        """Choose the engine of a pass in float32; "auto": by the time that PyTorch takes for the first examples, where they are many."""
         eager, rows = Engine(EAGER, self._values), len(items) * len(views)
         if wanted == EAGER or len(items) < 2:
             return _Begun(eager)

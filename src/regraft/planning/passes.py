@@ -63,7 +63,7 @@ def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared |
             return whole
         where = default_cache_folder() if settings.cache == "auto" else settings.cache
         fill = FrozenPass(network, cut, where, settings.dtype, device=setup.device, counter=log.counter, notes=log.notes, kept=log.kept)
-        fill = replace(fill, engine=settings.engine, cluster=settings.cluster)
+        fill = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision)
         plain = fill.cached(items)
         position = np.full(len(items), -1)
         if views == 1:

@@ -134,7 +134,7 @@ def tapped_features(  # over the limit: what a pass needs to know
         told: list[str] = []
         cut = _as_cut(reading, source=network)
         fill = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told)
-        cache = replace(fill, engine=settings.engine, cluster=settings.cluster).cached(items)
+        cache = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision).cached(items)
         values = _whole(cache)
     points = _with_slices(points or default_points(network), reading.slices)
     head = values[1] if len(values) > 1 else None

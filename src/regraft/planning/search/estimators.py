@@ -80,6 +80,7 @@ class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no typ
     dtype: str = "float32"
     engine: str = "auto"
     cluster: str | None = None
+    precision: str = "float32"
     device: str | None = None
 
     def _adapted(self, items: Any, data: Dataset, *, options: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ CLOSED_FORM = {"strategy": "probe"}
 HEAD_NAMES = ("head_layers", "head_units", "head_activation")
 """Of further layers below the head; they are no settings of a plan but a change of the network."""
 _NOT_SEARCHED = (
-    *("cache", "dtype", "engine", "cluster", "device", "baselines", "task_weights", "refit"),
+    *("cache", "dtype", "engine", "cluster", "precision", "device", "baselines", "task_weights", "refit"),
     *("metrics", "monitor", "mode", "callbacks", "log_with"),
 )
 _OF_PLAN = ("strategy", "frozen", "block", "probe", "views", "validation", "start")

@@ -1,0 +1,99 @@
+"""Frozen parts in bfloat16, taken where a probe does as well on their features."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Prepared
+from ..errors import RegraftError
+from ..networks.contract import Inputs
+from ..probes.ridge import fit_ridge
+from .cut import Live
+from .engines import HALF, Engine, Values
+
+__all__ = ["HALF_OFF", "halved"]
+
+HALF_OFF = 0.05
+"""By how much values in bfloat16 differ from those in float32 at most, in proportion to the largest one: 0.03 was measured."""
+_JUDGED, _AT_A_TIME = 256, 64
+
+
+def halved(engine: Engine, items: Prepared, *, live: Sequence[Live], device: str, measured: bool) -> tuple[Engine, str]:
+    """Return an engine in bfloat16, or the one given, and why.
+
+    Both compute up to 256 examples, drawn at random. A ridge probe on what each gives is judged by its exact leave-one-out predictions of
+    the first task: right or wrong for classes, the squared error for other targets.
+
+    Args:
+        engine: in single precision.
+        items: labelled ones.
+        live: what the frozen part gives.
+        device: on which it runs.
+        measured: whether bfloat16 has to be faster, too.
+    """
+    try:
+        plain = engine.half() if engine.half is not None else _autocast(engine, device)
+    except RegraftError as problem:
+        return engine, str(problem).rstrip(".")
+
+    def half(inputs: Inputs) -> list[Tensor]:
+        return [found.to(part.dtype) for found, part in zip(plain(inputs), live, strict=True)]
+
+    rows = np.sort(np.random.default_rng(0).permutation(len(items))[:_JUDGED])
+    both: tuple[list[Tensor], list[Tensor]] = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _, inputs in items.batches(_AT_A_TIME, rows):
+        for values, found, spent in zip((engine.values, half), both, seconds, strict=True):
+            start = perf_counter()
+            found.append(torch.cat([_pooled(part) for part in values(inputs)], 1))
+            spent.append(perf_counter() - start)
+    fine, coarse = (sum(spent[1:]) or sum(spent) for spent in seconds)  # the first batch prepares what later ones use
+    if measured and coarse >= fine:
+        return engine, f"bfloat16 took {coarse / fine:.2f} times as long"
+    try:
+        full, short = (_judged(torch.cat(found).numpy(), items, rows=rows) for found in both)
+    except RegraftError as problem:
+        return engine, f"no probe could compare the features ({str(problem).rstrip('.')})"
+    lost, spread = float((full - short).mean()), float(full.std() / np.sqrt(len(full)))
+    told = f"leave-one-out {full.mean():.3g} in float32 and {short.mean():.3g} in bfloat16 on {len(rows)} examples"
+    told += f", standard error {spread:.2g}"
+    if lost > spread:
+        return engine, told
+    library = "torch" if engine.half is None else "openvino"
+    name = f"{library} {importlib.metadata.version(library)} {HALF}"
+    faster = engine.faster + (fine - coarse) / len(rows)
+    return replace(engine, name=name, values=half, faster=faster), f"{fine / coarse:.1f} times as fast; {told}"
+
+
+def _pooled(part: Tensor) -> Tensor:
+    """Return numbers by example, (n, d): maps and sequences are averaged over all but their first axis."""
+    return part.float().flatten(2).mean(2) if part.ndim > 2 else part.float().reshape(len(part), -1)
+
+
+def _autocast(engine: Engine, device: str) -> Values:
+    """Return what PyTorch computes in bfloat16 where that is accurate enough for an operation."""
+
+    def values(inputs: Inputs) -> list[Tensor]:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return engine.values(inputs)
+
+    return values
+
+
+def _judged(features: np.ndarray, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
+    """Return how good the leave-one-out prediction of each example is, (n,); more is better."""
+    data = items.data
+    targets = np.asarray(data.targets)[rows]
+    probe = fit_ridge(features, targets, kind=data.task, classes=len(data.classes or ()))
+    if data.task == "classification":
+        return np.asarray(probe.loo_scores.argmax(1) == targets, float)
+    wanted = np.asarray(targets, float).reshape(len(rows), -1)
+    made = 1 / (1 + np.exp(-probe.loo_scores)) if data.task == "multi-label" else probe.loo_scores
+    return np.asarray(-((made - wanted) ** 2).mean(1))
