@@ -56,6 +56,20 @@ def test_bfloat16_is_left_where_a_probe_does_worse(monkeypatch: pytest.MonkeyPat
     assert made.notes[0].startswith("The frozen part stayed in float32: leave-one-out"), made.notes
 
 
+def test_labels_that_judge_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    own = half._judged
+    monkeypatch.setattr(half, "_judged", lambda *args, rows, **named: seen.append(rows) or own(*args, rows=rows, **named))
+    X, y = examples.pictures(60)
+    net = regraft.load(examples.Cnn(), inputs=(1, 8, 8))
+    for strategy in ("probe", "partial"):
+        seen.clear()
+        how = {"frozen": 1, "epochs": 1} if strategy == "partial" else {}
+        result = regraft.adapt(net, (X, y), strategy=strategy, test=(X, y), cache="memory", precision="bfloat16", **how)
+        assert {len(rows) for rows in seen} == {48}, strategy
+        assert any("bfloat16" in reason for reason in result.plan.reasons)
+
+
 def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regraft.frontier.run.FEWEST", 1)
     for step, expected in (

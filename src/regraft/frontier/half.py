@@ -25,17 +25,20 @@ HALF_OFF = 0.05
 _JUDGED, _AT_A_TIME = 256, 64
 
 
-def halved(engine: Engine, items: Prepared, *, live: Sequence[Live], device: str, measured: bool) -> tuple[Engine, str]:
+def halved(  # over the limit: what a choice depends on
+    engine: Engine, items: Prepared, *, compared: np.ndarray, live: Sequence[Live], device: str, measured: bool
+) -> tuple[Engine, str]:
     """Return an engine in bfloat16, or the one given, and why.
 
     Both compute up to 256 examples, drawn at random. A ridge probe on what each gives is judged by its exact leave-one-out predictions of
     the first task: right or wrong for classes, the squared error for other targets.
 
     Args:
-        engine: in single precision.
-        items: labelled ones.
-        live: what the frozen part gives.
-        device: on which it runs.
+        engine: that computes in single precision.
+        items: N labelled ones.
+        compared: (n,) indices of those whose labels may be looked at.
+        live: names, shapes and types of what the frozen part gives.
+        device: its kind, such as "cpu".
         measured: whether bfloat16 has to be faster, too.
     """
     try:
@@ -46,7 +49,7 @@ def halved(engine: Engine, items: Prepared, *, live: Sequence[Live], device: str
     def half(inputs: Inputs) -> list[Tensor]:
         return [found.to(part.dtype) for found, part in zip(plain(inputs), live, strict=True)]
 
-    rows = np.sort(np.random.default_rng(0).permutation(len(items))[:_JUDGED])
+    rows = np.sort(np.random.default_rng(0).permutation(compared)[:_JUDGED])
     both: tuple[list[Tensor], list[Tensor]] = ([], [])
     seconds: tuple[list[float], list[float]] = ([], [])
     for _, inputs in items.batches(_AT_A_TIME, rows):

@@ -100,6 +100,7 @@ class FrozenPass:
         engine: what computes on a CPU, one of `ENGINES`.
         cluster: whose tasks compute, "ray://HOST:PORT" or "auto"; None: this process.
         precision: "float32", "bfloat16" where a probe does as well on its features, or "auto": where it is faster, too.
+        compared: (n,) examples that such a probe is fitted to: those that judge are none of them; None: all.
     """
 
     network: Network
@@ -114,6 +115,7 @@ class FrozenPass:
     engine: str = EAGER
     cluster: str | None = None
     precision: str = "float32"
+    compared: np.ndarray | None = None
 
     def cached(self, items: Prepared, views: Sequence[int] = (0,)) -> ActivationCache:
         """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
@@ -224,13 +226,17 @@ class FrozenPass:
     def _begun(self, frozen: Frozen, items: Prepared, *, views: Sequence[int], wanted: str) -> _Begun:
         """Choose the engine of a pass, and whether it computes in bfloat16."""
         begun = self._begun_in_full(frozen, items, views=views, wanted=wanted)
-        if self.precision == "float32" or len(items) < 3 or (self.precision == "auto" and len(items) * len(views) < FEWEST):
+        if self.precision == "float32" or (self.precision == "auto" and len(items) * len(views) < FEWEST):
             return begun
+        compared = np.arange(len(items)) if self.compared is None else self.compared
         key = f"{frozen.digest} {[part.name for part in self.cut.live]} {wanted} {HALF}"
         log = self.counter.engines
+        if key not in log.built and len(compared) < 3:
+            return begun
         if key not in log.built:
             start = perf_counter()
-            engine, why = halved(begun.engine, items, live=self.cut.live, device=self.device.type, measured=self.precision == "auto")
+            how: dict[str, Any] = {"live": self.cut.live, "device": self.device.type, "measured": self.precision == "auto"}
+            engine, why = halved(begun.engine, items, compared=compared, **how)
             log.building += perf_counter() - start
             log.built[key] = engine
             self._say_once(f"The frozen part {'was computed in bfloat16' if HALF in engine.name else 'stayed in float32'}: {why}.")

@@ -64,6 +64,7 @@ def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared |
         where = default_cache_folder() if settings.cache == "auto" else settings.cache
         fill = FrozenPass(network, cut, where, settings.dtype, device=setup.device, counter=log.counter, notes=log.notes, kept=log.kept)
         fill = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision)
+        fill = replace(fill, compared=setup.parts.learned_from if learned else np.arange(0))
         plain = fill.cached(items)
         position = np.full(len(items), -1)
         if views == 1:

@@ -105,11 +105,12 @@ def default_points(network: Network) -> tuple[Tap, ...]:
     return tuple(Tap(name, POOLS) for name in (INPUT, *blocks))
 
 
-def tapped_features(  # over the limit: what a pass needs to know
+def tapped_features(  # noqa: PLR0913  # over the limit: what a pass needs to know
     network: Network,
     items: Prepared,
     *,
     points: Sequence[Tap] | None = None,
+    compared: np.ndarray | None = None,
     settings: Settings,
     device: torch.device,
     counter: Counter,
@@ -120,6 +121,7 @@ def tapped_features(  # over the limit: what a pass needs to know
     Args:
         network: it is not changed.
         points: where and how; None for the input and every block before the head, with grids as far as there is room.
+        compared: (n,) indices of the examples whose labels may compare precisions; None: all.
         device: where the network runs.
         clock: counts the time as that of the frozen part.
 
@@ -134,7 +136,8 @@ def tapped_features(  # over the limit: what a pass needs to know
         told: list[str] = []
         cut = _as_cut(reading, source=network)
         fill = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told)
-        cache = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision).cached(items)
+        fill = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision, compared=compared)
+        cache = fill.cached(items)
         values = _whole(cache)
     points = _with_slices(points or default_points(network), reading.slices)
     head = values[1] if len(values) > 1 else None

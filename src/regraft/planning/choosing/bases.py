@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,12 +67,14 @@ def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tap
     Returns:
         What was read of all of them.
     """
-    network, settings, items = setup.network, setup.settings, items or setup.items
+    network, settings, compared = setup.network, setup.settings, setup.parts.learned_from if items is None else np.arange(0)
+    items = items or setup.items
     settings = replace(settings, cache="memory") if network.draws and settings.cache is not None else settings
     if settings.cache == "auto":
         width = network.tapped(default_points(network)).tap_slices[-1].stop + (network.head.features if network.heads else 0)
         settings = replace(settings, cache="memory") if too_large(4 * width * len(items), log) else settings
-    tapped = tapped_features(network, items, settings=settings, device=setup.device, counter=log.counter, clock=log.clock)
+    how: dict[str, Any] = {"settings": settings, "device": setup.device, "counter": log.counter, "clock": log.clock}
+    tapped = tapped_features(network, items, compared=compared, **how)
     log.notes.extend(note for note in tapped.notes if note not in log.notes)
     return tapped
 
