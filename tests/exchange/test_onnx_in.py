@@ -306,3 +306,14 @@ def test_a_folder_whose_graph_was_changed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "saved" / "network.onnx").unlink()
     with pytest.raises(RegraftError, match=r"network\.onnx"):
         regraft.load(tmp_path / "saved")
+
+
+@pytest.mark.filterwarnings("ignore")  # the training is not to converge
+def test_a_head_of_scikit_learn_keeps_its_rows_by_name(tmp_path: Path) -> None:
+    """Its graph adds the bias as a row of shape (1, C)."""
+    sklearn_names(tmp_path / "net.onnx")
+    net = regraft.load(tmp_path / "net.onnx")
+    changed = regraft.retarget(net, ["z", "new", "x"])
+    assert set(changed.account.entries["kept"]) == {"x", "z"}
+    for name in ("x", "z"):
+        assert np.array_equal(changed.head.row(name)[0], net.head.row(name)[0]) and changed.head.row(name)[1] == net.head.row(name)[1]

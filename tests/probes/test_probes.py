@@ -141,6 +141,15 @@ def test_unknown_scores_by_hand() -> None:
     logits = asked @ fit_lda(statistics)[0].T + fit_lda(statistics)[1]
     np.testing.assert_allclose(found["max_logit"], -logits.max(1))
     np.testing.assert_allclose(found["energy"], -np.log(np.exp(logits - logits.max()).sum(1)) - logits.max(), rtol=1e-9)
+    whitened = np.linalg.cholesky(np.linalg.inv(statistics.covariance)).T
+    nearest = min(np.square(whitened @ (asked[0] - one)).sum() for one in features)
+    assert found["nearest"][0] == pytest.approx(nearest, rel=0.05)
+    assert unknown_scores(features[:5], statistics=statistics, names=["nearest"], reference=features)["nearest"] == pytest.approx(
+        0, abs=1e-6
+    )
+    np.testing.assert_allclose(found["combined"], found["nearest"] + found["relative"])
+    assert found["max_probability"].min() >= -1 and found["max_probability"].max() <= -0.5
+    assert found["vim"][0] > found["vim"][1]
     own = unknown_scores(asked, statistics=statistics, names=["max_logit"], logits=[[1.0, 4.0], [2.0, 0.0]])
     np.testing.assert_array_equal(own["max_logit"], [-4, -2])
     with pytest.raises(SettingError, match="did you mean 'energy'"):
@@ -167,7 +176,9 @@ def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes() -> 
         return float((scores[choice.score] > choice.threshold).mean())
 
     assert 0.02 < called_unknown(list(range(10))) < 0.09
-    assert called_unknown([10, 11]) > 0.8
+    assert called_unknown([10, 11]) > 0.8 and not choice.weak and "too little" not in choice.described()
+    noise = choose_unknown(draw.normal(size=(200, 8)), np.arange(200) % 4)
+    assert noise.weak and "too little to rely on" in noise.described()
     assert UnknownChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
     assert choose_unknown(features, labels, groups=np.arange(600) // 4, names=["mahalanobis"]).score == "mahalanobis"
 

@@ -53,7 +53,7 @@ FACTS_FILE = "regraft.json"
 HISTORY_FILE = "history.jsonl"
 STATISTICS_FILE = "statistics.safetensors"
 UNKNOWN_FILE = "unknown.safetensors"
-"""Statistics of the features that the rule for unknown items looks at, where these are not all."""
+"""What the rule for unknown items needs besides: statistics of the features that it looks at, and features of known items."""
 _WEIGHTS = ("network.safetensors", "network.keras", "network.onnx", "network.pt2")
 _RESULT = ("plan.json", "scores.json", "report.json", "report.html")
 _OF_NETWORK = (*_WEIGHTS, HISTORY_FILE, STATISTICS_FILE, UNKNOWN_FILE)
@@ -118,7 +118,7 @@ def write_network(network: Record, folder: Path) -> None:
     """
     refuse_program(network.origin, "saved")
     network.refuse_training_form()
-    own = None if network.unknown is None else network.unknown.own_statistics()
+    own = None if network.unknown is None else network.unknown.own_arrays()
     try:
         facts = dict(network.write(folder))
         digest = write_codes(network, folder)

@@ -31,10 +31,8 @@ FEWEST_OF_CLASS = 10
 WIDEST_HIDDEN, THINNED = 1024, 512
 """Features up to which all are looked at for unknown items, and to how many wider ones are thinned out evenly: classes are hidden in
 turn, and each time two matrices of that size are factorised. On pictures of digits 512 of 1,522 features told as much as all."""
-MOST_HIDDEN = 5000
-"""Items with which classes are hidden in turn at most."""
-WITHOUT_ITEMS = ("energy", "mahalanobis", "max_logit", "relative")
-"""Scores of unknown items that need the class statistics alone."""
+MOST_HIDDEN = 2000
+"""Items with which classes are hidden in turn at most, and whose features are kept where the score compares with them."""
 WIDEST_AT_HAND = 4096
 """The same where the features are in memory: 128 MiB of scatter."""
 SHARE = 0.34
@@ -177,17 +175,12 @@ def _unknown_rule(setup: Setup, log: Log, *, features: np.ndarray, rows: np.ndar
         features, rows = features[chosen], rows[chosen]
     groups = None if data.groups is None else data.groups[rows]
     try:
-        choice = choose_unknown(
-            features, data.targets[rows], groups=groups, false_alarm=setup.plan.false_alarm, names=WITHOUT_ITEMS, seed=setup.plan.seed
-        )
+        choice = choose_unknown(features, data.targets[rows], groups=groups, false_alarm=setup.plan.false_alarm, seed=setup.plan.seed)
     except DataError as problem:
         log.notes.append(f"No rule for unknown items: {problem}")
         return None
-    log.notes.append(
-        f"Items of no known class: with classes hidden in turn, the score {choice.score!r} tells them with an area under the curve of "
-        f"{choice.auroc[choice.score]:.2f}; at {choice.false_alarm:.0%} false alarms it finds {choice.detected[choice.score]:.0%}."
-    )
-    return UnknownJudge(choice, statistics, every=every)
+    log.notes.append(choice.described())
+    return UnknownJudge(choice, statistics, every=every, reference=features.astype(np.float32))
 
 
 def _same_features(setup: Setup, outcome: Outcome) -> bool:

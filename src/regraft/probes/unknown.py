@@ -1,4 +1,4 @@
-"""Items of no known class: four scores of not belonging, and the choice between them by hiding classes in turn."""
+"""Items of no known class: scores of not belonging, and the choice between them by hiding classes in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
@@ -21,7 +21,11 @@ from .statistics import ClassStatistics, fit_lda, shrunk_covariance, statistics_
 
 __all__ = ["UNKNOWN_SCORES", "UnknownChoice", "UnknownJudge", "choose_unknown", "unknown_scores"]
 
-UNKNOWN_SCORES = ("energy", "mahalanobis", "max_logit", "neighbour", "relative")
+UNKNOWN_SCORES = ("combined", "energy", "mahalanobis", "max_logit", "max_probability", "nearest", "neighbour", "relative", "vim")
+_OF_ITEMS = ("combined", "nearest", "neighbour")
+"""Scores that need the features of known items."""
+_LEAST_AUROC = 0.6
+"""A choice whose area under the curve may be below this, two standard errors taken off, tells too little to rely on."""
 _NEIGHBOURS = 5
 _CHUNK = 2**22
 _REPEATS = 5
@@ -54,6 +58,18 @@ class UnknownChoice:
     detected: dict[str, float]
     hidden_items: int
     repeats: int
+
+    @property
+    def weak(self) -> bool:
+        """Whether the chosen score told hidden classes from known ones too badly to rely on."""
+        return self.auroc[self.score] - 2 * self.auroc_error[self.score] < _LEAST_AUROC
+
+    def described(self) -> str:
+        """Return how well it tells items of no known class, as a sentence."""
+        area, found = self.auroc[self.score], self.detected[self.score]
+        how = f"with classes hidden in turn, the score {self.score!r} tells them with an area under the curve of {area:.2f}"
+        said = f"Items of no known class: {how}; at {self.false_alarm:.0%} false alarms it finds {found:.0%}."
+        return f"{said} That is too little to rely on: the features do not separate unknown items from known ones." if self.weak else said
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and dictionaries."""
@@ -95,17 +111,20 @@ class UnknownJudge:
         choice: which score, and from where on.
         statistics: of those features of the known classes that are looked at.
         every: 1 for all features; n for each n-th, beginning with the first.
+        reference: (R, d) those features of known items, for scores that need them; None for others.
     """
 
-    def __init__(self, choice: UnknownChoice, statistics: ClassStatistics, *, every: int = 1) -> None:
+    def __init__(self, choice: UnknownChoice, statistics: ClassStatistics, *, every: int = 1, reference: np.ndarray | None = None) -> None:
         self.choice = choice
         self.statistics = statistics
         self.every = every
+        self.reference = reference if choice.score in _OF_ITEMS else None
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Return how little each item belongs to any known class, (N,), of features (N, d)."""
         looked_at = np.asarray(features)[:, :: self.every]
-        return unknown_scores(looked_at, statistics=self.statistics, names=(self.choice.score,))[self.choice.score]
+        names, reference = (self.choice.score,), self.reference
+        return unknown_scores(looked_at, statistics=self.statistics, names=names, reference=reference)[self.choice.score]
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return whether each item is unknown, (N,) bool, of features (N, d)."""
@@ -125,9 +144,11 @@ class UnknownJudge:
         """Return the choice as plain data; the statistics are saved beside it."""
         return {**self.choice.to_dict(), "every": self.every}
 
-    def own_statistics(self) -> dict[str, np.ndarray] | None:
-        """Return the statistics as arrays where they are not those of all features, which a network keeps itself."""
-        return self.statistics.to_arrays() if self.every > 1 else None
+    def own_arrays(self) -> dict[str, np.ndarray] | None:
+        """Return what it needs as arrays; None where that is the statistics of all features, which a network keeps itself."""
+        if self.reference is None:
+            return self.statistics.to_arrays() if self.every > 1 else None
+        return {**self.statistics.to_arrays(), "reference": self.reference}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> UnknownJudge:
@@ -135,15 +156,21 @@ class UnknownJudge:
 
         Args:
             data: its dictionary, such as read from JSON.
-            arrays: of its own statistics, or else of those of all features.
+            arrays: its own ones, or else the statistics of all features.
 
         Raises:
             DataError: if a field is missing or wrong, or the score needs the features of known items, which are not kept.
         """
-        choice = UnknownChoice.from_dict(data)
-        if choice.score == "neighbour":
-            raise DataError(f"The score {choice.score!r} of unknown items needs the features of known items, which are not saved.")
-        return cls(choice, ClassStatistics.from_arrays(arrays), every=int(data.get("every", 1)))
+        choice, statistics = UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays)
+        reference = np.asarray(arrays["reference"]) if "reference" in arrays else None
+        if choice.score in _OF_ITEMS and reference is None:
+            raise DataError(f"The score {choice.score!r} of unknown items needs the features of known items, which are missing.")
+        if reference is not None and (reference.ndim != 2 or not len(reference) or reference.shape[1] != statistics.means.shape[1]):
+            shape = f"{statistics.means.shape[1]} features"
+            raise DataError(f"The features of known items have the shape {reference.shape}; expected one or more rows of {shape}.")
+        if reference is not None and not (reference.dtype.kind == "f" and np.isfinite(reference).all()):
+            raise DataError(f"The features of known items are of type {reference.dtype}; expected finite floating-point numbers.")
+        return cls(choice, statistics, every=int(data.get("every", 1)), reference=reference)
 
 
 def unknown_scores(
@@ -156,69 +183,104 @@ def unknown_scores(
 ) -> dict[str, np.ndarray]:
     """Return how little each item belongs to any known class; higher is less.
 
-    - max_logit: minus the highest raw score.
-    - energy: minus the log of the sum of the exponentials of the raw scores.
+    - max_probability: minus the highest probability, the softmax of the logits.
+    - max_logit: minus the highest logit.
+    - energy: minus the log of the sum of the exponentials of the logits.
     - mahalanobis: the lowest squared distance to a class mean, in the covariance within classes.
     - relative: that, less the squared distance to the mean of all in the covariance of all.
+    - nearest: the lowest squared distance to an item of `reference`, in the covariance within classes.
+    - combined: the sum of nearest and relative, which are in the same units.
     - neighbour: one less the cosine with the fifth-nearest item of `reference`.
+    - vim: the length of the part of the features outside the directions in which known items vary most, less the log of the sum of the
+      exponentials of the logits.
 
-    Source: Vaze et al., ICLR 2022, section 4 (maximum logit); Liu et al., NeurIPS 2020, equation 4 (energy); Lee et al., NeurIPS 2018,
-    equation 2 (Mahalanobis); Ren et al., arXiv:2106.09022, equation 3 (relative); Sun et al., ICML 2022, section 3 (neighbours).
+    Source: Hendrycks & Gimpel, ICLR 2017 (maximum probability); Vaze et al., ICLR 2022, section 4 (maximum logit); Liu et al., NeurIPS
+    2020, equation 4 (energy); Lee et al., NeurIPS 2018, equation 2 (Mahalanobis); Ren et al., arXiv:2106.09022, equation 3 (relative);
+    Sun et al., ICML 2022, section 3 (neighbours); Wang et al., CVPR 2022, section 4 (ViM). Deviations: "nearest" and "combined" are our
+    own; for ViM half of the directions are principal, around the mean of all, and the scale that the paper takes from items is taken
+    from the class means and the covariance.
 
     Args:
         features: (N, d) finite numbers.
-        logits: (N, C) raw scores of the network's own head; None for those of shrinkage LDA.
-        reference: (R, d) known items; "neighbour" needs them.
+        logits: (N, C) of the network's own head; None for those of shrinkage LDA.
+        reference: (R, d) known items; "nearest", "combined" and "neighbour" need them.
 
     Returns:
         For each name, (N,).
 
     Raises:
-        SettingError: if a name is unknown, or "neighbour" is asked for without `reference`.
+        SettingError: if a name is unknown, or one that needs `reference` is asked for without it.
         DataError: if the widths differ.
     """
     unknown = next((name for name in names if name not in UNKNOWN_SCORES), None)
     if unknown is not None:
         raise SettingError(f"No score of unknown items is called {unknown!r}{near_names(unknown, UNKNOWN_SCORES)}")
-    if "neighbour" in names and reference is None:
-        raise SettingError(
-            f"The score 'neighbour' of {list(names)} needs `reference`, the features of known items; give it, or leave it out."
-        )
+    lacking = [name for name in names if name in _OF_ITEMS and reference is None]
+    if lacking:
+        raise SettingError(f"The score {lacking[0]!r} needs `reference`, the features of known items; give it, or leave the score out.")
     x = checked_features(features, what="A score of unknown items")
     if x.shape[1] != statistics.means.shape[1]:
         raise DataError(f"Features are {x.shape[1]} wide, the statistics {statistics.means.shape[1]}; both must be of one network.")
     found: dict[str, np.ndarray] = {}
-    if {"max_logit", "energy"} & set(names):
-        weight, bias = fit_lda(statistics) if logits is None else (np.empty(0), np.empty(0))
-        table = x @ weight.T + bias if logits is None else np.asarray(logits)
-        found |= {"max_logit": -table.max(axis=1), "energy": -np.asarray(logsumexp(table, axis=1))}
-    if {"mahalanobis", "relative"} & set(names):
-        near, all_ = _distances(x, statistics)
-        found |= {"mahalanobis": near, "relative": near - all_}
+    if {"max_logit", "max_probability", "energy", "vim"} & set(names):
+        rows = fit_lda(statistics) if logits is None or "vim" in names else None
+        table = np.asarray(logits) if logits is not None else x @ rows[0].T + rows[1] if rows else np.empty(0)
+        total = np.asarray(logsumexp(table, axis=1))
+        found |= {"max_logit": -table.max(axis=1), "energy": -total, "max_probability": -np.exp(table.max(axis=1) - total)}
+        found |= {"vim": _residual(x, statistics, rows=rows) - total} if rows and "vim" in names else {}
+    if {"mahalanobis", "relative", "nearest", "combined"} & set(names):
+        found |= _distances(x, statistics, None if reference is None else np.asarray(reference))
     if "neighbour" in names and reference is not None:
-        known = unit_rows(np.asarray(reference))
+        known = unit_rows(np.asarray(reference, np.float64))
         cosines, _ = nearest(unit_rows(x), known, count=min(_NEIGHBOURS, len(known)))
         found["neighbour"] = 1 - cosines[:, -1]
     return {name: found[name] for name in names}
 
 
-def _distances(x: np.ndarray, statistics: ClassStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """Return squared distances (N,) to the nearest class mean, and to the mean of all items in the covariance of all."""
-    present = statistics.counts > 0
-    means, counts = statistics.means[present], statistics.counts[present]
-    middle = counts @ means / counts.sum()
-    scaled = (means - middle) * np.sqrt(counts)[:, None]
-    whole = ClassStatistics(("all",), np.array([counts.sum()]), middle[None], statistics.scatter + scaled.T @ scaled)
-    near, background = np.empty(len(x)), np.empty(len(x))
-    within, total = (cho_factor(shrunk_covariance(part), lower=True) for part in (statistics, whole))
-    rows = cho_solve(within, (means - middle).T)
-    offsets = ((means - middle).T * rows).sum(axis=0)
-    for start in range(0, len(x), step := max(_CHUNK // x.shape[1], 1)):
-        part = x[start : start + step].astype(np.float64) - middle
-        lengths = (part * cho_solve(within, part.T).T).sum(axis=1)
-        near[start : start + step] = lengths + (offsets - 2 * part @ rows).min(axis=1)
-        background[start : start + step] = (part * cho_solve(total, part.T).T).sum(axis=1)
-    return near, background
+def _whole(statistics: ClassStatistics) -> tuple[np.ndarray, ClassStatistics]:
+    """Return the mean (d,) of all items, and their statistics as if they were of one class."""
+    counts = statistics.counts
+    middle = counts @ statistics.means / counts.sum()
+    scaled = (statistics.means - middle) * np.sqrt(counts)[:, None]
+    return middle, ClassStatistics(("all",), np.array([counts.sum()]), middle[None], statistics.scatter + scaled.T @ scaled)
+
+
+def _distances(x: np.ndarray, statistics: ClassStatistics, reference: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return the scores (N,) that are squared distances of features whitened by the covariance within classes, or by that of all."""
+    middle, whole = _whole(statistics)
+    within, total = (np.linalg.cholesky(shrunk_covariance(part)) for part in (statistics, whole))
+    inside = _whitened(x, middle, within)
+    near = _least(inside, _whitened(statistics.means[statistics.counts > 0], middle, within))
+    relative = near - np.square(_whitened(x, middle, total)).sum(axis=1)
+    found = {"mahalanobis": near, "relative": relative}
+    if reference is not None:
+        found["nearest"] = _least(inside, _whitened(reference, middle, within))
+        found["combined"] = found["nearest"] + relative
+    return found
+
+
+def _whitened(x: np.ndarray, middle: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    return np.asarray(solve_triangular(factor, (x - middle).T, lower=True).T)
+
+
+def _least(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the squared distance (N,) of each row to the nearest row of `known`."""
+    lengths, least = np.square(known).sum(axis=1), np.empty(len(x))
+    for start in range(0, len(x), step := max(_CHUNK // len(known), 1)):
+        part = x[start : start + step]
+        least[start : start + step] = np.square(part).sum(axis=1) + (lengths - 2 * part @ known.T).min(axis=1)
+    return np.maximum(least, 0.0)
+
+
+def _residual(x: np.ndarray, statistics: ClassStatistics, *, rows: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the virtual logit of ViM (N,): lengths outside the principal directions, on the scale of the largest logits."""
+    middle, whole = _whole(statistics)
+    spread, directions = np.linalg.eigh(whole.covariance)  # in ascending order
+    outside = max(x.shape[1] // 2, 1)
+    length = np.sqrt(max(float(spread[:outside].sum()), np.finfo(np.float64).tiny))
+    means, counts = statistics.means[statistics.counts > 0], statistics.counts[statistics.counts > 0]
+    largest = float(counts @ np.abs((means @ rows[0].T + rows[1]).max(axis=1)) / counts.sum())
+    return np.asarray(largest / length * np.linalg.norm((x - middle) @ directions[:, :outside], axis=1))
 
 
 def choose_unknown(
@@ -243,7 +305,7 @@ def choose_unknown(
         targets: (N,) class indices; classes are those that occur.
         groups: (N,) what items belong to: a group is not both fitted on and scored as known.
         false_alarm: the share of known items that may be called unknown, between 0 and 1.
-        names: scores to choose from; leave "neighbour" out where the features of known items are not kept.
+        names: scores to choose from.
         fit: from statistics to weight and bias, for the raw scores.
 
     Returns:

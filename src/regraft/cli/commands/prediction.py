@@ -91,6 +91,8 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     for run in running.values():
         for note in run.notes:
             tell(f"Note: {note}")
+    if unknown and net.unknown.choice.weak:
+        tell(f"Warning: {net.unknown.choice.described()}")
     if net.preprocessing.inferred and not net.preprocessing.fitted:
         tell(f"Note: the network carries no preprocessing of its own and takes {net.preprocessing.describe()}.")
     told = {task: _told(one, net.heads[task].kind, probabilities=probabilities) for task, one in found.tasks.items()}

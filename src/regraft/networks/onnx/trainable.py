@@ -146,6 +146,9 @@ def onnx_module(content: bytes, *, what: str) -> Module:
     module.__class__ = _warned_once(kind)
     setattr(module, GRAPH, content)  # the library changes its own copy
     _drop_doubles_(module, model)
+    for layer in module.modules():  # a bias that the graph adds as a row, as scikit-learn's does
+        if isinstance(layer, torch.nn.Linear) and layer.bias is not None and layer.bias.shape == (1, layer.out_features):
+            layer.bias = torch.nn.Parameter(layer.bias.detach()[0])
     return module.eval()
 
 

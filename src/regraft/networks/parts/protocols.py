@@ -48,5 +48,5 @@ class Unknowns(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which, with the class statistics, the same can be made again."""
 
-    def own_statistics(self) -> dict[str, np.ndarray] | None:
-        """Return the class statistics to be saved with it where they are not those of the network."""
+    def own_arrays(self) -> dict[str, np.ndarray] | None:
+        """Return the arrays to be saved with it where the class statistics of the network are not all that it needs."""
