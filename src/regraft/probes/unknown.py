@@ -229,7 +229,7 @@ def unknown_scores(
         found |= {"max_logit": -table.max(axis=1), "energy": -total, "max_probability": -np.exp(table.max(axis=1) - total)}
         found |= {"vim": _residual(x, statistics, rows=rows) - total} if rows and "vim" in names else {}
     if {"mahalanobis", "relative", "nearest", "combined"} & set(names):
-        found |= _distances(x, statistics, None if reference is None else np.asarray(reference))
+        found |= _distances(x, statistics, reference=None if reference is None else np.asarray(reference))
     if "neighbour" in names and reference is not None:
         known = unit_rows(np.asarray(reference, np.float64))
         cosines, _ = nearest(unit_rows(x), known, count=min(_NEIGHBOURS, len(known)))
@@ -245,22 +245,22 @@ def _whole(statistics: ClassStatistics) -> tuple[np.ndarray, ClassStatistics]:
     return middle, ClassStatistics(("all",), np.array([counts.sum()]), middle[None], statistics.scatter + scaled.T @ scaled)
 
 
-def _distances(x: np.ndarray, statistics: ClassStatistics, reference: np.ndarray | None) -> dict[str, np.ndarray]:
+def _distances(x: np.ndarray, statistics: ClassStatistics, *, reference: np.ndarray | None) -> dict[str, np.ndarray]:
     """Return the scores (N,) that are squared distances of features whitened by the covariance within classes, or by that of all."""
     middle, whole = _whole(statistics)
     within, total = (np.linalg.cholesky(shrunk_covariance(part)) for part in (statistics, whole))
-    inside = _whitened(x, middle, within)
-    near = _least(inside, _whitened(statistics.means[statistics.counts > 0], middle, within))
-    relative = near - np.square(_whitened(x, middle, total)).sum(axis=1)
+    inside = _whitened(x, middle, by=within)
+    near = _least(inside, _whitened(statistics.means[statistics.counts > 0], middle, by=within))
+    relative = near - np.square(_whitened(x, middle, by=total)).sum(axis=1)
     found = {"mahalanobis": near, "relative": relative}
     if reference is not None:
-        found["nearest"] = _least(inside, _whitened(reference, middle, within))
+        found["nearest"] = _least(inside, _whitened(reference, middle, by=within))
         found["combined"] = found["nearest"] + relative
     return found
 
 
-def _whitened(x: np.ndarray, middle: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    return np.asarray(solve_triangular(factor, (x - middle).T, lower=True).T)
+def _whitened(x: np.ndarray, middle: np.ndarray, *, by: np.ndarray) -> np.ndarray:
+    return np.asarray(solve_triangular(by, (x - middle).T, lower=True).T)
 
 
 def _least(x: np.ndarray, known: np.ndarray) -> np.ndarray:
