@@ -360,3 +360,39 @@ def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(NetworkError, match="'pytorch'"):
         net.to("pytorch")
     assert net.to("torch") is not net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "application", "same"),
+    [("densenet121", "DenseNet121", True), ("mobilenet_v2", "MobileNetV2", False), ("resnet50", "ResNet50", False)],
+)
+def test_weights_go_into_an_architecture_of_keras_if_the_function_is_the_same(name: str, application: str, same: bool) -> None:
+    """Some seconds for each network; needs torchvision."""
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    module = getattr(models, name)(weights=None, num_classes=3)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_var.uniform_(0.5, 1.5)
+            part.running_mean.normal_(0, 0.2)
+    net = regraft.load(module, classes=ABC, inputs=(3, 64, 64))
+    if not same:
+        with pytest.raises(NetworkError, match=r"differs from it by|has weights of the shapes"):
+            net.to(f"keras:{application}")
+        return
+    made = net.to(f"keras:{application}")
+    items = np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)
+    expected = net.logits(items)
+    assert made.account.figures["largest_difference"] <= 1e-5 and made.module.name == "densenet121" and made.classes == tuple(ABC)
+    np.testing.assert_allclose(made.logits(np.moveaxis(items, 1, -1)), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_application_that_is_not_there_is_refused() -> None:
+    net = regraft.load(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), inputs=(3, 32, 32))
+    with pytest.raises(NetworkError, match="'DenseNet121'"):
+        net.to("keras:DensNet121")
+    with pytest.raises(NetworkError, match="has weights of the shapes"):
+        net.to("keras:MobileNet")
+    with pytest.raises(NetworkError, match="'torch:x'"):
+        net.to("torch:x")

@@ -73,7 +73,7 @@ class Network(Editable):
     history: Sequence[dict[str, Any]] = ()
     draws: bool = False
     found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
-    becomes: ClassVar[dict[str, Callable[[Network], Network]]] = {}
+    becomes: ClassVar[dict[str, Callable[[Network, str], Network]]] = {}
     """How a network becomes one of a family; the opening of networks, which knows all of them, fills it in."""
 
     def __repr__(self) -> str:
@@ -564,7 +564,7 @@ class Network(Editable):
         """Return the same function as a network of a family, made of its layers, with heads, class names and preprocessing.
 
         Args:
-            family: "torch" or "keras".
+            family: "torch" or "keras"; "keras:NAME" for the network of that name in keras.applications, if its function is the same.
 
         Returns:
             The network, whose account says by how much the two differ on random inputs; a copy where it is of that family.
@@ -577,11 +577,12 @@ class Network(Editable):
             >>> net.to("torch").family
             'torch'
         """
+        kind, _, name = family.partition(":")
         if family == self.family:
             return self.copy()
-        if family not in self.becomes:
+        if kind not in self.becomes or (name and kind != "keras"):
             raise NetworkError(f"The family {printable(family)!r} is unknown{near_names(family, self.becomes)}")
-        return self.becomes[family](self)
+        return self.becomes[kind](self, name)
 
     @property
     def own_endings(self) -> tuple[str, ...]:

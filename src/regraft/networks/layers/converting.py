@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from .graph import SOURCE, LayerGraph
 from .keras_reader import KerasReader
 from .torch_reader import TorchReader, Turned, channels_last
 
-__all__ = ["as_keras", "as_torch"]
+__all__ = ["as_application", "as_keras", "as_torch"]
 
 _TOLERANCE = 1e-4
 
@@ -88,6 +89,36 @@ def as_keras(network: TorchNetwork) -> Network:
     model = keras.Model(entry, [value.tensor for value in outputs] if len(heads) > 1 else outputs[0].tensor)
     chosen: Any = heads if len(heads) > 1 else next(iter(heads.values()), None)
     return _told(network, open_keras(model, take=True, head=chosen, origin={"source": "layers"}), turned=turned)
+
+
+def as_application(network: Network, plain: Network, *, architecture: Any) -> Network:
+    """Return a network in the architecture of a Keras model, which gets its weights, layer by layer, if it then is the same function.
+
+    Args:
+        network: of which the result says what it keeps.
+        plain: the same, of Keras layers.
+        architecture: has weights of the same shapes in the same order.
+
+    Raises:
+        NetworkError: if a shape differs, or the function does: padding and the order of steps are not seen in shapes.
+    """
+    own, other = ([layer for layer in _leaves(one) if layer.weights] for one in (plain.module, architecture))
+    for layer, aim in zip_longest(own, other):
+        here, there = ([tuple(weight.shape) for weight in one.weights] if one is not None else "nothing" for one in (layer, aim))
+        if here != there:
+            named, called = (one.name if one is not None else "its end" for one in (layer, aim))
+            raise NetworkError(f"The layer {named!r} has weights of the shapes {here}; {called!r} of {architecture.name} has {there}.")
+        aim.set_weights(layer.get_weights())
+        for fact in ("epsilon", "momentum"):
+            if hasattr(aim, fact) and hasattr(layer, fact):
+                setattr(aim, fact, getattr(layer, fact))
+    made = open_keras(architecture, take=True, origin={"source": architecture.name})
+    return _told(network, made, turned=network.family != "keras" and _turns(network))
+
+
+def _leaves(model: Any) -> list[Any]:
+    """Return the layers of a model in order, of those that are models their own."""
+    return [part for layer in model.layers for part in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
 def _check(network: Network) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import NetworkError, near_names
+from ...files.text import printable
 from ..keras_models import KerasNetwork, open_keras
 from ..keras_parts.library import keras
+from ..parts.head import Head
 from .zoo import unreachable_weights
 
-__all__ = ["open_application"]
+__all__ = ["application", "open_application"]
 
 
 def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[KerasNetwork, dict[str, Any]]:
@@ -32,11 +34,7 @@ def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | N
     Raises:
         NetworkError: if keras.applications has no such network, or its weights cannot be fetched.
     """
-    name = source.partition(":")[2]
-    known = [each for each in dir(keras.applications) if each[:1].isupper()]
-    if name not in known:
-        raise NetworkError(f"keras.applications has no network called {name!r}{near_names(name, known)}")
-    make = getattr(keras.applications, name)
+    make = _called(source.partition(":")[2])
     options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
     model = _made(make, options, pretrained=pretrained, source=source)
     network = open_keras(model, origin={"source": source}, take=True)
@@ -44,6 +42,24 @@ def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | N
     if network.heads and names is not None and len(names) == len(network.head.weight):
         network.name_classes_(names)
     return network, _spec(_home(make), network.input_shape)
+
+
+def _called(name: str) -> Any:
+    known = [each for each in dir(keras.applications) if each[:1].isupper()]
+    if name not in known:
+        raise NetworkError(f"keras.applications has no network called {printable(name)!r}{near_names(name, known)}")
+    return getattr(keras.applications, name)
+
+
+def application(name: str, shape: Sequence[int | None], *, head: Head) -> Any:
+    """Return the model called `name`, with random weights, for items of a `shape`, that ends in a linear layer as a `head` does.
+
+    Raises:
+        NetworkError: if there is none of that name, or it cannot be made so.
+    """
+    last = None if head.activation == "linear" else head.activation
+    options = {"input_shape": tuple(shape), "classes": len(head.in_layer().weight), "classifier_activation": last}
+    return _untrained(_called(name), options, source=f"keras:{name}")
 
 
 def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) -> Any:

@@ -172,16 +172,18 @@ def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Netwo
     return open_torch(source, inputs=inputs, head=head)
 
 
-def _as_torch(network: Network) -> Network:
+def _as_torch(network: Network, _name: str) -> Network:
     with _keras_needed():
         from ..layers.converting import as_torch
     return as_torch(cast(Any, network))
 
 
-def _as_keras(network: Network) -> Network:
+def _as_keras(network: Network, name: str) -> Network:
     with _keras_needed():
-        from ..layers.converting import as_keras
-    return as_keras(cast(TorchNetwork, network))
+        from ..layers.converting import as_application, as_keras
+        from .keras_zoo import application
+    plain = network if network.family == "keras" else as_keras(cast(TorchNetwork, network))
+    return as_application(network, plain, architecture=application(name, plain.input_shape, head=plain.head)) if name else plain
 
 
 Network.becomes.update(torch=_as_torch, keras=_as_keras)
