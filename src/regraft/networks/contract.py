@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
 from ..files.text import notebook_html, printable
+from ..randomness import seeded
 from .account import Account
 from .dense_files import write_pmml
 from .editing import Editable
@@ -63,6 +64,10 @@ class Network(Editable):
     """
 
     family: ClassVar[str]
+    layout: ClassVar[str] = "channels_first"
+    """Where the channels of a picture stand: "channels_first" or "channels_last"."""
+    own_endings: ClassVar[tuple[str, ...]] = ()
+    """The endings of the files that `export_own` writes, the framework's own first."""
     module: Any
     layers: tuple[Layer, ...]
     account: Account
@@ -72,6 +77,9 @@ class Network(Editable):
     sample: Inputs
     history: Sequence[dict[str, Any]] = ()
     draws: bool = False
+    training: bool = False
+    _held: frozenset[str] = frozenset()
+    _fresh: frozenset[str] = frozenset()
     found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
     becomes: ClassVar[dict[str, Callable[[Network, str], Network]]] = {}
     """How a network becomes one of a family; the opening of networks, which knows all of them, fills it in."""
@@ -84,11 +92,6 @@ class Network(Editable):
 
     def _repr_html_(self) -> str:
         return notebook_html(self.summary())
-
-    @property
-    def layout(self) -> str:
-        """Where the channels of a picture stand: "channels_first" (PyTorch) or "channels_last" (Keras)."""
-        return "channels_last" if self.family == "keras" else "channels_first"
 
     @property
     def memory_order(self) -> torch.memory_format:
@@ -313,12 +316,15 @@ class Network(Editable):
             ('ant', 'bee', 'cat')
         """
 
-    @abc.abstractmethod
     def reinitialised(self, seed: int) -> Self:
         """Return a copy with freshly drawn weights, as the framework draws them after `seed`: training from scratch starts here.
 
         What is held stays.
+
+        Raises:
+            NetworkError: if the family cannot draw weights.
         """
+        raise NetworkError(f"A network of the family {self.family!r} has no weights that are drawn from seed={seed}. Use another strategy.")
 
     def holds(self, layer: str) -> bool:
         """Tell whether a `layer`, a part of it or one of its parameters is held."""
@@ -359,41 +365,45 @@ class Network(Editable):
                 statistics unmoved all the same.
         """
 
-    @abc.abstractmethod
     def counted(self) -> tuple[str, ...]:
         """Return the names of the layers as people count them in this family, inputs, pools and dropout included.
 
         In Keras those in `model.layers`, in that order; in PyTorch the modules without modules in them, in the order of definition.
         """
+        return tuple(layer.name for layer in self.layers)
 
     @property
-    @abc.abstractmethod
     def held(self) -> frozenset[str]:
         """Layers, and single parameters, that no training changes: `freeze_` adds them to whatever it is given.
 
         They are those that the owner of the module has frozen (`layer.trainable = False`, `requires_grad_(False)`), unless `hold_` says
-        otherwise. A layer without weights is never among them.
+        otherwise. A layer without weights is never among them. A family that does not train holds all layers below its heads.
         """
+        return self._held
 
-    @abc.abstractmethod
     def hold_(self, layers: Collection[str] | None) -> None:
         """Hold exactly these layers in place of those that the owner has frozen; None: the owner's again."""
+        self._held = type(self)._held if layers is None else frozenset(layers)
 
-    @abc.abstractmethod
     def release_(self, layer: str) -> None:
         """Hold a layer no longer, whoever froze it: it is new."""
+        self._held = frozenset(name for name in self._held if layer not in prefixes(name))
 
-    @abc.abstractmethod
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or to inference."""
+        self.training = training
+
+    def move_(self, device: torch.device) -> None:
+        """Move the weights to a device."""
+        self.module.to(device)
 
     @abc.abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Return all parameters and buffers by name, sharing storage with the network."""
 
-    @abc.abstractmethod
     def former_name(self, name: str) -> str:
         """Return what folders of format 1 call the parameter or buffer of this `name`."""
+        return name
 
     @abc.abstractmethod
     def layer_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
@@ -403,9 +413,9 @@ class Network(Editable):
     def modules(self) -> dict[str, torch.nn.Module]:
         """Return every module by name, containers too; a part of a container is called "container.part"."""
 
-    @abc.abstractmethod
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the family's own cut behind these layers (frozen part, trainable part), or None where it has none."""
+        """Return the family's own cut behind these layers (frozen part, trainable part); None where it is to be found by running."""
+        return None
 
     @abc.abstractmethod
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
@@ -421,13 +431,13 @@ class Network(Editable):
         return any(head.binary and head.layer == layer for head in self.heads.values())
 
     @property
-    @abc.abstractmethod
     def fresh(self) -> tuple[str, ...]:
         """The layers below the heads that were built here and that nothing has trained yet, in the order of execution."""
+        return tuple(layer.name for layer in self.layers if layer.name in self._fresh)
 
-    @abc.abstractmethod
     def fresh_(self, layers: Collection[str]) -> None:
         """Take note that exactly these `layers` were never trained."""
+        self._fresh = frozenset(layers)
 
     def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of a linear layer's weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
@@ -438,9 +448,8 @@ class Network(Editable):
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
 
-    @abc.abstractmethod
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows as the framework initialises its linear layers.
+        """Draw rows as the framework initialises its linear layers; here as `torch.nn.Linear` does, uniform within 1 / sqrt(d).
 
         Args:
             count: number of rows.
@@ -450,6 +459,9 @@ class Network(Editable):
         Returns:
             Weight (count, d) and bias (count,).
         """
+        with seeded(seed):
+            layer = torch.nn.Linear(features, count)
+        return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows into a linear layer of that size; both rows of a binary head into its one.
@@ -477,13 +489,16 @@ class Network(Editable):
                 weight, bias = self.rows(head.layer)
                 self.heads[task] = replaced(head, weight=weight, bias=bias)
 
-    @abc.abstractmethod
     def reseed_(self, seed: int) -> None:
-        """Set the network's own random generators to `seed` (Keras keeps one per dropout layer)."""
+        """Set the network's own random generators to `seed`; layers of PyTorch draw from those of the process, which training seeds."""
 
-    @abc.abstractmethod
     def write(self, folder: Path) -> Mapping[str, Any]:
-        """Write the weights into `folder` and return what opening them needs, as plain data."""
+        """Write the weights into `folder` and return what opening them needs, as plain data.
+
+        Raises:
+            NetworkError: if the family cannot.
+        """
+        raise NetworkError(f"A network of the family {self.family!r} cannot be saved in {printable(folder)!r}; save its weights yourself.")
 
     def save(self, folder: str | Path) -> Path:
         """Save the network with its class names and preprocessing; `regraft.load(folder)` opens it again.
@@ -584,23 +599,21 @@ class Network(Editable):
             raise NetworkError(f"The family {printable(family)!r} is unknown{near_names(family, self.becomes)}")
         return self.becomes[kind](self, name)
 
-    @property
-    def own_endings(self) -> tuple[str, ...]:
-        """The endings of all files that `export_own` writes."""
-        return (self.own_ending,)
-
-    @property
-    @abc.abstractmethod
-    def own_ending(self) -> str:
-        """The ending of the files that the framework itself opens."""
-
-    @abc.abstractmethod
     def export_own(self, path: Path) -> Path:
-        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`."""
+        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`.
 
-    @abc.abstractmethod
+        Raises:
+            NetworkError: if the framework cannot write the network so.
+        """
+        raise NetworkError(f"A network of the family {self.family!r} has no file of its own; received {path.name!r}.")
+
     def for_export(self) -> Self:
-        """Return a private copy on the CPU, in inference mode, that exporters can read."""
+        """Return a private copy on the CPU, in inference mode, that exporters can read.
+
+        Raises:
+            NetworkError: if the family has none.
+        """
+        raise NetworkError(f"A network of the family {self.family!r} cannot be exported; expected one of PyTorch or Keras.")
 
     def reduced(self, part: Any) -> Any:
         """Return how pickle makes a `part` of the network again in another process; NotImplemented for pickle's own way."""

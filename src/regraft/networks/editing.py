@@ -66,35 +66,38 @@ class Editable(abc.ABC):
             NetworkError: if the network cannot be changed so.
         """
 
-    @abc.abstractmethod
     def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
         """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
 
         Args:
             edit: a `ScaleShift`, a `LowRank` or a `Codes` that the network has.
             code: (size,), which is to stand for that of every item, of a `Codes`.
+
+        Raises:
+            NetworkError: if the family does not know such an edit.
         """
+        raise NetworkError(f"{edit!r} cannot be undone: expected a network of another family.")
 
     @property
-    @abc.abstractmethod
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap, in order; empty where the features are not those of taps."""
+        return ()
 
-    @abc.abstractmethod
     def points(self) -> tuple[Point, ...]:
         """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
+        return ()
 
-    @abc.abstractmethod
     def code_table(self) -> torch.nn.Parameter:
         """Return the network's own table of codes, (1 + K, size); row 0 is the mean code.
 
         Raises:
             NetworkError: if it takes none.
         """
+        raise NetworkError("This network takes no codes; expected one trained with strategy='codes'.")
 
-    @abc.abstractmethod
     def put_codes_(self, table: np.ndarray) -> None:
         """Give the network another table of codes, (1 + K, size), for as many conditions as that has."""
+        self.code_table().copy_(torch.from_numpy(table))
 
     def edited(self, edit: Edit, *, head: Head | None = None, seed: int = 0) -> Self:
         """Return a copy with one more edit.

@@ -124,10 +124,11 @@ class KerasNetwork(Network):
     """
 
     family: ClassVar[str] = "keras"
+    layout: ClassVar[str] = "channels_last"
+    own_endings: ClassVar[tuple[str, ...]] = (".keras", _LEGACY, _PROGRAM)
     form: TrainingForm | None = None
     _given: frozenset[str]
     _planned: frozenset[str] | None
-    _fresh: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -309,15 +310,6 @@ class KerasNetwork(Network):
         if self._planned is not None:
             self._planned = frozenset(name for name in self._planned if layer not in prefixes(name))
 
-    @property
-    def fresh(self) -> tuple[str, ...]:
-        """The layers that were built here and that nothing has trained yet."""
-        return tuple(layer.name for layer in self.layers if layer.name in self._fresh)
-
-    def fresh_(self, layers: Collection[str]) -> None:
-        """Take note that exactly these `layers` were never trained."""
-        self._fresh = frozenset(layers)
-
     def _hook_(self) -> None:
         """Let frozen layers run as in inference, and heads with parts multiply these apart."""
         for hook in self._hooks:
@@ -330,10 +322,6 @@ class KerasNetwork(Network):
         ]
         self._hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
 
-    def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to training or to inference."""
-        self.training = training
-
     def variables(self) -> dict[str, Any]:
         """Return every variable by its name in `state()`."""
         return {key: variable for name, layer in self.named_with_root() for key, variable in own_variables(name, layer).items()}
@@ -341,10 +329,6 @@ class KerasNetwork(Network):
     def state(self) -> dict[str, Tensor]:
         """Return all variables by name (seeds and moving statistics too), sharing storage with the network."""
         return {name: variable.value.detach() for name, variable in self.variables().items()}
-
-    def former_name(self, name: str) -> str:
-        """Return the `name`: that of a Keras variable never was another one."""
-        return name
 
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own trainable parameters: no moving statistics, no seeds."""
@@ -416,7 +400,7 @@ class KerasNetwork(Network):
         names = {id(layer): name for name, layer in twin._by_name.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
         twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
-        twin._fresh = renamed(self._fresh, now)
+        twin.fresh_(renamed(frozenset(self.fresh), now))
         twin._given, twin._planned = renamed(self._given, now), None if self._planned is None else renamed(self._planned, now)
         twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
         twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
@@ -483,16 +467,6 @@ class KerasNetwork(Network):
         edits = [edit.to_dict() for edit in self.edits]
         facts = {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None, "edits": edits}
         return facts if hooked is None else {**facts, "taps": [[str(number), *point.pools] for number, point in hooked]}
-
-    @property
-    def own_endings(self) -> tuple[str, ...]:
-        """`.keras`, the HDF5 file of Keras 2, and a program of PyTorch."""
-        return (self.own_ending, _LEGACY, _PROGRAM)
-
-    @property
-    def own_ending(self) -> str:
-        """`.keras`."""
-        return ".keras"
 
     def export_own(self, path: Path) -> Path:
         """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.

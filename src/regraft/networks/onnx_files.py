@@ -37,8 +37,8 @@ class Exportable(Record, Protocol):
     input_shape: tuple[int | None, ...]
 
     @property
-    def own_ending(self) -> str:
-        """The ending of the files that the framework itself opens."""
+    def own_endings(self) -> tuple[str, ...]:
+        """The endings of the files that the framework itself opens."""
 
     def copy(self) -> Self:
         """Return an independent copy."""
@@ -105,7 +105,7 @@ def write_onnx(network: Exportable, path: Path, *, preprocessing: bool = False) 
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
         reason = why_not_exported(problem)
-        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_ending}.") from problem
+        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_endings[0]}.") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)
     return path

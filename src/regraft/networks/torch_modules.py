@@ -108,6 +108,7 @@ class TorchNetwork(Network):
     """
 
     family: ClassVar[str] = "torch"
+    own_endings: ClassVar[tuple[str, ...]] = (".pt2",)
     module: Module
     _holds_given = True
 
@@ -365,9 +366,6 @@ class TorchNetwork(Network):
         modules = self.modules()
         return {layer.name: _parameters_of(layer, modules[layer.name]) for layer in self.layers}
 
-    def split(self, layers: Collection[str]) -> None:
-        """Return None: PyTorch has no graph to cut at, so the cut is found by running."""
-
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
         return module_structure(self.modules(), layers, edits=grafts(self.module), ignored=ignored)
@@ -389,12 +387,6 @@ class TorchNetwork(Network):
         bias = cast("Tensor | None", getattr(module, "bias", None))
         return weight, np.zeros(len(weight), np.float32) if bias is None else bias.detach().cpu().float().numpy().copy()
 
-    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows as `torch.nn.Linear` does: uniform within 1 / sqrt(d)."""
-        with seeded(seed):
-            layer = torch.nn.Linear(features, count)
-        return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
-
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias, or its weight is computed (weight norm)."""
         found = self._summed(layer)
@@ -406,9 +398,6 @@ class TorchNetwork(Network):
         for module, (own, shift) in zip(modules, parts, strict=True):
             put_(module, torch.from_numpy(own), bias=torch.from_numpy(shift))
         return True
-
-    def reseed_(self, seed: int) -> None:
-        """Do nothing: PyTorch layers draw from the generators that the process shares, which the training loop seeds."""
 
     def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
         """Return a changed copy, whose origin also has the sample of the module before any edit."""
@@ -470,11 +459,6 @@ class TorchNetwork(Network):
         if self.origin["source"] == "onnx":
             write_graph(self.module, folder)
         return facts if self.origin["source"] != "module" else {**facts, **write_program(self, folder)}
-
-    @property
-    def own_ending(self) -> str:
-        """`.pt2`."""
-        return ".pt2"
 
     def export_own(self, path: Path) -> Path:
         """Write an exported program with a free batch axis; `torch.export.load` opens it without this class."""

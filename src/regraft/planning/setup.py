@@ -237,7 +237,7 @@ class Setup:
 
     def on(self, network: Network) -> Setup:
         """Return the same with another network, which is moved to the device."""
-        network.module.to(self.device)
+        network.move_(self.device)
         return replace(self, network=network)
 
     @property

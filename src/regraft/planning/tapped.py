@@ -131,7 +131,7 @@ def tapped_features(  # noqa: PLR0913  # over the limit: what a pass needs to kn
     start = time.perf_counter()
     with clock.during("frozen"):
         reading, notes = _reading(network, points, count=len(items))
-        reading.network.module.to(device)
+        reading.network.move_(device)
         where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
         told: list[str] = []
         cut = _as_cut(reading, source=network)

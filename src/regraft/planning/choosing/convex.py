@@ -202,7 +202,7 @@ def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) 
         log.notes.append(f"The heads {', '.join(map(repr, lost))} read other features than the new layer gives, and were left out.")
     network = with_rows(setup.network, setup.network.heads[task], probe=probe, layer=layer)
     network.account, network.preprocessing = setup.network.account, setup.network.preprocessing
-    network.module.to(setup.device)
+    network.move_(setup.device)
     log.notes.append(f"The head is {method}: it reads {len(layer.bias):,} features that a further layer makes of {features.shape[1]:,}.")
     test_feed = None
     if setup.test is not None and source.judging is not None:

@@ -81,7 +81,7 @@ def measured_costs(setup: Setup) -> Costs:
     """
     rows = setup.parts.training[:TIMED]
     twin = setup.network.copy()
-    twin.module.to(setup.device)
+    twin.move_(setup.device)
     reading, forward = _forward(setup, twin, rows=rows)
     blocks, middle = twin.blocks, len(twin.blocks) // 2
     lower = frozenset(name for block in blocks[:middle] for name in block.layers) - set(twin.head_layers)

@@ -42,7 +42,7 @@ class CodedItems:
     """
 
     def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
-        network.module.to(device)
+        network.move_(device)
         self.network, self.counter, self._device = network, Counter(), device
         self.table = network.code_table()
         own = {name for name, held in network.layer_parameters().items() if any(part is self.table for part in held.values())}

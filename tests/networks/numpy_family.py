@@ -1,0 +1,155 @@
+"""A third family, for tests: a perceptron in NumPy arrays. What stands below its head is never trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regraft.data import default_preprocessing
+from regraft.errors import NetworkError
+from regraft.networks.account import Account
+from regraft.networks.contract import Block, Head, Inputs, Layer, Network, Scores
+from regraft.networks.edits import Cut, Edit, Rows, Taps
+from regraft.networks.fingerprints.values import Structure
+from regraft.networks.parts.taps import INPUT, VECTOR, TapSlice, slices_of
+
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Name of a layer -> weight (d, next d) and bias, in the order of execution."""
+
+
+class NumpyNetwork(Network):
+    """Layers of NumPy arrays with ReLU between them, and a head, which is a layer of PyTorch so that it can be trained."""
+
+    family: ClassVar[str] = "numpy"
+    taps: tuple[str, ...] = ()
+
+    def __init__(self, arrays: Arrays, head: Head | None) -> None:
+        self.module, self.found, self.origin, self.account = arrays, {}, {"source": "numpy"}, Account()
+        width = len(next(iter(arrays.values()))[0])
+        self.sample, self.input_shape = torch.linspace(-1, 1, 2 * width).reshape(2, width), (width,)
+        self.preprocessing = default_preprocessing("array", self.input_shape, self.layout)
+        self._held = frozenset(arrays)
+        self.heads, self.layer = {}, None
+        if head is not None:
+            self._take_(head)
+        self.freeze_(())
+
+    def _take_(self, head: Head) -> None:
+        own = head.in_layer()
+        self.layer = torch.nn.Linear(head.features, len(own.weight))
+        self.heads = {head.task: replace(head, layer="head")}
+        self.set_layer_rows_("head", own.weight, bias=own.bias)
+
+    def hold_(self, layers: Collection[str] | None) -> None:
+        self._held = frozenset(layers or ()) | frozenset(self.module)
+
+    def copy(self) -> Self:
+        twin = copy.copy(self)
+        twin.module = {name: (weight.copy(), bias.copy()) for name, (weight, bias) in self.module.items()}
+        twin.heads, twin.layer, twin.origin = dict(self.heads), copy.deepcopy(self.layer), dict(self.origin)
+        return twin
+
+    def freeze_(self, layers: Collection[str]) -> None:
+        sizes = {name: weight.size + bias.size for name, (weight, bias) in self.module.items()}
+        if self.layer is not None:
+            sizes["head"] = sum(parameter.numel() for parameter in self.layer.parameters())
+            for name, parameter in self.layer_parameters()["head"].items():
+                parameter.requires_grad_("head" not in layers and name not in layers)
+        self.layers = tuple(Layer(name, "Dense", size) for name, size in sizes.items())
+        frozen = self.held | frozenset(layers)
+        self.blocks = tuple(Block(layer.name, layer.parameters, layer.name in frozen, (layer.name,)) for layer in self.layers)
+
+    def move_(self, device: torch.device) -> None:
+        if device.type != "cpu":
+            raise NetworkError(f"A network of NumPy arrays cannot be moved to {device}; expected the CPU.")
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return {} if self.layer is None else {"head": self.layer}
+
+    def layer_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        own = {} if self.layer is None else {"head": {f"head.{name}": one for name, one in self.layer.named_parameters()}}
+        return {name: {} for name in self.module} | own
+
+    def state(self) -> dict[str, Tensor]:
+        parts = [
+            (f"{name}.{kind}", array) for name, both in self.module.items() for kind, array in zip(("weight", "bias"), both, strict=True)
+        ]
+        head = {} if self.layer is None else {f"head.{name}": one for name, one in self.layer.state_dict().items()}
+        return {name: torch.from_numpy(array) for name, array in parts} | head
+
+    def _values(self, inputs: Inputs) -> dict[str, Tensor]:
+        assert isinstance(inputs, Tensor)
+        values, seen = inputs.detach().numpy(), {INPUT: inputs.detach()}
+        for name, (weight, bias) in self.module.items():
+            values = np.maximum(values @ weight + bias, 0)
+            seen[name] = torch.from_numpy(values)
+        return seen
+
+    def feature_batch(self, inputs: Inputs) -> Tensor:
+        seen = self._values(inputs)
+        last = list(seen.values())[-1]
+        if "head" in self.taps and self.layer is not None:
+            seen["head"] = self.layer(last)
+        return torch.cat([seen[name] for name in self.taps], 1) if self.taps else last
+
+    @property
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        read = [self._values(self.sample).get(name) for name in self.taps]
+        widths = [len(self.layer.weight) if values is None and self.layer is not None else values.shape[1] for values in read]
+        return slices_of([(name, VECTOR, width) for name, width in zip(self.taps, widths, strict=True)])
+
+    def scores(self, inputs: Inputs) -> Scores:
+        features = self.feature_batch(inputs)
+        return {"main": features} if not self.heads else self.scores_of_features(features)
+
+    def scores_of_features(self, features: Tensor) -> Scores:
+        assert self.layer is not None
+        return self.with_derived({self.head.task: self.layer(features)})
+
+    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
+        return Structure(f"dense layers with ReLU: {sorted(layers)}")
+
+    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        assert self.layer is not None
+        return self.layer.weight.detach().numpy().copy(), self.layer.bias.detach().numpy().copy()
+
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+        assert self.layer is not None
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
+            self.layer.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
+        return True
+
+    def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
+        twin = self.copy()
+        if isinstance(edit, Rows) and not edit.branch and head is not None:
+            twin._take_(head)
+        elif isinstance(edit, Cut):
+            names = list(self.module)
+            twin.module = {name: self.module[name] for name in names[: names.index(edit.block) + 1]}
+            twin.heads, twin.layer = {}, None
+        elif isinstance(edit, Taps):
+            twin.heads, twin.taps = {}, tuple(tap.block for tap in edit.points)
+        else:
+            raise NetworkError(f"A network of NumPy arrays cannot be changed by {edit!r}; expected other rows of its head, a cut or taps.")
+        twin.freeze_(())
+        return twin
+
+
+def perceptron(classes: Sequence[str], *, sizes: Sequence[int] = (6, 16, 8), seed: int = 0) -> NumpyNetwork:
+    """Return a network with drawn weights and a head for the `classes`."""
+    draw = np.random.default_rng(seed)
+    arrays: Mapping[str, Any] = {
+        f"dense{at}": (draw.normal(0, wide**-0.5, (wide, narrow)).astype("f4"), draw.normal(0, 0.1, narrow).astype("f4"))
+        for at, (wide, narrow) in enumerate(pairwise(sizes))
+    }
+    weight = draw.normal(0, 0.3, (len(classes), sizes[-1])).astype("f4")
+    head = Head("main", tuple(classes), "classification", "linear", "head", weight, np.zeros(len(classes), "f4"))
+    return NumpyNetwork(dict(arrays), head)
