@@ -109,9 +109,9 @@ class NumpyNetwork(Network):
         features = self.feature_batch(inputs)
         return {"main": features} if not self.heads else self.scores_of_features(features)
 
-    def scores_of_features(self, features: Tensor) -> Scores:
+    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         assert self.layer is not None
-        return self.with_derived({self.head.task: self.layer(features)})
+        return self.layer(features)
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         return Structure(f"dense layers with ReLU: {sorted(layers)}")

@@ -347,8 +347,14 @@ class Network(Editable):
         """Return what the head reads of a batch of inputs, (N, d); for a network without a head, its pooled output."""
 
     @abc.abstractmethod
+    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
+        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+
     def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) by task that the heads make of their input, features (N, d)."""
+        """Return the raw scores (N, C) by task that the heads make of their input, features (N, d); NaN of those that read others."""
+        near = {task: self.layers_of(task)[0] for task, head in self.heads.items() if head.groups is None and not head.apart}
+        own = {task: self.scores_of_layer(layer, features) for task, layer in near.items()}
+        return self.with_derived(self.scores_apart(features) | own)
 
     def sample_features(self) -> Tensor:
         """Return `feature_batch`, in inference, of the two made-up items that the network was inspected with, (2, d)."""

@@ -275,8 +275,9 @@ class Editable(abc.ABC):
 
     def settled(self) -> Self:
         """Return a copy with whatever `adjusted` or `low_rank` added folded into the weights: the architecture is as it was before."""
-        twin = self.copy()
-        for edit in [edit for edit in self.edits if isinstance(edit, TRAINING)]:
+        training = [edit for edit in self.edits if isinstance(edit, TRAINING)]
+        twin = self if training else self.copy()
+        for edit in training:
             twin, biased = twin.unedited(edit)
             twin.edits = (*(one for one in twin.edits if one is not edit), *([Biased(biased)] if biased else []))
         return twin

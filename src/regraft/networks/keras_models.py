@@ -265,16 +265,10 @@ class KerasNetwork(Network):
             called(self.module, inputs, training=self.training)
         return pooled(seen["input"], channels_last(self._by_name[self.first.layer]))
 
-    def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) by task that the heads make of their input, (N, d), or of what the first one's layer reads.
-
-        Those of a head that reads other features are NaN.
-        """
-        first = channels_last(self._by_name[self.first.layer])
-        near = {task: found for task, found in self.found.items() if not self.heads[task].apart}
-        shared = {found.layer: pooled(features, first) for found in near.values()} | {self.first.layer: features}
-        own = {task: scores_from(self._by_name[found.layer], shared[found.layer]) for task, found in near.items()}
-        return self.with_derived(self.scores_apart(features) | own)
+    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
+        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        first = self.first.layer
+        return scores_from(self._by_name[layer], features if layer == first else pooled(features, channels_last(self._by_name[first])))
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.

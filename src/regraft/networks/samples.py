@@ -15,7 +15,7 @@ from torch.nn import Module
 from ..errors import NetworkError, near_names
 from .contract import Inputs
 
-__all__ = ["check_sample", "first_working_sample", "is_pictures", "named_sample", "placed", "sample_of", "to_inputs"]
+__all__ = ["check_sample", "first_working_sample", "is_pictures", "named_sample", "placed", "sample_of", "three_items", "to_inputs"]
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
@@ -179,3 +179,10 @@ def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[st
     finally:
         module.train(was_training)
     return first
+
+
+def three_items(sample: Inputs) -> Inputs:
+    """Return a `sample` of two items with the first one once more."""
+    if isinstance(sample, dict):
+        return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
+    return torch.cat([sample, sample[:1]])

@@ -266,13 +266,6 @@ class TorchNetwork(Network):
             return result  # the steps after the head (choice of a token, average) applied to its input
         return pooled(features, channels_last=last_axis(head))
 
-    def scores_of_features(self, features: Tensor) -> Scores:
-        """Return the raw scores (N, C) by task that the heads make of their input (N, d); NaN of those that read other features."""
-        near = {task: found for task, found in self.found.items() if not self.heads[task].apart}
-        return self.with_derived(
-            self.scores_apart(features) | {task: self.scores_of_layer(one.layer, features) for task, one in near.items()}
-        )
-
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""
         head = module_at(self.module, layer)

@@ -15,6 +15,7 @@ from ..keras_parts.samples import called
 from ..keras_parts.structure import READ, named_modules
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left
+from ..samples import three_items
 from ..torch_parts.taps import Point, Reached, ended_by, read_input, read_point
 from ..tracing import as_tensor
 
@@ -51,7 +52,7 @@ def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], numbe
         NetworkError: if nothing of the points can be read.
     """
     modules, runs = named_modules(model), []
-    for batch in (sample, _three(sample)):
+    for batch in (sample, three_items(sample)):
         seen: dict[str, Tensor | None] = {INPUT: read_input(batch)}
         with torch.no_grad(), _reading(modules, ends, seen=seen):
             called(model, batch, training=False)
@@ -113,10 +114,3 @@ def _reading(modules: Mapping[str, Any], ends: Mapping[str, str], *, seen: dict[
             stack.callback(modules[name].register_forward_hook(reader(block)).remove)
         with ended_by(end):
             yield
-
-
-def _three(sample: Inputs) -> Inputs:
-    """Return a sample of two examples with the first one once more."""
-    if isinstance(sample, dict):
-        return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
-    return torch.cat([sample, sample[:1]])

@@ -14,6 +14,7 @@ from ...randomness import seeded
 from ..contract import Inputs, Point
 from ..edits import ScaleShift
 from ..parts.taps import INPUT, Tap
+from ..samples import three_items
 from ..torch_parts.graft import Graft, find_graft, module_at, without
 from ..torch_parts.programs import refuse_program
 from ..torch_parts.record import TorchRecord
@@ -21,7 +22,6 @@ from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
 from ..torch_parts.taps import Point as Place
 from ..torch_parts.taps import read_point, width_hint
 from .conditioned import AdjustedNetwork, Adjustment, EntranceNetwork, Film, Lhuc, over_channels
-from .surgery import three_items
 from .wrappers import call_module, side_modules
 
 __all__ = [

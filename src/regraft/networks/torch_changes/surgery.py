@@ -17,6 +17,7 @@ from ...randomness import seeded
 from ..contract import Block, Head, Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
+from ..samples import three_items
 from ..torch_parts.graft import module_at, set_submodule_, within
 from ..torch_parts.holding import hand_on_
 from ..torch_parts.rows import like, put_
@@ -45,7 +46,6 @@ __all__ = [
     "resized",
     "stacked",
     "tapped",
-    "three_items",
 ]
 
 
@@ -291,10 +291,3 @@ def _read_points(
     if not found:
         raise nothing_left(points)
     return found
-
-
-def three_items(sample: Inputs) -> Inputs:
-    """Return a sample of two items with the first one once more."""
-    if isinstance(sample, dict):
-        return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
-    return torch.cat([sample, sample[:1]])
