@@ -188,8 +188,8 @@ def test_a_code_takes_the_place_of_an_input() -> None:
 @pytest.mark.parametrize(
     ("coding", "message"),
     [
-        (replace(CODING, into="input Y"), "one of several inputs of the network"),
-        (replace(CODING, into="input Z", size=5), "A code of 5 numbers .* expected real numbers and size=4"),
+        (replace(CODING, into="input Y"), "an input of that name beside another one; (did you mean|valid)"),
+        (replace(CODING, into="input Z", size=5), "codes of 5 numbers: that input holds 4 numbers"),
         (replace(CODING, into="entrance"), "takes 2 inputs"),
         (replace(CODING, into="somewhere"), "'layers', 'entrance' or 'input NAME'"),
     ],

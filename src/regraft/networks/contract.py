@@ -74,7 +74,6 @@ class Network(Editable):
     preprocessing: Preprocessing
     input_shape: tuple[int | None, ...]
     input_guessed: bool = False
-    sample: Inputs
     history: Sequence[dict[str, Any]] = ()
     draws: bool = False
     training: bool = False

@@ -20,7 +20,7 @@ from .parts.coding import Coding
 from .parts.head import Head
 from .parts.layers import Block
 from .parts.points import Point
-from .parts.protocols import Unknowns
+from .parts.protocols import Inputs, Unknowns
 from .parts.taps import Tap, TapSlice, checked_points, refuse_read_input
 from .torch_parts.programs import refuse_program
 
@@ -32,6 +32,7 @@ class Editable(abc.ABC):
 
     blocks: tuple[Block, ...]
     heads: dict[str, Head]
+    sample: Inputs
     origin: dict[str, Any]
     statistics: Mapping[str, np.ndarray] | None = None
     unknown: Unknowns | None = None
@@ -305,8 +306,7 @@ class Editable(abc.ABC):
         refuse_program(self.origin, Codes.done)
         if self.coding is not None:
             raise NetworkError(f"The network takes codes already, of {len(self.coding.conditions)} conditions; use recoded for other ones.")
-        if coding.size < 1:
-            raise NetworkError(f"size={coding.size}: a code has 1 number or more.")
+        coding.refuse_unfit(self.sample)
         return self.edited(Codes(coding), seed=seed)
 
     def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -19,7 +18,7 @@ from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
 from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import CODES, CONDITION, graph_of, is_code
-from ..parts.coding import CODE_SPREAD, ENTRANCE, LAYERS, drawn_codes
+from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, drawn_codes
 from .entrances import ENTRANCE_NAME, entry_of, over_channels
 from .folding import fold_
 from .inserting import Rewiring, Step
@@ -30,7 +29,6 @@ __all__ = ["code_table", "coded", "folded", "put_codes_"]
 
 N = TypeVar("N", bound=KerasRecord)
 
-_INPUT = "input "
 _WIDEST_HIDDEN = 256
 """Most hidden units of an adaptation network before the input, unless the codes are larger."""
 
@@ -64,7 +62,7 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     _refuse_taken_names(network)
     module, layers, heads = network.copied()
     graph = opened(module)
-    replaced = coding.into == f"{_INPUT}{CONDITION}"
+    replaced = coding.into == f"{INPUT}{CONDITION}"
     inputs = named_inputs(graph, CODES if replaced else CONDITION)
     condition = keras.Input((), name=CONDITION, dtype="int32")
     entry = _Entry(inputs, condition, {}, Rewiring(coded=True))
@@ -73,10 +71,8 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     elif coding.into == ENTRANCE:
         with seeded(seed):
             _enter_entrance_(entry, network, coding=coding, module=module)
-    elif coding.into.startswith(_INPUT):
-        _enter_input_(entry, coding)
     else:
-        raise NetworkError(f"into={coding.into!r}: a code goes into 'layers', 'entrance' or 'input NAME'.")
+        _enter_input_(entry, coding)
     outputs = entry.pass_.outputs(graph_of(module), entry.known, code=entry.code)
     whole = graph.model(outputs, inputs={**entry.inputs, CONDITION: condition})
     sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
@@ -165,18 +161,12 @@ def _enter_input_(entry: _Entry, coding: Coding) -> None:
     """Let the code take the place of an input.
 
     Raises:
-        NetworkError: if there is no such input, or the code does not fit it.
+        NetworkError: if that input has no fixed size.
     """
-    name = coding.into.removeprefix(_INPUT)
-    if name not in entry.inputs or len(entry.inputs) == 1:
-        raise NetworkError(f"into={coding.into!r}: expected one of several inputs of the network{near_names(name, entry.inputs)}")
+    name = coding.into.removeprefix(INPUT)
     tensor = entry.inputs.pop(name)
-    width = None if None in tensor.shape[1:] else math.prod(tensor.shape[1:])
-    if "float" not in tensor.dtype or width != coding.size:
-        raise NetworkError(
-            f"A code of {coding.size} numbers cannot be the input {name!r} of type {tensor.dtype} and shape {tuple(tensor.shape[1:])}; "
-            f"expected real numbers{'' if width is None else f' and size={width}'}."
-        )
+    if None in tensor.shape[1:]:
+        raise NetworkError(f"A code cannot be the input {name!r} of shape {tuple(tensor.shape[1:])}; expected a fixed one.")
     entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
     shaped = keras.layers.Reshape(tensor.shape[1:], name=f"{CODES}_at_{name}", dtype=tensor.dtype)
     entry.known[id(tensor)] = entry.code if len(tensor.shape) == 2 else shaped(entry.code)
@@ -221,7 +211,7 @@ def folded(network: N, code: Tensor) -> tuple[N, tuple[str, ...]]:
     graph = opened(module)
     inputs = dict(graph.inputs)
     known, taken, created = {}, inputs.pop(CONDITION), list[str]()
-    filled = cast(Coding, network.coding).into.startswith(_INPUT)
+    filled = cast(Coding, network.coding).into.startswith(INPUT)
     if filled:
         known[id(taken)] = _zeros_like(next(iter(inputs.values())))
         reset_(layers[CODES], {"input_dim": 1})

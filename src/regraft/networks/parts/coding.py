@@ -62,6 +62,31 @@ class Coding:
             f"code with condition={MEAN!r}."
         )
 
+    def refuse_unfit(self, sample: Inputs) -> None:
+        """Raise unless codes can go into a network that takes a `sample`, as far as that tells it.
+
+        Raises:
+            NetworkError: if the size is no number of numbers, or there is no input of that many real numbers beside another one.
+        """
+        if self.size < 1:
+            raise NetworkError(f"size={self.size}: a code has 1 number or more.")
+        name, named = self.into.removeprefix(INPUT), sample if isinstance(sample, dict) else {}
+        if self.into in (LAYERS, ENTRANCE):
+            return
+        if name == self.into:
+            raise NetworkError(f"into={self.into!r}: expected {LAYERS!r}, {ENTRANCE!r} or 'input NAME'.")
+        if name not in named or len(named) < 2:
+            raise NetworkError(
+                f"into={self.into!r}: the network takes {', '.join(map(repr, named)) or 'one unnamed tensor'}; expected an input of that "
+                f"name beside another one{near_names(name, named)}"
+            )
+        count = named[name][0].numel()
+        if not named[name].is_floating_point() or count != self.size:
+            raise NetworkError(
+                f"into={self.into!r} with codes of {self.size} numbers: that input holds {count} numbers of {named[name].dtype} for each "
+                f"item; expected {self.size} real ones."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ...errors import NetworkError, near_names
+from ...errors import NetworkError
 from ...randomness import seeded
-from ..contract import Coding, Inputs
-from ..parts.coding import ENTRANCE, LAYERS, drawn_codes
+from ..contract import Coding
+from ..parts.coding import ENTRANCE, INPUT, LAYERS, drawn_codes
 from ..parts.points import points_in
 from ..torch_parts.graft import find_graft, module_at, without
 from ..torch_parts.programs import refuse_program
@@ -37,7 +37,7 @@ def coded(network: N, coding: Coding, *, seed: int) -> N:
     Raises:
         NetworkError: if it has an input called "condition" of its own, or cannot be changed so.
     """
-    if isinstance(network.sample, dict) and _CONDITION in network.sample and coding.into != f"input {_CONDITION}":
+    if isinstance(network.sample, dict) and _CONDITION in network.sample and coding.into != f"{INPUT}{_CONDITION}":
         raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
     single = not isinstance(network.sample, dict)
     table = CodeTable(1 + len(coding.conditions), coding.size)
@@ -66,33 +66,9 @@ def _around(network: TorchRecord, coding: Coding, *, table: CodeTable, single: b
         entrance = ResidualEntrance(place.channels, coding.size, hidden=hidden, rank=sample.ndim, last=place.channels_last)
         around.entrance = entrance.to(sample.dtype)
         return around, coding, own
-    name = coding.into.removeprefix("input ")
-    if name == coding.into:
-        raise NetworkError(f"into={coding.into!r}: expected {LAYERS!r}, {ENTRANCE!r} or 'input NAME'.")
-    shape = _filled(network.sample, name, size=coding.size)
-    around.filled = (name, shape, own[name].dtype)
+    name = coding.into.removeprefix(INPUT)
+    around.filled = (name, tuple(own[name].shape[1:]), own[name].dtype)
     return around, coding, {other: tensor for other, tensor in own.items() if other != name}
-
-
-def _filled(sample: Inputs, name: str, *, size: int) -> tuple[int, ...]:
-    """Return the shape of the input that codes are to fill.
-
-    Raises:
-        NetworkError: if there is no such input of that many real numbers, or none beside it.
-    """
-    named = sample if isinstance(sample, dict) else {}
-    if name not in named or len(named) < 2:
-        raise NetworkError(
-            f"into='input {name}': the network takes {', '.join(map(repr, named)) or 'one unnamed tensor'}; expected an input of that name "
-            f"beside another one{near_names(name, named)}"
-        )
-    shape = tuple(named[name].shape[1:])
-    if not named[name].is_floating_point() or int(np.prod(shape)) != size:
-        raise NetworkError(
-            f"into='input {name}' with codes of {size} numbers: that input holds {int(np.prod(shape))} numbers of {named[name].dtype} for "
-            f"each item; expected {size} real ones."
-        )
-    return shape
 
 
 def _wrapper(network: TorchRecord) -> CodedNetwork:
