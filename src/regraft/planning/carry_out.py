@@ -20,6 +20,7 @@ from ..frontier import check_engine
 from ..methods import METHODS
 from ..networks.account import Account
 from ..networks.contract import Network
+from ..networks.matching import by_shape
 from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
 from .checking.summaries import equal_across
@@ -109,7 +110,9 @@ def _carried_out(  # over the limit: as `carry_out`
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
         shown = parts.training[:: max(1, len(parts.training) // EXAMPLES)][:EXAMPLES]
-        fit = weights_fit(net, list(take(data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
+        fit = None
+        if by_shape(net.account):  # else a batch may name conditions that the network is yet to learn
+            fit = weights_fit(net, list(take(data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
         net = attached(net, items, rows=parts.training)
         setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
         notes += [] if fit is None else [fit.words()]
