@@ -124,7 +124,9 @@ def edited(name: str, edit: str, *, seed: int) -> dict[str, Any]:
             found[f"folded {condition}"] = of_tensors(outputs(folded, plain if len(plain) > 1 else next(iter(plain.values()))))
     if name != "torch" or seed == SEEDS[0]:  # to write the form in which PyTorch opens without its class takes seconds
         with tempfile.TemporaryDirectory() as folder:
-            settled.save(folder)
+            saved = attempt(lambda: settled.save(folder))
+            if isinstance(saved, str):
+                return found | {"not saved": saved}
             for way, architecture in (("opened", None), ("opened with its architecture", test_families.NETWORKS[name])):
                 found[way] = attempt(lambda given=architecture: of_tensors(outputs(regraft.load(folder, architecture=given), inputs)))
     return found
