@@ -84,6 +84,7 @@ class Trial:
     def adapted(self, strategy: str) -> Any:
         """Adapt it by a strategy, and use the result."""
         settings = {} if strategy == "probe" else ONE_EPOCH
+        settings = settings | {"frozen": max(1, len(self.net.blocks) // 2)} if strategy == "partial" else settings
         result = regraft.adapt(self.net, self.data, strategy=strategy, validation=0.2, **{"cache": "memory", **settings})
         said = result.network.predict(self.items).probabilities
         if said.shape != (24, 3) or not np.isfinite(said).all():
