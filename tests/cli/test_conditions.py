@@ -154,6 +154,7 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     for extra in ((), ("--condition", "ben")):
         result = run("export", folder, tmp_path / "one.keras", *extra)
         assert result.exit_code == 0 and "Written: " in result.stdout
+        assert ", in order: " in result.stdout and "\nTakes " in result.stdout
     rows = np.asarray(items().items)
     alone = regraft.load(tmp_path / "one.keras")
     assert np.allclose(alone.logits(rows), regraft.fold(regraft.load(folder), "ben").logits(rows), atol=1e-6)

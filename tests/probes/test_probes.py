@@ -166,7 +166,7 @@ def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes() -> 
     labels = np.arange(600) % 10
     features = centres[labels] + draw.normal(size=(600, 16))
     choice = choose_unknown(features, labels)
-    assert choice.auroc[choice.score] == max(choice.auroc.values()) > 0.95
+    assert max(choice.auroc.values()) - 0.02 <= choice.auroc[choice.score] and choice.auroc[choice.score] > 0.95
     assert choice.repeats == 5 and choice.hidden_items == 600
     statistics = statistics_of(features, labels, classes=[str(index) for index in range(10)])
 
@@ -177,8 +177,10 @@ def test_the_chosen_score_keeps_its_false_alarm_rate_and_finds_new_classes() -> 
 
     assert 0.02 < called_unknown(list(range(10))) < 0.09
     assert called_unknown([10, 11]) > 0.8 and not choice.weak and "too little" not in choice.described()
-    noise = choose_unknown(draw.normal(size=(200, 8)), np.arange(200) % 4)
-    assert noise.weak and "too little to rely on" in noise.described()
+    noise = draw.normal(size=(200, 8)), np.arange(200) % 4
+    assert choose_unknown(*noise).weak and "too little to rely on" in choose_unknown(*noise).described()
+    for names in (["mahalanobis", "nearest"], ["nearest", "mahalanobis"]):  # none is better by more than the standard error
+        assert choose_unknown(*noise, names=names).score == names[0]
     assert UnknownChoice.from_dict(json.loads(json.dumps(choice.to_dict()))) == choice
     assert choose_unknown(features, labels, groups=np.arange(600) // 4, names=["mahalanobis"]).score == "mahalanobis"
 

@@ -163,3 +163,7 @@ def _export(  # noqa: PLR0913  # over the limit: the options of the command
     of_pmml: dict[str, Any] = {"columns": listed_names(columns, option="--columns"), "target": target, "what": what}
     path = whole.export(file, preprocessing=preprocessing, pmml_version=pmml_version, **of_pmml)
     show(f"Written: {path} ({size_of(Path(path).stat().st_size)})")
+    for task, head in whole.heads.items():
+        if head.classes:
+            show(f"Classes of {task}, in order: {', '.join(head.classes[:20])}{', …' if len(head.classes) > 20 else ''}")
+    show(f"Takes {whole.preprocessing.describe()}")
