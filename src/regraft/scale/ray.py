@@ -83,9 +83,6 @@ def on_cluster(work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable
         if isinstance(cause, RegraftError):
             raise cause from problem
         raise RegraftError(f"A task of the cluster failed: {cause or str(problem).strip().splitlines()[-1]}") from problem
-    finally:
-        for left in waiting:
-            ray.cancel(left)
 
 
 def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:
