@@ -58,16 +58,10 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
     check_there(network, data)
+    how: dict[str, Any] = {"source_classes": source_classes, "head": head, "channels": channels}
+    how |= {"architecture": architecture, "inputs": inputs}
     with speaking(not quiet):
-        net = opened(
-            network,
-            wanted_weights(weights, random_weights),
-            source_classes=source_classes,
-            head=head,
-            channels=channels,
-            architecture=architecture,
-            inputs=inputs,
-        )
+        net = opened(network, wanted_weights(weights, random_weights), **how)
         asked = columns_for(net, listed_names(columns, option="--columns"))
         reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
         dataset = read_data(data, skip_bad=skip_bad, **reading)

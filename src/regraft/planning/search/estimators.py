@@ -33,6 +33,8 @@ _OF_PLAN = ("frozen", "block", "probe", "views", "augment", "validation", "seed"
 class _Transfer(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """What both estimators do: open the network, and adapt a copy of it to the examples."""
 
+    # Each setting by name, for scikit-learn and for editors; a test compares them with those of `Settings`.
+    # pylint: disable=duplicate-code
     net: Any = field(kw_only=False)
     strategy: str = "auto"
     frozen: int | str | None = None
