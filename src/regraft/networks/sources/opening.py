@@ -374,12 +374,12 @@ def _with_present_names(facts: Mapping[str, Any], network: Network) -> Mapping[s
 
 
 def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Path) -> Rule | None:
-    """Return the rule and its statistics: those of the network, or, where it looks at some features only, its own."""
+    """Return the rule and its statistics: those of the network, or its own where it has some."""
     rule = facts.get("unknown")
     if rule is None:
         return None
     known = facts.get("files")
-    own = UNKNOWN_FILE in known if known is not None else rule.get("every", 1) > 1
+    own = UNKNOWN_FILE in known if known is not None else rule.get("every", 1) > 1 or (folder / UNKNOWN_FILE).is_file()
     arrays = read_statistics(folder, UNKNOWN_FILE) if own else network.statistics
     return None if arrays is None else (rule, arrays)
 
