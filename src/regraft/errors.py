@@ -7,7 +7,7 @@
     │   │   └── AmbiguousMatchError weights could go to more than one place
     │   ├── DataError         the data set cannot be used as it stands
     │   ├── SettingError      a setting is unknown or out of its range
-    │   └── CacheError        the folder or disk of an activation cache does not serve
+    │   └── CacheError        the folder or disk of a feature cache does not serve
     └── MissingExtraError     an optional library is not installed (also an ImportError)
 
 Every message says what was received, what was expected and what to do.
@@ -110,7 +110,7 @@ class MissingExtraError(RegraftError, ImportError):
 
 
 class CacheError(InputError):
-    """The folder or disk of an activation cache does not serve."""
+    """The folder or disk of a feature cache does not serve."""
 
 
 def name_here(name: str) -> str | None:

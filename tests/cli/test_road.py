@@ -47,7 +47,7 @@ def test_adapt_prints_verdict_account_cost_and_report(adapted: Adapted) -> None:
     saved = lines[lines.index("Next:") - 1]
     assert saved.startswith(f"Saved in {folder}: ") and "network" in saved and "plan.json" in saved
     assert lines[lines.index("Next:") + 1 :] == [
-        f"  regraft {line}" for line in (f"evaluate {folder} DATA", f"predict {folder} FILES --unknown", f"export {folder} network.onnx")
+        f"  regraft {line}" for line in (f"evaluate {folder} DATA", f"predict {folder} FILES", f"export {folder} network.onnx")
     ]
     assert {path.name for path in folder.iterdir()} >= {"regraft.json", "plan.json", "history.jsonl", "scores.json", "report.html"}
     assert not (folder / "run").exists()
@@ -117,7 +117,7 @@ def test_report_is_made_again(adapted: Adapted) -> None:
 
 def test_caches_are_listed_and_cleared(pictures: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    assert "no activation caches" in run("cache", "list", "--cache", cache).stdout
+    assert "no feature caches" in run("cache", "list", "--cache", cache).stdout
     options = ["--strategy", "head", "--epochs", 1, "--quiet", "--set", "device=cpu"]
     assert run("adapt", TINY, pictures, "--out", tmp_path / "out", "--cache", cache, *options).exit_code == 0
     (cache / "notes.txt").write_text("mine", encoding="utf-8")
@@ -126,9 +126,9 @@ def test_caches_are_listed_and_cleared(pictures: Path, tmp_path: Path) -> None:
     listed = run("cache", "list", "--cache", cache).stdout
     assert "100%" in listed and "network" in listed and "made" in listed
     assert entry["network"] == TINY and entry["data"].startswith("16 image from ") and entry["made"].startswith("20")
-    assert run("cache", "clear", "--cache", cache, "--older", "1h").stdout.startswith("Deleted 0 activation caches older than 1h in ")
+    assert run("cache", "clear", "--cache", cache, "--older", "1h").stdout.startswith("Deleted 0 feature caches older than 1h in ")
     assert run("cache", "clear", "--cache", cache, "--older", "tomorrow").exit_code == 2
-    assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 1 activation cache in ")
+    assert run("cache", "clear", "--cache", cache).stdout.startswith("Deleted 1 feature cache in ")
     assert [path.name for path in cache.iterdir()] == ["notes.txt"]
 
 

@@ -1,4 +1,4 @@
-"""The activation cache: nothing computed twice, nothing doubtful trusted."""
+"""The feature cache: nothing computed twice, nothing doubtful trusted."""
 
 from __future__ import annotations
 

@@ -153,5 +153,5 @@ Unknown = Annotated[bool, _printed("--unknown", help="Also print whether an item
 _PASS = "Columns of the table to print beside each prediction, with commas between; without it its column id, where it has one."
 Passed = Annotated[str | None, _printed("--pass", metavar="A,B", help=_PASS)]
 Texts = Annotated[list[str] | None, _printed("--text", help="A text to classify; repeatable.", show_default=False)]
-CacheFolder = Annotated[Path | None, _printed("--cache", metavar="DIR", help="Folder of activation caches; without it, the user's.")]
+CacheFolder = Annotated[Path | None, _printed("--cache", metavar="DIR", help="Folder of feature caches; without it, the user's.")]
 Older = Annotated[str | None, Option("--older", metavar="TIME", help="Only those made longer ago than this, such as 30d or 12h.")]

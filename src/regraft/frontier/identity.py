@@ -1,4 +1,4 @@
-"""What an activation cache is a cache of: a digest that changes whenever the cached values would."""
+"""What a feature cache is a cache of: a digest that changes whenever the cached values would."""
 
 from __future__ import annotations
 

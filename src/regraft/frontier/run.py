@@ -1,4 +1,4 @@
-"""Fill an activation cache: each item and view goes through the frozen part once."""
+"""Fill a feature cache: each item and view goes through the frozen part once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MOST_NAMED = 3
 
 
 def default_cache_folder() -> Path:
-    """Return the folder of activation caches: `REGRAFT_CACHE`, else `regraft` in the user's cache folder."""
+    """Return the folder of feature caches: `REGRAFT_CACHE`, else `regraft` in the user's cache folder."""
     given = os.environ.get("REGRAFT_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "regraft"
 

@@ -1,4 +1,4 @@
-"""Activation caches on the disk: how they lie there, and what counts as one.
+"""Feature caches on the disk: how they lie there, and what counts as one.
 
 A cache is a folder named by the digest of its facts: `manifest.json` (what it is a cache of), `live0.npy`, … (the rows), `done.npy` (a
 checksum for each finished chunk) and, while it is filled, a lock. A chunk counts as finished only after its values have been flushed,

@@ -1,4 +1,4 @@
-"""Where a training gets its batches and scores from: the activation cache, or the whole network."""
+"""Where a training gets its batches and scores from: the feature cache, or the whole network."""
 
 from __future__ import annotations
 

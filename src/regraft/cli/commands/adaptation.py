@@ -247,7 +247,7 @@ def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
         return
     show(f"{result.verdict}\n\n{result.plan}\n\n{result.account}", lines=True)
     show(f"\nCost: {_cost(result.cost)}", lines=True)
-    print_folder(folder, shown)
+    print_folder(folder, shown, unknown=result.network.unknown is not None)
 
 
 def printed_report(folder: Path) -> tuple[str | None, str]:
@@ -258,17 +258,18 @@ def printed_report(folder: Path) -> tuple[str | None, str]:
     return None, f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
 
 
-def print_folder(folder: Path, report: str) -> None:
+def print_folder(folder: Path, report: str, *, unknown: bool) -> None:
     """Print what a saved folder holds, and three commands that go on from there.
 
     Args:
         folder: of the network.
         report: what `printed_report` says of its page.
+        unknown: whether the network tells items of no known class.
     """
     show(f"Report: {report}")
     show(f"Saved in {printable(folder)}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
     name = shlex.quote(str(folder))
-    lines = (f"evaluate {name} DATA", f"predict {name} FILES --unknown", f"export {name} network.onnx")
+    lines = (f"evaluate {name} DATA", f"predict {name} FILES{' --unknown' if unknown else ''}", f"export {name} network.onnx")
     show("Next:" + "".join(f"\n  regraft {line}" for line in lines), lines=True)
 
 

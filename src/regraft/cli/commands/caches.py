@@ -1,4 +1,4 @@
-"""`regraft cache list|clear`: the activation caches on this machine."""
+"""`regraft cache list|clear`: the feature caches on this machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands `cache list` and `cache clear` to `app`."""
-    caches = typer.Typer(help="List or clear activation caches.", no_args_is_help=True)
+    caches = typer.Typer(help="List or clear feature caches.", no_args_is_help=True)
     command(caches, "list", _list)
     command(caches, "clear", _clear, examples=["regraft cache clear --older 30d"])
     app.add_typer(caches, name="cache", rich_help_panel="Other")
 
 
 def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
-    """List the activation caches below a folder, oldest first."""
+    """List the feature caches below a folder, oldest first."""
     from ...frontier import list_caches
 
     root = _root(cache)
@@ -40,13 +40,13 @@ def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
         show_json(_plain(entries))
         return
     if not entries:
-        show(f"There are no activation caches in {root}.")
+        show(f"There are no feature caches in {root}.")
         return
     _print_table(root, entries)
 
 
 def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = False) -> None:
-    """Delete the activation caches below a folder; anything else in it stays, and caches are computed again when needed."""
+    """Delete the feature caches below a folder; anything else in it stays, and caches are computed again when needed."""
     before = math.inf if older is None else time.time() - _seconds(older)
 
     from ...frontier import clear_caches
@@ -58,7 +58,7 @@ def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = 
         return
     freed = size_of(sum(entry.size for entry in entries))
     which = "" if older is None else f" older than {older}"
-    show(f"Deleted {len(entries)} activation {'cache' if len(entries) == 1 else 'caches'}{which} in {root}; {freed} freed.")
+    show(f"Deleted {len(entries)} feature {'cache' if len(entries) == 1 else 'caches'}{which} in {root}; {freed} freed.")
 
 
 def _seconds(text: str) -> float:
@@ -99,4 +99,4 @@ def _print_table(root: Path, entries: Sequence[Any]) -> None:
         for entry, part in zip(entries, done, strict=True)
     ]
     headings = ("network", "data", "rows", "finished", "size", "made")
-    show_table(headings, rows, title=f"Activation caches in {root}", caption=f"{total} in all")
+    show_table(headings, rows, title=f"Feature caches in {root}", caption=f"{total} in all")

@@ -90,4 +90,4 @@ def _print_result(result: Any, *, folder: Path, as_json: bool) -> None:
     if "max_score_change" in figures:
         change, examples = figures["max_score_change"], figures["proved_on_items"]
         show(f"Logits of old classes: changed by {change:.3g} at most, on {examples:,} examples (max_score_change)")
-    print_folder(folder, shown)
+    print_folder(folder, shown, unknown=result.network.unknown is not None)
