@@ -247,7 +247,9 @@ def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | 
     Returns:
         (N,) numbers from 0.
     """
-    places = features @ np.asarray(np.random.default_rng(0).standard_normal(features.shape[1]), features.dtype)
+    direction = np.asarray(np.random.default_rng(0).standard_normal(features.shape[1]), features.dtype)
+    with np.errstate(invalid="ignore"):  # the features are finite; BLAS was seen to set the flag by what it reads beside them
+        places = features @ direction
     order, folds = np.lexsort((places, targets)), np.empty(len(targets), np.int64)
     if groups is None:
         folds[order] = np.arange(len(order)) % min(count, len(order))
