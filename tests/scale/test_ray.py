@@ -72,6 +72,21 @@ def _pass(family: str, where: str | Path, **further: Any) -> tuple[FrozenPass, P
     return FrozenPass(network, cut, where, **further), items
 
 
+class Killed(examples.Cnn):
+    """A network that kills its process when it is trained for the first time in another one than it was made in."""
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self.mark, self.made_in = mark, os.getpid()
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the scores."""
+        if self.training and os.getpid() != self.made_in and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(batch)
+
+
 def _doubled(shared: dict[str, Any], piece: int) -> int:
     """Kill the worker at one piece, the first time."""
     mark = Path(shared["mark"])
@@ -161,3 +176,21 @@ def test_verbs_give_the_same_on_a_cluster(family: str) -> None:
     profiles = [regraft.profile(net, (X, y), cache="memory", engine="eager", cluster=own) for own in (None, "auto")]
     assert profiles[0].to_dict()["depths"] == profiles[1].to_dict()["depths"]
     assert not [note for note in (*results[1].plan.reasons, *profiles[1].notes) if "on this machine" in note]
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_search_on_a_cluster_has_the_trials_of_a_local_one_also_after_a_worker_was_killed(family: str, tmp_path: Path) -> None:
+    net, X, y = _network(family)
+    if family == "torch":
+        torch.manual_seed(0)
+        net = regraft.load(Killed(tmp_path / "killed"), inputs=(1, 8, 8))
+    given: dict[str, Any] = {"trials": 6, "sampler": "random", "pruner": None, "epochs": 1, "cache": "memory", "engine": "eager"}
+    given["space"] = {"strategy": ["head", "full"], "learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
+    studies = [regraft.search(net, (X[:120], y[:120]), **given, cluster=own) for own in (None, "auto")]
+    found = [[(trial.number, trial.values, trial.folds, trial.losses) for trial in study.trials] for study in studies]
+    assert found[0] == found[1] and len(found[0]) == 6
+    assert studies[0].scores == studies[1].scores
+    assert (tmp_path / "killed").exists() == (family == "torch")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,11 +24,11 @@ from regraft.data import read
 from regraft.errors import DataError, SettingError
 from regraft.planning.search import Space, bench, searching
 from regraft.planning.search.bench import TrialFigures
-from regraft.planning.search.board import Board, Options
-from regraft.planning.search.database import TrialFacts
+from regraft.planning.search.board import Board, Options, carried
 from regraft.planning.tuning.folds import folds_of
+from regraft.scale import unpacked
 
-RATES = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
+RATES: dict[str, Any] = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}
 QUICK: dict[str, Any] = {"epochs": 1, "cache": "memory", "pruner": None}
 
 
@@ -102,6 +104,31 @@ def test_the_same_seed_gives_the_same_trials_interrupted_or_not(sampler: str, tm
     assert regraft.load(tmp_path / "best", architecture=examples.Cnn).classes == ("class 0", "class 1", "class 2")
 
 
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_trials_as_tasks_are_those_of_one_process(sampler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two at a time, the later one done first; each is sent, and finds in its process what the one before has left there."""
+    taken = []
+
+    def tasks(work: Any, shared: bytes, *, pieces: Any, cluster: str, threads: int, in_order: bool) -> Any:
+        opened = unpacked(shared)
+        assert "cluster" not in opened[0].fixed and cluster == "auto" and not in_order
+        while two := list(itertools.islice(pieces, 2)):
+            taken.append(len(two))
+            for one in reversed(two):
+                yield pickle.loads(pickle.dumps(work(opened, pickle.loads(pickle.dumps(one)))))
+
+    monkeypatch.setattr(searching, "on_cluster", tasks)
+    monkeypatch.setattr(searching, "check_engine", lambda *_given: None)
+    monkeypatch.setattr(searching, "_judged", lambda *_given, **_named: (None, {}))
+    space = {"strategy": ["head"], "learning_rate": {**RATES["learning_rate"], "points": 2}, "batch_size": [8, 16]}
+    given: dict[str, Any] = {"space": space, "sampler": sampler, "trials": 3, **QUICK}
+    studies = [regraft.search(_net(), examples.pictures(40), **given, **more) for more in ({}, {"cluster": "auto", "out": tmp_path})]
+    found = [[(trial.number, trial.values, trial.figure, trial.folds, trial.losses) for trial in study.trials] for study in studies]
+    assert found[0] == found[1] and taken == [2, 1]
+    assert studies[1].cost["frozen_forward_items"] == studies[0].cost["frozen_forward_items"] == 40
+    assert not (tmp_path / "running").exists()
+
+
 def test_a_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     _board(tmp_path)
     with pytest.raises(SettingError, match="holds a study of another network, data, space or setting"):
@@ -120,8 +147,8 @@ def test_two_workers_share_the_trials_and_those_of_a_killed_one_are_done_again(t
     done = [second.carry_out(_steady) for _ in range(3)]
     assert [trial and trial.row for trial in done] == [0, 2, 3] and done[0] and done[0].facts.values == killed.values
     assert second.carry_out(_steady) is None
-    second._ended(going, "COMPLETE", facts=TrialFacts(values=going.values), seconds=0.0, value=0.0)
-    second._let_go_(going)
+    second.end(carried(going, _steady))
+    second.let_go_(going)
     assert [trial.state for trial in first.trials()] == ["COMPLETE"] * 4 and not (tmp_path / "running").exists()
 
 
@@ -130,10 +157,10 @@ def test_nothing_stays_of_a_process_that_is_killed_when_its_trial_has_ended(tmp_
     first, second, third = (_board(tmp_path, trials=3) for _ in range(3))
     killed, going = first.next(), second.next()
     assert killed is not None and going is not None
-    first._ended(killed, "COMPLETE", facts=TrialFacts(values=killed.values), seconds=0.0, value=0.0)
+    first.end(carried(killed, _steady))
     _killed(killed)
     assert third.carry_out(_steady) and [path.name for path in (tmp_path / "running").iterdir()] == [f"{going.row}.lock"]
-    second._ended(going, "COMPLETE", facts=TrialFacts(values=going.values), seconds=0.0, value=0.0)
+    second.end(carried(going, _steady))
     _killed(going)
     assert third.carry_out(_steady) is None and not third.waited()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.sqlite3"]

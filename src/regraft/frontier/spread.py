@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from ..errors import SettingError
 from ..networks.contract import Inputs, Network
 from ..scale import on_cluster, packed, unpacked
 
-__all__ = ["Chunk", "Shared", "batches_of", "spread"]
+__all__ = ["Chunk", "Shared", "batches_of", "sent", "spread"]
+
+T = TypeVar("T")
 
 Chunk = Sequence[tuple[np.ndarray, int]]
 """The examples of one task, with the view of each run of them."""
@@ -63,11 +66,24 @@ def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster
     Raises:
         SettingError: if what is computed cannot be sent, or is not bit-identical then.
     """
-    content = packed(shared, network.reduced)
-    other: Shared = unpacked(content)
     rows = np.arange(min(2, len(shared.items)))
-    with torch.no_grad():
-        pairs = zip(shared.values(shared.items.batch(rows)), other.values(other.items.batch(rows)), strict=True)
-        if not all(torch.equal(one, two) for one, two in pairs):
-            raise SettingError("cluster=: a copy of the network for other processes computes something else. Leave cluster= out.")
+    content = sent(shared, network, values=lambda one: one.values(one.items.batch(rows)))
     return on_cluster(_task, content, pieces=chunks, cluster=cluster, threads=shared.threads)
+
+
+def sent(shared: T, network: Network, *, values: Callable[[T], Sequence[Tensor]]) -> bytes:
+    """Return what all tasks share as bytes, after a copy made of them has proven itself.
+
+    Args:
+        shared: any object.
+        network: tells how the parts of it in `shared` are sent.
+        values: what the copy must give, bit by bit, as the original does.
+
+    Raises:
+        SettingError: if it cannot be sent, or is not bit-identical then.
+    """
+    content = packed(shared, network.reduced)
+    with torch.no_grad():
+        if not all(torch.equal(one, two) for one, two in zip(values(shared), values(unpacked(content)), strict=True)):
+            raise SettingError("cluster=: a copy of the network for other processes computes something else. Leave cluster= out.")
+    return content

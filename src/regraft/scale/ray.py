@@ -48,8 +48,10 @@ def check_cluster(cluster: str) -> None:
         ) from problem
 
 
-def on_cluster(work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int) -> Iterator[T]:
-    """Yield what a function gives for each piece, in their order; each piece is a task of Ray.
+def on_cluster(  # over the limit: what a task is made of
+    work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int, in_order: bool = True
+) -> Iterator[T]:
+    """Yield what a function gives for each piece; each piece is a task of Ray.
 
     Args:
         work: from what `shared` holds and one piece to a result; a function of a module that all machines have.
@@ -57,18 +59,26 @@ def on_cluster(work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable
         pieces: what the tasks differ in.
         cluster: "ray://HOST:PORT" or "auto".
         threads: processors that a task takes.
+        in_order: whether results come in the order of the pieces; else as they are done, and no piece is taken before a task can run.
 
     Yields:
         The results.
 
     Raises:
+        SettingError: if no machine has so many processors.
         RegraftError: if a task fails, or its machine was lost too often.
     """
     check_cluster(cluster)
     ray = _ray()
     kept = ray.put(shared)
     task = ray.remote(num_cpus=threads, max_retries=_RETRIES)(_done)
-    most = max(1, _AHEAD * int(ray.cluster_resources().get("CPU", 1)) // threads)
+    largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if largest < threads:
+        raise SettingError(
+            f"cluster=: a task takes {threads} processors, as this process does; the largest machine has {largest:g}. "
+            f"Set OMP_NUM_THREADS={max(1, int(largest))} for this process."
+        )
+    most = max(1, (_AHEAD if in_order else 1) * int(ray.cluster_resources().get("CPU", 1)) // threads)
     waiting: deque[Any] = deque()
     todo = iter(pieces)
     try:
@@ -76,8 +86,9 @@ def on_cluster(work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable
             waiting.extend(task.remote(work, [kept], piece=piece) for piece in islice(todo, most - len(waiting)))
             if not waiting:
                 return
-            yield ray.get(waiting[0])
-            waiting.popleft()
+            done = waiting[0] if in_order else ray.wait(list(waiting))[0][0]
+            yield ray.get(done)
+            waiting.remove(done)
     except ray.exceptions.RayError as problem:
         cause = getattr(problem, "cause", None)
         if isinstance(cause, RegraftError):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...console import speaking
 from ...data import Dataset, Prepared
-from ...frontier import Counter
+from ...frontier import Counter, Kept
 from ...heads import retarget
 from ...networks.contract import Network
 from ..carry_out import adapted, checked_setup
@@ -53,25 +53,19 @@ def shown_values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
 
 
-OnEpoch = Callable[[Mapping[str, Any]], None]
-
-
-def carried_out(
-    net: Network, items: Prepared, *, plan: Plan, parts: Parts, counter: Counter | None = None, on_epoch: OnEpoch | None = None
-) -> Outcome:
+def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log: Log | None = None) -> Outcome:
     """Train a copy of a network as a plan says, on given parts of the examples.
 
     Args:
         net: the trained network; it is not changed.
         plan: what is done; its own shares are not used.
-        counter: told of the examples that go through the frozen part.
-        on_epoch: told of every epoch's entry in the history; what it raises ends the trial.
+        log: told of what is done; what its `on_epoch` raises ends the trial.
 
     Returns:
         The adapted network, and how to judge it.
     """
     setup, _ = checked_setup(net, items, plan=plan, parts=parts)
-    outcome = adapted(setup, Log(counter=counter or Counter(), on_epoch=on_epoch))
+    outcome = adapted(setup, log or Log())
     leave_ready_(outcome.network)
     return outcome
 
@@ -98,6 +92,7 @@ class Bench:
         metric: the figure that chooses.
         longest: most epochs of one fold, for the steps that are reported to a pruner.
         counter: items that went through the frozen part in all trials.
+        kept: feature caches in memory, where these are not kept in a folder.
     """
 
     network: Network
@@ -108,6 +103,7 @@ class Bench:
     metric: str
     longest: int
     counter: Counter = field(default_factory=Counter)
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def direction(self) -> str:
@@ -134,7 +130,8 @@ class Bench:
             parts = learning_parts(self.items.data, plan, rest=rest, holdout=holdout)
             watch = _Watch(report, metric=self.metric, falling=self.metric in _FALLING, step=number * self.longest)
             with speaking(False):  # a line for each trial is enough
-                outcome = carried_out(network, self.items, plan=plan, parts=parts, counter=self.counter, on_epoch=watch.see_)
+                log = Log(counter=self.counter, kept=self.kept, on_epoch=watch.see_)
+                outcome = carried_out(network, self.items, plan=plan, parts=parts, log=log)
             data, tasks = self.items.data, matched_tasks(network, self.items.data)
             found = judged(outcome.network, outcome.feed, tasks=tasks, data=data, indices=parts.holdout)[data.name].figures
             figures.append(float(found[self.metric]))

@@ -24,7 +24,10 @@ from .bench import TrialFigures
 from .database import STUDY_NAME, Database, KeptTrial, TrialFacts, optuna_library, rungs_of, unwritable
 from .space import Space
 
-__all__ = ["BEST", "PRUNERS", "SAMPLERS", "Board", "Options", "Taken"]
+__all__ = ["BEST", "PRUNERS", "SAMPLERS", "Board", "Options", "Run", "Taken", "carried"]
+
+Run = Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]
+"""Carries out a trial: is given its values, and where to report a figure and its step, which may end it."""
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "hyperband")
@@ -162,8 +165,8 @@ class Board:
         seen = [trial.facts.values for trial in kept]
         return [values for values in self.space.grid(self.fixed) if values not in seen]
 
-    def carry_out(self, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]) -> KeptTrial | None:
-        """Take the next trial and carry it out with `run`, which is given its values and where to report.
+    def carry_out(self, run: Run) -> KeptTrial | None:
+        """Take the next trial and carry it out with `run`.
 
         Returns:
             The trial at its end; None where none is left to take.
@@ -172,38 +175,12 @@ class Board:
         if taken is None:
             return None
         try:
-            return self._carried(taken, run)
+            return self.end(carried(taken, run))
         finally:
-            self._let_go_(taken)
+            self.let_go_(taken)
 
-    def _carried(self, taken: Taken, run: Callable[[Mapping[str, Any], Callable[[float, int], None]], TrialFigures]) -> KeptTrial:
-        trial, pruned = taken.trial, optuna_library().TrialPruned
-
-        def report(figure: float, step: int) -> None:
-            trial.report(figure, step)
-            if trial.should_prune():
-                raise pruned
-
-        began, facts = time.perf_counter(), TrialFacts(values=taken.values)
-        try:
-            outcome = run(taken.values, report)
-        except pruned:
-            return self._ended(taken, "PRUNED", facts=facts, seconds=time.perf_counter() - began)
-        except Exception as error:  # one network that does not fit into memory, or diverges, is no reason to lose the others
-            facts = facts.model_copy(update={"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
-            return self._ended(taken, "FAIL", facts=facts, seconds=time.perf_counter() - began)
-        value = float(np.mean(outcome.figures))
-        found: dict[str, Any] = {"folds": list(outcome.figures), "losses": list(outcome.losses)}
-        found |= {} if math.isfinite(value) else {"error": f"The figure is {value}; expected a number."}
-        state = "COMPLETE" if math.isfinite(value) else "FAIL"
-        return self._ended(taken, state, facts=facts.model_copy(update=found), seconds=outcome.seconds, value=value)
-
-    def _ended(self, taken: Taken, state: str, *, facts: TrialFacts, seconds: float, value: float | None = None) -> KeptTrial:
-        told = taken.trial.study.get_trials(deepcopy=False)[taken.trial.number]
-        facts = facts.model_copy(update={"seconds": round(seconds, 3)})
-        ended = KeptTrial(
-            taken.row, state, facts, value if state == "COMPLETE" else None, told.intermediate_values, rungs_of(told.system_attrs)
-        )
+    def end(self, ended: KeptTrial) -> KeptTrial:
+        """Note how a trial has ended, and return it."""
         with self.alone():
             self.database.end(ended)
         return ended
@@ -262,7 +239,7 @@ class Board:
         except OSError as error:
             raise unwritable(self.folder, error) from error
 
-    def _let_go_(self, taken: Taken) -> None:
+    def let_go_(self, taken: Taken) -> None:
         """Let others have a trial: one that has not come to its end is taken again."""
         if taken.lock is not None:
             os.close(taken.lock)
@@ -284,3 +261,30 @@ class Board:
     @staticmethod
     def _place(folder: Path, row: int) -> Path:
         return folder / _RUNNING / f"{row}.lock"
+
+
+def carried(taken: Taken, run: Run) -> KeptTrial:
+    """Return a trial at its end, `taken` and carried out with `run`: in any process, of any machine."""
+    trial, pruned = taken.trial, optuna_library().TrialPruned
+
+    def report(figure: float, step: int) -> None:
+        trial.report(figure, step)
+        if trial.should_prune():
+            raise pruned
+
+    began, state, value = time.perf_counter(), "FAIL", math.nan
+    found: dict[str, Any] = {"values": taken.values}
+    try:
+        outcome = run(taken.values, report)
+    except pruned:
+        state = "PRUNED"
+    except Exception as error:  # one network that does not fit into memory, or diverges, is no reason to lose the others
+        found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    else:
+        value = float(np.mean(outcome.figures))
+        state = "COMPLETE" if math.isfinite(value) else "FAIL"
+        found |= {"folds": list(outcome.figures), "losses": list(outcome.losses)}
+        found |= {} if math.isfinite(value) else {"error": f"The figure is {value}; expected a number."}
+    facts = TrialFacts(**found, seconds=round(time.perf_counter() - began, 3))
+    told = trial.study.get_trials(deepcopy=False)[trial.number]
+    return KeptTrial(taken.row, state, facts, value if state == "COMPLETE" else None, told.intermediate_values, rungs_of(told.system_attrs))

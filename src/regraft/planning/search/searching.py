@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...console import progress, say
 from ...data import Dataset, check_trainable
 from ...errors import SettingError, near_names
 from ...files.text import printable
-from ...frontier import check_engine
+from ...frontier import Counter, check_engine
 from ...frontier.identity import frozen_digest
+from ...frontier.spread import sent
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
+from ...scale import on_cluster
 from ...training.courses import MOST
 from ..carry_out import carry_out
 from ..plan import Plan
@@ -31,8 +34,8 @@ from ..preparing import prepared_for
 from ..result import Result
 from ..tuning.folds import folds_of
 from .bench import METRICS, Bench, shown_figure, shown_values
-from .board import BEST, PRUNERS, SAMPLERS, Board, Options
-from .database import optuna_library
+from .board import BEST, PRUNERS, SAMPLERS, Board, Options, Taken, carried
+from .database import KeptTrial, optuna_library
 from .space import CLOSED_FORM, Range, Space, default_space, plan_for
 from .study import Study, TrialRecord
 
@@ -138,16 +141,62 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
             board = Board(options, space, bench.fixed, None if asked.out is None else Path(asked.out))
             ends = time.monotonic() + asked.seconds
             with progress("trials", asked.trials) as advance:
-                while (tried := board.carry_out(bench.run)) or board.waited():
-                    if tried:
-                        advance(1)
-                        figure = f", {bench.metric} {shown_figure(bench.metric, tried.value)}" if tried.value is not None else ""
-                        values = shown_values(tried.facts.values or {})
-                        say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[tried.state]}{figure}; {values}")
-                    if time.monotonic() > ends:
-                        say(f"The budget of {asked.budget} is used: no further trial is begun.")
-                        break
+                for ended in _trials(board, bench, ends=ends):
+                    advance(1)
+                    figure = f", {bench.metric} {shown_figure(bench.metric, ended.value)}" if ended.value is not None else ""
+                    values = shown_values(ended.facts.values or {})
+                    say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[ended.state]}{figure}; {values}")
+                if time.monotonic() > ends:
+                    say(f"The budget of {asked.budget} is used: no further trial is begun.")
             return _concluded(board, bench, cache=settings.get("cache", "auto"), test=test)
+
+
+def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
+    """Yield trials as they end, until none is left or under way elsewhere; none is begun after `ends`, in seconds of `time.monotonic`."""
+    while True:
+        if bench.fixed.get("cluster") is not None:
+            yield from _trials_as_tasks(board, bench, ends=ends)
+        while time.monotonic() <= ends and (ended := board.carry_out(bench.run)):
+            yield ended
+        if time.monotonic() > ends or not board.waited():
+            return
+
+
+def _trials_as_tasks(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
+    """Yield trials as they end, each a task of a cluster: this process takes them, and notes how they end."""
+    under_way, threads = dict[int, Taken](), torch.get_num_threads()
+
+    def takes() -> Iterator[Taken]:
+        while time.monotonic() <= ends and (taken := board.next()):
+            under_way[taken.row] = taken
+            yield replace(taken, lock=None)
+
+    alone = replace(bench, fixed={name: value for name, value in bench.fixed.items() if name != "cluster"})
+    content = sent((alone, threads), bench.network, values=_two_scores)
+    try:
+        done = on_cluster(_task, content, pieces=takes(), cluster=bench.fixed["cluster"], threads=threads, in_order=False)
+        for ended, items in done:
+            bench.counter.items += items
+            board.end(ended)
+            board.let_go_(under_way.pop(ended.row))
+            yield ended
+    finally:
+        for taken in under_way.values():
+            board.let_go_(taken)
+
+
+def _two_scores(shared: tuple[Bench, int]) -> list[torch.Tensor]:
+    network, items = shared[0].network, shared[0].items
+    network.mode_(False)
+    return list(network.scores(items.batch(np.arange(min(2, len(items))))).values())
+
+
+def _task(shared: tuple[Bench, int], taken: Taken) -> tuple[KeptTrial, int]:
+    """Carry out a trial in a worker; return how it ended, and how many examples went through the frozen part."""
+    bench = replace(shared[0], counter=Counter())
+    torch.set_num_threads(shared[1])
+    with _quiet():
+        return carried(taken, bench.run), bench.counter.items
 
 
 def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any]) -> tuple[Bench, Space]:
@@ -179,8 +228,8 @@ def _bench(net: Network, data: Dataset, *, asked: Asked, fixed: Mapping[str, Any
 
 @contextmanager
 def _shared(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give settings whose cache all trials share: "memory" becomes a folder that goes with the search."""
-    if settings.get("cache") != "memory":
+    """Give settings whose cache all trials share: "memory" becomes a folder that goes with the search; workers of a cluster have theirs."""
+    if settings.get("cache") != "memory" or settings.get("cluster") is not None:
         yield dict(settings)
         return
     with tempfile.TemporaryDirectory(prefix="regraft-search-") as folder:
