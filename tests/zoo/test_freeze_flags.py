@@ -178,6 +178,8 @@ def test_a_head_with_new_classes_is_trained_whoever_froze_it(family: str) -> Non
     [
         ({"strategy": "head", "trainable": ["BASE"]}, "nothing to train"),
         ({"strategy": "partial", "frozen": 1, "trainable": ["BASE"]}, "nothing to train"),
+        ({"strategy": "probe", "trainable": ["BASE"]}, "solves the head, which is frozen"),
+        ({"strategy": "auto", "trainable": ["BASE"]}, "solves the head, which is frozen"),
         ({"strategy": "full", "trainable": ["bace"]}, "no layer or module with weights of that name"),
         ({"strategy": "full", "trainable": 3}, "expected names of layers"),
         ({"strategy": "lora", "trainable": ["HEAD"]}, "Choose 'bias'"),

@@ -42,11 +42,10 @@ from .keras_parts.points import points_of
 from .keras_parts.record import Place, TrainingForm
 from .keras_parts.recurrent import as_operators_
 from .keras_parts.samples import called, sample_for, shapes_of
-from .keras_parts.saving import as_given, save
+from .keras_parts.saving import as_given, layer_names, save
 from .keras_parts.split import Split, split_graph
 from .keras_parts.structure import (
     blocks_of_model,
-    hooked_in,
     layer_structure,
     layers_of,
     named_module,
@@ -451,16 +450,10 @@ class KerasNetwork(Network):
         Raises:
             NetworkError: if Keras cannot serialise the model.
         """
-        hooked = hooked_in(self.module)
-        if hooked == ():
-            raise NetworkError(
-                f"A {type(self.module).__name__} that was cut cannot be saved: it has no graph of layers, and no file holds its end. "
-                "Build the model with the functional API, or end it in the class's own code."
-            )
         save(self, self.module, target=Path(folder) / _FILE)
         edits = [edit.to_dict() for edit in self.edits]
-        facts = {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None, "edits": edits}
-        return facts if hooked is None else {**facts, "taps": [[str(number), *point.pools] for number, point in hooked]}
+        facts = {"family": "keras", "file": _FILE, "inputs": list(self.input_shape) or None}
+        return {**facts, "edits": edits, "layers": layer_names(self.module)}
 
     def export_own(self, path: Path) -> Path:
         """Write a `.keras` file with the activation as it was and the layers' own `trainable` flags; derived heads are further outputs.

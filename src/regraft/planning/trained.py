@@ -187,6 +187,12 @@ def check_trained(network: Network, plan: Plan) -> list[str]:
     owner = "its freeze flags" if plan.trainable is None else "trainable="
     shown = ", ".join(map(repr, held[:4])) + (f", … ({len(held) - 4} more)" if len(held) > 4 else "")
     said = f"Frozen by {owner}, and not trained: {shown}."
+    heads = set(network.head_layers)
+    if plan.strategy in ("auto", "probe") and heads and heads <= held_layers(network):
+        raise SettingError(
+            f"strategy={plan.strategy!r} solves the head, which is frozen by {owner}: {shown}. Give trainable='all', or the names of the "
+            "layers to train; strategy='full' trains what is not frozen."
+        )
     if plan.strategy in ("auto", "probe", *METHODS) or plan.block == AUTO_BLOCK:
         return [said, *further]
     frozen = held_layers(network) | {layer.name for layer in network.layers if layer.name in network.held}

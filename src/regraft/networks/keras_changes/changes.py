@@ -188,8 +188,7 @@ def _tapped(network: N, taps: Sequence[Tap]) -> N:
     if graph_of(module) is None:
         whole, wanted = module, {tap.block for tap in taps}
         ends = _ends(network, [block for block in network.blocks if block.name in wanted])
-        numbers = {block.name: number for number, block in enumerate(network.blocks)}
-        subclassed.read_at(module, taps, ends=ends, numbers=numbers, sample=network.sample)
+        subclassed.read_at(module, taps, ends=ends, sample=network.sample)
     else:
         own = {tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
         whole = tapping.tapped(module, taps, layers=own)

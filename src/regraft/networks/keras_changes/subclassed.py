@@ -36,7 +36,7 @@ def end_layer(block: Block, layers: Sequence[Layer], *, called_ones: Sequence[st
     return next((outer for outer in reversed(whole) if not any(below(name, outer) for name in outside)), None)
 
 
-def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], numbers: Mapping[str, int], sample: Inputs) -> None:
+def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], sample: Inputs) -> None:
     """Let a model return the pooled outputs of some of its layers side by side, (N, D), in place of its own result.
 
     Its class becomes one of its own, made of the old one: the names of layers and weights stay.
@@ -45,7 +45,6 @@ def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], numbe
         model: a private copy; its class is replaced by one made of it.
         points: the blocks, or the input, and how each is pooled.
         ends: the name of the last layer of each block that is called.
-        numbers: of the blocks, from 0: their names hold counters of Keras and are others in another process.
         sample: two examples.
 
     Raises:
@@ -67,8 +66,7 @@ def read_at(model: Any, points: Sequence[Tap], *, ends: Mapping[str, str], numbe
     if not found:
         raise nothing_left(points)
     kept = {point.block: point.module for point in found if point.module is not None}
-    numbered = tuple((numbers.get(point.block, -1), point) for point in found)
-    _become_(model, kept, found=numbered, result=lambda seen: torch.cat([part for point in found for part in _pooled(point, seen)], 1))
+    _become_(model, kept, found=tuple(found), result=lambda seen: torch.cat([part for point in found for part in _pooled(point, seen)], 1))
 
 
 def ended_at(model: Any, name: str) -> None:
@@ -81,9 +79,7 @@ def _pooled(point: Point, seen: Mapping[str, Any]) -> list[Tensor]:
     return point.pooled(values, getattr(values, "_keras_mask", None))
 
 
-def _become_(
-    model: Any, ends: Mapping[str, str], *, found: tuple[tuple[int, Point], ...], result: Callable[[Mapping[str, Any]], Any]
-) -> None:
+def _become_(model: Any, ends: Mapping[str, str], *, found: tuple[Point, ...], result: Callable[[Mapping[str, Any]], Any]) -> None:
     kind = type(model)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,18 +1,24 @@
-"""Write a Keras model as its owner gave it: with the layers' own `trainable` flags."""
+"""Write a Keras model as its owner gave it, with the layers' own `trainable` flags, and know its layers again by their names."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from ...errors import NetworkError
 from ...files.writing import flush_file
+from .library import keras
 from .record import KerasRecord
+from .structure import graph_of, named_modules, sublayers
 
-__all__ = ["as_given", "save"]
+__all__ = ["as_given", "is_without_graph", "layer_names", "rename_layers_", "save"]
+
+_NUMBER = re.compile(r"_\d+$")
 
 
 def save(network: KerasRecord, module: Any, *, target: Path) -> None:
@@ -59,3 +65,27 @@ def as_given(network: KerasRecord) -> Iterator[None]:
         yield
     for value, wanted in gradients:
         value.requires_grad_(wanted)
+
+
+def is_without_graph(model: Any) -> bool:
+    """Tell whether a model, or one that stands in it, has no graph of layers."""
+    return any(isinstance(part, keras.Model) and graph_of(part) is None for part in (model, *sublayers(model)))
+
+
+def layer_names(model: Any) -> list[str]:
+    """Return the names of a model and of all layers in it, as the layers call themselves."""
+    return [layer.name for layer in (model, *named_modules(model).values())]
+
+
+def rename_layers_(model: Any, names: Sequence[str]) -> None:
+    """Give the layers of a model the names that those of one of its class had: Keras numbers the names that it makes in each process.
+
+    Args:
+        model: a private copy.
+        names: as `layer_names` returned them, of a model that may have further layers.
+    """
+    layers = [model, *named_modules(model).values()]
+    own, known = ([_NUMBER.sub("", name) for name in every] for every in (layer_names(model), names))
+    for block in SequenceMatcher(None, own, known, autojunk=False).get_matching_blocks():
+        for layer, name in zip(layers[block.a : block.a + block.size], names[block.b : block.b + block.size], strict=True):
+            layer.name = name

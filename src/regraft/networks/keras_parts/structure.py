@@ -25,7 +25,6 @@ __all__ = [
     "TAPS",
     "blocks_of_model",
     "graph_of",
-    "hooked_in",
     "is_code",
     "is_leaf",
     "is_tap",
@@ -46,7 +45,7 @@ _UNDER_LORA = ("kernel", "embeddings")
 TAPS = "taps"
 """The operation that puts the pooled outputs of several blocks side by side; the names of those that pool begin with it."""
 READ = "_regraft_read"
-"""An attribute of the class of a model without a graph that returns pooled outputs of its layers: of each, the block's number and how."""
+"""An attribute of the class of a model without a graph that returns pooled outputs of its layers: of each, the block and how."""
 CONDITION = "condition"
 """The input with row numbers of the table of codes."""
 CODES = "codes"
@@ -218,14 +217,9 @@ def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
     return slices_of(parts)
 
 
-def hooked_in(model: Any) -> tuple[Any, ...] | None:
-    """Return what `READ` says of a model, or of one that stands in it; empty for one that was cut, None for others."""
-    return next((getattr(part, READ) for part in (model, *sublayers(model)) if hasattr(part, READ)), None)
-
-
 def _read_slices(model: Any) -> tuple[TapSlice, ...]:
     """Return the slices of a model without a graph that is read by hooks; none of any other operation."""
-    return slices_of([(point.block, pool, width) for _, point in getattr(model, READ, ()) for pool, width in point.widths()])
+    return slices_of([(point.block, pool, width) for point in getattr(model, READ, ()) for pool, width in point.widths()])
 
 
 def _bottlenecks(graph: Any, steps: Sequence[Any]) -> list[bool]:

@@ -78,7 +78,7 @@ class _Network(Plain):
     origin: _Origin | None = None
     sample: dict[str, _Tensor] | None = None
     inputs: Shape | None = None
-    taps: list[list[str]] = Field(default_factory=list)
+    layers: list[str] = Field(default_factory=list)
     edits: _Edits = Field(default_factory=list)
     codes: str | None = None
     no_program: str | None = None

@@ -14,15 +14,18 @@ import h5py
 import numpy as np
 import torch
 
-from ...errors import NetworkError
+from ...errors import NetworkError, UnsafeFileError
 from ...files.formats import opening
 from ...files.sizes import memory, open_archive
 from ...files.text import printable
 from ..account import Account
-from ..keras_models import KerasNetwork
+from ..edits import Cut, Taps, edit_from_dict
+from ..keras_models import KerasNetwork, open_keras
+from ..keras_parts.clone import cloned
 from ..keras_parts.library import keras
+from ..keras_parts.saving import is_without_graph, rename_layers_
 from ..keras_parts.structure import graph_of, is_leaf, own_variables
-from ..matching import Weight, match, numbers_note
+from ..matching import Weight, by_shape, match, numbers_note
 from ..parts.structure import below
 from .arrays import matched_arrays
 from .keras_guard import check_config, serialized_parts
@@ -33,6 +36,7 @@ __all__ = [
     "assign_",
     "is_full_model",
     "open_keras_file",
+    "open_saved_keras",
     "put_keras_arrays_",
     "put_keras_weights_",
     "read_keras_weights",
@@ -109,6 +113,52 @@ def open_keras_file(path: str | Path) -> Any:
             model = _loaded(source, config)
         _check_shapes(model, source)
     return model
+
+
+def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None) -> KerasNetwork:
+    """Open the network of a saved folder.
+
+    Args:
+        path: of its weights, in a folder whose `regraft.json` has the content `facts`.
+        model: one of the user's class, as it was before its edits, which are then made again; None where the file says it all.
+
+    Returns:
+        The network with its weights and edits; its heads' class names are read elsewhere.
+
+    Raises:
+        UnsafeFileError: if the file carries code.
+        NetworkError: if it needs a model of the user's class, or the one given is another one.
+    """
+    told, source = facts["network"], {"source": str(path.parent)}
+    edits = tuple(edit_from_dict(edit) for edit in told.get("edits", ()))
+    if model is None:
+        try:
+            network = open_keras(open_keras_file(path), origin=source, take=True, heads=facts["heads"])
+            if is_without_graph(network.module) and any(isinstance(edit, Cut | Taps) for edit in edits):
+                raise NetworkError(f"No file holds where a {told['layers'][0]!r} without a graph of layers ends.")
+        except UnsafeFileError:
+            raise
+        except NetworkError as error:
+            raise NetworkError(
+                f"{error} Open the folder with architecture=, a model or a function that makes it: "
+                "regraft.load(folder, architecture=MyModel)."
+            ) from error
+        network.edits = edits
+        return network
+    own = cloned(model)
+    rename_layers_(own, told.get("layers", ()))
+    network = open_keras(own, inputs=told.get("inputs"), take=True)
+    for edit in edits:
+        network = network.edited(edit)
+    account = put_keras_weights_(network, path)
+    if by_shape(account) or account.entries.get("missing"):
+        raise NetworkError(
+            f"The layers of {type(network.module).__name__} have other names than those that were saved. Give them names of their own, "
+            "layers.Dense(12, name='first'), or open the folder in a new process: Keras numbers the names that it makes."
+        )
+    network.account = account
+    network.refresh_heads_()
+    return network
 
 
 def _check_shapes(model: Any, path: Path) -> None:

@@ -17,17 +17,15 @@ from ...files.formats import member, opening
 from ...files.given import LIBRARIES, missing_network
 from ...files.text import printable
 from ..account import Account
-from ..contract import Coding, Head, Inputs, Network, Tap
+from ..contract import Coding, Inputs, Network
 from ..edits import Cut, edit_from_dict
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
 from ..hub.samples import suited_tokens
-from ..matching import by_shape
 from ..onnx.trainable import SOURCE as ONNX_SOURCE
 from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice
-from ..parts.taps import INPUT, POOLS, VECTOR
 from ..samples import named_sample, sample_of
 from ..torch_changes.changes import with_present_names
 from ..torch_modules import TorchNetwork, open_torch
@@ -347,7 +345,6 @@ def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Arch
 def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     if facts["family"] == "keras":
         network: Network = _open_keras_folder(folder, facts, architecture=architecture)
-        network.edits = tuple(edit_from_dict(edit) for edit in facts["network"].get("edits", ()))
     else:
         network = _open_torch_folder(folder, facts, architecture=architecture)
         facts = _with_present_names(facts, network)
@@ -387,42 +384,8 @@ def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Pat
 def _open_keras_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
     path = member(folder, str(facts["network"]["file"]))
     with _keras_needed():
-        from ..keras_models import open_keras
-        from .keras_files import open_keras_file
-    if architecture is None:
-        try:
-            return open_keras(open_keras_file(path), origin={"source": str(folder)}, take=True, heads=facts["heads"])
-        except UnsafeFileError:
-            raise
-        except NetworkError as error:
-            raise NetworkError(
-                f"{error} A class of your own that fixes its number of outputs is opened again with architecture=, a model or a function "
-                "that makes it: regraft.load(folder, architecture=MyModel)."
-            ) from error
-    network = _open_live(_made(architecture), inputs=facts["network"].get("inputs"))
-    names = {"-1": INPUT} | {str(number): block.name for number, block in enumerate(network.blocks)}
-    taps = [
-        Tap(names.get(number, number), POOLS if pools == [VECTOR] else tuple(pools))
-        for number, *pools in facts["network"].get("taps") or ()
-    ]
-    network = _with_saved_heads(network.tapped(taps) if taps else network, facts)
-    account = _put_file_(network, path)
-    if by_shape(account) or account.entries.get("missing"):
-        raise NetworkError(
-            f"The layers of {type(network.module).__name__} have other names than those that were saved. Give them names of their own, "
-            "layers.Dense(12, name='first'), or open the folder in a new process: Keras numbers the names that it makes."
-        )
-    network.refresh_heads_()
-    return network
-
-
-def _with_saved_heads(network: Network, facts: Mapping[str, Any]) -> Network:
-    """Return the network with heads of the saved size, their rows still empty; a bias other than zero makes sure that there is one."""
-    for head in facts["heads"]:
-        weight = np.zeros((head["rows"], head["features"]), np.float32)
-        bias = np.zeros(head["rows"], np.float32)
-        network = network.with_head(Head(head["task"], None, head["kind"], head["activation"], head["layer"], weight, bias))
-    return network
+        from .keras_files import open_saved_keras
+    return open_saved_keras(path, facts, model=_made(architecture))
 
 
 def _sample_from(facts: Mapping[str, Any]) -> Inputs:
