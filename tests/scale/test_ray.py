@@ -72,11 +72,12 @@ def _pass(family: str, where: str | Path, **further: Any) -> tuple[FrozenPass, P
     return FrozenPass(network, cut, where, **further), items
 
 
-class Killed(examples.Cnn):
+class Killed(torch.nn.Sequential):
     """A network that kills its process when it is trained for the first time in another one than it was made in."""
 
     def __init__(self, mark: Path) -> None:
-        super().__init__()
+        layers = [torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 6, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)]
+        super().__init__(*layers, torch.nn.Flatten(), torch.nn.Linear(6, 3))
         self.mark, self.made_in = mark, os.getpid()
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
@@ -193,4 +194,28 @@ def test_a_search_on_a_cluster_has_the_trials_of_a_local_one_also_after_a_worker
     found = [[(trial.number, trial.values, trial.folds, trial.losses) for trial in study.trials] for study in studies]
     assert found[0] == found[1] and len(found[0]) == 6
     assert studies[0].scores == studies[1].scores
+    assert (tmp_path / "killed").exists() == (family == "torch")
+
+
+@no_ray
+@pytest.mark.slow
+@cluster_of_two
+@pytest.mark.parametrize("strategy", ["full", "scratch", "partial"])
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_machines_train_one_network_together_also_after_one_lost_its_worker(family: str, strategy: str, tmp_path: Path) -> None:
+    net, X, y = _network(family)
+    if family == "torch":
+        if strategy != "full":
+            (tmp_path / "killed").touch()
+        torch.manual_seed(0)
+        net = regraft.load(Killed(tmp_path / "killed"), inputs=(1, 8, 8))
+    given: dict[str, Any] = {"strategy": strategy, "epochs": 3, "learning_rate": 1e-3, "cache": "memory", "engine": "eager"}
+    given |= {"frozen": 1} if strategy == "partial" else {}
+    alone, both = (regraft.adapt(net, (X[:120], y[:120]), cluster=own, **given) for own in (None, "auto"))
+    assert not [note for note in both.plan.reasons if "machine" in note]
+    assert len(alone.history) == len(both.history) > 2
+    for one, two in zip(alone.history, both.history, strict=True):
+        figures = {name: value for name, value in one.items() if type(value) is float and name != "seconds"}
+        assert {name: two[name] for name in figures} == pytest.approx(figures, abs=1e-5)
+    assert both.scores["holdout"]["accuracy"] == alone.scores["holdout"]["accuracy"]
     assert (tmp_path / "killed").exists() == (family == "torch")

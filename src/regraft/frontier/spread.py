@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -82,7 +82,13 @@ def sent(shared: T, network: Network, *, values: Callable[[T], Sequence[Tensor]]
     Raises:
         SettingError: if it cannot be sent, or is not bit-identical then.
     """
-    content = packed(shared, network.reduced)
+
+    def reduced(part: Any) -> Any:
+        if isinstance(part, torch.memory_format):  # pickle would look for its name in the program that was started
+            return getattr, (torch, str(part).removeprefix("torch."))
+        return network.reduced(part)
+
+    content = packed(shared, reduced)
     with torch.no_grad():
         if not all(torch.equal(one, two) for one, two in zip(values(shared), values(unpacked(content)), strict=True)):
             raise SettingError("cluster=: a copy of the network for other processes computes something else. Leave cluster= out.")

@@ -16,6 +16,7 @@ from ..frontier import FrozenPass, Refusal, cacheable_layers, default_cache_fold
 from ..networks.contract import Network
 from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
+from ..training.recipe import moving_statistics
 from .setup import Log, Setup
 
 __all__ = [
@@ -33,6 +34,13 @@ __all__ = [
 
 UNCACHED = "The frozen part is computed every epoch"
 """How a note begins where a network cannot be taken apart."""
+_OUTSIDE = (
+    "Training ran on this machine, which is none of the cluster's: start the program on one of them, with cluster='auto', to train on all."
+)
+_PARTS = (
+    "On each machine of the cluster, BatchNorm layers took the statistics of that machine's part of a batch: with batch_norm='frozen' the "
+    "training is that of one machine."
+)
 
 
 def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
@@ -146,10 +154,15 @@ def training_of(  # over the limit: what a training is made of
         settings: other than the plan's, or None.
         most: learn from so many examples at most, or None.
     """
-    fit, plan = setup.parts.training, setup.plan
+    fit, plan, cluster = setup.parts.training, setup.plan, setup.settings.cluster
+    if setup.all_but_heads <= frozen:
+        cluster = None  # a head is trained in less time than it takes to send it
+    elif cluster not in (None, "auto"):
+        cluster = None
+        log.notes.extend({_OUTSIDE}.difference(log.notes))
     if most is not None and len(fit) > most:
         fit = np.sort(np.random.default_rng(plan.seed).choice(fit, most, replace=False))
-    return Training(
+    training = Training(
         setup.network,
         feed,
         setup.objective(),
@@ -162,7 +175,11 @@ def training_of(  # over the limit: what a training is made of
         stage,
         log.on_epoch,
         setup.additions.rates,
+        cluster=cluster,
     )
+    if cluster is not None and training.settings.batch_norm != "frozen" and moving_statistics(training):
+        log.notes.extend({_PARTS}.difference(log.notes))
+    return training
 
 
 def train_heads(

@@ -1,5 +1,5 @@
 """Work on many machines, by Ray."""
 
-from .ray import check_cluster, on_cluster, packed, unpacked
+from .ray import WorkerLostError, alongside, check_cluster, on_cluster, other_machines, packed, unpacked
 
-__all__ = ["check_cluster", "on_cluster", "packed", "unpacked"]
+__all__ = ["WorkerLostError", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked"]

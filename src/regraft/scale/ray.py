@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 from ..errors import RegraftError, SettingError, optional_import
 
-__all__ = ["check_cluster", "on_cluster", "packed", "unpacked"]
+__all__ = ["WorkerLostError", "alongside", "check_cluster", "on_cluster", "other_machines", "packed", "unpacked"]
 
 T = TypeVar("T")
 _RETRIES = 5
@@ -94,6 +95,70 @@ def on_cluster(  # over the limit: what a task is made of
         if isinstance(cause, RegraftError):
             raise cause from problem
         raise RegraftError(f"A task of the cluster failed: {cause or str(problem).strip().splitlines()[-1]}") from problem
+
+
+class WorkerLostError(RegraftError):
+    """A process that others wait for is gone."""
+
+
+def other_machines(cluster: str) -> tuple[str, list[str]]:
+    """Return the address of this machine within a cluster, and the names of its other machines that have a processor.
+
+    Args:
+        cluster: "auto"; the program runs on one of its machines.
+    """
+    check_cluster(cluster)
+    ray = _ray()
+    here = ray.get_runtime_context().get_node_id()
+    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here and node["Resources"].get("CPU", 0) >= 1]
+    return ray.util.get_node_ip_address(), sorted(node["NodeID"] for node in alive)
+
+
+@contextmanager
+def alongside(
+    work: Callable[[Any, Any], Any], shared: bytes, *, pieces: Sequence[Any], machines: Sequence[str], threads: int
+) -> Iterator[Callable[[], None]]:
+    """Run a function once on each of some machines, at the same time, beside what is done while the context lasts.
+
+    Args:
+        work: from what `shared` holds and a piece to anything; it ends by itself when this process no longer answers.
+        shared: of `packed`.
+        pieces: one for each machine.
+        machines: of `other_machines`.
+        threads: processors that each takes, where the machine has so many.
+
+    Yields:
+        What is to be called while this process waits for the others to begin: it takes a moment, and raises where one of them has ended.
+
+    Raises:
+        WorkerLostError: if one of them was lost.
+        RegraftError: if one of them fails.
+    """
+    ray = _ray()
+    kept, processors = ray.put(shared), {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
+    running = []
+    for machine, piece in zip(machines, pieces, strict=True):
+        place = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(machine, soft=False)
+        task = ray.remote(num_cpus=min(threads, processors[machine]), max_retries=0, scheduling_strategy=place)(_done)
+        running.append(task.remote(work, [kept], piece=piece))
+
+    def watch() -> None:
+        if ray.wait(running, timeout=0.1)[0]:
+            raise WorkerLostError("It ended before it began.")
+
+    try:
+        yield watch
+    except WorkerLostError:
+        for ended in ray.wait(running, num_returns=len(running), timeout=10.0)[0]:
+            try:
+                ray.get(ended)
+            except ray.exceptions.RayTaskError as problem:
+                cause = problem.cause
+                if not isinstance(cause, WorkerLostError):
+                    raise (cause if isinstance(cause, RegraftError) else RegraftError(f"A worker failed: {cause}")) from problem
+            except ray.exceptions.RayError:  # it is gone
+                continue
+        raise
 
 
 def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:

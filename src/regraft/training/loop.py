@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,18 @@ from torch.optim import Optimizer
 
 from ..console import progress, say
 from ..errors import SettingError
+from ..frontier.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
-from .checkpoints import Store
+from .checkpoints import InMemory, Store
 from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
 from .feeds import Feed, Payload
 from .objective import Objective
 from .optimizers import make_optimizer, set_rate_
 from .regularizing import dropped, l1_norm
 from .settings import Settings
+from .team import ALONE, Team, in_team
 from .telling.callbacks import Callbacks
 
 __all__ = [
@@ -75,6 +77,8 @@ class Training:
         until: an epoch after which it stops, to be continued from the checkpoint; None: trained to its end.
         begun: a state of the same training to continue from, where the checkpoint holds none.
         tried: first epochs, in which patience does not end the training: those of the comparison that chose it.
+        cluster: "auto" for one process on each machine of the Ray cluster that this one is a part of; None: this process alone.
+        team: the processes that train together.
     """
 
     network: Network
@@ -95,6 +99,8 @@ class Training:
     until: int | None = None
     begun: Mapping[str, Any] | None = None
     tried: int = 0
+    cluster: str | None = None
+    team: Team = ALONE
 
 
 @dataclass
@@ -145,6 +151,27 @@ def train(training: Training) -> list[dict[str, Any]]:
 
 def trained(training: Training) -> Trained:
     """Train as `train` does, and return where the training stands at its end."""
+    if training.cluster is None:
+        return _trained(training, ALONE)
+    kept = replace(training, checkpoint=training.checkpoint or InMemory())
+    silent = replace(training.settings, callbacks=(), log_with=None)
+    others = replace(training, checkpoint=None, on_epoch=None, begun=None, settings=silent)
+    start, rows = copied(trained_tensors(training)), training.fit[:2]
+
+    def scored(training: Training) -> list[Tensor]:
+        training.network.mode_(False)
+        return list(training.feed.scores(training.feed.batch(rows, np.zeros(len(rows), np.int64))).values())
+
+    def begun() -> Training:
+        restore_(trained_tensors(training), start)  # what was lost is trained again
+        return kept
+
+    most = len(training.fit) // _steps(training)
+    return in_team(_trained, begun, sent=lambda: sent(others, training.network, values=scored), most=most, cluster=training.cluster)
+
+
+def _trained(training: Training, team: Team) -> Trained:
+    training = replace(training, team=team)
     mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     settings, accelerator = training.settings, Accelerator(mixed_precision=mixed)
     training.network.freeze_(training.frozen)
@@ -164,11 +191,11 @@ def trained(training: Training) -> Trained:
         advance(state.epoch)
         while not _finished(training, state, limit=limit):
             seed = int(np.random.SeedSequence([training.seed, state.epoch]).generate_state(1)[0])
-            with seeded(seed):
+            with seeded(seed + team.rank):
                 _epoch_(training, state, optimizer=optimizer, accelerator=accelerator, seed=seed, told=told)
             if training.checkpoint is not None and (training.until is None or state.epoch == training.until):
                 _save(training, state, optimizer=optimizer)
-            if told.epoch_ended(state.history[-1]):
+            if team.first(told.epoch_ended(state.history[-1])):
                 state.history[-1]["stopped"] = True
                 _save(training, state, optimizer=optimizer)
             if training.on_epoch is not None:
@@ -217,13 +244,14 @@ def _epoch_(  # over the limit: what an epoch is made of
 ) -> None:
     """Run one epoch: fit, evaluate, take note."""
     began, settings, network = time.perf_counter(), training.settings, training.network
-    network.reseed_(seed)
+    network.reseed_(seed + training.team.rank)
     network.freeze_(_frozen_now(training, state.epoch))
     network.mode_(True)
     parts = _shuffled(training, seed)
     first_step, losses = state.epoch * len(parts), []
     told.epoch_begins(state.epoch)
-    for number, (indices, payload) in enumerate(training.feed.batches(parts)):
+    shares = [(training.team.part(indices), training.team.part(views)) for indices, views in parts]
+    for number, ((indices, _), (_, payload)) in enumerate(zip(parts, training.feed.batches(shares), strict=True)):
         rate = _rate(training, state, step=first_step + number, each=len(parts))
         set_rate_(optimizer, rate)
         told.step_begins(number)
@@ -233,10 +261,19 @@ def _epoch_(  # over the limit: what an epoch is made of
         if state.anchors:
             pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)
     entry = {"stage": training.stage, "phase": training.phase, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
+    _level_(training)
     judged = evaluate(training, training.validation)
     entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
     entry |= {"learning_rate": rate, "seconds": round(time.perf_counter() - began, 3)}
-    _note_(training, state, entry=entry)
+    _note_(training, state, entry=training.team.first(entry))
+
+
+def _level_(training: Training) -> None:
+    """Give all processes the same weights and moving averages."""
+    parameters = {name for names in training.network.layer_parameters().values() for name in names}
+    changed = trained_tensors(training)
+    averages = [tensor for name, tensor in changed.items() if name not in parameters and tensor.is_floating_point()]
+    training.team.level_([tensor for name, tensor in changed.items() if name in parameters], averages)
 
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
@@ -255,10 +292,10 @@ def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelera
             "Choose batch_norm='frozen', or a larger batch_size."
         ) from error
     accelerator.backward(loss)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    training.team.sum_gradients_(parameters)
     if training.settings.clip_norm is not None:
-        accelerator.clip_grad_norm_(
-            [parameter for group in optimizer.param_groups for parameter in group["params"]], training.settings.clip_norm
-        )
+        accelerator.clip_grad_norm_(parameters, training.settings.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
@@ -268,8 +305,11 @@ def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, 
     """Return the loss of one batch."""
     with accelerator.autocast(), dropped(training.network, training.settings.dropout):
         scores = training.feed.scores(payload)
-    loss = training.objective(scores, indices)
-    return loss + training.settings.l1 * l1_norm(training.network) if training.settings.l1 else loss
+    loss = training.objective(training.team.whole(scores, len(indices)), indices)
+    if not training.settings.l1:
+        return loss
+    norm = l1_norm(training.network)
+    return loss + training.settings.l1 * (norm.detach() if training.team.rank else norm)
 
 
 def _rate(training: Training, state: Trained, *, step: int, each: int) -> float:
@@ -326,7 +366,9 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
     """
     if not len(indices):
         return {}
-    return training.objective.figures(all_logits(training.network, training.feed, indices=indices), indices)
+    team = training.team
+    found = all_logits(training.network, training.feed, indices=indices, team=team)
+    return team.first({} if team.rank else training.objective.figures(found, indices))
 
 
 def monitored(training: Training) -> float:
@@ -358,20 +400,22 @@ def logits(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> n
     return all_logits(network, feed, indices=indices)[task]
 
 
-def all_logits(network: Network, feed: Feed, *, indices: np.ndarray) -> dict[str, np.ndarray]:
+def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team = ALONE) -> dict[str, np.ndarray]:
     """Return the raw scores of every task of some items in inference mode, view 0, from one pass.
 
     Args:
         indices: (n,), one or more.
+        team: whose processes share the work, and all have the result.
 
     Returns:
         Task -> (n, C) float32.
     """
     network.mode_(False)
     consecutive = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
-    parts = [(part, np.zeros(len(part), np.int64)) for part in consecutive]
+    parts = team.dealt([(part, np.zeros(len(part), np.int64)) for part in consecutive])
     with torch.inference_mode():
         made = [{task: scores.float().cpu().numpy() for task, scores in feed.scores(payload).items()} for _, payload in feed.batches(parts)]
+    made = team.collected(made)
     return {task: np.concatenate([part[task] for part in made]) for task in made[0]}
 
 
@@ -432,7 +476,7 @@ def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:
 
 def _resumed(training: Training, optimizer: Optimizer) -> Trained | None:
     """Put network and optimizer into the state of the checkpoint, else of the training that is continued, if there is one."""
-    saved = (training.checkpoint.read() if training.checkpoint is not None else None) or training.begun
+    saved = training.team.first((training.checkpoint.read() if training.checkpoint is not None else None) or training.begun)
     if saved is None:
         return None
     restore_(trained_tensors(training), saved["tensors"])

@@ -83,8 +83,8 @@ class Settings:
             "auto": of those installed, the fastest, where the pass is long enough to pay for building it, else "eager".
         precision: of frozen parts: "float32"; "bfloat16", where a probe's leave-one-out accuracy on such features of 256 examples is within
             one standard error of that in single precision; "auto": where bfloat16 is faster, too.
-        cluster: of Ray, whose workers compute frozen parts and the trials of a search: "ray://HOST:PORT", or "auto" for the one that this
-            machine is a part of; None: this machine alone.
+        cluster: of Ray, whose workers compute frozen parts and the trials of a search, and train more than a head together with this
+            process: "ray://HOST:PORT", or "auto" for the one that this machine is a part of; None: this machine alone.
         device: such as "cpu" or "cuda"; None: what the machine has.
         metrics: further figures of the first task, in the history ("validation_NAME"), the scores and the report: names of scorers of
             scikit-learn, or functions of the true and the predicted targets.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,7 +52,28 @@ def split_graph(network: KerasRecord, frozen: Collection[str]) -> Split | None:
 
         return network.scores_of(run)
 
-    return frozen_part, live_part
+    return _Part(network, frozen, 0, frozen_part), _Part(network, frozen, 1, live_part)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One of the two functions; in another process the graph is cut once more, for its tensors are known by where they are."""
+
+    network: KerasRecord
+    frozen: Collection[str]
+    which: int
+    run: Callable[..., Any]
+
+    def __call__(self, values: Any) -> Any:
+        return self.run(values)
+
+    def __reduce__(self) -> Any:
+        return _part, (self.which, (self.network, frozenset(self.frozen)))
+
+
+def _part(which: int, cut: tuple[KerasRecord, Collection[str]]) -> Any:
+    split = split_graph(*cut)
+    return None if split is None else split[which]
 
 
 def _ids(tensors: Sequence[Any]) -> set[int]:

@@ -1,0 +1,187 @@
+"""One training by several processes: each computes a part of every batch, and all take the same step.
+
+The scores of the whole batch go to every process, and the loss is computed on them: so it is that of one process whatever the loss is,
+and the sum of the gradients is its gradient. (DistributedDataParallel takes the mean of losses of parts, which is another number for
+class weights, unknown targets and parts of unequal size.) Each process has its own random numbers for dropout, and BatchNorm takes the
+statistics of its part of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has no declaration
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from ..console import say, speaking
+from ..errors import RegraftError
+from ..networks.contract import Scores
+from ..scale import WorkerLostError, alongside, other_machines
+
+__all__ = ["ALONE", "Team", "in_team"]
+
+T = TypeVar("T")
+S = TypeVar("S")
+_PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others at a step."""
+_RETRIES = 5
+"""Times that a training goes on with the machines that are left after one was lost."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train one network together.
+
+    Attributes:
+        rank: of this one, from 0; the first one decides and keeps checkpoints.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def part(self, rows: np.ndarray) -> np.ndarray:
+        """Return what this process computes of a batch, `rows` (B,)."""
+        return np.array_split(rows, self.size)[self.rank]
+
+    def whole(self, scores: Scores, rows: int) -> Scores:
+        """Return the scores of a whole batch in every process, from those of its parts; the gradient goes to this one's part.
+
+        Args:
+            scores: task -> (b, …) of this process.
+            rows: B, those of the batch.
+
+        Returns:
+            Task -> (B, …).
+        """
+        if self.size == 1:
+            return scores
+        start = sum(map(len, np.array_split(np.arange(rows), self.size)[: self.rank]))
+        made = {}
+        for task, own in scores.items():
+            every = own.new_zeros(rows, *own.shape[1:])
+            every[start : start + len(own)] = own.detach()
+            self._reached(dist.all_reduce, every)
+            made[task] = torch.cat([every[:start], own, every[start + len(own) :]])
+        return made
+
+    def sum_gradients_(self, parameters: Sequence[Tensor]) -> None:
+        """Add up the gradients of all processes in each of them; a parameter that none has used keeps None."""
+        if self.size == 1:
+            return
+        used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32, device=parameters[0].device)
+        self._reached(dist.all_reduce, used, op=dist.ReduceOp.MAX)
+        summed = [parameter for parameter, one in zip(parameters, used.tolist(), strict=True) if one]
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in summed]
+        flat = parameters_to_vector(gradients)
+        self._reached(dist.all_reduce, flat)
+        vector_to_parameters(flat, gradients)
+        for parameter, gradient in zip(summed, gradients, strict=True):
+            parameter.grad = gradient
+
+    def level_(self, weights: Sequence[Tensor], averages: Sequence[Tensor]) -> None:
+        """Give every process the first one's `weights`, should kinds of processors have rounded otherwise, and the mean of `averages`."""
+        for tensor in [] if self.size == 1 else weights:
+            self._reached(dist.broadcast, tensor.detach(), src=0)
+        for tensor in [] if self.size == 1 else averages:
+            self._reached(dist.all_reduce, tensor.detach())
+            tensor.detach().div_(self.size)
+
+    def first(self, value: T) -> T:
+        """Return the `value` that the first process gives."""
+        held = [value]
+        if self.size > 1:
+            self._reached(dist.broadcast_object_list, held, src=0)
+        return held[0]
+
+    def dealt(self, pieces: Sequence[T]) -> Sequence[T]:
+        """Return every process's share of some `pieces` of work, taken in turn."""
+        return pieces[self.rank :: self.size]
+
+    def collected(self, done: list[T]) -> list[T]:
+        """Return in every process, in their order, what has come of all pieces that were `dealt`."""
+        if self.size == 1:
+            return done
+        every: list[Any] = [None] * self.size
+        self._reached(dist.all_gather_object, every, done)
+        return [every[at % self.size][at // self.size] for at in range(sum(map(len, every)))]
+
+    @staticmethod
+    def _reached(call: Callable[..., Any], *given: Any, **named: Any) -> None:
+        try:
+            call(*given, **named)
+        except RuntimeError as problem:  # whatever the backends raise
+            raise WorkerLostError(str(problem).splitlines()[0]) from problem
+
+
+ALONE = Team()
+
+
+def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Callable[[], bytes], most: int, cluster: str) -> S:
+    """Do a piece of work together with one process of every other machine of a cluster.
+
+    Where a machine is lost, it is done once more with those that are left: `work` goes on from where it has kept itself.
+
+    Args:
+        work: of this process, the first one, and of the others.
+        begun: gives what this process works on, as it was before the work.
+        sent: gives what the others work on, packed.
+        most: processes that have something to do.
+        cluster: "auto"; the program runs on one of its machines.
+
+    Returns:
+        What the work of this process gives.
+
+    Raises:
+        RegraftError: if a process fails, or machines were lost too often.
+    """
+    threads, content = torch.get_num_threads(), b""
+    for _ in range(_RETRIES):
+        host, machines = other_machines(cluster)
+        machines = machines[: most - 1]
+        if not machines:
+            return work(begun(), ALONE)
+        content = content or sent()
+        try:
+            store, size = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE), 1 + len(machines)
+            pieces = [(work, rank, size, host, store.port, threads) for rank in range(1, size)]
+            with alongside(_other, content, pieces=pieces, machines=machines, threads=threads) as watch:
+                while not store.check([f"here {rank}" for rank in range(1, size)]):
+                    watch()
+                with _group(store, 0, size=size) as team:
+                    return work(begun(), team)
+        except WorkerLostError as problem:
+            say(f"A worker of the cluster was lost: the training goes on from its last epoch. {problem}")
+    raise RegraftError(f"Machines of the cluster were lost {_RETRIES} times in one training. Give the same call again to go on.")
+
+
+def _other(shared: Any, piece: tuple[Callable[[Any, Team], Any], int, int, str, int, int]) -> None:
+    """Do the work of one of the other processes, in a worker."""
+    work, rank, size, host, port, threads = piece
+    torch.set_num_threads(threads)
+    store = TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+    store.set(f"here {rank}", "")
+    with speaking(False), _group(store, rank, size=size) as team:
+        work(shared, team)
+
+
+@contextmanager
+def _group(store: Any, rank: int, *, size: int) -> Iterator[Team]:
+    """Give this process's place in the team that meets at `store`."""
+    try:
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except RuntimeError as problem:
+        raise WorkerLostError(str(problem).splitlines()[0]) from problem
+    try:
+        yield Team(rank, size)
+    finally:
+        dist.destroy_process_group()
