@@ -23,16 +23,16 @@ from regraft.networks.keras_parts.library import keras
 from regraft.networks.torch_modules import open_torch
 from regraft.planning import Plan, Result
 from regraft.planning.choosing import auto as auto_module
-from regraft.planning.choosing import trials as trials_module
 from regraft.planning.choosing.blending import blended_, snapshot
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
 from regraft.planning.choosing.probing import JOINT, best_of
-from regraft.planning.choosing.solving import Probed
+from regraft.planning.choosing.solving import HeldOut, Probed
 from regraft.planning.choosing.stacking import OLD_ROWS, stacking_weights
 from regraft.planning.setup import Log
 from regraft.training import Settings
+from regraft.training import recipe as recipe_module
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "cache": "memory"}
 
@@ -284,38 +284,41 @@ def test_auto_repeats_itself_and_tries_what_may_be_better(family: str) -> None:
     assert [one["why"] for one in both[0].plan.candidates] == [one["why"] for one in both[1].plan.candidates]
 
 
-@pytest.mark.parametrize(("family", "doubtful"), [("torch", True), ("keras", False)])
-def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, doubtful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("family", "folds"), [("torch", 1), ("keras", 0)])
+def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, folds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """New classes begin at zero, the head has no trial, what leads is compared with the probe at its end, and is the strategy itself.
 
     Where few examples leave that in doubt, it is compared on the training set as well, in folds that it had not learned from.
     """
-    began, compared = dict[str, bool](), list[str]()
-    train = trials_module.train
+    began, tried, compared = dict[str, bool](), set[tuple[str, int]](), list[int]()
+    trained, doubts = recipe_module.trained, iter([True] * folds + [False] * 9)
 
     def watched(training: Any) -> Any:
-        began[training.stage] = not training.network.rows(training.network.head.layer)[0].any()
-        compared.append(training.stage)
-        return train(training)
+        began.setdefault(training.stage, not training.network.rows(training.network.head.layer)[0].any())
+        if training.until:
+            tried.add((training.stage, training.until))
+        return trained(training)
 
-    def is_beaten_by(_choice: Choice, errors: np.ndarray, rows: np.ndarray, *, loss: float) -> bool:
-        assert len(errors) == len(rows) == len(set(rows.tolist()))
-        compared.append(f"on {len(rows)}")
-        return len(compared) == 4 and loss > 0
+    def is_beaten_by(_choice: Choice, run: HeldOut) -> bool:
+        assert len(run.errors) == len(run.losses) == len(run.rows) == len(set(run.rows.tolist()))
+        compared.append(len(run.rows))
+        return len(compared) == 2
 
-    monkeypatch.setattr(trials_module, "train", watched)
+    monkeypatch.setattr(recipe_module, "trained", watched)
+    monkeypatch.setattr(auto_module, "SURELY", 1e3)
     monkeypatch.setattr(Choice, "is_hopeless", lambda *_given: False)
-    monkeypatch.setattr(Choice, "is_doubtful", lambda *_given: doubtful)
+    monkeypatch.setattr(Choice, "is_doubtful", lambda *_given: next(doubts))
     monkeypatch.setattr(Choice, "is_beaten_by", is_beaten_by)
     pictures, labels = _hard(150)
     data = (pictures if family == "torch" else pictures.transpose(0, 2, 3, 1), [f"new {label}" for label in labels])
     net, settings = (_net() if family == "torch" else _keras()), {"batch_size": 32, "epochs": 60, "learning_rate": 3e-3, "cache": "memory"}
-    settings |= {"refit": False, "layer_decay": 1.0, "batch_norm": "batch"}
+    settings |= {"refit": False, "layer_decay": 1.0, "batch_norm": "batch", "patience": 2}
     wanted = ({"strategy": "head"}, {"strategy": "full"}, {"strategy": "partial", "frozen": 2})
     plan = Plan(strategy="auto", candidates=wanted, settings=Settings(**settings))
     found = regraft.adapt(net, data, strategy=plan)
-    assert began == {"try-full": True, "try-partial": True}
-    assert compared == ["try-full", "try-partial", "on 18", "on 120" if doubtful else "on 18"]
+    assert began == {"full": True, "partial": True}
+    assert tried == {("full", 7), ("partial", 7), ("full", 15), ("partial", 15)}  # then they are compared
+    assert compared == [18, 18 + 34 * folds]
     assert len(_named(found, "dropped after its trial: another one leads")) == 1 and _named(found, "not better than the probe") == ["head"]
     alone = regraft.adapt(net, data, **(settings | found.plan.chosen))
     states = [one.network.state().values() for one in (found, alone)]
@@ -424,6 +427,23 @@ def test_few_items_that_agree_are_no_certainty() -> None:
     assert gain == 0.25 and error >= 0.25
     assert not is_better(after, before, usual=0.1)
     assert is_better(np.repeat(after, 50), np.repeat(before, 50), usual=0.1)
+
+
+def test_losses_and_errors_together_leave_no_doubt() -> None:
+    """Of 30 examples the closed form has 4 wrong, tuning 2: the losses of all tell them apart, the errors alone do not."""
+    draw, rows = np.random.default_rng(0), np.arange(30)
+    errors = np.isin(rows, (0, 1, 2, 3)).astype(float)
+    before = HeldOut(rows, errors, 0.6 + 0.2 * draw.random(30), 0.7)
+    choice: Any = Choice(*[None] * 5, SimpleNamespace(error=4 / 30, loss=0.7), *[None] * 2)  # type: ignore[arg-type]
+    choice.known, choice.setup = before, SimpleNamespace(items=SimpleNamespace(data=SimpleNamespace(task="classification")), tasks=[0])
+
+    def run(better: float, wrong: int) -> HeldOut:
+        return HeldOut(rows, np.isin(rows, range(wrong)).astype(float), before.losses - better, 0.7 - better)
+
+    gain, error = gain_of(run(0.4, 2).errors, errors)
+    assert gain < 2 * error
+    doubts = [choice.is_doubtful(run(*one)) for one in ((0.4, 2), (0.03, 2), (0.4, 9), (-0.03, 9), (-0.4, 0))]
+    assert doubts == [False, True, True, False, True]
 
 
 def test_how_hard_the_choosing_items_are_is_taken_into_account() -> None:

@@ -18,7 +18,7 @@ from regraft.networks.torch_modules import open_torch
 from regraft.tasks import loss_for
 from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
 from regraft.training.measured import measured_training
-from regraft.training.recipe import Recipe, Starts, found_recipe, moving_statistics, with_recipe
+from regraft.training.recipe import Recipe, Starts, first_short, found_recipe, moving_statistics, with_recipe
 
 
 class Rows(ArrayFeed):
@@ -135,6 +135,17 @@ def test_a_run_that_goes_on_comes_to_the_same_without_the_comparisons(folded: bo
     second = measured_training(training, usual=1e-3, starts=starts, folds=folds, known=known)
     assert (first.recipe, first.compared, first.course) == (second.recipe, second.compared, second.course)
     assert [entry | {"seconds": 0} for entry in first.history] == [entry | {"seconds": 0} for entry in second.history]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in training.network.state().items())
+
+
+@pytest.mark.parametrize("epochs", [1, 6])
+def test_a_comparison_whose_first_training_has_begun_comes_to_the_same(epochs: int) -> None:
+    training, starts = _digits({"epochs": 40, "batch_size": 8}, norm=True, count=80)
+    plain, weights = measured_training(training, usual=3e-3, starts=starts), _state(training)
+    first = first_short(training, usual=3e-3, starts=starts)
+    first.go_on_(epochs, starts)
+    again = measured_training(training, usual=3e-3, starts=starts, first=first)
+    assert (plain.recipe, plain.compared, plain.course) == (again.recipe, again.compared, again.course)
     assert all(torch.equal(weights[name], tensor) for name, tensor in training.network.state().items())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from .checkpoints import Store
 from .courses import monitored_by
 from .loop import Training, all_logits
-from .recipe import Chosen, Comparison, Folds, Recipe, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
+from .recipe import Chosen, Comparison, Folds, Recipe, Short, Starts, course_of, found_recipe, refitted, trained_by, with_recipe
 
 __all__ = ["Measured", "measured_training"]
 
@@ -64,7 +64,9 @@ class Measured:
         return history
 
 
-def measured_training(training: Training, *, usual: float, starts: Starts, folds: Folds = (), known: Store | None = None) -> Measured:
+def measured_training(  # over the limit: what is measured, on what, and what is known of it
+    training: Training, *, usual: float, starts: Starts, folds: Folds = (), known: Store | None = None, first: Short | None = None
+) -> Measured:
     """Choose how a training is set, and carry it out.
 
     Args:
@@ -73,13 +75,14 @@ def measured_training(training: Training, *, usual: float, starts: Starts, folds
         folds: (training set, validation set) pairs that choose in place of those of the training; then the network is left with the
             weights of the last fold, to be trained again on all examples.
         known: where the choice is kept, for a run that goes on.
+        first: as of `found_recipe`.
 
     Returns:
         What came of it.
     """
     kept = known.read() if known is not None else None
     if kept is None:
-        chosen = found_recipe(training, usual=usual, starts=starts, folds=folds)
+        chosen = found_recipe(training, usual=usual, starts=starts, folds=folds, first=first)
         if known is not None:
             told = json.dumps([one.to_dict() for one in chosen.compared])
             known.write({"recipe": json.dumps(vars(chosen.recipe)), "compared": told, "tried": chosen.tried})

@@ -28,8 +28,10 @@ __all__ = [
     "Comparison",
     "Folds",
     "Recipe",
+    "Short",
     "Starts",
     "course_of",
+    "first_short",
     "found_recipe",
     "moving_statistics",
     "put_start_",
@@ -127,29 +129,35 @@ class Chosen:
 
 
 @dataclass
-class _Short:
+class Short:
     """A short training that may go on.
 
     Attributes:
         recipe: how it is set.
         trainings: of each fold.
-        epochs: so far.
-        loss: the lowest so far, the mean over the folds.
+        epochs: that are compared so far.
+        curves: the loss after each epoch, of each fold; they may be longer.
     """
 
     recipe: Recipe
     trainings: Sequence[Training]
     epochs: int = 0
-    loss: float = float("inf")
+    curves: list[list[float]] = field(default_factory=list)
 
     def go_on_(self, epochs: int, starts: Starts) -> None:
-        """Train for further epochs, from the start of the recipe on."""
+        """Compare what further epochs come to; train for them, from the start of the recipe on, where that has not been done."""
         self.epochs += epochs
-        curves = []
+        if self.curves and len(self.curves[0]) >= self.epochs:
+            return
+        self.curves = []
         for one in self.trainings:
             put_start_(one, self.recipe, starts=starts)
-            curves.append([loss_of(entry, one.settings) for entry in trained(replace(one, until=self.epochs)).history])
-        self.loss = float(np.mean(curves, axis=0).min())
+            self.curves.append([loss_of(entry, one.settings) for entry in trained(replace(one, until=self.epochs)).history])
+
+    @property
+    def loss(self) -> float:
+        """The lowest loss so far, the mean over the folds."""
+        return float(np.mean([curve[: self.epochs] for curve in self.curves], axis=0).min())
 
     def announced_(self, compared: int, training: int) -> None:
         """Say after the second epoch how long everything will take.
@@ -196,7 +204,13 @@ def moving_statistics(training: Training) -> frozenset[str]:
     return frozenset(name for name in network.state() if name.endswith(MOVING_STATISTICS) and name.rpartition(".")[0] in layers)
 
 
-def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = ()) -> Chosen:
+def first_short(training: Training, *, usual: float, starts: Starts) -> Short:
+    """Return the short training that a comparison without folds begins with, not begun: the usual rate, from the first start."""
+    part = _smaller(training, training.fit, validation=training.validation)
+    return _short([part], _usual_recipe(training.settings, usual, starts=starts), room=ROOM / 16)
+
+
+def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Folds = (), first: Short | None = None) -> Chosen:
     """Choose how a training is set by short trainings that begin where it will.
 
     First learning rates are compared, then the best of them with decays by depth, with frozen statistics of BatchNorm and from other
@@ -209,12 +223,13 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
         usual: learning rate in the middle of what is compared.
         starts: what the training may begin with; the first is the usual one.
         folds: (training set, validation set) pairs in place of those of the training.
+        first: what `first_short` gave of this training, as far as it has come; None: not begun.
 
     Returns:
         What was chosen.
     """
-    settings, first = training.settings, next(iter(starts))
-    given = Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), first)
+    settings = training.settings
+    given = _usual_recipe(settings, usual, starts=starts)
     parts = [
         _smaller(one, fit, validation=validation)
         for fit, validation in folds or [(training.fit, training.validation)]
@@ -230,6 +245,8 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     count = len(factors) + len(_others(training, given, of=with_others, starts=starts))
     room = ROOM / (count * len(parts))
     tried = [_short(parts, replace(given, learning_rate=given.learning_rate * factor), room=room) for factor in factors]
+    if first is not None and not folds:
+        tried[factors.index(1.0)] = replace(first, epochs=0)
     usual_one = tried[factors.index(1.0)]
     tried[0].announced_((count + 2 * (3 if few else 4)) * length, (len(parts) + 1) * most_epochs(settings, len(training.fit)))
     _run_(tried, length, starts=starts)
@@ -261,11 +278,16 @@ def short_epochs(settings: Settings, examples: int, *, each: int | None = None) 
     return max(-(-ROUND // max(1, round(each / settings.batch_size))), int(allowed / 16)), allowed
 
 
-def _loss(one: _Short) -> float:
+def _usual_recipe(settings: Settings, usual: float, *, starts: Starts) -> Recipe:
+    """Return the usual recipe, with what the settings give."""
+    return Recipe(settings.learning_rate or usual, 1.0, _statistics(settings), next(iter(starts)))
+
+
+def _loss(one: Short) -> float:
     return one.loss
 
 
-def _run_(shorts: Sequence[_Short], epochs: int, *, starts: Starts) -> None:
+def _run_(shorts: Sequence[Short], epochs: int, *, starts: Starts) -> None:
     """Train each for further epochs."""
     for one in shorts:
         one.go_on_(epochs, starts)
@@ -303,9 +325,9 @@ def _smaller(training: Training, fit: np.ndarray, *, validation: np.ndarray) -> 
     return replace(training, fit=fit, validation=validation, settings=settings, on_epoch=None, checkpoint=None, phase="search")
 
 
-def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> _Short:
+def _short(parts: Sequence[Training], recipe: Recipe, *, room: float) -> Short:
     """Return a short training by a recipe, with this room in bytes for the state of each part."""
-    return _Short(recipe, [replace(with_recipe(part, recipe), checkpoint=InMemory(room)) for part in parts])
+    return Short(recipe, [replace(with_recipe(part, recipe), checkpoint=InMemory(room)) for part in parts])
 
 
 def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int = 0) -> Trained:

@@ -24,11 +24,11 @@ from ..starting import solved_heads_of
 from ..tuning.tuned import FOLDS
 from .bases import outcome_of_probe, read_depths
 from .candidates import Candidate, candidates_of
-from .choice import Choice, figures_, old_errors, source_features
+from .choice import SURELY, Choice, figures_, gain_of, judged_old, source_features
 from .costs import measured_costs, pass_seconds
 from .probing import best_of, probes_of
-from .solving import Probed, item_errors
-from .trials import Run, Trial, trial_epochs, trial_of
+from .solving import HeldOut, Probed, item_errors
+from .trials import Trial, trial_epochs, trial_of
 
 __all__ = ["choose_and_carry_out"]
 
@@ -69,7 +69,7 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
     found = probes_of(setup, tapped, rows=setup.parts.learned_from)
     features = source_features(setup, log, tapped=tapped)
     probes, start = solved_heads_of(setup, features), best_of([one for one in found if one.joint] or found)
-    costs, old = measured_costs(setup), old_errors(setup, features)
+    costs, old = measured_costs(setup), judged_old(setup, features)
     choice = Choice(setup, log, tapped, features, probes, best_of(found), start, costs, old)
     choice.deadline = None if setup.plan.seconds is None else log.clock.began + setup.plan.seconds
     _enter_probes_(choice, found)
@@ -163,8 +163,8 @@ def _without_trials(choice: Choice) -> Final | None:
     entry = Candidate("head", "head")
     choice.entries.append(entry)
     choice.expect_(entry)
-    if choice.keeps_old and choice.old_errors is not None:
-        errors = choice.old_errors
+    if choice.keeps_old and choice.old is not None:
+        errors = choice.old.errors
     if np.isfinite(errors).all():
         figures_(entry, errors, shares=setup.items.data.task == "classification")
     choice.log.notes.append("Too few items to keep some aside for choosing: closed-form heads were compared by leaving items out.")
@@ -196,29 +196,36 @@ def _by_trials(choice: Choice, found: Sequence[Probed]) -> Final | None:
         return _untrained(choice)
     _announce(choice, candidates)
     trained = [one for one in candidates if one.strategy != "head"]
-    trial = _first_round(choice, trained)
+    trial = _leading(choice, trained)
     return _finished(choice, trial, head=next((one for one in candidates if one.strategy == "head"), None))
 
 
-def _first_round(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
-    """Return the trial of what trains more than the head that leads after an equal share of its course; None where none is left."""
-    trials, few = list[tuple[float, Trial]](), choice.deadline is None and not choice.asked
+def _leading(choice: Choice, candidates: Sequence[Candidate]) -> Trial | None:
+    """Return the trial of what trains more than the head that leads after an equal share of its course; None where none is left.
+
+    Those surely behind the leader after a third of that share do not go on.
+    """
+    trials, few = list[tuple[HeldOut, Trial]](), choice.deadline is None and not choice.asked
+    (first, then), promised = trial_epochs(choice.setup), 0.0
     for number, one in enumerate(candidates):
         if few and number >= FIRST:
             one.why = f"{NOT_TRIED}: {FIRST} that differ more were; with a budget, all are"
             continue
-        begun = _begun(choice, one)
-        if begun is None:
-            continue
-        trial, run = begun
-        if choice.is_hopeless(run.errors, run.rows):
-            one.why = "dropped after its trial: too far behind the probe"
-            continue
-        trials.append((run.loss, trial))
-    trials.sort(key=lambda one: one[0])
-    for _, trial in trials[1:]:
+        trial = _begun(choice, one, promised=promised)
+        if trial is not None:
+            trials.append((_run(choice, trial, epochs=first), trial))
+            promised += choice.seconds(one, items=min(len(choice.setup.parts.training), LARGEST), epochs=then)
+    trials.sort(key=lambda one: one[0].loss)
+    for run, trial in trials[1:]:
+        gain, error = gain_of(trials[0][0].losses, run.losses)
+        trial.candidate.why = "dropped early in its trial: surely behind another one" if gain > SURELY * error else ""
+    trials = [(_run(choice, trial, epochs=then), trial) for _, trial in trials if not trial.candidate.why]
+    for run, trial in trials:
+        trial.candidate.why = "dropped after its trial: too far behind the probe" if choice.is_hopeless(run) else ""
+    left = sorted(((run, trial) for run, trial in trials if not trial.candidate.why), key=lambda one: one[0].loss)
+    for _, trial in left[1:]:
         trial.candidate.why = "dropped after its trial: another one leads"
-    return trials[0][1] if trials else None
+    return left[0][1] if left else None
 
 
 def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
@@ -228,7 +235,7 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     if not trained:
         return
     items, most = len(setup.parts.training), most_epochs(setup.settings, len(setup.parts.training))
-    trials = sorted((choice.seconds(one, items=min(items, LARGEST), epochs=trial_epochs(setup)) for one in trained), reverse=True)
+    trials = sorted((choice.seconds(one, items=min(items, LARGEST), epochs=sum(trial_epochs(setup))) for one in trained), reverse=True)
     longest = max(PARTS * choice.seconds(one, items=items, epochs=most) for one in trained)
     few = choice.deadline is None and not choice.asked
     fitting = [seconds for seconds in trials if seconds <= choice.left]
@@ -239,21 +246,26 @@ def _announce(choice: Choice, candidates: Sequence[Candidate]) -> None:
     )
 
 
-def _begun(choice: Choice, one: Candidate) -> tuple[Trial, Run] | None:
-    """Return the trial of a candidate and what it came to, or None, and why, where there is none; of the head, what it is at its end."""
-    setup, epochs = choice.setup, trial_epochs(choice.setup)
-    needed = choice.seconds(one, items=min(len(setup.parts.training), LARGEST), epochs=epochs)
-    if choice.left < needed:
-        one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(choice.left, 0):.0f} s left of the budget"
+def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | None:
+    """Return the trial of a candidate, or None, and why, where there is none; so many seconds are `promised` to others."""
+    setup, left = choice.setup, choice.left - promised
+    needed = choice.seconds(one, items=min(len(setup.parts.training), LARGEST), epochs=sum(trial_epochs(setup)))
+    if left < needed:
+        one.why = f"{NOT_TRIED}: {needed:.0f} s for a trial, {max(left, 0):.0f} s left of the budget"
         return None
     trial = trial_of(one, choice.base(one), source=setup.network, log=choice.log)
     if not trial.starts and one.strategy != "head":
         one.why = f"{NOT_TRIED}: what it starts from runs no layer above its frontier"
         return None
-    run = trial.run_(epochs=epochs) if trial.starts else trial.judged([])
-    figures_(one, run.errors, shares=setup.items.data.task == "classification")
-    say(f"trial of {one.name}: loss {run.loss:.4g} on the validation set")
-    return trial, run
+    return trial
+
+
+def _run(choice: Choice, trial: Trial, *, epochs: int) -> HeldOut:
+    """Return what a trial comes to after further epochs; of the head, what it is."""
+    run = trial.run_(epochs=epochs) if trial.starts else trial.judged()
+    figures_(trial.candidate, run.errors, shares=choice.setup.items.data.task == "classification")
+    say(f"trial of {trial.candidate.name}: loss {run.loss:.4g} on the validation set")
+    return run
 
 
 def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Final | None:
@@ -265,20 +277,21 @@ def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) ->
         head: the head alone, where it is a candidate.
     """
     alone = None if head is None else _begun(choice, head)
-    if head is not None and alone is not None and not choice.is_beaten_by(alone[1].errors, alone[1].rows, loss=alone[1].loss):
-        head.why, alone = "not better than the probe by more than chance", None
+    head_run = None if alone is None else _run(choice, alone, epochs=0)
+    if head is not None and head_run is not None and not choice.is_beaten_by(head_run):
+        head.why, alone, head_run = "not better than the probe by more than chance", None, None
     run = None if trial is None else _trained(choice, trial)
     if trial is None or run is None:
-        return _untrained(choice) if alone is None else _final_head(choice, alone[0])
-    if alone is not None and alone[1].errors.mean() < run.errors[np.isin(run.rows, alone[1].rows)].mean():
+        return _untrained(choice) if alone is None else _final_head(choice, alone)
+    if alone is not None and head_run is not None and head_run.errors.mean() < run.at(head_run.rows)[0].mean():
         trial.candidate.why = "trained to its end, and not better than the head alone"
-        return _final_head(choice, alone[0])
+        return _final_head(choice, alone)
     _crown_(choice, trial)
     feed = trial.refitted()
     return trial, trial.found.history if trial.found else [], feed
 
 
-def _trained(choice: Choice, trial: Trial) -> Run | None:
+def _trained(choice: Choice, trial: Trial) -> HeldOut | None:
     """Train what leads to its end; return what it came to, or None where what needs no training is as good."""
     setup, epochs = choice.setup, None
     if choice.deadline is not None:
@@ -286,11 +299,11 @@ def _trained(choice: Choice, trial: Trial) -> Run | None:
         epochs = int(min(max(choice.left, 0) / each / PARTS, most_epochs(setup.settings, len(setup.parts.training))))
     run = trial.finished(epochs)
     found = trial.found
-    if found is not None and not found.kept_start and len(run.rows) < FEW_TO_JUDGE and choice.is_doubtful(run.errors, run.rows):
+    if found is not None and not found.kept_start and len(run.rows) < FEW_TO_JUDGE:
         again = (FOLDS + 1) * choice.seconds(trial.candidate, items=len(setup.parts.training), epochs=sum(found.course))
-        run = trial.judged_further(run) if again < choice.left else run
+        run = trial.judged_further(run, doubtful=choice.is_doubtful) if again < choice.left else run
     figures_(trial.candidate, run.errors, shares=setup.items.data.task == "classification")
-    if choice.is_beaten_by(run.errors, run.rows, loss=run.loss):
+    if choice.is_beaten_by(run):
         return run
     trial.candidate.why = "trained to its end, and not better by more than chance than what needs no training"
     return None
@@ -307,8 +320,8 @@ def _untrained(choice: Choice) -> Final | None:
         choice.entries.append(entry)
     entry.why = ""
     trial = trial_of(entry, choice.base(entry), source=choice.setup.network, log=choice.log)
-    if choice.old_errors is not None:
-        figures_(entry, choice.old_errors, shares=True)
+    if choice.old is not None:
+        figures_(entry, choice.old.errors, shares=True)
     return _final_head(choice, trial)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,10 @@ from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
 from .probing import refitted
-from .solving import Probed, item_errors, softened
+from .solving import HeldOut, Probed, held_out, softened
 from .stacking import OLD_ROWS
 
-__all__ = ["Choice", "figures_", "gain_of", "is_better", "old_errors", "source_features"]
+__all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
 
 HOPE = 0.5
 """Share of the errors of the best probe that tuning may be hoped to take away, before anything is tried."""
@@ -40,8 +41,8 @@ DOUBT_NEW = 0.5
 """The same where classes are new: then there are no old rows for tuning to start from."""
 LUCK = 0.5
 """How much better the chosen one of a few looks than it is, in standard errors."""
-DOUBTFUL = 3.0
-"""Standard errors of a difference within which it is looked at more closely."""
+SURELY = 2.0
+"""Standard errors of a paired difference of losses beyond which it is certain."""
 WORTH = 0.4
 """Standard errors of the best probe that trials have to be expected to bring, or none is run."""
 KEPT_BY = 0.5
@@ -61,7 +62,7 @@ class Choice:
         probe: the best probe, on all items that do not judge.
         start: the probe that tuning may start from, of several depths where that can be.
         costs: of this machine.
-        old_errors: of the rows of the old head on all items that do not judge, where all of its classes are carried over.
+        old: how wrong the old head is on all items that do not judge, where all of its classes are carried over.
         entries: all candidates, for the report.
         bases: those that were made, by name.
         deadline: on the clock of `time.perf_counter`; None without a budget.
@@ -77,7 +78,7 @@ class Choice:
     probe: Probed
     start: Probed
     costs: Costs
-    old_errors: np.ndarray | None = None
+    old: HeldOut | None = None
     entries: list[Candidate] = field(default_factory=list)
     bases: dict[str, Base] = field(default_factory=dict)
     deadline: float | None = None
@@ -111,17 +112,15 @@ class Choice:
             frozen = frozen_layers(self.setup.network, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
         return self.costs.training(frozen, items=items, epochs=epochs)
 
-    def is_beaten_by(self, errors: np.ndarray, rows: np.ndarray, *, loss: float) -> bool:
+    def is_beaten_by(self, run: HeldOut) -> bool:
         """Tell whether a trained network is better by more than chance than the best of what needs no training.
 
         Args:
-            errors: (m,) of its first task, on examples that it did not learn from.
-            rows: (m,) which.
-            loss: on them; where there are several tasks, the sum over all has to be lower as well.
+            run: how wrong it is; where there are several tasks, the sum of the losses over all has to be lower as well.
         """
         several = len(self.setup.tasks) > 1 and not self.keeps_old
-        better = is_better(errors, self.known_errors(rows), usual=self.usual(), overall=self.error, doubt=self.doubt)
-        return better and not (several and loss >= self.probe.loss)
+        better = is_better(run.errors, self.known.at(run.rows)[0], usual=self.usual(), overall=self.error, doubt=self.doubt)
+        return better and not (several and run.loss >= self.probe.loss)
 
     def expect_(self, candidate: Candidate) -> None:
         """Put into a candidate what is expected of it before it is tried: seconds, and an estimate with an honest, wide interval."""
@@ -138,45 +137,45 @@ class Choice:
     @property
     def keeps_old(self) -> bool:
         """Whether the rows of the old head, which have not seen these items, are better on them than the best probe."""
-        if self.old_errors is None:
+        if self.old is None:
             return False
         slack = KEPT_BY * self.probe.standard_error if any(one.method == OLD_ROWS for one in self.probe.members) else 0.0
-        return float(self.old_errors.mean()) < self.probe.error - slack
+        return float(self.old.errors.mean()) < self.probe.error - slack
 
     @property
     def doubt(self) -> float:
         """How far tuning is taken to lie behind, in units of the usual difference."""
-        return DOUBT_NEW if self.old_errors is None else DOUBT
+        return DOUBT_NEW if self.old is None else DOUBT
+
+    @cached_property
+    def known(self) -> HeldOut:
+        """How wrong the best of what needs no training is."""
+        if self.keeps_old and self.old is not None:
+            return self.old
+        name = self.setup.items.data.name
+        return held_out(self.setup, self.probe.probes[name].loo_scores, rows=self.probe.rows[name])
 
     @property
     def error(self) -> float:
         """The error of the best of what needs no training."""
-        return float(self.old_errors.mean()) if self.keeps_old and self.old_errors is not None else self.probe.error
+        return float(self.old.errors.mean()) if self.keeps_old and self.old is not None else self.probe.error
 
     @property
     def standard_error(self) -> float:
         """Its standard error; one item where there is no error at all."""
-        errors = self.old_errors if self.keeps_old and self.old_errors is not None else self.probe.errors
+        errors = self.old.errors if self.keeps_old and self.old is not None else self.probe.errors
         return max(float(errors.std() / np.sqrt(max(len(errors), 1))), 0.0 if self.error else 1 / max(len(errors), 1))
 
-    def known_errors(self, rows: np.ndarray) -> np.ndarray:
-        """Return the errors of the best of what needs no training on examples `rows`, (m,); NaN where it is not known."""
-        name = self.setup.items.data.name
-        known, errors = self.probe.rows[name], self.probe.errors
-        if self.keeps_old and self.old_errors is not None:
-            known, errors = self.setup.known(name, self.setup.parts.learned_from), self.old_errors
-        place = {int(row): index for index, row in enumerate(known)}
-        return np.array([errors[place[int(row)]] if int(row) in place else np.nan for row in rows])
+    def is_hopeless(self, run: HeldOut) -> bool:
+        """Tell whether a trial that came to this cannot be expected to come to beat the best probe."""
+        gain, error = gain_of(run.errors, self.known.at(run.rows)[0])
+        return gain + error + HOPE_TRIED * float(run.errors.mean()) < 0
 
-    def is_hopeless(self, errors: np.ndarray, rows: np.ndarray) -> bool:
-        """Tell whether a trial with these errors on the examples `rows` cannot be expected to come to beat the best probe."""
-        gain, error = gain_of(errors, self.known_errors(rows))
-        return gain + error + HOPE_TRIED * float(errors.mean()) < 0
-
-    def is_doubtful(self, errors: np.ndarray, rows: np.ndarray) -> bool:
-        """Tell whether a training with these errors on the examples `rows` may be better or worse than what needs none."""
-        gain, error = gain_of(errors, self.known_errors(rows))
-        return abs(gain) < DOUBTFUL * error
+    def is_doubtful(self, run: HeldOut) -> bool:
+        """Tell whether a training that came to this may be better than what needs none, and is not so by its losses and its errors."""
+        gain, error = gain_of(run.losses, self.known.at(run.rows)[1])
+        better = self.is_beaten_by(run)
+        return (better or gain > 0) and not (better and gain > SURELY * error)
 
     def expected_gain(self) -> float:
         """Return by how much trials can be expected to lower the error, those that are then not believed counted as nothing.
@@ -187,7 +186,7 @@ class Choice:
         Source: expected improvement (Jones, Schonlau & Welch, Journal of Global Optimization 13, 1998, equation 15), before one look.
         """
         rows = self.setup.known(self.setup.items.data.name, self.setup.parts.validation)
-        count, usual = max(int(np.isfinite(self.known_errors(rows)).sum()), 1), self.usual()
+        count, usual = max(int(np.isin(rows, self.probe.rows[self.setup.items.data.name]).sum()), 1), self.usual()
         spread = self.error if self.setup.items.data.task == "classification" else float(self.probe.errors.var())
         seen = np.sqrt(max(spread, 1 / max(len(self.probe.errors), 1)) / count)
         believed = usual**2 / float(np.hypot(usual, seen))
@@ -203,8 +202,8 @@ class Choice:
         return self.expected_gain() <= WORTH * self.standard_error
 
 
-def old_errors(setup: Setup, features: Tensor) -> np.ndarray | None:
-    """Return the errors of the old head on all items that do not judge, (n,), where it has all classes; else None.
+def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
+    """Return how wrong the old head is on all items that do not judge, where it has all classes; else None.
 
     Args:
         setup: its network has the rows that were carried over.
@@ -216,7 +215,7 @@ def old_errors(setup: Setup, features: Tensor) -> np.ndarray | None:
         return None
     rows = setup.known(name, setup.parts.learned_from)
     scores = all_logits(setup.network, HeadFeed(setup.network, features, setup.device), indices=rows)[task]
-    return item_errors(setup, scores, rows=rows)
+    return held_out(setup, scores, rows=rows)
 
 
 def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:

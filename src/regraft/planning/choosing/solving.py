@@ -20,19 +20,23 @@ from ...probes import (
     fit_random_projection,
     fit_ridge,
     fit_svm,
+    fit_temperature,
     fit_vote,
 )
 from ...probes.common import HiddenLayer, feature_scale, typical_deviation
+from ..measured_input import losses_of
 from ..plan import THROUGH_LAYERS
 from ..setup import Setup
 from ..tapped import Tapped
 
 __all__ = [
     "WORDS",
+    "HeldOut",
     "Probed",
     "by_discriminants",
     "columns_of",
     "drawn",
+    "held_out",
     "item_errors",
     "judged_probe",
     "logistic_loss",
@@ -281,6 +285,41 @@ def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
         typical[own] = typical_deviation(mean[own], deviation[own], dtype=features.dtype)
     typical[own_units] = 0.0  # the columns of a table: each has a unit of its own
     return np.asarray(feature_scale(mean, deviation, dtype=features.dtype, typical=typical) * roots, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """How wrong something is on examples that it did not learn from, by the first task.
+
+    Attributes:
+        rows: (m,) which examples.
+        errors: (m,) as of `item_errors`.
+        losses: (m,) of classes the log-loss after the best temperature, else the errors.
+        loss: the mean of these; where there are several tasks, the sum over them.
+    """
+
+    rows: np.ndarray
+    errors: np.ndarray
+    losses: np.ndarray
+    loss: float
+
+    def at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return errors and losses of the examples `rows` (k,); NaN where they are not known."""
+        place = {int(row): index for index, row in enumerate(self.rows)}
+        found = np.array([place.get(int(row), -1) for row in rows], np.int64)
+        return np.append(self.errors, np.nan)[found], np.append(self.losses, np.nan)[found]
+
+
+def held_out(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> HeldOut:
+    """Return how wrong `scores` (n, C) of the first task of a `setup` are, on those of the examples `rows` (n,) that have a target."""
+    data = setup.items.data
+    known = data.targets_of(data.name).known[rows]
+    scores, rows = scores[known].astype(np.float64), rows[known]
+    errors = losses = item_errors(setup, scores, rows=rows)
+    if data.task == "classification" and len(rows):
+        factor = fit_temperature(scores, np.eye(scores.shape[1])[data.targets[rows]])
+        losses = losses_of(factor * scores, data.targets[rows], kind=data.task)
+    return HeldOut(rows, errors, losses, float(losses.mean()))
 
 
 def item_errors(setup: Setup, scores: np.ndarray, *, rows: np.ndarray) -> np.ndarray:

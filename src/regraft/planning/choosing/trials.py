@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...methods import METHODS
 from ...networks.contract import Network
-from ...probes import fit_temperature, log_loss
-from ...training import Feed, Settings, WholeFeed, all_logits, train
+from ...training import Feed, Settings, Training, WholeFeed, all_logits
 from ...training.measured import Measured, measured_training
-from ...training.recipe import DRAWN, LARGEST, Recipe, Starts, put_start_, refitted, short_epochs
+from ...training.recipe import DRAWN, LARGEST, Short, Starts, first_short, refitted, short_epochs
 from ..passes import feed_of, training_of
-from ..setup import Log, Parts, Setup
+from ..setup import Log, Setup
 from ..tuning.stages import Tuning, begun_method
 from ..tuning.tuned import folds_for, refit_, split_of, starts_of, usual_rate
 from .bases import Base
 from .blending import blended_, mix_, restore_, snapshot
 from .candidates import Candidate, below_probe, frozen_layers
-from .solving import item_errors
+from .solving import HeldOut, held_out
 
-__all__ = ["Run", "Trial", "trial_epochs", "trial_of"]
+__all__ = ["Trial", "trial_epochs", "trial_of"]
 
 LENGTH = 3
 """Length of a trial, in terms of the shortest of the trainings that compare settings: as long as the last of these."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training of a candidate came to.
-
-    Attributes:
-        errors: (m,) of examples that it did not learn from, as `item_errors`.
-        rows: (m,) which examples.
-        loss: on them; of classes after the best temperature.
-        history: one dict an epoch, from the start of the candidate on.
-    """
-
-    errors: np.ndarray = field(repr=False)
-    rows: np.ndarray = field(repr=False)
-    loss: float
-    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -60,8 +40,9 @@ class Trial:
         log: gets notes and the time.
         frozen: layers that are not trained.
         starts: weights that it may begin with, as those of its strategy; none where nothing below the head is trained.
-        feed: of the short training.
+        feed: of its trainings.
         tuning: by which method, where it is one.
+        short: the training that is compared with those of others, once it has begun.
         found: the training whose settings were measured, once that is done.
         share: of the way from the start to the trained weights that is kept.
     """
@@ -74,6 +55,7 @@ class Trial:
     starts: Starts
     feed: Feed
     tuning: Tuning | None = None
+    short: Short | None = None
     found: Measured | None = None
     share: float = 1.0
 
@@ -86,23 +68,17 @@ class Trial:
     def _is_drawn(self) -> bool:
         return self.candidate.strategy == "scratch"
 
-    def run_(self, *, epochs: int) -> Run:
-        """Return what a few `epochs` of training at the usual rate come to."""
+    def run_(self, *, epochs: int) -> HeldOut:
+        """Train for further epochs at the usual rate, as the comparison of settings begins; return what it comes to."""
         began = time.perf_counter()
-        settings = replace(self.setup.settings, epochs=epochs, learning_rate=self.rate, patience=None, unfreeze_every=None)
-        stage = "-".join(["try", *re.findall(r"\w+", self.candidate.name)])
-        with self._form():
-            training = training_of(
-                _smaller(self.setup), self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings, most=LARGEST
-            )
-            put_start_(training, Recipe(self.rate, start=next(iter(self.starts))), starts=self.starts)
-            with self.log.clock.during("train"):
-                history = train(replace(training, phase="search"))
-            run = self.judged(history)
+        with self._form(), self.log.clock.during("train"):
+            self.short = self.short or first_short(self._training(self.setup.settings), usual=self.rate, starts=self.starts)
+            self.short.go_on_(epochs, self.starts)
+            run = self.judged()
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
 
-    def finished(self, epochs: int | None) -> Run:
+    def finished(self, epochs: int | None) -> HeldOut:
         """Train with measured settings, as the strategy of that name does.
 
         Args:
@@ -111,28 +87,26 @@ class Trial:
         Returns:
             What came of it on the validation set, or on folds where that is small.
         """
-        began, setup = time.perf_counter(), self.setup
+        began, setup, first = time.perf_counter(), self.setup, self.short if epochs is None and _is_small(self.setup) else None
         self.feed = self.feed if _is_small(setup) else feed_of(setup, self.log, frozen=self.frozen)
-        stage = "from scratch" if self._is_drawn else self.candidate.strategy  # the baseline of the same name has its own checkpoint
-        settings = setup.settings if epochs is None else replace(setup.settings, epochs=epochs)
-        training = training_of(setup, self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings)
-        folds, known = folds_for(setup), setup.checkpoint(f"{stage}-choice")
+        training = self._training(setup.settings if epochs is None else replace(setup.settings, epochs=epochs))
+        folds, known = folds_for(setup), setup.checkpoint(f"{training.stage}-choice")
         with self.log.clock.during("train"), self._form():
-            self.found = found = measured_training(training, usual=self.rate, starts=self.starts, folds=folds, known=known)
+            self.found = found = measured_training(training, usual=self.rate, starts=self.starts, folds=folds, known=known, first=first)
             if found.recipe.start == "as it is" and not folds and not found.kept_start:
                 start = dict(self.starts[found.recipe.start](training.fit))
-                self.share = blended_(setup.network, start, judged=lambda: self._figures(*self._held_out())[2])
+                self.share = blended_(setup.network, start, judged=lambda: self.judged().loss)
                 self.candidate.why = f"chosen; {self.share:.0%} of the way from the weights before tuning to those after"
                 found.held_out = self._held_out()
-        run = self._run(*(found.held_out or self._held_out()), history=found.history)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
-        return run
+        return self._judged(*(found.held_out or self._held_out()))
 
-    def judged_further(self, run: Run) -> Run:
-        """Return what a finished training comes to on the training set as well: each fold is held out of a repetition of it.
+    def judged_further(self, run: HeldOut, *, doubtful: Callable[[HeldOut], bool]) -> HeldOut:
+        """Judge a finished training on the training set as well, a fold after the other, each held out of a repetition of it.
 
         Args:
             run: what it came to on the validation set.
+            doubtful: whether what is known so far asks for a further fold.
 
         Raises:
             ValueError: if it has not been finished.
@@ -143,15 +117,18 @@ class Trial:
         trained, judged = snapshot(network, self.frozen), [self._held_out()]
         with self.log.clock.during("train"), self._form():
             for _, fold in split_of(setup, setup.parts.training):
+                if not doubtful(run):
+                    break
                 others = np.setdiff1d(setup.parts.learned_from, fold)
                 refitted(replace(found.training, checkpoint=None), found.recipe, starts=found.starts, course=found.course, rows=others)
                 if self.share < 1:
                     mix_(network, dict(self.starts[found.recipe.start](others)), share=self.share)
                 judged.append((all_logits(network, self.feed, indices=fold), fold))
+                scores = {task: np.concatenate([part[task] for part, _ in judged]) for task in judged[0][0]}
+                run = self._judged(scores, np.concatenate([rows for _, rows in judged]))
         restore_(network, trained)
-        scores = {task: np.concatenate([part[task] for part, _ in judged]) for task in judged[0][0]}
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
-        return self._run(scores, np.concatenate([rows for _, rows in judged]), history=run.history)
+        return run
 
     def refitted(self) -> Feed:
         """Train again on training and validation set where that is asked for, and take the network as its method leaves it.
@@ -173,9 +150,14 @@ class Trial:
         self.setup, self.frozen = self.setup.on(self.tuning.finished()), frozenset()
         return WholeFeed(self.setup.network, self.setup.items, 1, self.setup.device)
 
-    def judged(self, history: list[dict[str, Any]]) -> Run:
-        """Return what the network is now, after this `history`, as a run."""
-        return self._run(*self._held_out(), history=history)
+    def judged(self) -> HeldOut:
+        """Return how wrong the network now is on the validation set."""
+        return self._judged(*self._held_out())
+
+    def _training(self, settings: Settings) -> Training:
+        """Return the training of the strategy; the baseline "scratch" has a checkpoint of its own."""
+        stage = "from scratch" if self._is_drawn else self.candidate.strategy
+        return training_of(self.setup, self.log, stage=stage, feed=self.feed, frozen=self.frozen, settings=settings)
 
     def _form(self) -> AbstractContextManager[None]:
         """Return what holds in a training by the method, where it is one."""
@@ -186,18 +168,13 @@ class Trial:
         validation = self.setup.parts.validation
         return all_logits(self.setup.network, self.feed, indices=validation), validation
 
-    def _run(self, scores: Mapping[str, np.ndarray], rows: np.ndarray, *, history: list[dict[str, Any]]) -> Run:
-        return Run(*self._figures(scores, rows), history)
-
-    def _figures(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return errors, the rows whose they are, and the loss."""
+    def _judged(self, scores: Mapping[str, np.ndarray], rows: np.ndarray) -> HeldOut:
+        """Return how wrong the scores of examples are, by task."""
         setup, data = self.setup, self.setup.items.data
-        known = data.targets_of(data.name).known[rows]
-        mine = scores[setup.tasks[data.name]].astype(np.float64)
-        errors = item_errors(setup, mine[known], rows=rows[known])
+        run = held_out(setup, scores[setup.tasks[data.name]], rows=rows)
         if len(setup.tasks) > 1 or data.task != "classification":
-            return errors, rows[known], setup.objective().figures(scores, rows)["validation_loss"]
-        return errors, rows[known], log_loss(fit_temperature(mine, np.eye(mine.shape[1])[data.targets[rows]]) * mine, data.targets[rows])
+            return replace(run, loss=setup.objective().figures(scores, rows)["validation_loss"])
+        return run
 
 
 def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> Trial:
@@ -235,21 +212,13 @@ def _tuning(candidate: Candidate, setup: Setup) -> Tuning:
     return begun_method(setup, strategy=candidate.strategy, options=candidate.options)
 
 
-def trial_epochs(setup: Setup) -> int:
-    """Return the epochs of the trials of a `setup`, each on `LARGEST` examples at most."""
+def trial_epochs(setup: Setup) -> tuple[int, int]:
+    """Return after how many epochs the trials of a `setup` are compared first, and how many follow; on `LARGEST` examples at most."""
     shortest, allowed = short_epochs(setup.settings, len(setup.parts.training))
-    return max(1, min(LENGTH * shortest, int(allowed / 2)))
+    last = max(1, min(LENGTH * shortest, int(allowed / 2)))
+    return min(shortest, last), max(last - shortest, 0)
 
 
 def _is_small(setup: Setup) -> bool:
     """Tell whether trials may as well read the frozen part's outputs of all examples."""
     return len(setup.items) <= 2 * LARGEST
-
-
-def _smaller(setup: Setup) -> Setup:
-    """Return the same work with no more validation examples than a trial needs to find its best epoch."""
-    validation = setup.parts.validation
-    if len(validation) <= LARGEST:
-        return setup
-    drawn = np.sort(np.random.default_rng(setup.plan.seed).choice(validation, LARGEST, replace=False))
-    return replace(setup, parts=Parts(setup.parts.training, drawn, setup.parts.holdout))
