@@ -99,7 +99,7 @@ def test_groups_and_conditions():
         ((X, [0, 1, 0, 1]), {"condition": ["a", None, "b", "c"]}, "condition is missing in rows 1"),
         ((X, [0, 1, 0, 1]), {"kind": "text"}, "expected a list of texts"),
         ((X, [0, 1, 0, 1]), {"kind": "pictures"}, "No kind of data is called 'pictures'"),
-        ((X.astype("datetime64[s]"), [0, 1, 0, 1]), {}, "X has the type datetime64"),
+        ((X.astype("datetime64[s]"), [0, 1, 0, 1]), {}, r"X has the shape \(4, 3\) and the type datetime64"),
         ((["a", 3], [0, 1]), {}, r"item 1 \(int in place of a text\)"),
         (([np.zeros(2), np.zeros(3)], [0, 1]), {}, r"differ in shape, such as \[\(2,\), \(3,\)\]"),
         (([{}, {}], [0, 1]), {}, "X is a list of object values"),
@@ -119,3 +119,35 @@ def test_unknown_path_kind(tmp_path):
 def test_override_of_a_data_set_has_its_length():
     with pytest.raises(DataError, match="target has 1 labels for 4 items"):
         read(read((X, [0, 1, 0, 1])), target=[1])
+
+
+@pytest.mark.parametrize("form", ["csr_matrix", "csr_array", "coo_matrix", "lil_matrix"])
+def test_sparse_matrices(form):
+    sparse = pytest.importorskip("scipy.sparse")
+    data = read((getattr(sparse, form)(np.eye(3)), ["a", "b", "a"]))
+    assert data.items.tolist() == np.eye(3).tolist()
+    assert read((X, sparse.csr_matrix([[1, 1], [0, 0], [0, 1], [1, 0]]))).targets.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0]]
+    with pytest.raises(DataError, match=r"takes 59.6 GiB as an array"):
+        read((getattr(sparse, form)((80_000, 100_000)), ["a"] * 80_000))
+
+
+@pytest.mark.parametrize("labels", [["a", float("nan"), "b", "a"], ["a", None, "b", "a"], np.ma.masked_array([1, 2, 1, 2], [0, 1, 0, 0])])
+def test_missing_labels_beside_texts_are_no_class(labels):
+    with pytest.raises(DataError, match="missing or not finite in rows 1"):
+        read((X, labels))
+    assert len(read((X, labels), skip_bad=True)) == 3
+    if isinstance(labels, list):
+        with pytest.raises(DataError, match="group is missing in rows 1"):
+            read((X, [0, 1, 0, 1]), group=labels)
+
+
+def test_numbers_as_objects_and_what_is_masked():
+    assert read((np.array([[1, 2.5], [3, True]], dtype=object), ["a", "b"])).items.tolist() == [[1, 2.5], [3, 1]]
+    for gone in (np.array([[1, 2.5], [3, None]], dtype=object), np.ma.masked_array([[1, 2], [3, 4]], [[0, 0], [0, 1]])):
+        with pytest.raises(DataError, match=r"1 of 2 items cannot be used: item 1 \(NaN"):
+            read((gone, ["a", "b"]))
+    with pytest.raises(DataError, match=r"X has the shape \(2, 2\) and holds 'x' \(str\); expected numbers"):
+        read((np.array([[1, 2], [3, "x"]], dtype=object), ["a", "b"]))
+    with pytest.raises(DataError, match="Targets are of the type complex128"):
+        read((X, np.arange(4) * 1j))
+    assert read(X, target=["a", "b", "a", "b"]).classes == ("a", "b")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -43,8 +44,9 @@ def test_texts(csv):
     data = read(path, target="sentiment")
     assert data.kind == "text" and data[0] == "a good, long film" and "column 'review'" in data.notes[0]
     assert read(path, target="sentiment", kind="array").items.shape == (2, 1)
-    short = read(csv("x,code,label\n1,ab,p\n2,cd,q\n"))
-    assert "2 characters long on average; for the numeric columns" in short.notes[0]
+    assert data.notes[0].endswith("left out: id; for the numeric columns give kind='array'")
+    codes = read(csv("x,code,label\n1,ab,p\n2,cd,q\n"))
+    assert codes.kind == "array" and codes.notes[0].endswith("left out: code; for texts give kind='text'")
     with pytest.raises(DataError, match=r"item 1 \(missing text\)"):
         read(csv("review,label\nfine,1\n,0\n"))
 
@@ -171,7 +173,7 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("hint", [False, True])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_encodings_and_separators(csv, encoding, separator, hint, end):
@@ -192,6 +194,43 @@ def test_decimal_commas(csv):
     unclear = read(csv('a,n,label\n1,"1,234",x\n3,"2,345",y\n'), kind="array")
     assert unclear.items.shape == (2, 1) and "whether the comma in '1,234' separates thousands or decimals" in unclear.notes[0]
     assert read(csv("a;label\nyes, 1,5;x\nno;y\n")).items[0] == "yes, 1,5"
+
+
+@pytest.mark.parametrize("word", ["NA", "N/A", "nan", "NULL", "None", "?", "-"])
+def test_words_for_missing_numbers(csv, word):
+    path = csv(f"a,b,who,label\n1,2.5,{word},x\n{word},3,me,{word}\n4,5,1,y\n")
+    columns, notes = columns_of_file(path)
+    np.testing.assert_array_equal(columns["a"], [1, np.nan, 4])
+    assert columns["who"].tolist() == [word, "me", "1"] and columns["label"].tolist() == ["x", word, "y"]  # among texts it is one
+    assert word == "nan" or notes == (f"the column 'a' holds numbers; missing are the fields with '{word}'",)
+    with pytest.raises(DataError, match=r"1 of 3 items cannot be used: item 1 \(NaN"):
+        read(path, kind="array")
+    commas = read(csv(f"a;b;label\n1,5;1;x\n{word};2;y\n2;3;x\n"), skip_bad=True)
+    assert np.asarray(commas.items).tolist() == [[1.5, 1], [2, 3]]
+    assert columns_of_file(csv(f"a,b\n007,1\n{word},2\n"))[0]["a"].tolist() == ["007", word]
+
+
+def test_spaces_before_fields_are_no_part_of_them(csv):
+    data = read(csv('a, word , label\n1, "x, y", yes\n2,  z, no\n'), kind="text")
+    assert data.classes == ("no", "yes") and data.items == ["x, y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [("0.5,1,x", "numbers: 0.5, 1"), ("3,3,x", "numbers: 3, 3"), ("0,1,label", ""), ("a,2019,2020", "")],
+)
+def test_a_first_line_that_may_be_an_example_is_pointed_out(csv, first, said):
+    path = csv(f"{first}\n1,2,x\n3,4,y\n")
+    try:
+        told = " ".join(read(path, target=["x", "y"], kind="array").notes)
+    except DataError as error:
+        told = str(error)
+    assert (said in told) if said else ("first line" not in told)
+
+
+def test_the_column_of_the_labels_is_said_where_its_name_is_none_of_a_label(csv):
+    assert "the labels are the last column, 'c'; for another give target=" in read(csv("a,b,c\n1,2,x\n3,4,y\n")).notes
+    assert not any("the labels are" in note for note in read(csv("a,b,Class\n1,2,x\n3,4,y\n")).notes)
 
 
 def test_the_index_of_a_data_frame_is_no_feature(csv):
@@ -223,3 +262,45 @@ def test_missing_values_of_pandas():
     frame = pandas.DataFrame({"a": [1.0, 2.0], "label": pandas.array([1, None], dtype="Int64")})
     with pytest.raises(DataError, match="missing or not finite in rows 1"):
         read(frame)
+
+
+COLUMNS = {
+    "truth values": (lambda p: [True, False, True, True], [1, 0, 1, 1]),
+    "whole numbers with holes": (lambda p: p.array([1, 2, None, 4], dtype="Int64"), [1, 2, np.nan, 4]),
+    "truth values with holes": (lambda p: p.array([True, None, False, True], dtype="boolean"), [1, np.nan, 0, 1]),
+    "numbers as objects": (lambda p: p.Series([1, 2.5, None, True], dtype=object), [1, 2.5, np.nan, 1]),
+    "Decimal": (lambda p: [Decimal("1.5")] * 4, [1.5] * 4),
+    "sparse": (lambda p: p.arrays.SparseArray([0.0, 1, 0, 0]), [0, 1, 0, 0]),
+    "categories": (lambda p: p.Categorical(["u", "v", "u", "v"]), None),
+    "texts": (lambda p: p.array(["u", None, "u", "v"], dtype="string"), None),
+    "dates": (lambda p: p.date_range("2020", periods=4), None),
+    "dates with a zone": (lambda p: p.date_range("2020", periods=4, tz="UTC"), None),
+    "durations": (lambda p: p.to_timedelta([1, 2, 3, 4], unit="s"), None),
+    "periods": (lambda p: p.period_range("2020", periods=4, freq="D"), None),
+    "complex numbers": (lambda p: np.arange(4) * 1j, None),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_of_data_frames_are_numbers_or_said_to_be_left_out(name):
+    pandas = pytest.importorskip("pandas")
+    make, expected = COLUMNS[name]
+    frame = pandas.DataFrame({"c": make(pandas), "n": [1.0, 5, 2, 3], "label": list("abab")})
+    for source in (frame, (frame[["c", "n"]], frame["label"])):
+        data = read(source, skip_bad=True)
+        if expected is None:
+            assert data.items.tolist() == [[1], [5], [2], [3]] and any("left out: c" in note for note in data.notes)
+        else:
+            rows = np.column_stack([expected, frame["n"]])
+            np.testing.assert_array_equal(np.asarray(data.items), rows[np.isfinite(expected)])
+
+
+def test_data_frames_with_labels_beside_them():
+    pandas, frame = pytest.importorskip("pandas"), pytest.importorskip("pandas").DataFrame({"t": ["some words", "others"], "u": ["a", "b"]})
+    assert read((frame, ["x", "y"])).items == ["some words", "others"]
+    assert read((pandas.DataFrame(np.eye(2)), pandas.DataFrame({"label": ["x", "y"]}))).classes == ("x", "y")
+    assert read(pandas.DataFrame({0: [1.0, 2], 1: ["x", "y"]}), target=1).classes == ("x", "y")
+    moved = read((pandas.DataFrame(np.eye(2)), pandas.Series(["x", "y"], index=[1, 0])))
+    assert "rows belong together by position" in moved.notes[0] and moved.targets.tolist() == [0, 1]
+    arrow = pytest.importorskip("pyarrow").table({"a": [1, 2], "b": [2, 4], "label": ["x", "y"]})
+    assert read(arrow).items.shape == (2, 2)

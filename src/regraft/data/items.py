@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from ..errors import DataError
 from ..files.formats import opening
 from ..files.text import printable
 
@@ -36,6 +38,8 @@ __all__ = [
 DIGEST_BYTES = 16
 CHUNK_BYTES = 2**26
 """Of an array that are looked at in one go."""
+MOST_DENSE = 2**33
+"""Bytes that a sparse matrix may take as an array."""
 _FILES = {"image": "picture", "audio": "recording"}
 
 
@@ -256,18 +260,36 @@ def as_numpy(values: Any) -> np.ndarray:
         values: anything array-like; a torch tensor may be on any device.
 
     Returns:
-        The array; lists that are ragged become an object array.
+        The array; lists that are ragged, or hold texts beside other values, become an object array; what is masked becomes NaN.
     """
     if type(values).__module__.split(".")[0] == "torch":
         return np.asarray(values.detach().cpu().numpy())
     if is_frame(values):
         return np.asarray(values.to_numpy())
+    if type(values).__module__.startswith("scipy.sparse"):
+        return np.asarray(_dense(values))
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        empty: Any = np.nan if values.dtype.kind in "biuf" else None
+        return np.asarray(np.where(np.ma.getmaskarray(values), empty, values.data))
     try:
+        if isinstance(values, list | tuple) and str in (found := {*map(type, values)}) and len(found) > 1:
+            return np.array(values, dtype=object)  # numpy would make the text "nan" of a missing one
         return np.asarray(values)
     except ValueError:
         ragged = np.empty(len(values), dtype=object)
         ragged[:] = values
         return ragged
+
+
+def _dense(sparse: Any) -> np.ndarray:
+    """Return a sparse matrix of scipy as an array."""
+    size = math.prod(sparse.shape) * sparse.dtype.itemsize
+    if size > MOST_DENSE:
+        raise DataError(
+            f"A sparse matrix of the shape {sparse.shape} takes {size / 2**30:,.1f} GiB as an array; expected {MOST_DENSE / 2**30:.0f} GiB "
+            "at most. Leave out columns, or reduce them with sklearn.decomposition.TruncatedSVD first."
+        )
+    return np.asarray(sparse.toarray())
 
 
 def is_frame(value: Any) -> bool:

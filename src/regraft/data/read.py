@@ -14,7 +14,7 @@ from ..files.given import matching, missing_data
 from ..files.text import printable
 from .dataset import KINDS, Dataset
 from .decoding.files import kind_of, kind_of_files, natural_key
-from .items import is_frame, listed
+from .items import as_numpy, is_frame, listed
 from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
 from .readers.examples import are_examples
@@ -114,14 +114,35 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
         return _read_path(Path(source), options)
     if is_frame(source):
         return read_frame(source, options)
+    if type(source).__module__.startswith("pyarrow") and hasattr(source, "to_pandas"):
+        return read_frame(source.to_pandas(), options)
     if are_examples(source):
         return read_examples(source, options)
     if isinstance(source, tuple | list) and (isinstance(source, tuple) or len(source) == 2):
-        return read_arrays(source, options)
+        return _pair(source, options)
+    if options.target is not None and hasattr(source, "shape"):
+        return read_arrays((source, None), options)
     raise DataError(
         f"Data of the type {type(source).__name__} cannot be read; expected a folder, a CSV or Parquet file, a data frame, "
-        "a pair (X, y), a Dataset, or a data set of PyTorch, Hugging Face or TensorFlow."
+        "a pair (X, y), X and target=, a Dataset, or a data set of PyTorch, Hugging Face or TensorFlow."
     )
+
+
+def _pair(source: Sequence[Any], options: ReadOptions) -> Dataset:
+    """Return the data of (X, y); X may be a data frame with columns of texts, of which some are the items."""
+    if len(source) == 2 and is_frame(source[0]) and any(as_numpy(source[0][name]).dtype.kind not in "biuf" for name in _columns(source[0])):
+        data = read_frame(source[0], dataclasses.replace(options, target=source[1] if options.target is None else options.target))
+    else:
+        data = read_arrays(source, options)
+    first, second = (getattr(part, "index", None) for part in (*source, None)[:2])
+    if first is not None and hasattr(first, "equals") and hasattr(second, "equals") and not first.equals(second):
+        note = "X and y have different indices: their rows belong together by position, not by index"
+        data = dataclasses.replace(data, notes=(note, *data.notes))
+    return data
+
+
+def _columns(frame: Any) -> list[Any]:
+    return list(getattr(frame, "columns", ()))
 
 
 def _read_path(path: Path, options: ReadOptions) -> Dataset:

@@ -227,7 +227,7 @@ FORMATS: dict[str, Format] = {
     ),
     "picture": Format(
         "picture",
-        (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+        (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
         "`PIL.Image.open`",
         "A small file that declares billions of pixels; a format that another program is started for (PostScript).",
         "Only formats that PIL decodes itself, up to PIL's own limit of pixels; large pictures are decoded one at a time.",

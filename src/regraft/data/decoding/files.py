@@ -15,7 +15,7 @@ from ..items import listed
 __all__ = ["EXTENSIONS", "existing_folder", "files_below", "is_hidden", "kind_of", "kind_of_files", "natural_key"]
 
 EXTENSIONS = {
-    "image": (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "image": (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".avif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
     "audio": (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".opus"),
     "array": (".npy",),
 }

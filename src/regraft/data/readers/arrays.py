@@ -16,6 +16,7 @@ from ..dataset import Dataset
 from ..decoding.files import kind_of
 from ..items import LazyItems, Parts, as_numpy, listed
 from .examples import examples_of
+from .label_lists import is_missing
 from .targets import ReadOptions
 from .tasks import Beside, built, targets_by_task
 
@@ -45,6 +46,7 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         raise DataError(f"The data are the inputs {list(source[0])} and no target; expected target=, an array of {len(items)} labels.")
     if isinstance(labels, str):
         raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
+    labels = as_numpy(labels) if hasattr(labels, "toarray") else labels
     if len(items) == 0:
         raise DataError(f"The data are empty: X has {_size(items)}; expected one item or more.")
     if not isinstance(labels, Mapping) and len(labels) != len(items):
@@ -136,13 +138,24 @@ def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.nd
     array = as_numpy(values)
     if array.ndim == 0:
         raise DataError(f"X is a single {type(values).__name__}; expected N items.")
-    if array.dtype.kind in "OUS":
+    if array.dtype.kind in "OUS" and array.ndim == 1:
         return _listed_items(array.tolist(), kind)
+    if array.dtype.kind == "O":
+        array = _cells(array)
     if array.dtype.kind not in "biuf":
-        raise DataError(f"X has the type {array.dtype}; expected numbers, texts or paths.")
+        raise DataError(f"X has the shape {array.shape} and the type {array.dtype}; expected numbers, or a list of texts or paths.")
     if kind == "text":
         raise DataError(f"X has the shape {array.shape} and the type {array.dtype}; expected a list of texts for kind='text'.")
     return array, kind or "array"
+
+
+def _cells(array: np.ndarray) -> np.ndarray:
+    """Return objects that are numbers or missing as numbers, NaN where they are missing."""
+    cells = [np.nan if is_missing(cell) else cell for cell in array.ravel().tolist()]
+    odd = next((cell for cell in cells if not isinstance(cell, int | float | np.number | np.bool_)), None)
+    if odd is not None:
+        raise DataError(f"X has the shape {array.shape} and holds {odd!r} ({type(odd).__name__}); expected numbers.")
+    return np.array(cells, dtype=np.float64).reshape(array.shape)
 
 
 def _lazy_items(values: LazyItems, kind: str | None) -> tuple[Any, str]:

@@ -29,12 +29,15 @@ EXACT = 2.0**53
 """From here on, not every whole number is a floating-point number."""
 _FIELD_LIMIT = threading.Lock()
 """Held while the standard library's limit of a field, which is one for the whole program, is raised."""
-_ENDS = np.isin(np.arange(256), list(b',;\t" \r\n'))
+_ENDS = np.isin(np.arange(256), list(b',;\t|" \r\n'))
 """Of all bytes, those that may stand before a field."""
 _CODE = re.compile(r"\s*(?:[+-]?0\d+|\+\d+)\s*")
 """Digits that are no number but a name, as in 007 or +49: as a number they would lose characters."""
 _LONG = re.compile(r"[+-]?\d{16,}")
 _COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_ABSENT = frozenset(("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "Null", "null", "None", "?", "-"))
+"""What programs write for a missing number; in a column of texts it is a text."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})*")
 _HINT = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
@@ -64,8 +67,9 @@ class _Form:
 def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the columns of a CSV: read with pandas where it is installed (fast for wide tables), else with the standard library.
 
-    A column holds numbers if all of its fields do, also with decimal commas; else texts. Only empty fields are missing: a class may be
-    called "NA" or "None". Columns without a name and without content are left out.
+    A column holds numbers if all of its fields do, also with decimal commas; else texts. Empty fields are missing, and beside numbers also
+    what programs write for them, such as NA: a class may be called "NA" or "None". Spaces before a field are no part of it. Columns
+    without a name and without content are left out.
 
     Args:
         path: the file; its first line, or the second one after "sep=;", names the columns.
@@ -79,7 +83,7 @@ def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     form = _scanned(path, _form_of(path))
     found = _with_csv(path, form) if importlib.util.find_spec("pandas") is None else _with_pandas(path, form)
     columns = {name: found[name] for name in form.names if not (name.startswith("Unnamed: ") and _is_empty(found[name]))}
-    notes = [note for name, values in columns.items() if (note := _with_commas_(columns, name, values=values))]
+    notes = [note for name, values in columns.items() for note in _numbers_in(columns, name, values=values)]
     return columns, (*form.notes, *notes)
 
 
@@ -128,14 +132,28 @@ def _form_of(path: Path) -> _Form:
     if not header.strip():
         raise DataError(f"{printable(path)} is empty; expected a first line of column names and one line for each item.")
     outside = re.sub(r'"[^"]*"', "", header)
-    separator = hint[1] if hint else max(",", ";", "\t", key=outside.count)
+    separator = hint[1] if hint else max(",", ";", "\t", "|", key=outside.count)
     if header.count(separator) >= MOST_COLUMNS:
         raise DataError(f"'{printable(path)}' has {header.count(separator) + 1:,} columns; expected {MOST_COLUMNS:,} at most.")
     form = _Form(encoding, separator, int(hint is not None), [], notes=notes)
     with _lines(path, form) as reader:
-        names = [name or f"Unnamed: {at}" for at, name in enumerate(next(reader))]  # as pandas calls them
-    distinct_names(names, printable(path.name))
-    return _Form(encoding, separator, form.skipped, names, notes=notes)
+        names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(next(reader))]  # as pandas calls them
+    unnamed = _unnamed_note(names)
+    try:
+        distinct_names(names, printable(path.name))
+    except DataError as error:
+        raise DataError(f"{error} {unnamed}" if unnamed else str(error)) from error
+    return _Form(encoding, separator, form.skipped, names, notes=(*notes, *([unnamed] if unnamed else [])))
+
+
+def _unnamed_note(names: list[str]) -> str:
+    """Return what is to be said of a first line that may be an example: some of its fields are numbers, and they do not count columns."""
+    numbers = [name for name in names if _NUMBER.fullmatch(name)]
+    if not numbers or (all(map(str.isdigit, numbers)) and set(np.diff([*map(int, numbers)]).tolist()) <= {1}):
+        return ""
+    return (
+        f"the first line is read as the names of the columns, and some are numbers: {listed(numbers)}; if it is an example, put names above"
+    )
 
 
 @contextmanager
@@ -146,7 +164,7 @@ def _lines(path: Path, form: _Form) -> Iterator[Any]:
         try:
             for _ in range(form.skipped):
                 stream.readline()
-            yield csv.reader(stream, delimiter=form.separator, strict=True)
+            yield csv.reader(stream, delimiter=form.separator, strict=True, skipinitialspace=True)
         finally:
             csv.field_size_limit(before)
 
@@ -205,7 +223,7 @@ def _may_hold_codes(path: Path, form: _Form) -> bool:
 
 def _with_pandas(path: Path, form: _Form) -> dict[str, np.ndarray]:
     pandas = optional_import("pandas", "tables", purpose="reading a CSV file")
-    how = {"sep": form.separator, "names": form.names, "header": 0, "skiprows": form.skipped, "index_col": False}
+    how = {"sep": form.separator, "names": form.names, "header": 0, "skiprows": form.skipped, "index_col": False, "skipinitialspace": True}
     how |= {"encoding": form.encoding, "keep_default_na": False, "na_values": [""]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # columns of several types are read again below
@@ -261,14 +279,26 @@ def _is_empty(values: np.ndarray) -> bool:
     return values.dtype.kind == "O" and not any(isinstance(value, str) for value in values)
 
 
-def _with_commas_(columns: dict[str, np.ndarray], name: str, *, values: np.ndarray) -> str | None:
-    """Put numbers in place of a column of texts that are numbers with decimal commas; return a note where a comma was found in numbers."""
+def _numbers_in(columns: dict[str, np.ndarray], name: str, *, values: np.ndarray) -> list[str]:
+    """Put numbers in place of a column of texts that are numbers beside words for missing ones, or with decimal commas; return notes."""
     texts = [value for value in values if isinstance(value, str)] if values.dtype.kind == "O" else []
-    if not texts or not all(_COMMA.fullmatch(text) for text in texts) or not any("," in text for text in texts):
-        return None
-    example = next(text for text in texts if "," in text)
-    if all(_THOUSANDS.fullmatch(text) for text in texts):
-        return f"the column {name!r} holds texts: whether the comma in {example!r} separates thousands or decimals cannot be told"
-    plain = [value.replace(".", "").replace(",", ".") if isinstance(value, str) else "nan" for value in values]
+    absent = sorted({text for text in texts if text in _ABSENT}) if any(text in _ABSENT or "," in text for text in texts) else []
+    known = [text for text in texts if text not in _ABSENT] if absent else texts
+    if not known or (not absent and not any("," in text for text in known)) or any(map(_CODE.fullmatch, known)):
+        return []
+    notes = [f"the column {name!r} holds numbers; missing are the fields with {listed(map(repr, absent))}"] if absent else []
+    comma = next((text for text in known if "," in text), None)
+    if comma is None and not all(map(_NUMBER.fullmatch, known)):
+        return []
+    if comma is not None and not all(map(_COMMA.fullmatch, known)):
+        return []
+    if comma is not None and all(map(_THOUSANDS.fullmatch, known)):
+        return [f"the column {name!r} holds texts: whether the comma in {comma!r} separates thousands or decimals cannot be told"]
+    if comma is not None:
+        notes.append(f"the column {name!r} was read as numbers with decimal commas, such as {comma!r}")
+    elif any(map(_LONG.fullmatch, known)):
+        return []
+    plain = ["nan" if value is None or value in _ABSENT or value != value else value for value in values]
+    plain = plain if comma is None else [value.replace(".", "").replace(",", ".") for value in plain]
     columns[name] = np.array(plain, dtype=object).astype(np.float64)
-    return f"the column {name!r} was read as numbers with decimal commas, such as {example!r}"
+    return notes

@@ -14,7 +14,7 @@ __all__ = ["CHUNK_BYTES", "encoding_of"]
 
 CHUNK_BYTES = 2**22
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_FOREIGN = re.compile(r"[^\s,;]*[^\x00-\x7f][^\s,;]*")
+_FOREIGN = re.compile(r"[^\s,;|]*[^\x00-\x7f][^\s,;|]*")
 _SHOWN = {"utf-8-sig": "UTF-8", "cp1252": "cp1252 (Windows)"}
 """Whatever else is UTF-16."""
 

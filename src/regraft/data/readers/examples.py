@@ -48,7 +48,7 @@ def are_examples(source: Any) -> bool:
     Returns:
         False for arrays, tables, texts, mappings and pairs (X, y).
     """
-    if isinstance(source, str | bytes | Mapping | np.ndarray) or hasattr(source, "to_numpy") or hasattr(source, "detach"):
+    if isinstance(source, str | bytes | Mapping | np.ndarray) or any(hasattr(source, one) for one in ("to_numpy", "detach", "toarray")):
         return False
     if isinstance(source, tuple | list):
         return len(source) > 2 and all(isinstance(one, tuple) and len(one) == 2 for one in source[:MOST_SHOWN])

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .arrays import parts_of
 from .columns import column_array, column_facts, column_numbers, weight_numbers
 from .csv_files import distinct_names
 from .examples import TARGET_NAMES
+from .label_lists import is_missing
 from .named_files import FilesBelow
 from .table_files import Columns, columns_of_file, texts_of_file
 from .targets import ReadOptions, label_array
@@ -38,7 +40,7 @@ FEW_ROWS = 8
 SHORT_LABEL = 24
 """Characters on average below which repeated texts beside two or more numeric columns are names, not what is to be read."""
 SHORT_TEXT = 12
-"""Below this mean length, in characters, a column of strings may be a code rather than a text; a note says so."""
+"""Below this mean length, in characters, single words are names, codes or dates; beside numbers they are no items."""
 
 
 @dataclass
@@ -153,12 +155,31 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
 
 def _file_table(path: Path) -> _Table:
     columns, notes = columns_of_file(path)
+    if path.suffix.lower() == ".parquet":
+        columns = {name: _plain(values) for name, values in columns.items()}
     return _Table(columns, printable(path.name), path, notes)
 
 
 def _frame_table(frame: Any) -> _Table:
     distinct_names([str(name) for name in frame.columns], "The data frame")
-    return _Table({str(name): as_numpy(frame[name]) for name in frame.columns}, "The data frame")
+    return _Table({str(name): _plain(as_numpy(frame[name])) for name in frame.columns}, "The data frame")
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Return objects that are numbers or missing as numbers, NaN where they are missing; others with None where they are."""
+    if values.dtype.kind != "O":
+        return values
+    cells = [None if is_missing(value) else value for value in values.tolist()]
+    if any(cell is not None for cell in cells) and all(cell is None or isinstance(cell, int | float | Decimal) for cell in cells):
+        numbers = np.array([np.nan if cell is None else float(cell) for cell in cells])
+        return numbers.astype(bool) if all(isinstance(cell, bool) for cell in cells) else numbers
+    plain = np.empty(len(cells), dtype=object)
+    plain[:] = cells
+    return plain
+
+
+def _holds_texts(values: np.ndarray) -> bool:
+    return values.dtype.kind in "UST" or (values.dtype.kind == "O" and any(isinstance(value, str) for value in values))
 
 
 def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
@@ -211,9 +232,10 @@ def _target_columns(table: _Table, options: ReadOptions) -> tuple[Any, Classes]:
 
 
 def _task_columns(table: _Table, wanted: Any, *, of: str = "") -> tuple[Any, tuple[str, ...] | None]:
-    if isinstance(wanted, str):
-        values = table.column(wanted, f"target{of}")
-        return (table.names(wanted) if values.dtype.kind == "b" else values), None
+    if isinstance(wanted, str | int | np.generic) or (isinstance(wanted, tuple) and str(wanted) in table.columns):
+        name = str(wanted)
+        values = table.column(name, f"target{of}")
+        return (table.names(name) if values.dtype.kind == "b" else values), None
     if isinstance(wanted, list | tuple) and wanted and all(isinstance(name, str) and name in table.columns for name in wanted):
         return np.column_stack([table.column(name, "target") for name in wanted]), tuple(wanted)
     array = wanted if isinstance(wanted, list | tuple) else as_numpy(wanted)
@@ -227,6 +249,8 @@ def _default_target(table: _Table) -> str:
     if not free:
         raise DataError(f"{table.name} has no column left for target: its columns are {listed(table.columns)}.")
     named = [name for wanted in TARGET_NAMES for name in free if name.strip().lower() == wanted]
+    if not named and len(free) > 1:
+        table.notes += (f"the labels are the last column, {free[-1]!r}; for another give target=",)
     return named[0] if named else free[-1]
 
 
@@ -234,10 +258,10 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     """Return items from the table itself: texts, or rows of numbers; their kind, a note on the choice, and the columns they come from."""
     free = table.free()
     rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values)]
-    texts = {name: values for name, values in free.items() if values.dtype.kind in "OUST" and name not in rows}
+    texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
-    if texts and (kind == "text" or (kind is None and not (len(numbers) > 1 and all(map(_are_labels, texts.values()))))):
-        return _text_items(texts, _note_on_rows(rows))
+    if texts and (kind == "text" or (kind is None and not (numbers and all(_are_labels(one, len(numbers)) for one in texts.values())))):
+        return _text_items(texts, rows, numbers=list(numbers))
     if kind in ("image", "audio"):
         raise DataError(f"{table.name} is read as kind={kind!r} and no column of it names files; expected files= with their folder.")
     if not numbers or kind == "text":
@@ -245,8 +269,9 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         raise DataError(
             f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
         )
-    note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}" + (f"; left out: {listed(texts)}" if texts else "")
-    note += _note_on_rows(rows)
+    note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}"
+    note += _note_on_others([name for name in free if name not in numbers and name not in rows], rows)
+    note += "; for texts give kind='text'" if texts and kind is None else ""
     counting = [name for name, values in numbers.items() if _counts_rows(values)]
     if counting:
         note += f"; the column {counting[0]!r} numbers the rows: as an index it gives the labels of sorted rows away, remove it then"
@@ -283,23 +308,25 @@ def _counts_rows(values: np.ndarray) -> bool:
     return len(values) > FEW_ROWS and values[0] in (0, 1) and bool((np.diff(values.astype(np.float64)) == 1).all())
 
 
-def _note_on_rows(rows: list[str]) -> str:
-    return f"; left out, as it numbers or names the rows and has no name: {listed(rows)}" if rows else ""
+def _note_on_others(others: list[str], rows: list[str]) -> str:
+    note = f"; left out: {listed(others)}" if others else ""
+    return note + (f"; left out, as it numbers or names the rows and has no name: {listed(rows)}" if rows else "")
 
 
-def _are_labels(values: np.ndarray) -> bool:
-    """Tell whether texts are a few short ones that come again and again: names of things, not items."""
+def _are_labels(values: np.ndarray, numbers: int) -> bool:
+    """Tell whether texts beside so many columns of numbers are names, codes or dates, not items: short, or a few that come again."""
     found = {str(value) for value in values.tolist()}
-    return 2 * len(found) <= len(values) and float(np.mean([len(name) for name in found])) < SHORT_LABEL
+    length = float(np.mean([len(name) for name in found]))
+    single_words = not any(" " in name.strip() for name in found)
+    return (single_words and length < SHORT_TEXT) or (numbers > 1 and 2 * len(found) <= len(values) and length < SHORT_LABEL)
 
 
-def _text_items(texts: Columns, more: str) -> tuple[list[str | None], str, str, list[str]]:
+def _text_items(texts: Columns, rows: list[str], *, numbers: list[str]) -> tuple[list[str | None], str, str, list[str]]:
     lengths = {name: np.mean([len(str(value)) for value in values]) for name, values in texts.items()}
     name = max(lengths, key=lambda column: lengths[column])
-    note = f"items are the texts of the column {name!r}"
-    if lengths[name] < SHORT_TEXT:
-        note += f", {lengths[name]:.0f} characters long on average; for the numeric columns give kind='array'"
-    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note + more, [name]
+    note = f"items are the texts of the column {name!r}" + _note_on_others([*(one for one in texts if one != name), *numbers], rows)
+    note += "; for the numeric columns give kind='array'" if numbers else ""
+    return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note, [name]
 
 
 def _file_items(table: _Table, options: ReadOptions, *, target: Any, beside: Beside) -> Dataset:

@@ -121,6 +121,8 @@ def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str
         return _told(_from_rows(array, classes), task)
     if array.ndim != 1:
         raise DataError(f"Targets have the shape {array.shape}; expected (N,) or, for one-hot and multi-label, (N, C).")
+    if array.dtype.kind in "cV":
+        raise DataError(f"Targets are of the type {array.dtype}; expected class names, whole numbers, or numbers.")
     missing = missing_rows(array)
     if missing.size:
         raise DataError(
