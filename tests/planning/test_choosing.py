@@ -442,8 +442,8 @@ def test_losses_and_errors_together_leave_no_doubt() -> None:
 
     gain, error = gain_of(run(0.4, 2).errors, errors)
     assert gain < 2 * error
-    doubts = [choice.is_doubtful(run(*one)) for one in ((0.4, 2), (0.03, 2), (0.4, 9), (-0.03, 9), (-0.4, 0))]
-    assert doubts == [False, True, True, False, True]
+    doubts = [choice.is_doubtful(run(*one)) for one in ((0.4, 2), (0.03, 2), (0.4, 9), (-0.4, 9), (-0.03, 9), (-0.4, 0))]
+    assert doubts == [False, True, True, False, True, True]
 
 
 def test_how_hard_the_choosing_items_are_is_taken_into_account() -> None:

@@ -172,10 +172,9 @@ class Choice:
         return gain + error + HOPE_TRIED * float(run.errors.mean()) < 0
 
     def is_doubtful(self, run: HeldOut) -> bool:
-        """Tell whether a training that came to this may be better than what needs none, and is not so by its losses and its errors."""
+        """Tell whether losses do not surely say that a training that came to this is better, or worse, than what needs none, as errors do."""
         gain, error = gain_of(run.losses, self.known.at(run.rows)[1])
-        better = self.is_beaten_by(run)
-        return (better or gain > 0) and not (better and gain > SURELY * error)
+        return (gain if self.is_beaten_by(run) else -gain) < SURELY * error
 
     def expected_gain(self) -> float:
         """Return by how much trials can be expected to lower the error, those that are then not believed counted as nothing.
