@@ -172,7 +172,7 @@ class Choice:
         return gain + error + HOPE_TRIED * float(run.errors.mean()) < 0
 
     def is_doubtful(self, run: HeldOut) -> bool:
-        """Tell whether losses do not surely say that a training that came to this is better, or worse, than what needs none, as errors do."""
+        """Tell whether losses do not surely say that a training that came to this is better, or worse, or errors disagree with them."""
         gain, error = gain_of(run.losses, self.known.at(run.rows)[1])
         return (gain if self.is_beaten_by(run) else -gain) < SURELY * error
 
