@@ -26,13 +26,19 @@ _LOCK = threading.RLock()
 def own_state() -> Iterator[None]:
     """Compute with gradients and in float32 while the context lasts, whatever the user has set around it. Also a decorator of functions.
 
+    New tensors are made in the memory of the processor: what goes elsewhere is moved there.
+
     Yields:
         Nothing.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+            for kind in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
             yield
     finally:
         torch.set_default_dtype(before)

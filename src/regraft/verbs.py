@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Unpack, cast, overload
 
 import numpy as np
-import torch
 
 from .data import (
     Dataset,
@@ -31,6 +30,7 @@ from .networks.account import Account
 from .networks.contract import Network
 from .networks.parts.head import HeadChoice
 from .networks.predictions import Predictions
+from .networks.samples import differing_passes
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
@@ -55,9 +55,11 @@ from .training.settings import SettingKeywords
 __all__ = ["adapt", "adapt_condition", "check", "evaluate", "extend", "fold", "load", "predict", "profile", "read", "search", "tune_input"]
 
 read = read_data
-DRAWN = 1e-3
-"""Share of the largest score by which two passes over the same examples may differ, as sums in another order do."""
 _DRAWS = "the network draws at random, in inference too"
+_MIXED = (
+    "the result for an example depends on the others in its batch, as with BatchNorm that keeps no running statistics: predictions differ "
+    "with the batch size and the order of the examples"
+)
 _DRAWS_MEANS = "Its predictions differ from call to call, and nothing of it is cached: each epoch draws anew."
 
 
@@ -131,8 +133,9 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
             check_items(network, network.preprocessing)
     network.preprocessing = within_tokens(network, network.preprocessing)
     network.account = network.account.with_frozen(sorted(network.held))
-    share = _drawn_share(network)
-    network.draws = share > DRAWN
+    share, mixed = differing_passes(network)
+    network.draws = share > 0
+    network.account = network.account.joined(Account(notes=(_MIXED,) if mixed and _MIXED not in network.account.notes else ()))
     if network.draws and not any(note.startswith(_DRAWS) for note in network.account.notes):
         note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
         network.account = network.account.joined(Account(notes=(note,)))
@@ -164,18 +167,6 @@ def _given_preprocessing(network: Network, given: Any, *, channels: int | None) 
         f"preprocessing={given!r} is a {type(given).__name__}; expected plain data such as {{'kind': 'image', 'height': 224, "
         "'width': 224}, or a function of pictures."
     )
-
-
-def _drawn_share(network: Network) -> float:
-    """Return by how much two passes over a `network`'s sample differ, in inference, as a share of the largest score."""
-    passes = []
-    network.mode_(False)
-    for seed in (1, 2):
-        with seeded(seed), torch.no_grad():
-            made = list(network.scores(network.sample).values()) if network.heads else [network.feature_batch(network.sample)]
-            passes.append(torch.cat([scores.flatten().double() for scores in made]))
-    largest = float(passes[0].abs().max()) if len(passes[0]) else 0.0
-    return float((passes[0] - passes[1]).abs().max()) / largest if largest else 0.0
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import regraft
+from regraft.errors import NetworkError
+from regraft.networks.keras_parts.library import keras
 
 KINDS = {
     "multi_label_classification": "multi-label",
@@ -80,3 +85,66 @@ def test_an_output_that_is_not_used_stands_in_the_account(made: Any, head: str, 
     net = regraft.load(made(), inputs=(4,), head=head)
     assert net.head.layer.endswith(head)
     assert any(repr(other) in note and "not used" in note for note in net.account.notes)
+
+
+@dataclass
+class Answer:
+    """What a module may return in place of a tensor."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
+Named = namedtuple("Named", ["logits", "auxiliary"])
+
+
+class Answering(nn.Module):
+    def __init__(self, form: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.low, self.top, self.form = nn.Linear(4, 6), nn.Linear(6, 3), form
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = self.low(x).relu()
+        return self.form(hidden, self.top(hidden))
+
+
+@pytest.mark.parametrize(
+    "form", [Answer, lambda _hidden, top: Named(top, top), lambda hidden, top: (hidden, top), lambda _hidden, top: {"y": top}]
+)
+def test_scores_are_found_in_what_a_module_returns(form: Any) -> None:
+    module = Answering(form)
+    net, data = regraft.load(module, inputs=(4,)), examples()
+    assert net.head.layer == "top"
+    expected = module.top(module.low(torch.from_numpy(data)).relu()).softmax(1).detach().numpy()
+    assert np.allclose(net.predict(data).probabilities, expected, atol=1e-6)
+
+
+def normalised() -> Any:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Softmax()(keras.layers.BatchNormalization()(keras.layers.Dense(3)(inputs))))
+
+
+HEADLESS = {
+    "logits": lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
+    "probabilities": lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Softmax(1)),
+    "number": lambda: nn.Sequential(nn.Linear(4, 1), nn.BatchNorm1d(1)),
+    "keras": normalised,
+}
+
+
+@pytest.mark.parametrize("kind", HEADLESS)
+def test_a_network_without_a_head_predicts_what_it_gives(kind: str) -> None:
+    module, data = HEADLESS[kind](), examples()
+    net = regraft.load(module, inputs=(4,))
+    assert not net.heads
+    given = module.predict(data, verbose=0) if kind == "keras" else module.eval()(torch.from_numpy(data)).detach().numpy()
+    found = net.predict(data)
+    expected = torch.from_numpy(given).softmax(1).numpy() if kind == "logits" else given
+    assert np.allclose(found.probabilities, expected, atol=1e-6) and found.values == (kind == "number")
+    assert np.allclose(net.logits(data), given, atol=1e-6)
+
+
+def test_a_result_that_is_no_scores_is_refused() -> None:
+    net = regraft.load(nn.Conv1d(2, 3, 2), inputs=(2, 5))
+    with pytest.raises(NetworkError, match=r"whose result has the shape \(2, 3, 4\)"):
+        net.predict(np.zeros((3, 2, 5), np.float32))

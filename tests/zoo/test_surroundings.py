@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tests.zoo.test_torch_networks import pictures
-from tests.zoo.torch_networks import Plain
+from tests.zoo.torch_networks import Plain, Viewed
 from torch import nn
 
 import regraft
@@ -26,7 +28,22 @@ def double() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
-STATES = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "double": double}
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device("cpu")
+
+
+STATES = {
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "double": double,
+    "autocast": partial(torch.autocast, "cpu", torch.bfloat16),
+    "elsewhere": elsewhere,
+}
 
 
 def plain() -> Plain:
@@ -46,6 +63,7 @@ def test_the_state_around_a_call_changes_nothing(state: str, strategy: str) -> N
             net = regraft.load(module, inputs=(3, 16, 16))
             made = regraft.adapt(net, pictures(), strategy=strategy, cache="memory", **settings).network
             results.append(made.predict(pictures()).probabilities)
+            results[-1] = np.concatenate([results[-1], made.logits(pictures()), net.logits(pictures())])
             assert before == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype())
     assert np.array_equal(*results)
 
@@ -130,3 +148,24 @@ def test_old_weight_norm_keeps_its_numbers(trained: bool) -> None:
     net = regraft.load(module, inputs=(3, 16, 16))
     assert expected.requires_grad and torch.equal(net.module(inputs), own) and torch.equal(net.copy().module(inputs), own)
     assert np.isfinite(regraft.retarget(net, ["a", "b"], start="random").logits(pictures())).all()
+
+
+def test_a_traced_graph_prints_nothing_where_another_order_in_memory_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    net = regraft.load(torch.fx.symbolic_trace(Viewed()), inputs=(3, 16, 16))
+    assert net.memory_order == torch.contiguous_format
+    assert capfd.readouterr().err == ""
+
+
+def test_a_program_of_a_fixed_batch_is_refused_when_it_is_opened() -> None:
+    program = torch.export.export(plain().eval(), (torch.zeros(2, 3, 16, 16),)).module()
+    with pytest.raises(NetworkError, match="runs with 2 examples in a batch, and not with 3"):
+        regraft.load(program, inputs=(3, 16, 16))
+
+
+def test_results_that_depend_on_the_other_examples_are_said(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
+    net = regraft.load(module, inputs=(6,))
+    assert not net.draws and str(net.account).count("depends on the others in its batch") == 1
+    with pytest.warns(UserWarning, match="opens only with its class"):
+        net.save(tmp_path / "saved")
+    assert str(regraft.load(tmp_path / "saved", architecture=module).account).count("depends on the others in its batch") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import torch
@@ -171,6 +172,20 @@ class Staged(nn.Module):
         return self.fc(self.stage(self.conv1(x)))
 
 
+class Demanding(Plain):
+    """Takes its input by name alone, computes a gradient in its forward pass, and holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def forward(self, *, pictures: Tensor) -> Tensor:
+        with self.lock, torch.enable_grad():
+            changed = pictures.detach().requires_grad_()
+            (steps,) = torch.autograd.grad(self.conv1(changed).square().sum(), changed, create_graph=True)
+        return self.fc(self.features(pictures + 0.01 * steps))
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
@@ -189,6 +204,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
         NormalisedScores,
         TwoHeads,
         Staged,
+        Demanding,
     )
 }
 """Networks of pictures (3, 16, 16) with three classes, by name."""

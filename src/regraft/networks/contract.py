@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
 from ..files.text import notebook_html, printable
-from ..randomness import seeded
+from ..randomness import own_state, seeded
 from .account import Account
 from .dense_files import write_pmml
 from .editing import Editable
@@ -36,7 +36,7 @@ from .parts.points import Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
-from .predictions import Predictions, Run, concatenated, grouped_scores, predictions, together
+from .predictions import Predictions, Run, concatenated, grouped_scores, predictions, result_head, together
 from .tracing import capture
 
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
@@ -197,6 +197,7 @@ class Network(Editable):
         return {task: (scores | derived)[task] for task in self.heads} if derived else scores
 
     # over the limit: items and batch size go together, as everywhere
+    @own_state()
     def logits(self, items: Any, batch_size: int = 64, task: str | None = None, *, run: Run = concatenated) -> np.ndarray:
         """Return scores (N, C) before the activation, of items of any kind that the preprocessing reads.
 
@@ -216,9 +217,22 @@ class Network(Editable):
             >>> net.logits(examples).shape
             (5, 3)
         """
-        wanted = self.head_of(task).task
+        wanted = self.head_of(task).task if task else next(iter(self.answering()))
         return run(lambda network, batch: network.scores(batch)[wanted], self, items=items, batch_size=batch_size)
 
+    def answering(self) -> dict[str, Head]:
+        """Return the heads; of a network without one, what stands for its result.
+
+        Raises:
+            NetworkError: if that is no score a class for each example.
+        """
+        if self.heads:
+            return self.heads
+        self.mode_(False)
+        with torch.no_grad():
+            return {"main": result_head(self.scores(self.sample)["main"])}
+
+    @own_state()
     def features(self, items: Any, batch_size: int = 64) -> np.ndarray:
         """Return what the head reads of items of any kind that the preprocessing reads, (N, d), `batch_size` at a time.
 
@@ -228,8 +242,9 @@ class Network(Editable):
         """
         return concatenated(lambda network, batch: network.feature_batch(batch), self, items=items, batch_size=batch_size)
 
+    @own_state()
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False, run: Run = concatenated) -> Predictions:
-        """Return labels and probabilities of items; of every task, the first one foremost.
+        """Return labels and probabilities of items; of every task, the first one foremost. Without a head, the network's result is read.
 
         Args:
             items: files, texts, arrays, or a Dataset.
@@ -259,7 +274,8 @@ class Network(Editable):
                 "unknown=True: this network has no rule for items of no known class; regraft.adapt learns one from three classes on, and "
                 f"its report says what stood against it. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
             )
-        widths = np.cumsum([len(head.weight) for head in self.heads.values()] or [len(self.head.weight)])
+        heads = self.answering()
+        widths = np.cumsum([len(head.weight) for head in heads.values()])
         items = without_conditions(items) if row is not None else items
 
         def function(network: Network, batch: Inputs) -> Tensor:
@@ -268,7 +284,8 @@ class Network(Editable):
 
         whole = run(function, self, items=items, batch_size=64)
         features = max(whole.shape[1] - self.head.features, 0) if unknown else whole.shape[1]
-        raw = whole[:, :features]
+        probable = not self.heads and heads["main"].activation == "softmax"
+        raw = np.log(np.maximum(whole, np.finfo(np.float32).tiny)) if probable else whole[:, :features]
         wrong = int(np.isnan(raw).any(1).sum())
         if wrong:
             warnings.warn(
@@ -277,7 +294,7 @@ class Network(Editable):
                 stacklevel=2,
             )
         parts = np.split(raw, widths[:-1], axis=1)
-        found = {task: predictions(part, head) for (task, head), part in zip(self.heads.items(), parts, strict=True)}
+        found = {task: predictions(part, head) for (task, head), part in zip(heads.items(), parts, strict=True)}
         if unknown and self.unknown is not None:
             found[self.head.task] = replaced(found[self.head.task], unknown=self.unknown(whole[:, features:]))
         return together(found)
@@ -505,6 +522,7 @@ class Network(Editable):
         """
         raise NetworkError(f"A network of the family {self.family!r} cannot be saved in {printable(folder)!r}; save its weights yourself.")
 
+    @own_state()
     def save(self, folder: str | Path) -> Path:
         """Save the network with its class names and preprocessing; `regraft.load(folder)` opens it again.
 
@@ -522,6 +540,7 @@ class Network(Editable):
         save_network(self, Path(folder))
         return Path(folder)
 
+    @own_state()
     def export(
         self,
         path: str | Path,

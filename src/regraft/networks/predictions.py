@@ -17,7 +17,7 @@ from .parts.head import Head
 from .parts.protocols import Inputs
 from .parts.record import Record
 
-__all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "together"]
+__all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "result_head", "together"]
 
 T = TypeVar("T")
 Run = Callable[..., np.ndarray]
@@ -84,7 +84,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: Record, *, 
         NetworkError: if the network cannot do without an input that the items do not give.
     """
     network.mode_(False)
-    with torch.inference_mode():
+    with torch.no_grad():
         preprocessing = network.preprocessing
         windows = preprocessing.windows(preprocessing.dataset(items))
         batches = preprocessing.batches(windows, batch_size)
@@ -158,6 +158,25 @@ def predictions(raw: np.ndarray, head: Head) -> Predictions:
         return Predictions(["|".join(labels) for labels in present], scores, names)
     scores = softmax(values, axis=1)
     return Predictions([names[index] for index in scores.argmax(1)], scores, names)
+
+
+def result_head(made: Tensor) -> Head:
+    """Return what stands for the head of a network without one: its result, (N, C), probabilities where those of an item add up to 1.
+
+    Args:
+        made: its result for a few examples.
+
+    Raises:
+        NetworkError: if it has another shape.
+    """
+    if made.ndim != 2:
+        raise NetworkError(
+            f"Received a network without a head, whose result has the shape {tuple(made.shape)} for {len(made)} examples; expected one "
+            "score a class for each. Give it a head with regraft.retarget."
+        )
+    probable = bool((made >= 0).all()) and bool(torch.allclose(made.sum(1), torch.ones_like(made[:, 0]), atol=1e-4))
+    kind, count = "classification" if made.shape[1] > 1 else "regression", made.shape[1]
+    return Head("main", None, kind, "softmax" if probable else "linear", "", np.zeros((count, 0), np.float32), np.zeros(count, np.float32))
 
 
 def together(tasks: Mapping[str, Predictions]) -> Predictions:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from itertools import combinations
 from typing import Any
 
@@ -13,14 +14,28 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import NetworkError, near_names
-from .contract import Inputs
+from ..files.formats import reason_of
+from ..randomness import seeded
+from .contract import Inputs, Network
 
-__all__ = ["check_sample", "first_working_sample", "is_pictures", "named_sample", "placed", "sample_of", "three_items", "to_inputs"]
+__all__ = [
+    "check_sample",
+    "differing_passes",
+    "first_working_sample",
+    "is_pictures",
+    "named_sample",
+    "placed",
+    "sample_of",
+    "three_items",
+    "to_inputs",
+]
 
 _SIDES = (224, 32, 28, 64, 96, 128, 16, 8, 299)
 _LENGTHS = (16, 32, 64, 128, 100, 1000, 16000)
 _MOST_TOKENS = 1000
 """Of a text that a network is tried with: longer ones take minutes, and few networks take them only."""
+DRAWN = 1e-3
+"""Share of the largest score by which two passes over the same examples may differ, as sums in another order do."""
 
 
 def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:
@@ -186,3 +201,39 @@ def three_items(sample: Inputs) -> Inputs:
     if isinstance(sample, dict):
         return {name: torch.cat([tensor, tensor[:1]]) for name, tensor in sample.items()}
     return torch.cat([sample, sample[:1]])
+
+
+def differing_passes(network: Network) -> tuple[float, float]:
+    """Return by how much two passes over a network's sample differ, in inference, as a share of the largest score.
+
+    Args:
+        network: of any family.
+
+    Returns:
+        The share by which they differ because the network draws at random, and that because it gives an example something else in another
+        batch; 0 where it is no more than sums in another order make.
+
+    Raises:
+        NetworkError: if the network does not take one example more than its sample has.
+    """
+
+    def scored(seed: int, batch: Inputs) -> Tensor:
+        with seeded(seed), torch.no_grad(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails
+            made = list(network.scores(batch).values()) if network.heads else [network.feature_batch(batch)]
+        return torch.cat([scores[:2].flatten().double() for scores in made])
+
+    network.mode_(False)
+    first = scored(1, network.sample)
+    try:
+        other = scored(2, three_items(network.sample))
+    except _RUNNING as error:
+        raise NetworkError(
+            f"The network runs with 2 examples in a batch, and not with 3: {reason_of(error)}. Give one that takes any number; of an "
+            "exported program, the first axis has to be dynamic."
+        ) from error
+    allowed = DRAWN * float(first.abs().max()) if len(first) else 0.0
+    if not allowed or float((first - other).abs().max()) <= allowed:
+        return 0.0, 0.0
+    drawn = float((first - scored(2, network.sample)).abs().max())
+    largest = allowed / DRAWN
+    return (drawn / largest, 0.0) if drawn > allowed else (0.0, float((first - other).abs().max()) / largest)

@@ -68,7 +68,7 @@ def _runs(network: Network, length: int) -> bool:
     made = {name: torch.cat([first[name], last[name]], 1) for name in last}
     batch: Inputs = made.get("", made)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             network.scores(batch) if network.heads else network.feature_batch(batch)
     except (LookupError, RuntimeError, ValueError, TypeError):  # what a table that is too short, or a product of shapes, raises
         return False

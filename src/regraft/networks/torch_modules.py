@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -188,7 +189,7 @@ class TorchNetwork(Network):
         training = [module for module in self.module.modules() if module.training]
         self.module.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails
                 own, other = (as_tensor(call_module(self.module, plain.to(device, memory_format=order))) for order in _ORDERS)
         except Exception:  # a Python forward may fail in any way where a view is not possible
             return False

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-__all__ = ["Trace", "as_tensor", "capture", "flat_tensors", "head_reading", "pooled", "trace", "watching"]
+__all__ = ["Trace", "as_tensor", "capture", "flat_tensors", "head_reading", "named_logits", "pooled", "trace", "watching"]
 
 
 @dataclass
@@ -116,22 +116,26 @@ def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callab
 
 
 def flat_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors inside a value of nested tuples, lists and mappings, in order."""
+    """Return the tensors inside a value of nested tuples, lists, mappings and data classes, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         return [tensor for part in value.values() for tensor in flat_tensors(part)]
     if isinstance(value, (tuple, list)):
         return [tensor for part in value for tensor in flat_tensors(part)]
-    return []
+    return flat_tensors(vars(value)) if is_dataclass(value) and hasattr(value, "__dict__") else []
+
+
+def named_logits(result: Any) -> Tensor | None:
+    """Return what the result of a forward pass, a mapping, a named tuple or a data class, calls "logits"; None where it names none."""
+    found = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
+    return found if isinstance(found, Tensor) else None
 
 
 def as_tensor(result: Any) -> Tensor | None:
     """Return the scores in the result of a forward pass: the tensor itself, the entry "logits", or the first tensor there is."""
-    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
-        return cast(Tensor, result["logits"])
-    tensors = flat_tensors(result)
-    return tensors[0] if tensors else None
+    tensors = [named_logits(result), *flat_tensors(result)]
+    return next((tensor for tensor in tensors if tensor is not None), None)
 
 
 def pooled(values: Tensor, channels_last: bool) -> Tensor:

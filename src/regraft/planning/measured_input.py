@@ -143,7 +143,7 @@ def _bylosses_of(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[
     losses = {}
     for name, one in tried.items():
         if name != OWN:
-            with torch.inference_mode():
+            with torch.no_grad():
                 features = torch.cat([net.feature_batch(batch).float().cpu() for batch in _batches(one, pixels[known])]).numpy()
             if not np.isfinite(features).all():
                 continue

@@ -111,7 +111,7 @@ def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
     heads = [network.modules()[name] for name in network.layers_of(network.head.task)]
     parts = [indices[start : start + 64] for start in range(0, len(indices), 64)]
     made, filled = torch.zeros(0, network.head.features), 0
-    with torch.inference_mode(), watching(heads, channels_last=network.layout == "channels_last") as read:
+    with torch.no_grad(), watching(heads, channels_last=network.layout == "channels_last") as read:
         for _, payload in feed.batches([(part, np.zeros(len(part), np.int64)) for part in parts]):
             feed.scores(payload)
             rows = read().float().cpu()

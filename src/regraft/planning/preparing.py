@@ -333,7 +333,7 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
         DataError: if the network takes a single input, or the parts are not those that it takes.
     """
     named = net.sample if isinstance(net.sample, dict) else {}
-    if len(named) < 2:
+    if len(named) < 2 and set(named) != set(data.part_names):
         one = next(iter(named), "inputs")
         raise DataError(f"The items have the parts {', '.join(map(repr, data.part_names))}; this network takes one input, {one!r}.")
     known = own.by_name if isinstance(own, PartsPreprocessing) else {}

@@ -413,7 +413,7 @@ def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team 
     network.mode_(False)
     consecutive = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
     parts = team.dealt([(part, np.zeros(len(part), np.int64)) for part in consecutive])
-    with torch.inference_mode():
+    with torch.no_grad():
         made = [{task: scores.float().cpu().numpy() for task, scores in feed.scores(payload).items()} for _, payload in feed.batches(parts)]
     made = team.collected(made)
     return {task: np.concatenate([part[task] for part in made]) for task in made[0]}

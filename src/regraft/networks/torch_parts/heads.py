@@ -12,7 +12,7 @@ from torch.nn import LayerNorm, Linear, Module
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
-from ..tracing import Trace, as_tensor, flat_tensors, head_reading
+from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
 from .rows import is_rowwise, row_weight
 from .summed import Share, summed_layers
 
@@ -65,7 +65,9 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
             "expected scores of shape (N, C). Give the part of it that classifies, or its backbone."
         )
     if main is None:
-        raise NetworkError("The network returned no tensor; expected scores of shape (N, C) or an output with 'logits'.")
+        raise NetworkError(
+            f"The network returned no tensor, but {type(seen.result).__name__}; expected scores of shape (N, C) or an output with 'logits'."
+        )
     candidates = _candidates(modules, seen, results=_results(seen.result, main))
     summed = None if candidates else _summed(modules, seen, result=main, run=run)
     if summed is not None and wanted in (None, *summed.layers):
@@ -85,7 +87,7 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
 
 def _results(result: Any, main: Tensor) -> list[Tensor]:
     """Return what may be scores: the first tensor, and further matrices unless the result names its scores."""
-    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
+    if named_logits(result) is not None:
         return [main]
     return [main, *(tensor for tensor in flat_tensors(result) if tensor is not main and tensor.ndim == 2)]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
-from typing import TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,16 +20,27 @@ from ...errors import NetworkError
 
 __all__ = ["copied", "in_single_precision", "made_plain", "unwrapped"]
 
+_OF_TORCH = ("_modules", "_parameters", "_buffers")
 M = TypeVar("M", bound=Module)
 T = TypeVar("T")
 
 
 def copied(module: M) -> M:
-    """Return a deep copy of a `module`, also of one that holds tensors which it computed (old weight norm, spectral norm)."""
-    computed = {
-        id(held): held for part in module.modules() for held in vars(part).values() if isinstance(held, Tensor) and not held.is_leaf
-    }
-    return copy.deepcopy(module, {key: held.detach().clone() for key, held in computed.items()})
+    """Return a deep copy of a `module`, also of one that holds tensors which it computed (old weight norm, spectral norm).
+
+    What nobody can copy (a lock, an open file, a generator) is shared.
+    """
+    own = [held for part in module.modules() for name, held in vars(part).items() if name not in _OF_TORCH]
+    known: dict[int, Any] = {id(held): held.detach().clone() for held in own if isinstance(held, Tensor) and not held.is_leaf}
+    try:
+        return copy.deepcopy(module, dict(known))
+    except Exception:  # objects of the user's own may refuse in any way
+        for held in own:
+            try:
+                copy.deepcopy(held, dict(known))
+            except Exception:
+                known[id(held)] = held
+        return copy.deepcopy(module, known)
 
 
 def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
@@ -57,17 +70,32 @@ def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
 
 
 def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
-    """Change a private copy of a module to parametrised weight norm, and return it with what to say of it.
+    """Change a private copy of a module to parametrised weight norm and to an input without a name; return it with what to say of it.
 
     Args:
         module: the copy.
     """
     notes: list[str] = []
+    taken = list(inspect.signature(module.forward).parameters.values())
+    needed = [one.name for one in taken if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    if len(needed) == 1 and all(one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in taken):
+        module.register_forward_pre_hook(_ByName(needed[0]), with_kwargs=True)
     for name, part in module.named_modules():
         for hook in [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
             _parametrise_(part, hook)
             notes.append(f"the weight norm of {name!r} is in PyTorch's newer form")
     return module, tuple(notes)
+
+
+@dataclass(frozen=True)
+class _ByName:
+    """Gives a module by `name` what it was called with."""
+
+    name: str
+
+    # over the limit: the signature is PyTorch's
+    def __call__(self, _module: Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), {self.name: args[0], **named} if args else named
 
 
 def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, tuple[str, ...]]:

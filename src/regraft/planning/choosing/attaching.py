@@ -63,7 +63,7 @@ def _features(net: Network, items: Prepared, *, rows: np.ndarray) -> np.ndarray:
     """Return what a new head would read, (n, d)."""
     twin = net.copy()
     twin.mode_(False)
-    with torch.inference_mode():
+    with torch.no_grad():
         batches = (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
         return torch.cat([twin.feature_batch(items.batch(batch)).float().cpu() for batch in batches]).numpy()
 

@@ -109,7 +109,7 @@ def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float
         return hook
 
     network.mode_(False)
-    with ExitStack() as stack, torch.inference_mode():
+    with ExitStack() as stack, torch.no_grad():
         for index, block in enumerate(network.blocks):
             stack.callback(modules[block.layers[-1]].register_forward_hook(note(index)).remove)
         network.scores(inputs)
