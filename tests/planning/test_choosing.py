@@ -23,7 +23,7 @@ from regraft.networks.keras_parts.library import keras
 from regraft.networks.torch_modules import open_torch
 from regraft.planning import Plan, Result
 from regraft.planning.choosing import auto as auto_module
-from regraft.planning.choosing.blending import blended_, snapshot
+from regraft.planning.choosing.blending import blended_
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
@@ -31,6 +31,7 @@ from regraft.planning.choosing.probing import JOINT, best_of
 from regraft.planning.choosing.solving import HeldOut, Probed
 from regraft.planning.choosing.stacking import OLD_ROWS, stacking_weights
 from regraft.planning.setup import Log
+from regraft.planning.tuning.tuned import weights_of
 from regraft.training import Settings
 from regraft.training import recipe as recipe_module
 
@@ -211,7 +212,7 @@ def test_tuning_from_a_probe_trains_what_lies_below_it(strategy: str, options: d
 
 def test_the_mix_of_two_weights_that_is_judged_best_is_left() -> None:
     network = open_torch(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)), inputs=(2,))
-    start = snapshot(network, frozenset({"2"}))
+    start = weights_of(network, frozenset({"2"}))
     tuned = {name: tensor.clone() for name, tensor in start.items()}
     for name in ("0.weight", "1.running_mean"):
         network.state()[name].add_(1.0)
@@ -311,13 +312,13 @@ def test_trials_begin_and_end_as_the_strategies_that_they_are_of(family: str, fo
     monkeypatch.setattr(Choice, "is_beaten_by", is_beaten_by)
     pictures, labels = _hard(150)
     data = (pictures if family == "torch" else pictures.transpose(0, 2, 3, 1), [f"new {label}" for label in labels])
-    net, settings = (_net() if family == "torch" else _keras()), {"batch_size": 32, "epochs": 60, "learning_rate": 3e-3, "cache": "memory"}
-    settings |= {"refit": False, "layer_decay": 1.0, "batch_norm": "batch", "patience": 2}
+    net, settings = (_net() if family == "torch" else _keras()), {"batch_size": 32, "epochs": 50, "learning_rate": 3e-3, "cache": "memory"}
+    settings |= {"refit": False, "layer_decay": 1.0, "batch_norm": "batch", "patience": 1}
     wanted = ({"strategy": "head"}, {"strategy": "full"}, {"strategy": "partial", "frozen": 2})
     plan = Plan(strategy="auto", candidates=wanted, settings=Settings(**settings))
     found = regraft.adapt(net, data, strategy=plan)
     assert began == {"full": True, "partial": True}
-    assert tried == {("full", 7), ("partial", 7), ("full", 15), ("partial", 15)}  # then they are compared
+    assert tried == {("full", 7), ("partial", 7), ("full", 12), ("partial", 12)}  # then they are compared
     assert compared == [18, 18 + 34 * folds]
     assert len(_named(found, "dropped after its trial: another one leads")) == 1 and _named(found, "not better than the probe") == ["head"]
     alone = regraft.adapt(net, data, **(settings | found.plan.chosen))
@@ -414,7 +415,7 @@ def test_a_budget_tries_what_fits_into_it_even_where_little_can_be_gained(
 
 
 def test_the_costs_of_a_frozen_part_are_those_of_one_pass() -> None:
-    costs = Costs(("a", "b", "head"), (("a",), ("b",), ("head",)), np.array([3.0, 2.0, 1.0]), np.array([6.0, 4.0, 2.0]), 0.5)
+    costs = Costs((("a",), ("b",), ("head",)), np.array([3.0, 2.0, 1.0]), np.array([6.0, 4.0, 2.0]), 0.5)
     assert costs.one_pass == 6.5
     assert costs.training(frozenset(), items=10, epochs=2) == 2 * 10 * (0.5 + 6 + 12)
     assert costs.training({"a"}, items=10, epochs=2) == 10 * 3.5 + 2 * 10 * (3 + 6)
@@ -425,8 +426,8 @@ def test_few_items_that_agree_are_no_certainty() -> None:
     before, after = np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(4)
     gain, error = gain_of(after, before)
     assert gain == 0.25 and error >= 0.25
-    assert not is_better(after, before, usual=0.1)
-    assert is_better(np.repeat(after, 50), np.repeat(before, 50), usual=0.1)
+    assert not is_better(after, before, usual=0.01, overall=0.25)
+    assert is_better(np.repeat(after, 50), np.repeat(before, 50), usual=0.01, overall=0.25)
 
 
 def test_losses_and_errors_together_leave_no_doubt() -> None:
@@ -450,7 +451,7 @@ def test_how_hard_the_choosing_items_are_is_taken_into_account() -> None:
     """Fewer are wrong than by the closed form, which is unlucky on these items: a gain only as far as the same ones are hard for both."""
     before = np.tile([1.0, 0.0], 30)
     fewer = np.where(np.arange(60) < 12, 0.0, before)
-    assert is_better(fewer, before, usual=0.1, overall=0.5) and is_better(fewer, before, usual=0.1)
+    assert is_better(fewer, before, usual=0.1, overall=0.5)
     elsewhere = np.roll(fewer, 1)  # others are wrong: these items are hard for the closed form alone, by bad luck
     assert not is_better(elsewhere, before, usual=0.1, overall=0.1)
 

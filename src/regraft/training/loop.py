@@ -459,10 +459,10 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def restore_(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Copy `saved` values into the `tensors` of the same names."""
+    """Copy `saved` values into those of the `tensors` that have the same names."""
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+        for name, values in saved.items():
+            tensors[name].copy_(values)
 
 
 def _save(training: Training, state: Trained, *, optimizer: Optimizer) -> None:

@@ -181,8 +181,7 @@ class Short:
 
 def put_start_(training: Training, recipe: Recipe, *, starts: Starts) -> None:
     """Put the weights of the start that a `recipe` names, one of the `starts`, into the network of a training."""
-    start, state = starts[recipe.start](training.fit), training.network.state()
-    restore_({name: state[name] for name in start}, start)
+    restore_(training.network.state(), starts[recipe.start](training.fit))
 
 
 def with_recipe(training: Training, recipe: Recipe) -> Training:

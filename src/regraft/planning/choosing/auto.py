@@ -59,7 +59,6 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
 
     Args:
         setup: its network is not changed.
-        log: gets notes and the time.
 
     Returns:
         The adapted network, how to judge it, the history of the winner, and what was compared.
@@ -269,13 +268,7 @@ def _run(choice: Choice, trial: Trial, *, epochs: int) -> HeldOut:
 
 
 def _finished(choice: Choice, trial: Trial | None, *, head: Candidate | None) -> Final | None:
-    """Train what leads to its end, and return the best of it, the trained head, and what needs no training.
-
-    Args:
-        choice: what is known.
-        trial: what leads of those that train more than the head.
-        head: the head alone, where it is a candidate.
-    """
+    """Train what leads to its end, and return the best of it, the trained head, and what needs no training."""
     alone = None if head is None else _begun(choice, head)
     head_run = None if alone is None else _run(choice, alone, epochs=0)
     if head is not None and head_run is not None and not choice.is_beaten_by(head_run):

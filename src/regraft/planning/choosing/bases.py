@@ -61,7 +61,6 @@ def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tap
 
     Args:
         setup: its network is not changed.
-        log: gets the time, and a note of what was left out.
         items: others than those learned from (a test set).
 
     Returns:
@@ -80,13 +79,7 @@ def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tap
 
 
 def source_of(setup: Setup, log: Log, *, tapped: Tapped) -> Source:
-    """Return what the source network's heads read, as far as the pass of `tapped` could see it.
-
-    Args:
-        setup: with the network that was read.
-        log: gets what a pass over the test set costs.
-        tapped: what was read of all N examples.
-    """
+    """Return what the source network's heads read, as far as the pass of `tapped` could see it."""
     features = tapped.head_features
     if features is None:
         return Source()
@@ -95,13 +88,7 @@ def source_of(setup: Setup, log: Log, *, tapped: Tapped) -> Source:
 
 
 def head_base(setup: Setup, log: Log, *, features: Tensor) -> Base:
-    """Return the network with its heads solved, then trained on their features.
-
-    Args:
-        setup: its network is copied.
-        log: gets notes and the time.
-        features: (N, d) what the heads read.
-    """
+    """Return the network with its heads solved, then trained on their features."""
     base = Base(setup.on(setup.network.copy()), features)
     own = base.setup
     solve_heads_(own, log, feed=whole_feeds(own)[0], features=features, scored=base.head_feed)
@@ -109,13 +96,7 @@ def head_base(setup: Setup, log: Log, *, features: Tensor) -> Base:
 
 
 def probe_base(setup: Setup, tapped: Tapped, *, probed: Probed) -> Base:
-    """Return the network that has a probe as its head.
-
-    Args:
-        setup: with the network that was read.
-        tapped: what was read of all N items.
-        probed: which of it, and the heads.
-    """
+    """Return the network that has a probe as its head."""
     return Base(setup.on(probed_network(setup, probed)), read_by_probe(tapped, probed))
 
 
@@ -135,7 +116,6 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
 
     Args:
         setup: its network is not changed.
-        log: gets notes and the time.
 
     Returns:
         The network that has them; nothing was trained.
@@ -149,14 +129,7 @@ def with_probe(setup: Setup, log: Log) -> Outcome:
 
 
 def outcome_of_probe(setup: Setup, log: Log, *, tapped: Tapped, probed: Probed) -> Outcome:
-    """Return the network that has a probe as its head, and how to judge it.
-
-    Args:
-        setup: with the network that was read.
-        log: gets notes and the time.
-        tapped: what was read of all N examples.
-        probed: the heads.
-    """
+    """Return the network that has a probe as its head, and how to judge it."""
     base, judged = probe_base(setup, tapped, probed=probed), None if setup.test is None else read_depths(setup, log, items=setup.test)
     network, features = base.setup.network, tapped.head_features
     judging = judged.head_features if judged is not None else None if features is None else features[setup.parts.holdout]

@@ -8,23 +8,11 @@ import torch
 from torch import Tensor
 
 from ...networks.contract import Network
+from ...training.loop import copied, restore_
 
-__all__ = ["blended_", "mix_", "restore_", "snapshot"]
+__all__ = ["blended_", "mix_"]
 
 POINTS = 11
-
-
-def snapshot(network: Network, frozen: frozenset[str]) -> dict[str, Tensor]:
-    """Return copies of what training may change of a `network`: parameters and moving averages of all layers but the `frozen` ones."""
-    return {name: tensor.detach().clone() for name, tensor in network.state().items() if name.rpartition(".")[0] not in frozen}
-
-
-def restore_(network: Network, saved: dict[str, Tensor]) -> None:
-    """Put the `saved` values of a snapshot back into its `network`."""
-    state = network.state()
-    with torch.no_grad():
-        for name, values in saved.items():
-            state[name].copy_(values)
 
 
 def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[], float]) -> float:
@@ -36,28 +24,28 @@ def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[],
 
     Args:
         network: with the weights after tuning.
-        start: a snapshot from before.
+        start: tensors of its state, from before.
         judged: gives the present network's loss on the items that choose.
 
     Returns:
         The share a of the tuned weights.
     """
     state = network.state()
-    tuned = {name: state[name].detach().clone() for name in start}
+    tuned = copied({name: state[name] for name in start})
     losses = {}
     for step in reversed(range(POINTS)):
         share = step / (POINTS - 1)
-        restore_(network, _mixed(start, tuned, share=share))
+        restore_(state, _mixed(start, tuned, share=share))
         losses[share] = judged()
     best = min(losses, key=lambda share: (losses[share], -share))
-    restore_(network, _mixed(start, tuned, share=best))
+    restore_(state, _mixed(start, tuned, share=best))
     return best
 
 
 def mix_(network: Network, start: dict[str, Tensor], *, share: float) -> None:
     """Leave the mix (1 - share) start + share present in a `network`."""
     state = network.state()
-    restore_(network, _mixed(start, {name: state[name].detach().clone() for name in start}, share=share))
+    restore_(state, _mixed(start, copied({name: state[name] for name in start}), share=share))
 
 
 def _mixed(start: dict[str, Tensor], tuned: dict[str, Tensor], *, share: float) -> dict[str, Tensor]:

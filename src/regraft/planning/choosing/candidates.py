@@ -137,10 +137,6 @@ def _read(one: Mapping[str, Any]) -> Candidate:
 def check_blocks(network: Network, plan: Plan) -> None:
     """Raise if a plan, edited or not, names a block that is not there, or a candidate that the network cannot be trained as.
 
-    Args:
-        network: with its head.
-        plan: what is to be done.
-
     Raises:
         SettingError: naming the first that does not fit, and what would.
     """
@@ -164,8 +160,6 @@ def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, 
     Args:
         network: as it came, not tapped.
         strategy: "partial", "full" or "surgical"; all others freeze nothing more.
-        frozen: as in a plan.
-        block: as in a plan.
     """
     held = held_layers(network)
     if strategy == "partial":
@@ -182,7 +176,6 @@ def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
     Source: surgical fine-tuning (Lee et al., ICLR 2023, section 3).
 
     Args:
-        network: with its head.
         third: "first", "middle" or "last".
     """
     heads = set(network.head_layers)
@@ -196,10 +189,6 @@ def below_probe(network: Network, layers: frozenset[str]) -> frozenset[str]:
     """Return what is frozen where tuning starts from a probe: these layers, and the probe itself.
 
     Its rows have the inverse scales of features of every depth, so that no learning rate suits all of them.
-
-    Args:
-        network: the tapped one.
-        layers: names in the network as it came.
     """
     return frozenset(network.head_layers) | {layer.name for layer in network.layers if layer.name in layers}
 

@@ -158,12 +158,12 @@ class Choice:
     @property
     def error(self) -> float:
         """The error of the best of what needs no training."""
-        return float(self.old.errors.mean()) if self.keeps_old and self.old is not None else self.probe.error
+        return float(self.known.errors.mean())
 
     @property
     def standard_error(self) -> float:
         """Its standard error; one item where there is no error at all."""
-        errors = self.old.errors if self.keeps_old and self.old is not None else self.probe.errors
+        errors = self.known.errors
         return max(float(errors.std() / np.sqrt(max(len(errors), 1))), 0.0 if self.error else 1 / max(len(errors), 1))
 
     def is_hopeless(self, run: HeldOut) -> bool:
@@ -206,7 +206,6 @@ def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
 
     Args:
         setup: its network has the rows that were carried over.
-        features: (N, d) what the heads read.
     """
     name = setup.items.data.name
     task = setup.tasks[name]
@@ -218,13 +217,7 @@ def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
 
 
 def source_features(setup: Setup, log: Log, *, tapped: Tapped) -> Tensor:
-    """Return what the heads of the network read, (N, d); by a further pass, where the one of `tapped` could not see it.
-
-    Args:
-        setup: with the network.
-        log: gets the cost of a further pass.
-        tapped: what was read of it.
-    """
+    """Return what the heads of the network read, (N, d); by a further pass, where the one of `tapped` could not see it."""
     if tapped.head_features is not None:
         return tapped.head_features
     feed = feed_of(setup, log, frozen=frozen_up_to_head(setup.network))
@@ -244,45 +237,39 @@ def gain_of(errors: np.ndarray, before: np.ndarray) -> tuple[float, float]:
     return float(differences.mean()) if len(differences) else 0.0, float(np.sqrt((spread + one) / count / count))
 
 
-def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float = np.inf, doubt: float = DOUBT) -> bool:
+def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: float, doubt: float = DOUBT) -> bool:
     """Tell whether tuning is to be taken for better than a closed form.
 
-    What was chosen among several on the same items looks better than it is; what then remains of the difference is believed as far
-    as its standard error allows (the mean of a normal prior of deviation `usual` lies against tuning).
+    The gain is corrected for how hard these examples are for the closed form, as far as the same ones are hard for both. What was chosen
+    among several on the same examples looks better than it is; what then remains of the difference is believed as far as its standard
+    error allows (the mean of a normal prior of deviation `usual` lies against tuning).
+
+    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope within 0 and 1.
 
     Args:
         errors: (m,) of the tuned network.
         before: (m,) of the closed form; NaN where it is not known.
         usual: deviation of such differences.
-        overall: the closed form's error on more items than these, on which it may just have been unlucky.
+        overall: the closed form's error on more examples than these, on which it may just have been unlucky.
         doubt: how far tuning is taken to lie behind, in units of `usual`.
     """
-    gain, error = gain_of(errors, before) if np.isinf(overall) else _corrected_gain(errors, before, overall=overall)
-    return bool((gain - LUCK * error) * usual**2 - doubt * usual * error**2 > 0)
-
-
-def _corrected_gain(errors: np.ndarray, before: np.ndarray, *, overall: float) -> tuple[float, float]:
-    """Return the gain of `gain_of`, corrected for how hard these items are for the closed form, as far as the same ones are hard for both.
-
-    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope within 0 and 1.
-    """
     known = np.isfinite(before)
-    mine, other, count = errors[known], before[known], max(int(known.sum()), 1)
-    if not known.any():
-        return gain_of(errors, before)
+    mine, other, count = errors[known], before[known], int(known.sum())
+    if not count:
+        return False
     spread = float(np.square(other - other.mean()).sum())
     slope = float(np.clip((mine - mine.mean()) @ (other - other.mean()) / spread, 0.0, 1.0)) if spread else 0.0
     gain = overall - (float(mine.mean()) - slope * (float(other.mean()) - overall))
     rest = mine - slope * other
     one = max(float(np.square(other).mean()), 1.0 / count)
-    return gain, float(np.sqrt((np.square(rest - rest.mean()).sum() + one) / count / count))
+    error = float(np.sqrt((np.square(rest - rest.mean()).sum() + one) / count / count))
+    return bool((gain - LUCK * error) * usual**2 - doubt * usual * error**2 > 0)
 
 
 def figures_(candidate: Candidate, errors: Sequence[float] | np.ndarray, *, shares: bool) -> None:
     """Put the estimate and its interval into a candidate.
 
     Args:
-        candidate: is changed.
         errors: (m,) 0 and 1, or losses.
         shares: whether they are 0 and 1: the estimate is then the accuracy.
     """

@@ -49,7 +49,6 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
 
     Args:
         setup: the heads of its network are changed in place.
-        log: gets notes and the time.
         feed: whose scores the heads make.
         frozen: the layers below the heads.
         source: with the features (N, d) that the heads read.

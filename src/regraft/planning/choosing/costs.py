@@ -28,14 +28,12 @@ class Costs:
     """Seconds an item, by the blocks of the network in execution order.
 
     Attributes:
-        blocks: B names.
-        layers: the layers of each block.
+        layers: of each of the B blocks.
         forward: (B,) seconds.
         backward: (B,) seconds, gradients and the step of the optimizer.
         reading: seconds to read and prepare an item.
     """
 
-    blocks: tuple[str, ...]
     layers: tuple[tuple[str, ...], ...]
     forward: np.ndarray
     backward: np.ndarray
@@ -51,8 +49,6 @@ class Costs:
 
         Args:
             frozen: layers that are not trained; those below the first trained one come from the cache.
-            items: learned from.
-            epochs: passes.
         """
         trained = np.array([not set(layers) <= set(frozen) for layers in self.layers])
         above = np.logical_or.accumulate(trained)
@@ -91,7 +87,7 @@ def measured_costs(setup: Setup) -> Costs:
     for part, seconds in ((slice(0, middle), whole - upper), (slice(middle, None), upper)):
         share = forward[part] + 1e-9
         backward[part] = seconds * share / share.sum() if len(share) else 0.0
-    return Costs(tuple(block.name for block in blocks), tuple(block.layers for block in blocks), forward, backward, reading)
+    return Costs(tuple(block.layers for block in blocks), forward, backward, reading)
 
 
 def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float, np.ndarray]:

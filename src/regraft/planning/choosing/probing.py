@@ -29,11 +29,6 @@ _PLAIN_NAME = f"{JOINT}, means and deviations"
 def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Solve ridge regression on each depth alone and on all of them together.
 
-    Args:
-        setup: gives targets, groups and settings.
-        tapped: what was read of all N items.
-        rows: the items (n,) to fit to.
-
     Returns:
         One for each depth and for the joint sets.
     """
@@ -53,11 +48,6 @@ def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Solve probes on each depth alone and on all of them together, and weigh them.
 
-    Args:
-        setup: gives targets, groups and settings.
-        tapped: what was read of all N items.
-        rows: the items (n,) to fit to.
-
     Returns:
         One for each depth and for the joint sets, those that discriminant analysis solves better by it; then their weighed mean,
         where the tasks have classes.
@@ -75,9 +65,6 @@ def best_of(found: Sequence[Probed]) -> Probed:
 
     One on several depths is taken unless one on a single depth is better by a whole standard error: of many depths, one may look best
     by chance. Their weighed mean is taken unless one of them is better by a whole standard error or one item.
-
-    Args:
-        found: one or more.
     """
     lowest = min(found, key=lambda one: (one.error, one.loss))
     weighed = next((one for one in found if one.members), None)
@@ -93,8 +80,6 @@ def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
 
     Args:
         setup: its plan may name a block, or its number.
-        tapped: what was read of all N items.
-        rows: the items (n,) to fit to.
 
     Raises:
         SettingError: if the block is not there, or gives nothing that can be read.
@@ -132,7 +117,6 @@ def block_of(network: Network, asked: int | str) -> str:
     """Return the name of a block, or "input".
 
     Args:
-        network: has the blocks.
         asked: the name, or the number of a block, from 1.
 
     Raises:
@@ -149,14 +133,7 @@ def block_of(network: Network, asked: int | str) -> str:
 
 
 def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> Probed:
-    """Return the same kind of probe on the same features, fitted to other items.
-
-    Args:
-        setup: gives targets, groups and settings.
-        tapped: what was read of all N items.
-        probed: which of it, and how.
-        rows: the items (n,) to fit to.
-    """
+    """Return the same kind of probe on the same features, fitted to other items."""
     if probed.members:
         members = [refitted(setup, tapped, probed=one, rows=rows) for one in probed.members]
         return stacked(setup, tapped, members=members, name=probed.name)[0]
@@ -191,9 +168,6 @@ def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: Hidden
 
     Args:
         network: with that head, or none.
-        head: gives the task, its classes and kind.
-        probe: the rows.
-        layer: the layer, or None.
 
     Returns:
         A copy with the head; other heads are lost behind a layer.

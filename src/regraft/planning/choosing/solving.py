@@ -140,12 +140,6 @@ def columns_of(slices: Sequence[TapSlice]) -> np.ndarray:
 def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> list[Probed]:
     """Return the same probe by discriminant analysis, where the tasks have classes and the features are few enough.
 
-    Args:
-        setup: gives targets, groups and settings.
-        tapped: what was read of all N items.
-        probed: which of it.
-        rows: the items (n,) to fit to.
-
     Returns:
         The probe alone, or nothing.
     """
@@ -158,16 +152,7 @@ def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.n
 def solved_probe(  # over the limit: what a probe is made of
     setup: Setup, tapped: Tapped, name: str, *, slices: tuple[TapSlice, ...], rows: np.ndarray, method: str = "ridge"
 ) -> Probed:
-    """Return a probe on some of the features.
-
-    Args:
-        setup: gives targets, groups and settings.
-        tapped: what was read of all N items.
-        name: of the probe.
-        slices: which of it.
-        rows: the items (n,) to fit to.
-        method: one of `WORDS`.
-    """
+    """Return a probe on some of the features."""
     probes, used, columns, layer = {}, {}, columns_of(slices), None
     for task in setup.tasks:
         used[task] = drawn(setup.known(task, rows), len(columns), seed=setup.plan.seed)
@@ -188,10 +173,7 @@ def judged_probe(  # over the limit: what a probe is made of
     """Return heads with their held-out errors.
 
     Args:
-        setup: gives targets and losses.
-        name: of the probe.
         slices: what the heads read.
-        method: how they were made.
         probes: task of the data -> head.
         rows: task of the data -> the items that it was fitted to.
     """
@@ -215,10 +197,6 @@ def solved_by(  # over the limit: what a probe is made of
     """Return the head of one task by one of the methods that give a linear head, for features as they are.
 
     Args:
-        setup: gives targets, groups and settings.
-        task: of the data.
-        rows: the items (n,) to fit to.
-        features: (n, D) of these items.
         scale: (D,) what each feature is divided by first. Among several depths that is its deviation times the root of how many its
             block has: a wide block weighs no more than a narrow one.
         method: one of `WORDS` that read the features as they are.
@@ -246,10 +224,6 @@ def through_layer(  # over the limit: what a probe is made of
     """Return the head of one task that reads the features through a layer, random or of the examples themselves.
 
     Args:
-        setup: gives targets, groups and the seed.
-        task: of the data.
-        rows: the items (n,) to fit to.
-        features: (n, D) of these items.
         method: one of `WORDS` that put a layer before the head.
     """
     data, groups = setup.data_of(task), _groups_of(setup, task, rows=rows)

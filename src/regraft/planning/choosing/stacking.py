@@ -35,10 +35,7 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
     Deviations: the log-loss takes the place of the squared error, and the weights are drawn to equal ones.
 
     Args:
-        setup: gives targets and groups.
-        tapped: what the members read.
         members: heads of the same tasks; those fitted to other items than the best of them are left out.
-        name: of the result.
 
     Returns:
         One probe on all features that any of them reads; none where a task has no classes, or fewer than two heads remain.
@@ -87,7 +84,6 @@ def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 
     Args:
         setup: its network has the rows that were carried over.
-        tapped: what was read of all N items.
         rows: the items (n,) to calibrate it on; it has not seen them.
     """
     data, task = setup.items.data, setup.tasks[setup.items.data.name]

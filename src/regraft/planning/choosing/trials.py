@@ -12,14 +12,15 @@ import numpy as np
 from ...methods import METHODS
 from ...networks.contract import Network
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
+from ...training.loop import restore_
 from ...training.measured import Measured, measured_training
 from ...training.recipe import DRAWN, LARGEST, Short, Starts, first_short, refitted, short_epochs
 from ..passes import feed_of, training_of
 from ..setup import Log, Setup
 from ..tuning.stages import Tuning, begun_method
-from ..tuning.tuned import folds_for, refit_, split_of, starts_of, usual_rate
+from ..tuning.tuned import folds_for, refit_, split_of, starts_of, usual_rate, weights_of
 from .bases import Base
-from .blending import blended_, mix_, restore_, snapshot
+from .blending import blended_, mix_
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import HeldOut, held_out
 
@@ -114,7 +115,7 @@ class Trial:
         if self.found is None:
             raise ValueError("the trial has not been finished")
         setup, found, began, network = self.setup, self.found, time.perf_counter(), self.setup.network
-        trained, judged = snapshot(network, self.frozen), [self._held_out()]
+        trained, judged = weights_of(network, self.frozen), [self._held_out()]
         with self.log.clock.during("train"), self._form():
             for _, fold in split_of(setup, setup.parts.training):
                 if not doubtful(run):
@@ -126,7 +127,7 @@ class Trial:
                 judged.append((all_logits(network, self.feed, indices=fold), fold))
                 scores = {task: np.concatenate([part[task] for part, _ in judged]) for task in judged[0][0]}
                 run = self._judged(scores, np.concatenate([rows for _, rows in judged]))
-        restore_(network, trained)
+        restore_(network.state(), trained)
         self.candidate.seconds = (self.candidate.seconds or 0.0) + time.perf_counter() - began
         return run
 
@@ -181,10 +182,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
     """Return a trial with a network of its own.
 
     Args:
-        candidate: what is tried.
-        base: where it starts.
         source: the network that the candidate's blocks are those of.
-        log: gets notes and the time.
     """
     setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
@@ -196,7 +194,7 @@ def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> 
         layers = frozen_layers(source, strategy=candidate.strategy, frozen=candidate.frozen, block=candidate.block)
         frozen = below_probe(setup.network, layers) if candidate.base == "probe" else layers
     feed = feed_of(setup, log, frozen=frozen) if _is_small(setup) else WholeFeed(setup.network, setup.items, setup.plan.views, setup.device)
-    start = snapshot(setup.network, frozen)
+    start = weights_of(setup.network, frozen)
     if candidate.strategy == "scratch":
         starts: Starts = {DRAWN: lambda _rows: start}
     else:

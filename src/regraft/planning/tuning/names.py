@@ -13,12 +13,7 @@ __all__ = ["names_in", "take_over_"]
 
 
 def names_in(network: Network, names: Iterable[str]) -> frozenset[str]:
-    """Return which layers, or single parameters, of a network are in another that was made out of it.
-
-    Args:
-        network: the other one.
-        names: in the first.
-    """
+    """Return which layers, or single parameters, of a network are in another that was made out of it."""
     return frozenset(names) & {*(layer.name for layer in network.layers), *network.state()}
 
 
@@ -27,7 +22,6 @@ def take_over_(network: Network, trained: Network) -> None:
 
     Args:
         network: gets them, in place.
-        trained: has them all.
 
     Raises:
         NetworkError: if it lacks one.

@@ -52,7 +52,6 @@ def trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) 
 
     Args:
         setup: the heads of its network are changed in place.
-        log: gets notes and the time.
         feed: of the whole network or of what is above a freeze boundary.
         frozen: the layers below that boundary.
 
@@ -77,11 +76,7 @@ def trained_layers(  # over the limit: what is trained, and on what
 
     Args:
         setup: its network is changed in place.
-        log: gets notes and the time.
-        head: its heads, trained.
         feed: of the network, for these frozen layers.
-        frozen: layers.
-        stage: a word for the history.
 
     Returns:
         The network, and the history of both trainings.
@@ -102,7 +97,6 @@ def tuned_outcome(setup: Setup, found: Tuned, *, feed: Feed, frozen: frozenset[s
 
     Args:
         setup: with the network that was trained.
-        found: how.
         feed: to judge it with.
         frozen: the layers that stayed frozen.
         source: what the source network's features say, where they were computed.
@@ -114,9 +108,6 @@ def check_method(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -
     """Raise if the plan's strategy is a method that does not go with the network or the data.
 
     Args:
-        network: with its heads.
-        data: what it is adapted to.
-        plan: with the method's options.
         parts: which items are learned from.
 
     Raises:
@@ -182,7 +173,6 @@ def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> 
 
     Args:
         setup: with trained heads; its network is left as it is.
-        strategy: the method's name.
         options: of the method; those that are left out have their defaults.
     """
     method = METHODS[strategy]
@@ -199,7 +189,6 @@ def by_method(setup: Setup, log: Log) -> Outcome:
 
     Args:
         setup: the heads of its network are changed in place.
-        log: gets notes and the time.
 
     Returns:
         The network, how to judge it, and the history.

@@ -27,11 +27,6 @@ OLD_HEAD = "old head"
 def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[InputError]:
     """Give all that keeps the old head from saying what a plan asks of it.
 
-    Args:
-        net: the network as it came.
-        data: what it is adapted to.
-        plan: with the settings.
-
     Yields:
         SettingError: naming the setting, and what is lacking.
     """
@@ -57,8 +52,6 @@ def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
     copy with one more head.
 
     Args:
-        setup: the heads of its network are trained.
-        log: gets a note of it.
         features: (N, d) what they read.
     """
     settings, data, head = setup.settings, setup.items.data, setup.old_head

@@ -22,10 +22,6 @@ def third_by_gradient(setup: Setup, log: Log) -> str:
 
     Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviations: whole thirds are compared, once, before
     they are trained, and the largest is trained; the authors scale the learning rate of every layer in every step.
-
-    Args:
-        setup: the heads of its network are trained.
-        log: is told why.
     """
     network, parameters = setup.network, setup.network.layer_parameters()
     layers = {third: [name for block in surgical_blocks(network, third) for name in block] for third in THIRDS}

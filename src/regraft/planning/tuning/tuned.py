@@ -21,7 +21,7 @@ from ..setup import Log, Parts, Setup
 from ..starting import solve_heads_
 from .folds import folds_of
 
-__all__ = ["FOLDS", "Tuned", "folds_for", "refit_", "split_of", "starts_of", "tuned", "usual_rate"]
+__all__ = ["FOLDS", "Tuned", "folds_for", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
@@ -73,10 +73,6 @@ def tuned(  # over the limit: what is trained, from where
 
     Args:
         setup: its network is changed in place.
-        log: gets what was compared, and the time.
-        feed: of that network.
-        frozen: layers.
-        stage: a word for the history.
         starts: name -> weights that the training may begin with.
         usual: learning rate in the middle of those that are compared.
 
@@ -96,9 +92,7 @@ def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
     """Repeat a training on training and validation set, where that is asked for; leave its start in the network, where that was better.
 
     Args:
-        setup: gives the examples.
         log: gets what was compared and chosen, and whether the training was repeated.
-        found: the training; its history grows.
     """
     training, rows, refits = found.training, setup.parts.learned_from, setup.refits and setup.settings.epochs != 0
     if found.kept_start:
@@ -112,9 +106,6 @@ def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts)
     """Carry out a training whose settings and length are `known`, on other examples, and return its history.
 
     Args:
-        log: gets the time.
-        known: the training that is repeated.
-        training: on the other examples.
         starts: name -> weights that it may begin with.
     """
     recipe = known.recipe if known.recipe.start in starts else replace(known.recipe, start=next(iter(starts)))
@@ -129,8 +120,6 @@ def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
     """Take down what was compared and chosen for a training.
 
     Args:
-        log: gets notes.
-        found: the training.
         refitted_on: how many examples of training and validation set it was repeated on; None: it was not.
     """
     stage = found.training.stage
@@ -177,12 +166,10 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     may begin with either. Solved are the heads of trainings of few steps, and those that the plan asks for (`start`, `probe`).
 
     Args:
-        setup: with its heads solved.
-        frozen: layers that are not trained.
         features: (N, d) what the heads read; None where the heads have not been solved.
     """
     network, fit = setup.network, setup.parts.training
-    now = _weights(setup, frozen)
+    now = weights_of(network, frozen)
     own = [head for head in network.heads.values() if head.groups is None]
     solved = {head.layer: network.rows(head.layer) for head in own}
     changed = [head for head in own if not all(map(np.array_equal, solved[head.layer], (head.weight, head.bias)))]
@@ -194,15 +181,15 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     def plain(_rows: np.ndarray) -> dict[str, Tensor]:
         for head in changed:
             network.set_rows_(head.layer, head.weight, bias=head.bias)
-        return now | _weights(setup, frozen, only=layers)
+        return now | weights_of(network, frozen, only=layers)
 
     def solved_on(rows: np.ndarray) -> dict[str, Tensor]:
         if rows.tobytes() not in known:
             start = plain(rows)
-            restore_({name: network.state()[name] for name in start}, start)
+            restore_(network.state(), start)
             alone = replace(setup, parts=Parts(rows, rows[:0], setup.parts.holdout))
             solve_heads_(alone, Log(), feed=HeadFeed(network, features, setup.device), features=features)
-            known[rows.tobytes()] = now | _weights(setup, frozen, only=layers)
+            known[rows.tobytes()] = now | weights_of(network, frozen, only=layers)
         return known[rows.tobytes()]
 
     steps = most_epochs(setup.settings, len(fit)) * -(-len(fit) // setup.settings.batch_size)
@@ -211,8 +198,8 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     return {"solved": solved_on, "plain": plain} if any(head.kind == "regression" for head in own) else {"plain": plain}
 
 
-def _weights(setup: Setup, frozen: frozenset[str], *, only: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """Return copies of what training may change, or of the weights of some layers."""
-    named = ((name, name.rpartition(".")[0], tensor) for name, tensor in setup.network.state().items())
+def weights_of(network: Network, frozen: frozenset[str], *, only: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Return copies of what training may change of a `network`, moving averages among it, or of the weights of some layers."""
+    named = ((name, name.rpartition(".")[0], tensor) for name, tensor in network.state().items())
     wanted = (one for one in named if (frozen.isdisjoint(one[:2]) if only is None else one[1] in only))
     return {name: tensor.detach().clone() for name, _, tensor in wanted}
