@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import Dataset, read
     from .errors import RegraftError
-    from .heads import branch, cut, join, retarget, stack
+    from .heads.branch import branch
+    from .heads.combine import combine
+    from .heads.ends import cut, join
+    from .heads.retarget import retarget
+    from .heads.stack import stack
     from .networks.contract import Network
     from .planning import Plan, Result
     from .planning.extending import Extension
@@ -36,6 +40,7 @@ __all__ = [
     "adapt_condition",
     "branch",
     "check",
+    "combine",
     "cut",
     "evaluate",
     "extend",
@@ -67,6 +72,7 @@ _HOMES = {
     "adapt_condition": "verbs",
     "branch": "heads",
     "check": "verbs",
+    "combine": "heads",
     "cut": "heads",
     "evaluate": "verbs",
     "extend": "verbs",

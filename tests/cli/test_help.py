@@ -17,7 +17,7 @@ from .conftest import run
 
 HEAVY = "{'torch', 'keras', 'tensorflow', 'numpy', 'sklearn', 'timm', 'transformers'}"
 COMMANDS = (
-    *("inspect", "check", "profile", "adapt", "adapt-condition", "search", "extend"),
+    *("inspect", "check", "profile", "adapt", "adapt-condition", "search", "extend", "combine"),
     *("export", "convert", "evaluate", "predict", "report", "cache", "demo"),
 )
 

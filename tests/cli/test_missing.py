@@ -10,6 +10,7 @@ import pytest
 
 COMMANDS = {
     "adapt": (["adapt", "NETWORK", "DATA", "--out", "OUT"], 2),
+    "combine": (["combine", "a=nets/mine", "b=nets/mine", "--data", "DATA", "--out", "OUT"], 2),
     "extend": (["extend", "NETWORK", "DATA", "--out", "OUT"], 2),
     "profile": (["profile", "NETWORK", "DATA"], 2),
     "search": (["search", "NETWORK", "DATA", "--out", "OUT"], 2),

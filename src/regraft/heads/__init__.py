@@ -1,9 +1,10 @@
 """Changing a network's heads, rows matched by class name."""
 
 from .branch import branch
+from .combine import combine
 from .ends import cut, join
 from .extend import extend, extension_figures
 from .retarget import retarget, retargeted_rows
 from .stack import stack
 
-__all__ = ["branch", "cut", "extend", "extension_figures", "join", "retarget", "retargeted_rows", "stack"]
+__all__ = ["branch", "combine", "cut", "extend", "extension_figures", "join", "retarget", "retargeted_rows", "stack"]

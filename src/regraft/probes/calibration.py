@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, logsumexp
 
-__all__ = ["fit_temperature", "log_loss"]
+__all__ = ["fit_scales", "fit_temperature", "log_loss"]
 
 _MOST = 8192
 """Items that one number is fitted to; more change it in its third digit and cost seconds."""
@@ -50,3 +50,37 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "class
 def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
     """Return the mean negative log of the softmax of `scores` (N, C) at `targets` (N,), in nats."""
     return float((logsumexp(scores, axis=1) - scores[np.arange(len(targets)), targets]).mean())
+
+
+def fit_scales(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> tuple[np.ndarray, np.ndarray]:
+    """Return a factor and a shift for each class's score with the lowest log-loss: scores of several networks on one scale.
+
+    Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2 (vector scaling); for one class, Platt 1999.
+    Deviations: the targets are smoothed as in `fit_temperature`; factors stay above 0, so that no class is turned into its opposite.
+
+    Args:
+        scores: (N, C) raw scores.
+        truth: (N, C) of 0 and 1.
+        kind: "classification" (softmax) or "multi-label" (sigmoid).
+
+    Returns:
+        Factors (C,) between 0.001 and 1000, and shifts (C,) to be added afterwards.
+    """
+    items, classes = len(truth), truth.shape[1] if kind == "classification" else 2
+    truth, width = (truth * items + 1 / classes) / (items + 1), np.maximum(scores.std(axis=0), 1e-12)
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        factors, shifts = np.exp(values[: len(width)]), values[len(width) :]
+        scaled = factors * (scores / width) + shifts
+        if kind == "classification":
+            above = logsumexp(scaled, axis=1, keepdims=True)
+            lost, slope = (above - (truth * scaled).sum(axis=1, keepdims=True)).mean(), (np.exp(scaled - above) - truth) / items
+        else:
+            lost, slope = (np.logaddexp(0, scaled) - truth * scaled).sum(axis=1).mean(), (expit(scaled) - truth) / items
+        return float(lost), np.concatenate([(slope * scaled - slope * shifts).sum(axis=0), slope.sum(axis=0)])
+
+    limits = [(low, high) for one in width for low, high in [np.log(np.multiply(_FACTORS, one))]]
+    found = minimize(
+        loss, np.concatenate([np.log(width), 0 * width]), jac=True, method="L-BFGS-B", bounds=[*limits, *[(None, None)] * len(width)]
+    )
+    return np.exp(found.x[: len(width)]) / width, found.x[len(width) :]

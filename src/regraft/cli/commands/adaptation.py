@@ -29,7 +29,7 @@ from ..shared import (
     wanted_weights,
 )
 
-__all__ = ["add_to", "as_words", "print_folder", "print_result", "printed_report", "value_of"]
+__all__ = ["add_to", "as_words", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
 
 _HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task")
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
@@ -267,6 +267,11 @@ def print_folder(folder: Path, report: str, *, unknown: bool) -> None:
         unknown: whether the network tells items of no known class.
     """
     show(f"Report: {report}")
+    print_next(folder, unknown=unknown)
+
+
+def print_next(folder: Path, *, unknown: bool) -> None:
+    """Print what a saved `folder` holds, and three commands that go on from there; `unknown` as in `print_folder`."""
     show(f"Saved in {printable(folder)}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
     name = shlex.quote(str(folder))
     lines = (f"evaluate {name} DATA", f"predict {name} FILES{' --unknown' if unknown else ''}", f"export {name} network.onnx")

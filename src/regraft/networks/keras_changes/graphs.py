@@ -21,7 +21,7 @@ from ..keras_parts.structure import graph_of, no_graph, steps_of
 from .opened import Opened, end_of, last_called, mapped, named, named_inputs, opened, replay_
 from .sizes import put_rows_
 
-__all__ = ["attached", "branched", "columned", "ended", "grouped", "only_output", "stacked", "wrapped"]
+__all__ = ["attached", "beside", "branched", "columned", "ended", "grouped", "only_output", "stacked", "wrapped"]
 
 
 def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
@@ -178,6 +178,16 @@ def columned(model: Any, layer: Any, *, count: int) -> Any:
 def _plain_head(layer: Any) -> Head:
     weight, bias = rows_of(layer)
     return Head("main", None, "classification", "linear", layer.name, weight, bias)
+
+
+def beside(models: Sequence[Any]) -> Any:
+    """Return one model of the `models`, private copies that take the same inputs, with their results side by side."""
+    entry = keras.tree.map_structure(
+        lambda given: keras.Input(batch_shape=given.shape, dtype=given.dtype, name=given.name), models[0].input
+    )
+    for number, model in enumerate(models):
+        model.name = f"part_{number}"  # the names of a model's layers are unlike each other
+    return keras.Model(entry, keras.layers.Concatenate(name="parts")([model(entry) for model in models]))
 
 
 def only_output(model: Any, output: int) -> Any:

@@ -68,6 +68,7 @@ class _Origin(Plain):
     head: str | dict[str, str] | None = None
     edits: _Edits = Field(default_factory=list)
     sample: dict[str, _Tensor] | None = None
+    parts: list[_Origin] | None = None
 
 
 class _Network(Plain):

@@ -35,13 +35,14 @@ from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
 from .arrays import ARRAY_ENDINGS, read_weight_arrays, refuse_pickle
 from .building import Limits, building
+from .combining import COMBINED, SideBySide, torch_side_by_side
 from .dense import open_dense
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
 from .torch_files import TORCH_ENDINGS, is_torch_file, put_arrays_, put_torch_file_, read_torch_weights
 from .zoo import Opened, live_timm
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "open_source", "side_by_side"]
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
@@ -185,6 +186,23 @@ def _as_keras(network: Network, name: str) -> Network:
 
 
 Network.becomes.update(torch=_as_torch, keras=_as_keras)
+
+
+def side_by_side(networks: Sequence[Network]) -> Network:
+    """Return one network without a head whose features are the results of all `networks`, which read the same inputs.
+
+    Raises:
+        NetworkError: if the networks are not of one family that knows such a form.
+    """
+    families = sorted({network.family for network in networks})
+    if families not in (["torch"], ["keras"]):
+        raise NetworkError(f"Received networks of the families {families}; expected PyTorch or Keras alone. Convert some: net.to('torch').")
+    if families == ["torch"]:
+        return torch_side_by_side(cast("Sequence[TorchNetwork]", networks))
+    with _keras_needed():
+        from ..keras_changes.graphs import beside
+        from ..keras_models import open_keras
+    return open_keras(beside([network.copied()[0] for network in cast(Any, networks)]), take=True, origin={"source": COMBINED})
 
 
 def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
@@ -398,33 +416,52 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
     return tensors[""] if list(tensors) == [""] else tensors
 
 
-def _made_again(folder: Path, origin: Mapping[str, Any], *, limits: Limits) -> Module:
+def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits) -> Module:
     """Return the bare module of a saved folder: of the ONNX graph that lies in it, or what its origin says."""
     what = repr(printable(folder))
     if origin["source"] == ONNX_SOURCE:
         return read_onnx_module(member(folder, PROGRAM_FILE), what=what)
+    if origin["source"] == COMBINED:
+        return SideBySide([_edited(folder, part, sample=part.get("sample") or sample, limits=limits).module for part in origin["parts"]])
     return made_again(origin, limits=limits, what=what)
 
 
+def _edited(  # over the limit: what a folder says of a network, and what is given beside it
+    folder: Path, facts: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits, architecture: Any = None, former: bool = False
+) -> TorchNetwork:
+    """Return a network as its folder says that it was made: of its origin, and by its edits. Its weights mean nothing yet.
+
+    Args:
+        folder: saved.
+        facts: the origin, with its edits.
+        sample: the shapes that it takes before any edit.
+        limits: of its tensors.
+        architecture: the live object, where one was given.
+        former: the folder is of format 1.
+    """
+    origin = {name: value for name, value in facts.items() if name not in {"edits", "sample"}}
+    edits, what = [edit_from_dict(edit) for edit in facts.get("edits", ())], repr(printable(folder))
+    limits.check(edits, what=what)
+    with building(what, Limits.of({})):
+        batch = _sample_from(sample)
+    module = architecture if architecture is not None else _made_again(folder, origin, sample=sample, limits=limits)
+    remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
+    with building(what, Limits.of_memory(), remedy=remedy):
+        sized = open_torch(module, sample=suited_tokens(module, batch), origin=origin, take=architecture is None)
+        for edit in edits:
+            sized = sized.edited(with_present_names(edit, sized.module) if former else edit)
+    return sized
+
+
 def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Network:
-    former = facts.get("format", 1) == 1
-    origin = {name: value for name, value in facts["network"]["origin"].items() if name not in {"edits", "sample"}}
-    edits = [edit_from_dict(edit) for edit in facts["network"]["origin"].get("edits", ())]
+    former, origin = facts.get("format", 1) == 1, facts["network"]["origin"]
     if architecture is None and origin["source"] == "module":
         return open_program(folder, facts, sample=_sample_from(facts["network"]["sample"]))
     tensors = read_torch_weights(member(folder, str(facts["network"]["file"])))
-    what = repr(printable(folder))
-    limits = Limits.of_memory() if any(isinstance(edit, Cut) for edit in edits) else Limits.of(tensors)
-    limits.check(edits, what=what)
-    with building(what, Limits.of({})):
-        sample = _sample_from(facts["network"]["origin"].get("sample", facts["network"]["sample"]))
-    module = _made(architecture) if architecture is not None else _made_again(folder, origin, limits=limits)
-    remedy = "Its regraft.json is damaged, or the architecture is another one. Save the network again."
-    sample = suited_tokens(module, sample)
-    with building(what, Limits.of_memory(), remedy=remedy):
-        sized = open_torch(module, sample=sample, origin=origin, take=architecture is None)
-        for edit in edits:
-            sized = sized.edited(with_present_names(edit, sized.module) if former else edit)
+    cut = any(isinstance(edit, Cut) for one in (origin, *origin.get("parts", ())) for edit in map(edit_from_dict, one.get("edits", ())))
+    limits, live = Limits.of_memory() if cut else Limits.of(tensors), _made(architecture)
+    sample = origin.get("sample") or facts["network"]["sample"]
+    sized = _edited(folder, origin, sample=sample, limits=limits, architecture=live, former=former)
     if former:
         tensors = {present_name(sized.module, name): tensor for name, tensor in tensors.items()}
     state = sized.module.state_dict()  # which also says of which version its names are: some modules ask for it

@@ -122,7 +122,7 @@ class Graft(Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Put the names under which PyTorch looks for what is in here in the place of those of `state_dict`."""
         parts = self.parts()
-        for key in [key for key in state_dict if key.startswith(prefix)]:
+        for key in [] if self.as_built else [key for key in state_dict if key.startswith(prefix)]:
             first, dot, rest = key.removeprefix(prefix).partition(".")
             inside = f"{parts[first]}{dot}{rest}" if first in parts else f"{_NETWORK}.{first}{dot}{rest}"
             state_dict[prefix + inside] = state_dict.pop(key)

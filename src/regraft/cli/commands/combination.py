@@ -1,0 +1,61 @@
+"""`regraft combine`: networks of one class each in, one network of all these classes out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ...console import show, show_json, speaking
+from .. import options
+from ..guard import command
+from ..shared import check_there, named_pairs, opened, read_data, wanted_target
+from .adaptation import print_next
+
+__all__ = ["add_to"]
+
+_NETWORKS = "Class and network, two or more: cat=cat/ dog=dog.keras."
+_Networks = Annotated[list[str], typer.Argument(metavar="CLASS=NETWORK...", help=_NETWORKS)]
+_CALIBRATE = "Labelled examples of these classes: a factor and a shift for each score, at which the log-loss is lowest."
+_Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_CALIBRATE)]
+_TASK = "classification (one of the classes holds) or multi-label (each by itself)."
+_Task = Annotated[str, typer.Option("--task", metavar="KIND", help=_TASK)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `combine` to `app`."""
+    examples = [
+        "regraft combine cat=cat/ dog=dog/ --data photos/ --out both/",
+    ]
+    command(app, "combine", _combine, panel="Adapt", examples=examples)
+
+
+def _combine(  # noqa: PLR0913  # over the limit: the options of the command
+    networks: _Networks,
+    *,
+    out: options.Out,
+    data: _Data = None,
+    task: _Task = "classification",
+    target: options.Target = None,
+    files: options.Files = None,
+    kind: options.Kind = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make one network of several that tell one class each from everything else: their scores side by side."""
+    named = named_pairs(networks, option="CLASS=NETWORK", form="a class and its network, such as cat=cat/")
+    for source in named.values():
+        check_there(source, data)
+
+    from ...heads import combine
+
+    reading: dict[str, Any] = {"target": wanted_target(target), "files": files, "kind": kind}
+    with speaking(not quiet):
+        found = {name: opened(source) for name, source in named.items()}
+        net = combine(found, None if data is None else read_data(data, **reading), kind=task)
+        net.save(out)
+    if as_json:
+        show_json({"folder": str(out), "classes": list(net.classes or ()), "account": net.account.to_dict()})
+        return
+    show(f"{net.account}\n", lines=True)
+    print_next(out, unknown=False)

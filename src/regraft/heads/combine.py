@@ -1,0 +1,139 @@
+"""Combine: several networks that know one class each as one network of all these classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, NetworkError, SettingError, near_names
+from ..networks.account import Account
+from ..networks.contract import Network
+from ..networks.names import checked_classes, index_of
+from ..networks.sources.opening import side_by_side
+from ..probes.calibration import fit_scales, log_loss
+from ..randomness import own_state
+from .starting import empty_head, ready_for
+
+__all__ = ["combine"]
+
+_KINDS = ("classification", "multi-label")
+
+
+@own_state()
+def combine(networks: Mapping[str, Network], data: Any = None, *, kind: str = "classification") -> Network:
+    """Make one network of several that tell one class from everything else: their scores side by side, one for each class.
+
+    Use it where each class has a detector of its own. Every network stays as it is and runs on every example; the head on top of their
+    scores is new, so `adapt(strategy="head")` learns from them what each says of the other classes, and "full" trains all of them.
+
+    The score of a class is the logit of its probability: the difference of the two logits of a network with two classes, the logit
+    itself where the network has one output or is of the kind multi-label.
+
+    Args:
+        networks: class name -> the network that knows it, two or more. A network with class names has one of that name, and at most one
+            other unless it is multi-label. All are of one family, and read their inputs alike. They are not changed.
+        data: labelled examples of these classes. Each score gets the factor (above 0) and the shift at which the log-loss is lowest
+            (vector scaling); without data the scores stay as they are, and may be on different scales.
+        kind: "classification" (one of the classes holds, softmax) or "multi-label" (each by itself, sigmoid).
+
+    Returns:
+        The network, whose head reads the K scores of K networks.
+
+    Raises:
+        NetworkError: if there are fewer than two networks, one does not know its class or knows several, or they do not go together.
+        SettingError: if the kind is unknown.
+        DataError: if the data lack a class, or have a label that is none of them.
+
+    Example:
+        >>> import numpy as np, torch, regraft
+        >>> def detector():
+        ...     return regraft.load(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)), inputs=(4,))
+        >>> both = regraft.combine({"cat": detector(), "dog": detector()})
+        >>> both.classes, both.predict(np.zeros((5, 4), "float32")).probabilities.shape
+        (('cat', 'dog'), (5, 2))
+    """
+    if kind not in _KINDS:
+        raise SettingError(f"kind={kind!r} is not known{near_names(str(kind), _KINDS)}")
+    if not isinstance(networks, Mapping) or len(networks) < 2:
+        raise NetworkError(
+            f"Received {type(networks).__name__} of {len(networks)}; expected two networks or more, each under the name of its class."
+        )
+    names = checked_classes(networks)
+    rows = {name: _row(name, net) for name, net in zip(names, networks.values(), strict=True)}
+    _check_alike(dict(zip(names, networks.values(), strict=True)))
+    parts = [_scoring(net, row) for net, row in zip(networks.values(), rows.values(), strict=True)]
+    head = empty_head("main", names, kind=kind, features=len(names))
+    combined = side_by_side(parts).with_head(replace(head, weight=np.eye(len(names), dtype=np.float32)))
+    combined.preprocessing = next(iter(networks.values())).preprocessing
+    note = f"{len(names)} networks side by side; the score of each is that of its class"
+    combined.account = Account({"new": list(names)}, notes=(note,))
+    return combined if data is None else _calibrated(combined, data)
+
+
+def _row(name: str, net: Network) -> np.ndarray:
+    """Return what the logits (C,) of a network's first head, two of a binary one, are multiplied with to score the class `name`."""
+    net.refuse_training_form()
+    head = net.head
+    if net.coding is not None:
+        raise NetworkError(f"The network for {name!r} takes codes of conditions; expected one without. Fold one in first: regraft.fold.")
+    count, classes = len(head.weight), head.classes
+    if count == 1:
+        return np.ones(1, np.float32)
+    if classes is None:
+        raise NetworkError(f"The network for {name!r} has {count} outputs without names; give them with classes= when it is loaded.")
+    row = np.zeros(count, np.float32)
+    row[index_of(name, classes)] = 1
+    if head.kind == "multi-label":
+        return row
+    if count > 2:
+        raise NetworkError(
+            f"The network for {name!r} tells {count} classes apart ({', '.join(map(repr, classes[:5]))}); expected it and at most "
+            "one other. A network of several classes gets further ones with regraft.extend."
+        )
+    return 2 * row - 1
+
+
+def _check_alike(networks: Mapping[str, Network]) -> None:
+    """Raise where two networks do not read the same inputs in the same way."""
+    (first, known), *others = networks.items()
+    for name, net in others:
+        here, there = ({"shape": list(one.input_shape), **one.preprocessing.to_dict()} for one in (known, net))
+        different = [key for key in here | there if here.get(key) != there.get(key)]
+        if different:
+            key = different[0]
+            raise NetworkError(
+                f"The networks for {first!r} and {name!r} read their inputs differently: {key} {here.get(key)!r} and {there.get(key)!r}; "
+                "expected the same. Load them with the same inputs= and preprocessing=."
+            )
+
+
+def _scoring(net: Network, row: np.ndarray) -> Network:
+    """Return a network with one output: `row` times the logits of a network."""
+    net = net.with_head(net.head.as_softmax()) if net.head.binary else net
+    scoring = net.with_stack(empty_head(net.head.task, ["score"], kind="regression", features=len(row)), "linear")
+    scoring.set_rows_(scoring.head.layer, row[None], bias=np.zeros(1, np.float32))
+    return scoring
+
+
+def _calibrated(net: Network, given: Any) -> Network:
+    """Return the network with its scores on one scale, fitted to the data."""
+    net, items = ready_for(net, given)
+    data = items.with_classes(net.classes or ())
+    counts = data.class_counts()
+    lacking = [name for name, count in zip(net.classes or (), counts, strict=True) if not count]
+    if lacking:
+        raise DataError(f"The data show no example of {', '.join(map(repr, lacking[:5]))}; expected one or more of every class.")
+    scores, kind, head = net.features(data), net.head.kind, net.head
+    truth = np.eye(len(counts))[data.targets] if data.targets.ndim == 1 else np.asarray(data.targets, float)
+    factors, shifts = fit_scales(scores, truth, kind=kind)
+    own = replace(head, weight=np.diag(factors).astype(np.float32), bias=shifts.astype(np.float32))
+    net.set_rows_(head.layer, own.weight, bias=own.bias)
+    net.refresh_heads_()
+    told, figures = f"calibrated on {len(data):,} examples: a factor and a shift for the score of each class", dict[str, float]()
+    if kind == "classification":
+        figures = {"log_loss_before": log_loss(scores, data.targets), "log_loss": log_loss(scores * factors + shifts, data.targets)}
+    net.account = net.account.joined(Account(notes=(told,), figures=figures))
+    return net

@@ -1,0 +1,43 @@
+"""Several networks of PyTorch as one without a head: they read the same inputs, and their results stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module, ModuleList
+
+from ..torch_modules import TorchNetwork, open_torch
+from ..torch_parts.graft import for_exporter_
+from ..tracing import as_tensor
+
+__all__ = ["COMBINED", "SideBySide", "torch_side_by_side"]
+
+COMBINED = "combined"
+"""The origin of such a network; "parts" says where each of them came from."""
+_WITHOUT_CLASSES = {"module", "onnx"}
+"""Origins whose modules a folder cannot make again without more than their own description."""
+
+
+class SideBySide(Module):
+    """Networks whose results, (N, C) each, are concatenated. The names in each part follow its attributes."""
+
+    def __init__(self, parts: Sequence[Module]) -> None:
+        super().__init__()
+        for part in parts:
+            for_exporter_(part)
+        self.parts = ModuleList(parts)
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
+        """Return the results of all parts, in their order."""
+        return torch.cat([cast(Tensor, as_tensor(part(*tensors, **named))) for part in self.parts], 1)
+
+
+def torch_side_by_side(networks: Sequence[TorchNetwork]) -> TorchNetwork:
+    """Return one network without a head whose features are the results of all `networks`, which read the same inputs."""
+    parts = [network.origin | {"edits": [edit.to_dict() for edit in network.edits]} for network in networks]
+    unknown = any(part["source"] in _WITHOUT_CLASSES for part in parts)
+    origin = {"source": "module", "class": COMBINED} if unknown else {"source": COMBINED, "parts": parts}
+    return open_torch(SideBySide([network.copy().module for network in networks]), sample=networks[0].sample, origin=origin, take=True)
