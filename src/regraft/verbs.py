@@ -202,6 +202,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     out: str | Path | None = None,
     resume: bool = True,
     task: str | None = None,
+    max_length: int | None = None,
     sample_weight: Any = None,
     **settings: Unpack[AdaptKeywords],
 ) -> Result:
@@ -222,6 +223,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
         resume: go on after an interruption; where `out` holds the finished result of the same network, data and plan, return that.
         task: what the labels are: "classification", "multi-label" or "regression"; without it, where they could be of several kinds (whole
             numbers, rows with one 1 each), that of the network's own head, and a note says so.
+        max_length: of texts, in tokens, as of `read`.
         sample_weight: as of `read`: a column name or an array of a number for each example, how much it counts in what is minimised.
         settings: frozen, trainable (exactly these layers, by name or pattern such as "layer4*", in place of those that are not frozen by
             their own flags; "all": any), fresh (layers below the head that were never trained), classes, rename (old class -> new one),
@@ -251,7 +253,7 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad = bool(settings.pop("skip_bad", False))
     given = {"holdout": (holdout, 0.2), "validation": (validation, 0.15), "views": (views, 1), "seed": (seed, 0), "budget": (budget, None)}
     plan = make_plan(strategy, {**{name: value for name, (value, default) in given.items() if value != default}, **settings})
-    dataset = _usable(data, skip_bad, task=task, sample_weight=sample_weight)
+    dataset = _usable(data, skip_bad, task=task, max_length=max_length, sample_weight=sample_weight)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if plan.classes else as_heads_say(network, dataset)
     judges = None if test is None else _usable(test, skip_bad, task=task)
@@ -328,6 +330,10 @@ def evaluate(
     """
     run = whole_pass(engine, cluster)
     network = net if isinstance(net, Network) else load(net)
+    if "max_length" in reading:
+        raise SettingError("max_length= is decided when a network is adapted, and saved with it. Leave it out.")
+    if isinstance(data, Dataset) and set(reading) == {"task"}:
+        data, reading = read(data, **reading), {}
     if isinstance(data, Dataset) and reading:
         given = ", ".join(f"{name}=" for name in reading)
         raise SettingError(f"{given} say how data are read; received a Dataset, which is read already. Leave them out.")
@@ -629,6 +635,8 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     test: Any = None,
     budget: str | None = None,
     out: str | Path | None = None,
+    task: str | None = None,
+    max_length: int | None = None,
     **settings: Unpack[SearchKeywords],
 ) -> Study:
     """Search for the plan that adapts a network best. Every trial starts from the trained weights.
@@ -650,6 +658,8 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         test: further data that judge the best plan besides.
         budget: "30s", "10m" or "1h": no trial is begun after that; None: all are.
         out: folder of the study (SQLite): a further call goes on there, and several processes may work on it at once.
+        task: as of `read`.
+        max_length: as of `read`.
         settings: as of `adapt`, the same in every trial.
 
     Returns:
@@ -670,20 +680,22 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
         (2, 'accuracy', True)
     """
     skip_bad = bool(settings.pop("skip_bad", False))
-    dataset = _usable(data, skip_bad)
+    dataset = _usable(data, skip_bad, task=task, max_length=max_length)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = dataset if settings.get("classes") else as_heads_say(network, dataset)
     asked = Asked(space, trials, sampler, pruner, folds, holdout, metric, seed, out, budget)
-    judges = None if test is None else _usable(test, skip_bad)
+    judges = None if test is None else _usable(test, skip_bad, task=task)
     return run_search(network, dataset, asked=asked, settings=settings, test=judges)
 
 
 @own_state()
-def profile(
+def profile(  # noqa: PLR0913  # over the limit: the public contract
     net: Any,
     data: Any,
     *,
     task: str | None = None,
+    of_task: str | None = None,
+    max_length: int | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     skip_bad: bool = False,
@@ -694,7 +706,9 @@ def profile(
     Args:
         net: a `Network`, or whatever `load` opens; it is not changed.
         data: a `Dataset`, or whatever `read` reads; where it has groups, whole groups are left out.
-        task: which task, where the data have several; None for the first.
+        task: as of `read`.
+        of_task: which task, where the data have several; None for the first.
+        max_length: as of `read`.
         seed: of the draws of the learning curve.
         out: folder for profile.json and profile.html.
         skip_bad: leave out items that cannot be used, instead of stopping.
@@ -717,21 +731,20 @@ def profile(
         ('accuracy', ['input', '0'])
     """
     chosen = Settings.of(settings)
-    dataset = _usable(data, skip_bad)
+    dataset = _usable(data, skip_bad, task=task, max_length=max_length)
     network = net if isinstance(net, Network) else _opened_for(net, dataset)
     dataset = as_heads_say(network, dataset)
-    one = dataset.of_task(dataset.name if task is None else task)
+    one = dataset.of_task(dataset.name if of_task is None else of_task)
     measured = measure_profile(network, one, settings=chosen, device=usable_device(chosen.device), seed=seed)
     if out is not None:
         measured.save(out)
     return measured
 
 
-def _usable(data: Any, skip_bad: bool, *, task: str | None = None, sample_weight: Any = None) -> Dataset:
+def _usable(data: Any, skip_bad: bool, **reading: Any) -> Dataset:
     """Read data that are not read yet, and see that every item can be used; those that cannot are left out where that was asked."""
-    if isinstance(data, Dataset) and task is None and sample_weight is None:
-        return checked(data, skip_bad)
-    return checked(read(data, skip_bad=skip_bad, task=task, sample_weight=sample_weight), skip_bad)
+    given = {name: value for name, value in reading.items() if value is not None}
+    return checked(data if isinstance(data, Dataset) and not given else read(data, skip_bad=skip_bad, **given), skip_bad)
 
 
 def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> Dataset:

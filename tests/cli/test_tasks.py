@@ -231,3 +231,11 @@ def test_several_heads_and_the_shapes_of_inputs_can_be_named(tmp_path: Path) -> 
     assert "TASK=LAYER" in refused("inspect", tmp_path / "net.keras", "--head", "what=kind", "--head", "mood")
     assert "such as 3,224,224" in refused("inspect", tmp_path / "net.keras", "--inputs", "six")
     assert "NAME=SIZES" in refused("inspect", tmp_path / "net.keras", "--inputs", "X=6", "--inputs", "7")
+
+
+@pytest.mark.parametrize("command", ["check", "adapt", "profile", "search", "evaluate"])
+def test_every_command_that_reads_labels_takes_the_kind_of_task(saved: Saved, tmp_path: Path, command: str) -> None:
+    data = table(tmp_path / "t.csv", ["count", "3", "4", "3", "5"])
+    places = [data] if command == "check" else [saved[0] / "net", data]
+    asked = [*places, *(["--out", tmp_path / "out"] if command in ("adapt", "search") else []), "--task", "regresion"]
+    assert "task='regresion' is no kind of task; did you mean 'regression'?" in refused(command, *asked)

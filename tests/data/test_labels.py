@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,3 +141,22 @@ def test_a_test_set_is_of_the_task_of_the_data_before_anything_starts(monkeypatc
         regraft.adapt(net, read((items, one), task="classification"), test=(items, rows), **how)
     with pytest.raises(DataError, match=r"test set does not go with the data: the task 'main' is a regression there.* they are names"):
         regraft.adapt(net, (items, draw.normal(size=40)), test=(items, ["a", "b"] * 20), **how)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+@pytest.mark.parametrize("given", ["pair", "dataset", "table"])
+def test_the_kind_of_task_is_one_keyword_of_every_verb(family: str, given: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    ages = (rows[:, 0] * 3).round().astype(int) + 20
+    table = tmp_path / "t.csv"
+    lines = [",".join(map(str, [*row, age])) for row, age in zip(rows.tolist(), ages.tolist(), strict=True)]
+    table.write_text("a,b,c,label\n" + "\n".join(lines) + "\n")
+    data = {"pair": (rows, ages), "dataset": regraft.read((rows, ages)), "table": table}[given]
+    net = _net(family, 3)
+    said: dict[str, Any] = {"task": "regression"}
+    assert regraft.read(data, **said).task == "regression" and "regression" in str(regraft.check(data, **said))
+    assert regraft.profile(net, data, cache="memory", **said).metric == "R²"
+    result = regraft.adapt(net, data, strategy="probe", cache="memory", **said)
+    assert "rmse" in result.scores["holdout"] and "rmse" in regraft.evaluate(result.network, data, **said).scores
+    space = {"strategy": ["probe"]}
+    assert regraft.search(net, data, space=space, trials=1, sampler="grid", cache="memory", **said).metric == "rmse"

@@ -10,7 +10,7 @@ from torch import nn
 import regraft
 from regraft.data import Prepared, TextPreprocessing, preprocessing_from_dict, read
 from regraft.data.preprocessings.text_preprocessing import replaced_tokens
-from regraft.errors import DataError
+from regraft.errors import DataError, SettingError
 
 TEXTS = ["a short text", "another one, somewhat longer than the first of them", "third"]
 
@@ -129,6 +129,7 @@ def _net(made, family, **how):
         own = _own(made, inputs=("input_ids", "attention_mask"), **how)
         return regraft.load(_Words(count), inputs={"input_ids": (8,), "attention_mask": (8,)}, preprocessing=own)
     keras = pytest.importorskip("keras")
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((None,), dtype="int64", name="input_ids")
     pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(count, 8)(inputs))
     return regraft.load(keras.Model(inputs, keras.layers.Dense(3)(pooled)), preprocessing=_own(made, inputs=("input_ids",), **how))
@@ -140,6 +141,11 @@ def test_what_is_cut_is_told_where_it_is_learned_and_predicted(made, family):
     result = regraft.adapt(_net(made, family, max_length=8), (texts, labels), strategy="probe", cache="memory")
     told = [reason for reason in result.plan.reasons if "texts are longer than 8 tokens" in reason]
     assert told and "because of max_length=8" in told[0]
+    for given in ({"max_length": 8}, {}):
+        data = regraft.read((texts, labels), **({} if given else {"max_length": 8}))
+        same = regraft.adapt(_net(made, family), data, strategy="probe", cache="memory", **given)
+        assert told[0] in same.plan.reasons and same.network.preprocessing.max_length == 8
+        np.testing.assert_array_equal(same.network.logits([TEXTS[2]]), result.network.logits([TEXTS[2]]))
     result = regraft.adapt(_net(made, family), (texts, labels), strategy="probe", cache="memory")
     assert any("99 of 100 have" in reason and "max_length" in reason for reason in result.plan.reasons)
     more = [f"{LONG * 2} a", f"{LONG * 2} third another"]
@@ -150,7 +156,18 @@ def test_what_is_cut_is_told_where_it_is_learned_and_predicted(made, family):
     else:
         with pytest.warns(UserWarning, match="takes no attention mask"):
             result.network.logits(more)
-    assert regraft.check((texts, labels), _net(made, family, max_length=8)).facts["notes"][-1].startswith("Warning: ")
+    assert regraft.check((texts, labels), _net(made, family), max_length=8).facts["notes"][-1].startswith("Warning: ")
+
+
+def test_a_length_that_cannot_be(made):
+    with pytest.raises(DataError, match="max_length=0; expected a whole number of tokens, 1 or more"):
+        read((TEXTS, [0, 1, 0]), max_length=0)
+    with pytest.raises(DataError, match="max_length=8 is for texts; received data of the kind 'array'"):
+        read((np.zeros((2, 2)), [0, 1]), max_length=8)
+    with pytest.raises(DataError, match="max_length=9999: the network takes 512 tokens at most"):
+        regraft.adapt(_net(made, "torch"), (TEXTS * 4, [0, 1, 0] * 4), strategy="probe", max_length=9999)
+    with pytest.raises(SettingError, match="max_length= is decided when a network is adapted"):
+        regraft.evaluate(_net(made, "torch"), (TEXTS, [0, 1, 0]), max_length=8)
 
 
 def test_one_setting_of_the_networks_own_preprocessing(tmp_path):

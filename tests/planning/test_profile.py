@@ -287,7 +287,7 @@ def test_other_tasks(kind: str) -> None:
     else:
         parity = np.where(np.arange(60) % 5, np.where(classes == 1, "yes", "no"), None)
         data = regraft.read((items, {"texture": names, "upright": parity}))
-        found = profile(cnn(), data, task="upright")
+        found = profile(cnn(), data, of_task="upright")
         assert found.classes == ("no", "yes") and found.judged == 48
     assert found.beside[0].value > found.chance + 0.2
     assert found.findings and found.table()
@@ -332,4 +332,4 @@ def test_settings_that_are_wrong() -> None:
     with pytest.raises(SettingError, match="cach"):
         regraft.profile(cnn(), textures(4), cach="memory")
     with pytest.raises(DataError, match="no task 'other'"):
-        profile(cnn(), textures(4), task="other")
+        profile(cnn(), textures(4), of_task="other")

@@ -87,6 +87,10 @@ Kind = Annotated[str | None, _data("--kind", metavar="K", help="array, image, au
 SkipBad = Annotated[bool, _data("--skip-bad", help="Leave out what cannot be used, and list it, instead of stopping.")]
 _TASK = "What the labels are: classification, multi-label or regression; without it, what they and the network's head say."
 Task = Annotated[str | None, _data("--task", metavar="KIND", help=_TASK)]
+_MAX_LENGTH = "Of texts, in tokens: the network learns from so many of each at most; without it, from as many as it takes."
+MaxLength = Annotated[int | None, _data("--max-length", metavar="N", help=_MAX_LENGTH)]
+_OF_TASK = "Which task of DATA, where there are several."
+OfTask = Annotated[str | None, _data("--of-task", metavar="TASK", help=_OF_TASK)]
 Test = Annotated[str | None, _data("--test", metavar="DATA", help="Further data that only judge.")]
 _OLD_DATA = "Some examples of the old classes: the new class weights are fitted to old and new ones."
 OldData = Annotated[str | None, _data("--old-data", metavar="DATA", help=_OLD_DATA)]

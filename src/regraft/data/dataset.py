@@ -46,6 +46,7 @@ class Dataset:
         weights: (N,) float32, how much each item counts in what is minimised; None: all the same.
         also: other kinds of task that the labels of the first one could be of, where nobody said which is meant.
         table: of data that were read from a table, its columns: "column", "type", "use" and, where there are any, "values" and "missing".
+        max_length: tokens of a text that a network learns from at most; None: as many as it takes.
 
     Example:
         >>> import numpy as np, regraft
@@ -72,6 +73,7 @@ class Dataset:
     also: tuple[str, ...] = field(default=(), repr=False)
     weights: np.ndarray | None = field(default=None, repr=False)
     table: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    max_length: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

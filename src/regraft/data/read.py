@@ -45,6 +45,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     task: str | Mapping[str, str] | None = None,
     sample_weight: Any = None,
     inputs: Mapping[str, str | Sequence[str]] | None = None,
+    max_length: int | None = None,
 ) -> Dataset:
     """Read data of any supported kind without decoding the items.
 
@@ -75,6 +76,7 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         sample_weight: a column name or an array of N numbers, 0 or more: how much each item counts in what is minimised.
         inputs: of a table, for a network of several inputs: the name of each -> the column of texts or numbers, or the columns of numbers,
             that it takes.
+        max_length: of texts, in tokens: a network learns from so many of each at most; without it, from as many as it takes.
 
     Returns:
         The data.
@@ -100,6 +102,14 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
     options = dataclasses.replace(options, inputs=inputs)
     data = _read_source(source, options)
+    if max_length is not None:
+        if type(max_length) is not int or max_length < 1:
+            raise DataError(f"max_length={max_length!r}; expected a whole number of tokens, 1 or more.")
+        if data.kind != "text" and "text" not in [data.part(name).kind for name in data.part_names]:
+            raise DataError(
+                f"max_length={max_length} is for texts; received data of the kind {data.kind!r}. Leave it out, or give kind='text'."
+            )
+        data = dataclasses.replace(data, max_length=max_length)
     return dataclasses.replace(data, groups=data.duplicates().astype(np.str_)) if equal else data
 
 

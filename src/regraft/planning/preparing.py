@@ -348,7 +348,7 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
             shape, integers = tuple(named[name].shape[1:]), not named[name].is_floating_point()
             part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, net.layout)
         if isinstance(part, TextPreprocessing) and name in named:
-            part = replace(part, inputs=("input_ids",))
+            part = _shortened(replace(part, inputs=("input_ids",)), data)
         made[name] = part
     return PartsPreprocessing(tuple(made), tuple(made.values()))
 
@@ -374,12 +374,21 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
             shown = "regraft.load(…, preprocessing={'kind': 'audio', 'as_': 'mel'}) shows it a log-mel spectrogram of each recording"
             remedy = shown if (data.kind, own.item_kind) == ("audio", "image") else f"Read them with kind={own.item_kind!r}"
             raise DataError(f"The network takes items of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. {remedy}.")
-        return own
+        return _shortened(own, data)
     if data.kind == "audio" and net.input_guessed and len(shape) in (1, 2):
         return default_preprocessing("audio", _open_length(net, shape), net.layout)
     if data.kind == "array" and isinstance(own, ArrayPreprocessing):
         return _for_arrays(net, own, found=tuple(np.shape(data[0])), shape=shape)
     return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, net.layout)
+
+
+def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:
+    """Return the preprocessing of texts with the length that the data are to be read to, where they say one."""
+    if data.max_length is None or not isinstance(own, TextPreprocessing):
+        return own
+    if data.max_length > own.maximum:
+        raise DataError(f"max_length={data.max_length}: the network takes {own.maximum} tokens at most. Give no more, or leave it out.")
+    return replace(own, max_length=data.max_length)
 
 
 def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

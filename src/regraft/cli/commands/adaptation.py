@@ -31,7 +31,7 @@ from ..shared import (
 
 __all__ = ["add_to", "as_words", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
 
-_HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task")
+_HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task", "max_length")
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
 
@@ -71,6 +71,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     group: options.Group = None,
     target: options.Target = None,
     task: options.Task = None,
+    max_length: options.MaxLength = None,
     columns: options.Columns = None,
     condition: options.Condition = None,
     files: options.Files = None,
@@ -121,8 +122,8 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     from ...planning import make_plan
 
     plan = make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
-    reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    reading |= {"kind": kind, "skip_bad": skip_bad, "task": task}
+    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
+    reading |= {"kind": kind, "skip_bad": skip_bad, "task": task, "max_length": max_length}
     with speaking(not quiet):
         net = opened(
             network,

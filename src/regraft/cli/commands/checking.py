@@ -32,6 +32,7 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     *,
     target: options.Target = None,
     task: options.Task = None,
+    max_length: options.MaxLength = None,
     group: options.Group = None,
     columns: options.Columns = None,
     condition: options.Condition = None,
@@ -50,7 +51,14 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Tell what was read and how: columns, classes, sizes, duplicates, what cannot be used; nothing is trained or written."""
     check_there(network, data)
-    reading: dict[str, Any] = {"target": wanted_target(target), "task": task, "group": group, "condition": condition, "files": files}
+    reading: dict[str, Any] = {
+        "target": wanted_target(target),
+        "task": task,
+        "max_length": max_length,
+        "group": group,
+        "condition": condition,
+        "files": files,
+    }
     reading |= {"outside": outside, "skip_bad": True, "columns": listed_names(columns, option="--columns")}
     if network is None:
         from ...data import checked

@@ -49,6 +49,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     data: options.DataArgument,
     *,
     target: options.Target = None,
+    task: options.Task = None,
     columns: options.Columns = None,
     condition: options.EachCondition = None,
     files: options.Files = None,
@@ -76,7 +77,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
     one = condition is not None and _knows(net, condition, data=data)
     reading = {"target": wanted, "condition": None if one else condition, "files": files, "outside": outside, "skip_bad": skip_bad}
     reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
-    reading |= {"columns": columns_for(net, asked)}
+    reading |= {"columns": columns_for(net, asked), "task": task}
     labelled = read_data(data, classes=names_of(heads), **reading)
     checked_kind(net, labelled)
 

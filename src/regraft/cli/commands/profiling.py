@@ -17,7 +17,6 @@ __all__ = ["add_to"]
 
 _OUT = "Folder for profile.html and profile.json; without it, they are not written."
 _Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help=_OUT)]
-_Task = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Which task of DATA, where there are several.")]
 _Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides the draws of the learning curve.")]
 
 
@@ -36,7 +35,9 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     out: _Out = None,
     group: options.Group = None,
     target: options.Target = None,
-    task: _Task = None,
+    task: options.Task = None,
+    of_task: options.OfTask = None,
+    max_length: options.MaxLength = None,
     columns: options.Columns = None,
     files: options.Files = None,
     outside: options.Outside = False,
@@ -63,14 +64,22 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     with speaking(not quiet):
         net = opened(network, wanted_weights(weights, random_weights), **how)
         asked = columns_for(net, listed_names(columns, option="--columns"))
-        reading = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside, "kind": kind}
+        reading: dict[str, Any] = {
+            "target": wanted_target(target),
+            "group": group,
+            "columns": asked,
+            "files": files,
+            "outside": outside,
+            "kind": kind,
+        }
+        reading |= {"task": task, "max_length": max_length}
         dataset = read_data(data, skip_bad=skip_bad, **reading)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
         settings |= {name: value for name, value in {"engine": engine, "cluster": cluster}.items() if value is not None}
 
         from ... import verbs
 
-        profile = verbs.profile(net, dataset, task=task, seed=seed, skip_bad=skip_bad, **settings)
+        profile = verbs.profile(net, dataset, of_task=of_task, seed=seed, skip_bad=skip_bad, **settings)
     page = _saved(profile, out)
     if as_json:
         show_json(profile.to_dict() | {"page": page})

@@ -86,6 +86,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     group: options.Group = None,
     target: options.Target = None,
     task: options.Task = None,
+    max_length: options.MaxLength = None,
     columns: options.Columns = None,
     condition: options.Condition = None,
     files: options.Files = None,
@@ -115,8 +116,8 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     wanted = _read_space(space)
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
     how |= {"holdout": holdout, "seed": seed, "budget": budget}
-    reading = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    reading |= {"skip_bad": skip_bad, "task": task}
+    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
+    reading |= {"skip_bad": skip_bad, "task": task, "max_length": max_length}
     asked = listed_names(columns, option="--columns")
     check_there(network, data, test)
     with speaking(not quiet):
@@ -138,7 +139,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     same: dict[str, Any] = {"--target": target, "--task": task, "--group": group, "--columns": columns, "--condition": condition}
     same |= {"--files": files, "--outside": outside, "--kind": kind, "--skip-bad": skip_bad, "--test": test, "--weights": weights}
     same |= {"--random-weights": random_weights, "--classes": classes, "--source-classes": source_classes, "--head": head}
-    same |= {"--channels": channels, "--architecture": architecture}
+    same |= {"--channels": channels, "--architecture": architecture, "--max-length": max_length}
     _print(study, out, command=_command(study, [network, data], same=same), as_json=as_json)
 
 
