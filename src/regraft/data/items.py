@@ -170,6 +170,9 @@ class LazyItems(Sequence[Any]):
     def __init__(self, made: Callable[[int], Any], indices: np.ndarray) -> None:
         self.made, self.indices, self._one = made, indices, threading.Lock()
 
+    def __reduce__(self) -> Any:
+        return LazyItems, (self.made, self.indices)  # every process has a lock of its own
+
     def __len__(self) -> int:
         return len(self.indices)
 

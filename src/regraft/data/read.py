@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataError, near_names
 from ..files.given import matching, missing_data
+from ..files.remote import fetched, is_url, suffix_of
 from ..files.text import printable
 from .dataset import KINDS, Dataset
 from .decoding.files import kind_of, kind_of_files, natural_key
@@ -19,6 +20,7 @@ from .readers.array_files import ARRAY_EXTENSIONS, array_file, array_items
 from .readers.arrays import read_arrays, read_examples
 from .readers.examples import are_examples
 from .readers.folders import read_folder
+from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
 from .readers.tables import TABLE_EXTENSIONS, read_frame, read_table
 from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
@@ -51,11 +53,11 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
 
     Args:
         source: a folder of class folders (images, audio), a pattern of files ("photos/*/*.png", the classes are the names of their
-            folders), a CSV, Parquet, .npy, .npz or HDF5 file, a data frame, a pair (X, y) with X an
-            array, texts or paths of files, or a `Dataset`. y may be a mapping from task to labels. For a network of several inputs X is a
-            mapping from the name of each to N items, which may also be given alone, with `target`. Also the data sets of PyTorch and
-            Hugging Face, which are asked for each item when it is needed, DataLoaders, `tf.data` and other iterables of (item, label),
-            which are read once through.
+            folders), a CSV, Parquet, .npy, .npz or HDF5 file, a WebDataset .tar, the address of one of these ("s3://bucket/photos"), a data
+            frame, a pair (X, y) with X an array, texts or paths of files, or a `Dataset`. y may be a mapping from task to labels. For a
+            network of several inputs X is a mapping from the name of each to N items, which may also be given alone, with `target`. Also
+            the data sets of PyTorch and Hugging Face, which are asked for each item when it is needed, DataLoaders, `tf.data` and other
+            iterables of (item, label), which are read once through.
         target: a column name, several (multi-label), or an array of N labels; for several tasks a mapping from the name of each to
             one of these, the first task foremost. In a mapping, labels may be missing (empty, None, NaN, or a row of those), as
             long as each item has one of some task.
@@ -120,6 +122,8 @@ def _read_source(source: Any, options: ReadOptions) -> Dataset:
         return read_arrays((source, None), options)
     if isinstance(source, Dataset):
         return _again(source, options)
+    if is_url(source):
+        return _read_address(source, options)
     if isinstance(source, str | Path):
         return _read_path(Path(source), options)
     if is_frame(source):
@@ -164,14 +168,39 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
         return _read_path(found[0], options) if len(found) == 1 and options.target is None else _read_files(path, found, options=options)
     if path.is_dir():
         return read_folder(path, options)
+    streamed = _streamed(path, options)
+    if streamed is not None:
+        return streamed
     if path.suffix.lower() in TABLE_EXTENSIONS:
         return read_table(path, options)
     if path.suffix.lower() in ARRAY_EXTENSIONS:
         items, labels, note = array_file(path, options.target)
         data = read_arrays((items, labels), dataclasses.replace(options, target=None))
         return dataclasses.replace(data, notes=(note, *data.notes))
-    known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS))
+    known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS, ".tar"))
     raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}.")
+
+
+def _read_address(url: str, options: ReadOptions) -> Dataset:
+    """Return data that lie elsewhere: pictures are fetched when they are needed, tables and arrays at once."""
+    streamed = _streamed(url, options)
+    if streamed is not None:
+        return streamed
+    if suffix_of(url) in (*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS):
+        with fetched(url) as path:
+            return _read_path(path, options)
+    labels = None if options.target is None else as_numpy(options.target)
+    return read_examples(pictures_at(url, labels), dataclasses.replace(options, target=None))
+
+
+def _streamed(source: str | Path, options: ReadOptions) -> Dataset | None:
+    """Return the pictures in a WebDataset tar or a Parquet file; None where a source is another."""
+    found = None
+    if suffix_of(source) == ".tar":
+        found = pictures_in_tar(source)
+    elif suffix_of(source) == ".parquet" and (options.target is None or isinstance(options.target, str)):
+        found = pictures_in_parquet(source, options.target)
+    return None if found is None else read_examples(found, dataclasses.replace(options, target=None))
 
 
 def _read_files(pattern: Path, found: list[Path], *, options: ReadOptions) -> Dataset:

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..errors import CacheError, DataError, InputError, NetworkError, RegraftError, SettingError, UnsafeFileError
 from .text import printable
 
-__all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reason_of", "within", "writable"]
+__all__ = ["FORMATS", "Format", "member", "named_in_utf8", "opening", "reading", "reason_of", "within", "writable"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,16 @@ FORMATS: dict[str, Format] = {
         "`pyarrow.parquet.ParquetFile`",
         "A few bytes that unpack to more than the memory; damage over which the reader raises any error, or ends the program.",
         "Declared sizes are checked first and the real ones while reading, one column after the other; a repeated text counts as often as "
-        "it stands. Nested columns are not read, and the details over which pyarrow aborts are not asked for.",
+        "it stands. Of nested columns only encoded pictures are read, a row group at a time; the details over which pyarrow aborts are not "
+        "asked for.",
+    ),
+    "tar": Format(
+        "WebDataset archive",
+        (".tar",),
+        "`tarfile.open(mode='r:')`",
+        "Names that lead out of a folder, links and devices; packed parts that fill the memory; heads without end.",
+        "Nothing is unpacked: regular members that are called as pictures or labels are read where they lie, by their size, the latter up "
+        "to 4 KiB; packed archives are refused, and the rest is skipped.",
     ),
     "array": Format(
         ".npy file of numbers",
@@ -349,17 +358,37 @@ def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
         InputError: of the class that the format names, if the file is missing, no regular file, too large, or cannot be read. Errors of
             regraft that are raised inside pass unchanged.
     """
-    file, form = Path(path), FORMATS[kind]
-    _check(file, form)
-    try:
+    file = Path(path)
+    _check(file, FORMATS[kind])
+    with reading(_shown(file), kind, remedy=remedy):
         yield file
+
+
+@contextmanager
+def reading(shown: str, kind: str, *, remedy: str = "") -> Iterator[None]:
+    """Turn what a reader raises while the context lasts into one error of regraft.
+
+    Args:
+        shown: what is read, such as "'photo.png'".
+        kind: a key of `FORMATS`.
+        remedy: as of `opening`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: of the class that the format names. Errors of regraft that are raised inside pass unchanged.
+    """
+    form = FORMATS[kind]
+    try:
+        yield
     except RegraftError:
         raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # readers fail in any way: native panics are no Exception, and huge declared sizes are MemoryError
         end = f" {remedy}" if remedy else ""
-        raise form.error(f"{_shown(file)} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
+        raise form.error(f"{shown} cannot be read as a {form.title}: {reason_of(error)}.{end}") from error
 
 
 def _shown(file: Path) -> str:

@@ -6,6 +6,7 @@ import glob
 from pathlib import Path
 
 from ..errors import near_names
+from .remote import is_url
 from .text import printable
 
 __all__ = ["LIBRARIES", "matching", "missing_data", "missing_network"]
@@ -33,7 +34,7 @@ def missing_data(source: str | Path) -> str:
     Args:
         source: a file or folder, or a pattern of files, such as "photos/*/*.png".
     """
-    if Path(source).exists() or matching(source):
+    if is_url(source) or Path(source).exists() or matching(source):
         return ""
     if glob.has_magic(str(source)):
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, optional_import
-from .formats import opening, reason_of
+from .formats import opening, reading, reason_of
 from .sizes import check_size
 
 __all__ = ["picture_of", "recording_of"]
@@ -31,7 +32,8 @@ def picture_of(source: Any) -> Iterator[Any]:
     """Open a picture.
 
     Args:
-        source: a path, of a format that PIL decodes by itself (it starts another program for PostScript); or a PIL image.
+        source: a path, of a format that PIL decodes by itself (it starts another program for PostScript), or the bytes of such a file;
+            or a PIL image.
 
     Yields:
         The PIL image, of which no more than the head has been read.
@@ -42,26 +44,38 @@ def picture_of(source: Any) -> Iterator[Any]:
         ValueError: never leaves: it becomes a DataError.
     """
     image = optional_import("PIL.Image", "vision", purpose="reading images")
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path | bytes):
         try:
             with source.copy() as copied:
                 yield copied
         except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
             raise DataError(f"A picture cannot be decoded: {reason_of(error)}. {_REPAIR}") from error
-        return
-    image.init()
-    formats = [name for name in DECODED if name in image.OPEN]
-    with opening(source, "picture", remedy=_REPAIR) as path, path.open("rb") as stream:
-        try:
-            picture = image.open(stream, formats=formats)
-        except image.UnidentifiedImageError:
-            raise ValueError("it has none of the formats that are read, or its head is damaged") from None
-        # what a PNG file cannot hold, however well it is packed, would be decoded as black, for seconds
-        bits = 8 * len(picture.getbands()) if picture.mode in ("RGB", "RGBA", "LA") else 1
-        if picture.format == "PNG" and picture.width * picture.height * bits > 8 * _DEFLATED * path.stat().st_size:
-            raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {path.stat().st_size} bytes can hold")
-        with picture, _ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
+    elif isinstance(source, bytes):
+        with reading("A picture", "picture", remedy=_REPAIR), _picture_in(io.BytesIO(source), len(source)) as picture:
             yield picture
+    else:
+        with (
+            opening(source, "picture", remedy=_REPAIR) as path,
+            path.open("rb") as stream,
+            _picture_in(stream, path.stat().st_size) as found,
+        ):
+            yield found
+
+
+@contextmanager
+def _picture_in(stream: Any, size: int) -> Iterator[Any]:
+    image = optional_import("PIL.Image", "vision", purpose="reading images")
+    image.init()
+    try:
+        picture = image.open(stream, formats=[name for name in DECODED if name in image.OPEN])
+    except image.UnidentifiedImageError:
+        raise ValueError("it has none of the formats that are read, or its head is damaged") from None
+    # what a PNG file cannot hold, however well it is packed, would be decoded as black, for seconds
+    bits = 8 * len(picture.getbands()) if picture.mode in ("RGB", "RGBA", "LA") else 1
+    if picture.format == "PNG" and picture.width * picture.height * bits > 8 * _DEFLATED * size:
+        raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {size} bytes can hold")
+    with picture, _ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
+        yield picture
 
 
 @contextmanager

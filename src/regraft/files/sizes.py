@@ -54,17 +54,18 @@ def refuse_expansion(declared: int, *, stored: int, what: str, error: type[Input
         raise error(f"{what} declares {_shown(declared)}; this machine has {_shown(room)} of memory. Nothing was read.")
 
 
-def check_size(content: int, path: Path, *, kind: str) -> None:
+def check_size(content: int, path: str | Path, *, kind: str, size: int | None = None) -> None:
     """Raise before memory is taken for what a file declares, if it cannot hold it or only was made to fill the memory.
 
     Args:
         content: the declared size in memory, in bytes.
         kind: a key of `FORMATS`.
+        size: of the file, where it lies elsewhere.
 
     Raises:
         InputError: of the class that the format names.
     """
-    size, form, whole = path.stat().st_size, FORMATS[kind], memory()
+    size, form, whole = Path(path).stat().st_size if size is None else size, FORMATS[kind], memory()
     declared = f"'{printable(path)}' is a {form.title} of {_shown(size)} that declares {_shown(content)} of content"
     if content > FREE and content > UNPACKED * size:
         raise form.error(f"{declared}; expected at most {UNPACKED} times its own size. It is damaged, or was made to fill the memory.")

@@ -1,0 +1,171 @@
+"""Pictures that are fetched one by one from where they lie: folders elsewhere, WebDataset tars, and Parquet files that hold pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...errors import DataError, near_names, optional_import
+from ...files.media import picture_of
+from ...files.remote import files_at, stream_of
+from ...files.sizes import check_size
+from ...files.text import printable
+from ..decoding.files import is_hidden, kind_of, natural_key
+from ..items import listed
+from .examples import TARGET_NAMES
+
+__all__ = ["Pictures", "pictures_at", "pictures_in_parquet", "pictures_in_tar"]
+
+_LABELS = (".cls", ".label", ".txt")
+"""Endings of the files in which a WebDataset tar has the label of the picture of the same name."""
+_LONGEST = 2**12
+"""Bytes of a label above which it is none."""
+_GROUPS = 2
+"""Row groups of a Parquet file whose pictures are held at once."""
+_LARGEST = 2**28
+"""Bytes of one encoded picture above which it is not read."""
+
+
+class Pictures(Sequence[Any]):
+    """Pictures and their labels; a picture is fetched and decoded when it is asked for.
+
+    Attributes:
+        places: N things that say where each lies.
+        targets: N labels.
+        read: from a place to the bytes of the file.
+        classes: class names by the number of the label, where the source has them.
+    """
+
+    def __init__(self, places: Sequence[Any], targets: Sequence[Any], *, read: Callable[[Any], bytes], classes: Any = None) -> None:
+        self.places, self.targets, self.read, self.classes = places, targets, read, classes
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        with picture_of(self.read(self.places[index])) as picture:
+            picture.load()
+            return picture.copy(), self.targets[index]
+
+
+def pictures_at(url: str, labels: Any = None) -> Pictures:
+    """Return the pictures of a folder elsewhere.
+
+    Args:
+        url: of the folder, with one folder for each class.
+        labels: N labels in the natural order of the files, instead of the names of folders.
+
+    Raises:
+        DataError: if there are none, or all lie in one folder.
+    """
+    found = files_at(url)
+    names = [name for name in found if kind_of(Path(name)) == "image" and not any(map(is_hidden, PurePosixPath(name).parts))]
+    names.sort(key=natural_key)
+    folders = [name.partition("/")[0] for name in names if "/" in name]
+    if labels is None and (len(folders) < len(names) or len(set(folders)) < 2):
+        raise DataError(
+            f"{printable(url)!r} has {len(names)} pictures among {len(found)} files, in {len(set(folders))} folders; expected a folder "
+            "for each of two or more classes, target=, an array with the label of each picture, or the address of a table or an archive."
+        )
+
+    def read(address: str) -> bytes:
+        with stream_of(address, "picture") as stream:
+            return stream.read(_LARGEST)
+
+    return Pictures([found[name] for name in names], folders if labels is None else labels, read=read)
+
+
+def pictures_in_tar(source: str | Path) -> Pictures:
+    """Return the pictures of a WebDataset tar, here or elsewhere: the heads in the archive are read, then each picture where it lies.
+
+    Args:
+        source: path or address. The label of "x.jpg" is what "x.cls" says; where there are no such files, the folder that it lies in.
+
+    Raises:
+        DataError: if it is no such archive, is packed, or a picture has no label.
+    """
+    labels: dict[str, str] = {}
+    places: dict[str, tuple[int, int]] = {}
+    with stream_of(source, "tar") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if not member.isreg() or member.issparse() or is_hidden(path.name):
+                continue
+            if kind_of(Path(path.name)) == "image":
+                places[member.name] = (member.offset_data, min(member.size, _LARGEST))
+            elif path.suffix in _LABELS and member.size <= _LONGEST and (part := archive.extractfile(member)) is not None:
+                labels[_key(member.name)] = part.read().decode().strip()
+    known = [labels.get(_key(name), "") if labels else PurePosixPath(name).parent.name for name in places]
+    without = [name for name, label in zip(places, known, strict=True) if not label]
+    if without or not places:
+        what = f"{len(without)} of {len(places)} pictures without a label: {listed(without)}" if places else "no pictures"
+        raise DataError(f"The archive {printable(source)!r} has {what}; expected 'x.cls' beside 'x.jpg', or a folder for each class.")
+
+    def read(place: tuple[int, int]) -> bytes:
+        with stream_of(source, "tar") as stream:
+            stream.seek(place[0])
+            return stream.read(place[1])
+
+    return Pictures(list(places.values()), known, read=read)
+
+
+def _key(name: str) -> str:
+    """Return what the files of one example are called: up to the first full stop in the name of the file."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.partition(".")[0]))
+
+
+def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | None:
+    """Return the pictures that a column of a Parquet file holds, as Hugging Face writes them; None where none does.
+
+    Args:
+        source: path or address. Pictures are read by row group.
+        target: the column of the labels; None: found by its name.
+
+    Raises:
+        DataError: if it cannot be read, or has no column of labels.
+    """
+    parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
+    with stream_of(source, "parquet") as stream:
+        file = parquet.ParquetFile(stream)
+        schema = file.schema_arrow
+        columns = [field.name for field in schema if _holds_pictures(field.type)]
+        if not columns:
+            return None
+        others = [name for name in schema.names if name not in columns]
+        label = target or next((name for one in TARGET_NAMES for name in others if name.lower() in (one, f"{one}s")), None)
+        if label not in others:
+            near = near_names(str(target), others) if target else "; name it with target=."
+            raise DataError(f"{printable(source)!r} has the columns {listed(map(repr, others))} beside its pictures, and no label{near}")
+        labels = file.read(columns=[label]).column(0).to_pylist()
+        groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+        largest = max((group.total_byte_size for group in groups), default=0)
+        check_size(largest, source, kind="parquet", size=stream.seek(0, io.SEEK_END))
+        rows = [group.num_rows for group in groups]
+        facts = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    names = facts.get(label, {}).get("names") if isinstance(facts.get(label), dict) else None
+
+    held: dict[int, list[Any]] = {}
+
+    def read(place: tuple[int, int]) -> bytes:
+        if place[0] not in held:
+            for old in list(held)[: len(held) - _GROUPS + 1]:
+                del held[old]
+            with stream_of(source, "parquet") as stream:
+                held[place[0]] = parquet.ParquetFile(stream).read_row_group(place[0], columns=[columns[0]]).column(0).to_pylist()
+        value = (held[place[0]][place[1]] or {}).get("bytes")
+        if value is None:
+            raise DataError(f"Row {place[1]} of row group {place[0]} in {printable(source)!r} holds no picture. Repair or remove it.")
+        return bytes(value)
+
+    places = [(at, row) for at, count in enumerate(rows) for row in range(count)]
+    return Pictures(places, labels, read=read, classes=tuple(names) if isinstance(names, list) else None)
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Tell whether a column is of encoded files, as Hugging Face keeps pictures: {"bytes": …, "path": …}."""
+    return str(kind).replace("large_", "").startswith("struct<bytes: binary")
