@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
@@ -387,9 +386,7 @@ def _reopened(folder: Path, network: Network) -> Network:
     try:
         return load(folder)
     except NetworkError:
-        if network.family != "torch":
-            raise
-        return load(folder, architecture=lambda: copy.deepcopy(network.module))
+        return load(folder, architecture=network.body.copied_module)
 
 
 @overload

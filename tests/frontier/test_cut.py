@@ -12,9 +12,9 @@ from torch import nn
 
 import regraft
 from regraft.frontier import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
-from regraft.networks.contract import Head
+from regraft.networks.contract import Head, Network
 from regraft.networks.hub.opening import open_hub
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.torch_modules import open_torch
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -24,13 +24,13 @@ def _take(batch: Any, rows: list[int]) -> Any:
     return {name: tensor[rows] for name, tensor in batch.items()} if isinstance(batch, dict) else batch[rows]
 
 
-def _cut_at(network: TorchNetwork, end: Any, sample: Any) -> Cut | Refusal:
+def _cut_at(network: Network, end: Any, sample: Any) -> Cut | Refusal:
     frozen = frozen_up_to_head(network) if end == "head" else frozen_up_to(network, end)
     network.freeze_(frozen)
     return find_cut(network, cacheable_layers(network, frozen), sample=_take(sample, [0, 1, 2]))
 
 
-def _proves_itself(network: TorchNetwork, end: Any, batch: Any) -> Cut:
+def _proves_itself(network: Network, end: Any, batch: Any) -> Cut:
     """Cut, and compare rows made in one batch and put together anew with the full forward of items that the cut never saw."""
     cut = _cut_at(network, end, batch)
     assert isinstance(cut, Cut), cut
@@ -47,7 +47,7 @@ def _proves_itself(network: TorchNetwork, end: Any, batch: Any) -> Cut:
     return cut
 
 
-def _has_the_gradients_of_the_whole(network: TorchNetwork, cut: Cut, batch: Any) -> None:
+def _has_the_gradients_of_the_whole(network: Network, cut: Cut, batch: Any) -> None:
     parameters = [parameter for parameter in network.module.parameters() if parameter.requires_grad]
     rows = cut.frozen_part(batch)
     parts = torch.autograd.grad(cut.trainable_part(rows)["main"].square().sum(), parameters, allow_unused=True)
@@ -102,7 +102,7 @@ def test_timm_networks_are_cut(name: str) -> None:
         _proves_itself(network, end, batch)
 
 
-def _bert(folder: Any, kind: str) -> TorchNetwork:
+def _bert(folder: Any, kind: str) -> Network:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
     getattr(transformers, kind)(transformers.BertConfig(**sizes, num_labels=3)).save_pretrained(folder)

@@ -11,17 +11,18 @@ from torch import nn
 
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.frontier.identity import cache_identity, frozen_digest
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.contract import Network
+from regraft.networks.torch_modules import open_torch
 
 FROZEN = ["conv1", "norm1", "drop1"]
 
 
-def _network() -> TorchNetwork:
+def _network() -> Network:
     torch.manual_seed(0)
     return open_torch(examples.Cnn(), inputs=(1, 8, 8))
 
 
-def _key(network: TorchNetwork, items: Prepared, dtype: str = "float32", views: int = 1, live: tuple[str, ...] = ("norm1#0.0",)) -> str:
+def _key(network: Network, items: Prepared, dtype: str = "float32", views: int = 1, live: tuple[str, ...] = ("norm1#0.0",)) -> str:
     return cache_identity(frozen_digest(network, FROZEN), live, items=items.identity(views), dtype=dtype)[0]
 
 

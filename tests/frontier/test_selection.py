@@ -10,15 +10,16 @@ from torch import nn
 from regraft.errors import SettingError
 from regraft.frontier import Cut, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.heads import branch
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.contract import Network
+from regraft.networks.torch_modules import open_torch
 
 
 @pytest.fixture
-def network() -> TorchNetwork:
+def network() -> Network:
     return open_torch(examples.Cnn(), inputs=(1, 8, 8))
 
 
-def test_by_number_by_block_by_layer(network: TorchNetwork) -> None:
+def test_by_number_by_block_by_layer(network: Network) -> None:
     assert [block.name for block in network.blocks] == ["conv1", "norm1", "conv2", "norm2", "fc1", "fc2"]
     assert frozen_up_to(network, 0) == frozenset()
     assert frozen_up_to(network, 1) == {"conv1"}
@@ -37,12 +38,12 @@ def test_a_container_is_frozen_with_all_its_layers() -> None:
     ("end", "message"),
     [(6, "0 to 5"), (-1, "0 to 5"), ("fc2", "nothing would be left"), ("conf2", "'conv2'"), ("", "no block")],
 )
-def test_what_cannot_be_frozen_is_refused(network: TorchNetwork, end: int | str, message: str) -> None:
+def test_what_cannot_be_frozen_is_refused(network: Network, end: int | str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         frozen_up_to(network, end)
 
 
-def test_only_layers_before_the_first_trained_one_are_cacheable(network: TorchNetwork) -> None:
+def test_only_layers_before_the_first_trained_one_are_cacheable(network: Network) -> None:
     assert cacheable_layers(network, {"conv1", "norm1", "conv2", "fc1"}) == {"conv1", "norm1", "conv2"}
     assert cacheable_layers(network, {"norm1", "conv2"}) == frozenset()
 

@@ -28,7 +28,7 @@ def by_hand(net: Any, features: np.ndarray) -> np.ndarray:
     """The logits of the layers that the network has, as NumPy computes them from what the first of them reads."""
     follows = {"relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh}
     for layer, (_, activation) in zip(net.fresh, LAYERS, strict=True):
-        weight, bias = net.layer_rows(layer)
+        weight, bias = net.body.layer_rows(layer)
         features = follows[activation](features @ weight.T + bias)
     return features @ net.head.weight.T + net.head.bias
 
@@ -84,7 +84,7 @@ def test_they_go_with_the_network_through_later_changes(name: str) -> None:
         modules = changed.modules()
         assert len(changed.fresh) == 2 and all(layer in modules for layer in changed.fresh)
         for old, new in zip(net.fresh, changed.fresh, strict=True):
-            assert np.array_equal(net.layer_rows(old)[0], changed.layer_rows(new)[0])
+            assert np.array_equal(net.body.layer_rows(old)[0], changed.body.layer_rows(new)[0])
 
 
 @pytest.mark.parametrize("strategy", ["probe", "lora", "surgical"])

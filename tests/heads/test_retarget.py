@@ -13,8 +13,8 @@ from torch import nn
 
 from regraft.errors import NetworkError
 from regraft.heads import retarget, retargeted_rows
-from regraft.networks.contract import Head
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.contract import Head, Network
+from regraft.networks.torch_modules import open_torch
 
 NAMES = ["bus", "Car", "ﬁre", "tram ", "Ünit", "ßee", "a", "A", "b", "c", "CAR", "car"]
 
@@ -138,7 +138,7 @@ def test_two_classes_may_change_places() -> None:
     assert len(account.to_dict()["renamed"]) == 2
 
 
-def _network(head: nn.Module) -> TorchNetwork:
+def _network(head: nn.Module) -> Network:
     torch.manual_seed(0)
     pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if isinstance(head, nn.Conv2d) else []
     start = [nn.Conv2d(1, 4, 3), nn.ReLU()] if pool else [nn.Linear(6, 4), nn.ReLU()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from regraft.errors import NetworkError
 from regraft.networks.account import Account
 from regraft.networks.contract import Block, Head, Inputs, Layer, Network, Scores
 from regraft.networks.edits import Cut, Edit, Rows, Taps
+from regraft.networks.family import Body, Family
 from regraft.networks.fingerprints.values import Structure
 from regraft.networks.parts.taps import INPUT, VECTOR, TapSlice, slices_of
 
@@ -24,36 +25,33 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 """Name of a layer -> weight (d, next d) and bias, in the order of execution."""
 
 
-class NumpyNetwork(Network):
+@dataclass(eq=False)
+class NumpyBody(Body):
     """Layers of NumPy arrays with ReLU between them, and a head, which is a layer of PyTorch so that it can be trained."""
 
-    family: ClassVar[str] = "numpy"
+    module: Arrays
     taps: tuple[str, ...] = ()
+    layer: torch.nn.Linear | None = None
 
-    def __init__(self, arrays: Arrays, head: Head | None) -> None:
-        self.module, self.found, self.origin, self.account = arrays, {}, {"source": "numpy"}, Account()
-        width = len(next(iter(arrays.values()))[0])
-        self.sample, self.input_shape = torch.linspace(-1, 1, 2 * width).reshape(2, width), (width,)
-        self.preprocessing = default_preprocessing("array", self.input_shape, self.layout)
-        self._held = frozenset(arrays)
+    def take_(self, head: Head | None) -> None:
         self.heads, self.layer = {}, None
         if head is not None:
-            self._take_(head)
+            own = head.in_layer()
+            self.layer = torch.nn.Linear(head.features, len(own.weight))
+            self.heads = {head.task: replace(head, layer="head")}
+            self.set_layer_rows_("head", own.weight, bias=own.bias)
         self.freeze_(())
 
-    def _take_(self, head: Head) -> None:
-        own = head.in_layer()
-        self.layer = torch.nn.Linear(head.features, len(own.weight))
-        self.heads = {head.task: replace(head, layer="head")}
-        self.set_layer_rows_("head", own.weight, bias=own.bias)
+    @property
+    def held(self) -> frozenset[str]:
+        return frozenset(self.planned or ()) | frozenset(self.module)
 
-    def hold_(self, layers: Collection[str] | None) -> None:
-        self._held = frozenset(layers or ()) | frozenset(self.module)
+    def copied_module(self) -> Arrays:
+        return {name: (weight.copy(), bias.copy()) for name, (weight, bias) in self.module.items()}
 
-    def copy(self) -> Self:
-        twin = copy.copy(self)
-        twin.module = {name: (weight.copy(), bias.copy()) for name, (weight, bias) in self.module.items()}
-        twin.heads, twin.layer, twin.origin = dict(self.heads), copy.deepcopy(self.layer), dict(self.origin)
+    def copy(self) -> NumpyBody:
+        twin = super().copy()
+        twin.layer = copy.deepcopy(self.layer)
         return twin
 
     def freeze_(self, layers: Collection[str]) -> None:
@@ -78,11 +76,11 @@ class NumpyNetwork(Network):
         return {name: {} for name in self.module} | own
 
     def state(self) -> dict[str, Tensor]:
-        parts = [
-            (f"{name}.{kind}", array) for name, both in self.module.items() for kind, array in zip(("weight", "bias"), both, strict=True)
-        ]
+        arrays = {
+            f"{name}.{kind}": array for name, both in self.module.items() for kind, array in zip(("weight", "bias"), both, strict=True)
+        }
         head = {} if self.layer is None else {f"head.{name}": one for name, one in self.layer.state_dict().items()}
-        return {name: torch.from_numpy(array) for name, array in parts} | head
+        return {name: torch.from_numpy(array) for name, array in arrays.items()} | head
 
     def _values(self, inputs: Inputs) -> dict[str, Tensor]:
         assert isinstance(inputs, Tensor)
@@ -105,9 +103,9 @@ class NumpyNetwork(Network):
         widths = [len(self.layer.weight) if values is None and self.layer is not None else values.shape[1] for values in read]
         return slices_of([(name, VECTOR, width) for name, width in zip(self.taps, widths, strict=True)])
 
-    def scores(self, inputs: Inputs) -> Scores:
+    def own_scores(self, inputs: Inputs) -> Scores:
         features = self.feature_batch(inputs)
-        return {"main": features} if not self.heads else self.scores_of_features(features)
+        return {self.head.task: self.scores_of_layer("head", features)} if self.heads else {"main": features}
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         assert self.layer is not None
@@ -127,23 +125,28 @@ class NumpyNetwork(Network):
             self.layer.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
         return True
 
-    def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
-        twin = self.copy()
-        if isinstance(edit, Rows) and not edit.branch and head is not None:
-            twin._take_(head)
+
+class NumpyFamily(Family[NumpyBody]):
+    """NumPy."""
+
+    name: ClassVar[str] = "numpy"
+
+    def edit(self, body: NumpyBody, edit: Edit, *, head: Head | None, seed: int) -> NumpyBody:
+        twin = body.copy()
+        if isinstance(edit, Rows) and not edit.branch:
+            twin.take_(head)
         elif isinstance(edit, Cut):
-            names = list(self.module)
-            twin.module = {name: self.module[name] for name in names[: names.index(edit.block) + 1]}
-            twin.heads, twin.layer = {}, None
+            names = list(body.module)
+            twin.module = {name: body.module[name] for name in names[: names.index(edit.block) + 1]}
+            twin.take_(None)
         elif isinstance(edit, Taps):
             twin.heads, twin.taps = {}, tuple(tap.block for tap in edit.points)
         else:
-            raise NetworkError(f"A network of NumPy arrays cannot be changed by {edit!r}; expected other rows of its head, a cut or taps.")
-        twin.freeze_(())
+            return super().edit(body, edit, head=head, seed=seed)
         return twin
 
 
-def perceptron(classes: Sequence[str], *, sizes: Sequence[int] = (6, 16, 8), seed: int = 0) -> NumpyNetwork:
+def perceptron(classes: Sequence[str], *, sizes: Sequence[int] = (6, 16, 8), seed: int = 0) -> Network:
     """Return a network with drawn weights and a head for the `classes`."""
     draw = np.random.default_rng(seed)
     arrays: Mapping[str, Any] = {
@@ -151,5 +154,8 @@ def perceptron(classes: Sequence[str], *, sizes: Sequence[int] = (6, 16, 8), see
         for at, (wide, narrow) in enumerate(pairwise(sizes))
     }
     weight = draw.normal(0, 0.3, (len(classes), sizes[-1])).astype("f4")
-    head = Head("main", tuple(classes), "classification", "linear", "head", weight, np.zeros(len(classes), "f4"))
-    return NumpyNetwork(dict(arrays), head)
+    body = NumpyBody(dict(arrays), torch.linspace(-1, 1, 2 * sizes[0]).reshape(2, sizes[0]), (sizes[0],))
+    body.take_(Head("main", tuple(classes), "classification", "linear", "head", weight, np.zeros(len(classes), "f4")))
+    network = Network(NumpyFamily(), body, {"source": "numpy"}, Account())
+    network.preprocessing = default_preprocessing("array", network.input_shape, network.layout)
+    return network

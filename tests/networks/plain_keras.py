@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from regraft.networks.contract import Inputs
-from regraft.networks.keras_models import KerasNetwork
+from regraft.networks.contract import Inputs, Network
 from regraft.networks.keras_parts.library import keras
 
 _PLAIN = """
@@ -30,7 +29,7 @@ print("same")
 """
 
 
-def exported(network: KerasNetwork, path: Path, batch: Inputs) -> str:
+def exported(network: Network, path: Path, batch: Inputs) -> str:
     """Export a network, and beside it a batch and what the network says of it; return the path."""
     network.export(path)
     named = batch if isinstance(batch, dict) else {"only": batch}

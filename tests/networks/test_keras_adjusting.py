@@ -15,8 +15,8 @@ from tests.networks import keras_examples as examples
 from tests.networks.plain_keras import assert_plain_keras_agrees, exported
 
 from regraft.errors import NetworkError
-from regraft.networks.contract import Scores
-from regraft.networks.keras_models import KerasNetwork, open_keras
+from regraft.networks.contract import Network, Scores
+from regraft.networks.keras_models import open_keras
 from regraft.networks.keras_parts.library import keras
 
 L = keras.layers
@@ -32,7 +32,7 @@ POINTS = {
 }
 
 
-def opened(name: str) -> KerasNetwork:
+def opened(name: str) -> Network:
     keras.utils.set_random_seed(0)
     network = open_keras(examples.WITH_POINTS[name]())
     generator = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def opened(name: str) -> KerasNetwork:
     return network
 
 
-def scores(network: KerasNetwork) -> Scores:
+def scores(network: Network) -> Scores:
     with torch.no_grad():
         return network.scores(network.sample)
 
@@ -54,7 +54,7 @@ def same(one: Scores, other: Scores) -> bool:
     return all(torch.equal(one[task], other[task]) for task in one)
 
 
-def moved(network: KerasNetwork, plain: KerasNetwork, *, by: float = 0.3) -> list[str]:
+def moved(network: Network, plain: Network, *, by: float = 0.3) -> list[str]:
     """Move the parameters that a network has and the plain one has not, and return their names."""
     generator = torch.Generator().manual_seed(0)
     added = {key: value for own in network.layer_parameters().values() for key, value in own.items() if key not in plain.state()}
@@ -143,7 +143,7 @@ def test_settled_networks_keep_what_was_learnt_beside() -> None:
         training.modules()["out"].kernel.value.add_(1)  # type: ignore[union-attr]
     training.history = [{"epoch": 1}]
     settled = training.settled()
-    assert settled.classes == ("a", "b", "c") and settled.history == [{"epoch": 1}] and settled.form is None
+    assert settled.classes == ("a", "b", "c") and settled.history == [{"epoch": 1}] and settled.body.form is None
     np.testing.assert_allclose(settled.rows("out")[0], network.rows("out")[0] + 1)
     assert same(scores(settled), scores(training))
     assert settled.settled().state().keys() == settled.state().keys()
@@ -199,7 +199,7 @@ def test_low_rank_networks_begin_as_they_were_and_settle(name: str) -> None:
     twin = training.copy()
     twin.mode_(True)
     sum(value.square().sum() for value in twin.scores(twin.sample).values()).backward()
-    assert {key for key, variable in twin.variables().items() if variable.value.requires_grad} == set(added)
+    assert {key for key, variable in twin.body.variables().items() if variable.value.requires_grad} == set(added)
     assert all(value.grad is not None for own in twin.layer_parameters().values() for key, value in own.items() if key in added)
     moved(twin, network)
     twin.mode_(False)
@@ -253,7 +253,7 @@ def test_single_parameters_are_frozen() -> None:
     network = opened("nested")
     network.hold_([])  # its owner has frozen the base
     network.freeze_(["backbone.stem_bn.gamma", "scores.kernel"])
-    gradients = {key for key, variable in network.variables().items() if variable.value.requires_grad}
+    gradients = {key for key, variable in network.body.variables().items() if variable.value.requires_grad}
     wanted = {key for own in network.layer_parameters().values() for key in own}
     assert gradients == wanted - {"backbone.stem_bn.gamma", "scores.kernel"}
     network.mode_(True)
@@ -263,7 +263,7 @@ def test_single_parameters_are_frozen() -> None:
     assert not any(block.frozen for block in network.blocks)
     network.freeze_(["scores.kernel", "scores.bias"])
     assert [block.frozen for block in network.blocks] == [False, False, True]
-    assert {key for key, variable in network.copy().variables().items() if variable.value.requires_grad} == wanted - {
+    assert {key for key, variable in network.copy().body.variables().items() if variable.value.requires_grad} == wanted - {
         "scores.kernel",
         "scores.bias",
     }

@@ -18,15 +18,15 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.frontier.cut import Cut, find_cut
 from regraft.frontier.selection import cacheable_layers
-from regraft.networks.contract import Coding, Head, Inputs, Scores
-from regraft.networks.keras_models import KerasNetwork, open_keras
+from regraft.networks.contract import Coding, Head, Inputs, Network, Scores
+from regraft.networks.keras_models import open_keras
 from regraft.networks.keras_parts.library import keras
 
 L = keras.layers
 CODING = Coding(4, ("ann", "bob"), learned=("ann", "bob"))
 
 
-def opened(name: str) -> KerasNetwork:
+def opened(name: str) -> Network:
     keras.utils.set_random_seed(0)
     network = open_keras(examples.WITH_POINTS[name]())
     if name == "masked text":
@@ -34,7 +34,7 @@ def opened(name: str) -> KerasNetwork:
     return network
 
 
-def coded(network: KerasNetwork | str, coding: Coding = CODING, *, trained: bool = True) -> KerasNetwork:
+def coded(network: Network | str, coding: Coding = CODING, *, trained: bool = True) -> Network:
     """Return a network with codes that do something."""
     network = opened(network) if isinstance(network, str) else network
     twin = network.coded(coding, seed=1)
@@ -48,12 +48,12 @@ def coded(network: KerasNetwork | str, coding: Coding = CODING, *, trained: bool
     return twin
 
 
-def scores(network: KerasNetwork, inputs: Inputs | None = None) -> Scores:
+def scores(network: Network, inputs: Inputs | None = None) -> Scores:
     with torch.no_grad():
         return network.scores(network.sample if inputs is None else inputs)
 
 
-def at(network: KerasNetwork, *rows: int) -> Inputs:
+def at(network: Network, *rows: int) -> Inputs:
     assert isinstance(network.sample, dict)
     return {**network.sample, "condition": torch.tensor(rows)}
 
@@ -284,7 +284,7 @@ def test_saved_folders_know_their_conditions(name: str, tmp_path: Path) -> None:
     network.preprocessing = regraft.load(examples.small_network()).preprocessing
     network.save(tmp_path / "net")
     again = regraft.load(tmp_path / "net")
-    assert isinstance(again, KerasNetwork) and again.coding == network.coding
+    assert again.family == "keras" and again.coding == network.coding
     assert torch.equal(again.code_table(), network.code_table())
     assert same(scores(again, at(network, 1, 2)), scores(network, at(network, 1, 2)))
     assert [block.name for block in again.blocks] == [block.name for block in network.blocks]

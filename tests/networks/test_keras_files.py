@@ -19,7 +19,8 @@ from keras.src.legacy.saving import legacy_h5_format
 from regraft.errors import AmbiguousMatchError, NetworkError, UnsafeFileError
 from regraft.networks.keras_models import open_keras
 from regraft.networks.keras_parts.library import keras
-from regraft.networks.sources.keras_files import is_full_model, open_keras_file, put_keras_weights_, read_keras_weights
+from regraft.networks.sources.keras_files import is_full_model, open_keras_file, read_keras_weights
+from regraft.networks.sources.keras_weights import put_keras_weights_
 
 _spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))
 assert _spec is not None and _spec.loader is not None
@@ -52,7 +53,7 @@ def dense_network(names: list[str | None]) -> Any:
 def test_forty_speakers_into_fifteen(layout: str, tmp_path: Path) -> None:
     source = examples.speaker_network(40)
     network = open_keras(examples.speaker_network(15))
-    account = put_keras_weights_(network, written(source, tmp_path / layout)).to_dict()
+    account = put_keras_weights_(network.body, written(source, tmp_path / layout)).to_dict()
     head = network.head.layer
     assert account["reshaped"] == [f"{head}.kernel", f"{head}.bias"]
     assert len(account["matched"]) == 16 and "missing" not in account and "unexpected" not in account
@@ -66,7 +67,7 @@ def test_forty_speakers_into_fifteen(layout: str, tmp_path: Path) -> None:
 def test_same_architecture_gives_the_same_output(layout: str, name: str, tmp_path: Path) -> None:
     source = examples.WITH_HEAD[name]()
     network = open_keras(examples.WITH_HEAD[name]())
-    account = put_keras_weights_(network, written(source, tmp_path / layout)).to_dict()
+    account = put_keras_weights_(network.body, written(source, tmp_path / layout)).to_dict()
     assert set(account) == {"matched", "rules"}
     torch.testing.assert_close(network.module(network.sample), source(network.sample))
 
@@ -74,7 +75,7 @@ def test_same_architecture_gives_the_same_output(layout: str, name: str, tmp_pat
 def test_subclassed_weights(tmp_path: Path) -> None:
     source = examples.subclassed_network()
     network = open_keras(examples.subclassed_network())
-    put_keras_weights_(network, written(source, tmp_path / "w.weights.h5"))
+    put_keras_weights_(network.body, written(source, tmp_path / "w.weights.h5"))
     torch.testing.assert_close(network.module(network.sample), source(network.sample))
 
 
@@ -84,14 +85,14 @@ def test_an_inserted_equal_layer_is_ambiguous(layout: str, tmp_path: Path) -> No
     network = open_keras(dense_network([None] * 4))
     before = {key: value.clone() for key, value in network.state().items()}
     with pytest.raises(AmbiguousMatchError, match=r"in 3 ways.*could be.*Nothing was taken"):
-        put_keras_weights_(network, path)
+        put_keras_weights_(network.body, path)
     assert all(torch.equal(before[key], value) for key, value in network.state().items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_users_own_names_win(layout: str, tmp_path: Path) -> None:
     path = written(dense_network(["a", "b", "c"]), tmp_path / layout)
-    account = put_keras_weights_(open_keras(dense_network(["a", "new", "b", "c"])), path).to_dict()
+    account = put_keras_weights_(open_keras(dense_network(["a", "new", "b", "c"])).body, path).to_dict()
     assert account["missing"] == ["new.kernel", "new.bias"]
     assert account["rules"]["b.kernel"] == "same name"
 
@@ -99,7 +100,7 @@ def test_the_users_own_names_win(layout: str, tmp_path: Path) -> None:
 def test_other_names_of_the_same_classes_match_by_place(tmp_path: Path) -> None:
     source = dense_network(["a", "b", "c"])
     network = open_keras(dense_network(["x", "y", "z"]))
-    account = put_keras_weights_(network, written(source, tmp_path / "w.weights.h5")).to_dict()
+    account = put_keras_weights_(network.body, written(source, tmp_path / "w.weights.h5")).to_dict()
     assert set(account["rules"].values()) == {"same place among the layers of its class"}
     torch.testing.assert_close(network.module(network.sample), source(network.sample))
 
@@ -107,7 +108,7 @@ def test_other_names_of_the_same_classes_match_by_place(tmp_path: Path) -> None:
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     path = written(examples.text_network(), tmp_path / "w.weights.h5")
     with pytest.raises(NetworkError, match=r"No weight of the file fits.*begins with.*the network with"):
-        put_keras_weights_(open_keras(keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 3, name="only"), L.Flatten()])), path)
+        put_keras_weights_(open_keras(keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 3, name="only"), L.Flatten()])).body, path)
 
 
 def test_model_written_by_keras_2() -> None:
@@ -117,7 +118,7 @@ def test_model_written_by_keras_2() -> None:
         model = open_keras_file(path)
         np.testing.assert_allclose(model(known["inputs"]).detach().numpy(), known["outputs"], atol=1e-5)
         network = open_keras(keras.models.clone_model(model))
-        put_keras_weights_(network, path)
+        put_keras_weights_(network.body, path)
         np.testing.assert_allclose(network.module(known["inputs"]).detach().numpy(), known["outputs"], atol=1e-5)
     assert [weight.name for weight in read_keras_weights(path)][:2] == ["conv2d.kernel", "conv2d.bias"]
 

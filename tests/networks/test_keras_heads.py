@@ -16,8 +16,8 @@ pytest.importorskip("keras")
 
 from regraft.errors import NetworkError
 from regraft.frontier.cut import Cut, find_cut
-from regraft.networks.contract import Head
-from regraft.networks.keras_models import KerasNetwork, open_keras
+from regraft.networks.contract import Head, Network
+from regraft.networks.keras_models import open_keras
 from regraft.networks.keras_parts.library import keras
 from regraft.networks.predictions import grouped_scores
 
@@ -70,7 +70,7 @@ def extended(head: Head, extra: int, parts: tuple[int, ...]) -> Head:
     return replace(head, weight=np.concatenate([head.weight, more.weight]), bias=np.concatenate([head.bias, more.bias]), parts=parts)
 
 
-def opens_in_plain_keras(network: KerasNetwork, path: Path) -> list[torch.Tensor]:
+def opens_in_plain_keras(network: Network, path: Path) -> list[torch.Tensor]:
     again = keras.saving.load_model(network.export(path / "net.keras"))
     return keras.tree.flatten(again(network.sample))
 
@@ -92,7 +92,7 @@ def test_parts_keep_old_scores_to_the_bit(make: Callable[[], Any], tmp_path: Pat
     assert torch.equal(wider.scores(network.sample)["main"][:, :40], network.scores(network.sample)["main"])
     same(opens_in_plain_keras(widest, tmp_path)[0], widest.module(widest.sample))
     whole = widest.with_head(replace(widest.head, parts=()))
-    assert whole._hooks == [] and len(widest._hooks) == 1
+    assert whole.body.hooks == [] and len(widest.body.hooks) == 1
     same(whole.scores(batch)["main"], new)
 
 

@@ -1,4 +1,4 @@
-"""KerasNetwork keeps the contract for functional, Sequential and subclassed models."""
+"""A Keras network keeps the contract for functional, Sequential and subclassed models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 pytest.importorskip("keras")
 
 from regraft.errors import NetworkError
-from regraft.networks.contract import Head
-from regraft.networks.keras_models import KerasNetwork, open_keras
+from regraft.networks.contract import Head, Network
+from regraft.networks.keras_models import open_keras
 from regraft.networks.keras_parts.clone import cloned
 from regraft.networks.keras_parts.library import keras
 
@@ -31,11 +31,11 @@ ACTIVATIONS = {"softmax": lambda scores: scores.softmax(-1), "sigmoid": torch.si
 
 
 @pytest.fixture(scope="module")
-def opened() -> dict[str, KerasNetwork]:
+def opened() -> dict[str, Network]:
     return {name: open_keras(make()) for name, make in ALL.items()}
 
 
-def new_head(network: KerasNetwork, classes: int = 7, **changes: Any) -> Head:
+def new_head(network: Network, classes: int = 7, **changes: Any) -> Head:
     generator = np.random.default_rng(0)
     features = network.sample_features().shape[1]
     weight = generator.normal(size=(classes, features)).astype("float32")
@@ -47,7 +47,7 @@ def new_head(network: KerasNetwork, classes: int = 7, **changes: Any) -> Head:
 
 
 @pytest.mark.parametrize("name", examples.WITH_HEAD)
-def test_head_explains_the_output(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_head_explains_the_output(opened: dict[str, Network], name: str) -> None:
     network = opened[name]
     head, scores, features = network.head, network.scores(network.sample)["main"], network.feature_batch(network.sample)
     by_hand = features.detach().numpy() @ head.weight.T + head.bias
@@ -68,7 +68,7 @@ def test_head_explains_the_output(opened: dict[str, KerasNetwork], name: str) ->
         ("subclassed", "sigmoid", "multi-label", (3, 8)),
     ],
 )
-def test_head_facts(opened: dict[str, KerasNetwork], name: str, activation: str, kind: str, shape: tuple[int, int]) -> None:
+def test_head_facts(opened: dict[str, Network], name: str, activation: str, kind: str, shape: tuple[int, int]) -> None:
     head = opened[name].head
     assert (head.activation, head.kind, head.weight.shape, head.classes) == (activation, kind, shape, None)
 
@@ -78,7 +78,7 @@ def test_one_linear_output_is_regression() -> None:
 
 
 @pytest.mark.parametrize("name", examples.WITHOUT_HEAD)
-def test_without_head(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_without_head(opened: dict[str, Network], name: str) -> None:
     network = opened[name]
     assert network.heads == {}
     assert network.sample_features().shape == (2, 8 if name == "feature map" else 6)
@@ -91,7 +91,7 @@ def test_two_heads_are_refused() -> None:
         open_keras(model)
 
 
-def test_names_layers_and_blocks(opened: dict[str, KerasNetwork]) -> None:
+def test_names_layers_and_blocks(opened: dict[str, Network]) -> None:
     nested = opened["nested"]
     assert {"backbone", "backbone.stem", "scores"} <= set(nested.modules())
     assert [block.name for block in nested.blocks] == ["backbone.stem", "backbone.inner", "scores"]
@@ -102,7 +102,7 @@ def test_names_layers_and_blocks(opened: dict[str, KerasNetwork]) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_blocks_and_parameters_cover_the_network(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_blocks_and_parameters_cover_the_network(opened: dict[str, Network], name: str) -> None:
     network = opened[name]
     assert sorted(part for block in network.blocks for part in block.layers) == sorted(layer.name for layer in network.layers)
     parameters = {key: value for owned in network.layer_parameters().values() for key, value in owned.items()}
@@ -113,7 +113,7 @@ def test_blocks_and_parameters_cover_the_network(opened: dict[str, KerasNetwork]
     assert not any("moving" in key or "seed" in key for key in parameters)
 
 
-def test_seeds_are_part_of_the_state(opened: dict[str, KerasNetwork]) -> None:
+def test_seeds_are_part_of_the_state(opened: dict[str, Network]) -> None:
     network = opened["speaker"].copy()
     network.reseed_(5)
     seeds = [tensor.tolist() for key, tensor in network.state().items() if "seed" in key]
@@ -131,7 +131,7 @@ def test_a_seeded_dropout_follows_reseeding() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_copy_is_independent(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_copy_is_independent(opened: dict[str, Network], name: str) -> None:
     network = opened[name]
     before = {key: value.clone() for key, value in network.state().items()}
     twin = network.copy()
@@ -169,7 +169,7 @@ def test_clone_of_a_compiled_trained_model_keeps_graph_and_masks() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_frozen_means_frozen(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_frozen_means_frozen(opened: dict[str, Network], name: str) -> None:
     base = opened[name]
     network = base.copy() if base.heads else base.with_head(new_head(base))
     frozen = [part for block in network.blocks[:-1] for part in block.layers]
@@ -185,7 +185,7 @@ def test_frozen_means_frozen(opened: dict[str, KerasNetwork], name: str) -> None
     assert [block.frozen for block in network.blocks] == [True] * (len(network.blocks) - 1) + [False]
 
 
-def test_training_moves_statistics_of_what_is_not_frozen(opened: dict[str, KerasNetwork]) -> None:
+def test_training_moves_statistics_of_what_is_not_frozen(opened: dict[str, Network]) -> None:
     network = opened["nested"].copy()
     network.hold_(())  # its user had frozen the backbone
     network.freeze_(())
@@ -197,13 +197,13 @@ def test_training_moves_statistics_of_what_is_not_frozen(opened: dict[str, Keras
     assert not torch.equal(before, network.state()["backbone.stem_bn.moving_mean"])
 
 
-def test_freezing_an_unknown_layer_names_the_near_one(opened: dict[str, KerasNetwork]) -> None:
+def test_freezing_an_unknown_layer_names_the_near_one(opened: dict[str, Network]) -> None:
     with pytest.raises(NetworkError, match=r"'backbone\.stm'; did you mean 'backbone\.stem'"):
         opened["nested"].freeze_(["backbone.stm"])
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_with_head(opened: dict[str, KerasNetwork], name: str, tmp_path: Path) -> None:
+def test_with_head(opened: dict[str, Network], name: str, tmp_path: Path) -> None:
     network = opened[name]
     head = new_head(network)
     before = {key: value.clone() for key, value in network.state().items()}
@@ -220,7 +220,7 @@ def test_with_head(opened: dict[str, KerasNetwork], name: str, tmp_path: Path) -
         torch.testing.assert_close(again(twin.sample), twin.module(twin.sample))
 
 
-def test_with_head_adds_a_bias_and_changes_the_activation(opened: dict[str, KerasNetwork]) -> None:
+def test_with_head_adds_a_bias_and_changes_the_activation(opened: dict[str, Network]) -> None:
     network = open_keras(keras.Sequential([keras.Input((3,)), L.Dense(4, use_bias=False, activation="softmax")]))
     head = new_head(network, 2, activation="sigmoid", kind="multi-label")
     twin = network.with_head(head)
@@ -230,14 +230,14 @@ def test_with_head_adds_a_bias_and_changes_the_activation(opened: dict[str, Kera
     torch.testing.assert_close(twin.module(twin.sample), twin.scores(twin.sample)["main"].sigmoid())
 
 
-def test_with_head_refuses_rows_of_another_length(opened: dict[str, KerasNetwork]) -> None:
+def test_with_head_refuses_rows_of_another_length(opened: dict[str, Network]) -> None:
     head = replace(new_head(opened["speaker"]), weight=np.zeros((7, 5), np.float32))
     with pytest.raises(NetworkError, match=r"5 features.*reads 128"):
         opened["speaker"].with_head(head)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_reinitialised(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_reinitialised(opened: dict[str, Network], name: str) -> None:
     network = opened[name].copy()
     network.hold_(())
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()
@@ -249,7 +249,7 @@ def test_reinitialised(opened: dict[str, KerasNetwork], name: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), states[2])
 
 
-def test_written_file_keeps_the_trainable_flags(opened: dict[str, KerasNetwork], tmp_path: Path) -> None:
+def test_written_file_keeps_the_trainable_flags(opened: dict[str, Network], tmp_path: Path) -> None:
     network = opened["nested"].copy()
     network.freeze_(["scores"])
     network.write(tmp_path)
@@ -262,7 +262,7 @@ def test_written_file_keeps_the_trainable_flags(opened: dict[str, KerasNetwork],
     assert network.layer_parameters()["backbone.stem"]["backbone.stem.kernel"].requires_grad
 
 
-def test_export_wants_its_ending(opened: dict[str, KerasNetwork], tmp_path: Path) -> None:
+def test_export_wants_its_ending(opened: dict[str, Network], tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"ends in '\.keras', '\.h5', '\.pt2', '\.onnx' or '\.pmml'"):
         opened["text"].export(tmp_path / "network.zip")
 
@@ -283,7 +283,7 @@ def test_export_of_what_keras_cannot_serialise_says_what_to_do(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["speaker", "text", "nested", "convolution"])
-def test_split_gives_the_same_scores(opened: dict[str, KerasNetwork], name: str) -> None:
+def test_split_gives_the_same_scores(opened: dict[str, Network], name: str) -> None:
     network = opened[name].copy()
     frozen = [part for block in network.blocks[:-1] for part in block.layers]
     network.freeze_(frozen)
@@ -298,7 +298,7 @@ def test_split_gives_the_same_scores(opened: dict[str, KerasNetwork], name: str)
     assert torch.equal(parts[1](live)["main"], network.scores(network.sample)["main"])
 
 
-def test_split_refuses_what_it_cannot_cut(opened: dict[str, KerasNetwork]) -> None:
+def test_split_refuses_what_it_cannot_cut(opened: dict[str, Network]) -> None:
     assert opened["subclassed"].split([opened["subclassed"].layers[0].name]) is None
     assert opened["nested"].split(["backbone.stem"]) is None
     assert opened["speaker"].split([opened["speaker"].layers[5].name]) is None
@@ -307,7 +307,7 @@ def test_split_refuses_what_it_cannot_cut(opened: dict[str, KerasNetwork]) -> No
     assert masked.split([masked.layers[0].name]) is None
 
 
-def test_structure_follows_the_computation_not_the_weights(opened: dict[str, KerasNetwork]) -> None:
+def test_structure_follows_the_computation_not_the_weights(opened: dict[str, Network]) -> None:
     network = opened["nested"]
     names = ["backbone.stem", "backbone.inner"]
     assert network.structure(names) == network.copy().structure(names)
@@ -329,7 +329,7 @@ class Scaled(keras.layers.Layer):
 
 
 def test_the_structure_of_a_layer_without_a_config_is_that_of_its_plain_attributes() -> None:
-    def made(factor: float) -> KerasNetwork:
+    def made(factor: float) -> Network:
         return open_keras(keras.Sequential([keras.Input((3,)), Scaled(factor, object()), L.Dense(2, name="scores")]))
 
     twice, again, thrice = made(2.0), made(2.0), made(3.0)
@@ -342,7 +342,7 @@ def test_named_inputs() -> None:
     entries = [keras.Input((3,), name="left"), keras.Input((4,), name="right")]
     network = open_keras(keras.Model(entries, L.Dense(2)(L.Concatenate()(entries))))
     assert isinstance(network.sample, dict) and network.input_shape == ()
-    assert network.origin["named_inputs"] == {"left": (3,), "right": (4,)}
+    assert {name: tuple(values.shape[1:]) for name, values in network.sample.items()} == {"left": (3,), "right": (4,)}
     assert network.scores({"right": torch.ones(5, 4), "left": torch.ones(5, 3)})["main"].shape == (5, 2)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.networks.numpy_family import NumpyNetwork, perceptron
+from tests.networks.numpy_family import perceptron
 
 import regraft
 from regraft.errors import NetworkError
@@ -26,12 +26,13 @@ def hidden(net: Any) -> dict[str, torch.Tensor]:
     return {name: values.clone() for name, values in net.state().items() if not name.startswith("head")}
 
 
-@pytest.mark.parametrize("strategy", ["probe", "head", "full"])
+@pytest.mark.parametrize("strategy", ["probe", "head", "full", "auto"])
 def test_it_is_adapted_above_its_arrays(strategy: str) -> None:
     net, before = perceptron(OLD), hidden(perceptron(OLD))
-    settings: dict[str, Any] = {} if strategy == "probe" else {"epochs": 5, "cache": "memory"}
+    further: dict[str, dict[str, Any]] = {"probe": {}, "auto": {"budget": "60s"}}
+    settings = further.get(strategy, {"epochs": 5, "cache": "memory"})
     result = regraft.adapt(net, data(NEW), strategy=strategy, holdout=0.3, **settings)
-    assert isinstance(result.network, NumpyNetwork) and result.network.classes == NEW
+    assert result.network.family == "numpy" and result.network.classes == NEW
     assert result.scores["holdout"]["accuracy"] > 0.9
     after = hidden(result.network)
     assert all(torch.equal(after[name], values) for name, values in before.items())

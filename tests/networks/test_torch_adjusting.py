@@ -19,7 +19,7 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Tap
 from regraft.networks.edits import Biased
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.torch_modules import open_torch
 from regraft.networks.torch_parts.sites import fold_
 
 Inputs = Tensor | dict[str, Tensor]
@@ -90,7 +90,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 
 
 @cache
-def _opened(name: str) -> TorchNetwork:
+def _opened(name: str) -> Network:
     make, inputs = NETWORKS[name]
     torch.manual_seed(0)
     module = make()
@@ -102,7 +102,7 @@ def _opened(name: str) -> TorchNetwork:
     return open_torch(module, sample=inputs) if isinstance(inputs, dict) else open_torch(module, inputs=inputs)
 
 
-def opened(name: str) -> TorchNetwork:
+def opened(name: str) -> Network:
     """Return a network of the table, its BatchNorm not at its start."""
     return _opened(name).copy()
 
@@ -121,7 +121,7 @@ def near(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.allclose(one[task], other[task], rtol=1e-5, atol=2e-6 * max(1.0, float(one[task].abs().max()))) for task in one)
 
 
-def shaken_(network: TorchNetwork, part: str) -> None:
+def shaken_(network: Network, part: str) -> None:
     """Move the parameters with `part` in their names."""
     found = [parameter for name, parameter in network.module.named_parameters() if part in name]
     assert found
@@ -237,7 +237,7 @@ def test_fold_by_hand() -> None:
     assert layer(torch.tensor([[1.0, 1.0]])).tolist() == [[7.0, 2.5]]
 
 
-def linear_layers(net: TorchNetwork) -> list[str]:
+def linear_layers(net: Network) -> list[str]:
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
     chosen = [name for name, module in net.modules().items() if isinstance(module, kinds) or type(module).__name__ == "Conv1D"]
     grouped = {name for name in chosen if getattr(net.modules()[name], "groups", 1) != 1}
@@ -300,7 +300,7 @@ def test_an_entrance_is_the_identity_at_first(name: str, shape: tuple[int, ...])
 
 def test_an_entrance_is_saved_and_refused_for_tokens(tmp_path: Path) -> None:
     net = regraft.load(mlp(), inputs=(6,)).with_entrance()
-    assert isinstance(net, TorchNetwork)
+    assert net.family == "torch"
     shaken_(net, "entrance")
     again = regraft.load(net.save(tmp_path), architecture=mlp)
     assert same(scores(again), scores(net))

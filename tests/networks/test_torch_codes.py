@@ -16,8 +16,8 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.frontier.cut import Cut, find_cut
 from regraft.frontier.selection import cacheable_layers
-from regraft.networks.contract import Coding, Head, Tap
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.contract import Coding, Head, Network, Tap
+from regraft.networks.torch_modules import open_torch
 
 CODING = Coding(4, ("ann", "bob"))
 
@@ -33,18 +33,18 @@ class Both(nn.Module):
         return self.head((self.read(X) + self.also(Z.flatten(1))).relu())
 
 
-def both() -> TorchNetwork:
+def both() -> Network:
     torch.manual_seed(0)
     return open_torch(Both(), sample={"X": torch.randn(2, 6), "Z": torch.randn(2, 2, 2)})
 
 
-def in_rows(network: TorchNetwork, *rows: int) -> dict[str, Tensor]:
+def in_rows(network: Network, *rows: int) -> dict[str, Tensor]:
     """Return the sample with its items in the conditions of these rows."""
     assert isinstance(network.sample, dict)
     return {**network.sample, "condition": torch.tensor(rows)}
 
 
-def coded(name: str, into: str = "layers") -> TorchNetwork:
+def coded(name: str, into: str = "layers") -> Network:
     """Return a network with codes whose maps are not zero any more."""
     found = opened(name).coded(replace(CODING, into=into), seed=1)
     for part in ("maps",) if into == "layers" else ("entrance.last", "entrance.maps"):
@@ -108,7 +108,7 @@ def test_only_the_code_is_needed_beside_what_is_kept(name: str, into: str) -> No
     found = coded(name, into)
     found.freeze_([layer.name for layer in found.layers if layer.name != "codes"])
     sample = {key: torch.cat([value, value[:1]]) for key, value in found.sample.items()} | {"condition": torch.tensor([1, 0, 2])}
-    cut = find_cut(found, cacheable_layers(found, found._frozen), sample=sample)
+    cut = find_cut(found, cacheable_layers(found, found.body.frozen), sample=sample)
     assert isinstance(cut, Cut) and cut.live[-1].name == "input condition"
     assert cut.live[0].name.startswith("entrance.first" if into == "entrance" else "1#" if name == "mlp" else "norm1#")
     with torch.no_grad():

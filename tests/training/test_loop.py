@@ -15,7 +15,8 @@ from tests import torch_examples as examples
 from regraft.errors import SettingError
 from regraft.frontier import frozen_up_to
 from regraft.heads import branch
-from regraft.networks.torch_modules import TorchNetwork, open_torch
+from regraft.networks.contract import Network
+from regraft.networks.torch_modules import open_torch
 from regraft.tasks import loss_for
 from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train
 from regraft.training.loop import Trained, _finished, _frozen_now, _note_
@@ -25,7 +26,7 @@ from regraft.training.loop import Trained, _finished, _frozen_now, _note_
 class ArrayFeed(Feed):
     """Rows of one tensor through the whole network."""
 
-    network: TorchNetwork
+    network: Network
     items: torch.Tensor
     views: int = 1
 

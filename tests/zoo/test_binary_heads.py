@@ -129,7 +129,7 @@ def test_it_is_adapted_by_every_strategy(model: Any, strategy: str) -> None:
     result = regraft.adapt(net, labelled("neg", "pos"), strategy=strategy, cache="memory", **settings)
     made = result.network
     assert made.classes == ("neg", "pos") and made.head.binary
-    assert made.layer_rows(made.head.layer)[0].shape[0] == 1
+    assert made.body.layer_rows(made.head.layer)[0].shape[0] == 1
     if strategy in ("head", "full"):
         assert sorted(made.account.entries["kept"]) == CLASSES
         assert [tuple(values.shape) for values in made.state().values()] == [tuple(values.shape) for values in net.state().values()]

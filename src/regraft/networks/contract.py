@@ -1,18 +1,16 @@
 """What every network offers, whatever its family.
 
 Shape letters, used in the whole project: N items, d features, C classes.
-The families are `torch_modules.TorchNetwork` and `keras_models.KerasNetwork`; nothing above this room asks which one it has.
+What a framework does is in `family.py`, once for each: nothing above this folder asks which one a network is of.
 """
 
 from __future__ import annotations
 
-import abc
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self, final
 
 import numpy as np
 import torch
@@ -21,23 +19,21 @@ from torch import Tensor
 from ..errors import NetworkError, SettingError, near_names
 from ..files.formats import writable
 from ..files.text import notebook_html, printable
-from ..randomness import own_state, seeded
-from .account import Account
+from ..randomness import own_state
 from .dense_files import write_pmml
 from .editing import Editable
-from .fingerprints.values import Structure
 from .folders import save_network
 from .names import checked_classes
 from .onnx_files import write_onnx
 from .parts.coding import Coding, in_condition, without_conditions
-from .parts.head import Head, head_called, one_row, two_rows
+from .parts.head import Head, one_row
 from .parts.layers import Block, Layer
 from .parts.points import Point
 from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
-from .predictions import Predictions, Run, concatenated, grouped_scores, predictions, result_head, together
-from .tracing import capture
+from .predictions import Predictions, Run, concatenated, predictions, result_head, together
+from .torch_parts.programs import refuse_program
 
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 
@@ -46,6 +42,7 @@ _NAMED = 5
 """Classes that the short form of a network names."""
 
 
+@final
 class Network(Editable):
     """A trained network behind one contract. Methods whose name ends in `_` change it; all others leave it as it is.
 
@@ -63,43 +60,14 @@ class Network(Editable):
         ('torch', (3, 8), ('ant', 'bee', 'cat'))
     """
 
-    family: ClassVar[str]
-    layout: ClassVar[str] = "channels_first"
-    """Where the channels of a picture stand: "channels_first" or "channels_last"."""
-    own_endings: ClassVar[tuple[str, ...]] = ()
-    """The endings of the files that `export_own` writes, the framework's own first."""
-    module: Any
-    layers: tuple[Layer, ...]
-    account: Account
-    preprocessing: Preprocessing
-    input_shape: tuple[int | None, ...]
-    input_guessed: bool = False
-    history: Sequence[dict[str, Any]] = ()
-    draws: bool = False
-    training: bool = False
-    _held: frozenset[str] = frozenset()
-    _fresh: frozenset[str] = frozenset()
-    found: dict[str, Any]  # what the family knows of each head that has rows of its own, by task
-    becomes: ClassVar[dict[str, Callable[[Network, str], Network]]] = {}
-    """How a network becomes one of a family; the opening of networks, which knows all of them, fills it in."""
-
     def __repr__(self) -> str:
         numbers = sum(tensor.numel() for tensor in self.state().values())
         heads = [f"{task}: {_rows_told(head)}" for task, head in self.heads.items()]
-        kind = f"{type(self).__name__} of {type(self.module).__name__}"
+        kind = f"{self.family} network of {type(self.module).__name__}"
         return f"<{kind}, {len(self.blocks)} blocks, {numbers:,} weights; {'; '.join(heads) or 'no head'}>"
 
     def _repr_html_(self) -> str:
         return notebook_html(self.summary())
-
-    @property
-    def memory_order(self) -> torch.memory_format:
-        """The order in memory in which pictures are given to the network, where that is open."""
-        return torch.contiguous_format
-
-    def training_order(self, device: torch.device) -> torch.memory_format:
-        """Return the same where gradients are computed on `device`."""
-        return self.memory_order
 
     @property
     def takes_integers(self) -> bool:
@@ -108,43 +76,9 @@ class Network(Editable):
         return not any(tensor.is_floating_point() for tensor in named.values())
 
     @property
-    def head_layers(self) -> tuple[str, ...]:
-        """The names of the linear layers of all heads that have rows of their own."""
-        return tuple(layer for task, head in self.heads.items() if head.groups is None for layer in self.layers_of(task))
-
-    def layers_of(self, task: str) -> tuple[str, ...]:
-        """Return the names of the linear layers that make the logits of a `task`, `head.layer` first: several where they are added up."""
-        return tuple(self.found[task].layers) if task in self.found else (self.heads[task].layer,)
-
-    @property
     def classes(self) -> tuple[str, ...] | None:
         """Class names of the first head, in row order; None where nobody has given them."""
         return self.head.classes
-
-    def head_of(self, task: str | None) -> Head:
-        """Return the head of one task; the first one for None.
-
-        Raises:
-            NetworkError: if there is no such task; the nearest names are listed.
-
-        Example:
-            >>> net.head_of(None).task
-            'main'
-        """
-        return self.head if task is None else head_called(self.heads, task)
-
-    def note_apart_(self) -> None:
-        """Take note of the heads that read other features than the first one, as one run of the sample shows."""
-        if len(self.found) < 2:
-            return
-        modules = self.modules()
-        self.mode_(False)
-        with ExitStack() as stack, torch.no_grad():
-            seen = {task: stack.enter_context(capture(modules[self.layers_of(task)[0]])) for task in self.found}
-            self.scores(self.sample)
-        first = seen[self.head.task]["input"]
-        apart = {task: one["input"].shape != first.shape or not torch.equal(one["input"], first) for task, one in seen.items()}
-        self.heads = {task: replaced(head, apart=apart.get(task, False)) for task, head in self.heads.items()}
 
     def scores_apart(self, features: Tensor) -> Scores:
         """Return scores (N, C) of NaN for the tasks whose heads do not read these `features` (N, d)."""
@@ -169,32 +103,6 @@ class Network(Editable):
                 "a row, or two where one row tells two classes apart."
             )
         self.heads = {**self.heads, head.task: replaced(head, classes=names)}
-
-    def rename_task_(self, task: str, name: str) -> None:
-        """Call a task by another name.
-
-        Args:
-            task: its present name.
-            name: one that no other task has.
-
-        Raises:
-            NetworkError: if there is no such task, or the name is taken.
-        """
-        self.head_of(task)
-        if name != task and name in self.heads:
-            raise NetworkError(f"The task {task!r} cannot be called {name!r}: the network has one of that name already.")
-        self.heads = {
-            name if known == task else known: replaced(head, task=name if known == task else known) for known, head in self.heads.items()
-        }
-        self.found = {name if known == task else known: found for known, found in self.found.items()}
-
-    def with_derived(self, scores: Scores) -> Scores:
-        """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""
-        for task, head in self.heads.items():
-            if head.binary and scores[task].shape[1] == 1:
-                scores = {**scores, task: torch.cat([torch.zeros_like(scores[task]), scores[task]], 1)}
-        derived = {task: grouped_scores(scores[self.head.task], head.groups) for task, head in self.heads.items() if head.groups}
-        return {task: (scores | derived)[task] for task in self.heads} if derived else scores
 
     # over the limit: items and batch size go together, as everywhere
     @own_state()
@@ -323,15 +231,6 @@ class Network(Editable):
         lines.append(f"takes {self.preprocessing.describe()}")
         return "\n".join(map(printable, lines))
 
-    @abc.abstractmethod
-    def copy(self) -> Self:
-        """Return an independent copy: same weights, no shared storage.
-
-        Example:
-            >>> net.copy().classes
-            ('ant', 'bee', 'cat')
-        """
-
     def reinitialised(self, seed: int) -> Self:
         """Return a copy with freshly drawn weights, as the framework draws them after `seed`: training from scratch starts here.
 
@@ -340,11 +239,10 @@ class Network(Editable):
         Raises:
             NetworkError: if the family cannot draw weights.
         """
-        raise NetworkError(f"A network of the family {self.family!r} has no weights that are drawn from seed={seed}. Use another strategy.")
-
-    def holds(self, layer: str) -> bool:
-        """Tell whether a `layer`, a part of it or one of its parameters is held."""
-        return any(layer in prefixes(name)[:-1] for name in self.held)
+        twin = self.copy()
+        twin.body.redraw_(seed)
+        twin.keep_held_(self)
+        return twin
 
     def keep_held_(self, source: Network) -> None:
         """Take the weights and statistics of the layers that are held from the network that this one is a copy of, `source`."""
@@ -353,137 +251,20 @@ class Network(Editable):
             for name, values in source.state().items():
                 if not held.isdisjoint(prefixes(name)):
                     own[name].copy_(values)
-
-    @abc.abstractmethod
-    def scores(self, inputs: Inputs) -> Scores:
-        """Return raw scores (N, C) of a batch of inputs by task, with gradients where they are on, in the present mode."""
-
-    @abc.abstractmethod
-    def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the head reads of a batch of inputs, (N, d); for a network without a head, its pooled output."""
-
-    @abc.abstractmethod
-    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        if held:
+            self.refresh_heads_()
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input, features (N, d); NaN of those that read others."""
-        near = {task: self.layers_of(task)[0] for task, head in self.heads.items() if head.groups is None and not head.apart}
+        near = {task: self.body.layers_of(task)[0] for task, head in self.heads.items() if head.groups is None and not head.apart}
         own = {task: self.scores_of_layer(layer, features) for task, layer in near.items()}
-        return self.with_derived(self.scores_apart(features) | own)
+        return self.body.with_derived(self.scores_apart(features) | own)
 
     def sample_features(self) -> Tensor:
         """Return `feature_batch`, in inference, of the two made-up items that the network was inspected with, (2, d)."""
         self.mode_(False)
         with torch.no_grad():
             return self.feature_batch(self.sample)
-
-    @abc.abstractmethod
-    def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers and those that are `held`: no gradients, BatchNorm statistics unmoved, dropout off, in every mode.
-
-        Args:
-            layers: names of layers, or of single parameters as in `state()`: the rest of their layer is then trained, its BatchNorm
-                statistics unmoved all the same.
-        """
-
-    def counted(self) -> tuple[str, ...]:
-        """Return the names of the layers as people count them in this family, inputs, pools and dropout included.
-
-        In Keras those in `model.layers`, in that order; in PyTorch the modules without modules in them, in the order of definition.
-        """
-        return tuple(layer.name for layer in self.layers)
-
-    @property
-    def held(self) -> frozenset[str]:
-        """Layers, and single parameters, that no training changes: `freeze_` adds them to whatever it is given.
-
-        They are those that the owner of the module has frozen (`layer.trainable = False`, `requires_grad_(False)`), unless `hold_` says
-        otherwise. A layer without weights is never among them. A family that does not train holds all layers below its heads.
-        """
-        return self._held
-
-    def hold_(self, layers: Collection[str] | None) -> None:
-        """Hold exactly these layers in place of those that the owner has frozen; None: the owner's again."""
-        self._held = type(self)._held if layers is None else frozenset(layers)
-
-    def release_(self, layer: str) -> None:
-        """Hold a layer no longer, whoever froze it: it is new."""
-        self._held = frozenset(name for name in self._held if layer not in prefixes(name))
-
-    def mode_(self, training: bool) -> None:
-        """Switch the part that is not frozen to training or to inference."""
-        self.training = training
-
-    def move_(self, device: torch.device) -> None:
-        """Move the weights to a device."""
-        self.module.to(device)
-
-    @abc.abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """Return all parameters and buffers by name, sharing storage with the network."""
-
-    def former_name(self, name: str) -> str:
-        """Return what folders of format 1 call the parameter or buffer of this `name`."""
-        return name
-
-    @abc.abstractmethod
-    def layer_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
-
-    @abc.abstractmethod
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """Return every module by name, containers too; a part of a container is called "container.part"."""
-
-    def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
-        """Return the family's own cut behind these layers (frozen part, trainable part); None where it is to be found by running."""
-        return None
-
-    @abc.abstractmethod
-    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return what changes whenever the computation of these layers changes, their weights left aside.
-
-        Args:
-            layers: their names.
-            ignored: places, as the structure's `leaves` name them, whose values do not count.
-        """
-
-    def is_binary(self, layer: str) -> bool:
-        """Tell whether a `layer` is that of a binary head, which has one row for two classes."""
-        return any(head.binary and head.layer == layer for head in self.heads.values())
-
-    @property
-    def fresh(self) -> tuple[str, ...]:
-        """The layers below the heads that were built here and that nothing has trained yet, in the order of execution."""
-        return tuple(layer.name for layer in self.layers if layer.name in self._fresh)
-
-    def fresh_(self, layers: Collection[str]) -> None:
-        """Take note that exactly these `layers` were never trained."""
-        self._fresh = frozenset(layers)
-
-    def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of a linear layer's weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
-        weight, bias = self.layer_rows(layer)
-        return two_rows(weight, bias) if self.is_binary(layer) and len(weight) == 1 else (weight, bias)
-
-    @abc.abstractmethod
-    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
-
-    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows as the framework initialises its linear layers; here as `torch.nn.Linear` does, uniform within 1 / sqrt(d).
-
-        Args:
-            count: number of rows.
-            features: d.
-            seed: equal seeds give equal rows.
-
-        Returns:
-            Weight (count, d) and bias (count,).
-        """
-        with seeded(seed):
-            layer = torch.nn.Linear(features, count)
-        return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
     def set_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows into a linear layer of that size; both rows of a binary head into its one.
@@ -496,31 +277,9 @@ class Network(Editable):
         Returns:
             False, and nothing is changed, where it has no place for them.
         """
-        one = self.is_binary(layer) and len(weight) == 2
+        one = self.body.is_binary(layer) and len(weight) == 2
         weight, bias = one_row(weight, bias) if one else (weight, bias)
-        return self.set_layer_rows_(layer, weight, bias=bias)
-
-    @abc.abstractmethod
-    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        """Put rows, weight (C, d) and bias (C,), into a linear `layer` of that size; return False where it has no place for them."""
-
-    def refresh_heads_(self) -> None:
-        """Take the heads' copies of their rows anew, after the weights have changed."""
-        for task, head in self.heads.items():
-            if head.groups is None:
-                weight, bias = self.rows(head.layer)
-                self.heads[task] = replaced(head, weight=weight, bias=bias)
-
-    def reseed_(self, seed: int) -> None:
-        """Set the network's own random generators to `seed`; layers of PyTorch draw from those of the process, which training seeds."""
-
-    def write(self, folder: Path) -> Mapping[str, Any]:
-        """Write the weights into `folder` and return what opening them needs, as plain data.
-
-        Raises:
-            NetworkError: if the family cannot.
-        """
-        raise NetworkError(f"A network of the family {self.family!r} cannot be saved in {printable(folder)!r}; save its weights yourself.")
+        return self.body.set_layer_rows_(layer, weight, bias=bias)
 
     @own_state()
     def save(self, folder: str | Path) -> Path:
@@ -595,9 +354,10 @@ class Network(Editable):
                 f"Received the path {str(path)!r}; a network of the family {self.family!r} is written to a file that ends in "
                 f"{', '.join(map(repr, self.own_endings))}, '.onnx' or '.pmml'."
             )
+        refuse_program(self.origin, "exported")
         self.refuse_training_form()
         with writable(aim.parent, error=NetworkError):
-            return self.export_own(aim)
+            return self.kind.export_own(self.body, aim)
 
     def to(self, family: str) -> Network:
         """Return the same function as a network of a family, made of its layers, with heads, class names and preprocessing.
@@ -619,32 +379,10 @@ class Network(Editable):
         kind, _, name = family.partition(":")
         if family == self.family:
             return self.copy()
-        if kind not in self.becomes or (name and kind != "keras"):
-            raise NetworkError(f"The family {printable(family)!r} is unknown{near_names(family, self.becomes)}")
-        return self.becomes[kind](self, name)
-
-    def export_own(self, path: Path) -> Path:
-        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`.
-
-        Raises:
-            NetworkError: if the framework cannot write the network so.
-        """
-        raise NetworkError(f"A network of the family {self.family!r} has no file of its own; received {path.name!r}.")
-
-    def for_export(self) -> Self:
-        """Return a private copy on the CPU, in inference mode, that exporters can read.
-
-        Raises:
-            NetworkError: if the family has none.
-        """
-        raise NetworkError(f"A network of the family {self.family!r} cannot be exported; expected one of PyTorch or Keras.")
-
-    def reduced(self, part: Any) -> Any:
-        """Return how pickle makes a `part` of the network again in another process; NotImplemented for pickle's own way."""
-        return NotImplemented
-
-    def name_for_export_(self) -> None:  # most networks have nothing to do
-        """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
+        if kind not in self.kind.becomes or (name and kind != "keras"):
+            raise NetworkError(f"The family {printable(family)!r} is unknown{near_names(family, self.kind.becomes)}")
+        made: Network = self.kind.becomes[kind](self, name)
+        return made
 
 
 def _rows_told(head: Head) -> str:

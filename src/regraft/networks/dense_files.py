@@ -18,9 +18,9 @@ from ..errors import NetworkError, RegraftError, SettingError
 from ..files.formats import writable
 from ..files.pmml_form import ACTIVATIONS, DenseLayer, DenseNetwork, pmml_of
 from ..files.writing import write_bytes
-from .onnx_files import Exportable
 from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, why_not_exported
 from .parts.onnx_steps import items_of
+from .parts.record import Record
 from .torch_parts.programs import refuse_program
 
 __all__ = ["dense_network", "write_pmml"]
@@ -51,7 +51,7 @@ class _Whole(WholeNetwork):
 
 
 def write_pmml(
-    network: Exportable,
+    network: Record,
     path: Path,
     *,
     version: str = "4.4",
@@ -84,7 +84,7 @@ def write_pmml(
     return path
 
 
-def dense_network(network: Exportable, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
+def dense_network(network: Record, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
     """Return what a network computes as dense layers, in double precision.
 
     Args:
@@ -123,7 +123,7 @@ def dense_network(network: Exportable, *, what: str, columns: Sequence[str] | No
     return DenseNetwork(names, layers, target or ("value" if classes is None else "class"), classes, mean, std)
 
 
-def _scaling(network: Exportable, width: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _scaling(network: Record, width: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return mean and deviation of each of `width` inputs; None where they are taken as they are."""
     plain = network.preprocessing.to_dict()
     if plain["kind"] != "array" or items_of(plain) is not plain:
@@ -136,7 +136,7 @@ def _scaling(network: Exportable, width: int) -> tuple[np.ndarray | None, np.nda
     return mean, std
 
 
-def _layers(network: Exportable) -> Iterator[DenseLayer]:
+def _layers(network: Record) -> Iterator[DenseLayer]:
     """Yield the layers of a network: what lies between two activations, measured on a basis, is W x + b."""
     twin = network.for_export()
     if input_names(twin.sample):

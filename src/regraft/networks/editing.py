@@ -1,14 +1,14 @@
 """What is changed in a network, whatever its family: every edit is checked, carried out and noted here.
 
-A family says how one edit changes a module of its own (`changed_by`) and how what it added is folded into the weights (`unedited`).
+A family says how one edit changes a body of its own (`Family.edit`) and how what it added is folded into the weights (`Family.unedit`).
 """
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Collection, Mapping, Sequence
+import copy
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -16,56 +16,27 @@ from torch import Tensor
 
 from ..errors import NetworkError, near_names
 from .edits import FORMS, TRAINING, Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from .family import Body
 from .parts.coding import Coding
 from .parts.head import Head
-from .parts.layers import Block
 from .parts.points import Point
-from .parts.protocols import Inputs, Unknowns
-from .parts.taps import Tap, TapSlice, checked_points, refuse_read_input
+from .parts.record import Record
+from .parts.taps import Tap, checked_points, refuse_read_input
+from .samples import sample_facts
 from .torch_parts.programs import refuse_program
 
 __all__ = ["Editable"]
 
 
-class Editable(abc.ABC):
+class Editable(Record):
     """A network as far as edits are concerned. Each operation returns a new network and leaves this one as it is."""
 
-    blocks: tuple[Block, ...]
-    heads: dict[str, Head]
-    sample: Inputs
-    origin: dict[str, Any]
-    statistics: Mapping[str, np.ndarray] | None = None
-    unknown: Unknowns | None = None
-    coding: Coding | None = None
-    edits: tuple[Edit, ...] = ()
-
-    @abc.abstractmethod
-    def copy(self) -> Self:
-        """Return an independent copy: same weights, no shared storage."""
-
-    @property
-    def head(self) -> Head:
-        """The first head.
-
-        Raises:
-            NetworkError: if there is none.
-        """
-        if not self.heads:
-            raise NetworkError("Received a network without a head; expected one. Give it a head with regraft.retarget.")
-        return next(iter(self.heads.values()))
-
-    @abc.abstractmethod
-    def changed_by(self, edit: Edit, *, head: Head | None, seed: int) -> Self:
-        """Return a changed copy; `edited` checks before and takes note.
-
-        Args:
-            edit: of any kind but `Folded`.
-            head: the class weights of an edit of a head.
-            seed: of what does not start at a fixed value.
-
-        Raises:
-            NetworkError: if the network cannot be changed so.
-        """
+    def with_body(self, body: Body) -> Self:
+        """Return a network around a changed `body`, with all else that this one has."""
+        twin = copy.copy(self)
+        twin.body, twin.origin = body, dict(self.origin)
+        twin.account = self.account.joined(body.account)
+        return twin
 
     def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
         """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
@@ -77,28 +48,8 @@ class Editable(abc.ABC):
         Raises:
             NetworkError: if the family does not know such an edit.
         """
-        raise NetworkError(f"{edit!r} cannot be undone: expected a network of another family.")
-
-    @property
-    def tap_slices(self) -> tuple[TapSlice, ...]:
-        """Which features come from which tap, in order; empty where the features are not those of taps."""
-        return ()
-
-    def points(self) -> tuple[Point, ...]:
-        """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
-        return ()
-
-    def code_table(self) -> torch.nn.Parameter:
-        """Return the network's own table of codes, (1 + K, size); row 0 is the mean code.
-
-        Raises:
-            NetworkError: if it takes none.
-        """
-        raise NetworkError("This network takes no codes; expected one trained with strategy='codes'.")
-
-    def put_codes_(self, table: np.ndarray) -> None:
-        """Give the network another table of codes, (1 + K, size), for as many conditions as that has."""
-        self.code_table().copy_(torch.from_numpy(table))
+        body, biased = self.kind.unedit(self.body, edit, code=code)
+        return self.with_body(body), biased
 
     def edited(self, edit: Edit, *, head: Head | None = None, seed: int = 0) -> Self:
         """Return a copy with one more edit.
@@ -113,13 +64,14 @@ class Editable(abc.ABC):
         """
         refuse_program(self.origin, edit.done)
         if isinstance(edit, Folded):
-            twin, _ = self.changed_by(Biased(edit.biased), head=None, seed=seed).unedited(
-                Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.code_table()[0])
-            )
+            body = self.kind.edit(self.body, Biased(edit.biased), head=None, seed=seed)
+            body, _ = self.kind.unedit(body, Codes(cast(Coding, self.coding)), code=torch.zeros_like(self.code_table()[0]))
         else:
             if isinstance(edit, Rows | Stack) and head is None:  # the first head may have been renamed since the edit was noted
                 head = edit.empty(edit.task if not self.heads or (isinstance(edit, Rows) and edit.branch) else self.head.task)
-            twin = self.changed_by(edit, head=head, seed=seed)
+            body = self.kind.edit(self.body, edit, head=head, seed=seed)
+        twin = self.with_body(body)
+        twin.origin.setdefault("sample", sample_facts(self.sample))  # of the module before any edit
         twin.edits = (*self.edits, Codes(cast(Coding, twin.coding)) if isinstance(edit, Codes) else edit)
         return twin
 
@@ -323,7 +275,7 @@ class Editable(abc.ABC):
                 f"conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
             )
         twin = self.copy()
-        twin.put_codes_(values)
+        twin.kind.put_codes_(twin.body, values)
         twin.coding = replace(cast(Coding, self.coding), conditions=tuple(conditions))
         twin.edits = tuple(Codes(twin.coding) if isinstance(edit, Codes) else edit for edit in self.edits)
         return twin
@@ -338,11 +290,3 @@ class Editable(abc.ABC):
         twin, biased = self.unedited(Codes(coding), code=table[coding.row(condition)].clone())
         twin.edits = (*self.edits, Folded(biased))
         return twin
-
-    @property
-    def codes(self) -> dict[str, np.ndarray]:
-        """The code of each known condition, copies (size,) by name; empty where the network knows none."""
-        if self.coding is None:
-            return {}
-        table = self.code_table().detach().cpu().numpy()
-        return {name: table[row].copy() for row, name in enumerate(self.coding.conditions, start=1)}

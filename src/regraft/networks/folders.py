@@ -27,10 +27,10 @@ from ..files.replacing import COMMITTED, Kind, clear_left, left_beside, replaced
 from ..files.schema import HistoryEntry, checked, read_json, read_lines
 from ..files.text import printable
 from ..files.writing import write_json, write_lines
+from .editing import Editable
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
 from .parts.head import Head, told_binary
-from .parts.record import Record
 from .torch_parts.programs import refuse_program
 
 __all__ = [
@@ -91,7 +91,7 @@ def replacing(
     return replaced_folder(folder, _FOLDER, finish=finish, error=error)
 
 
-def save_network(network: Record, folder: Path) -> None:
+def save_network(network: Editable, folder: Path) -> None:
     """Save a network into a folder: killed at any moment, the folder holds the old network or the new one.
 
     Args:
@@ -105,7 +105,7 @@ def save_network(network: Record, folder: Path) -> None:
         write_network(network, staged)
 
 
-def write_network(network: Record, folder: Path) -> None:
+def write_network(network: Editable, folder: Path) -> None:
     """Write weights, what they were learned from, and `regraft.json` with a checksum of each.
 
     Args:
@@ -183,7 +183,7 @@ def _head_facts(head: Head) -> dict[str, Any]:
     )
 
 
-def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
+def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:
     """Give an opened network's heads what their rows do not tell: class names, kinds, thresholds; and its derived heads.
 
     Args:
@@ -214,7 +214,7 @@ def read_heads_(network: Record, facts: Mapping[str, Any]) -> None:
     network.fresh_(facts.get("fresh", ()))
 
 
-def _known_head(network: Record, plain: Mapping[str, Any]) -> Head:
+def _known_head(network: Editable, plain: Mapping[str, Any]) -> Head:
     """Return the head of the opened network that `regraft.json` describes."""
     head = network.heads.get(plain["task"])
     head = None if head is None else told_binary(head, plain)
@@ -228,7 +228,7 @@ def _known_head(network: Record, plain: Mapping[str, Any]) -> Head:
     return head
 
 
-def read_learned_(network: Record, folder: Path, *, facts: Mapping[str, Any]) -> None:
+def read_learned_(network: Editable, folder: Path, *, facts: Mapping[str, Any]) -> None:
     """Give an opened network the history and the class statistics that were saved with it; what was removed since is said.
 
     Args:

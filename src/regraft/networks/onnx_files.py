@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,37 +20,13 @@ from .folders import versions
 from .parts.head import Head
 from .parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
-from .parts.protocols import Inputs, Scores
 from .parts.record import Record
 from .torch_parts.programs import OnnxProgram, refuse_program
 
-__all__ = ["Exportable", "write_onnx"]
+__all__ = ["write_onnx"]
 
 _ROUNDING = 0.05
 """By how much results may differ, relative to the largest one, where pixels are rounded at another step."""
-
-
-class Exportable(Record, Protocol):
-    """What an ONNX file is made of; `contract.Network` says what each part is."""
-
-    module: Any
-    input_shape: tuple[int | None, ...]
-
-    @property
-    def own_endings(self) -> tuple[str, ...]:
-        """The endings of the files that the framework itself opens."""
-
-    def copy(self) -> Self:
-        """Return an independent copy."""
-
-    def for_export(self) -> Self:
-        """Return a private copy on the CPU, in inference mode, that exporters can read."""
-
-    def name_for_export_(self) -> None:
-        """Let its modules have the names that an exporter follows."""
-
-    def scores(self, inputs: Inputs) -> Scores:
-        """Return raw scores (N, C) of `inputs` by task."""
 
 
 class _Whole(WholeNetwork):
@@ -68,7 +44,7 @@ class _Whole(WholeNetwork):
         return tuple(found)
 
 
-def write_onnx(network: Exportable, path: Path, *, preprocessing: bool = False) -> Path:
+def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> Path:
     """Write a network as an ONNX file, once ONNX Runtime has given PyTorch's results for batches of one and three examples.
 
     Inputs have the names that the network gives them, or "input". For each head the file has the outputs "logits" and "probabilities", for
@@ -111,7 +87,7 @@ def write_onnx(network: Exportable, path: Path, *, preprocessing: bool = False) 
     return path
 
 
-def _model(network: Exportable, twin: Exportable) -> Any:
+def _model(network: Record, twin: Record) -> Any:
     """Return the `onnx.ModelProto` of the file; what is exported is `twin`, and compared with what `network` computes."""
     whole, sample = _Whole(twin).eval(), sample_tensors(twin.sample)
     names = input_names(twin.sample)
@@ -147,7 +123,7 @@ def _add_facts_(model: Any, facts: Mapping[str, Any]) -> None:
         entry.key, entry.value = key, json.dumps(value)
 
 
-def _put_preprocessing_(model: Any, network: Exportable) -> None:
+def _put_preprocessing_(model: Any, network: Record) -> None:
     """Put the preprocessing in front of the graph, and note by how much results differ from those with the preprocessing itself.
 
     Differences are shares of the largest value of an output over all pictures: single pictures may give logits near zero.
@@ -180,7 +156,7 @@ def _put_preprocessing_(model: Any, network: Exportable) -> None:
     _add_facts_(model, {"preprocessing_inside": True, "preprocessing_difference": float(f"{largest:.2g}")})
 
 
-def _on_cpu(network: Exportable) -> Exportable:
+def _on_cpu(network: Record) -> Record:
     plain = network.copy()
     plain.mode_(False)
     plain.module.cpu()
@@ -204,7 +180,7 @@ def _shapes(sample: Sequence[Tensor]) -> str:
     return ", ".join(str(tuple(tensor.shape[1:])) for tensor in sample)
 
 
-def _lengths(network: Exportable, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:
+def _lengths(network: Record, sample: Sequence[Tensor]) -> list[dict[int, torch.export.Dim]]:
     """Return, for each input, the axes whose length the network leaves open: tokens of texts, and what its input shape does not say."""
     if isinstance(network.sample, dict) or not sample[0].is_floating_point():
         tokens = torch.export.Dim("tokens", min=2)
@@ -213,7 +189,7 @@ def _lengths(network: Exportable, sample: Sequence[Tensor]) -> list[dict[int, to
     return [{axis: torch.export.Dim(f"length{axis}", min=2) for axis, size in enumerate(network.input_shape, 1) if size is None}]
 
 
-def _takes(network: Exportable, free: Sequence[Mapping[int, Any]]) -> bool:
+def _takes(network: Record, free: Sequence[Mapping[int, Any]]) -> bool:
     """Tell whether a network takes longer texts than its sample."""
     names, (_, longer) = input_names(network.sample), batches_of(network, longer=free)
     try:
@@ -237,7 +213,7 @@ def _name_axes_(model: Any, axes: Sequence[Mapping[int, Any]]) -> None:
                 size.dim_param = names[size.dim_param]
 
 
-def _metadata(network: Exportable, difference: float) -> dict[str, Any]:
+def _metadata(network: Record, difference: float) -> dict[str, Any]:
     first = next(iter(network.heads.values()), None)
     tasks = {
         task: {"kind": head.kind, "classes": head.classes, "thresholds": head.thresholds, "activation": head.activation}

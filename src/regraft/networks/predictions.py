@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -14,14 +14,23 @@ from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
 from ..tensors import Tensor, torch
 from .parts.head import Head
-from .parts.protocols import Inputs
-from .parts.record import Record
+from .parts.protocols import Inputs, Preprocessing
 
 __all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "result_head", "together"]
 
 T = TypeVar("T")
 Run = Callable[..., np.ndarray]
 """What runs a function of a network over items, as `concatenated` does."""
+
+
+class _Predictor(Protocol):
+    """What items are run through: a network, or what serves one without PyTorch."""
+
+    preprocessing: Preprocessing
+    sample: Inputs
+
+    def mode_(self, training: bool) -> None:
+        """Switch to `training` or to inference."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Predictions:
         return {"label": self.labels, **strange, **dict(zip(names, self.probabilities.T, strict=True))}
 
 
-def concatenated(function: Callable[[Any, Inputs], Tensor], network: Record, *, items: Any, batch_size: int) -> np.ndarray:
+def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor, *, items: Any, batch_size: int) -> np.ndarray:
     """Run a function of a network over the batches of `items` in inference mode and return its results as one array.
 
     Args:
@@ -93,7 +102,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: Record, *, 
     return made if windows is items else preprocessing.averaged(made, windows.items)
 
 
-def of_batch(function: Callable[[Inputs], T], network: Record, *, batch: Inputs) -> T:
+def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inputs) -> T:
     """Return what a function makes of one batch.
 
     Args:

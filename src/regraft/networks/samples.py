@@ -16,7 +16,8 @@ from torch.nn import Module
 from ..errors import NetworkError, near_names
 from ..files.formats import reason_of
 from ..randomness import seeded
-from .contract import Inputs, Network
+from .parts.protocols import Inputs
+from .parts.record import Record
 
 __all__ = [
     "check_sample",
@@ -25,6 +26,7 @@ __all__ = [
     "is_pictures",
     "named_sample",
     "placed",
+    "sample_facts",
     "sample_of",
     "three_items",
     "to_inputs",
@@ -54,6 +56,12 @@ def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) 
     if order == torch.channels_last and is_pictures(inputs):
         return inputs.to(device, memory_format=order)
     return inputs.to(device)
+
+
+def sample_facts(sample: Inputs) -> dict[str, Any]:
+    """Return by name, "" where there is none, the shape of one item of a `sample` and its type, as plain data."""
+    named = sample if isinstance(sample, dict) else {"": sample}
+    return {name: [list(tensor.shape[1:]), str(tensor.dtype)] for name, tensor in named.items()}
 
 
 def is_pictures(inputs: Inputs) -> bool:
@@ -203,7 +211,7 @@ def three_items(sample: Inputs) -> Inputs:
     return torch.cat([sample, sample[:1]])
 
 
-def differing_passes(network: Network) -> tuple[float, float]:
+def differing_passes(network: Record) -> tuple[float, float]:
     """Return by how much two passes over a network's sample differ, in inference, as a share of the largest score.
 
     Args:

@@ -28,8 +28,8 @@ from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
 from ..networks.contract import Network
+from ..networks.hub.tokens import known_positions, known_tokens
 from ..networks.predictions import of_batch
-from ..networks.tokens import known_positions, known_tokens
 from .measured_input import measured_preprocessing
 from .plan import Plan
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..edits import ScaleShift
+from ..keras_parts.body import KerasBody
 from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
-from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import ADJUSTED, graph_of
 from ..parts.scaling import film, lhuc
 from .folding import begun
@@ -20,8 +20,6 @@ from .opened import opened
 from .sizes import taken_activation_
 
 __all__ = ["adjusted"]
-
-N = TypeVar("N", bound=KerasRecord)
 
 
 class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes through a door without types
@@ -55,18 +53,18 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
         return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
 
 
-def adjusted(network: N, edit: ScaleShift) -> N:
-    """Return a copy of a `network` whose values at the points of an `edit` are scaled and shifted by channel; `settled` folds it.
+def adjusted(body: KerasBody, edit: ScaleShift) -> KerasBody:
+    """Return a copy of a `body` whose values at the points of an `edit` are scaled and shifted by channel; `settled` folds it.
 
     Raises:
         NetworkError: if a point is unknown.
     """
-    sites = sites_of(network)
+    sites = sites_of(body)
     wrong = [name for name in edit.points if name not in sites]
     if wrong:
         raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}")
-    module, layers, heads = network.copied()
-    names = {id(layer): name for name, layer in network.modules().items()}
+    module, layers, heads = body.copied()
+    names = {id(layer): name for name, layer in body.modules().items()}
     pass_, added = Rewiring(), {}
     for name in edit.points:
         site = sites[name]
@@ -74,7 +72,7 @@ def adjusted(network: N, edit: ScaleShift) -> N:
         pass_.behind[id(own.layer)] = _adjusting(own, edit.form)
         added[name] = f"{name[: -len(own.layer.name)]}{ADJUSTED}{own.layer.name}"
     whole = opened(module).model(pass_.outputs(graph_of(module), {}))
-    return begun(network.rebuilt(whole, pass_.renewed(layers), heads=heads), network, adjusting=added)
+    return begun(body.anew(whole, pass_.renewed(layers), heads=heads), body, adjusting=added)
 
 
 def _adjusting(site: Site, form: str) -> Step:

@@ -1,33 +1,29 @@
-"""Codes of conditions in a Keras network, in layers of Keras' own: the file opens in plain Keras."""
+"""Codes of conditions in a Keras body, in layers of Keras' own: the file opens in plain Keras."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ...errors import NetworkError, near_names
-from ..contract import Coding
+from ..keras_parts.body import KerasBody
 from ..keras_parts.drawing import seeded
 from ..keras_parts.library import keras
 from ..keras_parts.points import Site, channel_axis, sites_of
-from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import CODES, CONDITION, graph_of, is_code
-from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, drawn_codes
+from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from .entrances import ENTRANCE_NAME, entry_of, over_channels
 from .folding import fold_
 from .inserting import Rewiring, Step
 from .opened import named, named_inputs, opened
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
 
-__all__ = ["code_table", "coded", "folded", "put_codes_"]
-
-N = TypeVar("N", bound=KerasRecord)
+__all__ = ["coded", "folded", "put_codes_"]
 
 _WIDEST_HIDDEN = 256
 """Most hidden units of an adaptation network before the input, unless the codes are larger."""
@@ -53,40 +49,40 @@ class _Entry:
 
 
 @seeded(0)
-def coded(network: N, coding: Coding, *, seed: int) -> N:
-    """Return a copy of a `network` that takes a condition beside each item, as its `coding` says; `seed` draws the first codes.
+def coded(body: KerasBody, coding: Coding, *, seed: int) -> KerasBody:
+    """Return a copy of a `body` that takes a condition beside each item, as its `coding` says; `seed` draws the first codes.
 
     Raises:
         NetworkError: if it has no graph, or has no place for them.
     """
-    _refuse_taken_names(network)
-    module, layers, heads = network.copied()
+    _refuse_taken_names(body)
+    module, layers, heads = body.copied()
     graph = opened(module)
     replaced = coding.into == f"{INPUT}{CONDITION}"
     inputs = named_inputs(graph, CODES if replaced else CONDITION)
     condition = keras.Input((), name=CONDITION, dtype="int32")
     entry = _Entry(inputs, condition, {}, Rewiring(coded=True))
     if coding.into == LAYERS:
-        _enter_layers_(entry, network, coding=coding, layers=layers)
+        _enter_layers_(entry, body, coding=coding, layers=layers)
     elif coding.into == ENTRANCE:
         with seeded(seed):
-            _enter_entrance_(entry, network, coding=coding, module=module)
+            _enter_entrance_(entry, body, coding=coding, module=module)
     else:
         _enter_input_(entry, coding)
     outputs = entry.pass_.outputs(graph_of(module), entry.known, code=entry.code)
     whole = graph.model(outputs, inputs={**entry.inputs, CONDITION: condition})
-    sample = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    sample = body.sample if isinstance(body.sample, dict) else {"inputs": body.sample}
     kept = {name: tensor for name, tensor in sample.items() if name in entry.inputs}
     zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
-    twin = network.rebuilt(whole, entry.pass_.renewed(layers), heads=heads, sample={**kept, CONDITION: zeros})
+    twin = body.anew(whole, entry.pass_.renewed(layers), heads=heads, sample={**kept, CONDITION: zeros})
     twin.coding = replace(coding, points=entry.points)
     put_codes_(twin, drawn_codes(coding, seed=seed))
     return twin
 
 
-def _refuse_taken_names(network: KerasRecord) -> None:
+def _refuse_taken_names(body: KerasBody) -> None:
     """Raise if a layer of a network has a name that those of codes are to have."""
-    taken = [name for name, layer in network.modules().items() if layer.name == CODES or is_code(layer)]
+    taken = [name for name, layer in body.modules().items() if layer.name == CODES or is_code(layer)]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
 
@@ -100,21 +96,21 @@ def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
 # ── what takes the code ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _enter_layers_(entry: _Entry, network: KerasRecord, *, coding: Coding, layers: Mapping[str, Any]) -> None:
+def _enter_layers_(entry: _Entry, body: KerasBody, *, coding: Coding, layers: Mapping[str, Any]) -> None:
     """Let each point add its own linear map of the code.
 
     Raises:
         NetworkError: if a point is not there, or there is none.
     """
-    sites = sites_of(network)
+    sites = sites_of(body)
     wrong = [name for name in coding.points if name not in sites]
     if wrong:
         raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}")
     if not sites:
-        raise NetworkError(f"'{network.module.name}' has no linear layer or convolution before its head; codes have no place to go.")
+        raise NetworkError(f"'{body.module.name}' has no linear layer or convolution before its head; codes have no place to go.")
     entry.points = tuple(name for name in sites if name in coding.points) or tuple(sites)
     chosen = {name: sites[name] for name in entry.points}
-    names = {id(layer): name for name, layer in network.modules().items()}
+    names = {id(layer): name for name, layer in body.modules().items()}
     entry.code = _looked_up(entry.code, coding, dtype=next(iter(chosen.values())).linear.variable_dtype)
     for name, site in chosen.items():
         own = Site(layers[name], layers[names[id(site.linear)]], site.channels)
@@ -140,12 +136,12 @@ def _shifted_by_code(site: Site) -> Step:
     return step
 
 
-def _enter_entrance_(entry: _Entry, network: KerasRecord, *, coding: Coding, module: Any) -> None:
+def _enter_entrance_(entry: _Entry, body: KerasBody, *, coding: Coding, module: Any) -> None:
     """Let a network of two layers before the input, the second linear, read the code in both; it adds what it makes to the input.
 
     Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
     """
-    tensor, axis = entry_of(network, module=module)
+    tensor, axis = entry_of(body, module=module)
     width = tensor.shape[axis]
     code = entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
     values = tensor
@@ -176,42 +172,31 @@ def _enter_input_(entry: _Entry, coding: Coding) -> None:
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def code_table(network: KerasRecord) -> Parameter:
-    """Return the own table of codes of a `network`, (1 + K, size).
-
-    Raises:
-        NetworkError: if it takes none.
-    """
-    if network.coding is None:
-        raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
-    return cast(Parameter, cast(Any, network.modules()[CODES]).embeddings.value)
-
-
-def put_codes_(network: KerasRecord, table: np.ndarray) -> None:
-    """Give a `network` that takes codes another `table` of them, (1 + K, size)."""
-    layer = cast(Any, network.modules()[CODES])
+def put_codes_(body: KerasBody, table: np.ndarray) -> None:
+    """Give a `body` that takes codes another `table` of them, (1 + K, size)."""
+    layer = cast(Any, body.modules()[CODES])
     if len(table) != layer.input_dim:
         reset_(layer, {"input_dim": len(table)})
-        retrack_(network.module)
-        network.recount_([CODES])
+        retrack_(body.module)
+        body.recount_([CODES])
     with torch.no_grad():
-        target = code_table(network)
+        target = body.code_table()
         target.copy_(torch.from_numpy(table.copy()).to(target))
 
 
 # ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def folded(network: N, code: Tensor) -> tuple[N, tuple[str, ...]]:
-    """Return a `network` without its codes, one `code` of (size,) for all items, and the names of layers that got a bias for it.
+def folded(body: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
+    """Return a `body` without its codes, one `code` of (size,) for all items, and the names of layers that got a bias for it.
 
     It goes into the biases; where the code is an input, that becomes a constant.
     """
-    module, layers, heads = network.copied()
+    module, layers, heads = body.copied()
     graph = opened(module)
     inputs = dict(graph.inputs)
     known, taken, created = {}, inputs.pop(CONDITION), list[str]()
-    filled = cast(Coding, network.coding).into.startswith(INPUT)
+    filled = cast(Coding, body.coding).into.startswith(INPUT)
     if filled:
         known[id(taken)] = _zeros_like(next(iter(inputs.values())))
         reset_(layers[CODES], {"input_dim": 1})
@@ -223,8 +208,8 @@ def folded(network: N, code: Tensor) -> tuple[N, tuple[str, ...]]:
     first = next(iter(inputs))
     plain = len(inputs) == 1 and (filled or first == "inputs")
     whole = graph.model(pass_.outputs(graph_of(module), known), inputs=inputs[first] if plain else inputs)
-    sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", network.sample).items() if name != CONDITION}
-    twin = network.rebuilt(whole, pass_.renewed(layers), heads=heads, sample=sample[first] if plain else sample)
+    sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", body.sample).items() if name != CONDITION}
+    twin = body.anew(whole, pass_.renewed(layers), heads=heads, sample=sample[first] if plain else sample)
     twin.coding = None
     return twin, tuple(created)
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
+from ..keras_parts.body import KerasBody
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
-from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import graph_of, no_graph
 from .inserting import Rewiring
 from .opened import opened
 
 __all__ = ["ENTRANCE_NAME", "entry_of", "over_channels", "with_entrance"]
 
-N = TypeVar("N", bound=KerasRecord)
-
 ENTRANCE_NAME = "entrance"
 
 
-def entry_of(network: KerasRecord, *, module: Any) -> tuple[Any, int]:
+def entry_of(body: KerasBody, *, module: Any) -> tuple[Any, int]:
     """Return the only input of a network's graph, and the axis of its features or channels.
 
     Args:
-        network: tells where channels stand, by its first convolution.
+        body: tells where channels stand, by its first convolution.
         module: a private copy of its model.
 
     Raises:
@@ -40,10 +38,10 @@ def entry_of(network: KerasRecord, *, module: Any) -> tuple[Any, int]:
     if len(kinds) != 1 or "float" not in kinds[0] or graph.inputs[0].shape[-1] is None:
         received = f"{len(kinds)} inputs of the types {', '.join(kinds)}"
         raise NetworkError(f"'{module.name}' takes {received}; a layer before the input needs one input of real numbers of known width.")
-    taken = [name for name in network.modules() if name.split("_")[0] == ENTRANCE_NAME]
+    taken = [name for name in body.modules() if name.split("_")[0] == ENTRANCE_NAME]
     if taken:
         raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'entrance'. Rename it.")
-    layers = [network.modules()[layer.name] for layer in network.layers]
+    layers = [body.modules()[layer.name] for layer in body.layers]
     first = next((layer for layer in layers if hasattr(layer, "kernel_size")), None)
     rank = len(graph.inputs[0].shape)
     return graph.inputs[0], rank - 1 if rank == 2 or first is None or channels_last(first) else 1
@@ -70,18 +68,18 @@ def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool =
 
 
 @seeded()
-def with_entrance(network: N) -> N:
-    """Return a copy of a `network` with a linear layer over the features (channels) before the input, the identity at first.
+def with_entrance(body: KerasBody) -> KerasBody:
+    """Return a copy of a `body` with a linear layer over the features (channels) before the input, the identity at first.
 
     Raises:
         NetworkError: if it takes something else than one tensor of real numbers, or has no graph.
     """
-    module, layers, heads = network.copied()
-    tensor, axis = entry_of(network, module=module)
+    module, layers, heads = body.copied()
+    tensor, axis = entry_of(body, module=module)
     width = tensor.shape[axis]
     layer, entered = over_channels(tensor, width, axis=axis, name=ENTRANCE_NAME)
     with torch.no_grad():
         layer.kernel.value.copy_(torch.from_numpy(np.eye(width, dtype="float32")).reshape(layer.kernel.shape))
     graph = opened(module)
     whole = graph.model(Rewiring().outputs(graph_of(module), {id(tensor): entered}))
-    return network.rebuilt(whole, layers, heads=heads)
+    return body.anew(whole, layers, heads=heads)

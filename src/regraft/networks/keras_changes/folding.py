@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import NetworkError
+from ..keras_parts.body import KerasBody, TrainingForm
 from ..keras_parts.library import keras
-from ..keras_parts.record import KerasRecord, TrainingForm
 from .sizes import reset_, retrack_
 
 __all__ = ["TrainingForm", "begun", "biased", "fold_", "settled"]
-
-N = TypeVar("N", bound=KerasRecord)
 
 
 def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
@@ -47,9 +45,9 @@ def _has_bias(layer: Any) -> bool:
     return bool(layer.center) if isinstance(layer, keras.layers.BatchNormalization) else layer.bias is not None
 
 
-def biased(network: N, layers: Sequence[str]) -> N:
-    """Return a copy of a `network` in which these `layers` of points have a bias, zero at first."""
-    twin = network.copy()
+def biased(body: KerasBody, layers: Sequence[str]) -> KerasBody:
+    """Return a copy of a `body` in which these `layers` of points have a bias, zero at first."""
+    twin = body.copy()
     for name in layers:
         _with_places_(twin.modules()[name], scale=False, shift=True)
     retrack_(twin.module)
@@ -78,46 +76,44 @@ def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
 
 # ── training forms ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_OF_THE_GRAPH = {"module", "layers", "blocks", "form", "_by_name", "_hooks", "given_trainable", "_frozen", "_given", "_planned"}
 
-
-def begun(network: N, plain: KerasRecord, *, adjusting: Mapping[str, str] | None = None) -> N:
-    """Return a network, which is marked as the training form of another one.
+def begun(body: KerasBody, plain: KerasBody, *, adjusting: Mapping[str, str] | None = None) -> KerasBody:
+    """Return a body, which is marked as the training form of another one.
 
     Args:
-        network: given up by the caller.
+        body: given up by the caller.
         plain: the network as it was; a copy is kept.
         adjusting: name of a point -> name of the layer that scales and shifts there.
     """
-    network.form = TrainingForm(plain.copy(), adjusting or {})
-    return network
+    body.form = TrainingForm(plain.copy(), adjusting or {})
+    return body
 
 
-def settled(network: N) -> tuple[N, tuple[str, ...]]:
-    """Return a copy of a `network`, its training form folded into the weights, and the names of layers that got a bias for it.
+def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
+    """Return a copy of a `body`, its training form folded into the weights, and the names of layers that got a bias for it.
 
     Raises:
         NetworkError: if its layers have been changed since it got its training form.
     """
-    form = network.form
+    form = body.form
     if form is None:
-        return network.copy(), ()
-    twin = cast(N, form.plain.copy())
-    trained, created = network.variables(), []
+        return body.copy(), ()
+    twin = form.plain.copy()
+    trained, created = body.variables(), []
     with torch.no_grad():
         for name, variable in twin.variables().items():
-            _take_(variable, name, trained=trained, network=network)
+            _take_(variable, name, trained=trained, body=body)
         for name, layer in form.adjusting.items():
-            scale, shift = network.modules()[layer].by_channel()  # type: ignore[operator]
+            scale, shift = body.modules()[layer].by_channel()  # type: ignore[operator]
             if fold_(twin.modules()[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None):
                 created.append(name)
-    vars(twin).update({key: value for key, value in vars(network).items() if key not in _OF_THE_GRAPH})
-    twin.heads, twin.origin, twin.form = dict(network.heads), dict(network.origin), None
+    twin.sample, twin.input_shape, twin.coding, twin.training = body.sample, body.input_shape, body.coding, body.training
+    twin.heads, twin.found, twin.draws, twin.untrained = dict(body.heads), body.found, body.draws, body.untrained
     twin.recount_([*form.adjusting])
     return twin, tuple(created)
 
 
-def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], network: KerasRecord) -> None:
+def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], body: KerasBody) -> None:
     """Copy a trained variable; a kernel with a low-rank change is taken as its layer uses it.
 
     Raises:
@@ -126,7 +122,7 @@ def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], network: Ker
     layer, _, own = name.rpartition(".")
     given = trained.get(name)
     value = None if given is None else given.value
-    module = network.modules().get(layer)
+    module = body.modules().get(layer)
     if getattr(module, "lora_enabled", False) and own in {"kernel", "embeddings"}:
         value = getattr(module, own)
         value = getattr(value, "value", value)

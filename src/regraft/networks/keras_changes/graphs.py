@@ -14,10 +14,10 @@ import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..contract import Head
 from ..keras_parts.heads import channels_last, rows_of
 from ..keras_parts.library import keras
 from ..keras_parts.structure import graph_of, no_graph, steps_of
+from ..parts.head import Head
 from .opened import Opened, end_of, last_called, mapped, named, named_inputs, opened, replay_
 from .sizes import put_rows_
 

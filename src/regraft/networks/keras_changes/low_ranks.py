@@ -1,26 +1,24 @@
-"""Low-rank changes of the weights of a Keras network, with Keras' own `enable_lora`: a training form that is added to the weights."""
+"""Low-rank changes of the weights of a Keras body, with Keras' own `enable_lora`: a training form that is added to the weights."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ...errors import NetworkError, near_names
 from ..edits import LowRank
+from ..keras_parts.body import KerasBody
 from ..keras_parts.drawing import seeded
-from ..keras_parts.record import KerasRecord
 from .folding import begun
 from .sizes import retrack_
 
 __all__ = ["low_rank"]
 
-N = TypeVar("N", bound=KerasRecord)
 
-
-def low_rank(network: N, edit: LowRank, *, seed: int) -> N:
-    """Return a copy of a `network` with W + (alpha / rank) A B in place of W in the layers of an `edit`; A is drawn from a `seed`.
+def low_rank(body: KerasBody, edit: LowRank, *, seed: int) -> KerasBody:
+    """Return a copy of a `body` with W + (alpha / rank) A B in place of W in the layers of an `edit`; A is drawn from a `seed`.
 
     Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
 
@@ -28,28 +26,28 @@ def low_rank(network: N, edit: LowRank, *, seed: int) -> N:
         NetworkError: if a layer is not there or cannot be changed so, or is a head.
     """
     for name in edit.layers:
-        _refuse_other(network, name)
-    twin = network.copy()
+        _refuse_other(body, name)
+    twin = body.copy()
     with seeded(seed):
         for name in edit.layers:
             _enable_(twin.modules()[name], edit.rank, alpha=edit.alpha)
     retrack_(twin.module)
-    begun(twin, network)
+    begun(twin, body)
     twin.recount_(edit.layers)
     return twin
 
 
-def _refuse_other(network: KerasRecord, name: str) -> None:
+def _refuse_other(body: KerasBody, name: str) -> None:
     """Raise if a layer cannot be changed so.
 
     Raises:
         NetworkError: naming it.
     """
-    modules = network.modules()
-    able = [other for other, module in modules.items() if hasattr(module, "enable_lora") and other not in network.head_layers]
+    modules = body.modules()
+    able = [other for other, module in modules.items() if hasattr(module, "enable_lora") and other not in body.head_layers]
     if name not in able:
         kind = f"is a {type(modules[name]).__name__}" if name in modules else "is not there"
-        what = "is a head" if name in network.head_layers else kind
+        what = "is a head" if name in body.head_layers else kind
         raise NetworkError(
             f"layers={name!r}: that layer {what}; expected layers that Keras can give a low-rank change{near_names(name, able)}"
         )

@@ -10,10 +10,10 @@ import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..contract import Head
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
 from ..keras_parts.structure import graph_of, steps_of
+from ..parts.head import Head
 
 __all__ = ["holds", "put_activation_", "put_rows_", "rechannel_", "reset_", "resize_", "retrack_", "taken_activation_"]
 

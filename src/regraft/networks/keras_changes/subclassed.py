@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Block, Inputs, Layer
 from ..keras_parts.heads import channels_last
 from ..keras_parts.samples import called
 from ..keras_parts.structure import READ, named_modules
+from ..parts.layers import Block, Layer
+from ..parts.protocols import Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left
 from ..samples import three_items

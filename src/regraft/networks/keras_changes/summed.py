@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from ..account import Account
-from ..contract import Head
+from ..keras_parts.body import KerasBody
 from ..keras_parts.heads import FoundHead, head_of, rows_of
 from ..keras_parts.library import keras
-from ..keras_parts.record import KerasRecord
 from ..keras_parts.structure import graph_of
+from ..parts.head import Head
 from ..torch_parts.summed import joined_rows, summed_layers
 from ..tracing import as_tensor, trace
 from .opened import opened
@@ -17,32 +15,30 @@ from .sizes import put_rows_
 
 __all__ = ["with_joined_heads"]
 
-N = TypeVar("N", bound=KerasRecord)
 
-
-def with_joined_heads(network: N) -> N:
+def with_joined_heads(body: KerasBody) -> KerasBody:
     """Return a network whose result, the sum of several Dense layers that read vectors, comes from one layer with all their weights.
 
     What it computes is the same but for rounding: sum of s_i (W_i x_i + b_i) = [s_1 W_1, s_2 W_2, …] [x_1, x_2, …] + sum of s_i b_i.
 
     Args:
-        network: without a head; any other, and one whose result is no such sum, is returned as it is.
+        body: without a head; any other, and one whose result is no such sum, is returned as it is.
     """
-    if network.found or graph_of(network.module) is None or isinstance(network.sample, dict):
-        return network
-    modules = network.modules()
-    seen = trace(modules, network.sample_run)
+    if body.found or graph_of(body.module) is None or isinstance(body.sample, dict):
+        return body
+    modules = body.modules()
+    seen = trace(modules, body.sample_run)
     result = as_tensor(seen.result)
     linear = keras.activations.linear
     dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and modules[name].activation is linear]
     vectors = [name for name in dense if seen.inputs[name].ndim == 2]
     if result is None or result.ndim != 2 or len(vectors) < 2:
-        return network
-    found = summed_layers(modules, seen, names=vectors, result=result, run=network.sample_run)
+        return body
+    found = summed_layers(modules, seen, names=vectors, result=result, run=body.sample_run)
     if found is None:
-        return network
+        return body
     shares, activation = found
-    module, layers, _ = network.copied()
+    module, layers, _ = body.copied()
     graph = opened(module, *(layers[name] for name, _ in shares))
     weight, bias = joined_rows([rows_of(layers[name]) for name, _ in shares], [share for _, share in shares])
     read = [graph.node(layers[name]).input_tensors[0] for name, _ in shares]
@@ -51,8 +47,8 @@ def with_joined_heads(network: N) -> N:
     whole = graph.model(head(features))
     put_rows_(head, Head("main", None, "classification", activation, head.name, weight, bias))
     one = FoundHead(head.name, activation, False)
-    twin = network.rebuilt(whole, layers, heads=[(head_of(one, head), one, head)])
+    twin = body.anew(whole, layers, heads=[(head_of(one, head), one, head)])
     names = ", ".join(f"{share:g} × {name!r}" for name, share in shares)
     note = f"the result is a sum of layers, {names}: they became one layer, {head.name!r}, which reads what they read side by side"
-    twin.account = network.account.joined(Account(notes=(note,)))
+    twin.account = Account(notes=(note,))
     return twin

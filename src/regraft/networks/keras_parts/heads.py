@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
-from ..contract import Head, Layer
-from ..parts.head import told_binary
+from ..parts.head import Head, told_binary
+from ..parts.layers import Layer
 from ..tracing import Trace, capture, head_reading, pooled
 from .library import keras
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..contract import Point
+from ..parts.points import Point
+from .body import KerasBody
 from .heads import channels_last
 from .library import keras
-from .record import KerasRecord
 from .structure import graph_of, is_code, no_graph, steps_of
 
 __all__ = ["Site", "channel_axis", "points_of", "sites_of"]
@@ -47,41 +47,41 @@ def channel_axis(layer: Any, rank: int) -> int:
     return rank - 1 if channels_last(layer) else 1
 
 
-def points_of(network: KerasRecord) -> tuple[Point, ...]:
+def points_of(body: KerasBody) -> tuple[Point, ...]:
     """Return where the network can be shifted or scaled by channel, in the order of execution.
 
     Args:
-        network: any with a graph.
+        body: any with a graph.
 
     Raises:
         NetworkError: if it has none.
     """
-    blocks = {name: block.name for block in network.blocks for name in block.layers}
-    return tuple(Point(name, blocks[name], site.channels) for name, site in sites_of(network).items())
+    blocks = {name: block.name for block in body.blocks for name in block.layers}
+    return tuple(Point(name, blocks[name], site.channels) for name, site in sites_of(body).items())
 
 
-def sites_of(network: KerasRecord) -> dict[str, Site]:
+def sites_of(body: KerasBody) -> dict[str, Site]:
     """Return what stands at each point, by its name.
 
     A layer that several graphs call has no point, nor has one that is behind a head, or whose weights cannot be scaled by channel.
 
     Args:
-        network: any with a graph.
+        body: any with a graph.
 
     Raises:
         NetworkError: if it has none.
     """
-    graph = graph_of(network.module)
+    graph = graph_of(body.module)
     if graph is None:
-        raise no_graph(network.module)
-    heads = {id(network.modules()[found.layer]) for found in network.found.values()}
+        raise no_graph(body.module)
+    heads = {id(body.modules()[found.layer]) for found in body.found.values()}
     graphs = list(_graphs(graph, set()))
     homes = Counter(number for one in graphs for number in {id(node.operation) for node in steps_of(one)})
     excluded: set[int] = heads | {number for number, count in homes.items() if count > 1}
     _note_late_(graph, heads, reached=False, late=excluded)
-    names = {id(module): name for name, module in network.modules().items()}
+    names = {id(module): name for name, module in body.modules().items()}
     found = {names[id(site.layer)]: site for one in graphs for site in _sites(one, excluded) if id(site.layer) in names}
-    return {layer.name: found[layer.name] for layer in network.layers if layer.name in found}
+    return {layer.name: found[layer.name] for layer in body.layers if layer.name in found}
 
 
 def _graphs(graph: Any, seen: set[int]) -> Iterator[Any]:

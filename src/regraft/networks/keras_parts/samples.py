@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...errors import NetworkError
-from ..contract import Inputs
+from ..parts.protocols import Inputs
 from ..samples import sample_of
 from .library import keras
 from .structure import graph_of

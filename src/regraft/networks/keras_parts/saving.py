@@ -12,8 +12,8 @@ from typing import Any
 
 from ...errors import NetworkError
 from ...files.writing import flush_file
+from .body import KerasBody
 from .library import keras
-from .record import KerasRecord
 from .structure import graph_of, named_modules, sublayers
 
 __all__ = ["as_given", "is_without_graph", "layer_names", "rename_layers_", "save"]
@@ -21,11 +21,11 @@ __all__ = ["as_given", "is_without_graph", "layer_names", "rename_layers_", "sav
 _NUMBER = re.compile(r"_\d+$")
 
 
-def save(network: KerasRecord, module: Any, *, target: Path) -> None:
-    """Write a model that is a network's own or shares its layers, whole or not at all.
+def save(body: KerasBody, module: Any, *, target: Path) -> None:
+    """Write a model that is a body's own or shares its layers, whole or not at all.
 
     Args:
-        network: tells the layers' own flags.
+        body: tells the layers' own flags.
         module: the model.
         target: a path that ends in ".keras".
 
@@ -34,7 +34,7 @@ def save(network: KerasRecord, module: Any, *, target: Path) -> None:
         OSError: if it cannot be written; nothing is left behind.
     """
     partial = target.with_name(f".{target.stem}.partial.keras")  # Keras takes no other ending
-    with as_given(network), ExitStack() as stack:
+    with as_given(body), ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
         try:
             module.save(partial)
@@ -48,20 +48,20 @@ def save(network: KerasRecord, module: Any, *, target: Path) -> None:
 
 
 @contextmanager
-def as_given(network: KerasRecord) -> Iterator[None]:
+def as_given(body: KerasBody) -> Iterator[None]:
     """Give the layers their own `trainable` flags while the context lasts.
 
     Args:
-        network: whose layers these are.
+        body: whose layers these are.
 
     Yields:
         Nothing.
     """
-    gradients = [(variable.value, variable.value.requires_grad) for variable in network.variables().values()]
+    gradients = [(variable.value, variable.value.requires_grad) for variable in body.variables().values()]
     with ExitStack() as stack:
-        for name, layer in network.named_with_root():
+        for name, layer in body.named_with_root():
             stack.callback(vars(layer).__setitem__, "_trainable", layer._trainable)
-            vars(layer)["_trainable"] = network.given_trainable.get(name, True)
+            vars(layer)["_trainable"] = body.given_trainable.get(name, True)
         yield
     for value, wanted in gradients:
         value.requires_grad_(wanted)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import Inputs, Scores
+from ..family import Body
+from ..parts.protocols import Inputs, Scores
 from ..parts.structure import below
 from .library import keras
-from .record import KerasRecord
 from .structure import graph_of, steps_of
 
 __all__ = ["Split", "split_graph"]
@@ -20,17 +20,18 @@ __all__ = ["Split", "split_graph"]
 Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
 
 
-def split_graph(network: KerasRecord, frozen: Collection[str]) -> Split | None:
-    """Return the frozen and the live part of a network as functions, None where its graph cannot be cut so.
+def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callable[[], Any]], Scores]) -> Split | None:
+    """Return the frozen and the live part of a body as functions, None where its graph cannot be cut so.
 
     Args:
-        network: a Keras network.
+        body: of a Keras model.
         frozen: names of layers.
+        scores: makes scores of a run.
     """
-    graph = graph_of(network.module)
+    graph = graph_of(body.module)
     if graph is None or len(graph.inputs) != 1:
         return None
-    frozen_steps, live_steps = _parted(network, graph, frozen=set(frozen))
+    frozen_steps, live_steps = _parted(body, graph, frozen=set(frozen))
     made = {id(tensor) for node in frozen_steps for tensor in node.outputs}
     if any(id(tensor) not in made and id(tensor) not in _ids(graph.inputs) for node in frozen_steps for tensor in node.input_tensors):
         return None
@@ -47,19 +48,19 @@ def split_graph(network: KerasRecord, frozen: Collection[str]) -> Split | None:
     def live_part(tensors: Sequence[Tensor]) -> Scores:
         def run() -> Any:
             known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
-            _run_(live_steps, known, training=network.training)
+            _run_(live_steps, known, training=body.training)
             return [known[id(tensor)] for tensor in graph.outputs]
 
-        return network.scores_of(run)
+        return scores(run)
 
-    return _Part(network, frozen, 0, frozen_part), _Part(network, frozen, 1, live_part)
+    return _Part(body, frozen, 0, frozen_part), _Part(body, frozen, 1, live_part)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
     """One of the two functions; in another process the graph is cut once more, for its tensors are known by where they are."""
 
-    network: KerasRecord
+    body: Body
     frozen: Collection[str]
     which: int
     run: Callable[..., Any]
@@ -68,11 +69,11 @@ class _Part:
         return self.run(values)
 
     def __reduce__(self) -> Any:
-        return _part, (self.which, (self.network, frozenset(self.frozen)))
+        return _part, (self.which, (self.body, frozenset(self.frozen)))
 
 
-def _part(which: int, cut: tuple[KerasRecord, Collection[str]]) -> Any:
-    split = split_graph(*cut)
+def _part(which: int, cut: tuple[Body, Collection[str]]) -> Any:
+    split = cut[0].split(cut[1])
     return None if split is None else split[which]
 
 
@@ -80,10 +81,10 @@ def _ids(tensors: Sequence[Any]) -> set[int]:
     return {id(tensor) for tensor in tensors}
 
 
-def _parted(network: KerasRecord, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
+def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
     """Divide the steps: a layer's step is frozen with all its layers; a step without weights if all that it reads is."""
-    names = {id(module): name for name, module in network.modules().items()}
-    known = [layer.name for layer in network.layers]
+    names = {id(module): name for name, module in body.modules().items()}
+    known = [layer.name for layer in body.layers]
     made = _ids(graph.inputs)
     frozen_steps: list[Any] = []
     live_steps: list[Any] = []

@@ -9,9 +9,9 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from ...errors import NetworkError
-from ..contract import Block, Layer
 from ..fingerprints.libraries import library_of
 from ..fingerprints.values import Fingerprint, Structure
+from ..parts.layers import Block, Layer
 from ..parts.structure import below, merged_blocks, prefixes
 from ..parts.taps import TapSlice, slices_of
 from .library import keras

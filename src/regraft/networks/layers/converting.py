@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,12 +14,13 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..account import Account
 from ..contract import Network
-from ..keras_models import KerasNetwork, open_keras
+from ..keras_models import open_keras
+from ..keras_parts.body import KerasBody
 from ..keras_parts.library import keras
 from ..keras_parts.saving import as_given
 from ..parts.head import told_binary
 from ..parts.onnx_export import why_not_exported
-from ..torch_modules import TorchNetwork, open_torch
+from ..torch_modules import open_torch
 from ..torch_parts.exporting import exported_program
 from ..torch_parts.graft import for_exporter_
 from ..torch_parts.programs import refuse_program
@@ -35,7 +36,7 @@ __all__ = ["as_application", "as_keras", "as_torch"]
 _TOLERANCE = 1e-4
 
 
-def as_torch(network: KerasNetwork) -> Network:
+def as_torch(network: Network) -> Network:
     """Return a Keras network as layers of PyTorch. Pictures become channels first, as PyTorch's convolutions have them.
 
     Raises:
@@ -45,7 +46,7 @@ def as_torch(network: KerasNetwork) -> Network:
     turned = _turns(network)
     sample = network.sample.cpu().movedim(-1, 1) if turned else network.sample.cpu()  # type: ignore[union-attr]  # checked to be one
     reader = KerasReader(sample.contiguous(), turned, ROWS)
-    with as_given(network):
+    with as_given(cast(KerasBody, network.body)):
         outputs = reader.read(network.module)
     module = LayerGraph(reader.steps, outputs)
     for name, part in reader.modules.items():
@@ -58,7 +59,7 @@ def as_torch(network: KerasNetwork) -> Network:
     return _told(network, twin, turned=turned)
 
 
-def as_keras(network: TorchNetwork) -> Network:
+def as_keras(network: Network) -> Network:
     """Return a PyTorch network as a functional Keras model. Pictures become channels last, as Keras has them.
 
     Args:

@@ -22,6 +22,7 @@ from ...errors import NetworkError
 from ...files.formats import named_in_utf8, opening, reason_of, within
 from ...files.text import printable
 from ...files.writing import write_bytes
+from ..editing import Editable
 from .coding import Coding
 from .record import Record
 
@@ -37,7 +38,7 @@ __all__ = [
     "write_codes",
 ]
 
-N = TypeVar("N", bound=Record)
+N = TypeVar("N", bound=Editable)
 CODES_FOLDER = "codes"
 _KIND = "regraft code 1"
 _ENDING = ".safetensors"

@@ -15,6 +15,7 @@ from torch.nn import Module
 
 from ...errors import NetworkError, RegraftError, optional_import
 from ...files.formats import reason_of
+from ..family import Body
 from .protocols import Inputs
 from .record import Record
 from .recurrent import translations
@@ -56,7 +57,7 @@ def input_names(sample: Inputs) -> list[str]:
     return list(sample) if isinstance(sample, dict) else []
 
 
-def batches_of(network: Record, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
+def batches_of(network: Body | Record, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
     """Yield a batch of one example and one of three, of different conditions where the network takes their codes.
 
     Args:

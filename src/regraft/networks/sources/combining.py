@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, ModuleList
 
-from ..torch_modules import TorchNetwork, open_torch
+from ..contract import Network
+from ..torch_modules import open_torch
 from ..torch_parts.graft import for_exporter_
 from ..tracing import as_tensor
 
@@ -35,9 +36,11 @@ class SideBySide(Module):
         return torch.cat([cast(Tensor, as_tensor(part(*tensors, **named))) for part in self.parts], 1)
 
 
-def torch_side_by_side(networks: Sequence[TorchNetwork]) -> TorchNetwork:
+def torch_side_by_side(networks: Sequence[Network]) -> Network:
     """Return one network without a head whose features are the results of all `networks`, which read the same inputs."""
     parts = [network.origin | {"edits": [edit.to_dict() for edit in network.edits]} for network in networks]
     unknown = any(part["source"] in _WITHOUT_CLASSES for part in parts)
     origin = {"source": "module", "class": COMBINED} if unknown else {"source": COMBINED, "parts": parts}
-    return open_torch(SideBySide([network.copy().module for network in networks]), sample=networks[0].sample, origin=origin, take=True)
+    return open_torch(
+        SideBySide([network.body.copied_module() for network in networks]), sample=networks[0].sample, origin=origin, take=True
+    )

@@ -11,36 +11,29 @@ from pathlib import Path
 from typing import Any, cast
 
 import h5py
-import numpy as np
-import torch
 
 from ...errors import NetworkError, UnsafeFileError
 from ...files.formats import opening
 from ...files.sizes import memory, open_archive
 from ...files.text import printable
-from ..account import Account
+from ..contract import Network
 from ..edits import Cut, Taps, edit_from_dict
-from ..keras_models import KerasNetwork, open_keras
+from ..keras_models import open_keras
+from ..keras_parts.body import KerasBody
 from ..keras_parts.clone import cloned
 from ..keras_parts.library import keras
 from ..keras_parts.saving import is_without_graph, rename_layers_
-from ..keras_parts.structure import graph_of, is_leaf, own_variables
-from ..matching import Weight, by_shape, match, numbers_note
-from ..parts.structure import below
-from .arrays import matched_arrays
+from ..keras_parts.structure import graph_of
+from ..matching import by_shape
 from .keras_guard import check_config, serialized_parts
-from .keras_weights import file_kind, is_addressed, opened_h5, read_keras_weights, weight_bytes
+from .keras_weights import file_kind, opened_h5, put_keras_weights_, read_keras_weights, weight_bytes
 from .room import within
 
 __all__ = [
-    "assign_",
     "is_full_model",
     "open_keras_file",
     "open_saved_keras",
-    "put_keras_arrays_",
-    "put_keras_weights_",
     "read_keras_weights",
-    "target_weights",
 ]
 
 _GONE = {
@@ -115,7 +108,7 @@ def open_keras_file(path: str | Path) -> Any:
     return model
 
 
-def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None) -> KerasNetwork:
+def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None) -> Network:
     """Open the network of a saved folder.
 
     Args:
@@ -150,7 +143,7 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
     network = open_keras(own, inputs=told.get("inputs"), take=True)
     for edit in edits:
         network = network.edited(edit)
-    account = put_keras_weights_(network, path)
+    account = put_keras_weights_(cast(KerasBody, network.body), path)
     if by_shape(account) or account.entries.get("missing"):
         raise NetworkError(
             f"The layers of {type(network.module).__name__} have other names than those that were saved. Give them names of their own, "
@@ -214,87 +207,3 @@ def _drop_gone_settings_(config: dict[str, Any]) -> bool:
                 del inner[key]
                 dropped = True
     return dropped
-
-
-def target_weights(network: KerasNetwork, *, numbered: bool = False) -> list[Weight]:
-    """Return a network's weights without seeds, their values shared with it.
-
-    Args:
-        network: a Keras network.
-        numbered: call a weight by its number within the layer, as Keras 3 files do, in place of its name.
-    """
-    modules = network.modules()
-    weights = []
-    for name, module in modules.items():
-        leaf = next((other for other in modules if is_leaf(modules[other]) and below(name, other)), name)
-        kind = type(modules[leaf]).__name__
-        seeds = {id(generator.state) for generator in cast(Any, module)._seed_generators}
-        variables = [(key, value) for key, value in own_variables(name, module).items() if id(value) not in seeds]
-        for number, (key, variable) in enumerate(variables):
-            weights.append(Weight(f"{name}.{number}" if numbered else key, tuple(variable.shape), leaf, kind, variable.value))
-    return weights
-
-
-def assign_(given: Weight, taken: Weight) -> None:
-    """Copy the numbers of one weight into another of the same shape, in place.
-
-    Args:
-        given: of a file.
-        taken: of the network.
-    """
-    with torch.no_grad():
-        taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
-
-
-def put_keras_arrays_(network: KerasNetwork, arrays: Mapping[str, np.ndarray]) -> Account:
-    """Put arrays of a file into a network; see `matched_arrays`.
-
-    Args:
-        network: receives them.
-        arrays: by name, in the file's order.
-
-    Returns:
-        The account of the match.
-
-    Raises:
-        AmbiguousMatchError: if an array could go to more than one place; nothing has been changed.
-        NetworkError: if nothing matches.
-    """
-    target = target_weights(network)
-    source, found, notes = matched_arrays(arrays, target, heads={head.layer for head in network.heads.values()})
-    for given, taken, _rule in found.pairs:
-        assign_(source[given], target[taken])
-    return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
-
-
-def put_keras_weights_(network: KerasNetwork, path: str | Path) -> Account:
-    """Put the weights of a Keras file into a network of a similar architecture.
-
-    Args:
-        network: receives them.
-        path: `.weights.h5`, `.h5`, `.hdf5` or `.keras`.
-
-    Returns:
-        The account: matched and by which rule, reshaped, missing, unexpected.
-
-    Raises:
-        AmbiguousMatchError: if weights could go to more than one place; nothing has been changed.
-        NetworkError: if nothing matches, or the file cannot be read.
-    """
-    source = read_keras_weights(path)
-    addressed = is_addressed(path)
-    target = target_weights(network, numbered=addressed)
-    found = match(source, target, head={head.layer for head in network.heads.values()}, by_address=addressed)
-    for given, taken, _rule in found.pairs:
-        assign_(source[given], target[taken])
-    readable = {weight.name: named.name for weight, named in zip(target, target_weights(network), strict=True)}
-    named = [Weight(readable[weight.name], weight.shape, weight.layer) for weight in target]
-    return _renamed(found.account, readable).joined(numbers_note(source, named, pairs=found.pairs))
-
-
-def _renamed(account: Account, readable: Mapping[str, str]) -> Account:
-    """Return an account that calls the network's weights by their names in place of their numbers."""
-    ours = {key: [readable.get(name, name) for name in names] for key, names in account.entries.items() if key != "unexpected"}
-    rules = {readable.get(name, name): rule for name, rule in account.rules.items()}
-    notes = tuple(" ".join([readable.get(note.split(" ")[0], note.split(" ")[0]), *note.split(" ")[1:]]) for note in account.notes)
-    return Account({**account.entries, **ours}, rules, notes)

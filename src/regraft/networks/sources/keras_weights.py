@@ -5,22 +5,28 @@ from __future__ import annotations
 import io
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
+import torch
 
 from ...errors import NetworkError
 from ...files.formats import opening
 from ...files.sizes import open_archive
 from ...files.text import printable
-from ..matching import Weight
+from ..account import Account
+from ..keras_parts.body import KerasBody
+from ..keras_parts.structure import is_leaf, own_variables
+from ..matching import Weight, match, numbers_note
+from ..parts.structure import below
+from .arrays import matched_arrays
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 
-__all__ = ["file_kind", "is_addressed", "opened_h5", "read_keras_weights", "weight_bytes"]
+__all__ = ["file_kind", "is_addressed", "opened_h5", "put_keras_arrays_", "put_keras_weights_", "read_keras_weights", "weight_bytes"]
 
 _OTHER = {"optimizer", "metrics", "_metrics", "loss", "compile_metrics"}
 _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
@@ -224,3 +230,87 @@ def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: lis
         skipped = part in {"vars", "seed_generator"} or (not address and part in _OTHER)
         if isinstance(group[part], h5py.Group) and not skipped:
             _walk(group[part], address if part == "layers" else part, path=path, weights=weights)
+
+
+def _target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
+    """Return a network's weights without seeds, their values shared with it.
+
+    Args:
+        body: a Keras network.
+        numbered: call a weight by its number within the layer, as Keras 3 files do, in place of its name.
+    """
+    modules = body.modules()
+    weights = []
+    for name, module in modules.items():
+        leaf = next((other for other in modules if is_leaf(modules[other]) and below(name, other)), name)
+        kind = type(modules[leaf]).__name__
+        seeds = {id(generator.state) for generator in cast(Any, module)._seed_generators}
+        variables = [(key, value) for key, value in own_variables(name, module).items() if id(value) not in seeds]
+        for number, (key, variable) in enumerate(variables):
+            weights.append(Weight(f"{name}.{number}" if numbered else key, tuple(variable.shape), leaf, kind, variable.value))
+    return weights
+
+
+def _assign_(given: Weight, taken: Weight) -> None:
+    """Copy the numbers of one weight into another of the same shape, in place.
+
+    Args:
+        given: of a file.
+        taken: of the network.
+    """
+    with torch.no_grad():
+        taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
+
+
+def put_keras_arrays_(body: KerasBody, arrays: Mapping[str, np.ndarray]) -> Account:
+    """Put arrays of a file into a network; see `matched_arrays`.
+
+    Args:
+        body: receives them.
+        arrays: by name, in the file's order.
+
+    Returns:
+        The account of the match.
+
+    Raises:
+        AmbiguousMatchError: if an array could go to more than one place; nothing has been changed.
+        NetworkError: if nothing matches.
+    """
+    target = _target_weights(body)
+    source, found, notes = matched_arrays(arrays, target, heads={head.layer for head in body.heads.values()})
+    for given, taken, _rule in found.pairs:
+        _assign_(source[given], target[taken])
+    return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
+
+
+def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
+    """Put the weights of a Keras file into a network of a similar architecture.
+
+    Args:
+        body: receives them.
+        path: `.weights.h5`, `.h5`, `.hdf5` or `.keras`.
+
+    Returns:
+        The account: matched and by which rule, reshaped, missing, unexpected.
+
+    Raises:
+        AmbiguousMatchError: if weights could go to more than one place; nothing has been changed.
+        NetworkError: if nothing matches, or the file cannot be read.
+    """
+    source = read_keras_weights(path)
+    addressed = is_addressed(path)
+    target = _target_weights(body, numbered=addressed)
+    found = match(source, target, head={head.layer for head in body.heads.values()}, by_address=addressed)
+    for given, taken, _rule in found.pairs:
+        _assign_(source[given], target[taken])
+    readable = {weight.name: named.name for weight, named in zip(target, _target_weights(body), strict=True)}
+    named = [Weight(readable[weight.name], weight.shape, weight.layer) for weight in target]
+    return _renamed(found.account, readable).joined(numbers_note(source, named, pairs=found.pairs))
+
+
+def _renamed(account: Account, readable: Mapping[str, str]) -> Account:
+    """Return an account that calls the network's weights by their names in place of their numbers."""
+    ours = {key: [readable.get(name, name) for name in names] for key, names in account.entries.items() if key != "unexpected"}
+    rules = {readable.get(name, name): rule for name, rule in account.rules.items()}
+    notes = tuple(" ".join([readable.get(note.split(" ")[0], note.split(" ")[0]), *note.split(" ")[1:]]) for note in account.notes)
+    return Account({**account.entries, **ours}, rules, notes)

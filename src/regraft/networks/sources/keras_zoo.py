@@ -12,7 +12,8 @@ import numpy as np
 
 from ...errors import NetworkError, near_names
 from ...files.text import printable
-from ..keras_models import KerasNetwork, open_keras
+from ..contract import Network
+from ..keras_models import open_keras
 from ..keras_parts.library import keras
 from ..parts.head import Head
 from .zoo import unreachable_weights
@@ -20,7 +21,7 @@ from .zoo import unreachable_weights
 __all__ = ["application", "open_application"]
 
 
-def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[KerasNetwork, dict[str, Any]]:
+def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[Network, dict[str, Any]]:
     """Open a network of keras.applications.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ...files.text import printable
 from ..account import Account
 from ..contract import Coding, Inputs, Network
 from ..edits import Cut, edit_from_dict
+from ..family import Family
 from ..folders import FACTS_FILE, UNKNOWN_FILE, check_files, read_facts, read_heads_, read_learned_, read_statistics
 from ..hub.opening import live_hub
 from ..hub.samples import suited_tokens
@@ -28,18 +29,18 @@ from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice
 from ..samples import named_sample, sample_of
 from ..torch_changes.changes import with_present_names
-from ..torch_modules import TorchNetwork, open_torch
+from ..torch_modules import open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
 from ..torch_parts.graft import present_name
 from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
-from .arrays import ARRAY_ENDINGS, read_weight_arrays, refuse_pickle
+from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
 from .combining import COMBINED, SideBySide, torch_side_by_side
 from .dense import open_dense
 from .named import made_again, open_named
 from .programs import open_program, open_torch_program
-from .torch_files import TORCH_ENDINGS, is_torch_file, put_arrays_, put_torch_file_, read_torch_weights
+from .torch_files import TORCH_ENDINGS, is_torch_file, read_torch_weights
 from .zoo import Opened, live_timm
 
 __all__ = ["Source", "open_source", "side_by_side"]
@@ -174,18 +175,18 @@ def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Netwo
 def _as_torch(network: Network, _name: str) -> Network:
     with _keras_needed():
         from ..layers.converting import as_torch
-    return as_torch(cast(Any, network))
+    return as_torch(network)
 
 
 def _as_keras(network: Network, name: str) -> Network:
     with _keras_needed():
         from ..layers.converting import as_application, as_keras
         from .keras_zoo import application
-    plain = network if network.family == "keras" else as_keras(cast(TorchNetwork, network))
+    plain = network if network.family == "keras" else as_keras(network)
     return as_application(network, plain, architecture=application(name, plain.input_shape, head=plain.head)) if name else plain
 
 
-Network.becomes.update(torch=_as_torch, keras=_as_keras)
+Family.becomes.update(torch=_as_torch, keras=_as_keras)
 
 
 def side_by_side(networks: Sequence[Network]) -> Network:
@@ -198,11 +199,11 @@ def side_by_side(networks: Sequence[Network]) -> Network:
     if families not in (["torch"], ["keras"]):
         raise NetworkError(f"Received networks of the families {families}; expected PyTorch or Keras alone. Convert some: net.to('torch').")
     if families == ["torch"]:
-        return torch_side_by_side(cast("Sequence[TorchNetwork]", networks))
+        return torch_side_by_side(networks)
     with _keras_needed():
         from ..keras_changes.graphs import beside
         from ..keras_models import open_keras
-    return open_keras(beside([network.copied()[0] for network in cast(Any, networks)]), take=True, origin={"source": COMBINED})
+    return open_keras(beside([network.body.copied_module() for network in networks]), take=True, origin={"source": COMBINED})
 
 
 def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
@@ -311,21 +312,7 @@ def _put_file_(network: Network, path: Path) -> Account:
     if not path.is_file():
         raise NetworkError(f"There is no weights file {str(path)!r}.")
     refuse_pickle(path)
-    arrays = path.suffix.lower() in ARRAY_ENDINGS
-    if isinstance(network, TorchNetwork):
-        if not arrays and not is_torch_file(path):
-            raise NetworkError(
-                f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join((*TORCH_ENDINGS, *ARRAY_ENDINGS))}."
-            )
-        return put_arrays_(network, read_weight_arrays(path)) if arrays else put_torch_file_(network, path)
-    if not arrays and path.suffix.lower() not in _KERAS_FILES:
-        raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join((*_KERAS_FILES, *ARRAY_ENDINGS))}.")
-    with _keras_needed():
-        from ..keras_models import KerasNetwork
-        from .keras_files import put_keras_arrays_, put_keras_weights_
-    if arrays:
-        return put_keras_arrays_(cast(KerasNetwork, network), read_weight_arrays(path))
-    return put_keras_weights_(cast(KerasNetwork, network), path)
+    return network.kind.put_file_(network.body, path)
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
@@ -428,7 +415,7 @@ def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str,
 
 def _edited(  # over the limit: what a folder says of a network, and what is given beside it
     folder: Path, facts: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits, architecture: Any = None, former: bool = False
-) -> TorchNetwork:
+) -> Network:
     """Return a network as its folder says that it was made: of its origin, and by its edits. Its weights mean nothing yet.
 
     Args:

@@ -20,7 +20,8 @@ from ..contract import Coding, Head, Inputs, Network
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
 from ..parts.head import told_binary
-from ..torch_modules import TorchNetwork
+from ..torch_modules import TORCH
+from ..torch_parts.body import inspected
 from ..torch_parts.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
 from ..torch_parts.heads import FoundHead
 from ..torch_parts.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
@@ -52,12 +53,13 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     model = read_onnx(path, remedy=remedy)
     coding = _with_codes_(model, facts, folder=folder, remedy=remedy)
     program = OnnxProgram(model.SerializeToString(), list(sample) if isinstance(sample, dict) else [])
-    network = TorchNetwork(program, sample, origin={"source": "program", "class": own})
+    program.own = own
+    network = Network(TORCH, inspected(program, sample), {"source": "program", "class": own}, Account())
     network.coding = coding
     heads = [head for head in facts["heads"] if not head.get("groups")]
     _check_outputs(network, heads, remedy=remedy)
     tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    network.found = {head["task"]: FoundHead(logits_name(index), head["activation"], "layer") for index, head in enumerate(heads)}
+    network.body.found = {head["task"]: FoundHead(logits_name(index), head["activation"], "layer") for index, head in enumerate(heads)}
     network.heads = {head["task"]: _head_of(head, tensors) for head in heads}
     network.account = Account(notes=(f"opened without its class {own}: it predicts; to adapt it further, give architecture=",))
     program.seconds = None
@@ -86,12 +88,12 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
         )
     with opening(path, "program"):
         program = TorchProgram(path)
-        network = TorchNetwork(program, program.sample, origin={"source": "program", "class": f"the file {path.name!r}"})
+        network = Network(TORCH, inspected(program, program.sample), {"source": "program", "class": program.own}, Account())
         with torch.no_grad():
             width = network.scores(network.sample)["main"].shape[1]
     kind = "classification" if width > 1 else "regression"
     activation = "softmax" if program.probabilities else "linear"
-    network.found = {"main": FoundHead(logits_name(0), activation, "layer")}
+    network.body.found = {"main": FoundHead(logits_name(0), activation, "layer")}
     network.heads = {"main": Head("main", None, kind, activation, "", np.zeros((width, 0), np.float32), np.zeros(width, np.float32))}
     notes = [f"a PyTorch program, {path.name}, that was trusted: it predicts and nothing else"]
     notes += ["it returns probabilities: their logarithms are taken for its logits"] if program.probabilities else []
@@ -142,7 +144,7 @@ def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: 
     return replace(coding, conditions=names)
 
 
-def _check_outputs(network: TorchNetwork, heads: Sequence[Mapping[str, Any]], *, remedy: str) -> None:
+def _check_outputs(network: Network, heads: Sequence[Mapping[str, Any]], *, remedy: str) -> None:
     """Raise unless a program gives the logits of these heads, and their features."""
     with torch.no_grad():
         found = cast(dict[str, Tensor], network.module(*_tensors(network.sample)))

@@ -19,7 +19,7 @@ from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
 from ..matching import Weight, match, numbers_note
-from ..torch_modules import TorchNetwork
+from ..torch_parts.body import TorchBody
 from .arrays import matched_arrays
 
 __all__ = ["TORCH_ENDINGS", "is_torch_file", "put_arrays_", "put_torch_file_", "put_weights_", "read_torch_weights"]
@@ -85,11 +85,11 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
     return _read(path)[0]
 
 
-def put_arrays_(network: TorchNetwork, arrays: Mapping[str, np.ndarray]) -> Account:
+def put_arrays_(body: TorchBody, arrays: Mapping[str, np.ndarray]) -> Account:
     """Put arrays of a file into a network; see `matched_arrays`.
 
     Args:
-        network: receives them.
+        body: receives them.
         arrays: by name, in the file's order.
 
     Returns:
@@ -99,19 +99,19 @@ def put_arrays_(network: TorchNetwork, arrays: Mapping[str, np.ndarray]) -> Acco
         AmbiguousMatchError: if an array could go to more than one place.
         NetworkError: if nothing matches.
     """
-    target = _weights_of(network.state())
-    source, found, notes = matched_arrays(arrays, target, heads=set(network.head_layers))
+    target = _weights_of(body.state())
+    source, found, notes = matched_arrays(arrays, target, heads=set(body.head_layers))
     with torch.no_grad():
         for given, taken, _rule in found.pairs:
             cast(Tensor, target[taken].value).copy_(torch.from_numpy(np.ascontiguousarray(source[given].value)))
     return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
 
 
-def put_torch_file_(network: TorchNetwork, path: Path) -> Account:
+def put_torch_file_(body: TorchBody, path: Path) -> Account:
     """Put the tensors of a file into a network, as `put_weights_` does.
 
     Args:
-        network: receives them.
+        body: receives them.
         path: the file.
 
     Returns:
@@ -123,7 +123,7 @@ def put_torch_file_(network: TorchNetwork, path: Path) -> Account:
         AmbiguousMatchError: if a tensor could go to more than one place.
     """
     tensors, taken, others = _read(path)
-    account = put_weights_(network, tensors)
+    account = put_weights_(body, tensors)
     if not others:
         return account
     told = f"{printable(path.name)} holds several sets of weights; taken: {taken!r}, left: {', '.join(map(repr, others))}. To take others, "
@@ -243,11 +243,11 @@ def _weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
     ]
 
 
-def put_weights_(network: TorchNetwork, tensors: Mapping[str, Tensor]) -> Account:
+def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
     """Put named tensors into a network of any similar architecture.
 
     Args:
-        network: receives them.
+        body: receives them.
         tensors: name -> tensor.
 
     Returns:
@@ -257,8 +257,8 @@ def put_weights_(network: TorchNetwork, tensors: Mapping[str, Tensor]) -> Accoun
         AmbiguousMatchError: if a tensor could go to more than one place.
         NetworkError: if nothing matches.
     """
-    source, target = _weights_of(tensors), _weights_of(network.state())
-    head = set(network.head_layers)
+    source, target = _weights_of(tensors), _weights_of(body.state())
+    head = set(body.head_layers)
     found = match(source, target, head=head)
     with torch.no_grad():
         for given, taken, _rule in found.pairs:

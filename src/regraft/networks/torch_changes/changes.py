@@ -1,6 +1,6 @@
 """Other networks out of a PyTorch network: with a head, a branch, a layer on top, other inputs, or cut short.
 
-Each function leaves the network as it is and works on a copy. What holds in every family is checked before, in `contract.Network`.
+Each function leaves the network as it is and works on a copy. What holds in every family is checked before, in `editing`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from torch.nn import Module
 
 from ...errors import NetworkError
 from ..account import Account
-from ..contract import Head
 from ..edits import Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from ..parts.head import Head
 from ..parts.taps import Tap
 from ..samples import sample_of
+from ..torch_parts.body import TorchBody
 from ..torch_parts.graft import find_graft, module_at, present_name, set_submodule_
 from ..torch_parts.heads import FoundHead
-from ..torch_parts.record import TorchRecord
 from ..torch_parts.rows import last_axis
 from ..torch_parts.summed import parted_rows
 from ..tracing import capture
@@ -33,11 +33,9 @@ from .wrappers import BranchedNetwork
 
 __all__ = ["changed_by", "with_present_names"]
 
-N = TypeVar("N", bound=TorchRecord)
 
-
-def changed_by(network: N, edit: Edit, *, head: Head | None, seed: int) -> N:  # one return for each kind
-    """Return a copy of a `network` with one more `edit`, which may be one of a `head`; `seed` is of what is drawn.
+def changed_by(body: TorchBody, edit: Edit, *, head: Head | None, seed: int) -> TorchBody:  # one return for each kind
+    """Return a copy of a `body` with one more `edit`, which may be one of a `head`; `seed` is of what is drawn.
 
     Raises:
         NetworkError: if the network cannot be changed so.
@@ -45,59 +43,59 @@ def changed_by(network: N, edit: Edit, *, head: Head | None, seed: int) -> N:  #
     # pylint: disable=duplicate-code  # one line for each kind of edit, in each family
     match edit:
         case Rows():
-            return _with_head(network, cast(Head, head))
+            return _with_head(body, cast(Head, head))
         case Stack():
-            return _with_stack(network, edit, head=cast(Head, head))
+            return _with_stack(body, edit, head=cast(Head, head))
         case Cut():
-            return _ended(network, edit.block)
+            return _ended(body, edit.block)
         case Taps():
-            return _tapped(network, edit.points)
+            return _tapped(body, edit.points)
         case Channels():
-            return _with_channels(network, edit.count)
+            return _with_channels(body, edit.count)
         case Columns():
-            return _with_columns(network, edit.count)
+            return _with_columns(body, edit.count)
         case Codes():
-            return codes.coded(network, edit.coding, seed=seed)
+            return codes.coded(body, edit.coding, seed=seed)
         case InputLayer():
-            return adjusting.with_entrance(network)
+            return adjusting.with_entrance(body)
         case ScaleShift():
-            return adjusting.adjusted(network, edit)
+            return adjusting.adjusted(body, edit)
         case LowRank():
-            return low_ranks.low_rank(network, edit, seed=seed)
+            return low_ranks.low_rank(body, edit, seed=seed)
         case Biased():
-            return adjusting.biased(network, edit.layers)
+            return adjusting.biased(body, edit.layers)
     raise NetworkError(f"A PyTorch network cannot be changed by the edit {edit!r}.")
 
 
-def _with_head(network: N, head: Head) -> N:
+def _with_head(body: TorchBody, head: Head) -> TorchBody:
     """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch."""
-    twin = network.copy()
-    if not network.heads:
+    twin = body.copy()
+    if not body.heads:
         attached = surgery.attached(twin.module, head)
         twin.module = attached
-        return twin.reopened({head.task: FoundHead(attached.name_of("head"), "linear", "result")}, {head.task: head})
-    if head.task in network.heads:
-        layers = network.layers_of(head.task)
-        for layer, own in _parted(network, head).items():
+        return twin.anew({head.task: FoundHead(attached.name_of("head"), "linear", "result")}, {head.task: head})
+    if head.task in body.heads:
+        layers = body.layers_of(head.task)
+        for layer, own in _parted(body, head).items():
             twin.module = surgery.resized(twin.module, layer, head=own)
-        if network.heads[head.task].binary and not head.binary:
-            surgery.end_differently_(twin.module, network.sample, activation=head.activation)
-        if head.task == network.head.task:
+        if body.heads[head.task].binary and not head.binary:
+            surgery.end_differently_(twin.module, body.sample, activation=head.activation)
+        if head.task == body.head.task:
             surgery.note_class_count_(twin.module, len(head.in_layer().weight))
         for layer in layers:
             twin.recount_(layer)
         twin.heads[head.task] = replace(head, layer=layers[0])
         return twin
-    _refuse_sum(network, "another task")
-    chosen = not isinstance(network.module, BranchedNetwork) and _choice_commutes(network)
-    twin.module, layer = surgery.branched(twin.module, network.head, head=head, chosen=chosen)
-    return twin.reopened({**network.found, head.task: FoundHead(layer, "linear", "layer")}, {**network.heads, head.task: head})
+    _refuse_sum(body, "another task")
+    chosen = not isinstance(body.module, BranchedNetwork) and _choice_commutes(body)
+    twin.module, layer = surgery.branched(twin.module, body.head, head=head, chosen=chosen)
+    return twin.anew({**body.found, head.task: FoundHead(layer, "linear", "layer")}, {**body.heads, head.task: head})
 
 
-def _parted(network: TorchRecord, head: Head) -> dict[str, Head]:
+def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
     """Return by layer what each layer of a head gets of its rows."""
-    found, whole = network.found[head.task], head.in_layer()
-    layers = [module_at(network.module, name) for name in found.layers]
+    found, whole = body.found[head.task], head.in_layer()
+    layers = [module_at(body.module, name) for name in found.layers]
     if len(layers) == 1:
         return {found.layer: head}
     shares = [share for _, share in found.shares]
@@ -105,9 +103,9 @@ def _parted(network: TorchRecord, head: Head) -> dict[str, Head]:
     return {name: replace(whole, weight=weight, bias=bias) for name, (weight, bias) in zip(found.layers, parts, strict=True)}
 
 
-def _refuse_sum(network: TorchRecord, what: str) -> None:
+def _refuse_sum(body: TorchBody, what: str) -> None:
     """Raise where the head is made of several layers that read different features, and `what` is to read the same as one of them."""
-    layers = network.layers_of(network.head.task)
+    layers = body.layers_of(body.head.task)
     if len(layers) > 1:
         raise NetworkError(
             f"The logits of this network are the sum of {len(layers)} layers that read different features, {', '.join(map(repr, layers))}; "
@@ -115,71 +113,71 @@ def _refuse_sum(network: TorchRecord, what: str) -> None:
         )
 
 
-def _choice_commutes(network: TorchRecord) -> bool:
+def _choice_commutes(body: TorchBody) -> bool:
     """Tell whether what follows the head (the choice of one token) may as well come before it."""
-    head = module_at(network.module, network.head.layer)
-    network.mode_(False)
+    head = module_at(body.module, body.head.layer)
+    body.mode_(False)
     with torch.no_grad():
         with capture(head) as seen:
-            scores = network.scores(network.sample)[network.head.task]
-        if seen["input"].ndim <= 2 or not last_axis(head) or network.found[network.head.task].reading != "result":
+            scores = body.scores(body.sample)[body.head.task]
+        if seen["input"].ndim <= 2 or not last_axis(head) or body.found[body.head.task].reading != "result":
             return False
-        swapped = network.scores_of_layer(network.head.layer, network.feature_batch(network.sample))
+        swapped = body.scores_of_layer(body.head.layer, body.feature_batch(body.sample))
         return bool(torch.allclose(swapped, scores[:, -swapped.shape[1] :], rtol=1e-4, atol=1e-5))
 
 
-def _with_stack(network: N, edit: Stack, *, head: Head) -> N:
-    twin = network.copy()
-    first = network.found[network.head.task]
-    tapped = "" if first.reading == "result" and len(network.found) == 1 else first.layer
+def _with_stack(body: TorchBody, edit: Stack, *, head: Head) -> TorchBody:
+    twin = body.copy()
+    first = body.found[body.head.task]
+    tapped = "" if first.reading == "result" and len(body.found) == 1 else first.layer
     stacked = surgery.stacked(twin.module, tapped, head=head, activation=edit.between, dropout=edit.dropout or 0.0)
     twin.module, own = stacked, replace(head, activation="linear")
-    return twin.reopened({head.task: FoundHead(stacked.name_of("head"), "linear", "result")}, {head.task: own})
+    return twin.anew({head.task: FoundHead(stacked.name_of("head"), "linear", "result")}, {head.task: own})
 
 
-def _ended(network: N, block: str) -> N:
-    twin, found = network.copy(), next(known for known in network.blocks if known.name == block)
-    names = [layer.name for layer in network.layers]
-    twin.module = surgery.ended(twin.module, found, layers=names, order=network.order(), sample=network.sample)
-    return twin.reopened({}, {})
+def _ended(body: TorchBody, block: str) -> TorchBody:
+    twin, found = body.copy(), next(known for known in body.blocks if known.name == block)
+    names = [layer.name for layer in body.layers]
+    twin.module = surgery.ended(twin.module, found, layers=names, order=body.order(), sample=body.sample)
+    return twin.anew({}, {})
 
 
-def _tapped(network: N, taps: Sequence[Tap]) -> N:
-    twin, names = network.copy(), [layer.name for layer in network.layers]
-    twin.module = surgery.tapped(twin.module, taps, blocks=network.blocks, layers=names, order=network.order(), sample=network.sample)
+def _tapped(body: TorchBody, taps: Sequence[Tap]) -> TorchBody:
+    twin, names = body.copy(), [layer.name for layer in body.layers]
+    twin.module = surgery.tapped(twin.module, taps, blocks=body.blocks, layers=names, order=body.order(), sample=body.sample)
     if find_graft(twin.module, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
         twin.coding = None
-    return twin.reopened({}, {})
+    return twin.anew({}, {})
 
 
-def _with_channels(network: N, count: int) -> N:
+def _with_channels(body: TorchBody, count: int) -> TorchBody:
     """Return a copy whose first convolution reads `count` channels.
 
     Raises:
         NetworkError: if the network does not begin with a convolution over channels.
     """
-    if isinstance(network.sample, dict) or network.sample.ndim < 3:
-        raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {network.input_shape}.")
-    modules, old = network.modules(), network.sample.shape[1]
-    name = first_convolution(modules, network.order(), channels=old)
-    twin = network.copy()
+    if isinstance(body.sample, dict) or body.sample.ndim < 3:
+        raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {body.input_shape}.")
+    modules, old = body.modules(), body.sample.shape[1]
+    name = first_convolution(modules, body.order(), channels=old)
+    twin = body.copy()
     set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
     note_channel_count_(twin.module, name, old=old, new=count)
-    twin.take_sample_(sample_of((count, *network.sample.shape[2:])).to(network.sample.device))
+    twin.take_sample_(sample_of((count, *body.sample.shape[2:])).to(body.sample.device))
     note = f"'{name}' reads {count} channels: {channel_rule(old, count)}"
-    twin.account = network.account.joined(Account({"reshaped": [f"{name}.weight"]}, notes=(note,)))
-    return twin.reopened(network.found, network.heads)
+    twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(note,))
+    return twin.anew(body.found, body.heads)
 
 
-def _with_columns(network: N, count: int) -> N:
-    _refuse_sum(network, "columns")
-    head, twin = network.head, network.copy()
+def _with_columns(body: TorchBody, count: int) -> TorchBody:
+    _refuse_sum(body, "columns")
+    head, twin = body.head, body.copy()
     wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
     twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)
-    own = network.sample if isinstance(network.sample, dict) else {"inputs": network.sample}
+    own = body.sample if isinstance(body.sample, dict) else {"inputs": body.sample}
     columns = sample_of((count,), batch=len(next(iter(own.values()))))
     twin.take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
-    return twin.reopened(network.found, {head.task: wide})
+    return twin.anew(body.found, {head.task: wide})
 
 
 def with_present_names(edit: Edit, module: Module) -> Edit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,22 +14,20 @@ from torch.nn import Module
 from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
 from ..edits import LowRank
+from ..torch_parts.body import TorchBody
 from ..torch_parts.graft import set_submodule_
-from ..torch_parts.record import TorchRecord
 from ..torch_parts.sites import is_plain, shared_weights
 
 __all__ = ["low_rank", "settled"]
-
-N = TypeVar("N", bound=TorchRecord)
 _ADAPTER = "default"
 
 
-def _changed(network: TorchRecord) -> dict[str, Module]:
-    return {name: module for name, module in network.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
+def _changed(body: TorchBody) -> dict[str, Module]:
+    return {name: module for name, module in body.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
 
 
-def low_rank(network: N, edit: LowRank, *, seed: int) -> N:
-    """Return a copy of a `network` with W + (alpha / rank) B A in place of W in the layers of an `edit`; A is drawn from a `seed`.
+def low_rank(body: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
+    """Return a copy of a `body` with W + (alpha / rank) B A in place of W in the layers of an `edit`; A is drawn from a `seed`.
 
     A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new parts "NAME.lora_A.default"
     and "NAME.lora_B.default".
@@ -39,24 +37,22 @@ def low_rank(network: N, edit: LowRank, *, seed: int) -> N:
         MissingExtraError: if `peft` is not installed.
     """
     layers = edit.layers
-    _check(network, layers)
+    _check(body, layers)
     peft: Any = optional_import("peft", "lora", purpose="low_rank (strategy 'lora')")
     names = "|".join(re.escape(name) for name in layers)
     settings = peft.LoraConfig(r=edit.rank, lora_alpha=edit.alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
-    twin = network.copy()
+    twin = body.copy()
     mode = twin.module.training
     with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that a turned weight was told by itself
         peft.inject_adapter_in_model(settings, twin.module, adapter_name=_ADAPTER)
     missed = sorted(set(layers) - _changed(twin).keys())
     if missed:
-        raise NetworkError(
-            f"The installed peft changes no {type(network.modules()[missed[0]]).__name__} such as {missed[0]!r}. Leave it out."
-        )
+        raise NetworkError(f"The installed peft changes no {type(body.modules()[missed[0]]).__name__} such as {missed[0]!r}. Leave it out.")
     for module in _inside_fused(twin.module):
         module.register_forward_hook(_not_fused)
     twin.module.train(mode)
-    return twin.reopened(twin.found, twin.heads)
+    return twin.anew(twin.found, twin.heads)
 
 
 def _inside_fused(module: Module) -> list[Module]:
@@ -69,9 +65,9 @@ def _not_fused(*_call: Any) -> None:
     """Change nothing: that a hook is there keeps PyTorch from the fused step, which would leave the low-rank matrices out."""
 
 
-def _check(network: TorchRecord, layers: Collection[str]) -> None:
+def _check(body: TorchBody, layers: Collection[str]) -> None:
     """Raise unless each of the layers can be changed by low-rank matrices."""
-    modules, known = network.modules(), _reasons(network)
+    modules, known = body.modules(), _reasons(body)
     fits = [name for name, reason in known.items() if reason is None]
     unknown = [name for name in layers if name not in modules]
     if unknown:
@@ -81,10 +77,10 @@ def _check(network: TorchRecord, layers: Collection[str]) -> None:
         raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
 
 
-def _reasons(network: TorchRecord) -> dict[str, str | None]:
+def _reasons(body: TorchBody) -> dict[str, str | None]:
     """Return for each module why its weight cannot be changed by low-rank matrices; None where it can."""
-    modules, called = network.modules(), set(network.order())
-    shared, heads = shared_weights(modules), set(network.head_layers)
+    modules, called = body.modules(), set(body.order())
+    shared, heads = shared_weights(modules), set(body.head_layers)
     found: dict[str, str | None] = {}
     for name, module in modules.items():
         if name in heads:
@@ -109,9 +105,9 @@ def _unlike(module: Module) -> str | None:
     return f"a {type(module).__name__} with {', '.join(other)}" if other else None
 
 
-def settled(network: N) -> tuple[N, tuple[str, ...]]:
-    """Return a copy of a `network` with the low-rank changes added to the weights, its layers called as before; none got a bias."""
-    twin = network.copy()
+def settled(body: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
+    """Return a copy of a `body` with the low-rank changes added to the weights, its layers called as before; none got a bias."""
+    twin = body.copy()
     for name, module in _changed(twin).items():
         around: Any = module
         base = cast(Module, around.base_layer)
@@ -123,4 +119,4 @@ def settled(network: N) -> tuple[N, tuple[str, ...]]:
         set_submodule_(twin.module, name, module=base)
     if "peft_config" in twin.module.__dict__:
         del twin.module.__dict__["peft_config"]
-    return twin.reopened(twin.found, twin.heads), ()
+    return twin.anew(twin.found, twin.heads), ()

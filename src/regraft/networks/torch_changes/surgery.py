@@ -14,7 +14,9 @@ from torch.nn import Identity, Linear, Module, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..contract import Block, Head, Inputs
+from ..parts.head import Head
+from ..parts.layers import Block
+from ..parts.protocols import Inputs
 from ..parts.structure import below, prefixes
 from ..parts.taps import INPUT, Tap, nothing_left, slices_of
 from ..samples import three_items

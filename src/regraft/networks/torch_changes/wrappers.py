@@ -13,8 +13,8 @@ from torch.nn import Linear, Module, ModuleDict
 from torch.utils._pytree import tree_map_only
 
 from ...errors import NetworkError
-from ..contract import Inputs
 from ..parts.head import ACTIVATIONS
+from ..parts.protocols import Inputs
 from ..parts.structure import below
 from ..parts.taps import TapSlice
 from ..torch_parts.graft import Graft, grafts, module_at

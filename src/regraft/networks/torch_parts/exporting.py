@@ -17,12 +17,12 @@ from torch.nn import Module
 from ...errors import NetworkError
 from ...files.onnx_form import check_onnx_
 from ...files.writing import write_bytes
-from ..contract import Inputs
 from ..parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
+from ..parts.protocols import Inputs
 from ..tracing import capture
+from .body import TorchBody
 from .graft import for_exporter_, module_at
 from .programs import FEATURES, OnnxProgram, input_name, logits_name
-from .record import TorchRecord
 
 __all__ = [
     "GRAPH",
@@ -62,11 +62,11 @@ class LogitsAndFeatures(WholeNetwork):
         return *(scores[task].float() for task in own), features.float()
 
 
-def exported_onnx(network: TorchRecord) -> tuple[bytes, dict[str, str]]:
+def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
     """Return a network in ONNX form, its batch axis free, once it has given PyTorch's results for two sizes of a batch.
 
     Args:
-        network: on the CPU, in inference mode; a private copy.
+        body: on the CPU, in inference mode; a private copy.
 
     Returns:
         The content of the file, and what opening it needs to know: the name of the table of codes, where there is one.
@@ -76,39 +76,38 @@ def exported_onnx(network: TorchRecord) -> tuple[bytes, dict[str, str]]:
         NetworkError: if its weights are too many, or the results are others.
         Exception: whatever the exporter raises: not every forward can be exported.
     """
-    check_size(network.state(), purpose="A file that opens without the class")
-    whole = LogitsAndFeatures(network).eval()
-    model = _translated(whole, sample_tensors(network.sample))
-    told = _codes_of(whole, network, model=model)
+    check_size(body.state(), purpose="A file that opens without the class")
+    whole = LogitsAndFeatures(body).eval()
+    model = _translated(whole, sample_tensors(body.sample))
+    told = _codes_of(whole, body, model=model)
     check_onnx_(model, what="the ONNX form")
     content: bytes = model.SerializeToString()
-    program = OnnxProgram(content, input_names(network.sample))
-    prove(whole, program, batches=batches_of(network), outputs=program.outputs, state=network.state())
+    program = OnnxProgram(content, input_names(body.sample))
+    prove(whole, program, batches=batches_of(body), outputs=program.outputs, state=body.state())
     return content, told
 
 
-def write_program(network: TorchRecord, folder: Path) -> dict[str, str]:
+def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
     """Write a network in ONNX form beside its weights, so that it predicts where its class is not; where that fails, say so.
 
     Args:
-        network: of a class of the user's own.
+        body: of a class of the user's own.
         folder: with its weights.
+        own: the class's whole name.
 
     Returns:
         What opening the file needs to know, or, as "no_program", why there is none.
     """
-    twin = network.copy()
-    twin.module.cpu()
-    twin.mode_(False)
+    twin = body.copy()
+    twin.ready_for_export_()
     for_exporter_(twin.module)
     try:
         content, told = exported_onnx(twin)
     except Exception as problem:  # not every forward can be exported; the weights are saved all the same
-        own = str(network.origin.get("class", "")).rpartition(".")[2] or "MyNetwork"
         reason = why_not_exported(problem)
         warnings.warn(
             f"The network is saved, but opens only with its class: it was not written in ONNX form ({reason}). Open its folder with "
-            f"regraft.load(folder, architecture={own}).",
+            f"regraft.load(folder, architecture={own.rpartition('.')[2] or 'MyNetwork'}).",
             stacklevel=2,
         )
         return {"no_program": reason}
@@ -125,15 +124,15 @@ def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
     return onnx_model(whole, sample, inputs=inputs, outputs=outputs, axes=axes)
 
 
-def _codes_of(whole: LogitsAndFeatures, network: TorchRecord, *, model: Any) -> dict[str, str]:
+def _codes_of(whole: LogitsAndFeatures, body: TorchBody, *, model: Any) -> dict[str, str]:
     """Return under which name the model holds the table of codes: opening a folder puts there what its code files say.
 
     Raises:
         NetworkError: if the model does not hold the table as it is.
     """
-    if network.coding is None:
+    if body.coding is None:
         return {}
-    table = network.code_table()
+    table = body.code_table()
     name = next(name for name, parameter in whole.named_parameters() if parameter is table)
     held = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
     if held is None or tuple(held.dims) != tuple(table.shape):

@@ -62,6 +62,7 @@ class OnnxProgram(Module):
     Attributes:
         names: of the network's inputs, in order; empty for one tensor without a name.
         outputs: the names of its outputs.
+        own: the class that it was exported from, for messages.
 
     Raises:
         NetworkError: if its inputs are not those expected.
@@ -70,7 +71,7 @@ class OnnxProgram(Module):
     def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
         super().__init__()
         self.__dict__["session"] = session = session_of(content, threads=torch.get_num_threads())
-        self.names = tuple(names)
+        self.names, self.own = tuple(names), "your class"
         self.types = {one.name: one.type for one in session.get_inputs()}
         self.outputs = tuple(one.name for one in session.get_outputs())
         self.seconds: float | None = _LONGEST_TRIAL
@@ -116,6 +117,7 @@ class TorchProgram(Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         program = torch.export.load(path)
+        self.own = f"the file {path.name!r}"
         self.__dict__["program"] = program.module()
         self.outputs = (logits_name(0),)
         given: Any = program.example_inputs or ((), {})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
-from ..contract import Inputs
+from ..parts.protocols import Inputs
 from ..parts.taps import GRID, STD_FLOOR, Tap, pools_at
 from ..tracing import as_tensor
 from .graft import module_at

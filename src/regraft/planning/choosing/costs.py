@@ -107,7 +107,8 @@ def _forward(setup: Setup, network: Network, *, rows: np.ndarray) -> tuple[float
     network.mode_(False)
     with ExitStack() as stack, torch.no_grad():
         for index, block in enumerate(network.blocks):
-            stack.callback(modules[block.layers[-1]].register_forward_hook(note(index)).remove)
+            if block.layers[-1] in modules:  # else its time is that of the next block that has one
+                stack.callback(modules[block.layers[-1]].register_forward_hook(note(index)).remove)
         network.scores(inputs)
         began = time.perf_counter()
         network.scores(inputs)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contract import Inputs, Network
-from .tracing import trace
+from ..contract import Inputs, Network
+from ..tracing import trace
 
 __all__ = ["known_positions", "known_tokens"]
 

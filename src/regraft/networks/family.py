@@ -1,0 +1,402 @@
+"""What a framework gives: a raw module as a `Body`, and the edits and files of its `Family`. Neither of them knows a `Network`.
+
+A family is a folder with these two: a `Body` that runs, freezes and lists its module, and a `Family`, which has no state of its own. What
+a family cannot do it leaves as it is here, where it is refused in words.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from ..errors import NetworkError
+from ..files.text import printable
+from ..randomness import seeded
+from .account import Account
+from .edits import Edit
+from .fingerprints.values import Structure
+from .parts.coding import Coding
+from .parts.head import Head, two_rows
+from .parts.layers import Block, Layer
+from .parts.points import Point
+from .parts.protocols import Inputs, Scores
+from .parts.structure import prefixes
+from .parts.taps import TapSlice
+from .predictions import grouped_scores
+from .tracing import capture
+
+__all__ = ["B", "Body", "Family"]
+
+
+@dataclass(eq=False)
+class Body(abc.ABC):
+    """A raw module with what one run of a sample told about it: all of a network that an edit changes.
+
+    Attributes:
+        module: the framework's own object.
+        sample: two made-up examples that it takes.
+        input_shape: that of one example; () where there are several inputs.
+        layers: in the order of execution.
+        blocks: the units in which depth is counted.
+        heads: by task, the first one first.
+        found: what the family knows of each head that has rows of its own, by task.
+        coding: how it takes the codes of conditions; None where it takes none.
+        account: what the edit that made it did to weights.
+        frozen: the names of layers and single parameters that are frozen.
+        training: whether the part that is not frozen is in training.
+        draws: whether two passes over the same examples differ, in inference too.
+        given: the names of the layers and single parameters that the owner of the module has frozen.
+        planned: those that are held in their place; None for the owner's.
+        untrained: layers that were built here and that nothing has trained yet, where the family notes them here.
+    """
+
+    module: Any
+    sample: Inputs
+    input_shape: tuple[int | None, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    heads: dict[str, Head] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
+    coding: Coding | None = None
+    account: Account = field(default_factory=Account)
+    frozen: frozenset[str] = frozenset()
+    training: bool = False
+    draws: bool = False
+    given: frozenset[str] = frozenset()
+    planned: frozenset[str] | None = None
+    untrained: frozenset[str] = frozenset()
+
+    @property
+    def head(self) -> Head:
+        """The first head.
+
+        Raises:
+            NetworkError: if there is none.
+        """
+        if not self.heads:
+            raise NetworkError("Received a network without a head; expected one. Give it a head with regraft.retarget.")
+        return next(iter(self.heads.values()))
+
+    @property
+    def head_layers(self) -> tuple[str, ...]:
+        """The names of the linear layers of all heads that have rows of their own."""
+        return tuple(layer for task, head in self.heads.items() if head.groups is None for layer in self.layers_of(task))
+
+    def layers_of(self, task: str) -> tuple[str, ...]:
+        """Return the names of the linear layers that make the logits of a `task`, `head.layer` first: several where they are added up."""
+        return tuple(self.found[task].layers) if task in self.found else (self.heads[task].layer,)
+
+    # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abc.abstractmethod
+    def modules(self) -> dict[str, Module]:
+        """Return every module by name, containers too; a part of a container is called "container.part"."""
+
+    @abc.abstractmethod
+    def own_scores(self, inputs: Inputs) -> Scores:
+        """Return the raw scores of the heads with rows of their own, a column a row of the layer, by task; "main" where there is none."""
+
+    def scores(self, inputs: Inputs) -> Scores:
+        """Return raw scores (N, C) of a batch of inputs by task, with gradients where they are on, in the present mode."""
+        return self.with_derived(self.own_scores(inputs))
+
+    def with_derived(self, scores: Scores) -> Scores:
+        """Return the scores of the heads with rows of their own, and beside them those of the derived heads, in the order of `heads`."""
+        for task, head in self.heads.items():
+            if head.binary and scores[task].shape[1] == 1:
+                scores = {**scores, task: torch.cat([torch.zeros_like(scores[task]), scores[task]], 1)}
+        derived = {task: grouped_scores(scores[self.head.task], head.groups) for task, head in self.heads.items() if head.groups}
+        return {task: (scores | derived)[task] for task in self.heads} if derived else scores
+
+    @abc.abstractmethod
+    def feature_batch(self, inputs: Inputs) -> Tensor:
+        """Return what the first head reads of a batch of inputs, (N, d); without a head, the pooled output."""
+
+    @abc.abstractmethod
+    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
+        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+
+    def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
+        """Return the family's own cut behind these layers (frozen part, trainable part); None where it is to be found by running."""
+        return None
+
+    def mode_(self, training: bool) -> None:
+        """Switch the part that is not frozen to training or to inference."""
+        self.training = training
+
+    def move_(self, device: torch.device) -> None:
+        """Move the weights to a device."""
+        self.module.to(device)
+
+    @property
+    def memory_order(self) -> torch.memory_format:
+        """The order in memory in which pictures are given to the network, where that is open."""
+        return torch.contiguous_format
+
+    def training_order(self, device: torch.device) -> torch.memory_format:
+        """Return the same where gradients are computed on `device`."""
+        return self.memory_order
+
+    @property
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        """Which features come from which tap, in order; empty where the features are not those of taps."""
+        return ()
+
+    def code_table(self) -> Parameter:
+        """Return the module's own table of codes, (1 + K, size); row 0 is the mean code.
+
+        Raises:
+            NetworkError: if it takes none.
+        """
+        raise NetworkError(f"{type(self.module).__name__} takes no codes; expected a network trained with strategy='codes'.")
+
+    def note_apart_(self) -> None:
+        """Take note of the heads that read other features than the first one, as one run of the sample shows."""
+        if len(self.found) < 2:
+            return
+        modules = self.modules()
+        self.mode_(False)
+        with ExitStack() as stack, torch.no_grad():
+            seen = {task: stack.enter_context(capture(modules[self.layers_of(task)[0]])) for task in self.found}
+            self.scores(self.sample)
+        first = seen[self.head.task]["input"]
+        apart = {task: one["input"].shape != first.shape or not torch.equal(one["input"], first) for task, one in seen.items()}
+        self.heads = {task: replaced(head, apart=apart.get(task, False)) for task, head in self.heads.items()}
+
+    # ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abc.abstractmethod
+    def copied_module(self) -> Any:
+        """Return an independent copy of the module: same weights, no shared storage."""
+
+    def copy(self) -> Self:
+        """Return an independent copy."""
+        twin = copy.copy(self)
+        twin.module, twin.heads, twin.account = self.copied_module(), dict(self.heads), Account()
+        return twin
+
+    @abc.abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return all parameters and buffers by name, sharing storage with the module."""
+
+    def former_name(self, name: str) -> str:
+        """Return what folders of format 1 call the parameter or buffer of this `name`."""
+        return name
+
+    @abc.abstractmethod
+    def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
+        """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
+
+    @abc.abstractmethod
+    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
+        """Return what changes whenever the computation of these layers changes, their weights left aside.
+
+        Args:
+            layers: their names.
+            ignored: places, as the structure's `leaves` name them, whose values do not count.
+        """
+
+    @abc.abstractmethod
+    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
+
+    @abc.abstractmethod
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+        """Put rows, weight (C, d) and bias (C,), into a linear `layer` of that size; return False where it has no place for them."""
+
+    def is_binary(self, layer: str) -> bool:
+        """Tell whether a `layer` is that of a binary head, which has one row for two classes."""
+        return any(head.binary and head.layer == layer for head in self.heads.values())
+
+    def rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of a linear layer's weight (C, d) and bias (C,); those of a binary head are as `Head` has them."""
+        weight, bias = self.layer_rows(layer)
+        return two_rows(weight, bias) if self.is_binary(layer) and len(weight) == 1 else (weight, bias)
+
+    def refresh_heads_(self) -> None:
+        """Take the heads' copies of their rows anew, after the weights have changed."""
+        for task, head in self.heads.items():
+            if head.groups is None:
+                weight, bias = self.rows(head.layer)
+                self.heads[task] = replaced(head, weight=weight, bias=bias)
+
+    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows as the framework initialises its linear layers; here as `torch.nn.Linear` does, uniform within 1 / sqrt(d).
+
+        Args:
+            count: number of rows.
+            features: d.
+            seed: equal seeds give equal rows.
+
+        Returns:
+            Weight (count, d) and bias (count,).
+        """
+        with seeded(seed):
+            layer = torch.nn.Linear(features, count)
+        return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
+
+    def redraw_(self, seed: int) -> None:
+        """Draw all weights anew, as the framework draws them after `seed`.
+
+        Raises:
+            NetworkError: if the family cannot draw weights.
+        """
+        raise NetworkError(f"{type(self.module).__name__} has no weights that are drawn from seed={seed}. Use another strategy.")
+
+    def reseed_(self, seed: int) -> None:  # noqa: B027  # nothing to do in most families
+        """Set the module's own random generators to `seed`; layers of PyTorch draw from those of the process, which training seeds."""
+
+    # ── freezing ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abc.abstractmethod
+    def freeze_(self, layers: Collection[str]) -> None:
+        """Freeze exactly these layers and those that are `held`: no gradients, BatchNorm statistics unmoved, dropout off, in every mode.
+
+        Args:
+            layers: names of layers, or of single parameters as in `state()`: the rest of their layer is then trained, its BatchNorm
+                statistics unmoved all the same.
+        """
+
+    def counted(self) -> tuple[str, ...]:
+        """Return the names of the layers as people count them in this family, inputs, pools and dropout included."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Layers, and single parameters, that no training changes: those that the owner has frozen, unless `hold_` says otherwise.
+
+        A layer without weights is never among them. A family that does not train holds all layers below its heads.
+        """
+        return self.given if self.planned is None else self.planned
+
+    def hold_(self, layers: Collection[str] | None) -> None:
+        """Hold exactly these layers or parameters in place of those that the owner has frozen; None: the owner's again."""
+        self.planned = None if layers is None else frozenset(layers)
+
+    def release_(self, layer: str) -> None:
+        """Hold a layer, with its parameters, no longer, whoever froze it: it is new."""
+        self.given = frozenset(name for name in self.given if layer not in prefixes(name))
+        if self.planned is not None:
+            self.planned = frozenset(name for name in self.planned if layer not in prefixes(name))
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The layers below the heads that were built here and that nothing has trained yet, in the order of execution."""
+        return tuple(layer.name for layer in self.layers if layer.name in self.untrained)
+
+    def fresh_(self, layers: Collection[str]) -> None:
+        """Take note that exactly these `layers` were never trained."""
+        self.untrained = frozenset(layers)
+
+    # ── other processes and exporters ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def reduced(self, part: Any) -> Any:
+        """Return how pickle makes a `part` of the module again in another process; NotImplemented for pickle's own way."""
+        return NotImplemented
+
+    def ready_for_export_(self) -> None:
+        """Make a private copy one on the CPU, in inference mode, that exporters can read.
+
+        Raises:
+            NetworkError: if the family has none.
+        """
+        raise NetworkError(f"{type(self.module).__name__} cannot be exported; expected a network of PyTorch or Keras.")
+
+    def name_for_export_(self) -> None:  # noqa: B027  # nothing to do in most families
+        """Let the modules of a private copy have the names that an exporter follows; once all that goes by its names is done."""
+
+
+B = TypeVar("B", bound=Body)
+
+
+class Family(Generic[B]):
+    """What a framework can do with a `Body` of its own; one object for each framework, without state.
+
+    `name` is what users call it, `layout` where the channels of a picture stand, "channels_first" or "channels_last", and `own_endings`
+    are the endings of the files that `export_own` writes, the framework's own first.
+    """
+
+    name: ClassVar[str]
+    layout: ClassVar[str] = "channels_first"
+    own_endings: ClassVar[tuple[str, ...]] = ()
+    becomes: ClassVar[dict[str, Callable[[Any, str], Any]]] = {}
+    """How a network becomes one of a family, by its name; the opening of networks, which knows all of them, fills it in."""
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise NetworkError(f"A network of the family {self.name!r} {what}")
+
+    def edit(self, body: B, edit: Edit, *, head: Head | None, seed: int) -> B:
+        """Return a changed copy of a `body`.
+
+        Args:
+            body: left as it is.
+            edit: of any kind but `Folded`; what holds in every family has been checked.
+            head: the class weights of an edit of a head.
+            seed: of what does not start at a fixed value.
+
+        Raises:
+            NetworkError: if it cannot be changed so.
+        """
+        self._refuse(f"cannot be changed by {edit!r}.")
+
+    def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
+        """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
+
+        Args:
+            body: left as it is.
+            edit: a `ScaleShift`, a `LowRank` or a `Codes` that it has.
+            code: (size,), which is to stand for that of every example, of a `Codes`.
+
+        Raises:
+            NetworkError: if the family does not know such an edit.
+        """
+        self._refuse(f"cannot undo {edit!r}.")
+
+    def points(self, body: B) -> tuple[Point, ...]:
+        """Return where a `body` can be shifted or scaled by channel, in the order of execution; never behind a head."""
+        return ()
+
+    def put_codes_(self, body: B, table: np.ndarray) -> None:
+        """Give a `body` that takes codes another `table` of them, (1 + K, size)."""
+        body.code_table().copy_(torch.from_numpy(table))
+
+    def write(self, body: B, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
+        """Write the weights of a `body` into `folder`, and return what opening them needs, as plain data.
+
+        Args:
+            body: to be saved.
+            folder: there already.
+            origin: what opening its source again needs.
+            edits: that were made since.
+
+        Raises:
+            NetworkError: if the family cannot.
+        """
+        self._refuse(f"cannot be saved in {printable(folder)!r}; save its weights yourself.")
+
+    def export_own(self, body: B, path: Path) -> Path:
+        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`.
+
+        Raises:
+            NetworkError: if the framework cannot write the `body` so.
+        """
+        self._refuse(f"has no file of its own; received {path.name!r}.")
+
+    def put_file_(self, body: B, path: Path) -> Account:
+        """Put the weights of a file into a `body` of a similar architecture; return the account of the match.
+
+        Raises:
+            NetworkError: if the family reads no such file, or nothing in it matches.
+        """
+        self._refuse(f"takes no weights of a file; received {printable(path.name)!r}.")

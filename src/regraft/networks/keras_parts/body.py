@@ -1,0 +1,377 @@
+"""A Keras model with what one run of a sample told about it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, cast
+
+import numpy as np
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from ...errors import NetworkError
+from ..account import Account, unused_outputs
+from ..family import Body
+from ..fingerprints.values import Structure
+from ..parts.head import Head, HeadChoice
+from ..parts.protocols import Inputs, Scores
+from ..parts.taps import TapSlice
+from ..tracing import Trace, as_tensor, capture, pooled, trace
+from .clone import cloned
+from .drawing import draw_, drawn, seeded
+from .freezing import frozen_names, held_names, inference, renamed, set_gradients_, still_modules
+from .heads import (
+    FoundHead,
+    channels_last,
+    chosen_head,
+    find_heads,
+    given_heads,
+    head_of,
+    linear_activation,
+    outputs_of,
+    parts_hook,
+    rows_of,
+    scores_from,
+)
+from .library import keras
+from .recurrent import as_operators_
+from .samples import called, shapes_of
+from .split import Split, split_graph
+from .structure import (
+    CODES,
+    blocks_of_model,
+    layer_structure,
+    layers_of,
+    named_module,
+    named_modules,
+    own_variables,
+    tap_slices,
+    variables_below,
+)
+
+__all__ = ["KerasBody", "Place", "TrainingForm", "inspected"]
+
+Place = tuple[Head, FoundHead | None, Any]
+"""A head, what is known of its layer, and the layer; a derived head has none."""
+
+
+@dataclass(frozen=True)
+class TrainingForm:
+    """What a network in its training form goes back to.
+
+    Attributes:
+        plain: a private copy of the network as it was; its weights are stale.
+        adjusting: name of a point -> name of the layer that scales and shifts there.
+    """
+
+    plain: KerasBody
+    adjusting: Mapping[str, str]
+
+
+@dataclass(eq=False)
+class KerasBody(Body):
+    """A Keras model with its heads.
+
+    Attributes:
+        given_trainable: the flag that each layer, and the model itself (""), came with.
+        form: what it settles to, in its training form.
+        hooks: what lets frozen layers run as in inference, and heads multiply their parts apart.
+        by_name: every layer by name, containers and the parts of wrappers too.
+    """
+
+    by_name: dict[str, Any] = field(default_factory=dict)
+    given_trainable: dict[str, bool] = field(default_factory=dict)
+    form: TrainingForm | None = None
+    hooks: list[Any] = field(default_factory=list)
+
+    def take_(self, module: Any, sample: Inputs) -> None:
+        """Become the body of another module; what is known of its layers and heads is still to be found."""
+        self.module, self.sample = module, sample
+        self.input_shape = () if isinstance(sample, dict) else tuple(shapes_of(module).get("inputs") or sample.shape[1:])
+        self.training = False
+        self.frozen = frozenset()
+        self.hooks = []
+        self.by_name = named_modules(module)
+        self.given_trainable = {name: layer._trainable for name, layer in self.named_with_root()}
+        self.given, self.planned = held_names(self.by_name, self.given_trainable), None
+        module.trainable = True
+
+    def named_with_root(self) -> list[tuple[str, Any]]:
+        """Return the model itself, called "", and every layer by name."""
+        return [("", self.module), *self.by_name.items()]
+
+    def sample_run(self) -> Any:
+        """Return what the model makes of the sample, in inference mode; the same each time, also where it draws at random."""
+        with seeded(0):
+            return called(self.module, self.sample, training=False)
+
+    def inspect_(self) -> Trace:
+        """Take over the layers and blocks that one run of the sample shows, and return its trace."""
+        seen = trace(self.by_name, self.sample_run)
+        self.layers = layers_of(self.by_name, seen.order)
+        self.blocks = blocks_of_model(self.module, self.by_name, layers=self.layers)
+        return seen
+
+    def modules(self) -> dict[str, Module]:
+        """Return every layer by name, containers and the parts of wrappers too."""
+        return dict(self.by_name)
+
+    def copied_module(self) -> Any:
+        """Return an independent copy of the model: same weights, no shared storage."""
+        return cloned(self.module)
+
+    def copy(self) -> Self:
+        """Return an independent copy."""
+        twin = super().copy()
+        twin.by_name, twin.hooks = named_modules(twin.module), []
+        twin.freeze_(self.frozen)
+        return twin
+
+    def redraw_(self, seed: int) -> None:
+        """Let the layers draw their weights anew with their own initialisers.
+
+        What a Normalization layer learnt about the raw data stays, and so does a fixed seed in an initialiser.
+
+        Raises:
+            NetworkError: if a layer of the user's own cannot be made again from its config.
+        """
+        with seeded(seed):
+            for layer in self.layers:
+                draw_(layer.name, self.by_name)
+        self.refresh_heads_()
+        self.reseed_(seed)
+
+    @contextmanager
+    def _watched(self, found: FoundHead) -> Iterator[dict[str, Tensor]]:
+        layer = self.by_name[found.layer]
+        with linear_activation(layer), capture(layer) as seen:
+            yield seen
+
+    @property
+    def first(self) -> FoundHead:
+        """What is known of the first head's layer."""
+        return cast(FoundHead, next(iter(self.found.values())))
+
+    def own_scores(self, inputs: Inputs) -> Scores:
+        """Return the raw scores of the heads with rows of their own, in the present mode."""
+        return self.scores_of_run(lambda: called(self.module, inputs, training=self.training))
+
+    def scores_of_run(self, run: Callable[[], Any]) -> Scores:
+        """Return the scores by task that a `run` makes in the heads with rows of their own."""
+        if not self.found:
+            return {"main": cast(Tensor, as_tensor(run()))}
+        with ExitStack() as stack:
+            seen = {task: stack.enter_context(self._watched(found)) for task, found in self.found.items() if not found.whole}
+            result = outputs_of(run())
+        return {
+            task: result[found.output] if found.whole else pooled(seen[task]["output"], channels_last(self.by_name[found.layer]))
+            for task, found in self.found.items()
+        }
+
+    def feature_batch(self, inputs: Inputs) -> Tensor:
+        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output."""
+        if not self.found:
+            return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
+        with self._watched(self.first) as seen:
+            called(self.module, inputs, training=self.training)
+        return pooled(seen["input"], channels_last(self.by_name[self.first.layer]))
+
+    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
+        """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        first = self.first.layer
+        return scores_from(self.by_name[layer], features if layer == first else pooled(features, channels_last(self.by_name[first])))
+
+    def freeze_(self, layers: Collection[str]) -> None:
+        """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.
+
+        A container stands for its layers.
+
+        Raises:
+            NetworkError: if a name is neither a layer, a container nor a variable.
+        """
+        names = [layer.name for layer in self.layers]
+        self.frozen = frozen_names(layers, names, modules=self.by_name, variables=self.variables()) | self.held
+        whole = set_gradients_(names, self.by_name, frozen=self.frozen)
+        self._hook_()
+        self.blocks = tuple(replace(block, frozen=whole.issuperset(block.layers)) for block in self.blocks)
+
+    def counted(self) -> tuple[str, ...]:
+        """Return the names of the layers in `model.layers`."""
+        names = {id(layer): name for name, layer in self.by_name.items()}
+        return tuple(names.get(id(layer), layer.name) for layer in self.module.layers)
+
+    def _hook_(self) -> None:
+        """Let frozen layers run as in inference, and heads with parts multiply these apart."""
+        for hook in self.hooks:
+            hook.remove()
+        parted = [(self.heads[task].parts, self.by_name[found.layer]) for task, found in self.found.items() if self.heads[task].parts]
+        self.hooks = [
+            module.register_forward_pre_hook(inference, with_kwargs=True)
+            for module in still_modules(self.by_name, self.frozen)
+            if module.weights or not self.draws  # else what draws in inference would not do so while it is trained
+        ]
+        self.hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
+
+    def variables(self) -> dict[str, Any]:
+        """Return every variable by its name in `state()`."""
+        return {key: variable for name, layer in self.named_with_root() for key, variable in own_variables(name, layer).items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all variables by name (seeds and moving statistics too), sharing storage with the network."""
+        return {name: variable.value.detach() for name, variable in self.variables().items()}
+
+    def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
+        """Return each layer's own trainable parameters: no moving statistics, no seeds."""
+        return {
+            layer.name: {name: variable.value for name, variable in variables_below(layer.name, self.by_name, trainable_only=True).items()}
+            for layer in self.layers
+        }
+
+    def reseed_(self, seed: int) -> None:
+        """Set the state of every seed generator: `seed` plus its index.
+
+        On its torch backend Keras uses it only in dropout layers made with `seed=`; the others draw from torch's own generator.
+        """
+        generators = [generator for _, layer in self.named_with_root() for generator in layer._seed_generators]
+        for index, generator in enumerate(generators):
+            generator.state.assign([(seed + index) % 2**31, 0])
+
+    @property
+    def tap_slices(self) -> tuple[TapSlice, ...]:
+        """Which features come from which tap; the graph tells it."""
+        return tap_slices(self.module, self.by_name[self.first.layer] if self.found else None)
+
+    def recount_(self, changed: Collection[str]) -> None:
+        """Take over the number of parameters of layers that have been changed in the module."""
+        sizes = {layer.name: layer.parameters for layer in self.layers}
+        for name in changed:
+            own = variables_below(name, self.by_name, trainable_only=True)
+            sizes[name] = sum(variable.value.numel() for variable in own.values())
+        self.layers = tuple(replace(layer, parameters=sizes[layer.name]) for layer in self.layers)
+        self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
+        self._freeze_again_(self.frozen)
+
+    def _freeze_again_(self, names: Collection[str]) -> None:
+        """Freeze those of these layers and variables that are there."""
+        here = self.by_name.keys() | self.variables().keys()
+        self.freeze_([name for name in names if name in here])
+
+    def anew(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
+        """Return a network like this one around another module.
+
+        Args:
+            module: built out of the layers of a copy.
+            old: those layers by the names that they have here.
+            heads: the heads that it has.
+            sample: a batch that it takes, where that is another one.
+        """
+        twin = copy.copy(self)
+        twin.account = Account()
+        twin.take_(module, self.sample if sample is None else sample)
+        names = {id(layer): name for name, layer in twin.by_name.items()}
+        now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
+        twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
+        twin.fresh_(renamed(self.untrained, now))
+        twin.given, twin.planned = renamed(self.given, now), None if self.planned is None else renamed(self.planned, now)
+        twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
+        twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
+        twin.inspect_()
+        twin._freeze_again_([now.get(name, name) for name in self.frozen if name in now or name not in self.by_name])
+        return twin
+
+    def copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
+        """Return a copy of the module, its layers by name, and the heads with their layers there."""
+        module = cloned(self.module)
+        layers = named_modules(module)
+        return module, layers, [(head, self.found.get(task), layers.get(head.layer)) for task, head in self.heads.items()]
+
+    def split(self, frozen_layers: Collection[str]) -> Split | None:
+        """Cut a functional or Sequential model at the border of its frozen layers.
+
+        Args:
+            frozen_layers: names of layers that depend on no layer outside them.
+
+        Returns:
+            Two functions that share the network's layers: from inputs to the live tensors (no gradients, inference), and from
+            these to raw scores in the present mode. None where the model is not made of such layers or carries masks.
+        """
+        return split_graph(self, frozen_layers, scores=lambda run: self.with_derived(self.scores_of_run(run)))
+
+    def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
+        """Return what the layers, and those around and in them, compute: configs, attributes and code, and the graph of the whole."""
+        return layer_structure(self.module, self.by_name, layers, beside=self.tap_slices, ignored=ignored)
+
+    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of a linear layer's weight (C, d) and bias (C,)."""
+        return rows_of(self.by_name[layer])
+
+    def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw rows with the initialisers of the present head; without one, with those of a Dense layer."""
+        like = self.by_name[self.first.layer] if self.found else keras.layers.Dense(1)
+        kernel, bias = (
+            drawn(one, shape, seed=seed) for one, shape in ((like.kernel_initializer, (features, count)), (like.bias_initializer, (count,)))
+        )
+        return np.ascontiguousarray(kernel.T), bias
+
+    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
+        """Put rows (C, d) and bias (C,) into a linear layer; False where it has no bias."""
+        target = self.by_name[layer]
+        if not target.use_bias:
+            return False
+        target.kernel.assign(np.asarray(weight, np.float32).T.reshape(target.kernel.shape))
+        target.bias.assign(np.asarray(bias, np.float32))
+        return True
+
+    def code_table(self) -> Parameter:
+        """Return the model's own table of codes, (1 + K, size).
+
+        Raises:
+            NetworkError: if it takes none.
+        """
+        if self.coding is None:
+            raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
+        return cast(Parameter, self.by_name[CODES].embeddings.value)
+
+    def reduced(self, part: Any) -> Any:
+        """Return how pickle makes a `part` again: the layers out of the model, which pickle makes as a whole."""
+        name = next((name for name, layer in self.by_name.items() if layer is part), None)
+        return NotImplemented if name is None else (named_module, (self.module, name))
+
+    def ready_for_export_(self) -> None:
+        """Make a private copy one in inference mode whose recurrent layers are single operators."""
+        self.mode_(False)
+        as_operators_(self.modules().values())
+
+
+def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Sequence[Mapping[str, Any]] | None = None) -> KerasBody:
+    """Return the body of a built model, which becomes its own, with the heads that are found.
+
+    Args:
+        module: the model.
+        sample: a batch that it takes.
+        head: the layer to take as head where several outputs have one, or those of several tasks.
+        heads: what a saved folder says of its heads; None to find one.
+
+    Raises:
+        NetworkError: if it has several heads and none is chosen, or `head` or `heads` are not there.
+    """
+    body = KerasBody(module, sample)
+    body.take_(module, sample)
+    seen = body.inspect_()
+    if heads is not None:
+        given = given_heads(heads, body.by_name, seen=seen, run=body.sample_run)
+        body.found = {task: found for task, (found, _) in given.items()}
+        body.heads = {task: known for task, (_, known) in given.items()}
+    else:
+        candidates = find_heads(body.by_name, body.layers, seen=seen, run=body.sample_run)
+        wanted = head if isinstance(head, Mapping) else {"main": head}
+        chosen = {task: chosen_head(candidates, layer) for task, layer in wanted.items()}
+        body.account = Account(notes=unused_outputs(head, [other for other in candidates if other not in wanted.values()]))
+        body.found = {task: found for task, found in chosen.items() if found}
+        body.heads = {task: head_of(one, body.by_name[one.layer], task=task) for task, one in body.found.items()}
+        body.note_apart_()
+    body.freeze_(())
+    return body
