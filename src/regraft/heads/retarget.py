@@ -148,7 +148,8 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
         else:
             entries["kept"].append(name)
             rules |= _rule(before, name)
-    entries["dropped"] = [name for row, name in enumerate(old.classes or ()) if row not in taken]
+    before_all = old.classes or [f"unnamed row {row}" for row in range(1, 1 + len(old.weight))]
+    entries["dropped"] = [name for row, name in enumerate(before_all) if row not in taken]
     rest = old if not old.binary or len(classes) == 2 else old.as_softmax()
     head = replace(rest, classes=tuple(classes), weight=weight, bias=bias, parts=(), thresholds=None)
     return head, Account(entries, rules, notes=_notes(old, entries))
