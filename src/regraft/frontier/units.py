@@ -14,6 +14,7 @@ from torch.nn import Module
 from torch.utils._pytree import tree_flatten
 
 from ..networks.contract import Inputs, Network
+from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
 
 __all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced"]
@@ -94,7 +95,7 @@ def other_weights(network: Network, layers: Collection[str], *, made: Callable[[
 def on_network(network: Network, inputs: Inputs) -> Inputs:
     """Return the `inputs` on the device on which the `network` runs."""
     device = next((tensor.device for tensor in network.state().values()), torch.device("cpu"))
-    return {name: tensor.to(device) for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
+    return on_device(inputs, device)
 
 
 def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -> list[str]:

@@ -30,7 +30,7 @@ from .parts.coding import Coding
 from .parts.head import Head, two_rows
 from .parts.layers import Block, Layer
 from .parts.points import Point
-from .parts.protocols import Inputs, Scores
+from .parts.protocols import Inputs, Scores, on_device
 from .parts.structure import prefixes
 from .parts.taps import TapSlice
 from .predictions import grouped_scores
@@ -136,8 +136,9 @@ class Body(abc.ABC):
         self.training = training
 
     def move_(self, device: torch.device) -> None:
-        """Move the weights to a device."""
+        """Move the weights to a device, and the sample that the module is run with."""
         self.module.to(device)
+        self.sample = on_device(self.sample, device)
 
     @property
     def memory_order(self) -> torch.memory_format:

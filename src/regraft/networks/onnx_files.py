@@ -159,7 +159,7 @@ def _put_preprocessing_(model: Any, network: Record) -> None:
 def _on_cpu(network: Record) -> Record:
     plain = network.copy()
     plain.mode_(False)
-    plain.module.cpu()
+    plain.move_(torch.device("cpu"))
     return plain
 
 

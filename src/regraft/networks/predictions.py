@@ -14,7 +14,7 @@ from ..errors import NetworkError, RegraftError, optional_import
 from ..files.formats import reason_of
 from ..tensors import Tensor, torch
 from .parts.head import Head
-from .parts.protocols import Inputs, Preprocessing
+from .parts.protocols import Inputs, Preprocessing, on_device
 
 __all__ = ["Predictions", "Run", "concatenated", "grouped_scores", "of_batch", "predictions", "result_head", "together"]
 
@@ -97,7 +97,9 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
         preprocessing = network.preprocessing
         windows = preprocessing.windows(preprocessing.dataset(items))
         batches = preprocessing.batches(windows, batch_size)
-        parts = [of_batch(partial(function, network), network, batch=batch).float().cpu().numpy() for batch in batches]
+        sample = next(iter(network.sample.values())) if isinstance(network.sample, dict) else network.sample  # it is where the network is
+        made_of = partial(of_batch, partial(function, network), network)
+        parts = [made_of(batch=on_device(batch, sample.device)).float().cpu().numpy() for batch in batches]
     made = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return made if windows is items else preprocessing.averaged(made, windows.items)
 

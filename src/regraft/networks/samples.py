@@ -16,7 +16,7 @@ from torch.nn import Module
 from ..errors import NetworkError, near_names
 from ..files.formats import reason_of
 from ..randomness import seeded
-from .parts.protocols import Inputs
+from .parts.protocols import Inputs, on_device
 from .parts.record import Record
 
 __all__ = [
@@ -51,11 +51,9 @@ def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) 
     Returns:
         The batch.
     """
-    if isinstance(inputs, dict):
-        return {name: tensor.to(device) for name, tensor in inputs.items()}
-    if order == torch.channels_last and is_pictures(inputs):
+    if order == torch.channels_last and is_pictures(inputs) and not isinstance(inputs, dict):
         return inputs.to(device, memory_format=order)
-    return inputs.to(device)
+    return on_device(inputs, device)
 
 
 def sample_facts(sample: Inputs) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .contract import Head, Inputs, Network, Point
 from .edits import Edit, LowRank
 from .family import Family
 from .parts.head import HeadChoice
+from .parts.protocols import on_device
 from .samples import check_sample, first_working_sample, sample_facts
 from .sources.arrays import ARRAY_ENDINGS, read_weight_arrays
 from .sources.torch_files import TORCH_ENDINGS, is_torch_file, put_arrays_, put_torch_file_
@@ -73,9 +74,9 @@ class TorchFamily(Family[TorchBody]):
 
     def export_own(self, body: TorchBody, path: Path) -> Path:
         """Write an exported program with a free batch axis; `torch.export.load` opens it without this class."""
-        module = copied(body.module)
+        module = copied(body.module).cpu()
         for_exporter_(module)
-        export_module(module, body.sample, path=path)
+        export_module(module, on_device(body.sample, "cpu"), path=path)
         return path
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:

@@ -9,12 +9,17 @@ import numpy as np
 
 from ...tensors import Tensor
 
-__all__ = ["Inputs", "Preprocessing", "Scores", "Unknowns"]
+__all__ = ["Inputs", "Preprocessing", "Scores", "Unknowns", "on_device"]
 
 Inputs = Tensor | dict[str, Tensor]
 """One batch as the network takes it: a tensor, or named tensors (text)."""
 Scores = dict[str, Tensor]
 """Raw scores by task name, each (N, C), before the activation."""
+
+
+def on_device(inputs: Inputs, device: Any) -> Inputs:
+    """Return a batch, `inputs`, on a `device` of PyTorch."""
+    return {name: tensor.to(device) for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
 
 
 class Preprocessing(Protocol):

@@ -341,7 +341,7 @@ class TorchBody(Body):
 
     def ready_for_export_(self) -> None:
         """Make a private copy one on the CPU, in inference mode."""
-        self.module.cpu()
+        self.move_(torch.device("cpu"))
         self.mode_(False)
 
     def name_for_export_(self) -> None:
