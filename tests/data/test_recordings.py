@@ -178,3 +178,19 @@ def test_windows_survive_saving_and_a_test_set(sounds: Path, tmp_path: Path) -> 
     pytest.importorskip("onnxruntime")
     whole = regraft.predict(result.network, paths, engine="onnxruntime").probabilities
     np.testing.assert_allclose(whole, result.network.predict(paths).probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_search_and_profile_read_windows_as_adapt_does(sounds: Path, family: str) -> None:
+    net = _torch(preprocessing=_own(0.5)) if family == "torch" else _keras(preprocessing={**_own(0.5), "layout": "channels_last"})
+    told = "windows over their whole length, 2 to 4 a recording"
+    found = regraft.profile(net, sounds, cache="memory")
+    assert found.items == 12 and any(told in note for note in found.notes)
+    study = regraft.search(net, sounds, space={"strategy": ["probe"]}, trials=1, sampler="grid", holdout=0.34, cache="memory")
+    assert any(told in reason for reason in study.best.reasons) and sum(study.result.scores["holdout"]["confusion"]["count"]) in (4, 5)
+
+
+def test_recordings_that_are_mostly_silence_are_pointed_out(sounds: Path) -> None:
+    told = "Warning: 12 of 12 recordings are shorter than a quarter of the 9 s"
+    assert any(told in note for note in regraft.check(sounds, _torch(preprocessing=_own(9.0))).facts["notes"])
+    assert not any("quarter" in note for note in regraft.check(sounds, _torch(preprocessing=_own(1.9))).facts["notes"])

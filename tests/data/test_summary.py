@@ -150,3 +150,13 @@ assert "torch" not in sys.modules and "keras" not in sys.modules
 def test_errors_are_those_of_reading(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="do not exist"):
         regraft.check(tmp_path / "nothing")
+
+
+def test_pictures_of_several_frames_are_pointed_out(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        frames = [image.new("L", (4, 4), level) for level in (10, 200)]
+        frames[0].save(tmp_path / name / "moving.gif", save_all=True, append_images=frames[1:])
+        frames[0].save(tmp_path / name / "still.gif")
+    assert "GIF (several frames, of which the first is read): 2" in str(regraft.read(tmp_path).summary())

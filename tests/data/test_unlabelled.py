@@ -188,3 +188,12 @@ def test_a_named_column_that_numbers_the_rows_is_pointed_out(tmp_path: Path) -> 
     data = regraft.read(tmp_path / "t.csv")
     assert np.shape(data.items) == (9, 2)
     assert any("the column 'id' numbers the rows" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "text", "array"])
+@pytest.mark.parametrize("items", [None, 3, 2.5, [3], [b"x"], [{"a": 1}], [], [None]], ids=str)
+def test_what_is_no_item_is_one_error(items: object, kind: str) -> None:
+    if kind in ("array", "text") and items in ([3], [b"x"], [{"a": 1}]):
+        return  # an array of one number; refused where its shape and type are checked
+    with pytest.raises(DataError, match=r"Items of the type|An item is of the type|are None|No items were received"):
+        as_dataset(items, kind)

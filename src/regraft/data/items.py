@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 DIGEST_BYTES = 16
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**22
 """Of an array that are looked at in one go."""
 MOST_DENSE = 2**33
 """Bytes that a sparse matrix may take as an array."""

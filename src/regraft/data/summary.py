@@ -123,7 +123,9 @@ def _has(heads: Sequence[Mapping[str, Any]], name: str) -> bool:
 def _picture_head(item: Any) -> dict[str, Any] | None:
     try:
         with picture_of(item) as picture:
-            return {"width": picture.width, "height": picture.height, "format": picture.format or "in memory", "mode": picture.mode}
+            frames = " (several frames, of which the first is read)" if getattr(picture, "is_animated", False) else ""
+            named = f"{picture.format or 'in memory'}{frames}"
+            return {"width": picture.width, "height": picture.height, "format": named, "mode": picture.mode}
     except InputError:
         return None
 

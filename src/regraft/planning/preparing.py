@@ -127,6 +127,11 @@ def notes_on_length(items: Prepared) -> list[str]:
     """Return sentences on long items: windows over recordings, with a sample rate that the network does not say; texts that are cut."""
     own, data = items.preprocessing, items.data
     notes = [] if data.recordings() is data else [f"{data.notes[-1][:1].upper()}{data.notes[-1][1:]}."]
+    if isinstance(own, AudioPreprocessing) and data.kind == "audio" and (short := own.short(data)):
+        notes.append(
+            f"Warning: {short} of {len(data)} recordings are shorter than a quarter of the {own.seconds or 0:.3g} s that the network takes "
+            "at once: most of what it reads of them is silence. Record longer, or give a network that takes any length."
+        )
     if isinstance(own, AudioPreprocessing) and own.inferred:
         notes.append(
             f"The network does not say how it reads sound; taken is {own.describe()}. If it learned from another, give preprocessing=."

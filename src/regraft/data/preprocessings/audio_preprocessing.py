@@ -29,6 +29,8 @@ LONGEST_SECONDS = 30.0
 MOST_WINDOWS = 64
 SLACK = 0.1
 """Share of an item by which a recording may be longer, and still be one item: its middle."""
+SHORT = 0.25
+"""Share of an item below which a recording is mostly the silence that it is filled up with."""
 MOST_BANDS = 128
 """Mel bands of a picture; more of them are narrower than the window can tell apart."""
 SHIFT = 0.1
@@ -208,6 +210,10 @@ class AudioPreprocessing(Preprocessing):
             names=tuple(f"{clip.name}, from {clip.start:.3g} s" for clip in clips),
             notes=(*data.notes, note + (most if wanted.max() > MOST_WINDOWS else "")),
         )
+
+    def short(self, data: Dataset) -> int:
+        """Return how many recordings are shorter than a quarter of an item, and so mostly silence."""
+        return int((self._lengths(data.items) < SHORT * (self.seconds or 0)).sum())
 
     def _lengths(self, items: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return the length of each recording in seconds, (N,), by the heads of files."""

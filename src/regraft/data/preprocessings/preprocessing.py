@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -409,10 +409,15 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
         return list(items.tolist()) if items.dtype.kind in "OUS" and not of_files else _pictures(items) if kind == "image" else items
     if type(items).__module__.split(".")[0] == "PIL":
         return [items]
+    if not isinstance(items, Iterable) and not are_examples(items):
+        raise DataError(f"Items of the type {type(items).__name__} were received; expected files, texts or arrays, one or a list of them.")
     values = list(unlabelled(items)) if are_examples(items) else list(items)
     absent = [at for at, value in enumerate(values) if value is None]
     if absent:
         raise DataError(f"Items {listed(absent)} of {len(values)} are None; expected files, texts or arrays. Leave them out.")
+    odd = next((value for value in values if of_files and isinstance(value, bytes | int | float | Mapping)), None)
+    if odd is not None:
+        raise DataError(f"An item is of the type {type(odd).__name__}; expected files or arrays ({kind}).")
     if of_files:
         return [Path(value) if isinstance(value, str) else value for value in values]
     if values and not isinstance(values[0], str):

@@ -275,7 +275,10 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     counting = [name for name, values in numbers.items() if _counts_rows(values)]
     if counting:
         note += f"; the column {counting[0]!r} numbers the rows: as an index it gives the labels of sorted rows away, remove it then"
-    return np.column_stack([values.astype(np.float32) for values in numbers.values()]), "array", note, list(numbers)
+    items = np.empty((len(table), len(numbers)), np.float32)
+    for at, values in enumerate(numbers.values()):
+        items[:, at] = values
+    return items, "array", note, list(numbers)
 
 
 def _inputs(table: _Table, options: ReadOptions) -> tuple[Parts, str, str, list[str]]:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from ...data import Dataset, Prepared
+from ...data.items import mean_of_windows
 from ...errors import DataError, SettingError
 from ...frontier import Counter, check_engine
 from ...networks.contract import Network
 from ...training import Settings
-from ..preparing import preprocessing_for
+from ..preparing import preprocessing_for, windowed
 from ..setup import Clock
 from ..tapped import Tapped, tapped_features
 from .judging import METRICS, Case, Held, judged, nested_choice
@@ -62,8 +63,10 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
     clock, counter = Clock(), Counter()
     _check_targets(data)
     with clock.during("read"):
-        items = Prepared(data, preprocessing_for(net, data))
+        read = windowed(net, data)
+        items = Prepared(read, preprocessing_for(net, read))
     tapped = tapped_features(net, items, settings=settings, device=device, counter=counter, clock=clock)
+    tapped = tapped if read is data else _of_recordings(tapped, read)
     start = time.perf_counter()
     rows, notes = _judged_rows(data, seed)
     case, groups, warnings = _case_of(data, rows)
@@ -74,10 +77,20 @@ def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: 
         profile,
         groups=groups,
         warnings=(*warnings, *profile.warnings),
-        notes=(*notes, *tapped.notes, *data.notes),
+        notes=(*notes, *tapped.notes, *read.notes),
         seconds={name: round(spent, 3) for name, spent in seconds.items()},
         passed=counter.items,
     )
+
+
+def _of_recordings(tapped: Tapped, windows: Dataset) -> Tapped:
+    """Return features of windows over recordings as those of the recordings, averaged, which averages the scores of a linear probe, too."""
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(mean_of_windows(values.numpy(), windows.items))
+
+    head = tapped.head_features
+    return replace(tapped, features=mean(tapped.features), head_features=None if head is None else mean(head))
 
 
 def usable_device(name: str | None) -> torch.device:
