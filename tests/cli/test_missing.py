@@ -44,4 +44,5 @@ def test_all_that_is_missing_is_told_before_torch_is_imported(name: str, tmp_pat
     told = " ".join(done.stderr.split())
     assert done.returncode == 2 and told.endswith("False"), done.stderr
     assert "There is no file or folder 'nets/mine'." in told and ("The data do not exist: photos." in told) == (count == 2), done.stderr
+    assert told.count("There is no file or folder") == sum("nets/mine" in word or word == "NETWORK" for word in words)
     assert not list(tmp_path.iterdir())

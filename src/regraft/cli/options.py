@@ -139,7 +139,7 @@ _ENGINE = "What computes frozen parts, or the network that predicts, on a CPU: a
 Engine = Annotated[str | None, _done("--engine", metavar="NAME", help=_ENGINE)]
 _CLUSTER = "Compute that on a cluster of Ray: ray://HOST:PORT, or auto for the one that this machine is a part of."
 Cluster = Annotated[str | None, _done("--cluster", metavar="ADDRESS", help=_CLUSTER)]
-_BASELINES = "Also train the same architecture from scratch, as a yardstick."
+_BASELINES = "Also train the same architecture from scratch, as a baseline."
 Baselines = Annotated[bool, _done("--baselines", help=_BASELINES)]
 NoResume = Annotated[bool, _done("--no-resume", help="Begin anew, and replace what the folder holds.")]
 _SET = "Any other setting, such as optimizer=sgd; repeatable."

@@ -65,17 +65,18 @@ def class_names(path: Path | None) -> list[str] | None:
     return names
 
 
-def check_there(network: str | Path | None, *data: str | Path | None) -> None:
+def check_there(network: str | Path | Sequence[str] | None, *data: str | Path | None) -> None:
     """Raise where a network or data are not there: told before torch is imported, and all at once.
 
     Args:
-        network: a file, folder or name; None where none is needed.
+        network: a file, folder or name, or several; None where none is needed.
         data: files and folders; None where nothing was given.
 
     Raises:
         InputError: naming everything that is missing.
     """
-    wrong = ["" if network is None else missing_network(str(network)), *(missing_data(source) for source in data if source is not None)]
+    networks = [] if network is None else [network] if isinstance(network, str | Path) else network
+    wrong = [*(missing_network(str(one)) for one in networks), *(missing_data(source) for source in data if source is not None)]
     if any(wrong):
         raise InputError("\n".join(filter(None, wrong)))
 

@@ -44,8 +44,7 @@ def _combine(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Make one network of several that tell one class each from everything else: their scores side by side."""
     named = named_pairs(networks, option="CLASS=NETWORK", form="a class and its network, such as cat=cat/")
-    for source in named.values():
-        check_there(source, data)
+    check_there(list(named.values()), data)
 
     from ...heads import combine
 
