@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +72,26 @@ def test_values_and_counter(tmp_path: Path) -> None:
     assert not cache.missing
     filling.fill()
     assert filling.counter.items == N  # nothing is computed again
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names of open files are looked up there")
+def test_the_disk_is_waited_for_once_a_file_and_what_it_refuses_then_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, flushed = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")) or plain(handle))
+    Filling(tmp_path / "one", CHUNK).fill()
+    few = len(flushed)
+    Filling(tmp_path / "many").fill()
+    assert len(flushed) == 2 * few and few < 12
+
+    def full(handle: int) -> None:
+        if "live0" in os.readlink(f"/proc/self/fd/{handle}") and filling.counter.items == N:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(handle)
+
+    filling = Filling(tmp_path / "full")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CacheError, match="cannot be written: No space left on device"):
+        filling.fill()
 
 
 def test_memory_and_float16(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import DataError, MissingExtraError, RegraftError, SettingError
-from regraft.frontier import Cut, FrozenPass, cacheable_layers, find_cut
+from regraft.frontier import Cut, FrozenPass, cacheable_layers, find_cut, whole_pass
 from regraft.networks.contract import Network
 from regraft.scale import check_cluster, on_cluster, packed, unpacked
 
@@ -113,6 +113,14 @@ def test_a_pass_is_the_same_after_it_was_sent(family: str) -> None:
 def test_what_cannot_be_sent_is_said() -> None:
     with pytest.raises(SettingError, match=r"cannot be sent to other processes .* Leave cluster= out"):
         packed((item for item in ()), lambda _part: NotImplemented)
+
+
+def test_an_engine_beside_a_cluster_is_said_to_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regraft.frontier.whole.check_engine", lambda *_given: None)
+    assert whole_pass("onnxruntime", "auto").notes == ["The cluster ran PyTorch: engine='onnxruntime' is for one machine."]
+    assert not [
+        note for engine, own in (("auto", "auto"), ("eager", "auto"), ("onnxruntime", None)) for note in whole_pass(engine, own).notes
+    ]
 
 
 def test_a_cluster_that_is_not_there_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

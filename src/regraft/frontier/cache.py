@@ -158,22 +158,31 @@ class ActivationCache:
                 raise self._unwritten(problem) from problem
 
     def finish(self, rows: range) -> None:
-        """Flush a chunk, the range `rows`, then mark it as done.
+        """Mark a chunk, the range `rows`, as done: who opens the cache takes it if the checksum holds, whatever a crash kept from the disk.
 
         Raises:
             CacheError: if it cannot be written.
         """
         chunk = rows.start // CHUNK
-        try:
-            for column in self.columns:
-                if column.handle is not None:
-                    os.fsync(column.handle)
-            self.done[chunk] = self._checksum(chunk)
-            if self.marks is not None and self.marks.handle is not None:
+        self.done[chunk] = self._checksum(chunk)
+        if self.marks is not None and self.marks.handle is not None:
+            try:
                 self.marks.put(chunk, self.done[chunk : chunk + 1])
-                os.fsync(self.marks.handle)
-        except OSError as problem:
-            raise self._unwritten(problem) from problem
+            except OSError as problem:
+                raise self._unwritten(problem) from problem
+
+    def flush(self) -> None:
+        """Wait until everything is on the disk: some report only then that they have no room.
+
+        Raises:
+            CacheError: if it cannot be written.
+        """
+        for column in [*self.columns, *([self.marks] if self.marks else [])]:
+            if column.handle is not None:
+                try:
+                    os.fsync(column.handle)
+                except OSError as problem:
+                    raise self._unwritten(problem) from problem
 
     def _unwritten(self, problem: OSError) -> CacheError:
         return CacheError(

@@ -276,6 +276,7 @@ class FrozenPass:
                     self.counter.engines.saved += len(values[0]) * begun.engine.faster
                     advance(len(values[0]))
                 cache.finish(rows)
+        cache.flush()
 
     def _computed(self, chunks: Sequence[Chunk], items: Prepared, *, begun: _Begun) -> Iterator[Iterable[Sequence[Tensor]]]:
         """Yield the results of the batches of each chunk, computed by a cluster where one is asked for."""

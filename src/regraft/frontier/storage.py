@@ -1,9 +1,9 @@
 """Feature caches on the disk: how they lie there, and what counts as one.
 
 A cache is a folder named by the digest of its facts: `manifest.json` (what it is a cache of), `live0.npy`, … (the rows), `done.npy` (a
-checksum for each finished chunk) and, while it is filled, a lock. A chunk counts as finished only after its values have been flushed,
-so a process that is killed at any moment leaves a cache from which the next one goes on. The room on the disk is taken before the
-first value is computed. What is damaged in any way is computed again, never trusted and never repaired.
+checksum for each finished chunk) and, while it is filled, a lock. A chunk counts as finished only if its checksum holds when the cache is
+opened, so a process, or a machine, that stops at any moment leaves a cache from which the next one goes on. The room on the disk is taken
+before the first value is computed. What is damaged in any way is computed again, never trusted and never repaired.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ def whole_pass(engine: str, cluster: str | None = None) -> WholePass:
     if engine not in ENGINES:
         raise SettingError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}.")
     check_engine(engine, cluster)
-    return WholePass(engine, cluster)
+    ignored = [] if cluster is None or engine in ("auto", EAGER) else [f"The cluster ran PyTorch: engine={engine!r} is for one machine."]
+    return WholePass(engine, cluster, notes=ignored)
 
 
 class _Results(WholeNetwork):
