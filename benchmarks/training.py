@@ -1,6 +1,7 @@
 """Training at defaults beside the loops that a user would write.
 
-    python benchmarks/training.py [--data FOLDER] [--only PART_OF_A_NAME] [--draws 5] [--side ours|rivals|both] [--out FILE] [--table]
+    python benchmarks/training.py [--data FOLDER] [--only PART_OF_A_NAME] [--draws 5] [--side ours|rivals|both] [--names full auto …]
+        [--again full auto …] [--out FILE] [--table]
 
 For each pair and draw, the same examples are given to every strategy of regraft at its defaults and to the rivals; the test set judges,
 and chooses nothing. Rivals, for the trained weights with a new last layer and for freshly drawn ones:
@@ -15,8 +16,9 @@ and chooses nothing. Rivals, for the trained weights with a new last layer and f
 
 fastai and timm are for PyTorch networks. Seconds are CPU seconds of the process on one thread, so that other work on the machine does not
 count. The file is written after every run and holds each of them (pair, draw, who); what it holds is not run again, so that rivals, which
-do not depend on regraft, are run once. `--again full auto` runs those again. `--table` runs nothing. Printed: `full`, `scratch` and `head`
-beside the best of their rivals, and the regret of `auto` against everything else, with paired 95 % intervals (t) over the draws.
+do not depend on regraft, are run once. `--again full auto` runs those again, `--names full auto` no others. `--table` runs nothing.
+Printed: `full`, `scratch` and `head` beside the best of their rivals, and the regret of `auto` against everything else, with paired 95 %
+intervals (t) over the draws.
 """
 
 from __future__ import annotations
@@ -381,6 +383,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--side", choices=("ours", "rivals", "both"), default="both")
     parser.add_argument("--again", nargs="*", default=(), help="run these again")
+    parser.add_argument("--names", nargs="*", default=(), help="run these alone")
     parser.add_argument("--table", action="store_true", help="print the tables of what the file holds")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("training.json"))
     asked = parser.parse_args()
@@ -394,7 +397,9 @@ def main() -> None:
             entry = known.setdefault(name, {}).setdefault(str(number), {})
             made[name] = made[name] if name in made else make()
             for names, work in works(made[name], *drawn(made[name], number), number):
-                if (names[0] in OURS) == (asked.side == "rivals") and asked.side != "both":
+                if asked.side != "both" and (names[0] in OURS) == (asked.side == "rivals"):
+                    continue
+                if asked.names and names[0] not in asked.names:
                     continue
                 if all(one in entry and one not in asked.again for one in names):
                     continue
