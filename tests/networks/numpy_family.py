@@ -15,7 +15,7 @@ from torch import Tensor
 from regraft.data import default_preprocessing
 from regraft.errors import NetworkError
 from regraft.networks.account import Account
-from regraft.networks.contract import Block, Head, Inputs, Layer, Network, Scores
+from regraft.networks.contract import Block, Head, Inputs, Layer, Network
 from regraft.networks.edits import Cut, Edit, Rows, Taps
 from regraft.networks.family import Body, Family
 from regraft.networks.fingerprints.values import Structure
@@ -55,13 +55,14 @@ class NumpyBody(Body):
         return twin
 
     def freeze_(self, layers: Collection[str]) -> None:
+        layers = frozenset(layers)
         sizes = {name: weight.size + bias.size for name, (weight, bias) in self.module.items()}
         if self.layer is not None:
             sizes["head"] = sum(parameter.numel() for parameter in self.layer.parameters())
-            for name, parameter in self.layer_parameters()["head"].items():
-                parameter.requires_grad_("head" not in layers and name not in layers)
+            for name, parameter in self.layer.named_parameters():
+                parameter.requires_grad_(layers.isdisjoint({"head", f"head.{name}"}))
         self.layers = tuple(Layer(name, "Dense", size) for name, size in sizes.items())
-        frozen = self.held | frozenset(layers)
+        frozen = self.held | layers
         self.blocks = tuple(Block(layer.name, layer.parameters, layer.name in frozen, (layer.name,)) for layer in self.layers)
 
     def move_(self, device: torch.device) -> None:
@@ -70,10 +71,6 @@ class NumpyBody(Body):
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return {} if self.layer is None else {"head": self.layer}
-
-    def layer_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        own = {} if self.layer is None else {"head": {f"head.{name}": one for name, one in self.layer.named_parameters()}}
-        return {name: {} for name in self.module} | own
 
     def state(self) -> dict[str, Tensor]:
         arrays = {
@@ -103,27 +100,8 @@ class NumpyBody(Body):
         widths = [len(self.layer.weight) if values is None and self.layer is not None else values.shape[1] for values in read]
         return slices_of([(name, VECTOR, width) for name, width in zip(self.taps, widths, strict=True)])
 
-    def own_scores(self, inputs: Inputs) -> Scores:
-        features = self.feature_batch(inputs)
-        return {self.head.task: self.scores_of_layer("head", features)} if self.heads else {"main": features}
-
-    def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
-        assert self.layer is not None
-        return self.layer(features)
-
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         return Structure(f"dense layers with ReLU: {sorted(layers)}")
-
-    def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
-        assert self.layer is not None
-        return self.layer.weight.detach().numpy().copy(), self.layer.bias.detach().numpy().copy()
-
-    def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
-        assert self.layer is not None
-        with torch.no_grad():
-            self.layer.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
-            self.layer.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
-        return True
 
 
 class NumpyFamily(Family[NumpyBody]):

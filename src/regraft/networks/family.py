@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -103,9 +103,11 @@ class Body(abc.ABC):
     def modules(self) -> dict[str, Module]:
         """Return every module by name, containers too; a part of a container is called "container.part"."""
 
-    @abc.abstractmethod
     def own_scores(self, inputs: Inputs) -> Scores:
         """Return the raw scores of the heads with rows of their own, a column a row of the layer, by task; "main" where there is none."""
+        features = self.feature_batch(inputs)
+        made = {task: self.scores_of_layer(head.layer, features) for task, head in self.heads.items() if not head.groups}
+        return made or {"main": features}
 
     def scores(self, inputs: Inputs) -> Scores:
         """Return raw scores (N, C) of a batch of inputs by task, with gradients where they are on, in the present mode."""
@@ -123,9 +125,9 @@ class Body(abc.ABC):
     def feature_batch(self, inputs: Inputs) -> Tensor:
         """Return what the first head reads of a batch of inputs, (N, d); without a head, the pooled output."""
 
-    @abc.abstractmethod
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
+        return cast(Tensor, self.modules()[layer](features))
 
     def split(self, layers: Collection[str]) -> tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]] | None:
         """Return the family's own cut behind these layers (frozen part, trainable part); None where it is to be found by running."""
@@ -137,7 +139,8 @@ class Body(abc.ABC):
 
     def move_(self, device: torch.device) -> None:
         """Move the weights to a device, and the sample that the module is run with."""
-        self.module.to(device)
+        for module in [self.module] if isinstance(self.module, Module) else self.modules().values():
+            module.to(device)
         self.sample = on_device(self.sample, device)
 
     @property
@@ -195,9 +198,10 @@ class Body(abc.ABC):
         """Return what folders of format 1 call the parameter or buffer of this `name`."""
         return name
 
-    @abc.abstractmethod
     def layer_parameters(self) -> dict[str, dict[str, Parameter]]:
         """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
+        known: Mapping[str, Any] = {layer.name: self.modules().get(layer.name) for layer in self.layers}
+        return {layer: {f"{layer}.{name}": one for name, one in part.named_parameters()} if part else {} for layer, part in known.items()}
 
     @abc.abstractmethod
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
@@ -208,13 +212,16 @@ class Body(abc.ABC):
             ignored: places, as the structure's `leaves` name them, whose values do not count.
         """
 
-    @abc.abstractmethod
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
+        own = self.modules()[layer].state_dict()
+        return own["weight"].cpu().numpy().copy(), own["bias"].cpu().numpy().copy()
 
-    @abc.abstractmethod
     def set_layer_rows_(self, layer: str, weight: np.ndarray, *, bias: np.ndarray) -> bool:
         """Put rows, weight (C, d) and bias (C,), into a linear `layer` of that size; return False where it has no place for them."""
+        rows = {"weight": torch.tensor(weight, dtype=torch.float32), "bias": torch.tensor(bias, dtype=torch.float32)}
+        self.modules()[layer].load_state_dict(rows)
+        return True
 
     def is_binary(self, layer: str) -> bool:
         """Tell whether a `layer` is that of a binary head, which has one row for two classes."""
@@ -331,6 +338,8 @@ class Family(Generic[B]):
     name: ClassVar[str]
     layout: ClassVar[str] = "channels_first"
     own_endings: ClassVar[tuple[str, ...]] = ()
+    edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = {}
+    """What carries out each kind of edit that the family knows, from body, edit, head and seed, as `edit` has them."""
     becomes: ClassVar[dict[str, Callable[[Any, str], Any]]] = {}
     """How a network becomes one of a family, by its name; the opening of networks, which knows all of them, fills it in."""
 
@@ -349,7 +358,10 @@ class Family(Generic[B]):
         Raises:
             NetworkError: if it cannot be changed so.
         """
-        self._refuse(f"cannot be changed by {edit!r}.")
+        work = self.edits.get(type(edit))
+        if work is None:
+            self._refuse(f"cannot be changed by {edit!r}.")
+        return cast(B, work(body, edit, head, seed))
 
     def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
         """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.

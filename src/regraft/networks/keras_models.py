@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import NetworkError
 from .account import Account
-from .contract import Head, Network, Point
+from .contract import Network, Point
 from .edits import Edit
 from .family import Family
 from .keras_changes import changes, codes, folding
@@ -40,10 +40,7 @@ class KerasFamily(Family[KerasBody]):
     name: ClassVar[str] = "keras"
     layout: ClassVar[str] = "channels_last"
     own_endings: ClassVar[tuple[str, ...]] = (".keras", _LEGACY, _PROGRAM)
-
-    def edit(self, body: KerasBody, edit: Edit, *, head: Head | None, seed: int) -> KerasBody:
-        """Return a copy that is changed by an `edit`, a `head` being the class weights of one of a head."""
-        return changes.changed_by(body, edit, head=head, seed=seed)
+    edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = changes.EDITS
 
     def unedit(self, body: KerasBody, edit: Edit, *, code: Tensor | None) -> tuple[KerasBody, tuple[str, ...]]:
         """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torch.nn import Module
 
 from ..errors import NetworkError
 from .account import Account, unused_outputs
-from .contract import Head, Inputs, Network, Point
+from .contract import Inputs, Network, Point
 from .edits import Edit, LowRank
 from .family import Family
 from .parts.head import HeadChoice
@@ -39,10 +39,7 @@ class TorchFamily(Family[TorchBody]):
 
     name: ClassVar[str] = "torch"
     own_endings: ClassVar[tuple[str, ...]] = (".pt2",)
-
-    def edit(self, body: TorchBody, edit: Edit, *, head: Head | None, seed: int) -> TorchBody:
-        """Return a changed copy."""
-        return changes.changed_by(body, edit, head=head, seed=seed)
+    edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = changes.EDITS
 
     def unedit(self, body: TorchBody, edit: Edit, *, code: Tensor | None) -> tuple[TorchBody, tuple[str, ...]]:
         """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""

@@ -5,7 +5,7 @@ Each function leaves the network as it is and works on a copy. What holds in eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from ..tracing import as_tensor, head_reading, trace
 from . import adjusting, codes, entrances, folding, graphs, low_ranks, subclassed, tapping
 from .sizes import rechannel_, resize_
 
-__all__ = ["changed_by", "with_groups", "with_one_output"]
+__all__ = ["EDITS", "with_groups", "with_one_output"]
 
 
 def _entry(body: KerasBody) -> Any | None:
@@ -41,39 +41,6 @@ def _entry(body: KerasBody) -> Any | None:
 
 def _new(head: Head) -> FoundHead:
     return FoundHead("", head.activation, False)
-
-
-def changed_by(body: KerasBody, edit: Edit, *, head: Head | None, seed: int) -> KerasBody:
-    """Return a copy of a `body` with one more `edit`, which may be one of a `head`; `seed` is of what is drawn.
-
-    Raises:
-        NetworkError: if the network cannot be changed so.
-    """
-    # pylint: disable=duplicate-code  # one line for each kind of edit, in each family
-    match edit:
-        case Rows():
-            return _with_head(body, cast(Head, head))
-        case Stack():
-            return _with_stack(body, edit, head=cast(Head, head))
-        case Cut():
-            return _ended(body, edit.block)
-        case Taps():
-            return _tapped(body, edit.points)
-        case Channels():
-            return _with_channels(body, edit.count)
-        case Columns():
-            return _with_columns(body, edit.count)
-        case Codes():
-            return codes.coded(body, edit.coding, seed=seed)
-        case InputLayer():
-            return entrances.with_entrance(body)
-        case ScaleShift():
-            return adjusting.adjusted(body, edit)
-        case LowRank():
-            return low_ranks.low_rank(body, edit, seed=seed)
-        case Biased():
-            return folding.biased(body, edit.layers)
-    raise NetworkError(f"A Keras network cannot be changed by the edit {edit!r}.")
 
 
 def _with_head(body: KerasBody, head: Head) -> KerasBody:
@@ -258,3 +225,19 @@ def _with_columns(body: KerasBody, count: int) -> KerasBody:
     twin = body.anew(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
     twin.refresh_heads_()
     return twin
+
+
+EDITS: Mapping[type[Edit], Callable[..., KerasBody]] = {
+    Rows: lambda body, _edit, head, _seed: _with_head(body, head),
+    Stack: lambda body, edit, head, _seed: _with_stack(body, edit, head=head),
+    Cut: lambda body, edit, _head, _seed: _ended(body, edit.block),
+    Taps: lambda body, edit, _head, _seed: _tapped(body, edit.points),
+    Channels: lambda body, edit, _head, _seed: _with_channels(body, edit.count),
+    Columns: lambda body, edit, _head, _seed: _with_columns(body, edit.count),
+    Codes: lambda body, edit, _head, seed: codes.coded(body, edit.coding, seed=seed),
+    InputLayer: lambda body, _edit, _head, _seed: entrances.with_entrance(body),
+    ScaleShift: lambda body, edit, _head, _seed: adjusting.adjusted(body, edit),
+    LowRank: lambda body, edit, _head, seed: low_ranks.low_rank(body, edit, seed=seed),
+    Biased: lambda body, edit, _head, _seed: folding.biased(body, edit.layers),
+}
+"""What carries out each kind of edit, from body, edit, head and seed."""

@@ -5,10 +5,9 @@ Each function leaves the network as it is and works on a copy. What holds in eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -31,40 +30,7 @@ from .channels import channel_rule, first_convolution, note_channel_count_, with
 from .conditioned import CodedNetwork
 from .wrappers import BranchedNetwork
 
-__all__ = ["changed_by", "with_present_names"]
-
-
-def changed_by(body: TorchBody, edit: Edit, *, head: Head | None, seed: int) -> TorchBody:  # one return for each kind
-    """Return a copy of a `body` with one more `edit`, which may be one of a `head`; `seed` is of what is drawn.
-
-    Raises:
-        NetworkError: if the network cannot be changed so.
-    """
-    # pylint: disable=duplicate-code  # one line for each kind of edit, in each family
-    match edit:
-        case Rows():
-            return _with_head(body, cast(Head, head))
-        case Stack():
-            return _with_stack(body, edit, head=cast(Head, head))
-        case Cut():
-            return _ended(body, edit.block)
-        case Taps():
-            return _tapped(body, edit.points)
-        case Channels():
-            return _with_channels(body, edit.count)
-        case Columns():
-            return _with_columns(body, edit.count)
-        case Codes():
-            return codes.coded(body, edit.coding, seed=seed)
-        case InputLayer():
-            return adjusting.with_entrance(body)
-        case ScaleShift():
-            return adjusting.adjusted(body, edit)
-        case LowRank():
-            return low_ranks.low_rank(body, edit, seed=seed)
-        case Biased():
-            return adjusting.biased(body, edit.layers)
-    raise NetworkError(f"A PyTorch network cannot be changed by the edit {edit!r}.")
+__all__ = ["EDITS", "with_present_names"]
 
 
 def _with_head(body: TorchBody, head: Head) -> TorchBody:
@@ -197,3 +163,19 @@ def with_present_names(edit: Edit, module: Module) -> Edit:
             inner = module if coded is None else coded.network
             return replace(edit, biased=tuple(present_name(inner, name) for name in edit.biased))
     return edit
+
+
+EDITS: Mapping[type[Edit], Callable[..., TorchBody]] = {
+    Rows: lambda body, _edit, head, _seed: _with_head(body, head),
+    Stack: lambda body, edit, head, _seed: _with_stack(body, edit, head=head),
+    Cut: lambda body, edit, _head, _seed: _ended(body, edit.block),
+    Taps: lambda body, edit, _head, _seed: _tapped(body, edit.points),
+    Channels: lambda body, edit, _head, _seed: _with_channels(body, edit.count),
+    Columns: lambda body, edit, _head, _seed: _with_columns(body, edit.count),
+    Codes: lambda body, edit, _head, seed: codes.coded(body, edit.coding, seed=seed),
+    InputLayer: lambda body, _edit, _head, _seed: adjusting.with_entrance(body),
+    ScaleShift: lambda body, edit, _head, _seed: adjusting.adjusted(body, edit),
+    LowRank: lambda body, edit, _head, seed: low_ranks.low_rank(body, edit, seed=seed),
+    Biased: lambda body, edit, _head, _seed: adjusting.biased(body, edit.layers),
+}
+"""What carries out each kind of edit, from body, edit, head and seed."""
