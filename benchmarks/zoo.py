@@ -159,7 +159,7 @@ def in_process(work: Callable[[Callable[[str, str], None]], None], seconds: int)
     return results, f"ended by {signal.Signals(number).name}" if number else "" if status == 0 else "ended"
 
 
-def measured(case: Case, columns: Sequence[str]) -> dict[str, str]:
+def measured(case: Case, columns: Sequence[str], *, limit: int) -> dict[str, str]:
     """Return the result of each column for one network."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -176,10 +176,10 @@ def measured(case: Case, columns: Sequence[str]) -> dict[str, str]:
             if case.note:
                 tell("note", case.note)
 
-        results, end = in_process(work, CPU_SECONDS)
+        results, end = in_process(work, limit)
         results = {column: end or "ended" if result == "began" else result for column, result in results.items()}
         if results.get("save") == "ok":
-            again, end = in_process(lambda tell: tell("save", attempted(lambda: reopened(case, folder))), CPU_SECONDS)
+            again, end = in_process(lambda tell: tell("save", attempted(lambda: reopened(case, folder))), limit)
             results["save"] = again.get("save", end)
     return results
 
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--columns", default=",".join(CHEAP))
     parser.add_argument("--again", choices=["failed", "all"], help="run again what is there already")
     parser.add_argument("--seconds", type=float, default=400.0, help="of the whole run")
+    parser.add_argument("--limit", type=int, default=CPU_SECONDS, help="seconds of CPU time of one network")
     parser.add_argument("--sample", type=float, default=1.0, help="this share of the networks, the same ones each time")
     parser.add_argument("--table", action="store_true", help="print the table and do nothing else")
     options = parser.parse_args()
@@ -243,7 +244,7 @@ def main() -> None:
                 continue
             if time.monotonic() - begun > options.seconds:
                 return
-            rows[case.key] = {"network": case.name, **row, **measured(case, missing)}
+            rows[case.key] = {"network": case.name, **row, **measured(case, missing, limit=options.limit)}
             bad = {column: result for column, result in rows[case.key].items() if column in missing and result != "ok"}
             print(library, case.name, bad or "ok", flush=True)
             results[library] = dict(sorted(rows.items()))

@@ -244,6 +244,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "bit": {"hidden_sizes": [32, 64, 96, 128], "num_groups": 8, "embedding_size": 16},
     "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3], "cls_token": [False, False, True]},
     "deit": {"image_size": 64},
+    "whisper": {"max_source_positions": 50},
     "donut-swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
     "swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
     "siglip2": {"vision_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}},
@@ -310,6 +311,8 @@ def _hub_case(model_type: str, name: str, *, kind: str, examples: Callable[[int]
         if model_type == "audio-spectrogram-transformer":
             sizes = {"max_length": module.config.max_length, "num_mel_bins": module.config.num_mel_bins}
             transformers.ASTFeatureExtractor(**sizes).save_pretrained(folder)
+        if model_type == "whisper":
+            transformers.WhisperFeatureExtractor(feature_size=module.config.num_mel_bins, chunk_length=1).save_pretrained(folder)
         return regraft.load(f"hf:{folder}")
 
     def remade() -> list[tuple[str, list[int]]]:

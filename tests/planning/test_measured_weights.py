@@ -13,7 +13,7 @@ from torch import nn
 import regraft
 from regraft.networks.sources.zoo import Opened, timm_siblings
 from regraft.planning.checking import weights
-from regraft.planning.checking.weights import POOR, weights_fit
+from regraft.planning.checking.weights import MATCHED, POOR, weights_fit
 
 LABELS = np.array(["a", "b"] * 12)
 
@@ -66,6 +66,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(("padding", "activation", "fits"), [("zeros", nn.ReLU, True), ("zeros", nn.Softplus, False)])
 def test_the_means_that_arrive_tell_the_right_architecture(trained: dict[str, Path], padding: str, activation: Any, fits: bool) -> None:
     net = regraft.load(module(padding=padding, activation=activation), inputs=(3, 12, 12), weights=trained["torch"])
+    (told,) = (note for note in regraft.check((images(), LABELS), net).facts["notes"] if MATCHED in note)
+    assert "of your examples" in told and told.startswith("Warning") == (not fits)
     result = regraft.adapt(net, (images(), LABELS), strategy="probe", cache="memory")
     assert (result.account.figures["arriving_means_shift"] < POOR) == fits
     assert ("Warning: the weights were matched by order" in result.verdict) == (not fits)

@@ -92,6 +92,7 @@ def test_what_is_dead_and_what_the_deviation_counts_as() -> None:
     scale = feature_scale(mean, deviation, dtype=np.float32, typical=1.0)
     assert scale.tolist() == [np.inf, np.inf, 0.01, np.inf, 0.05, 2.0]
     assert feature_scale(mean, deviation, dtype=np.float64).tolist() == [np.inf, 1e-6, 1e-3, 1e-6, 1e-2, 2.0]  # no common unit
+    assert feature_scale(np.zeros(2), np.array([1e-20, 1e-18]), dtype=np.float32).tolist() == [np.inf, 1e-18]  # 1 / 1e-20 squared is inf
     features = _features(["zero", "huge", "huge"])[0]
     scale = spread_out(features, standardise=True)[1]
     assert np.isinf(scale[12]) and (scale[13:] > 1e3).all()

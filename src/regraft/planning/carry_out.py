@@ -12,7 +12,6 @@ import numpy as np
 
 from ..console import say
 from ..data import Dataset, Prepared, check_trainable
-from ..data.items import take
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
 from ..files.schema import was_tried
@@ -20,11 +19,10 @@ from ..frontier import check_engine
 from ..methods import METHODS
 from ..networks.account import Account
 from ..networks.contract import Network
-from ..networks.matching import by_shape
 from ..training import Settings, clear_
 from ..training.telling.trackers import Tracker
 from .checking.summaries import equal_across
-from .checking.weights import EXAMPLES, weights_fit
+from .checking.weights import fit_on
 from .choosing.attaching import ATTACHED, attached
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
@@ -109,10 +107,7 @@ def _carried_out(  # over the limit: as `carry_out`
         test_items = None if tested is None else Prepared(tested, items.preprocessing.widened(tested))
         if test_items is not None:
             items.preprocessing.check_values(test_items.data)
-        shown = parts.training[:: max(1, len(parts.training) // EXAMPLES)][:EXAMPLES]
-        fit = None
-        if by_shape(net.account):  # else a batch may name conditions that the network is yet to learn
-            fit = weights_fit(net, list(take(data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
+        fit = fit_on(net, items, rows=parts.training)
         net = attached(net, items, rows=parts.training)
         setup, notes = checked_setup(net, items, plan=plan, parts=parts, test=test_items)
         notes += [] if fit is None else [fit.words()]

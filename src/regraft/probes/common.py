@@ -278,7 +278,8 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
 
     - Dead: the deviation is at most 64 roundings of the larger of its mean and the typical deviation. A sum of hundreds of products of
       typical size is wrong by some roundings of that size, whatever it comes to. So is one whose deviation is below 0.001 of the typical:
-      a feature that fires once in 60 items, by a thousandth of the others, would get weights of thousands to tell that one item.
+      a feature that fires once in 60 items, by a thousandth of the others, would get weights of thousands to tell that one item. And so is
+      one below 1e-19, whose weights, and variances, single precision cannot hold.
     - Beside a typical deviation, it counts as at least 0.01 of that, and as 0.001 of the mean, which is one step of half precision: what
       varies by less cannot be told from rounding once the network runs in half precision, and weights stay below 100 a typical deviation.
 
@@ -289,6 +290,7 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
     """
     size, usual = np.abs(mean), np.broadcast_to(typical, mean.shape)
     dead = (deviation <= _ROUNDINGS * np.finfo(dtype).eps * np.maximum(size, usual)) | (deviation < _DEAD * usual)
+    dead |= deviation < np.finfo(np.float32).tiny ** 0.5
     least = np.where(usual > 0, np.maximum(_LEAST * usual, _HALF * size), 0.0)
     return np.where(dead, np.inf, np.maximum(deviation, least))
 

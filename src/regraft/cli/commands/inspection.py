@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,12 @@ from ..options import (
     Trust,
     Weights,
 )
-from ..shared import check_there, class_names, opened, wanted_weights
+from ..shared import check_there, class_names, kind_for, opened, read_data, wanted_weights
 
 __all__ = ["add_to"]
+
+_DATA = "Examples on which weights that were matched by order and shape are measured; `regraft check` reads them with all its options."
+_Data = Annotated[str | None, typer.Argument(metavar="[DATA]", help=_DATA, show_default=False)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,12 +36,14 @@ def add_to(app: typer.Typer) -> None:
     examples = [
         "regraft inspect timm:resnet18",
         "regraft inspect model.keras --classes new_classes.txt",
+        "regraft inspect timm:efficientnet_lite0 photos/ --weights found.pth",
     ]
     command(app, "inspect", _inspect, panel="Look", examples=examples)
 
 
 def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     network: NetworkArgument,
+    data: _Data = None,
     *,
     classes: Preview = None,
     weights: Weights = None,
@@ -54,10 +59,10 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
     how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "inputs": inputs, "trust": trust}
-    check_there(network)
+    check_there(network, data)
     net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
-    fit = _fit(net)
+    fit = _fit(net, data)
     if as_json:
         show_json(_facts(net) | ({} if preview is None else {"preview": preview.to_dict()}) | fit)
         return
@@ -94,10 +99,16 @@ def _code_lines(net: Any) -> Iterator[str]:
         yield f"      adapted to: {listed(added, 12)}"
 
 
-def _fit(net: Any) -> dict[str, str]:
-    """Return how weights that were matched by order fit, by "weights_fit"; measured on made-up pictures, for there are no data here."""
-    from ...planning.checking.weights import EXAMPLES, weights_fit
+def _fit(net: Any, data: str | None) -> dict[str, str]:
+    """Return how weights that were matched by order fit, by "weights_fit": on the user's data, else on made-up pictures."""
+    from ...planning.checking.weights import EXAMPLES, MATCHED, weights_fit
     from ...planning.measured_input import made_pictures
+    from ...verbs import check
+
+    if data is not None:
+        read = read_data(data, skip_bad=True, kind=kind_for(net, data, asked=None, files=None))
+        said = [note for note in check(read, net).facts["notes"] if MATCHED in note]
+        return {"weights_fit": said[0]} if said else {}
 
     own = net.preprocessing
     if own.kind != "image" or own.channels not in (1, 3):

@@ -17,6 +17,7 @@ from ..plan import Plan
 from ..preparing import check_inputs, notes_on_length, prepared_for, windowed
 from ..setup import Parts, parts_of
 from ..tasks import as_heads_say
+from .weights import fit_on
 
 __all__ = ["equal_across", "with_network"]
 
@@ -46,6 +47,8 @@ def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
         items.batch(np.arange(min(2, len(data))))
         facts["takes"] = items.preprocessing.describe()
         notes += notes_on_length(items)
+        fit = fit_on(net, items, rows=parts.training)
+        notes += [] if fit is None else [fit.words()]
     except InputError as problem:
         problems += [] if str(problem) in problems else [str(problem)]
     if parts is not None:

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import Module
 
-from ...data import preprocessing_from_dict
+from ...data import Prepared, preprocessing_from_dict
+from ...data.items import take
 from ...networks.contract import Inputs, Network
 from ...networks.matching import by_shape
 from ...networks.norms import Norm, misfit
 from ...networks.sources.zoo import timm_siblings
 
-__all__ = ["EXAMPLES", "WeightsFit", "weights_fit"]
+__all__ = ["EXAMPLES", "MATCHED", "WeightsFit", "fit_on", "weights_fit"]
 
 EXAMPLES = 32
 """Examples with which it is measured, at most."""
+MATCHED = "weights were matched by order and shape"
+"""In what is said of it."""
 FIRST = 10
 """BatchNorm layers that are asked, in the order of execution."""
 POOR, BETTER = 0.3, 0.7
@@ -50,7 +54,7 @@ class WeightsFit:
     def words(self) -> str:
         """Return what was measured, as sentences; a warning where the weights seem to be those of another architecture."""
         said = (
-            f"The weights were matched by order and shape. On {self.examples}, the means that arrive at the first {self.layers} BatchNorm "
+            f"The {MATCHED}. On {self.examples}, the means that arrive at the first {self.layers} BatchNorm "
             f"layers differ from their running means by {self.shift:.2f} running standard deviations"
         )
         if not self.is_poor:
@@ -58,6 +62,23 @@ class WeightsFit:
         doubt = "the weights may be those of another architecture (padding, epsilon, activation), or the data are unlike its training data"
         other = "" if self.sibling is None else f" timm's {self.sibling[0]!r} fits better ({self.sibling[1]:.2f}): give the weights to it."
         return f"Warning: {said[0].lower()}{said[1:]}: {doubt}.{other}"
+
+
+def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | None:
+    """Measure the same as `weights_fit` on up to 32 of a user's examples.
+
+    Args:
+        net: it is not changed.
+        items: as the network takes them.
+        rows: (n,) those that may be looked at.
+
+    Returns:
+        What was measured; None where there is nothing to measure.
+    """
+    if not by_shape(net.account):  # a batch may name conditions that the network is yet to learn
+        return None
+    shown = rows[:: max(1, len(rows) // EXAMPLES)][:EXAMPLES]
+    return weights_fit(net, list(take(items.data.items, shown)), batch=items.batch(shown), examples=f"{len(shown)} of your examples")
 
 
 def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: str) -> WeightsFit | None:
