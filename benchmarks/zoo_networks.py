@@ -244,6 +244,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "bit": {"hidden_sizes": [32, 64, 96, 128], "num_groups": 8, "embedding_size": 16},
     "cvt": {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3], "cls_token": [False, False, True]},
     "deit": {"image_size": 64},
+    "pvt": {"num_encoder_blocks": 4},
+    "xmod": {"default_language": "en_XX"},
     "whisper": {"max_source_positions": 50},
     "donut-swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
     "swin": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},

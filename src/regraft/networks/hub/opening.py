@@ -172,11 +172,11 @@ def _settings(content: Mapping[str, Any], *, transformers: Any, what: str, limit
     named = content.get("architectures") or [""]
     architecture = named[0] if isinstance(named, list) and isinstance(named[0], str) else ""
     suffix = next((suffix for suffix in _HUB_HEADS if suffix in architecture), "")  # …Learned, …WithTeacher are classifiers too
-    if suffix == "ForSequenceClassification" and fields.get("conv_dim"):
-        suffix = "ForAudioClassification"  # speech encoders call their classifiers of whole recordings so
     with building(what, limits), _quiet(transformers):
         settings = transformers.AutoConfig.for_model(kind, **fields)
         settings.architectures = [architecture] if architecture.isidentifier() else None
+    if suffix == "ForSequenceClassification" and type(settings) in transformers.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING:
+        suffix = "ForAudioClassification"  # speech encoders call their classifiers of whole recordings so
     return settings, suffix
 
 

@@ -249,10 +249,15 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
+    notes = list(opened.notes)
     if opened.classes is not None and network.heads:
-        network.name_classes_(opened.classes)
+        rows, count = len(network.head.weight), len(opened.classes)
+        if rows == count or (rows, count) == (1, 2):
+            network.name_classes_(opened.classes)
+        else:
+            notes.append(f"{count} class names come with it, and its head has {rows} rows: they stay without names")
     _tell_heads_(network, opened.tasks)
-    network.account = Account(notes=(*opened.notes, *network.account.notes))
+    network.account = Account(notes=(*notes, *network.account.notes))
     return Source(network, opened.preprocessing)
 
 
