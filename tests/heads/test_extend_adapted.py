@@ -130,6 +130,30 @@ def test_so_it_is_with_more_features_than_examples_and_few_new_ones(learned: int
     assert lost <= MOST_LOST and found >= LEAST_FOUND, extended
 
 
+@pytest.mark.parametrize("strategy", ["probe", "head"])
+def test_old_classes_that_only_learned_examples_tell_well_are_not_lost(strategy: str, tmp_path: Path) -> None:
+    """Forty rows of noise beside a weak answer: a head is sure of what it was fitted to, and not of others. What is kept says so."""
+    draw = np.random.default_rng(0)
+
+    def rows(each: int, classes: range) -> tuple[np.ndarray, np.ndarray]:
+        found = np.repeat(np.arange(6), each)
+        table = draw.normal(size=(len(found), 300)).astype(np.float32)
+        table[:, :6] += 3 * np.eye(6, dtype=np.float32)[found]
+        return table[np.isin(found, classes)], np.array([f"kind {row}" for row in found[np.isin(found, classes)]])
+
+    source = regraft.load(nn.Sequential(nn.Identity(), nn.Linear(300, 4)), classes=[f"kind {row}" for row in range(4)], inputs=(300,))
+    net = regraft.adapt(source, rows(40, range(4)), strategy=strategy, holdout=0.0, test=rows(40, range(4)), cache="memory").network
+    net.save(tmp_path / "net")
+    net, test = regraft.load(tmp_path / "net", architecture=lambda: nn.Sequential(nn.Identity(), nn.Linear(300, 4))), rows(200, range(4))
+    nearer, wider = ClassStatistics.from_arrays(net.statistics or {}).held_out
+    assert nearer < 0.9 and wider > 1.2
+    shown = {"new": rows(40, range(4, 6)), "old test": test, "new test": rows(200, range(4, 6))}
+    lost, found = _extended(net, shown)
+    net.statistics = {name: array for name, array in (net.statistics or {}).items() if name != "held_out"}
+    blind, _ = _extended(net, shown)
+    assert lost <= 0.12 and lost < blind - 0.05 and found >= 0.3, (lost, blind, found)
+
+
 @pytest.mark.parametrize("strategy", ["probe", "full"])
 def test_so_it_is_with_statistics_of_some_features_of_a_very_wide_head(
     strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.datasets import load_wine
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from regraft.errors import DataError, SettingError
-from regraft.probes import ClassStatistics, fit_lda, statistics, statistics_of
+from regraft.probes import ClassStatistics, fit_lda, held_out_factors, statistics, statistics_of, within_covariance
 
 NAMES = ("ant", "bee", "cat")
 
@@ -103,13 +104,13 @@ def test_what_has_no_statistics_is_refused(features: object, targets: object, me
 
 
 def test_a_file_gives_them_back_bit_equal() -> None:
-    kept = statistics_of(*_drawn(10, 3), classes=["Ünïcode", "b, c", "日本"])
+    kept = replace(statistics_of(*_drawn(10, 3), classes=["Ünïcode", "b, c", "日本"]), held_out=(0.6, 1.9))
     file = io.BytesIO()
     np.savez(file, **kept.to_arrays())  # type: ignore[arg-type]
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         back = ClassStatistics.from_arrays(arrays)
-    assert back.classes == kept.classes
+    assert (back.classes, back.held_out) == (kept.classes, kept.held_out) == (kept.classes, back.joined(kept).held_out)
     for name in ("counts", "means", "scatter"):
         np.testing.assert_array_equal(getattr(back, name), getattr(kept, name))
 
@@ -124,6 +125,9 @@ def test_a_file_gives_them_back_bit_equal() -> None:
         ({"means": np.full((3, 2), np.nan)}, "not all numbers are finite"),
         ({"scatter": np.array([[1.0, 2.0], [0.0, 1.0]])}, "not symmetric"),
         ({"scatter": -np.eye(2)}, "not symmetric with a diagonal"),
+        ({"held_out": np.array([0.5, np.nan])}, "held_out of the statistics"),
+        ({"held_out": np.array([1.1, 1.0])}, "from 0 to 1, then one of 1 or more"),
+        ({"held_out": np.array(["0", "1"])}, "held_out of the statistics"),
         ({"classes": np.array([1, 2], np.uint8)}, "cannot be read"),
         ({"classes": np.frombuffer(b'{"a": 1}', np.uint8)}, "no list"),
         ({"classes": np.frombuffer(b'["a", "a", "b"]', np.uint8)}, "different"),
@@ -204,3 +208,31 @@ def test_settings_out_of_range_and_no_items_are_refused() -> None:
         fit_lda(statistics_of(*_drawn(10, 2), classes=NAMES), shrinkage=1.5)
     with pytest.raises(DataError, match="None of the 3 classes"):
         fit_lda(statistics_of(np.zeros((0, 2)), [], classes=NAMES))
+
+
+@pytest.mark.parametrize(("apart", "wide"), [(1.0, 1.0), (0.6, 2.0), (0.3, 1.0)])
+def test_held_out_scores_are_compared_by_how_far_apart_classes_are_and_how_wide_each_is(apart: float, wide: float) -> None:
+    draw = np.random.default_rng(0)
+    means, targets = draw.normal(size=(4, 4)) * 3, draw.integers(0, 3, 4000)  # nothing of the last class
+    noise = draw.normal(size=(4000, 4))
+    seen, unseen = means[targets] + noise, 7.0 + apart * means[targets] + wide * noise[::-1]
+    assert np.allclose(held_out_factors((seen, targets), (unseen, targets)), (apart, wide), rtol=0.03)
+    assert held_out_factors((unseen, targets), (seen, targets)) == pytest.approx(
+        (1.0, 1.0), abs=0.02
+    )  # never surer than of what it has seen
+
+
+def test_too_few_held_out_scores_say_nothing() -> None:
+    scores, targets = _drawn(60, 3)
+    for few in (0, 5, 12):
+        assert held_out_factors((scores, targets), (scores[:few] / 9, targets[:few])) == (1.0, 1.0)
+    assert held_out_factors((scores, targets), (scores / 9, targets))[0] == pytest.approx(1 / 9)
+    assert held_out_factors((np.zeros((60, 3)), targets), (scores, targets)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("width", [20, 400])
+def test_the_trace_is_that_of_the_solved_matrix(width: int) -> None:
+    found = statistics_of(*_drawn(90, width), classes=NAMES)
+    within = within_covariance(found, standardise=True)
+    assert within.trace(found.scatter) == pytest.approx(np.trace(within.solve(found.scatter)), rel=0.02)
+    assert 0 < within.shrinkage < 1

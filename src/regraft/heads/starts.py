@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from ..errors import DataError
-from ..probes import ClassStatistics, WithinCovariance, fit_ridge, statistics_of, within_covariance
+from ..probes import ClassStatistics, fit_ridge, statistics_of, within_covariance
 
 __all__ = [
     "Rows",
@@ -29,8 +29,10 @@ __all__ = [
 
 _LOST = 0.15
 """Share of a new class's items that its row may leave to the old classes, where no old item is there to weigh them against."""
-_LOST_ALIGNED = 0.1
-"""The same where statistics of the old examples are known."""
+_WEIGHT = 1.25
+"""What the examples of a new class weigh beside those of each old one where statistics of these are known; chosen on digits."""
+_MOST_LOST = 0.04
+"""Share of unseen old examples that a new class may be expected to take, whatever its examples gain by more."""
 _PULL = 1e-3
 """How strongly the weights of old scores in a new row are drawn to zero, beside a mean log-loss; a tenth of that for its own."""
 _DRAWN = 20_000
@@ -136,14 +138,16 @@ def aligned_to_statistics(features: np.ndarray, targets: np.ndarray, *, count: i
     """Return rows of new classes that are on the scale of the old ones, from class statistics of the old examples.
 
     The direction of a new class is the discriminant between it and the old class means. It is weighed with the old rows, and gets a
-    bias, such that the log-loss of old and new examples is lowest, each class weighing the same and the old scores as they are: a convex
-    problem of C + 2 numbers. The old examples are drawn from what their statistics say, as scores; the new ones are scored by a row
-    that was made without them. Examples that are drawn lie closer than real ones: where 90 % of the new examples would score above every
-    old class with a lower bias, it is set halfway to that. Each new row depends on its own examples and on the old classes only.
+    bias, such that the log-loss of old and new examples is lowest, with the old scores as they are: a convex problem of C + 2 numbers.
+    All scores in it are of unseen examples. Those of the new class are by a row that was made without the example. Those of the old
+    classes are drawn from what their statistics say: the old scores as `held_out` of the statistics says; those of the new row, which
+    is solved on the covariance of the old examples, deviate by 1 / (1 - h) and lie above their means as those of examples left out do,
+    h being the mean leverage of the old examples. The bias is lower where more than 4 % of the old examples would be lost to the class.
+    Each new row depends on its own examples and on the old classes only.
 
-    Source: Fisher 1936 (the direction); the bias correction of Wu et al., CVPR 2019, section 3.2 (scale and bias on held-out examples).
-    Deviations: drawn scores take the place of stored examples, and the old scores are weighed in. On digits, twelve adaptations of two
-    networks, that found 3 to 9 more of 100 new examples and cost 0.4 fewer old ones than scale and bias alone.
+    Source: Fisher 1936 (the direction); the bias correction of Wu et al., CVPR 2019, section 3.2 (scale and bias on held-out examples);
+    Cook & Weisberg 1982, section 2.2 (leverage and what is left out).
+    Deviations: drawn scores take the place of stored examples, and the old scores are weighed in.
 
     Args:
         features: (N, d) of examples of the new classes.
@@ -164,24 +168,29 @@ def _aligned_row(own: np.ndarray, *, old: Rows, known: ClassStatistics) -> tuple
     centre = means.mean(axis=0)
     one = statistics_of(own, np.zeros(len(own), np.int64), classes=["the new class"])
     one = replace(one, scatter=np.diag(np.diag(one.scatter)))  # all of it would hold down what is special in each example
-    within = within_covariance(known.joined(one), standardise=True)
+    both = known.joined(one)
+    within = within_covariance(both, standardise=True)
     turned = within.solve(own - centre)
     direction = turned.mean(axis=0)
     products = (own - centre) @ turned.T
     held_out = (products.sum(axis=0) - np.diag(products)) / (len(own) - 1) if len(own) > 1 else products[0] / 2
-    offset = -float(direction @ centre)
-    drawn, truth = _drawn_scores(means, within, old=old, new=(direction, offset))
+    offset, overlap, items = -float(direction @ centre), within.trace(known.scatter), known.counts.sum()
+    larger = 1 / (1 - min((1 - within.shrinkage) * overlap / (both.freedom * items), 0.9))
+    above = larger * overlap / (known.freedom * known.counts[: len(means)].sum())
+    drawn, truth = _drawn_scores(known, old=old, new=(direction, offset), larger=larger, above=above)
     mine = np.column_stack([own @ old[0].T + old[1], held_out])
     shares, shift = _mixed(np.concatenate([drawn, mine]), np.append(truth, np.full(len(own), len(means))))
-    enough = float(np.quantile(mine[:, :-1].max(axis=1) - mine @ shares, 1 - _LOST_ALIGNED))
-    shift = (shift + min(shift, enough)) / 2
+    best = drawn[:, :-1].max(axis=1)
+    safe = np.where(drawn[:, :-1].argmax(axis=1) == truth, best - drawn @ shares, np.inf)
+    shift = min(shift, float(np.quantile(safe, _MOST_LOST, method="lower")))
     return shares[-1] * direction + shares[:-1] @ old[0], float(shares[-1] * offset + shares[:-1] @ old[1] + shift)
 
 
 def _mixed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
     """Return weights (C,) and a bias with which the scores (N, C), of old classes and last of the new one, make the score of that.
 
-    They have the lowest log-loss, each class weighing the same; the old scores stay as they are.
+    They have the lowest log-loss, each old class weighing the same and the new one `_WEIGHT` times as much; the old scores stay as they
+    are.
     """
     first, total = scores.shape[1] - 1, scores.shape[1]
     middle = scores.mean(axis=0)
@@ -189,7 +198,7 @@ def _mixed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
     spread = np.maximum(spread, 1e-12)
     table, fixed = np.column_stack([(scores - middle) / spread, np.ones(len(scores))]), scores[:, :first]
     counts = np.bincount(targets, minlength=total)
-    share = (1 / np.maximum(counts, 1) / (counts > 0).sum())[targets]
+    share = (np.append(np.ones(first), _WEIGHT) / np.maximum(counts, 1) / (counts > 0).sum())[targets]
     truth, pull = np.eye(total)[targets], np.append(np.full(first, _PULL), [0.1 * _PULL, 0.1 * _PULL])
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
@@ -204,17 +213,19 @@ def _mixed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _drawn_scores(
-    means: np.ndarray, within: WithinCovariance, *, old: Rows, new: tuple[np.ndarray, float]
+    known: ClassStatistics, *, old: Rows, new: tuple[np.ndarray, float], larger: float, above: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores (m, C + 1) of examples drawn about the class means (C, d), by the old rows and a new one, and their classes (m,)."""
+    """Return scores (m, C + 1) of unseen examples of the old classes, by the old rows and a new one, and their classes (m,)."""
     weight, bias = np.concatenate([old[0], new[0][None]]).astype(np.float64), np.append(old[1], new[1])
-    covariance = within.between(weight, weight)
-    squares, vectors = np.linalg.eigh(covariance)
+    (nearer, wider), classes = known.held_out, len(old[0])
+    middles = known.means[:classes] @ weight.T + bias
+    middles[:, :-1] = nearer * middles[:, :-1] + (1 - nearer) * middles[:, :-1].mean(axis=0)
+    middles[:, -1] += above
+    squares, vectors = np.linalg.eigh(weight @ known.covariance @ weight.T)
     root = vectors * np.sqrt(np.maximum(squares, 0))
-    each = int(np.clip(_DRAWN // len(means), 20, 400))
-    noise = np.random.default_rng(0).standard_normal((each, len(bias))) @ root.T
-    middles = means @ weight.T + bias
-    return (middles[:, None] + noise).reshape(-1, len(bias)), np.repeat(np.arange(len(means)), each)
+    each = int(np.clip(_DRAWN // classes, 20, 400))
+    noise = np.random.default_rng(0).standard_normal((each, len(bias))) @ root.T * np.append(np.full(classes, wider), larger)
+    return (middles[:, None] + noise).reshape(-1, len(bias)), np.repeat(np.arange(classes), each)
 
 
 def scale_and_shifts(scores: np.ndarray, targets: np.ndarray, *, first: int) -> tuple[float, np.ndarray]:

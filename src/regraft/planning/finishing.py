@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..networks.contract import Network
-from ..probes import UnknownJudge, choose_unknown, fit_temperature, log_loss, statistics_of
+from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, held_out_factors, log_loss, statistics_of
 from ..tasks import fit_thresholds
 from ..training import all_logits
 from .outcome import Outcome
@@ -35,6 +35,8 @@ MOST_HIDDEN = 2000
 """Items with which classes are hidden in turn at most, and whose features are kept where the score compares with them."""
 WIDEST_AT_HAND = 4096
 """The same where the features are in memory: 128 MiB of scatter."""
+MOST_COMPARED = 5000
+"""Items, at the least, whose scores are compared with held-out ones where there are more."""
 SHARE = 0.34
 """Of the training time that the pass for class statistics may take, where that is more than a second."""
 
@@ -72,6 +74,7 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
         if after >= before:
             continue
         done = _scaled_(outcome, task=setup.tasks[name], factor=factor, rows=validation[:64])
+        scores[setup.tasks[name]][:] *= factor if done else 1  # where they are kept, they stay those of the head
         gain = f"on the {len(known)} choosing items, log loss {before:.3g} becomes {after:.3g}"
         log.notes.append(
             f"Probabilities of {name!r}: the rows of the head were divided by a temperature of {1 / factor:.3g}; {gain}."
@@ -159,7 +162,7 @@ def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
         else:
             (features, rows), most = _features(setup, log, outcome=outcome, rows=rows), WIDEST
         every = 1 if features.shape[1] <= WIDEST_HIDDEN else -(-features.shape[1] // THINNED)
-        network.statistics = _statistics(setup, outcome, features=features.numpy(), rows=rows, most=most)
+        network.statistics = _statistics(setup, outcome, features=features.numpy(), rows=rows, most=most).to_arrays()
         network.unknown = _unknown_rule(setup, log, features=features[:, ::every].numpy(), rows=rows, every=every)
 
 
@@ -194,14 +197,26 @@ def _same_features(setup: Setup, outcome: Outcome) -> bool:
 
 def _statistics(  # over the limit: what statistics are of
     setup: Setup, outcome: Outcome, *, features: np.ndarray, rows: np.ndarray, most: int
-) -> dict[str, np.ndarray]:
-    """Return the class statistics of features (n, d), as arrays; of more than `most`, those of every so many and of the scores."""
-    data, every = setup.items.data, 1
+) -> ClassStatistics:
+    """Return the class statistics of features (n, d); of more than `most`, those of every so many and of the scores."""
+    (weight, bias), data, every = outcome.network.rows(outcome.network.head.layer), setup.items.data, 1
+    some = slice(None, None, max(len(rows) // MOST_COMPARED, 1))
+    seen = features[some] @ weight.T + bias, data.targets[rows[some]]
     if features.shape[1] > most:
-        weight, bias = outcome.network.rows(outcome.network.head.layer)
         every = -(-features.shape[1] // THINNED)
         features = np.concatenate([features[:, ::every], features @ weight.T + bias], axis=1)
-    return replace(statistics_of(features, data.targets[rows], classes=data.classes), every=every).to_arrays()
+    found = statistics_of(features, data.targets[rows], classes=data.classes)
+    return replace(found, every=every, held_out=held_out_factors(seen, _unseen(setup, outcome)))
+
+
+def _unseen(setup: Setup, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores by the first head, (n, C), of examples that it was not fitted to, and their targets (n,); n may be 0."""
+    data, solved = setup.items.data, outcome.solved.get(setup.items.data.name)
+    if solved is not None:
+        return solved.probe.loo_scores, data.targets[solved.rows]
+    rows = _held_out_rows(setup, outcome)
+    scores, kept = _held_out(outcome, rows)[setup.tasks[data.name]] if len(rows) else np.zeros((0, 1)), data.known[rows]
+    return scores[kept], data.targets[rows[kept]]
 
 
 def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:

@@ -7,7 +7,15 @@ from .knn import NeighbourProbe, fit_knn, fit_vote, knn_scores
 from .logistic import LogisticLoss, fit_logistic
 from .random_projection import fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, WithinCovariance, fit_lda, fit_lda_probe, shrunk_covariance, statistics_of, within_covariance
+from .statistics import (
+    ClassStatistics,
+    fit_lda,
+    fit_lda_probe,
+    held_out_factors,
+    shrunk_covariance,
+    statistics_of,
+    within_covariance,
+)
 from .svm import fit_svm
 from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
@@ -22,7 +30,6 @@ __all__ = [
     "RidgeProbe",
     "UnknownChoice",
     "UnknownJudge",
-    "WithinCovariance",
     "choose_unknown",
     "class_mean_scores",
     "fit_class_mean",
@@ -35,6 +42,7 @@ __all__ = [
     "fit_svm",
     "fit_temperature",
     "fit_vote",
+    "held_out_factors",
     "knn_scores",
     "log_loss",
     "shrunk_covariance",
