@@ -228,6 +228,15 @@ def test_the_heads_copy_of_its_rows_is_the_trained_one(name: str) -> None:
 
 
 @every_network
+def test_the_heads_copy_of_its_rows_is_the_drawn_one(name: str) -> None:
+    net, _ = opened(name)
+    drawn = net.reinitialised(3)
+    weight, bias = drawn.rows(drawn.head.layer)
+    assert np.array_equal(drawn.head.weight, weight) and np.array_equal(drawn.head.bias, bias)
+    assert not np.array_equal(drawn.head.weight, net.head.weight)
+
+
+@every_network
 def test_short_forms_say_what_it_is(name: str) -> None:
     net, (pictures, labels) = opened(name)
     assert "5 rows without names" in repr(net) and "blocks" in repr(net) and len(repr(net)) < 200

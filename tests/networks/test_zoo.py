@@ -12,7 +12,7 @@ import torch
 import regraft
 from regraft.errors import NetworkError
 from regraft.networks.sources.named import open_named
-from regraft.networks.sources.zoo import unique_names
+from regraft.networks.sources.zoo import torchvision_module, unique_names
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -148,3 +148,12 @@ def test_a_module_that_asks_for_the_version_of_its_names_is_opened_again(tmp_pat
     changed = regraft.retarget(_small(regraft.load("torchvision:mnasnet0_5", weights="random")), ["a", "b"])
     changed.save(tmp_path / "out")
     assert np.array_equal(regraft.load(tmp_path / "out").logits(_pictures(2)), changed.logits(_pictures(2)))
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "vit_h_14"])
+def test_a_vision_transformer_without_weights_takes_the_size_that_its_weights_would(name: str) -> None:
+    """vit_h_14's best weights are of pictures of 518 pixels; torchvision makes one for 224 where none are asked for."""
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        module: Any = torchvision_module(name)
+    assert module.image_size == models.get_model_weights(name).DEFAULT.transforms().crop_size[0]

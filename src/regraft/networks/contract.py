@@ -241,18 +241,13 @@ class Network(Editable):
         """
         twin = self.copy()
         twin.body.redraw_(seed)
-        twin.keep_held_(self)
-        return twin
-
-    def keep_held_(self, source: Network) -> None:
-        """Take the weights and statistics of the layers that are held from the network that this one is a copy of, `source`."""
-        own, held = self.state(), self.held
+        own, held = twin.state(), self.held
         with torch.no_grad():
-            for name, values in source.state().items():
+            for name, values in self.state().items():
                 if not held.isdisjoint(prefixes(name)):
                     own[name].copy_(values)
-        if held:
-            self.refresh_heads_()
+        twin.refresh_heads_()
+        return twin
 
     def scores_of_features(self, features: Tensor) -> Scores:
         """Return the raw scores (N, C) by task that the heads make of their input, features (N, d); NaN of those that read others."""

@@ -265,6 +265,9 @@ def _torchvision(name: str) -> Any:
 
 
 def _torchvision_made(models: Any, name: str, *, weights: Any) -> Module:
+    made: dict[str, Any] = {}
+    if weights is None and models.get_model_builder(name).__annotations__.get("return") is models.VisionTransformer:
+        made["image_size"] = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]  # with weights, torchvision sets it itself
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return cast(Module, models.get_model(name, weights=weights))
+        return cast(Module, models.get_model(name, weights=weights, **made))
