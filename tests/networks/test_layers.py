@@ -15,9 +15,12 @@ import regraft
 from regraft.errors import NetworkError
 
 keras = pytest.importorskip("keras")
+from regraft.networks.edits import Taps  # noqa: E402  # after Keras
 from regraft.networks.layers.from_keras import ROWS  # noqa: E402  # needs Keras
+from regraft.networks.layers.graph import Over  # noqa: E402  # after Keras
+from regraft.networks.parts.taps import grid_shares  # noqa: E402  # after Keras
 
-L = keras.layers
+L, ops = keras.layers, keras.ops
 ABC = ["a", "b", "c"]
 PICTURE, STEPS, BOX = (9, 8, 3), (7, 6), (5, 6, 5, 2)
 
@@ -105,7 +108,20 @@ def _nested() -> Any:
     return keras.Model(entry, L.Dense(3, activation="softmax")(inner(entry)))
 
 
-GRAPHS: dict[str, Callable[[], Any]] = {"tokens": _tokens, "branches": _branches, "attention": _attention, "nested": _nested}
+def _functions() -> Any:
+    """Functions of Keras that pooled outputs of blocks are made of."""
+    entry = keras.Input(PICTURE)
+    maps = L.Conv2D(4, 3, activation="relu")(entry)
+    line = ops.matmul(grid_shares(7, 3), ops.mean(maps, axis=2))
+    spread = ops.sqrt(ops.var(maps, axis=(1, 2)) + 1e-6)
+    whole = ops.sum(ops.square(ops.cast(maps, "float32")), axis=-1, keepdims=True)
+    parts = [spread, ops.reshape(line, (-1, 12)), ops.take(line, 0, axis=1), line[:, -1], maps[:, 2], ops.var(maps, axis=-1), whole]
+    return keras.Model(entry, L.Dense(3)(L.Concatenate()([L.Flatten()(part) for part in parts])))
+
+
+GRAPHS: dict[str, Callable[[], Any]] = {
+    **{"tokens": _tokens, "branches": _branches, "attention": _attention, "nested": _nested, "functions": _functions},
+}
 
 
 def _made(name: str) -> Any:
@@ -249,6 +265,98 @@ def test_modules_of_pytorch_become_keras_layers(name: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(opened.logits(turned), made.logits(turned))
 
 
+def _keras_of(*layers: Any, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *layers, L.Dense(3)])
+
+
+def _keras_maps() -> Any:
+    first = [L.Conv2D(4, 3, padding="same"), L.BatchNormalization(), L.ReLU(), L.MaxPooling2D(2)]
+    return _keras_of(*first, L.Conv2D(6, 3, activation="relu"), L.GlobalAveragePooling2D(), shape=(12, 10, 2))
+
+
+def _torch_maps() -> nn.Module:
+    first = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*first, nn.Conv2d(4, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+def _torch_steps() -> nn.Module:
+    first = [nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2)]
+    return nn.Sequential(*first, nn.Conv1d(4, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(5, 3))
+
+
+PROBED: dict[tuple[str, str], tuple[tuple[int, ...], Callable[[], Any]]] = {
+    ("keras", "maps"): ((12, 10, 2), _keras_maps),
+    ("torch", "maps"): ((2, 12, 10), _torch_maps),
+    ("keras", "steps"): (
+        (12, 3),
+        lambda: _keras_of(L.Conv1D(4, 3), L.MaxPooling1D(2), L.Conv1D(5, 3), L.GlobalAveragePooling1D(), shape=(12, 3)),
+    ),
+    ("torch", "steps"): ((3, 12), _torch_steps),
+    ("keras", "columns"): ((6,), lambda: _keras_of(L.Dense(8, activation="relu"), L.BatchNormalization(), L.Dense(5), shape=(6,))),
+    ("torch", "columns"): ((6,), lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 5), nn.Linear(5, 3))),
+    ("keras", "tokens"): (
+        (7,),
+        lambda: _keras_of(L.Embedding(20, 6), L.LSTM(5, return_sequences=True), L.LSTM(4), shape=(7,), dtype="int32"),
+    ),
+    ("torch", "tokens"): ((7,), lambda: nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 5), nn.ReLU(), Over("mean", [1]), nn.Linear(5, 3))),
+}
+
+
+@pytest.mark.parametrize(("family", "kind"), PROBED)
+def test_probes_that_read_several_depths_go_to_the_other_family_and_back(family: str, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    (shape, make), draws = PROBED[family, kind], np.random.default_rng(0)
+    classes = np.arange(48) % 3
+    level = classes.reshape(-1, *(1,) * len(shape))
+    items = (
+        draws.integers(0, 8, (48, *shape)) + 6 * level if kind == "tokens" else draws.normal(level, size=(48, *shape)).astype(np.float32)
+    )
+    net = regraft.load(make(), **({"inputs": shape} if family == "torch" else {}))
+    net = regraft.adapt(net, regraft.read((items, np.array(ABC)[classes])), strategy="probe", out=tmp_path / "run").network
+    (taps,) = [edit for edit in net.edits if isinstance(edit, Taps)]
+    assert len(taps.points) > 1
+    made = net.to("keras" if family == "torch" else "torch")
+    turned = items if kind != "maps" else np.moveaxis(items, *((1, -1) if family == "torch" else (-1, 1)))
+    expected = net.logits(items)
+    assert made.family != family and made.classes == tuple(ABC) and list(made.heads) == list(net.heads) and made.head.kind == net.head.kind
+    np.testing.assert_allclose(made.logits(turned), expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(made.features(turned), net.features(items), rtol=1e-4, atol=1e-5)
+    assert made.predict(turned).labels == net.predict(items).labels
+    opened = regraft.load(made.save(tmp_path / "kept"))
+    np.testing.assert_array_equal(opened.logits(turned), made.logits(turned))
+    np.testing.assert_allclose(made.to(family).logits(items), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: ops.cast(ops.cast(x, "float16"), "float32"), "dtype='float16'"),
+        (lambda x: x - ops.mean(x, axis=0, keepdims=True), "axis=[0], which mixes examples"),
+        (lambda x: x * ops.var(x), "axis=None, which mixes examples"),
+        (lambda x: ops.reshape(x, (-1, 6)), "the shape (-1, 6), which may mix examples"),
+        (lambda x: x[:, 1:3], "taken of a value, not one position"),
+        (lambda x: ops.matmul(np.ones((3, 7), np.float32), x), "an array of the shape (3, 7) that is no pooling"),
+        (lambda x: ops.matmul(x, x[:, :6]), "taken of a value"),
+    ],
+)
+def test_functions_of_keras_that_pytorch_does_not_get_are_refused_by_name(function: Callable[[Any], Any], said: str) -> None:
+    entry = keras.Input(STEPS)
+    net = regraft.load(keras.Model(entry, L.Dense(3)(L.Flatten()(function(entry)))))
+    with pytest.raises(NetworkError) as caught:
+        net.to("torch")
+    assert said in str(caught.value) and "The layer '" in str(caught.value) and ".onnx" in str(caught.value)
+
+
+class _Compared(nn.Module):
+    def __init__(self, compare: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.compare = compare
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.compare(x)
+
+
 class _Position(nn.Module):
     def __init__(self, size: int = 6) -> None:
         super().__init__()
@@ -265,6 +373,8 @@ class _Position(nn.Module):
         (nn.Fold((7, 6), (1, 1)), "col2im"),
         (nn.LSTM(6, 5, proj_size=3, batch_first=True), "projections"),
         (nn.Softplus(beta=2), "beta=2"),
+        (_Compared(lambda x: x * nn.functional.mse_loss(x, x * 2)), "a mean over examples"),
+        (_Compared(lambda x: torch.cat(torch.broadcast_tensors(x, x[:, :1] * 2), 1)), "items of the shapes (7, 6), (1, 6)"),
     ],
 )
 def test_operators_without_a_counterpart_are_refused_by_the_layer_that_calls_them(layer: nn.Module, said: str) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
 from ..keras_parts.structure import TAPS, is_tap
-from ..parts.taps import GRID, STD_FLOOR, Tap, nothing_left, pools_at
+from ..parts.taps import GRID, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
 from .opened import end_of, last_called, named, opened
 
 __all__ = ["tapped"]
@@ -98,11 +96,7 @@ def _on_grid(line: Any) -> Any:
     if size is None:
         return keras.ops.adaptive_average_pool(line, GRID, data_format="channels_last")
     cells = min(GRID, size)
-    shares = np.zeros((cells, size), np.float32)  # a product, as releases before Keras 3.13 have no adaptive pooling
-    for at in range(cells):
-        inside = slice(at * size // cells, -(-(at + 1) * size // cells))
-        shares[at, inside] = 1 / (inside.stop - inside.start)
-    return line if cells == size else keras.ops.matmul(shares, line)
+    return line if cells == size else keras.ops.matmul(grid_shares(size, cells), line)  # before Keras 3.13 there is no adaptive pooling
 
 
 def _name_steps_(tensor: Any, name: str) -> None:

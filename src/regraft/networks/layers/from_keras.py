@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..parts.taps import grid_shares
 from .keras_reader import Call, KerasReader, Row, Value, array_of, refusal
 
 __all__ = ["ROWS"]
@@ -295,7 +297,14 @@ def _flatten(reader: KerasReader, call: Call) -> Value:
 
 
 def _reshape(reader: KerasReader, call: Call) -> Value:
-    value, shape = reader.as_keras(call.value), list(call.layer.target_shape)
+    """Read a layer, whose shape is that of an item, or the function of Keras, whose shape begins with the number of examples."""
+    value, items = reader.as_keras(call.value), getattr(call.layer, "target_shape", None)
+    first, *rest = (-1, *items) if items is not None else call.layer.newshape
+    if first != -1 or (items is None and (-1 in rest or math.prod(rest) != value.tensor[0].numel())):
+        raise refusal(call.layer, f"the shape {tuple(call.layer.newshape)}, which may mix examples")
+    if tuple(rest) == tuple(value.tensor.shape[1:]):
+        return value
+    shape = list(rest)
     if -1 in shape:
         shape[shape.index(-1)] = value.tensor[0].numel() // -math.prod(shape)
     return reader.add(call.layer, "Reshape", value, shape=shape)
@@ -307,6 +316,55 @@ def _permute(reader: KerasReader, call: Call) -> Value:
 
 def _repeat(reader: KerasReader, call: Call) -> Value:
     return reader.add(call.layer, "Repeat", call.value, count=call.layer.n)
+
+
+def _cast(_reader: KerasReader, call: Call) -> Value:
+    if call.layer.dtype != "float32":
+        raise refusal(call.layer, f"dtype={call.layer.dtype!r}")
+    return call.value
+
+
+def _reduced(reader: KerasReader, call: Call) -> Value:
+    value, given = call.value, call.layer.axis
+    rank, keep = value.tensor.ndim, call.layer.keepdims
+    axes = sorted(axis % rank for axis in (given if isinstance(given, list | tuple) else [0 if given is None else given]))
+    if 0 in axes:
+        raise refusal(call.layer, f"axis={given}, which mixes examples")
+    first = value.first and (keep or rank - 1 not in axes)
+    own = [_own_axis(value, axis) for axis in axes]
+    return reader.add(call.layer, "Over", value, first=first, kind=type(call.layer).__name__.lower(), axes=own, keep=keep)
+
+
+def _own_axis(value: Value, axis: int) -> int:
+    """Return where the axis of Keras stands in a value."""
+    return axis if not value.first else 1 if axis == value.tensor.ndim - 1 else axis + 1
+
+
+def _selected(reader: KerasReader, call: Call) -> Value:
+    """Read one position along an axis, by its index."""
+    value, *given = call.values
+    taken = dict(enumerate(given)) if type(call.layer).__name__ == "GetItem" else {call.layer.axis: given[0]}
+    axes = [axis for axis, one in taken.items() if one != slice(None)]
+    if len(axes) != 1 or axes[0] in (0, None) or not isinstance(taken[axes[0]], int):
+        raise refusal(call.layer, f"{', '.join(map(str, given))} taken of a value, not one position")
+    (axis,) = (axis % value.tensor.ndim for axis in axes)
+    first = value.first and axis != value.tensor.ndim - 1
+    return reader.add(call.layer, "Select", value, first=first, axis=_own_axis(value, axis), index=taken[axes[0]])
+
+
+def _function(reader: KerasReader, call: Call) -> Value:
+    return reader.add(call.layer, "Function", call.value, kind=type(call.layer).__name__.lower())
+
+
+def _product(reader: KerasReader, call: Call) -> Value:
+    """Read a product with the shares of adaptive pooling, which is what pooled rows and columns of a map are made of."""
+    shares, value = call.values
+    if isinstance(shares, Value) or not isinstance(value, Value) or value.tensor.ndim != 3:
+        raise refusal(call.layer, "a product that is no pooling of (N, L, C) to fewer positions")
+    shares = np.asarray(torch.as_tensor(shares).cpu())
+    if shares.ndim != 2 or not np.allclose(shares, grid_shares(shares.shape[1], len(shares)), atol=1e-6):
+        raise refusal(call.layer, f"an array of the shape {shares.shape} that is no pooling to fewer positions")
+    return reader.add(call.layer, "AdaptiveAvgPool1d", reader.channels_first(value), output_size=len(shares))
 
 
 def _edge(reader: KerasReader, call: Call) -> Value:
@@ -442,5 +500,7 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
     **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), _nothing),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
+    **{"Cast": _cast, "Mean": _reduced, "Var": _reduced, "Sum": _reduced, "Sqrt": _function, "Square": _function, "Matmul": _product},
+    **{"Take": _selected, "GetItem": _selected},
 }
 """How each kind of call.layer is read, by the name of its class; layers that only training runs are left out."""

@@ -241,6 +241,14 @@ def _join(reader: TorchReader, call: Operation) -> Turned:
     return Turned(reader.layer(call, getattr(keras.layers, _JOINS[call.kind]), values), axes)
 
 
+def _squared_difference(reader: TorchReader, call: Operation) -> Turned:
+    one, two = call["self"], call["target"]
+    if call["reduction"] != 0 or not isinstance(two, Turned) or call.shape[1:] not in (one.shape[1:], two.shape[1:]):
+        raise call.refusal("a mean over examples, weights, or values that both are repeated")
+    values = [one.tensor, reader.turned(call, two, axes=one.axes)]
+    return Turned(keras.ops.square(keras.layers.Subtract(name=reader.name(call, "difference"))(values)), one.axes)
+
+
 def _with_number(reader: TorchReader, call: Operation, *, one: Any, two: Any) -> Turned:
     """Return a value plus, minus, times or divided by numbers: one, or one for each channel, that are no trained weights."""
     value, other = (one, two) if isinstance(one, Turned) else (two, one)
@@ -285,9 +293,10 @@ ROWS: dict[str, Row] = {
     **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
     **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
     **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),
-    **{name: _function(name) for name in ("exp", "log", "sin", "cos", "abs", "sqrt", "rsqrt")},
+    **{name: _function(name) for name in ("exp", "log", "sin", "cos", "abs", "sqrt", "rsqrt", "square")},
     **{"atan": _function("arctan"), "neg": _function("negative"), "softmax": _softmax, "log_softmax": _softmax},
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
+    "mse_loss": _squared_difference,
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum"), _join),
     **SHAPES,
 }

@@ -156,8 +156,21 @@ class TorchReader:
                 self._values[node] = entry
             elif node.op == "call_function":
                 self._call_(node)
-        (outputs,) = graph.output_node().args
-        return [found for found in (self._values.get(node) for node in outputs) if isinstance(found, Turned)]
+        (nodes,) = graph.output_node().args
+        outputs = [found for found in (self._values.get(node) for node in nodes) if isinstance(found, Turned)]
+        self._name_functions_(outputs)
+        return outputs
+
+    def _name_functions_(self, outputs: Sequence[Turned]) -> None:
+        """Name the functions of Keras: the numbered names that they get by themselves may be those of layers."""
+        waiting, seen = [value.tensor for value in outputs], set[int]()
+        while waiting:
+            operation = waiting.pop()._keras_history.operation
+            if id(operation) not in seen:
+                seen.add(id(operation))
+                if not isinstance(operation, keras.Layer):
+                    operation.name = self._free(type(operation).__name__.lower())
+                waiting += [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]
 
     def _call_(self, node: Node) -> None:
         if _is_size(node):

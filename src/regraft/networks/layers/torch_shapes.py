@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch.fx import Node
 
 from ..keras_parts.library import keras
+from ..parts.taps import grid_shares
 from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, Turned, axes_of, channels_last, each, edged, last_of, plain
 
 __all__ = ["SHAPES"]
@@ -54,6 +56,8 @@ def _adaptive(reader: TorchReader, call: Operation) -> Turned:
     value = reader.last(call, call.value)
     if set(outer) == {1}:
         return last_of(reader.layer(call, getattr(keras.layers, f"Global{kind}Pooling{rank}D"), value, keepdims=True))
+    if rank == 1 and kind == "Average" and inner[0] is not None and inner[0] % outer[0]:
+        return last_of(keras.ops.matmul(grid_shares(inner[0], outer[0]), value))
     if any(side is None or side % out for side, out in zip(inner, outer, strict=True)):
         raise call.refusal(f"windows of different sizes ({inner} to {outer})")
     sizes = [side // out for side, out in zip(inner, outer, strict=True) if side]
@@ -97,6 +101,8 @@ def _reshaped(reader: TorchReader, call: Operation) -> Turned:
     old = call.value.shape[1:]
     if old == shape[1:]:
         return call.value
+    if len(old) > 2 and len(shape) == 3 and old[0] == shape[1] and call.value.axes == channels_last(len(old) + 1):
+        return last_of(reader.layer(call, keras.layers.Reshape, call.value.tensor, target_shape=shape[:0:-1]))  # positions alone
     thin = sum(side != 1 for side in old) < 2  # one long axis: its order is the same, however the others stand
     value = call.value.tensor if thin else reader.turned(call, call.value)
     if len(shape) == 2:
@@ -114,6 +120,11 @@ def _turned(_reader: TorchReader, call: Operation) -> Any:
     elif call.kind == "transpose":
         one, two = call["dim0"] % rank, call["dim1"] % rank
         order[one], order[two] = order[two], order[one]
+    elif call.kind == "movedim":
+        ends = sorted(zip(each(call["destination"], 1), each(call["source"], 1), strict=True), key=lambda pair: pair[0] % rank)
+        order = [dim for dim in order if dim not in [source % rank for _, source in ends]]
+        for place, source in ends:
+            order.insert(place % rank, source % rank)
     else:
         order = order[::-1]
     return Turned(call.value.tensor, tuple(call.value.axes[dim] for dim in order))
@@ -165,10 +176,37 @@ def _expand(reader: TorchReader, call: Operation) -> Turned:
     tensor, axes, shape = call.value.tensor, call.value.axes, call.shape
     if len(shape) != len(axes) or shape[0] != BATCH:
         raise call.refusal("further axes")
+    if _only_compared(call.node):
+        return call.value
     for axis, old, new in zip(axes, call.value.shape, shape, strict=True):
         if old == 1 and new > 1:
             tensor = keras.ops.repeat(tensor, new, axis=axis)
     return Turned(tensor, axes)
+
+
+def _only_compared(node: Node) -> bool:
+    """Tell whether mse_loss alone reads a repeated value: it repeats values itself, in Keras as well."""
+    for user in node.users:
+        name = getattr(user.target, "__name__", "").partition(".")[0]
+        given: Any = user.args[0]
+        if name == "broadcast_tensors" and not _alone(user, given.index(node)):
+            return False
+        if name not in ("broadcast_tensors", "mse_loss"):
+            return False
+    return True
+
+
+def _alone(node: Node, at: int) -> bool:
+    """Tell the same of one of the values that broadcast_tensors gives."""
+    return all(_only_compared(user) for user in node.users if user.args[1] == at)
+
+
+def _broadcast(_reader: TorchReader, call: Operation) -> list[Turned]:
+    values: list[Turned] = call["tensors"]
+    shapes = [value.shape[1:] for value in values]
+    if not all(side == shapes[0] or _alone(call.node, at) for at, side in enumerate(shapes)):
+        raise call.refusal(f"items of the shapes {', '.join(map(str, shapes))}")
+    return values
 
 
 def _pad(reader: TorchReader, call: Operation) -> Turned:
@@ -240,9 +278,9 @@ SHAPES: dict[str, Row] = {
     **dict.fromkeys((f"adaptive_{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _adaptive),
     **dict.fromkeys(("mean", "amax", "sum"), _reduced),
     **dict.fromkeys(("flatten", "view", "reshape", "unsqueeze", "squeeze", "unflatten"), _reshaped),
-    **dict.fromkeys(("permute", "transpose", "t", "numpy_T"), _turned),
+    **dict.fromkeys(("permute", "transpose", "movedim", "t", "numpy_T"), _turned),
     **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), _same),
-    **{"select": _select, "slice": _slice, "expand": _expand},
+    **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"), _larger),

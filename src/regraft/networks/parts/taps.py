@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from ...errors import NetworkError, near_names
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Tap",
     "TapSlice",
     "checked_points",
+    "grid_shares",
     "nothing_left",
     "pools_at",
     "refuse_read_input",
@@ -85,6 +88,15 @@ def checked_points(points: Sequence[Tap], blocks: Collection[str]) -> tuple[Tap,
 def pools_at(pools: Sequence[str], rank: int) -> tuple[str, ...]:
     """Return those of the pools that values of `rank` axes have; "vector" alone for (N, d)."""
     return (VECTOR,) if rank == 2 else tuple(pool for pool in pools if pool in _BY_RANK.get(rank, ("mean", "std")))
+
+
+def grid_shares(size: int, cells: int) -> np.ndarray:
+    """Return by which share each of `size` positions counts in each cell, (cells, size), as adaptive average pooling has them."""
+    shares = np.zeros((cells, size), np.float32)
+    for at in range(cells):
+        inside = slice(at * size // cells, -(-(at + 1) * size // cells))
+        shares[at, inside] = 1 / (inside.stop - inside.start)
+    return shares
 
 
 def nothing_left(points: Sequence[Tap]) -> NetworkError:
