@@ -126,7 +126,7 @@ def test_auto_considers_codes_where_there_are_enough_conditions(kind: str) -> No
 def test_auto_carries_a_method_through_to_its_end(kind: str, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("regraft.planning.choosing.choice.Choice.is_settled", lambda _self: False)
     monkeypatch.setattr("regraft.planning.choosing.choice.Choice.is_hopeless", lambda *_given: False)
-    monkeypatch.setattr("regraft.planning.choosing.choice.Choice.is_beaten_by", lambda *_given, loss: True)
+    monkeypatch.setattr("regraft.planning.choosing.choice.Choice.is_beaten_by", lambda *_given: True)
     plan = Plan.from_dict(
         {"strategy": "auto", "candidates": [{"strategy": strategy}], "settings": {"epochs": 3, "cache": "memory", "stay_near": 0.5}}
     )

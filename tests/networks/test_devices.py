@@ -21,6 +21,8 @@ LABELS = np.where(EXAMPLES[:, 0] > 0, "a", "b")
 
 @pytest.fixture(scope="module", autouse=True)
 def lazy_device() -> None:
+    # PyTorch starts threads for every device that it knows at its first gradient, and a process that has such threads cannot be forked.
+    torch.ones(1, requires_grad=True).sum().backward()
     torch._lazy.ts_backend.init()
 
 

@@ -86,7 +86,7 @@ def test_a_strategy_leaves_its_setup_as_it_was(
 ) -> None:
     monkeypatch.setattr(Choice, "is_settled", lambda _self: False)  # so that "auto" tries all that it can
     monkeypatch.setattr(Choice, "is_hopeless", lambda *_given: False)
-    monkeypatch.setattr(Choice, "is_beaten_by", lambda *_given, loss: True)
+    monkeypatch.setattr(Choice, "is_beaten_by", lambda *_given: True)
     setup = _setup(family, strategy, options)
     before, weights = _content(setup), {name: tensor.detach().clone() for name, tensor in setup.network.state().items()}
     log = Log()

@@ -71,7 +71,9 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any, Any]]] = {"torch": _torch_resul
 def _exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that are saved again and again are exported once: it takes longer than all the rest."""
     forms, inner = dict[Any, Any](), exporting.exported_onnx
-    monkeypatch.setattr(exporting, "exported_onnx", lambda net: forms.get(net.classes) or forms.setdefault(net.classes, inner(net)))
+    monkeypatch.setattr(
+        exporting, "exported_onnx", lambda body: forms.get(str(body.module)) or forms.setdefault(str(body.module), inner(body))
+    )
 
 
 def _seen(folder: Path, architecture: Any) -> dict[str, Any]:

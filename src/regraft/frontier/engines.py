@@ -192,12 +192,12 @@ def chosen_engine(  # over the limit: what a choice depends on
         The engine, with the name `EAGER` for PyTorch as it is, and its values of the first batches.
     """
     seconds, eager = min(batch.seconds / len(batch) for batch in first), (Engine(EAGER, work.values), [batch.values for batch in first])
-    export, building = _limits(work, seconds=seconds * rows) if wanted == "auto" else (math.inf, math.inf)
+    building = _limit(work, seconds=seconds * rows) if wanted == "auto" else math.inf
     proving = seconds * (1 + sum(map(len, first)) + len(first[0]))
     if wanted == "auto" and _expected_building(work) + proving > building:
         return eager
     start = perf_counter()
-    found, why = _built(work, wanted=wanted, proof=first, ends=(start + export, start + building - proving, start + building))
+    found, why = _built(work, wanted=wanted, proof=first, ends=(start + building - proving, start + building))
     log.building += perf_counter() - start
     engine, values = min(found, key=lambda one: one[0].seconds, default=eager)
     if engine.name != EAGER and wanted == "auto" and engine.seconds >= seconds:
@@ -213,11 +213,11 @@ def chosen_engine(  # over the limit: what a choice depends on
     return replace(engine, faster=seconds - engine.seconds), values
 
 
-def _limits(work: Work, *, seconds: float) -> tuple[float, float]:
-    """Return how long the export, which may fail, and all of building may take for a pass of so many seconds."""
+def _limit(work: Work, *, seconds: float) -> float:
+    """Return how long building may take for a pass of so many seconds."""
     kinds = {type(module).__name__ for name, module in work.network.modules().items() if name in work.layers}
     convolutions = any("Conv2" in kind for kind in kinds)  # also those of Keras: DepthwiseConv2D, SeparableConv2D
-    return _MOST_LOST * seconds, (_MOST_ADVANCED if convolutions else _MOST_LOST) * seconds
+    return (_MOST_ADVANCED if convolutions else _MOST_LOST) * seconds
 
 
 def _expected_building(work: Work) -> float:
@@ -257,7 +257,7 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
 
 
 def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
-    """Build and prove engines; `ends` are the times at which export, building and proving are given up.
+    """Build and prove engines; `ends` are the times at which building and proving are given up.
 
     Returns:
         Those that give PyTorch's values, with those of the `proof`, and why the others are not used.
@@ -267,9 +267,8 @@ def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[fl
     start = perf_counter()
 
     def exported() -> None:
-        now = perf_counter()
-        _in_time(now, ends[0])
-        _in_time(now + _AFTER_EXPORT * (now - start), ends[1])
+        took = perf_counter() - start
+        _in_time(start + max(took, min((1 + _AFTER_EXPORT) * took, _expected_building(work))), ends[0])
 
     try:
         module, sample = work.module(), [tensor[:2] for tensor in sample_tensors(proof[0].inputs)]
@@ -279,7 +278,7 @@ def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[fl
             make = _in_onnx_form(module, sample, outputs=len(proof[0].values), exported=exported)
         for name, known in names.items():
             try:
-                engine, values = _proved(known, make(name), proof=proof, end=ends[2])
+                engine, values = _proved(known, make(name), proof=proof, end=ends[1])
                 half = wanted != "compile" and find_spec("openvino") is not None
                 found.append((replace(engine, half=partial(make, f"openvino {HALF}") if half else None), values))
             except RegraftError as problem:

@@ -355,6 +355,8 @@ def codes_around(body: TorchBody) -> CodedNetwork:
     Raises:
         NetworkError: if it takes none.
     """
+    if isinstance(body.module, OnnxProgram | TorchProgram):
+        refuse_program({"source": "program", "class": body.module.own}, "given codes of conditions")
     found = find_graft(body.module, CodedNetwork)
     if found is None:
         raise NetworkError("This torch network takes no codes; expected one trained with strategy='codes'.")
