@@ -29,8 +29,6 @@ __all__ = [
 
 _LOST = 0.15
 """Share of a new class's items that its row may leave to the old classes, where no old item is there to weigh them against."""
-_WEIGHT = 1.25
-"""What the examples of a new class weigh beside those of each old one where statistics of these are known; chosen on digits."""
 _MOST_LOST = 0.04
 """Share of unseen old examples that a new class may be expected to take, whatever its examples gain by more."""
 _PULL = 1e-3
@@ -138,7 +136,8 @@ def aligned_to_statistics(features: np.ndarray, targets: np.ndarray, *, count: i
     """Return rows of new classes that are on the scale of the old ones, from class statistics of the old examples.
 
     The direction of a new class is the discriminant between it and the old class means. It is weighed with the old rows, and gets a
-    bias, such that the log-loss of old and new examples is lowest, with the old scores as they are: a convex problem of C + 2 numbers.
+    bias, such that the log-loss of old and new examples is lowest, each class weighing the same and the old scores as they are: a convex
+    problem of C + 2 numbers.
     All scores in it are of unseen examples. Those of the new class are by a row that was made without the example. Those of the old
     classes are drawn from what their statistics say: the old scores as `held_out` of the statistics says; those of the new row, which
     is solved on the covariance of the old examples, deviate by 1 / (1 - h) and lie above their means as those of examples left out do,
@@ -189,8 +188,7 @@ def _aligned_row(own: np.ndarray, *, old: Rows, known: ClassStatistics) -> tuple
 def _mixed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
     """Return weights (C,) and a bias with which the scores (N, C), of old classes and last of the new one, make the score of that.
 
-    They have the lowest log-loss, each old class weighing the same and the new one `_WEIGHT` times as much; the old scores stay as they
-    are.
+    They have the lowest log-loss, each class weighing the same; the old scores stay as they are.
     """
     first, total = scores.shape[1] - 1, scores.shape[1]
     middle = scores.mean(axis=0)
@@ -198,7 +196,7 @@ def _mixed(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
     spread = np.maximum(spread, 1e-12)
     table, fixed = np.column_stack([(scores - middle) / spread, np.ones(len(scores))]), scores[:, :first]
     counts = np.bincount(targets, minlength=total)
-    share = (np.append(np.ones(first), _WEIGHT) / np.maximum(counts, 1) / (counts > 0).sum())[targets]
+    share = (1 / np.maximum(counts, 1) / (counts > 0).sum())[targets]
     truth, pull = np.eye(total)[targets], np.append(np.full(first, _PULL), [0.1 * _PULL, 0.1 * _PULL])
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
