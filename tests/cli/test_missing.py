@@ -7,6 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from regraft.cli import app
+from regraft.cli.shared import VALUES
+from regraft.data.preprocessings.augmenting import AUGMENTS
+from regraft.frontier.engines import ENGINES
+from regraft.planning.plan import PROBES, STARTS_OF_ROWS, STRATEGIES
+from regraft.planning.search.board import PRUNERS, SAMPLERS
 
 COMMANDS = {
     "adapt": (["adapt", "NETWORK", "DATA", "--out", "OUT"], 2),
@@ -46,3 +54,73 @@ def test_all_that_is_missing_is_told_before_torch_is_imported(name: str, tmp_pat
     assert "There is no file or folder 'nets/mine'." in told and ("The data do not exist: photos." in told) == (count == 2), done.stderr
     assert told.count("There is no file or folder") == sum("nets/mine" in word or word == "NETWORK" for word in words)
     assert not list(tmp_path.iterdir())
+
+
+PLACES = {
+    "adapt": "net t.csv --out out",
+    "check": "t.csv net",
+    "evaluate": "net t.csv",
+    "predict": "net t.csv",
+    "profile": "net t.csv",
+    "search": "net t.csv --out out",
+    "extend": "net t.csv --out out",
+}
+"""Command -> its arguments, all of which are there."""
+COLUMN = "t.csv has no column {!r} for {}; did you mean {!r}?"
+OPTIONS = {
+    "--target labl": COLUMN.format("labl", "target", "label"),
+    "--target a=labl --target b=who": COLUMN.format("labl", "target of task 'a'", "label"),
+    "--group whoo": COLUMN.format("whoo", "group", "who"),
+    "--columns ages": COLUMN.format("ages", "columns", "age"),
+    "--condition whoo": COLUMN.format("whoo", "condition", "who"),
+    "--pass whoo": COLUMN.format("whoo", "pass", "who"),
+    "--files nowhere": "--files nowhere does not exist.",
+    "--weights nowhere": "--weights nowhere does not exist.",
+    "--source-classes nowhere": "--source-classes nowhere does not exist.",
+    "--kind imag": "No kind of data is called 'imag'; did you mean 'image'?",
+    "--task regresion": "task='regresion' is no kind of task; did you mean 'regression'?",
+    "--strategy ful": "strategy='ful' is not known; did you mean 'full'?",
+    "--probe rigde": "probe='rigde' is not known; did you mean 'ridge'?",
+    "--start zeroes": "start='zeroes' is not known; did you mean 'zeros', 'probe'?",
+    "--augment ligt": "augment='ligt' is not known; did you mean 'light'?",
+    "--engine compil": "engine='compil' is not known; did you mean 'compile'?",
+    "--sampler tpee": "sampler='tpee' is not known; did you mean 'tpe'?",
+    "--pruner media": "pruner='media' is not known; did you mean 'median'?",
+}
+"""Wrong options -> what is said of them."""
+OTHERWISE = {"evaluate": ["--condition"], "predict": ["--condition"]}
+"""Where an option may name something else than a column, which the network alone knows."""
+ALL = """
+import sys
+from typer.testing import CliRunner
+from regraft.cli import app
+for line in sys.stdin.read().splitlines():
+    done = CliRunner().invoke(app, line.split())
+    print(done.exit_code, "torch" in sys.modules, " ".join(done.output.split()))
+"""
+
+
+def test_wrong_columns_values_and_places_are_told_before_torch_is_imported(tmp_path: Path) -> None:
+    """Every option of the table with every command that has it, with places that are all there."""
+    (tmp_path / "net").mkdir()
+    (tmp_path / "t.csv").write_text("age,who,text,label\n1,ann,some words,x\n")
+    has = {name: {option for one in get_command(app).commands[name].params for option in one.opts} for name in PLACES}
+    asked = [
+        (f"{name} {places} {wrong}", said)
+        for name, places in PLACES.items()
+        for wrong, said in OPTIONS.items()
+        if wrong.split()[0] in has[name] and wrong.split()[0] not in OTHERWISE.get(name, [])
+    ]
+    assert {wrong for wrong in OPTIONS if any(line.endswith(wrong) for line, _ in asked)} == set(OPTIONS)
+    lines = "\n".join(line for line, _ in asked)
+    done = subprocess.run([sys.executable, "-c", ALL], input=lines, capture_output=True, text=True, check=True, cwd=tmp_path)
+    told = done.stdout.splitlines()
+    assert len(told) == len(asked)
+    assert [(line, out) for (line, said), out in zip(asked, told, strict=True) if not (out.startswith("2 False ") and said in out)] == []
+    assert {path.name for path in tmp_path.iterdir()} == {"net", "t.csv"}
+
+
+def test_the_commands_know_the_values_that_the_library_knows() -> None:
+    known = {"strategy": STRATEGIES, "probe": PROBES, "start": STARTS_OF_ROWS, "augment": AUGMENTS, "engine": ENGINES}
+    known |= {"sampler": SAMPLERS, "pruner": (*PRUNERS, "none")}
+    assert {name: sorted(words.split()) for name, words in VALUES.items()} == {name: sorted(words) for name, words in known.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from ..files.given import missing_data, missing_network
 from ..files.text import printable
 
 __all__ = [
+    "VALUES",
     "Target",
-    "check_there",
+    "check_given",
     "checked_kind",
     "class_names",
     "columns_for",
@@ -65,18 +66,58 @@ def class_names(path: Path | None) -> list[str] | None:
     return names
 
 
-def check_there(network: str | Path | Sequence[str] | None, *data: str | Path | None) -> None:
-    """Raise where a network or data are not there: told before torch is imported, and all at once.
+VALUES = {
+    "strategy": "auto probe head partial full surgical scratch bias scale_shift lora lin codes",
+    "probe": "auto ridge lda logistic svm class_mean random_projection knn",
+    "start": "auto zeros random mean imprint probe",
+    "augment": "auto none light photo",
+    "engine": "auto eager compile onnxruntime openvino",
+    "sampler": "tpe random grid",
+    "pruner": "median hyperband none",
+}
+"""Option -> its values, which the library knows only once torch is imported."""
+
+
+def check_given(
+    network: str | Path | Sequence[str] | None,
+    *data: str | Path | None,
+    reading: Mapping[str, Any] | None = None,
+    places: Mapping[str, Path | None] | None = None,
+    **words: str | None,
+) -> None:
+    """Raise where something is not there, or an option has no such value: told before torch is imported, and all at once.
 
     Args:
         network: a file, folder or name, or several; None where none is needed.
         data: files and folders; None where nothing was given.
+        reading: how the data are read, as `regraft.read` takes it; columns of tables are looked for in their first lines.
+        places: option -> the file or folder given for it.
+        words: option of `VALUES` -> the value given for it.
 
     Raises:
-        InputError: naming everything that is missing.
+        InputError: naming everything that is wrong.
     """
+    from ..data.read import EQUAL, unknown_kinds
+    from ..data.readers.table_files import names_of_file
+    from ..data.readers.tables import TABLE_EXTENSIONS, absent_columns
+
+    how = dict(reading or {})
     networks = [] if network is None else [network] if isinstance(network, str | Path) else network
     wrong = [*(missing_network(str(one)) for one in networks), *(missing_data(source) for source in data if source is not None)]
+    for option, place in {"files": how.get("files"), **(places or {})}.items():
+        if place is not None and not place.exists():
+            wrong.append(f"--{option} {printable(place)} does not exist. Relative paths start at {printable(Path.cwd())}.")
+    wrong += unknown_kinds(how.get("kind"), how.get("task"))
+    for option, word in words.items():
+        values = VALUES[option].split()
+        if word is not None and word not in values:
+            wrong.append(f"{option}={word!r} is not known{near_names(word, values)}")
+    asked, group = how.get("target"), how.get("group")
+    targets = {f"target of task {task!r}": column for task, column in asked.items()} if isinstance(asked, dict) else {"target": asked}
+    columns = targets | {"group": None if group == EQUAL else group} | {what: how.get(what) for what in ("condition", "columns", "pass")}
+    for table in (Path(one) for one in data if one):
+        if any(columns.values()) and table.suffix.lower() in TABLE_EXTENSIONS and table.is_file():
+            wrong += absent_columns(names_of_file(table), columns, table=printable(table.name))
     if any(wrong):
         raise InputError("\n".join(filter(None, wrong)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
 
-__all__ = ["EQUAL", "read"]
+__all__ = ["EQUAL", "read", "unknown_kinds"]
 
 EQUAL = "byte-equal"
 """As `group`: examples that are equal byte by byte are one group."""
@@ -93,12 +93,8 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
         >>> data.classes, data.class_counts().tolist(), data.task
         (('no', 'yes'), [1, 3], 'classification')
     """
-    for asked in kind.values() if isinstance(kind, Mapping) else [] if kind is None else [kind]:
-        if asked not in KINDS:
-            raise DataError(f"No kind of data is called {asked!r}{near_names(str(asked), KINDS)}")
-    for wanted in [] if task is None else task.values() if isinstance(task, Mapping) else [task]:
-        if wanted not in TASKS:
-            raise DataError(f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}")
+    for wrong in unknown_kinds(kind, task):
+        raise DataError(wrong)
     equal = isinstance(group, str) and group == EQUAL
     own = None if equal else group
     options = ReadOptions(target, files, own, condition, kind, skip_bad, _class_names(classes), columns, outside, task, sample_weight)
@@ -113,6 +109,16 @@ def read(  # noqa: PLR0913  # over the limit: a source and its public keywords
             )
         data = dataclasses.replace(data, max_length=max_length)
     return dataclasses.replace(data, groups=data.duplicates().astype(np.str_)) if equal else data
+
+
+def unknown_kinds(kind: Any, task: Any) -> Iterator[str]:
+    """Yield what is wrong with kinds of data and of tasks that are not known; both as in `read`."""
+    for asked in kind.values() if isinstance(kind, Mapping) else [] if kind is None else [kind]:
+        if asked not in KINDS:
+            yield f"No kind of data is called {asked!r}{near_names(str(asked), KINDS)}"
+    for wanted in [] if task is None else task.values() if isinstance(task, Mapping) else [task]:
+        if wanted not in TASKS:
+            yield f"task={wanted!r} is no kind of task{near_names(str(wanted), TASKS)}"
 
 
 def _read_source(source: Any, options: ReadOptions) -> Dataset:

@@ -17,7 +17,7 @@ from ...files.text import printable
 from .. import options
 from ..guard import command
 from ..shared import (
-    check_there,
+    check_given,
     class_names,
     columns_for,
     kind_for,
@@ -116,14 +116,15 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     rows["rename"] = named_pairs(rename, option="--rename", form="OLD=NEW")
     settings |= {name: value for name, value in rows.items() if value}
     joined, asked, layers = listed_names(join, option="--join"), listed_names(columns, option="--columns"), _layers(hidden)
-    check_there(network, data, test)
+    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
+    reading |= {"kind": kind, "skip_bad": skip_bad, "task": task, "max_length": max_length, "columns": asked}
+    words = {"strategy": strategy, "probe": probe, "start": start, "augment": augment, "engine": engine}
+    check_given(network, data, test, reading=reading, places={"weights": weights, "source-classes": source_classes}, **words)
 
     from ... import heads, verbs
     from ...planning import make_plan
 
     plan = make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
-    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    reading |= {"kind": kind, "skip_bad": skip_bad, "task": task, "max_length": max_length}
     with speaking(not quiet):
         net = opened(
             network,

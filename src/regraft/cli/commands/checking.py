@@ -9,7 +9,7 @@ import typer
 from ...console import show, show_json, tell
 from .. import options
 from ..guard import command
-from ..shared import check_there, columns_for, kind_for, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, wanted_target, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -50,7 +50,6 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Tell what was read and how: columns, classes, sizes, duplicates, what cannot be used; nothing is trained or written."""
-    check_there(network, data)
     reading: dict[str, Any] = {
         "target": wanted_target(target),
         "task": task,
@@ -59,11 +58,12 @@ def _check(  # noqa: PLR0913  # over the limit: the options of the command
         "condition": condition,
         "files": files,
     }
-    reading |= {"outside": outside, "skip_bad": True, "columns": listed_names(columns, option="--columns")}
+    reading |= {"outside": outside, "skip_bad": True, "columns": listed_names(columns, option="--columns"), "kind": kind}
+    check_given(network, data, reading=reading, places={"weights": weights, "source-classes": source_classes})
     if network is None:
         from ...data import checked
 
-        summary = checked(read_data(data, kind=kind, **reading), True).summary()
+        summary = checked(read_data(data, **reading), True).summary()
     else:
         net = opened(
             network,

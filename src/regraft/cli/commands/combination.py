@@ -9,7 +9,7 @@ import typer
 from ...console import show, show_json, speaking
 from .. import options
 from ..guard import command
-from ..shared import check_there, named_pairs, opened, read_data, wanted_target
+from ..shared import check_given, named_pairs, opened, read_data, wanted_target
 from .adaptation import print_next
 
 __all__ = ["add_to"]
@@ -44,11 +44,11 @@ def _combine(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Make one network of several that tell one class each from everything else: their scores side by side."""
     named = named_pairs(networks, option="CLASS=NETWORK", form="a class and its network, such as cat=cat/")
-    check_there(list(named.values()), data)
+    reading: dict[str, Any] = {"target": wanted_target(target), "files": files, "kind": kind}
+    check_given(list(named.values()), data, reading=reading)
 
     from ...heads import combine
 
-    reading: dict[str, Any] = {"target": wanted_target(target), "files": files, "kind": kind}
     with speaking(not quiet):
         found = {name: opened(source) for name, source in named.items()}
         net = combine(found, None if data is None else read_data(data, **reading), kind=task)

@@ -12,7 +12,7 @@ from ...console import show, show_json, speaking
 from ...errors import InputError
 from .. import options
 from ..guard import command
-from ..shared import check_there, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
+from ..shared import check_given, columns_for, kind_for, listed_names, opened, read_data, size_of, wanted_target
 
 __all__ = ["add_to"]
 
@@ -86,12 +86,12 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     asked = listed_names(columns, option="--columns")
     how: dict[str, Any] = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised}
     how |= {"replace": replace, "seed": seed}
-    check_there(folder, data)
+    reading: dict[str, Any] = {"condition": condition, "files": files, "outside": outside, "skip_bad": skip_bad}
+    check_given(folder, data, reading=reading | {"target": wanted_target(target), "kind": kind, "columns": asked})
     with speaking(not quiet):
         net = opened(str(folder), architecture=architecture)
         beside = columns_for(net, asked)
-        reading = {"condition": condition, "files": files, "outside": outside, "skip_bad": skip_bad, "columns": beside}
-        reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
+        reading |= {"columns": beside, "kind": kind_for(net, data, asked=kind, files=files)}
         if unsupervised is not None and target is None and condition is None:
             items = _unlabelled(net, data, columns=beside or [], outside=outside)
         else:

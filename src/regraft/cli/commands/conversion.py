@@ -12,7 +12,7 @@ from ...errors import InputError
 from ...files.text import printable
 from .. import options
 from ..guard import command
-from ..shared import check_there, opened, size_of
+from ..shared import check_given, opened, size_of
 
 __all__ = ["add_to"]
 
@@ -51,7 +51,7 @@ def _convert(  # noqa: PLR0913  # over the limit: the options of the command
         raise InputError(f"{printable(out)!r} has the ending {out.suffix!r}; expected one of {', '.join(_ENDINGS)}, or none for a folder.")
     if out.exists():
         raise InputError(f"{printable(out)!r} is there already. Give another name, or remove it.")
-    check_there(source)
+    check_given(source)
     net = opened(source, weights, source_classes=source_classes, head=head, architecture=architecture)
     ending = out.suffix.lower()
     if family is not None or ending in _OF_KERAS:

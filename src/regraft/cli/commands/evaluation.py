@@ -12,7 +12,7 @@ import typer
 from ...console import show_json, show_table, tell
 from .. import options
 from ..guard import command
-from ..shared import check_there, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
+from ..shared import check_given, checked_kind, columns_for, kind_for, listed_names, read_data, run_by, to_run, wanted_target
 
 __all__ = ["add_to"]
 
@@ -66,7 +66,8 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Judge a saved network on labelled data: figures with 95 % intervals, each class by itself, the confusion matrix."""
     wanted, asked = wanted_target(target), listed_names(columns, option="--columns")
-    check_there(folder, data)
+    reading: dict[str, Any] = {"target": wanted, "files": files, "outside": outside, "skip_bad": skip_bad, "task": task}
+    check_given(folder, data, reading=reading | {"columns": asked, "kind": kind}, engine=engine)
     running = run_by(folder, engine, cluster=cluster)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
 
@@ -75,9 +76,8 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
 
     heads = heads_of(net, list(wanted)) if isinstance(wanted, dict) else {None: net.head}
     one = condition is not None and _knows(net, condition, data=data)
-    reading = {"target": wanted, "condition": None if one else condition, "files": files, "outside": outside, "skip_bad": skip_bad}
-    reading |= {"kind": kind_for(net, data, asked=kind, files=files)}
-    reading |= {"columns": columns_for(net, asked), "task": task}
+    reading |= {"condition": None if one else condition, "kind": kind_for(net, data, asked=kind, files=files)}
+    reading |= {"columns": columns_for(net, asked)}
     labelled = read_data(data, classes=names_of(heads), **reading)
     checked_kind(net, labelled)
 

@@ -10,7 +10,7 @@ import typer
 from ...console import show, show_json, speaking, tell
 from .. import options
 from ..guard import as_options, command
-from ..shared import check_there, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
 from .adaptation import print_folder, printed_report
 
 __all__ = ["add_to"]
@@ -54,8 +54,9 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     """Add the classes of DATA that a network lacks; the class weights and the logits of its old ones stay as they are."""
     listed = listed_names(columns, option="--columns")
     reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "files": files, "outside": outside, "kind": kind}
-    reading["skip_bad"] = skip_bad
-    check_there(network, data, old_data, test)
+    reading |= {"skip_bad": skip_bad, "columns": listed}
+    places = {"weights": weights, "source-classes": classes}
+    check_given(network, data, old_data, test, reading=reading, places=places, start=start)
 
     from ... import verbs
     from ...planning.extending import Asked

@@ -23,7 +23,7 @@ from ..options import (
     Trust,
     Weights,
 )
-from ..shared import check_there, class_names, kind_for, opened, read_data, wanted_weights
+from ..shared import check_given, class_names, kind_for, opened, read_data, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -59,7 +59,7 @@ def _inspect(  # noqa: PLR0913  # over the limit: the options of the command
     """Show blocks, heads, classes and preprocessing of a network, and the account of a weights file."""
     wanted = class_names(classes)
     how: dict[str, Any] = {"head": head, "channels": channels, "architecture": architecture, "inputs": inputs, "trust": trust}
-    check_there(network, data)
+    check_given(network, data)
     net = opened(network, wanted_weights(weights, random_weights), source_classes=source_classes, **how)
     preview = _preview(net, wanted) if wanted else None
     fit = _fit(net, data)

@@ -35,7 +35,7 @@ from ..options import (
     Trust,
     Unknown,
 )
-from ..shared import check_there, columns_for, listed_names, run_by, to_run
+from ..shared import check_given, columns_for, listed_names, run_by, to_run
 
 if TYPE_CHECKING:
     pass
@@ -77,7 +77,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
 ) -> None:
     """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
     asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
-    check_there(folder, *(files or []))
+    check_given(folder, *(files or []), reading={"files": beside, "columns": asked, "pass": shown}, engine=engine)
     running = run_by(folder, engine, cluster=cluster)
     net = to_run(folder, head=head, channels=channels, architecture=architecture, trust=trust)
     data = _items(net, files or [], texts=text or [], columns=columns_for(net, asked), beside=beside, outside=outside)

@@ -11,7 +11,7 @@ from ...console import show, show_json, speaking, tell
 from ...files.text import printable
 from .. import options
 from ..guard import command
-from ..shared import check_there, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
+from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
 
 __all__ = ["add_to"]
 
@@ -58,21 +58,15 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
-    check_there(network, data)
+    asked = listed_names(columns, option="--columns")
+    reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside}
+    reading |= {"kind": kind, "task": task, "max_length": max_length}
+    check_given(network, data, reading=reading, places={"weights": weights, "source-classes": source_classes}, engine=engine)
     how: dict[str, Any] = {"source_classes": source_classes, "head": head, "channels": channels}
     how |= {"architecture": architecture, "inputs": inputs}
     with speaking(not quiet):
         net = opened(network, wanted_weights(weights, random_weights), **how)
-        asked = columns_for(net, listed_names(columns, option="--columns"))
-        reading: dict[str, Any] = {
-            "target": wanted_target(target),
-            "group": group,
-            "columns": asked,
-            "files": files,
-            "outside": outside,
-            "kind": kind,
-        }
-        reading |= {"task": task, "max_length": max_length}
+        reading["columns"] = columns_for(net, asked)
         dataset = read_data(data, skip_bad=skip_bad, **reading)
         settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
         settings |= {name: value for name, value in {"engine": engine, "cluster": cluster}.items() if value is not None}

@@ -17,7 +17,7 @@ from ...files.text import printable
 from .. import options
 from ..guard import command
 from ..shared import (
-    check_there,
+    check_given,
     class_names,
     columns_for,
     kind_for,
@@ -117,9 +117,10 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
     how |= {"holdout": holdout, "seed": seed, "budget": budget}
     reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
-    reading |= {"skip_bad": skip_bad, "task": task, "max_length": max_length}
     asked = listed_names(columns, option="--columns")
-    check_there(network, data, test)
+    reading |= {"skip_bad": skip_bad, "task": task, "max_length": max_length, "kind": kind, "columns": asked}
+    words = {"strategy": strategy, "probe": probe, "engine": engine, "sampler": sampler, "pruner": pruner}
+    check_given(network, data, test, reading=reading, places={"weights": weights, "source-classes": source_classes}, **words)
     with speaking(not quiet):
         net = opened(
             network,

@@ -21,7 +21,7 @@ from ...files.text import printable
 from ..items import as_numpy, listed
 from .encodings import CHUNK_BYTES, encoding_of
 
-__all__ = ["MOST_COLUMNS", "columns_of_csv", "distinct_names", "texts_of_csv"]
+__all__ = ["MOST_COLUMNS", "columns_of_csv", "distinct_names", "names_of_csv", "texts_of_csv"]
 
 MOST_COLUMNS = 2**20
 """Of a table; a reader takes some KiB for each of them, however short the file is."""
@@ -85,6 +85,11 @@ def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     columns = {name: found[name] for name in form.names if not (name.startswith("Unnamed: ") and _is_empty(found[name]))}
     notes = [note for name, values in columns.items() for note in _numbers_in(columns, name, values=values)]
     return columns, (*form.notes, *notes)
+
+
+def names_of_csv(path: Path) -> list[str]:
+    """Return the names of the columns of a CSV, from its first lines."""
+    return _form_of(path).names
 
 
 def texts_of_csv(path: Path, name: str) -> np.ndarray:

@@ -13,9 +13,9 @@ from ...files.formats import opening
 from ...files.sizes import check_size
 from ...files.text import printable
 from ..items import as_numpy, listed
-from .csv_files import MOST_COLUMNS, columns_of_csv, distinct_names, texts_of_csv
+from .csv_files import MOST_COLUMNS, columns_of_csv, distinct_names, names_of_csv, texts_of_csv
 
-__all__ = ["Columns", "columns_of_file", "distinct_names", "texts_of_file"]
+__all__ = ["Columns", "columns_of_file", "distinct_names", "names_of_file", "texts_of_file"]
 
 Columns = dict[str, np.ndarray]
 
@@ -42,6 +42,16 @@ def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
             return _from_parquet(path)
     with opening(path, "csv", remedy=_REMEDY):
         return columns_of_csv(path)
+
+
+def names_of_file(path: Path) -> list[str]:
+    """Return the names of the columns of a file as `columns_of_file` reads it; of a CSV its first lines alone are read."""
+    if path.suffix.lower() == ".parquet":
+        parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
+        with opening(path, "parquet", remedy="Write it again, or give a CSV file."), path.open("rb") as stream:
+            return list(parquet.ParquetFile(stream).schema_arrow.names)
+    with opening(path, "csv", remedy=_REMEDY):
+        return names_of_csv(path)
 
 
 def texts_of_file(path: Path, name: str) -> np.ndarray | None:

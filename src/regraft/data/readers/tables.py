@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -30,7 +30,7 @@ from .table_files import Columns, columns_of_file, texts_of_file
 from .targets import ReadOptions, label_array
 from .tasks import Beside, built, targets_by_task
 
-__all__ = ["TABLE_EXTENSIONS", "read_frame", "read_table", "read_unlabelled"]
+__all__ = ["TABLE_EXTENSIONS", "absent_columns", "read_frame", "read_table", "read_unlabelled"]
 
 TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
@@ -57,8 +57,8 @@ class _Table:
         return len(next(iter(self.columns.values()), ()))
 
     def column(self, wanted: str, what: str) -> np.ndarray:
-        if wanted not in self.columns:
-            raise DataError(f"{self.name} has no column {wanted!r} for {what}{near_names(wanted, self.columns)}")
+        for wrong in absent_columns(self.columns, {what: wanted}, table=self.name):
+            raise DataError(wrong)
         self.used[wanted] = what
         return self.columns[wanted]
 
@@ -76,6 +76,21 @@ class _Table:
         uses = {**dict.fromkeys(items, "items"), **self.used}
         facts = tuple(column_facts(name, values, use=uses.get(name, "left out")) for name, values in self.columns.items())
         return dataclasses.replace(data, table=facts)
+
+
+def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[str] | None], *, table: str) -> Iterator[str]:
+    """Yield what is wrong with columns that a table does not have.
+
+    Args:
+        columns: those that it has.
+        wanted: what they are for -> the name of one, or of several; None: none.
+        table: what it is called.
+    """
+    held = list(columns)
+    for what, names in wanted.items():
+        for name in [names] if isinstance(names, str) else names or ():
+            if name not in held:
+                yield f"{table} has no column {name!r} for {what}{near_names(name, held)}"
 
 
 def read_table(path: Path, options: ReadOptions) -> Dataset:
