@@ -24,8 +24,8 @@ from .keras_parts.points import points_of
 from .keras_parts.samples import sample_for
 from .keras_parts.saving import as_given, layer_names, save
 from .parts.head import HeadChoice
-from .sources.arrays import ARRAY_ENDINGS, read_weight_arrays
-from .sources.keras_weights import put_keras_arrays_, put_keras_weights_
+from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from .sources.keras_weights import put_keras_weights_, target_weights
 from .torch_parts.exporting import export_module
 
 __all__ = ["KERAS", "KERAS_ENDINGS", "KerasFamily", "open_keras"]
@@ -97,7 +97,7 @@ class KerasFamily(Family[KerasBody]):
             NetworkError: if it holds no weights of Keras, or nothing in it matches.
         """
         if path.suffix.lower() in ARRAY_ENDINGS:
-            return put_keras_arrays_(body, read_weight_arrays(path))
+            return put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
         if path.suffix.lower() in KERAS_ENDINGS:
             return put_keras_weights_(body, path)
         raise NetworkError(f"{path.name!r} does not hold Keras weights; expected one of {', '.join((*KERAS_ENDINGS, *ARRAY_ENDINGS))}.")

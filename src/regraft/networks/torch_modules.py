@@ -19,8 +19,8 @@ from .family import Family
 from .parts.head import HeadChoice
 from .parts.protocols import on_device
 from .samples import check_sample, first_working_sample, sample_facts
-from .sources.arrays import ARRAY_ENDINGS, read_weight_arrays
-from .sources.torch_files import TORCH_ENDINGS, is_torch_file, put_arrays_, put_torch_file_
+from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from .sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
 from .torch_changes import adjusting, changes, codes, low_ranks
 from .torch_changes.wrappers import call_module
 from .torch_parts import holding
@@ -83,7 +83,7 @@ class TorchFamily(Family[TorchBody]):
             NetworkError: if it holds no weights of PyTorch, or nothing in it matches.
         """
         if path.suffix.lower() in ARRAY_ENDINGS:
-            return put_arrays_(body, read_weight_arrays(path))
+            return put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers)
         if is_torch_file(path):
             return put_torch_file_(body, path)
         raise NetworkError(f"{path.name!r} does not hold PyTorch weights; expected one of {', '.join((*TORCH_ENDINGS, *ARRAY_ENDINGS))}.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from scipy.io import loadmat, whosmat
 
 from ...errors import AmbiguousMatchError, NetworkError, UnsafeFileError
@@ -17,9 +18,9 @@ from ...files.formats import opening
 from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
-from ..matching import ORDER, Matching, Weight, match
+from ..matching import ORDER, Matching, Weight, match, numbers_note
 
-__all__ = ["ARRAY_ENDINGS", "matched_arrays", "read_weight_arrays", "refuse_pickle"]
+__all__ = ["ARRAY_ENDINGS", "put_arrays_", "read_weight_arrays", "refuse_pickle"]
 
 ARRAY_ENDINGS = (".npz", ".mat")
 _PICKLES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".joblib")
@@ -115,21 +116,19 @@ def _of_matlab(path: Path) -> dict[str, np.ndarray]:
     return {name: values.ravel() if values.ndim == 2 and 1 in values.shape else values for name, values in arrays.items()}
 
 
-def matched_arrays(
-    arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: set[str]
-) -> tuple[list[Weight], Matching, Account]:
-    """Match arrays of a file to the weights of a network, by name, else by order; matrices the other way round are transposed.
+def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: Collection[str]) -> Account:
+    """Put arrays of a file into the weights of a network, by name, else by order; matrices the other way round are transposed.
 
     Args:
         arrays: by name, in the file's order; arrays without names ("arr_0", …) are in the order of the network's weights.
-        target: the network's weights, in the order of definition.
+        target: the network's weights, in the order of definition; their values are its own tensors.
         heads: layers whose size may differ from the file's.
 
     Returns:
-        The arrays as weights, what belongs together, and notes.
+        The account of the match.
 
     Raises:
-        AmbiguousMatchError: if an array could go to more than one place.
+        AmbiguousMatchError: if an array could go to more than one place; nothing has been changed.
         NetworkError: if nothing matches, or arrays without names are not as many as the network's weights.
     """
     named = _named(arrays, target)
@@ -138,7 +137,7 @@ def matched_arrays(
     for turned in (False, True):
         source = [_weight(name, values.T if turned and values.ndim == 2 else values) for name, values in named.items()]
         try:
-            found = match(source, target, head=heads)
+            found = match(source, target, head=set(heads))
         except AmbiguousMatchError:
             raise
         except NetworkError as error:
@@ -154,7 +153,10 @@ def matched_arrays(
         notes.append("all matrices are square: whether they are the other way round cannot be told, and they were taken as they are")
     if all(map(_UNNAMED.match, arrays)):
         found = replace(found, account=replace(found.account, rules=dict.fromkeys(found.account.rules, ORDER)))
-    return source, found, Account(notes=tuple(notes))
+    with torch.no_grad():
+        for given, taken, _rule in found.pairs:
+            target[taken].value.copy_(torch.from_numpy(np.ascontiguousarray(source[given].value)))
+    return found.account.joined(Account(notes=tuple(notes))).joined(numbers_note(source, target, pairs=found.pairs))
 
 
 def _weight(name: str, values: np.ndarray) -> Weight:

@@ -23,10 +23,9 @@ from ..keras_parts.body import KerasBody
 from ..keras_parts.structure import is_leaf, own_variables
 from ..matching import Weight, match, numbers_note
 from ..parts.structure import below
-from .arrays import matched_arrays
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16
 
-__all__ = ["file_kind", "is_addressed", "opened_h5", "put_keras_arrays_", "put_keras_weights_", "read_keras_weights", "weight_bytes"]
+__all__ = ["file_kind", "is_addressed", "opened_h5", "put_keras_weights_", "read_keras_weights", "target_weights", "weight_bytes"]
 
 _OTHER = {"optimizer", "metrics", "_metrics", "loss", "compile_metrics"}
 _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
@@ -232,7 +231,7 @@ def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: lis
             _walk(group[part], address if part == "layers" else part, path=path, weights=weights)
 
 
-def _target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
+def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
     """Return a network's weights without seeds, their values shared with it.
 
     Args:
@@ -262,27 +261,6 @@ def _assign_(given: Weight, taken: Weight) -> None:
         taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
 
 
-def put_keras_arrays_(body: KerasBody, arrays: Mapping[str, np.ndarray]) -> Account:
-    """Put arrays of a file into a network; see `matched_arrays`.
-
-    Args:
-        body: receives them.
-        arrays: by name, in the file's order.
-
-    Returns:
-        The account of the match.
-
-    Raises:
-        AmbiguousMatchError: if an array could go to more than one place; nothing has been changed.
-        NetworkError: if nothing matches.
-    """
-    target = _target_weights(body)
-    source, found, notes = matched_arrays(arrays, target, heads={head.layer for head in body.heads.values()})
-    for given, taken, _rule in found.pairs:
-        _assign_(source[given], target[taken])
-    return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
-
-
 def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     """Put the weights of a Keras file into a network of a similar architecture.
 
@@ -299,11 +277,11 @@ def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     """
     source = read_keras_weights(path)
     addressed = is_addressed(path)
-    target = _target_weights(body, numbered=addressed)
+    target = target_weights(body, numbered=addressed)
     found = match(source, target, head={head.layer for head in body.heads.values()}, by_address=addressed)
     for given, taken, _rule in found.pairs:
         _assign_(source[given], target[taken])
-    readable = {weight.name: named.name for weight, named in zip(target, _target_weights(body), strict=True)}
+    readable = {weight.name: named.name for weight, named in zip(target, target_weights(body), strict=True)}
     named = [Weight(readable[weight.name], weight.shape, weight.layer) for weight in target]
     return _renamed(found.account, readable).joined(numbers_note(source, named, pairs=found.pairs))
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,9 +19,8 @@ from ...files.text import printable
 from ..account import Account
 from ..matching import Weight, match, numbers_note
 from ..torch_parts.body import TorchBody
-from .arrays import matched_arrays
 
-__all__ = ["TORCH_ENDINGS", "is_torch_file", "put_arrays_", "put_torch_file_", "put_weights_", "read_torch_weights"]
+__all__ = ["TORCH_ENDINGS", "is_torch_file", "put_torch_file_", "put_weights_", "read_torch_weights", "weights_of"]
 
 TORCH_ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".pt.tar", ".ckpt", ".bin")
 _PARTS = (
@@ -83,28 +81,6 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
         NetworkError: if it is no such file, holds no tensors, or special ones (sparse, quantized, ...).
     """
     return _read(path)[0]
-
-
-def put_arrays_(body: TorchBody, arrays: Mapping[str, np.ndarray]) -> Account:
-    """Put arrays of a file into a network; see `matched_arrays`.
-
-    Args:
-        body: receives them.
-        arrays: by name, in the file's order.
-
-    Returns:
-        The account of the match.
-
-    Raises:
-        AmbiguousMatchError: if an array could go to more than one place.
-        NetworkError: if nothing matches.
-    """
-    target = _weights_of(body.state())
-    source, found, notes = matched_arrays(arrays, target, heads=set(body.head_layers))
-    with torch.no_grad():
-        for given, taken, _rule in found.pairs:
-            cast(Tensor, target[taken].value).copy_(torch.from_numpy(np.ascontiguousarray(source[given].value)))
-    return found.account.joined(notes).joined(numbers_note(source, target, pairs=found.pairs))
 
 
 def put_torch_file_(body: TorchBody, path: Path) -> Account:
@@ -235,7 +211,8 @@ def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
     refuse_expansion(tensor.numel() * tensor.element_size(), stored=tensor.untyped_storage().nbytes(), what=what, error=NetworkError)
 
 
-def _weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
+def weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
+    """Return the weights of a state, without counters, their values shared with it."""
     return [
         Weight(name, tuple(tensor.shape), name.rpartition(".")[0], "", tensor)
         for name, tensor in tensors.items()
@@ -257,7 +234,7 @@ def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
         AmbiguousMatchError: if a tensor could go to more than one place.
         NetworkError: if nothing matches.
     """
-    source, target = _weights_of(tensors), _weights_of(body.state())
+    source, target = weights_of(tensors), weights_of(body.state())
     head = set(body.head_layers)
     found = match(source, target, head=head)
     with torch.no_grad():
