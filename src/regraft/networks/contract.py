@@ -179,9 +179,9 @@ class Network(Editable):
         row = self.coding.row(condition) if self.coding is not None and condition is not None else None
         if unknown and self.unknown is None:
             raise NetworkError(
-                "unknown=True: this network has no rule for items of no known class. regraft.adapt learns one from three classes on; where it "
-                "did not, its report says why. A head that was changed afterwards, as regraft.extend changes it, has none: adapt again. Its "
-                f"heads: {', '.join(map(repr, self.heads)) or 'none'}."
+                "unknown=True: this network has no rule for items of no known class. regraft.adapt learns one from three classes on; "
+                "where it did not, its report says why. A head that was changed afterwards, as regraft.extend does, has none: adapt it "
+                f"again. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
             )
         heads = self.answering()
         widths = np.cumsum([len(head.weight) for head in heads.values()])
