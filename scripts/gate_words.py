@@ -80,14 +80,15 @@ def missing_words(node: Function, *, method: bool, class_words: str = "", contra
     """Return what the docstring of a function leaves out.
 
     An argument is described where its name stands, in a section Args or in the sentence; the result in a section Returns, or in a sentence
-    with return, yield or whether. A short function may so have a docstring of one line. Outside the public `contract` an argument whose
-    name says it needs no words.
+    with return, yield or whether. Outside the public `contract` any docstring will do.
     """
     text = (ast.get_docstring(node) or "") + "\n" + class_words
     if not text.strip():
         return ["has no docstring"]
+    if not contract:
+        return []
     parts, faults = sections(text), []
-    for name in itertools.chain(*own_arguments(node, method=method)) if contract else ():
+    for name in itertools.chain(*own_arguments(node, method=method)):
         if not re.search(rf"\b{name}\b", text):
             faults.append(f"does not describe the argument {name}")
     silent = node.returns is None or ast.unparse(node.returns) in ("None", "NoReturn", "Never")
