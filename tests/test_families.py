@@ -264,6 +264,20 @@ def test_a_history_by_column_as_keras_has_it(name: str) -> None:
     assert len(frame) == len(result.history) and "train_loss" in frame.columns
 
 
+@every_network
+def test_epochs_go_on_counting_over_two_trainings(name: str) -> None:
+    net, data = opened(name)
+    quick, told = QUICK | {"validation": 0.2, "refit": False, "epochs": 2}, list[int]()
+    first = regraft.adapt(net, data, strategy="head", **quick)
+    second = regraft.adapt(first.network, data, strategy="head", callbacks=lambda epoch, logs: told.append(epoch), **quick)
+    assert first.history.epoch == [0, 1] and second.history.epoch == told == [2, 3]
+    assert [(entry["run"], entry["epoch"]) for entry in second.history] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    assert second.history.to_frame()["epoch"].tolist() == [1, 2, 3, 4]
+    assert dict(second.history)["loss"] == [entry["train_loss"] for entry in second.history[2:]]
+    third = regraft.adapt(second.network, data, strategy="full", **quick)  # rates are compared in it
+    assert min(third.history.epoch) == 4 and len(third.history.epoch) == len(third.history["loss"])
+
+
 @pytest.mark.parametrize("name", ["torch", "functional", "sequential"])
 def test_an_adapted_network_is_adapted_again(name: str, tmp_path: Path) -> None:
     """By the default strategy too, whose head reads several depths; then by a third one, from its folder."""

@@ -27,11 +27,17 @@ _COLUMNS = {"loss": "train_loss", "val_loss": "validation_loss", "val_accuracy":
 
 
 class History(list[dict[str, Any]]):
-    """One mapping an epoch, in order; read by a name, a column as Keras has it, so that `dict(history)` has Keras' form.
+    """One mapping an epoch, in order, over all trainings of the network ("run" counts them); by name, the columns that Keras has.
 
-    Columns are those of the training itself, and of the one on all examples that follows it, without the short trainings that were
-    compared and the folds. An entry that lacks a figure has NaN; a column without figures is left out.
+    `dict(history)` has the form of Keras: columns of the last training, as `fit` returns them, and of the one on all examples that
+    follows it, without the short trainings that were compared and the folds. `history.epoch` has the numbers of these epochs, which go on
+    from the training before. An entry that lacks a figure has NaN; a column without figures is left out.
     """
+
+    @property
+    def epoch(self) -> list[int]:
+        """The numbers of the epochs of the columns, from 0 as those of Keras."""
+        return [int(entry["epoch"]) - 1 for entry in self._epochs()]
 
     def keys(self) -> list[str]:
         """Return the names of the columns: some of "loss", "val_loss", "val_accuracy" and "learning_rate"."""
@@ -45,9 +51,12 @@ class History(list[dict[str, Any]]):
         return self._column(key)
 
     def _column(self, name: str) -> list[float]:
-        entries = [entry for entry in self if not str(entry.get("phase", "")).startswith(("search", "fold"))]
-        values = [entry.get(_COLUMNS[name]) for entry in entries]
+        values = [entry.get(_COLUMNS[name]) for entry in self._epochs()]
         return [math.nan if value is None else float(value) for value in values]
+
+    def _epochs(self) -> list[dict[str, Any]]:
+        last = [entry for entry in self if entry.get("run", 1) == self[-1].get("run", 1)]
+        return [entry for entry in last if not str(entry.get("phase", "")).startswith(("search", "fold"))]
 
     def to_frame(self) -> Any:
         """Return all entries as a table of pandas, one row an epoch, those of compared trainings included.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -102,6 +102,17 @@ class Training:
     cluster: str | None = None
     team: Team = ALONE
 
+    @property
+    def initial_epoch(self) -> int:
+        """How many epochs earlier trainings of the network had: the history and the callbacks go on counting from there."""
+        return epochs_of(self.network.history)
+
+
+def epochs_of(history: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of the last epoch that a history counts; compared trainings, folds and penalties are no epochs of the network."""
+    trained = (entry for entry in history if "train_loss" in entry and not str(entry.get("phase", "")).startswith(("search", "fold")))
+    return max((int(entry.get("epoch") or 0) for entry in trained), default=0)
+
 
 @dataclass
 class Trained:
@@ -186,7 +197,8 @@ def _trained(training: Training, team: Team) -> Trained:
     state.anchors = anchors
     limit = _limit(training)
     with progress(training.stage, limit) as advance:
-        told = Callbacks(settings.callbacks if training.phase != "search" else (), training.network.module, advance=advance)
+        given = settings.callbacks if training.phase != "search" else ()
+        told = Callbacks(given, training.network.module, first=training.initial_epoch, advance=advance)
         told.begin(epochs=limit, steps=_steps(training))
         advance(state.epoch)
         while not _finished(training, state, limit=limit):
@@ -260,7 +272,12 @@ def _epoch_(  # over the limit: what an epoch is made of
         losses.append(loss * len(indices))
         if state.anchors:
             pull_back_(optimizer.param_groups, state.anchors, strength=settings.stay_near)
-    entry = {"stage": training.stage, "phase": training.phase, "epoch": state.epoch + 1, "train_loss": sum(losses) / len(training.fit)}
+    entry = {
+        "stage": training.stage,
+        "phase": training.phase,
+        "epoch": told.first + state.epoch + 1,
+        "train_loss": sum(losses) / len(training.fit),
+    }
     _level_(training)
     judged = evaluate(training, training.validation)
     entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"

@@ -168,7 +168,7 @@ class Short:
         """
 
         def told(entry: Mapping[str, Any]) -> None:
-            if entry["epoch"] == 2:
+            if entry["epoch"] == self.trainings[0].initial_epoch + 2:
                 seconds = [epochs * entry["seconds"] for epochs in (compared * len(self.trainings), training)]
                 say(f"{entry['stage']}: comparing settings takes about {duration(seconds[0])}, training up to {duration(seconds[1])}")
 

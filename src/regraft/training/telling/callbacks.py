@@ -23,16 +23,17 @@ def keras_logs(entry: Mapping[str, Any]) -> dict[str, Any]:
 class Callbacks:
     """The callbacks of one training. What one raises ends the training, which a folder can be continued from."""
 
-    def __init__(self, given: Sequence[Any], module: Any, *, advance: Callable[[float], None]) -> None:
+    def __init__(self, given: Sequence[Any], module: Any, *, first: int = 0, advance: Callable[[float], None]) -> None:
         """Take callbacks.
 
         Args:
             given: objects with some of the hooks, or functions of an epoch's number, from 0, and its figures.
             module: the network's own object, for hooks that ask for a model.
+            first: number of the first epoch, from 0: epochs of earlier trainings come before it.
             advance: told of each step, as a part of an epoch.
         """
         self._given = tuple(given)
-        self._module = module
+        self._module, self.first = module, first
         self._advance = advance
         self._flagged = hasattr(module, "stop_training")
 
@@ -45,8 +46,8 @@ class Callbacks:
         self._call("on_train_begin", {})
 
     def epoch_begins(self, epoch: int) -> None:
-        """Tell them that an `epoch` begins."""
-        self._call("on_epoch_begin", epoch, {})
+        """Tell them that an `epoch` begins, the so many-th of this training, from 0."""
+        self._call("on_epoch_begin", self.first + epoch, {})
 
     def step_begins(self, step: int) -> None:
         """Tell them that a `step` begins."""
