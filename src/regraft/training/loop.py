@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -104,14 +104,9 @@ class Training:
 
     @property
     def initial_epoch(self) -> int:
-        """How many epochs earlier trainings of the network had: the history and the callbacks go on counting from there."""
-        return epochs_of(self.network.history)
-
-
-def epochs_of(history: Iterable[Mapping[str, Any]]) -> int:
-    """Return the number of the last epoch that a history counts; compared trainings, folds and penalties are no epochs of the network."""
-    trained = (entry for entry in history if "train_loss" in entry and not str(entry.get("phase", "")).startswith(("search", "fold")))
-    return max((int(entry.get("epoch") or 0) for entry in trained), default=0)
+        """The last epoch of the network's earlier trainings, of which compared ones and folds are no part: counting goes on from there."""
+        kept = (entry for entry in self.network.history if not str(entry.get("phase", "")).startswith(("search", "fold")))
+        return max((int(entry.get("epoch") or 0) for entry in kept if "train_loss" in entry), default=0)
 
 
 @dataclass
