@@ -27,6 +27,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import filelock
 import numpy as np
 import torch
 from zoo_networks import LIBRARIES, Case, NotBuilt
@@ -191,6 +192,23 @@ def warm_up() -> None:
     regraft.adapt(net, (rows, np.array(CLASSES * 8)), strategy="full", **ONE_EPOCH)
 
 
+def stored() -> dict[str, dict[str, dict[str, str]]]:
+    """Return the results of all runs, by library and case."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def keep(library: str, key: str, found: dict[str, str]) -> None:
+    """Put what was found for one network into the file; several runs may do so at a time."""
+    with filelock.FileLock(f"{RESULTS}.lock"):
+        results = stored()
+        rows = results.setdefault(library, {})
+        rows[key] = rows.get(key, {}) | found
+        results[library] = dict(sorted(rows.items()))
+        new = RESULTS.with_suffix(".new")
+        new.write_text(json.dumps(results, indent=1) + "\n")
+        new.replace(RESULTS)
+
+
 def table(results: dict[str, Any]) -> Iterator[str]:
     """Yield the table as Markdown: how many networks a column is right for, of how many it ran for, and each failure."""
     yield "| networks | " + " | ".join(COLUMNS) + " |"
@@ -224,14 +242,13 @@ def main() -> None:
     parser.add_argument("--sample", type=float, default=1.0, help="this share of the networks, the same ones each time")
     parser.add_argument("--table", action="store_true", help="print the table and do nothing else")
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if options.table:
-        print("\n".join(table(results)))
+        print("\n".join(table(stored())))
         return
     warm_up()
     begun, wanted = time.monotonic(), options.columns.split(",")
     for library in options.library or LIBRARIES:
-        rows = results.setdefault(library, {})
+        rows = stored().get(library, {})
         cases = LIBRARIES[library]()
         chosen = np.random.default_rng(0).random(len(cases)) < options.sample
         for take, case in zip(chosen, cases, strict=True):
@@ -244,12 +261,10 @@ def main() -> None:
                 continue
             if time.monotonic() - begun > options.seconds:
                 return
-            rows[case.key] = {"network": case.name, **row, **measured(case, missing, limit=options.limit)}
-            bad = {column: result for column, result in rows[case.key].items() if column in missing and result != "ok"}
+            found = {"network": case.name, **measured(case, missing, limit=options.limit)}
+            bad = {column: result for column, result in found.items() if column in missing and result != "ok"}
             print(library, case.name, bad or "ok", flush=True)
-            results[library] = dict(sorted(rows.items()))
-            rows = results[library]
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            keep(library, case.key, found)
 
 
 if __name__ == "__main__":

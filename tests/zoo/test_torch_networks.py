@@ -120,3 +120,29 @@ def test_googlenet_with_auxiliary_heads() -> None:
     for block in net.blocks[3], net.blocks[-1]:
         tapped = net.tapped([Tap("input", ("mean",)), Tap(block.name, ("mean",))])
         assert ("aux" in block.name) == (len(tapped.tap_slices) == 1)
+
+
+class _Padded(nn.Module):
+    """PyTorch's own encoder of texts that are padded; in inference it computes with nested tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8, padding_idx=0)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.encoder(self.embed(ids), src_key_padding_mask=ids == 0).mean(1))
+
+
+@pytest.mark.parametrize("strategy", ["partial", "auto"])
+def test_an_encoder_of_padded_texts_is_adapted_and_gives_what_it_gave(strategy: str) -> None:
+    torch.manual_seed(0)
+    module, labels = _Padded().eval(), np.array(["a", "b", "c"])[np.arange(36) % 3]
+    ids = np.random.default_rng(0).integers(1, 20, (36, 7))
+    ids[::2, 4:] = 0
+    net = regraft.load(module, inputs=(7,))
+    with torch.no_grad():
+        assert np.allclose(net.logits(ids), module(torch.from_numpy(ids)).numpy(), atol=1e-5)
+    made = regraft.adapt(net, (ids, labels), strategy=strategy, batch_size=12, **STRATEGIES[strategy]).network
+    assert np.allclose(made.logits(ids)[:1], made.logits(ids[:1]), atol=1e-5)

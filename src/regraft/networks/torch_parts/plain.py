@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 from torch.jit import ScriptModule
-from torch.nn import DataParallel, Module
+from torch.nn import DataParallel, Module, TransformerEncoder
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, remove_weight_norm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -70,10 +70,10 @@ def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
 
 
 def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
-    """Change a private copy of a module to parametrised weight norm and to an input without a name; return it with what to say of it.
+    """Change a private copy of a module to parametrised weight norm, an input without a name and encoders without nested tensors.
 
-    Args:
-        module: the copy.
+    Returns:
+        It, with what to say of it.
     """
     notes: list[str] = []
     taken = list(inspect.signature(module.forward).parameters.values())
@@ -81,6 +81,9 @@ def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
     if len(needed) == 1 and all(one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in taken):
         module.register_forward_pre_hook(_ByName(needed[0]), with_kwargs=True)
     for name, part in module.named_modules():
+        if isinstance(part, TransformerEncoder) and getattr(part, "use_nested_tensor", False):
+            part.use_nested_tensor = False
+            part.layers[-1].register_forward_hook(_ZeroPadding(), with_kwargs=True)
         for hook in [hook for hook in part._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
             _parametrise_(part, hook)
             notes.append(f"the weight norm of {name!r} is in PyTorch's newer form")
@@ -96,6 +99,22 @@ class _ByName:
     # over the limit: the signature is PyTorch's
     def __call__(self, _module: Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {self.name: args[0], **named} if args else named
+
+
+@dataclass(frozen=True)
+class _ZeroPadding:
+    """Gives the zeros that PyTorch's encoder has in inference behind texts that are padded at their ends.
+
+    There it holds nested tensors, which a frozen layer cannot hand to one that is trained, no hook can pool and no exporter knows.
+    """
+
+    def __call__(self, _layer: Module, _args: Any, named: dict[str, Any], output: Tensor) -> Tensor | None:
+        mask = named.get("src_key_padding_mask")
+        if mask is None or named.get("src_mask") is not None or output.ndim != 3:
+            return None
+        padding = mask != 0  # -inf where nothing is
+        ends = (padding[:, 1:] >= padding[:, :-1]).all()
+        return output.masked_fill((padding & ends)[..., None], 0)
 
 
 def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, tuple[str, ...]]:
