@@ -141,7 +141,13 @@ class FrozenPass:
         if self.where == "memory":
             return self._for_this_run(frozen, items, views=views)
         if frozen.opaque:
-            self._say_once(_not_kept(frozen.opaque))
+            more = f" and {len(frozen.opaque) - MOST_NAMED} more" if len(frozen.opaque) > MOST_NAMED else ""
+            self._say_once(
+                (
+                    "The frozen part is computed anew in each run: its values may depend on what has no content to compare: "
+                    f"{'; '.join(frozen.opaque[:MOST_NAMED])}{more}."
+                )
+            )
             return self._for_this_run(frozen, items, views=views, folder=_made(Path(self.where)))
         return self._from_folder(frozen, items, views=views)
 
@@ -293,14 +299,6 @@ class FrozenPass:
             known = () if number else begun.values
             (examples, view), *further = chunk
             yield chain(known, batches_of(shared, [(examples[sum(len(values[0]) for values in known) :], view), *further]))
-
-
-def _not_kept(opaque: Sequence[str]) -> str:
-    more = f" and {len(opaque) - MOST_NAMED} more" if len(opaque) > MOST_NAMED else ""
-    return (
-        "The frozen part is computed anew in each run: its values may depend on what has no content to compare: "
-        f"{'; '.join(opaque[:MOST_NAMED])}{more}."
-    )
 
 
 def _made(folder: Path) -> Path:

@@ -132,7 +132,9 @@ class CacheFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in (_MANIFEST, *(name for name, *_ in kinds)):
                 (self.path / name).unlink(missing_ok=True)
-            self._check_room()
+            free = shutil.disk_usage(self.path).free
+            if self._bytes * 1.02 + 2**20 > free:
+                raise OSError(errno.ENOSPC, f"only {free / 2**20:,.1f} MiB are free")
             try:
                 for name, dtype, shape in kinds:
                     _make(self.path / name, dtype, shape=shape)
@@ -155,11 +157,6 @@ class CacheFolder:
 
     def _write_manifest_(self, engines: Sequence[str]) -> None:
         write_json(self.path / _MANIFEST, {**self._manifest().model_dump(), "engines": list(engines)})
-
-    def _check_room(self) -> None:
-        free = shutil.disk_usage(self.path).free
-        if self._bytes * 1.02 + 2**20 > free:
-            raise OSError(errno.ENOSPC, f"only {free / 2**20:,.1f} MiB are free")
 
     @property
     def _bytes(self) -> int:
@@ -275,7 +272,8 @@ def list_caches(root: Path) -> list[CacheEntry]:
         manifest, files = _manifest_in(folder), _own_files(folder)
         if manifest is None or files is None:
             continue
-        done = min(_finished_chunks(folder, manifest) * manifest.chunk, manifest.rows)
+        marks = _mapped(folder / _DONE, np.dtype(np.uint32), shape=(-(-manifest.rows // manifest.chunk),))
+        done = min((0 if marks is None else int((marks.values != 0).sum())) * manifest.chunk, manifest.rows)
         size, made = sum(facts.st_size for facts in files.values()), files[_MANIFEST].st_mtime
         network, data = (manifest.about.get(name, "") for name in ("network", "data"))
         found.append(CacheEntry(folder, manifest.rows, done, size, network, data, made))
@@ -305,11 +303,6 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
     except OSError:
         return None
     return found if _MANIFEST in found else None
-
-
-def _finished_chunks(folder: Path, manifest: _Manifest) -> int:
-    marks = _mapped(folder / _DONE, np.dtype(np.uint32), shape=(-(-manifest.rows // manifest.chunk),))
-    return 0 if marks is None else int((marks.values != 0).sum())
 
 
 def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:

@@ -266,7 +266,11 @@ class _Problem:
         count, columns, shape = len(self.y), self.columns, (self.x.shape[1] + 1, len(self.columns))
         if self.loss.kind == "classification" and len(columns) < 2:
             return np.zeros(shape)
-        steepness = self._steepness(inverse)
+        shares = self.y[:, self.columns].mean(axis=0)
+        curvature = max(float((shares * (1 - shares)).mean()), 1e-6)
+        squares = self.x.square().mean(dim=0).double().cpu().numpy()
+        lowest = np.append(np.full(len(squares), 1 / (inverse * len(self.y))), 0.0)
+        steepness = np.asarray(np.sqrt(curvature * np.append(squares, 1.0) + lowest)[:, None])
         made: dict[str, Tensor] = {}
         offset = None if self.loss.offset is None else self.loss.offset[:, columns]
         smooth = self.loss.label_smoothing
@@ -296,14 +300,6 @@ class _Problem:
         options = {"maxiter": steps, "maxcor": 20, "gtol": 10 * tolerance, "ftol": tolerance, "maxls": 10}
         found = minimize(evaluated, begin.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
         return np.asarray(found / steepness)
-
-    def _steepness(self, inverse: float) -> np.ndarray:
-        """Return (r + 1, 1): the root of the curvature of the loss along each coordinate, about that of weights of zero."""
-        shares = self.y[:, self.columns].mean(axis=0)
-        curvature = max(float((shares * (1 - shares)).mean()), 1e-6)
-        squares = self.x.square().mean(dim=0).double().cpu().numpy()
-        lowest = np.append(np.full(len(squares), 1 / (inverse * len(self.y))), 0.0)
-        return np.asarray(np.sqrt(curvature * np.append(squares, 1.0) + lowest)[:, None])
 
     def scores(self, solved: np.ndarray, fitted: _Problem) -> np.ndarray:
         """Return the scores (n, C) of these examples by the solution of a `fitted` problem; a class that it did not see is lowest."""

@@ -46,12 +46,15 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
     part, figures = judged_part(facts.get("scores") or {})
     history = epochs_of(facts.get("history") or ())
     names = list(figures.get("per_class") or {})
+    found = [words for key, words in (("random_weights", _RANDOM), ("uncached", _UNCACHED)) if facts.get(key)]
+    if facts.get("kept_start"):
+        found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
     return {
         "title": str(facts.get("title") or "Adaptation report"),
         "verdict": str(facts["verdict"]),
         "created": str(facts.get("created") or ""),
         "tiles": tiles(facts, part, figures=figures),
-        "warnings": _warnings(facts) + remarks(figures),
+        "warnings": (found + [str(warning).removeprefix("Warning: ") for warning in facts.get("warnings") or ()]) + remarks(figures),
         "not_tried": [str(line) for line in facts.get("not_tried") or ()],
         "score_table": score_table(facts.get("scores") or {}),
         "comparison": comparison(figures, facts.get("baselines") or {}),
@@ -72,14 +75,6 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "call": str(facts.get("call") or ""),
         "versions": [(str(name), str(version)) for name, version in (facts.get("versions") or {}).items()],
     }
-
-
-def _warnings(facts: Mapping[str, Any]) -> list[str]:
-    """Return what changes the meaning of the result, the gravest first."""
-    found = [words for key, words in (("random_weights", _RANDOM), ("uncached", _UNCACHED)) if facts.get(key)]
-    if facts.get("kept_start"):
-        found.append(f"Nothing of the training {str(facts['kept_start'])!r} was kept: no epoch was better than the network before it.")
-    return found + [str(warning).removeprefix("Warning: ") for warning in facts.get("warnings") or ()]
 
 
 def _history_table(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:

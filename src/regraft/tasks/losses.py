@@ -169,22 +169,19 @@ def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[flo
         return None
     numbers = np.asarray(counts, dtype=np.float64)
     if not isinstance(how, str):
-        return _checked_weights(how, len(numbers))
+        length = len(numbers)
+        given = np.asarray(how, dtype=np.float64)
+        if given.shape != (length,):
+            raise SettingError(f"class_weight has shape {given.shape}; expected {length} weights, one for each class in row order.")
+        if not np.isfinite(given).all() or (given < 0).any() or not (given > 0).any():
+            raise SettingError(f"class_weight must hold finite weights >= 0, at least one above 0; received {given.tolist()}.")
+        return given
     if how != "balanced":
         raise SettingError(f"Unknown class_weight {how!r}; expected 'balanced', a list of {len(numbers)} weights, or None.")
     present = numbers > 0
     weights = np.ones(len(numbers), dtype=np.float64)
     weights[present] = numbers.sum() / (present.sum() * numbers[present])
     return weights
-
-
-def _checked_weights(weights: Sequence[float], length: int) -> np.ndarray:
-    given = np.asarray(weights, dtype=np.float64)
-    if given.shape != (length,):
-        raise SettingError(f"class_weight has shape {given.shape}; expected {length} weights, one for each class in row order.")
-    if not np.isfinite(given).all() or (given < 0).any() or not (given > 0).any():
-        raise SettingError(f"class_weight must hold finite weights >= 0, at least one above 0; received {given.tolist()}.")
-    return given
 
 
 def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:

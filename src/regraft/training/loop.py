@@ -42,7 +42,6 @@ __all__ = [
     "evaluate",
     "logits",
     "loss_of",
-    "monitored",
     "restore_",
     "train",
     "trained",
@@ -188,7 +187,7 @@ def _trained(training: Training, team: Team) -> Trained:
     state = _resumed(training, optimizer)
     if state is None:
         state = Trained(settings.learning_rate or USUAL_RATE)
-        state.start_loss = monitored(training) if judged_start else math.inf
+        state.start_loss = loss_of(evaluate(training, training.validation), training.settings) if judged_start else math.inf
     state.anchors = anchors
     limit = _limit(training)
     with progress(training.stage, limit) as advance:
@@ -273,19 +272,14 @@ def _epoch_(  # over the limit: what an epoch is made of
         "epoch": told.first + state.epoch + 1,
         "train_loss": sum(losses) / len(training.fit),
     }
-    _level_(training)
-    judged = evaluate(training, training.validation)
-    entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
-    entry |= {"learning_rate": rate, "seconds": round(time.perf_counter() - began, 3)}
-    _note_(training, state, entry=training.team.first(entry))
-
-
-def _level_(training: Training) -> None:
-    """Give all processes the same weights and moving averages."""
     parameters = {name for names in training.network.layer_parameters().values() for name in names}
     changed = trained_tensors(training)
     averages = [tensor for name, tensor in changed.items() if name not in parameters and tensor.is_floating_point()]
     training.team.level_([tensor for name, tensor in changed.items() if name in parameters], averages)
+    judged = evaluate(training, training.validation)
+    entry |= {key: value for key, value in judged.items() if key not in entry}  # a task may be called "train"
+    entry |= {"learning_rate": rate, "seconds": round(time.perf_counter() - began, 3)}
+    _note_(training, state, entry=training.team.first(entry))
 
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
@@ -381,11 +375,6 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
     team = training.team
     found = all_logits(training.network, training.feed, indices=indices, team=team)
     return team.first({} if team.rank else training.objective.figures(found, indices))
-
-
-def monitored(training: Training) -> float:
-    """Return the figure of a `training` on its validation set by which epochs are compared, the lower the better; infinite without one."""
-    return loss_of(evaluate(training, training.validation), training.settings)
 
 
 def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:

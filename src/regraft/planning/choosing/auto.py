@@ -125,20 +125,17 @@ def _enter_probes_(choice: Choice, found: Sequence[Probed]) -> None:
     of_input = next((one for one in found if one.name == INPUT), None)
     if of_input is None or of_input.error > choice.probe.error + choice.probe.standard_error:
         return
-    if of_input.error + 2 * of_input.standard_error < _blind_error(setup):
+    data = setup.items.data
+    rows = setup.known(data.name, setup.parts.learned_from)
+    if of_input.error + 2 * of_input.standard_error < (
+        float(item_errors(setup, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
+    ):
         choice.log.notes.append(
             "The columns themselves do as well as any depth of the network: a linear model on them needs no network."
             if setup.items.data.has_rows
             else "Statistics of the input alone do as well as any depth of the network: the answer stands in level, colour or channel, "
             "which may be a shortcut of these data."
         )
-
-
-def _blind_error(setup: Setup) -> float:
-    """Return the mean error of the best answer that looks at no item, on all items that do not judge."""
-    data = setup.items.data
-    rows = setup.known(data.name, setup.parts.learned_from)
-    return float(item_errors(setup, np.tile(blind_scores(data, rows), (len(rows), 1)), rows=rows).mean())
 
 
 def _is_dissimilar(found: Sequence[Probed]) -> bool:

@@ -92,7 +92,9 @@ def candidates_of(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> tup
 
 def _made(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> list[Candidate]:
     """Return what suits network and data: first those that lie furthest from each other."""
-    count = _blocks_below_head(setup.network)
+    heads = set(setup.network.head_layers)
+    with_heads = (number for number, block in enumerate(setup.network.blocks, start=1) if not heads.isdisjoint(block.layers))
+    count = next(with_heads, len(setup.network.blocks))
     depths = [depth for depth in sorted({count // 2, count * 3 // 4} - {0}) if _leaves_more(setup, depth)]
     partial = [Candidate("partial", f"above block {depth}", frozen=depth) for depth in depths]
     made = [Candidate("head", "head"), *_by_condition(setup, log)]
@@ -191,12 +193,6 @@ def below_probe(network: Network, layers: frozenset[str]) -> frozenset[str]:
     Its rows have the inverse scales of features of every depth, so that no learning rate suits all of them.
     """
     return frozenset(network.head_layers) | {layer.name for layer in network.layers if layer.name in layers}
-
-
-def _blocks_below_head(network: Network) -> int:
-    heads = set(network.head_layers)
-    with_heads = (number for number, block in enumerate(network.blocks, start=1) if not heads.isdisjoint(block.layers))
-    return next(with_heads, len(network.blocks))
 
 
 def _leaves_more(setup: Setup, depth: int) -> bool:
