@@ -383,7 +383,15 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
     if data.kind == "audio" and net.input_guessed and len(shape) in (1, 2):
         return default_preprocessing("audio", _open_length(net, shape), net.layout)
     if data.kind == "array" and isinstance(own, ArrayPreprocessing):
-        return _for_arrays(net, own, found=tuple(np.shape(data[0])), shape=shape)
+        found = tuple(np.shape(data[0]))
+        if not net.input_guessed:
+            return own
+        if own.integers:
+            return replace(own, shape=found)
+        channels = shape[0] if len(shape) == 3 and net.layout == "channels_first" else None
+        if channels in (1, 3) and (len(found) == 2 or (len(found) == 3 and found[0] != channels and found[2] in (1, 3, 4))):
+            return default_preprocessing("image", (channels, *found[:2]), net.layout)
+        return default_preprocessing("array", found, net.layout) if len(found) == len(shape) else own
     return own if data.kind == own.item_kind else default_preprocessing(data.kind, shape, net.layout)
 
 
@@ -415,15 +423,3 @@ def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | Non
             " or give preprocessing={'kind': 'audio', 'features': 'waveform', 'sample_rate': …, 'seconds': …}."
         ) from error
     return tuple(None if side == length else side for side in shape)
-
-
-def _for_arrays(net: Network, own: ArrayPreprocessing, *, found: tuple[int, ...], shape: tuple[int | None, ...]) -> Preprocessing:
-    """Return the preprocessing of arrays of the shape `found`, where the network's own was inferred from its input shape."""
-    if not net.input_guessed:
-        return own
-    if own.integers:
-        return replace(own, shape=found)
-    channels = shape[0] if len(shape) == 3 and net.layout == "channels_first" else None
-    if channels in (1, 3) and (len(found) == 2 or (len(found) == 3 and found[0] != channels and found[2] in (1, 3, 4))):
-        return default_preprocessing("image", (channels, *found[:2]), net.layout)
-    return default_preprocessing("array", found, net.layout) if len(found) == len(shape) else own

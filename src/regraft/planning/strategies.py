@@ -106,7 +106,13 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
     plan = setup.plan
     frozen = frozen_layers(setup.network, strategy=plan.strategy, frozen=plan.frozen, block=plan.block)
     if plan.base == "probe":
-        return _tuned_probe(setup, log, layers=frozen)
+        tapped = read_depths(setup, log)
+        anywhere = replace(setup, plan=replace(setup.plan, frozen=None))
+        probed = probe_at(anywhere, tapped, rows=setup.parts.training)
+        source = source_of(setup, log, tapped=tapped)
+        own = probe_base(setup, tapped, probed=softened(setup, probed)).setup
+        outcome = _measured(own, log, frozen=below_probe(own.network, frozen), stage=setup.plan.strategy)
+        return replace(outcome, source=source)
     if plan.fresh:
         return _with_fresh(setup, log, frozen=frozen)
     if setup.apart:
@@ -127,17 +133,6 @@ def _scratch(setup: Setup, log: Log) -> Outcome:
     return tuned_outcome(
         setup, tuned(setup, log, feed=feed, frozen=frozen, stage="scratch", starts=starts, usual=usual), feed=feed, frozen=frozen
     )
-
-
-def _tuned_probe(setup: Setup, log: Log, *, layers: frozenset[str]) -> Outcome:
-    """Fine-tune from the closed-form head on all depths, with these `layers` frozen."""
-    tapped = read_depths(setup, log)
-    anywhere = replace(setup, plan=replace(setup.plan, frozen=None))
-    probed = probe_at(anywhere, tapped, rows=setup.parts.training)
-    source = source_of(setup, log, tapped=tapped)
-    own = probe_base(setup, tapped, probed=softened(setup, probed)).setup
-    outcome = _measured(own, log, frozen=below_probe(own.network, layers), stage=setup.plan.strategy)
-    return replace(outcome, source=source)
 
 
 _STRATEGIES: dict[str, Strategy] = {

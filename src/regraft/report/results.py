@@ -37,7 +37,15 @@ def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) ->
         facts: as for `write_report`.
     """
     where = f"on {figures['items']} {_PART.get(part, 'held-out')} items" if figures.get("items") else ""
-    return [*_score_tiles(facts.get("baselines") or {}, figures, where=where), *_effort_tiles(facts)]
+    found, cost = [], facts.get("cost") or {}
+    strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
+    name, chosen = strategy.get("name"), strategy.get("chosen")
+    if name:
+        words = f"{name}: {chosen}" if chosen and chosen != name else str(name)
+        found.append(("strategy", words, f"network: {network}" if network else ""))
+    if cost.get("total") is not None:
+        found.append(("total time", duration(cost["total"]), f"training {duration(cost['train'])}" if cost.get("train") else ""))
+    return [*_score_tiles(facts.get("baselines") or {}, figures, where=where), *(found)]
 
 
 _PART = {"holdout": "held-out", "test": "test"}
@@ -56,18 +64,6 @@ def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, wh
         best, other = ranked[0]
         beside = f"{baseline_name(best)}: {shown(other[key])}"
         found.append(("compared with the best baseline", difference_of(figures, other, key=key), beside))
-    return found
-
-
-def _effort_tiles(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    found, cost = [], facts.get("cost") or {}
-    strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
-    name, chosen = strategy.get("name"), strategy.get("chosen")
-    if name:
-        words = f"{name}: {chosen}" if chosen and chosen != name else str(name)
-        found.append(("strategy", words, f"network: {network}" if network else ""))
-    if cost.get("total") is not None:
-        found.append(("total time", duration(cost["total"]), f"training {duration(cost['train'])}" if cost.get("train") else ""))
     return found
 
 

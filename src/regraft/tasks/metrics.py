@@ -291,7 +291,15 @@ def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], t
     truth = truth.astype(int)
     predicted = (scores >= 0.0 if thresholds is None else probabilities(scores, "multi-label") >= thresholds).astype(int)
     same = (predicted == truth).mean(axis=1)
-    per_class = _label_figures(scores, truth, predicted=predicted, names=names)
+    found, said, items = (predicted & truth).sum(axis=0), predicted.sum(axis=0), truth.sum(axis=0)
+    per_class = {
+        name: {
+            "precision": float(found[c] / said[c]) if said[c] else None,
+            **_recall(int(found[c]), int(items[c])),
+            "average_precision": float(average_precision_score(truth[:, c], scores[:, c])) if items[c] else None,
+        }
+        for c, name in enumerate(names)
+    }
     precisions = [row["average_precision"] for row in per_class.values() if row["average_precision"] is not None]
     return {
         "items": len(truth),
@@ -303,18 +311,6 @@ def _multi_label(scores: np.ndarray, targets: np.ndarray, *, names: list[str], t
         "log_loss": float((np.logaddexp(0.0, scores) - truth * scores).mean()),
         "per_class": per_class,
         **({} if thresholds is None else {"thresholds": thresholds.tolist()}),
-    }
-
-
-def _label_figures(scores: np.ndarray, truth: np.ndarray, *, predicted: np.ndarray, names: list[str]) -> dict[str, dict[str, Any]]:
-    found, said, items = (predicted & truth).sum(axis=0), predicted.sum(axis=0), truth.sum(axis=0)
-    return {
-        name: {
-            "precision": float(found[c] / said[c]) if said[c] else None,
-            **_recall(int(found[c]), int(items[c])),
-            "average_precision": float(average_precision_score(truth[:, c], scores[:, c])) if items[c] else None,
-        }
-        for c, name in enumerate(names)
     }
 
 
