@@ -33,7 +33,7 @@ from .networks.samples import differing_passes
 from .networks.sources.opening import Architecture, Shapes, open_source
 from .networks.sources.zoo import is_recipe, recipe_spec
 from .planning import Plan, Result, carry_out, make_plan
-from .planning.checking.summaries import with_network
+from .planning.checking import with_network
 from .planning.conditions import Asked as AskedCodes
 from .planning.conditions import Fitting, TunedInput, fold, saved_to
 from .planning.conditions import adapt_condition as fit_condition

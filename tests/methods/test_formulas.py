@@ -27,7 +27,7 @@ from regraft.networks.keras_parts.library import keras
 from regraft.networks.parts.scaling import film, lhuc
 from regraft.networks.torch_modules import open_torch
 from regraft.planning import Plan, make_plan
-from regraft.planning.tuning.names import names_in, take_over_
+from regraft.planning.tuning.stages import names_in, take_over_
 
 
 def test_scales_and_shifts() -> None:

@@ -12,8 +12,8 @@ from torch import nn
 
 import regraft
 from regraft.networks.sources.zoo import Opened, timm_siblings
-from regraft.planning.checking import weights
-from regraft.planning.checking.weights import MATCHED, POOR, weights_fit
+from regraft.planning import checking
+from regraft.planning.checking import MATCHED, POOR, weights_fit
 
 LABELS = np.array(["a", "b"] * 12)
 
@@ -97,7 +97,7 @@ def test_a_sibling_of_the_zoo_that_fits_better_is_named(
     net = regraft.load(module(activation=activation), inputs=(3, 12, 12), weights=trained["torch"])
     sibling = Opened(module(), {}, net.sample, preprocessing=net.preprocessing.to_dict())
     other = Opened(nn.Sequential(nn.Conv2d(3, 8, 5), nn.Flatten()), {}, net.sample, preprocessing=net.preprocessing.to_dict())
-    monkeypatch.setattr(weights, "timm_siblings", lambda _module: iter([("wide", other), ("right", sibling)]))
+    monkeypatch.setattr(checking, "timm_siblings", lambda _module: iter([("wide", other), ("right", sibling)]))
     found = weights_fit(net, list(images()), batch=torch.from_numpy(images()), examples="some")
     assert found is not None
     assert ("'right' fits better" in found.words()) == named

@@ -143,10 +143,8 @@ class FrozenPass:
         if frozen.opaque:
             more = f" and {len(frozen.opaque) - MOST_NAMED} more" if len(frozen.opaque) > MOST_NAMED else ""
             self._say_once(
-                (
-                    "The frozen part is computed anew in each run: its values may depend on what has no content to compare: "
-                    f"{'; '.join(frozen.opaque[:MOST_NAMED])}{more}."
-                )
+                "The frozen part is computed anew in each run: its values may depend on what has no content to compare: "
+                f"{'; '.join(frozen.opaque[:MOST_NAMED])}{more}."
             )
             return self._for_this_run(frozen, items, views=views, folder=_made(Path(self.where)))
         return self._from_folder(frozen, items, views=views)

@@ -20,19 +20,17 @@ from ..methods import METHODS
 from ..networks.account import Account
 from ..networks.contract import Network
 from ..training import Settings, clear_
-from ..training.telling.trackers import Tracker
-from .checking.summaries import equal_across
-from .checking.weights import fit_on
+from ..training.callbacks import Tracker
+from .checking import equal_across, fit_on
 from .choosing.attaching import ATTACHED, attached
 from .choosing.candidates import check_blocks
 from .finishing import calibrate_, fit_thresholds_, keep_statistics_, leave_ready_, merged_history, note_idle_heads_
 from .judging import Judged, baselines, compared_with, judged_parts, reliability_of, scores_of, worst_items
-from .outcome import Outcome
 from .passes import UNCACHED
 from .plan import ALL, Plan
 from .preparing import check_inputs, notes_on_length, prepared_for, windowed
 from .result import History, Result, check_unfinished, finished_run, reopened, save_result
-from .setup import Checkpoints, Log, Parts, Setup, parts_of, run_digest, whole_digest
+from .setup import Checkpoints, Log, Outcome, Parts, Setup, parts_of, run_digest, whole_digest
 from .strategies import run_strategy
 from .tasks import changed_heads, matched_tasks, same_tasks, task_problems
 from .trained import check_trained, hold_, with_fresh, without_solving

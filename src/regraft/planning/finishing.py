@@ -15,9 +15,8 @@ from ..networks.contract import Network
 from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, held_out_factors, log_loss, statistics_of
 from ..tasks import fit_thresholds
 from ..training import all_logits
-from .outcome import Outcome
 from .passes import features_of
-from .setup import Log, Setup
+from .setup import Log, Outcome, Setup
 
 __all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "leave_ready_", "merged_history", "note_idle_heads_"]
 

@@ -15,10 +15,9 @@ from ..probes.trees import MOST_BOOSTED, tree_scores
 from ..report import picture_uri, sound_uri
 from ..tasks import chosen_figures, judge, paired_difference, reliability
 from ..training import Feed, all_logits
-from .outcome import Outcome, Source
 from .passes import feed_of
 from .preparing import output_names
-from .setup import Log, Setup
+from .setup import Log, Outcome, Setup, Source
 
 __all__ = ["Judged", "baselines", "blind_scores", "compared_with", "judged", "judged_parts", "reliability_of", "scores_of", "worst_items"]
 

@@ -20,12 +20,27 @@ from ..errors import DataError, SettingError
 from ..frontier import Counter, Kept
 from ..frontier.identity import frozen_digest
 from ..networks.contract import Head, Network, Scores
-from ..tasks import chosen_loss, class_weights
-from ..training import Checkpoint, Objective, Settings, TaskObjective
+from ..probes import LinearProbe
+from ..tasks import chosen_loss, class_weights, fit_thresholds
+from ..training import Checkpoint, Feed, Objective, Settings, TaskObjective
 from ..training.measured import Measured
 from .plan import Plan
 
-__all__ = ["Additions", "Checkpoints", "Clock", "Log", "Parts", "Setup", "learning_parts", "parts_of", "run_digest", "whole_digest"]
+__all__ = [
+    "Additions",
+    "Checkpoints",
+    "Clock",
+    "Log",
+    "Outcome",
+    "Parts",
+    "Setup",
+    "Solved",
+    "Source",
+    "learning_parts",
+    "parts_of",
+    "run_digest",
+    "whole_digest",
+]
 
 MOST_REFITTED = 5000
 """Training and validation examples together from which refit="auto" does without the second training."""
@@ -366,3 +381,66 @@ def whole_digest(setup: Setup, digest: str) -> str:
     judged = None if test is None else [test.identity(1), *(str(test.data.targets_of(name).values.tobytes()) for name in test.data.tasks)]
     facts = [digest, judged, plan.statistics, plan.false_alarm, plan.settings.baselines]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The closed-form head of one task, and the (n,) examples that it was solved on."""
+
+    probe: LinearProbe
+    rows: np.ndarray
+
+    def thresholds(self, targets: np.ndarray) -> np.ndarray:
+        """Return (C,) thresholds of labels, fitted to the leave-one-out scores; `targets` (N, C) are those of all examples."""
+        return fit_thresholds(self.probe.loo_scores, targets[self.rows])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the source network's features say, before anything is trained: what the baselines are made of, as far as it was computed.
+
+    Attributes:
+        features: (N, d) of the examples learned from.
+        judging: (n, d) of the examples that judge, those of the holdout or the test set.
+        probes: task of the data -> its closed-form head on these features.
+    """
+
+    features: Tensor | None = None
+    judging: Tensor | None = None
+    probes: Mapping[str, Solved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a strategy leaves behind.
+
+    Attributes:
+        network: the adapted network.
+        feed: to judge it with.
+        frozen: the layers that stayed frozen.
+        history: one dict an epoch.
+        source: what the source network's features say.
+        head_features: (N, D) what the head of the adapted network reads, where it is another and they were computed.
+        test_feed: the same as `feed` for the test set, where it was computed.
+        solved: task of the data -> the closed-form head that the network has, where it has one.
+        measured: the training whose settings were measured; None where there was none.
+        candidates: what was compared, as plain data, in the order of the report.
+        chosen: how the best of them was made: strategy and what goes with it.
+    """
+
+    network: Network
+    feed: Feed
+    frozen: frozenset[str]
+    history: list[dict[str, Any]] = field(default_factory=list)
+    source: Source = field(default_factory=Source)
+    head_features: Tensor | None = None
+    test_feed: Feed | None = None
+    solved: Mapping[str, Solved] = field(default_factory=dict)
+    measured: Measured | None = None
+    candidates: tuple[dict[str, Any], ...] = ()
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def held_out(self) -> tuple[Mapping[str, np.ndarray], np.ndarray] | None:
+        """Scores by task of examples that the training had not learned from before it was repeated on all, and which examples."""
+        return None if self.measured is None else self.measured.held_out

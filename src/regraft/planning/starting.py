@@ -11,8 +11,7 @@ from ..probes import LinearProbe, fit_ridge
 from ..probes.common import spread_out
 from ..training import Feed, TaskObjective, all_logits
 from .choosing.solving import WORDS, solved_by
-from .outcome import Solved
-from .setup import Log, Setup
+from .setup import Log, Setup, Solved
 
 __all__ = ["solve_heads_", "solved_heads_of", "start_from_"]
 

@@ -6,26 +6,29 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ..frontier import frozen_before, frozen_up_to_head, held_layers, matching_layers
+from ..methods.gradients import relative_norms
+from ..training import WholeFeed
 from ..training.recipe import DRAWN
 from .choosing.auto import choose_and_carry_out
 from .choosing.bases import probe_base, read_depths, source_of, with_probe
-from .choosing.candidates import below_probe, frozen_layers
+from .choosing.candidates import below_probe, frozen_layers, surgical_blocks
 from .choosing.convex import loop_reason, solved_heads
 from .choosing.probing import probe_at
 from .choosing.solving import softened
-from .outcome import Outcome, Source
 from .passes import features_of, feed_of, judging_features, train_heads
-from .plan import AUTO_BLOCK, THROUGH_LAYERS
-from .setup import Log, Setup
+from .plan import AUTO_BLOCK, THIRDS, THROUGH_LAYERS
+from .setup import Log, Outcome, Setup, Source
 from .starting import solve_heads_
 from .tuning.stages import by_method, trained_head, trained_layers, tuned_outcome
-from .tuning.thirds import third_by_gradient
 from .tuning.tuned import starts_of, tuned, usual_rate
 
 __all__ = ["run_strategy"]
 
+MOST_LOOKED_AT = 256
+"""Items whose mean gradient is taken at most."""
 Strategy = Callable[[Setup, Log], Outcome]
 
 
@@ -97,7 +100,7 @@ def _surgical(setup: Setup, log: Log) -> Outcome:
         return _from_base(setup, log)
     below = frozen_up_to_head(setup.network)
     head = trained_head(setup, log, feed=feed_of(setup, log, frozen=below), frozen=below)
-    frozen = frozen_layers(setup.network, strategy="surgical", frozen=None, block=third_by_gradient(setup, log))
+    frozen = frozen_layers(setup.network, strategy="surgical", frozen=None, block=_third_by_gradient(setup, log))
     return trained_layers(setup, log, head=head, feed=feed_of(setup, log, frozen=frozen), frozen=frozen, stage="surgical")
 
 
@@ -120,6 +123,30 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
     feed = feed_of(setup, log, frozen=frozen)
     head = trained_head(setup, log, feed=feed, frozen=frozen)
     return trained_layers(setup, log, head=head, feed=feed, frozen=frozen, stage=plan.strategy)
+
+
+def _third_by_gradient(setup: Setup, log: Log) -> str:
+    """Return the third of the blocks with the largest gradient in proportion to its weights, in inference mode.
+
+    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviations: whole thirds are compared, once, before
+    they are trained, and the largest is trained; the authors scale the learning rate of every layer in every step.
+    """
+    network, parameters = setup.network, setup.network.layer_parameters()
+    layers = {third: [name for block in surgical_blocks(network, third) for name in block] for third in THIRDS}
+    network.freeze_(setup.all_but_heads - {name for names in layers.values() for name in names})
+    parts = {
+        third: [one for name in names for one in parameters.get(name, {}).values() if one.requires_grad] for third, names in layers.items()
+    }
+    network.mode_(False)
+    fit = np.random.default_rng(setup.plan.seed).permutation(setup.parts.training)[:MOST_LOOKED_AT]
+    feed = WholeFeed(network, setup.items, 1, setup.device)
+    with torch.enable_grad():
+        scores = feed.scores(feed.batch(fit, np.zeros(len(fit), np.int64)))
+        norms = relative_norms(setup.objective()(scores, fit), parts)
+    best = max(THIRDS, key=lambda third: norms[third])
+    said = ", ".join(f"{third} {norms[third]:.3g}" for third in THIRDS)
+    log.notes.append(f"The {best} third of the blocks was trained: its gradient is the largest in proportion to its weights ({said}).")
+    return best
 
 
 def _scratch(setup: Setup, log: Log) -> Outcome:

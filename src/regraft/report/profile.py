@@ -11,7 +11,7 @@ from ..errors import optional_import
 from .figures import Axis, Bar, interval_rows, legend, letters, text_tag
 from .page import rendered
 from .planes import axis_of, dot, line, plane, rule, whisker
-from .results import Figure, figure
+from .results import Figure, ends_of, figure
 
 __all__ = ["learning_curve", "plot_profile", "scenario_plane", "write_profile"]
 
@@ -120,9 +120,8 @@ def _beside(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _axis(facts: Mapping[str, Any], bars: Sequence[Bar], *, also: Sequence[float]) -> Axis:
-    ends = [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
     share = facts["kind"] != "regression"
-    shown = [min(max(end, 0.0), 1.0) if share else max(end, -1.0) for end in [*ends, *also]]
+    shown = [min(max(end, 0.0), 1.0) if share else max(end, -1.0) for end in [*ends_of(bars), *also]]
     return axis_of(shown, name=facts["metric"], percent=share)
 
 

@@ -10,14 +10,51 @@ from typing import Any
 from ..console import duration
 from .figures import Axis, Bar, interval_rows, legend
 from .planes import axis_of, confusion_cells, confusion_matrix, curve, dot, kept_epochs, line, line_chart, plane, stage_starts, whisker
-from .tasks import FIGURES, number_words, percent, with_interval
-from .verdict import baseline_name, difference_of
+from .verdict import baseline_name, difference_of, percent
 
-__all__ = ["Figure", "class_figures", "comparison", "confused_pairs", "curves", "figure", "remarks", "score_table", "tiles"]
+__all__ = [
+    "MOST_CLASSES",
+    "Figure",
+    "class_figures",
+    "comparison",
+    "confused_pairs",
+    "curves",
+    "ends_of",
+    "figure",
+    "label_rows",
+    "remarks",
+    "score_table",
+    "task_sections",
+    "tiles",
+]
 
 Figure = dict[str, str]
 MOST_CLASSES = 40
 """Classes that are shown one by one."""
+_FIGURES = (
+    ("accuracy", "accuracy", True),
+    ("macro_f1", "macro F1", True),
+    ("micro_f1", "micro F1", True),
+    ("map", "mean average precision", True),
+    ("mae", "mean absolute error", False),
+    ("rmse", "root mean square error", False),
+    ("r2", "R²", False),
+    ("log_loss", "log loss (nats)", False),
+    ("ece", "calibration error", True),
+    ("brier", "Brier score", False),
+)
+
+
+def _number_words(value: float | None) -> str:
+    """Return `value` with four digits, "–" for None."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
+    """Return a figure of `judge` and its interval, where there is one: "90.0 %  (86.0 % to 93.0 %)" for a share."""
+    value, interval = figures.get(key), figures.get(f"{key}_interval")
+    shown = percent if share else _number_words
+    return shown(value) + (f"  ({shown(interval[0])} to {shown(interval[1])})" if interval else "")
 
 
 def figure(body: str, *, title: str, caption: str) -> Figure | None:
@@ -55,7 +92,7 @@ def _score_tiles(baselines: Mapping[str, Any], figures: Mapping[str, Any], *, wh
     key = "accuracy" if "accuracy" in figures else "mae"
     if figures.get(key) is None:
         return []
-    shown, name = (percent, "accuracy") if key == "accuracy" else (number_words, "mean absolute error")
+    shown, name = (percent, "accuracy") if key == "accuracy" else (_number_words, "mean absolute error")
     interval = figures.get(f"{key}_interval")
     note = f"95 % interval {shown(interval[0])} to {shown(interval[1])}" if interval else ""
     found = [(f"{name} {where}".strip(), shown(figures[key]), note)]
@@ -82,11 +119,11 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
-    for key, words, share in FIGURES:
+    for key, words, share in _FIGURES:
         if any(figures.get(key) is not None for figures in parts.values()):
-            rows.append((words, [with_interval(figures, key, share=share) for figures in parts.values()]))
+            rows.append((words, [_with_interval(figures, key, share=share) for figures in parts.values()]))
     for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
-        rows.append((name, [number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
+        rows.append((name, [_number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
         rows.insert(0, ("items", [str(figures.get("items", "–")) for figures in parts.values()]))
     return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}
@@ -97,12 +134,12 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
     found, loss, classes = [], figures.get("log_loss"), len(figures.get("per_class") or {})
     if loss is not None and classes > 1 and "confusion" in figures and loss > math.log(classes):
         found.append(
-            f"The log loss ({number_words(loss)}) is higher than that of equal probabilities for all {classes} classes "
-            f"({number_words(math.log(classes))}). The order of the classes may be right, but do not use the probabilities: "
+            f"The log loss ({_number_words(loss)}) is higher than that of equal probabilities for all {classes} classes "
+            f"({_number_words(math.log(classes))}). The order of the classes may be right, but do not use the probabilities: "
             "the logits are not calibrated."
         )
     if figures.get("r2") is not None and figures["r2"] < 0:
-        found.append(f"R² is negative ({number_words(figures['r2'])}): the mean of the targets predicts these examples better.")
+        found.append(f"R² is negative ({_number_words(figures['r2'])}): the mean of the targets predicts these examples better.")
     return found
 
 
@@ -119,7 +156,7 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
     share = key == "accuracy"
     bars = [_score_bar("adapted network", figures, key=key, strong=True)]
     bars += [_score_bar(baseline_name(name), other, key=key, strong=False) for name, other in ranked]
-    axis = axis_of(_ends(bars), name="accuracy" if share else "mean absolute error (lower is better)", percent=share)
+    axis = axis_of(ends_of(bars), name="accuracy" if share else "mean absolute error (lower is better)", percent=share)
     body = interval_rows(bars, title=f"{axis.name}: the adapted network and the baselines", axis=axis)
     caption = f"All on the same {figures.get('items', '')} examples. Lines are 95 % intervals: where they overlap, the order may be chance."
     return figure(body, title="Adapted network and baselines", caption=caption)
@@ -127,11 +164,12 @@ def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figu
 
 def _score_bar(name: str, figures: Mapping[str, Any], *, key: str, strong: bool) -> Bar:
     value, interval = float(figures[key]), figures.get(f"{key}_interval")
-    words = percent(value) if key == "accuracy" else number_words(value)
+    words = percent(value) if key == "accuracy" else _number_words(value)
     return Bar(name, value, tuple(interval) if interval else None, words, strong)
 
 
-def _ends(bars: Sequence[Bar]) -> list[float]:
+def ends_of(bars: Sequence[Bar]) -> list[float]:
+    """Return where the intervals of `bars` begin and end, or what they show without one."""
     return [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
 
 
@@ -171,7 +209,7 @@ def _recalls(figures: Mapping[str, Any]) -> Figure | None:
     bars = [Bar(name, row["recall"], tuple(row["interval"]), f"{percent(row['recall'])} of {row['items']}") for name, row in rows]
     if not bars:
         return None
-    body = interval_rows(bars, title="Recall by class, with 95 % intervals", axis=axis_of(_ends(bars), name="recall", percent=True))
+    body = interval_rows(bars, title="Recall by class, with 95 % intervals", axis=axis_of(ends_of(bars), name="recall", percent=True))
     few = f"the {MOST_CLASSES} weakest of {classes} classes" if classes > MOST_CLASSES else "weakest class first"
     return figure(body, title="Recall by class", caption=f"Share of each class's examples that are classified correctly, {few}.")
 
@@ -216,3 +254,36 @@ def confused_pairs(confusion: Any, names: Sequence[str], *, count: int = 20) -> 
         totals[i] += number
     errors = ((-number, i, j) for i, j, number in cells if i != j)
     return [(names[i], names[j], -less, percent(-less / totals[i])) for less, i, j in heapq.nsmallest(count, errors)]
+
+
+def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the section of each task shows; `figures` are of the part that judges. Nothing where there is only one task."""
+    return [
+        {
+            "name": str(name),
+            "kind": str(task.get("kind") or ""),
+            "rows": [("items", str(task.get("items", "–")))]
+            + [(words, _with_interval(task, key, share=share)) for key, words, share in _FIGURES if task.get(key) is not None],
+            "comparison": comparison(task, task.get("baselines") or {}),
+            "labels": label_rows(task),
+        }
+        for name, task in (figures.get("tasks") or {}).items()
+    ]
+
+
+def label_rows(figures: Mapping[str, Any]) -> list[list[str]]:
+    """Return a table of the labels of a multi-label task, headings first; nothing for other kinds.
+
+    Args:
+        figures: what `judge` gave; "thresholds" are one for each label, 0.5 where there are none.
+    """
+    labels = figures.get("per_class") or {}
+    if "micro_f1" not in figures or not labels:
+        return []
+    limits = figures.get("thresholds") or [0.5] * len(labels)
+    shown = ("precision", "recall", "average_precision")
+    rows = [
+        [str(name), f"{limit:.3f}", *(percent(row.get(key)) for key in shown), str(row.get("items", "–"))]
+        for (name, row), limit in zip(labels.items(), limits, strict=False)
+    ]
+    return [["label", "said from", "precision", "recall", "average precision", "examples"], *rows]

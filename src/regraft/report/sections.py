@@ -10,9 +10,22 @@ from ..console import duration
 from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
 from .figures import Axis, Bar, interval_rows, stacked_bar
 from .planes import axis_of, epochs_of
-from .results import Figure, class_figures, comparison, confused_pairs, curves, figure, remarks, score_table, tiles
-from .tasks import label_rows, percent, task_sections
-from .verdict import judged_part
+from .results import (
+    MOST_CLASSES,
+    Figure,
+    class_figures,
+    comparison,
+    confused_pairs,
+    curves,
+    ends_of,
+    figure,
+    label_rows,
+    remarks,
+    score_table,
+    task_sections,
+    tiles,
+)
+from .verdict import judged_part, percent
 
 __all__ = ["context"]
 
@@ -27,7 +40,6 @@ _HEADINGS = {
     "dropped": "class weights left behind",
 }
 _PARTS = {"training": "training", "validation": "validation (chooses the epoch)", "holdout": "held out (judges)", "test": "test (judges)"}
-_MOST_CLASSES = 40
 _RANDOM = "The network started from random weights: nothing was transferred."
 _UNCACHED = (
     "The network could not be split at the freeze boundary: its frozen part ran in every epoch, so training took longer than it had to."
@@ -61,7 +73,7 @@ def context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "curves": curves(history, kept_start=facts.get("kept_start")),
         "history_table": _history_table(history),
         "compared": _compared(facts.get("history") or ()),
-        "tasks": task_sections(figures, comparison),
+        "tasks": task_sections(figures),
         "labels": label_rows(figures),
         "class_figures": class_figures(figures, facts.get("reliability") or ()),
         "pairs": confused_pairs(figures.get("confusion") or (), names, count=10),
@@ -144,14 +156,14 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
         "words": _words({key: value for key, value in shown.items() if value}, ("examples", "classes")),
         "split": figure(body, title="Split", caption="Examples by what they were used for."),
         "counts": _class_counts(counts),
-        "hidden": max(0, len(counts) - _MOST_CLASSES),
+        "hidden": max(0, len(counts) - MOST_CLASSES),
         "read": [(str(name), str(words)) for name, words in data.get("read") or ()],
         "notes": [str(note) for note in data.get("notes") or ()],
     }
 
 
 def _class_counts(counts: Mapping[str, int]) -> Figure | None:
-    bars = [Bar(name, float(count), None, _phrase(count)) for name, count in list(counts.items())[:_MOST_CLASSES]]
+    bars = [Bar(name, float(count), None, _phrase(count)) for name, count in list(counts.items())[:MOST_CLASSES]]
     axis = Axis("examples", 0.0, float(max(counts.values(), default=0) or 1), whole=True)
     body = interval_rows(bars, title="Examples of each class", axis=axis, filled=True)
     return figure(body, title="Examples by class", caption="Classes with few examples are learned and judged less surely.")
@@ -194,20 +206,24 @@ def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     return {"bar": figure(body, title="Time by step", caption=caption.strip())}
 
 
-def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Return the estimates of what was tried, as dots with intervals; None where there are none."""
     tried = [one for one in candidates if was_tried(one) and one.get("estimate") is not None]
     kind = next((str(one.get("figure", "accuracy")) for one in tried), "accuracy")
     tried = [one for one in tried if one.get("figure", "accuracy") == kind]
-    bars = []
-    for one in tried:
-        interval = tuple(one["interval"]) if one.get("interval") else None
-        chosen = str(one.get("why", "")).startswith("chosen")
-        bars.append(Bar(str(one.get("name", "")), one["estimate"], interval, estimate_words(one), chosen))
+    bars = [
+        Bar(
+            str(one.get("name", "")),
+            one["estimate"],
+            tuple(one["interval"]) if one.get("interval") else None,
+            estimate_words(one),
+            str(one.get("why", "")).startswith("chosen"),
+        )
+        for one in tried
+    ]
     if not bars:
         return None
-    ends = [end for bar in bars for end in (bar.interval or (bar.value,)) if end is not None]
-    axis = axis_of(ends, name=f"{kind} on validation items", percent=kind == "accuracy")
+    axis = axis_of(ends_of(bars), name=f"{kind} on validation items", percent=kind == "accuracy")
     body = interval_rows(bars, title="Estimates of the candidates that were tried", axis=axis)
     caption = "Only what was tried has an estimate. Lines are 95 % intervals; trials are short, so that these are no final figures."
-    return {"title": "Candidates that were compared", "body": body, "caption": caption}
+    return figure(body, title="Candidates that were compared", caption=caption)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["baseline_name", "difference_interval", "difference_of", "judged_part", "verdict"]
+__all__ = ["baseline_name", "difference_interval", "difference_of", "judged_part", "percent", "verdict"]
 
 _NO_NETWORK = " For this table, use {} and no network."
 _UNCLEAR = "no clear difference"
@@ -56,6 +56,11 @@ def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return "", scores
 
 
+def percent(share: float | None) -> str:
+    """Return `share` in per cent with one decimal, "–" for None."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
 def baseline_name(name: str) -> str:
     """Return what the baseline called `name` is, in words."""
     return _NAMES.get(name, name.replace("_", " "))
@@ -84,16 +89,16 @@ def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     what = "of the labels of" if "micro_f1" in figures else "of"
-    said = f"The adapted network reads {_percent(figures['accuracy'])} {what} the {figures.get('items', 0)} held-out items correctly"
+    said = f"The adapted network reads {percent(figures['accuracy'])} {what} the {figures.get('items', 0)} held-out items correctly"
     if "accuracy_interval" in figures:
         low, high = figures["accuracy_interval"]
-        said += f" (95 % interval {100 * low:.1f} to {_percent(high)})"
+        said += f" (95 % interval {100 * low:.1f} to {percent(high)})"
     if not baselines:
         return said + "; no baseline was run beside it."
     best = max(baselines, key=lambda name: float(baselines[name]["accuracy"]))
     said += _against(figures, baselines[best], name=baseline_name(best))
     if "majority" in baselines and best != "majority":
-        said += f"; the majority class gives {_percent(baselines['majority']['accuracy'])}"
+        said += f"; the majority class gives {percent(baselines['majority']['accuracy'])}"
     better = best in _TREES and _bounds(figures, baselines[best])[1] < 0
     return said + "." + (_NO_NETWORK.format(baseline_name(best)) if better else "")
 
@@ -126,7 +131,7 @@ def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str)
     low, high = _bounds(figures, other)
     points = f"{100 * abs(difference):.1f} points"
     if high < 0:
-        return f", but {name} is better: {_percent(other['accuracy'])}, {points} more"
+        return f", but {name} is better: {percent(other['accuracy'])}, {points} more"
     if low > 0:
         return f", {points} above {name}"
     if f"{100 * abs(difference):.1f}" == "0.0":
@@ -158,7 +163,3 @@ def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, A
 
 def _apart(first: Any, second: Any) -> bool:
     return first is None or second is None or first[1] < second[0] or second[1] < first[0]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -5,9 +5,18 @@ from __future__ import annotations
 from .chosen_losses import LOSSES, chosen_loss
 from .intervals import bootstrap_interval, paired_difference, wilson_interval
 from .losses import KINDS, Loss, class_weights, classification_loss, loss_for, multi_label_loss, regression_loss
-from .metrics import brier_score, confusion_matrix, expected_calibration_error, harmonic_mean, judge, log_loss, probabilities, reliability
+from .metrics import (
+    brier_score,
+    confusion_matrix,
+    expected_calibration_error,
+    fit_thresholds,
+    harmonic_mean,
+    judge,
+    log_loss,
+    probabilities,
+    reliability,
+)
 from .scorers import chosen_figures, metric_name, metric_problems
-from .thresholds import fit_thresholds
 
 __all__ = [
     "KINDS",

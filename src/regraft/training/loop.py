@@ -24,6 +24,7 @@ from ..frontier.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded
+from .callbacks import Callbacks
 from .checkpoints import InMemory, Store
 from .courses import Course, PlateauFactor, cosine_factor, monitored_by, most_epochs, patience_of, steady_factor, value_of
 from .feeds import Feed, Payload
@@ -32,7 +33,6 @@ from .optimizers import make_optimizer, set_rate_
 from .regularizing import dropped, l1_norm
 from .settings import Settings
 from .team import ALONE, Team, in_team
-from .telling.callbacks import Callbacks
 
 __all__ = [
     "Trained",

@@ -13,8 +13,8 @@ from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, near_names
 from ..frontier.engines import ENGINES
 from ..tasks import LOSSES
+from .callbacks import HOOKS
 from .optimizing import OPTIMIZERS, factory_rate
-from .telling.callbacks import HOOKS
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings"]
 

@@ -101,7 +101,7 @@ def _code_lines(net: Any) -> Iterator[str]:
 
 def _fit(net: Any, data: str | None) -> dict[str, str]:
     """Return how weights that were matched by order fit, by "weights_fit": on the user's data, else on made-up pictures."""
-    from ...planning.checking.weights import EXAMPLES, MATCHED, weights_fit
+    from ...planning.checking import EXAMPLES, MATCHED, weights_fit
     from ...planning.measured_input import made_pictures
     from ...verbs import check
 

@@ -17,9 +17,8 @@ from ...training import Feed, WholeFeed
 from ...training.courses import most_epochs
 from ...training.recipe import LARGEST
 from ..judging import blind_scores
-from ..outcome import Outcome, Source
 from ..passes import whole_feeds
-from ..setup import Log, Setup
+from ..setup import Log, Outcome, Setup, Source
 from ..starting import solved_heads_of
 from ..tuning.tuned import FOLDS
 from .bases import outcome_of_probe, read_depths

@@ -12,9 +12,8 @@ from torch import Tensor
 from ...data import Prepared
 from ...frontier import frozen_up_to_head
 from ...training import Feed, HeadFeed, WholeFeed
-from ..outcome import Outcome, Solved, Source
 from ..passes import too_large, train_heads_alone, whole_feeds
-from ..setup import Log, Setup
+from ..setup import Log, Outcome, Setup, Solved, Source
 from ..starting import solve_heads_, solved_heads_of
 from ..tapped import Tapped, default_points, tapped_features
 from .probing import probe_at, probed_network

@@ -16,9 +16,8 @@ from ...frontier import frozen_up_to_head
 from ...tasks import wilson_interval
 from ...training import HeadFeed, all_logits
 from ...training.courses import most_epochs
-from ..outcome import Solved
 from ..passes import features_of, feed_of
-from ..setup import Log, Setup
+from ..setup import Log, Setup, Solved
 from ..tapped import Tapped
 from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers

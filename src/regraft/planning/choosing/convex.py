@@ -14,9 +14,8 @@ from ...frontier import frozen_up_to_head
 from ...probes import LinearProbe, fit_logistic, fit_ridge, fit_temperature
 from ...probes.common import spread_out
 from ...training import Feed, HeadFeed
-from ..outcome import Outcome, Solved, Source
 from ..plan import THROUGH_LAYERS
-from ..setup import Log, Setup
+from ..setup import Log, Outcome, Setup, Solved, Source
 from ..starting import solved_heads_of, start_from_
 from .probing import with_rows
 from .solving import WORDS, drawn, logistic_loss, solved_by, through_layer

@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...methods import METHODS
 from ...networks.contract import Network
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
-from ...training.loop import restore_
+from ...training.loop import copied, restore_
 from ...training.measured import Measured, measured_training
 from ...training.recipe import DRAWN, LARGEST, Short, Starts, first_short, refitted, short_epochs
 from ..passes import feed_of, training_of
@@ -20,11 +22,10 @@ from ..setup import Log, Setup
 from ..tuning.stages import Tuning, begun_method
 from ..tuning.tuned import folds_for, refit_, split_of, starts_of, usual_rate, weights_of
 from .bases import Base
-from .blending import blended_, mix_
 from .candidates import Candidate, below_probe, frozen_layers
 from .solving import HeldOut, held_out
 
-__all__ = ["Trial", "trial_epochs", "trial_of"]
+__all__ = ["Trial", "blended_", "mix_", "trial_epochs", "trial_of"]
 
 LENGTH = 3
 """Length of a trial, in terms of the shortest of the trainings that compare settings: as long as the last of these."""
@@ -220,3 +221,45 @@ def trial_epochs(setup: Setup) -> tuple[int, int]:
 def _is_small(setup: Setup) -> bool:
     """Tell whether trials may as well read the frozen part's outputs of all examples."""
     return len(setup.items) <= 2 * LARGEST
+
+
+POINTS = 11
+
+
+def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[], float]) -> float:
+    """Leave the mix (1 - a) start + a present in a network that is judged best, a in 0, 0.1, …, 1; of equals, the highest.
+
+    Moving averages of BatchNorm are mixed alike; whole numbers stay those of the present.
+
+    Source: weight-space ensembles (Wortsman et al., CVPR 2022, equation 1).
+
+    Args:
+        network: with the weights after tuning.
+        start: tensors of its state, from before.
+        judged: gives the present network's loss on the items that choose.
+
+    Returns:
+        The share a of the tuned weights.
+    """
+    state = network.state()
+    tuned = copied({name: state[name] for name in start})
+    losses = {}
+    for step in reversed(range(POINTS)):
+        share = step / (POINTS - 1)
+        restore_(state, _mixed(start, tuned, share=share))
+        losses[share] = judged()
+    best = min(losses, key=lambda share: (losses[share], -share))
+    restore_(state, _mixed(start, tuned, share=best))
+    return best
+
+
+def mix_(network: Network, start: dict[str, Tensor], *, share: float) -> None:
+    """Leave the mix (1 - share) start + share present in a `network`."""
+    state = network.state()
+    restore_(state, _mixed(start, copied({name: state[name] for name in start}), share=share))
+
+
+def _mixed(start: dict[str, Tensor], tuned: dict[str, Tensor], *, share: float) -> dict[str, Tensor]:
+    if share == 1.0:
+        return tuned
+    return {name: torch.lerp(start[name], values, share) if values.is_floating_point() else values for name, values in tuned.items()}

@@ -17,10 +17,9 @@ from ...networks.contract import Network
 from ..carry_out import adapted, checked_setup
 from ..finishing import leave_ready_
 from ..judging import judged
-from ..outcome import Outcome
 from ..plan import Plan
 from ..preparing import output_names
-from ..setup import Log, Parts, learning_parts
+from ..setup import Log, Outcome, Parts, learning_parts
 from ..tasks import matched_tasks
 from ..trained import with_fresh
 from ..tuning.folds import Fold

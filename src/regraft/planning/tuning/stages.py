@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,16 +18,25 @@ from ...networks.contract import Network, Scores
 from ...networks.parts.coding import ENTRANCE, LAYERS, in_condition
 from ...networks.samples import placed
 from ...training import CachedFeed, Feed
-from ..outcome import Outcome, Source
 from ..passes import feed_of, head_feed, judging_features, train_heads_alone, whole_feeds
 from ..plan import Plan
-from ..setup import Log, Parts, Setup
+from ..setup import Log, Outcome, Parts, Setup, Source
 from ..starting import solve_heads_
-from .names import names_in, take_over_
 from .switches import taught
 from .tuned import Tuned, starts_of, tuned, usual_rate
 
-__all__ = ["HeadFirst", "Tuning", "begun_method", "by_method", "check_method", "trained_head", "trained_layers", "tuned_outcome"]
+__all__ = [
+    "HeadFirst",
+    "Tuning",
+    "begun_method",
+    "by_method",
+    "check_method",
+    "names_in",
+    "take_over_",
+    "trained_head",
+    "trained_layers",
+    "tuned_outcome",
+]
 
 History = list[dict[str, Any]]
 
@@ -270,3 +279,26 @@ def _with_conditions(setup: Setup, names: Sequence[str]) -> Setup:
     changed = with_conditions(setup.items.preprocessing, names, lenient=True, inputs=own)
     test = None if setup.test is None else setup.test.of(setup.test.data, changed)
     return replace(setup, items=setup.items.of(setup.items.data, changed), test=test)
+
+
+def names_in(network: Network, names: Iterable[str]) -> frozenset[str]:
+    """Return which layers, or single parameters, of a network are in another that was made out of it."""
+    return frozenset(names) & {*(layer.name for layer in network.layers), *network.state()}
+
+
+def take_over_(network: Network, trained: Network) -> None:
+    """Give a network the weights and moving averages of another one, which has further layers.
+
+    Args:
+        network: gets them, in place.
+
+    Raises:
+        NetworkError: if it lacks one.
+    """
+    found, state = trained.state(), network.state()
+    missing = [name for name in state if name not in found]
+    if missing:
+        raise NetworkError(f"The trained network has no {missing[0]!r}; expected all {len(state)} tensors of the one it was made of.")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(found[name])

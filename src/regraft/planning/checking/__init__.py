@@ -1,1 +1,0 @@
-"""What is told of a network and data before anything is trained."""
