@@ -42,8 +42,9 @@ from .planning.extending import Asked as AskedClasses
 from .planning.extending import Extension, extended
 from .planning.plan import AdaptKeywords, SearchKeywords
 from .planning.preparing import check_items, inferred_preprocessing, within_tokens
-from .planning.profiling import Profile, measure_profile, usable_device
+from .planning.profiling import Profile, measure_profile
 from .planning.search import Asked, Study, run_search
+from .planning.setup import usable_device
 from .planning.tasks import as_heads_say
 from .probes import UnknownJudge
 from .randomness import own_state, seeded

@@ -15,7 +15,7 @@ import regraft
 from regraft.data import Prepared
 from regraft.errors import DataError, InputError, SettingError
 from regraft.frontier import Counter
-from regraft.networks.contract import Network, Tap
+from regraft.networks.contract import Network
 from regraft.planning.preparing import preprocessing_for
 from regraft.planning.profiling.judging import Case, Held, judged, nested_choice
 from regraft.planning.profiling.old_head import relation_scores, shared_rows
@@ -59,8 +59,9 @@ def test_one_pass_gives_every_depth_and_what_the_head_reads() -> None:
     found, counter = tapped(net, data)
     assert counter.items == len(data[0]) == len(found.features)
     np.testing.assert_allclose(found.head_features, net.features(data[0]), atol=1e-6)
-    np.testing.assert_allclose(found.features, found.network.features(data[0]), atol=1e-6)
-    assert found.network.tap_slices == found.slices
+    again = net.tapped(found.points)
+    np.testing.assert_allclose(found.features, again.features(data[0]), atol=1e-6)
+    assert again.tap_slices == found.slices
     assert found.features.shape[1] == found.slices[-1].stop
     assert [tap.block for tap in found.points] == ["input", "conv1", "norm1", "conv2", "norm2", "fc1"]
 
@@ -73,15 +74,14 @@ def test_a_second_pass_costs_nothing(tmp_path: Any) -> None:
     assert torch.equal(first.features, second.features)
 
 
-def test_chosen_points_and_grids_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    some, _ = tapped(cnn(), textures(5), points=[Tap("conv1", ("mean",)), Tap("fc1", ("mean",))])
-    assert [(part.block, part.pool) for part in some.slices] == [("conv1", "mean"), ("fc1", "vector")]
+def test_grids_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regraft.planning.tapped.MOST_FEATURES", 150)
-    small, _ = tapped(cnn(), textures(5))
+    net = cnn()
+    small, _ = tapped(net, textures(5))
     pools = {part.block: {piece.pool for piece in small.slices if piece.block == part.block} for part in small.slices}
     assert small.features.shape[1] <= 150 and small.notes
     assert all({"mean", "std"} <= pools[block] for block in ("conv1", "conv2"))
-    assert small.network.tap_slices == small.slices
+    assert net.tapped(small.points).tap_slices == small.slices
 
 
 def test_profile_finds_the_depth_that_knows_and_says_where_transfer_breaks() -> None:

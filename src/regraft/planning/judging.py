@@ -46,13 +46,7 @@ class Judged:
     """
 
     def __init__(
-        self,
-        scores: np.ndarray,
-        data: Dataset,
-        *,
-        rows: np.ndarray,
-        thresholds: Sequence[float] | None = None,
-        metrics: Sequence[Any] = (),
+        self, scores: np.ndarray, data: Dataset, *, rows: np.ndarray, thresholds: Sequence[float] | None = None, metrics: Sequence[Any] = ()
     ) -> None:
         self.examples = data
         self.scores = mean_of_windows(scores, data.items)

@@ -136,14 +136,7 @@ def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozen
 
 
 def training_of(  # over the limit: what a training is made of
-    setup: Setup,
-    log: Log,
-    *,
-    stage: str,
-    feed: Feed,
-    frozen: frozenset[str],
-    settings: Settings | None = None,
-    most: int | None = None,
+    setup: Setup, log: Log, *, stage: str, feed: Feed, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
 ) -> Training:
     """Return a stage of training of what is not frozen.
 
@@ -152,24 +145,21 @@ def training_of(  # over the limit: what a training is made of
         stage: a word for the history and the name of the checkpoint.
         frozen: layers that stay frozen.
         settings: other than the plan's, or None.
-        most: learn from so many examples at most, or None.
     """
-    fit, plan, cluster = setup.parts.training, setup.plan, setup.settings.cluster
+    cluster = setup.settings.cluster
     if setup.all_but_heads <= frozen:
         cluster = None  # a head is trained in less time than it takes to send it
     elif cluster not in (None, "auto"):
         cluster = None
         log.notes.extend({_OUTSIDE}.difference(log.notes))
-    if most is not None and len(fit) > most:
-        fit = np.sort(np.random.default_rng(plan.seed).choice(fit, most, replace=False))
     training = Training(
         setup.network,
         feed,
         setup.objective(),
-        fit,
+        setup.parts.training,
         setup.parts.validation,
         settings or setup.settings,
-        plan.seed,
+        setup.plan.seed,
         frozen | setup.idle_layers,
         setup.checkpoint(stage),
         stage,

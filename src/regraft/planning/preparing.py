@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from ..data import (
 from ..data.preprocessings.augmenting import CALLABLE
 from ..errors import DataError, NetworkError, SettingError, near_names
 from ..networks.account import Account
-from ..networks.contract import Network
+from ..networks.contract import Inputs, Network
 from ..networks.hub.tokens import known_positions, known_tokens
 from ..networks.predictions import of_batch
 from .measured_input import measured_preprocessing
@@ -163,24 +165,26 @@ def _without_range(own: Preprocessing) -> Preprocessing:
     return replace(own, spread=None, value_range=None) if isinstance(own, ArrayPreprocessing) else own
 
 
+def _ran(net: Network, batch: Inputs) -> Any:
+    """Return what a copy of a network in inference mode makes of a batch: scores, or features where it has no head."""
+    twin = net.copy()
+    twin.mode_(False)
+    with torch.no_grad():
+        return (twin.scores if twin.heads else twin.feature_batch)(batch)
+
+
 def _try_out(net: Network, items: Prepared) -> None:
     """Let `of_batch` raise if arrays do not go through a network that did not say what it takes, or one of numbers of tokens."""
     own = items.preprocessing
     if isinstance(own, AudioPreprocessing) and isinstance(net.sample, torch.Tensor):
-        twin = net.copy()
-        twin.mode_(False)
-        with torch.no_grad():
-            of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=items.batch(np.zeros(2, np.int64)))
+        of_batch(partial(_ran, net), net, batch=items.batch(np.zeros(2, np.int64)))
     if not isinstance(own, ArrayPreprocessing) or not isinstance(net.sample, torch.Tensor) or not (own.integers or net.input_guessed):
         return
     rows = np.zeros(2, np.int64)
     if own.integers:
         flat = [np.asarray(item) for item in items.data.items]
         rows = np.array([np.argmin([item.min() for item in flat]), np.argmax([item.max() for item in flat])])
-    twin = net.copy()
-    twin.mode_(False)
-    with torch.no_grad():
-        of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=items.batch(rows))
+    of_batch(partial(_ran, net), net, batch=items.batch(rows))
 
 
 def inferred_preprocessing(net: Network, known: Mapping[str, Preprocessing] | None = None) -> Preprocessing:
@@ -210,11 +214,8 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
     given = _tensors(own)
     if own.kind == "parts" and set(named) <= set(given):
         return
-    twin = net.copy()
-    twin.mode_(False)
     batch = {name: named[name] for name in given if name in named}
-    with torch.no_grad():
-        of_batch(twin.scores, twin, batch=batch if own.kind == "parts" else next(iter(named.values())))
+    of_batch(partial(_ran, net), net, batch=batch if own.kind == "parts" else next(iter(named.values())))
 
 
 def check_items(net: Network, own: Preprocessing) -> None:
@@ -236,10 +237,7 @@ def check_items(net: Network, own: Preprocessing) -> None:
     if any(math.prod(shape or ()) > largest for shape in shapes.values()):
         return
     batch = {name: torch.zeros(2, *(shape or ()), dtype=dtypes.get(name)) for name, shape in shapes.items()}
-    twin = net.copy()
-    twin.mode_(False)
-    with torch.no_grad():
-        of_batch(twin.scores if twin.heads else twin.feature_batch, twin, batch=batch.get("", batch))
+    of_batch(partial(_ran, net), net, batch=batch.get("", batch))
 
 
 def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
@@ -275,11 +273,8 @@ def _check_end(net: Network, own: TextPreprocessing) -> None:
     ids = batch.get("input_ids") if isinstance(batch, dict) else batch
     if ids is None or bool((ids == end).any()):
         return
-    twin = net.copy()
-    twin.mode_(False)
     try:
-        with torch.no_grad():
-            twin.scores(batch)
+        _ran(net, batch)
     except Exception as error:  # the library's own check, of any class
         raise NetworkError(
             f"{type(net.module).__name__} looks for the token {end} at the end of each text, which its tokenizer does not add. Give the "
@@ -412,11 +407,8 @@ def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | Non
     """
     length = max(side or 1 for side in shape)
     wide = tuple(LONGER * length if side == length else side for side in shape)
-    twin = net.copy()
-    twin.mode_(False)
     try:
-        with torch.no_grad():
-            (twin.scores if twin.heads else twin.feature_batch)(torch.zeros(2, *(side or 1 for side in wide)))
+        _ran(net, torch.zeros(2, *(side or 1 for side in wide)))
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"How many samples the network takes is not known: it runs on {shape}, not on {wide}. Say it: regraft.load(…, inputs=(1, N)),"

@@ -39,6 +39,7 @@ __all__ = [
     "learning_parts",
     "parts_of",
     "run_digest",
+    "usable_device",
     "whole_digest",
 ]
 
@@ -58,7 +59,7 @@ _NO_PART_OF_A_RUN = frozenset(
         "baselines",
         "callbacks",
         "log_with",
-    },
+    }
 )
 """Names in a plan and its settings that change nothing in how a network is trained: a run that was killed goes on with others."""
 
@@ -220,6 +221,16 @@ class Checkpoints:
         return checkpoint
 
 
+def usable_device(name: str | None) -> torch.device:
+    """Return the device called `name`, or the fastest there is for None; `SettingError` if the machine has no such device."""
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"device={wanted!r} cannot be used here: {str(error).splitlines()[0]} Leave it out, or give 'cpu'.") from error
+    return torch.device(wanted)
+
+
 @dataclass(frozen=True, eq=False)
 class Setup:
     """What is known before a strategy begins, on some network. No field and nothing in one changes, but for the network's weights.
@@ -262,17 +273,8 @@ class Setup:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs.
-
-        Raises:
-            SettingError: if the machine has no such device.
-        """
-        name = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise SettingError(f"device={name!r} cannot be used here: {str(error).splitlines()[0]} Leave it out, or give 'cpu'.") from error
-        return torch.device(name)
+        """Where the network runs."""
+        return usable_device(self.settings.device)
 
     @property
     def refits(self) -> bool:

@@ -22,8 +22,8 @@ from .passes import features_of, feed_of, judging_features, train_heads
 from .plan import AUTO_BLOCK, THIRDS, THROUGH_LAYERS
 from .setup import Log, Outcome, Setup, Source
 from .starting import solve_heads_
-from .tuning.stages import by_method, trained_head, trained_layers, tuned_outcome
-from .tuning.tuned import starts_of, tuned, usual_rate
+from .tuning.stages import by_method, trained_head, trained_layers
+from .tuning.tuned import starts_of, tuned, weights_of
 
 __all__ = ["run_strategy"]
 
@@ -89,9 +89,8 @@ def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Out
 
 def _measured(setup: Setup, log: Log, *, frozen: frozenset[str], stage: str, drawn: bool = False) -> Outcome:
     """Train what is not frozen, with measured settings, from the weights at hand; `drawn`: at a rate for layers that are freshly drawn."""
-    feed, usual = feed_of(setup, log, frozen=frozen), usual_rate(setup.network, setup.settings, drawn=drawn)
-    found = tuned(setup, log, feed=feed, frozen=frozen, stage=stage, starts=starts_of(setup, frozen=frozen), usual=usual)
-    return tuned_outcome(setup, found, feed=feed, frozen=frozen)
+    feed, starts = feed_of(setup, log, frozen=frozen), starts_of(setup, frozen=frozen)
+    return tuned(setup, log, feed=feed, frozen=frozen, stage=stage, starts=starts, drawn=drawn)
 
 
 def _surgical(setup: Setup, log: Log) -> Outcome:
@@ -151,15 +150,10 @@ def _third_by_gradient(setup: Setup, log: Log) -> str:
 
 def _scratch(setup: Setup, log: Log) -> Outcome:
     """Nothing is kept but what the network holds: the same architecture, freshly drawn."""
-    network = setup.network.reinitialised(setup.plan.seed)
-    setup = replace(setup, network=network)
-    frozen = held_layers(network)
-    feed, usual = feed_of(setup, log, frozen=frozen), usual_rate(network, setup.settings, drawn=True)
-    start = {name: tensor.detach().clone() for name, tensor in network.state().items()}
-    starts = {DRAWN: lambda _rows: start}
-    return tuned_outcome(
-        setup, tuned(setup, log, feed=feed, frozen=frozen, stage="scratch", starts=starts, usual=usual), feed=feed, frozen=frozen
-    )
+    setup = replace(setup, network=setup.network.reinitialised(setup.plan.seed))
+    frozen, start = held_layers(setup.network), weights_of(setup.network, frozenset())
+    feed = feed_of(setup, log, frozen=frozen)
+    return tuned(setup, log, feed=feed, frozen=frozen, stage="scratch", starts={DRAWN: lambda _rows: start}, drawn=True)
 
 
 _STRATEGIES: dict[str, Strategy] = {

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +40,6 @@ class Tapped:
     """What one pass read of N items.
 
     Attributes:
-        source: the network that was read, unchanged.
         points: where, and how; each has at least one slice.
         features: (N, D) float32, the pooled outputs side by side; in a temporary file where they are large.
         slices: which columns come from which point.
@@ -50,7 +48,6 @@ class Tapped:
         notes: what was left out, for people.
     """
 
-    source: Network
     points: tuple[Tap, ...]
     features: Tensor
     slices: tuple[TapSlice, ...]
@@ -58,20 +55,9 @@ class Tapped:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    @cached_property
-    def network(self) -> Network:
-        """The network whose output are these features, without a head; made when first asked for."""
-        return self.source.tapped(self.points)
-
     def columns(self, block: str) -> slice:
-        """Return which columns are those of one block, or of "input".
-
-        Raises:
-            NetworkError: if it was not read.
-        """
+        """Return which columns are those of one block that was read, or of "input"."""
         own = [part for part in self.slices if part.block == block]
-        if not own:
-            raise NetworkError(f"The block {block!r} was not read; those that were: {', '.join(tap.block for tap in self.points)}.")
         return slice(own[0].start, own[-1].stop)
 
 
@@ -105,57 +91,46 @@ def default_points(network: Network) -> tuple[Tap, ...]:
     return tuple(Tap(name, POOLS) for name in (INPUT, *blocks))
 
 
-def tapped_features(  # noqa: PLR0913  # over the limit: what a pass needs to know
+def tapped_features(  # over the limit: what a pass needs to know
     network: Network,
     items: Prepared,
     *,
-    points: Sequence[Tap] | None = None,
     compared: np.ndarray | None = None,
     settings: Settings,
     device: torch.device,
     counter: Counter,
     clock: Clock,
 ) -> Tapped:
-    """Read a network at several depths in one pass over the data; what a matching cache holds is not computed again.
+    """Read a network at its input and all blocks before the head, with grids as far as there is room, in one pass over the items.
 
-    Args:
-        network: it is not changed.
-        points: where and how; None for the input and every block before the head, with grids as far as there is room.
-        compared: (n,) indices of the examples whose labels may compare precisions; None: all.
-        device: where the network runs.
-        clock: counts the time as that of the frozen part.
-
-    Returns:
-        The features of all items, in their order.
+    What a matching cache holds is not computed again; `compared` (n,) are the examples whose labels may compare precisions, None: all.
     """
     start = time.perf_counter()
     with clock.during("frozen"):
-        reading, notes = _reading(network, points, count=len(items))
+        reading, points, notes = _reading(network, count=len(items))
         reading.network.move_(device)
         where = default_cache_folder() if settings.cache == "auto" else settings.cache or "memory"
         told: list[str] = []
         cut = _as_cut(reading, source=network)
         fill = FrozenPass(reading.network, cut, where, device=device, counter=counter, notes=told)
         fill = replace(fill, engine=settings.engine, cluster=settings.cluster, precision=settings.precision, compared=compared)
-        cache = fill.cached(items)
-        values = _whole(cache)
-    points = _with_slices(points or default_points(network), reading.slices)
+        values = _whole(fill.cached(items))
     head = values[1] if len(values) > 1 else None
-    return Tapped(network, points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
+    return Tapped(points, values[0], reading.slices, head, time.perf_counter() - start, (*notes, *told))
 
 
-def _reading(network: Network, points: Sequence[Tap] | None, *, count: int) -> tuple[_Reading, tuple[str, ...]]:
-    """Return the network tapped at the points and at its head, and what was left out."""
-    wanted = tuple(default_points(network) if points is None else points)
-    tapped, slices = _tapped(network, wanted)
+def _reading(network: Network, *, count: int) -> tuple[_Reading, tuple[Tap, ...], tuple[str, ...]]:
+    """Return the network tapped at the points and at its head, the points that give numbers, and what was left out."""
+    points, notes = default_points(network), tuple[str, ...]()
+    tapped, slices = _tapped(network, points)
     most = min(MOST_FEATURES, MOST_NUMBERS // max(count, 1))
-    notes: tuple[str, ...] = ()
-    if points is None and slices[-1].stop > most:
+    if slices[-1].stop > most:
         dropped = _too_wide(slices, most)
-        kept = [tuple(pool for pool in tap.pools if pool not in _GRIDS or tap.block not in dropped) for tap in wanted]
-        tapped, slices = _tapped(network, [Tap(tap.block, pools) for tap, pools in zip(wanted, kept, strict=True)])
+        kept = [tuple(pool for pool in tap.pools if pool not in _GRIDS or tap.block not in dropped) for tap in points]
+        tapped, slices = _tapped(network, [Tap(tap.block, pools) for tap, pools in zip(points, kept, strict=True)])
         notes = (f"Rows and columns of {len(dropped)} wide blocks were left out, to keep {slices[-1].stop:,} numbers an item.",)
-    return _Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last"), notes
+    reading = _Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last")
+    return reading, _with_slices(points, slices), notes
 
 
 def _tapped(network: Network, points: Sequence[Tap]) -> tuple[Network, tuple[TapSlice, ...]]:

@@ -19,17 +19,7 @@ from ..tapped import Tapped, default_points, tapped_features
 from .probing import probe_at, probed_network
 from .solving import Probed
 
-__all__ = [
-    "Base",
-    "head_base",
-    "outcome_of_probe",
-    "probe_base",
-    "read_by_probe",
-    "read_depths",
-    "scratch_base",
-    "source_of",
-    "with_probe",
-]
+__all__ = ["Base", "head_base", "outcome_of_probe", "probe_base", "read_by_probe", "read_depths", "scratch_base", "source_of", "with_probe"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from ...networks.folders import FACTS_FILE, read_facts
 from ...networks.parts.code_files import code_digest, write_code
 from ...networks.parts.coding import INPUT
 from ..preparing import preprocessing_for
-from ..profiling import usable_device
+from ..setup import usable_device
 from .fitting import Fitting, fit_codes, rows_needed
 from .items import CodedItems
 from .losses import CodeLosses

@@ -11,7 +11,7 @@ import torch
 
 from ...data import Dataset, Prepared
 from ...data.items import mean_of_windows
-from ...errors import DataError, SettingError
+from ...errors import DataError
 from ...frontier import Counter, check_engine
 from ...networks.contract import Network
 from ...training import Settings
@@ -24,7 +24,7 @@ from .probing import Joint, alone, class_mean, coordinates, curve_points, expect
 from .profile import Beside, Depth, Profile
 from .words import BEFORE_HEAD, Found, points_of, read_figures, warnings_of
 
-__all__ = ["measure_profile", "usable_device"]
+__all__ = ["measure_profile"]
 
 _CHANCE = {"classification": "majority class", "multi-label": "share of each label", "regression": "the mean"}
 MOST_JUDGED = 1500
@@ -90,20 +90,6 @@ def _of_recordings(tapped: Tapped, windows: Dataset) -> Tapped:
 
     head = tapped.head_features
     return replace(tapped, features=mean(tapped.features), head_features=None if head is None else mean(head))
-
-
-def usable_device(name: str | None) -> torch.device:
-    """Return the device called `name`, or the fastest there is for None.
-
-    Raises:
-        SettingError: if it cannot be used here.
-    """
-    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=wanted).device
-    except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
-        raise SettingError(f"device={name!r} cannot be used here: {said} Leave it out, or give 'cpu'.") from error
 
 
 def _check_targets(data: Dataset) -> None:

@@ -23,7 +23,7 @@ from ..plan import Plan
 from ..setup import Log, Outcome, Parts, Setup, Source
 from ..starting import solve_heads_
 from .switches import taught
-from .tuned import Tuned, starts_of, tuned, usual_rate
+from .tuned import starts_of, tuned
 
 __all__ = [
     "HeadFirst",
@@ -35,7 +35,6 @@ __all__ = [
     "take_over_",
     "trained_head",
     "trained_layers",
-    "tuned_outcome",
 ]
 
 History = list[dict[str, Any]]
@@ -93,40 +92,18 @@ def trained_layers(  # over the limit: what is trained, and on what
     other = taught(setup, log, features=head.features)
     same = other.network is setup.network
     still = frozen if same else names_in(other.network, frozen)
-    starts, usual = starts_of(other, frozen=still, features=head.features), usual_rate(other.network, setup.settings)
-    other_feed = feed if same else feed_of(other, log, frozen=still)
-    found = tuned(other, log, feed=other_feed, frozen=still, stage=stage, starts=starts, usual=usual)
+    starts = starts_of(other, frozen=still, features=head.features)
+    found = tuned(other, log, feed=feed if same else feed_of(other, log, frozen=still), frozen=still, stage=stage, starts=starts)
     if not same:
         take_over_(setup.network, other.network)
-    return tuned_outcome(setup, found.after(head.history), feed=feed, frozen=frozen, source=head.source)
-
-
-def tuned_outcome(setup: Setup, found: Tuned, *, feed: Feed, frozen: frozenset[str], source: Source | None = None) -> Outcome:
-    """Return what a training leaves behind.
-
-    Args:
-        setup: with the network that was trained.
-        feed: to judge it with.
-        frozen: the layers that stayed frozen.
-        source: what the source network's features say, where they were computed.
-    """
-    return Outcome(setup.network, feed, frozen, found.history, source or Source(), measured=found.measured)
+    history = [*head.history, *found.history]
+    return replace(found, network=setup.network, feed=feed, frozen=frozen, history=history, source=head.source)
 
 
 def check_method(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> None:
-    """Raise if the plan's strategy is a method that does not go with the network or the data.
-
-    Args:
-        parts: which items are learned from.
-
-    Raises:
-        DataError: if the method needs conditions, and there are none, or fewer than two among the items that are learned from.
-        NetworkError: if the network cannot be changed so.
-    """
-    method = METHODS.get(plan.strategy)
-    if method is not None:
-        conditions = _conditions(data, parts) if method.by_condition else ()
-        _begun(method, network, plan=plan, conditions=conditions)
+    """Raise if the plan's strategy is a method that does not go with the network or the data: conditions that it needs may be missing."""
+    if plan.strategy in METHODS:
+        _begun(network, data, plan=plan, parts=parts)
 
 
 def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
@@ -146,7 +123,9 @@ def _conditions(data: Dataset, parts: Parts) -> tuple[str, ...]:
     return found
 
 
-def _begun(method: Method, network: Network, *, plan: Plan, conditions: Sequence[str]) -> Begun:
+def _begun(network: Network, data: Dataset, *, plan: Plan, parts: Parts) -> Begun:
+    method = METHODS[plan.strategy]
+    conditions = _conditions(data, parts) if method.by_condition else ()
     try:
         return method.begin(network, options=method.filled(plan.options), conditions=conditions, seed=plan.seed)
     except NetworkError as error:
@@ -155,19 +134,11 @@ def _begun(method: Method, network: Network, *, plan: Plan, conditions: Sequence
 
 @dataclass(frozen=True)
 class Tuning:
-    """A training in the form that a method gives a network.
-
-    Attributes:
-        method: which.
-        setup: with the training form and all that goes with it.
-        frozen: layers, and single names, that are not trained.
-        conditions: that codes are learned of.
-    """
+    """A training in the form that a method gives a network: `setup` has that form, `frozen` are the layers and names not trained."""
 
     method: Method
     setup: Setup
     frozen: frozenset[str]
-    conditions: tuple[str, ...]
 
     def finished(self) -> Network:
         """Return the network as the method leaves it; its preprocessing knows the conditions, where there are any."""
@@ -178,19 +149,13 @@ class Tuning:
 
 
 def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> Tuning:
-    """Return a training by a method.
-
-    Args:
-        setup: with trained heads; its network is left as it is.
-        options: of the method; those that are left out have their defaults.
-    """
-    method = METHODS[strategy]
-    conditions = _conditions(setup.items.data, setup.parts) if method.by_condition else ()
-    begun = _begun(method, setup.network, plan=replace(setup.plan, options=dict(options)), conditions=conditions)
+    """Return a training by a method, for a setup with trained heads, whose network is left as it is."""
+    plan = replace(setup.plan, strategy=strategy, options=dict(options))
+    begun = _begun(setup.network, setup.items.data, plan=plan, parts=setup.parts)
     training = _with_begun(setup.on(begun.network), begun)
     if begun.network.coding is not None:
         training = _with_conditions(training, begun.network.coding.conditions)
-    return Tuning(method, training, begun.frozen, conditions)
+    return Tuning(METHODS[strategy], training, begun.frozen)
 
 
 def by_method(setup: Setup, log: Log) -> Outcome:
@@ -209,10 +174,10 @@ def by_method(setup: Setup, log: Log) -> Outcome:
     other = taught(setup, log, features=head.features)
     tuning = begun_method(other, strategy=plan.strategy, options=plan.options)
     form = tuning.setup
-    starts, usual = starts_of(form, frozen=tuning.frozen), usual_rate(form.network, form.settings)
+    starts = starts_of(form, frozen=tuning.frozen)
     with tuning.method.during(form.network):
         feed = feed_of(form, log, frozen=tuning.frozen)
-        found = tuned(form, log, feed=feed, frozen=tuning.frozen, stage=plan.strategy, starts=starts, usual=usual)
+        found = tuned(form, log, feed=feed, frozen=tuning.frozen, stage=plan.strategy, starts=starts)
     finished = tuning.finished()
     if other.network is not setup.network:  # without the old head: the same method again, with the weights that it came to
         plain = begun_method(setup, strategy=plan.strategy, options=plan.options).finished()
@@ -221,7 +186,7 @@ def by_method(setup: Setup, log: Log) -> Outcome:
     done = replace(setup, items=form.items, test=form.test).on(finished)
     _note_idle_codes_(done, log)
     feed, test_feed = whole_feeds(done)
-    return replace(tuned_outcome(done, found.after(head.history), feed=feed, frozen=frozenset(), source=head.source), test_feed=test_feed)
+    return Outcome(finished, feed, frozenset(), [*head.history, *found.history], head.source, test_feed=test_feed, measured=found.measured)
 
 
 def _head_first(setup: Setup, log: Log) -> HeadFirst:

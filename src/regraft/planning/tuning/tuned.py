@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,11 @@ from ...training.loop import restore_
 from ...training.measured import Measured, measured_training
 from ...training.recipe import Folds, Starts, put_start_, refitted
 from ..passes import training_of
-from ..setup import Log, Parts, Setup
+from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
 from .folds import folds_of
 
-__all__ = ["FOLDS", "Tuned", "folds_for", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
+__all__ = ["FOLDS", "folds_for", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
@@ -49,43 +49,23 @@ def usual_rate(network: Network, settings: Settings, *, drawn: bool = False) -> 
     return 10 * rate if settings.optimizer == "sgd" else rate
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A training that was carried out.
-
-    Attributes:
-        history: one dict an epoch.
-        measured: with its settings, as they were measured, or as what it repeats had them.
-    """
-
-    history: History
-    measured: Measured
-
-    def after(self, history: History) -> Tuned:
-        """Return it with the `history` of what went before."""
-        return replace(self, history=[*history, *self.history])
-
-
 def tuned(  # over the limit: what is trained, from where
-    setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], stage: str, starts: Starts, usual: float
-) -> Tuned:
+    setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], stage: str, starts: Starts, drawn: bool = False
+) -> Outcome:
     """Train what is not frozen with settings that are measured, then again on training and validation set, where that is asked for.
 
-    Args:
-        setup: its network is changed in place.
-        starts: name -> weights that the training may begin with.
-        usual: learning rate in the middle of those that are compared.
-
-    Returns:
-        The history, and what was measured.
+    The setup's network is changed in place. `starts` are the weights by name that the training may begin with; `drawn` tells that they are
+    freshly drawn, which takes a higher rate.
     """
     training = training_of(setup, log, stage=stage, feed=feed, frozen=frozen)
     if setup.repeats is not None:
-        return Tuned(_repeated_(log, setup.repeats, training=training, starts=starts), setup.repeats)
+        history = _repeated_(log, setup.repeats, training=training, starts=starts)
+        return Outcome(setup.network, feed, frozen, history, measured=setup.repeats)
+    usual = usual_rate(setup.network, setup.settings, drawn=drawn)
     with log.clock.during("train"):
         found = measured_training(training, usual=usual, starts=starts, folds=folds_for(setup), known=setup.checkpoint(f"{stage}-choice"))
         refit_(setup, log, found=found)
-    return Tuned(found.history, found)
+    return Outcome(setup.network, feed, frozen, found.history, measured=found)
 
 
 def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
