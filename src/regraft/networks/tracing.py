@@ -5,6 +5,7 @@ Both families are torch modules (Keras 3 layers on its torch backend too), so fo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, is_dataclass
@@ -12,9 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, functional
+from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["Trace", "as_tensor", "capture", "flat_tensors", "head_reading", "named_logits", "pooled", "trace", "watching"]
+__all__ = [
+    "Trace",
+    "as_tensor",
+    "capture",
+    "flat_tensors",
+    "head_reading",
+    "named_logits",
+    "pooled",
+    "read_by",
+    "trace",
+    "watching",
+    "without_padding",
+]
 
 
 @dataclass
@@ -109,7 +123,8 @@ def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callab
 
         def features() -> Tensor:
             inputs = [one["input"] for one in seen]
-            parts = [pooled(values, channels_last=channels_last or values.ndim == 3) for values in inputs]
+            lasts = [channels_last or values.ndim == 3 for values in inputs]
+            parts = [read_by(head, values, channels_last=last) for head, values, last in zip(heads, inputs, lasts, strict=True)]
             return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
         yield features
@@ -143,6 +158,41 @@ def pooled(values: Tensor, channels_last: bool) -> Tensor:
     if values.ndim <= 2:
         return values
     return values.flatten(1, -2).mean(1) if channels_last else values.flatten(2).mean(2)
+
+
+def read_by(layer: Any, values: Tensor, *, channels_last: bool) -> Tensor:
+    """Return (N, d): of what the scores of a row layer, averaged over positions, are a linear function, given the `values` it reads.
+
+    That is the mean of the values; for a convolution of a larger kernel the mean of those that each of its places meets, d = channels
+    times places.
+    """
+    kernel = getattr(layer, "kernel_size", ())
+    if set(kernel) <= {1} or values.ndim != len(kernel) + 2:
+        return pooled(values, channels_last)
+    maps = values.movedim(-1, 1) if channels_last else values
+    gaps = layer.dilation if isinstance(layer, _ConvNd) else layer.dilation_rate
+    beyond = [gap * (size - 1) for gap, size in zip(gaps, kernel, strict=True)]
+    padding = {"valid": [(0, 0) for _ in kernel], "same": [(all_ // 2, all_ - all_ // 2) for all_ in beyond]}
+    sides = padding[layer.padding] if isinstance(layer.padding, str) else [(size, size) for size in layer.padding]
+    maps = functional.pad(maps, [size for side in reversed(sides) for size in side])
+    ends = [size - rest for size, rest in zip(maps.shape[2:], beyond, strict=True)]
+    met = []
+    for place in itertools.product(*map(range, kernel)):
+        starts = [at * gap for at, gap in zip(place, gaps, strict=True)]
+        window = [slice(start, start + end) for start, end in zip(starts, ends, strict=True)]
+        met.append(maps[(slice(None), slice(None), *window)].flatten(2).mean(2))
+    return torch.stack(met, 2).flatten(1)
+
+
+@contextmanager
+def without_padding(layer: Any) -> Iterator[None]:
+    """Let a convolution read exactly the places of its kernel while the context lasts."""
+    before = layer.padding
+    layer.padding = 0 if isinstance(layer, _ConvNd) else "valid"
+    try:
+        yield
+    finally:
+        layer.padding = before
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -14,7 +14,7 @@ import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..keras_parts.heads import channels_last, rows_of
+from ..keras_parts.heads import channels_last, is_wide, rows_of
 from ..keras_parts.library import keras
 from ..keras_parts.structure import graph_of, no_graph, steps_of
 from ..parts.head import Head
@@ -88,8 +88,8 @@ def attached(model: Any, head: Head, *, sample_output: torch.Tensor, inputs: Any
             model.add(step)
         whole = model
     else:
-        entry, output = (model.input, model.output) if graph_of(model) is not None else (inputs, model(inputs))
-        whole = keras.Model(entry, _run(steps, output), name=model.name if graph_of(model) is not None else None)
+        entry, result = (model.input, model.output) if graph_of(model) is not None else (inputs, model(inputs))
+        whole = keras.Model(entry, _run(steps, keras.tree.flatten(result)[0]), name=model.name if graph_of(model) is not None else None)
     put_rows_(dense, head)
     return whole, dense
 
@@ -104,8 +104,13 @@ def branched(model: Any, layer: Any, *, head: Head) -> tuple[Any, Any]:
     graph = opened(model, layer)
     features = graph.node(layer).input_tensors[0]
     name = graph.free_name(head.task)
-    dense = _dense(name, head)
-    output = _run([*_pool(len(features.shape), name, like=layer), dense], features)
+    if is_wide(layer):
+        dense = layer.from_config(layer.get_config() | {"name": name, "filters": len(head.in_layer().weight), "activation": "linear"})
+        steps = [dense, *_pool(len(features.shape), name, like=layer), keras.layers.Activation(head.activation)]
+    else:
+        dense = _dense(name, head)
+        steps = [*_pool(len(features.shape), name, like=layer), dense]
+    output = _run(steps, features)
     put_rows_(dense, head)
     if isinstance(graph.outputs, dict):
         return graph.model({**graph.outputs, head.task: output}), dense

@@ -10,7 +10,7 @@ import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..keras_parts.heads import channels_last
+from ..keras_parts.heads import channels_last, kernel_of
 from ..keras_parts.library import keras
 from ..keras_parts.structure import graph_of, steps_of
 from ..parts.head import Head
@@ -68,11 +68,12 @@ def put_rows_(layer: Any, head: Head) -> None:
     config, head = layer.get_config(), head.in_layer()
     config["units" if "units" in config else "filters"] = len(head.weight)
     config["use_bias"] = bool(config.get("use_bias", True)) or bool(np.any(head.bias))
-    free = (None,) * (len(layer.kernel.shape) - 2)
-    shape = (None, *free, head.features) if channels_last(layer) else (None, head.features, *free)
-    _rebuild_(layer, config, shape=shape, resized=head.features != layer.kernel.shape[-2])
+    free, kernel = (None,) * (len(layer.kernel.shape) - 2), kernel_of(layer, head.weight)
+    width = kernel.shape[-2]
+    shape = (None, *free, width) if channels_last(layer) else (None, width, *free)
+    _rebuild_(layer, config, shape=shape, resized=width != layer.kernel.shape[-2])
     with torch.no_grad():
-        layer.kernel.value.copy_(torch.from_numpy(head.weight.T.copy()).reshape(layer.kernel.shape))
+        layer.kernel.value.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
         if layer.use_bias:
             layer.bias.value.copy_(torch.from_numpy(head.bias))
 

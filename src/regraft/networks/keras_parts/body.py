@@ -19,7 +19,7 @@ from ..fingerprints.values import Structure
 from ..parts.head import Head, HeadChoice
 from ..parts.protocols import Inputs, Scores
 from ..parts.taps import TapSlice
-from ..tracing import Trace, as_tensor, capture, pooled, trace
+from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace
 from .clone import cloned
 from .drawing import draw_, drawn, seeded
 from .freezing import frozen_names, held_names, inference, renamed, set_gradients_, still_modules
@@ -30,6 +30,7 @@ from .heads import (
     find_heads,
     given_heads,
     head_of,
+    kernel_of,
     linear_activation,
     outputs_of,
     parts_hook,
@@ -40,6 +41,7 @@ from .library import keras
 from .recurrent import as_operators_
 from .samples import called, shapes_of
 from .split import Split, split_graph
+from .strided import hook_strided_
 from .structure import (
     CODES,
     blocks_of_model,
@@ -177,12 +179,14 @@ class KerasBody(Body):
             return pooled(cast(Tensor, as_tensor(called(self.module, inputs, training=self.training))), channels_last=True)
         with self._watched(self.first) as seen:
             called(self.module, inputs, training=self.training)
-        return pooled(seen["input"], channels_last(self.by_name[self.first.layer]))
+        head = self.by_name[self.first.layer]
+        return read_by(head, seen["input"], channels_last=channels_last(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d), or of what the first head's layer reads."""
-        first = self.first.layer
-        return scores_from(self.by_name[layer], features if layer == first else pooled(features, channels_last(self.by_name[first])))
+        first = self.by_name[self.first.layer]
+        own = layer == self.first.layer
+        return scores_from(self.by_name[layer], features if own else read_by(first, features, channels_last=channels_last(first)))
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.
@@ -213,6 +217,7 @@ class KerasBody(Body):
             for module in still_modules(self.by_name, self.frozen)
             if module.weights or not self.draws  # else what draws in inference would not do so while it is trained
         ]
+        self.hooks += hook_strided_(self.by_name.values())
         self.hooks += [layer.register_forward_hook(parts_hook(parts), with_kwargs=True) for parts, layer in parted]
 
     def variables(self) -> dict[str, Any]:
@@ -321,7 +326,7 @@ class KerasBody(Body):
         target = self.by_name[layer]
         if not target.use_bias:
             return False
-        target.kernel.assign(np.asarray(weight, np.float32).T.reshape(target.kernel.shape))
+        target.kernel.assign(kernel_of(target, weight))
         target.bias.assign(np.asarray(bias, np.float32))
         return True
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import NetworkError, near_names
 from ..parts.head import Head, told_binary
 from ..parts.layers import Layer
-from ..tracing import Trace, capture, head_reading, pooled
+from ..tracing import Trace, capture, head_reading, pooled, without_padding
 from .library import keras
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "find_heads",
     "given_heads",
     "head_of",
+    "is_wide",
+    "kernel_of",
     "linear_activation",
     "outputs_of",
     "parts_hook",
@@ -55,10 +57,16 @@ class FoundHead:
 
 
 def _is_linear(layer: Any) -> bool:
-    """Tell whether a layer is a Dense layer or a convolution over single positions."""
+    """Tell whether a layer is a Dense layer or a convolution that may end a network."""
     if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)):
-        return set(layer.kernel_size) == {1} and layer.groups == 1 and type(layer).__name__.startswith("Conv")
+        plain = not is_wide(layer) or (set(layer.strides) == {1} and layer.padding in ("valid", "same"))
+        return plain and layer.groups == 1 and type(layer).__name__.startswith("Conv")
     return isinstance(layer, keras.layers.Dense)
+
+
+def is_wide(layer: Any) -> bool:
+    """Tell whether a linear layer is a convolution that reads several positions at once."""
+    return any(size > 1 for size in getattr(layer, "kernel_size", ()))
 
 
 def channels_last(layer: Any) -> bool:
@@ -174,7 +182,7 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
         run()
     for at, output in outputs:
         reading = head_reading(seen["output"], output, channels_last=channels_last(layer))
-        embedding = reading == "tail" and seen["output"].ndim == 2  # a Dense layer whose ReLU makes the result
+        embedding = reading == "tail" and (seen["output"].ndim == 2 or is_wide(layer))  # ReLU makes the result
         if reading is not None and not embedding:
             return FoundHead(name, {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading), reading == "tail", at)
     return None
@@ -182,9 +190,15 @@ def _explained(name: str, layer: Any, *, result: Any, run: Callable[[], Any]) ->
 
 def rows_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return copies of a linear layer's weight (C, d) and bias (C,)."""
-    kernel = layer.kernel.value.detach().cpu().float().numpy()
-    weight = np.ascontiguousarray(kernel.reshape(-1, kernel.shape[-1]).T)
+    kernel = np.moveaxis(layer.kernel.value.detach().cpu().float().numpy(), (-1, -2), (0, 1))  # as PyTorch has it
+    weight = np.ascontiguousarray(kernel.reshape(len(kernel), -1))
     return weight, layer.bias.value.detach().cpu().float().numpy().copy() if layer.use_bias else np.zeros(len(weight), np.float32)
+
+
+def kernel_of(layer: Any, weight: np.ndarray) -> np.ndarray:
+    """Return rows (C, d) as the kernel of a linear layer."""
+    places = getattr(layer, "kernel_size", ())
+    return np.moveaxis(np.asarray(weight, np.float32).reshape(len(weight), -1, *places), (0, 1), (-1, -2))
 
 
 def head_of(found: FoundHead, layer: Any, *, task: str = "main") -> Head:
@@ -208,13 +222,13 @@ def head_of(found: FoundHead, layer: Any, *, task: str = "main") -> Head:
 
 def scores_from(layer: Any, features: Tensor) -> Tensor:
     """Return the raw scores (N, C) that a linear layer makes of features (N, d), or of what it reads itself."""
-    positions = (1,) * len(getattr(layer, "kernel_size", ()))
-    if features.ndim == 2 and positions:
-        features = (
-            features.reshape(-1, *positions, features.shape[1]) if channels_last(layer) else features[(..., *(None,) * len(positions))]
-        )
+    places, last = getattr(layer, "kernel_size", ()), channels_last(layer)
+    if features.ndim == 2 and places:
+        maps = features.reshape(len(features), -1, *places)
+        with linear_activation(layer), without_padding(layer):
+            return pooled(cast(Tensor, layer(maps.movedim(1, -1) if last else maps)), last)
     with linear_activation(layer):
-        return pooled(cast(Tensor, layer(features)), channels_last(layer))
+        return pooled(cast(Tensor, layer(features)), last)
 
 
 def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:

@@ -19,7 +19,7 @@ from ..parts.structure import below
 from ..parts.taps import TapSlice
 from ..torch_parts.graft import Graft, grafts, module_at
 from ..torch_parts.taps import Point, Reached, ended_by, listening, read_input, run_reading
-from ..tracing import as_tensor, capture, pooled
+from ..tracing import as_tensor, capture, pooled, read_by
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
 
 __all__ = [
@@ -132,7 +132,7 @@ class BranchedNetwork(Graft):
         head = module_at(self.network, self.tapped)
         with capture(head, replace_by_input=self.chosen) as found:
             result = cast(Tensor, as_tensor(self.network(*tensors, **named)))
-        features = result if self.chosen else pooled(found["input"], channels_last=isinstance(head, Linear))
+        features = result if self.chosen else read_by(head, found["input"], channels_last=isinstance(head, Linear))
         own = head(features) if self.chosen else result
         return {self.task: own, **{name: branch(features) for name, branch in self.branches.items()}}
 

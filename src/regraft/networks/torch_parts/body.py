@@ -26,7 +26,7 @@ from ..parts.taps import TapSlice
 from ..samples import is_pictures, to_inputs
 from ..torch_changes.conditioned import CodedNetwork
 from ..torch_changes.wrappers import call_module, tap_slices
-from ..tracing import Trace, as_tensor, capture, pooled, trace, watching
+from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
 from . import holding
 from .computation import module_structure
 from .drawing import draw_
@@ -34,7 +34,7 @@ from .graft import find_graft, for_exporter_, former_name, grafts, module_at, wi
 from .heads import FoundHead, find_head
 from .plain import copied
 from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_program
-from .rows import last_axis, put_, row_weight
+from .rows import is_wide, last_axis, put_, row_weight
 from .summed import joined_rows, parted_rows
 from .uncalled import readers
 
@@ -185,12 +185,12 @@ class TorchBody(Body):
             with watching([module_at(self.module, name) for name in found.layers], channels_last=False) as read:
                 call_module(self.module, inputs)
             return read()
-        with capture(head, replace_by_input=True) as seen:
+        with capture(head, replace_by_input=not is_wide(head)) as seen:
             result = as_tensor(call_module(self.module, inputs))
         features = seen["input"]
-        if features.ndim > 2 and found.reading == "result" and result is not None and result.ndim == 2:
+        if features.ndim > 2 and not is_wide(head) and found.reading == "result" and result is not None and result.ndim == 2:
             return result  # the steps after the head (choice of a token, average) applied to its input
-        return pooled(features, channels_last=last_axis(head))
+        return read_by(head, features, channels_last=last_axis(head))
 
     def scores_of_layer(self, layer: str, features: Tensor) -> Tensor:
         """Return the raw scores (N, C) that a head's `layer` makes of `features` (N, d)."""
@@ -202,10 +202,12 @@ class TorchBody(Body):
             parts = torch.split(features, [cast(Tensor, row_weight(part)).shape[1] for part in layers], dim=1)
             return _sum_of(found, {name: part(values) for name, part, values in zip(found.layers, layers, parts, strict=True)})
         if head is not first:
-            return cast(Tensor, head(pooled(features, channels_last=last_axis(first))))
-        flat = last_axis(head) or features.ndim > 2
-        positions = features if flat else features[(..., *(None,) * (cast(Tensor, head.weight).ndim - 2))]
-        return pooled(head(positions), channels_last=last_axis(head))
+            return cast(Tensor, head(read_by(first, features, channels_last=last_axis(first))))
+        if last_axis(head) or features.ndim > 2:
+            return pooled(head(features), channels_last=last_axis(head))
+        with without_padding(head):
+            places = cast(torch.nn.Conv2d, head).kernel_size
+            return cast(Tensor, head(features.reshape(len(features), -1, *places))).flatten(1)
 
     def freeze_(self, layers: Collection[str]) -> None:
         """Freeze exactly these layers and single parameters, and those that are held; all others become trainable."""

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
-from .rows import is_rowwise, row_weight
+from .rows import is_rowwise, is_wide, row_weight
 from .summed import Share, summed_layers
 
 __all__ = ["FoundHead", "find_head"]
@@ -109,7 +109,8 @@ def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: 
     """Return the head of several layers whose outputs add up to the logits."""
     if result.ndim != 2:
         return None
-    names = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
+    rows = [name for name in seen.order if name in seen.outputs and row_weight(modules[name]) is not None]
+    names = [name for name in rows if not is_wide(modules[name])]
     plain = [name for name in names if not _is_normalised(name, modules, seen=seen)]
     rows = [name for name in plain if is_rowwise(modules[name], seen.inputs[name], output=seen.outputs[name])]
     found = summed_layers(modules, seen, names=rows, result=result, run=run)
@@ -126,6 +127,8 @@ def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result:
         return None
     reading = head_reading(output, result[:, None] if flat else result, channels_last=isinstance(module, Linear))
     if reading is None or _is_normalised(name, modules, seen=seen) or not is_rowwise(module, seen.inputs[name], output=output):
+        return None
+    if reading == "tail" and is_wide(module):  # the last maps of an encoder, and their average
         return None
     activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
     return FoundHead(name, activation, "result" if reading in {"linear", "tail"} and not flat else "layer")

@@ -108,6 +108,7 @@ class _ZeroPadding:
     There it holds nested tensors, which a frozen layer cannot hand to one that is trained, no hook can pool and no exporter knows.
     """
 
+    # over the limit: the signature is PyTorch's
     def __call__(self, _layer: Module, _args: Any, named: dict[str, Any], output: Tensor) -> Tensor | None:
         mask = named.get("src_key_padding_mask")
         if mask is None or named.get("src_mask") is not None or output.ndim != 3:

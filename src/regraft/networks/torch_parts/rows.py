@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ __all__ = [
     "PartedConv3d",
     "PartedLinear",
     "is_rowwise",
+    "is_wide",
     "last_axis",
     "like",
     "put_",
@@ -83,13 +85,19 @@ _PARTED: dict[type[Module], type[Module]] = {
 
 
 def row_weight(module: Module) -> Tensor | None:
-    """Return the (C, d) weight of a module that may be a row layer: linear, 1x1 convolution, or another with a matrix `weight`."""
+    """Return the (C, d) weight of a module that may be a row layer: linear, a convolution, or another with a matrix `weight`."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
         return None
     if isinstance(module, _CONVOLUTIONS):
-        return weight.flatten(1) if module.groups == 1 and set(module.kernel_size) == {1} else None
+        plain = set(module.kernel_size) == {1} or (set(module.stride) == {1} and module.padding_mode == "zeros")
+        return weight.flatten(1) if module.groups == 1 and plain else None
     return weight if weight.ndim == 2 else None
+
+
+def is_wide(layer: Module) -> bool:
+    """Tell whether a row layer is a convolution that reads several positions at once."""
+    return isinstance(layer, _CONVOLUTIONS) and set(layer.kernel_size) != {1}
 
 
 def last_axis(layer: Module) -> bool:
@@ -157,8 +165,8 @@ def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()
     elif kind is torch.nn.Linear:
         new = kind(weight.shape[1], len(weight), bias=biased, device=device, dtype=dtype)
     else:
-        stride = cast(torch.nn.Conv2d, old).stride
-        new = kind(weight.shape[1], len(weight), 1, stride=stride, bias=biased, device=device, dtype=dtype)
+        settings = {name: getattr(old, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        new = kind(weight.shape[1] // math.prod(settings["kernel_size"]), len(weight), **settings, bias=biased, device=device, dtype=dtype)
     put_(new, weight, bias=bias)
     if parts:
         new.__class__ = _PARTED.get(type(new)) or type(f"Parted{type(new).__name__}", (_Parted, type(new)), {})
