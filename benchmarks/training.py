@@ -353,12 +353,13 @@ def shown(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> str:
 
 
 def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
-    """Return the table of `auto` beside everything else, with what it costs of the seconds of all of regraft's strategies together."""
+    """Return the table of `auto` beside everything else that ran on the same draws, with its seconds in terms of regraft's other strategies'."""
     lines = ["| pair | draws | auto | the best of all others | regret | cost |", "| --- " * 6 + "|"]
     regrets, costs = [], []
     for pair, draws in rows.items():
-        names = tuple(sorted({name for one in draws.values() for name in one}))
-        entries = complete(draws, names)
+        own = [one for one in draws.values() if "auto" in one]
+        names = tuple(sorted(set.intersection(*({*one} for one in own)))) if own else ()
+        entries = [one for one in own if any(name not in OURS for name in one)]
         found = beside(entries, "auto", names)
         if found is None:
             continue
