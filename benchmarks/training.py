@@ -353,7 +353,7 @@ def shown(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> str:
 
 
 def regret(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> list[str]:
-    """Return the table of `auto` beside everything else that ran on the same draws, with its seconds in terms of regraft's other strategies'."""
+    """Return the table of `auto` beside everything else of the same draws, and what it costs in terms of regraft's other strategies."""
     lines = ["| pair | draws | auto | the best of all others | regret | cost |", "| --- " * 6 + "|"]
     regrets, costs = [], []
     for pair, draws in rows.items():
