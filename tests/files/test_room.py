@@ -52,3 +52,25 @@ def test_an_array_that_does_not_fit_on_the_disk_is_one_error(tmp_path: Path, cal
     made[:] = 1
     assert made.sum() == 3000 and list(tmp_path.iterdir()) == []
     assert large_array((0, 3), np.dtype(np.float32), folder=tmp_path).shape == (0, 3)
+
+
+def test_pages_that_are_let_go_of_keep_what_was_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(room, "IN_MEMORY", 0)
+    made = large_array((2**18, 8), np.dtype(np.float32), folder=tmp_path)
+    made[:] = np.arange(8)
+    np.save(tmp_path / "rows.npy", made)
+    read = room.in_file(np.lib.format.open_memmap(tmp_path / "rows.npy", mode="r"))
+    assert read.sum() == made.sum() == 28 * 2**18
+    before = _mapped()
+    room.release_pages()
+    assert _mapped() < before - 12 * 2**10
+    assert (read[-1] == made[-1]).all() and made[-1, 7] == 7
+
+
+def _mapped() -> int:
+    """Return KiB of mapped files, shared memory included, that this process holds in memory."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("the memory of a process is read from /proc here")
+    lines = [line.split() for line in status.read_text().splitlines()]
+    return sum(int(line[1]) for line in lines if line and line[0] in ("RssFile:", "RssShmem:"))

@@ -325,6 +325,28 @@ def test_large_features_go_to_a_file_and_change_nothing(monkeypatch: pytest.Monk
     assert plain.baselines == filed.baselines
 
 
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_a_probe_that_reads_the_cache_in_blocks_is_the_one_of_a_single_block(
+    block: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(90, 5)).astype(np.float32)
+    data = regraft.read((rows, np.array(["a", "b", "c"])[np.abs(rows[:, :3]).argmax(1)]))
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    whole = regraft.adapt(module, data, strategy="probe", cache="memory")
+    for place in ("files.room.IN_MEMORY", "probes.ridge._LARGE"):
+        monkeypatch.setattr(f"regraft.{place}", 0)
+    for place in ("planning.tapped._AT_ONCE", "planning.finishing.AT_ONCE", "probes.ridge._BLOCK", "training.feeds.RELEASED"):
+        monkeypatch.setattr(f"regraft.{place}", block)
+    parts = regraft.adapt(module, data, strategy="probe", cache=tmp_path)
+    assert np.allclose(parts.network.logits(rows), whole.network.logits(rows), rtol=1e-3, atol=1e-3)
+    assert whole.network.statistics is not None and parts.network.statistics is not None
+    for name, values in whole.network.statistics.items():
+        assert np.allclose(parts.network.statistics[name], values, rtol=1e-4, atol=1e-4), name
+    assert parts.scores["holdout"]["accuracy"] == whole.scores["holdout"]["accuracy"]
+
+
 def test_a_budget_of_one_strategy_and_a_plan_with_more_beside_it_are_refused() -> None:
     with pytest.raises(SettingError, match="budget='10m' goes with strategy='auto'"):
         regraft.adapt(_net(), examples.pictures(40), strategy="full", budget="10m")

@@ -1,10 +1,13 @@
-"""Room on the disk that is really there: a file that is only declared large ends the process when the disk is full (SIGBUS)."""
+"""Room on the disk that is really there, and arrays that lie in files: a file that is only declared large ends the process when the disk is
+full (SIGBUS)."""
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +16,12 @@ import numpy as np
 from ..errors import CacheError
 from .text import printable
 
-__all__ = ["large_array", "reserve", "write_at"]
+__all__ = ["in_file", "large_array", "release_pages", "reserve", "write_at"]
 
-IN_MEMORY = 2**28
+IN_MEMORY = 2**26
 """Bytes above which an array is kept in a temporary file."""
 _ZEROS = bytes(2**20)
+_MAPPINGS = weakref.WeakSet[mmap.mmap]()
 _NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.EINVAL), getattr(errno, "ENOTSUP", errno.EINVAL)})
 
 
@@ -73,10 +77,28 @@ def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = 
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # the mapping outlives the name and the handle
             reserve(file.fileno(), size)
-            return np.asarray(np.memmap(file, dtype, mode="r+", shape=tuple(shape)))
+            return in_file(np.memmap(file, dtype, mode="r+", shape=tuple(shape)))
     except OSError as problem:
         where = folder or tempfile.gettempdir()
         raise CacheError(
             f"Features of {size / 2**20:,.0f} MiB do not fit into {printable(where)!r}: {problem.strerror or problem}. "
             "Make room there, or name another folder in the environment variable TMPDIR."
         ) from problem
+
+
+def in_file(array: np.memmap) -> np.ndarray:
+    """Return a mapped `array` as a plain one, whose pages `release_pages` lets go of."""
+    mapping = getattr(array, "_mmap", None)
+    if isinstance(mapping, mmap.mmap):
+        _MAPPINGS.add(mapping)
+    return np.asarray(array)
+
+
+def release_pages() -> None:
+    """Let go of the memory that mapped arrays have filled so far; what is read again comes from the file.
+
+    The system does so by itself when memory is short; then the pages of other programs go as well.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for mapping in list(_MAPPINGS):
+            mapping.madvise(mmap.MADV_DONTNEED)

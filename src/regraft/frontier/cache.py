@@ -19,12 +19,14 @@ from torch import Tensor
 
 from ..errors import CacheError
 from ..files.formats import reason_of
-from ..files.room import large_array, write_at
+from ..files.room import large_array, release_pages, write_at
 from .cut import Live
 
 __all__ = ["CHUNK", "ActivationCache", "Column", "chunks_of", "stored_type"]
 
 CHUNK = 256
+RELEASED = 64
+"""Chunks after which the memory of mapped files is let go of."""
 _HALF = float(np.finfo(np.float16).max)
 
 
@@ -115,6 +117,8 @@ class ActivationCache:
 
     def _checksum(self, chunk: int) -> int:
         value = 1
+        if chunk % RELEASED == 0:
+            release_pages()
         for column in self.columns:
             part = np.ascontiguousarray(column.values[chunk * CHUNK : (chunk + 1) * CHUNK])
             value = zlib.crc32(part.reshape(-1).view(np.uint8).data, value)

@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field
 from ..errors import CacheError, InputError
 from ..files.formats import opening, reason_of
 from ..files.locks import LOCK_FILE, locked_file
-from ..files.room import reserve
+from ..files.room import in_file, reserve
 from ..files.schema import Plain, checked, read_json
 from ..files.writing import PARTIAL, flush_folder, write_json
 from .cache import CHUNK, ActivationCache, Column, chunks_of, stored_type
@@ -212,7 +212,7 @@ def _mapped(path: Path, dtype: np.dtype[Any], *, shape: tuple[int, ...]) -> Colu
                     return None
             if not size:
                 return Column(np.empty(shape, dtype), offset=len(header))
-            return Column(np.asarray(np.memmap(path, dtype, mode="r", offset=len(header), shape=shape)), offset=len(header))
+            return Column(in_file(np.memmap(path, dtype, mode="r", offset=len(header), shape=shape)), offset=len(header))
     except InputError:
         return None
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
+from ..files.room import release_pages
 from ..networks.contract import Network
 from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, held_out_factors, log_loss, statistics_of
 from ..tasks import fit_thresholds
@@ -20,6 +22,8 @@ from .setup import Log, Outcome, Setup
 
 __all__ = ["calibrate_", "fit_thresholds_", "keep_statistics_", "leave_ready_", "merged_history", "note_idle_heads_"]
 
+AT_ONCE = 2**16
+"""Items whose features are in memory at once."""
 FEWEST = 20
 """Choosing items from which a temperature is fitted."""
 WIDEST = 2048
@@ -157,24 +161,47 @@ def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     with log.clock.during("frozen"):
         at_hand = outcome.head_features if outcome.head_features is not None else outcome.source.features if same else None
         if at_hand is not None:
-            features, most = at_hand[rows], WIDEST_AT_HAND
+            features, at, most = at_hand, rows, WIDEST_AT_HAND
         else:
-            (features, rows), most = _features(setup, log, outcome=outcome, rows=rows), WIDEST
+            features, rows = _features(setup, log, outcome=outcome, rows=rows)
+            at, most = np.arange(len(rows)), WIDEST
         every = 1 if features.shape[1] <= WIDEST_HIDDEN else -(-features.shape[1] // THINNED)
-        network.statistics = _statistics(setup, outcome, features=features.numpy(), rows=rows, most=most).to_arrays()
-        network.unknown = _unknown_rule(setup, log, features=features[:, ::every].numpy(), rows=rows, every=every)
+        table = _Table(features, at, data.targets[rows], tuple(data.classes))
+        network.statistics = _statistics(setup, outcome, table=table, most=most).to_arrays()
+        network.unknown = _unknown_rule(setup, log, table=table, rows=rows, every=every)
 
 
-def _unknown_rule(setup: Setup, log: Log, *, features: np.ndarray, rows: np.ndarray, every: int) -> UnknownJudge | None:
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Rows `at` (n,) of `features` (N, d), which may lie in a file, and their `targets` (n,)."""
+
+    features: Tensor
+    at: np.ndarray
+    targets: np.ndarray
+    classes: tuple[str, ...]
+
+    def of(self, chosen: np.ndarray) -> np.ndarray:
+        rows = self.features[self.at[chosen]].numpy()
+        release_pages()
+        return np.asarray(rows)
+
+    def statistics(self, read: Callable[[np.ndarray], np.ndarray]) -> ClassStatistics:
+        """Return the class statistics of what `read` makes of the features, a block at a time."""
+        blocks = np.array_split(np.arange(len(self.at)), -(-len(self.at) // AT_ONCE) or 1)
+        parts = (statistics_of(read(self.of(block)), self.targets[block], classes=self.classes) for block in blocks)
+        return reduce(ClassStatistics.joined, parts)
+
+
+def _unknown_rule(setup: Setup, log: Log, *, table: _Table, rows: np.ndarray, every: int) -> UnknownJudge | None:
     """Return how to tell items of no known class, chosen by hiding classes in turn; None, with a note, where that cannot be done."""
-    data = setup.items.data
-    statistics = statistics_of(features, data.targets[rows], classes=data.classes)
+    data, chosen = setup.items.data, np.arange(len(rows))
+    statistics = table.statistics(lambda features: features[:, ::every])
     if (statistics.counts > 1).sum() < 3:
         log.notes.append("No rule for unknown items: it is learned by hiding classes in turn, which takes three of two items or more.")
         return None
     if len(rows) > MOST_HIDDEN:
         chosen = np.sort(np.random.default_rng(setup.plan.seed).choice(len(rows), MOST_HIDDEN, replace=False))
-        features, rows = features[chosen], rows[chosen]
+    features, rows = table.of(chosen)[:, ::every], rows[chosen]
     groups = None if data.groups is None else data.groups[rows]
     try:
         choice = choose_unknown(features, data.targets[rows], groups=groups, false_alarm=setup.plan.false_alarm, seed=setup.plan.seed)
@@ -194,17 +221,17 @@ def _same_features(setup: Setup, outcome: Outcome) -> bool:
     return trained - outcome.frozen <= set(outcome.network.head_layers) and setup.plan.strategy != "scratch"
 
 
-def _statistics(  # over the limit: what statistics are of
-    setup: Setup, outcome: Outcome, *, features: np.ndarray, rows: np.ndarray, most: int
-) -> ClassStatistics:
+def _statistics(setup: Setup, outcome: Outcome, *, table: _Table, most: int) -> ClassStatistics:
     """Return the class statistics of features (n, d); of more than `most`, those of every so many and of the scores."""
-    (weight, bias), data, every = outcome.network.rows(outcome.network.head.layer), setup.items.data, 1
-    some = slice(None, None, max(len(rows) // MOST_COMPARED, 1))
-    seen = features[some] @ weight.T + bias, data.targets[rows[some]]
-    if features.shape[1] > most:
-        every = -(-features.shape[1] // THINNED)
-        features = np.concatenate([features[:, ::every], features @ weight.T + bias], axis=1)
-    found = statistics_of(features, data.targets[rows], classes=data.classes)
+    (weight, bias), width = outcome.network.rows(outcome.network.head.layer), table.features.shape[1]
+    some = np.arange(0, len(table.at), max(len(table.at) // MOST_COMPARED, 1))
+    seen = table.of(some) @ weight.T + bias, table.targets[some]
+    every = 1 if width <= most else -(-width // THINNED)
+
+    def read(features: np.ndarray) -> np.ndarray:
+        return features if every == 1 else np.concatenate([features[:, ::every], features @ weight.T + bias], axis=1)
+
+    found = table.statistics(read)
     return replace(found, every=every, held_out=held_out_factors(seen, _unseen(setup, outcome)))
 
 

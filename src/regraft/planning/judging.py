@@ -10,6 +10,7 @@ import torch
 
 from ..data import ArrayPreprocessing, Dataset
 from ..data.items import mean_of_windows, take
+from ..files.room import release_pages
 from ..networks.contract import Network
 from ..probes.trees import MOST_BOOSTED, tree_scores
 from ..report import picture_uri, sound_uri
@@ -220,6 +221,7 @@ def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: D
         rows, classes = features[fit[start : start + 1024]].double(), targets[start : start + 1024]
         sums.index_add_(0, classes, rows)
         squares += float(rows.square().sum())
+        release_pages()
     counts = torch.bincount(targets, minlength=count).double()[:, None]
     means = sums / counts
     within = max((squares - float((counts * means.square()).nan_to_num().sum())) / len(fit), 1e-12)

@@ -79,7 +79,8 @@ def _start_of(setup: Setup, name: str, *, solved: Solved | None, features: Tenso
         return solved
     rows, data = solved.rows, setup.data_of(name)
     table = features[rows].numpy()
-    probe = solved_by(setup, name, rows=rows, features=table, scale=spread_out(table, standardise=True)[1], method=WORDS[setup.plan.probe])
+    scale = spread_out(table, standardise=True)[1]
+    probe = solved_by(setup, name, rows=rows, features=table / scale, scale=scale, method=WORDS[setup.plan.probe])
     return Solved(probe.softened(data.targets[rows], kind=data.task), rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from torch.nn import Module
 
 from ..data import Prepared
 from ..errors import NetworkError
-from ..files.room import large_array
+from ..files.room import large_array, release_pages
 from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
@@ -31,7 +32,7 @@ MOST_FEATURES = 20_000
 """Numbers of one item beyond which grids are left out, those of the widest blocks first; means and deviations always stay."""
 MOST_NUMBERS = 2**29
 """Numbers of all items beyond which grids are left out: 2 GiB in a cache."""
-_AT_ONCE = 1024
+_AT_ONCE = 4096
 _GRIDS = ("rows", "columns")
 
 
@@ -41,7 +42,7 @@ class Tapped:
 
     Attributes:
         points: where, and how; each has at least one slice.
-        features: (N, D) float32, the pooled outputs side by side; in a temporary file where they are large.
+        features: (N, D) float32, the pooled outputs side by side, as they lie in the cache: only read.
         slices: which columns come from which point.
         head_features: (N, d) what the first head reads of the same run; None for a network without a head.
         seconds: of the pass; next to nothing where the cache held it.
@@ -54,6 +55,15 @@ class Tapped:
     head_features: Tensor | None
     seconds: float
     notes: tuple[str, ...] = ()
+
+    def taken(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return a copy of some of the features, (n, d), in a temporary file where it is large."""
+        made = large_array((len(rows), len(columns)), np.dtype(np.float32))
+        for start in range(0, len(rows), _AT_ONCE):
+            part = self.features[torch.from_numpy(rows[start : start + _AT_ONCE])]
+            made[start : start + len(part)] = part[:, torch.from_numpy(columns)].numpy()
+            release_pages()
+        return made
 
     def columns(self, block: str) -> slice:
         """Return which columns are those of one block that was read, or of "input"."""
@@ -201,10 +211,16 @@ def _as_cut(reading: _Reading, *, source: Network) -> Cut:
 
 
 def _whole(cache: ActivationCache) -> list[Tensor]:
-    """Return all rows of a cache, (N, width) for each output."""
-    made = [torch.from_numpy(large_array((cache.rows, part.shape[0]), np.dtype(np.float32))) for part in cache.live]
-    for start in range(0, cache.rows, _AT_ONCE):
-        rows = np.arange(start, min(start + _AT_ONCE, cache.rows))
-        for target, values in zip(made, cache.get(rows), strict=True):
-            target[start : start + len(rows)] = values
+    """Return all rows of a cache, (N, width) for each output, as they lie there, or copied where they are no float32."""
+    made = []
+    for column in cache.columns:
+        values = column.values
+        if values.dtype != np.float32:
+            values = large_array(values.shape, np.dtype(np.float32))
+            for start in range(0, cache.rows, _AT_ONCE):
+                values[start : start + _AT_ONCE] = column.values[start : start + _AT_ONCE]
+                release_pages()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            made.append(torch.from_numpy(values))
     return made

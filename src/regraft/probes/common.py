@@ -308,17 +308,22 @@ def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTy
     return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0
 
 
+def mean_and_deviation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the standard deviation (d,) of `features` (N, d), in blocks, float64."""
+    mean = np.asarray(features.mean(axis=0, dtype=np.float64))
+    squares, step = np.zeros(len(mean)), max(2**22 // len(mean), 1)
+    for start in range(0, len(features), step):
+        squares += np.square(features[start : start + step] - mean).sum(axis=0)
+    return mean, np.sqrt(squares / len(features))
+
+
 def spread_out(features: np.ndarray, *, standardise: bool, alike: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the scale, (d,) each, that bring `features` to mean 0 and, with `standardise`, to deviation 1 per feature.
 
     Without it, one scale brings the mean variance to 1. A feature that does not vary has an infinite scale: it becomes 0. With `alike`
     they are the outputs of one layer, so that what varies far less than the others counts as dead too (`feature_scale`).
     """
-    mean = np.asarray(features.mean(axis=0, dtype=np.float64))
-    squares, step = np.zeros(len(mean)), max(2**22 // len(mean), 1)
-    for start in range(0, len(features), step):
-        squares += np.square(features[start : start + step] - mean).sum(axis=0)
-    deviation = np.sqrt(squares / len(features))
+    mean, deviation = mean_and_deviation(features)
     typical = typical_deviation(mean, deviation, dtype=features.dtype) if alike else 0.0
     scale = feature_scale(mean, deviation, dtype=features.dtype, typical=typical)
     if not standardise:

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from ..data import Prepared
 from ..data.decoding.threads import prefetched
+from ..files.room import release_pages
 from ..frontier import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
 from ..networks.samples import placed
 
 __all__ = ["CachedFeed", "Feed", "HeadFeed", "WholeFeed"]
+
+RELEASED = 8
+"""Batches after which the memory of mapped files is let go of."""
 
 Payload = Inputs | list[Tensor]
 
@@ -80,8 +84,7 @@ class CachedFeed(Feed):
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
         """Yield the indices and the live outputs of each part."""
-        for indices, views in parts:
-            yield indices, self.batch(indices, views)
+        yield from _released(self, parts)
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,15 @@ class HeadFeed(Feed):
 
     def batches(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
         """Yield the indices and the features of each part."""
-        for indices, views in parts:
-            yield indices, self.batch(indices, views)
+        yield from _released(self, parts)
+
+
+def _released(feed: Feed, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Payload]]:
+    """Yield the indices and the batch of each of the parts of a `feed`, and let go of the memory that reading its files has filled."""
+    for number, (indices, views) in enumerate(parts):
+        yield indices, feed.batch(indices, views)
+        if number % RELEASED == 0:
+            release_pages()
 
 
 def _joined(batches: Sequence[Inputs], order: Tensor) -> Inputs:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import DataError, UnsafeFileError, near_names, optional_import
 from ...files.formats import opening
+from ...files.room import in_file
 from ...files.sizes import check_size, open_archive
 from ...files.text import printable
 from ...networks.sources.hdf5 import check_h5, check_heaps
@@ -46,7 +47,7 @@ def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
         _, dtype = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
         stream.seek(0)
         if mapped and dtype.isnative:
-            return np.asarray(np.lib.format.open_memmap(checked, mode="r"))
+            return in_file(np.lib.format.open_memmap(checked, mode="r"))
         return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 

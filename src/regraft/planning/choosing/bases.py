@@ -91,8 +91,8 @@ def probe_base(setup: Setup, tapped: Tapped, *, probed: Probed) -> Base:
 
 def read_by_probe(tapped: Tapped, probed: Probed) -> Tensor:
     """Return what the head that was `probed` reads, (N, D), of what was `tapped` of N items."""
-    features = tapped.features[:, torch.from_numpy(probed.columns)]
-    return features if probed.layer is None else torch.from_numpy(probed.layer.apply(features.numpy()))
+    features = tapped.taken(np.arange(len(tapped.features)), probed.columns)
+    return torch.from_numpy(features if probed.layer is None else probed.layer.apply(features))
 
 
 def scratch_base(setup: Setup) -> Base:

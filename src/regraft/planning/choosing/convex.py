@@ -125,7 +125,7 @@ def _solved(setup: Setup, name: str, *, features: Tensor) -> _Found | None:
     table = features[rows].numpy()
     if setup.plan.probe not in ("auto", "logistic") and data.task != "regression":
         scale, method = spread_out(table, standardise=True)[1], WORDS[setup.plan.probe]
-        return _Found(solved_by(setup, name, rows=rows, features=table, scale=scale, method=method), rows, len(rows), method)
+        return _Found(solved_by(setup, name, rows=rows, features=table / scale, scale=scale, method=method), rows, len(rows), method)
     if data.task == "regression":
         return _numbers(setup, name, rows=rows, table=table)
     judges = None if len(rows) <= FOLDED or not len(setup.parts.validation) else np.flatnonzero(np.isin(rows, setup.parts.validation))

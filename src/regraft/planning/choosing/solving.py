@@ -23,7 +23,7 @@ from ...probes import (
     fit_temperature,
     fit_vote,
 )
-from ...probes.common import HiddenLayer, feature_scale, typical_deviation
+from ...probes.common import HiddenLayer, feature_scale, mean_and_deviation, typical_deviation
 from ..measured_input import losses_of
 from ..plan import THROUGH_LAYERS
 from ..setup import Setup
@@ -156,12 +156,12 @@ def solved_probe(  # over the limit: what a probe is made of
     probes, used, columns, layer = {}, {}, columns_of(slices), None
     for task in setup.tasks:
         used[task] = drawn(setup.known(task, rows), len(columns), seed=setup.plan.seed)
-        features = tapped.features[torch.from_numpy(used[task])][:, torch.from_numpy(columns)].numpy()
+        features = tapped.taken(used[task], columns)
         if method in [WORDS[name] for name in THROUGH_LAYERS]:
             layered = through_layer(setup, task, rows=used[task], features=features, method=method)
             layer, probes[task] = layered.layer, layered.head
         else:
-            scale = _scale_of(features, slices)
+            features /= (scale := _scale_of(features, slices))
             probes[task] = solved_by(setup, task, rows=used[task], features=features, scale=scale, method=method)
     found = judged_probe(setup, name, slices=slices, method=method, probes=probes, rows=used)
     return replace(found, layer=layer)
@@ -194,27 +194,25 @@ def drawn(rows: np.ndarray, width: int, *, seed: int) -> np.ndarray:
 def solved_by(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, scale: np.ndarray, method: str
 ) -> LinearProbe:
-    """Return the head of one task by one of the methods that give a linear head, for features as they are.
+    """Return the head of one task by a method of `WORDS` that gives a linear head, for features as they were before they were divided.
 
-    Args:
-        scale: (D,) what each feature is divided by first. Among several depths that is its deviation times the root of how many its
-            block has: a wide block weighs no more than a narrow one.
-        method: one of `WORDS` that read the features as they are.
+    `features` (n, D) are divided by the `scale` (D,). Among several depths that is the deviation times the root of how many features
+    the block has: a wide block weighs no more than a narrow one.
     """
-    data, scaled = setup.data_of(task), features / scale
+    data = setup.data_of(task)
     targets, classes, groups = data.targets[rows], len(data.classes), _groups_of(setup, task, rows=rows)
     if method == WORDS["ridge"]:
         balanced = setup.settings.class_weight == "balanced" and data.task == "classification"
-        probe: LinearProbe = fit_ridge(scaled, targets, kind=data.task, classes=classes, groups=groups, balanced=balanced)
+        probe: LinearProbe = fit_ridge(features, targets, kind=data.task, classes=classes, groups=groups, balanced=balanced)
     elif method == WORDS["lda"]:
-        probe = fit_lda_probe(scaled, targets, classes=classes, groups=groups)
+        probe = fit_lda_probe(features, targets, classes=classes, groups=groups)
     elif method == WORDS["logistic"]:
         loss = logistic_loss(setup, task)
-        probe = fit_logistic(scaled, targets, classes=classes, groups=groups, standardise=False, loss=loss)
+        probe = fit_logistic(features, targets, classes=classes, groups=groups, standardise=False, loss=loss)
     elif method == WORDS["svm"]:
-        probe = fit_svm(scaled, targets, classes=classes, groups=groups, standardise=False)
+        probe = fit_svm(features, targets, classes=classes, groups=groups, standardise=False)
     else:
-        probe = fit_class_mean(scaled, targets, classes=classes, groups=groups).linear()
+        probe = fit_class_mean(features, targets, classes=classes, groups=groups).linear()
     return replace(probe, weight=probe.weight / scale)
 
 
@@ -249,7 +247,7 @@ def _groups_of(setup: Setup, task: str, *, rows: np.ndarray) -> np.ndarray | Non
 
 def _scale_of(features: np.ndarray, slices: Sequence[TapSlice]) -> np.ndarray:
     """Return what each feature is divided by; infinity for those that do not vary beside the others of their block."""
-    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    mean, deviation = mean_and_deviation(features)
     blocks = np.concatenate([np.full(part.stop - part.start, part.block, dtype=object) for part in slices])
     own_units = np.concatenate([np.full(part.stop - part.start, part.block == INPUT and part.pool == VECTOR) for part in slices])
     typical, roots = np.zeros(len(mean)), np.ones(len(mean))
