@@ -337,7 +337,7 @@ def test_a_probe_that_reads_the_cache_in_blocks_is_the_one_of_a_single_block(
     whole = regraft.adapt(module, data, strategy="probe", cache="memory")
     for place in ("files.room.IN_MEMORY", "probes.ridge._LARGE"):
         monkeypatch.setattr(f"regraft.{place}", 0)
-    for place in ("planning.tapped._AT_ONCE", "planning.finishing.AT_ONCE", "probes.ridge._BLOCK", "training.feeds.RELEASED"):
+    for place in ("files.room.ROWS_AT_ONCE", "planning.finishing.AT_ONCE", "probes.ridge._BLOCK", "training.feeds.RELEASED"):
         monkeypatch.setattr(f"regraft.{place}", block)
     parts = regraft.adapt(module, data, strategy="probe", cache=tmp_path)
     assert np.allclose(parts.network.logits(rows), whole.network.logits(rows), rtol=1e-3, atol=1e-3)

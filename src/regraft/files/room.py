@@ -16,10 +16,11 @@ import numpy as np
 from ..errors import CacheError
 from .text import printable
 
-__all__ = ["in_file", "large_array", "release_pages", "reserve", "write_at"]
+__all__ = ["in_file", "large_array", "release_pages", "reserve", "taken", "write_at"]
 
 IN_MEMORY = 2**26
 """Bytes above which an array is kept in a temporary file."""
+ROWS_AT_ONCE = 1024
 _ZEROS = bytes(2**20)
 _MAPPINGS = weakref.WeakSet[mmap.mmap]()
 _NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUPP", errno.EINVAL), getattr(errno, "ENOTSUP", errno.EINVAL)})
@@ -84,6 +85,15 @@ def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = 
             f"Features of {size / 2**20:,.0f} MiB do not fit into {printable(where)!r}: {problem.strerror or problem}. "
             "Make room there, or name another folder in the environment variable TMPDIR."
         ) from problem
+
+
+def taken(values: np.ndarray, rows: np.ndarray, *, columns: np.ndarray | slice = slice(None), dtype: np.dtype | None = None) -> np.ndarray:
+    """Return a copy of some rows and columns of an array (N, D) that may be mapped, read in blocks, in a type of its own or another."""
+    made = large_array((len(rows), values[:0, columns].shape[1]), dtype or values.dtype)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        made[start : start + ROWS_AT_ONCE] = values[rows[start : start + ROWS_AT_ONCE]][:, columns]
+        release_pages()
+    return made
 
 
 def in_file(array: np.memmap) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DataError
-from ..files.room import release_pages
+from ..files.room import taken
 from ..networks.contract import Network
 from ..probes import ClassStatistics, UnknownJudge, choose_unknown, fit_temperature, held_out_factors, log_loss, statistics_of
 from ..tasks import fit_thresholds
@@ -181,9 +181,7 @@ class _Table:
     classes: tuple[str, ...]
 
     def of(self, chosen: np.ndarray) -> np.ndarray:
-        rows = self.features[self.at[chosen]].numpy()
-        release_pages()
-        return np.asarray(rows)
+        return taken(self.features.numpy(), self.at[chosen])
 
     def statistics(self, read: Callable[[np.ndarray], np.ndarray]) -> ClassStatistics:
         """Return the class statistics of what `read` makes of the features, a block at a time."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files.room import taken
 from ..heads.starts import Rows, aligned_rows, imprinted_rows
 from ..probes import LinearProbe, fit_ridge
 from ..probes.common import spread_out
@@ -62,7 +63,7 @@ def solved_heads_of(setup: Setup, features: Tensor) -> dict[str, Solved]:
         if len(rows) < 3 or min(len(rows), features.shape[1]) > LARGEST_SOLVED:
             continue
         data = setup.data_of(name)
-        probe = fit_ridge(features[rows].numpy(), data.targets[rows], kind=data.task, classes=len(data.classes))
+        probe = fit_ridge(taken(features.numpy(), rows), data.targets[rows], kind=data.task, classes=len(data.classes))
         found[name] = Solved(probe.softened(data.targets[rows], kind=data.task), rows)
     return found
 

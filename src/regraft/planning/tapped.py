@@ -16,7 +16,7 @@ from torch.nn import Module
 
 from ..data import Prepared
 from ..errors import NetworkError
-from ..files.room import large_array, release_pages
+from ..files.room import taken
 from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
@@ -32,7 +32,6 @@ MOST_FEATURES = 20_000
 """Numbers of one item beyond which grids are left out, those of the widest blocks first; means and deviations always stay."""
 MOST_NUMBERS = 2**29
 """Numbers of all items beyond which grids are left out: 2 GiB in a cache."""
-_AT_ONCE = 4096
 _GRIDS = ("rows", "columns")
 
 
@@ -58,12 +57,7 @@ class Tapped:
 
     def taken(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Return a copy of some of the features, (n, d), in a temporary file where it is large."""
-        made = large_array((len(rows), len(columns)), np.dtype(np.float32))
-        for start in range(0, len(rows), _AT_ONCE):
-            part = self.features[torch.from_numpy(rows[start : start + _AT_ONCE])]
-            made[start : start + len(part)] = part[:, torch.from_numpy(columns)].numpy()
-            release_pages()
-        return made
+        return taken(self.features.numpy(), rows, columns=columns)
 
     def columns(self, block: str) -> slice:
         """Return which columns are those of one block that was read, or of "input"."""
@@ -216,10 +210,7 @@ def _whole(cache: ActivationCache) -> list[Tensor]:
     for column in cache.columns:
         values = column.values
         if values.dtype != np.float32:
-            values = large_array(values.shape, np.dtype(np.float32))
-            for start in range(0, cache.rows, _AT_ONCE):
-                values[start : start + _AT_ONCE] = column.values[start : start + _AT_ONCE]
-                release_pages()
+            values = taken(values, np.arange(cache.rows), dtype=np.dtype(np.float32))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             made.append(torch.from_numpy(values))

@@ -28,6 +28,7 @@ __all__ = [
     "folds_of",
     "held_out_name",
     "held_out_scores",
+    "mean_and_deviation",
     "spread_out",
     "typical_deviation",
     "widened",

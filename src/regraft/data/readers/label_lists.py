@@ -59,7 +59,7 @@ def _lists(values: Any) -> Lists | None:
     """Return the labels of each item, None where they are missing; None where they are no lists of labels."""
     held = values if isinstance(values, list | tuple) else as_numpy(values)
     if isinstance(held, np.ndarray):
-        if held.dtype.kind not in "OUS" or held.shape[1:] == (1,):
+        if held.dtype.kind not in "OUS" or held.shape[1:] == (1,) or (held.dtype.kind != "O" and held.ndim == 1):
             return None
         held = list(held)
     if not any(_is_list(value) for value in held):
