@@ -44,6 +44,14 @@ SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     "largest of boxes": (BOX, lambda: [L.GlobalMaxPooling3D()]),
     "pooling": (PICTURE, lambda: [*_both(L.MaxPooling2D, 2), L.AveragePooling2D(2)]),
     "averages": (PICTURE, lambda: _both(L.AveragePooling2D, 3, strides=1)),
+    "averages with uneven edges": (
+        PICTURE,
+        lambda: [*_both(L.AveragePooling2D, 2), L.AveragePooling2D((2, 3), strides=(1, 2), padding="same")],
+    ),
+    "averages of lines and boxes": (
+        BOX,
+        lambda: [L.AveragePooling3D(2, padding="same"), L.Reshape((-1, 2)), L.AveragePooling1D(4, 1, "same")],
+    ),
     "pooling of lines": (STEPS, lambda: [L.MaxPooling1D(2, padding="same"), L.AveragePooling1D(2), L.GlobalMaxPooling1D()]),
     "means": (PICTURE, lambda: [L.GlobalAveragePooling2D()]),
     "largest": (PICTURE, lambda: [L.GlobalMaxPooling2D(keepdims=True)]),
@@ -55,6 +63,9 @@ SEQUENTIAL: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
     "edges of lines": (STEPS, lambda: [L.ZeroPadding1D((2, 1)), L.Cropping1D(1)]),
     "larger": (PICTURE, lambda: [L.UpSampling2D(2), L.UpSampling2D((1, 2), interpolation="bilinear")]),
     "longer": (STEPS, lambda: [L.UpSampling1D(2)]),
+    "larger boxes": (BOX, lambda: [L.UpSampling3D((2, 1, 1)), L.Conv3DTranspose(3, 3, strides=2, padding="same")]),
+    "each step": (STEPS, lambda: [L.TimeDistributed(L.Dense(4, activation="tanh")), L.TimeDistributed(L.ReLU())]),
+    "left out steps": (STEPS, lambda: [L.Dense(4, activation="relu"), L.Masking(), L.GRU(4, return_sequences=True), L.SimpleRNN(3)]),
     "shapes": (PICTURE, lambda: [L.Permute((2, 1, 3)), L.Reshape((72, 3)), L.Reshape((36, -1)), L.Flatten()]),
     "repeated": ((5,), lambda: [L.RepeatVector(4), L.LSTM(3)]),
     "LSTM": (STEPS, lambda: [L.LSTM(4, return_sequences=True), L.LSTM(3, go_backwards=True, use_bias=False)]),
@@ -119,7 +130,38 @@ def _functions() -> Any:
     return keras.Model(entry, L.Dense(3)(L.Concatenate()([L.Flatten()(part) for part in parts])))
 
 
+def _masked(*layers: Any) -> Callable[[], Any]:
+    """A network of tokens, of which 0 is left out."""
+    return lambda: keras.Sequential(
+        [keras.Input((7,), dtype="int32"), L.Embedding(20, 6, mask_zero=True), *(one() for one in layers), L.Dense(3)]
+    )
+
+
+def _masked_attention() -> Any:
+    entry = keras.Input((7,), dtype="int32")
+    value = L.Embedding(20, 6, mask_zero=True)(entry)
+    one = L.MultiHeadAttention(2, 3)(value, value, use_causal_mask=True)
+    pairs = ops.logical_and(ops.expand_dims(ops.not_equal(entry, 3), 1), ops.expand_dims(ops.not_equal(entry, 4), -1))
+    two = L.MultiHeadAttention(2, 3)(one, value, attention_mask=pairs)
+    return keras.Model(entry, L.Dense(3)(L.GlobalAveragePooling1D(keepdims=True)(L.LayerNormalization()(L.Add()([value, two])))[:, 0]))
+
+
+def _moved() -> Any:
+    entry = keras.Input(STEPS)
+    value = ops.sigmoid(L.Conv2D(2, 3)(ops.expand_dims(ops.transpose(entry, (0, 2, 1)), -1)))
+    value = ops.tanh(ops.moveaxis(value, -1, 1))
+    return keras.Model(entry, L.Dense(3)(L.Flatten()(ops.relu(value - ops.max(value, axis=(2, 3), keepdims=True)))))
+
+
 GRAPHS: dict[str, Callable[[], Any]] = {
+    "mask, LSTM": _masked(lambda: L.LSTM(4, return_sequences=True), lambda: L.Dropout(0.1), lambda: L.LSTM(3, go_backwards=True)),
+    "mask, GRU": _masked(lambda: L.GRU(4, return_sequences=True, go_backwards=True), lambda: L.GlobalAveragePooling1D()),
+    "mask, both ways": _masked(
+        lambda: L.Bidirectional(L.LSTM(4, return_sequences=True)), lambda: L.Bidirectional(L.GRU(3), merge_mode="sum")
+    ),
+    "mask that nothing reads": _masked(lambda: L.Conv1D(4, 3), lambda: L.GlobalMaxPooling1D()),
+    "mask, attention": _masked_attention,
+    "moved": _moved,
     **{"tokens": _tokens, "branches": _branches, "attention": _attention, "nested": _nested, "functions": _functions},
 }
 
@@ -142,7 +184,9 @@ def _items(net: regraft.Network) -> tuple[np.ndarray, np.ndarray]:
     """Random items as the Keras network takes them, and as the PyTorch network does."""
     draws = np.random.default_rng(1)
     shape = (4, *net.input_shape)
-    items = draws.integers(0, 20, shape) if net.takes_integers else draws.normal(size=shape).astype(np.float32)
+    items = draws.normal(size=shape).astype(np.float32)
+    if net.takes_integers:
+        items = draws.integers(1, 20, shape) * (draws.random(shape) < 0.7)
     return items, np.moveaxis(items, -1, 1) if len(net.input_shape) == 3 else items
 
 
@@ -203,6 +247,18 @@ class _Encoder(nn.Module):
         return self.head(made.transpose(1, 2).flatten(2).mean(1))
 
 
+class _Looking(nn.Module):
+    """Attention that leaves steps out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left_out = (x[..., 0] > 1) | (x[..., 1] == 0)
+        return self.head(self.attention(x, x, x, key_padding_mask=left_out, need_weights=False)[0].mean(1))
+
+
 class _Mixed(nn.Module):
     """Operators that stand in a forward."""
 
@@ -240,6 +296,14 @@ MODULES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "transposed": ((3, 5, 4), lambda: _stack(nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.ConvTranspose2d(4, 3, 2, 3))),
     "lines": ((6, 9), lambda: _stack(nn.Conv1d(6, 4, 3, padding=2, stride=2), nn.BatchNorm1d(4), nn.PReLU(4), nn.MaxPool1d(2))),
     "in place": ((3, 8, 8), lambda: _stack(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Hardswish(inplace=True), nn.Dropout2d(0.1))),
+    "averages with edges": (
+        (3, 9, 8),
+        lambda: _stack(
+            *(nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.AvgPool2d(3, 2, 1, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True)),
+            nn.ReplicationPad2d((1, 0, 2, 1)),
+        ),
+    ),
+    "masked attention": ((7, 6), lambda: _Looking()),
     "larger": ((3, 4, 4), lambda: _stack(nn.Upsample(scale_factor=2), nn.Upsample(size=(16, 8), mode="bilinear"), nn.GroupNorm(3, 3))),
 }
 
@@ -298,6 +362,10 @@ PROBED: dict[tuple[str, str], tuple[tuple[int, ...], Callable[[], Any]]] = {
         (7,),
         lambda: _keras_of(L.Embedding(20, 6), L.LSTM(5, return_sequences=True), L.LSTM(4), shape=(7,), dtype="int32"),
     ),
+    ("keras", "masked tokens"): (
+        (7,),
+        lambda: _keras_of(L.Embedding(20, 6, mask_zero=True), L.LSTM(5, return_sequences=True), L.LSTM(4), shape=(7,), dtype="int32"),
+    ),
     ("torch", "tokens"): ((7,), lambda: nn.Sequential(nn.Embedding(20, 6), nn.Linear(6, 5), nn.ReLU(), Over("mean", [1]), nn.Linear(5, 3))),
 }
 
@@ -310,12 +378,14 @@ def test_probes_that_read_several_depths_go_to_the_other_family_and_back(family:
     classes = np.arange(48) % 3
     level = classes.reshape(-1, *(1,) * len(shape))
     items = (
-        draws.integers(0, 8, (48, *shape)) + 6 * level if kind == "tokens" else draws.normal(level, size=(48, *shape)).astype(np.float32)
+        draws.integers(0, 8, (48, *shape)) + 6 * level
+        if kind.endswith("tokens")
+        else draws.normal(level, size=(48, *shape)).astype(np.float32)
     )
     net = regraft.load(make(), **({"inputs": shape} if family == "torch" else {}))
     net = regraft.adapt(net, regraft.read((items, np.array(ABC)[classes])), strategy="probe", out=tmp_path / "run").network
     (taps,) = [edit for edit in net.edits if isinstance(edit, Taps)]
-    assert len(taps.points) > 1
+    assert len(taps.points) > 1 or kind == "masked tokens"
     made = net.to("keras" if family == "torch" else "torch")
     turned = items if kind != "maps" else np.moveaxis(items, *((1, -1) if family == "torch" else (-1, 1)))
     expected = net.logits(items)
@@ -424,7 +494,7 @@ def test_every_row_has_a_network() -> None:
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (lambda: L.TimeDistributed(L.Dense(3)), "(TimeDistributed)"),
+        (lambda: L.TimeDistributed(L.LayerNormalization()), "a LayerNormalization for each step"),
         (lambda: L.LSTM(3, activation="relu"), "another activation than tanh"),
         (lambda: L.GRU(3, reset_after=False), "reset_after=False"),
         (lambda: L.UnitNormalization(), "(UnitNormalization)"),
@@ -437,6 +507,40 @@ def test_what_has_no_counterpart_is_refused_by_the_name_of_the_layer(layer: Call
     with pytest.raises(NetworkError) as caught:
         net.to("torch")
     assert repr(made.name) in str(caught.value) and said in str(caught.value) and ".onnx" in str(caught.value)
+
+
+FIRST = {"data_format": "channels_first"}
+CHANNELS_FIRST: dict[str, Callable[[], list[Any]]] = {
+    "pooled": lambda: [
+        *(L.Conv2D(5, 3, padding="same", **FIRST), L.BatchNormalization(axis=1), L.ReLU(), L.MaxPooling2D(2, **FIRST)),
+        *(L.Conv2D(6, 3, **FIRST), L.GlobalAveragePooling2D(**FIRST)),
+    ],
+    "flattened": lambda: [
+        *(L.SeparableConv2D(5, 3, **FIRST), L.GroupNormalization(5, axis=1), L.PReLU(shared_axes=[2, 3]), L.ZeroPadding2D(1, **FIRST)),
+        *(L.UpSampling2D(2, **FIRST), L.AveragePooling2D(2, **FIRST), L.Flatten(**FIRST)),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS_FIRST)
+def test_pictures_whose_channels_stand_first_in_keras_do_so_in_pytorch(name: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    net = regraft.load(keras.Sequential([keras.Input((3, 8, 10)), *CHANNELS_FIRST[name](), L.Dense(3)]), classes=ABC)
+    labels = np.arange(36) % 3
+    items = np.random.default_rng(0).normal(labels.reshape(-1, 1, 1, 1), size=(36, 3, 8, 10)).astype(np.float32)
+    probed = regraft.adapt(net, (items, np.array(ABC)[labels]), strategy="probe", out=tmp_path / "run").network
+    assert any(isinstance(edit, Taps) for edit in probed.edits)
+    for one in (net, probed):
+        made, expected = one.to("torch"), one.logits(items)
+        assert made.input_shape == net.input_shape
+        np.testing.assert_allclose(made.logits(items), expected, atol=1e-5 * np.abs(expected).max())
+        back = made.to("keras")
+        assert back.input_shape == (8, 10, 3)
+        np.testing.assert_allclose(back.logits(np.moveaxis(items, 1, -1)), expected, atol=1e-5 * np.abs(expected).max())
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 20, 30, 3)).astype(np.uint8)
+    plain = {"kind": "image", "height": 8, "width": 10, "layout": "channels_first"}
+    net = regraft.load(net.module, classes=ABC, preprocessing=plain)
+    np.testing.assert_allclose(net.to("torch").predict(pictures).probabilities, net.predict(pictures).probabilities, atol=1e-6)
 
 
 def test_layers_that_were_frozen_stay_so_and_the_network_trains(tmp_path: Path) -> None:

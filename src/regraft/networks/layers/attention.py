@@ -1,4 +1,4 @@
-"""Attention as a single operator that PyTorch's exporter keeps whole, for a private copy that is read and thrown away."""
+"""Layers as single operators that PyTorch's exporter keeps whole, for a private copy that is read and thrown away."""
 
 from __future__ import annotations
 
@@ -10,46 +10,79 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .graph import Attention
+from .graph import Attention, Recurrent, attended
 
-__all__ = ["whole_attention_"]
+__all__ = ["whole_layers_"]
 
 _PARTS = ("query", "key", "value")
 
 
-def whole_attention_(module: nn.Module) -> None:
-    """Let all attention within a `module` run as one operator each, where no mask is given."""
+def whole_layers_(module: nn.Module) -> None:
+    """Let all attention within a `module`, and recurrent layers that read a mask, run as one operator each."""
     for part in module.modules():
         if isinstance(part, Attention):
             object.__setattr__(part, "forward", functools.partial(_own, part))
+        elif isinstance(part, Recurrent):
+            object.__setattr__(part, "forward", functools.partial(_cells, part, part.forward))
         elif isinstance(part, nn.MultiheadAttention) and part._qkv_same_embed_dim and part.bias_k is None and part.batch_first:
             object.__setattr__(part, "forward", functools.partial(_torch, part, part.forward))
 
 
-def _own(layer: Attention, query: Tensor, *read: Tensor) -> Tensor:
-    linear = [getattr(layer, name) for name in _PARTS]
+def _own(layer: Attention, query: Tensor, value: Tensor, key: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    linear, end = [getattr(layer, name) for name in _PARTS], layer.output
     weights, biases = [one.weight for one in linear], [one.bias for one in linear]
-    return _operator()(query, read[-1], read[0], *weights, *biases, layer.output.weight, layer.output.bias, layer.heads, layer.causal)
+    read = (query, value if key is None else key, value)
+    return _attention()(*read, *weights, *biases, end.weight, end.bias, mask, layer.heads, layer.causal)
 
 
 def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Tensor, **named: Any) -> Any:
-    masked = len(read) != 3 or named.get("key_padding_mask") is not None or named.get("attn_mask") is not None
-    if masked:
+    left_out = named.get("key_padding_mask")
+    if len(read) != 3 or named.get("attn_mask") is not None or (left_out is not None and left_out.dtype != torch.bool):
         return usual(*read, **named)
     weights = layer.in_proj_weight.chunk(3)
     biases = [None] * 3 if layer.in_proj_bias is None else list(layer.in_proj_bias.chunk(3))
-    end = layer.out_proj
-    return _operator()(*read, *weights, *biases, end.weight, end.bias, layer.num_heads, False), None
+    end, mask = layer.out_proj, None if left_out is None else left_out.logical_not().unsqueeze(1)
+    return _attention()(*read, *weights, *biases, end.weight, end.bias, mask, layer.num_heads, False), None
+
+
+def _cells(layer: Recurrent, usual: Callable[..., Tensor], /, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    if mask is None:
+        return usual(value)
+    weights = [weight for part in layer.cells.all_weights for weight in part]
+    return _recurrent()(value, mask, weights, layer.kind, layer.steps, layer.backwards, layer.joined)
 
 
 @functools.cache
-def _operator() -> Callable[..., Tensor]:
+def _recurrent() -> Callable[..., Tensor]:
+    def run(value: Tensor, mask: Tensor, weights: list[Tensor], *how: Any) -> Tensor:
+        kind, steps, backwards, joined = how
+        settings = {"inputs": value.shape[-1], "units": weights[1].shape[1], "both": len(weights) > 4, "steps": steps}
+        layer = Recurrent(kind, **settings, backwards=backwards, joined=joined)
+        names = [name for part in layer.cells._all_weights for name in part]
+        given = {f"cells.{name}": weight for name, weight in zip(names, weights, strict=True)}
+        made: Tensor = torch.func.functional_call(layer, given, (value, mask))
+        return made
+
+    def shapes(value: Tensor, mask: Tensor, weights: list[Tensor], *how: Any) -> Tensor:
+        units = weights[1].shape[1] * (2 if len(weights) > 4 and how[3] == "concat" else 1)
+        return value.new_empty(*value.shape[: 2 if how[1] else 1], units)
+
+    return _operator(
+        "cells",
+        "(Tensor value, Tensor mask, Tensor[] weights, str kind, bool steps, bool backwards, str joined)",
+        run,
+        shapes=shapes,
+    )
+
+
+@functools.cache
+def _attention() -> Callable[..., Tensor]:
     def run(*given: Any) -> Tensor:
-        *tensors, heads, causal = given
-        inputs, weights, biases, (end, bias) = tensors[:3], tensors[3:6], tensors[6:9], tensors[9:]
+        *tensors, end, bias, mask, heads, causal = given
+        inputs, weights, biases = tensors[:3], tensors[3:6], tensors[6:]
         whole = [functional.linear(*one) for one in zip(inputs, weights, biases, strict=True)]
         query, key, value = (part.reshape(*part.shape[:-1], heads, -1).transpose(1, 2) for part in whole)
-        made = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        made = attended(query, key, value, mask, causal=causal)
         return functional.linear(made.transpose(1, 2).flatten(2), end, bias)
 
     def shapes(*given: Any) -> Tensor:
@@ -57,9 +90,13 @@ def _operator() -> Callable[..., Tensor]:
         return made
 
     tensors = [f"Tensor {name}" for name in (*_PARTS, *(f"{name}_weight" for name in _PARTS))]
-    tensors += [*(f"Tensor? {name}_bias" for name in _PARTS), "Tensor output_weight", "Tensor? output_bias"]
-    schema = f"({', '.join(tensors)}, int heads, bool causal) -> Tensor"
-    made: Any = torch.library.custom_op("regraft::attention", run, mutates_args=(), schema=schema)
+    tensors += [*(f"Tensor? {name}_bias" for name in _PARTS), "Tensor output_weight", "Tensor? output_bias", "Tensor? mask"]
+    return _operator("attention", f"({', '.join(tensors)}, int heads, bool causal)", run, shapes=shapes)
+
+
+def _operator(name: str, given: str, run: Callable[..., Tensor], *, shapes: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a new operator of PyTorch that `run` computes; `shapes` says of which shape its result is."""
+    made: Any = torch.library.custom_op(f"regraft::{name}", run, mutates_args=(), schema=f"{given} -> Tensor")
     made.register_fake(shapes)
     operator: Callable[..., Tensor] = made
     return operator

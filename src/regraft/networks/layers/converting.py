@@ -24,7 +24,7 @@ from ..torch_modules import open_torch
 from ..torch_parts.exporting import exported_program
 from ..torch_parts.graft import for_exporter_
 from ..torch_parts.programs import refuse_program
-from .attention import whole_attention_
+from .attention import whole_layers_
 from .from_keras import ROWS
 from .from_torch import ROWS as TORCH_ROWS
 from .graph import SOURCE, LayerGraph
@@ -74,7 +74,7 @@ def as_keras(network: Network) -> Network:
     own = {id(module): name for name, module in twin.modules().items()}
     for_exporter_(twin.module)
     called = {path: own[id(module)] for path, module in twin.module.named_modules() if id(module) in own}
-    whole_attention_(twin.module)
+    whole_layers_(twin.module)
     sample: Any = twin.sample
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -134,8 +134,11 @@ def _check(network: Network) -> None:
 
 
 def _turns(network: Network) -> bool:
-    """Tell whether the items are pictures that the two families hold in different orders."""
-    plain = network.preprocessing.to_dict()
+    """Tell whether the items are pictures that the two families hold in different orders; Keras can have them as PyTorch does."""
+    plain, module = network.preprocessing.to_dict(), network.module
+    spatial = [layer for layer in _leaves(module) if not isinstance(layer, keras.layers.Flatten)] if network.family == "keras" else []
+    if next((layer.data_format for layer in spatial if hasattr(layer, "data_format")), None) == "channels_first":
+        return False
     pictures = plain["kind"] == "image" or (plain["kind"] == "array" and plain["mean"] is None and plain["std"] is None)
     return pictures and isinstance(network.sample, Tensor) and network.sample.ndim == 4
 
@@ -197,11 +200,13 @@ def _difference(source: Network, made: Network, *, turned: bool) -> float:
 
 
 def _batches(sample: Tensor) -> Iterator[Tensor]:
-    """Yield the sample, three random items, and one."""
+    """Yield the sample, three random items, and one. Of tokens some are 0, which masks leave out, but never the first."""
     draws = torch.Generator().manual_seed(0)
     yield sample
     for count in (3, 1):
         shape = (count, *sample.shape[1:])
         whole = bool((sample == sample.round()).all())  # tokens: those of the sample, in another order
         known = sample.flatten()[torch.randint(0, sample.numel(), shape, generator=draws)]
+        if whole and sample.ndim == 2:
+            known[:, 1:] *= (torch.rand((count, sample.shape[1] - 1), generator=draws) < 0.7).to(known.dtype)
         yield known if whole else torch.randn(shape, generator=draws)

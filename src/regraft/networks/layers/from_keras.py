@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..parts.taps import grid_shares
-from .keras_reader import Call, KerasReader, Row, Value, array_of, refusal
+from .keras_reader import ACTIVATIONS, Call, KerasReader, Row, Value, array_of, refusal
 
 __all__ = ["ROWS"]
 
@@ -180,18 +180,18 @@ def _layer_norm(reader: KerasReader, call: Call) -> Value:
 
 
 def _group_norm(reader: KerasReader, call: Call) -> Value:
-    value = reader.channels_first(call.value)
-    channels = value.tensor.shape[1]
-    if call.layer.axis % value.tensor.ndim != value.tensor.ndim - 1:
+    rank = call.value.tensor.ndim
+    last = call.layer.axis % rank == rank - 1
+    if not last and call.layer.axis % rank != 1:
         raise refusal(call.layer, f"axis={call.layer.axis}")
+    value = reader.channels_first(call.value) if last else reader.as_keras(call.value)
+    channels = value.tensor.shape[1]
     weights = {name: array_of(one) for name, one in (("weight", call.layer.gamma), ("bias", call.layer.beta)) if one is not None}
     groups = channels if call.layer.groups == -1 else call.layer.groups
     return reader.add(call.layer, "GroupNorm", value, weights=weights, num_groups=groups, num_channels=channels, eps=call.layer.epsilon)
 
 
 def _embedding(reader: KerasReader, call: Call) -> Value:
-    if call.layer.mask_zero:
-        raise refusal(call.layer, "mask_zero=True")
     table = array_of(call.layer._embeddings if hasattr(call.layer, "_embeddings") else call.layer.embeddings)
     settings = {"num_embeddings": table.shape[0], "embedding_dim": table.shape[1]}
     kind = "Lookup" if call.value.tensor.is_floating_point() else "Embedding"
@@ -214,6 +214,7 @@ _GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 
 def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
     one, kind = parts[0], type(parts[0]).__name__
+    mask = call.named.get("mask")
     if len(call.values) > 1 or one.return_state or one.stateful:
         raise refusal(call.layer, "states that are given, returned or kept")
     usual = one.activation.__name__ == "tanh" and getattr(getattr(one, "recurrent_activation", None), "__name__", "sigmoid") == "sigmoid"
@@ -230,7 +231,8 @@ def _cells(reader: KerasReader, call: Call, *, parts: Sequence[Any]) -> Value:
     settings = {"kind": "RNN" if kind == "SimpleRNN" else kind, "inputs": weights["cells.weight_ih_l0"].shape[1], "units": one.units}
     joined = call.layer.merge_mode if len(parts) > 1 else "concat"
     settings |= {"both": len(parts) > 1, "steps": one.return_sequences, "backwards": one.go_backwards, "joined": joined}
-    return reader.add(call.layer, "Recurrent", reader.as_keras(call.value), weights=weights, **settings)
+    read = [reader.as_keras(call.value), *([] if mask is None else [mask])]
+    return reader.add(call.layer, "Recurrent", *read, weights=weights, **settings)
 
 
 def _gates(values: np.ndarray, order: Sequence[int]) -> np.ndarray:
@@ -239,11 +241,18 @@ def _gates(values: np.ndarray, order: Sequence[int]) -> np.ndarray:
 
 
 def _attention(reader: KerasReader, call: Call) -> Value:
-    given = {name: one for name, one in call.named.items() if one not in (None, False)}
+    given = {name: one for name, one in call.named.items() if one is not None and one is not False}
     causal = bool(given.pop("use_causal_mask", False))
     read = [*call.values, *(given.pop(name) for name in ("query", "value", "key") if isinstance(given.get(name), Value))]
+    wide = {"query": [-1, 1], "value": [1, -1], "key": [1, -1]}
+    masks = [given.pop("attention_mask")] if isinstance(given.get("attention_mask"), Value) else []
+    for name, shape in wide.items():
+        if isinstance(given.get(f"{name}_mask"), Value):
+            masks.append(reader.add(call.layer, "Reshape", given.pop(f"{name}_mask"), part=f"_{name}_mask", shape=shape))
+    if len(masks) > 1:
+        masks = [reader.add(call.layer, "Join", *masks, part="_mask", kind="logicaland")]
     if given or call.layer._attention_axes not in (None, (1,)) or read[0].tensor.ndim != 3:
-        raise refusal(call.layer, f"{', '.join(given) or 'attention over several axes'}")
+        raise refusal(call.layer, f"numbers as {', '.join(given)}" if given else "attention over several axes")
     query, value, key = map(reader.as_keras, (*read, *read[1:2])[:3])
     shapes = (call.layer._query_dense, call.layer._key_dense, call.layer._value_dense)
     kernels = [array_of(each.kernel) for each in shapes]
@@ -258,7 +267,7 @@ def _attention(reader: KerasReader, call: Call) -> Value:
         weights.update((f"{name}.bias", array_of(each.bias).ravel()) for name, each in dense)
     settings = {"inputs": [kernel.shape[0] for kernel in kernels], "heads": call.layer._num_heads, "outputs": end.shape[-1]}
     settings |= {"sizes": [kernels[1].shape[-1], kernels[2].shape[-1]], "bias": call.layer._use_bias, "causal": causal}
-    return reader.add(call.layer, "Attention", query, value, key, weights=weights, **settings)
+    return reader.add(call.layer, "Attention", query, value, key, *masks, weights=weights, **settings)
 
 
 def _dot_attention(reader: KerasReader, call: Call) -> Value:
@@ -271,29 +280,25 @@ def _pooling(reader: KerasReader, call: Call) -> Value:
     largest, rank = type(call.layer).__name__.startswith("Max"), call.value.tensor.ndim - 2
     sizes, strides = _each(call.layer.pool_size, rank), _each(call.layer.strides, rank)
     value, padding = reader.spatial(call.layer, call.value), [0] * rank
-    even = all(before == behind for before, behind in _edges(call.layer, value.tensor, sizes=sizes, strides=strides))
-    if not even and not largest:
-        raise refusal(call.layer, "padding 'same' with uneven edges, which do not count in its averages")
-    value, padding = _padded(reader, call.layer, value=value, sizes=sizes, strides=strides, fill="-inf")
-    own: dict[str, Any] = {} if largest else {"count_include_pad": False}
-    made = reader.add(
-        call.layer, f"{'Max' if largest else 'Avg'}Pool{rank}d", value, kernel_size=sizes, stride=strides, padding=padding, **own
+    settings: dict[str, Any] = {"kernel_size": sizes, "stride": strides}
+    value, padding = _padded(reader, call.layer, value=value, sizes=sizes, strides=strides, fill="-inf" if largest else "repeated")
+    settings |= {} if largest else {"count_include_pad": False}
+    return reader.placed(
+        call.layer, reader.add(call.layer, f"{'Max' if largest else 'Avg'}Pool{rank}d", value, padding=padding, **settings)
     )
-    return reader.placed(call.layer, made)
 
 
 def _global(reader: KerasReader, call: Call) -> Value:
     value = reader.spatial(call.layer, call.value)
     axes, kind = list(range(2, value.tensor.ndim)), "max" if "Max" in type(call.layer).__name__ else "mean"
+    if isinstance(mask := call.named.get("mask"), Value):
+        return reader.add(call.layer, "MeanOfKept", reader.as_keras(call.value), mask, keep=call.layer.keepdims)
     made = reader.add(call.layer, "Over", value, kind=kind, axes=axes, keep=call.layer.keepdims)
     return reader.placed(call.layer, made) if call.layer.keepdims else Value(made.name, made.tensor)
 
 
 def _flatten(reader: KerasReader, call: Call) -> Value:
-    value = reader.as_keras(call.value)
-    if getattr(call.layer, "data_format", "channels_last") == "channels_first":
-        raise refusal(call.layer, "data_format='channels_first'")
-    return reader.add(call.layer, "Flatten", value)
+    return reader.add(call.layer, "Flatten", reader.as_keras(reader.spatial(call.layer, call.value)))
 
 
 def _reshape(reader: KerasReader, call: Call) -> Value:
@@ -311,7 +316,25 @@ def _reshape(reader: KerasReader, call: Call) -> Value:
 
 
 def _permute(reader: KerasReader, call: Call) -> Value:
-    return reader.add(call.layer, "Permute", reader.as_keras(call.value), axes=[0, *call.layer.dims])
+    """Read the layer, or the functions of Keras that move axes."""
+    value, layer, kind = reader.as_keras(call.value), call.layer, type(call.layer).__name__
+    marked = np.empty(range(1, value.tensor.ndim + 1))
+    if kind == "Permute":
+        axes = [0, *layer.dims]
+    else:
+        moved = np.moveaxis(marked, layer.source, layer.destination) if kind == "Moveaxis" else np.transpose(marked, layer.axes)
+        axes = [side - 1 for side in moved.shape]
+    if axes[0] != 0:
+        raise refusal(layer, "an order of axes that mixes examples")
+    return reader.add(layer, "Permute", value, axes=axes)
+
+
+def _with_axis(reader: KerasReader, call: Call) -> Value:
+    value = reader.as_keras(call.value)
+    shape = np.expand_dims(np.empty(tuple(value.tensor.shape)), call.layer.axis).shape
+    if shape[0] != len(value.tensor):
+        raise refusal(call.layer, f"axis={call.layer.axis}, which mixes examples")
+    return reader.add(call.layer, "Reshape", value, shape=list(shape[1:]))
 
 
 def _repeat(reader: KerasReader, call: Call) -> Value:
@@ -441,17 +464,42 @@ def _sloped(reader: KerasReader, call: Call) -> Value:
 
 def _prelu(reader: KerasReader, call: Call) -> Value:
     slopes = array_of(call.layer.alpha)
-    if slopes.size != slopes.shape[-1]:
+    if slopes.size not in (slopes.shape[-1], slopes.shape[0]):
         raise refusal(call.layer, f"slopes of the shape {slopes.shape}, not one for each channel (shared_axes=)")
-    return reader.add(
-        call.layer, "PReLU", reader.channels_first(call.value), weights={"weight": slopes.ravel()}, num_parameters=slopes.size
-    )
+    value = reader.channels_first(call.value) if slopes.size == slopes.shape[-1] else reader.as_keras(call.value)
+    return reader.add(call.layer, "PReLU", value, weights={"weight": slopes.ravel()}, num_parameters=slopes.size)
 
 
 def _softmax(reader: KerasReader, call: Call) -> Value:
     if isinstance(call.layer.axis, list | tuple) or any(one is not None for one in call.named.values()):
         raise refusal(call.layer, f"axis={call.layer.axis}, or a mask")
     return reader.add(call.layer, "Softmax", reader.as_keras(call.value), dim=call.layer.axis)
+
+
+def _operation(reader: KerasReader, call: Call) -> Value:
+    kind, settings = ACTIVATIONS[type(call.layer).__name__.lower()]
+    return reader.add(call.layer, kind, call.value, **settings)
+
+
+def _unequal(reader: KerasReader, call: Call) -> Value:
+    if isinstance(call.values[-1], Value) or np.ndim(call.values[-1]):
+        raise refusal(call.layer, "two values that it compares, not one with a number")
+    return reader.add(call.layer, "Unequal", reader.as_keras(call.value), number=float(call.values[-1]))
+
+
+def _masking(reader: KerasReader, call: Call) -> Value:
+    value = reader.as_keras(call.value)
+    mask = reader.add(call.layer, "Unequal", value, part="_unequal", number=float(call.layer.mask_value))
+    kept = reader.add(call.layer, "Over", mask, part="_kept", kind="any", axes=[-1], keep=True)
+    return reader.add(call.layer, "Join", value, kept, kind="multiply")
+
+
+def _each_step(reader: KerasReader, call: Call) -> Value:
+    """Read a layer that is called for each step, if it works on the last axis alone."""
+    inner = call.layer.layer
+    if type(inner).__name__ not in ("Dense", "Activation", "Dropout", "ReLU", "LeakyReLU", "Rescaling"):
+        raise refusal(call.layer, f"a {type(inner).__name__} for each step")
+    return ROWS[type(inner).__name__](reader, Call(inner, call.values, call.named))
 
 
 def _dropout(reader: KerasReader, call: Call) -> Value:
@@ -485,7 +533,7 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
-    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose"), _transposed),
+    **dict.fromkeys((f"Conv{rank}DTranspose" for rank in (1, 2, 3)), _transposed),
     **{"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "GroupNormalization": _group_norm},
     **{"Embedding": _embedding, "Bidirectional": _both_ways, "MultiHeadAttention": _attention, "Attention": _dot_attention},
     **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _recurrent),
@@ -493,14 +541,26 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys((f"Global{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)), _global),
     **{"Flatten": _flatten, "Reshape": _reshape, "Permute": _permute, "RepeatVector": _repeat},
     **dict.fromkeys((f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping") for rank in (1, 2, 3)), _edge),
-    **dict.fromkeys(("UpSampling1D", "UpSampling2D"), _upsampling),
+    **dict.fromkeys(("UpSampling1D", "UpSampling2D", "UpSampling3D"), _upsampling),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Average", "Maximum", "Minimum"), _join),
+    **{"LogicalAnd": _join, "LogicalOr": _join, "NotEqual": _unequal, "Masking": _masking, "TimeDistributed": _each_step},
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh"), _operation),
     **{"Concatenate": _concatenate, "Activation": _activation, "ReLU": _relu, "LeakyReLU": _sloped, "ELU": _sloped, "PReLU": _prelu},
     **dict.fromkeys(("Softmax",), _softmax),
     **dict.fromkeys(("Dropout", "SpatialDropout1D", "SpatialDropout2D"), _dropout),
     **dict.fromkeys(("ActivityRegularization", "Identity", "GaussianNoise", "GaussianDropout"), _nothing),
     **dict.fromkeys(("Rescaling", "Normalization"), _affine),
-    **{"Cast": _cast, "Mean": _reduced, "Var": _reduced, "Sum": _reduced, "Sqrt": _function, "Square": _function, "Matmul": _product},
-    **{"Take": _selected, "GetItem": _selected},
+    **{
+        "Cast": _cast,
+        "Mean": _reduced,
+        "Var": _reduced,
+        "Sum": _reduced,
+        "Max": _reduced,
+        "Any": _reduced,
+        "Sqrt": _function,
+        "Square": _function,
+        "Matmul": _product,
+    },
+    **{"Take": _selected, "GetItem": _selected, "Moveaxis": _permute, "Transpose": _permute, "ExpandDims": _with_axis},
 }
 """How each kind of call.layer is read, by the name of its class; layers that only training runs are left out."""

@@ -147,6 +147,22 @@ def _cell_weights(part: Sequence[Tensor], kind: str, *, order: Sequence[int]) ->
     return [kernel.T, recurrent.T, *bias]
 
 
+def _masked_cells(reader: TorchReader, call: Operation) -> Turned:
+    """Read a layer of `graph.Recurrent` and its mask."""
+    parts, steps, both = call["weights"], call["steps"], len(call["weights"]) > 4
+    kind, order = _CELLS[{"RNN": "rnn_tanh"}.get(call["kind"], call["kind"].lower())]
+    settings = {"return_sequences": steps, "go_backwards": call["backwards"], "name": reader.name(call, "cells")}
+    layer = getattr(keras.layers, kind)(parts[1].shape[1], **settings)
+    if both:
+        layer = keras.layers.Bidirectional(layer, merge_mode=call["joined"], name=reader.name(call, "both"))
+    made = layer(reader.turned(call, call.value), mask=reader.turned(call, call["mask"]))
+    layer.set_weights(
+        [weight.detach() for at in range(0, len(parts), 4) for weight in _cell_weights(parts[at : at + 4], kind, order=order)]
+    )
+    layer.trainable = not reader.held(call.layer)
+    return plain(made)
+
+
 def _attention(reader: TorchReader, call: Operation) -> Turned:
     heads = call["heads"]
     kernels = [call[name] for name in ("query_weight", "key_weight", "value_weight")]
@@ -159,7 +175,8 @@ def _attention(reader: TorchReader, call: Operation) -> Turned:
     settings = {"num_heads": heads, "key_dim": len(kernels[1]) // heads, "value_dim": len(kernels[2]) // heads}
     query, key, value = (reader.turned(call, call[name]) for name in ("query", "key", "value"))
     layer = keras.layers.MultiHeadAttention(**settings, output_shape=len(end), use_bias=whole is not None, name=reader.name(call, "heads"))
-    made = layer(query, value, key, use_causal_mask=call["causal"])
+    mask = None if call["mask"] is None else reader.turned(call, call["mask"])
+    made = layer(query, value, key, attention_mask=mask, use_causal_mask=call["causal"])
     layer.set_weights([one.detach().cpu().float().numpy() for one in weights])
     layer.trainable = not reader.held(call.layer)
     return plain(made)
@@ -287,9 +304,15 @@ def _concatenate(reader: TorchReader, call: Operation) -> Turned:
 ROWS: dict[str, Row] = {
     **{"linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "group_norm": _group_norm, "embedding": _embedding},
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _transposed),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(_CELLS, _recurrent),
-    **{"attention": _attention, "prelu": _prelu, "cat": _concatenate, "zeros": lambda _reader, _call: None},  # first states
+    **{
+        "attention": _attention,
+        "cells": _masked_cells,
+        "prelu": _prelu,
+        "cat": _concatenate,
+        "zeros": lambda _reader, _call: None,
+    },  # first states
     **{name: _activation(name) for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "celu", "mish", "log_sigmoid")},
     **{"hardswish": _activation("hard_silu"), "hardsigmoid": _activation("hard_sigmoid"), "softplus": _softplus},
     **dict.fromkeys(("gelu", "leaky_relu", "elu", "hardtanh", "clamp", "clamp_max", "clamp_min"), _with_settings),

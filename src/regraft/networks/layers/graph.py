@@ -22,6 +22,7 @@ __all__ = [
     "Join",
     "LayerGraph",
     "Lookup",
+    "MeanOfKept",
     "Over",
     "Pad",
     "Permute",
@@ -30,6 +31,8 @@ __all__ = [
     "Repeat",
     "Reshape",
     "Select",
+    "Unequal",
+    "attended",
     "graph_module",
     "layer_of",
 ]
@@ -77,23 +80,30 @@ class Select(nn.Module):
 
 
 class Pad(nn.Module):
-    """A `value` around the last axes, cut where negative: `sizes` as `torch.nn.functional.pad` has them, the last axis first."""
+    """A `value`, or the edge "repeated", around the last axes, cut where negative: `sizes` as `torch.nn.functional.pad` has them."""
 
     def __init__(self, sizes: Sequence[int], value: float | str = 0.0) -> None:
         super().__init__()
-        self.sizes, self.value = list(sizes), float(value)
+        self.sizes, self.mode = list(sizes), "replicate" if value == "repeated" else "constant"
+        self.value = None if value == "repeated" else float(value)
 
     def forward(self, value: Tensor) -> Tensor:
         """Return the value with its edges."""
-        return functional.pad(value, self.sizes, value=self.value)
+        return functional.pad(value, self.sizes, self.mode, self.value)
 
 
 class Over(nn.Module):
-    """The mean, the variance, the sum or the largest value (`kind`) over `axes`, which stay with one value each where `keep` says so."""
+    """The mean, variance, sum or largest value (`kind`), or whether "any" is true, over `axes`, which stay as one where `keep` says so."""
 
     def __init__(self, kind: str, axes: Sequence[int], *, keep: bool = False) -> None:
         super().__init__()
-        kinds: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "var": _variance, "max": torch.amax, "sum": torch.sum}
+        kinds: dict[str, Callable[..., Tensor]] = {
+            "mean": torch.mean,
+            "var": _variance,
+            "max": torch.amax,
+            "sum": torch.sum,
+            "any": torch.any,
+        }
         self.reduce = kinds[kind]
         self.axes, self.keep = tuple(axes), keep
 
@@ -125,7 +135,7 @@ class Join(nn.Module):
 
 _PAIRS: dict[str, Callable[..., Tensor]] = {
     **{"average": torch.add, "add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div},
-    **{"maximum": torch.maximum, "minimum": torch.minimum},
+    **{"maximum": torch.maximum, "minimum": torch.minimum, "logicaland": torch.logical_and, "logicalor": torch.logical_or},
 }
 
 
@@ -139,6 +149,31 @@ class Concatenate(nn.Module):
     def forward(self, *values: Tensor) -> Tensor:
         """Return them as one."""
         return torch.cat(values, self.axis)
+
+
+class Unequal(nn.Module):
+    """A mask: whether a value is another `number`."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return the mask, of the shape of the `value`."""
+        return value != self.number
+
+
+class MeanOfKept(nn.Module):
+    """The mean (N, d) of the steps (N, T, d) that a mask (N, T) keeps; `keep` leaves one step, (N, 1, d)."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, value: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean of the `value` where the `mask` is true."""
+        share = mask.unsqueeze(-1).to(value.dtype)
+        return (value * share).sum(1, keepdim=self.keep) / share.sum(1, keepdim=self.keep)
 
 
 class Affine(nn.Module):
@@ -236,18 +271,46 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         self.cells = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}[kind](inputs, units, batch_first=True, bidirectional=both)
-        self.steps, self.backwards, self.joined = steps, backwards, joined
+        self.kind, self.steps, self.backwards, self.joined = kind, steps, backwards, joined
 
-    def forward(self, value: Tensor) -> Tensor:
-        """Return what the cells give for the steps, `value`."""
-        outputs, states = self.cells(value.flip(1) if self.backwards else value)
-        last = states[0] if isinstance(states, tuple) else states
-        made: Tensor = outputs if self.steps else last.transpose(0, 1).flatten(1)
+    def forward(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what the cells give for the steps, `value`; those whose `mask` (N, T) is false change no state.
+
+        They give the output before them, or, in both directions, zeros, as in Keras.
+        """
+        if self.backwards:
+            value, mask = value.flip(1), None if mask is None else mask.flip(1)
+        if mask is None:
+            outputs, states = self.cells(value)
+            last = states[0] if isinstance(states, tuple) else states
+            made: Tensor = outputs if self.steps else last.transpose(0, 1).flatten(1)
+        else:
+            parts = self._masked(value, mask)
+            shown = [part * mask.unsqueeze(-1) for part in parts] if len(parts) > 1 else parts
+            made = torch.cat(shown if self.steps else [parts[0][:, -1], *(part[:, 0] for part in parts[1:])], -1)
         if self.joined == "concat":
             return made
         forward, backward = made.chunk(2, -1)
         joined = forward * backward if self.joined == "mul" else forward + backward
         return joined / 2 if self.joined == "ave" else joined
+
+    def _masked(self, value: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the outputs (N, T, u) of each direction: kept steps are moved together, and their outputs back to where they came from."""
+        length, size = value.shape[1], self.cells.hidden_size
+        upto = mask.long().cumsum(1)  # how many are kept up to each step
+        kept, steps = upto[:, -1:], torch.arange(length, device=value.device)
+        first = torch.where(mask, upto - 1, kept + steps - upto)  # kept ones first, the others behind them
+
+        def run(place: Tensor, back: Tensor, *, there: Tensor, part: slice) -> Tensor:
+            moved = torch.zeros_like(value).scatter(1, place.unsqueeze(-1).expand_as(value), value)
+            outputs = self.cells(moved)[0][..., part]
+            return outputs.gather(1, back.clamp(0, length - 1).unsqueeze(-1).expand(-1, -1, size)) * there.unsqueeze(-1)
+
+        made = [run(first, upto - 1, there=upto > 0, part=slice(0, size))]
+        if self.cells.bidirectional:  # from the last step, kept ones last
+            before, start = upto - mask.long(), length - kept
+            made.append(run((first + start) % length, start + before, there=before < kept, part=slice(size, 2 * size)))
+        return made
 
 
 class Attention(nn.Module):
@@ -269,13 +332,24 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(query, heads * size, bias), nn.Linear(key, heads * size, bias)
         self.value, self.output = nn.Linear(value, heads * value_size, bias), nn.Linear(heads * value_size, outputs, bias)
 
-    def forward(self, query: Tensor, *read: Tensor) -> Tensor:
-        """Return the values (N, T, outputs), the first that is `read`, that each `query` attends to by the keys, the last one."""
-        parts = (self.query(query), self.key(read[-1]), self.value(read[0]))
+    def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return the values (N, T, outputs) that each `query` attends to by the keys, where a `mask` (N, T, S) is true."""
+        parts = (self.query(query), self.key(value if key is None else key), self.value(value))
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        made = functional.scaled_dot_product_attention(queries, keys, values, is_causal=self.causal)
-        attended: Tensor = self.output(made.transpose(1, 2).flatten(2))
-        return attended
+        made: Tensor = self.output(attended(queries, keys, values, mask, causal=self.causal).transpose(1, 2).flatten(2))
+        return made
+
+
+def attended(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool
+) -> Tensor:  # over the limit: attention has four
+    """Return the values of all heads (N, heads, T, d) that the queries attend to where a mask (N, T, S) is true, or to all."""
+    bias = None
+    if mask is not None:
+        if causal:
+            mask = mask & torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=mask.device).tril()
+        bias = torch.where(mask.unsqueeze(1), 0.0, -0.7 * torch.finfo(query.dtype).max)
+    return functional.scaled_dot_product_attention(query, key, value, bias, is_causal=causal and bias is None)
 
 
 class DotAttention(nn.Module):
@@ -301,7 +375,17 @@ LAYERS: dict[str, type[nn.Module]] = {
             nn.Dropout1d,
             nn.Dropout2d,
         ),
-        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        *(
+            nn.Conv1d,
+            nn.Conv2d,
+            nn.Conv3d,
+            nn.ConvTranspose1d,
+            nn.ConvTranspose2d,
+            nn.ConvTranspose3d,
+            nn.BatchNorm1d,
+            nn.BatchNorm2d,
+            nn.BatchNorm3d,
+        ),
         *(
             nn.MaxPool1d,
             nn.MaxPool2d,
@@ -317,8 +401,8 @@ LAYERS: dict[str, type[nn.Module]] = {
         ),
         *(nn.Softmax, nn.LogSoftmax, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign, nn.Hardsigmoid),
         *(nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.PReLU, nn.Tanhshrink),
-        *(Lookup, Permute, Reshape, Select, Pad, Over, Join, Concatenate, Affine, Repeat, Rectifier, Function, Recurrent, Attention),
-        DotAttention,
+        *(Lookup, Permute, Reshape, Select, Pad, Over, Join, Concatenate, Unequal, Affine, Repeat, Rectifier, Function, Recurrent),
+        *(Attention, DotAttention, MeanOfKept),
     )
 }
 """Every kind of layer by its name; the settings of one are the arguments of its class."""

@@ -15,9 +15,12 @@ from ...errors import NetworkError
 from ..keras_parts.structure import graph_of, no_graph, steps_of
 from .graph import layer_of
 
-__all__ = ["Call", "KerasReader", "Row", "Value", "array_of", "refusal"]
+__all__ = ["ACTIVATIONS", "Call", "KerasReader", "Row", "Value", "array_of", "refusal"]
 
 _ODD = re.compile(r"\W")
+_MASKED = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "GlobalAveragePooling1D", "BatchNormalization", "TimeDistributed")
+"""Kinds of layers that read a mask; what batch normalization computes with one, training alone uses."""
+_READ = ("query", "value", "key")
 _TAKEN = {"input", "outputs", "steps"}
 _Settings = dict[str, Any]
 _Weights = Mapping[str, Any]
@@ -81,6 +84,7 @@ class KerasReader:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     _turned: dict[tuple[str, bool], Value] = field(default_factory=dict)
+    _unmasked: set[int] = field(default_factory=set)  # tensors whose mask is gone as Keras runs: attention takes it off what it reads
 
     def read(self, model: Any) -> list[str]:
         """Read a whole model and return the names of its outputs.
@@ -109,16 +113,39 @@ class KerasReader:
             raise no_graph(model)
         known = {id(tensor): value for tensor, value in zip(graph.inputs, inputs, strict=True)}
         for node in steps_of(graph):
-            layer = node.operation
-            given, named = node.arguments.fill_in(known)
-            values = [part for one in given for part in (one if isinstance(one, list | tuple) else [one])]
-            if graph_of(layer) is not None:
-                made = self._run(layer, values)
-            else:
-                asked = {name: one for name, one in named.items() if name != "training"}
-                made = [self.rows[type(layer).__name__](self, Call(layer, values, asked))]
-            known |= {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)}
+            self._step_(node, known)
         return [known[id(tensor)] for tensor in graph.outputs]
+
+    def _step_(self, node: Any, known: dict[int, Value]) -> None:
+        layer, kind = node.operation, type(node.operation).__name__
+        given, named = node.arguments.fill_in(known)
+        values = [part for one in given for part in (one if isinstance(one, list | tuple) else [one])]
+        if graph_of(layer) is not None:
+            made = self._run(layer, values)
+        else:
+            asked = {name: one for name, one in named.items() if name != "training"}
+            if kind == "MultiHeadAttention":  # its masks are no arguments in the graph: they come with what it reads
+                asked |= {f"{name}_mask": self._mask(read, known) for name, read in zip(_READ, node.input_tensors, strict=False)}
+                read = [id(tensor) for tensor in node.input_tensors]
+                self._unmasked |= {*read, *(id(tensor) for tensor in node.outputs if read[0] in self._unmasked)}
+            if asked.get("mask") is not None and kind not in _MASKED:
+                raise refusal(layer, "a mask")
+            if kind != "MultiHeadAttention" and any(id(tensor) in self._unmasked for tensor in node.input_tensors):
+                self._unmasked |= {id(tensor) for tensor in node.outputs}
+            made = [self.rows[kind](self, Call(layer, values, asked))]
+        known |= {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True)}
+
+    def _mask(self, tensor: Any, known: dict[int, Value]) -> Value | None:
+        """Return the mask that comes with a tensor of the graph; None without one."""
+        mask = None if id(tensor) in self._unmasked else getattr(tensor, "_keras_mask", None)
+        waiting = [] if mask is None else [mask]
+        while waiting:
+            node = waiting[-1]._keras_history.operation._inbound_nodes[waiting[-1]._keras_history.node_index]
+            further = [read for read in node.input_tensors if id(read) not in known]
+            if not further and id(waiting.pop()) not in known:
+                self._step_(node, known)
+            waiting += further
+        return None if mask is None else known[id(mask)]
 
     def add(  # over the limit: a layer, what it reads, and all that it has
         self,
@@ -198,9 +225,9 @@ class KerasReader:
         name = getattr(function, "__name__", type(function).__name__)
         if name == "linear":
             return value
-        if name not in _ACTIVATIONS or not getattr(function, "__module__", "").startswith("keras."):
+        if name not in ACTIVATIONS or not getattr(function, "__module__", "").startswith("keras."):
             raise refusal(layer, f"the activation {name!r}")
-        kind, settings = _ACTIVATIONS[name]
+        kind, settings = ACTIVATIONS[name]
         read = self.as_keras(value) if "dim" in settings else value
         return self.add(layer, kind, read, part=f"_{name}", **settings)
 
@@ -230,7 +257,7 @@ def array_of(variable: Any) -> np.ndarray:
     return np.asarray(variable.value.detach().cpu().float().numpy())
 
 
-_ACTIVATIONS: dict[str, tuple[str, _Settings]] = {
+ACTIVATIONS: dict[str, tuple[str, _Settings]] = {
     **{"relu": ("ReLU", {}), "relu6": ("ReLU6", {}), "sigmoid": ("Sigmoid", {}), "tanh": ("Tanh", {}), "softmax": ("Softmax", {"dim": -1})},
     **{"log_softmax": ("LogSoftmax", {"dim": -1}), "elu": ("ELU", {}), "selu": ("SELU", {}), "celu": ("CELU", {}), "gelu": ("GELU", {})},
     **{"silu": ("SiLU", {}), "mish": ("Mish", {}), "softplus": ("Softplus", {}), "softsign": ("Softsign", {})},

@@ -264,7 +264,11 @@ def _is_getitem(node: Node) -> bool:
 
 def _is_size(node: Node) -> bool:
     """Tell whether a node takes one of several values, or computes a number."""
-    return _is_getitem(node) or _kind(node) in ("sym_size", "_assert_scalar") or isinstance(node.meta.get("val"), torch.SymInt)
+    return (
+        _is_getitem(node)
+        or _kind(node) in ("sym_size", "_assert_scalar", "_assert_tensor_metadata")
+        or isinstance(node.meta.get("val"), torch.SymInt)
+    )
 
 
 def _flat(values: Any) -> list[Any]:

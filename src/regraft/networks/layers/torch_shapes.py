@@ -32,16 +32,45 @@ def _pooling(reader: TorchReader, call: Operation) -> Turned:
     beyond = [max((out - 1) * stride + size - side - 2 * edge, 0) if side else 0 for out, stride, size, side, edge in
               zip(outer, strides, sizes, inner, padding, strict=True)]  # fmt: skip
     value, sides = reader.last(call, call.value), [(edge, edge + more) for edge, more in zip(padding, beyond, strict=True)]
-    same = all(stride == 1 and 2 * edge + 1 == size for stride, edge, size in zip(strides, padding, sizes, strict=True))
-    kind = getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D")
-    counted = largest or call["count_include_pad"]
-    if same and any(padding) and (largest or not counted):
-        return last_of(reader.layer(call, kind, value, pool_size=sizes, strides=strides, padding="same"))
-    if not largest and (any(beyond) or (any(padding) and not counted)):
-        raise call.refusal("edges that do not count in its averages")
+    kind, settings = getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D"), {"pool_size": sizes, "strides": strides}
+    padded, counted = any(map(any, sides)), largest or (call["count_include_pad"] and not any(beyond))
+    even = all(before == behind for before, behind in sides)  # Keras on PyTorch repeats uneven edges where it takes averages
+    if padded and (largest or (not counted and even)) and _as_keras_pads(call, sizes, strides=strides, sides=sides):
+        return last_of(reader.layer(call, kind, value, padding="same", **settings))
+    if padded and not counted:
+        return _average(reader, call, value=value, sides=sides, settings=settings)
     positive = largest and _is_positive(call)
     value = edged(reader, call, tensor=value, sides=sides, fill=0.0 if positive or not largest else LEAST)
-    return last_of(reader.layer(call, kind, value, pool_size=sizes, strides=strides))
+    return last_of(reader.layer(call, kind, value, **settings))
+
+
+def _as_keras_pads(call: Operation, sizes: Sequence[int], *, strides: Sequence[int], sides: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether the edges of a pooling are those of padding="same"."""
+    for side, size, stride, edges in zip(call.value.shape[2:], sizes, strides, sides, strict=True):
+        if side is None and stride > 1:
+            return False
+        whole = size - 1 if side is None else max((-(-side // stride) - 1) * stride + size - side, 0)
+        if edges != (whole // 2, whole - whole // 2):
+            return False
+    return True
+
+
+def _average(  # over the limit: a pooling as it is called
+    reader: TorchReader, call: Operation, *, value: Any, sides: Sequence[tuple[int, int]], settings: dict[str, Any]
+) -> Turned:
+    """Return averages in which edges do not count, or only those that are not beyond the padding: with edges of zeros, and made larger."""
+    inner, outer, rank = call.value.shape[2:], call.shape[2:], len(sides)
+    if any(side is None for side in inner):
+        raise call.refusal("edges that do not count in averages over an open length")
+    scale, padding = np.ones(()), each(call["padding"], rank)
+    for at, (size, stride) in enumerate(zip(settings["pool_size"], settings["strides"], strict=True)):
+        edge = padding[at] if call["count_include_pad"] else 0
+        start = np.arange(outer[at]) * stride - padding[at]
+        counted = np.minimum(start + size, (inner[at] or 0) + edge) - np.maximum(start, -edge)
+        scale = np.multiply.outer(scale, size / counted)
+    pooled = getattr(keras.layers, f"AveragePooling{rank}D")
+    made = reader.layer(call, pooled, edged(reader, call, tensor=value, sides=sides), **settings)
+    return last_of(keras.ops.multiply(made, scale[..., None].astype("float32")))
 
 
 def _is_positive(call: Operation) -> bool:
@@ -80,7 +109,9 @@ def _reduced(reader: TorchReader, call: Operation) -> Turned:
         value = reader.turned(call, call.value)
         return plain(reader.layer(call, getattr(keras.layers, f"Global{name}Pooling{rank - 2}D"), value, keepdims=keep))
     axes = tuple(axes_of(call, dims))
-    made = {"mean": keras.ops.mean, "amax": keras.ops.max, "sum": keras.ops.sum}[call.kind](call.value.tensor, axis=axes, keepdims=keep)
+    made = {"mean": keras.ops.mean, "amax": keras.ops.max, "sum": keras.ops.sum, "any": keras.ops.any}[call.kind](
+        call.value.tensor, axis=axes, keepdims=keep
+    )
     return Turned(made, call.value.axes) if keep else _without(call, made, dims=dims)
 
 
@@ -210,10 +241,20 @@ def _broadcast(_reader: TorchReader, call: Operation) -> list[Turned]:
 
 
 def _pad(reader: TorchReader, call: Operation) -> Turned:
-    if call.given.get("mode", "constant") != "constant":
-        raise call.refusal(f"mode={call['mode']!r}")
-    sizes, rank = call["pad"], len(call.value.axes)
+    mode, sizes, rank = call.given.get("mode", "constant"), call["pad"], len(call.value.axes)
     pairs = [(sizes[at], sizes[at + 1]) for at in range(0, len(sizes), 2)][::-1]
+    if mode == "replicate":
+        tensor = call.value.tensor
+        for axis, sides in zip(axes_of(call, list(range(rank - len(pairs), rank))), pairs, strict=True):
+            ends = [(slice(None),) * axis + (slice(*end),) for end in ((0, 1), (-1, None))]
+            before, behind = (
+                keras.ops.repeat(tensor[end], side, axis=axis) if side else None for end, side in zip(ends, sides, strict=True)
+            )
+            parts = [part for part in (before, tensor, behind) if part is not None]
+            tensor = keras.ops.concatenate(parts, axis=axis) if len(parts) > 1 else tensor
+        return Turned(tensor, call.value.axes)
+    if mode != "constant":
+        raise call.refusal(f"mode={mode!r}")
     fill = max(float(call["value"] or 0.0), LEAST)
     axes = channels_last(rank)
     if len(pairs) < rank - 1 and 3 <= rank <= 5:
@@ -258,8 +299,22 @@ def _scaled_attention(reader: TorchReader, call: Operation) -> Turned:
     return plain(keras.ops.matmul(weights, reader.turned(call, value)))
 
 
-def _compared(_reader: TorchReader, call: Operation) -> Turned:
-    return Turned(keras.ops.greater_equal(call.value.tensor, call["other"]), call.value.axes)
+def _compared(reader: TorchReader, call: Operation) -> Turned:
+    """Read what makes masks of values: comparisons, and masks joined."""
+    other = call["other"]
+    other = reader.turned(call, other, axes=call.value.axes) if isinstance(other, Turned) else other
+    return Turned(_COMPARED[call.kind](call.value.tensor, other), call.value.axes)
+
+
+_COMPARED: dict[str, Any] = {
+    **{"ge": keras.ops.greater_equal, "gt": keras.ops.greater, "ne": keras.ops.not_equal, "eq": keras.ops.equal},
+    **dict.fromkeys(("logical_and", "bitwise_and", "__and"), keras.ops.logical_and),
+    **dict.fromkeys(("logical_or", "bitwise_or", "__or"), keras.ops.logical_or),
+}
+
+
+def _not(_reader: TorchReader, call: Operation) -> Turned:
+    return Turned(keras.ops.logical_not(call.value.tensor), call.value.axes)
 
 
 def _where(reader: TorchReader, call: Operation) -> Turned:
@@ -276,15 +331,15 @@ def _flipped(_reader: TorchReader, call: Operation) -> Turned:
 SHAPES: dict[str, Row] = {
     **dict.fromkeys((f"{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _pooling),
     **dict.fromkeys((f"adaptive_{kind}_pool{rank}d" for kind in ("max", "avg") for rank in (1, 2, 3)), _adaptive),
-    **dict.fromkeys(("mean", "amax", "sum"), _reduced),
+    **dict.fromkeys(("mean", "amax", "sum", "any"), _reduced),
     **dict.fromkeys(("flatten", "view", "reshape", "unsqueeze", "squeeze", "unflatten"), _reshaped),
     **dict.fromkeys(("permute", "transpose", "movedim", "t", "numpy_T"), _turned),
     **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy"), _same),
     **{"select": _select, "slice": _slice, "expand": _expand, "expand_as": _expand, "broadcast_tensors": _broadcast},
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "unbind"), _parts),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
-    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"), _larger),
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"), _larger),
     **{"matmul": _matmul, "bmm": _matmul, "scaled_dot_product_attention": _scaled_attention},
-    **{"ge": _compared, "where": _where, "flip": _flipped},
+    **{**dict.fromkeys(_COMPARED, _compared), "logical_not": _not, "bitwise_not": _not, "where": _where, "flip": _flipped},
 }
 """How each of them is read, by its short name."""
