@@ -28,11 +28,12 @@ def whole_layers_(module: nn.Module) -> None:
             object.__setattr__(part, "forward", functools.partial(_torch, part, part.forward))
 
 
-def _own(layer: Attention, query: Tensor, value: Tensor, key: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def _own(layer: Attention, query: Tensor, *read: Tensor) -> Tensor:
+    value, key, mask = (*read, None, None)[:3]
     linear, end = [getattr(layer, name) for name in _PARTS], layer.output
     weights, biases = [one.weight for one in linear], [one.bias for one in linear]
-    read = (query, value if key is None else key, value)
-    return _attention()(*read, *weights, *biases, end.weight, end.bias, mask, layer.heads, layer.causal)
+    three = (query, value if key is None else key, value)
+    return _attention()(*three, *weights, *biases, end.weight, end.bias, mask, layer.heads, layer.causal)
 
 
 def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Tensor, **named: Any) -> Any:
@@ -45,11 +46,11 @@ def _torch(layer: nn.MultiheadAttention, usual: Callable[..., Any], /, *read: Te
     return _attention()(*read, *weights, *biases, end.weight, end.bias, mask, layer.num_heads, False), None
 
 
-def _cells(layer: Recurrent, usual: Callable[..., Tensor], /, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    if mask is None:
-        return usual(value)
+def _cells(layer: Recurrent, usual: Callable[..., Tensor], /, *read: Tensor) -> Tensor:
+    if len(read) < 2:
+        return usual(*read)
     weights = [weight for part in layer.cells.all_weights for weight in part]
-    return _recurrent()(value, mask, weights, layer.kind, layer.steps, layer.backwards, layer.joined)
+    return _recurrent()(*read, weights, layer.kind, layer.steps, layer.backwards, layer.joined)
 
 
 @functools.cache
@@ -70,7 +71,7 @@ def _recurrent() -> Callable[..., Tensor]:
     return _operator(
         "cells",
         "(Tensor value, Tensor mask, Tensor[] weights, str kind, bool steps, bool backwards, str joined)",
-        run,
+        run=run,
         shapes=shapes,
     )
 
@@ -91,10 +92,10 @@ def _attention() -> Callable[..., Tensor]:
 
     tensors = [f"Tensor {name}" for name in (*_PARTS, *(f"{name}_weight" for name in _PARTS))]
     tensors += [*(f"Tensor? {name}_bias" for name in _PARTS), "Tensor output_weight", "Tensor? output_bias", "Tensor? mask"]
-    return _operator("attention", f"({', '.join(tensors)}, int heads, bool causal)", run, shapes=shapes)
+    return _operator("attention", f"({', '.join(tensors)}, int heads, bool causal)", run=run, shapes=shapes)
 
 
-def _operator(name: str, given: str, run: Callable[..., Tensor], *, shapes: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _operator(name: str, given: str, *, run: Callable[..., Tensor], shapes: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a new operator of PyTorch that `run` computes; `shapes` says of which shape its result is."""
     made: Any = torch.library.custom_op(f"regraft::{name}", run, mutates_args=(), schema=f"{given} -> Tensor")
     made.register_fake(shapes)

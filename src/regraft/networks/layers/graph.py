@@ -303,7 +303,7 @@ class Recurrent(nn.Module):
 
         def run(place: Tensor, back: Tensor, *, there: Tensor, part: slice) -> Tensor:
             moved = torch.zeros_like(value).scatter(1, place.unsqueeze(-1).expand_as(value), value)
-            outputs = self.cells(moved)[0][..., part]
+            outputs: Tensor = self.cells(moved)[0][..., part]
             return outputs.gather(1, back.clamp(0, length - 1).unsqueeze(-1).expand(-1, -1, size)) * there.unsqueeze(-1)
 
         made = [run(first, upto - 1, there=upto > 0, part=slice(0, size))]
@@ -332,8 +332,9 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(query, heads * size, bias), nn.Linear(key, heads * size, bias)
         self.value, self.output = nn.Linear(value, heads * value_size, bias), nn.Linear(heads * value_size, outputs, bias)
 
-    def forward(self, query: Tensor, value: Tensor, key: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return the values (N, T, outputs) that each `query` attends to by the keys, where a `mask` (N, T, S) is true."""
+    def forward(self, query: Tensor, *read: Tensor) -> Tensor:
+        """Return the values (N, T, outputs), first of what is `read`, that each `query` attends to by the keys, then a mask (N, T, S)."""
+        value, key, mask = (*read, None, None)[:3]
         parts = (self.query(query), self.key(value if key is None else key), self.value(value))
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         made: Tensor = self.output(attended(queries, keys, values, mask, causal=self.causal).transpose(1, 2).flatten(2))

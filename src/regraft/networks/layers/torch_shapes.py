@@ -32,7 +32,10 @@ def _pooling(reader: TorchReader, call: Operation) -> Turned:
     beyond = [max((out - 1) * stride + size - side - 2 * edge, 0) if side else 0 for out, stride, size, side, edge in
               zip(outer, strides, sizes, inner, padding, strict=True)]  # fmt: skip
     value, sides = reader.last(call, call.value), [(edge, edge + more) for edge, more in zip(padding, beyond, strict=True)]
-    kind, settings = getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D"), {"pool_size": sizes, "strides": strides}
+    kind, settings = (
+        getattr(keras.layers, f"{'Max' if largest else 'Average'}Pooling{rank}D"),
+        dict[str, Any](pool_size=sizes, strides=strides),
+    )
     padded, counted = any(map(any, sides)), largest or (call["count_include_pad"] and not any(beyond))
     even = all(before == behind for before, behind in sides)  # Keras on PyTorch repeats uneven edges where it takes averages
     if padded and (largest or (not counted and even)) and _as_keras_pads(call, sizes, strides=strides, sides=sides):
@@ -245,10 +248,10 @@ def _pad(reader: TorchReader, call: Operation) -> Turned:
     pairs = [(sizes[at], sizes[at + 1]) for at in range(0, len(sizes), 2)][::-1]
     if mode == "replicate":
         tensor = call.value.tensor
-        for axis, sides in zip(axes_of(call, list(range(rank - len(pairs), rank))), pairs, strict=True):
+        for axis, pair in zip(axes_of(call, list(range(rank - len(pairs), rank))), pairs, strict=True):
             ends = [(slice(None),) * axis + (slice(*end),) for end in ((0, 1), (-1, None))]
             before, behind = (
-                keras.ops.repeat(tensor[end], side, axis=axis) if side else None for end, side in zip(ends, sides, strict=True)
+                keras.ops.repeat(tensor[end], side, axis=axis) if side else None for end, side in zip(ends, pair, strict=True)
             )
             parts = [part for part in (before, tensor, behind) if part is not None]
             tensor = keras.ops.concatenate(parts, axis=axis) if len(parts) > 1 else tensor
