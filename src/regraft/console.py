@@ -11,30 +11,45 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .files.text import csv_cell, printable, printable_json, printable_lines
 
-__all__ = ["duration", "progress", "say", "show", "show_csv", "show_json", "show_table", "speaking", "tell"]
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-_SPEAKING: ContextVar[bool] = ContextVar("regraft_speaking", default=False)
-"""Whether progress is shown: the commands switch it on, a library stays silent unless asked."""
+__all__ = ["STEPS", "duration", "progress", "say", "show", "show_csv", "show_json", "show_table", "speaking", "spent", "tell"]
+
+_SPEAKING: ContextVar[tuple[bool, bool]] = ContextVar("regraft_speaking", default=(False, False))
+"""Whether progress and whether sentences are shown: the commands switch it on, a library stays silent unless asked."""
+
+STEPS = {
+    "read": "reading and checking",
+    "frozen": "frozen part",
+    "solve": "closed-form heads, choosing",
+    "compare": "comparing settings",
+    "train": "training",
+    "evaluate": "evaluation",
+    "statistics": "class statistics, unknown examples",
+    "baselines": "training from scratch, as a baseline",
+    "save": "saving",
+}
+"""Kinds of work -> their words on the terminal, in the account of the time and in the report."""
+
+_SHOWN: list[Progress] = []
+"""The lines of progress on the terminal, while there are any."""
 
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Lone surrogates that stand for no byte of a file name."""
 
 
 @contextmanager
-def speaking(on: bool) -> Iterator[None]:
-    """Show progress on stderr while the context lasts, or silence it.
-
-    Args:
-        on: whether to show it.
-    """
-    token = _SPEAKING.set(on)
+def speaking(on: bool, *, words: bool = True) -> Iterator[None]:
+    """Show progress on stderr while the context lasts, with the `words` of what is done, or silence it."""
+    token = _SPEAKING.set((on, on and words))
     try:
         yield
     finally:
@@ -58,7 +73,7 @@ def tell(text: object, *, lines: bool = False) -> None:
 
 def say(sentence: str) -> None:
     """Print one sentence to stderr, where progress is shown."""
-    if _SPEAKING.get():
+    if _SPEAKING.get()[1]:
         _write(sys.stderr, printable(sentence))
 
 
@@ -87,6 +102,7 @@ def show_csv(rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
     if not raw:
         _write(sys.stdout, held.getvalue(), end="")
         return
+    _pause()
     sys.stdout.flush()
     sys.stdout.buffer.write(_NO_BYTE.sub(lambda found: printable(found[0]), held.getvalue()).encode("utf-8", errors="surrogateescape"))
 
@@ -103,6 +119,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     from rich.console import Console
     from rich.table import Table
 
+    _pause()
     title, caption = (_encodable(printable(text), sys.stdout) for text in (title, caption))
     table = Table(title=title or None, caption=caption or None, title_justify="left")
     for at, heading in enumerate(headings):
@@ -114,6 +131,8 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, tit
 
 def _write(stream: TextIO, text: str, *, end: str = "\n") -> None:
     """Print text, with escapes for what the encoding of the stream does not have."""
+    if stream is sys.stdout:
+        _pause()
     print(_encodable(text, stream), file=stream, end=end, flush=stream is sys.stderr)
 
 
@@ -138,24 +157,62 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def spent(cost: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of a `cost` by what they were spent on, in words; what no kind of work has claimed comes last."""
+    parts = {words: float(cost[kind]) for kind, words in STEPS.items() if cost.get(kind)}
+    rest = float(cost.get("total") or 0.0) - sum(parts.values())
+    return parts | ({"other" if parts else "all steps": rest} if rest > 0.05 else {})
+
+
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[float], None]]:
-    """Show a bar with the time left.
+def progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """Show a line that moves: the time that a piece of work has taken, and of so many steps a bar and the time left.
 
     Args:
-        what: what is counted, such as "frozen part".
-        total: how many there are.
+        what: what is done or counted, such as "frozen part".
+        total: how many steps there are; None: not known.
 
     Yields:
         A function that is told how many more are done; parts of one move the bar as well.
     """
-    if not _SPEAKING.get() or not sys.stderr.isatty():
+    if not _SPEAKING.get()[0] or not sys.stderr.isatty():
         yield lambda _more: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    lines = _lines()
+    for outer in lines.task_ids:
+        lines.update(outer, visible=False)
+    task = lines.add_task(printable(what), total=total, steps="" if total is None else f"0/{total}")
+    lines.start()
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
-        task = bar.add_task(printable(what), total=total)
-        yield lambda more: bar.update(task, completed=round(bar.tasks[0].completed + more, 6))
+    def advance(more: float) -> None:
+        done = round(lines.tasks[lines.task_ids.index(task)].completed + more, 6)
+        lines.update(task, completed=done, steps=f"{int(done)}/{total}")
+
+    try:
+        yield advance
+    finally:
+        lines.remove_task(task)
+        if lines.tasks:
+            lines.update(lines.task_ids[-1], visible=True)
+        else:
+            _pause()
+
+
+def _lines() -> Progress:
+    """Return the lines of all work that goes on, of which the innermost is shown; Rich is imported for a terminal alone."""
+    if not _SHOWN:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        words = [TextColumn("{task." + name + "}", markup=False) for name in ("description", "fields[steps]")]
+        columns = (words[0], BarColumn(), words[1], TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console(stderr=True, markup=False, emoji=False)
+        _SHOWN.append(Progress(*columns, console=console, transient=True, redirect_stdout=False))
+    return _SHOWN[0]
+
+
+def _pause() -> None:
+    """Take the line off the terminal, until the next piece of work begins."""
+    for lines in _SHOWN:
+        lines.stop()
+    _SHOWN[:] = [lines for lines in _SHOWN if lines.tasks]

@@ -33,6 +33,7 @@ __all__ = [
     "name_here",
     "near_names",
     "optional_import",
+    "unknown_setting",
 ]
 
 
@@ -66,6 +67,17 @@ _ELSEWHERE: dict[str, str] = {
 }
 """Name here -> what it is called in Keras, PyTorch, scikit-learn, fastai, timm, Lightning, Transformers and Optuna."""
 _HERE = {other: name for name, others in _ELSEWHERE.items() for other in others.split()}
+
+_NONE = {
+    "verbose": "progress is shown where the output is a terminal",
+    "nesterov": "optimizer='sgd' has Nesterov momentum",
+    "fp16": "training is in single precision; dtype= is that of cached activations",
+    "bf16": "training is in single precision; dtype= is that of cached activations",
+    "precision": "training is in single precision; dtype= is that of cached activations",
+    "mixed_precision": "training is in single precision; dtype= is that of cached activations",
+    "shuffle": "examples are shuffled in every epoch, by seed=",
+}
+"""What other libraries can set and regraft cannot -> what holds in its place."""
 
 
 class RegraftError(Exception):
@@ -139,6 +151,11 @@ def near_names(name: str, names: Iterable[str], *, count: int = 3) -> str:
         return "; did you mean " + ", ".join(repr(option) for option in near) + "?"
     shown = ", ".join(repr(option) for option in options[:12])
     return f"; valid: {shown}{', …' if len(options) > 12 else ''}" if options else ""
+
+
+def unknown_setting(name: str, known: Iterable[str]) -> str:
+    """Return what is wrong with a setting of this `name`, with the nearest `known` ones, or with what holds in its place."""
+    return f"there is no setting {name!r}: {_NONE[name]}" if name in _NONE else f"unknown setting {name!r}{near_names(name, known)}"
 
 
 def optional_import(module: str, extra: str, *, purpose: str) -> ModuleType:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 from regraft.cli import app
-from regraft.cli.shared import VALUES
+from regraft.cli.shared import SETTINGS, VALUES
 from regraft.data.preprocessings.augmenting import AUGMENTS
 from regraft.frontier.engines import ENGINES
-from regraft.planning.plan import PROBES, STARTS_OF_ROWS, STRATEGIES
+from regraft.methods import METHODS
+from regraft.planning.plan import AUTO_BLOCK, BASES, PROBES, STARTS_OF_ROWS, STRATEGIES, THIRDS, Plan
 from regraft.planning.search.board import PRUNERS, SAMPLERS
+from regraft.training.settings import BATCH_NORMS, OPTIMIZERS, SCHEDULES, Settings
 
 COMMANDS = {
     "adapt": (["adapt", "NETWORK", "DATA", "--out", "OUT"], 2),
@@ -85,9 +89,19 @@ OPTIONS = {
     "--augment ligt": "augment='ligt' is not known; did you mean 'light'?",
     "--engine compil": "engine='compil' is not known; did you mean 'compile'?",
     "--sampler tpee": "sampler='tpee' is not known; did you mean 'tpe'?",
+    "--block frist": "block='frist' is not known; did you mean 'first'?",
+    "--set lr=1": "--set lr: unknown setting 'lr'; here it is called 'learning_rate'",
+    "--set momentun=1": "--set momentun: unknown setting 'momentun'; did you mean 'momentum'",
+    "--set nesterov=1": "--set nesterov: there is no setting 'nesterov': optimizer='sgd' has Nesterov momentum",
+    "--set optimizer=adamm": "optimizer='adamm' is not known; did you mean 'adam', 'adamw'",
+    "--set schedule=cosin": "schedule='cosin' is not known; did you mean 'cosine'",
+    "--set epochs": "--set 'epochs': expected NAME=VALUE",
+    "--set data=x": "'data' is not a setting",
     "--pruner media": "pruner='media' is not known; did you mean 'median'?",
 }
 """Wrong options -> what is said of them."""
+_MADE = {"strategy", "settings", "options", "reasons", "candidates", "chosen"}
+"""Of a plan, what no option sets."""
 OTHERWISE = {"evaluate": ["--condition"], "predict": ["--condition"]}
 """Where an option may name something else than a column, which the network alone knows."""
 ALL = """
@@ -122,5 +136,8 @@ def test_wrong_columns_values_and_places_are_told_before_torch_is_imported(tmp_p
 
 def test_the_commands_know_the_values_that_the_library_knows() -> None:
     known = {"strategy": STRATEGIES, "probe": PROBES, "start": STARTS_OF_ROWS, "augment": AUGMENTS, "engine": ENGINES}
-    known |= {"sampler": SAMPLERS, "pruner": (*PRUNERS, "none")}
+    known |= {"sampler": SAMPLERS, "pruner": (*PRUNERS, "none"), "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    known |= {"batch_norm": BATCH_NORMS, "block": (*THIRDS, AUTO_BLOCK), "base": BASES}
+    own = {name for method in METHODS.values() for name in method.options} | set(inspect.signature(Plan).parameters)
+    assert set(SETTINGS.split()) == ({field.name for field in fields(Settings)} | own) - _MADE
     assert {name: sorted(words.split()) for name, words in VALUES.items()} == {name: sorted(words) for name, words in known.items()}

@@ -171,7 +171,7 @@ def test_columns_are_joined_read_and_asked_for(tmp_path: Path) -> None:
 def test_columns_that_the_network_does_not_read_are_refused(saved: Saved, tmp_path: Path) -> None:
     folder, _ = saved
     message = refused("predict", folder / "net", folder / "items.npy", "--columns", "price")
-    assert message == "Error: --columns price: the network reads no columns beside its items; regraft adapt --join gives it some."
+    assert message == "Error: --columns price: the network reads no columns beside its examples; regraft adapt --join gives it some."
 
 
 def test_what_pairs_and_lists_mean() -> None:

@@ -116,7 +116,7 @@ def test_what_the_statistics_of_a_network_were_made_with_is_found(
 ) -> None:
     net, data = calibrate_(opened(), WANTED[wanted]), dataset(pictures())
     found = measured_preprocessing(net, data, own=ImagePreprocessing.for_shape(net.input_shape, net.layout))
-    assert f": {wanted} before " in found.measured and "normalising layers" in found.measured
+    assert f": {wanted} fits best" in found.measured and "normalisation layers" in found.measured
     assert (found.mean, found.std, found.scale, found.bgr) == tuple(
         WANTED[wanted].get(name, default) for name, default in (("mean", 0.0), ("std", 1.0), ("scale", 1 / 255), ("bgr", False))
     )
@@ -176,7 +176,7 @@ def test_layers_as_they_begin_and_random_weights_tell_nothing() -> None:
 def test_what_was_measured_stands_in_verdict_account_reasons_report_and_the_saved_folder(tmp_path: Path) -> None:
     net, data = calibrate_(nested_keras(), WANTED["-1..1"]), dataset(photographs(24))
     result = regraft.adapt(net, data, strategy="head", epochs=1, cache="memory")
-    said = "measured by the statistics of the first 2 normalising layers: -1..1 before"
+    said = "measured by the statistics of the first 2 normalisation layers: -1..1 fits best, then "
     assert said in result.verdict and any(said in note for note in result.account.notes)
     assert said in result.report_facts()["preprocessing"]
     again = regraft.load(result.save(tmp_path / "made"))

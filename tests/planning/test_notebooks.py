@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.reliability import cases
 
 import regraft
+from regraft.console import spent
 from regraft.files.text import notebook_html
 from regraft.frontier import run as filling
 from regraft.training import loop
@@ -35,7 +37,7 @@ def test_bars_move_within_an_epoch_and_within_a_chunk_of_the_cache(monkeypatch: 
     moved: dict[str, list[float]] = {}
 
     @contextmanager
-    def kept(what: str, total: int) -> Iterator[Callable[[float], None]]:
+    def kept(what: str, total: int | None = None) -> Iterator[Callable[[float], None]]:
         moves: list[float] = []
         yield moves.append
         assert sum(moves) == pytest.approx(total)
@@ -45,3 +47,16 @@ def test_bars_move_within_an_epoch_and_within_a_chunk_of_the_cache(monkeypatch: 
         monkeypatch.setattr(place, "progress", kept)
     regraft.adapt(cases.network("torch"), cases.data("torch"), cache="memory", patience=None, layer_decay=1.0, batch_norm="batch", **QUICK)
     assert len(moved["frozen part"]) >= 1 and len([move for move in moved["partial"] if 0 < move < 1]) >= 4
+
+
+@pytest.mark.parametrize("family", cases.FAMILIES)
+@pytest.mark.parametrize("strategy", ["auto", "full"])
+def test_every_second_of_a_run_has_a_name(family: str, strategy: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"epochs": 2, "baselines": True, "cache": "memory", "out": tmp_path / "out"}
+    cost = regraft.adapt(cases.network(family), cases.data(family), strategy=strategy, **more).cost
+    parts = spent(cost)
+    assert {"reading and checking", "evaluation", "training from scratch, as a baseline", "saving"} <= set(parts)
+    assert sum(parts.values()) == pytest.approx(cost["total"], rel=0.02)
+    assert parts.get("other", 0.0) <= 0.05 * cost["total"], parts
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(words in page for words in parts)

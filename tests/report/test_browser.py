@@ -45,7 +45,7 @@ def report_facts(classes: int) -> dict[str, Any]:
     others = ("head", LONG, "full, from the probe")
     return {
         "title": "Adaptation report",
-        "verdict": f"The adapted network reads 90.0 % of the 360 held-out items correctly, above {LONG}.",
+        "verdict": f"The adapted network reads 90.0 % of the 360 held-out examples correctly, above {LONG}.",
         "created": "2026-01-02",
         "call": f"regraft.adapt({LONG!r}, 'data', strategy='auto', seed=0)",
         "versions": {"regraft": "0.1.0", "torch": "2.9.1+cpu"},

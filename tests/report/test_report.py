@@ -205,7 +205,7 @@ def test_verdict_clear_gain() -> None:
     scores = {"holdout": judged(0.5, 0.4, 0.6), "test": judged(352 / 360, 0.957, 0.989)}
     baselines = {"scratch": judged(312 / 360, 0.828, 0.898), "majority": judged(37 / 360, 0.08, 0.14)}
     assert verdict(scores, baselines) == (
-        "The adapted network reads 97.8 % of the 360 held-out items correctly (95 % interval 95.7 to 98.9 %), "
+        "The adapted network reads 97.8 % of the 360 held-out examples correctly (95 % interval 95.7 to 98.9 %), "
         "11.1 points above the same network trained from scratch; the majority class gives 10.3 %."
     )
 

@@ -126,6 +126,28 @@ def test_progress_shows_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
 
 
+def test_the_innermost_work_is_shown_and_a_result_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    lines, results = Terminal(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", lines)
+    monkeypatch.setattr("sys.stdout", results)
+    with console.speaking(True, words=False), console.progress("outer"):
+        console.say("no sentence")
+        with console.progress("inner", 3) as more:
+            more(1.5)
+            [shown] = console._SHOWN
+            assert [task.visible for task in shown.tasks] == [False, True] and shown.tasks[1].fields["steps"] == "1/3"
+        assert [task.visible for task in shown.tasks] == [True] and shown.live.is_started
+        console.show("the result")
+        assert not shown.live.is_started and results.getvalue() == "the result\n"
+        with console.progress("next"):
+            assert shown.live.is_started
+    assert not console._SHOWN and "inner" in lines.getvalue() and "no sentence" not in lines.getvalue()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_encoding_of_the_terminal_serves(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)

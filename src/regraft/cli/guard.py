@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..console import tell
+from ..console import progress, speaking, tell
 from ..errors import InputError, MissingExtraError, RegraftError, name_here
 from ..files.text import printable
 
@@ -102,24 +102,23 @@ def command(  # over the limit: what a command is
         interrupted: as in `guarded`.
     """
     epilog = "\n\n".join(("Examples:", *examples)) if examples else None
-    app.command(name, cls=_Command, rich_help_panel=panel, epilog=epilog)(guarded(run, interrupted=interrupted))
+    app.command(name, cls=_Command, rich_help_panel=panel, epilog=epilog)(guarded(run, interrupted=interrupted, shown=f"regraft {name}"))
 
 
-def guarded(command: Callable[..., None], *, interrupted: Callable[[Path], str] | None = None) -> Callable[..., None]:
-    """Return a command that ends with one message on stderr and an exit code instead of a traceback.
+def guarded(
+    command: Callable[..., None], *, interrupted: Callable[[Path], str] | None = None, shown: str = "regraft"
+) -> Callable[..., None]:
+    """Return a command that shows on a terminal that it works, and ends with one message and an exit code instead of a traceback.
 
-    Args:
-        command: does the work.
-        interrupted: given the folder of `--out`, what to say of it to the user who pressed Ctrl-C.
-
-    Returns:
-        A function with the same signature.
+    `interrupted` is given the folder of `--out`, and says of it what a user who pressed Ctrl-C should know; `shown` stands on the terminal
+    until the work has a name. A command that has `--quiet` says what it does in sentences, too.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **named: Any) -> None:
         try:
-            with _readable_warnings():
+            quiet = named.get("quiet")
+            with _readable_warnings(), speaking(not quiet, words=quiet is not None), progress(shown):
                 command(*args, **named)
         except (typer.Exit, BrokenPipeError):
             raise

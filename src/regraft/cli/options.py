@@ -21,7 +21,7 @@ class Format(StrEnum):
 
 _NETWORK = "A file (.keras .h5 .hdf5 .pmml), a saved folder, or a name: timm:NAME, torchvision:NAME, keras:NAME, hf:PATH."
 _FILES = (
-    "Files, folders or patterns such as 'inbox/**/*.jpg'; one CSV or Parquet file that holds or names the items; .txt with one text a "
+    "Files, folders or patterns such as 'inbox/**/*.jpg'; one CSV or Parquet file that holds or names the examples; .txt with one text a "
     "line; .npy or .npz for arrays. Rows and lines are counted from 1."
 )
 _DATA = "A folder of class folders, a CSV or Parquet file, or arrays: .npz (X, y), .npy with y.npy beside it."
@@ -68,14 +68,14 @@ _TRUST = "Open a PyTorch program (.pt2), which predicts and nothing else. This r
 Trust = Annotated[bool, _network("--trust", help=_TRUST)]
 
 # ── data ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-_TARGET = "Column of the label, or array of a .npz; repeat it where an item may have several. TASK=COL for each of several tasks."
+_TARGET = "Column of the label, or array of a .npz; repeat it where an example may have several. TASK=COL for each of several tasks."
 Target = Annotated[list[str] | None, _data("--target", metavar="COL", help=_TARGET, show_default=False)]
 _GROUP = "Column (speaker, patient, …) never on both sides of a split; byte-equal keeps equal examples on one side."
 Group = Annotated[str | None, _data("--group", metavar="COL", help=_GROUP)]
-_COLUMNS = "Columns of numbers beside the items, with commas between; without it, those that the network reads."
+_COLUMNS = "Columns of numbers beside the examples, with commas between; without it, those that the network reads."
 Columns = Annotated[str | None, _data("--columns", metavar="A,B", help=_COLUMNS)]
-Condition = Annotated[str | None, _data("--condition", metavar="COL", help="Column of the known nuisance of each item.")]
-_EACH = "Column of the condition of each item; or the one of all: a name that the network knows, or mean for the mean code."
+Condition = Annotated[str | None, _data("--condition", metavar="COL", help="Column of the known nuisance of each example.")]
+_EACH = "Column of the condition of each example; or the one of all: a name that the network knows, or mean for the mean code."
 EachCondition = Annotated[str | None, _data("--condition", metavar="COL|NAME", help=_EACH)]
 _ONE = "The condition of all items: one that the network knows, or mean for the mean code."
 OneCondition = Annotated[str | None, _data("--condition", metavar="NAME", help=_ONE)]
@@ -123,7 +123,7 @@ _START = "How the class weights of new classes start: zeros, random, mean, impri
 Start = Annotated[str | None, _done("--start", metavar="S", help=_START)]
 _RENAME = "An old class by its new name, so that its row is kept; repeatable."
 Rename = Annotated[list[str] | None, _done("--rename", metavar="OLD=NEW", help=_RENAME, show_default=False)]
-Views = Annotated[int, _done("--views", metavar="N", help="Fixed versions of each item to learn from, the plain one included.")]
+Views = Annotated[int, _done("--views", metavar="N", help="Fixed versions of each example to learn from, the plain one included.")]
 _AUGMENT = (
     "How these versions are made: auto, none, light (turned, zoomed and lit a little, never mirrored) or photo (cropped, mirrored, "
     "coloured); with light or photo, 4 versions where --views does not say how many."
@@ -131,7 +131,7 @@ _AUGMENT = (
 Augment = Annotated[str | None, _done("--augment", metavar="A", help=_AUGMENT)]
 Seed = Annotated[int, _done("--seed", metavar="N", help="Decides split, order and dropout.")]
 Epochs = Annotated[int | None, _done("--epochs", metavar="N", help="At most so many passes; without it, until nothing is gained.")]
-BatchSize = Annotated[int | None, _done("--batch-size", metavar="N", help="Items a step.")]
+BatchSize = Annotated[int | None, _done("--batch-size", metavar="N", help="Examples a step.")]
 LearningRate = Annotated[float | None, _done("--learning-rate", metavar="X", help="Without it, short trainings choose one.")]
 _CACHE = "Where the frozen part's outputs are kept; without it, the user's cache folder."
 Cache = Annotated[str | None, _done("--cache", metavar="DIR|memory|none", help=_CACHE)]
@@ -153,7 +153,7 @@ Form = Annotated[Format, _printed("--format", help="CSV or JSON lines, on stdout
 _RAW = "Print CSV cells as they are: without an apostrophe before = + - @, and with control characters."
 RawCells = Annotated[bool, _printed("--raw-cells", help=_RAW)]
 Probabilities = Annotated[bool, _printed("--probabilities", help="Also print the probability of every class.")]
-Unknown = Annotated[bool, _printed("--unknown", help="Also print whether an item belongs to no class that the network knows.")]
+Unknown = Annotated[bool, _printed("--unknown", help="Also print whether an example belongs to no class that the network knows.")]
 _PASS = "Columns of the table to print beside each prediction, with commas between; without it its column id, where it has one."
 Passed = Annotated[str | None, _printed("--pass", metavar="A,B", help=_PASS)]
 Texts = Annotated[list[str] | None, _printed("--text", help="A text to classify; repeatable.", show_default=False)]

@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError, SettingError, near_names
+from ..console import progress
+from ..errors import DataError, InputError, SettingError, near_names, unknown_setting
 from ..files.formats import opening
 from ..files.given import missing_data, missing_network
 from ..files.text import printable
 
 __all__ = [
+    "SETTINGS",
     "VALUES",
     "Target",
+    "assignments",
     "check_given",
     "checked_kind",
     "class_names",
@@ -74,8 +77,23 @@ VALUES = {
     "engine": "auto eager compile onnxruntime openvino",
     "sampler": "tpe random grid",
     "pruner": "median hyperband none",
+    "optimizer": "adamw adam sgd rmsprop nadam adagrad adamax",
+    "schedule": "auto cosine plateau constant",
+    "batch_norm": "auto batch frozen",
+    "block": "first middle last auto",
+    "base": "head probe",
 }
-"""Option -> its values, which the library knows only once torch is imported."""
+"""Option or setting -> its values, which the library knows only once torch is imported."""
+SETTINGS = (
+    "epochs batch_size optimizer loss learning_rate weight_decay dropout l1 stay_near distill co_tuning momentum schedule plateau_factor "
+    "plateau_patience min_learning_rate decay warmup layer_decay batch_norm refit unfreeze_every patience min_delta clip_norm class_weight "
+    "label_smoothing metrics monitor mode callbacks log_with cache dtype engine cluster precision device task_weights baselines frozen "
+    "block base probe budget views augment holdout validation seed classes rename start statistics false_alarm trainable fresh alpha "
+    "blocks form layers rank size training"
+)
+"""What --set takes, as the library names it once torch is imported."""
+HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task", "max_length")
+"""Arguments of the verbs that are no settings."""
 
 
 def check_given(
@@ -83,6 +101,7 @@ def check_given(
     *data: str | Path | None,
     reading: Mapping[str, Any] | None = None,
     places: Mapping[str, Path | None] | None = None,
+    assigned: Sequence[str] | None = None,
     **words: str | None,
 ) -> None:
     """Raise where something is not there, or an option has no such value: told before torch is imported, and all at once.
@@ -92,6 +111,7 @@ def check_given(
         data: files and folders; None where nothing was given.
         reading: how the data are read, as `regraft.read` takes it; columns of tables are looked for in their first lines.
         places: option -> the file or folder given for it.
+        assigned: the words behind --set.
         words: option of `VALUES` -> the value given for it.
 
     Raises:
@@ -108,7 +128,9 @@ def check_given(
         if place is not None and not place.exists():
             wrong.append(f"--{option} {printable(place)} does not exist. Relative paths start at {printable(Path.cwd())}.")
     wrong += unknown_kinds(how.get("kind"), how.get("task"))
-    for option, word in words.items():
+    settings = assignments(assigned)
+    wrong += [f"--set {name}: {unknown_setting(name, SETTINGS.split())}" for name in settings if name not in SETTINGS.split()]
+    for option, word in [*words.items(), *((name, text.strip()) for name, text in settings.items() if name in VALUES)]:
         values = VALUES[option].split()
         if word is not None and word not in values:
             wrong.append(f"{option}={word!r} is not known{near_names(word, values)}")
@@ -120,6 +142,24 @@ def check_given(
             wrong += absent_columns(names_of_file(table), columns, table=printable(table.name))
     if any(wrong):
         raise InputError("\n".join(filter(None, wrong)))
+
+
+def assignments(words: Sequence[str] | None) -> dict[str, str]:
+    """Return the names and values of `words` such as "optimizer=sgd", those behind --set.
+
+    Raises:
+        SettingError: if one is no such word, or names an argument or option of the command.
+    """
+    found = {}
+    for word in words or ():
+        name, equals, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise SettingError(f"--set {word!r}: expected NAME=VALUE, such as optimizer=sgd.")
+        if name in HANDED:
+            raise SettingError(f"--set {word!r}: {name!r} is not a setting; give it as an argument or option of the command.")
+        found[name] = text
+    return found
 
 
 def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from the command line
@@ -154,7 +194,8 @@ def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from t
     layers = named_pairs(head, option="--head", form="TASK=LAYER") if head and "=" in "".join(head) else list(head or ())
     found: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers or None
     how: dict[str, Any] = {"classes": names, "head": found, "channels": channels, "architecture": own, "inputs": _shapes(inputs)}
-    return verbs.load(source, weights=weights, trust=trust, **how)
+    with progress("opening the network"):
+        return verbs.load(source, weights=weights, trust=trust, **how)
 
 
 def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
@@ -364,7 +405,9 @@ def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
     if asked is None:
         return own or None
     if not own:
-        raise DataError(f"--columns {','.join(asked)}: the network reads no columns beside its items; regraft adapt --join gives it some.")
+        raise DataError(
+            f"--columns {','.join(asked)}: the network reads no columns beside its examples; regraft adapt --join gives it some."
+        )
     missing = [name for name in own if name not in asked]
     if missing:
         raise DataError(
@@ -407,7 +450,8 @@ def read_data(source: str, **options: Any) -> Any:
     """
     from ..data import read
 
-    return read(source, **{name: value for name, value in options.items() if value is not None})
+    with progress("reading the data"):
+        return read(source, **{name: value for name, value in options.items() if value is not None})
 
 
 def checked_kind(network: Any, data: Any) -> None:
@@ -422,7 +466,7 @@ def checked_kind(network: Any, data: Any) -> None:
     """
     kind = network.preprocessing.item_kind
     if data.kind not in (kind, "array"):
-        raise DataError(f"The network takes items of the kind {kind!r}; received data of the kind {data.kind!r}.")
+        raise DataError(f"The network takes examples of the kind {kind!r}; received data of the kind {data.kind!r}.")
 
 
 def size_of(count: float) -> str:

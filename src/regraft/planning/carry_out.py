@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ def _carried_out(  # over the limit: as `carry_out`
         if plan.augment == "auto" and items.augment == "photo":
             log.notes.append("The pictures look like photographs: views are cropped, mirrored and coloured; else set augment='light'.")
     outcome = adapted(setup, log)
-    found = judged_parts(setup, log, outcome=outcome)
-    judged = list(found.values())[-1][data.name]
-    scores, others = scores_of(setup, outcome.source, parts=found), baselines(setup, outcome.source, adapted=judged)
+    with log.clock.during("evaluate"):
+        found = judged_parts(setup, log, outcome=outcome)
+        judged = list(found.values())[-1][data.name]
+        scores, others = scores_of(setup, outcome.source, parts=found), baselines(setup, outcome.source, adapted=judged)
     facts = _facts(setup, log, outcome=outcome, judged=judged) | ({} if run is None else {"run": run})
     final, last = (setup, outcome)
     if plan.settings.refit == "all" and len(parts.holdout):
@@ -139,7 +141,8 @@ def _carried_out(  # over the limit: as `carry_out`
     note_idle_heads_(final, log, outcome=last)
     digests = {setup.checkpoints.digest} if setup.checkpoints else set()
     if plan.settings.baselines and plan.strategy != "scratch":
-        scratch, digest = _from_scratch(net, setup)
+        with log.clock.during("baselines"):
+            scratch, digest = _from_scratch(net, setup)
         others["scratch"] = compared_with(scratch, judged)
         digests.add(digest)
     network = last.network
@@ -157,7 +160,9 @@ def _carried_out(  # over the limit: as `carry_out`
     tracker.end(scores)
     result = Result(network, plan, History(history), scores, others, log.clock.cost(log.counter), facts)
     if out is not None:
-        save_result(result, out, finish=lambda folder: clear_(folder / "run", digests), error=SettingError)
+        with log.clock.during("save"):
+            cost = partial(log.clock.cost, log.counter)
+            save_result(result, out, finish=lambda folder: clear_(folder / "run", digests), cost=cost, error=SettingError)
     return result
 
 
@@ -214,9 +219,11 @@ def adapted(setup: Setup, log: Log) -> Outcome:
     Returns:
         The adapted network, how to judge it, and the history.
     """
-    outcome = run_strategy(setup, log)
-    calibrate_(setup, log, outcome=outcome)
-    fit_thresholds_(setup, outcome)
+    with log.clock.during("solve"):
+        outcome = run_strategy(setup, log)
+    with log.clock.during("evaluate"):
+        calibrate_(setup, log, outcome=outcome)
+        fit_thresholds_(setup, outcome)
     return outcome
 
 

@@ -78,11 +78,11 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
             continue
         done = _scaled_(outcome, task=setup.tasks[name], factor=factor, rows=validation[:64])
         scores[setup.tasks[name]][:] *= factor if done else 1  # where they are kept, they stay those of the head
-        gain = f"on the {len(known)} choosing items, log loss {before:.3g} becomes {after:.3g}"
+        gain = f"on the {len(known)} examples of the validation set, log loss {before:.3g} becomes {after:.3g}"
         log.notes.append(
-            f"Probabilities of {name!r}: the rows of the head were divided by a temperature of {1 / factor:.3g}; {gain}."
+            f"Probabilities of {name!r}: the class weights were divided by a temperature of {1 / factor:.3g}; {gain}."
             if done
-            else f"Probabilities of {name!r} were left as they are: its rows cannot be set. With a temperature of {1 / factor:.3g}, {gain}."
+            else f"Probabilities of {name!r} were left: its class weights cannot be set. With a temperature of {1 / factor:.3g}, {gain}."
         )
 
 
@@ -158,7 +158,7 @@ def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     if data.task != "classification" or not setup.plan.statistics:
         return
     rows = setup.known(data.name, setup.parts.learned_from)
-    with log.clock.during("frozen"):
+    with log.clock.during("statistics"):
         at_hand = outcome.head_features if outcome.head_features is not None else outcome.source.features if same else None
         if at_hand is not None:
             features, at, most = at_hand, rows, WIDEST_AT_HAND
@@ -195,7 +195,9 @@ def _unknown_rule(setup: Setup, log: Log, *, table: _Table, rows: np.ndarray, ev
     data, chosen = setup.items.data, np.arange(len(rows))
     statistics = table.statistics(lambda features: features[:, ::every])
     if (statistics.counts > 1).sum() < 3:
-        log.notes.append("No rule for unknown items: it is learned by hiding classes in turn, which takes three of two items or more.")
+        log.notes.append(
+            "No rule for unknown examples: it is learned by hiding classes in turn, which takes three classes of two examples or more."
+        )
         return None
     if len(rows) > MOST_HIDDEN:
         chosen = np.sort(np.random.default_rng(setup.plan.seed).choice(len(rows), MOST_HIDDEN, replace=False))
@@ -204,7 +206,7 @@ def _unknown_rule(setup: Setup, log: Log, *, table: _Table, rows: np.ndarray, ev
     try:
         choice = choose_unknown(features, data.targets[rows], groups=groups, false_alarm=setup.plan.false_alarm, seed=setup.plan.seed)
     except DataError as problem:
-        log.notes.append(f"No rule for unknown items: {problem}")
+        log.notes.append(f"No rule for unknown examples: {problem}")
         return None
     log.notes.append(choice.described())
     return UnknownJudge(choice, statistics, every=every, reference=features.astype(np.float32))
@@ -245,7 +247,8 @@ def _unseen(setup: Setup, outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
 
 def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """Return the features of some items by a pass of the feed, and which items: fewer of each class, drawn, where all take too long."""
-    allowed = max(1.0, SHARE * log.clock.seconds["train"])
+    trained = log.clock.seconds["train"] + log.clock.seconds["compare"]
+    allowed = max(1.0, SHARE * trained)
     began = time.perf_counter()
     features_of(outcome.network, outcome.feed, indices=rows[:64])
     expected = (time.perf_counter() - began) * len(rows) / min(len(rows), 64)
@@ -255,8 +258,8 @@ def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> 
         order = draw.permutation(len(rows))
         kept = np.concatenate([order[targets[order] == row][:each] for row in np.unique(targets)])
         log.notes.append(
-            f"Class statistics are of {len(kept):,} of {len(rows):,} items, drawn by class: a pass over all of them would take "
-            f"{expected:.0f} s for {log.clock.seconds['train']:.0f} s of training."
+            f"Class statistics are of {len(kept):,} of {len(rows):,} examples, drawn by class: a pass over all of them would take "
+            f"{expected:.0f} s for {trained:.0f} s of training."
         )
         rows = rows[np.sort(kept)]
     return features_of(outcome.network, outcome.feed, indices=rows), rows

@@ -54,7 +54,7 @@ class _Found:
 
     def words(self) -> str:
         """Return what was measured as a part of a sentence."""
-        said = f"measured by {self.by}: {self.order[0]} before {self.order[1]}, {self.apart}"
+        said = f"measured by {self.by}: {self.order[0]} fits best, then {self.order[1]} ({self.apart})"
         said += ", which is a near tie: give preprocessing= if you know it" if self.near else ""
         return said + (", and none fits well: give preprocessing= if you know it" if self.poor else "")
 
@@ -126,7 +126,7 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
         return None
     order = sorted(off, key=lambda name: off[name])
     (best, layers), (second, _) = off[order[0]], off[order[1]]
-    by = f"the statistics of the first {layers} normalising layers" if layers > 1 else "the statistics of a normalising layer"
+    by = f"the statistics of the first {layers} normalisation layers" if layers > 1 else "the statistics of a normalisation layer"
     apart = f"misfits {best:.3g} and {second:.3g}"
     return _Found(tuple(order), by, apart, second < NEAR * best, best > POOR)
 

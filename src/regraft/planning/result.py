@@ -121,7 +121,7 @@ class Result:
             said = f"{said} The network could not be taken apart: its frozen part ran in every epoch."
         said = " ".join([said, *(str(self.facts[name]) for name in ("attached", "weights_fit") if self.facts.get(name))])
         if self.facts.get("measured"):
-            said = f"{said} The network came without preprocessing, which was {self.facts['measured']}."
+            said = f"{said} No preprocessing was stored with the network; it was {self.facts['measured']}."
         return f"{said} Nothing of the training {stage!r} was kept." if stage else said
 
     def __repr__(self) -> str:
@@ -185,24 +185,31 @@ class Result:
 
 
 def save_result(
-    result: Result, folder: Path, *, finish: Callable[[Path], None] | None = None, error: type[InputError] = NetworkError
+    result: Result,
+    folder: Path,
+    *,
+    finish: Callable[[Path], None] | None = None,
+    cost: Callable[[], dict[str, float]] | None = None,
+    error: type[InputError] = NetworkError,
 ) -> None:
     """Save a result into a folder, all at once.
 
     Args:
         folder: made where it is not there.
         finish: given the new folder when it holds all that stays of the old one; removes what is no longer needed.
+        cost: gives what the work has cost once the network is written; the report shows it.
         error: class of what is raised where it cannot be written.
 
     Raises:
         InputError: of the class `error`, if the folder cannot be written; what it held before is still there.
     """
-    facts = result.report_facts()
     with replacing(folder, finish=finish, error=error) as staged:
         write_network(result.network, staged)
         write_text(staged / "plan.json", result.plan.to_json())
         if not result.network.history:  # else it is part of the network
             write_lines(staged / HISTORY_FILE, result.history)
+        result.cost.update(cost() if cost else {})
+        facts = result.report_facts()
         write_facts(staged, facts)
         with suppress(MissingExtraError):  # `regraft report` makes the page once the extra is there
             write_text(staged / "report.html", report_page(facts))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..console import STEPS, progress
 from ..data import Dataset, Prepared
 from ..errors import DataError, SettingError
 from ..frontier import Counter, Kept
@@ -66,32 +67,38 @@ _NO_PART_OF_A_RUN = frozenset(
 
 @dataclass
 class Clock:
-    """Seconds by kind of work."""
+    """Seconds by kind of work. Work within other work counts as its own kind alone, so that the kinds add up to the total."""
 
     began: float = field(default_factory=time.perf_counter)
-    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "frozen": 0.0, "train": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
+    running: list[str] = field(default_factory=list)
+    since: float = 0.0
 
     @contextmanager
     def during(self, kind: str) -> Iterator[None]:
-        """Count the time of a piece of work.
-
-        Args:
-            kind: "read", "frozen" or "train".
-
-        Yields:
-            Nothing.
-        """
-        start = time.perf_counter()
+        """Count the time of a piece of work, one of `console.STEPS`, and show it on the terminal."""
+        self._turn()
+        self.running.append(kind)
         try:
-            yield
+            with progress(STEPS[kind]):
+                yield
         finally:
-            self.seconds[kind] += time.perf_counter() - start
+            self._turn()
+            self.running.pop()
+
+    def _turn(self) -> None:
+        """Charge the time since the last turn to the innermost kind."""
+        now = time.perf_counter()
+        if self.running:
+            self.seconds[self.running[-1]] += now - self.since
+        self.since = now
 
     def cost(self, counter: Counter) -> dict[str, float]:
         """Return the seconds by kind, in total, and the examples that the counter saw go through the frozen part."""
+        self._turn()
         total, log = time.perf_counter() - self.began, counter.engines
         return {
-            **{kind: round(spent, 3) for kind, spent in self.seconds.items()},
+            **{kind: round(spent, 3) for kind, spent in self.seconds.items() if spent or kind in ("read", "frozen", "train")},
             "total": round(total, 3),
             "frozen_forward_items": counter.items,
             **({"engine_building": round(log.building, 3), "engine_saved": round(log.saved, 3)} if log.building else {}),

@@ -132,7 +132,7 @@ def _reading(network: Network, *, count: int) -> tuple[_Reading, tuple[Tap, ...]
         dropped = _too_wide(slices, most)
         kept = [tuple(pool for pool in tap.pools if pool not in _GRIDS or tap.block not in dropped) for tap in points]
         tapped, slices = _tapped(network, [Tap(tap.block, pools) for tap, pools in zip(points, kept, strict=True)])
-        notes = (f"Rows and columns of {len(dropped)} wide blocks were left out, to keep {slices[-1].stop:,} numbers an item.",)
+        notes = (f"To keep {slices[-1].stop:,} features an example, {len(dropped)} wide blocks are read by pooled features alone.",)
     reading = _Reading(tapped, slices, _head_modules(network, tapped), network.layout == "channels_last")
     return reading, _with_slices(points, slices), notes
 

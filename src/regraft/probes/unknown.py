@@ -68,8 +68,10 @@ class UnknownChoice:
         """Return how well it tells items of no known class, as a sentence."""
         area, found = self.auroc[self.score], self.detected[self.score]
         how = f"with classes hidden in turn, the score {self.score!r} tells them with an area under the curve of {area:.2f}"
-        said = f"Items of no known class: {how}; at {self.false_alarm:.0%} false alarms it finds {found:.0%}."
-        return f"{said} That is too little to rely on: the features do not separate unknown items from known ones." if self.weak else said
+        said = f"Examples of no known class: {how}; at {self.false_alarm:.0%} false alarms it finds {found:.0%}."
+        return (
+            f"{said} That is too little to rely on: the features do not separate unknown examples from known ones." if self.weak else said
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and dictionaries."""

@@ -107,7 +107,7 @@ def _depths(facts: Mapping[str, Any]) -> Figure | None:
     body = legend(entries) + interval_rows(bars, title=f"{facts['metric']} by depth", axis=axis, lines=lines)
     caption = (
         f"One probe (ridge regression) for each depth, from the input at the top to the head at the bottom; {facts['held_out']} on "
-        f"{facts['judged']:,} items. ± is one standard error, lines are 95 % intervals. Where the figure falls towards the bottom, the "
+        f"{facts['judged']:,} examples. ± is one standard error, lines are 95 % intervals. Where the figure falls towards the bottom, the "
         "deep blocks have thrown away what your data need."
     )
     return figure(body, title=f"What each depth gives: {facts['metric']}", caption=caption)
@@ -115,8 +115,10 @@ def _depths(facts: Mapping[str, Any]) -> Figure | None:
 
 def _beside(facts: Mapping[str, Any]) -> Figure | None:
     bars = [_bar(facts, part, name=part["name"], mark=part["words"]) for part in facts["beside"]]
-    body = interval_rows(bars, title="Other classifiers on the same items", axis=_axis(facts, bars, also=[facts["chance"]]))
-    return figure(body, title="Other methods on the same items", caption="Judged in the same way as the depths; lines are 95 % intervals.")
+    body = interval_rows(bars, title="Other classifiers on the same examples", axis=_axis(facts, bars, also=[facts["chance"]]))
+    return figure(
+        body, title="Other methods on the same examples", caption="Judged in the same way as the depths; lines are 95 % intervals."
+    )
 
 
 def _axis(facts: Mapping[str, Any], bars: Sequence[Bar], *, also: Sequence[float]) -> Axis:
@@ -141,7 +143,7 @@ def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
     if share is None:
         return None
     many = _MANY.get(facts["kind"], 100)
-    unit = "items" if facts["kind"] == "regression" else "items per class (median)"
+    unit = "examples" if facts["kind"] == "regression" else "examples per class (median)"
     across = Axis("similarity: share of the attainable that the deepest features give", 0.0, 1.0, percent=True)
     up = Axis(f"{unit}, logarithmic", min(1.0 * many / 100, items / 2), max(100.0 * many, items * 2.0), log=True)
     middle, level = across.at(_SIMILAR), up.at(many)
@@ -174,21 +176,21 @@ def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
     ahead = _forecast(facts)
     ends = [end for _, _, interval in [*shown, *ahead] for end in interval]
     up = axis_of([min(max(end, 0.0), 1.0) if share else max(end, -1.0) for end in ends], name=facts["metric"], percent=share)
-    across = Axis("items to learn from", 0.0, 1.05 * max(count for count, _, _ in [*shown, *ahead]), whole=True)
+    across = Axis("examples to learn from", 0.0, 1.05 * max(count for count, _, _ in [*shown, *ahead]), whole=True)
     placed = [(across.at(count), up.at(value)) for count, value, _ in shown]
     parts = [whisker(across.at(count), (up.at(low), up.at(high))) for count, _, (low, high) in [*shown, *ahead]]
     parts.append(line(placed, "stroke0"))
     parts += [dot(x, y, kind="fill0") for x, y in placed]
     entries = [("stroke0", "measured, with 95 % intervals")]
-    caption = "A curve that still rises at its end: more items would help."
+    caption = "A curve that still rises at its end: more examples would help."
     if ahead:
         ((count, value, _),) = ahead
         end = across.at(count), up.at(value)
         parts += [line([placed[-1], end], "ahead"), dot(*end, kind="hollow")]
-        entries.append(("ahead", f"forecast for {count:,.0f} items"))
+        entries.append(("ahead", f"forecast for {count:,.0f} examples"))
         caption += " The forecast is a power law through the measured points."
-    body = legend(entries) + plane(parts, title=f"{facts['metric']} by the number of items", across=across, up=up)
-    return figure(body, title="What more items would give: probe on all depths", caption=caption)
+    body = legend(entries) + plane(parts, title=f"{facts['metric']} by the number of examples", across=across, up=up)
+    return figure(body, title="What more examples would give: probe on all depths", caption=caption)
 
 
 def _forecast(facts: Mapping[str, Any]) -> list[tuple[float, float, tuple[float, float]]]:
@@ -222,7 +224,7 @@ def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:
     if len(points) > 1:
         items, values, errors = zip(*points, strict=True)
         panels[1].errorbar(items, _scaled(values, scale), yerr=_scaled(errors, _SURE * scale), marker="o", markersize=4, capsize=3)
-        panels[1].set(xlabel="items to learn from", ylabel=unit, title="all depths together")
+        panels[1].set(xlabel="examples to learn from", ylabel=unit, title="all depths together")
         panels[1].grid(alpha=0.25)
     figure.savefig(path, dpi=150)
     return Path(path)
@@ -246,7 +248,7 @@ def _draw_depths(axes: Any, facts: Mapping[str, Any], *, scale: float) -> None:
     at = next(number for number, part in enumerate(depths) if part["block"] == facts["holds_to"])
     axes.axvline(at, linestyle=":", linewidth=1, color="tab:orange", label="transfer holds to here")
     axes.set_xticks(range(len(depths)), [part["block"] for part in depths], rotation=60, ha="right", fontsize=7)
-    axes.set_title(f"{facts['network']}: {facts['held_out']} on {facts['judged']:,} items", fontsize=10)
+    axes.set_title(f"{facts['network']}: {facts['held_out']} on {facts['judged']:,} examples", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
 

@@ -73,7 +73,7 @@ def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) ->
     Args:
         facts: as for `write_report`.
     """
-    where = f"on {figures['items']} {_PART.get(part, 'held-out')} items" if figures.get("items") else ""
+    where = f"on {figures['items']} {_PART.get(part, 'held-out')} examples" if figures.get("items") else ""
     found, cost = [], facts.get("cost") or {}
     strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
     name, chosen = strategy.get("name"), strategy.get("chosen")
@@ -125,7 +125,7 @@ def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
     for name in dict.fromkeys(name for figures in parts.values() for name in figures.get("metrics") or {}):
         rows.append((name, [_number_words((figures.get("metrics") or {}).get(name)) for figures in parts.values()]))
     if rows:
-        rows.insert(0, ("items", [str(figures.get("items", "–")) for figures in parts.values()]))
+        rows.insert(0, ("examples", [str(figures.get("items", "–")) for figures in parts.values()]))
     return {"parts": [_PART.get(name, name) for name in parts], "rows": rows}
 
 

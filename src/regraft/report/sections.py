@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..console import duration
+from ..console import duration, spent
 from ..files.schema import HEADINGS, candidate_rows, estimate_words, outcomes, was_tried
 from .figures import Axis, Bar, interval_rows, stacked_bar
 from .planes import axis_of, epochs_of
@@ -177,7 +177,8 @@ def _strategy(strategy: Mapping[str, Any], candidates: Sequence[Mapping[str, Any
         "outcomes": outcomes(candidates),
         "name": str(strategy.get("name") or ""),
         "chosen": str(strategy.get("chosen") or ""),
-        "reasons": [str(reason) for reason in strategy.get("reasons") or ()],
+        # warnings stand at the top of the page
+        "reasons": [str(reason) for reason in strategy.get("reasons") or () if not str(reason).startswith("Warning: ")],
         "settings": _words(strategy.get("settings") or {}, ()),
     }
 
@@ -192,17 +193,12 @@ def _account(account: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cost(cost: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"read": "reading the data", "frozen": "frozen part of the network", "train": "training"}
-    parts = {words: float(cost[key]) for key, words in names.items() if cost.get(key) is not None}
-    rest = float(cost.get("total") or 0.0) - sum(parts.values())
-    if rest > 0.05:
-        parts["probes, evaluation, baselines and checks" if parts else "all steps"] = rest
+    parts = spent(cost)
     items = cost.get("frozen_forward_items")
     body = stacked_bar(parts, title="Where the time went", said={name: duration(size) for name, size in parts.items()})
     caption = f"Total {duration(float(cost['total']))}." if cost.get("total") is not None else ""
     if items is not None:
-        passed = f"{_phrase(items)} examples went through the frozen part" if items else "All features came from the cache"
-        caption += f" {passed}{'; after that its outputs came from the cache' if items else ''}."
+        caption += f" {_phrase(items)} examples went through the frozen part, whose outputs were then kept." if items else ""
     return {"bar": figure(body, title="Time by step", caption=caption.strip())}
 
 
@@ -223,7 +219,7 @@ def _candidate_figure(candidates: Sequence[Mapping[str, Any]]) -> Figure | None:
     ]
     if not bars:
         return None
-    axis = axis_of(ends_of(bars), name=f"{kind} on validation items", percent=kind == "accuracy")
+    axis = axis_of(ends_of(bars), name=f"{kind} on validation examples", percent=kind == "accuracy")
     body = interval_rows(bars, title="Estimates of the candidates that were tried", axis=axis)
     caption = "Only what was tried has an estimate. Lines are 95 % intervals; trials are short, so that these are no final figures."
     return figure(body, title="Candidates that were compared", caption=caption)

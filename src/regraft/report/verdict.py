@@ -45,7 +45,7 @@ def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
         return _of_accuracy(figures, {name: other for name, other in baselines.items() if "accuracy" in other})
     if "mae" in figures:
         return _of_error(figures, {name: other for name, other in baselines.items() if "mae" in other})
-    return "The adapted network has not been judged: there are no held-out items."
+    return "The adapted network has not been judged: there are no held-out examples."
 
 
 def judged_part(scores: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -89,7 +89,7 @@ def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 def _of_accuracy(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     what = "of the labels of" if "micro_f1" in figures else "of"
-    said = f"The adapted network reads {percent(figures['accuracy'])} {what} the {figures.get('items', 0)} held-out items correctly"
+    said = f"The adapted network reads {percent(figures['accuracy'])} {what} the {figures.get('items', 0)} held-out examples correctly"
     if "accuracy_interval" in figures:
         low, high = figures["accuracy_interval"]
         said += f" (95 % interval {100 * low:.1f} to {percent(high)})"
@@ -136,11 +136,11 @@ def _against(figures: Mapping[str, Any], other: Mapping[str, Any], *, name: str)
         return f", {points} above {name}"
     if f"{100 * abs(difference):.1f}" == "0.0":
         return f", no more than {name}"
-    return f", {points} {'above' if difference > 0 else 'below'} {name}, a difference within noise on so few items"
+    return f", {points} {'above' if difference > 0 else 'below'} {name}, a difference within noise on so few examples"
 
 
 def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    said = f"The adapted network is off by {figures['mae']:.3g} on average over {figures.get('items', 0)} held-out items"
+    said = f"The adapted network is off by {figures['mae']:.3g} on average over {figures.get('items', 0)} held-out examples"
     if "mae_interval" in figures:
         low, high = figures["mae_interval"]
         said += f" (95 % interval {low:.3g} to {high:.3g})"
@@ -154,7 +154,7 @@ def _of_error(figures: Mapping[str, Any], baselines: Mapping[str, Mapping[str, A
     else:
         said += f"; {baseline_name(best)} is off by {other['mae']:.3g}, which is {'better' if apart else 'no worse'}"
     if not apart:
-        said += ", a difference within noise on so few items"
+        said += ", a difference within noise on so few examples"
     constant = next((name for name in _CONSTANT if name in baselines and name != best), None)
     said += f"; {baseline_name(constant)} is off by {baselines[constant]['mae']:.3g}." if constant else "."
     better = best in _TREES and apart and other["mae"] < figures["mae"]

@@ -190,7 +190,7 @@ def _trained(training: Training, team: Team) -> Trained:
         state.start_loss = loss_of(evaluate(training, training.validation), training.settings) if judged_start else math.inf
     state.anchors = anchors
     limit = _limit(training)
-    with progress(training.stage, limit) as advance:
+    with progress(training.stage + ("" if training.phase == "train" else f", {training.phase}"), limit) as advance:
         given = settings.callbacks if training.phase != "search" else ()
         told = Callbacks(given, training.network.module, first=training.initial_epoch, advance=advance)
         told.begin(epochs=limit, steps=_steps(training))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +66,14 @@ class Measured:
 
 
 def measured_training(  # over the limit: what is measured, on what, and what is known of it
-    training: Training, *, usual: float, starts: Starts, folds: Folds = (), known: Store | None = None, first: Short | None = None
+    training: Training,
+    *,
+    usual: float,
+    starts: Starts,
+    folds: Folds = (),
+    known: Store | None = None,
+    first: Short | None = None,
+    during: Callable[[str], AbstractContextManager[None]] | None = None,
 ) -> Measured:
     """Choose how a training is set, and carry it out.
 
@@ -76,13 +84,15 @@ def measured_training(  # over the limit: what is measured, on what, and what is
             weights of the last fold, to be trained again on all examples.
         known: where the choice is kept, for a run that goes on.
         first: as of `found_recipe`.
+        during: what counts the time of the comparison, as "compare".
 
     Returns:
         What came of it.
     """
     kept = known.read() if known is not None else None
     if kept is None:
-        chosen = found_recipe(training, usual=usual, starts=starts, folds=folds, first=first)
+        with during("compare") if during else nullcontext():
+            chosen = found_recipe(training, usual=usual, starts=starts, folds=folds, first=first)
         if known is not None:
             told = json.dumps([one.to_dict() for one in chosen.compared])
             known.write({"recipe": json.dumps(vars(chosen.recipe)), "compared": told, "tried": chosen.tried})

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 import torch
 
 from ..data.preprocessings.augmenting import CALLABLE, plain_name
-from ..errors import SettingError, near_names
+from ..errors import SettingError, unknown_setting
 from ..frontier.engines import ENGINES
 from ..tasks import LOSSES
 from .callbacks import HOOKS
@@ -22,18 +22,6 @@ SCHEDULES = ("auto", "cosine", "plateau", "constant")
 _SEVERAL = ("metrics", "callbacks")
 """Settings that hold several; one is taken for a list of one."""
 BATCH_NORMS = ("auto", "batch", "frozen")
-
-
-_NONE = {
-    "verbose": "progress is shown where the output is a terminal",
-    "nesterov": "optimizer='sgd' has Nesterov momentum",
-    "fp16": "training is in single precision; dtype= is that of cached activations",
-    "bf16": "training is in single precision; dtype= is that of cached activations",
-    "precision": "training is in single precision; dtype= is that of cached activations",
-    "mixed_precision": "training is in single precision; dtype= is that of cached activations",
-    "shuffle": "examples are shuffled in every epoch, by seed=",
-}
-"""What other libraries can set and regraft cannot -> what holds in its place."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +142,7 @@ class Settings:
             SettingError: listing every unknown name and every value out of range, at once.
         """
         known = [field.name for field in fields(cls)]
-        problems = [
-            f"there is no setting {name!r}: {_NONE[name]}"
-            if name in _NONE
-            else f"unknown setting {name!r}{near_names(name, [*known, *also])}"
-            for name in given
-            if name not in known
-        ]
+        problems = [unknown_setting(name, [*known, *also]) for name in given if name not in known]
         values = {name: value for name, value in given.items() if name in known}
         if isinstance(values.get("cache"), str | Path):
             values["cache"] = None if values["cache"] == "none" else str(values["cache"])

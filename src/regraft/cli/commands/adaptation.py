@@ -5,18 +5,20 @@ from __future__ import annotations
 import ast
 import inspect
 import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ...console import duration, show, show_json, speaking, tell
+from ...console import duration, show, show_json, spent, tell
 from ...errors import SettingError
 from ...files.text import printable
 from .. import options
 from ..guard import command
 from ..shared import (
+    assignments,
     check_given,
     class_names,
     columns_for,
@@ -31,7 +33,6 @@ from ..shared import (
 
 __all__ = ["add_to", "as_words", "print_folder", "print_next", "print_result", "printed_report", "value_of"]
 
-_HANDED = ("net", "data", "strategy", "test", "out", "resume", "skip_bad", "task", "max_length")
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
 
@@ -106,6 +107,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     as_json: options.AsJson = False,
 ) -> None:
     """Adapt a network to data, and save it with its scores and a report."""
+    called = time.perf_counter()
     given = {"frozen": frozen, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "cache": cache}
     given |= {"engine": engine, "cluster": cluster}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
@@ -118,30 +120,31 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
     joined, asked, layers = listed_names(join, option="--join"), listed_names(columns, option="--columns"), _layers(hidden)
     reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "condition": condition, "files": files, "outside": outside}
     reading |= {"kind": kind, "skip_bad": skip_bad, "task": task, "max_length": max_length, "columns": asked}
-    words = {"strategy": strategy, "probe": probe, "start": start, "augment": augment, "engine": engine}
-    check_given(network, data, test, reading=reading, places={"weights": weights, "source-classes": source_classes}, **words)
+    words = {"strategy": strategy, "probe": probe, "start": start, "augment": augment, "engine": engine, "block": block}
+    places = {"weights": weights, "source-classes": source_classes}
+    check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
 
     from ... import heads, verbs
     from ...planning import make_plan
 
     plan = make_plan(strategy, _merged(settings, assigned or []))  # a wrong setting is told before anything is read
-    with speaking(not quiet):
-        net = opened(
-            network,
-            wanted_weights(weights, random_weights),
-            source_classes=source_classes,
-            head=head,
-            channels=channels,
-            architecture=architecture,
-            inputs=inputs,
-        )
-        net = heads.join(net, joined) if joined else net
-        reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
-        dataset = read_data(data, **reading)
-        judges = None if test is None else read_data(test, **reading)
-        net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
-        result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
-    print_result(result, out, as_json=as_json)
+    net = opened(
+        network,
+        wanted_weights(weights, random_weights),
+        source_classes=source_classes,
+        head=head,
+        channels=channels,
+        architecture=architecture,
+        inputs=inputs,
+    )
+    net = heads.join(net, joined) if joined else net
+    reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
+    dataset = read_data(data, **reading)
+    judges = None if test is None else read_data(test, **reading)
+    net = heads.retarget(net, plan.classes or dataset.classes, hidden=layers, seed=seed) if layers else net
+    ready = time.perf_counter()
+    result = verbs.adapt(net, dataset, strategy=plan, test=judges, out=out, resume=not no_resume, skip_bad=skip_bad)
+    print_result(result, out, as_json=as_json, before=ready - called)
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:
@@ -162,13 +165,7 @@ def _layers(text: str | None) -> list[tuple[int, str]]:
 def _merged(settings: Mapping[str, Any], assigned: list[str]) -> dict[str, Any]:
     """Return the options with those of --set put in place of the defaults."""
     merged = dict(settings)
-    for assignment in assigned:
-        name, equals, text = assignment.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name:
-            raise SettingError(f"--set {assignment!r}: expected NAME=VALUE, such as optimizer=sgd.")
-        if name in _HANDED:
-            raise SettingError(f"--set {assignment!r}: {name!r} is not a setting; give it as an argument or option of the command.")
+    for name, text in assignments(assigned).items():
         merged[name] = _names(text, option=f"--set {name}") if name in _lists() else value_of(text)
     return merged
 
@@ -231,13 +228,14 @@ def value_of(text: str) -> Any:
         return word
 
 
-def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
+def print_result(result: Any, folder: Path, *, as_json: bool = False, before: float = 0.0) -> None:
     """Print what an adaptation came to: verdict, plan, account, cost, and where everything lies.
 
     Args:
         result: of `regraft.adapt`.
         folder: where it was saved.
         as_json: print all figures as JSON instead.
+        before: seconds until the network was open and the data read.
     """
     report, shown = printed_report(folder)
     for note in result.facts["data"]["notes"]:
@@ -248,7 +246,8 @@ def print_result(result: Any, folder: Path, *, as_json: bool = False) -> None:
         show_json({**plain, "cost": result.cost, "plan": plan, "folder": str(folder), "report": report})
         return
     show(f"{result.verdict}\n\n{result.plan}\n\n{result.account}", lines=True)
-    show(f"\nCost: {_cost(result.cost)}", lines=True)
+    opened = f"{duration(before)} until PyTorch was imported, the network opened and the data read; then " if before else ""
+    show(f"\nCost: {opened}{_cost(result.cost)}", lines=True)
     print_folder(folder, shown, unknown=result.network.unknown is not None)
 
 
@@ -281,9 +280,6 @@ def print_next(folder: Path, *, unknown: bool) -> None:
 
 
 def _cost(cost: Mapping[str, float]) -> str:
-    parts = {"reading": "read", "frozen part": "frozen", "training": "train"}
-    rest = cost["total"] - sum(cost[key] for key in parts.values())
-    said = f"{duration(cost['total'])} in all: " + ", ".join(f"{duration(cost[key])} {words}" for words, key in parts.items())
-    said += f", {duration(max(rest, 0.0))} solving heads, choosing and judging"
+    said = f"{duration(cost['total'])} in all: " + ", ".join(f"{words} {duration(seconds)}" for words, seconds in spent(cost).items())
     items = int(cost["frozen_forward_items"])
-    return f"{said}; {items:,} items went through the frozen part" if items else said
+    return f"{said}. {items:,} examples went through the frozen part." if items else f"{said}."

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import show, show_json, speaking
+from ...console import show, show_json
 from .. import options
 from ..guard import command
 from ..shared import check_given, named_pairs, opened, read_data, wanted_target
@@ -49,10 +49,9 @@ def _combine(  # noqa: PLR0913  # over the limit: the options of the command
 
     from ...heads import combine
 
-    with speaking(not quiet):
-        found = {name: opened(source) for name, source in named.items()}
-        net = combine(found, None if data is None else read_data(data, **reading), kind=task)
-        net.save(out)
+    found = {name: opened(source) for name, source in named.items()}
+    net = combine(found, None if data is None else read_data(data, **reading), kind=task)
+    net.save(out)
     if as_json:
         show_json({"folder": str(out), "classes": list(net.classes or ()), "account": net.account.to_dict()})
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import show, show_json, speaking
+from ...console import show, show_json
 from ...errors import InputError
 from .. import options
 from ..guard import command
@@ -28,7 +28,7 @@ _AIM = "Of a .pmml file: the name of the column that is predicted."
 _Aim = Annotated[str | None, typer.Option("--target", metavar="COL", help=_AIM)]
 _WHAT = "Of a .pmml file: head, for the head alone on its features."
 _What = Annotated[str | None, typer.Option("--what", metavar="head", help=_WHAT)]
-_NAME = "What to call the condition that all items are of; with --condition which of the column's, repeatable. Without it, all of them."
+_NAME = "What to call the condition that all examples are of; with --condition which of the column's, repeatable. Without it, all of them."
 _Names = Annotated[list[str] | None, typer.Option("--name", metavar="NAME", help=_NAME, show_default=False)]
 _OUT = "A copy of DIR for the code files, or a new folder for the whole network; without it, DIR."
 _Where = Annotated[Path | None, typer.Option("--out", metavar="DIR2", help=_OUT)]
@@ -88,21 +88,20 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     how |= {"replace": replace, "seed": seed}
     reading: dict[str, Any] = {"condition": condition, "files": files, "outside": outside, "skip_bad": skip_bad}
     check_given(folder, data, reading=reading | {"target": wanted_target(target), "kind": kind, "columns": asked})
-    with speaking(not quiet):
-        net = opened(str(folder), architecture=architecture)
-        beside = columns_for(net, asked)
-        reading |= {"columns": beside, "kind": kind_for(net, data, asked=kind, files=files)}
-        if unsupervised is not None and target is None and condition is None:
-            items = _unlabelled(net, data, columns=beside or [], outside=outside)
-        else:
-            items = read_data(data, target=wanted_target(target), **reading)
-        wanted = _wanted(name, items)
+    net = opened(str(folder), architecture=architecture)
+    beside = columns_for(net, asked)
+    reading |= {"columns": beside, "kind": kind_for(net, data, asked=kind, files=files)}
+    if unsupervised is not None and target is None and condition is None:
+        items = _unlabelled(net, data, columns=beside or [], outside=outside)
+    else:
+        items = read_data(data, target=wanted_target(target), **reading)
+    wanted = _wanted(name, items)
 
-        from ... import verbs
-        from ...planning.conditions import saved_to
+    from ... import verbs
+    from ...planning.conditions import saved_to
 
-        known = verbs.adapt_condition(net, items, wanted, prior=_weight(prior), input=input_name, skip_bad=skip_bad, **how)
-        paths = saved_to(known, out or folder, conditions=wanted)
+    known = verbs.adapt_condition(net, items, wanted, prior=_weight(prior), input=input_name, skip_bad=skip_bad, **how)
+    paths = saved_to(known, out or folder, conditions=wanted)
     if as_json:
         codes = {one: known.codes[one].tolist() for one in wanted}
         show_json({"codes": codes, "account": known.account.to_dict(), "written": [str(path) for path in paths]})
@@ -118,7 +117,7 @@ def _wanted(names: list[str] | None, items: Any) -> list[str]:
     if names:
         return names
     if items.conditions is None:
-        raise InputError(f"The {len(items)} items have no conditions; expected --name NAME for all of them, or --condition COL.")
+        raise InputError(f"The {len(items)} examples have no conditions; expected --name NAME for all of them, or --condition COL.")
     return list(dict.fromkeys(map(str, items.conditions)))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...console import duration, say, show, show_json, show_table, speaking, tell
+from ...console import duration, say, show, show_json, show_table, tell
 from ...files.text import printable
 from ..guard import command
 from ..options import AsJson, Quiet
@@ -32,11 +32,10 @@ def _demo(out: _Out = Path("regraft-demo"), *, quiet: Quiet = False, as_json: As
     from .. import demonstration
 
     began = time.perf_counter()
-    with speaking(not quiet):
-        say("Training a small network on printed digits, drawn in the fonts of matplotlib …")
-        net = demonstration.printed_reader()
-        say("Adapting it to handwritten digits, beside the same network from scratch and an MLP …")
-        curves, result = demonstration.measured_curves(net)
+    say("Training a small network on printed digits, drawn in the fonts of matplotlib …")
+    net = demonstration.printed_reader()
+    say("Adapting it to handwritten digits, beside the same network from scratch and an MLP …")
+    curves, result = demonstration.measured_curves(net)
     result.save(out)
     plot = out / "learning_curves.png"
     curves.plot(plot)

@@ -123,7 +123,7 @@ def _of_one(data: Any, condition: str | None) -> Any:
 def _print_figures(figures: Mapping[str, Any], task: str) -> None:
     found = {words: key for key, words in _FIGURES.items() if figures.get(key) is not None}
     rows = [(words, _cell(key, figures[key]), _interval(key, figures.get(f"{key}_interval"))) for words, key in found.items()]
-    show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['items']:,} items")
+    show_table(("figure", "value", "95 % interval"), rows, title=f"{task}{figures['items']:,} examples")
     _print_classes(figures["per_class"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from ...console import show, show_json, speaking, tell
+from ...console import show, show_json, tell
 from .. import options
 from ..guard import as_options, command
 from ..shared import check_given, columns_for, listed_names, opened, read_data, wanted_target, wanted_weights
@@ -63,18 +63,17 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
 
     how: dict[str, Any] = {"start": start, "statistics": True if statistics == "own" else statistics, "holdout": holdout, "seed": seed}
     Asked(old_data=old_data, **how)  # what does not go together is told before anything is opened
-    with speaking(not quiet):
-        net = opened(
-            network,
-            wanted_weights(weights, random_weights),
-            source_classes=classes,
-            head=head,
-            channels=channels,
-            architecture=architecture,
-        )
-        reading["columns"] = columns_for(net, listed)
-        shown, stored, tests = (None if one is None else read_data(one, **reading) for one in (data, old_data, test))
-        result = verbs.extend(net, shown, old_data=stored, test=tests, out=out, skip_bad=skip_bad, **how)
+    net = opened(
+        network,
+        wanted_weights(weights, random_weights),
+        source_classes=classes,
+        head=head,
+        channels=channels,
+        architecture=architecture,
+    )
+    reading["columns"] = columns_for(net, listed)
+    shown, stored, tests = (None if one is None else read_data(one, **reading) for one in (data, old_data, test))
+    result = verbs.extend(net, shown, old_data=stored, test=tests, out=out, skip_bad=skip_bad, **how)
     _print_result(result, folder=out, as_json=as_json)
 
 

@@ -141,10 +141,10 @@ def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] 
 
     kind = net.preprocessing.item_kind
     if texts and (kind != "text" or columns):
-        takes = f"this one takes items of the kind {kind!r}" + (f" with the columns {', '.join(columns)} beside them" if columns else "")
+        takes = f"this one takes examples of the kind {kind!r}" + (f" with the columns {', '.join(columns)} beside them" if columns else "")
         raise InputError(f"--text goes with a network that reads texts alone; {takes}. Give FILES.")
     if not files and not texts:
-        raise InputError(f"No items were given; expected FILES{' or --text' if kind == 'text' else ''}.")
+        raise InputError(f"No examples were given; expected FILES{' or --text' if kind == 'text' else ''}.")
     tables = [path for path in files if path.suffix.lower() in TABLE_EXTENSIONS]
     if tables and texts:
         raise InputError(f"Received --text and the table {printable(tables[0])}; expected one of them.")
@@ -166,10 +166,12 @@ def _of_table(net: Any, files: list[Path], *, columns: list[str], beside: Path |
     if len(files) != 1 or files[0].suffix.lower() not in TABLE_EXTENSIONS:
         shown = listed(files)
         if not columns:
-            raise InputError(f"Received {shown}; expected one CSV or Parquet file that names, or holds, the items, or other files alone.")
+            raise InputError(
+                f"Received {shown}; expected one CSV or Parquet file that names, or holds, the examples, or other files alone."
+            )
         raise InputError(
-            f"The network reads the columns {', '.join(columns)} beside each item; received {shown}. Give one CSV or Parquet file that has "
-            "them and names, or holds, the items."
+            f"The network reads the columns {', '.join(columns)} beside each example; received {shown}. Give a CSV or Parquet file with "
+            "them that names, or holds, the examples."
         )
     data = read_unlabelled(files[0], net.preprocessing.item_kind, columns=columns, files=beside, outside=outside, numbered=True)
     for note in data.notes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...console import show, show_json, speaking, tell
+from ...console import show, show_json, tell
 from ...files.text import printable
 from .. import options
 from ..guard import command
@@ -64,16 +64,15 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     check_given(network, data, reading=reading, places={"weights": weights, "source-classes": source_classes}, engine=engine)
     how: dict[str, Any] = {"source_classes": source_classes, "head": head, "channels": channels}
     how |= {"architecture": architecture, "inputs": inputs}
-    with speaking(not quiet):
-        net = opened(network, wanted_weights(weights, random_weights), **how)
-        reading["columns"] = columns_for(net, asked)
-        dataset = read_data(data, skip_bad=skip_bad, **reading)
-        settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
-        settings |= {name: value for name, value in {"engine": engine, "cluster": cluster}.items() if value is not None}
+    net = opened(network, wanted_weights(weights, random_weights), **how)
+    reading["columns"] = columns_for(net, asked)
+    dataset = read_data(data, skip_bad=skip_bad, **reading)
+    settings: dict[str, Any] = {} if cache is None else {"cache": None if cache == "none" else cache}
+    settings |= {name: value for name, value in {"engine": engine, "cluster": cluster}.items() if value is not None}
 
-        from ... import verbs
+    from ... import verbs
 
-        profile = verbs.profile(net, dataset, of_task=of_task, seed=seed, skip_bad=skip_bad, **settings)
+    profile = verbs.profile(net, dataset, of_task=of_task, seed=seed, skip_bad=skip_bad, **settings)
     page = _saved(profile, out)
     if as_json:
         show_json(profile.to_dict() | {"page": page})

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 from typer import Option
 
-from ...console import show, show_json, speaking, tell
-from ...errors import MissingExtraError, SettingError
+from ...console import show, show_json, tell
+from ...errors import MissingExtraError
 from ...files.schema import read_json
 from ...files.text import printable
 from .. import options
 from ..guard import command
 from ..shared import (
+    assignments,
     check_given,
     class_names,
     columns_for,
@@ -112,7 +113,7 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     given |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     settings = {name: value_of(value) if isinstance(value, str) else value for name, value in given.items() if value is not None}
     names = class_names(classes)
-    settings |= _assigned(assigned or []) | ({"classes": tuple(names)} if names else {})
+    settings |= {name: value_of(text) for name, text in assignments(assigned).items()} | ({"classes": tuple(names)} if names else {})
     wanted = _read_space(space)
     how = {"trials": trials, "sampler": sampler, "pruner": value_of(pruner), "folds": folds, "metric": metric}
     how |= {"holdout": holdout, "seed": seed, "budget": budget}
@@ -120,23 +121,23 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
     asked = listed_names(columns, option="--columns")
     reading |= {"skip_bad": skip_bad, "task": task, "max_length": max_length, "kind": kind, "columns": asked}
     words = {"strategy": strategy, "probe": probe, "engine": engine, "sampler": sampler, "pruner": pruner}
-    check_given(network, data, test, reading=reading, places={"weights": weights, "source-classes": source_classes}, **words)
-    with speaking(not quiet):
-        net = opened(
-            network,
-            wanted_weights(weights, random_weights),
-            source_classes=source_classes,
-            head=head,
-            channels=channels,
-            architecture=architecture,
-        )
-        reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
+    places = {"weights": weights, "source-classes": source_classes}
+    check_given(network, data, test, reading=reading, places=places, assigned=assigned, **words)
+    net = opened(
+        network,
+        wanted_weights(weights, random_weights),
+        source_classes=source_classes,
+        head=head,
+        channels=channels,
+        architecture=architecture,
+    )
+    reading |= {"columns": columns_for(net, asked), "kind": kind_for(net, data, asked=kind, files=files)}
 
-        from ... import verbs
+    from ... import verbs
 
-        judges = None if test is None else read_data(test, **reading)
-        items = read_data(data, **reading)
-        study = verbs.search(net, items, space=wanted, test=judges, out=out, skip_bad=skip_bad, **how, **settings)
+    judges = None if test is None else read_data(test, **reading)
+    items = read_data(data, **reading)
+    study = verbs.search(net, items, space=wanted, test=judges, out=out, skip_bad=skip_bad, **how, **settings)
     same: dict[str, Any] = {"--target": target, "--task": task, "--group": group, "--columns": columns, "--condition": condition}
     same |= {"--files": files, "--outside": outside, "--kind": kind, "--skip-bad": skip_bad, "--test": test, "--weights": weights}
     same |= {"--random-weights": random_weights, "--classes": classes, "--source-classes": source_classes, "--head": head}
@@ -169,17 +170,6 @@ def _print(study: Any, folder: Path, *, command: str, as_json: bool) -> None:
     show(study, lines=True)
     show(f"\nThe best trial as a command:\n  {printable(command)}", lines=True)
     show(f"Study: {folder / 'study.json'}; adapted network: {folder / 'best'}" + "".join(f"; {path}" for path in drawn))
-
-
-def _assigned(words: list[str]) -> dict[str, Any]:
-    """Return the settings of --set, the same in every trial."""
-    found = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or not name.strip():
-            raise SettingError(f"--set {word!r}: expected NAME=VALUE, such as epochs=10.")
-        found[name.strip().replace("-", "_")] = value_of(text)
-    return found
 
 
 def _read_space(path: Path | None) -> Any:

@@ -66,7 +66,7 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
     solved, history = dict[str, Solved](), list[dict[str, Any]]()
     for name, task in setup.open_tasks.items():
         began = time.perf_counter()
-        with log.clock.during("train"):
+        with log.clock.during("solve"):
             found = _solved(setup, name, features=features)
         if found is None or not start_from_(setup, task, solved=Solved(found.probe, found.rows), feed=feed, features=features):
             for layer_task, (weight, bias) in rows_before.items():
@@ -191,7 +191,7 @@ def _through_layer(setup: Setup, log: Log, *, features: Tensor, source: Source) 
     """Put a layer that nothing trains before the head, and solve the head on what it gives."""
     (name, task), *_ = setup.tasks.items()
     rows, method = drawn(setup.known(name, setup.parts.learned_from), features.shape[1], seed=setup.plan.seed), WORDS[setup.plan.probe]
-    with log.clock.during("train"):
+    with log.clock.during("solve"):
         made = through_layer(setup, name, rows=rows, features=features[rows].numpy(), method=method)
         layer, probe = made.layer, made.head
         hidden = torch.from_numpy(layer.apply(features.numpy()))

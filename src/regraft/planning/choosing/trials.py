@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class Trial:
     def run_(self, *, epochs: int) -> HeldOut:
         """Train for further epochs at the usual rate, as the comparison of settings begins; return what it comes to."""
         began = time.perf_counter()
-        with self._form(), self.log.clock.during("train"):
+        with self._form(), self.log.clock.during("compare"):
             self.short = self.short or first_short(self._training(self.setup.settings), usual=self.rate, starts=self.starts)
             self.short.go_on_(epochs, self.starts)
             run = self.judged()
@@ -93,8 +94,9 @@ class Trial:
         self.feed = self.feed if _is_small(setup) else feed_of(setup, self.log, frozen=self.frozen)
         training = self._training(setup.settings if epochs is None else replace(setup.settings, epochs=epochs))
         folds, known = folds_for(setup), setup.checkpoint(f"{training.stage}-choice")
+        how: dict[str, Any] = {"known": known, "first": first, "during": self.log.clock.during}
         with self.log.clock.during("train"), self._form():
-            self.found = found = measured_training(training, usual=self.rate, starts=self.starts, folds=folds, known=known, first=first)
+            self.found = found = measured_training(training, usual=self.rate, starts=self.starts, folds=folds, **how)
             if found.recipe.start == "as it is" and not folds and not found.kept_start:
                 start = dict(self.starts[found.recipe.start](training.fit))
                 self.share = blended_(setup.network, start, judged=lambda: self.judged().loss)
@@ -117,7 +119,7 @@ class Trial:
             raise ValueError("the trial has not been finished")
         setup, found, began, network = self.setup, self.found, time.perf_counter(), self.setup.network
         trained, judged = weights_of(network, self.frozen), [self._held_out()]
-        with self.log.clock.during("train"), self._form():
+        with self.log.clock.during("compare"), self._form():
             for _, fold in split_of(setup, setup.parts.training):
                 if not doubtful(run):
                     break

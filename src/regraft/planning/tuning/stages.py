@@ -219,7 +219,7 @@ def _note_idle_codes_(setup: Setup, log: Log) -> None:
         mean, *others = (network.scores(in_condition(batch, row)) for row in range(min(3, 1 + len(network.coding.conditions))))
     if all(torch.equal(mean[task], scores[task]) for scores in others for task in mean):
         log.notes.append(
-            "The codes change nothing: no epoch of their training was better than the start on the choosing items. More epochs, another "
+            "The codes change nothing: no epoch of their training was better than the start on the validation set. More epochs, another "
             "learning rate, or conditions that matter more to the answer may change that."
         )
 

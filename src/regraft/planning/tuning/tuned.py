@@ -63,7 +63,8 @@ def tuned(  # over the limit: what is trained, from where
         return Outcome(setup.network, feed, frozen, history, measured=setup.repeats)
     usual = usual_rate(setup.network, setup.settings, drawn=drawn)
     with log.clock.during("train"):
-        found = measured_training(training, usual=usual, starts=starts, folds=folds_for(setup), known=setup.checkpoint(f"{stage}-choice"))
+        how: dict[str, Any] = {"known": setup.checkpoint(f"{stage}-choice"), "during": log.clock.during}
+        found = measured_training(training, usual=usual, starts=starts, folds=folds_for(setup), **how)
         refit_(setup, log, found=found)
     return Outcome(setup.network, feed, frozen, found.history, measured=found)
 
