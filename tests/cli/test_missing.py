@@ -93,7 +93,7 @@ OPTIONS = {
     "--set lr=1": "--set lr: unknown setting 'lr'; here it is called 'learning_rate'",
     "--set momentun=1": "--set momentun: unknown setting 'momentun'; did you mean 'momentum'",
     "--set nesterov=1": "--set nesterov: there is no setting 'nesterov': optimizer='sgd' has Nesterov momentum",
-    "--set optimizer=adamm": "optimizer='adamm' is not known; did you mean 'adam', 'adamw'",
+    "--set optimizer=adamm": "optimizer='adamm' is not known; did you mean 'adam', ",
     "--set schedule=cosin": "schedule='cosin' is not known; did you mean 'cosine'",
     "--set epochs": "--set 'epochs': expected NAME=VALUE",
     "--set data=x": "'data' is not a setting",

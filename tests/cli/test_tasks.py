@@ -165,7 +165,7 @@ def test_columns_are_joined_read_and_asked_for(tmp_path: Path) -> None:
     assert [row["label"] for row in predicted] == regraft.load(tmp_path / "out").predict(data.subset([0, 1, 2])).labels
     assert "also reads 'price'" in refused("evaluate", tmp_path / "out", tmp_path / "data.csv", "--columns", "a")
     np.save(tmp_path / "items.npy", np.zeros((2, 2)))
-    assert "Give one CSV or Parquet file" in refused("predict", tmp_path / "out", tmp_path / "items.npy")
+    assert "Give a CSV or Parquet file" in refused("predict", tmp_path / "out", tmp_path / "items.npy")
 
 
 def test_columns_that_the_network_does_not_read_are_refused(saved: Saved, tmp_path: Path) -> None:

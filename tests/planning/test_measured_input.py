@@ -127,11 +127,11 @@ def test_a_network_of_drawings_alone_is_measured_by_drawings() -> None:
     """Pictures unlike any photograph: the network's statistics are theirs."""
     net = calibrate_(convolutional(), WANTED["-1..1"], pictures=drawings())
     found = measured_preprocessing(net, dataset(drawings(24)), own=ImagePreprocessing.for_shape(net.input_shape))
-    assert ": -1..1 before " in found.measured
+    assert ": -1..1 fits best" in found.measured
     pixels = (drawings().reshape(-1, 3) / 255).astype(np.float64)
     net = calibrate_(convolutional(), {"mean": tuple(pixels.mean(0)), "std": tuple(pixels.std(0))}, pictures=drawings())
     found = measured_preprocessing(net, dataset(drawings()), own=ImagePreprocessing.for_shape(net.input_shape))
-    assert ": mean and deviation of the data before " in found.measured
+    assert ": mean and deviation of the data fits best" in found.measured
 
 
 class _Bright(nn.Module):
@@ -159,7 +159,7 @@ def test_without_statistics_the_loss_on_examples_left_out_decides_and_what_is_as
     noise = drawn.integers(0, 255, size=(60, 8, 8, 3)).astype(np.uint8)
     plain = regraft.load(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 2)), inputs=(3, 8, 8))
     tied = measured_preprocessing(plain, regraft.read((noise, labels), kind="image"), own=own)
-    assert ": 0..1 before " in tied.measured and "near tie" in tied.measured and tied.scale == 1 / 255
+    assert ": 0..1 fits best" in tied.measured and "near tie" in tied.measured and tied.scale == 1 / 255
     few = measured_preprocessing(plain, regraft.read((noise[:10], labels[:10]), kind="image"), own=own)
     assert few == own
 
@@ -210,4 +210,4 @@ def test_families_of_keras_are_told_apart(name: str, wanted: str) -> None:
     net = regraft.load(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3)))
     calibrate_(net, WANTED[wanted])
     found = measured_preprocessing(net, dataset(photographs(side=96)), own=ImagePreprocessing.for_shape(net.input_shape, "channels_last"))
-    assert f": {wanted} before " in found.measured
+    assert f": {wanted} fits best" in found.measured
