@@ -262,7 +262,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": str(name),
             "kind": str(task.get("kind") or ""),
-            "rows": [("items", str(task.get("items", "–")))]
+            "rows": [("examples", str(task.get("items", "–")))]
             + [(words, _with_interval(task, key, share=share)) for key, words, share in _FIGURES if task.get(key) is not None],
             "comparison": comparison(task, task.get("baselines") or {}),
             "labels": label_rows(task),
