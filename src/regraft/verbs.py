@@ -22,6 +22,7 @@ from .data import (
 from .data import read as read_data
 from .errors import DataError, NetworkError, SettingError, UnsafeFileError
 from .files.formats import reason_of
+from .files.remote import at_hand, fetched, is_url
 from .files.text import printable
 from .frontier import whole_pass
 from .heads import extend as extend_by_name
@@ -113,6 +114,10 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     """
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise SettingError(f"channels={channels!r}: expected a whole number, 1 or more.")
+    if is_url(source):
+        how: dict[str, Any] = {"classes": classes, "weights": weights, "architecture": architecture, "inputs": inputs, "trust": trust}
+        with fetched(source) as copy:
+            return load(copy, preprocessing=preprocessing, head=head, channels=channels, **how)
     one = None if isinstance(classes, Mapping) else classes
     layers = {str(name): str(name) for name in head} if isinstance(head, list | tuple) else cast(HeadChoice, head)
     opened = open_source(source, classes=one, weights=weights, architecture=architecture, inputs=inputs, head=layers, trust=trust)
@@ -735,7 +740,8 @@ def profile(  # noqa: PLR0913  # over the limit: the public contract
     one = dataset.of_task(dataset.name if of_task is None else of_task)
     measured = measure_profile(network, one, settings=chosen, device=usable_device(chosen.device), seed=seed)
     if out is not None:
-        measured.save(out)
+        with at_hand(out) as folder:
+            measured.save(folder)
     return measured
 
 

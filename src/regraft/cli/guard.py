@@ -89,7 +89,7 @@ def command(  # over the limit: what a command is
     *,
     panel: str | None = None,
     examples: Sequence[str] = (),
-    interrupted: Callable[[Path], str] | None = None,
+    interrupted: Callable[[Any], str] | None = None,
 ) -> None:
     """Add a command to `app`.
 
@@ -106,7 +106,7 @@ def command(  # over the limit: what a command is
 
 
 def guarded(
-    command: Callable[..., None], *, interrupted: Callable[[Path], str] | None = None, shown: str = "regraft"
+    command: Callable[..., None], *, interrupted: Callable[[Any], str] | None = None, shown: str = "regraft"
 ) -> Callable[..., None]:
     """Return a command that shows on a terminal that it works, and ends with one message and an exit code instead of a traceback.
 
@@ -123,7 +123,7 @@ def guarded(
         except (typer.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            tell(f"Interrupted. {interrupted(Path(named['out'])) if interrupted and named.get('out') else ''}".rstrip())
+            tell(f"Interrupted. {interrupted(named['out']) if interrupted and named.get('out') else ''}".rstrip())
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             tell(_message(error), lines=True)

@@ -5,11 +5,18 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
-__all__ = ["Format"]
+from ..files.remote import is_url
+
+__all__ = ["Format", "place_of"]
+
+
+def place_of(text: str) -> Any:
+    """Return the path that a word of the command line means; an address, such as "s3://bucket/run", as it is."""
+    return text.rstrip("/") if is_url(text) else Path(text)
 
 
 class Format(StrEnum):
@@ -29,7 +36,8 @@ _DATA = "A folder of class folders, a CSV or Parquet file, or arrays: .npz (X, y
 NetworkArgument = Annotated[str, Argument(metavar="NETWORK", help=_NETWORK)]
 DataArgument = Annotated[str, Argument(metavar="DATA", help=_DATA)]
 SavedArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt.")]
-RunArgument = Annotated[Path, Argument(metavar="DIR", help="A folder saved by adapt, or an .onnx file of regraft export.")]
+_RUN = "A folder saved by adapt, or its address; or an .onnx file of regraft export."
+RunArgument = Annotated[Any, Argument(metavar="DIR", help=_RUN, parser=place_of)]
 ItemsArgument = Annotated[list[Path] | None, Argument(metavar="FILES...", help=_FILES, show_default=False)]
 
 _network, _data, _done, _printed = (
@@ -133,7 +141,7 @@ Seed = Annotated[int, _done("--seed", metavar="N", help="Decides split, order an
 Epochs = Annotated[int | None, _done("--epochs", metavar="N", help="At most so many passes; without it, until nothing is gained.")]
 BatchSize = Annotated[int | None, _done("--batch-size", metavar="N", help="Examples a step.")]
 LearningRate = Annotated[float | None, _done("--learning-rate", metavar="X", help="Without it, short trainings choose one.")]
-_CACHE = "Where the frozen part's outputs are kept; without it, the user's cache folder."
+_CACHE = "Where the frozen part's outputs are kept, a folder or an address; without it, the user's cache folder."
 Cache = Annotated[str | None, _done("--cache", metavar="DIR|memory|none", help=_CACHE)]
 _ENGINE = "What computes frozen parts, or the network that predicts, on a CPU: auto, eager, compile, onnxruntime or openvino."
 Engine = Annotated[str | None, _done("--engine", metavar="NAME", help=_ENGINE)]
@@ -144,7 +152,8 @@ Baselines = Annotated[bool, _done("--baselines", help=_BASELINES)]
 NoResume = Annotated[bool, _done("--no-resume", help="Begin anew, and replace what the folder holds.")]
 _SET = "Any other setting, such as optimizer=sgd; repeatable."
 Assigned = Annotated[list[str] | None, _done("--set", metavar="NAME=VALUE", help=_SET, show_default=False)]
-Out = Annotated[Path, _done("--out", metavar="DIR", help="Folder for the adapted network, its report, and checkpoints on the way.")]
+_OUT = "Folder, or address, for the adapted network, its report, and checkpoints on the way."
+Out = Annotated[Any, _done("--out", metavar="DIR", help=_OUT, parser=place_of)]
 
 # ── what is printed ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 AsJson = Annotated[bool, _printed("--json", help="Print the result as JSON on stdout.")]

@@ -22,7 +22,7 @@ def missing_network(source: str) -> str:
         source: a file or folder, or a name such as "timm:resnet18".
     """
     kind, _, name = source.partition(":")
-    if (name and kind in LIBRARIES) or Path(source).exists():
+    if (name and kind in LIBRARIES) or is_url(source) or Path(source).exists():
         return ""
     hint = f"A name of a network starts with 'timm:', 'torchvision:', 'keras:' or 'hf:'{near_names(kind, LIBRARIES) if name else '.'}"
     return f"There is no file or folder {source!r}. {hint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ..errors import InputError, SettingError
 from .formats import writable
+from .remote import at_hand, is_url
 from .text import printable
 
 if sys.platform == "win32":
@@ -29,6 +31,8 @@ __all__ = ["LOCK_FILE", "held_folder", "locked_file"]
 LOCK_FILE = ".regraft.lock"
 """In a folder that is being written; removed when that ends. One that a killed process leaves behind locks nobody out."""
 _POLL = 0.05
+_ADDRESS = re.compile(r"(s3a?|gs|gcs|abfss?|az|oss|hf|https?|memory):/")
+"""How the path begins that somebody made of an address."""
 _TRIES = 100
 _BUSY = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozenset())
@@ -39,7 +43,8 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
     """Hold a folder: nobody else who asks for it gets it meanwhile. Within a hold, the same thread may hold it again.
 
     Args:
-        folder: made where it is not there; what was made and is empty at the end is removed again.
+        folder: made where it is not there; what was made and is empty at the end is removed again. Of an address, a copy of what is there
+            is held, and brought there at the end.
         wait: seconds to wait where another process holds it.
 
     Yields:
@@ -48,6 +53,10 @@ def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, w
     Raises:
         InputError: of the class `error`, if it cannot be written, or another process or thread holds it.
     """
+    if is_url(folder):
+        with at_hand(folder) as copy, held_folder(copy, error=error) as held:
+            yield held
+        return
     with writable(folder, error=error):
         target = _real(folder)
     if target in _HELD.get():
@@ -86,6 +95,8 @@ def _lock_in(target: Path, *, error: type[InputError], wait: float) -> Iterator[
 
 
 def _real(folder: str | Path) -> Path:
+    if isinstance(folder, Path) and _ADDRESS.match(str(folder)):
+        raise OSError(errno.EINVAL, "an address is not taken here, a folder of this machine is")
     try:
         return Path(os.path.realpath(folder))
     except ValueError as problem:  # a null character in the name

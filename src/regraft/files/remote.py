@@ -1,24 +1,33 @@
 """What lies elsewhere: the one door to fsspec, for `s3://`, `gs://`, `hf://`, `https://`, `memory://` and the like.
 
-Files are opened as streams, of which the parts are fetched that are read. What only a path serves for is fetched for as long as it is used.
+Files are opened as streams, of which the parts are fetched that are read. What only a path serves for is fetched for as long as it is used;
+a folder that is written is a copy here, from which each file goes to its address: the one that makes a folder whole goes last.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ..errors import DataError, MissingExtraError, RegraftError, SettingError, UnsafeFileError, near_names, optional_import
 from .formats import opening, reason_of
 from .text import printable
 
-__all__ = ["fetched", "files_at", "is_url", "stream_of", "suffix_of"]
+__all__ = ["at_hand", "brought", "fetched", "files_at", "is_url", "names_in", "send_now", "stream_of", "suffix_of", "taken"]
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_SIGNS = frozenset({"regraft.json", "manifest.json"})
+"""Files without which a folder counts as nothing: a saved network, a feature cache."""
+_PROBE = ".regraft.probe"
+_WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory", "hf"})
+"""Protocols of which a file needs no folder."""
 
 
 def is_url(source: Any) -> bool:
@@ -32,7 +41,7 @@ def suffix_of(source: str | Path) -> str:
 
 
 @contextmanager
-def _reached(url: str) -> Iterator[tuple[Any, str]]:
+def _reached(url: str, done: str = "read") -> Iterator[tuple[Any, str]]:
     """Give the file system of an address, and the path in it; what it raises while the context lasts becomes one error.
 
     Raises:
@@ -56,7 +65,7 @@ def _reached(url: str) -> Iterator[tuple[Any, str]]:
     except FileNotFoundError as problem:
         raise DataError(f"There is nothing at {printable(url)!r}. Check the address.") from problem
     except Exception as problem:  # of botocore, aiohttp and others: no access, no such bucket; and of what reads the stream
-        raise DataError(f"{printable(url)!r} cannot be read: {reason_of(problem)}. Check address, access and file.") from problem
+        raise DataError(f"{printable(url)!r} cannot be {done}: {reason_of(problem)}. Check address, access and file.") from problem
 
 
 def files_at(url: str) -> dict[str, str]:
@@ -68,10 +77,24 @@ def files_at(url: str) -> dict[str, str]:
     with _reached(url) as (system, root):
         if system.isfile(root):
             return {}
-        found = sorted(system.find(root))
+        found = _below(system, root)
         if not found:
             raise DataError(f"There is nothing at {printable(url)!r}. Check the address.")
-        return {name[len(root.rstrip("/")) + 1 :]: str(system.unstrip_protocol(name)) for name in found}
+        return {name: str(system.unstrip_protocol(path)) for name, path in found.items()}
+
+
+def _below(system: Any, root: str) -> dict[str, str]:
+    """Return the files below a folder by their paths within it, in order; none where it is not there."""
+    start = root.rstrip("/")
+    return {name[len(start) + 1 :]: name for name in sorted(system.find(start)) if name.startswith(f"{start}/")}
+
+
+def names_in(place: str | Path) -> list[str]:
+    """Return the names of the files in a folder, here or at an address; none where it is not there."""
+    if not is_url(place):
+        return sorted(path.name for path in Path(place).glob("*") if path.is_file())
+    with _reached(str(place)) as (system, root):
+        return [name for name in _below(system, root) if "/" not in name]
 
 
 @contextmanager
@@ -98,16 +121,171 @@ def stream_of(source: str | Path, kind: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """Give a copy of a file while the context lasts, under its own name.
-
-    Yields:
-        The path.
+    """Give a copy of a file, or of a folder with all that is in it, while the context lasts, under its own name.
 
     Raises:
         DataError: if there is nothing, or it cannot be reached.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True) as folder:
         with _reached(url) as (system, path):
-            here = Path(folder) / (re.sub(r"[^\w.-]", "_", path.rstrip("/").rsplit("/", 1)[-1]) or "data")
-            system.get_file(path, str(here))
+            here = Path(folder) / _name_of(path)
+            system.invalidate_cache()
+            files = {} if system.isfile(path) else _below(system, path)
+            if files:
+                _fetch(system, files, folder=here)
+            else:
+                system.get_file(path, str(here))
         yield here
+
+
+def _name_of(path: str) -> str:
+    return re.sub(r"[^\w.-]", "_", path.rstrip("/").rsplit("/", 1)[-1]) or "data"
+
+
+def _fetch(system: Any, files: dict[str, str], *, folder: Path) -> None:
+    """Fetch files by their paths within a folder.
+
+    Raises:
+        UnsafeFileError: if one would lie outside of it.
+    """
+    for name, path in files.items():
+        if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or "\0" in name:
+            raise UnsafeFileError(f"{printable(path)!r} would be fetched to a place outside of its folder.")
+        if name and not name.endswith("/"):  # an empty object stands for a folder
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(path, str(folder / name))
+
+
+def _put(system: Any, path: str, *, file: Path) -> None:
+    if not _WITHOUT_FOLDERS & {system.protocol, *(() if isinstance(system.protocol, str) else system.protocol)}:
+        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    system.put_file(str(file), path)
+
+
+# ── folders that are written ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A folder of this machine that stands for one at an address; `sent` has size and time of what is the same at both."""
+
+    url: str
+    folder: Path
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Return size and time of each file that is to lie at the address, by its path within the folder."""
+        found = [path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        kept = [path for path in found if not any(part.startswith(".regraft") or part.endswith(".partial") for part in path.parts)]
+        facts = {path.as_posix(): (self.folder / path).stat() for path in kept}
+        return {name: (one.st_size, one.st_mtime_ns) for name, one in facts.items()}
+
+    def fetch(self) -> None:
+        """Fetch what is there; see, before any work, that something can be written.
+
+        Raises:
+            DataError: if it cannot be reached.
+        """
+        with _reached(self.url, "written") as (system, root):
+            system.invalidate_cache()
+            files = _below(system, root)
+            probe, file = f"{root.rstrip('/')}/{_PROBE}", self.folder.parent / _PROBE
+            file.touch()
+            _put(system, probe, file=file)
+            system.rm_file(probe)
+            _fetch(system, files, folder=self.folder)
+        self.sent.update(self.files())
+
+    def send(self, names: Iterable[str] | None = None) -> None:
+        """Bring what is there up to date, or some files of it. A file that makes its folder whole goes first, and comes last.
+
+        Raises:
+            DataError: if it cannot be written.
+        """
+        now = self.files()
+        changed = {name for name, facts in now.items() if self.sent.get(name) != facts}
+        gone = set() if names is not None else self.sent.keys() - now.keys()
+        changed &= changed if names is None else set(names)
+        signs = {name for name in changed | gone if PurePosixPath(name).name in _SIGNS}
+        with _reached(self.url, "written") as (system, root):
+            for name in [*sorted(signs & self.sent.keys()), *sorted(gone - signs)]:
+                system.rm_file(f"{root.rstrip('/')}/{name}")
+                del self.sent[name]
+            for name in [*sorted(changed - signs), *sorted(changed & signs)]:
+                _put(system, f"{root.rstrip('/')}/{name}", file=self.folder / name)
+                self.sent[name] = now[name]
+
+
+_COPIES: ContextVar[tuple[_Copy, ...]] = ContextVar("regraft_copies", default=())
+
+
+@contextmanager
+def at_hand(place: str | Path) -> Iterator[Path]:
+    """Give a folder to work in: the one at a path, or a copy of the one at an address, which is brought up to date at the end.
+
+    Killed at any moment, no half of a saved network at the address counts as one. Two processes must not write to one address at a time.
+
+    Raises:
+        DataError: before any work, if the address cannot be written.
+        SettingError: at the end, if it cannot be any more: the copy stays.
+    """
+    if not is_url(place):
+        yield Path(place)
+        return
+    with _reached(str(place), "written") as (_system, root):
+        folder = Path(tempfile.mkdtemp(prefix="regraft-")) / _name_of(root)
+    folder.mkdir()
+    copy, kept = _Copy(str(place).rstrip("/"), folder), False
+    try:
+        copy.fetch()
+        token = _COPIES.set((*_COPIES.get(), copy))
+        try:
+            yield folder
+        except RegraftError as problem:
+            problem.args = tuple(str(part).replace(str(folder), copy.url) for part in problem.args)
+            raise
+        finally:
+            _COPIES.reset(token)
+            kept = True
+            _sent(copy)
+            kept = False
+    finally:
+        if not kept:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _sent(copy: _Copy) -> None:
+    try:
+        copy.send()
+    except RegraftError as problem:
+        raise SettingError(f"{problem} What was made is kept in {printable(copy.folder)!r}; copy it there.") from problem
+
+
+def send_now(path: Path) -> None:
+    """Send a file, such as a checkpoint, to its address at once, where its folder is a copy; else it goes at the end."""
+    for copy in _COPIES.get():
+        if path.is_relative_to(copy.folder):
+            with suppress(RegraftError):
+                copy.send([path.relative_to(copy.folder).as_posix()])
+
+
+def taken(url: str, folder: Path) -> None:
+    """Fetch a folder that is whole at an address to a place that is to hold it; nothing where it is not, or cannot be reached."""
+    with suppress(DataError), _reached(url) as (system, root):
+        system.invalidate_cache()
+        files = _below(system, root)
+        if any(name in _SIGNS for name in files):
+            _fetch(system, {name: files[name] for name in sorted(files, key=_SIGNS.__contains__)}, folder=folder)
+
+
+def brought(folder: Path, url: str) -> None:
+    """Put a folder that is whole to an address, where none is.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    with _reached(url, "written") as (system, root):
+        system.invalidate_cache()
+        if any(name in _SIGNS for name in _below(system, root)):
+            return
+    _Copy(url, folder).send()

@@ -19,6 +19,7 @@ from ..console import progress
 from ..data import Prepared
 from ..errors import CacheError, SettingError
 from ..files.locks import held_folder
+from ..files.remote import brought, is_url, taken
 from ..networks.contract import Inputs, Network
 from ..networks.samples import placed
 from .cache import CHUNK, ActivationCache
@@ -90,7 +91,7 @@ class FrozenPass:
     Attributes:
         network: whose frozen part runs.
         cut: where it ends.
-        where: a folder, or "memory".
+        where: a folder, or "memory"; or an address, to which finished caches go from the user's folder, and from which they come.
         dtype: "float32" or "float16".
         batch_size: items at a time.
         device: where it runs.
@@ -146,8 +147,12 @@ class FrozenPass:
                 "The frozen part is computed anew in each run: its values may depend on what has no content to compare: "
                 f"{'; '.join(frozen.opaque[:MOST_NAMED])}{more}."
             )
-            return self._for_this_run(frozen, items, views=views, folder=_made(Path(self.where)))
+            return self._for_this_run(frozen, items, views=views, folder=_made(self._folder))
         return self._from_folder(frozen, items, views=views)
+
+    @property
+    def _folder(self) -> Path:
+        return default_cache_folder() if is_url(self.where) else Path(self.where)
 
     @property
     def _wanted(self) -> str:
@@ -188,6 +193,7 @@ class FrozenPass:
 
     def _from_folder(self, frozen: Frozen, items: Prepared, *, views: Sequence[int]) -> ActivationCache:
         said, wanted = items.identity(max(views) + 1), self._wanted
+        elsewhere = str(self.where) if is_url(self.where) else None
         places = dict[str, CacheFolder]()
         about = {
             "network": str(self.network.origin.get("source", "")),
@@ -196,10 +202,16 @@ class FrozenPass:
         for known in self._names.values():
             key, facts = self._identity(frozen, said, views=views, engine=known)
             rows, here = len(items) * len(views), engine_of(self.device)
-            places[known] = CacheFolder(Path(self.where) / key, self.cut.live, rows, self.dtype, facts, here, about)
+            places[known] = CacheFolder(self._folder / key, self.cut.live, rows, self.dtype, facts, here, about)
         for known in self._sought:
             found = places[known].opened()
+            if elsewhere is not None and (found is None or found.missing):
+                with held_folder(places[known].path, error=CacheError, wait=math.inf):
+                    taken(f"{elsewhere}/{places[known].path.name}", places[known].path)
+                found = places[known].opened()
             if found is not None and not found.missing and self._holds(found, places[known], items=items, views=views):
+                if elsewhere is not None:
+                    brought(places[known].path, f"{elsewhere}/{places[known].path.name}")
                 return found
             if found is not None and found.finished and HALF not in known:
                 wanted = known.partition(" ")[0]  # what was begun goes on with the same engine
@@ -215,6 +227,8 @@ class FrozenPass:
                 self._fill_(cache, items, views=views, begun=begun)
             finally:
                 cache.close()
+        if elsewhere is not None:
+            brought(place.path, f"{elsewhere}/{place.path.name}")
         return cache
 
     def _holds(self, cache: ActivationCache, place: CacheFolder, *, items: Prepared, views: Sequence[int]) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..files.formats import opening, writable
 from ..files.pickles import archived_names
+from ..files.remote import send_now
 from ..files.text import printable
 from ..files.writing import write_bytes
 
@@ -56,6 +57,7 @@ class Checkpoint:
                 with suppress(OSError):  # it holds an earlier one
                     self.path.parent.rmdir()
                 raise
+        send_now(self.path)
 
     def read(self) -> dict[str, Any] | None:
         """Return what was written last, or None.

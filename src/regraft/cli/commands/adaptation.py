@@ -14,6 +14,7 @@ import typer
 
 from ...console import duration, show, show_json, spent, tell
 from ...errors import SettingError
+from ...files.remote import names_in
 from ...files.text import printable
 from .. import options
 from ..guard import command
@@ -36,9 +37,9 @@ __all__ = ["add_to", "as_words", "print_folder", "print_next", "print_result", "
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
 
 
-def _kept(out: Path) -> str:
+def _kept(out: str | Path) -> str:
     """Return what an interrupted run has left in the folder `out`."""
-    stages = sorted(path.stem for path in (out / "run").glob("*.pt"))
+    stages = [name.removesuffix(".pt") for name in names_in(f"{out}/run") if name.endswith(".pt")]
     if not stages:
         return "No epoch was finished yet, so that nothing is kept but cached features; the same command starts again."
     named = ", ".join(map(repr, stages))
@@ -228,7 +229,7 @@ def value_of(text: str) -> Any:
         return word
 
 
-def print_result(result: Any, folder: Path, *, as_json: bool = False, before: float = 0.0) -> None:
+def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0) -> None:
     """Print what an adaptation came to: verdict, plan, account, cost, and where everything lies.
 
     Args:
@@ -251,15 +252,15 @@ def print_result(result: Any, folder: Path, *, as_json: bool = False, before: fl
     print_folder(folder, shown, unknown=result.network.unknown is not None)
 
 
-def printed_report(folder: Path) -> tuple[str | None, str]:
+def printed_report(folder: str | Path) -> tuple[str | None, str]:
     """Return the path of a saved folder's report, None where it was not made; and what to print of it."""
-    report = folder / "report.html"
-    if report.is_file():
-        return str(report), str(report)
+    if "report.html" in names_in(folder):
+        report = f"{folder}/report.html"
+        return report, report
     return None, f"not made: it needs pip install 'regraft[report]', then: regraft report {folder}"
 
 
-def print_folder(folder: Path, report: str, *, unknown: bool) -> None:
+def print_folder(folder: str | Path, report: str, *, unknown: bool) -> None:
     """Print what a saved folder holds, and three commands that go on from there.
 
     Args:
@@ -271,9 +272,9 @@ def print_folder(folder: Path, report: str, *, unknown: bool) -> None:
     print_next(folder, unknown=unknown)
 
 
-def print_next(folder: Path, *, unknown: bool) -> None:
+def print_next(folder: str | Path, *, unknown: bool) -> None:
     """Print what a saved `folder` holds, and three commands that go on from there; `unknown` as in `print_folder`."""
-    show(f"Saved in {printable(folder)}: {', '.join(sorted(path.name for path in folder.iterdir() if path.is_file()))}")
+    show(f"Saved in {printable(folder)}: {', '.join(names_in(folder))}")
     name = shlex.quote(str(folder))
     lines = (f"evaluate {name} DATA", f"predict {name} FILES{' --unknown' if unknown else ''}", f"export {name} network.onnx")
     show("Next:" + "".join(f"\n  regraft {line}" for line in lines), lines=True)

@@ -77,7 +77,7 @@ def _extend(  # noqa: PLR0913  # over the limit: the options of the command
     _print_result(result, folder=out, as_json=as_json)
 
 
-def _print_result(result: Any, *, folder: Path, as_json: bool) -> None:
+def _print_result(result: Any, *, folder: str | Path, as_json: bool) -> None:
     report, shown = printed_report(folder)
     for note in result.notes:
         tell(f"Note: {as_options(note)}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ...console import show, show_json, tell
+from ...files.remote import at_hand
 from ...files.text import printable
 from .. import options
 from ..guard import command
@@ -15,8 +16,8 @@ from ..shared import check_given, columns_for, listed_names, opened, read_data, 
 
 __all__ = ["add_to"]
 
-_OUT = "Folder for profile.html and profile.json; without it, they are not written."
-_Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help=_OUT)]
+_OUT = "Folder, or address, for profile.html and profile.json; without it, they are not written."
+_Out = Annotated[Any, typer.Option("--out", metavar="DIR", help=_OUT, parser=options.place_of)]
 _Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Decides the draws of the learning curve.")]
 
 
@@ -82,12 +83,13 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
         show(f"\nPage: {printable(page)}", lines=True)
 
 
-def _saved(profile: Any, out: Path | None) -> str | None:
+def _saved(profile: Any, out: str | Path | None) -> str | None:
     """Save a profile; without the library for pages the figures are kept all the same, and it is said."""
     if out is None:
         return None
     try:
-        return str(profile.save(out))
+        with at_hand(out) as folder:
+            return f"{out}/{profile.save(folder).name}"
     except ImportError as error:
-        tell(f"Note: {out / 'profile.json'} was written, the page was not: {error}")
+        tell(f"Note: {out}/profile.json was written, the page was not: {error}")
         return None

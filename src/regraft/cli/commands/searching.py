@@ -12,6 +12,7 @@ from typer import Option
 
 from ...console import show, show_json, tell
 from ...errors import MissingExtraError
+from ...files.remote import at_hand, names_in
 from ...files.schema import read_json
 from ...files.text import printable
 from .. import options
@@ -32,10 +33,10 @@ from .adaptation import as_words, value_of
 
 __all__ = ["add_to"]
 
-_OUT = "Folder of the study: table, plots, and the adapted network in `best`. Several processes may work in it at once."
+_OUT = "Folder of the study: table, plots, and the adapted network in `best`; several processes may work in one at once. Or an address."
 _SPACE = 'A JSON file: {"learning_rate": {"low": 1e-4, "high": 0.1, "log": true}, "optimizer": ["adamw", "sgd"], …}.'
 
-Out = Annotated[Path, Option("--out", metavar="DIR", help=_OUT)]
+Out = Annotated[Any, Option("--out", metavar="DIR", help=_OUT, parser=options.place_of)]
 Trials = Annotated[int, Option("--trials", metavar="N", help="How many, over all processes and calls.")]
 Space = Annotated[Path | None, Option("--space", metavar="FILE", help=_SPACE)]
 Sampler = Annotated[str, Option("--sampler", metavar="S", help="tpe, random or grid.")]
@@ -47,9 +48,9 @@ _Budget = Annotated[str | None, Option("--budget", metavar="TIME", help=_LIMIT)]
 Metric = Annotated[str | None, Option("--metric", metavar="S", help="The figure that chooses, such as accuracy or log_loss.")]
 
 
-def _kept(out: Path) -> str:
+def _kept(out: str | Path) -> str:
     """Return what an interrupted search has left in the folder `out`."""
-    if not any(out.glob("*.sqlite3")):
+    if not any(name.endswith(".sqlite3") for name in names_in(out)):
         return "Nothing is kept yet; the same command starts again."
     return f"Finished trials are kept in {printable(out)!r}; the same command goes on from there."
 
@@ -137,12 +138,14 @@ def _search(  # noqa: PLR0913  # over the limit: the options of the command
 
     judges = None if test is None else read_data(test, **reading)
     items = read_data(data, **reading)
-    study = verbs.search(net, items, space=wanted, test=judges, out=out, skip_bad=skip_bad, **how, **settings)
+    with at_hand(out) as folder:
+        study = verbs.search(net, items, space=wanted, test=judges, out=folder, skip_bad=skip_bad, **how, **settings)
+        drawn = [f"{out}/{path.name}" for path in _drawn(study, folder)]
     same: dict[str, Any] = {"--target": target, "--task": task, "--group": group, "--columns": columns, "--condition": condition}
     same |= {"--files": files, "--outside": outside, "--kind": kind, "--skip-bad": skip_bad, "--test": test, "--weights": weights}
     same |= {"--random-weights": random_weights, "--classes": classes, "--source-classes": source_classes, "--head": head}
     same |= {"--channels": channels, "--architecture": architecture, "--max-length": max_length}
-    _print(study, out, command=_command(study, [network, data], same=same), as_json=as_json)
+    _print(study, out, drawn=drawn, command=_command(study, [network, data], same=same), as_json=as_json)
 
 
 def _command(study: Any, places: list[str], *, same: Mapping[str, Any]) -> str:
@@ -157,19 +160,23 @@ def _command(study: Any, places: list[str], *, same: Mapping[str, Any]) -> str:
     return shlex.join([*words, *as_words(study.best), "--out", "best/"])
 
 
-def _print(study: Any, folder: Path, *, command: str, as_json: bool) -> None:
+def _drawn(study: Any, folder: Path) -> list[Path]:
     drawn = []
     try:
         drawn.append(study.plot(folder / "trials.png"))
         drawn += [study.plot_importances(folder / "importances.png")] if study.importances else []
     except MissingExtraError as error:
         tell(f"Note: {error}")
+    return drawn
+
+
+def _print(study: Any, folder: str | Path, *, drawn: list[str], command: str, as_json: bool) -> None:
     if as_json:
-        show_json({**study.to_dict(), "command": command, "folder": str(folder), "plots": [str(path) for path in drawn]})
+        show_json({**study.to_dict(), "command": command, "folder": str(folder), "plots": drawn})
         return
     show(study, lines=True)
     show(f"\nThe best trial as a command:\n  {printable(command)}", lines=True)
-    show(f"Study: {folder / 'study.json'}; adapted network: {folder / 'best'}" + "".join(f"; {path}" for path in drawn))
+    show(f"Study: {folder}/study.json; adapted network: {folder}/best" + "".join(f"; {path}" for path in drawn))
 
 
 def _read_space(path: Path | None) -> Any:

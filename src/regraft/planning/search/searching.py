@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from ...console import progress, say
 from ...data import Dataset, check_trainable
 from ...errors import SettingError, near_names
+from ...files.remote import at_hand, is_url
 from ...files.text import printable
 from ...frontier import Counter, check_engine
 from ...frontier.identity import frozen_digest
@@ -125,7 +126,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))
     check_trainable(data)
     asked.check(data.task)
-    with _shared(settings) as fixed:
+    with _shared(settings) as fixed, nullcontext() if asked.out is None else at_hand(asked.out) as folder:
         bench, space = _bench(net, data, asked=asked, fixed=fixed)
         options = Options(
             asked.trials,
@@ -138,7 +139,7 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
             CLOSED_FORM if asked.space is None and "strategy" not in fixed else None,
         )
         with _quiet():
-            board = Board(options, space, bench.fixed, None if asked.out is None else Path(asked.out))
+            board = Board(options, space, bench.fixed, folder)
             ends = time.monotonic() + asked.seconds
             with progress("trials", asked.trials) as advance:
                 for ended in _trials(board, bench, ends=ends):
@@ -148,7 +149,8 @@ def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[s
                     say(f"trial {len(board.trials())} of {asked.trials}: {_STATES[ended.state]}{figure}; {values}")
                 if time.monotonic() > ends:
                     say(f"The budget of {asked.budget} is used: no further trial is begun.")
-            return _concluded(board, bench, cache=settings.get("cache", "auto"), test=test)
+            study = _concluded(board, bench, cache=settings.get("cache", "auto"), test=test)
+            return replace(study, folder=None) if is_url(asked.out) else study
 
 
 def _trials(board: Board, bench: Bench, *, ends: float) -> Iterator[KeptTrial]:
