@@ -216,3 +216,61 @@ def test_export_to_onnx(family: str, tmp_path: Path) -> None:
     assert {one.name for one in session.get_inputs()} == set(inputs)
     found = session.run(None, {name: values[:4] for name, values in inputs.items()})
     np.testing.assert_allclose(found[0], own_logits(family, inputs)[:4], atol=1e-4)
+
+
+class _InOneDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(5, 8), nn.Linear(3, 8), nn.Linear(16, 3)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.out(torch.cat([self.first(batch["X"]).relu(), self.second(batch["Z"]).relu()], 1))
+
+
+class _Packed(nn.Module):
+    """A recurrent network over sequences that are packed by their lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(4, 6, batch_first=True, bidirectional=True), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        _, (state, _) = self.lstm(packed)
+        return self.out(torch.cat([state[0], state[1]], 1))
+
+
+DRAW = np.random.default_rng(0)
+WITH_ONE_ARGUMENT = {
+    "dict": (_InOneDict, {"X": (5,), "Z": (3,)}, {"X": DRAW.normal(size=(24, 5)), "Z": DRAW.normal(size=(24, 3))}),
+    "packed": (_Packed, {"x": (6, 4), "lengths": ()}, {"x": DRAW.normal(size=(24, 6, 4)), "lengths": np.arange(24) % 5 + 1}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The network is saved")
+@pytest.mark.parametrize("kind", WITH_ONE_ARGUMENT)
+@pytest.mark.parametrize("strategy", ["head", "auto"])
+def test_inputs_in_one_dict_and_lengths(kind: str, strategy: str, tmp_path: Path) -> None:
+    make, shapes, examples = WITH_ONE_ARGUMENT[kind]
+    examples = {name: values.astype(np.float32 if values.dtype == float else np.int64) for name, values in examples.items()}
+    torch.manual_seed(0)
+    module = make().eval()
+    net = regraft.load(module, inputs=shapes, classes=["a", "b", "c"])
+    tensors = {name: torch.from_numpy(values) for name, values in examples.items()}
+    with torch.no_grad():
+        expected = module(tensors) if kind == "dict" else module(**tensors)
+    assert np.allclose(net.logits(examples), expected.numpy(), atol=1e-5)
+    labels = np.array(["a", "b", "d"])[np.arange(24) % 3]
+    made = regraft.adapt(net, (examples, labels), strategy=strategy, epochs=1, batch_size=8).network
+    made.save(tmp_path / "made")
+    assert np.array_equal(regraft.load(tmp_path / "made", architecture=make).logits(examples), made.logits(examples))
+
+
+def test_a_name_that_no_input_has_is_told_also_where_one_argument_is_taken() -> None:
+    with pytest.raises(NetworkError, match=r"takes no input 'Y'; valid: 'batch'. With all of them in one mapping it does not run: 'X'"):
+        regraft.load(_InOneDict(), inputs={"Y": (5,), "Z": (3,)})
+
+
+def test_class_names_of_a_network_without_a_head_say_what_to_do() -> None:
+    with pytest.raises(NetworkError, match=r"3 class names for a network without a head.*regraft.retarget"):
+        regraft.load(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), inputs=(4,), classes=["a", "b", "c"])

@@ -95,7 +95,13 @@ class Network(Editable):
         Raises:
             NetworkError: if there is no head, or another number of rows.
         """
-        names, head = checked_classes(classes), self.head_of(task)
+        names = checked_classes(classes)
+        if not self.heads:
+            raise NetworkError(
+                f"Received {len(names)} class names for a network without a head: no linear layer makes its result. Leave out classes= and "
+                "give the network a head of these classes with regraft.retarget(net, classes); or name its layer with head=."
+            )
+        head = self.head_of(task)
         head = head.as_binary() if len(names) == 2 and len(head.weight) == 1 and head.layer else head
         if len(names) != len(head.weight):
             raise NetworkError(

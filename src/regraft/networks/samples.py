@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from itertools import combinations
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_sample",
     "differing_passes",
     "first_working_sample",
+    "in_one_mapping",
     "is_pictures",
     "named_sample",
     "placed",
@@ -73,7 +74,7 @@ def to_inputs(sample: Inputs) -> Inputs:
 
 
 def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int = 2) -> Tensor:
-    """Return a repeatable random batch, (batch, *shape): standard normal, or token ids 0 and 1.
+    """Return a repeatable random batch, (batch, *shape): standard normal, or token ids 0 and 1; single whole numbers are 1, as a length.
 
     Args:
         shape: shape of one item; a free axis (None) gets length 32.
@@ -82,7 +83,9 @@ def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int
     """
     generator = torch.Generator().manual_seed(0)
     sizes = (batch, *(32 if size is None else int(size) for size in shape))
-    return torch.randint(0, 2, sizes, generator=generator) if integers else torch.randn(sizes, generator=generator, dtype=torch.float32)
+    if integers:
+        return torch.randint(0, 2, sizes, generator=generator) if len(sizes) > 1 else torch.ones(sizes, dtype=torch.int64)
+    return torch.randn(sizes, generator=generator, dtype=torch.float32)
 
 
 def _candidates(module: Module) -> Iterator[Tensor]:
@@ -106,7 +109,7 @@ def _candidates(module: Module) -> Iterator[Tensor]:
 
 _MOST_NAMED = 6
 """Inputs by name up to which all choices of those that are whole numbers are tried."""
-_RUNNING = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+_RUNNING = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 """What a forward raises that an input does not suit."""
 
 
@@ -165,41 +168,51 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
 
 
 def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Return two examples by the names of their tensors: what is called ids is whole numbers, and a mask is all ones.
+    """Return two examples by the names of their tensors: what is called ids is whole numbers, a mask is all ones, a length is 1.
 
     Where a module with embeddings does not run on that, others of its inputs are whole numbers too: the fewest with which it runs.
 
     Args:
-        module: takes these inputs by name.
+        module: takes these inputs by name, or in one mapping.
         shapes: of one item of each input.
 
     Raises:
         NetworkError: if it takes no input of such a name.
     """
     taken = inspect.signature(module.forward).parameters
-    unknown = [name for name in shapes if name not in taken]
-    if unknown and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
-        raise NetworkError(f"{type(module).__name__} takes no input {unknown[0]!r}{near_names(unknown[0], list(taken))}")
-    first = {name: sample_of(shape, integers=name.endswith("ids")) for name, shape in shapes.items()}
+    unknown, whole = [name for name in shapes if name not in taken], in_one_mapping(module, shapes)
+    message = f"{type(module).__name__} takes no input {unknown[0]!r}{near_names(unknown[0], list(taken))}" if unknown else ""
+    if unknown and not whole and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        raise NetworkError(message)
+    counted = {name: name.endswith("ids") or (not len(shape) and "len" in name) for name, shape in shapes.items()}
+    first = {name: sample_of(shape, integers=counted[name]) for name, shape in shapes.items()}
     first = {name: torch.ones_like(tensor, dtype=torch.int64) if name.endswith("_mask") else tensor for name, tensor in first.items()}
     open_ones = [name for name, tensor in first.items() if tensor.is_floating_point()]
-    if (
-        not any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
-        or len(open_ones) > _MOST_NAMED
-    ):
-        return first
-    was_training = module.training
+    looked_up = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
+    most = len(open_ones) if looked_up and len(open_ones) <= _MOST_NAMED else 0
+    was_training, problem = module.training, None
     module.eval()
     try:
-        for count in range(len(open_ones) + 1):
-            for chosen in combinations(open_ones, count):
-                sample = first | {name: sample_of(shapes[name], integers=True) for name in chosen}
-                with suppress(*_RUNNING), torch.no_grad():
-                    module(**sample)
-                    return sample
+        for chosen in (names for count in range(most + 1) for names in combinations(open_ones, count)):
+            sample = first | {name: sample_of(shapes[name], integers=True) for name in chosen}
+            try:
+                with torch.no_grad():
+                    module(sample) if whole else module(**sample)
+                return sample
+            except _RUNNING as error:
+                problem = reason_of(error)
     finally:
         module.train(was_training)
+    if whole:
+        raise NetworkError(f"{message}. With all of them in one mapping it does not run: {problem}")
     return first
+
+
+def in_one_mapping(module: Module, names: Iterable[str]) -> bool:
+    """Tell whether a module takes tensors of these names as one argument, a mapping: it knows none of them, and needs a single one."""
+    taken = inspect.signature(module.forward).parameters
+    needed = [one for one in taken.values() if one.default is one.empty]
+    return taken.keys().isdisjoint(names) and len(needed) == 1 and needed[0].kind is needed[0].POSITIONAL_OR_KEYWORD
 
 
 def three_items(sample: Inputs) -> Inputs:

@@ -18,7 +18,7 @@ from .edits import Edit, LowRank
 from .family import Family
 from .parts.head import HeadChoice
 from .parts.protocols import on_device
-from .samples import check_sample, first_working_sample, sample_facts
+from .samples import check_sample, first_working_sample, in_one_mapping, sample_facts
 from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from .sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
 from .torch_changes import adjusting, changes, codes, low_ranks
@@ -27,7 +27,7 @@ from .torch_parts import holding
 from .torch_parts.body import TorchBody, inspected
 from .torch_parts.exporting import export_module, write_graph, write_program
 from .torch_parts.graft import for_exporter_
-from .torch_parts.plain import copied, in_single_precision, made_plain, unwrapped
+from .torch_parts.plain import InOneMapping, copied, in_single_precision, made_plain, unwrapped
 
 __all__ = ["TORCH", "TorchFamily", "open_torch"]
 
@@ -123,11 +123,13 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     own, further = made_plain(inner if take else copied(inner))
     holding.note_flags_(own)
     guessed = sample is None and inputs is None
+    if isinstance(sample, dict) and in_one_mapping(own, sample):
+        own.register_forward_pre_hook(InOneMapping(), with_kwargs=True)
 
     def run(changed: bool) -> Inputs:
         if sample is None:
             return first_working_sample(lambda batch: call_module(own.eval(), batch), own, shape=inputs)
-        if changed:
+        if changed or isinstance(sample, dict):
             check_sample(lambda batch: call_module(own.eval(), batch), own, sample=sample)
         return sample
 

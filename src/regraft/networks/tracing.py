@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import PackedSequence
 
 __all__ = [
     "Trace",
@@ -131,9 +132,11 @@ def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callab
 
 
 def flat_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors inside a value of nested tuples, lists, mappings and data classes, in order."""
+    """Return the tensors inside a value of nested tuples, lists, mappings and data classes, in order; packed sequences are none."""
     if isinstance(value, Tensor):
         return [value]
+    if isinstance(value, PackedSequence):  # steps of all examples one after the other
+        return []
     if isinstance(value, Mapping):
         return [tensor for part in value.values() for tensor in flat_tensors(part)]
     if isinstance(value, (tuple, list)):

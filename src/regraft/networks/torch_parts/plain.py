@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ...errors import NetworkError
 
-__all__ = ["copied", "in_single_precision", "made_plain", "unwrapped"]
+__all__ = ["InOneMapping", "copied", "in_single_precision", "made_plain", "unwrapped"]
 
 _OF_TORCH = ("_modules", "_parameters", "_buffers")
 M = TypeVar("M", bound=Module)
@@ -99,6 +99,15 @@ class _ByName:
     # over the limit: the signature is PyTorch's
     def __call__(self, _module: Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {self.name: args[0], **named} if args else named
+
+
+@dataclass(frozen=True)
+class InOneMapping:
+    """Gives a module as one mapping what it was called with by name."""
+
+    # over the limit: the signature is PyTorch's
+    def __call__(self, _module: Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return None if args else ((named,), {})
 
 
 @dataclass(frozen=True)
