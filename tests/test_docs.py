@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from regraft.cli import app
 
 HOME = Path(__file__).parents[1]
 FOLDERS = [HOME / "docs", HOME / "docs" / "tasks", HOME / "docs" / "examples"]
@@ -17,3 +21,32 @@ def test_python_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     for example in re.findall(r"```python\n(.+?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
         exec(compile(example, str(path), "exec"), {})
+
+
+def _command_lines() -> list[tuple[str, str]]:
+    """Return (page, line) of every command in a block of the documentation, examples of what a command prints left out."""
+    pages = [*PAGES, *sorted((HOME / "docs" / "methods").glob("*.md")), HOME / "SECURITY.md"]
+    found = []
+    for page in pages:
+        inside = ""
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+            if line.lstrip().startswith("```"):
+                inside = "" if inside else line.strip()
+            elif inside in ("```", "```sh", "```bash", "```console") and line.strip().removeprefix("$ ").startswith("regraft "):
+                found.append((page.stem, line.strip().removeprefix("$ ")))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), _command_lines())
+def test_commands_are_ones_that_the_program_has(page: str, line: str) -> None:
+    """Their arguments are parsed, and nothing is run."""
+    name, *words = shlex.split(line.partition(" #")[0])[1:]
+    program = get_command(app)
+    if name.startswith("--"):
+        assert name in {option for one in program.params for option in one.opts} | {"--install-completion", "--show-completion"}
+        return
+    command = program.commands[name]  # type: ignore[attr-defined]  # of a group
+    context = command.make_context(name, words)
+    if hasattr(command, "commands"):
+        assert words[0] in command.commands and command.commands[words[0]].make_context(words[0], words[1:])
+    assert context.info_name == name
