@@ -158,8 +158,8 @@ def duration(seconds: float) -> str:
 
 
 def spent(cost: Mapping[str, float]) -> dict[str, float]:
-    """Return the seconds of a `cost` by what they were spent on, in words; what no kind of work has claimed comes last."""
-    parts = {words: float(cost[kind]) for kind, words in STEPS.items() if cost.get(kind)}
+    """Return the seconds of a `cost` by what they were spent on, in words; what is under 0.05 s, or has no name, comes last, together."""
+    parts = {words: float(cost[kind]) for kind, words in STEPS.items() if cost.get(kind, 0.0) >= 0.05}
     rest = float(cost.get("total") or 0.0) - sum(parts.values())
     return parts | ({"other" if parts else "all steps": rest} if rest > 0.05 else {})
 

@@ -35,7 +35,7 @@ def test_json_is_the_profile(pictures: Path) -> None:
 def test_one_message_where_it_cannot_be(tmp_path: Path) -> None:
     few = make_pictures(tmp_path / "few", each=1)
     result = run("profile", TINY, few, *MEMORY)
-    assert result.exit_code == 2 and "4 or more items" in result.stderr and "Traceback" not in result.stderr
+    assert result.exit_code == 2 and "4 or more examples" in result.stderr and "Traceback" not in result.stderr
     assert run("profile", TINY, tmp_path / "nowhere", *MEMORY).exit_code == 2
     result = run("profile", TINY, make_pictures(tmp_path / "some"), "--of-task", "other", *MEMORY)
     assert result.exit_code == 2 and "'other'" in result.stderr

@@ -96,7 +96,7 @@ def test_profile_finds_the_depth_that_knows_and_says_where_transfer_breaks() -> 
     assert found.holds_to in ("conv1", "norm1", "conv2", "norm2")
     assert found.likeness == "different" and found.similarity is not None and found.similarity < 0.1
     assert any("Transfer breaks after" in sentence for sentence in found.findings)
-    assert any("'fc1'" in sentence and "All items give the same" in sentence for sentence in found.warnings)
+    assert any("'fc1'" in sentence and "All examples give the same" in sentence for sentence in found.warnings)
     assert "fc1" in found.table() and "Textbook:" in str(found)
     assert found.passed == 60 and found.judged == 60
 
@@ -148,10 +148,10 @@ def test_groups_are_left_out_whole_and_the_naive_estimate_is_said_to_be_too_good
     targets = np.array(CLASSES)[draw.integers(0, 3, 16)[groups]]
     found = profile(cnn(), regraft.read((items, targets), group=groups.astype(str)))
     figures = {part.name: part.value for part in found.beside}
-    naive = next(value for name, value in figures.items() if name.startswith("the same, one item left out"))
+    naive = next(value for name, value in figures.items() if name.startswith("the same, one example left out"))
     assert found.held_out == "leave-group-out" and found.groups == 16
     assert naive > max(value for name, value in figures.items() if name.startswith("all depths")) + 0.2
-    assert any("Items of one group resemble each other" in sentence for sentence in found.warnings)
+    assert any("Examples of one group resemble each other" in sentence for sentence in found.warnings)
     lone = profile(cnn(), regraft.read(textures(6), group=np.full(18, "one")))
     assert lone.held_out == "leave-one-out" and any("group 'one'" in sentence for sentence in lone.warnings)
 
@@ -177,7 +177,7 @@ def test_of_rows_the_columns_themselves_are_named(kind: str) -> None:
     assert any(sentence.startswith("The columns themselves already give") for sentence in found.warnings)
     assert not any("loudness" in sentence for sentence in found.warnings)
     joint = max(part.value for part in found.beside if part.name.startswith("all depths"))
-    single = next(part for part in found.beside if "one item left out" in part.name)  # the groups are drawn: nothing is too good
+    single = next(part for part in found.beside if "one example left out" in part.name)  # the groups are drawn: nothing is too good
     assert ("too good" in single.words) == (single.value > joint)
     told = regraft.adapt(net, (rows, targets + draw.standard_normal(60) if kind == "numbers" else targets), cache="memory", epochs=2)
     assert any(reason.startswith("The columns themselves do as well") for reason in told.plan.reasons)
@@ -294,7 +294,7 @@ def test_other_tasks(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [(["a", "b", "c"] * 1, "4 or more items"), (list("abcdef"), "two items of one"), (["a"] * 6, "two classes")],
+    [(["a", "b", "c"] * 1, "4 or more examples"), (list("abcdef"), "two examples of one"), (["a"] * 6, "two classes")],
 )
 def test_too_few_items_is_one_message(targets: list[str], message: str) -> None:
     items = np.random.default_rng(0).standard_normal((len(targets), 1, 8, 8)).astype(np.float32)
@@ -305,7 +305,7 @@ def test_too_few_items_is_one_message(targets: list[str], message: str) -> None:
 def test_single_items_of_some_classes_are_said() -> None:
     items, names = textures(8)
     found = profile(cnn(), (np.concatenate([items, items[:2] + 1]), np.concatenate([names, ["lone", "other"]])))
-    assert any("single item" in sentence for sentence in found.warnings)
+    assert any("single example" in sentence for sentence in found.warnings)
     assert found.counts["lone"] == 1
 
 
@@ -314,7 +314,7 @@ def test_numbers_that_are_not_finite_name_the_place() -> None:
     items, names = textures(6)
     net = regraft.load(broken, inputs=(1, 8, 8), classes=CLASSES)
     net.module[0].weight.data.fill_(1e38)
-    with pytest.raises(DataError, match=r"not finite for .* of 18 items"):
+    with pytest.raises(DataError, match=r"not finite for .* of 18 examples"):
         profile(net, (items * 100, names))
 
 

@@ -101,11 +101,11 @@ def _check_targets(data: Dataset) -> None:
     known = data.targets_of(data.name)
     count, counts = int(known.known.sum()), known.counts()
     if count < 4:
-        raise DataError(f"A profile needs 4 or more items with a target; received {count}. Give it more data.")
+        raise DataError(f"A profile needs 4 or more examples with a target; received {count}. Give it more data.")
     if data.task == "classification" and ((counts > 0).sum() < 2 or counts.max() < 2):
         raise DataError(
-            f"A profile leaves items out and judges them, so it needs two classes and two items of one; received {count} items of "
-            f"{int((counts > 0).sum())} classes, at most {int(counts.max())} of one. Give it more items of each class."
+            f"A profile leaves examples out and judges them, so it needs two classes and two examples of one; received {count} examples of "
+            f"{int((counts > 0).sum())} classes, at most {int(counts.max())} of one. Give it more examples of each class."
         )
     if data.task == "regression" and not np.ptp(known.values[known.known], axis=0).all():
         raise DataError(f"All {count} targets of an output are equal; expected numbers that differ. Check the target column.")
@@ -117,7 +117,9 @@ def _judged_rows(data: Dataset, seed: int) -> tuple[np.ndarray, list[str]]:
     if len(known) <= MOST_JUDGED:
         return known, []
     kept, _ = data.subset(known).split_indices(1 - MOST_JUDGED / len(known), seed=seed)
-    return known[np.sort(kept)], [f"The figures are of {len(kept):,} items, drawn from the {len(known):,} that went through the network."]
+    return known[np.sort(kept)], [
+        f"The figures are of {len(kept):,} examples, drawn from the {len(known):,} that went through the network."
+    ]
 
 
 def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
@@ -128,7 +130,7 @@ def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
     names, numbers = np.unique(np.asarray(data.groups)[rows], return_inverse=True)
     if len(names) > 1:
         return Case(data.task, len(data.classes), targets, numbers.astype(np.int64)), len(names), []
-    said = f"All items are of the group {str(names[0])!r}, so they are left out one by one; how it does on new groups is not known."
+    said = f"All examples are of the group {str(names[0])!r}, so they are left out one by one; how it does on new groups is not known."
     return Case(data.task, len(data.classes), targets), 1, [said]
 
 
@@ -149,7 +151,7 @@ def _tables(tapped: Tapped, rows: np.ndarray) -> dict[str, np.ndarray]:
         wrong = np.flatnonzero(~np.isfinite(table).all(axis=1))
         if wrong.size:
             raise DataError(
-                f"At {block!r} the network gives numbers that are not finite for {wrong.size} of {len(table)} items, such as item "
+                f"At {block!r} the network gives numbers that are not finite for {wrong.size} of {len(table)} examples, such as example "
                 f"{int(rows[wrong[0]])}: it has diverged, or the input holds extreme values. Check weights and data."
             )
     return tables
@@ -212,7 +214,7 @@ def _jointly(joint: Joint, naive: Held | None) -> Iterator[Beside]:
         yield Beside(f"all depths together, {name}", held.value, held.error, words)
     if naive is not None:
         words = "groups ignored: too good for new ones" if naive.value > joint.held.value else "groups ignored"
-        yield Beside(f"the same, one item left out ({joint.method})", naive.value, naive.error, words)
+        yield Beside(f"the same, one example left out ({joint.method})", naive.value, naive.error, words)
 
 
 def _on_deepest(of: _Measuring) -> Iterator[Beside]:
@@ -243,7 +245,7 @@ def _old_head(of: _Measuring) -> Iterator[Beside]:
 
 def _forecast(gain: tuple[float, float, float] | None, more: int, *, kind: str) -> Iterator[str]:
     if gain is not None:
-        items, unit = ("items", "") if kind == "regression" else ("items per class", " points")
+        items, unit = ("examples", "") if kind == "regression" else ("examples per class", " points")
         about, low, high = (points_of(part, kind) for part in gain)
         yield f"{more:,} more {items} would give about {about}{unit} ({low} to {high}) with the probe on all depths."
 

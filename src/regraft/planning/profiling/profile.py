@@ -225,7 +225,7 @@ class Profile:
             True
         """
         width = max(24, *(len(depth.block) for depth in self.depths), *(len(part.name) for part in self.beside)) + 2
-        lines = [f"{self.network}: {self.metric} on {self.judged:,} items, {self.held_out}; chance {self._said(self.chance)}", ""]
+        lines = [f"{self.network}: {self.metric} on {self.judged:,} examples, {self.held_out}; chance {self._said(self.chance)}", ""]
         lines += [f"      {'depth':<{width}}{'numbers':>8}{'figure':>10}{'±':>7}"]
         for number, depth in enumerate(self.depths):
             marks = [word for word, at in (("best", self.best), ("transfer holds to here", self.holds_to)) if at == depth.block]
@@ -375,5 +375,5 @@ class Form(Plain):
             if name not in names:
                 raise ValueError(f"{name!r} is none of the depths {names[:6]}")
         if self.curve and not any(point[0] for point in self.curve):
-            raise ValueError("a learning curve of no items")
+            raise ValueError("a learning curve of no examples")
         return self

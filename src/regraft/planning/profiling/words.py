@@ -24,7 +24,7 @@ FEW = 5
 _ADVICE = {
     ("small", "similar"): "train a head on the deepest features; the network would be overfitted by fine-tuning.",
     ("small", "different"): "train a head on features of an earlier block; the deepest are those of the old task.",
-    ("large", "similar"): "fine-tune the whole network; there are items enough not to overfit it.",
+    ("large", "similar"): "fine-tune the whole network; there are examples enough not to overfit it.",
     ("large", "different"): "fine-tune the whole network, or train it from scratch.",
 }
 
@@ -119,7 +119,7 @@ def read_figures(found: Found) -> Reading:
     """
     size = "large" if found.per_class >= (MANY_ITEMS if found.kind == "regression" else MANY_PER_CLASS) else "small"
     share = found.similarity
-    unit = "items" if found.kind == "regression" else "items per class"
+    unit = "examples" if found.kind == "regression" else "examples per class"
     many = f"{size.capitalize()} data ({found.per_class:,} {unit})"
     if share is None:
         said = f"{many}; nothing the network computes predicts the targets better than chance."
@@ -164,7 +164,7 @@ def _choice(found: Found) -> str:
     count = len(found.depths)
     if count < 2:
         return ""
-    return f"The best of {count} depths is '{found.best}' with {best}; chosen without the items that judge it: {honest}."
+    return f"The best of {count} depths is '{found.best}' with {best}; chosen without the examples that judge it: {honest}."
 
 
 def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
         )
     if naive is not None and naive.value - found.joint.value > max(CLEAR * found.joint.error, 2 * WORTH):
         said.append(
-            f"Items of one group resemble each other: left out one by one they give {_figure(found, naive.value)}, whole groups "
+            f"Examples of one group resemble each other: left out one by one they give {_figure(found, naive.value)}, whole groups "
             f"{_figure(found, found.joint.value)}. Only the latter holds for new groups; split by group."
         )
     low = [repr(name) for name, held in found.depths.items() if found.is_below_chance(held)]
@@ -196,15 +196,15 @@ def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, 
     if low:
         said.append(
             f"Clearly below chance ({_figure(found, found.chance)}): {', '.join(low[:6])}{', …' if low[6:] else ''}. With classes of about "
-            "one size, the items that are left in hold fewer of the class of the one left out, so that a probe that knows nothing names "
+            "one size, the examples that are left in hold fewer of the class of the one left out, so that a probe that knows nothing names "
             "another class: such a figure means no more than chance does."
         )
     few = [name for name, count in counts.items() if 0 < count < FEW]
     if few:
         names = ", ".join(few[:6]) + (f", … ({len(few) - 6} more)" if len(few) > 6 else "")
         lone = sum(counts[name] == 1 for name in few)
-        end = f"; {lone} of them have a single item, which no probe gets right once it is left out" if lone else ""
-        said.append(f"Fewer than {FEW} items of {names}: their figures hardly mean anything{end}.")
+        end = f"; {lone} of them have a single example, which no probe gets right once it is left out" if lone else ""
+        said.append(f"Fewer than {FEW} examples of {names}: their figures hardly mean anything{end}.")
     if constant:
-        said.append(f"All items give the same at {', '.join(map(repr, constant[:6]))}: the network has no use for such input there.")
+        said.append(f"All examples give the same at {', '.join(map(repr, constant[:6]))}: the network has no use for such input there.")
     return tuple(said)
