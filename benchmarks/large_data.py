@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 COLUMNS, SIDE = 20, 32
-ROWS, PICTURES = (10_000, 100_000, 1_000_000), (1_000, 10_000, 100_000)
+ROWS, PICTURES = (100_000, 300_000, 1_000_000), (20_000, 50_000, 100_000)
 
 
 def made(folder: Path, kind: str, count: int) -> Path:
@@ -64,7 +64,8 @@ def measured(path: Path, kind: str, count: int) -> dict[str, float]:
     started, base = time.process_time(), _peak()
     data = regraft.read(path, target=f"labels-{count}.npy") if kind == "npy" else regraft.read(path)
     read, read_peak = time.process_time(), _peak()
-    result = regraft.adapt(net, data, strategy="probe", cache=path.parent / f"cache-{kind}-{count}")
+    strategy = "head" if kind == "pictures" else "probe"
+    result = regraft.adapt(net, data, strategy=strategy, cache=path.parent / f"cache-{kind}-{count}")
     ended = time.process_time()
     accuracy = float(result.scores["holdout"]["accuracy"])
     peaks = {"before": base, "read_peak": read_peak, "peak": _peak()}

@@ -60,3 +60,16 @@ def test_lists_of_arrays():
     assert reasons == {1: "NaN or infinity", 2: "empty", 3: "<U1 values in place of numbers"}
     texts = Dataset(["a", None, 3], np.zeros(3, int), ("a",), "text")
     assert bad_items(texts) == {1: "missing text", 2: "int in place of a text"}
+
+
+@pytest.mark.parametrize(("change", "cut"), [("cut", True), ("whole", False), ("streamed", False), ("empty head", False)])
+def test_a_recording_that_is_cut_short_is_told(tmp_path, change, cut):
+    soundfile = pytest.importorskip("soundfile")
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.sin(np.arange(4000) / 9), 8000)
+    whole = (tmp_path / "b.wav").read_bytes()
+    heads = {"streamed": b"\xff" * 4, "empty head": bytes(4)}
+    (tmp_path / "b.wav").write_bytes(whole[:3001] if change == "cut" else whole[:4] + heads.get(change, whole[4:8]) + whole[8:])
+    data = checked(read(([tmp_path / "a.wav", tmp_path / "b.wav"], ["x", "y"])), skip_bad=False)
+    told = [note for note in data.notes if "1 of 2 recordings end before the length that their files declare" in note]
+    assert len(told) == cut and checked(data, skip_bad=False).notes == data.notes

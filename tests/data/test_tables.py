@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from regraft.data import read
-from regraft.data.readers.table_files import columns_of_file
+from regraft.data.readers.table_files import columns_of_file, names_of_file
 from regraft.errors import DataError
 
 
@@ -304,3 +307,76 @@ def test_data_frames_with_labels_beside_them():
     assert "rows belong together by position" in moved.notes[0] and moved.targets.tolist() == [0, 1]
     arrow = pytest.importorskip("pyarrow").table({"a": [1, 2], "b": [2, 4], "label": ["x", "y"]})
     assert read(arrow).items.shape == (2, 2)
+
+
+RECORDS = [
+    {"code": "007", "a": 1.5, "n": 3, "label": "x"},
+    {"code": "010", "a": -2.0, "n": 4, "label": "y"},
+    {"code": "1", "n": 5, "label": "x"},
+]
+LINES = "\n".join([json.dumps({**row, "list": [1]}) for row in RECORDS]) + "\n\n"
+CSV = "code,a,n,label\n007,1.5,3,x\n010,-2,4,y\n1,,5,x\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("Größe 1.CSV", CSV.encode()),
+        ("t.tsv", CSV.replace(",", "\t").encode()),
+        ("t.TAB", CSV.replace(",", "\t").encode()),
+        ("t.csv.gz", gzip.compress(CSV.encode())),
+        ("T.TSV.GZ", gzip.compress(CSV.replace(",", "\t").encode("utf-16"))),
+        ("t.jsonl", LINES.encode()),
+        ("t.ndjson", b"\xef\xbb\xbf" + LINES.encode()),
+    ],
+)
+def test_a_table_is_the_same_in_every_form(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    data = read(tmp_path / name, columns=["n"], group="code", kind="array", skip_bad=True)
+    assert data.classes == ("x", "y") and np.array_equal(data.items, np.float32([[1.5], [-2.0]]))
+    assert data.groups is not None and data.groups.tolist() == ["007", "010"]
+    assert data.columns is not None and data.columns.tolist() == [[3.0], [4.0]]
+    assert names_of_file(tmp_path / name)[:4] == list(RECORDS[0])
+    assert any("list (" in note or "structures were not read: list" in note for note in data.notes) == ("json" in name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.xlsx", b"PK", "pandas.read_excel"),
+        ("t.FEATHER", b"ARROW1", "pandas.read_feather"),
+        ("t.json", b"[]", "one object a line"),
+        ("t.csv.bz2", b"BZh", "Unpack it first"),
+        ("t.pkl", b"x", "a pickle runs code"),
+        ("t.tar.gz", gzip.compress(b"x"), "expected .csv.gz or .tsv.gz"),
+        ("t.csv.gz", gzip.compress(CSV.encode())[:-9], "cannot be read as a CSV file"),
+        ("t.csv.gz", CSV.encode(), "cannot be read as a CSV file"),
+        ("t.jsonl", b'{"a": 1}\n{"a": }\n', "Line 2 of t.jsonl is no JSON"),
+        ("t.jsonl", b'{"a": 1}\n[1]\n', r"Line 2 of t.jsonl is '\[1\]'; expected an object"),
+        ("t.jsonl", b"[" * 100_000, "t.jsonl' cannot be read as a JSON Lines file"),
+        ("t.jsonl", b"\n", "is empty"),
+    ],
+)
+def test_other_tables_are_refused_with_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("form", ["{folder}/{name}", "{folder}\\{name}", ".\\{folder}\\{name}"])
+def test_names_of_files_may_be_written_as_windows_does(tmp_path: Path, form: str) -> None:
+    from PIL import Image
+
+    (tmp_path / "Bilder ä").mkdir()
+    for name in ("eins.PNG", "zwei.Jpg"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "Bilder ä" / name)
+    named = [form.format(folder="Bilder ä", name=name) for name in ("eins.PNG", "zwei.Jpg")]
+    (tmp_path / "t.csv").write_text(f"file,label\n{named[0]},a\n{named[1]},b\n", encoding="utf-8")
+    assert read(tmp_path / "t.csv").kind == "image"
+
+
+def test_names_of_files_that_are_not_there_are_no_texts_to_learn_from(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,label\nC:\\fotos\\eins.JPG,a\nC:\\fotos\\zwei.JPG,b\n")
+    with pytest.raises(DataError, match=r"'file' of t.csv names files, and the first is not there: 'C:.*files= \(--files\)"):
+        read(tmp_path / "t.csv")
+    assert read(tmp_path / "t.csv", kind="text").kind == "text"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, InputError
 from ..files.formats import reason_of
-from ..files.media import picture_of, recording_of
+from ..files.media import is_cut_short, picture_of, recording_of
 from .dataset import Dataset
 from .decoding.threads import in_threads
 from .items import CHUNK_BYTES, ArrayView, listed, take
@@ -40,9 +40,15 @@ def checked(data: Dataset, skip_bad: bool) -> Dataset:
         DataError: if items cannot be used and `skip_bad` is false, or if none can be used.
     """
     bad = bad_items(data)
-    if not bad:
-        return data
-    return _left_out(data, bad, what="cannot be used", skip_bad=skip_bad)
+    data = _left_out(data, bad, what="cannot be used", skip_bad=skip_bad) if bad else data
+    return data if data.kind != "audio" else _cut_told(data)
+
+
+def _cut_told(data: Dataset) -> Dataset:
+    """Return data with a note on recordings that are cut short, of which what is there is read."""
+    cut = [data.name_of(at) for at, item in enumerate(data.items) if isinstance(item, str | Path) and is_cut_short(item)]
+    note = f"{len(cut)} of {len(data)} recordings end before the length that their files declare; what is there is read: {listed(cut)}"
+    return data if not cut or note in data.notes else dataclasses.replace(data, notes=(*data.notes, note))
 
 
 def labelled(data: Dataset, skip_bad: bool) -> Dataset:

@@ -21,7 +21,8 @@ from .readers.arrays import read_arrays, read_examples
 from .readers.examples import are_examples
 from .readers.folders import read_folder
 from .readers.streams import pictures_at, pictures_in_parquet, pictures_in_tar
-from .readers.tables import TABLE_EXTENSIONS, read_frame, read_table
+from .readers.table_files import TABLE_EXTENSIONS, how_else
+from .readers.tables import read_frame, read_table
 from .readers.targets import ReadOptions
 from .readers.tasks import Beside, targets_by_task, with_tasks
 from .targets import TASKS
@@ -183,8 +184,8 @@ def _read_path(path: Path, options: ReadOptions) -> Dataset:
         items, labels, note = array_file(path, options.target)
         data = read_arrays((items, labels), dataclasses.replace(options, target=None))
         return dataclasses.replace(data, notes=(note, *data.notes))
-    known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS, ".tar"))
-    raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}.")
+    known = ", ".join((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS, ".tar")).replace(".gz", ".csv.gz")
+    raise DataError(f"{printable(path)} cannot be read as data; expected a folder, or a file with one of {known}. {how_else(path)}".strip())
 
 
 def _read_address(url: str, options: ReadOptions) -> Dataset:

@@ -197,11 +197,12 @@ FORMATS: dict[str, Format] = {
     ),
     "csv": Format(
         "CSV file",
-        (".csv", ".tsv"),
+        (".csv", ".tsv", ".tab", ".csv.gz"),
         "`pandas.read_csv`, else `csv.reader`",
-        "Millions of columns, lines of unequal length or repeated names fill the memory or move values to another column; names of files "
-        "that lie elsewhere; cells that a spreadsheet runs.",
-        "Encoding, columns and line lengths are checked; files are looked for below one folder; cells are escaped where they are printed.",
+        "A packed file that fills the disk; millions of columns, lines of unequal length or repeated names fill the memory or move values "
+        "to another column; names of files that lie elsewhere; cells that a spreadsheet runs.",
+        "What is unpacked is measured on the way. Encoding, columns and line lengths are checked; files are looked for below one folder; "
+        "cells are escaped where they are printed.",
     ),
     "parquet": Format(
         "Parquet file",
@@ -211,6 +212,13 @@ FORMATS: dict[str, Format] = {
         "Declared sizes are checked first and the real ones while reading, one column after the other; a repeated text counts as often as "
         "it stands. Of nested columns only encoded pictures are read, a row group at a time; the details over which pyarrow aborts are not "
         "asked for.",
+    ),
+    "lines": Format(
+        "JSON Lines file",
+        (".jsonl", ".ndjson"),
+        "`json.loads` of each line",
+        "Values within values without end; names of files that lie elsewhere.",
+        "Lists and objects within a line are not read; files are looked for below one folder.",
     ),
     "tar": Format(
         "WebDataset archive",

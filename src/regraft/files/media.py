@@ -14,7 +14,7 @@ from ..errors import DataError, optional_import
 from .formats import opening, reading, reason_of
 from .sizes import check_size
 
-__all__ = ["picture_of", "recording_of"]
+__all__ = ["is_cut_short", "picture_of", "recording_of"]
 
 DECODED = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF", "ICO", "QOI", "SGI", "PCX", "TGA")
 """What PIL calls the formats that may be opened; the last one has no mark of its own, so it is tried when no other fits."""
@@ -22,6 +22,7 @@ LARGE_PIXELS = 2**24
 SAMPLE_BYTES = 4
 _DEFLATED = 1032
 """Bytes that one byte in a PNG file can stand for at most."""
+_STREAMED = 2**31 - 2**20
 _REPAIR = "Repair or remove it."
 _ONE_LARGE = threading.Lock()
 """Held while a picture of more than `LARGE_PIXELS` is decoded: in eight threads, eight of them would fill the memory."""
@@ -76,6 +77,14 @@ def _picture_in(stream: Any, size: int) -> Iterator[Any]:
         raise ValueError(f"it declares {picture.width} x {picture.height} pixels, more than {size} bytes can hold")
     with picture, _ONE_LARGE if picture.width * picture.height > LARGE_PIXELS else nullcontext():
         yield picture
+
+
+def is_cut_short(path: str | Path) -> bool:
+    """Return whether a WAV file that was opened before ends ahead of the length that its head declares: its reader does not say so."""
+    with Path(path).open("rb") as stream:
+        head, size = stream.read(12), os.fstat(stream.fileno()).st_size
+    declared = int.from_bytes(head[4:8], "little") + 8
+    return head[:4] == b"RIFF" and head[8:] == b"WAVE" and size + 1 < declared < _STREAMED  # else written before the length was known
 
 
 @contextmanager

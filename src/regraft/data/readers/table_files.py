@@ -1,8 +1,13 @@
-"""The columns of CSV and Parquet files."""
+"""The columns of CSV, Parquet and JSON Lines files, and what to do about tables in other forms."""
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,9 @@ from ...files.text import printable
 from ..items import as_numpy, listed
 from .csv_files import MOST_COLUMNS, columns_of_csv, distinct_names, names_of_csv, texts_of_csv
 
-__all__ = ["Columns", "columns_of_file", "distinct_names", "names_of_file", "texts_of_file"]
+__all__ = ["TABLE_EXTENSIONS", "Columns", "columns_of_file", "distinct_names", "how_else", "keeps_types", "names_of_file", "texts_of_file"]
+
+TABLE_EXTENSIONS = (".csv", ".tsv", ".tab", ".gz", ".parquet", ".jsonl", ".ndjson")
 
 Columns = dict[str, np.ndarray]
 
@@ -23,10 +30,26 @@ _REMEDY = "Save it again as CSV in UTF-8, with quotes around fields that hold a 
 BATCH_ROWS = 2**16
 """Rows of a Parquet file that are unpacked at once."""
 POINTER_BYTES = 8
+_LINES = (".jsonl", ".ndjson")
+_UNPACKED = 2**20
+_OTHERS = {
+    ".xlsx .xls .xlsm .ods": "Save the sheet as CSV in UTF-8, or give the data frame that pandas.read_excel returns",
+    ".feather .arrow": "Write it as Parquet, or give the data frame that pandas.read_feather returns",
+    ".json": "Write one object a line (.jsonl), or give the data frame that pandas.read_json returns",
+    ".dta": "Save it as CSV, or give the data frame that pandas.read_stata returns",
+    ".sav .zsav": "Save it as CSV, or give the data frame that pandas.read_spss returns",
+    ".sas7bdat .xpt": "Save it as CSV, or give the data frame that pandas.read_sas returns",
+    ".mat": "Give the arrays that scipy.io.loadmat returns as a pair (X, y), or save them as .npz",
+    ".arff": "Save it as CSV, or give what scipy.io.arff.loadarff returns as a data frame",
+    ".db .sqlite .sqlite3": "Write the query's result as CSV or Parquet, or give the data frame that pandas.read_sql returns",
+    ".pkl .pickle .joblib": "Reading a pickle runs code: have the program that wrote it write Parquet or .npz",
+    ".zip .bz2 .xz .zst .7z .rar": "Unpack it first; of packed files, .csv.gz and .tsv.gz are read",
+}
+"""Endings of other tables -> what to do."""
 
 
 def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
-    """Return the columns of a CSV (comma, semicolon or tab), TSV or Parquet file.
+    """Return the columns of a CSV (comma, semicolon or tab; also packed by gzip), Parquet or JSON Lines file.
 
     Args:
         path: the file; the first line of a CSV names the columns.
@@ -40,8 +63,11 @@ def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
     if path.suffix.lower() == ".parquet":
         with opening(path, "parquet", remedy="Write it again, or give a CSV file."):
             return _from_parquet(path)
-    with opening(path, "csv", remedy=_REMEDY):
-        return columns_of_csv(path)
+    if path.suffix.lower() in _LINES:
+        with opening(path, "lines"):
+            return _from_lines(path)
+    with _csv_in(path) as plain:
+        return columns_of_csv(plain)
 
 
 def names_of_file(path: Path) -> list[str]:
@@ -50,8 +76,10 @@ def names_of_file(path: Path) -> list[str]:
         parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
         with opening(path, "parquet", remedy="Write it again, or give a CSV file."), path.open("rb") as stream:
             return list(parquet.ParquetFile(stream).schema_arrow.names)
-    with opening(path, "csv", remedy=_REMEDY):
-        return names_of_csv(path)
+    if path.suffix.lower() in _LINES:
+        return list(columns_of_file(path)[0])
+    with _csv_in(path) as plain:
+        return names_of_csv(plain)
 
 
 def texts_of_file(path: Path, name: str) -> np.ndarray | None:
@@ -64,10 +92,61 @@ def texts_of_file(path: Path, name: str) -> np.ndarray | None:
     Returns:
         (N,) texts, None where a field is empty; None for a file that keeps numbers and texts apart.
     """
-    if path.suffix.lower() == ".parquet":
+    if keeps_types(path):
         return None
+    with _csv_in(path) as plain:
+        return texts_of_csv(plain, name)
+
+
+def keeps_types(path: Path) -> bool:
+    """Return whether a file keeps numbers and texts apart, as a CSV does not."""
+    return path.suffix.lower() in (".parquet", *_LINES)
+
+
+def how_else(path: Path) -> str:
+    """Return what to do about a table in a form that is not read, as a sentence; "" where nothing is known of it."""
+    return next((f"{told}." for endings, told in _OTHERS.items() if path.suffix.lower() in endings.split()), "")
+
+
+@contextmanager
+def _csv_in(path: Path) -> Iterator[Path]:
+    """Yield a CSV, unpacked into a folder of temporary files where it is packed."""
     with opening(path, "csv", remedy=_REMEDY):
-        return texts_of_csv(path, name)
+        if path.suffix.lower() != ".gz":
+            yield path
+            return
+        if Path(path.stem).suffix.lower() not in (".csv", ".tsv", ".tab"):
+            raise DataError(f"{printable(path)} is packed; expected .csv.gz or .tsv.gz. Unpack it first.")
+        with tempfile.TemporaryDirectory() as folder:
+            plain, held = Path(folder, path.stem), 0
+            with gzip.open(path, "rb") as stream, plain.open("wb") as out:
+                while part := stream.read(_UNPACKED):
+                    held += len(part)
+                    check_size(held, path, kind="csv")
+                    out.write(part)
+            yield plain
+
+
+def _from_lines(path: Path) -> tuple[Columns, tuple[str, ...]]:
+    """Read one JSON object a line; what a line lacks is missing."""
+    pandas, rows = optional_import("pandas", "tables", purpose="reading a JSON Lines file"), []
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(f"Line {number} of {printable(path.name)} is no JSON: {error}. Expected one object a line.") from error
+            if not isinstance(rows[-1], dict):
+                raise DataError(
+                    f'Line {number} of {printable(path.name)} is {line.strip()[:40]!r}; expected an object, such as {{"a": 1}}.'
+                )
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    nested = [name for name in names if any(isinstance(row.get(name), list | dict) for row in rows)]
+    frame = pandas.DataFrame({name: [row.get(name) for row in rows] for name in names if name not in nested})
+    notes = (f"columns that hold lists or structures were not read: {listed(nested)}",) if nested else ()
+    return {name: as_numpy(frame[name]) for name in frame}, notes
 
 
 # ── Parquet ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,13 +26,12 @@ from .csv_files import distinct_names
 from .examples import TARGET_NAMES
 from .label_lists import is_missing
 from .named_files import FilesBelow
-from .table_files import Columns, columns_of_file, texts_of_file
+from .table_files import TABLE_EXTENSIONS, Columns, columns_of_file, keeps_types, texts_of_file
 from .targets import ReadOptions, label_array
 from .tasks import Beside, built, targets_by_task
 
 __all__ = ["TABLE_EXTENSIONS", "absent_columns", "read_frame", "read_table", "read_unlabelled"]
 
-TABLE_EXTENSIONS = (".csv", ".tsv", ".parquet")
 _NAMELESS = re.compile(r"|Unnamed: 0(\.\d+)?")
 """What the index of a data frame is called once it has been written to a file."""
 FEW_ROWS = 8
@@ -170,7 +169,7 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
 
 def _file_table(path: Path) -> _Table:
     columns, notes = columns_of_file(path)
-    if path.suffix.lower() == ".parquet":
+    if keeps_types(path):
         columns = {name: _plain(values) for name, values in columns.items()}
     return _Table(columns, printable(path.name), path, notes)
 
@@ -275,6 +274,13 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
     rows = [name for name, values in free.items() if len(free) > 1 and _names_rows(name, values)]
     texts = {name: values for name, values in free.items() if _holds_texts(values) and name not in rows}
     numbers = {name: values for name, values in free.items() if values.dtype.kind in "biuf" and name not in rows}
+    named = [name for name, values in texts.items() if kind is None and all(kind_of(Path(str(value))) for value in values)]
+    if named:
+        first = printable(str(texts[named[0]][0]))
+        raise DataError(
+            f"The column {named[0]!r} of {table.name} names files, and the first is not there: {first!r}. "
+            "Give the folder that holds them as files= (--files), or kind='text' where the names themselves are to be read."
+        )
     if texts and (kind == "text" or (kind is None and not (numbers and all(_are_labels(one, len(numbers)) for one in texts.values())))):
         return _text_items(texts, rows, numbers=list(numbers))
     if kind in ("image", "audio"):
@@ -425,4 +431,5 @@ def _file_column(table: _Table, found: FilesBelow) -> str:
 def _names_files(table: _Table, folder: Path) -> bool:
     """Return whether the first value of a column names a file, seen from beside the table; nothing is opened."""
     firsts = [values[0] for values in table.columns.values() if len(values) and values.dtype.kind in "OUT"]
-    return any(isinstance(value, str) and kind_of(Path(value)) and os.path.isfile(folder / value) for value in firsts)
+    named = [value.strip().replace("\\", "/") for value in firsts if isinstance(value, str)]  # as Windows writes it
+    return any(kind_of(Path(value)) and os.path.isfile(folder / value) for value in named)

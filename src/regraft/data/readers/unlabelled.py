@@ -16,7 +16,8 @@ from ..dataset import Dataset
 from ..decoding.files import files_below, kind_of
 from ..items import listed
 from .array_files import ARRAY_EXTENSIONS, array_file, array_items, read_array
-from .tables import TABLE_EXTENSIONS, read_unlabelled
+from .table_files import TABLE_EXTENSIONS, how_else
+from .tables import read_unlabelled
 
 __all__ = ["is_file_of_items", "paths_of", "read_files"]
 
@@ -96,8 +97,9 @@ def _rows(path: Path, *, whole: bool) -> Named:
     if whole and path.suffix.lower() == ".npy":
         return read_array(path)[None], [str(path)]
     if path.suffix.lower() not in ARRAY_EXTENSIONS:
-        known = listed((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS), 9)
-        raise DataError(f"{printable(path)} is no file of numbers; expected one of {known}, or a folder of .npy files.")
+        known = listed((*TABLE_EXTENSIONS, *ARRAY_EXTENSIONS), 12)
+        expected = f"expected one of {known}, or a folder of .npy files. {how_else(path)}"
+        raise DataError(f"{printable(path)} is no file of numbers; {expected}".strip())
     rows = read_array(path, mapped=True) if path.suffix.lower() == ".npy" else array_file(path, ())[0]
     return rows, [f"{path}:{row}" for row in range(1, len(rows) + 1)]
 
