@@ -311,6 +311,6 @@ def _facts(setup: Setup, log: Log, *, outcome: Outcome, judged: Judged) -> dict[
         "worst": worst_items(judged),
         "reliability": reliability_of(judged),
         "candidates": list(outcome.candidates),
-        "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried),
+        "not_tried": sorted({"probe", "head", "partial", "full", "scratch"} - tried) if setup.plan.strategy == "auto" else [],
         "warnings": [note for note in log.notes if note.startswith("Warning: ")] + ([] if len(parts.validation) else [TOO_FEW]),
     }
