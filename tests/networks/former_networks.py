@@ -64,7 +64,9 @@ def headed(net: Any, rows: int = 2) -> Any:
 
 
 def cut(net: Any, at: int) -> Any:
-    return net.ended(net.blocks[at].name)
+    shorter = net.ended(net.blocks[at].name)
+    shorter.mode_(True)  # as it was when the folders were saved: BatchNorm has seen the sample that `headed` runs
+    return shorter
 
 
 def tapped(net: Any, *at: int) -> Any:

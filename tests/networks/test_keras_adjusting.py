@@ -179,7 +179,7 @@ def test_training_forms_are_not_saved_nor_stacked(tmp_path: Path) -> None:
         other.with_head(wider).settled()
     with pytest.raises(NetworkError, match="'lhuc', 'film'"):
         network.adjusted(network.points(), form="gain")
-    with pytest.raises(NetworkError, match="no point 'dens'; did you mean 'dense'"):
+    with pytest.raises(NetworkError, match="no linear layer or convolution 'dens' to be changed; did you mean 'dense'"):
         network.adjusted([replace(network.points()[0], name="dens")], form="lhuc")
 
 

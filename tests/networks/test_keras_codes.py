@@ -101,7 +101,7 @@ def test_codes_of_some_points() -> None:
         "codes",
         *(f"backbone.codes_{x}_inner" for x in ("to", "at", "plus")),
     ]
-    with pytest.raises(NetworkError, match=r"no point 'backbone.iner'; did you mean 'backbone.inner'"):
+    with pytest.raises(NetworkError, match=r"no linear layer or convolution 'backbone.iner' to be changed; did you mean 'backbone.inner'"):
         network.coded(replace(CODING, points=("backbone.iner",)))
 
 

@@ -161,7 +161,7 @@ def test_layers_that_cannot_be_folded_are_no_points() -> None:
 def test_a_network_that_is_recurrent_alone_has_no_points() -> None:
     net = open_torch(examples.Recurrent(), inputs=(5, 4))
     assert net.points() == ()
-    with pytest.raises(NetworkError, match="without a linear layer or convolution"):
+    with pytest.raises(NetworkError, match="has no linear layer or convolution before its head"):
         net.coded(regraft.networks.contract.Coding(3, ("a",)))
     with pytest.raises(NetworkError, match="received no points"):
         net.adjusted((), form="lhuc")
@@ -174,7 +174,7 @@ def test_adjustments_change_nothing_at_first_and_fold_into_the_weights(name: str
     before, plain = {key: value.clone() for key, value in net.state().items()}, scores(net)
     training = net.adjusted(net.points(), form=form)
     assert near(scores(training), plain) if name == "encoder" else same(scores(training), plain)
-    new = [layer.name for layer in training.layers if layer.kind in {"Lhuc", "Film"}]
+    new = [layer.name for layer in training.layers if layer.kind == "Adjustment"]
     assert new == [f"adjusting.{index}" for index in range(len(net.points()))]
     assert len(training.blocks) == len(net.blocks)
     shaken_(training, "adjusting")

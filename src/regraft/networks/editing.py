@@ -275,7 +275,7 @@ class Editable(Record):
                 f"conditions; expected finite numbers of shape {expected}: the mean code, then one row each."
             )
         twin = self.copy()
-        twin.kind.put_codes_(twin.body, values)
+        twin.body.put_codes_(values)
         twin.coding = replace(cast(Coding, self.coding), conditions=tuple(conditions))
         twin.edits = tuple(Codes(twin.coding) if isinstance(edit, Codes) else edit for edit in self.edits)
         return twin

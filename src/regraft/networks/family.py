@@ -20,23 +20,25 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ..errors import NetworkError
+from ..errors import NetworkError, near_names
 from ..files.text import printable
 from ..randomness import seeded
 from .account import Account
 from .edits import Edit
 from .fingerprints.values import Structure
 from .parts.coding import Coding
-from .parts.head import Head, two_rows
+from .parts.head import FoundHead, Head, two_rows
 from .parts.layers import Block, Layer
-from .parts.points import Point
 from .parts.protocols import Inputs, Scores, on_device
 from .parts.structure import prefixes
 from .parts.taps import TapSlice
 from .predictions import grouped_scores
 from .tracing import capture
 
-__all__ = ["B", "Body", "Family"]
+__all__ = ["B", "Body", "Family", "Places"]
+
+Places = Mapping[str, tuple[Head, FoundHead | None]]
+"""Heads by task, each with where it is found; nowhere for a derived one."""
 
 
 @dataclass(eq=False)
@@ -50,7 +52,7 @@ class Body(abc.ABC):
         layers: in the order of execution.
         blocks: the units in which depth is counted.
         heads: by task, the first one first.
-        found: what the family knows of each head that has rows of its own, by task.
+        found: where each head that has rows of its own was found, by task.
         coding: how it takes the codes of conditions; None where it takes none.
         account: what the edit that made it did to weights.
         frozen: the names of layers and single parameters that are frozen.
@@ -67,7 +69,7 @@ class Body(abc.ABC):
     layers: tuple[Layer, ...] = ()
     blocks: tuple[Block, ...] = ()
     heads: dict[str, Head] = field(default_factory=dict)
-    found: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, FoundHead] = field(default_factory=dict)
     coding: Coding | None = None
     account: Account = field(default_factory=Account)
     frozen: frozenset[str] = frozenset()
@@ -95,7 +97,11 @@ class Body(abc.ABC):
 
     def layers_of(self, task: str) -> tuple[str, ...]:
         """Return the names of the linear layers that make the logits of a `task`, `head.layer` first: several where they are added up."""
-        return tuple(self.found[task].layers) if task in self.found else (self.heads[task].layer,)
+        return self.found[task].layers if task in self.found else (self.heads[task].layer,)
+
+    def placed(self) -> Places:
+        """Return the heads with where they are found."""
+        return {task: (head, self.found.get(task)) for task, head in self.heads.items()}
 
     # ── running ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,6 +158,21 @@ class Body(abc.ABC):
         """Return the same where gradients are computed on `device`."""
         return self.memory_order
 
+    def sites(self) -> Mapping[str, Any]:
+        """Return what stands where values can be scaled and shifted by channel, by name, in the order of execution; none behind a head."""
+        return {}
+
+    def chosen_sites(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the sites with these `names`, or all, in the order of execution; an error lists names near one that is missing."""
+        sites = self.sites()
+        if not sites:
+            kind = type(self.module).__name__
+            raise NetworkError(f"{kind} has no linear layer or convolution before its head: there is no place for {names or 'codes'}.")
+        wrong = [name for name in names if name not in sites]
+        if wrong:
+            raise NetworkError(f"The network has no linear layer or convolution {wrong[0]!r} to be changed{near_names(wrong[0], sites)}")
+        return {name: site for name, site in sites.items() if name in names or not names}
+
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap, in order; empty where the features are not those of taps."""
@@ -164,6 +185,11 @@ class Body(abc.ABC):
             NetworkError: if it takes none.
         """
         raise NetworkError(f"{type(self.module).__name__} takes no codes; expected a network trained with strategy='codes'.")
+
+    def put_codes_(self, table: np.ndarray) -> None:
+        """Put another `table` of codes, (1 + K, size), in the place of the one that is there."""
+        with torch.no_grad():
+            self.code_table().copy_(torch.from_numpy(table))
 
     def note_apart_(self) -> None:
         """Take note of the heads that read other features than the first one, as one run of the sample shows."""
@@ -202,6 +228,14 @@ class Body(abc.ABC):
         """Return each layer's own parameters: layer name -> name in `state()` -> parameter."""
         known: Mapping[str, Any] = {layer.name: self.modules().get(layer.name) for layer in self.layers}
         return {layer: {f"{layer}.{name}": one for name, one in part.named_parameters()} if part else {} for layer, part in known.items()}
+
+    def recount_(self, changed: Collection[str]) -> None:
+        """Count the parameters of those layers anew that an edit has `changed`, and those of their blocks."""
+        own = self.layer_parameters()
+        sizes = {layer.name: layer.parameters for layer in self.layers}
+        sizes |= {name: sum(one.numel() for one in own[name].values()) for name in changed}
+        self.layers = tuple(replaced(layer, parameters=sizes[layer.name]) for layer in self.layers)
+        self.blocks = tuple(replaced(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
 
     @abc.abstractmethod
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
@@ -339,7 +373,7 @@ class Family(Generic[B]):
     layout: ClassVar[str] = "channels_first"
     own_endings: ClassVar[tuple[str, ...]] = ()
     edits: ClassVar[Mapping[type[Edit], Callable[..., Any]]] = {}
-    """What carries out each kind of edit that the family knows, from body, edit, head and seed, as `edit` has them."""
+    """What carries out each kind of edit that the family knows, from a private copy of the body, edit, head and seed."""
     becomes: ClassVar[dict[str, Callable[[Any, str], Any]]] = {}
     """How a network becomes one of a family, by its name; the opening of networks, which knows all of them, fills it in."""
 
@@ -361,7 +395,8 @@ class Family(Generic[B]):
         work = self.edits.get(type(edit))
         if work is None:
             self._refuse(f"cannot be changed by {edit!r}.")
-        return cast(B, work(body, edit, head, seed))
+        with seeded():
+            return cast(B, work(body.copy(), edit, head, seed))
 
     def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
         """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
@@ -375,14 +410,6 @@ class Family(Generic[B]):
             NetworkError: if the family does not know such an edit.
         """
         self._refuse(f"cannot undo {edit!r}.")
-
-    def points(self, body: B) -> tuple[Point, ...]:
-        """Return where a `body` can be shifted or scaled by channel, in the order of execution; never behind a head."""
-        return ()
-
-    def put_codes_(self, body: B, table: np.ndarray) -> None:
-        """Give a `body` that takes codes another `table` of them, (1 + K, size)."""
-        body.code_table().copy_(torch.from_numpy(table))
 
     def write(self, body: B, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
         """Write the weights of a `body` into `folder`, and return what opening them needs, as plain data.

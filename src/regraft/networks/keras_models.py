@@ -6,23 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor
 
 from ..errors import NetworkError
 from .account import Account
-from .contract import Network, Point
+from .contract import Network
 from .edits import Edit
 from .family import Family
-from .keras_changes import changes, codes, folding
-from .keras_changes.summed import with_joined_heads
+from .keras_changes import adjusting, changes
 from .keras_parts.body import KerasBody, inspected
 from .keras_parts.clone import cloned
-from .keras_parts.keras2 import write_keras2
 from .keras_parts.library import keras
-from .keras_parts.points import points_of
-from .keras_parts.samples import sample_for
-from .keras_parts.saving import as_given, layer_names, save
+from .keras_parts.running import sample_for
+from .keras_parts.saving import as_given, layer_names, save, write_keras2
 from .parts.head import HeadChoice
 from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from .sources.keras_weights import put_keras_weights_, target_weights
@@ -44,15 +40,7 @@ class KerasFamily(Family[KerasBody]):
 
     def unedit(self, body: KerasBody, edit: Edit, *, code: Tensor | None) -> tuple[KerasBody, tuple[str, ...]]:
         """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""
-        return folding.settled(body) if code is None else codes.folded(body, code)
-
-    def points(self, body: KerasBody) -> tuple[Point, ...]:
-        """Return where a `body` can be shifted or scaled by channel, in the order of execution."""
-        return points_of(body)
-
-    def put_codes_(self, body: KerasBody, table: np.ndarray) -> None:
-        """Give a `body` another `table` of codes, (1 + K, size)."""
-        codes.put_codes_(body, table)
+        return adjusting.settled(body) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: KerasBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
         """Write `network.keras`, which plain Keras opens on any backend.
@@ -147,7 +135,7 @@ def open_keras(
     if isinstance(head, str) and heads is None:
         body = changes.with_one_output(body)
     elif head is None and heads is None:
-        body = with_joined_heads(body)
+        body = changes.with_joined_heads(body)
         account = body.account
     network = Network(KERAS, body, dict(facts), account)
     if classes is not None:

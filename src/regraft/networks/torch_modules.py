@@ -6,24 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module
 
 from ..errors import NetworkError
 from .account import Account, unused_outputs
-from .contract import Inputs, Network, Point
-from .edits import Edit, LowRank
+from .contract import Inputs, Network
+from .edits import Edit
 from .family import Family
 from .parts.head import HeadChoice
 from .parts.protocols import on_device
 from .samples import check_sample, first_working_sample, in_one_mapping, sample_facts
 from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
 from .sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
-from .torch_changes import adjusting, changes, codes, low_ranks
+from .torch_changes import adjusting, changes
 from .torch_changes.wrappers import call_module
-from .torch_parts import holding
 from .torch_parts.body import TorchBody, inspected
 from .torch_parts.exporting import export_module, write_graph, write_program
 from .torch_parts.graft import for_exporter_
@@ -43,17 +41,7 @@ class TorchFamily(Family[TorchBody]):
 
     def unedit(self, body: TorchBody, edit: Edit, *, code: Tensor | None) -> tuple[TorchBody, tuple[str, ...]]:
         """Return a copy with what an `edit` added folded into the weights, one `code` for all items; and layers that got a bias."""
-        if code is not None:
-            return codes.folded(body, code)
-        return low_ranks.settled(body) if isinstance(edit, LowRank) else adjusting.settled(body)
-
-    def points(self, body: TorchBody) -> tuple[Point, ...]:
-        """Return where a `body` can be shifted or scaled by channel, in the order of execution."""
-        return adjusting.points_of(body)
-
-    def put_codes_(self, body: TorchBody, table: np.ndarray) -> None:
-        """Give a `body` another `table` of codes, (1 + K, size)."""
-        codes.put_codes_(body, table)
+        return adjusting.settled(body.copy()) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: TorchBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
         """Write the weights as safetensors and return what opening them needs.
@@ -64,7 +52,7 @@ class TorchFamily(Family[TorchBody]):
         save_file(state, folder / WEIGHTS_FILE)
         told = {**origin, "edits": [edit.to_dict() for edit in edits]} if edits else dict(origin)
         facts = {"family": "torch", "file": WEIGHTS_FILE, "origin": told, "sample": sample_facts(body.sample)}
-        facts["held"] = sorted(holding.held_parameters(body.module, given=True))
+        facts["held"] = sorted(body.given)
         if origin["source"] == "onnx":
             write_graph(body.module, folder)
         return facts if origin["source"] != "module" else {**facts, **write_program(body, folder, own=str(origin.get("class", "")))}
@@ -121,7 +109,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     """
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))
-    holding.note_flags_(own)
+    given = frozenset(name for name, parameter in own.named_parameters(remove_duplicate=False) if not parameter.requires_grad)
     guessed = sample is None and inputs is None
     if isinstance(sample, dict) and in_one_mapping(own, sample):
         own.register_forward_pre_hook(InOneMapping(), with_kwargs=True)
@@ -137,6 +125,7 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
     facts = origin or {"source": "module", "class": f"{type(module).__module__}.{type(module).__qualname__}"}
     chosen = facts.get("head") if head is None else head
     body = inspected(own, ran, head=chosen)
+    body.given = given
     if inputs is not None and None in inputs:
         body.input_shape = tuple(inputs)
     body.freeze_(())

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ..torch_parts.holding import FRESH, NOTES
 from .bytecode import constants_of, read_globals
 from .libraries import library_of
 
@@ -34,7 +33,7 @@ MOST_VALUES = 100_000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range, torch.dtype)
 _BUILTIN = (types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
 _SLOTS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType)
-_OF_EVERY_MODULE = frozenset({*vars(Module()), *NOTES, FRESH, "_compiled_call_impl", "_forward_hooks", "_forward_pre_hooks"})
+_OF_EVERY_MODULE = frozenset({*vars(Module()), "_compiled_call_impl", "_forward_hooks", "_forward_pre_hooks"})
 _OF_EVERY_GRAPH = frozenset({"_graph", "_tracer_cls", "_tracer_extras", "_lineno_map", "_prologue_start", "meta", "shape_env"})
 _NOT_OF_A_CLASS = frozenset(
     {

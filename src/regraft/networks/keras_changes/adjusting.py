@@ -1,25 +1,47 @@
-"""Shifts and scales by channel in a Keras network: a training form that folds into its weights."""
+"""What is added to a Keras network and folds into its weights: scales, shifts, low-rank changes, codes; a layer before its input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
-from ..edits import ScaleShift
-from ..keras_parts.body import KerasBody
+from ..edits import LowRank, ScaleShift
+from ..keras_parts.body import KerasBody, TrainingForm
+from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
-from ..keras_parts.points import Site, channel_axis, sites_of
-from ..keras_parts.structure import ADJUSTED, graph_of
+from ..keras_parts.points import Site, channel_axis
+from ..keras_parts.structure import ADJUSTED, CODES, CONDITION, graph_of, is_code, no_graph
+from ..keras_parts.weights import seeded
+from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.scaling import film, lhuc
-from .folding import begun
-from .inserting import Rewiring, Step
-from .opened import opened
-from .sizes import taken_activation_
+from .opened import Rewiring, Step, named, named_inputs, opened
+from .sizes import put_activation_, reset_, retrack_, taken_activation_
 
-__all__ = ["adjusted"]
+__all__ = [
+    "ENTRANCE_NAME",
+    "adjusted",
+    "biased",
+    "coded",
+    "entry_of",
+    "fold_",
+    "folded",
+    "low_rank",
+    "over_channels",
+    "settled",
+    "with_entrance",
+]
+
+ENTRANCE_NAME = "entrance"
+
+
+# ── scales and shifts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes through a door without types
@@ -53,26 +75,15 @@ class _Adjustment(keras.layers.Layer):  # type: ignore[misc]  # Keras comes thro
         return {"form": self.form, "axis": self.axis, "name": self.name, "dtype": self.dtype_policy.name}
 
 
-def adjusted(body: KerasBody, edit: ScaleShift) -> KerasBody:
-    """Return a copy of a `body` whose values at the points of an `edit` are scaled and shifted by channel; `settled` folds it.
-
-    Raises:
-        NetworkError: if a point is unknown.
-    """
-    sites = sites_of(body)
-    wrong = [name for name in edit.points if name not in sites]
-    if wrong:
-        raise NetworkError(f"The network has no point {wrong[0]!r}{near_names(wrong[0], sites)}")
-    module, layers, heads = body.copied()
-    names = {id(layer): name for name, layer in body.modules().items()}
-    pass_, added = Rewiring(), {}
-    for name in edit.points:
-        site = sites[name]
-        own = Site(layers[name], layers[names[id(site.linear)]], site.channels)
-        pass_.behind[id(own.layer)] = _adjusting(own, edit.form)
-        added[name] = f"{name[: -len(own.layer.name)]}{ADJUSTED}{own.layer.name}"
-    whole = opened(module).model(pass_.outputs(graph_of(module), {}))
-    return begun(body.anew(whole, pass_.renewed(layers), heads=heads), body, adjusting=added)
+def adjusted(twin: KerasBody, edit: ScaleShift) -> KerasBody:
+    """Scale and shift the values at the points of an `edit` by channel; `settled` folds it."""
+    plain, pass_, added = twin.copy(), Rewiring(), {}
+    for name, site in twin.chosen_sites(edit.points).items():
+        pass_.behind[id(site.layer)] = _adjusting(site, edit.form)
+        added[name] = f"{name[: -len(site.layer.name)]}{ADJUSTED}{site.layer.name}"
+    whole = opened(twin.module).model(pass_.outputs(graph_of(twin.module), {}))
+    twin.anew(whole, renewed=pass_.models).form = TrainingForm(plain, added)
+    return twin
 
 
 def _adjusting(site: Site, form: str) -> Step:
@@ -87,3 +98,343 @@ def _adjusting(site: Site, form: str) -> Step:
         return shifted if activation is None else activation(shifted)
 
     return step
+
+
+def fold_(layer: Any, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
+    """Let a `layer` of a point give its output times `scale` (C,) plus `shift` (C,), before its activation; tell whether it got a bias."""
+    normal = isinstance(layer, keras.layers.BatchNormalization)
+    created = shift is not None and not (layer.center if normal else layer.bias is not None)
+    factor, offset = _with_places_(layer, scale=scale is not None, shift=shift is not None)
+    with torch.no_grad():
+        if scale is not None:
+            factor.value.copy_(factor.value * scale if normal else _by_output(layer, factor.value, scale=scale))
+            if offset is not None:
+                offset.value.mul_(scale)
+        if shift is not None:
+            offset.value.add_(shift)
+    return created
+
+
+def biased(twin: KerasBody, layers: Sequence[str]) -> KerasBody:
+    """Give these `layers` of points a bias, zero at first."""
+    for name in layers:
+        _with_places_(twin.by_name[name], scale=False, shift=True)
+    retrack_(twin.module)
+    twin.recount_(layers)
+    return twin
+
+
+def _with_places_(layer: Any, *, scale: bool, shift: bool) -> tuple[Any, Any]:
+    """Return the variables that hold a layer's scale and its shift; those that are wanted are made where they are missing."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        missing = {"scale": scale and not layer.scale, "center": shift and not layer.center}
+        reset_(layer, {key: True for key, wanted in missing.items() if wanted})
+        return layer.gamma, layer.beta
+    if shift and layer.bias is None:
+        reset_(layer, {"bias_axes": layer.equation[-1]} if isinstance(layer, keras.layers.EinsumDense) else {"use_bias": True})
+    return layer.pointwise_kernel if hasattr(layer, "pointwise_kernel") else layer.kernel, layer.bias
+
+
+def _by_output(layer: Any, kernel: Tensor, *, scale: Tensor) -> Tensor:
+    """Return a linear layer's kernel with its outputs scaled by channel, (C,)."""
+    kind = type(layer).__name__
+    if kind.startswith("Depthwise"):  # (…, channels read, outputs for each of these)
+        return kernel * scale.reshape(kernel.shape[-2:])
+    return kernel * (scale[:, None] if kind.endswith("Transpose") else scale)
+
+
+# ── low-rank changes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def low_rank(twin: KerasBody, edit: LowRank, *, seed: int) -> KerasBody:
+    """Put W + (alpha / rank) A B in the place of W in the layers of an `edit`, by Keras' own `enable_lora`; A is drawn from a `seed`.
+
+    Source: LoRA (Hu et al. 2022). Deviation: Keras draws A with "he_uniform".
+    """
+    modules, heads = twin.by_name, twin.head_layers
+    able = [other for other, module in modules.items() if hasattr(module, "enable_lora") and other not in heads]
+    for name in edit.layers:
+        if name not in able:
+            kind = f"is a {type(modules[name]).__name__}" if name in modules else "is not there"
+            what = "is a head" if name in heads else kind
+            raise NetworkError(
+                f"layers={name!r}: that layer {what}; expected layers that Keras can give a low-rank change{near_names(name, able)}"
+            )
+        if modules[name].lora_enabled or getattr(modules[name], "quantization_mode", None):
+            raise NetworkError(f"The layer {name!r} has a low-rank change of its own, or is quantised; expected a plain one.")
+    plain = twin.copy()
+    with seeded(seed):
+        for name in edit.layers:
+            _enable_(modules[name], edit.rank, alpha=edit.alpha)
+    retrack_(twin.module)
+    twin.form = TrainingForm(plain, {})
+    twin.recount_(edit.layers)
+    return twin
+
+
+def _enable_(layer: Any, rank: int, *, alpha: float) -> None:
+    """Give a layer a low-rank change that is zero at first."""
+    scaled = "lora_alpha" in inspect.signature(layer.enable_lora).parameters
+    try:
+        layer.enable_lora(rank, b_initializer="zeros", **({"lora_alpha": alpha} if scaled else {}))
+    except (ValueError, NotImplementedError) as error:
+        raise NetworkError(f"Keras cannot give the layer {layer.name!r} a low-rank change: {error}") from error
+    if not scaled:  # releases before Keras 3.9 know no alpha: the larger A gives the same product at first
+        with torch.no_grad():
+            factor = next(variable for variable in layer.variables if variable.name.endswith("_a") and "lora" in variable.name)
+            factor.value.mul_(alpha / rank)
+
+
+# ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def settled(body: KerasBody) -> tuple[KerasBody, tuple[str, ...]]:
+    """Return a copy of a `body`, its training form folded into the weights, and the names of layers that got a bias for it."""
+    form = body.form
+    if form is None:
+        return body.copy(), ()
+    twin = form.plain.copy()
+    trained, created = body.variables(), []
+    with torch.no_grad():
+        for name, variable in twin.variables().items():
+            _take_(variable, name, trained=trained, body=body)
+        for name, layer in form.adjusting.items():
+            scale, shift = body.by_name[layer].by_channel()
+            if fold_(twin.by_name[name], scale=scale, shift=shift if shift is not None and bool(shift.any()) else None):
+                created.append(name)
+    twin.sample, twin.input_shape, twin.coding, twin.training = body.sample, body.input_shape, body.coding, body.training
+    twin.heads, twin.found, twin.draws, twin.untrained = dict(body.heads), body.found, body.draws, body.untrained
+    twin.recount_([*form.adjusting])
+    return twin, tuple(created)
+
+
+def _take_(variable: Any, name: str, *, trained: Mapping[str, Any], body: KerasBody) -> None:
+    """Copy a trained variable; a kernel with a low-rank change is taken as its layer uses it."""
+    layer, _, own = name.rpartition(".")
+    given = trained.get(name)
+    value = None if given is None else given.value
+    module = body.by_name.get(layer)
+    if getattr(module, "lora_enabled", False) and own in {"kernel", "embeddings"}:
+        value = getattr(module, own)
+        value = getattr(value, "value", value)
+    if value is None or value.shape != variable.value.shape:
+        received = "nothing" if value is None else f"shape {tuple(value.shape)}"
+        raise NetworkError(
+            f"The network was changed in its training form: '{name}' has {received}; expected {tuple(variable.value.shape)}."
+        )
+    variable.value.copy_(value)
+
+
+# ── a layer before the input ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def entry_of(body: KerasBody) -> tuple[Any, int]:
+    """Return the only input of a body's graph, and the axis of its features or channels, which its first convolution tells."""
+    graph = graph_of(body.module)
+    if graph is None:
+        raise no_graph(body.module)
+    kinds = [tensor.dtype for tensor in graph.inputs]
+    if len(kinds) != 1 or "float" not in kinds[0] or graph.inputs[0].shape[-1] is None:
+        received = f"{len(kinds)} inputs of the types {', '.join(kinds)}"
+        raise NetworkError(
+            f"'{body.module.name}' takes {received}; a layer before the input needs one input of real numbers of known width."
+        )
+    taken = [name for name in body.by_name if name.split("_")[0] == ENTRANCE_NAME]
+    if taken:
+        raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'entrance'. Rename it.")
+    layers = [body.by_name[layer.name] for layer in body.layers]
+    first = next((layer for layer in layers if hasattr(layer, "kernel_size")), None)
+    rank = len(graph.inputs[0].shape)
+    return graph.inputs[0], rank - 1 if rank == 2 or first is None or channels_last(first) else 1
+
+
+# over the limit: a layer and its settings
+def over_channels(tensor: Any, count: int, *, axis: int, name: str, zero: bool = False) -> tuple[Any, Any]:
+    """Return a linear layer over the channels, at an `axis`, of a symbolic tensor, and its output with `count` channels.
+
+    With `zero` its weights begin at zero.
+    """
+    rank, start = len(tensor.shape), {"kernel_initializer": "zeros"} if zero else {}
+    if axis == rank - 1:
+        layer = keras.layers.Dense(count, name=name, dtype=tensor.dtype, **start)
+    else:
+        kind = getattr(keras.layers, f"Conv{rank - 2}D")
+        layer = kind(count, 1, data_format="channels_first", name=name, dtype=tensor.dtype, **start)
+    return layer, layer(tensor)
+
+
+def with_entrance(twin: KerasBody) -> KerasBody:
+    """Put a linear layer over the features (channels) before the input, the identity at first."""
+    tensor, axis = entry_of(twin)
+    width = tensor.shape[axis]
+    layer, entered = over_channels(tensor, width, axis=axis, name=ENTRANCE_NAME)
+    with torch.no_grad():
+        layer.kernel.value.copy_(torch.from_numpy(np.eye(width, dtype="float32")).reshape(layer.kernel.shape))
+    pass_ = Rewiring()
+    return twin.anew(opened(twin.module).model(pass_.outputs(graph_of(twin.module), {id(tensor): entered})), renewed=pass_.models)
+
+
+_WIDEST_HIDDEN = 256
+"""Most hidden units of an adaptation network before the input, unless the codes are larger."""
+
+
+@dataclass
+class _Entry:
+    """How the codes come in.
+
+    Attributes:
+        inputs: the inputs of the new model, by name, but for the condition.
+        code: the symbolic code (N, size).
+        known: what replaces a symbolic tensor, by its id.
+        pass_: puts the codes where they are read.
+        points: the names of the points.
+    """
+
+    inputs: dict[str, Any]
+    code: Any
+    known: dict[int, Any]
+    pass_: Rewiring
+    points: tuple[str, ...] = ()
+
+
+@seeded(0)
+def coded(twin: KerasBody, coding: Coding, *, seed: int) -> KerasBody:
+    """Let the network take a condition beside each item, as its `coding` says; `seed` draws the first codes."""
+    taken = [name for name, layer in twin.by_name.items() if layer.name == CODES or is_code(layer)]
+    if taken:
+        raise NetworkError(f"The network has a layer named {taken[0]!r} already; expected no name that begins with 'codes'. Rename it.")
+    graph = opened(twin.module)
+    replaced = coding.into == f"{INPUT}{CONDITION}"
+    inputs = named_inputs(graph, CODES if replaced else CONDITION)
+    condition = keras.Input((), name=CONDITION, dtype="int32")
+    entry = _Entry(inputs, condition, {}, Rewiring(coded=True))
+    if coding.into == LAYERS:
+        chosen = twin.chosen_sites(coding.points)
+        entry.points = tuple(chosen)
+        entry.code = _looked_up(entry.code, coding, dtype=next(iter(chosen.values())).linear.variable_dtype)
+        entry.pass_.behind |= {id(site.layer): _shifted_by_code(site) for site in chosen.values()}
+    elif coding.into == ENTRANCE:
+        with seeded(seed):
+            _enter_entrance_(entry, twin, coding=coding)
+    else:
+        _enter_input_(entry, coding)
+    outputs = entry.pass_.outputs(graph_of(twin.module), entry.known, code=entry.code)
+    whole = graph.model(outputs, inputs={**entry.inputs, CONDITION: condition})
+    sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    kept = {name: tensor for name, tensor in sample.items() if name in entry.inputs}
+    zeros = torch.zeros(len(next(iter(sample.values()))), dtype=torch.int64)
+    twin.anew(whole, sample={**kept, CONDITION: zeros}, renewed=entry.pass_.models)
+    twin.coding = replace(coding, points=entry.points)
+    twin.put_codes_(drawn_codes(coding, seed=seed))
+    return twin
+
+
+def _looked_up(condition: Any, coding: Coding, *, dtype: str) -> Any:
+    drawn = keras.initializers.RandomNormal(stddev=CODE_SPREAD)
+    table = keras.layers.Embedding(1 + len(coding.conditions), coding.size, embeddings_initializer=drawn, name=CODES, dtype=dtype)
+    return table(condition)
+
+
+# ── what takes the code ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _shifted_by_code(site: Site) -> Step:
+    """Return the step that adds a linear map of the code, zero at first; the layer's own activation comes after it."""
+    name, policy = site.layer.name, site.layer.dtype_policy
+    activation = taken_activation_(site.linear, name=f"{CODES}_then_{name}") if site.layer is site.linear else None
+    to = keras.layers.Dense(site.channels, use_bias=False, kernel_initializer="zeros", name=f"{CODES}_to_{name}", dtype=policy)
+    plus = keras.layers.Add(name=f"{CODES}_plus_{name}", dtype=policy)
+
+    def step(values: Any, code: Any) -> Any:
+        shift, rank = to(code), len(values.shape)
+        if rank > 2:
+            shape = [1] * (rank - 1)
+            shape[channel_axis(site.layer, rank) - 1] = site.channels
+            shift = keras.layers.Reshape(shape, name=f"{CODES}_at_{name}", dtype=policy)(shift)
+        shifted = plus([values, shift])
+        return shifted if activation is None else activation(shifted)
+
+    return step
+
+
+def _enter_entrance_(entry: _Entry, body: KerasBody, *, coding: Coding) -> None:
+    """Let a network of two layers before the input, the second linear, read the code in both; it adds what it makes to the input.
+
+    Source: Abdel-Hamid & Jiang (ICASSP 2013), the adaptation network. Deviation: its output is added to the input and begins at zero.
+    """
+    tensor, axis = entry_of(body)
+    width = tensor.shape[axis]
+    code = entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
+    values = tensor
+    for name, count, activation in (("hidden", max(coding.size, min(width, _WIDEST_HIDDEN)), "relu"), ("last", width, "linear")):
+        layer, values = over_channels(values, count, axis=axis, name=f"{ENTRANCE_NAME}_{name}", zero=name == "last")
+        layer.activation = keras.activations.get(activation)
+        values = _shifted_by_code(Site(layer, layer, count))(values, code)
+    entry.known[id(tensor)] = keras.layers.Add(name=f"{ENTRANCE_NAME}_sum", dtype=tensor.dtype)([tensor, values])
+    entry.pass_.coded = False
+
+
+def _enter_input_(entry: _Entry, coding: Coding) -> None:
+    """Let the code take the place of an input."""
+    name = coding.into.removeprefix(INPUT)
+    tensor = entry.inputs.pop(name)
+    if None in tensor.shape[1:]:
+        raise NetworkError(f"A code cannot be the input {name!r} of shape {tuple(tensor.shape[1:])}; expected a fixed one.")
+    entry.code = _looked_up(entry.code, coding, dtype=tensor.dtype)
+    shaped = keras.layers.Reshape(tensor.shape[1:], name=f"{CODES}_at_{name}", dtype=tensor.dtype)
+    entry.known[id(tensor)] = entry.code if len(tensor.shape) == 2 else shaped(entry.code)
+    entry.pass_.coded = False
+
+
+# ── back to a plain network ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def folded(twin: KerasBody, code: Tensor) -> tuple[KerasBody, tuple[str, ...]]:
+    """Take the codes out of a private copy, one `code` of (size,) for all items; return it with the names of layers that got a bias.
+
+    The code goes into the biases; where it is an input, that becomes a constant.
+    """
+    graph, layers = opened(twin.module), twin.by_name
+    inputs = dict(graph.inputs)
+    known, taken, created = {}, inputs.pop(CONDITION), list[str]()
+    filled = cast(Coding, twin.coding).into.startswith(INPUT)
+    if filled:
+        known[id(taken)] = _zeros_like(next(iter(inputs.values())))
+        reset_(layers[CODES], {"input_dim": 1})
+        pass_ = Rewiring()
+        with torch.no_grad():
+            layers[CODES].embeddings.value.copy_(code[None])
+    else:
+        pass_ = Rewiring(skipped=_without_codes_(layers, code, created=created))
+    first = next(iter(inputs))
+    plain = len(inputs) == 1 and (filled or first == "inputs")
+    whole = graph.model(pass_.outputs(graph_of(twin.module), known), inputs=inputs[first] if plain else inputs)
+    sample = {name: tensor for name, tensor in cast("dict[str, Tensor]", twin.sample).items() if name != CONDITION}
+    twin.anew(whole, sample=sample[first] if plain else sample, renewed=pass_.models)
+    twin.coding = None
+    return twin, tuple(created)
+
+
+def _zeros_like(tensor: Any) -> Any:
+    """Return a symbolic zero for each item of a tensor, (N,) int32, whatever the tensor holds."""
+    zeros = named(f"{CODES}_zeros", keras.ops.zeros_like(tensor, dtype="int32"))
+    axes = tuple(range(1, len(tensor.shape)))
+    return named(f"{CODES}_row", keras.ops.max(zeros, axis=axes)) if axes else zeros
+
+
+def _without_codes_(layers: Mapping[str, Any], code: Tensor, *, created: list[str]) -> dict[int, int | None]:
+    """Fold the code (size,) into the layers that read it, and return which layers are to be skipped, as `Rewiring` takes them."""
+    skipped: dict[int, int | None] = {}
+    for name, layer in layers.items():
+        if not is_code(layer):
+            continue
+        prefix, _, own = name.rpartition(f"{CODES}_")
+        role, _, target = own.partition("_")
+        skipped[id(layer)] = 0 if role in {"plus", "then"} else None
+        if role == "to":
+            with torch.no_grad():
+                if fold_(layers[prefix + target], shift=code @ layer.kernel.value.to(code)):
+                    created.append(prefix + target)
+        elif role == "then":
+            put_activation_(layers[prefix + target], layer.activation)
+    return skipped

@@ -1,6 +1,7 @@
-"""Other networks out of a Keras network: with a head, a branch, a layer on top, other inputs, or cut short.
+"""Other networks out of a Keras network: with a head, a branch, a layer on top, other inputs, read at several depths, or cut short.
 
-Each function leaves the network as it is and works on a copy. What holds in every family is checked before, in `editing`.
+Each function is given a private copy, and returns what has become of it: a model built out of its layers. What holds in every family is
+checked before, in `editing`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,51 +19,83 @@ from ..account import Account
 from ..edits import Biased, Channels, Codes, Columns, Cut, Edit, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
 from ..keras_parts.body import KerasBody
 from ..keras_parts.clone import cloned
-from ..keras_parts.heads import FoundHead, outputs_of
+from ..keras_parts.heads import channels_last, is_wide, outputs_of, rows_of
 from ..keras_parts.library import keras
-from ..keras_parts.samples import called, sample_for, shapes_of
-from ..keras_parts.structure import CODES, graph_of
-from ..parts.head import Head
+from ..keras_parts.running import called, sample_for, shapes_of
+from ..keras_parts.structure import CODES, graph_of, no_graph, steps_of
+from ..parts.head import FoundHead, Head
 from ..parts.layers import Block
+from ..parts.structure import block_end
 from ..parts.taps import INPUT, Tap
 from ..samples import sample_of
+from ..torch_parts.rows import joined_rows, summed_layers
 from ..tracing import as_tensor, head_reading, trace
-from . import adjusting, codes, entrances, folding, graphs, low_ranks, subclassed, tapping
-from .sizes import rechannel_, resize_
+from . import adjusting, tapping
+from .opened import Opened, end_of, last_called, mapped, named, named_inputs, opened, replay_
+from .sizes import put_rows_, rechannel_, resize_
 
-__all__ = ["EDITS", "with_groups", "with_one_output"]
-
-
-def _entry(body: KerasBody) -> Any | None:
-    """Return a symbolic input like the sample; None where that is named tensors."""
-    if isinstance(body.sample, dict):
-        return None
-    return keras.Input(tuple(body.input_shape), dtype=str(body.sample.dtype).split(".")[-1])
+__all__ = ["EDITS", "with_groups", "with_joined_heads", "with_one_output"]
 
 
-def _new(head: Head) -> FoundHead:
-    return FoundHead("", head.activation, False)
+# ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _with_head(body: KerasBody, head: Head) -> KerasBody:
-    if not body.found:
-        return _with_first_head(body, head)
-    return _with_rows(body, head) if head.task in body.found else _with_branch(body, head)
+def _pool(rank: int, name: str, *, like: Any = None) -> list[Any]:
+    """Return the layer that averages a tensor of that many axes over its positions, in a list; none where there are no positions."""
+    pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D, 5: keras.layers.GlobalAveragePooling3D}
+    layout = "channels_last" if like is None or channels_last(like) else "channels_first"
+    return [pools[rank](name=f"{name}_pool", data_format=layout)] if rank in pools else []
 
 
-def _with_rows(body: KerasBody, head: Head) -> KerasBody:
-    """Return a network whose head of that task has other rows.
+def _run(steps: Sequence[Any], tensor: Any, *, head: Head, layer: Any = None) -> Any:
+    """Return what some layers make of a symbolic tensor; one `layer` of them, or the last one, gets the rows of `head`."""
+    for step in steps:
+        tensor = step(tensor)
+    put_rows_(layer or steps[-1], head)
+    return tensor
 
-    Raises:
-        NetworkError: if the copy does not give one score a row.
-    """
-    twin, found = body.copy(), body.found[head.task]
-    first = found is body.first
-    others = [twin.modules()[other.layer] for other in body.found.values() if other is not found]
-    resize_(twin.module, twin.modules()[found.layer], head=head, activation=found.activation, others=others if first else None)
-    twin.found = {**body.found, head.task: replace(found, activation=head.activation)}
-    twin.heads = {**body.heads, head.task: replace(head, layer=found.layer)}
-    if first and len(head.weight) != len(body.head.weight):
+
+def _dense(name: str, head: Head) -> Any:
+    return keras.layers.Dense(len(head.in_layer().weight), activation=head.activation, name=name)
+
+
+def _fitting(head: Head, features: int, *, what: str) -> None:
+    """Raise if a head's rows have another number of features than what they are to read."""
+    if features != head.features:
+        raise NetworkError(f"The rows have {head.features} features; {what} has {features}. Give rows of that length.")
+
+
+def _with_head(twin: KerasBody, head: Head) -> KerasBody:
+    """Give the head of that task these rows; a network without a head gets one on its pooled output, a further task a branch."""
+    if not twin.found:
+        return _with_first_head(twin, head)
+    if head.task in twin.found:
+        return _with_rows(twin, head)
+    model, layer = twin.module, twin.by_name[twin.first.layer]
+    _fitting(head, rows_of(layer)[0].shape[1], what=f"what the first head '{layer.name}' reads")
+    graph = opened(model, layer)
+    features = graph.node(layer).input_tensors[0]
+    name = graph.free_name(head.task)
+    pool = _pool(len(features.shape), name, like=layer)
+    if is_wide(layer):
+        new = layer.from_config(layer.get_config() | {"name": name, "filters": len(head.in_layer().weight), "activation": "linear"})
+        steps = [new, *pool, keras.layers.Activation(head.activation)]
+    else:
+        new = _dense(name, head)
+        steps = [*pool, new]
+    output = _run(steps, features, head=head, layer=new)
+    return twin.anew(graph.with_outputs({head.task: output}), {**twin.placed(), head.task: (head, FoundHead(name, head.activation))})
+
+
+def _with_rows(twin: KerasBody, head: Head) -> KerasBody:
+    """Give a head other rows, whatever their number; an error where the copy does not give one score a row."""
+    found, count = twin.found[head.task], len(twin.head.weight)
+    first = found is twin.first
+    others = [twin.by_name[other.layer] for other in twin.found.values() if other is not found]
+    resize_(twin.module, twin.by_name[found.layer], head=head, activation=found.activation, others=others if first else None)
+    twin.found = {**twin.found, head.task: replace(found, activation=head.activation)}
+    twin.heads[head.task] = replace(head, layer=found.layer)
+    if first and len(head.weight) != count:
         twin.heads = {task: known for task, known in twin.heads.items() if known.groups is None}
     twin.recount_([found.layer])
     if graph_of(twin.module) is not None and not found.whole:
@@ -75,133 +109,152 @@ def _with_rows(body: KerasBody, head: Head) -> KerasBody:
     return twin
 
 
-def _with_first_head(body: KerasBody, head: Head) -> KerasBody:
-    module, layers, _ = body.copied()
+def _entry(body: KerasBody) -> Any:
+    """Return a symbolic input like the sample, for a model without a graph; an error where that is named tensors."""
+    if isinstance(body.sample, dict):
+        raise no_graph(body.module)
+    return keras.Input(tuple(body.input_shape), dtype=str(body.sample.dtype).split(".")[-1])
+
+
+def _with_first_head(twin: KerasBody, head: Head) -> KerasBody:
+    model = twin.module
     with torch.no_grad():
-        output = cast(Tensor, as_tensor(called(module, body.sample, training=False)))
-    whole, dense = graphs.attached(module, head, sample_output=output, inputs=_entry(body))
-    return body.anew(whole, layers, heads=[(head, _new(head), dense)])
+        result = cast(Tensor, as_tensor(called(model, twin.sample, training=False)))
+    _fitting(head, result.shape[-1], what="the network's output")
+    taken = {layer.name for layer in model._flatten_layers()}
+    names = ("head", *(f"head_{count}" for count in range(1, 1000)))
+    name = next(name for name in names if not {name, f"{name}_pool"} & taken)  # fixed names: the identity of a cache has them
+    steps = [*_pool(result.ndim, name), _dense(name, head)]
+    if isinstance(model, keras.Sequential):
+        for step in steps:
+            model.add(step)
+        put_rows_(steps[-1], head)
+    elif graph_of(model) is not None:
+        model = keras.Model(model.input, _run(steps, keras.tree.flatten(model.output)[0], head=head), name=model.name)
+    else:
+        entry = _entry(twin)
+        model = keras.Model(entry, _run(steps, keras.tree.flatten(model(entry))[0], head=head))
+    return twin.anew(model, {head.task: (head, FoundHead(name, head.activation))})
 
 
-def _with_branch(body: KerasBody, head: Head) -> KerasBody:
-    module, layers, heads = body.copied()
-    whole, dense = graphs.branched(module, layers[body.first.layer], head=head)
-    return body.anew(whole, layers, heads=[*heads, (head, _new(head), dense)])
+def _with_stack(twin: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
+    """Let a new head, the only output, read the first head's activated scores."""
+    task, first = twin.head.task, twin.found[twin.head.task]
+    model, layer, output = twin.module, twin.by_name[first.layer], first.output if first.whole else None
+    if graph_of(model) is None:
+        with torch.no_grad():
+            scores = twin.scores_of_run(twin.sample_run)[task]
+            layer.activation, output = keras.activations.linear, 0
+            result = as_tensor(called(model, twin.sample, training=False))
+        if result is None or result.shape != scores.shape or not torch.allclose(result, scores, rtol=1e-4, atol=1e-5):
+            raise NetworkError(
+                f"{type(model).__name__} '{model.name}' has no graph, and its result is not the raw scores of its head; expected a "
+                "functional or Sequential model. Put the new layer into the class's own code and load its weights with weights=."
+            )
+        entry = _entry(twin)
+        model = keras.Model(entry, model(entry))
+    _fitting(head, layer.kernel.shape[-1], what=f"the first head '{layer.name}', whose scores they read,")
+    graph = opened(model, layer if output is None else None)
+    name = graph.free_name("head")
+    scores = graph.node(layer).outputs[0] if output is None else keras.tree.flatten(graph.outputs)[output]
+    plain = output is None and len(scores.shape) == 2
+    layer.activation = keras.activations.get(edit.between if plain else "linear")
+    activation = keras.layers.Activation(edit.between, name=f"{name}_activation")
+    between = [] if plain else [*_pool(len(scores.shape), name, like=layer), activation]
+    dropout = [keras.layers.Dropout(edit.dropout)] if edit.dropout else []
+    result = _run([*between, *dropout, _dense(name, head)], scores, head=head)
+    return twin.anew(graph.model(result), {task: (replace(head, task=task), FoundHead(name, head.activation))})
 
 
-def with_one_output(body: KerasBody) -> KerasBody:
-    """Return a network with only the output that the head belongs to, its layers shared.
-
-    Args:
-        body: given up by the caller; a model without a graph stays whole.
-    """
-    first = body.first
-    module = graphs.only_output(body.module, first.output)
-    if module is body.module:
-        return body
-    return body.anew(module, body.modules(), heads=[(body.head, replace(first, output=0), body.modules()[first.layer])])
-
-
-def _with_stack(body: KerasBody, edit: Stack, *, head: Head) -> KerasBody:
-    old = body.head
-    module, layers, _ = body.copied()
-    layer, output = layers[old.layer], body.first.output if body.first.whole else None
-    if graph_of(module) is None:
-        layer.activation, output = keras.activations.linear, 0
-        _check_output(body, module)
-    steps = [keras.layers.Dropout(edit.dropout)] if edit.dropout else []
-    model = graphs.wrapped(module, _entry(body))
-    whole, dense = graphs.stacked(model, layer, head=head, activation=edit.between, output=output, steps=steps)
-    return body.anew(whole, layers, heads=[(replace(head, task=old.task), _new(head), dense)])
-
-
-def _check_output(body: KerasBody, module: Any) -> None:
-    """Raise if a copy whose head is linear does not return the raw scores.
-
-    Raises:
-        NetworkError: saying what to do.
-    """
-    with torch.no_grad():
-        result = as_tensor(called(module, body.sample, training=False))
-        scores = body.scores_of_run(body.sample_run)[body.head.task]
-    if result is None or result.shape != scores.shape or not torch.allclose(result, scores, rtol=1e-4, atol=1e-5):
-        raise NetworkError(
-            f"{type(module).__name__} '{module.name}' has no graph, and its result is not the raw scores of its head; expected a "
-            "functional or Sequential model. Put the new layer into the class's own code and load its weights with weights=."
-        )
+def _with_columns(twin: KerasBody, count: int) -> KerasBody:
+    """Let the only head, a Dense layer, also read a further input "columns" of `count` numbers, with weights of zero."""
+    layer = cast(Any, twin.by_name[twin.first.layer])
+    if not isinstance(layer, keras.layers.Dense):
+        raise NetworkError(f"The head '{twin.first.layer}' is a {type(layer).__name__}, which reads maps; columns need a Dense head.")
+    graph = opened(twin.module, layer)
+    node = graph.node(layer)
+    features = node.input_tensors[0]
+    if len(features.shape) != 2 or sum(step.operation is layer for step in graph.steps) != 1:
+        received = f"reads values of shape {tuple(features.shape)}" if len(features.shape) != 2 else "is called more than once"
+        raise NetworkError(f"The head '{layer.name}' {received}; columns are joined to one vector of features for each item, (N, d).")
+    inputs = named_inputs(graph, "columns")
+    columns = keras.Input((count,), name="columns", dtype=features.dtype)
+    joined = keras.layers.Concatenate(name=f"{graph.free_name('columns')}_joined")([features, columns])
+    weight, bias = rows_of(layer)
+    wider = np.concatenate([weight, np.zeros((len(weight), count), np.float32)], 1)
+    put_rows_(layer, FoundHead(layer.name, "linear").head(wider, bias, task="main"))
+    known = {id(node.outputs[0]): layer(joined)}
+    after = graph.steps[next(at for at, step in enumerate(graph.steps) if step is node) + 1 :]
+    replay_(after, known, layer=layer, steps=[])
+    whole = graph.model(mapped(graph.outputs, known), inputs={**inputs, "columns": columns})
+    sample = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    twin.anew(whole, sample={**sample, "columns": sample_of((count,))})
+    twin.refresh_heads_()
+    return twin
 
 
-def _ended(body: KerasBody, block: str) -> KerasBody:
-    """Return a network that ends with a block; it has a head only where the block ends with one."""
-    found = next(one for one in body.blocks if one.name == block)
-    if found is body.blocks[-1] and set(body.head_layers) & set(found.layers):
-        return body.copy()
-    module, layers, heads = body.copied()
-    if graph_of(module) is None:
-        end = _ends(body, [found]).get(found.name)
+# ── an earlier end, several depths ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ended(twin: KerasBody, block: str) -> KerasBody:
+    """Let the network end with a block; it has a head only where the block ends with one."""
+    found = next(one for one in twin.blocks if one.name == block)
+    if found is twin.blocks[-1] and set(twin.head_layers) & set(found.layers):
+        return twin
+    if graph_of(twin.module) is None:
+        end = _ends(twin, [found]).get(found.name)
         if end is None:
             raise NetworkError(f"The block {block!r} is never called: its weights are read by other code, or not at all. Cut elsewhere.")
-        subclassed.ended_at(module, end)
-        return _without_codes(body.anew(module, layers, heads=[]), body)
-    whole = graphs.ended(module, [layers[name] for name in found.layers])
+        tapping.ended_at(twin.module, end)
+        return _without_codes(twin.anew(twin.module, {}))
+    layers = [twin.by_name[name] for name in found.layers]
+    graph = opened(twin.module, last_called(layers))
+    whole = graph.model(end_of(graph, layers))
     last = whole.outputs[0]._keras_history.operation
-    return _without_codes(body.anew(whole, layers, heads=[place for place in heads if place[1] and place[2] is last]), body)
+    kept = {task: place for task, place in twin.placed().items() if place[1] and twin.by_name[place[1].layer] is last}
+    return _without_codes(twin.anew(whole, kept))
 
 
-def _tapped(body: KerasBody, taps: Sequence[Tap]) -> KerasBody:
-    members = {block.name: block.layers for block in body.blocks if block.name != INPUT}
-    module, layers, _ = body.copied()
-    if graph_of(module) is None:
-        whole, wanted = module, {tap.block for tap in taps}
-        ends = _ends(body, [block for block in body.blocks if block.name in wanted])
-        subclassed.read_at(module, taps, ends=ends, sample=body.sample)
+def _tapped(twin: KerasBody, taps: Sequence[Tap]) -> KerasBody:
+    if graph_of(twin.module) is None:
+        whole, wanted = twin.module, {tap.block for tap in taps}
+        tapping.read_at(twin, taps, ends=_ends(twin, [block for block in twin.blocks if block.name in wanted]))
     else:
-        own = {tap.block: [layers[name] for name in members[tap.block]] for tap in taps if tap.block in members}
-        whole = tapping.tapped(module, taps, layers=own)
-    return _without_codes(body.anew(whole, layers, heads=[]), body)
+        members = {block.name: [twin.by_name[name] for name in block.layers] for block in twin.blocks if block.name != INPUT}
+        whole = tapping.tapped(twin.module, taps, layers={tap.block: members[tap.block] for tap in taps if tap.block in members})
+    return _without_codes(twin.anew(whole, {}))
 
 
-def _without_codes(twin: KerasBody, body: KerasBody) -> KerasBody:
+def _without_codes(twin: KerasBody) -> KerasBody:
     """Return what a network was cut down to, which knows no conditions but those of codes that are still there."""
-    twin.coding = body.coding if CODES in twin.modules() else None
+    twin.coding = twin.coding if CODES in twin.by_name else None
     return twin
 
 
 def _ends(body: KerasBody, blocks: Sequence[Block]) -> dict[str, str]:
     """Return the last layer of each of some blocks of a model without a graph, by block; those that are never called are left out."""
     order = trace(body.modules(), body.sample_run).order
-    found = {block.name: subclassed.end_layer(block, body.layers, called_ones=order) for block in blocks}
+    found = {block.name: block_end(block, body.layers, order=order) for block in blocks}
     return {block: end for block, end in found.items() if end is not None}
 
 
-def with_groups(body: KerasBody) -> Any:
-    """Return the module of a body, or, where there are derived heads, a copy that has them as outputs."""
-    derived = [head for head in body.heads.values() if head.groups is not None]
-    if not derived or graph_of(body.module) is None:
-        return body.module
-    with torch.no_grad():
-        result = outputs_of(body.sample_run())[body.first.output]
-        scores = body.scores_of_run(body.sample_run)[body.head.task]
-    reading = head_reading(scores, result, channels_last=True)
-    if reading not in {"linear", "softmax", "log_softmax"}:
-        return body.module
-    return graphs.grouped(cloned(body.module), derived, output=body.first.output, reading=reading)
+# ── channels ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _with_channels(body: KerasBody, count: int) -> KerasBody:
-    """Return a network that takes items of another number of channels.
+def _with_channels(twin: KerasBody, count: int) -> KerasBody:
+    """Let the network take items of another number of channels.
 
     What stands before the first convolution and has numbers by channel (Normalization, Rescaling) has their mean, or repeats them.
     """
-    weighted = [layer.name for layer in body.layers if layer.parameters and not layer.kind.endswith("Normalization")]
-    twin = body.copy()
-    changed, old = rechannel_(twin.module, count, first=twin.modules()[weighted[0]] if weighted else None)
+    weighted = [layer.name for layer in twin.layers if layer.parameters and not layer.kind.endswith("Normalization")]
+    before = twin.sample
+    changed, old = rechannel_(twin.module, count, first=twin.by_name[weighted[0]] if weighted else None)
     shape = shapes_of(twin.module).get("inputs")
-    if shape is not None and isinstance(body.sample, Tensor):
+    if shape is not None and isinstance(before, Tensor):
         twin.input_shape = tuple(shape)
-        shape = [now or before for now, before in zip(shape, body.sample.shape[1:], strict=True)]
+        shape = [now or was for now, was in zip(shape, before.shape[1:], strict=True)]
     twin.sample = sample_for(twin.module, shape)
-    names = [name for name, layer in twin.modules().items() if any(layer is other for other in changed)]
+    names = [name for name, layer in twin.by_name.items() if any(layer is other for other in changed)]
     twin.recount_(names)
     if names:
         rule = f"summed over the {old} old channels" if count == 1 else f"repeated in turn, scaled by {old}/{count}"
@@ -210,34 +263,93 @@ def _with_channels(body: KerasBody, count: int) -> KerasBody:
     return twin
 
 
-def _with_columns(body: KerasBody, count: int) -> KerasBody:
-    """Return a network whose head also reads numbers beside each item.
+# ── when a model is opened, and when it is exported ──────────────────────────────────────────────────────────────────────
 
-    Raises:
-        NetworkError: if its head is no Dense layer.
+
+def with_one_output(body: KerasBody) -> KerasBody:
+    """Return a body, given up by the caller, with only the output that the head belongs to; a model without a graph stays whole."""
+    graph = graph_of(body.module)
+    if graph is None or len(graph.outputs) == 1:
+        return body
+    model = Opened(body.module.name, graph._inputs_struct, None, []).model(graph.outputs[body.first.output])
+    return body.anew(model, {body.head.task: (body.head, replace(body.first, output=0))})
+
+
+def with_joined_heads(body: KerasBody) -> KerasBody:
+    """Return a body, given up by the caller, whose result, if a sum of Dense layers that read vectors, comes from one layer of all of them.
+
+    What it computes is the same but for rounding: sum of s_i (W_i x_i + b_i) = [s_1 W_1, s_2 W_2, …] [x_1, x_2, …] + sum of s_i b_i.
     """
-    name = body.first.layer
-    if not isinstance(body.modules()[name], keras.layers.Dense):
-        raise NetworkError(f"The head '{name}' is a {type(body.modules()[name]).__name__}, which reads maps; columns need a Dense head.")
-    module, layers, heads = body.copied()
-    whole = graphs.columned(module, layers[name], count=count)
-    sample = body.sample if isinstance(body.sample, dict) else {"inputs": body.sample}
-    twin = body.anew(whole, layers, heads=heads, sample={**sample, "columns": sample_of((count,))})
+    if body.found or graph_of(body.module) is None or isinstance(body.sample, dict):
+        return body
+    modules = body.by_name
+    seen = trace(modules, body.sample_run)
+    result = as_tensor(seen.result)
+    linear = keras.activations.linear
+    dense = [name for name in seen.order if isinstance(modules[name], keras.layers.Dense) and modules[name].activation is linear]
+    vectors = [name for name in dense if seen.inputs[name].ndim == 2]
+    if result is None or result.ndim != 2 or len(vectors) < 2:
+        return body
+    found = summed_layers(modules, seen, names=vectors, result=result, run=body.sample_run)
+    if found is None:
+        return body
+    shares, activation = found
+    layers = [modules[name] for name, _ in shares]
+    graph = opened(body.module, *layers)
+    weight, bias = joined_rows([rows_of(layer) for layer in layers], [share for _, share in shares])
+    read = [graph.node(layer).input_tensors[0] for layer in layers]
+    features = keras.layers.Concatenate(name=graph.free_name("heads_joined"))(read)
+    one = FoundHead(graph.free_name("head"), activation)
+    head = one.head(weight, bias, task="main")
+    output = _run([keras.layers.Dense(len(weight), activation=activation, name=one.layer)], features, head=head)
+    twin = body.anew(graph.model(output), {"main": (head, one)})
     twin.refresh_heads_()
+    names = ", ".join(f"{share:g} × {name!r}" for name, share in shares)
+    note = f"the result is a sum of layers, {names}: they became one layer, {one.layer!r}, which reads what they read side by side"
+    twin.account = Account(notes=(note,))
     return twin
 
 
+def with_groups(body: KerasBody) -> Any:
+    """Return the module of a body; where there are derived heads, a copy with their sums of probabilities as further outputs."""
+    derived, graph = [head for head in body.heads.values() if head.groups is not None], graph_of(body.module)
+    if not derived or graph is None:
+        return body.module
+    with torch.no_grad():
+        result = outputs_of(body.sample_run())[body.first.output]
+        scores = body.scores_of_run(body.sample_run)[body.head.task]
+    reading = head_reading(scores, result, channels_last=True)
+    if reading not in {"linear", "softmax", "log_softmax"}:
+        return body.module
+    model = cloned(body.module)
+    graph = graph_of(model)
+    whole = Opened(model.name, graph._inputs_struct, graph._outputs_struct, steps_of(graph))  # type: ignore[union-attr]
+    probabilities = keras.tree.flatten(whole.outputs)[body.first.output]
+    if reading == "linear":
+        probabilities = named("probabilities", keras.ops.softmax(probabilities))
+    elif reading == "log_softmax":
+        probabilities = named("p", keras.ops.exp(probabilities))
+    sums = {}
+    for head in derived:
+        name, columns = whole.free_name(head.task), []
+        for at, members in enumerate(head.groups or ()):
+            taken = named(f"{name}_{at}_take", keras.ops.take(probabilities, list(members), axis=1))
+            columns.append(named(f"{name}_{at}_sum", keras.ops.sum(taken, axis=1, keepdims=True)))
+        sums[head.task] = named(name, keras.ops.concatenate(columns, axis=1))
+    return whole.with_outputs(sums)
+
+
 EDITS: Mapping[type[Edit], Callable[..., KerasBody]] = {
-    Rows: lambda body, _edit, head, _seed: _with_head(body, head),
-    Stack: lambda body, edit, head, _seed: _with_stack(body, edit, head=head),
-    Cut: lambda body, edit, _head, _seed: _ended(body, edit.block),
-    Taps: lambda body, edit, _head, _seed: _tapped(body, edit.points),
-    Channels: lambda body, edit, _head, _seed: _with_channels(body, edit.count),
-    Columns: lambda body, edit, _head, _seed: _with_columns(body, edit.count),
-    Codes: lambda body, edit, _head, seed: codes.coded(body, edit.coding, seed=seed),
-    InputLayer: lambda body, _edit, _head, _seed: entrances.with_entrance(body),
-    ScaleShift: lambda body, edit, _head, _seed: adjusting.adjusted(body, edit),
-    LowRank: lambda body, edit, _head, seed: low_ranks.low_rank(body, edit, seed=seed),
-    Biased: lambda body, edit, _head, _seed: folding.biased(body, edit.layers),
+    Rows: lambda twin, _edit, head, _seed: _with_head(twin, head),
+    Stack: lambda twin, edit, head, _seed: _with_stack(twin, edit, head=head),
+    Cut: lambda twin, edit, _head, _seed: _ended(twin, edit.block),
+    Taps: lambda twin, edit, _head, _seed: _tapped(twin, edit.points),
+    Channels: lambda twin, edit, _head, _seed: _with_channels(twin, edit.count),
+    Columns: lambda twin, edit, _head, _seed: _with_columns(twin, edit.count),
+    Codes: lambda twin, edit, _head, seed: adjusting.coded(twin, edit.coding, seed=seed),
+    InputLayer: lambda twin, _edit, _head, _seed: adjusting.with_entrance(twin),
+    ScaleShift: lambda twin, edit, _head, _seed: adjusting.adjusted(twin, edit),
+    LowRank: lambda twin, edit, _head, seed: adjusting.low_rank(twin, edit, seed=seed),
+    Biased: lambda twin, edit, _head, _seed: adjusting.biased(twin, edit.layers),
 }
-"""What carries out each kind of edit, from body, edit, head and seed."""
+"""What carries out each kind of edit, from a private copy of a body, edit, head and seed."""

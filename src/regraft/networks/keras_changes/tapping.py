@@ -1,17 +1,24 @@
-"""Give a Keras model the pooled outputs of several of its blocks as its only output."""
+"""Give a Keras model the pooled outputs of several of its blocks as its only output: in its graph, or by hooks where it has none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..keras_parts.body import KerasBody
 from ..keras_parts.heads import channels_last
 from ..keras_parts.library import keras
-from ..keras_parts.structure import TAPS, is_tap
+from ..keras_parts.running import called
+from ..keras_parts.structure import READ, TAPS, is_tap, named_modules
 from ..parts.taps import GRID, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
+from ..torch_parts.taps import Point, read_input, read_points, run_reading
 from .opened import end_of, last_called, named, opened
 
-__all__ = ["tapped"]
+__all__ = ["ended_at", "read_at", "tapped"]
 
 
 def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[Any]]) -> Any:
@@ -108,3 +115,45 @@ def _name_steps_(tensor: Any, name: str) -> None:
             operation.name = f"{name}.{count}" if count else name
             count += 1
             waiting += operation._inbound_nodes[node].input_tensors
+
+
+def read_at(body: KerasBody, points: Sequence[Tap], *, ends: Mapping[str, str]) -> None:
+    """Let a model return the pooled outputs of some of its layers side by side, (N, D), in place of its own result.
+
+    Its class becomes one of its own, made of the old one: the names of layers and weights stay. `ends` are the names of the last layers
+    of the blocks that are called.
+    """
+    modules, model = body.modules(), body.module
+
+    def hint(tap: Tap, values: Tensor | None) -> tuple[int, bool]:
+        last = tap.block not in ends or channels_last(modules[ends[tap.block]])
+        return 0 if values is None else values.shape[-1 if last else 1], not last
+
+    run = partial(called, model, training=False)
+    found = tuple(read_points(points, ends, modules=modules, sample=body.sample, run=run, hint=hint))
+
+    def result(seen: Mapping[str | None, Any]) -> Tensor:
+        return torch.cat([part for point in found for part in point.pooled(seen[point.module], _mask_of(seen[point.module]))], 1)
+
+    _become_(model, [point.module for point in found if point.module is not None], found=found, result=result)
+
+
+def _mask_of(values: Any) -> Any:
+    return getattr(values, "_keras_mask", None)
+
+
+def ended_at(model: Any, name: str) -> None:
+    """Let a model, a private copy, return what its layer of that `name` gives, in place of its own result."""
+    _become_(model, [name], found=(), result=lambda seen: seen[name])
+
+
+def _become_(model: Any, ends: Sequence[str], *, found: tuple[Point, ...], result: Callable[[Mapping[str | None, Any]], Any]) -> None:
+    kind = type(model)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen: dict[str | None, Any] = {None: read_input(args[0] if args else next(iter(kwargs.values())))}
+        modules = named_modules(self)
+        run_reading({name: modules[name] for name in ends}, run=lambda: kind.call(self, *args, **kwargs), keep=seen.__setitem__, stops=True)
+        return result(seen)
+
+    model.__class__ = type(kind.__name__, (kind,), {"call": call, READ: found, "__module__": kind.__module__})

@@ -14,22 +14,19 @@ from torch.nn import Module, Parameter
 
 from ...errors import NetworkError
 from ..account import Account, unused_outputs
-from ..family import Body
+from ..family import Body, Places
 from ..fingerprints.values import Structure
-from ..parts.head import Head, HeadChoice
+from ..keras_changes.sizes import reset_, retrack_
+from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
 from ..parts.taps import TapSlice
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace
 from .clone import cloned
-from .drawing import draw_, drawn, seeded
-from .freezing import frozen_names, held_names, inference, renamed, set_gradients_, still_modules
 from .heads import (
-    FoundHead,
     channels_last,
     chosen_head,
     find_heads,
     given_heads,
-    head_of,
     kernel_of,
     linear_activation,
     outputs_of,
@@ -38,9 +35,8 @@ from .heads import (
     scores_from,
 )
 from .library import keras
-from .recurrent import as_operators_
-from .samples import called, shapes_of
-from .split import Split, split_graph
+from .points import Site, sites_of
+from .running import Split, as_operators_, called, shapes_of, split_graph
 from .strided import hook_strided_
 from .structure import (
     CODES,
@@ -53,11 +49,9 @@ from .structure import (
     tap_slices,
     variables_below,
 )
+from .weights import draw_, drawn, frozen_names, held_names, inference, renamed, seeded, set_gradients_, still_modules
 
-__all__ = ["KerasBody", "Place", "TrainingForm", "inspected"]
-
-Place = tuple[Head, FoundHead | None, Any]
-"""A head, what is known of its layer, and the layer; a derived head has none."""
+__all__ = ["KerasBody", "TrainingForm", "inspected"]
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ class KerasBody(Body):
     @property
     def first(self) -> FoundHead:
         """What is known of the first head's layer."""
-        return cast(FoundHead, next(iter(self.found.values())))
+        return next(iter(self.found.values()))
 
     def own_scores(self, inputs: Inputs) -> Scores:
         """Return the raw scores of the heads with rows of their own, in the present mode."""
@@ -250,13 +244,8 @@ class KerasBody(Body):
         return tap_slices(self.module, self.by_name[self.first.layer] if self.found else None)
 
     def recount_(self, changed: Collection[str]) -> None:
-        """Take over the number of parameters of layers that have been changed in the module."""
-        sizes = {layer.name: layer.parameters for layer in self.layers}
-        for name in changed:
-            own = variables_below(name, self.by_name, trainable_only=True)
-            sizes[name] = sum(variable.value.numel() for variable in own.values())
-        self.layers = tuple(replace(layer, parameters=sizes[layer.name]) for layer in self.layers)
-        self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
+        """Count the parameters of layers that have been `changed` anew, and freeze what was frozen."""
+        super().recount_(changed)
         self._freeze_again_(self.frozen)
 
     def _freeze_again_(self, names: Collection[str]) -> None:
@@ -264,34 +253,29 @@ class KerasBody(Body):
         here = self.by_name.keys() | self.variables().keys()
         self.freeze_([name for name in names if name in here])
 
-    def anew(self, module: Any, old: Mapping[str, Any], *, heads: Sequence[Place], sample: Inputs | None = None) -> Self:
-        """Return a network like this one around another module.
+    def anew(  # over the limit: what a body is made of, each part optional
+        self, module: Any, heads: Places | None = None, *, sample: Inputs | None = None, renewed: Mapping[int, Any] | None = None
+    ) -> Self:
+        """Become, a private copy, the body of a `module` built out of its layers, with other `heads` and another `sample` where given.
 
-        Args:
-            module: built out of the layers of a copy.
-            old: those layers by the names that they have here.
-            heads: the heads that it has.
-            sample: a batch that it takes, where that is another one.
+        `renewed` are the nested models that were made anew, by the id of the old one. A head whose layer was not here has a new layer.
         """
-        twin = copy.copy(self)
-        twin.account = Account()
-        twin.take_(module, self.sample if sample is None else sample)
-        names = {id(layer): name for name, layer in twin.by_name.items()}
+        before, places = copy.copy(self), self.placed() if heads is None else heads
+        for hook in self.hooks:
+            hook.remove()
+        self.take_(module, self.sample if sample is None else sample)
+        names = {id(layer): name for name, layer in self.by_name.items()}
+        old = {name: (renewed or {}).get(id(layer), layer) for name, layer in before.by_name.items()}
         now = {name: names[id(layer)] for name, layer in old.items() if id(layer) in names}
-        twin.given_trainable |= {"": self.given_trainable[""]} | {new: self.given_trainable[name] for name, new in now.items()}
-        twin.fresh_(renamed(self.untrained, now))
-        twin.given, twin.planned = renamed(self.given, now), None if self.planned is None else renamed(self.planned, now)
-        twin.found = {head.task: replace(found, layer=names[id(layer)]) for head, found, layer in heads if found is not None}
-        twin.heads = {head.task: replace(head, layer=names.get(id(layer), "")) for head, _, layer in heads}
-        twin.inspect_()
-        twin._freeze_again_([now.get(name, name) for name in self.frozen if name in now or name not in self.by_name])
-        return twin
-
-    def copied(self) -> tuple[Any, dict[str, Any], list[Place]]:
-        """Return a copy of the module, its layers by name, and the heads with their layers there."""
-        module = cloned(self.module)
-        layers = named_modules(module)
-        return module, layers, [(head, self.found.get(task), layers.get(head.layer)) for task, head in self.heads.items()]
+        self.given_trainable |= {"": before.given_trainable[""]} | {new: before.given_trainable[name] for name, new in now.items()}
+        self.fresh_(renamed(before.untrained, now))
+        self.given = renamed(before.given, now)
+        self.planned = None if before.planned is None else renamed(before.planned, now)
+        self.found = {task: replace(found, layer=now.get(found.layer, found.layer)) for task, (_, found) in places.items() if found}
+        self.heads = {task: replace(head, layer=self.found[task].layer if found else "") for task, (head, found) in places.items()}
+        self.inspect_()
+        self._freeze_again_([now.get(name, name) for name in before.frozen if name in now or name not in before.by_name])
+        return self
 
     def split(self, frozen_layers: Collection[str]) -> Split | None:
         """Cut a functional or Sequential model at the border of its frozen layers.
@@ -340,6 +324,18 @@ class KerasBody(Body):
             raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
         return cast(Parameter, self.by_name[CODES].embeddings.value)
 
+    def put_codes_(self, table: np.ndarray) -> None:
+        """Put another `table` of codes, (1 + K, size), in the place of the one that is there."""
+        if len(table) != self.by_name[CODES].input_dim:
+            reset_(self.by_name[CODES], {"input_dim": len(table)})
+            retrack_(self.module)
+            self.recount_([CODES])
+        super().put_codes_(table)
+
+    def sites(self) -> dict[str, Site]:
+        """Return what stands where values can be scaled and shifted by channel, by name; an error where the model has no graph."""
+        return sites_of(self)
+
     def reduced(self, part: Any) -> Any:
         """Return how pickle makes a `part` again: the layers out of the model, which pickle makes as a whole."""
         name = next((name for name, layer in self.by_name.items() if layer is part), None)
@@ -376,7 +372,7 @@ def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Se
         chosen = {task: chosen_head(candidates, layer) for task, layer in wanted.items()}
         body.account = Account(notes=unused_outputs(head, [other for other in candidates if other not in wanted.values()]))
         body.found = {task: found for task, found in chosen.items() if found}
-        body.heads = {task: head_of(one, body.by_name[one.layer], task=task) for task, one in body.found.items()}
+        body.heads = {task: one.head(*rows_of(body.by_name[one.layer]), task=task) for task, one in body.found.items()}
         body.note_apart_()
     body.freeze_(())
     return body

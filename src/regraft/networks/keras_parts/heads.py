@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,18 +12,16 @@ import torch
 from torch import Tensor
 
 from ...errors import NetworkError, near_names
-from ..parts.head import Head, told_binary
+from ..parts.head import FoundHead, Head, told_binary
 from ..parts.layers import Layer
 from ..tracing import Trace, capture, head_reading, pooled, without_padding
 from .library import keras
 
 __all__ = [
-    "FoundHead",
     "channels_last",
     "chosen_head",
     "find_heads",
     "given_heads",
-    "head_of",
     "is_wide",
     "kernel_of",
     "linear_activation",
@@ -32,28 +30,6 @@ __all__ = [
     "rows_of",
     "scores_from",
 ]
-
-
-@dataclass(frozen=True)
-class FoundHead:
-    """A linear layer from which one of the model's outputs follows.
-
-    Attributes:
-        layer: its name.
-        activation: "linear", "softmax" or "sigmoid".
-        whole: whether the raw scores are the model's own output (a step without weights follows), not the layer's.
-        output: which of the model's outputs follows from it, as `outputs_of` counts them.
-    """
-
-    layer: str
-    activation: str
-    whole: bool
-    output: int = 0
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of all layers that make the logits: one."""
-        return (self.layer,)
 
 
 def _is_linear(layer: Any) -> bool:
@@ -164,9 +140,9 @@ def given_heads(
         if name not in modules or not _is_linear(modules[name]):
             linear = [other for other, layer in modules.items() if _is_linear(layer)]
             raise NetworkError(f"The head of the task {fact['task']!r} should be the linear layer {name!r}{near_names(name, linear)}")
-        explained = _explained(name, modules[name], result=seen.result, run=run) or FoundHead(name, fact["activation"], False)
+        explained = _explained(name, modules[name], result=seen.result, run=run) or FoundHead(name, fact["activation"])
         found = replace(explained, activation=fact["activation"])
-        head = told_binary(head_of(found, modules[name], task=fact["task"]), fact)
+        head = told_binary(found.head(*rows_of(modules[name]), task=fact["task"]), fact)
         classes = tuple(fact["classes"]) if fact.get("classes") else None
         parts = tuple(int(size) for size in fact.get("parts") or ())
         heads[head.task] = (found, replace(head, kind=fact.get("kind") or head.kind, classes=classes, parts=parts))
@@ -199,25 +175,6 @@ def kernel_of(layer: Any, weight: np.ndarray) -> np.ndarray:
     """Return rows (C, d) as the kernel of a linear layer."""
     places = getattr(layer, "kernel_size", ())
     return np.moveaxis(np.asarray(weight, np.float32).reshape(len(weight), -1, *places), (0, 1), (-1, -2))
-
-
-def head_of(found: FoundHead, layer: Any, *, task: str = "main") -> Head:
-    """Return a head's rows as copies, without class names.
-
-    Args:
-        found: what is known of it.
-        layer: the layer itself.
-        task: its name.
-    """
-    weight, bias = rows_of(layer)
-    if found.activation == "sigmoid" and len(weight) == 1:
-        return Head(task, None, "classification", "sigmoid", found.layer, weight, bias).as_binary()
-    kind = "classification"
-    if found.activation == "sigmoid" and len(weight) > 1:
-        kind = "multi-label"
-    elif found.activation == "linear" and len(weight) == 1:
-        kind = "regression"
-    return Head(task, None, kind, found.activation, found.layer, weight, bias)
 
 
 def scores_from(layer: Any, features: Tensor) -> Tensor:

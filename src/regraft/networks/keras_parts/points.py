@@ -7,13 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..parts.points import Point
-from .body import KerasBody
+from ..family import Body
 from .heads import channels_last
 from .library import keras
 from .structure import graph_of, is_code, no_graph, steps_of
 
-__all__ = ["Site", "channel_axis", "points_of", "sites_of"]
+__all__ = ["Site", "channel_axis", "sites_of"]
 
 _NAMES = ("Dense", "EinsumDense", *(f"{kind}{rank}D" for kind in ("Conv", "DepthwiseConv", "SeparableConv") for rank in (1, 2, 3)))
 _TRANSPOSED = tuple(f"Conv{rank}DTranspose" for rank in (1, 2, 3))
@@ -47,29 +46,10 @@ def channel_axis(layer: Any, rank: int) -> int:
     return rank - 1 if channels_last(layer) else 1
 
 
-def points_of(body: KerasBody) -> tuple[Point, ...]:
-    """Return where the network can be shifted or scaled by channel, in the order of execution.
-
-    Args:
-        body: any with a graph.
-
-    Raises:
-        NetworkError: if it has none.
-    """
-    blocks = {name: block.name for block in body.blocks for name in block.layers}
-    return tuple(Point(name, blocks[name], site.channels) for name, site in sites_of(body).items())
-
-
-def sites_of(body: KerasBody) -> dict[str, Site]:
-    """Return what stands at each point, by its name.
+def sites_of(body: Body) -> dict[str, Site]:
+    """Return what stands at each point of a `body`, by its name; an error where it has no graph.
 
     A layer that several graphs call has no point, nor has one that is behind a head, or whose weights cannot be scaled by channel.
-
-    Args:
-        body: any with a graph.
-
-    Raises:
-        NetworkError: if it has none.
     """
     graph = graph_of(body.module)
     if graph is None:

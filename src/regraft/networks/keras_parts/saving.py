@@ -1,14 +1,20 @@
-"""Write a Keras model as its owner gave it, with the layers' own `trainable` flags, and know its layers again by their names."""
+"""Files of a Keras model: as its owner gave it, with the layers' own `trainable` flags, and in the form of Keras 2."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
+
+import h5py
+import numpy as np
+import torch
 
 from ...errors import NetworkError
 from ...files.writing import flush_file
@@ -16,7 +22,7 @@ from .body import KerasBody
 from .library import keras
 from .structure import graph_of, named_modules, sublayers
 
-__all__ = ["as_given", "is_without_graph", "layer_names", "rename_layers_", "save"]
+__all__ = ["as_given", "is_without_graph", "layer_names", "rename_layers_", "save", "write_keras2"]
 
 _NUMBER = re.compile(r"_\d+$")
 
@@ -89,3 +95,158 @@ def rename_layers_(model: Any, names: Sequence[str]) -> None:
     for block in SequenceMatcher(None, own, known, autojunk=False).get_matching_blocks():
         for layer, name in zip(layers[block.a : block.a + block.size], names[block.b : block.b + block.size], strict=True):
             layer.name = name
+
+
+_VERSION = "2.15.0"
+_SHAPES = ("InputLayer", "Flatten", "Reshape", "Permute", "RepeatVector", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "Masking")
+_SPATIAL = ("Conv", "SeparableConv", "ZeroPadding", "Cropping", "UpSampling", "MaxPooling", "AveragePooling")
+_LAYERS = frozenset(
+    {
+        *("Dense", "Embedding", "LSTM", "GRU", "SimpleRNN", "Bidirectional", "TimeDistributed", "DepthwiseConv2D", "Conv2DTranspose"),
+        *("BatchNormalization", "LayerNormalization", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Rescaling", "Conv3D"),
+        *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "GaussianNoise", "GaussianDropout"),
+        *(f"{kind}{axes}D" for kind in (*_SPATIAL, "GlobalMaxPooling", "GlobalAveragePooling") for axes in (1, 2)),
+        *_SHAPES,
+    }
+)
+"""Layers that are the same in Keras 2."""
+_MODELS = ("Functional", "Sequential")
+_NEWER = frozenset(
+    {"quantization_config", "optional", "synchronized", "zero_output_for_mask", "rms_scaling", "use_cudnn", "lora_rank", "lora_alpha"}
+    | {"input_axes", "output_axes"}
+)
+"""Settings that Keras 2 does not know."""
+_RENAMED = {"LeakyReLU": {"negative_slope": "alpha"}, "InputLayer": {"batch_shape": "batch_input_shape"}}
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN")
+_LOSSES = {"classification": "categorical_crossentropy", "multi-label": "binary_crossentropy", "regression": "mean_squared_error"}
+_TOLERANCE = 1e-5
+_INSTEAD = "Export it as .keras or .onnx."
+
+
+def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path) -> None:
+    """Write a model, once Keras has opened the file and computed the same from it.
+
+    Args:
+        module: a sequential or functional model.
+        sample: what it takes, a batch.
+        kinds: of its outputs: "classification", "multi-label" or "regression"; the file says by which losses they would be trained.
+        target: a path that ends in ".h5".
+
+    Raises:
+        NetworkError: if Keras 2 has no words for it, by the name of the layer.
+        OSError: if it cannot be written; nothing is left behind.
+    """
+    if type(module).__name__ not in _MODELS:
+        raise NetworkError(f"A model of the class {type(module).__name__} has no architecture in Keras 2's form. {_INSTEAD}")
+    config = _old_model({"class_name": type(module).__name__, "config": module.get_config()})
+    partial = target.with_name(f".{target.stem}.partial.h5")
+    with ExitStack() as stack:
+        stack.callback(partial.unlink, missing_ok=True)
+        with h5py.File(partial, "w") as file:
+            file.attrs["model_config"] = json.dumps(config).encode()
+            file.attrs["training_config"] = json.dumps(_training(kinds)).encode()
+            weights = file.create_group("model_weights")
+            for place in (file, weights):
+                place.attrs["backend"], place.attrs["keras_version"] = b"tensorflow", _VERSION.encode()
+            _write_weights(weights, module.layers)
+        _prove(module, partial, sample=sample)
+        flush_file(partial)
+        os.replace(partial, target)
+
+
+def _prove(module: Any, path: Path, *, sample: Any) -> None:
+    """Raise unless Keras opens the file and computes the same from it."""
+    try:
+        known = {name: getattr(keras.layers, name) for name in _LAYERS}  # layers within others are not looked up by Keras
+        again = keras.saving.load_model(path, compile=False, safe_mode=True, custom_objects=known)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of inputs as a list
+            outputs = [keras.tree.flatten(one(sample, training=False)) for one in (module, again)]
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise NetworkError(f"Keras does not open the model in Keras 2's form: {str(error).splitlines()[0]}. {_INSTEAD}") from error
+    for expected, found in zip(*outputs, strict=True):
+        largest = float(expected.abs().max())
+        if not float((expected - found).abs().max()) <= _TOLERANCE * max(largest, 1.0):
+            raise NetworkError(f"In Keras 2's form the model computes something else. {_INSTEAD}")
+
+
+def _training(kinds: Sequence[str]) -> dict[str, Any]:
+    losses = [_LOSSES[kind] for kind in kinds]
+    optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.001}}
+    return {"optimizer_config": optimizer, "loss": losses[0] if len(losses) == 1 else losses, "metrics": None, "loss_weights": None}
+
+
+def _write_weights(group: h5py.Group, layers: Sequence[Any]) -> None:
+    """Write the weights of each layer in the order in which Keras 2 reads them: those that are trained first."""
+    group.attrs["layer_names"] = np.array([layer.name.encode() for layer in layers])
+    for layer in layers:
+        place, names = group.create_group(layer.name), list[str]()
+        for variable in (*layer.trainable_weights, *layer.non_trainable_weights):
+            name = f"{variable.path}:0"
+            names.append(name if name not in names else f"{variable.path}_{len(names)}:0")
+            place.create_dataset(names[-1], data=variable.value.detach().cpu().numpy())
+        place.attrs["weight_names"] = np.array([name.encode() for name in names])
+
+
+def _old_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a model, or of a layer, in Keras 2's form."""
+    kind, config = model["class_name"], dict(model["config"])
+    if kind == "Sequential":
+        layers = [_old_model(layer) for layer in config["layers"]]
+        return {"class_name": kind, "config": {"name": config["name"], "layers": layers}}
+    if kind == "Functional":
+        layers = [
+            {**_old_model(layer), "name": name, "inbound_nodes": [_old_node(node, name) for node in layer["inbound_nodes"]]}
+            for layer in config["layers"]
+            for name in [layer["name"]]
+        ]
+        ends = {name: _ends(config[name]) for name in ("input_layers", "output_layers")}
+        return {"class_name": kind, "config": {"name": config["name"], "layers": layers, **ends}}
+    if kind not in _LAYERS:
+        raise NetworkError(f"The layer {config.get('name')!r} ({kind}) is not the same in Keras 2, or is not there. {_INSTEAD}")
+    return {"class_name": kind, "config": dict(_old_settings(kind, config))}
+
+
+def _old_settings(kind: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if name in _NEWER or (name == "seed" and (kind in _RECURRENT or isinstance(value, dict))):
+            continue
+        if name in ("layer", "backward_layer") and isinstance(value, dict):
+            yield name, _old_model(value)
+        elif name.endswith("activation") and isinstance(value, dict):
+            raise NetworkError(f"The layer {config.get('name')!r} has an activation of its own, {value.get('class_name')}. {_INSTEAD}")
+        else:
+            yield _RENAMED.get(kind, {}).get(name, name), _old_value(value)
+
+
+def _old_value(value: Any) -> Any:
+    """Return a setting without what Keras 3 adds: the module of a class, the name that it is registered by, policies of numbers."""
+    if isinstance(value, list | tuple):
+        return [_old_value(part) for part in value]
+    if isinstance(value, dict) and "class_name" in value:
+        kind, config = value["class_name"], value.get("config") or {}
+        if kind.endswith("DTypePolicy"):
+            return config["name"]
+        return {"class_name": kind, "config": {name: part for name, part in config.items() if name not in _NEWER}}
+    return value
+
+
+def _ends(found: Any) -> list[Any]:
+    """Return the places of inputs or outputs as a list, also where there is one."""
+    return [found] if found and isinstance(found[0], str) else list(found)
+
+
+def _old_node(node: Mapping[str, Any], name: str) -> list[list[Any]]:
+    """Return where a layer's inputs come from: name, which call, which output, and what else that call is given."""
+    tensors = _tensors(node["args"])
+    given = {key: value for key, value in node["kwargs"].items() if value is not None}
+    if len(node["args"]) != 1 or any(_tensors(value) for value in given.values()):
+        raise NetworkError(f"The layer {name!r} takes several inputs by name, which is not written in Keras 2's form. {_INSTEAD}")
+    return [[*place, given] for place in tensors]
+
+
+def _tensors(value: Any) -> list[list[Any]]:
+    """Return the places that the tensors in a part of a node come from, in order."""
+    if isinstance(value, dict):
+        return [list(value["config"]["keras_history"])] if value.get("class_name") == "__keras_tensor__" else []
+    return [place for part in value for place in _tensors(part)] if isinstance(value, list | tuple) else []

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import NetworkError, near_names
 from ..names import index_of
 
-__all__ = ["ACTIVATIONS", "Head", "HeadChoice", "head_called", "one_row", "told_binary", "two_rows"]
+__all__ = ["ACTIVATIONS", "FoundHead", "Head", "HeadChoice", "head_called", "one_row", "told_binary", "two_rows"]
 
 ACTIVATIONS = ("relu", "linear", "softmax", "sigmoid", "tanh", "gelu", "elu", "selu", "silu", "softplus")
 """What the scores of one linear layer may go through before the next: the same functions in PyTorch and Keras."""
@@ -137,6 +137,39 @@ class Head:
         """
         index = index_of(name, self.classes or ())
         return self.weight[index].copy(), self.bias[index]
+
+
+@dataclass(frozen=True)
+class FoundHead:
+    """A linear layer, or several whose outputs are added, from which a result of a network follows.
+
+    Attributes:
+        layer: its name; that of the first one where there are several.
+        activation: "linear", "softmax" or "sigmoid".
+        whole: whether the raw scores are the network's own result, not what the layer gives, averaged over positions.
+        output: which of the network's results follows from it.
+        others: the heads of the network's other results, which are not used.
+        shares: where there are several: their names, and the factors of their outputs in the sum.
+    """
+
+    layer: str
+    activation: str
+    whole: bool = False
+    output: int = 0
+    others: tuple[str, ...] = ()
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of all layers that make the logits."""
+        return tuple(name for name, _ in self.shares) or (self.layer,)
+
+    def head(self, weight: np.ndarray, bias: np.ndarray, *, task: str, kind: str | None = None) -> Head:
+        """Return the head of a `task` with these rows, without class names; of a `kind` where the rows do not tell it."""
+        if len(weight) == 1 and self.activation == "sigmoid":
+            return Head(task, None, "classification", "sigmoid", self.layer, weight, bias).as_binary()
+        several = "multi-label" if self.activation == "sigmoid" else "classification"
+        return Head(task, None, kind or (several if len(weight) > 1 else "regression"), self.activation, self.layer, weight, bias)
 
 
 def head_called(heads: Mapping[str, Head], task: str) -> Head:

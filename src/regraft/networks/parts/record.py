@@ -279,7 +279,8 @@ class Record:
 
     def points(self) -> tuple[Point, ...]:
         """Return where the network can be shifted or scaled by channel, in the order of execution; never behind a head."""
-        return self.kind.points(self.body)
+        blocks = {layer: block.name for block in self.blocks for layer in block.layers}
+        return tuple(Point(name, blocks[name], site.channels) for name, site in self.body.sites().items())
 
     def reduced(self, part: Any) -> Any:
         """Return how pickle makes a `part` of the network again in another process; NotImplemented for pickle's own way."""

@@ -8,7 +8,7 @@ from torch.nn import Embedding, Module
 
 from .layers import Block, Layer
 
-__all__ = ["below", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units", "uncalled"]
+__all__ = ["below", "block_end", "blocks_of", "merged_blocks", "prefixes", "torch_layers", "torch_units", "uncalled"]
 
 _MOST_BLOCKS = 40
 _OPENED = {"Sequential", "ModuleList", "ModuleDict"}
@@ -24,6 +24,17 @@ def prefixes(name: str) -> list[str]:
     """Return the name of a module and of all that contain it: "a.b" gives "a.b", "a" and "" (the whole network)."""
     parts = name.split(".") if name else []
     return [".".join(parts[:end]) for end in range(len(parts), -1, -1)]
+
+
+def block_end(block: Block, layers: Sequence[Layer], *, order: Sequence[str], aside: Collection[str] = ()) -> str | None:
+    """Return the name of the largest module that ends with a `block` and holds no layer outside it; None where none of it is called.
+
+    `order` are the names of the modules that a run calls, by the beginning of their first call; modules `aside` end no block.
+    """
+    inside = {name for name in block.layers if name and not any(below(name, other) for other in aside)} or {""}
+    outside = {outer for layer in layers if layer.name not in block.layers for outer in prefixes(layer.name)}
+    last = next((name for name in reversed(order) if name in inside and name not in outside), None)
+    return next(outer for outer in reversed(prefixes(last)) if outer not in outside and outer in order) if last else last
 
 
 def _own_parameters(module: Module) -> int:

@@ -32,7 +32,6 @@ from ..torch_changes.changes import with_present_names
 from ..torch_modules import open_torch
 from ..torch_parts.exporting import PROGRAM_FILE
 from ..torch_parts.graft import present_name
-from ..torch_parts.holding import mark_
 from ..torch_parts.programs import refuse_program
 from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
@@ -201,7 +200,7 @@ def side_by_side(networks: Sequence[Network]) -> Network:
     if families == ["torch"]:
         return torch_side_by_side(networks)
     with _keras_needed():
-        from ..keras_changes.graphs import beside
+        from ..keras_changes.opened import beside
         from ..keras_models import open_keras
     return open_keras(beside([network.body.copied_module() for network in networks]), take=True, origin={"source": COMBINED})
 
@@ -468,6 +467,6 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
         ) from error
     held = facts["network"].get("held")
     if held is not None:
-        mark_(sized.module, [present_name(sized.module, name) for name in held] if former else held, given=True)
+        sized.body.given = frozenset(present_name(sized.module, name) for name in held) if former else frozenset(held)
     sized.refresh_heads_()
     return sized

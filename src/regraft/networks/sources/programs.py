@@ -19,11 +19,10 @@ from ..account import Account
 from ..contract import Coding, Head, Inputs, Network
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
-from ..parts.head import told_binary
+from ..parts.head import FoundHead, told_binary
 from ..torch_modules import TORCH
 from ..torch_parts.body import inspected
 from ..torch_parts.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
-from ..torch_parts.heads import FoundHead
 from ..torch_parts.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
 from .torch_files import read_torch_weights
 
@@ -59,7 +58,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
     heads = [head for head in facts["heads"] if not head.get("groups")]
     _check_outputs(network, heads, remedy=remedy)
     tensors = read_torch_weights(folder / Path(facts["network"]["file"]).name)
-    network.body.found = {head["task"]: FoundHead(logits_name(index), head["activation"], "layer") for index, head in enumerate(heads)}
+    network.body.found = {head["task"]: FoundHead(logits_name(index), head["activation"]) for index, head in enumerate(heads)}
     network.heads = {head["task"]: _head_of(head, tensors) for head in heads}
     network.account = Account(notes=(f"opened without its class {own}: it predicts; to adapt it further, give architecture=",))
     program.seconds = None
@@ -93,7 +92,7 @@ def open_torch_program(path: Path, *, trust: bool) -> Network:
             width = network.scores(network.sample)["main"].shape[1]
     kind = "classification" if width > 1 else "regression"
     activation = "softmax" if program.probabilities else "linear"
-    network.body.found = {"main": FoundHead(logits_name(0), activation, "layer")}
+    network.body.found = {"main": FoundHead(logits_name(0), activation)}
     network.heads = {"main": Head("main", None, kind, activation, "", np.zeros((width, 0), np.float32), np.zeros(width, np.float32))}
     notes = [f"a PyTorch program, {path.name}, that was trusted: it predicts and nothing else"]
     notes += ["it returns probabilities: their logarithms are taken for its logits"] if program.probabilities else []

@@ -1,143 +1,93 @@
-"""Scales and shifts by channel in a PyTorch body, trained, then folded into its weights; and a linear layer before its input."""
+"""What is added inside a PyTorch network or before its input, and folded into it: scales, codes, low-rank matrices, a linear layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import cast
+import re
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Module, Parameter
 
-from ...errors import NetworkError, near_names
+from ...errors import NetworkError, near_names, optional_import
 from ...randomness import seeded
-from ..edits import ScaleShift
-from ..parts.points import Point
-from ..parts.protocols import Inputs
-from ..parts.taps import INPUT, Tap
+from ..edits import LowRank, ScaleShift
+from ..parts.coding import ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
+from ..parts.taps import INPUT as ENTRY
+from ..parts.taps import Tap
 from ..samples import three_items
 from ..torch_parts.body import TorchBody
-from ..torch_parts.graft import Graft, find_graft, module_at, without
-from ..torch_parts.sites import Site, find_sites, fold_, give_bias_
-from ..torch_parts.taps import Point as Place
-from ..torch_parts.taps import read_point, width_hint
-from .conditioned import AdjustedNetwork, Adjustment, EntranceNetwork, Film, Lhuc, over_channels
-from .wrappers import call_module, side_modules
+from ..torch_parts.graft import Graft, find_graft, module_at, set_submodule_, without
+from ..torch_parts.sites import fold_, give_bias_, is_plain, shared_weights
+from ..torch_parts.taps import Point, read_point, width_hint
+from .conditioned import (
+    AdjustedNetwork,
+    Adjustment,
+    CodedNetwork,
+    CodeMap,
+    CodeTable,
+    EntranceNetwork,
+    GivenInput,
+    ResidualEntrance,
+    over_channels,
+)
 
-__all__ = [
-    "adjusted",
-    "biased",
-    "chosen_sites",
-    "place_of_input",
-    "points_of",
-    "settled",
-    "with_entrance",
-    "wrapped",
-]
-_FORMS: Mapping[str, Callable[[int], Adjustment]] = {"lhuc": Lhuc, "film": Film}
+__all__ = ["adjusted", "biased", "coded", "folded", "low_rank", "settled", "with_entrance"]
+
+_CONDITION = "condition"
 _WIDEST = 4096
 """Widest vector before which a linear layer is put: its weight would have the square of that many numbers."""
+_WIDEST_HIDDEN = 256
+"""Most hidden units of an adaptation network before the input, unless the codes are larger."""
 
 
-def points_of(body: TorchBody) -> tuple[Point, ...]:
-    """Return where a `body` can be shifted or scaled by channel: no layer of an edit, no head, nothing behind the first head."""
-    blocks = {layer: block.name for block in body.blocks for layer in block.layers}
-    return tuple(Point(site.name, blocks[site.name], site.channels) for site in _sites_of(body))
+def adjusted(twin: TorchBody, edit: ScaleShift) -> TorchBody:
+    """Scale and shift the values at the points of an `edit` by channel."""
+    sites = twin.chosen_sites(edit.points).values()
+    return twin.anew(AdjustedNetwork(twin.module, {site: Adjustment(site.channels, edit.form) for site in sites}))
 
 
-def _sites_of(body: TorchBody) -> list[Site]:
-    """Return the sites of all points of a `body`."""
-    modules, aside = body.modules(), side_modules(body.module)
-    without = {name for name in modules if any(name == other or name.startswith(f"{other}.") for other in aside)}
-    heads = body.head_layers
-    run = partial(call_module, body.module)
-    runs = [partial(run, batch) for batch in (body.sample, three_items(body.sample), _twice_the_first(body.sample))]
-    was_training = [name for name, module in modules.items() if module.training]
-    body.module.eval()
-    found = find_sites(modules, runs, without=without | set(heads), until=heads[0] if heads else None)
-    for name in was_training:
-        modules[name].training = True
-    return found
+def settled(twin: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
+    """Fold adjustments, or low-rank matrices, into the weights of a private copy; return it with the names of layers that got a bias."""
+    around, created = find_graft(twin.module, AdjustedNetwork), []
+    if around is not None:
+        for site, part in zip(around.sites, around.adjusting, strict=True):
+            scale, shift = cast(Adjustment, part).change()
+            if fold_(module_at(around.network, site.name), scale=scale, shift=shift):
+                created.append(site.name)
+        twin.module = without(twin.module, around)
+    changed = _changed(twin)
+    twin.rename_({f"{name}.base_layer": name for name in changed})
+    for name, module in changed.items():
+        base = cast(Any, module).base_layer
+        with torch.no_grad():
+            base.weight.add_(cast(Any, module).get_delta_weight(_ADAPTER).to(base.weight))
+        for parameter in base.parameters():
+            parameter.requires_grad_(True)  # the library froze it
+        set_submodule_(twin.module, name, module=base)
+    vars(twin.module).pop("peft_config", None)
+    return twin.anew(), tuple(created)
 
 
-def _twice_the_first(sample: Inputs) -> Inputs:
-    if isinstance(sample, dict):
-        return {name: tensor[:1].expand_as(tensor) for name, tensor in sample.items()}
-    return sample[:1].expand_as(sample)
-
-
-def chosen_sites(body: TorchBody, names: Sequence[str]) -> list[Site]:
-    """Return the sites of the points of a `body` with these `names`, in the order of execution.
-
-    Raises:
-        NetworkError: if one is unknown; the nearest names are listed.
-    """
-    sites = {site.name: site for site in _sites_of(body)}
-    wrong = [name for name in names if name not in sites]
-    if wrong:
-        raise NetworkError(f"The network has no linear layer or convolution {wrong[0]!r} to be changed{near_names(wrong[0], sites)}")
-    return [site for name, site in sites.items() if name in set(names)]
-
-
-def wrapped(twin: TorchBody, module: Graft) -> TorchBody:
-    """Return a body, a private copy (`twin`), with an edit around it, the `module`; it is inspected anew."""
-    device = next((parameter.device for parameter in twin.module.parameters()), torch.device("cpu"))
-    mode = twin.module.training
-    twin.module = module.to(device).train(mode)
-    return twin.anew(twin.found, twin.heads)
-
-
-def adjusted(body: TorchBody, edit: ScaleShift) -> TorchBody:
-    """Return a copy of a `body` whose values at the points of an `edit` are scaled and shifted by channel.
-
-    Raises:
-        NetworkError: if a point is unknown.
-    """
-    sites = chosen_sites(body, edit.points)
-    twin = body.copy()
-    return wrapped(twin, AdjustedNetwork(twin.module, sites, kind=_FORMS[edit.form]))
-
-
-def settled(body: TorchBody) -> tuple[TorchBody, tuple[str, ...]]:
-    """Return a copy of a `body`, its adjustments folded into the weights, and the names of layers that got a bias for it."""
-    twin = body.copy()
-    around = find_graft(twin.module, AdjustedNetwork)
-    if around is None:
-        return twin, ()
-    created = []
-    for site, adjusting in zip(around.sites, around.adjusting, strict=True):
-        scale, shift = cast(Adjustment, adjusting).change()
-        if fold_(module_at(around.network, site.name), scale=scale, shift=shift):
-            created.append(site.name)
-    twin.module = without(twin.module, around)
-    return twin.anew(twin.found, twin.heads), tuple(created)
-
-
-def biased(body: TorchBody, layers: Sequence[str]) -> TorchBody:
-    """Return a copy of a `body` in which these `layers`, linear ones or convolutions, have a bias, zero at first."""
-    twin = body.copy()
+def biased(twin: TorchBody, layers: Sequence[str]) -> TorchBody:
+    """Give these `layers`, linear ones or convolutions, a bias, zero at first."""
     for name in layers:
         give_bias_(module_at(twin.module, name))
-    return twin.anew(twin.found, twin.heads)
+    return twin.anew()
 
 
-def place_of_input(body: TorchBody, change: str) -> tuple[Place, Tensor]:
-    """Return where the features (channels) of a network's input are, and two items.
-
-    Args:
-        body: takes one tensor.
-        change: what is to be done with it, for the message.
-
-    Raises:
-        NetworkError: if it takes token ids, several inputs, or vectors that are too wide.
-    """
+def _place_of_input(body: TorchBody, change: str) -> tuple[Point, Tensor]:
+    """Return where the features (channels) of a network's input are, and two items; the error where there are none names the `change`."""
     sample = body.sample
     if isinstance(sample, dict) or not sample.is_floating_point():
         received = f"the inputs {', '.join(sample)}" if isinstance(sample, dict) else "token ids"
         raise NetworkError(f"{change} reads one input of real numbers; this network takes {received}. Change its layers instead.")
     layers = [module_at(body.module, layer.name) for layer in body.layers]
     three = cast(Tensor, three_items(sample))
-    place = read_point(Tap(INPUT, ("mean",)), None, two=sample, three=three, hint=width_hint(layers, given=False))
+    place = read_point(Tap(ENTRY, ("mean",)), None, two=sample, three=three, hint=width_hint(layers, given=False))
     if place is None or place.channels > _WIDEST or sample.ndim > 5:
         raise NetworkError(
             f"{change} reads vectors of at most {_WIDEST} features, or channels; this network takes items of shape {body.input_shape}. "
@@ -146,14 +96,148 @@ def place_of_input(body: TorchBody, change: str) -> tuple[Place, Tensor]:
     return place, sample
 
 
-@seeded()
-def with_entrance(body: TorchBody) -> TorchBody:
-    """Return a copy of a `body` with a linear layer over the features (channels) before the input, the identity at first."""
-    place, sample = place_of_input(body, "A linear layer before the input")
+def with_entrance(twin: TorchBody) -> TorchBody:
+    """Put a linear layer over the features (channels) before the input, the identity at first."""
+    place, sample = _place_of_input(twin, "A linear layer before the input")
     entrance = over_channels(place.channels, place.channels, rank=sample.ndim, last=place.channels_last)
     weight, bias = cast(Tensor, entrance.weight), cast(Tensor, entrance.bias)
     with torch.no_grad():
         weight.copy_(torch.eye(place.channels).reshape(weight.shape))
         bias.zero_()
-    twin = body.copy()
-    return wrapped(twin, EntranceNetwork(twin.module, entrance.to(sample.dtype)))
+    return twin.anew(EntranceNetwork(twin.module, entrance.to(sample.dtype)))
+
+
+# ── codes ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def coded(twin: TorchBody, coding: Coding, *, seed: int) -> TorchBody:
+    """Let the network take a condition beside each item, as its `coding` says; `seed` draws the first codes."""
+    own = dict(twin.sample) if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    if _CONDITION in own and coding.into != f"{INPUT}{_CONDITION}":
+        raise NetworkError(f"The network has an input called {_CONDITION!r} of its own; expected none. Give it another name.")
+    first = next(iter(own.values()))
+    condition = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+    table = CodeTable(1 + len(coding.conditions), coding.size)
+    table.weight = Parameter(torch.from_numpy(drawn_codes(coding, seed=seed)))
+    sites = twin.chosen_sites(coding.points) if coding.into == LAYERS else {}
+    maps = {site: CodeMap(coding.size, site.channels) for site in sites.values()}
+    around = CodedNetwork(twin.module, table, single=not isinstance(twin.sample, dict), maps=maps)
+    if coding.into == ENTRANCE:
+        place, sample = _place_of_input(twin, "An adaptation network before the input")
+        hidden = max(coding.size, min(place.channels, _WIDEST_HIDDEN))
+        with seeded(seed):  # of the layers that do not begin as zero
+            entrance = ResidualEntrance(place.channels, coding.size, hidden=hidden, rank=sample.ndim, last=place.channels_last)
+        around.entrance = entrance.to(sample.dtype)
+    elif coding.into != LAYERS:
+        name = coding.into.removeprefix(INPUT)
+        filled = own.pop(name)
+        around.filled = (name, tuple(filled.shape[1:]), filled.dtype)
+    twin.coding = replace(coding, points=tuple(sites) or coding.points)
+    return twin.anew(around, sample={**own, _CONDITION: condition})
+
+
+def folded(twin: TorchBody, code: Tensor) -> tuple[TorchBody, tuple[str, ...]]:
+    """Take the codes out of a private copy, one `code` of (size,) for all items; return it with the names of layers that got a bias."""
+    around, created = twin.codes_around(), []
+    with torch.no_grad():
+        for site, own in zip(around.sites, around.maps, strict=True):
+            if fold_(module_at(around.network, site.name), shift=own(code)):
+                created.append(site.name)
+    rest = {name: tensor for name, tensor in cast(dict[str, Tensor], twin.sample).items() if name != _CONDITION}
+    alone = (around.single and list(rest) == ["inputs"]) or (around.filled is not None and len(rest) == 1)
+    by: Graft | None = None
+    if around.filled is not None:  # the code cannot go into biases of the network: it is constant
+        name, shape, dtype = around.filled
+        value = code.detach().reshape(1, *shape).to(dtype)
+        by = GivenInput(around.network, name, value=value, only=next(iter(rest)) if alone else "")
+    elif around.entrance is not None:
+        around.entrance.fold_(code)
+        by = EntranceNetwork(around.network, around.entrance)
+    twin.coding = None
+    return twin.anew(without(twin.module, around, by=by), sample=next(iter(rest.values())) if alone else rest), tuple(created)
+
+
+_ADAPTER = "default"
+
+
+def _changed(body: TorchBody) -> dict[str, Module]:
+    return {name: module for name, module in body.modules().items() if {"base_layer", "lora_A"} <= dict(module.named_children()).keys()}
+
+
+def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
+    """Put W + (alpha / rank) B A in the place of W in the layers of an `edit`; A is drawn from a `seed`.
+
+    A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new parts "NAME.lora_A.default"
+    and "NAME.lora_B.default".
+
+    Raises:
+        NetworkError: if a layer cannot be changed so; all such layers are named.
+        MissingExtraError: if `peft` is not installed.
+    """
+    layers = edit.layers
+    _check(twin, layers)
+    peft: Any = optional_import("peft", "lora", purpose="low_rank (strategy 'lora')")
+    names = "|".join(re.escape(name) for name in layers)
+    settings = peft.LoraConfig(r=edit.rank, lora_alpha=edit.alpha, target_modules=f"(?:{names})", lora_dropout=0.0, bias="none")
+    mode, kinds = twin.module.training, {name: type(module).__name__ for name, module in twin.modules().items()}
+    with seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as that a turned weight was told by itself
+        peft.inject_adapter_in_model(settings, twin.module, adapter_name=_ADAPTER)
+    missed = sorted(set(layers) - _changed(twin).keys())
+    if missed:
+        raise NetworkError(f"The installed peft changes no {kinds[missed[0]]} such as {missed[0]!r}. Leave it out.")
+    for module in _inside_fused(twin.module):
+        module.register_forward_hook(_not_fused)
+    twin.module.train(mode)
+    twin.rename_({name: f"{name}.base_layer" for name in layers})
+    return twin.anew()
+
+
+def _inside_fused(module: Module) -> list[Module]:
+    """Return the changed layers inside transformer layers that read weights themselves, in inference, unless a hook listens inside."""
+    layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.TransformerEncoderLayer)]
+    return [part for layer in layers for part in layer.children() if "base_layer" in dict(part.named_children())]
+
+
+def _not_fused(*_call: Any) -> None:
+    """Change nothing: that a hook is there keeps PyTorch from the fused step, which would leave the low-rank matrices out."""
+
+
+def _check(body: TorchBody, layers: Collection[str]) -> None:
+    """Raise unless each of the layers can be changed by low-rank matrices."""
+    modules, known = body.modules(), _reasons(body)
+    fits = [name for name, reason in known.items() if reason is None]
+    unknown = [name for name in layers if name not in modules]
+    if unknown:
+        raise NetworkError(f"layers={unknown[0]!r}: the network has no layer of that name{near_names(unknown[0], fits)}")
+    wrong = [f"{name!r}, {known[name]}" for name in layers if known[name]]
+    if wrong:
+        raise NetworkError(f"Low-rank matrices change linear layers and plain convolutions; received {'; '.join(wrong)}. Leave them out.")
+
+
+def _reasons(body: TorchBody) -> dict[str, str | None]:
+    """Return for each module why its weight cannot be changed by low-rank matrices; None where it can."""
+    modules, called = body.modules(), set(body.traced().order)
+    shared, heads = shared_weights(modules), set(body.head_layers)
+    found: dict[str, str | None] = {}
+    for name, module in modules.items():
+        if name in heads:
+            found[name] = "a head, whose rows are trained themselves"
+        elif not is_plain(module):
+            found[name] = f"a {type(module).__name__}"
+        elif name not in called:
+            found[name] = "whose weight another module reads without calling it"
+        elif name in shared:
+            found[name] = "whose weight is also that of another layer"
+        else:
+            found[name] = _unlike(module)
+    return found
+
+
+def _unlike(module: Module) -> str | None:
+    """Return what makes a convolution another one than `peft` takes it for; None for nothing."""
+    if not isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
+        return None
+    facts = {"groups": module.groups, "dilation": max(module.dilation), "padding_mode": module.padding_mode}
+    other = [f"{name}={value!r}" for name, value in facts.items() if value not in (1, "zeros")]
+    return f"a {type(module).__name__} with {', '.join(other)}" if other else None

@@ -1,61 +1,110 @@
-"""Other networks out of a PyTorch network: with a head, a branch, a layer on top, other inputs, or cut short.
+"""Other networks out of a PyTorch network: with a head, a branch, a layer on top, other inputs, read at several depths, or cut short.
 
-Each function leaves the network as it is and works on a copy. What holds in every family is checked before, in `editing`.
+Each function is given a private copy, and returns what has become of it. What holds in every family is checked before, in `editing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.nn import Module
+from torch import Tensor
+from torch.nn import Identity, Linear, Module, Parameter, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ..account import Account
 from ..edits import Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
-from ..parts.head import Head
-from ..parts.taps import Tap
+from ..parts.head import FoundHead, Head
+from ..parts.layers import Block
+from ..parts.structure import below, block_end, prefixes
+from ..parts.taps import INPUT, Tap, slices_of
 from ..samples import sample_of
 from ..torch_parts.body import TorchBody
-from ..torch_parts.graft import find_graft, module_at, present_name, set_submodule_
-from ..torch_parts.heads import FoundHead
-from ..torch_parts.rows import last_axis
-from ..torch_parts.summed import parted_rows
-from ..tracing import capture
-from . import adjusting, codes, low_ranks, surgery
-from .channels import channel_rule, first_convolution, note_channel_count_, with_other_channels
+from ..torch_parts.graft import find_graft, module_at, present_name, set_submodule_, within
+from ..torch_parts.plain import copied
+from ..torch_parts.rows import last_axis, like, parted_rows, put_
+from ..torch_parts.taps import read_points, width_hint
+from ..tracing import as_tensor, capture, flat_tensors
+from . import adjusting
 from .conditioned import CodedNetwork
-from .wrappers import BranchedNetwork
+from .wrappers import (
+    AttachedHead,
+    BranchedNetwork,
+    EndedNetwork,
+    JoinedNetwork,
+    StackedHead,
+    TappedNetwork,
+    branch_name,
+    call_module,
+    forget_,
+    with_class_counts,
+)
 
 __all__ = ["EDITS", "with_present_names"]
 
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
-def _with_head(body: TorchBody, head: Head) -> TorchBody:
-    """Return a copy whose head of that task has these rows; a network without a head gets one, a further task a branch."""
-    twin = body.copy()
-    if not body.heads:
-        attached = surgery.attached(twin.module, head)
-        twin.module = attached
-        return twin.anew({head.task: FoundHead(attached.name_of("head"), "linear", "result")}, {head.task: head})
-    if head.task in body.heads:
-        layers = body.layers_of(head.task)
-        for layer, own in _parted(body, head).items():
-            twin.module = surgery.resized(twin.module, layer, head=own)
-        if body.heads[head.task].binary and not head.binary:
-            surgery.end_differently_(twin.module, body.sample, activation=head.activation)
-        if head.task == body.head.task:
-            surgery.note_class_count_(twin.module, len(head.in_layer().weight))
-        for layer in layers:
-            twin.recount_(layer)
-        twin.heads[head.task] = replace(head, layer=layers[0])
-        return twin
-    _refuse_sum(body, "another task")
-    chosen = not isinstance(body.module, BranchedNetwork) and _choice_commutes(body)
-    twin.module, layer = surgery.branched(twin.module, body.head, head=head, chosen=chosen)
-    return twin.anew({**body.found, head.task: FoundHead(layer, "linear", "layer")}, {**body.heads, head.task: head})
+
+# ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(head: Head) -> tuple[Tensor, Tensor]:
+    own = head.in_layer()
+    return torch.from_numpy(np.asarray(own.weight, np.float32)), torch.from_numpy(np.asarray(own.bias, np.float32))
+
+
+def _new_head(head: Head) -> Linear:
+    weight, bias = _rows(head)
+    layer = Linear(weight.shape[1], len(weight))
+    put_(layer, weight, bias=bias)
+    return layer
+
+
+def _with_head(twin: TorchBody, head: Head) -> TorchBody:
+    """Give the head of that task these rows; a network without a head gets one on its pooled output, a further task a branch."""
+    if not twin.heads:
+        attached = AttachedHead(twin.module, _new_head(head))
+        return twin.anew(attached, {head.task: (head, FoundHead(attached.name_of("head"), "linear", True))})
+    if head.task in twin.heads:
+        return _with_rows(twin, head)
+    _refuse_sum(twin, "another task")
+    first, module = twin.head, twin.module
+    whole = module if isinstance(module, BranchedNetwork) else None
+    if whole is None:
+        whole = BranchedNetwork(module, first.layer, task=first.task, chosen=_choice_commutes(twin))
+    name = branch_name(head.task, list(whole.branches))
+    whole.branches[name] = _new_head(head)
+    own = FoundHead(f"{whole.name_of('branches')}.{name}", "linear")
+    return twin.anew(whole, {**twin.placed(), head.task: (head, own)})
+
+
+def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
+    """Give the layers of a head its rows."""
+    layers, old = twin.layers_of(head.task), twin.heads[head.task]
+    for name, own in _parted(twin, head).items():
+        new = like(module_at(twin.module, name), *_rows(own), parts=own.parts)
+        twin.module = set_submodule_(twin.module, name, module=new)
+    twin.untrained -= set(layers)
+    if old.binary and head.activation != "sigmoid" and not head.binary:  # the last step of another activation in place of the sigmoid's
+        seen, modules = twin.traced(), twin.modules()
+        result = cast(Tensor, as_tensor(seen.result)).data_ptr()
+        ends = [name for name in seen.order if isinstance(modules[name], Sigmoid) and seen.outputs[name].data_ptr() == result]
+        if ends:
+            set_submodule_(twin.module, ends[-1], module=Softmax(dim=1) if head.activation == "softmax" else Identity())
+    if head.task == twin.head.task:  # some libraries keep the count (timm: num_classes; Transformers: config.num_labels)
+        for owner in with_class_counts(twin.module):
+            config = getattr(owner, "config", None)
+            for holder, name in ((owner, "num_classes"), (owner, "num_labels"), (config, "num_labels")):
+                if isinstance(getattr(holder, name, None), int):
+                    setattr(holder, name, len(head.in_layer().weight))
+    twin.recount_(layers)
+    twin.heads[head.task] = replace(head, layer=layers[0])
+    return twin
 
 
 def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
@@ -82,68 +131,154 @@ def _refuse_sum(body: TorchBody, what: str) -> None:
 def _choice_commutes(body: TorchBody) -> bool:
     """Tell whether what follows the head (the choice of one token) may as well come before it."""
     head = module_at(body.module, body.head.layer)
-    body.mode_(False)
-    with torch.no_grad():
+    with torch.no_grad(), body.at_rest():
         with capture(head) as seen:
             scores = body.scores(body.sample)[body.head.task]
-        if seen["input"].ndim <= 2 or not last_axis(head) or body.found[body.head.task].reading != "result":
+        if seen["input"].ndim <= 2 or not last_axis(head) or not body.found[body.head.task].whole:
             return False
         swapped = body.scores_of_layer(body.head.layer, body.feature_batch(body.sample))
         return bool(torch.allclose(swapped, scores[:, -swapped.shape[1] :], rtol=1e-4, atol=1e-5))
 
 
-def _with_stack(body: TorchBody, edit: Stack, *, head: Head) -> TorchBody:
-    twin = body.copy()
-    first = body.found[body.head.task]
-    tapped = "" if first.reading == "result" and len(body.found) == 1 else first.layer
-    stacked = surgery.stacked(twin.module, tapped, head=head, activation=edit.between, dropout=edit.dropout or 0.0)
-    twin.module, own = stacked, replace(head, activation="linear")
-    return twin.anew({head.task: FoundHead(stacked.name_of("head"), "linear", "result")}, {head.task: own})
+def _with_stack(twin: TorchBody, edit: Stack, *, head: Head) -> TorchBody:
+    first = twin.found[twin.head.task]
+    tapped = "" if first.whole and len(twin.found) == 1 else first.layer
+    stacked = StackedHead(twin.module, tapped, activation=edit.between, head=_new_head(head), dropout=edit.dropout or 0.0)
+    own = FoundHead(stacked.name_of("head"), "linear", True)
+    return twin.anew(stacked, {head.task: (replace(head, activation="linear"), own)})
 
 
-def _ended(body: TorchBody, block: str) -> TorchBody:
-    twin, found = body.copy(), next(known for known in body.blocks if known.name == block)
-    names = [layer.name for layer in body.layers]
-    twin.module = surgery.ended(twin.module, found, layers=names, order=body.order(), sample=body.sample)
-    return twin.anew({}, {})
-
-
-def _tapped(body: TorchBody, taps: Sequence[Tap]) -> TorchBody:
-    twin, names = body.copy(), [layer.name for layer in body.layers]
-    twin.module = surgery.tapped(twin.module, taps, blocks=body.blocks, layers=names, order=body.order(), sample=body.sample)
-    if find_graft(twin.module, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
-        twin.coding = None
-    return twin.anew({}, {})
-
-
-def _with_channels(body: TorchBody, count: int) -> TorchBody:
-    """Return a copy whose first convolution reads `count` channels.
-
-    Raises:
-        NetworkError: if the network does not begin with a convolution over channels.
-    """
-    if isinstance(body.sample, dict) or body.sample.ndim < 3:
-        raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {body.input_shape}.")
-    modules, old = body.modules(), body.sample.shape[1]
-    name = first_convolution(modules, body.order(), channels=old)
-    twin = body.copy()
-    set_submodule_(twin.module, name, module=with_other_channels(modules[name], count))
-    note_channel_count_(twin.module, name, old=old, new=count)
-    twin.take_sample_(sample_of((count, *body.sample.shape[2:])).to(body.sample.device))
-    note = f"'{name}' reads {count} channels: {channel_rule(old, count)}"
-    twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(note,))
-    return twin.anew(body.found, body.heads)
-
-
-def _with_columns(body: TorchBody, count: int) -> TorchBody:
-    _refuse_sum(body, "columns")
-    head, twin = body.head, body.copy()
+def _with_columns(twin: TorchBody, count: int) -> TorchBody:
+    """Give the head zero weights for `count` further numbers."""
+    _refuse_sum(twin, "columns")
+    head, layer = twin.head, module_at(twin.module, twin.head.layer)
     wide = replace(head, weight=np.concatenate([head.weight, np.zeros((len(head.weight), count), np.float32)], 1))
-    twin.module = surgery.joined(twin.module, head.layer, head=wide, count=count)
-    own = body.sample if isinstance(body.sample, dict) else {"inputs": body.sample}
-    columns = sample_of((count,), batch=len(next(iter(own.values()))))
-    twin.take_sample_({**own, "columns": columns.to(next(iter(own.values())).device)})
-    return twin.anew(body.found, {head.task: wide})
+    new = like(layer, *_rows(wide), parts=wide.parts)
+    joined = JoinedNetwork(set_submodule_(twin.module, head.layer, module=new), head.layer, features=head.features)
+    own = twin.sample if isinstance(twin.sample, dict) else {"inputs": twin.sample}
+    first = next(iter(own.values()))
+    sample = {**own, "columns": sample_of((count,), batch=len(first)).to(first.device)}
+    return twin.anew(joined, {head.task: (wide, twin.found[head.task])}, sample=sample)
+
+
+# ── an earlier end, several depths ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ended(twin: TorchBody, name: str) -> TorchBody:
+    """Let the network end at the output of a block; what runs only later is taken out of it."""
+    block, order = next(known for known in twin.blocks if known.name == name), twin.traced().order
+    last = _end_of(twin, block, order=order)
+    if last is None:
+        raise NetworkError(f"The block {name!r} is never called: its weights are read by other code, or not at all. Cut at another block.")
+    end = EndedNetwork(twin.module, last)
+    _take_later_out_(twin, block, order=order)
+    end.stops = not _runs_through(end, twin)
+    return twin.anew(end, {})
+
+
+def _end_of(body: TorchBody, block: Block, *, order: Sequence[str]) -> str | None:
+    return block_end(block, body.layers, order=order, aside=within(body.module))
+
+
+def _take_later_out_(body: TorchBody, block: Block, *, order: Sequence[str]) -> None:
+    """Put an Identity in the place of what runs only after a block."""
+    layers = [layer.name for layer in body.layers]
+    later = [name for name in layers[max(map(layers.index, block.layers)) + 1 :] if name in order]
+    aside = within(body.module)  # a table of codes that is not read any more stays: the conditions are known all the same
+    gone = [name for name in later if not any(below(other, name) for other in block.layers)]
+    gone = [name for name in gone if not any(below(name, other) for other in aside)]
+    for name in gone:
+        if not any(below(name, other) for other in gone if other != name):
+            set_submodule_(body.module, name, module=Identity())
+    forget_(body.module, gone)
+
+
+def _runs_through(end: EndedNetwork | TappedNetwork, body: TorchBody) -> bool:
+    """Tell whether what was left behind the `end` of a network runs as well, with no larger tensors than before the end.
+
+    Where branches of modules that were taken out are put side by side again and again, each time multiplies their channels.
+    """
+    largest = 0
+
+    def watch(module: Module, _args: Any, output: Any) -> None:
+        nonlocal largest
+        size = max((tensor.numel() for tensor in flat_tensors(output)), default=0)
+        if not isinstance(module, Identity):
+            largest = max(largest, size)
+        elif largest and size > 2 * largest:
+            raise ValueError(f"{size} numbers behind the end of the network, at most {largest} before")
+
+    end.stops = False
+    try:
+        with ExitStack() as stack, torch.no_grad(), body.at_rest():
+            for module in end.modules():
+                if not list(module.children()):
+                    stack.callback(module.register_forward_hook(watch).remove)
+            call_module(end, body.sample)
+    except Exception:  # the rest of any Python forward may fail in any way without its modules
+        return False
+    return True
+
+
+def _tapped(twin: TorchBody, points: Sequence[Tap]) -> TorchBody:
+    """Let the network return the pooled outputs of several blocks; what runs only after the last of them is taken out."""
+    order, layers = twin.traced().order, [layer.name for layer in twin.layers]
+    found = {
+        block.name: _end_of(twin, block, order=order) for block in twin.blocks if block.name in {tap.block for tap in points} - {INPUT}
+    }
+    ends = {name: end for name, end in found.items() if end is not None}  # what is never called gives nothing
+    chosen = [block for block in twin.blocks if block.name in ends]
+
+    def hint(tap: Tap, _values: Tensor | None) -> tuple[int, bool]:
+        own = next((block.layers for block in chosen if block.name == tap.block), layers)
+        return width_hint([modules[name] for name in layers if name in own], given=tap.block != INPUT)
+
+    modules = twin.modules()
+    with twin.at_rest():
+        read = read_points(points, ends, modules=modules, sample=twin.sample, run=partial(call_module, twin.module), hint=hint)
+    kept = [block for block in chosen if block.name in {point.block for point in read}]
+    if kept:
+        _take_later_out_(twin, max(kept, key=lambda block: max(map(layers.index, block.layers))), order=order)
+    whole = TappedNetwork(twin.module if kept else Identity(), read)
+    whole.slices = slices_of([(point.block, pool, width) for point in read for pool, width in point.widths()])
+    whole.stops = not _runs_through(whole, twin)
+    if find_graft(whole, CodedNetwork) is None:  # of a network tapped at its input alone nothing is left that reads codes
+        twin.coding = None
+    return twin.anew(whole, {})
+
+
+# ── channels ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_channels(twin: TorchBody, count: int) -> TorchBody:
+    """Let the first convolution read `count` channels.
+
+    One takes the sum of the old ones: the response to a grey picture is that to the same picture in every channel. Other counts take
+    the old channels in turn, scaled so that the response keeps its size.
+    """
+    if isinstance(twin.sample, dict) or twin.sample.ndim < 3:
+        raise NetworkError(f"channels={count} needs a network that takes pictures or signals; this one takes {twin.input_shape}.")
+    modules, old = twin.modules(), twin.sample.shape[1]
+    called = twin.traced().order  # containers that hold weights (a class token) are not layers
+    name = next((name for name in called if list(modules[name].parameters(recurse=False)) and not list(modules[name].children())), None)
+    first = None if name is None else modules[name]
+    if name is None or not isinstance(first, _CONVOLUTIONS) or first.groups != 1 or first.in_channels != old:
+        received = "no layer with weights" if name is None else f"'{name}', a {type(first).__name__}"
+        raise NetworkError(f"channels= changes a convolution over the {old} input channels; the network begins with {received}.")
+    new, weight = copied(first), first.weight.detach()
+    changed = weight.sum(1, keepdim=True) if count == 1 else weight[:, torch.arange(count) % old] * (old / count)
+    new.weight, new.in_channels = Parameter(changed.contiguous()), count
+    set_submodule_(twin.module, name, module=new)
+    for outer in (modules[prefix] for prefix in prefixes(name)[1:]):
+        for holder in (outer, getattr(outer, "config", None)):
+            if getattr(holder, "num_channels", None) == old:
+                setattr(holder, "num_channels", count)  # noqa: B010  # a module's own attribute, unknown to its type
+    rule = f"summed over its {old} channels" if count == 1 else f"its {old} channels repeated in turn, scaled by {old}/{count}"
+    twin.account = Account({"reshaped": [f"{name}.weight"]}, notes=(f"'{name}' reads {count} channels: {rule}",))
+    return twin.anew(sample=sample_of((count, *twin.sample.shape[2:])).to(twin.sample.device))
+
+
+# ── folders of format 1 ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def with_present_names(edit: Edit, module: Module) -> Edit:
@@ -166,16 +301,16 @@ def with_present_names(edit: Edit, module: Module) -> Edit:
 
 
 EDITS: Mapping[type[Edit], Callable[..., TorchBody]] = {
-    Rows: lambda body, _edit, head, _seed: _with_head(body, head),
-    Stack: lambda body, edit, head, _seed: _with_stack(body, edit, head=head),
-    Cut: lambda body, edit, _head, _seed: _ended(body, edit.block),
-    Taps: lambda body, edit, _head, _seed: _tapped(body, edit.points),
-    Channels: lambda body, edit, _head, _seed: _with_channels(body, edit.count),
-    Columns: lambda body, edit, _head, _seed: _with_columns(body, edit.count),
-    Codes: lambda body, edit, _head, seed: codes.coded(body, edit.coding, seed=seed),
-    InputLayer: lambda body, _edit, _head, _seed: adjusting.with_entrance(body),
-    ScaleShift: lambda body, edit, _head, _seed: adjusting.adjusted(body, edit),
-    LowRank: lambda body, edit, _head, seed: low_ranks.low_rank(body, edit, seed=seed),
-    Biased: lambda body, edit, _head, _seed: adjusting.biased(body, edit.layers),
+    Rows: lambda twin, _edit, head, _seed: _with_head(twin, head),
+    Stack: lambda twin, edit, head, _seed: _with_stack(twin, edit, head=head),
+    Cut: lambda twin, edit, _head, _seed: _ended(twin, edit.block),
+    Taps: lambda twin, edit, _head, _seed: _tapped(twin, edit.points),
+    Channels: lambda twin, edit, _head, _seed: _with_channels(twin, edit.count),
+    Columns: lambda twin, edit, _head, _seed: _with_columns(twin, edit.count),
+    Codes: lambda twin, edit, _head, seed: adjusting.coded(twin, edit.coding, seed=seed),
+    InputLayer: lambda twin, _edit, _head, _seed: adjusting.with_entrance(twin),
+    ScaleShift: lambda twin, edit, _head, _seed: adjusting.adjusted(twin, edit),
+    LowRank: lambda twin, edit, _head, seed: adjusting.low_rank(twin, edit, seed=seed),
+    Biased: lambda twin, edit, _head, _seed: adjusting.biased(twin, edit.layers),
 }
-"""What carries out each kind of edit, from body, edit, head and seed."""
+"""What carries out each kind of edit, from a private copy of a body, edit, head and seed."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Identity, Linear, Module, ModuleList, Parameter
+from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Linear, Module, ModuleList, Parameter
 
 from ..parts.coding import CODE_SPREAD
 from ..parts.scaling import film, lhuc
@@ -22,9 +21,7 @@ __all__ = [
     "CodeTable",
     "CodedNetwork",
     "EntranceNetwork",
-    "Film",
     "GivenInput",
-    "Lhuc",
     "ResidualEntrance",
     "over_channels",
 ]
@@ -45,12 +42,25 @@ def over_channels(old: int, new: int, *, rank: int, last: bool) -> Module:
     return cast(Module, kind(old, new) if kind is Linear else kind(old, new, 1))
 
 
-class Adjustment(Module, ABC):
-    """What the values of one site are scaled with by channel, and shifted by."""
+class Adjustment(Module):
+    """What the values of one site are scaled with by channel, and shifted by: LHUC or FiLM; at first it changes nothing, to the bit.
 
-    @abstractmethod
+    Attributes:
+        a: of "lhuc": (C,), zero at first: the scale is 2 sigmoid(a).
+        g, b: of "film": scale and shift, (C,) each, one and zero at first.
+    """
+
+    def __init__(self, channels: int, form: str) -> None:
+        super().__init__()
+        self.form = form
+        if form == "lhuc":
+            self.a = Parameter(torch.zeros(channels))
+        else:
+            self.g, self.b = Parameter(torch.ones(channels)), Parameter(torch.zeros(channels))
+
     def change(self) -> tuple[Tensor, Tensor | None]:
         """Return scale and shift, (C,) each; None for no shift."""
+        return (lhuc(self.a), None) if self.form == "lhuc" else (self.g, self.b)
 
     def forward(self, values: Tensor, site: Site) -> Tensor:
         """Return the values of a site, changed."""
@@ -58,79 +68,49 @@ class Adjustment(Module, ABC):
         return film(values, cast(Tensor, scale), shift=shift)
 
 
-class Lhuc(Adjustment):
-    """Learning hidden unit contributions: values times 2 sigmoid(a), one a for each channel.
-
-    Args:
-        channels: C.
-
-    Attributes:
-        a: (C,), zero at first: a factor of one, to the bit.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.a = Parameter(torch.zeros(channels))
-
-    def change(self) -> tuple[Tensor, Tensor | None]:
-        """Return the scale, (C,), and None."""
-        return lhuc(self.a), None
-
-
-class Film(Adjustment):
-    """Scale and shift of features: values times g plus b, one of each for each channel.
-
-    Args:
-        channels: C.
-
-    Attributes:
-        g: (C,), one at first.
-        b: (C,), zero at first.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.g = Parameter(torch.ones(channels))
-        self.b = Parameter(torch.zeros(channels))
-
-    def change(self) -> tuple[Tensor, Tensor | None]:
-        """Return scale and shift, (C,) each."""
-        return self.g, self.b
-
-
-def _kept(modules: ModuleList, kept: Sequence[bool]) -> ModuleList:
-    return ModuleList(module for module, keep in zip(modules, kept, strict=True) if keep)
-
-
-class AdjustedNetwork(Graft):
-    """A network whose values at some sites are scaled and shifted by channel, while that is trained.
-
-    Args:
-        kind: makes what a site of so many channels gets.
+class _AtSites(Graft):
+    """A network with a part of its own at each of some sites.
 
     Attributes:
         network: the network.
         sites: where, in the order of execution.
-        adjusting: the `Adjustment` of each site.
     """
 
-    inside: ClassVar[frozenset[str]] = frozenset({"adjusting"})
+    at_sites: ClassVar[str]
+    """The attribute that holds the parts, in the order of the sites."""
 
-    def __init__(self, network: Module, sites: Sequence[Site], *, kind: Callable[[int], Adjustment]) -> None:
-        super().__init__(network)
-        self.sites = tuple(sites)
-        self.adjusting = ModuleList(kind(site.channels) for site in sites)
+    sites: tuple[Site, ...]
 
-    def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
-        """Return what the network returns, its values changed on the way."""
-        modules = dict(zip(self.sites, self.adjusting, strict=True))
-        with changed_at(self.network, self.sites, change=lambda site, values: cast(Tensor, modules[site](values, site))):
-            return self.network(*tensors, **named)
+    def put_parts_(self, parts: Mapping[Site, Module]) -> None:
+        """Have these parts, in the order of the sites."""
+        self.sites = tuple(parts)
+        setattr(self, self.at_sites, ModuleList(parts.values()))
+
+    def by_site(self) -> dict[Site, Module]:
+        """Return the part of each site."""
+        return dict(zip(self.sites, cast(ModuleList, getattr(self, self.at_sites)), strict=True))
 
     def keep_sites_(self, kept: Sequence[bool]) -> None:
         """Keep those of the sites for which `kept` says so."""
-        self.sites = tuple(site for site, keep in zip(self.sites, kept, strict=True) if keep)
-        self.adjusting = _kept(self.adjusting, kept)
+        self.put_parts_({site: part for (site, part), keep in zip(self.by_site().items(), kept, strict=True) if keep})
+
+
+class AdjustedNetwork(_AtSites):
+    """A network whose values at some sites are scaled and shifted by channel, by an `Adjustment` each, while that is trained."""
+
+    inside: ClassVar[frozenset[str]] = frozenset({"adjusting"})
+    at_sites: ClassVar[str] = "adjusting"
+    adjusting: ModuleList
+
+    def __init__(self, network: Module, parts: Mapping[Site, Adjustment]) -> None:
+        super().__init__(network)
+        self.put_parts_(parts)
+
+    def forward(self, *tensors: Tensor, **named: Tensor) -> Any:
+        """Return what the network returns, its values changed on the way."""
+        modules = self.by_site()
+        with changed_at(self.network, self.sites, change=lambda site, values: cast(Tensor, modules[site](values, site))):
+            return self.network(*tensors, **named)
 
 
 class CodeTable(Embedding):
@@ -225,7 +205,7 @@ class EntranceNetwork(Graft):
         return self.network(self.entrance(tensors[0]), *tensors[1:])
 
 
-class CodedNetwork(Graft):
+class CodedNetwork(_AtSites):
     """A network that takes the code of a condition beside each item.
 
     Attributes:
@@ -239,13 +219,14 @@ class CodedNetwork(Graft):
     """
 
     inside: ClassVar[frozenset[str]] = frozenset({"codes", "maps"})
+    at_sites: ClassVar[str] = "maps"
+    maps: ModuleList
 
-    def __init__(self, codes: CodeTable, *, single: bool, sites: Sequence[Site] = ()) -> None:
-        super().__init__(Identity())  # until it is given its own
+    def __init__(self, network: Module, codes: CodeTable, *, single: bool, maps: Mapping[Site, CodeMap]) -> None:
+        super().__init__(network)
         self.codes = codes
         self.single = single
-        self.sites = tuple(sites)
-        self.maps = ModuleList(CodeMap(codes.embedding_dim, site.channels) for site in sites)
+        self.put_parts_(maps)
         self.entrance: ResidualEntrance | None = None
         self.filled: tuple[str, tuple[int, ...], torch.dtype] | None = None
 
@@ -262,7 +243,7 @@ class CodedNetwork(Graft):
         if self.entrance is not None:
             named["inputs"] = self.entrance(named["inputs"], self.codes(condition))
         known: list[Tensor] = []
-        maps = dict(zip(self.sites, self.maps, strict=True))
+        maps = self.by_site()
 
         def shifted(site: Site, values: Tensor) -> Tensor:
             if not known:  # looked up at the first site, so that what runs before it does not depend on the condition
@@ -271,11 +252,6 @@ class CodedNetwork(Graft):
 
         with changed_at(self.network, self.sites, change=shifted):
             return self.network(named["inputs"]) if self.single else self.network(**named)
-
-    def keep_sites_(self, kept: Sequence[bool]) -> None:
-        """Keep those of the sites for which `kept` says so."""
-        self.sites = tuple(site for site, keep in zip(self.sites, kept, strict=True) if keep)
-        self.maps = _kept(self.maps, kept)
 
 
 class _Constant(Module):

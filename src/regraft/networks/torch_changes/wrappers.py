@@ -55,15 +55,14 @@ class AttachedHead(Graft):
 
     Attributes:
         network: any module whose output holds a tensor.
-        features: the width d of its averaged output; the head is `Linear(features, classes)`.
-        classes: the number of rows C.
+        head: a linear layer (C, d) over its averaged output.
     """
 
     former: ClassVar[str] = "backbone"
 
-    def __init__(self, network: Module, features: int, *, classes: int) -> None:
+    def __init__(self, network: Module, head: Linear) -> None:
         super().__init__(network)
-        self.head = Linear(features, classes)
+        self.head = head
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
         """Return raw scores (N, C) of whatever the network takes.
@@ -84,18 +83,18 @@ class StackedHead(Graft):
         network: the network with its old head.
         tapped: name of the old head within it, whose averaged output are the raw scores; "" where they are the network's own result.
         activation: one of `ACTIVATIONS`.
-        sizes: (C, M): the old scores and the rows of the new head.
+        head: a linear layer (M, C) over the C old scores.
         dropout: share of the activated scores that training drops.
     """
 
     former: ClassVar[str] = "backbone"
 
-    def __init__(self, network: Module, tapped: str, *, activation: str, sizes: tuple[int, int], dropout: float) -> None:
+    def __init__(self, network: Module, tapped: str, *, activation: str, head: Linear, dropout: float) -> None:
         super().__init__(network)
         self.tapped = tapped
         self.activation = activation
         self.dropout = torch.nn.Dropout(dropout) if dropout else None
-        self.head = Linear(*sizes)
+        self.head = head
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
         """Return raw scores (N, M) of whatever the network takes."""
@@ -198,9 +197,8 @@ class TappedNetwork(Graft):
 
         if None in points:
             keep(None, read_input(named or tensors[0]))
-        names = [name for name in points if name is not None]
-        if names:
-            run_reading(self.network, names, run=lambda: self.network(*tensors, **named), keep=keep, stops=self.stops)
+        modules = {name: module_at(self.network, name) for name in points if name is not None}
+        run_reading(modules, run=lambda: self.network(*tensors, **named), keep=keep, stops=self.stops)
         missing = [point.block for name, point in points.items() if name not in parts]
         if missing:
             raise NetworkError(f"The block {missing[0]!r} gave no output in this run; expected one for each tap. Leave its tap out.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
-from contextlib import ExitStack, redirect_stderr
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self, cast
@@ -13,32 +13,30 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
+from torch.nn.modules import module as of_all_modules
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..family import Body
-from ..fingerprints.values import Structure
-from ..parts.head import Head, HeadChoice
+from ..family import Body, Places
+from ..fingerprints.values import Fingerprint, Structure
+from ..parts.head import FoundHead, HeadChoice
 from ..parts.layers import Layer
 from ..parts.protocols import Inputs, Scores
-from ..parts.structure import blocks_of, prefixes, torch_layers, torch_units
+from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
 from ..parts.taps import TapSlice
-from ..samples import is_pictures, to_inputs
+from ..samples import is_pictures, three_items, to_inputs
 from ..torch_changes.conditioned import CodedNetwork
-from ..torch_changes.wrappers import call_module, tap_slices
+from ..torch_changes.wrappers import call_module, side_modules, tap_slices
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
-from . import holding
-from .computation import module_structure
-from .drawing import draw_
 from .graft import find_graft, for_exporter_, former_name, grafts, module_at, within
-from .heads import FoundHead, find_head
+from .heads import find_head
 from .plain import copied
 from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_program
-from .rows import is_wide, last_axis, put_, row_weight
-from .summed import joined_rows, parted_rows
+from .rows import is_wide, joined_rows, last_axis, parted_rows, put_, row_weight
+from .sites import Site, find_sites
 from .uncalled import readers
 
-__all__ = ["TorchBody", "codes_around", "inspected"]
+__all__ = ["TorchBody", "inspected"]
 
 _KINDS = {"multi_label_classification": "multi-label", "regression": "regression"}
 """What a Hugging Face config calls a kind of task that its logits do not show."""
@@ -50,12 +48,10 @@ class TorchBody(Body):
     """A PyTorch module with its heads and the edits made of it so far.
 
     Attributes:
-        holds_given: whether the layers are held that the owner of the module has frozen; else those that `hold_` said.
         found_order: the order in memory that it takes; None until it is asked for.
     """
 
     module: Module
-    holds_given: bool = True
     found_order: torch.memory_format | None = None
     trains_in_order: bool | None = None
 
@@ -64,35 +60,47 @@ class TorchBody(Body):
         self.sample = to_inputs(sample)
         self.input_shape = () if isinstance(self.sample, dict) else tuple(self.sample.shape[1:])
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Let the whole module be in inference mode while the context lasts."""
+        active = [module for module in self.module.modules() if module.training]
+        self.module.eval()
+        try:
+            yield
+        finally:
+            for module in active:
+                module.training = True
+
+    def traced(self) -> Trace:
+        """Return what one run of the sample does, in inference mode."""
+        with self.at_rest():
+            return trace(self.modules(), partial(call_module, self.module, self.sample))
+
     def inspect_(self) -> Trace:
         """Find the layers and blocks that one run of the sample shows; return its trace."""
-        was_training = self.module.training
-        self.module.eval()
         self.found_order = self.trains_in_order = None
-        modules = self.modules()
-        run = partial(call_module, self.module, self.sample)
-        seen = trace(modules, run)
-        self.layers = torch_layers(modules, seen.order, readers=readers(modules, seen.order, run=run))
+        modules, seen = self.modules(), self.traced()
+        with self.at_rest():
+            read = readers(modules, seen.order, run=partial(call_module, self.module, self.sample))
+        self.layers = torch_layers(modules, seen.order, readers=read)
         alone = not any(True for _ in module_at(self.module, "").children())
         self.blocks = blocks_of(self.layers, torch_units(modules, aside=within(self.module)), alone=alone)
-        self.module.train(was_training)
         return seen
 
-    def anew(self, found: Mapping[str, FoundHead], heads: Mapping[str, Head]) -> Self:
-        """Inspect the changed module, give its `heads` their names and rows as `found`, and return this body."""
+    def anew(self, module: Module | None = None, heads: Places | None = None, *, sample: Inputs | None = None) -> Self:
+        """Become, a private copy, the body of a changed `module`, with other `heads` and another `sample` where they are given."""
+        if module is not None:
+            device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+            self.module = module.to(device).train(self.module.training)
+        if sample is not None:
+            self.take_sample_(sample)
+        if heads is not None:
+            self.found = {task: found for task, (_, found) in heads.items() if found is not None}
+            self.heads = {task: head if found is None else replace(head, layer=found.layer) for task, (head, found) in heads.items()}
         self.inspect_()
-        self.found = dict(found)
-        self.heads = {task: replace(head, layer=found[task].layer) if task in found else head for task, head in heads.items()}
+        there = {name for own in self.layer_parameters().values() for name in own}
+        self.given, self.planned = self.given & there, None if self.planned is None else self.planned & there
         return self
-
-    def head_at(self, task: str, found: FoundHead) -> Head:
-        """Return the head of a `task` that was `found`, without class names."""
-        weight, bias = self.layer_rows(found.layer)
-        if len(weight) == 1 and found.activation == "sigmoid":
-            return Head(task, None, "classification", "sigmoid", found.layer, weight, bias).as_binary()
-        kind = "multi-label" if found.activation == "sigmoid" and len(weight) > 1 else "classification" if len(weight) > 1 else "regression"
-        kind = _KINDS.get(str(getattr(getattr(self.module, "config", None), "problem_type", None)), kind)
-        return Head(task, None, kind, found.activation, found.layer, weight, bias)
 
     @property
     def memory_order(self) -> torch.memory_format:
@@ -121,16 +129,11 @@ class TorchBody(Body):
             return False
         plain = cast(Tensor, self.sample)
         device = next((tensor.device for tensor in self.state().values()), plain.device)
-        training = [module for module in self.module.modules() if module.training]
-        self.module.eval()
         try:
-            with torch.no_grad(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails
+            with torch.no_grad(), self.at_rest(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails
                 own, other = (as_tensor(call_module(self.module, plain.to(device, memory_format=order))) for order in _ORDERS)
         except Exception:  # a Python forward may fail in any way where a view is not possible
             return False
-        finally:
-            for module in training:
-                module.training = True
         return own is not None and other is not None and torch.allclose(own, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
     def modules(self) -> dict[str, Module]:
@@ -149,7 +152,13 @@ class TorchBody(Body):
         """
         with seeded(seed), torch.no_grad():
             for module in self.module.modules():
-                draw_(module)
+                reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+                if callable(reset):
+                    reset()
+                    continue
+                for parameter in module.parameters(recurse=False):
+                    spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+                    parameter.normal_(float(parameter.mean()), spread)
 
     def own_scores(self, inputs: Inputs) -> Scores:
         """Return the raw scores of the heads with rows of their own, in the present mode."""
@@ -157,14 +166,14 @@ class TorchBody(Body):
             results = call_module(self.module, inputs)
             own = {task: results[found.layer] for task, found in self.found.items()}
             return own or {"main": results[logits_name(0)]}
-        if len(self.found) < 2 and all(found.reading == "result" for found in self.found.values()):
+        if len(self.found) < 2 and all(found.whole for found in self.found.values()):
             return {next(iter(self.heads), "main"): cast(Tensor, as_tensor(call_module(self.module, inputs)))}
         with ExitStack() as stack:
             heads = {name: module_at(self.module, name) for found in self.found.values() for name in found.layers}
             seen = {name: stack.enter_context(capture(head)) for name, head in heads.items()}
             result = cast(Tensor, as_tensor(call_module(self.module, inputs)))
         own = {name: pooled(seen[name]["output"], channels_last=last_axis(head)) for name, head in heads.items() if "output" in seen[name]}
-        return {task: result if found.reading == "result" else _sum_of(found, own) for task, found in self.found.items()}
+        return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
         """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output.
@@ -188,7 +197,7 @@ class TorchBody(Body):
         with capture(head, replace_by_input=not is_wide(head)) as seen:
             result = as_tensor(call_module(self.module, inputs))
         features = seen["input"]
-        if features.ndim > 2 and not is_wide(head) and found.reading == "result" and result is not None and result.ndim == 2:
+        if features.ndim > 2 and not is_wide(head) and found.whole and result is not None and result.ndim == 2:
             return result  # the steps after the head (choice of a token, average) applied to its input
         return read_by(head, features, channels_last=last_axis(head))
 
@@ -226,35 +235,26 @@ class TorchBody(Body):
 
     @property
     def held(self) -> frozenset[str]:
-        """The layers and single parameters that no training changes."""
-        names = holding.held_parameters(self.module, given=self.holds_given)
-        found = {layer: set(own) for layer, own in self.layer_parameters().items()} if names else {}
-        whole = {layer for layer, own in found.items() if own and own <= names}
-        return frozenset(whole | (names - {name for layer in whole for name in found[layer]}))
+        """The layers all of whose parameters no training changes, and single parameters of others."""
+        own = self.layer_parameters()
+        names = super().held & {name for parameters in own.values() for name in parameters}
+        whole = {layer for layer, parameters in own.items() if parameters and names.issuperset(parameters)}
+        return frozenset(whole | (names - {name for layer in whole for name in own[layer]}))
 
     def hold_(self, layers: Collection[str] | None) -> None:
         """Hold exactly these layers or single parameters; None: those that the owner has frozen."""
         own = self.layer_parameters()
-        self.holds_given = layers is None
-        names = {name for layer in layers or () for name in own.get(layer, (layer,))}
-        holding.mark_(self.module, names, given=False)
+        super().hold_(None if layers is None else [name for layer in layers for name in own.get(layer, (layer,))])
 
-    def release_(self, layer: str) -> None:
-        """Hold a layer no longer."""
-        holding.release_(module_at(self.module, layer))
+    def rename_(self, now: Mapping[str, str]) -> None:
+        """Take note that some layers, and so their parameters, are called otherwise `now`."""
 
-    @property
-    def fresh(self) -> tuple[str, ...]:
-        """The layers that were built here and that nothing has trained yet."""
-        modules = self.modules()
-        return tuple(layer.name for layer in self.layers if holding.FRESH in vars(modules[layer.name]))
+        def renamed(names: Collection[str]) -> frozenset[str]:
+            parts = [name.rpartition(".") for name in names]
+            return frozenset(f"{now.get(layer, layer)}{dot}{own}" for layer, dot, own in parts)
 
-    def fresh_(self, layers: Collection[str]) -> None:
-        """Take note that exactly these `layers` were never trained."""
-        for name, module in self.modules().items():
-            vars(module).pop(holding.FRESH, None)
-            if name in layers:
-                vars(module)[holding.FRESH] = True
+        self.given, self.planned = renamed(self.given), None if self.planned is None else renamed(self.planned)
+        self.untrained = frozenset(now.get(name, name) for name in self.untrained)
 
     def mode_(self, training: bool) -> None:
         """Switch the part that is not frozen to training or to inference; a container is frozen when all its layers are.
@@ -289,7 +289,19 @@ class TorchBody(Body):
 
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
         """Return what the layers, and the modules around and in them, compute: their classes, attributes, hooks and code."""
-        return module_structure(self.modules(), layers, edits=grafts(self.module), ignored=ignored)
+        modules, edits = self.modules(), grafts(self.module)
+        known = {id(module): name or "the network" for name, module in modules.items()}
+        known |= {id(edit): f"edit {at}" for at, edit in enumerate(edits)}
+        for name, module in modules.items():  # parameters and saved buffers have bytes of their own
+            saved = {key: held for key, held in module._buffers.items() if key not in module._non_persistent_buffers_set}
+            known |= {id(held): f"{name}.{key}" for key, held in {**module._parameters, **saved}.items() if held is not None}
+        prints = Fingerprint(known, ignored=ignored)
+        around, chosen = {outer for layer in layers for outer in prefixes(layer)}, set(layers)
+        reached = [name for name in modules if name in around or not chosen.isdisjoint(prefixes(name))]
+        lines = [f"{name}: {prints.module(modules[name], name)}" for name in sorted(reached)]
+        lines += [prints.module(edit, f"edit {at}") for at, edit in enumerate(edits)]
+        hooks = [*of_all_modules._global_forward_pre_hooks.values(), *of_all_modules._global_forward_hooks.values()]
+        return prints.structure([*lines, *(prints.of(value, "hooks of all modules") for value in hooks)])
 
     def _summed(self, layer: str) -> FoundHead | None:
         """Return the head of several layers of which a `layer` is the first."""
@@ -320,26 +332,43 @@ class TorchBody(Body):
             put_(module, torch.from_numpy(own), bias=torch.from_numpy(shift))
         return True
 
-    def recount_(self, name: str) -> None:
-        """Count the parameters of the layer of this `name` anew, and those of the blocks."""
-        count = sum(parameter.numel() for parameter in module_at(self.module, name).parameters())
-        self.layers = tuple(replace(layer, parameters=count) if layer.name == name else layer for layer in self.layers)
-        sizes = {layer.name: layer.parameters for layer in self.layers}
-        self.blocks = tuple(replace(block, parameters=sum(sizes[part] for part in block.layers)) for block in self.blocks)
-
     @property
     def tap_slices(self) -> tuple[TapSlice, ...]:
         """Which features come from which tap."""
         return tap_slices(self.module)
 
-    def order(self) -> list[str]:
-        """Return the names of the modules that the sample runs through, in order."""
-        self.mode_(False)
-        return trace(self.modules(), lambda: call_module(self.module, self.sample)).order
-
     def code_table(self) -> Parameter:
         """Return the module's own table of codes, (1 + K, size)."""
-        return cast(Parameter, codes_around(self).codes.weight)
+        return cast(Parameter, self.codes_around().codes.weight)
+
+    def codes_around(self) -> CodedNetwork:
+        """Return the wrapper that gives the module the codes of conditions; an error where it takes none."""
+        if isinstance(self.module, OnnxProgram | TorchProgram):
+            refuse_program({"source": "program", "class": self.module.own}, "given codes of conditions")
+        found = find_graft(self.module, CodedNetwork)
+        if found is None:
+            raise NetworkError("This torch network takes no codes; expected one trained with strategy='codes'.")
+        return found
+
+    def put_codes_(self, table: np.ndarray) -> None:
+        """Put another `table` of codes, (1 + K, size), in the place of the one that is there."""
+        around = self.codes_around()
+        old = around.codes.weight
+        around.codes.num_embeddings = len(table)
+        around.codes.weight = Parameter(torch.from_numpy(table.copy()).to(old), requires_grad=old.requires_grad)
+        self.recount_([around.name_of("codes")])
+
+    def sites(self) -> dict[str, Site]:
+        """Return the sites behind linear layers and convolutions: no layer of an edit, no head, nothing behind the first head."""
+        modules, aside, heads = self.modules(), side_modules(self.module), self.head_layers
+        without = {name for name in modules if any(below(name, other) for other in aside)}
+        two = self.sample if isinstance(self.sample, dict) else {"": self.sample}
+        same = {name: tensor[:1].expand_as(tensor) for name, tensor in two.items()}
+        batches = (self.sample, three_items(self.sample), same if isinstance(self.sample, dict) else same[""])
+        runs = [partial(call_module, self.module, batch) for batch in batches]
+        with self.at_rest():
+            found = find_sites(modules, runs, without=without | set(heads), until=heads[0] if heads else None)
+        return {site.name: site for site in found}
 
     def ready_for_export_(self) -> None:
         """Make a private copy one on the CPU, in inference mode."""
@@ -349,20 +378,6 @@ class TorchBody(Body):
     def name_for_export_(self) -> None:
         """Name the parts of edits by their attributes, which PyTorch's exporter follows."""
         for_exporter_(self.module)
-
-
-def codes_around(body: TorchBody) -> CodedNetwork:
-    """Return the wrapper that gives a `body` the codes of conditions.
-
-    Raises:
-        NetworkError: if it takes none.
-    """
-    if isinstance(body.module, OnnxProgram | TorchProgram):
-        refuse_program({"source": "program", "class": body.module.own}, "given codes of conditions")
-    found = find_graft(body.module, CodedNetwork)
-    if found is None:
-        raise NetworkError("This torch network takes no codes; expected one trained with strategy='codes'.")
-    return found
 
 
 def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> TorchBody:
@@ -375,15 +390,14 @@ def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> Tor
     body.take_sample_(sample)
     chosen = head if isinstance(head, Mapping) else {"main": head}
     seen, modules = body.inspect_(), body.modules()
-    was_training = module.training
-    module.eval()
     run = partial(call_module, module, body.sample)
-    candidates = {task: find_head(modules, seen, run=run, wanted=layer) for task, layer in chosen.items()}
+    with body.at_rest():
+        candidates = {task: find_head(modules, seen, run=run, wanted=layer) for task, layer in chosen.items()}
     body.found = {task: one if len(chosen) == 1 else replace(one, others=()) for task, one in candidates.items() if one}
-    body.heads = {task: body.head_at(task, one) for task, one in body.found.items()}
+    kind = _KINDS.get(str(getattr(getattr(module, "config", None), "problem_type", None)))
+    body.heads = {task: one.head(*body.layer_rows(one.layer), task=task, kind=kind) for task, one in body.found.items()}
     if isinstance(head, Mapping):
         body.note_apart_()
-    module.train(was_training)
     return body
 
 

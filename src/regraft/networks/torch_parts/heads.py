@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,35 +12,11 @@ from torch.nn import LayerNorm, Linear, Module
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...errors import NetworkError, near_names
+from ..parts.head import FoundHead
 from ..tracing import Trace, as_tensor, flat_tensors, head_reading, named_logits
-from .rows import is_rowwise, is_wide, row_weight
-from .summed import Share, summed_layers
+from .rows import is_rowwise, is_wide, row_weight, summed_layers
 
-__all__ = ["FoundHead", "find_head"]
-
-
-@dataclass(frozen=True)
-class FoundHead:
-    """A row layer from which a result of the network follows.
-
-    Attributes:
-        layer: its name.
-        activation: "linear", "softmax" or "sigmoid".
-        reading: "layer": its (averaged) output are the raw scores; "result": the network's own result is.
-        others: the heads of the network's other results, which are not used.
-        shares: where several layers make the logits: their names and the factors of their outputs in the sum, the first one's first.
-    """
-
-    layer: str
-    activation: str
-    reading: str
-    others: tuple[str, ...] = ()
-    shares: tuple[Share, ...] = ()
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of all layers that make the logits."""
-        return tuple(name for name, _ in self.shares) or (self.layer,)
+__all__ = ["find_head"]
 
 
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
@@ -81,7 +57,7 @@ def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], A
         )
     found, result = next(iter(candidates.values()), (None, main))
     if found is not None and result is not main:
-        return FoundHead(found.layer, found.activation, "layer")
+        return replace(found, whole=False)
     return found
 
 
@@ -117,7 +93,7 @@ def _summed(modules: Mapping[str, Module], seen: Trace, *, result: Tensor, run: 
     if found is None:
         return None
     shares, activation = found
-    return FoundHead(shares[0][0], activation, "result" if activation == "linear" else "layer", shares=shares)
+    return FoundHead(shares[0][0], activation, activation == "linear", shares=shares)
 
 
 def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result: Tensor) -> FoundHead | None:
@@ -131,7 +107,7 @@ def _explained(name: str, modules: Mapping[str, Module], *, seen: Trace, result:
     if reading == "tail" and is_wide(module):  # the last maps of an encoder, and their average
         return None
     activation = {"tail": "linear", "log_softmax": "softmax"}.get(reading, reading)
-    return FoundHead(name, activation, "result" if reading in {"linear", "tail"} and not flat else "layer")
+    return FoundHead(name, activation, reading in {"linear", "tail"} and not flat)
 
 
 def _is_normalised(name: str, modules: Mapping[str, Module], *, seen: Trace) -> bool:
@@ -147,8 +123,8 @@ def _wanted(
     others = tuple(other for other in candidates if other != name)
     if name in candidates:
         found = replace(candidates[name][0], others=others)
-        return found if candidates[name][1] is as_tensor(seen.result) else replace(found, reading="layer")
+        return found if candidates[name][1] is as_tensor(seen.result) else replace(found, whole=False)
     known = [layer for layer in seen.order if row_weight(modules[layer]) is not None]
     if name not in known:
         raise NetworkError(f"head={name!r}: the network has no linear layer of that name{near_names(name, known)}")
-    return FoundHead(name, "linear", "layer", others)
+    return FoundHead(name, "linear", others=others)

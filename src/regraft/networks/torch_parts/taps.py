@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 from torch.nn import Module, functional
 
 from ..parts.protocols import Inputs
-from ..parts.taps import GRID, STD_FLOOR, Tap, pools_at
+from ..parts.taps import GRID, INPUT, STD_FLOOR, Tap, nothing_left, pools_at
+from ..samples import three_items
 from ..tracing import as_tensor
-from .graft import module_at
 
-__all__ = ["Point", "Reached", "ended_by", "listening", "pooled_by", "read_input", "read_point", "run_reading", "width_hint"]
+__all__ = ["Point", "Reached", "ended_by", "listening", "pooled_by", "read_input", "read_point", "read_points", "run_reading", "width_hint"]
 
 _CONVOLVED = (
     *(torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
@@ -133,17 +134,10 @@ def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
         yield
 
 
-def run_reading(
-    network: Module, names: Sequence[str], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], None], stops: bool
-) -> None:
-    """Run a network and hand on what its modules give at their first calls, before the next step may change it in place.
+def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: Callable[[str, Tensor | None], None], stops: bool) -> None:
+    """Hand on, by name, what some `modules` give at their first calls in a run, before the next step may change it in place.
 
-    Args:
-        network: any.
-        names: of its modules.
-        run: calls it.
-        keep: receives a name and the tensor in that module's output.
-        stops: whether the run ends as soon as all have been called.
+    Where it `stops`, the run ends as soon as all have been called; nothing is run for no module.
     """
     seen: set[str] = set()
     end = Reached()
@@ -153,16 +147,17 @@ def run_reading(
             if name not in seen:
                 seen.add(name)
                 keep(name, as_tensor(output))
-            if stops and len(seen) == len(names):
+            if stops and len(seen) == len(modules):
                 raise end
 
         return hook
 
     with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(listening(module_at(network, name), reader(name)))
+        for name, module in modules.items():
+            stack.enter_context(listening(module, reader(name)))
         with ended_by(end):
-            run()
+            if modules:
+                run()
 
 
 @contextmanager
@@ -211,6 +206,37 @@ def read_point(tap: Tap, module: str | None, *, two: Tensor | None, three: Tenso
     channels, *positions = point.arranged(two).shape[1:]
     rows, columns = (min(GRID, size) for size in positions) if len(positions) == 2 else (0, 0)
     return replace(point, channels=channels, cells=(rows, columns))
+
+
+def read_points(  # over the limit: a network, and how it is run and read
+    taps: Sequence[Tap],
+    ends: Mapping[str, str],
+    *,
+    modules: Mapping[str, Module],
+    sample: Inputs,
+    run: Callable[[Inputs], Any],
+    hint: Callable[[Tap, Tensor | None], tuple[int, bool]],
+) -> list[Point]:
+    """Run two items and three, and return how each of the `taps` is read; those without real numbers for each item are left out.
+
+    `ends` are the names of the last modules of the blocks that are called; `hint` tells, as `width_hint` does, what is known of the values
+    of two items at a tap. An error where nothing can be read.
+    """
+    runs = []
+    with torch.no_grad():
+        for batch in (sample, three_items(sample)):
+            seen: dict[str | None, Tensor | None] = {None: read_input(batch)}
+            run_reading({name: modules[name] for name in ends.values()}, run=partial(run, batch), keep=seen.__setitem__, stops=True)
+            runs.append(seen)
+    found = []
+    for tap in taps:
+        if tap.block in ends or tap.block == INPUT:
+            two, three = (seen.get(ends.get(tap.block)) for seen in runs)
+            found.append(read_point(tap, ends.get(tap.block), two=two, three=three, hint=hint(tap, two)))
+    points = [point for point in found if point is not None]
+    if not points:
+        raise nothing_left(taps)
+    return points
 
 
 def _channels_last(values: Tensor, hint: tuple[int, bool]) -> bool:

@@ -1,0 +1,237 @@
+"""A small batch for a Keras model; calling it with a batch, whole, in two parts, or with recurrent layers as single operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import NetworkError
+from ..family import Body
+from ..parts.protocols import Inputs, Scores
+from ..parts.recurrent import GATES, operator
+from ..parts.structure import below
+from ..samples import sample_of
+from .library import keras
+from .structure import graph_of, steps_of
+
+__all__ = ["Split", "as_operators_", "called", "sample_for", "shapes_of", "split_graph"]
+
+_FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
+
+
+def called(model: Any, inputs: Inputs, *, training: bool) -> Any:
+    """Call a model with one batch; named tensors go to the inputs of that name.
+
+    Args:
+        model: the model.
+        inputs: one batch.
+        training: the mode.
+
+    Returns:
+        What the model returns.
+    """
+    graph = graph_of(model)
+    if isinstance(inputs, dict) and graph is not None and not isinstance(graph.input, dict):
+        return model([inputs[tensor.name] for tensor in graph.inputs], training=training)
+    return model(inputs, training=training)
+
+
+def shapes_of(model: Any) -> dict[str, Any]:
+    """Return the shapes of one item that a functional model states: "inputs" for the only one, "named_inputs" for several."""
+    graph = graph_of(model)
+    if graph is None:
+        return {}
+    shapes = {tensor.name: tuple(tensor.shape[1:]) for tensor in graph.inputs}
+    return {"inputs": next(iter(shapes.values()))} if len(shapes) == 1 and not isinstance(graph.input, dict) else {"named_inputs": shapes}
+
+
+def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
+    """Return a batch of two that a model accepts.
+
+    Args:
+        model: built, or to be built by running it.
+        inputs: the shape of one item, where it is known.
+
+    Raises:
+        NetworkError: if none is accepted; the message asks for `inputs=`.
+    """
+    problem: Exception | None = None
+    for size in _FREE_SIZES:
+        sample = _sample(model, inputs, size=size)
+        try:
+            with torch.no_grad():
+                called(model, sample, training=False)
+            return sample
+        except Exception as error:  # Keras and the user's own layers raise errors of any class
+            problem = error
+    received = f"items of shape {tuple(inputs)}" if inputs is not None else "no shape of its items"
+    raise NetworkError(
+        f"{type(model).__name__} '{model.name}' cannot be run on a sample: received {received}. "
+        f"Give the shape of one item without the batch, such as inputs=(224, 224, 3). Last problem: {problem}"
+    )
+
+
+def _sample(model: Any, inputs: Sequence[int] | None, *, size: int) -> Inputs:
+    graph = graph_of(model)
+    if graph is None:
+        shape = tuple(inputs) if inputs is not None else _built_shape(model)
+        integers = len(shape) == 1 and any(isinstance(layer, keras.layers.Embedding) for layer in model._flatten_layers())
+        return sample_of(_sized(shape, size), integers=integers)
+    if len(graph.inputs) == 1 and not isinstance(graph.input, dict):
+        return _tensor(graph.inputs[0], inputs, size=size)
+    return {tensor.name: _tensor(tensor, None, size=size) for tensor in graph.inputs}
+
+
+def _tensor(symbolic: Any, inputs: Sequence[int] | None, *, size: int) -> torch.Tensor:
+    shape = tuple(inputs) if inputs is not None else tuple(symbolic.shape[1:])
+    return sample_of(_sized(shape, size), integers="int" in symbolic.dtype)
+
+
+def _sized(shape: Sequence[int | None], size: int) -> tuple[int, ...]:
+    return tuple(size if length is None else int(length) for length in shape)
+
+
+def _built_shape(model: Any) -> tuple[int | None, ...]:
+    """Return the shape of one item with which a subclassed model was built.
+
+    Raises:
+        NetworkError: if it has not been built, or takes more than one tensor.
+    """
+    shapes = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list))]
+    if len(shapes) != 1 or any(isinstance(part, (tuple, list, dict)) for part in shapes[0]):
+        raise NetworkError(
+            f"{type(model).__name__} '{model.name}' does not state the shape of what it takes ({len(shapes)} shapes known). "
+            "Give the shape of one item without the batch, such as inputs=(224, 224, 3)."
+        )
+    return tuple(shapes[0][1:])
+
+
+Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Scores]]
+
+
+def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callable[[], Any]], Scores]) -> Split | None:
+    """Return the frozen and the live part of a body as functions, None where its graph cannot be cut so.
+
+    Args:
+        body: of a Keras model.
+        frozen: names of layers.
+        scores: makes scores of a run.
+    """
+    graph = graph_of(body.module)
+    if graph is None or len(graph.inputs) != 1:
+        return None
+    frozen_steps, live_steps = _parted(body, graph, frozen=set(frozen))
+    made = {id(tensor) for node in frozen_steps for tensor in node.outputs}
+    if any(id(tensor) not in made and id(tensor) not in _ids(graph.inputs) for node in frozen_steps for tensor in node.input_tensors):
+        return None
+    border = _border(graph, live_steps, made=made | _ids(graph.inputs))
+    if not frozen_steps or not live_steps or any(getattr(tensor, "_keras_mask", None) is not None for tensor in border):
+        return None
+
+    def frozen_part(inputs: Inputs) -> list[Tensor]:
+        with torch.no_grad():
+            known = {id(graph.inputs[0]): inputs}
+            _run_(frozen_steps, known, training=False)
+        return [known[id(tensor)] for tensor in border]  # type: ignore[misc]
+
+    def live_part(tensors: Sequence[Tensor]) -> Scores:
+        def run() -> Any:
+            known: dict[int, Any] = {id(symbolic): tensor for symbolic, tensor in zip(border, tensors, strict=True)}
+            _run_(live_steps, known, training=body.training)
+            return [known[id(tensor)] for tensor in graph.outputs]
+
+        return scores(run)
+
+    return _Part(body, frozen, 0, frozen_part), _Part(body, frozen, 1, live_part)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One of the two functions; in another process the graph is cut once more, for its tensors are known by where they are."""
+
+    body: Body
+    frozen: Collection[str]
+    which: int
+    run: Callable[..., Any]
+
+    def __call__(self, values: Any) -> Any:
+        return self.run(values)
+
+    def __reduce__(self) -> Any:
+        return _part, (self.which, (self.body, frozenset(self.frozen)))
+
+
+def _part(which: int, cut: tuple[Body, Collection[str]]) -> Any:
+    split = cut[0].split(cut[1])
+    return None if split is None else split[which]
+
+
+def _ids(tensors: Sequence[Any]) -> set[int]:
+    return {id(tensor) for tensor in tensors}
+
+
+def _parted(body: Body, graph: Any, *, frozen: set[str]) -> tuple[list[Any], list[Any]]:
+    """Divide the steps: a layer's step is frozen with all its layers; a step without weights if all that it reads is."""
+    names = {id(module): name for name, module in body.modules().items()}
+    known = [layer.name for layer in body.layers]
+    made = _ids(graph.inputs)
+    frozen_steps: list[Any] = []
+    live_steps: list[Any] = []
+    for node in steps_of(graph):
+        name = names.get(id(node.operation))
+        inside = [layer for layer in known if name is not None and below(layer, name)]
+        still = frozen.issuperset(inside) if inside else all(id(tensor) in made for tensor in node.input_tensors)
+        (frozen_steps if still else live_steps).append(node)
+        made |= _ids(node.outputs) if still else set()
+    return frozen_steps, live_steps
+
+
+def _border(graph: Any, live_steps: Sequence[Any], *, made: set[int]) -> list[Any]:
+    """Return the tensors that live steps read, or the model returns, and the frozen part makes."""
+    read = [tensor for node in live_steps for tensor in node.input_tensors] + list(graph.outputs)
+    return list({id(tensor): tensor for tensor in read if id(tensor) in made}.values())
+
+
+def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> None:
+    """Run nodes of a graph in order and put what they make into `known`, by the symbolic tensor's id."""
+    for node in steps:
+        args, kwargs = node.arguments.fill_in(known)
+        if "training" in getattr(node.operation, "_call_context_args", ()):
+            kwargs["training"] = training
+        outputs = node.operation(*args, **kwargs)
+        known.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))
+
+
+def as_operators_(layers: Iterable[Any]) -> None:
+    """Let LSTM and GRU layers run as one operator each, where no mask is given; those with other activations stay as they are.
+
+    Args:
+        layers: of a private copy in inference mode, to be exported and thrown away.
+    """
+    for layer in layers:
+        if type(layer).__name__ in GATES and type(layer).__module__.startswith("keras.") and _is_usual(layer):
+            object.__setattr__(layer, "inner_loop", partial(_run, layer, layer.inner_loop))
+
+
+def _is_usual(layer: Any) -> bool:
+    usual = layer.activation.__name__ == "tanh" and layer.recurrent_activation.__name__ == "sigmoid"
+    return usual and not layer.stateful and bool(getattr(layer, "reset_after", True))
+
+
+def _run(layer: Any, stepwise: Any, *, sequences: Tensor, initial_state: Any, mask: Any, training: bool = False) -> Any:
+    """Return the last output, all outputs and the last states, as Keras does."""
+    if mask is not None:
+        return stepwise(sequences, initial_state, mask, training=training)
+    kind, cell = type(layer).__name__, layer.cell
+    kernel, recurrent = cell.kernel.value, cell.recurrent_kernel.value
+    wide = GATES[kind] * layer.units
+    bias = cell.bias.value if layer.use_bias else torch.zeros((wide,) if kind == "LSTM" else (2, wide), dtype=kernel.dtype)
+    steps = sequences.flip(1) if layer.go_backwards else sequences
+    first = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
+    outputs, *states = operator(kind)(steps, kernel, recurrent, bias, *first)
+    return states[0], outputs, states
