@@ -24,7 +24,7 @@ from ..errors import NetworkError, near_names
 from ..files.text import printable
 from ..randomness import seeded
 from .account import Account
-from .edits import Edit
+from .edits import Biased, Channels, Codes, Columns, Cut, Edit, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
 from .fingerprints.values import Structure
 from .parts.coding import Coding
 from .parts.head import FoundHead, Head, two_rows
@@ -35,7 +35,7 @@ from .parts.taps import TapSlice
 from .predictions import grouped_scores
 from .tracing import capture
 
-__all__ = ["B", "Body", "Family", "Places"]
+__all__ = ["B", "Body", "Family", "Places", "edit_table"]
 
 Places = Mapping[str, tuple[Head, FoundHead | None]]
 """Heads by task, each with where it is found; nowhere for a derived one."""
@@ -360,6 +360,35 @@ class Body(abc.ABC):
 
 
 B = TypeVar("B", bound=Body)
+
+
+def edit_table(
+    *,
+    rows: Callable[..., Any],
+    stack: Callable[..., Any],
+    cut: Callable[..., Any],
+    taps: Callable[..., Any],
+    channels: Callable[..., Any],
+    columns: Callable[..., Any],
+    others: Any,
+) -> Mapping[type[Edit], Callable[..., Any]]:
+    """Return what carries out each kind of edit from a private copy of a body, edit, head and seed.
+
+    `others` holds, by these names, what carries out the edits that add something inside or before the network.
+    """
+    return {
+        Rows: lambda twin, _edit, head, _seed: rows(twin, head),
+        Stack: lambda twin, edit, head, _seed: stack(twin, edit, head=head),
+        Cut: lambda twin, edit, _head, _seed: cut(twin, edit.block),
+        Taps: lambda twin, edit, _head, _seed: taps(twin, edit.points),
+        Channels: lambda twin, edit, _head, _seed: channels(twin, edit.count),
+        Columns: lambda twin, edit, _head, _seed: columns(twin, edit.count),
+        Codes: lambda twin, edit, _head, seed: others.coded(twin, edit.coding, seed=seed),
+        InputLayer: lambda twin, _edit, _head, _seed: others.with_entrance(twin),
+        ScaleShift: lambda twin, edit, _head, _seed: others.adjusted(twin, edit),
+        LowRank: lambda twin, edit, _head, seed: others.low_rank(twin, edit, seed=seed),
+        Biased: lambda twin, edit, _head, _seed: others.biased(twin, edit.layers),
+    }
 
 
 class Family(Generic[B]):

@@ -6,7 +6,7 @@ checked before, in `editing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...errors import NetworkError
 from ..account import Account
-from ..edits import Biased, Channels, Codes, Columns, Cut, Edit, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from ..edits import Stack
+from ..family import edit_table
 from ..keras_parts.body import KerasBody
 from ..keras_parts.clone import cloned
 from ..keras_parts.heads import channels_last, is_wide, outputs_of, rows_of
@@ -339,17 +340,6 @@ def with_groups(body: KerasBody) -> Any:
     return whole.with_outputs(sums)
 
 
-EDITS: Mapping[type[Edit], Callable[..., KerasBody]] = {
-    Rows: lambda twin, _edit, head, _seed: _with_head(twin, head),
-    Stack: lambda twin, edit, head, _seed: _with_stack(twin, edit, head=head),
-    Cut: lambda twin, edit, _head, _seed: _ended(twin, edit.block),
-    Taps: lambda twin, edit, _head, _seed: _tapped(twin, edit.points),
-    Channels: lambda twin, edit, _head, _seed: _with_channels(twin, edit.count),
-    Columns: lambda twin, edit, _head, _seed: _with_columns(twin, edit.count),
-    Codes: lambda twin, edit, _head, seed: adjusting.coded(twin, edit.coding, seed=seed),
-    InputLayer: lambda twin, _edit, _head, _seed: adjusting.with_entrance(twin),
-    ScaleShift: lambda twin, edit, _head, _seed: adjusting.adjusted(twin, edit),
-    LowRank: lambda twin, edit, _head, seed: adjusting.low_rank(twin, edit, seed=seed),
-    Biased: lambda twin, edit, _head, _seed: adjusting.biased(twin, edit.layers),
-}
-"""What carries out each kind of edit, from a private copy of a body, edit, head and seed."""
+EDITS = edit_table(
+    rows=_with_head, stack=_with_stack, cut=_ended, taps=_tapped, channels=_with_channels, columns=_with_columns, others=adjusting
+)

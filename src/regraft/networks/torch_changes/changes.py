@@ -5,7 +5,7 @@ Each function is given a private copy, and returns what has become of it. What h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,8 @@ from torch.nn import Identity, Linear, Module, Parameter, Sigmoid, Softmax
 
 from ...errors import NetworkError
 from ..account import Account
-from ..edits import Biased, Channels, Codes, Columns, Cut, Edit, Folded, InputLayer, LowRank, Rows, ScaleShift, Stack, Taps
+from ..edits import Biased, Codes, Cut, Edit, Folded, Stack, Taps
+from ..family import edit_table
 from ..parts.head import FoundHead, Head
 from ..parts.layers import Block
 from ..parts.structure import below, block_end, prefixes
@@ -300,17 +301,6 @@ def with_present_names(edit: Edit, module: Module) -> Edit:
     return edit
 
 
-EDITS: Mapping[type[Edit], Callable[..., TorchBody]] = {
-    Rows: lambda twin, _edit, head, _seed: _with_head(twin, head),
-    Stack: lambda twin, edit, head, _seed: _with_stack(twin, edit, head=head),
-    Cut: lambda twin, edit, _head, _seed: _ended(twin, edit.block),
-    Taps: lambda twin, edit, _head, _seed: _tapped(twin, edit.points),
-    Channels: lambda twin, edit, _head, _seed: _with_channels(twin, edit.count),
-    Columns: lambda twin, edit, _head, _seed: _with_columns(twin, edit.count),
-    Codes: lambda twin, edit, _head, seed: adjusting.coded(twin, edit.coding, seed=seed),
-    InputLayer: lambda twin, _edit, _head, _seed: adjusting.with_entrance(twin),
-    ScaleShift: lambda twin, edit, _head, _seed: adjusting.adjusted(twin, edit),
-    LowRank: lambda twin, edit, _head, seed: adjusting.low_rank(twin, edit, seed=seed),
-    Biased: lambda twin, edit, _head, _seed: adjusting.biased(twin, edit.layers),
-}
-"""What carries out each kind of edit, from a private copy of a body, edit, head and seed."""
+EDITS = edit_table(
+    rows=_with_head, stack=_with_stack, cut=_ended, taps=_tapped, channels=_with_channels, columns=_with_columns, others=adjusting
+)
