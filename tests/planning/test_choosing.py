@@ -26,9 +26,8 @@ from regraft.planning.choosing import auto as auto_module
 from regraft.planning.choosing.candidates import surgical_blocks
 from regraft.planning.choosing.choice import Choice, gain_of, is_better
 from regraft.planning.choosing.costs import Costs
-from regraft.planning.choosing.probing import JOINT, best_of
+from regraft.planning.choosing.probing import JOINT, OLD_ROWS, best_of, stacking_weights
 from regraft.planning.choosing.solving import HeldOut, Probed
-from regraft.planning.choosing.stacking import OLD_ROWS, stacking_weights
 from regraft.planning.choosing.trials import blended_
 from regraft.planning.setup import Log
 from regraft.planning.tuning.tuned import weights_of

@@ -18,8 +18,7 @@ from regraft.frontier import Counter
 from regraft.networks.contract import Network
 from regraft.planning.preparing import preprocessing_for
 from regraft.planning.profiling.judging import Case, Held, judged, nested_choice
-from regraft.planning.profiling.old_head import relation_scores, shared_rows
-from regraft.planning.profiling.probing import coordinates, expected_gain, joint_probe
+from regraft.planning.profiling.probing import coordinates, expected_gain, joint_probe, relation_scores, shared_rows
 from regraft.planning.setup import Clock
 from regraft.planning.tapped import Tapped, tapped_features
 from regraft.training import Settings

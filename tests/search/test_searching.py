@@ -25,7 +25,7 @@ from regraft.errors import DataError, SettingError
 from regraft.planning.search import Space, bench, searching
 from regraft.planning.search.bench import TrialFigures
 from regraft.planning.search.board import Board, Options, carried
-from regraft.planning.tuning.folds import folds_of
+from regraft.planning.tuning.tuned import folds_of
 from regraft.scale import unpacked
 
 RATES: dict[str, Any] = {"learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}, "batch_size": [8, 16]}

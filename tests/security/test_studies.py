@@ -23,7 +23,7 @@ from regraft.planning.plan import Plan
 from regraft.planning.search import Space, Study, TrialRecord
 from regraft.planning.search.bench import TrialFigures
 from regraft.planning.search.board import Board, Options
-from regraft.planning.search.plots import plot_importances
+from regraft.planning.search.study import plot_importances
 
 pytest.importorskip("optuna")
 FILE = "study.sqlite3"

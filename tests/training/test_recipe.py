@@ -17,8 +17,7 @@ from regraft.console import speaking
 from regraft.networks.torch_modules import open_torch
 from regraft.tasks import loss_for
 from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
-from regraft.training.measured import measured_training
-from regraft.training.recipe import Recipe, Starts, first_short, found_recipe, moving_statistics, with_recipe
+from regraft.training.recipe import Recipe, Starts, first_short, found_recipe, measured_training, moving_statistics, with_recipe
 
 
 class Rows(ArrayFeed):

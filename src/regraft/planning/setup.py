@@ -24,7 +24,7 @@ from ..networks.contract import Head, Network, Scores
 from ..probes import LinearProbe
 from ..tasks import chosen_loss, class_weights, fit_thresholds
 from ..training import Checkpoint, Feed, Objective, Settings, TaskObjective
-from ..training.measured import Measured
+from ..training.recipe import Measured
 from .plan import Plan
 
 __all__ = [

@@ -22,9 +22,8 @@ from ..tapped import Tapped
 from .bases import Base, head_base, probe_base, scratch_base
 from .candidates import Candidate, frozen_layers
 from .costs import Costs
-from .probing import refitted
+from .probing import OLD_ROWS, refitted
 from .solving import HeldOut, Probed, held_out, softened
-from .stacking import OLD_ROWS
 
 __all__ = ["Choice", "figures_", "gain_of", "is_better", "judged_old", "source_features"]
 

@@ -16,8 +16,7 @@ from ...methods import METHODS
 from ...networks.contract import Network
 from ...training import Feed, Settings, Training, WholeFeed, all_logits
 from ...training.loop import copied, restore_
-from ...training.measured import Measured, measured_training
-from ...training.recipe import DRAWN, LARGEST, Short, Starts, first_short, refitted, short_epochs
+from ...training.recipe import DRAWN, LARGEST, Measured, Short, Starts, first_short, measured_training, refitted, short_epochs
 from ..passes import feed_of, training_of
 from ..setup import Log, Setup
 from ..tuning.stages import Tuning, begun_method

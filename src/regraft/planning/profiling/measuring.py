@@ -19,8 +19,20 @@ from ..preparing import preprocessing_for, windowed
 from ..setup import Clock
 from ..tapped import Tapped, tapped_features
 from .judging import METRICS, Case, Held, judged, nested_choice
-from .old_head import mapped_scores, old_scores, relation_scores, shared_rows
-from .probing import Joint, alone, class_mean, coordinates, curve_points, expected_gain, joint_probe, neighbours
+from .probing import (
+    Joint,
+    alone,
+    class_mean,
+    coordinates,
+    curve_points,
+    expected_gain,
+    joint_probe,
+    mapped_scores,
+    neighbours,
+    old_scores,
+    relation_scores,
+    shared_rows,
+)
 from .profile import Beside, Depth, Profile
 from .words import BEFORE_HEAD, Found, points_of, read_figures, warnings_of
 

@@ -22,7 +22,7 @@ from ..preparing import output_names
 from ..setup import Log, Outcome, Parts, learning_parts
 from ..tasks import matched_tasks
 from ..trained import with_fresh
-from ..tuning.folds import Fold
+from ..tuning.tuned import Fold
 from .space import HEAD_NAMES, plan_for
 
 __all__ = ["METRICS", "Bench", "TrialFigures", "carried_out", "deepened", "shown_figure", "shown_values"]

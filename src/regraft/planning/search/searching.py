@@ -33,7 +33,7 @@ from ..carry_out import carry_out
 from ..plan import Plan
 from ..preparing import prepared_for
 from ..result import Result
-from ..tuning.folds import folds_of
+from ..tuning.tuned import folds_of
 from .bench import METRICS, Bench, shown_figure, shown_values
 from .board import BEST, PRUNERS, SAMPLERS, Board, Options, Taken, carried
 from .database import KeptTrial, optuna_library

@@ -15,7 +15,7 @@ from ...methods.co_tuning import class_relation, related_chances
 from ...methods.distill import TEMPERATURE, SoftTargets, old_chances
 from ...networks.contract import Head, Network
 from ..plan import Plan
-from ..profiling.old_head import shared_rows
+from ..profiling.probing import shared_rows
 from ..setup import Log, Setup
 
 __all__ = ["OLD_HEAD", "switch_problems", "taught"]

@@ -7,21 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
+from ...data import Dataset
 from ...errors import DataError
 from ...networks.contract import Network
 from ...training import Feed, HeadFeed, Settings, Training
 from ...training.courses import most_epochs
 from ...training.loop import restore_
-from ...training.measured import Measured, measured_training
-from ...training.recipe import Folds, Starts, put_start_, refitted
+from ...training.recipe import Folds, Measured, Starts, measured_training, put_start_, refitted
 from ..passes import training_of
 from ..setup import Log, Outcome, Parts, Setup
 from ..starting import solve_heads_
-from .folds import folds_of
 
-__all__ = ["FOLDS", "folds_for", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
+__all__ = ["FOLDS", "Fold", "folds_for", "folds_of", "refit_", "split_of", "starts_of", "tuned", "usual_rate", "weights_of"]
 
 FEW_TO_CHOOSE = 20
 """Validation examples below which folds take the place of one split."""
@@ -34,6 +34,43 @@ History = list[dict[str, Any]]
 ATTENTION_RATE, OTHER_RATE = 1e-4, 1e-3
 """Usual learning rates of adaptive optimizers: of trained networks with attention (Devlin et al., NAACL 2019, appendix A.3, fine-tunes at
 2e-5 to 5e-5), and of all others."""
+
+Fold = tuple[np.ndarray, np.ndarray]
+"""Indices of the items to learn from, and of those that try the plan."""
+
+
+def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
+    """Return how the items that do not judge are split.
+
+    Args:
+        data: N items.
+        rest: indices of those that do not judge.
+        folds: how many, or None for one split.
+        holdout: share of the part that tries, where `folds` is None.
+        seed: equal seeds give equal folds.
+
+    Returns:
+        One fold or more; groups are never on both sides of one.
+
+    Raises:
+        DataError: if there are fewer groups, or items of some class, than folds.
+    """
+    part = data.subset(rest)
+    if folds is None:
+        learn, judge = part.split_indices(holdout, seed=seed + 2)
+        return [(rest[learn], rest[judge])]
+    stratified, grouped = data.task == "classification", part.groups is not None
+    if part.groups is not None and len(np.unique(part.groups)) < folds:
+        count = len(np.unique(part.groups))
+        raise DataError(f"folds={folds}: {count} groups are left to search with; expected one a fold or more. Ask for fewer folds.")
+    counts = part.class_counts()
+    if stratified and not grouped and counts[counts > 0].min() < folds:
+        name, few = data.classes[int(np.where(counts > 0, counts, counts.max()).argmin())], int(counts[counts > 0].min())
+        raise DataError(f"folds={folds}: {few} items of the class {name!r} are left to search with; expected one a fold or more.")
+    kind = {(True, True): StratifiedGroupKFold, (True, False): StratifiedKFold, (False, True): GroupKFold, (False, False): KFold}
+    splitter = kind[stratified, grouped](folds, shuffle=True, random_state=seed)
+    parts = splitter.split(rest, part.targets if stratified else None, part.groups)
+    return [(rest[np.sort(learn)], rest[np.sort(judge)]) for learn, judge in parts]
 
 
 def usual_rate(network: Network, settings: Settings, *, drawn: bool = False) -> float:
