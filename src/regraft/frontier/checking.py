@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..data import Prepared
 from ..networks.contract import Inputs
 from .cache import ActivationCache
+from .units import rows_of
 
 __all__ = ["Check", "Piece", "pieces_of"]
 
@@ -99,8 +99,7 @@ class Check:
         inputs = self.items.batch(np.array(chosen), self.views[drawn[0].view])
         rows = np.arange(len(drawn[0].items)) % len(drawn)
         rows[places] = np.arange(len(drawn))
-        taken = torch.from_numpy(rows)
-        return {name: value[taken] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[taken]
+        return rows_of(inputs, rows.tolist())
 
     def _same_as_filled(self, cache: ActivationCache, piece: Piece) -> bool:
         """Compute one batch again as it was filled; where two runs of it differ too, rounding is all that can be said."""

@@ -21,7 +21,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unfl
 from ..networks.contract import Inputs, Network, Scores
 from ..randomness import seeded
 from .selection import is_dropout
-from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced
+from .units import called_one_by_one, frozen_units, on_network, other_weights, replaced, rows_of
 
 __all__ = ["Cut", "Live", "Refusal", "find_cut"]
 
@@ -327,10 +327,6 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
     return Cut(tuple(live), frozen_part, trainable_part, layers, again)
 
 
-def _items(inputs: Inputs, indices: Sequence[int]) -> Inputs:
-    return {name: tensor[list(indices)] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[list(indices)]
-
-
 def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolerance: float = 1e-5) -> Cut | Refusal:
     """Cut a network behind its frozen layers, and prove on the sample that the two parts give the whole.
 
@@ -345,7 +341,7 @@ def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolera
     """
     network.mode_(False)
     sample = on_network(network, sample)
-    two = _items(sample, [0, 1])
+    two = rows_of(sample, [0, 1])
     again = partial(find_cut, layers=layers, sample=sample, tolerance=tolerance)
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
@@ -370,11 +366,11 @@ def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, toler
 
 
 def _by_replay(network: Network, layers: frozenset[str], *, sample: Inputs, again: _Again) -> Cut:
-    two = _items(sample, [0, 1])
+    two = rows_of(sample, [0, 1])
     units = frozen_units(network, layers, sample=two)
     if not units:
         raise _Refused("every frozen module also runs behind the trainable part")
-    replay = _Replay(network, _calls(network, units, two=two, three=_items(sample, [0, 1, 0])), sample=two)
+    replay = _Replay(network, _calls(network, units, two=two, three=rows_of(sample, [0, 1, 0])), sample=two)
     _find_live_(replay, layers)
     cut = _as_cut(replay, layers, again=again)
     _prove_in_training(network, cut, inputs=two)
@@ -451,7 +447,7 @@ def _proved(network: Network, cut: Cut, *, sample: Inputs, tolerance: float) -> 
     count = len(rows[0])
     for chosen in (list(range(count)), list(range(count - 1, -1, -2))):
         parts = cut.trainable_part([tensor[chosen] for tensor in rows])
-        found = _difference(network.scores(_items(sample, chosen)), parts, tolerance=tolerance)
+        found = _difference(network.scores(rows_of(sample, chosen)), parts, tolerance=tolerance)
         if found:
             return Refusal(found)
     return cut

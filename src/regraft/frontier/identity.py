@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..networks.contract import Inputs, Network
+from ..networks.contract import Network
 from ..networks.fingerprints.values import Structure
 from ..networks.parts.code_files import COUNTER
 from ..networks.parts.structure import prefixes
-from .units import on_network
+from .units import on_network, rows_of
 
 __all__ = ["Frozen", "cache_identity", "engine_of", "frozen_digest", "frozen_identity", "key_of"]
 
@@ -71,16 +71,12 @@ def _settled(network: Network, layers: Collection[str]) -> Structure:
         for rows in ([0, 1], [0, 1, 0]):
             network.mode_(False)
             with torch.no_grad():
-                network.scores(_rows_of(on_network(network, network.sample), rows))
+                network.scores(rows_of(on_network(network, network.sample), rows))
             seen.append(network.structure(layers, ignored=ignored))
         if seen[0].text == seen[1].text:
             return seen[1]
         ignored |= _changed(seen[0].leaves, seen[1].leaves)
     return replace(seen[1], opaque=(*seen[1].opaque, "what changes whenever the network runs"))
-
-
-def _rows_of(inputs: Inputs, rows: Sequence[int]) -> Inputs:
-    return {name: value[list(rows)] for name, value in inputs.items()} if isinstance(inputs, dict) else inputs[list(rows)]
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:

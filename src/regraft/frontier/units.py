@@ -17,7 +17,7 @@ from ..networks.contract import Inputs, Network
 from ..networks.parts.protocols import on_device
 from ..networks.parts.structure import prefixes
 
-__all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced"]
+__all__ = ["called_one_by_one", "frozen_units", "independent", "on_network", "other_weights", "replaced", "rows_of"]
 
 Digests = dict[str, list[list[bytes]]]
 """Module -> for each of its calls, a digest of each tensor that it returned."""
@@ -90,6 +90,11 @@ def other_weights(network: Network, layers: Collection[str], *, made: Callable[[
     finally:
         for parameter, values in zip(trained, kept, strict=True):
             parameter.data = values
+
+
+def rows_of(inputs: Inputs, rows: Sequence[int]) -> Inputs:
+    """Return some rows of the `inputs`, a tensor or tensors by name."""
+    return {name: tensor[list(rows)] for name, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[list(rows)]
 
 
 def on_network(network: Network, inputs: Inputs) -> Inputs:

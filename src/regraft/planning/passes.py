@@ -136,7 +136,7 @@ def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozen
 
 
 def training_of(  # over the limit: what a training is made of
-    setup: Setup, log: Log, *, stage: str, feed: Feed, frozen: frozenset[str], settings: Settings | None = None, most: int | None = None
+    setup: Setup, log: Log, *, stage: str, feed: Feed, frozen: frozenset[str], settings: Settings | None = None
 ) -> Training:
     """Return a stage of training of what is not frozen.
 

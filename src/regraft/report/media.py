@@ -17,14 +17,16 @@ from ..files.media import picture_of, recording_of
 
 __all__ = ["picture_uri", "sound_uri"]
 
+_SIDE = 96
+"""Pixels of a picture in the report."""
 
-def picture_uri(source: npt.ArrayLike | str | Path, *, size: int = 96) -> str | None:
+
+def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
     """Return a small PNG of a picture as a data URI.
 
     Args:
         source: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W); uint8 as it is, floats in [0, 1] times 255,
             other numbers stretched from their least to their greatest.
-        size: the longer side at most, in pixels; smaller pictures are enlarged by whole numbers without smoothing.
 
     Returns:
         "data:image/png;base64,…", or None where Pillow is not installed or the picture cannot be read.
@@ -36,18 +38,19 @@ def picture_uri(source: npt.ArrayLike | str | Path, *, size: int = 96) -> str | 
         with picture_of(source if isinstance(source, str | Path) else image.fromarray(_pixels(np.asarray(source)))) as picture:
             file = io.BytesIO()
             shown = image.fromarray(_pixels(np.asarray(picture))) if picture.mode.startswith(("I", "F")) else picture  # of more than 8 bits
-            _thumbnail(shown, size, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
+            _thumbnail(shown, nearest=image.Resampling.NEAREST).save(file, format="PNG", optimize=True)
     except (InputError, TypeError, ValueError):
         return None
     return _uri("image/png", file.getvalue())
 
 
-def _thumbnail(picture: Any, size: int, *, nearest: Any) -> Any:
+def _thumbnail(picture: Any, *, nearest: Any) -> Any:
+    """Return a picture with its longer side at most `_SIDE`; smaller ones are enlarged by whole numbers without smoothing."""
     picture = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB")
-    times = size // max(picture.size)
+    times = _SIDE // max(picture.size)
     if times > 1:
         picture = picture.resize((picture.width * times, picture.height * times), nearest)
-    picture.thumbnail((size, size))
+    picture.thumbnail((_SIDE, _SIDE))
     return picture
 
 

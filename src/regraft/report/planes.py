@@ -65,15 +65,9 @@ def dot(x: float, y: float, *, kind: str, hint: str = "") -> str:
     return tag("i", class_=f"dot {kind}".strip(), style=f"left:{x:.2f}%;bottom:{y:.2f}%", title=hint or None)
 
 
-def whisker(x: float, ends: Point, *, kind: str = "") -> str:
-    """Return an upright interval.
-
-    Args:
-        x: per cent of the plane from its left.
-        ends: the lower and upper end, in per cent from the lower edge.
-    """
-    style = f"left:{x:.2f}%;bottom:{ends[0]:.2f}%;height:{ends[1] - ends[0]:.2f}%"
-    return tag("i", class_=f"whisker upright {kind}".strip(), style=style)
+def whisker(x: float, ends: Point) -> str:
+    """Return an upright interval at `x`, between two `ends`, in per cent of the plane from its lower left."""
+    return tag("i", class_="whisker upright", style=f"left:{x:.2f}%;bottom:{ends[0]:.2f}%;height:{ends[1] - ends[0]:.2f}%")
 
 
 def rule(at: float, *, kind: str, level: bool = False, words: str = "") -> str:
