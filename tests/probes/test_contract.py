@@ -13,7 +13,6 @@ import regraft.probes
 from regraft.errors import DataError
 from regraft.probes import (
     fit_class_mean,
-    fit_knn,
     fit_lda_probe,
     fit_logistic,
     fit_random_projection,
@@ -26,7 +25,6 @@ from regraft.probes import (
 PROBES: dict[str, Callable[..., Any]] = {
     "class mean": fit_class_mean,
     "class mean, cosine": partial(fit_class_mean, metric="cosine"),
-    "knn": fit_knn,
     "lda": fit_lda_probe,
     "logistic": fit_logistic,
     "random projection": partial(fit_random_projection, width=60),
@@ -130,7 +128,7 @@ def test_faults_are_refused(fit: Callable[..., Any]) -> None:
         fit(features[:1], labels[:1], classes=4)
 
 
-@pytest.mark.parametrize("name", ["class mean", "class mean, cosine", "knn"])
+@pytest.mark.parametrize("name", ["class mean", "class mean, cosine"])
 @pytest.mark.parametrize("size", [1, 5])
 def test_scores_without_an_item_or_group_are_those_of_a_probe_without_it(name: str, size: int) -> None:
     features, labels = blobs(30)
@@ -138,8 +136,7 @@ def test_scores_without_an_item_or_group_are_those_of_a_probe_without_it(name: s
     whole = PROBES[name](features, labels, classes=4, groups=groups if size > 1 else None)
     for group in (0, 2, 5):
         left_out = groups == group
-        options = {"neighbours": [whole.neighbours]} if name == "knn" else {}
-        rest = PROBES[name](features[~left_out], labels[~left_out], classes=4, **options)
+        rest = PROBES[name](features[~left_out], labels[~left_out], classes=4)
         gap = whole.loo_scores[left_out] / whole.temperature - rest.scores(features[left_out]) / rest.temperature
         if name == "class mean":  # the unit of distance is that of all items
             assert np.array_equal(whole.loo_scores[left_out].argmax(1), rest.scores(features[left_out]).argmax(1))

@@ -18,7 +18,6 @@ from regraft.probes import (
     choose_unknown,
     class_mean_scores,
     fit_class_mean,
-    fit_knn,
     fit_lda,
     fit_logistic,
     fit_random_projection,
@@ -26,6 +25,7 @@ from regraft.probes import (
     fit_temperature,
     fit_vote,
     log_loss,
+    neighbour_scores,
     statistics_of,
     unknown_scores,
 )
@@ -52,21 +52,20 @@ def test_neighbours_find_classes_of_several_clusters() -> None:
     corner = draw.integers(0, 4, 200)
     angles = corner * np.pi / 2 + draw.normal(size=200) * 0.2
     features, labels = np.stack([np.cos(angles), np.sin(angles)], axis=1), corner % 2
-    probe = fit_knn(features, labels, classes=2)
-    assert (probe.loo_scores.argmax(1) == labels).mean() > 0.95
+    assert (neighbour_scores(features, labels, classes=2).argmax(1) == labels).mean() > 0.95
     assert (fit_class_mean(features, labels, classes=2).loo_scores.argmax(1) == labels).mean() < 0.75
-    assert fit_knn(features[:4], labels[:4], classes=2).neighbours == 3
-    with pytest.raises(SettingError, match=r"neighbours=\[0\]"):
-        fit_knn(features, labels, classes=2, neighbours=[0])
+    twins = np.repeat(draw.normal(size=(40, 60)), 2, axis=0), np.repeat(draw.integers(0, 2, 40), 2)
+    assert (neighbour_scores(*twins, classes=2, groups=np.repeat(np.arange(40), 2)).argmax(1) == twins[1]).mean() < 0.75
+    with pytest.raises(DataError, match="received 1 items"):
+        neighbour_scores(features[:1], labels[:1], classes=2)
 
 
 def test_votes_weigh_by_their_cosine() -> None:
-    features = np.array([[1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0], [0.0, 2.0]])
-    probe = fit_knn(features, [0, 1, 1, 1], classes=2, neighbours=[3])
+    features = np.array([[2.0, 0.0], [1.0, 0.0], [0.9, np.sqrt(0.19)], [0.0, 1.0]])
     near, far, far_too = np.exp(np.array([1.0, 0.9, 0.0]) / 0.07)
     share = 3 * near / (near + far + far_too)
     expected = np.log(np.array([share + 0.5, 3 - share + 0.5]) / 4)
-    np.testing.assert_allclose(probe.scores([[2.0, 0.0]])[0] / probe.temperature, expected, rtol=1e-4)
+    np.testing.assert_allclose(neighbour_scores(features, [1, 0, 1, 1], classes=2)[0], expected, rtol=1e-4)
 
 
 def test_a_random_projection_separates_what_no_line_does() -> None:

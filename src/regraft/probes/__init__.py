@@ -3,7 +3,7 @@
 from .calibration import fit_temperature, log_loss
 from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
 from .common import LayeredProbe, LinearProbe
-from .knn import NeighbourProbe, fit_knn, fit_vote, knn_scores
+from .knn import fit_vote, neighbour_scores
 from .logistic import LogisticLoss, fit_logistic
 from .random_projection import fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
@@ -18,14 +18,12 @@ __all__ = [
     "LayeredProbe",
     "LinearProbe",
     "LogisticLoss",
-    "NeighbourProbe",
     "RidgeProbe",
     "UnknownChoice",
     "UnknownJudge",
     "choose_unknown",
     "class_mean_scores",
     "fit_class_mean",
-    "fit_knn",
     "fit_lda",
     "fit_lda_probe",
     "fit_logistic",
@@ -35,8 +33,8 @@ __all__ = [
     "fit_temperature",
     "fit_vote",
     "held_out_factors",
-    "knn_scores",
     "log_loss",
+    "neighbour_scores",
     "shrunk_covariance",
     "statistics_of",
     "unknown_scores",

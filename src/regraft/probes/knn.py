@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from ..errors import SettingError
 from .calibration import fit_temperature, log_loss
 from .common import HiddenLayer, LayeredProbe, LinearProbe, checked_features, checked_groups, checked_targets, held_out_name, spread_out
 
-__all__ = ["NeighbourProbe", "fit_knn", "fit_vote", "knn_scores", "nearest", "unit_rows"]
+__all__ = ["fit_vote", "nearest", "neighbour_scores", "unit_rows"]
 
 _CHUNK = 2**22
 """Similarities that are held at once."""
-_SOFTNESS = 0.07
+_NEIGHBOURS, _SOFTNESS = 5, 0.07
 _WIDTHS = np.geomspace(1 / 8, 8, 7)
 """Squared bandwidths of `fit_vote`, in units of the median squared distance to the nearest example."""
 _LEAST = 1e-2
 """Least of that unit, as a share of the mean |z|^2: examples may be there twice."""
-
-
-@dataclass(frozen=True, eq=False)
-class NeighbourProbe:
-    """The fitting items as a head.
-
-    Attributes:
-        reference: (N, d) float32, of length 1 each.
-        targets: (N,) class indices.
-        classes: C.
-        neighbours: how many vote.
-        loo_scores: (N, C) raw scores of each item by the others (of other groups).
-        temperature: the factor of the scores that calibrates their softmax.
-        held_out: "leave-one-out" or "leave-group-out".
-    """
-
-    reference: np.ndarray
-    targets: np.ndarray
-    classes: int
-    neighbours: int
-    loo_scores: np.ndarray
-    temperature: float
-    held_out: str
-
-    def scores(self, features: npt.ArrayLike) -> np.ndarray:
-        """Return the raw scores (N, C) of `features` (N, d)."""
-        x = unit_rows(np.asarray(features))
-        (scores,) = knn_scores(x, self.reference, targets=self.targets, classes=self.classes, neighbours=[self.neighbours])
-        return self.temperature * scores
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
@@ -59,26 +26,17 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     return np.asarray((x / lengths).astype(np.float32))
 
 
-def nearest(
-    x: np.ndarray, reference: np.ndarray, *, count: int, own: np.ndarray | None = None, others: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosines and the rows of the nearest reference items, best first.
+def nearest(x: np.ndarray, reference: np.ndarray, *, count: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines (N, k) and the rows (N, k) of the nearest reference items, best first; `x` and `reference` are of length 1.
 
-    Args:
-        x: (N, d) rows of length 1.
-        reference: (R, d) rows of length 1.
-        own: (N,) groups of the items, or None.
-        others: (R,) groups of the reference items; those of the same group are no neighbours (their cosine is then -inf).
-
-    Returns:
-        (N, k) and (N, k).
+    With `groups` (N,), which are those of both, items of the same group are no neighbours: their cosine is then -inf.
     """
     near, rows = np.empty((len(x), count)), np.empty((len(x), count), np.int64)
     for start in range(0, len(x), step := max(_CHUNK // len(reference), 1)):
         here = slice(start, start + step)
         cosines = x[here] @ reference.T
-        if own is not None and others is not None:
-            cosines[own[here, None] == others] = -np.inf
+        if groups is not None:
+            cosines[groups[here, None] == groups] = -np.inf
         best = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
         values = np.take_along_axis(cosines, best, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
@@ -86,79 +44,23 @@ def nearest(
     return near, rows
 
 
-def knn_scores(
-    x: np.ndarray,
-    reference: np.ndarray,
-    *,
-    targets: np.ndarray,
-    classes: int,
-    neighbours: Sequence[int],
-    own: np.ndarray | None = None,
-    others: np.ndarray | None = None,
-) -> list[np.ndarray]:
-    """Return the log of the share of votes of each class, a vote weighing exp(cosine / 0.07).
+def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> np.ndarray:
+    """Return the log of the share of each class, (N, C), in the vote of an item's 5 nearest others, which weigh exp(cosine / 0.07).
 
-    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote; its 0.07); Caron et al. (DINO), ICCV 2021, for k near 20.
+    Items of the same of the `groups` do not vote for each other.
+
+    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote; its 0.07).
     Deviations: shares are smoothed as by one further vote that is split evenly over the classes, so that all logs are finite.
-
-    Args:
-        x: (N, d) rows of length 1.
-        reference: (R, d) rows of length 1.
-        targets: (R,) class indices of the reference items.
-        neighbours: numbers k of items that vote; each at most R.
-        own: (N,) groups of the items, or None.
-        others: (R,) groups of the reference items; those of the same group do not vote.
-
-    Returns:
-        For each k, (N, C); all from one search.
-    """
-    near, rows = nearest(x, reference, count=max(neighbours), own=own, others=others)
-    weights = np.where(np.isfinite(near), np.exp((near - np.maximum(near[:, :1], -1.0)) / _SOFTNESS), 0.0)
-    results = []
-    for count in neighbours:
-        votes = np.zeros((len(x), classes))
-        np.add.at(votes, (np.arange(len(x))[:, None], targets[rows[:, :count]]), weights[:, :count])
-        shares = count * votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-30)
-        results.append(np.log((shares + 1 / classes) / (count + 1)))
-    return results
-
-
-def fit_knn(
-    features: npt.ArrayLike,
-    targets: npt.ArrayLike,
-    *,
-    classes: int,
-    neighbours: Sequence[int] = (5, 20),
-    groups: npt.ArrayLike | None = None,
-) -> NeighbourProbe:
-    """Keep the items as a head and choose how many neighbours vote by the log-loss of each item by the others.
-
-    Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        neighbours: numbers to choose from; those of N or more become N - 1.
-        groups: (N,) what items belong to: items of the same group do not vote for each other.
-
-    Returns:
-        The probe.
-
-    Raises:
-        SettingError: if no number of neighbours is given, or one is below 1.
     """
     x = checked_features(features, least=2, what="Nearest neighbours")
-    rows = checked_targets(targets, count=len(x), classes=classes)
-    members = checked_groups(groups, count=len(x))
-    if not len(neighbours) or min(neighbours) < 1:
-        raise SettingError(f"neighbours={list(neighbours)} must hold one or more numbers of at least 1, such as [5, 20].")
-    counts = sorted({min(count, len(x) - 1) for count in neighbours})
-    reference, own = unit_rows(x), np.arange(len(x)) if members is None else members
-    tables = knn_scores(reference, reference, targets=rows, classes=classes, neighbours=counts, own=own, others=own)
-    wanted = np.eye(classes)[rows]
-    factors = [fit_temperature(table, wanted) for table in tables]
-    best = int(np.argmin([log_loss(factor * table, rows) for factor, table in zip(factors, tables, strict=True)]))
-    return NeighbourProbe(reference, rows, classes, counts[best], factors[best] * tables[best], factors[best], held_out_name(members))
+    rows, members = checked_targets(targets, count=len(x), classes=classes), checked_groups(groups, count=len(x))
+    reference, count = unit_rows(x), min(_NEIGHBOURS, len(x) - 1)
+    near, found = nearest(reference, reference, count=count, groups=np.arange(len(x)) if members is None else members)
+    weights = np.where(np.isfinite(near), np.exp((near - np.maximum(near[:, :1], -1.0)) / _SOFTNESS), 0.0)
+    votes = np.zeros((len(x), classes))
+    np.add.at(votes, (np.arange(len(x))[:, None], rows[found]), weights)
+    shares = count * votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-30)
+    return np.asarray(np.log((shares + 1 / classes) / (count + 1)))
 
 
 def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, groups: npt.ArrayLike | None = None) -> LayeredProbe:

@@ -14,7 +14,7 @@ from ...heads.retarget import retargeted_rows
 from ...networks.contract import Head, Network
 from ...probes.class_mean import fit_class_mean
 from ...probes.common import NEVER, spread_out
-from ...probes.knn import fit_knn
+from ...probes.knn import neighbour_scores
 from ...probes.ridge import fit_ridge
 from ...probes.statistics import fit_lda, fit_lda_probe, statistics_of
 from .judging import Case, Held, judged
@@ -66,7 +66,7 @@ def alone(case: Case, features: np.ndarray) -> Held:
 
 def neighbours(case: Case, features: np.ndarray) -> Held:
     """Return the judgement, on the items of the `case`, of the vote of the 5 nearest by the cosine of `features` (N, d)."""
-    return judged(case, fit_knn(features, case.targets, classes=case.classes, neighbours=[5], groups=case.groups).loo_scores)
+    return judged(case, neighbour_scores(features, case.targets, classes=case.classes, groups=case.groups))
 
 
 def class_mean(case: Case, features: np.ndarray) -> Held:
