@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -29,8 +29,6 @@ _LEAST_AUROC = 0.6
 _NEIGHBOURS = 5
 _CHUNK = 2**22
 _REPEATS = 5
-
-Fit = Callable[[ClassStatistics], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -180,12 +178,11 @@ def unknown_scores(
     *,
     statistics: ClassStatistics,
     names: Sequence[str] = UNKNOWN_SCORES,
-    logits: npt.ArrayLike | None = None,
     reference: npt.ArrayLike | None = None,
 ) -> dict[str, np.ndarray]:
     """Return how little each item belongs to any known class; higher is less.
 
-    - max_probability: minus the highest probability, the softmax of the logits.
+    - max_probability: minus the highest probability, the softmax of the logits, which are those of shrinkage LDA.
     - max_logit: minus the highest logit.
     - energy: minus the log of the sum of the exponentials of the logits.
     - mahalanobis: the lowest squared distance to a class mean, in the covariance within classes.
@@ -204,7 +201,6 @@ def unknown_scores(
 
     Args:
         features: (N, d) finite numbers.
-        logits: (N, C) of the network's own head; None for those of shrinkage LDA.
         reference: (R, d) known items; "nearest", "combined" and "neighbour" need them.
 
     Returns:
@@ -225,11 +221,11 @@ def unknown_scores(
         raise DataError(f"Features are {x.shape[1]} wide, the statistics {statistics.means.shape[1]}; both must be of one network.")
     found: dict[str, np.ndarray] = {}
     if {"max_logit", "max_probability", "energy", "vim"} & set(names):
-        rows = fit_lda(statistics) if logits is None or "vim" in names else None
-        table = np.asarray(logits) if logits is not None else x @ rows[0].T + rows[1] if rows else np.empty(0)
+        rows = fit_lda(statistics)
+        table = x @ rows[0].T + rows[1]
         total = np.asarray(logsumexp(table, axis=1))
         found |= {"max_logit": -table.max(axis=1), "energy": -total, "max_probability": -np.exp(table.max(axis=1) - total)}
-        found |= {"vim": _residual(x, statistics, rows=rows) - total} if rows and "vim" in names else {}
+        found |= {"vim": _residual(x, statistics, rows=rows) - total} if "vim" in names else {}
     if {"mahalanobis", "relative", "nearest", "combined"} & set(names):
         found |= _distances(x, statistics, reference=None if reference is None else np.asarray(reference))
     if "neighbour" in names and reference is not None:
@@ -291,39 +287,23 @@ def choose_unknown(
     *,
     groups: npt.ArrayLike | None = None,
     false_alarm: float = 0.05,
-    names: Sequence[str] = UNKNOWN_SCORES,
-    fit: Fit = fit_lda,
     seed: int = 0,
 ) -> UnknownChoice:
     """Hide a fifth of the classes in turn, see which score tells their items from known ones, and set its threshold.
 
     In each of five repeats the probe is fitted on four fifths of the items of the classes that are left; the fifth, and the items of the
-    hidden classes, are scored. The threshold is taken with all classes known, from items that were not fitted on.
+    hidden classes, are scored. The threshold is taken with all classes known, from items that were not fitted on: at most the share
+    `false_alarm` of known items lies above it. A group is not both fitted on and scored as known.
 
-    The first of the names stays unless another is better by more than the standard error of the difference: few hidden classes say little.
+    The first of the scores stays unless another is better by more than the standard error of the difference: few hidden classes say little.
 
     Source: Scheirer et al., IEEE TPAMI 35, 2013, section 5 (classes hidden for open-set tests); FPR95 as Hendrycks & Gimpel, ICLR 2017;
     Breiman et al., Classification and Regression Trees, 1984, section 3.4.3 (the rule of one standard error).
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices; classes are those that occur.
-        groups: (N,) what items belong to: a group is not both fitted on and scored as known.
-        false_alarm: the share of known items that may be called unknown, between 0 and 1.
-        names: scores to choose from, the one that stays in doubt first.
-        fit: from statistics to weight and bias, for the raw scores.
-
-    Returns:
-        The choice, with the figures of every score.
-
-    Raises:
-        SettingError: if `false_alarm` is out of its range.
-        DataError: if there are fewer than 3 classes, or a repeat has no known items to score.
     """
     if not 0 < false_alarm < 1:
         raise SettingError(f"false_alarm={false_alarm} is out of its range; expected a share between 0 and 1, such as 0.05.")
     x = checked_features(features, least=6, what="The choice of a score of unknown items")
-    given = np.asarray(targets)
+    given, names = np.asarray(targets), UNKNOWN_SCORES
     rows = checked_targets(given, count=len(x), classes=int(given.max(initial=0)) + 1 if given.dtype.kind in "iu" else 0)
     kinds, rows = np.unique(rows, return_inverse=True)
     if len(kinds) < 3:
@@ -331,7 +311,7 @@ def choose_unknown(
     folds = folds_of(x, rows, groups=checked_groups(groups, count=len(x)), count=_REPEATS)
     hidden_in = np.random.default_rng(seed).permutation(len(kinds)) % min(_REPEATS, len(kinds))
     repeats = [
-        _hidden(x, rows, hidden=hidden_in == turn, unseen=folds == turn % (folds.max() + 1), names=names, fit=fit)
+        _hidden(x, rows, hidden=hidden_in == turn, unseen=folds == turn % (folds.max() + 1), names=names)
         for turn in range(int(hidden_in.max()) + 1)
     ]
     auroc = {name: [_auroc(*repeat[name]) for repeat in repeats] for name in names}
@@ -339,7 +319,7 @@ def choose_unknown(
     gain = np.subtract(auroc[best], auroc[names[0]])
     best = names[0] if gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)) else best
     nobody = np.zeros(len(kinds), bool)
-    known = [_hidden(x, rows, hidden=nobody, unseen=folds == fold, names=[best], fit=fit)[best][0] for fold in np.unique(folds)]
+    known = [_hidden(x, rows, hidden=nobody, unseen=folds == fold, names=[best])[best][0] for fold in np.unique(folds)]
     return UnknownChoice(
         best,
         _quantile(np.concatenate(known), false_alarm),
@@ -354,7 +334,7 @@ def choose_unknown(
 
 
 def _hidden(
-    x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.ndarray, names: Sequence[str], fit: Fit
+    x: np.ndarray, rows: np.ndarray, *, hidden: np.ndarray, unseen: np.ndarray, names: Sequence[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each score those of known items that were not fitted on, and those of the items of the hidden classes."""
     away = hidden[rows]
@@ -367,9 +347,8 @@ def _hidden(
             "give 2 or more items (groups) of each class."
         )
     statistics = statistics_of(x[fitted], here, classes=[str(kind) for kind in seen])
-    weight, bias = fit(statistics)
     asked = np.concatenate([x[known], x[away]])
-    scores = unknown_scores(asked, statistics=statistics, names=names, logits=asked @ weight.T + bias, reference=x[fitted])
+    scores = unknown_scores(asked, statistics=statistics, names=names, reference=x[fitted])
     return {name: (values[: known.sum()], values[known.sum() :]) for name, values in scores.items()}
 
 
