@@ -23,11 +23,8 @@ def _slope(probe: LinearProbe, features: np.ndarray, targets: np.ndarray, loss: 
     bias = torch.tensor((probe.bias + probe.weight @ mean) / probe.temperature, requires_grad=True)
     scores = torch.from_numpy((features - mean) / scale) @ weight.T + bias
     given = None if loss.class_weight is None else torch.tensor(loss.class_weight)
-    items = np.ones(len(features)) if loss.item_weight is None else loss.item_weight
-    repeated = torch.from_numpy(np.repeat(np.arange(len(features)), items.astype(int)))  # whole weights are repetitions
     factor = len(features) * (targets.shape[1] if targets.ndim == 2 else 1)
-    truth = torch.from_numpy(targets)[repeated]
-    made = loss_for(loss.kind)(scores[repeated], truth, class_weight=given, label_smoothing=loss.label_smoothing)
+    made = loss_for(loss.kind)(scores, torch.from_numpy(targets), class_weight=given, label_smoothing=loss.label_smoothing)
     (factor * made + probe.penalty / 2 * weight.square().sum()).backward()
     return max(float(weight.grad.abs().max()), float(bias.grad.abs().max())) / len(features)
 
@@ -35,14 +32,13 @@ def _slope(probe: LinearProbe, features: np.ndarray, targets: np.ndarray, loss: 
 @pytest.mark.parametrize("shape", [(90, 8), (40, 90)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"class_weight": np.array([0.2, 3.0, 1.0])}, {"label_smoothing": 0.2}, {"item_weight": np.tile([1.0, 3.0], 45)}],
+    [{}, {"class_weight": np.array([0.2, 3.0, 1.0])}, {"label_smoothing": 0.2}],
     ids=lambda options: " ".join(options) or "plain",
 )
 @pytest.mark.parametrize("kind", ["classification", "multi-label"])
 def test_it_is_the_minimum_of_the_loss_of_training_and_the_penalty(kind: str, options: dict[str, object], shape: tuple[int, int]) -> None:
     features, rows = blobs(shape[0], width=shape[1], classes=3)
     targets = rows if kind == "classification" else (np.eye(3)[rows] + np.eye(3)[(rows + rows // 2) % 3]).clip(0, 1)
-    options = {name: value[: len(rows)] if name == "item_weight" else value for name, value in options.items()}  # type: ignore[index]
     loss = LogisticLoss(kind, **options)  # type: ignore[arg-type]
     assert _slope(fit_logistic(features, targets, classes=3, loss=loss), features, targets, loss) < 1e-4
 

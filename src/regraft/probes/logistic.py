@@ -6,7 +6,7 @@ Shape letters: N examples, C classes (or labels), d features, r <= d coordinates
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,6 @@ class LogisticLoss:
     Attributes:
         kind: "classification" (softmax) or "multi-label" (one sigmoid a label).
         class_weight: (C,) weights >= 0 of the classes or labels; None for all equal.
-        item_weight: (N,) weights >= 0 of the examples; None for all equal.
         label_smoothing: in [0, 1), as of `regraft.tasks.loss_for`.
         offset: (N, C) scores that are added to those of the head and stay as they are; None for none.
         device: where products are computed, such as "cuda".
@@ -64,7 +63,6 @@ class LogisticLoss:
 
     kind: str = "classification"
     class_weight: np.ndarray | None = None
-    item_weight: np.ndarray | None = None
     label_smoothing: float = 0.0
     offset: np.ndarray | None = None
     device: str = "cpu"
@@ -235,13 +233,9 @@ class _Problem:
 
     def of(self, rows: np.ndarray) -> _Problem:
         """Return the problem of some of the examples."""
-        one, picked = self.loss, {}
         if len(rows) == len(self.y):
             return self
-        for name in ("item_weight", "offset"):
-            values = getattr(one, name)
-            picked[name] = None if values is None else values[rows]
-        loss = LogisticLoss(one.kind, one.class_weight, picked["item_weight"], one.label_smoothing, picked["offset"], one.device)
+        loss = replace(self.loss, offset=None if self.loss.offset is None else self.loss.offset[rows])
         return _Problem(self.x[torch.from_numpy(rows)], self.y[rows], loss, np.flatnonzero(self.y[rows].sum(axis=0) > 0))
 
     @property
@@ -253,12 +247,10 @@ class _Problem:
         """Return (n, C): how much each target of each example counts, 1 on average over the examples."""
         smooth, columns = self.loss.label_smoothing, self.columns
         weight = np.ones(self.y.shape[1]) if self.loss.class_weight is None else np.asarray(self.loss.class_weight, np.float64)
-        items = np.ones(len(self.y)) if self.loss.item_weight is None else np.asarray(self.loss.item_weight, np.float64)
         if self.loss.kind == "classification":
             spread = self.y[:, columns] * (1 - smooth) + smooth / len(columns)
-            shares = spread * weight[columns] * items[:, None]
-            return np.asarray(shares * len(self.y) / max(float((self.y @ weight) @ items), 1e-30))
-        shares = np.broadcast_to(weight, self.y.shape) * items[:, None]
+            return np.asarray(spread * weight[columns] * len(self.y) / max(float((self.y @ weight) @ np.ones(len(self.y))), 1e-30))
+        shares = np.tile(weight, (len(self.y), 1))
         return np.asarray(shares * self.y.size / max(float(shares.sum()), 1e-30))
 
     def solved(self, inverse: float, start: np.ndarray | None, *, steps: int, tolerance: float) -> np.ndarray:
