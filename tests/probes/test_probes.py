@@ -16,7 +16,6 @@ from regraft.probes import (
     UNKNOWN_SCORES,
     UnknownChoice,
     choose_unknown,
-    class_mean_scores,
     fit_class_mean,
     fit_lda,
     fit_logistic,
@@ -41,10 +40,6 @@ def test_class_means_agree_with_scikit_learn_far_from_the_origin_and_are_a_linea
     np.testing.assert_allclose(*centred, atol=1e-6)  # as a linear head: the same probabilities
     with pytest.raises(SettingError, match="'cosine' gives scores that no linear head gives"):
         fit_class_mean(features, labels, classes=4, metric="cosine").linear()
-    with pytest.raises(SettingError, match="did you mean 'cosine'"):
-        class_mean_scores(features, probe.means, counts=probe.counts, metric="cosin")
-    with pytest.raises(DataError, match=r"means \(4, 8\)"):
-        class_mean_scores(features[:, :3], probe.means, counts=probe.counts)
 
 
 def test_neighbours_find_classes_of_several_clusters() -> None:

@@ -65,6 +65,8 @@ class Refusal:
 
 
 _Again = Callable[[Network], Cut | Refusal]
+_TOLERANCE = 1e-5
+"""Largest difference of a score, relative to the largest one, that proves a cut."""
 
 
 class _Refused(Exception):
@@ -327,38 +329,31 @@ def _as_cut(replay: _Replay, layers: frozenset[str], *, again: _Again) -> Cut:
     return Cut(tuple(live), frozen_part, trainable_part, layers, again)
 
 
-def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs, tolerance: float = 1e-5) -> Cut | Refusal:
-    """Cut a network behind its frozen layers, and prove on the sample that the two parts give the whole.
+def find_cut(network: Network, layers: frozenset[str], *, sample: Inputs) -> Cut | Refusal:
+    """Cut a network behind its frozen layers, and prove on the sample that the two parts give the whole; or say why there is no cut.
 
-    Args:
-        network: in which `layers` are frozen.
-        layers: the frozen layers that are called before any trainable one (`selection.cacheable_layers`).
-        sample: at least two real items as the network takes them.
-        tolerance: largest difference of a score, relative to the largest score, that proves the cut.
-
-    Returns:
-        The cut, or the reason why there is none.
+    `layers` are the frozen ones that are called before any trainable one; the sample holds two real items or more.
     """
     network.mode_(False)
     sample = on_network(network, sample)
     two = rows_of(sample, [0, 1])
-    again = partial(find_cut, layers=layers, sample=sample, tolerance=tolerance)
+    again = partial(find_cut, layers=layers, sample=sample)
     if not layers:
         return Refusal("no frozen module is called before the trainable part")
     with torch.no_grad(), called_one_by_one():
         for direct in (_before_head(network, layers), network.split(layers)):
             if direct is not None:
                 make = partial(_of_parts, direct, two, layers=layers, again=again)
-                proved = _attempt(make, network, sample=sample, tolerance=tolerance)
+                proved = _attempt(make, network, sample=sample)
                 if isinstance(proved, Cut):
                     return proved
-        return _attempt(lambda: _by_replay(network, layers, sample=sample, again=again), network, sample=sample, tolerance=tolerance)
+        return _attempt(lambda: _by_replay(network, layers, sample=sample, again=again), network, sample=sample)
 
 
-def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs, tolerance: float) -> Cut | Refusal:
+def _attempt(make: Callable[[], Cut], network: Network, *, sample: Inputs) -> Cut | Refusal:
     """Make a cut and prove it. Whatever goes wrong on the way refuses it: the whole network is known to run on the sample."""
     try:
-        return _proved(network, make(), sample=sample, tolerance=tolerance)
+        return _proved(network, make(), sample=sample)
     except _Refused as refusal:
         return Refusal(str(refusal))
     except Exception as problem:  # any Python forward may fail in any way when its parts are replayed
@@ -439,7 +434,7 @@ def _of_parts(parts: _Parts, two: Inputs, *, layers: frozenset[str], again: _Aga
     return Cut(tuple(live), parts[0], parts[1], layers, again)
 
 
-def _proved(network: Network, cut: Cut, *, sample: Inputs, tolerance: float) -> Cut | Refusal:
+def _proved(network: Network, cut: Cut, *, sample: Inputs) -> Cut | Refusal:
     """Compare on the whole sample, and on rows of it put together anew: items must not be mixed, nor rows belong to several."""
     if not cut.live:
         return Refusal("the scores do not depend on the frozen part")
@@ -447,7 +442,7 @@ def _proved(network: Network, cut: Cut, *, sample: Inputs, tolerance: float) -> 
     count = len(rows[0])
     for chosen in (list(range(count)), list(range(count - 1, -1, -2))):
         parts = cut.trainable_part([tensor[chosen] for tensor in rows])
-        found = _difference(network.scores(rows_of(sample, chosen)), parts, tolerance=tolerance)
+        found = _difference(network.scores(rows_of(sample, chosen)), parts, tolerance=_TOLERANCE)
         if found:
             return Refusal(found)
     return cut

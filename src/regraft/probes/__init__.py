@@ -1,7 +1,7 @@
 """Heads solved in closed form, or by a convex solver, on features."""
 
 from .calibration import fit_temperature, log_loss
-from .class_mean import ClassMeanProbe, class_mean_scores, fit_class_mean
+from .class_mean import ClassMeanProbe, fit_class_mean
 from .common import LayeredProbe, LinearProbe
 from .knn import fit_vote, neighbour_scores
 from .logistic import LogisticLoss, fit_logistic
@@ -22,7 +22,6 @@ __all__ = [
     "UnknownChoice",
     "UnknownJudge",
     "choose_unknown",
-    "class_mean_scores",
     "fit_class_mean",
     "fit_lda",
     "fit_lda_probe",

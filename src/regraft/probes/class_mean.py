@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, SettingError, near_names
+from ..errors import SettingError
 from .calibration import fit_temperature
 from .common import NEVER, LinearProbe, centred, checked_features, checked_groups, checked_targets, held_out_name, widened
 
-__all__ = ["ClassMeanProbe", "class_mean_scores", "fit_class_mean"]
+__all__ = ["ClassMeanProbe", "fit_class_mean"]
 
-_METRICS = ("euclidean", "cosine")
 _CHUNK = 2**22
 
 
@@ -39,7 +38,7 @@ class ClassMeanProbe:
 
     def scores(self, features: npt.ArrayLike) -> np.ndarray:
         """Return the raw scores (N, C) of `features` (N, d)."""
-        return self.temperature * class_mean_scores(features, self.means, counts=self.counts, metric=self.metric)
+        return self.temperature * _scores(np.asarray(features), self.means, counts=self.counts, metric=self.metric)
 
     def linear(self) -> LinearProbe:
         """Return the same head as weights and biases: of squared distances, half the square of the features is common to all classes.
@@ -58,32 +57,12 @@ class ClassMeanProbe:
         return LinearProbe(factor * weight, factor * bias, 0.0, self.loo_scores, factor, self.held_out)
 
 
-def class_mean_scores(features: npt.ArrayLike, means: np.ndarray, *, counts: np.ndarray, metric: str = "euclidean") -> np.ndarray:
-    """Return minus half the squared distance to each class mean, or the cosine with it.
+def _scores(x: np.ndarray, means: np.ndarray, *, counts: np.ndarray, metric: str) -> np.ndarray:
+    """Return minus half the squared distance (N, C) to each class mean, or the cosine with it; a class without items is below all others.
 
-    Source: Mensink, Verbeek, Perronnin & Csurka, IEEE TPAMI 35, 2013, equation 1 (nearest class mean); for the cosine Chen et al.,
-    A Closer Look at Few-shot Classification, ICLR 2019, section 3.2.
-
-    Args:
-        features: (N, d).
-        means: (C, d), such as those of `ClassStatistics`.
-        counts: (C,) items of each class; a class with 0 scores below all others.
-        metric: "euclidean" or "cosine".
-
-    Returns:
-        (N, C); the squared distance is in units of the mean variance of the class means, so that scores do not depend on the scale.
-
-    Raises:
-        DataError: if widths differ, or no class has items.
-        SettingError: if the metric is unknown.
+    The squared distance is in units of the variance of the class means, so that scores do not depend on the scale.
     """
-    if metric not in _METRICS:
-        raise SettingError(f"metric={metric!r} is unknown{near_names(metric, _METRICS)}")
-    x = np.asarray(features)
     present = counts > 0
-    if x.ndim != 2 or x.shape[1] != means.shape[1] or not present.any():
-        seen = f"features {x.shape}, means {means.shape}, {int(present.sum())} classes with items"
-        raise DataError(f"Class means need features (N, d), means (C, d) and a class with items; received {seen}.")
     scores = np.empty((len(x), len(means)))
     unit = _unit(means, counts)
     for start in range(0, len(x), step := max(_CHUNK // x.shape[1], 1)):
@@ -118,7 +97,7 @@ def fit_class_mean(
     for index in np.flatnonzero(counts):
         sums[index] = x[rows == index].sum(axis=0, dtype=np.float64)
     means = sums / np.maximum(counts, 1)[:, None]
-    held_out = class_mean_scores(x, means, counts=counts, metric=metric)
+    held_out = _scores(x, means, counts=counts, metric=metric)
     _leave_out_(held_out, x, rows=rows, groups=members, sums=sums, counts=counts, metric=metric)
     temperature = fit_temperature(held_out, np.eye(classes)[rows])
     return ClassMeanProbe(means, counts, metric, temperature * held_out, temperature, held_out_name(members))

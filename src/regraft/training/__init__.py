@@ -2,7 +2,7 @@
 
 from .checkpoints import Checkpoint, InMemory, Store, clear_
 from .feeds import CachedFeed, Feed, HeadFeed, WholeFeed
-from .loop import Trained, Training, all_logits, logits, train, trained
+from .loop import Trained, Training, all_logits, train, trained
 from .objective import Objective, TaskObjective
 from .settings import Settings
 
@@ -21,7 +21,6 @@ __all__ = [
     "WholeFeed",
     "all_logits",
     "clear_",
-    "logits",
     "train",
     "trained",
 ]

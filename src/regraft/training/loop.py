@@ -40,7 +40,6 @@ __all__ = [
     "all_logits",
     "copied",
     "evaluate",
-    "logits",
     "loss_of",
     "restore_",
     "train",
@@ -387,18 +386,6 @@ def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
     if name is None or name not in entry:
         return value_of(entry, "calibrated_loss", "validation_loss", "train_loss")
     return value_of({name: sign * entry[name]}, name)
-
-
-def logits(network: Network, feed: Feed, *, task: str, indices: np.ndarray) -> np.ndarray:
-    """Return the raw scores (n, C) of some items in inference mode, view 0.
-
-    Args:
-        indices: (n,).
-
-    Returns:
-        (n, C) float32.
-    """
-    return all_logits(network, feed, indices=indices)[task]
 
 
 def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team = ALONE) -> dict[str, np.ndarray]:
