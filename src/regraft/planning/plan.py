@@ -19,7 +19,7 @@ from ..files.writing import json_text
 from ..heads.starting import STARTS
 from ..methods import METHODS, SWITCHES
 from ..training import Settings
-from ..training.settings import SettingKeywords
+from ..training.settings import SettingKeywords, is_whole
 
 __all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "AdaptKeywords", "Plan", "SearchKeywords", "check_plan", "make_plan"]
 
@@ -401,7 +401,7 @@ def _about_strategy(plan: Plan) -> Iterator[str]:
         yield f"base={plan.base!r} is not known{near_names(str(plan.base), BASES)}."
     elif plan.base != "head" and plan.strategy not in ("partial", "full", "surgical"):
         yield f"base={plan.base!r} goes with strategy='partial', 'full' or 'surgical'; received strategy={plan.strategy!r}."
-    if plan.frozen is not None and not isinstance(plan.frozen, str) and not _whole(plan.frozen):
+    if plan.frozen is not None and not isinstance(plan.frozen, str) and not is_whole(plan.frozen):
         yield f"frozen={plan.frozen!r}: expected a number of blocks, or a name."
 
 
@@ -455,7 +455,7 @@ def _about_method(plan: Plan) -> Iterator[str]:
 
 
 def _about_values(plan: Plan) -> Iterator[str]:
-    if not _whole(plan.views) or plan.views < 1:
+    if not is_whole(plan.views) or plan.views < 1:
         yield f"views={plan.views!r}: expected a whole number, 1 or more; the plain item counts as one."
     elif plan.augment == "none" and plan.views > 1:
         yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
@@ -465,7 +465,7 @@ def _about_values(plan: Plan) -> Iterator[str]:
         yield f"holdout={plan.holdout!r}: expected a share from 0 to below 1, such as 0.2; 0 goes with test=."
     if not _number(plan.validation) or not 0 <= plan.validation < 1:
         yield f"validation={plan.validation!r}: expected a share from 0 to below 1, such as 0.15."
-    if not _whole(plan.seed) or plan.seed < 0:
+    if not is_whole(plan.seed) or plan.seed < 0:
         yield f"seed={plan.seed!r}: expected a whole number, 0 or more."
     rename: Any = plan.rename
     statistics: Any = plan.statistics
@@ -488,10 +488,6 @@ def _about_values(plan: Plan) -> Iterator[str]:
         yield f"false_alarm={plan.false_alarm!r}: expected a share between 0 and 1, such as 0.05."
     if not isinstance(statistics, bool):
         yield f"statistics={statistics!r}: expected True or False."
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> bool:

@@ -16,7 +16,7 @@ from ..tasks import LOSSES
 from .callbacks import HOOKS
 from .optimizing import OPTIMIZERS, factory_rate
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "SettingKeywords", "Settings", "is_whole"]
 
 SCHEDULES = ("auto", "cosine", "plateau", "constant")
 _SEVERAL = ("metrics", "callbacks")
@@ -268,7 +268,8 @@ def _is_loss(value: Any) -> bool:
     return value is None or value in LOSSES or callable(value) or (isinstance(value, str) and value.startswith(CALLABLE))
 
 
-def _whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Tell whether a value is a whole number, and not True or False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -288,10 +289,10 @@ def _device(value: Any) -> bool:
 
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "epochs": ("a whole number, 0 or more, or None", lambda value: value is None or (_whole(value) and value >= 0)),
+    "epochs": ("a whole number, 0 or more, or None", lambda value: value is None or (is_whole(value) and value >= 0)),
     "batch_norm": (f"one of {', '.join(BATCH_NORMS)}", lambda value: value in BATCH_NORMS),
     "refit": ("'auto', True, False or 'all'", lambda value: isinstance(value, bool) or value in ("auto", "all")),
-    "batch_size": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
+    "batch_size": ("a whole number, 1 or more", lambda value: is_whole(value) and value >= 1),
     "optimizer": (
         f"one of {', '.join(OPTIMIZERS)}, or a function that makes one from groups of parameters",
         lambda value: value in OPTIMIZERS or callable(value) or value.startswith(CALLABLE),
@@ -312,29 +313,13 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: not isinstance(value, bool),
     ),
     "plateau_factor": ("a number in (0, 1)", lambda value: 0 < value < 1),
-    "plateau_patience": ("a whole number, 0 or more", lambda value: _whole(value) and value >= 0),
-    "min_learning_rate": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
-    "decay": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
-    "learning_rate": ("a number above 0, or None", lambda value: value is None or value > 0),
-    "weight_decay": ("a number, 0 or more", lambda value: value >= 0),
-    "dropout": ("a number in [0, 1)", lambda value: 0 <= value < 1),
-    "l1": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
-    "stay_near": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
-    "distill": ("a number in [0, 1)", lambda value: 0 <= value < 1),
-    "co_tuning": ("a number, 0 or more", lambda value: 0 <= value < float("inf")),
-    "momentum": ("a number in [0, 1)", lambda value: 0 <= value < 1),
+    "plateau_patience": ("a whole number, 0 or more", lambda value: is_whole(value) and value >= 0),
     "schedule": (f"one of {', '.join(SCHEDULES)}", lambda value: value in SCHEDULES),
-    "warmup": ("a number in [0, 1)", lambda value: 0 <= value < 1),
     "layer_decay": ("a number in (0, 1], or None", lambda value: value is None or 0 < value <= 1),
-    "unfreeze_every": ("a whole number, 1 or more, or None", lambda value: value is None or (_whole(value) and value >= 1)),
-    "patience": ("a whole number, 1 or more, or None", lambda value: value is None or (_whole(value) and value >= 1)),
-    "min_delta": ("a number, 0 or more", lambda value: value >= 0),
-    "clip_norm": ("a number above 0, or None", lambda value: value is None or value > 0),
     "class_weight": (
         "'balanced', one weight a class (0 or more), or None",
         lambda value: value is None or value == "balanced" or _weights(value),
     ),
-    "label_smoothing": ("a number in [0, 1)", lambda value: 0 <= value < 1),
     "cache": ("a folder, 'memory' or None", lambda value: value is None or isinstance(value, str)),
     "dtype": ("float32 or float16", lambda value: value in ("float32", "float16")),
     "engine": (f"one of {', '.join(ENGINES)}", lambda value: value in ENGINES),
@@ -343,6 +328,16 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "device": ("a device such as 'cpu' or 'cuda', or None", lambda value: value is None or _device(value)),
     "task_weights": ("task -> weight (a number above 0), or None", lambda value: value is None or _task_weights(value)),
     "baselines": ("True or False", lambda value: isinstance(value, bool)),
+    **dict.fromkeys(
+        ("min_learning_rate", "decay", "l1", "stay_near", "co_tuning"), ("a number, 0 or more", lambda value: 0 <= value < float("inf"))
+    ),
+    **dict.fromkeys(("weight_decay", "min_delta"), ("a number, 0 or more", lambda value: value >= 0)),
+    **dict.fromkeys(("dropout", "distill", "momentum", "warmup", "label_smoothing"), ("a number in [0, 1)", lambda value: 0 <= value < 1)),
+    **dict.fromkeys(("learning_rate", "clip_norm"), ("a number above 0, or None", lambda value: value is None or value > 0)),
+    **dict.fromkeys(
+        ("unfreeze_every", "patience"),
+        ("a whole number, 1 or more, or None", lambda value: value is None or (is_whole(value) and value >= 1)),
+    ),
 }
 _USUAL = {field.name: field.default for field in fields(Settings)}
 """Setting -> its default."""

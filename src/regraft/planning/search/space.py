@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import SettingError, near_names
 from ...networks.contract import Network
 from ...training import Settings
+from ...training.settings import is_whole
 from ..plan import SOLVING, Plan, make_plan
 
 __all__ = ["CLOSED_FORM", "HEAD_NAMES", "NAMES", "Range", "Space", "default_space", "plan_for"]
@@ -46,8 +47,8 @@ _OWNERS = {"frozen": "partial", "block": "surgical"}
 _FIRST = ("strategy", "optimizer", "schedule", "head_layers")
 _KEYS = ("low", "high", "log", "step", "points")
 _HEAD_RULES: dict[str, tuple[str, Any]] = {
-    "head_layers": ("a whole number from 0 to 3", lambda value: _whole(value) and 0 <= value <= 3),
-    "head_units": ("a whole number, 1 or more", lambda value: _whole(value) and value >= 1),
+    "head_layers": ("a whole number from 0 to 3", lambda value: is_whole(value) and 0 <= value <= 3),
+    "head_units": ("a whole number, 1 or more", lambda value: is_whole(value) and value >= 1),
     "head_activation": ("'relu' or 'linear'", lambda value: value in ("relu", "linear")),
 }
 
@@ -73,7 +74,7 @@ class Range:
     @property
     def whole(self) -> bool:
         """Whether its values are whole numbers."""
-        return _whole(self.low) and _whole(self.high)
+        return is_whole(self.low) and is_whole(self.high)
 
     def suggested(self, name: str, trial: Any) -> float:
         """Return the value that an Optuna trial takes for `name`."""
@@ -257,7 +258,7 @@ def _range(name: str, given: Mapping[str, Any]) -> Range:
         raise SettingError(f"space: {name}={dict(given)}: expected numbers as 'low' and 'high'")
     if made.low >= made.high or (made.log and made.low <= 0) or (made.step is not None and (made.step <= 0 or made.log)):
         raise SettingError(f"space: {name}={dict(given)}: expected low < high, above 0 with 'log', and a 'step' above 0 only without it")
-    if not _whole(made.points) or made.points < 2:
+    if not is_whole(made.points) or made.points < 2:
         raise SettingError(f"space: {name}={dict(given)}: expected 2 'points' or more")
     return made
 
@@ -291,10 +292,6 @@ def _means_something(name: str, values: Mapping[str, Any]) -> bool:
     own = _CONDITIONS.get(other)
     present = values.get(other, default) if own is None or values.get(own[0], own[2]) in own[1] else default
     return present in wanted
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain(value: float, whole: bool) -> float:
