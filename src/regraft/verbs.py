@@ -529,7 +529,7 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad: bool = False,
     device: str | None = None,
 ) -> Network:
-    """Learn the code of a new condition from a few items of it. Nothing else of the network changes, and the account proves that.
+    """Learn the code of a new condition from a few examples of it. Nothing else of the network changes, and the account proves that.
 
     Args:
         net: a `Network` with codes (`adapt` with strategy="codes"), or whatever `load` opens.

@@ -188,7 +188,8 @@ def _account(account: Mapping[str, Any]) -> dict[str, Any]:
     for rule in (account.get("rules") or {}).values():
         rules[str(rule)] = rules.get(str(rule), 0) + 1
     rows = [(key, _HEADINGS[key], [_phrase(name) for name in account[key]]) for key in _HEADINGS if account.get(key)]
-    figures = [(str(name).replace("_", " "), f"{value:.4g}") for name, value in (account.get("figures") or {}).items()]
+    found = (account.get("figures") or {}).items()
+    figures = [(str(name).replace("_", " ").replace(" items", " examples"), f"{value:.4g}") for name, value in found]
     return {"rows": rows, "rules": list(rules.items()), "figures": figures, "notes": [str(note) for note in account.get("notes") or ()]}
 
 

@@ -82,7 +82,7 @@ def _adapt_condition(  # noqa: PLR0913  # over the limit: the options of the com
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Learn the code of a new condition from a few items of it; nothing else of the network changes."""
+    """Learn the code of a new condition from a few examples of it; nothing else of the network changes."""
     asked = listed_names(columns, option="--columns")
     how: dict[str, Any] = {"start": start, "fit": fit, "steps": steps, "step": step, "unsupervised": unsupervised}
     how |= {"replace": replace, "seed": seed}

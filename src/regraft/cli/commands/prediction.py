@@ -75,7 +75,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
     outside: Outside = False,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Print label and probability of each item, with the network's own preprocessing; of several tasks, those of each."""
+    """Print label and probability of each example, with the network's own preprocessing; of several tasks, those of each."""
     asked, shown = listed_names(columns, option="--columns"), listed_names(passed, option="--pass")
     check_given(folder, *(files or []), reading={"files": beside, "columns": asked, "pass": shown}, engine=engine)
     running = run_by(folder, engine, cluster=cluster)

@@ -58,7 +58,7 @@ def _profile(  # noqa: PLR0913  # over the limit: the options of the command
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure where transfer holds: probe accuracy by depth, the scenario, and what more items would give."""
+    """Measure where transfer holds: probe accuracy by depth, the scenario, and what more examples would give."""
     asked = listed_names(columns, option="--columns")
     reading: dict[str, Any] = {"target": wanted_target(target), "group": group, "columns": asked, "files": files, "outside": outside}
     reading |= {"kind": kind, "task": task, "max_length": max_length}
