@@ -16,7 +16,6 @@ from ..frontier import FrozenPass, Refusal, cacheable_layers, default_cache_fold
 from ..networks.contract import Network
 from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train
-from ..training.recipe import moving_statistics
 from .setup import Log, Setup
 
 __all__ = [
@@ -36,10 +35,6 @@ UNCACHED = "The frozen part is computed every epoch"
 """How a note begins where a network cannot be taken apart."""
 _OUTSIDE = (
     "Training ran on this machine, which is none of the cluster's: start the program on one of them, with cluster='auto', to train on all."
-)
-_PARTS = (
-    "On each machine of the cluster, BatchNorm layers took the statistics of that machine's part of a batch: with batch_norm='frozen' the "
-    "training is that of one machine."
 )
 
 
@@ -152,7 +147,7 @@ def training_of(  # over the limit: what a training is made of
     elif cluster not in (None, "auto"):
         cluster = None
         log.notes.extend({_OUTSIDE}.difference(log.notes))
-    training = Training(
+    return Training(
         setup.network,
         feed,
         setup.objective(),
@@ -167,9 +162,6 @@ def training_of(  # over the limit: what a training is made of
         setup.additions.rates,
         cluster=cluster,
     )
-    if cluster is not None and training.settings.batch_norm != "frozen" and moving_statistics(training):
-        log.notes.extend({_PARTS}.difference(log.notes))
-    return training
 
 
 def train_heads(

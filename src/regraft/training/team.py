@@ -2,16 +2,17 @@
 
 The scores of the whole batch go to every process, and the loss is computed on them: so it is that of one process whatever the loss is,
 and the sum of the gradients is its gradient. (DistributedDataParallel takes the mean of losses of parts, which is another number for
-class weights, unknown targets and parts of unequal size.) Each process has its own random numbers for dropout, and BatchNorm takes the
-statistics of its part of a batch.
+class weights, unknown targets and parts of unequal size.) BatchNorm takes the statistics of the whole batch; each process has its own
+random numbers for dropout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it has no declaration
+from torch.nn.functional import batch_norm
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.overrides import TorchFunctionMode
 
 from ..console import say, speaking
 from ..errors import RegraftError
@@ -73,6 +76,30 @@ class Team:
             made[task] = torch.cat([every[:start], own, every[start + len(own) :]])
         return made
 
+    @contextmanager
+    def statistics(self, modules: Iterable[Any]) -> Iterator[None]:
+        """Let those of some `modules` that are BatchNorm layers, of either family, take the statistics of the whole batch."""
+        if self.size == 1:
+            yield
+            return
+        of_keras = [one for one in modules if type(one).__name__ == "BatchNormalization"]
+        for one in of_keras:
+            vars(one)["_moments"] = partial(_moments_of_keras, self, one)
+        try:
+            with _WholeBatchNorm(self):
+                yield
+        finally:
+            for one in of_keras:
+                del vars(one)["_moments"]
+
+    def moments(self, values: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, int]:
+        """Return mean and variance of the `values` of all processes over some axes, which are kept with length 1, and of how many."""
+        counted = torch.tensor([float(np.prod([values.shape[axis] for axis in axes]))], dtype=torch.float64, device=values.device)
+        self._reached(dist.all_reduce, counted)
+        count = float(counted)
+        mean = _Summed.apply(self, values.sum(axes, keepdim=True)) / count
+        return mean, _Summed.apply(self, (values - mean).square().sum(axes, keepdim=True)) / count, int(count)
+
     def sum_gradients_(self, parameters: Sequence[Tensor]) -> None:
         """Add up the gradients of all processes in each of them; a parameter that none has used keeps None."""
         if self.size == 1:
@@ -123,6 +150,70 @@ class Team:
 
 
 ALONE = Team()
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of what all processes have; so is its gradient, as each has that of its part of the batch."""
+
+    @staticmethod
+    def forward(ctx: Any, team: Team, values: Tensor) -> Tensor:  # over the limit: PyTorch calls it so
+        """Return the sum."""
+        ctx.team, total = team, values.detach().clone()
+        team._reached(dist.all_reduce, total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        """Return the gradients of `forward`'s arguments."""
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        ctx.team._reached(dist.all_reduce, total)
+        return None, total
+
+
+class _WholeBatchNorm(TorchFunctionMode):
+    """While it lasts, `batch_norm` of PyTorch takes the statistics of all processes where it takes those of the batch."""
+
+    def __init__(self, team: Team) -> None:
+        super().__init__()
+        self.team = team
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return what the function gives."""
+        named = kwargs or {}
+        if func is batch_norm and (named.get("training") or (len(args) > 5 and args[5])):
+            return self._normed(*args, **named)
+        return func(*args, **named)
+
+    def _normed(  # noqa: PLR0913  # over the limit: as `batch_norm` takes them
+        self,
+        values: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        axes = [axis for axis in range(values.ndim) if axis != 1]
+        mean, variance, count = self.team.moments(values.float(), axes)
+        if count < 2:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(values.shape)}")
+        for average, found in ((running_mean, mean), (running_var, variance * (count / (count - 1)))):
+            if average is not None:
+                average.detach().lerp_(found.detach().reshape(-1).to(average.dtype), momentum)
+        normed = (values - mean) * (variance + eps).rsqrt()
+        shape = [1, -1, *[1] * (values.ndim - 2)]
+        normed = normed if weight is None else normed * weight.reshape(shape)
+        return (normed if bias is None else normed + bias.reshape(shape)).to(values.dtype)
+
+
+def _moments_of_keras(team: Team, layer: Any, inputs: Tensor, mask: Any) -> Any:  # over the limit: Keras calls it so
+    """Return mean and variance by channel for a BatchNormalization layer of Keras; under a `mask`, those of this process's part."""
+    if mask is not None:
+        return vars(type(layer))["_moments"](layer, inputs, mask)
+    mean, variance, _count = team.moments(inputs, vars(layer)["_reduction_axes"])
+    return mean.reshape(-1), variance.reshape(-1)
 
 
 def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Callable[[], bytes], most: int, cluster: str) -> S:
