@@ -69,6 +69,7 @@ def test_paired_difference_published() -> None:
     assert (result["better"], result["items"], result["only_a"], result["only_b"]) == ("a", 50, 12, 2)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 20), st.integers(0, 20), st.integers(0, 40))
 def test_paired_difference_is_antisymmetric_and_exact(both: int, only_a: int, only_b: int, neither: int) -> None:
     if both + only_a + only_b + neither == 0:
