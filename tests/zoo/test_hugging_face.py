@@ -323,3 +323,15 @@ def test_settings_of_sound_that_would_take_the_memory_are_not_used() -> None:
     assert (found.chunk_length, found.hop_length, found.feature_size) == (30, 160, 8)
     assert sound_extractor({"feature_extractor_type": "BertModel"}) is None
     assert sound_extractor({"feature_extractor_type": "os.system"}) is None
+
+
+def test_a_mixture_of_experts_is_exported_by_what_exporters_know() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 16}
+    config = transformers.MixtralConfig(**sizes, num_local_experts=2, vocab_size=20, pad_token_id=0, num_labels=3)
+    net = regraft.load(transformers.MixtralForSequenceClassification(config), inputs={"input_ids": (6,)})
+    before, twin = net.module.config._experts_implementation, net.body.copy()
+    twin.ready_for_export_()
+    assert twin.module.config._experts_implementation != "grouped_mm"
+    assert net.module.config._experts_implementation == before
+    with torch.no_grad():
+        assert torch.allclose(twin.scores(net.sample)["main"], net.scores(net.sample)["main"], atol=1e-5)

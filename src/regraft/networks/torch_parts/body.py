@@ -374,6 +374,9 @@ class TorchBody(Body):
         """Make a private copy one on the CPU, in inference mode."""
         self.move_(torch.device("cpu"))
         self.mode_(False)
+        for config in [getattr(module, "config", None) for module in self.module.modules()]:
+            if getattr(config, "_experts_implementation", None) == "grouped_mm":  # no exporter knows it
+                config._experts_implementation = "batched_mm"
 
     def name_for_export_(self) -> None:
         """Name the parts of edits by their attributes, which PyTorch's exporter follows."""
