@@ -148,3 +148,19 @@ def test_a_result_that_is_no_scores_is_refused() -> None:
     net = regraft.load(nn.Conv1d(2, 3, 2), inputs=(2, 5))
     with pytest.raises(NetworkError, match=r"whose result has the shape \(2, 3, 4\)"):
         net.predict(np.zeros((3, 2, 5), np.float32))
+
+
+def test_a_head_whose_scores_other_parts_read_is_not_resized() -> None:
+    class Coder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code, self.decode = torch.nn.Linear(6, 3), torch.nn.Linear(3, 6)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            code = self.code(x)
+            return self.decode(code), code
+
+    net = regraft.load(Coder(), inputs=(6,), head="code")
+    assert regraft.retarget(net, ["a", "b", "c"]).logits(np.zeros((2, 6), np.float32)).shape == (2, 3)
+    with pytest.raises(NetworkError, match=r"'code' cannot have 2 rows: other parts of the network read what it gives"):
+        regraft.retarget(net, ["a", "b"])

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Identity, Linear, Module, Parameter, Sigmoid, Softmax
 
 from ...errors import NetworkError
+from ...files.formats import reason_of
 from ..account import Account
 from ..edits import Biased, Codes, Cut, Edit, Folded, Stack, Taps
 from ..family import edit_table
@@ -105,7 +106,20 @@ def _with_rows(twin: TorchBody, head: Head) -> TorchBody:
                     setattr(holder, name, len(head.in_layer().weight))
     twin.recount_(layers)
     twin.heads[head.task] = replace(head, layer=layers[0])
+    if twin.found[head.task].others and len(head.in_layer().weight) != len(old.in_layer().weight):
+        _check_runs(twin, layers[0])
     return twin
+
+
+def _check_runs(body: TorchBody, layer: str) -> None:
+    """Raise if what makes the other results of a network reads the scores of its head, a `layer`, and does not take another number."""
+    try:
+        body.traced()
+    except Exception as error:  # a Python forward may fail in any way
+        raise NetworkError(
+            f"The head {layer!r} cannot have {len(body.head.in_layer().weight)} rows: other parts of the network read what it gives and "
+            f"fail ({reason_of(error)}). Give a module that ends with {layer!r}, without these parts."
+        ) from error
 
 
 def _parted(body: TorchBody, head: Head) -> dict[str, Head]:
