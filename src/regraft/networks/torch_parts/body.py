@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -374,7 +374,8 @@ class TorchBody(Body):
         """Make a private copy one on the CPU, in inference mode."""
         self.move_(torch.device("cpu"))
         self.mode_(False)
-        for config in [getattr(module, "config", None) for module in self.module.modules()]:
+        configs: list[Any] = [getattr(module, "config", None) for module in self.module.modules()]
+        for config in configs:
             if getattr(config, "_experts_implementation", None) == "grouped_mm":  # no exporter knows it
                 config._experts_implementation = "batched_mm"
 
