@@ -211,6 +211,36 @@ def test_a_file_is_opened_adapted_and_opened_again(name: str, tmp_path: Path) ->
     assert all(key.endswith("weight_hh_l0_reverse") for key in still), still  # of the last step alone, backwards is one step
 
 
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_a_probe_of_all_depths_comes_back_trainable(family: str, tmp_path: Path) -> None:
+    """Its pooling multiplies maps by a constant that stands left."""
+    torch.manual_seed(0)
+    keras.utils.set_random_seed(0)
+    labels, layers = np.arange(36) % 3, keras.layers
+    shape = (2, 12, 10) if family == "torch" else (12, 10, 2)
+    items = DRAWS.normal(labels.reshape(-1, 1, 1, 1), size=(36, *shape)).astype(np.float32)
+    if family == "torch":
+        module: Any = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
+        )
+    else:
+        stack = [keras.Input(shape), layers.Conv2D(4, 3, activation="relu"), layers.Conv2D(5, 3), layers.GlobalAveragePooling2D()]
+        module = keras.Sequential([*stack, layers.Dense(3)])
+    net = regraft.load(module, **({"inputs": shape} if family == "torch" else {}))
+    probed = regraft.adapt(net, (items, np.array(ABC)[labels]), strategy="probe", cache="memory").network
+    assert len(probed.edits) > 1
+    found = regraft.load(probed.export(tmp_path / "x.onnx"))
+    assert "converted from ONNX" in found.account.notes[0] and found.classes == ABC
+    expected = probed.logits(items)
+    np.testing.assert_allclose(found.logits(items), expected, atol=1e-5 * np.abs(expected).max())
+    opened = regraft.load(found.save(tmp_path / "kept"))
+    np.testing.assert_array_equal(opened.logits(items), found.logits(items))
+    opened.freeze_(())
+    opened.scores(torch.from_numpy(items))[opened.head.task].square().sum().backward()
+    convolutions = [part for part in opened.module.modules() if isinstance(part, nn.Conv2d)]
+    assert len(convolutions) == 2 and all(part.weight.grad is not None and part.weight.grad.any() for part in convolutions)
+
+
 @pytest.mark.parametrize("opset", [9, 10, 12, 13])
 def test_the_opsets_of_matlab(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"

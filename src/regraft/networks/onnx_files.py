@@ -81,7 +81,8 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
         if isinstance(problem, RegraftError) and not isinstance(problem, NetworkError):
             raise
         reason = why_not_exported(problem)
-        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. Export it as {network.own_endings[0]}.") from problem
+        first = 'net.to("torch") makes it of PyTorch\'s layers, which often can be; or export' if network.family == "keras" else "Export"
+        raise NetworkError(f"The network cannot be written as an ONNX file: {reason}. {first} it as {network.own_endings[0]}.") from problem
     with writable(path.parent, error=NetworkError):
         write_bytes(path, content)
     return path

@@ -198,7 +198,18 @@ def _folded(model: Any) -> Any:
             )
             _split_(made.graph, ir)
             optimizer.remove_unused_nodes(made)
-    return ir.serde.serialize_model(made)
+    folded = ir.serde.serialize_model(made)
+    _left_as_numbers_(folded.graph)
+    return folded
+
+
+def _left_as_numbers_(graph: Any) -> None:
+    """Let constants that stand left in a product be no weights: the library takes each for that of a linear layer, which stands right."""
+    held, helper = {tensor.name: tensor for tensor in graph.initializer}, importlib.import_module("onnx.helper")
+    pairs = [node.input for node in graph.node if node.op_type == "MatMul"]
+    for name in {left for left, right in pairs if left in held and right not in held}:
+        graph.node.insert(0, helper.make_node("Constant", [], [name], name=name, value=held[name]))
+        graph.initializer.remove(held[name])
 
 
 @contextmanager
