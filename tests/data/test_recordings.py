@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,45 @@ def test_recordings_that_are_mostly_silence_are_pointed_out(sounds: Path) -> Non
     told = "Warning: 12 of 12 recordings are shorter than a quarter of the 9 s"
     assert any(told in note for note in regraft.check(sounds, _torch(preprocessing=_own(9.0))).facts["notes"])
     assert not any("quarter" in note for note in regraft.check(sounds, _torch(preprocessing=_own(1.9))).facts["notes"])
+
+
+WORDS, VOICES = ("yes", "seven", "banana"), ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-us+f3")
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """Three words, each said by four voices, at the 22,050 Hz of the program that speaks."""
+    program = shutil.which("espeak-ng")
+    if program is None:
+        pytest.skip("espeak-ng, which speaks the words, is not installed")
+    for word in WORDS:
+        (tmp_path / "speech" / word).mkdir(parents=True)
+        for voice in VOICES:
+            subprocess.run([program, "-v", voice, "-w", str(tmp_path / f"speech/{word}/{voice}.wav"), word], check=True)
+    return tmp_path / "speech"
+
+
+@pytest.mark.parametrize("family", ["torch", "keras"])
+def test_words_are_learned_from_some_voices_and_told_apart_in_another(speech: Path, family: str, tmp_path: Path) -> None:
+    pytest.importorskip("librosa")
+    how: dict[str, Any] = {"preprocessing": {"kind": "audio", "as_": "mel", "sample_rate": RATE, "seconds": 0.8}}
+    if family == "torch":
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(1, 16, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d((4, 6)), nn.Flatten(), nn.Linear(384, 5))
+        net = regraft.load(nn.Sequential(*layers), inputs=(1, 32, 48), **how)
+    else:
+        keras = pytest.importorskip("keras")
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((32, 48, 1))
+        made = keras.layers.MaxPooling2D((8, 8))(keras.layers.Conv2D(16, 5, padding="same", activation="relu")(inputs))
+        net = regraft.load(keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten()(made))), **how)
+    paths = sorted(speech.rglob("*.wav"))
+    data = read((paths, [path.parent.name for path in paths]))
+    assert all(part in str(data.summary()) for part in ("12, of the kind 'audio'", "22050 Hz"))
+    known = [row for row, path in enumerate(paths) if path.stem != "en-gb-x-rp"]
+    test = data.subset([row for row in range(len(paths)) if row not in known])
+    result = regraft.adapt(net, data.subset(known), strategy="probe", cache="memory", holdout=0, test=test)
+    assert result.scores["test"]["accuracy"] == 1.0
+    said = [soundfile.read(speech / "seven" / f"{voice}.wav")[0] for voice in VOICES]
+    soundfile.write(tmp_path / "long.flac", np.concatenate(said), 22050)
+    assert result.network.predict([tmp_path / "long.flac"]).labels == ["seven"]
