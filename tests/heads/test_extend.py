@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 from sklearn.datasets import load_digits
 from torch import nn
 
 import regraft
 from regraft.errors import DataError, NetworkError, SettingError
-from regraft.heads.starts import balanced_rows, imprinted_rows, scale_and_shifts, separated_rows
+from regraft.heads.starts import fitted_rows, imprinted_rows, separated_rows
 from regraft.probes import statistics_of
 
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
@@ -151,21 +152,32 @@ def test_formulas_by_hand() -> None:
     np.testing.assert_allclose(rows, [2 * np.array([-1.0, 1.0]) / np.sqrt(2)])  # from (4, 0), where the old row points, to (0, 4)
     np.testing.assert_allclose(features[0] @ rows[0] + biases[0], 0.5 * 1.001)  # just above the old class
     both = np.array([[3.0, 0.0], [2.0, 0.2], [2.5, 0.1], [2.2, 0.4], [0.0, 3.0], [0.1, 2.0], [0.3, 2.2], [0.2, 2.6]])
-    rows, biases = balanced_rows(both, np.repeat([0, 1], 4), count=1, old=old)
+    stored = (both[:4], np.zeros(4, int))
+    rows, biases = fitted_rows(both[4:], np.zeros(4, int), count=1, old=old, known=None, stored=stored)
     scores = np.concatenate([both @ old[0].T + old[1], both @ rows.T + biases], 1)
     assert scores.argmax(1).tolist() == [0] * 4 + [1] * 4
 
 
-def test_scale_and_shifts_are_those_of_the_lowest_loss_whatever_the_unit_of_the_new_scores() -> None:
-    draw, targets = np.random.default_rng(0), np.arange(600) % 3
-    scores = 3 * np.eye(3)[targets] + draw.normal(size=(600, 3))
-    for unit in (1e-6, 1.0, 1e6):
-        given = np.column_stack([scores[:, :2], unit * (scores[:, 2] - 7)])
-        factor, shifts = scale_and_shifts(given, targets, first=2)
-        made = np.column_stack([scores[:, :2], factor * given[:, 2] + shifts[0]])
-        right = made.argmax(1) == targets
-        assert right.mean() > (scores.argmax(1) == targets).mean() - 0.01
-        assert abs(right[targets == 2].mean() - right[targets < 2].mean()) < 0.05
+@pytest.mark.parametrize("kept", ["statistics", "examples", "both"])
+def test_fitted_rows_have_the_lowest_loss_beside_the_old_ones_whatever_the_unit_of_the_features(kept: str) -> None:
+    draw, targets = np.random.default_rng(0), np.arange(600) % 5
+    features = 2 * np.eye(6)[targets] + draw.normal(size=(600, 6))
+    old, isold = (3 * np.eye(3, 6), np.full(3, -2.0)), targets < 3
+    for unit in (1e-4, 1.0, 1e4):
+        x, rows = unit * features, (old[0] / unit, old[1])
+        known = None if kept == "examples" else statistics_of(x[isold], targets[isold], classes=["a", "b", "c"])
+        stored = None if kept == "statistics" else (x[isold], targets[isold])
+        weight, bias = fitted_rows(x[~isold], targets[~isold] - 3, count=2, old=rows, known=known, stored=stored)
+
+        def loss(weight: np.ndarray, bias: np.ndarray, x: np.ndarray = x, rows: tuple[np.ndarray, np.ndarray] = rows) -> float:
+            scores = np.concatenate([x @ rows[0].T + rows[1], x @ weight.T + bias], axis=1)
+            return float((logsumexp(scores, axis=1) - scores[np.arange(600), targets]).mean())
+
+        least = loss(weight, bias)
+        for _ in range(30):
+            other = draw.normal(size=(2, 7)) * 0.5
+            assert loss(weight + other[:, :6] / unit, bias + other[:, 6]) > least
+        assert least < loss(np.zeros((2, 6)), np.zeros(2)) - 0.3
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,11 @@ def _slope(probe: LinearProbe, features: np.ndarray, targets: np.ndarray, loss: 
     bias = torch.tensor((probe.bias + probe.weight @ mean) / probe.temperature, requires_grad=True)
     scores = torch.from_numpy((features - mean) / scale) @ weight.T + bias
     given = None if loss.class_weight is None else torch.tensor(loss.class_weight)
+    items = np.ones(len(features)) if loss.item_weight is None else loss.item_weight
+    repeated = torch.from_numpy(np.repeat(np.arange(len(features)), items.astype(int)))  # whole weights are repetitions
     factor = len(features) * (targets.shape[1] if targets.ndim == 2 else 1)
-    made = loss_for(loss.kind)(scores, torch.from_numpy(targets), class_weight=given, label_smoothing=loss.label_smoothing)
+    truth = torch.from_numpy(targets)[repeated]
+    made = loss_for(loss.kind)(scores[repeated], truth, class_weight=given, label_smoothing=loss.label_smoothing)
     (factor * made + probe.penalty / 2 * weight.square().sum()).backward()
     return max(float(weight.grad.abs().max()), float(bias.grad.abs().max())) / len(features)
 
@@ -32,13 +35,14 @@ def _slope(probe: LinearProbe, features: np.ndarray, targets: np.ndarray, loss: 
 @pytest.mark.parametrize("shape", [(90, 8), (40, 90)])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"class_weight": np.array([0.2, 3.0, 1.0])}, {"label_smoothing": 0.2}],
+    [{}, {"class_weight": np.array([0.2, 3.0, 1.0])}, {"label_smoothing": 0.2}, {"item_weight": np.tile([1.0, 3.0], 45)}],
     ids=lambda options: " ".join(options) or "plain",
 )
 @pytest.mark.parametrize("kind", ["classification", "multi-label"])
 def test_it_is_the_minimum_of_the_loss_of_training_and_the_penalty(kind: str, options: dict[str, object], shape: tuple[int, int]) -> None:
     features, rows = blobs(shape[0], width=shape[1], classes=3)
     targets = rows if kind == "classification" else (np.eye(3)[rows] + np.eye(3)[(rows + rows // 2) % 3]).clip(0, 1)
+    options = {name: value[: len(rows)] if name == "item_weight" else value for name, value in options.items()}  # type: ignore[index]
     loss = LogisticLoss(kind, **options)  # type: ignore[arg-type]
     assert _slope(fit_logistic(features, targets, classes=3, loss=loss), features, targets, loss) < 1e-4
 
@@ -90,6 +94,18 @@ def test_scores_that_are_given_stay_and_the_head_adds_what_they_lack() -> None:
     assert (both.argmax(1) == labels).mean() >= (alone.scores(features).argmax(1) == labels).mean()
     perfect = fit_logistic(features, labels, classes=4, loss=LogisticLoss(offset=20 * np.eye(4)[labels]))
     assert np.abs(perfect.weight).max() < 1e-2 * np.abs(alone.weight).max()  # nothing is lacking
+
+
+def test_classes_that_are_fixed_have_no_weights() -> None:
+    features, labels = blobs(60)
+    known = 3 * np.eye(4)[labels] * (labels < 2)[:, None]
+    probe = fit_logistic(features, labels, classes=4, loss=LogisticLoss(offset=known, fixed=2))
+    weight, bias = probe.weight - probe.weight[0], probe.bias - probe.bias[0]
+    assert np.abs(weight[1]).max() < 1e-12 and abs(bias[1]) < 1e-12 and np.abs(weight[2:]).max(axis=1).min() > 0.1
+    scores = (features @ weight.T + bias) / probe.temperature + known
+    assert (scores.argmax(1) == labels).mean() > 0.95
+    held_out = probe.loo_scores / probe.temperature
+    np.testing.assert_allclose(held_out[:, :2], known[:, :2], atol=1e-6)
 
 
 def test_faults_are_named() -> None:

@@ -19,7 +19,7 @@ from ..probes import ClassStatistics, fit_lda, fit_ridge, statistics_of
 from ..randomness import own_state
 from ..tasks import harmonic_mean
 from .starting import STARTS, Start, as_data, ready_for, started
-from .starts import Rows, aligned_to_statistics, balanced_rows, lowest_biases, probed_rows, separated_rows
+from .starts import Rows, fitted_rows, lowest_biases, probed_rows, separated_rows
 
 __all__ = ["extend", "extension_figures"]
 
@@ -158,15 +158,14 @@ def _with_new_rows(
     original = (head.weight[: head.parts[0]], head.bias[: head.parts[0]])
     if start in ("random", "mean", "zeros"):
         return started(net, head, new=np.arange(first, first + count), old=before, start=Start(start))
-    stored = None if old_data is None else as_data(old_data).with_classes((head.classes or ())[:first])
-    both = features if stored is None else np.concatenate([net.features(stored), features])
+    kept = None if old_data is None else as_data(old_data).with_classes((head.classes or ())[:first])
+    stored = None if kept is None else (net.features(kept), kept.targets)
     if head.kind == "multi-label":  # labels do not compete: each is told from the items without it
         present = targets if targets.ndim == 2 else np.eye(count)[targets]
+        both = features if stored is None else np.concatenate([stored[0], features])
         probe = fit_ridge(both, np.concatenate([np.zeros((len(both) - len(features), count)), present]), kind="multi-label")
         made = (probe.weight, probe.bias)
-    elif stored is not None:
-        made = balanced_rows(both, np.concatenate([stored.targets, targets + first]), count=count, old=before)
-    elif start == "probe":
+    elif start == "probe" and stored is None:
         if net.fresh:
             raise SettingError(
                 f"start='probe' solves class weights on what the head reads, and {', '.join(map(repr, net.fresh))} below it were never "
@@ -176,8 +175,8 @@ def _with_new_rows(
             raise SettingError(f"start='probe' tells new classes from each other; received {count}. Choose 'imprint', or give old_data=.")
         rows, _ = probed_rows(features, targets, count=count, kept=original, wanted=np.arange(count))
         made = (rows, lowest_biases(features, targets, rows=rows, old=original))
-    elif known is not None:
-        made = _aligned(shown, count=count, old=original, known=_in_order(known, head))
+    elif known is not None or stored is not None:
+        made = _fitted(shown, head=head, known=None if known is None else _in_order(known, head), stored=stored)
     else:
         made = separated_rows(features, targets, count=count, old=original)
     weight, bias = head.weight.copy(), head.bias.copy()
@@ -185,19 +184,23 @@ def _with_new_rows(
     return replace(head, weight=weight, bias=bias)
 
 
-def _aligned(shown: tuple[np.ndarray, np.ndarray], *, count: int, old: Rows, known: ClassStatistics) -> Rows:
-    """Return new rows that are aligned to what class statistics say of the old classes.
+def _fitted(shown: Rows, *, head: Head, known: ClassStatistics | None, stored: Rows | None) -> Rows:
+    """Return new rows that are fitted to examples of the new classes, with those of old classes or what statistics say of them.
 
-    Statistics of very wide features are of every so many of them and of the scores of the old classes: as these are linear in the
+    Statistics of very wide features are of every so many of them and of the scores of the original classes: as these are linear in the
     features, so is what is read from them.
     """
-    (features, targets), every = shown, known.every
-    if every == 1:
-        return aligned_to_statistics(features, targets, count=count, old=old, known=known)
-    seen, classes = _seen(features, old=old, every=every), len(old[0])
-    first = seen.shape[1] - classes
-    of_scores = (np.eye(classes, seen.shape[1], first), np.zeros(classes))
-    rows = aligned_to_statistics(seen, targets, count=count, old=of_scores, known=replace(known, every=1))
+    (features, targets), count, first = shown, head.parts[-1], len(head.weight) - head.parts[-1]
+    if known is None or known.every == 1:
+        return fitted_rows(features, targets, count=count, old=(head.weight[:first], head.bias[:first]), known=known, stored=stored)
+    every, classes = known.every, head.parts[0]
+    old = (head.weight[:classes], head.bias[:classes])
+    seen = _seen(features, old=old, every=every)
+    of_scores = (np.eye(classes, seen.shape[1], seen.shape[1] - classes), np.zeros(classes))
+    if stored is not None:
+        kept = stored[1] < classes
+        stored = _seen(stored[0][kept], old=old, every=every), stored[1][kept]
+    rows = fitted_rows(seen, targets, count=count, old=of_scores, known=replace(known, every=1), stored=stored)
     return _on_all(rows, old=old, every=every)
 
 

@@ -7,7 +7,7 @@ from .knn import fit_vote, neighbour_scores
 from .logistic import LogisticLoss, fit_logistic
 from .random_projection import fit_random_projection
 from .ridge import RidgeProbe, fit_ridge
-from .statistics import ClassStatistics, fit_lda, fit_lda_probe, held_out_factors, shrunk_covariance, statistics_of, within_covariance
+from .statistics import ClassStatistics, fit_lda, fit_lda_probe, held_out_factors, shrunk_covariance, statistics_of
 from .svm import fit_svm
 from .unknown import UNKNOWN_SCORES, UnknownChoice, UnknownJudge, choose_unknown, unknown_scores
 
@@ -37,5 +37,4 @@ __all__ = [
     "shrunk_covariance",
     "statistics_of",
     "unknown_scores",
-    "within_covariance",
 ]

@@ -56,15 +56,19 @@ class LogisticLoss:
     Attributes:
         kind: "classification" (softmax) or "multi-label" (one sigmoid a label).
         class_weight: (C,) weights >= 0 of the classes or labels; None for all equal.
+        item_weight: (N,) weights >= 0 of the examples; None for all equal.
         label_smoothing: in [0, 1), as of `regraft.tasks.loss_for`.
         offset: (N, C) scores that are added to those of the head and stay as they are; None for none.
+        fixed: how many classes, the first ones, have no weights of their own: their scores are those of the offset.
         device: where products are computed, such as "cuda".
     """
 
     kind: str = "classification"
     class_weight: np.ndarray | None = None
+    item_weight: np.ndarray | None = None
     label_smoothing: float = 0.0
     offset: np.ndarray | None = None
+    fixed: int = 0
     device: str = "cpu"
 
 
@@ -235,7 +239,8 @@ class _Problem:
         """Return the problem of some of the examples."""
         if len(rows) == len(self.y):
             return self
-        loss = replace(self.loss, offset=None if self.loss.offset is None else self.loss.offset[rows])
+        weight, offset = (None if values is None else values[rows] for values in (self.loss.item_weight, self.loss.offset))
+        loss = replace(self.loss, item_weight=weight, offset=offset)
         return _Problem(self.x[torch.from_numpy(rows)], self.y[rows], loss, np.flatnonzero(self.y[rows].sum(axis=0) > 0))
 
     @property
@@ -247,10 +252,12 @@ class _Problem:
         """Return (n, C): how much each target of each example counts, 1 on average over the examples."""
         smooth, columns = self.loss.label_smoothing, self.columns
         weight = np.ones(self.y.shape[1]) if self.loss.class_weight is None else np.asarray(self.loss.class_weight, np.float64)
+        items = np.ones(len(self.y)) if self.loss.item_weight is None else np.asarray(self.loss.item_weight, np.float64)
         if self.loss.kind == "classification":
             spread = self.y[:, columns] * (1 - smooth) + smooth / len(columns)
-            return np.asarray(spread * weight[columns] * len(self.y) / max(float((self.y @ weight) @ np.ones(len(self.y))), 1e-30))
-        shares = np.tile(weight, (len(self.y), 1))
+            shares = spread * weight[columns] * items[:, None]
+            return np.asarray(shares * len(self.y) / max(float((self.y @ weight) @ items), 1e-30))
+        shares = np.broadcast_to(weight, self.y.shape) * items[:, None]
         return np.asarray(shares * self.y.size / max(float(shares.sum()), 1e-30))
 
     def solved(self, inverse: float, start: np.ndarray | None, *, steps: int, tolerance: float) -> np.ndarray:
@@ -285,6 +292,7 @@ class _Problem:
                 excess = made["shares"] * (torch.sigmoid(scores) - made["truth"])
             slope = torch.cat([self.x.T @ excess, excess.sum(dim=0, keepdim=True)]).double().cpu().numpy() / count
             slope[:-1] += values[:-1] / (inverse * count)
+            slope[:, columns < self.loss.fixed] = 0.0
             return float(value) / count + float(np.square(values[:-1]).sum()) / (2 * inverse * count), (slope / steepness).ravel()
 
         begin = np.zeros(shape) if start is None or start.shape != shape else start * steepness

@@ -34,13 +34,11 @@ from .common import (
 
 __all__ = [
     "ClassStatistics",
-    "WithinCovariance",
     "fit_lda",
     "fit_lda_probe",
     "held_out_factors",
     "shrunk_covariance",
     "statistics_of",
-    "within_covariance",
 ]
 
 _CHUNK = 2**22
@@ -260,7 +258,7 @@ def fit_lda(
         raise DataError(f"None of the {len(present)} classes has items; a discriminant needs at least one.")
     means, counts = statistics.means[present], statistics.counts[present]
     weight, offsets = np.zeros(means.shape), np.zeros(len(counts))
-    within = within_covariance(statistics, shrinkage=shrinkage, standardise=standardise)
+    within = _within_covariance(statistics, shrinkage=shrinkage, standardise=standardise)
     if len(within.unit):
         about = means - means.mean(axis=0)
         weight = within.solve(about)
@@ -273,7 +271,7 @@ def fit_lda(
 
 
 @dataclass(frozen=True, eq=False)
-class WithinCovariance:
+class _WithinCovariance:
     """The covariance within classes of the features that vary, in units in which it is solved.
 
     Attributes:
@@ -295,19 +293,8 @@ class WithinCovariance:
         made[:, self.live] = cho_solve(factor, (rows[:, self.live] / self.unit).T).T / self.unit
         return made
 
-    def trace(self, scatter: np.ndarray) -> float:
-        """Return the trace of S⁻¹ times a `scatter` (d, d) of the features: exact up to 256 that vary, else of 256 random directions.
 
-        Source: Hutchinson 1990, Communications in Statistics 19:433-450.
-        """
-        width = len(self.unit)
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], (256, width)) / 16 if width > 256 else np.eye(width)
-        rows = np.zeros((len(signs), len(self.live)))
-        rows[:, self.live] = signs / self.unit
-        return float((self.solve(rows @ scatter)[:, self.live] * self.unit * signs).sum())
-
-
-def within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = None, standardise: bool = False) -> WithinCovariance:
+def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = None, standardise: bool = False) -> _WithinCovariance:
     """Return the shrunk covariance within classes, of which `fit_lda` takes the inverse.
 
     Args:
@@ -318,14 +305,14 @@ def within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = 
     scale, means = statistics.scale(), statistics.means[statistics.counts > 0]
     live = np.isfinite(scale)
     if not live.any():
-        return WithinCovariance(live, np.ones(0), np.zeros((0, 0)), 1.0)
+        return _WithinCovariance(live, np.ones(0), np.zeros((0, 0)), 1.0)
     unit = scale[live] if standardise else np.ones(int(live.sum()))
     about = (means[:, live] - means[:, live].mean(axis=0)) / unit
     covariance = statistics.covariance[np.ix_(live, live)] / np.outer(unit, unit)
     lacking = np.square(scale[live] / unit) - statistics.variances()[live] / np.square(unit)
     covariance[np.diag_indices(len(unit))] += np.maximum(lacking, 0)
     size = float(np.abs(means[:, live] / unit).max())
-    return WithinCovariance(live, unit, *_regularised(covariance, about, size=size, freedom=statistics.freedom, shrinkage=shrinkage))
+    return _WithinCovariance(live, unit, *_regularised(covariance, about, size=size, freedom=statistics.freedom, shrinkage=shrinkage))
 
 
 def shrunk_covariance(statistics: ClassStatistics) -> np.ndarray:
