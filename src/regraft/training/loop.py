@@ -308,8 +308,7 @@ def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelera
 
 def _loss(training: Training, accelerator: Accelerator, *, indices: np.ndarray, payload: Payload) -> Tensor:
     """Return the loss of one batch."""
-    statistics = training.team.statistics(training.network.modules().values())
-    with accelerator.autocast(), dropped(training.network, training.settings.dropout), statistics:
+    with accelerator.autocast(), dropped(training.network, training.settings.dropout), training.team.statistics(training.network):
         scores = training.feed.scores(payload)
     loss = training.objective(training.team.whole(scores, len(indices)), indices)
     if not training.settings.l1:

@@ -8,7 +8,7 @@ random numbers for dropout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..console import say, speaking
 from ..errors import RegraftError
-from ..networks.contract import Scores
+from ..networks.contract import Network, Scores
 from ..scale import WorkerLostError, alongside, other_machines
 
 __all__ = ["ALONE", "Team", "in_team"]
@@ -77,12 +77,12 @@ class Team:
         return made
 
     @contextmanager
-    def statistics(self, modules: Iterable[Any]) -> Iterator[None]:
-        """Let those of some `modules` that are BatchNorm layers, of either family, take the statistics of the whole batch."""
+    def statistics(self, network: Network) -> Iterator[None]:
+        """Let the BatchNorm layers of a `network`, of either family, take the statistics of the whole batch."""
         if self.size == 1:
             yield
             return
-        of_keras = [one for one in modules if type(one).__name__ == "BatchNormalization"]
+        of_keras = [one for one in network.modules().values() if type(one).__name__ == "BatchNormalization"]
         for one in of_keras:
             vars(one)["_moments"] = partial(_moments_of_keras, self, one)
         try:
