@@ -29,7 +29,7 @@ def found(shallow: float, deep: float, *, joint: float, per_class: int) -> Found
     [
         (20, 0.5, 0.85, ("Small", "similar"), "train a head on the deepest features"),
         (20, 0.85, 0.5, ("Small", "different"), "train a head on features of an earlier block"),
-        (500, 0.5, 0.85, ("Large", "similar"), "fine-tune the whole network; there are items enough"),
+        (500, 0.5, 0.85, ("Large", "similar"), "fine-tune the whole network; there are examples enough"),
         (500, 0.85, 0.5, ("Large", "different"), "or train it from scratch"),
     ],
 )
