@@ -279,7 +279,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         first = printable(str(texts[named[0]][0]))
         raise DataError(
             f"The column {named[0]!r} of {table.name} names files, and the first is not there: {first!r}. "
-            "Give the folder that holds them as files= (--files), or kind='text' where the names themselves are to be read."
+            "Give the folder that holds them as files=, or kind='text' where the names themselves are to be read."
         )
     if texts and (kind == "text" or (kind is None and not (numbers and all(_are_labels(one, len(numbers)) for one in texts.values())))):
         return _text_items(texts, rows, numbers=list(numbers))
