@@ -159,7 +159,7 @@ def check_rooms(gate: Gate) -> None:
 def check_keras(gate: Gate) -> None:
     start = len(gate.found)
     for source in gate.sources:
-        door = source.relative.parent == Path("networks") and source.relative.name.startswith("keras_")
+        door = source.relative.parent == Path("networks/keras")
         for node in source.nodes:
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -168,5 +168,5 @@ def check_keras(gate: Gate) -> None:
             else:
                 continue
             if not door and any(name.split(".")[0] == "keras" for name in names):
-                gate.report(source, node.lineno, "keras is imported outside networks/keras_*.py")
+                gate.report(source, node.lineno, "keras is imported outside networks/keras/")
     gate.count("imports of keras outside its door", gate.since(start))

@@ -21,7 +21,7 @@ WIDTH, SIZE = 6, 3
 def plain(family: str) -> Network:
     """Return a network with two hidden layers, opened without codes."""
     if family == "keras":
-        from regraft.networks.keras_parts.library import keras
+        from regraft.networks.keras.library import keras
 
         keras.utils.set_random_seed(0)
         layers = keras.layers

@@ -15,8 +15,8 @@ from tests import condition_examples, torch_examples
 from tests.reliability import cases
 
 import regraft
-from regraft.networks.keras_parts.library import keras
-from regraft.networks.keras_parts.weights import seeded as keras_seeded
+from regraft.networks.keras.library import keras
+from regraft.networks.keras.weights import seeded as keras_seeded
 from regraft.randomness import seeded
 
 FAMILIES = pytest.mark.parametrize("family", cases.FAMILIES)

@@ -32,7 +32,7 @@ from regraft.frontier import (
     list_caches,
 )
 from regraft.frontier.cache import CHUNK, Column
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 N = 3 * CHUNK + 10
 

@@ -14,7 +14,7 @@ import regraft
 from regraft.frontier import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.networks.contract import Head, Network
 from regraft.networks.hub.opening import open_hub
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

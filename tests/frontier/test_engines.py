@@ -21,7 +21,7 @@ from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import MissingExtraError, SettingError
 from regraft.frontier import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
 from regraft.networks.contract import Network
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 INSTALLED = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
 

@@ -12,7 +12,7 @@ from torch import nn
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.frontier.identity import cache_identity, frozen_digest
 from regraft.networks.contract import Network
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 FROZEN = ["conv1", "norm1", "drop1"]
 

@@ -11,7 +11,7 @@ from regraft.errors import SettingError
 from regraft.frontier import Cut, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.heads import branch
 from regraft.networks.contract import Network
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 
 @pytest.fixture

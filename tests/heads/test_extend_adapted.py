@@ -16,7 +16,7 @@ from tests.networks.keras_examples import L
 from torch import nn
 
 import regraft
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 from regraft.planning import finishing
 from regraft.probes import ClassStatistics
 

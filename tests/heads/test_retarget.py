@@ -14,7 +14,7 @@ from torch import nn
 from regraft.errors import NetworkError
 from regraft.heads import retarget, retargeted_rows
 from regraft.networks.contract import Head, Network
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 NAMES = ["bus", "Car", "ﬁre", "tram ", "Ünit", "ßee", "a", "A", "b", "c", "CAR", "car"]
 

@@ -11,7 +11,7 @@ from tests.methods import examples
 
 import regraft
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 
 def _table(folder: Path) -> Path:

@@ -22,10 +22,10 @@ from regraft.methods.gradients import relative_norm, relative_norms
 from regraft.methods.lora import low_rank_layers
 from regraft.methods.stay_near import anchors_of, pull_back_
 from regraft.networks.contract import Coding, Network
-from regraft.networks.keras_models import open_keras
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.family import open_keras
+from regraft.networks.keras.library import keras
 from regraft.networks.parts.scaling import film, lhuc
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 from regraft.planning import Plan, make_plan
 from regraft.planning.tuning.stages import names_in, take_over_
 

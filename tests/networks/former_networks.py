@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.networks.contract import Coding, Head, Network, Tap
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 CODING = Coding(2, ("ann", "bob"), learned=("ann",))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from regraft.networks.contract import Inputs, Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 _PLAIN = """
 import json, sys

@@ -15,7 +15,7 @@ from torch import nn
 import regraft
 from regraft.errors import NetworkError, UnsafeFileError
 from regraft.networks.sources.torch_files import put_weights_, read_torch_weights
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 
 class Ran:

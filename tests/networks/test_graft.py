@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.networks.folders import read_facts
 from regraft.networks.parts.code_files import code_digest
-from regraft.networks.torch_parts.graft import Graft, grafts, set_submodule_, within
+from regraft.networks.torch.graft import Graft, grafts, set_submodule_, within
 from regraft.planning.conditions.adapting import saved_to
 
 SAVED = Path(__file__).parents[1] / "fixtures" / "former_names.zip"

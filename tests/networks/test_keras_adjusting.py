@@ -16,8 +16,8 @@ from tests.networks.plain_keras import assert_plain_keras_agrees, exported
 
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Scores
-from regraft.networks.keras_models import open_keras
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.family import open_keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 POINTS = {

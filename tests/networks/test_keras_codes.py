@@ -19,8 +19,8 @@ from regraft.errors import NetworkError
 from regraft.frontier.cut import Cut, find_cut
 from regraft.frontier.selection import cacheable_layers
 from regraft.networks.contract import Coding, Head, Inputs, Network, Scores
-from regraft.networks.keras_models import open_keras
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.family import open_keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 CODING = Coding(4, ("ann", "bob"), learned=("ann", "bob"))

@@ -17,8 +17,8 @@ import h5py
 from keras.src.legacy.saving import legacy_h5_format
 
 from regraft.errors import AmbiguousMatchError, NetworkError, UnsafeFileError
-from regraft.networks.keras_models import open_keras
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.family import open_keras
+from regraft.networks.keras.library import keras
 from regraft.networks.sources.keras_files import is_full_model, open_keras_file, read_keras_weights
 from regraft.networks.sources.keras_weights import put_keras_weights_
 

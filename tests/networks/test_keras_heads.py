@@ -17,8 +17,8 @@ pytest.importorskip("keras")
 from regraft.errors import NetworkError
 from regraft.frontier.cut import Cut, find_cut
 from regraft.networks.contract import Head, Network
-from regraft.networks.keras_models import open_keras
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.family import open_keras
+from regraft.networks.keras.library import keras
 from regraft.networks.predictions import grouped_scores
 
 _spec = importlib.util.spec_from_file_location("keras_examples", Path(__file__).with_name("keras_examples.py"))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import InputError, MissingExtraError, NetworkError, UnsafeFileError
-from regraft.networks import torch_modules
 from regraft.networks.parts import onnx_export
+from regraft.networks.torch import family as torch_family
 
 
 class Probabilities(nn.Module):
@@ -278,8 +278,8 @@ def test_weights_that_are_too_many_for_one_file(
 
 
 def test_one_adaptation_exports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, write = [], torch_modules.write_program
-    monkeypatch.setattr(torch_modules, "write_program", lambda *given, **named: made.append(1) or write(*given, **named))
+    made, write = [], torch_family.write_program
+    monkeypatch.setattr(torch_family, "write_program", lambda *given, **named: made.append(1) or write(*given, **named))
     data = (np.tile(X, (6, 1)), list("abcabca") * 6)
     regraft.adapt(regraft.load(Probabilities(), inputs=(6,)), data, strategy="full", epochs=1, out=tmp_path)
     assert made == [1]

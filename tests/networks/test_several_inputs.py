@@ -15,7 +15,7 @@ import regraft
 from regraft.data import PartsPreprocessing, TextPreprocessing
 from regraft.errors import DataError, NetworkError
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 FAMILIES = ("torch", "keras")

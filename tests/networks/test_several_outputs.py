@@ -13,7 +13,7 @@ from torch import nn
 import regraft
 from regraft.errors import NetworkError, SettingError
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 FAMILIES = ("torch", "keras")

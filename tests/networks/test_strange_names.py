@@ -26,7 +26,7 @@ def _net(family: str) -> Any:
     torch.manual_seed(0)
     if family == "torch":
         return regraft.load(_module(), inputs=(6,))
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     keras.utils.set_random_seed(0)
     layers = keras.layers

@@ -7,7 +7,7 @@ from tests import torch_examples as examples
 from torch import Tensor, nn
 
 from regraft.networks.parts.structure import below, prefixes
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 
 class Reversed(nn.Module):

@@ -19,8 +19,8 @@ import regraft
 from regraft.errors import NetworkError
 from regraft.networks.contract import Network, Tap
 from regraft.networks.edits import Biased
-from regraft.networks.torch_modules import open_torch
-from regraft.networks.torch_parts.sites import fold_
+from regraft.networks.torch.family import open_torch
+from regraft.networks.torch.sites import fold_
 
 Inputs = Tensor | dict[str, Tensor]
 

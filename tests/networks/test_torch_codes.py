@@ -17,7 +17,7 @@ from regraft.errors import NetworkError
 from regraft.frontier.cut import Cut, find_cut
 from regraft.frontier.selection import cacheable_layers
 from regraft.networks.contract import Coding, Head, Network, Tap
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 CODING = Coding(4, ("ann", "bob"))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 
 class Tail(nn.Module):

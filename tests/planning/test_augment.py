@@ -18,7 +18,7 @@ import regraft
 from regraft.cli import app
 from regraft.data.preprocessings import augmenting, image_preprocessing
 from regraft.errors import SettingError
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 from regraft.planning import Plan, make_plan
 
 families = pytest.mark.parametrize("family", ["torch", "keras"])

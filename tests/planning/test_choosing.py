@@ -19,8 +19,8 @@ from regraft.console import speaking
 from regraft.data import Dataset
 from regraft.errors import DataError, SettingError
 from regraft.heads import extend
-from regraft.networks.keras_parts.library import keras
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.keras.library import keras
+from regraft.networks.torch.family import open_torch
 from regraft.planning import Plan, Result
 from regraft.planning.choosing import auto as auto_module
 from regraft.planning.choosing.candidates import surgical_blocks

@@ -335,7 +335,7 @@ def beside(family: str) -> regraft.Network:
     torch.manual_seed(0)
     if family == "torch":
         return regraft.load(Beside(), classes=CLASSES, inputs={"X": (WIDTH,), "Z": (SIZE,)})
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     keras.utils.set_random_seed(0)
     given, code = keras.Input((WIDTH,), name="X"), keras.Input((SIZE,), name="Z")

@@ -21,7 +21,7 @@ from tests.networks.keras_examples import L
 import regraft
 from regraft.data import Dataset
 from regraft.errors import SettingError
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 from regraft.planning import Plan, make_plan
 from regraft.planning.choosing import convex
 from regraft.planning.setup import parts_of

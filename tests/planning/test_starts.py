@@ -11,7 +11,7 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 import regraft
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 LONG: dict[str, Any] = {"epochs": 60, "batch_size": 8}  # about 8 steps an epoch
 

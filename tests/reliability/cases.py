@@ -66,7 +66,7 @@ def network(family: str) -> Network:
     if family == "torch":
         torch.manual_seed(0)
         return regraft.load(torch_examples.Cnn(), inputs=(1, 8, 8), classes=["class 0", "class 1", "old"])
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     keras.utils.set_random_seed(0)
     layers, entry = keras.layers, keras.Input((8, 8, 1))

@@ -26,7 +26,7 @@ from regraft.errors import InputError, NetworkError, SettingError
 from regraft.files import replacing
 from regraft.files.locks import LOCK_FILE, held_folder
 from regraft.networks.folders import _FOLDER
-from regraft.networks.torch_parts import exporting
+from regraft.networks.torch import exporting
 from regraft.planning import Plan
 from regraft.report import read_facts
 from regraft.training import Checkpoint
@@ -55,7 +55,7 @@ def _torch_results() -> tuple[Any, Any, Any]:
 
 
 def _keras_results() -> tuple[Any, Any, Any]:
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     keras.utils.set_random_seed(0)
     layers = keras.layers

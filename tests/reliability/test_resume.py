@@ -15,7 +15,7 @@ from tests.reliability import cases, kills
 
 import regraft
 from regraft.console import speaking
-from regraft.networks.torch_parts import exporting
+from regraft.networks.torch import exporting
 from regraft.training import courses
 
 SLOW = 8

@@ -20,7 +20,8 @@ GOOD = {
         '    def opened(self, path: str) -> str:\n        """Return what lies at `path`.\n\n        Raises:\n            Wrong: if it is empty.\n'
         '        """\n        if not path:\n            raise Wrong(f"received {path!r}")\n        return path\n'
     ),
-    "networks/keras_models.py": '"""Keras."""\n\nimport keras\n\n__all__ = ["Net"]\n\nNet = keras.Model\n',
+    "networks/keras/__init__.py": '"""Keras."""\n',
+    "networks/keras/family.py": '"""Keras."""\n\nimport keras\n\n__all__ = ["Net"]\n\nNet = keras.Model\n',
     "data/__init__.py": '"""Data."""\n\nfrom ..networks import Net\n\n__all__ = ["Net"]\n',
     "training/__init__.py": '"""Loop."""\n\n\ndef _loop(loss, optimizer, scheduler):  # over the limit: a fixture\n'
     "    loss.backward()\n    optimizer.step()\n    scheduler.step()\n",

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import torch
 
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 SECRET = b"the user's own secret, 32 bytes."

@@ -25,7 +25,7 @@ from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import CacheError
 from regraft.frontier import Counter, Cut, FrozenPass, cacheable_layers, clear_caches, find_cut, frozen_up_to, list_caches
 from regraft.networks.contract import Network
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 
 COUNT = 60
 FACTOR = 2.0

@@ -21,7 +21,7 @@ from tests.security import keras_payloads as payloads
 
 import regraft
 from regraft.errors import NetworkError, UnsafeFileError
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 from regraft.networks.sources.keras_files import open_keras_file
 from regraft.networks.sources.keras_guard import check_config
 

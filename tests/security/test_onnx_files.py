@@ -12,7 +12,7 @@ from tests.security.hostile_onnx import DAMAGED, UNSAFE, Small, parsed, raw_file
 import regraft
 from regraft.errors import RegraftError
 from regraft.exchange.served import serve
-from regraft.networks.torch_parts.exporting import GRAPH
+from regraft.networks.torch.exporting import GRAPH
 
 pytest.importorskip("onnx2pytorch")
 

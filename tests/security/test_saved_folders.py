@@ -28,7 +28,7 @@ from regraft.cli import app
 from regraft.errors import NetworkError, UnsafeFileError
 from regraft.networks.contract import Coding
 from regraft.networks.parts.code_files import write_code
-from regraft.networks.torch_parts import programs
+from regraft.networks.torch import programs
 from regraft.planning.profiling import Profile
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)

@@ -106,7 +106,7 @@ def _torch(folder: Path) -> tuple[Any, np.ndarray]:
 
 def _keras(folder: Path) -> tuple[Any, np.ndarray]:
     """A Keras model: arrays with mean and deviation, two heads."""
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -195,7 +195,7 @@ def test_items_by_other_names_than_the_network_takes(kind: str, family: str, tmp
     if family == "torch":
         made: Any = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
     else:
-        from regraft.networks.keras_parts.library import keras
+        from regraft.networks.keras.library import keras
 
         layers = keras.layers
         made = keras.Sequential([keras.Input((6,)), layers.Dense(5, activation="relu", name="low"), layers.Dense(2, name="out")])

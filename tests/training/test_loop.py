@@ -16,7 +16,7 @@ from regraft.errors import SettingError
 from regraft.frontier import frozen_up_to
 from regraft.heads import branch
 from regraft.networks.contract import Network
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 from regraft.tasks import loss_for
 from regraft.training import Checkpoint, Feed, Objective, Settings, TaskObjective, Training, train
 from regraft.training.loop import Trained, _finished, _frozen_now, _note_

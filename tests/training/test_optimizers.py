@@ -10,7 +10,7 @@ from tests import torch_examples as examples
 from torch import nn
 
 from regraft.heads import branch
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 from regraft.training import Settings
 from regraft.training.courses import Course, PlateauFactor, cosine_factor, most_epochs, patience_of, steady_factor
 from regraft.training.optimizers import depth_factors, make_optimizer, set_rate_

@@ -14,7 +14,7 @@ from tests.training.test_loop import ArrayFeed, _state
 from torch import nn
 
 from regraft.console import speaking
-from regraft.networks.torch_modules import open_torch
+from regraft.networks.torch.family import open_torch
 from regraft.tasks import loss_for
 from regraft.training import InMemory, Objective, Settings, TaskObjective, Training, train
 from regraft.training.recipe import Recipe, Starts, first_short, found_recipe, measured_training, moving_statistics, with_recipe

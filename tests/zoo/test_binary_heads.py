@@ -44,7 +44,7 @@ def flat_logit() -> nn.Module:
 
 def keras_model(activation: str) -> Callable[[], Any]:
     def made() -> Any:
-        from regraft.networks.keras_parts.library import keras
+        from regraft.networks.keras.library import keras
 
         keras.utils.set_random_seed(1)
         own = [keras.layers.Dense(1)] if activation == "apart" else [keras.layers.Dense(1, activation=activation)]
@@ -195,7 +195,7 @@ def test_saved_without_its_class(tmp_path: Path) -> None:
 
 
 def test_an_exported_model_has_one_output(tmp_path: Path) -> None:
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     model = MODELS["keras"]()
     made = regraft.adapt(opened(model), labelled("neg", "pos"), strategy="full", epochs=2, cache="memory").network

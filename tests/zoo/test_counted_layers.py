@@ -14,7 +14,7 @@ import regraft
 from regraft.errors import SettingError
 from regraft.frontier import frozen_up_to
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 

@@ -17,7 +17,7 @@ import regraft
 from regraft.data import Dataset
 from regraft.errors import InputError, NetworkError, SettingError
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 from regraft.planning import Plan
 
 L = keras.layers

@@ -12,7 +12,7 @@ from torch import nn
 import regraft
 from regraft.errors import SettingError
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 from regraft.planning.trained import looks_fresh
 
 L = keras.layers

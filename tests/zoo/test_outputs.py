@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 KINDS = {
     "multi_label_classification": "multi-label",
@@ -68,7 +68,7 @@ class Two(nn.Module):
 
 
 def keras_two() -> Any:
-    from regraft.networks.keras_parts.library import keras
+    from regraft.networks.keras.library import keras
 
     entry = keras.Input((4,))
     hidden = keras.layers.Dense(8, activation="relu")(entry)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import regraft
 from regraft.networks.contract import Network
-from regraft.networks.keras_parts.library import keras
+from regraft.networks.keras.library import keras
 
 L = keras.layers
 

@@ -33,7 +33,7 @@ from .parts.protocols import Inputs, Preprocessing, Scores, Unknowns
 from .parts.structure import prefixes
 from .parts.taps import Tap, TapSlice
 from .predictions import Predictions, Run, concatenated, predictions, result_head, together
-from .torch_parts.programs import refuse_program
+from .torch.programs import refuse_program
 
 __all__ = ["Block", "Coding", "Head", "Inputs", "Layer", "Network", "Point", "Preprocessing", "Scores", "Tap", "TapSlice", "Unknowns"]
 

@@ -21,7 +21,7 @@ from ..files.writing import write_bytes
 from .parts.onnx_export import WholeNetwork, input_names, sample_tensors, why_not_exported
 from .parts.onnx_steps import items_of
 from .parts.record import Record
-from .torch_parts.programs import refuse_program
+from .torch.programs import refuse_program
 
 __all__ = ["dense_network", "write_pmml"]
 

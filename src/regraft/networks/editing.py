@@ -23,7 +23,7 @@ from .parts.points import Point
 from .parts.record import Record
 from .parts.taps import Tap, checked_points, refuse_read_input
 from .samples import sample_facts
-from .torch_parts.programs import refuse_program
+from .torch.programs import refuse_program
 
 __all__ = ["Editable"]
 

@@ -31,7 +31,7 @@ from .editing import Editable
 from .parts.code_files import CODES_FOLDER, write_codes
 from .parts.facts import Facts
 from .parts.head import Head, told_binary
-from .torch_parts.programs import refuse_program
+from .torch.programs import refuse_program
 
 __all__ = [
     "FACTS_FILE",

@@ -21,7 +21,7 @@ from .parts.head import Head
 from .parts.onnx_export import WholeNetwork, batches_of, check_size, input_names, onnx_model, prove, sample_tensors, why_not_exported
 from .parts.onnx_steps import as_picture, check_steps, put_steps_, sample_items
 from .parts.record import Record
-from .torch_parts.programs import OnnxProgram, refuse_program
+from .torch.programs import OnnxProgram, refuse_program
 
 __all__ = ["write_onnx"]
 

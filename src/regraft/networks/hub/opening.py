@@ -19,7 +19,7 @@ from ...files.text import printable
 from ..contract import Inputs
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened, image_spec, unique_names
-from ..torch_parts.plain import copied
+from ..torch.plain import copied
 from .files import ADAPTER_FILE, checked_config, hub_folder, read_hub_json, read_hub_weights
 from .processors import features_of, measured_processor, numbers_of, processor_of, sound_extractor, sound_settings
 from .samples import hub_sample, pad_token_

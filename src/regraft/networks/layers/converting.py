@@ -14,16 +14,16 @@ from torch import Tensor
 from ...errors import NetworkError
 from ..account import Account
 from ..contract import Network
-from ..keras_models import open_keras
-from ..keras_parts.body import KerasBody
-from ..keras_parts.library import keras
-from ..keras_parts.saving import as_given
+from ..keras.body import KerasBody
+from ..keras.family import open_keras
+from ..keras.library import keras
+from ..keras.saving import as_given
 from ..parts.head import told_binary
 from ..parts.onnx_export import why_not_exported
-from ..torch_modules import open_torch
-from ..torch_parts.exporting import exported_program
-from ..torch_parts.graft import for_exporter_
-from ..torch_parts.programs import refuse_program
+from ..torch.exporting import exported_program
+from ..torch.family import open_torch
+from ..torch.graft import for_exporter_
+from ..torch.programs import refuse_program
 from .attention import whole_layers_
 from .from_keras import ROWS
 from .from_torch import ROWS as TORCH_ROWS

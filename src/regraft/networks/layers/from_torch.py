@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..keras_parts.library import keras
+from ..keras.library import keras
 from .torch_reader import LEAST, Operation, Row, States, TorchReader, Turned, axes_of, each, edged, last_of, plain
 from .torch_shapes import SHAPES
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import NetworkError
-from ..keras_parts.structure import graph_of, no_graph, steps_of
+from ..keras.structure import graph_of, no_graph, steps_of
 from .graph import layer_of
 
 __all__ = ["ACTIVATIONS", "Call", "KerasReader", "Row", "Value", "array_of", "refusal"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ...errors import NetworkError
-from ..keras_parts.library import keras
+from ..keras.library import keras
 
 __all__ = [
     "BATCH",

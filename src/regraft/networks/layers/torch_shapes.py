@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from ..keras_parts.library import keras
+from ..keras.library import keras
 from ..parts.taps import grid_shares
 from .torch_reader import BATCH, LEAST, Operation, Row, States, TorchReader, Turned, axes_of, channels_last, each, edged, last_of, plain
 

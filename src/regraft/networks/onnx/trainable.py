@@ -22,7 +22,7 @@ from ...files.onnx_form import read_onnx_with_facts
 from ...files.text import printable
 from ..sources.building import Limits, building
 from ..sources.zoo import Opened
-from ..torch_parts.exporting import GRAPH
+from ..torch.exporting import GRAPH
 from ..tracing import as_tensor
 from .frozen import FROZEN, frozen_graph, frozen_module
 from .reading import ForeignOnnx, check_operators, read_foreign

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import Module, ModuleList
 
 from ..contract import Network
-from ..torch_modules import open_torch
-from ..torch_parts.graft import for_exporter_
+from ..torch.family import open_torch
+from ..torch.graft import for_exporter_
 from ..tracing import as_tensor
 
 __all__ = ["COMBINED", "SideBySide", "torch_side_by_side"]

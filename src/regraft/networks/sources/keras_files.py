@@ -18,12 +18,12 @@ from ...files.sizes import memory, open_archive
 from ...files.text import printable
 from ..contract import Network
 from ..edits import Cut, Taps, edit_from_dict
-from ..keras_models import open_keras
-from ..keras_parts.body import KerasBody
-from ..keras_parts.clone import cloned
-from ..keras_parts.library import keras
-from ..keras_parts.saving import is_without_graph, rename_layers_
-from ..keras_parts.structure import graph_of
+from ..keras.body import KerasBody
+from ..keras.clone import cloned
+from ..keras.family import open_keras
+from ..keras.library import keras
+from ..keras.saving import is_without_graph, rename_layers_
+from ..keras.structure import graph_of
 from ..matching import by_shape
 from .keras_guard import check_config, serialized_parts
 from .keras_weights import file_kind, opened_h5, put_keras_weights_, read_keras_weights, weight_bytes

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from ...errors import NetworkError, UnsafeFileError
 from ...files.text import printable
-from ..keras_parts.library import keras
+from ..keras.library import keras
 
 __all__ = ["check_config", "serialized_parts"]
 

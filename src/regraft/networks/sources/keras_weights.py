@@ -19,8 +19,8 @@ from ...files.formats import opening
 from ...files.sizes import open_archive
 from ...files.text import printable
 from ..account import Account
-from ..keras_parts.body import KerasBody
-from ..keras_parts.structure import is_leaf, own_variables
+from ..keras.body import KerasBody
+from ..keras.structure import is_leaf, own_variables
 from ..matching import Weight, match, numbers_note
 from ..parts.structure import below
 from .hdf5 import address, check_h5, check_heaps, is_bfloat16

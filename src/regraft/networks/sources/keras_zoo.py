@@ -13,8 +13,8 @@ import numpy as np
 from ...errors import NetworkError, near_names
 from ...files.text import printable
 from ..contract import Network
-from ..keras_models import open_keras
-from ..keras_parts.library import keras
+from ..keras.family import open_keras
+from ..keras.library import keras
 from ..parts.head import Head
 from .zoo import unreachable_weights
 

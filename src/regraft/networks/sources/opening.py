@@ -28,11 +28,11 @@ from ..onnx.trainable import open_onnx, read_onnx_module
 from ..parts.code_files import naming_conditions, with_code_files
 from ..parts.head import HeadChoice
 from ..samples import named_sample, sample_of
-from ..torch_changes.changes import with_present_names
-from ..torch_modules import open_torch
-from ..torch_parts.exporting import PROGRAM_FILE
-from ..torch_parts.graft import present_name
-from ..torch_parts.programs import refuse_program
+from ..torch.changes import with_present_names
+from ..torch.exporting import PROGRAM_FILE
+from ..torch.family import open_torch
+from ..torch.graft import present_name
+from ..torch.programs import refuse_program
 from .arrays import ARRAY_ENDINGS, refuse_pickle
 from .building import Limits, building
 from .combining import COMBINED, SideBySide, torch_side_by_side
@@ -164,7 +164,7 @@ def _keras_needed() -> Iterator[None]:
 def _open_live(source: Any, inputs: Shapes, *, head: HeadChoice = None) -> Network:
     if _is_keras(source):  # a graph with several inputs states their shapes itself
         with _keras_needed():
-            from ..keras_models import open_keras
+            from ..keras.family import open_keras
         return open_keras(source, inputs=None if isinstance(inputs, Mapping) else inputs, head=head)
     if isinstance(inputs, Mapping):
         return open_torch(source, sample=suited_tokens(source, named_sample(source, inputs)), head=head)
@@ -200,8 +200,8 @@ def side_by_side(networks: Sequence[Network]) -> Network:
     if families == ["torch"]:
         return torch_side_by_side(networks)
     with _keras_needed():
-        from ..keras_changes.opened import beside
-        from ..keras_models import open_keras
+        from ..keras.family import open_keras
+        from ..keras.opened import beside
     return open_keras(beside([network.body.copied_module() for network in networks]), take=True, origin={"source": COMBINED})
 
 
@@ -286,7 +286,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
     suffix = path.suffix.lower()
     if suffix in _KERAS_FILES:
         with _keras_needed():
-            from ..keras_models import open_keras
+            from ..keras.family import open_keras
             from .keras_files import is_full_model, open_keras_file
         if architecture is None or is_full_model(path):
             model, shape = open_keras_file(path), None if isinstance(inputs, Mapping) else inputs

@@ -20,10 +20,10 @@ from ..contract import Coding, Head, Inputs, Network
 from ..names import checked_classes
 from ..parts.code_files import table_with_files
 from ..parts.head import FoundHead, told_binary
-from ..torch_modules import TORCH
-from ..torch_parts.body import inspected
-from ..torch_parts.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
-from ..torch_parts.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
+from ..torch.body import inspected
+from ..torch.exporting import PROGRAM_FILE, UNOPENED_PROGRAM_FILE
+from ..torch.family import TORCH
+from ..torch.programs import FEATURES, OnnxProgram, TorchProgram, logits_name
 from .torch_files import read_torch_weights
 
 __all__ = ["open_program", "open_torch_program"]

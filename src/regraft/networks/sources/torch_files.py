@@ -18,7 +18,7 @@ from ...files.sizes import open_archive, refuse_expansion
 from ...files.text import printable
 from ..account import Account
 from ..matching import Weight, match, numbers_note
-from ..torch_parts.body import TorchBody
+from ..torch.body import TorchBody
 
 __all__ = ["TORCH_ENDINGS", "is_torch_file", "put_torch_file_", "put_weights_", "read_torch_weights", "weights_of"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import NetworkError
-from ..keras_parts.library import keras
-from ..keras_parts.structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
+from .library import keras
 from .sizes import holds
+from .structure import CODE_INPUT, graph_of, is_tap, no_graph, steps_of
 
 __all__ = ["Opened", "Rewiring", "Step", "beside", "end_of", "last_called", "mapped", "named", "named_inputs", "opened", "replay_"]
 

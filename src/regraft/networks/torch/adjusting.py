@@ -19,10 +19,7 @@ from ..parts.coding import ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.taps import INPUT as ENTRY
 from ..parts.taps import Tap
 from ..samples import three_items
-from ..torch_parts.body import TorchBody
-from ..torch_parts.graft import Graft, find_graft, module_at, set_submodule_, without
-from ..torch_parts.sites import fold_, give_bias_, is_plain, shared_weights
-from ..torch_parts.taps import Point, read_point, width_hint
+from .body import TorchBody
 from .conditioned import (
     AdjustedNetwork,
     Adjustment,
@@ -34,6 +31,9 @@ from .conditioned import (
     ResidualEntrance,
     over_channels,
 )
+from .graft import Graft, find_graft, module_at, set_submodule_, without
+from .sites import fold_, give_bias_, is_plain, shared_weights
+from .taps import Point, read_point, width_hint
 
 __all__ = ["adjusted", "biased", "coded", "folded", "low_rank", "settled", "with_entrance"]
 

@@ -18,22 +18,22 @@ from ...errors import NetworkError
 from ..account import Account
 from ..edits import Stack
 from ..family import edit_table
-from ..keras_parts.body import KerasBody
-from ..keras_parts.clone import cloned
-from ..keras_parts.heads import channels_last, is_wide, outputs_of, rows_of
-from ..keras_parts.library import keras
-from ..keras_parts.running import called, sample_for, shapes_of
-from ..keras_parts.structure import CODES, graph_of, no_graph, steps_of
 from ..parts.head import FoundHead, Head
 from ..parts.layers import Block
 from ..parts.structure import block_end
 from ..parts.taps import INPUT, Tap
 from ..samples import sample_of
-from ..torch_parts.rows import joined_rows, summed_layers
+from ..torch.rows import joined_rows, summed_layers
 from ..tracing import as_tensor, head_reading, trace
 from . import adjusting, tapping
+from .body import KerasBody
+from .clone import cloned
+from .heads import channels_last, is_wide, outputs_of, rows_of
+from .library import keras
 from .opened import Opened, end_of, last_called, mapped, named, named_inputs, opened, replay_
+from .running import called, sample_for, shapes_of
 from .sizes import put_rows_, rechannel_, resize_
+from .structure import CODES, graph_of, no_graph, steps_of
 
 __all__ = ["EDITS", "with_groups", "with_joined_heads", "with_one_output"]
 

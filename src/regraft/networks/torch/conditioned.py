@@ -11,8 +11,8 @@ from torch.nn import Conv1d, Conv2d, Conv3d, Embedding, Linear, Module, ModuleLi
 
 from ..parts.coding import CODE_SPREAD
 from ..parts.scaling import film, lhuc
-from ..torch_parts.graft import Graft
-from ..torch_parts.sites import Site, changed_at, fold_
+from .graft import Graft
+from .sites import Site, changed_at, fold_
 
 __all__ = [
     "AdjustedNetwork",

@@ -19,7 +19,7 @@ from ..samples import sample_of
 from .library import keras
 from .structure import graph_of, steps_of
 
-__all__ = ["Split", "as_operators_", "called", "sample_for", "shapes_of", "split_graph"]
+__all__ = ["Split", "as_operators_", "called", "hook_strided_", "sample_for", "shapes_of", "split_graph"]
 
 _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
@@ -235,3 +235,39 @@ def _run(layer: Any, stepwise: Any, *, sequences: Tensor, initial_state: Any, ma
     first = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
     outputs, *states = operator(kind)(steps, kernel, recurrent, bias, *first)
     return states[0], outputs, states
+
+
+def hook_strided_(layers: Iterable[Any]) -> list[Any]:
+    """Let strided 1x1 convolutions pick their positions first; return the handles of the hooks.
+
+    Keras 3.15 computes convolutions channels-last on PyTorch, and torch 2.14.1 writes the gradients of these outside of their memory on a
+    CPU (8 → 16 channels, 62 x 62, batch 32, stride 2): the process ends, in Keras's own `fit` too.
+    """
+    hooks = []
+    for layer in layers:
+        if isinstance(layer, keras.layers.Conv2D) and type(layer).__name__ == "Conv2D":
+            strides = tuple(layer.strides)
+            if set(layer.kernel_size) == {1} and set(strides) != {1}:
+                hooks.append(layer.register_forward_pre_hook(_thinned))
+                hooks.append(layer.register_forward_hook(_Restored(strides), always_call=True))
+    return hooks
+
+
+def _thinned(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    values = args[0] if args else None
+    if not isinstance(values, Tensor) or values.device.type != "cpu" or not torch.is_grad_enabled() or set(layer.strides) == {1}:
+        return None
+    steps = [slice(None, None, step) for step in layer.strides]
+    layer.strides = (1,) * len(steps)
+    return (values[(slice(None), slice(None), *steps) if layer.data_format == "channels_first" else (slice(None), *steps)], *args[1:])
+
+
+class _Restored:
+    """Gives a layer its `strides` again."""
+
+    def __init__(self, strides: tuple[int, ...]) -> None:
+        self.strides = strides
+
+    def __call__(self, layer: Any, *_call: Any) -> None:
+        if tuple(layer.strides) != self.strides:
+            layer.strides = self.strides

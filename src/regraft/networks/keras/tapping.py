@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..keras_parts.body import KerasBody
-from ..keras_parts.heads import channels_last
-from ..keras_parts.library import keras
-from ..keras_parts.running import called
-from ..keras_parts.structure import READ, TAPS, is_tap, named_modules
 from ..parts.taps import GRID, STD_FLOOR, Tap, grid_shares, nothing_left, pools_at
-from ..torch_parts.taps import Point, read_input, read_points, run_reading
+from ..torch.taps import Point, read_input, read_points, run_reading
+from .body import KerasBody
+from .heads import channels_last
+from .library import keras
 from .opened import end_of, last_called, named, opened
+from .running import called
+from .structure import READ, TAPS, is_tap, named_modules
 
 __all__ = ["ended_at", "read_at", "tapped"]
 

@@ -25,9 +25,8 @@ from ..parts.protocols import Inputs, Scores
 from ..parts.structure import below, blocks_of, prefixes, torch_layers, torch_units
 from ..parts.taps import TapSlice
 from ..samples import is_pictures, three_items, to_inputs
-from ..torch_changes.conditioned import CodedNetwork
-from ..torch_changes.wrappers import call_module, side_modules, tap_slices
 from ..tracing import Trace, as_tensor, capture, pooled, read_by, trace, watching, without_padding
+from .conditioned import CodedNetwork
 from .graft import find_graft, for_exporter_, former_name, grafts, module_at, within
 from .heads import find_head
 from .plain import copied
@@ -35,6 +34,7 @@ from .programs import FEATURES, OnnxProgram, TorchProgram, logits_name, refuse_p
 from .rows import is_wide, joined_rows, last_axis, parted_rows, put_, row_weight
 from .sites import Site, find_sites
 from .uncalled import readers
+from .wrappers import call_module, side_modules, tap_slices
 
 __all__ = ["TorchBody", "inspected"]
 

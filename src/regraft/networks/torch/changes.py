@@ -26,14 +26,14 @@ from ..parts.layers import Block
 from ..parts.structure import below, block_end, prefixes
 from ..parts.taps import INPUT, Tap, slices_of
 from ..samples import sample_of
-from ..torch_parts.body import TorchBody
-from ..torch_parts.graft import find_graft, module_at, present_name, set_submodule_, within
-from ..torch_parts.plain import copied
-from ..torch_parts.rows import last_axis, like, parted_rows, put_
-from ..torch_parts.taps import read_points, width_hint
 from ..tracing import as_tensor, capture, flat_tensors
 from . import adjusting
+from .body import TorchBody
 from .conditioned import CodedNetwork
+from .graft import find_graft, module_at, present_name, set_submodule_, within
+from .plain import copied
+from .rows import last_axis, like, parted_rows, put_
+from .taps import read_points, width_hint
 from .wrappers import (
     AttachedHead,
     BranchedNetwork,

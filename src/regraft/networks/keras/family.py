@@ -8,21 +8,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..errors import NetworkError
-from .account import Account
-from .contract import Network
-from .edits import Edit
-from .family import Family
-from .keras_changes import adjusting, changes
-from .keras_parts.body import KerasBody, inspected
-from .keras_parts.clone import cloned
-from .keras_parts.library import keras
-from .keras_parts.running import sample_for
-from .keras_parts.saving import as_given, layer_names, save, write_keras2
-from .parts.head import HeadChoice
-from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
-from .sources.keras_weights import put_keras_weights_, target_weights
-from .torch_parts.exporting import export_module
+from ...errors import NetworkError
+from ..account import Account
+from ..contract import Network
+from ..edits import Edit
+from ..family import Family
+from ..parts.head import HeadChoice
+from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from ..sources.keras_weights import put_keras_weights_, target_weights
+from ..torch.exporting import export_module
+from . import adjusting, changes
+from .body import KerasBody, inspected
+from .clone import cloned
+from .library import keras
+from .running import sample_for
+from .saving import as_given, layer_names, save, write_keras2
 
 __all__ = ["KERAS", "KERAS_ENDINGS", "KerasFamily", "open_keras"]
 

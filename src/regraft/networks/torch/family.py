@@ -10,22 +10,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Module
 
-from ..errors import NetworkError
-from .account import Account, unused_outputs
-from .contract import Inputs, Network
-from .edits import Edit
-from .family import Family
-from .parts.head import HeadChoice
-from .parts.protocols import on_device
-from .samples import check_sample, first_working_sample, in_one_mapping, sample_facts
-from .sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
-from .sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
-from .torch_changes import adjusting, changes
-from .torch_changes.wrappers import call_module
-from .torch_parts.body import TorchBody, inspected
-from .torch_parts.exporting import export_module, write_graph, write_program
-from .torch_parts.graft import for_exporter_
-from .torch_parts.plain import InOneMapping, copied, in_single_precision, made_plain, unwrapped
+from ...errors import NetworkError
+from ..account import Account, unused_outputs
+from ..contract import Inputs, Network
+from ..edits import Edit
+from ..family import Family
+from ..parts.head import HeadChoice
+from ..parts.protocols import on_device
+from ..samples import check_sample, first_working_sample, in_one_mapping, sample_facts
+from ..sources.arrays import ARRAY_ENDINGS, put_arrays_, read_weight_arrays
+from ..sources.torch_files import TORCH_ENDINGS, is_torch_file, put_torch_file_, weights_of
+from . import adjusting, changes
+from .body import TorchBody, inspected
+from .exporting import export_module, write_graph, write_program
+from .graft import for_exporter_
+from .plain import InOneMapping, copied, in_single_precision, made_plain, unwrapped
+from .wrappers import call_module
 
 __all__ = ["TORCH", "TorchFamily", "open_torch"]
 

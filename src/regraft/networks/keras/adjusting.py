@@ -13,16 +13,16 @@ from torch import Tensor
 
 from ...errors import NetworkError, near_names
 from ..edits import LowRank, ScaleShift
-from ..keras_parts.body import KerasBody, TrainingForm
-from ..keras_parts.heads import channels_last
-from ..keras_parts.library import keras
-from ..keras_parts.points import Site, channel_axis
-from ..keras_parts.structure import ADJUSTED, CODES, CONDITION, graph_of, is_code, no_graph
-from ..keras_parts.weights import seeded
 from ..parts.coding import CODE_SPREAD, ENTRANCE, INPUT, LAYERS, Coding, drawn_codes
 from ..parts.scaling import film, lhuc
+from .body import KerasBody, TrainingForm
+from .heads import channels_last
+from .library import keras
 from .opened import Rewiring, Step, named, named_inputs, opened
+from .points import Site, channel_axis
 from .sizes import put_activation_, reset_, retrack_, taken_activation_
+from .structure import ADJUSTED, CODES, CONDITION, graph_of, is_code, no_graph
+from .weights import seeded
 
 __all__ = [
     "ENTRANCE_NAME",

@@ -16,7 +16,6 @@ from ...errors import NetworkError
 from ..account import Account, unused_outputs
 from ..family import Body, Places
 from ..fingerprints.values import Structure
-from ..keras_changes.sizes import reset_, retrack_
 from ..parts.head import FoundHead, HeadChoice
 from ..parts.protocols import Inputs, Scores
 from ..parts.taps import TapSlice
@@ -36,8 +35,8 @@ from .heads import (
 )
 from .library import keras
 from .points import Site, sites_of
-from .running import Split, as_operators_, called, shapes_of, split_graph
-from .strided import hook_strided_
+from .running import Split, as_operators_, called, hook_strided_, shapes_of, split_graph
+from .sizes import reset_, retrack_
 from .structure import (
     CODES,
     blocks_of_model,

@@ -10,10 +10,10 @@ import torch
 
 from ...errors import NetworkError
 from ...randomness import seeded
-from ..keras_parts.heads import channels_last, kernel_of
-from ..keras_parts.library import keras
-from ..keras_parts.structure import graph_of, steps_of
 from ..parts.head import Head
+from .heads import channels_last, kernel_of
+from .library import keras
+from .structure import graph_of, steps_of
 
 __all__ = ["holds", "put_activation_", "put_rows_", "rechannel_", "reset_", "resize_", "retrack_", "taken_activation_"]
 

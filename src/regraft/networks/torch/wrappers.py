@@ -17,10 +17,10 @@ from ..parts.head import ACTIVATIONS
 from ..parts.protocols import Inputs
 from ..parts.structure import below
 from ..parts.taps import TapSlice
-from ..torch_parts.graft import Graft, grafts, module_at
-from ..torch_parts.taps import Point, Reached, ended_by, listening, read_input, run_reading
 from ..tracing import as_tensor, capture, pooled, read_by
 from .conditioned import AdjustedNetwork, CodedNetwork, EntranceNetwork, GivenInput
+from .graft import Graft, grafts, module_at
+from .taps import Point, Reached, ended_by, listening, read_input, run_reading
 
 __all__ = [
     "AttachedHead",

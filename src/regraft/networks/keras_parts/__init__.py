@@ -1,1 +1,0 @@
-"""What the Keras family is made of; imported only where a Keras network is at hand."""

@@ -1,0 +1,1 @@
+"""The PyTorch family: bodies, edits and files."""

@@ -1,1 +1,0 @@
-"""Other networks out of a PyTorch network."""
