@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 import regraft
-from regraft.frontier import Cut, cacheable_layers, find_cut
-from regraft.frontier.engines import Batch, EngineLog, chosen_engine, frozen_work
+from regraft.freezing import Cut, cacheable_layers, find_cut
+from regraft.freezing.engines import Batch, EngineLog, chosen_engine, frozen_work
 from regraft.networks.contract import Network
 from regraft.networks.samples import placed
 

@@ -20,7 +20,7 @@ ROOMS: list[set[str]] = [  # lowest floor first; a room imports only from floors
     {"tasks"},
     {"probes"},
     {"heads"},
-    {"frontier"},
+    {"freezing"},
     {"methods"},
     {"training"},
     {"report"},

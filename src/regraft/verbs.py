@@ -24,7 +24,7 @@ from .errors import DataError, NetworkError, SettingError, UnsafeFileError
 from .files.formats import reason_of
 from .files.remote import at_hand, fetched, is_url
 from .files.text import printable
-from .frontier import whole_pass
+from .freezing import whole_pass
 from .heads import extend as extend_by_name
 from .networks.account import Account
 from .networks.contract import Network
@@ -645,7 +645,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     """Search for the plan that adapts a network best. Every trial starts from the trained weights.
 
     A share of the items is kept aside: no trial sees it, and the best plan alone is judged by it, once, at the end. The others try the
-    plans. Trials with the same frontier share one feature cache.
+    plans. Trials with the same freezing share one feature cache.
 
     Args:
         net: a `Network`, or whatever `load` opens.

@@ -14,7 +14,7 @@ from typer.main import get_command
 from regraft.cli import app
 from regraft.cli.shared import SETTINGS, VALUES
 from regraft.data.preprocessings.augmenting import AUGMENTS
-from regraft.frontier.engines import ENGINES
+from regraft.freezing.engines import ENGINES
 from regraft.methods import METHODS
 from regraft.planning.plan import AUTO_BLOCK, BASES, PROBES, STARTS_OF_ROWS, STRATEGIES, THIRDS, Plan
 from regraft.planning.search.board import PRUNERS, SAMPLERS

@@ -11,7 +11,7 @@ from tests.methods import examples
 from torch import Tensor
 
 from regraft.errors import SettingError
-from regraft.frontier import added_parameters, frozen_but, head_parameters
+from regraft.freezing import added_parameters, frozen_but, head_parameters
 from regraft.methods import METHODS
 from regraft.methods.bias import biases_among
 from regraft.methods.co_tuning import class_relation, related_chances

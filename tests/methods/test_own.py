@@ -12,7 +12,7 @@ from tests.methods import examples
 
 import regraft
 from regraft.errors import SettingError
-from regraft.frontier import frozen_but, head_parameters
+from regraft.freezing import frozen_but, head_parameters
 from regraft.methods import METHODS, Begun, Method, Option
 from regraft.networks.contract import Network
 

@@ -16,8 +16,8 @@ from tests.networks.plain_keras import assert_plain_keras_agrees, exported
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.frontier.cut import Cut, find_cut
-from regraft.frontier.selection import cacheable_layers
+from regraft.freezing.cut import Cut, find_cut
+from regraft.freezing.selection import cacheable_layers
 from regraft.networks.contract import Coding, Head, Inputs, Network, Scores
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras

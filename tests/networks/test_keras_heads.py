@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("keras")
 
 from regraft.errors import NetworkError
-from regraft.frontier.cut import Cut, find_cut
+from regraft.freezing.cut import Cut, find_cut
 from regraft.networks.contract import Head, Network
 from regraft.networks.keras.family import open_keras
 from regraft.networks.keras.library import keras

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import regraft
 from regraft.errors import NetworkError
-from regraft.frontier.cut import Cut, find_cut
-from regraft.frontier.selection import cacheable_layers
+from regraft.freezing.cut import Cut, find_cut
+from regraft.freezing.selection import cacheable_layers
 from regraft.networks.contract import Coding, Head, Network, Tap
 from regraft.networks.torch.family import open_torch
 

@@ -13,7 +13,7 @@ from tests.reliability import cases
 import regraft
 from regraft.console import spent
 from regraft.files.text import notebook_html
-from regraft.frontier import run as filling
+from regraft.freezing import run as filling
 from regraft.training import loop
 
 QUICK: dict[str, Any] = {"strategy": "partial", "frozen": 1, "epochs": 2, "batch_size": 8, "refit": False, "learning_rate": 1e-2}

@@ -14,7 +14,7 @@ from torch import nn
 import regraft
 from regraft.data import Prepared
 from regraft.errors import DataError, InputError, SettingError
-from regraft.frontier import Counter
+from regraft.freezing import Counter
 from regraft.networks.contract import Network
 from regraft.planning.preparing import preprocessing_for
 from regraft.planning.profiling.judging import Case, Held, judged, nested_choice

@@ -18,7 +18,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import DataError, MissingExtraError, RegraftError, SettingError
-from regraft.frontier import Cut, FrozenPass, cacheable_layers, find_cut, whole_pass
+from regraft.freezing import Cut, FrozenPass, cacheable_layers, find_cut, whole_pass
 from regraft.networks.contract import Network
 from regraft.scale import check_cluster, on_cluster, packed, unpacked
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_sent_is_said() -> None:
 
 
 def test_an_engine_beside_a_cluster_is_said_to_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.frontier.whole.check_engine", lambda *_given: None)
+    monkeypatch.setattr("regraft.freezing.whole.check_engine", lambda *_given: None)
     assert whole_pass("onnxruntime", "auto").notes == ["The cluster ran PyTorch: engine='onnxruntime' is for one machine."]
     assert not [
         note for engine, own in (("auto", "auto"), ("eager", "auto"), ("onnxruntime", None)) for note in whole_pass(engine, own).notes

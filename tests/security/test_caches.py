@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 from tests import torch_examples as examples
-from tests.frontier.test_cache import marked_done
+from tests.freezing.test_cache import marked_done
 from torch import nn
 
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import CacheError
-from regraft.frontier import Counter, Cut, FrozenPass, cacheable_layers, clear_caches, find_cut, frozen_up_to, list_caches
+from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, clear_caches, find_cut, frozen_up_to, list_caches
 from regraft.networks.contract import Network
 from regraft.networks.torch.family import open_torch
 

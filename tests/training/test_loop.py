@@ -13,7 +13,7 @@ import torch
 from tests import torch_examples as examples
 
 from regraft.errors import SettingError
-from regraft.frontier import frozen_up_to
+from regraft.freezing import frozen_up_to
 from regraft.heads import branch
 from regraft.networks.contract import Network
 from regraft.networks.torch.family import open_torch

@@ -12,7 +12,7 @@ from torch import nn
 
 import regraft
 from regraft.errors import SettingError
-from regraft.frontier import frozen_up_to
+from regraft.freezing import frozen_up_to
 from regraft.networks.contract import Network
 from regraft.networks.keras.library import keras
 

@@ -7,7 +7,7 @@ import importlib
 import pytest
 from tests.zoo.test_freeze_flags import adapted
 
-from regraft.frontier import Refusal
+from regraft.freezing import Refusal
 
 
 @pytest.mark.parametrize("family", ["torch", "keras"])

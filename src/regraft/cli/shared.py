@@ -248,7 +248,7 @@ def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> di
 
     Args:
         source: a saved folder, or a file, which is looked at by its ending alone.
-        engine: one of `regraft.frontier.ENGINES`; None for "auto".
+        engine: one of `regraft.freezing.ENGINES`; None for "auto".
         cluster: "ray://HOST:PORT" or "auto"; None for this machine.
 
     Raises:
@@ -260,7 +260,7 @@ def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> di
         if asked:
             raise SettingError(f"{asked[0]}: the ONNX file {str(source)!r} is run by ONNX Runtime. Leave it out.")
         return {}
-    from ..frontier import whole_pass
+    from ..freezing import whole_pass
 
     return {"run": whole_pass(engine or "auto", cluster)}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import NetworkError
-from ..frontier import added_parameters, frozen_but, head_parameters
+from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Coding, Network
 from ..networks.parts.coding import ENTRANCE, LAYERS
 from ..networks.parts.points import points_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..frontier import added_parameters, frozen_but, head_parameters
+from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Network
 from .contract import Begun, Method
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import NetworkError, near_names
-from ..frontier import frozen_but, head_parameters
+from ..freezing import frozen_but, head_parameters
 from ..networks.contract import Network
 from .contract import Begun, Method, Option, are_names
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import NetworkError
-from ..frontier import added_parameters, frozen_but, head_parameters
+from ..freezing import added_parameters, frozen_but, head_parameters
 from ..networks.contract import Network
 from ..networks.parts.points import points_in
 from .contract import Begun, Method, Option, are_names

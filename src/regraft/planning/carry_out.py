@@ -16,7 +16,7 @@ from ..data import Dataset, Prepared, check_trainable
 from ..errors import InputError, SettingError
 from ..files.locks import held_folder
 from ..files.schema import was_tried
-from ..frontier import check_engine
+from ..freezing import check_engine
 from ..methods import METHODS
 from ..networks.account import Account
 from ..networks.contract import Network

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import Prepared
 from ..files.room import large_array
-from ..frontier import FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
+from ..freezing import FrozenPass, Refusal, cacheable_layers, default_cache_folder, find_cut
 from ..networks.contract import Network
 from ..networks.tracing import watching
 from ..training import CachedFeed, Feed, HeadFeed, Settings, Training, WholeFeed, train

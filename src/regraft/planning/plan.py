@@ -85,7 +85,7 @@ class Plan:
             mirrored, light and colour; for photographs), a callable of one picture (C, H, W) in 0..255, or "auto": "photo" for pictures
             that look like photographs, else "light"; "none": every version is the plain one.
         holdout: share of the items kept aside to judge; 0 goes with a test set.
-        validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the frontier.
+        validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the freezing.
         seed: decides splits, order and dropout.
         rename: old class name -> new name, of the first task; its row is carried over.
         start: how the rows of new classes start: "auto": for "head", the methods and numbers from the closed-form probe, where its

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..console import STEPS, progress
 from ..data import Dataset, Prepared
 from ..errors import DataError, SettingError
-from ..frontier import Counter, Kept
-from ..frontier.identity import frozen_digest
+from ..freezing import Counter, Kept
+from ..freezing.identity import frozen_digest
 from ..networks.contract import Head, Network, Scores
 from ..probes import LinearProbe
 from ..tasks import chosen_loss, class_weights, fit_thresholds

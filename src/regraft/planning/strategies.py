@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..frontier import frozen_before, frozen_up_to_head, held_layers, matching_layers
+from ..freezing import frozen_before, frozen_up_to_head, held_layers, matching_layers
 from ..methods.gradients import relative_norms
 from ..training import WholeFeed
 from ..training.recipe import DRAWN

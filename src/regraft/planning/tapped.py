@@ -17,7 +17,7 @@ from torch.nn import Module
 from ..data import Prepared
 from ..errors import NetworkError
 from ..files.room import taken
-from ..frontier import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
+from ..freezing import ActivationCache, Counter, Cut, FrozenPass, Live, default_cache_folder
 from ..networks.contract import Inputs, Network, Tap, TapSlice
 from ..networks.parts.taps import INPUT, POOLS
 from ..networks.tracing import watching

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import SettingError
-from ..frontier import counted_layers, frozen_up_to, held_layers, matching_layers
+from ..freezing import counted_layers, frozen_up_to, held_layers, matching_layers
 from ..methods import METHODS
 from ..networks.contract import Network
 from .choosing.candidates import frozen_layers

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data import Prepared
 from ..data.decoding.threads import prefetched
 from ..files.room import release_pages
-from ..frontier import ActivationCache, Counter, Cut
+from ..freezing import ActivationCache, Counter, Cut
 from ..networks.contract import Inputs, Network, Scores
 from ..networks.samples import placed
 

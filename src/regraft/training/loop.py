@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from ..console import progress, say
 from ..errors import SettingError
-from ..frontier.spread import sent
+from ..freezing.spread import sent
 from ..methods.stay_near import anchors_of, pull_back_
 from ..networks.contract import Network
 from ..randomness import seeded

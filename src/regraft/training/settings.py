@@ -11,7 +11,7 @@ import torch
 
 from ..data.preprocessings.augmenting import CALLABLE, plain_name
 from ..errors import SettingError, unknown_setting
-from ..frontier.engines import ENGINES
+from ..freezing.engines import ENGINES
 from ..tasks import LOSSES
 from .callbacks import HOOKS
 from .optimizing import OPTIMIZERS, factory_rate

@@ -32,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _list(cache: CacheFolder = None, as_json: AsJson = False) -> None:
     """List the feature caches below a folder, oldest first."""
-    from ...frontier import list_caches
+    from ...freezing import list_caches
 
     root = _root(cache)
     entries = list_caches(root)
@@ -49,7 +49,7 @@ def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = 
     """Delete the feature caches below a folder; anything else in it stays, and caches are computed again when needed."""
     before = math.inf if older is None else time.time() - _seconds(older)
 
-    from ...frontier import clear_caches
+    from ...freezing import clear_caches
 
     root = _root(cache)
     entries = clear_caches(root, before=before)
@@ -74,7 +74,7 @@ def _seconds(text: str) -> float:
 
 
 def _root(cache: Path | None) -> Path:
-    from ...frontier import default_cache_folder
+    from ...freezing import default_cache_folder
 
     return cache if cache is not None else Path(default_cache_folder())
 

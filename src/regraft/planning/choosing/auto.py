@@ -250,7 +250,7 @@ def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | 
         return None
     trial = trial_of(one, choice.base(one), source=setup.network, log=choice.log)
     if not trial.starts and one.strategy != "head":
-        one.why = f"{NOT_TRIED}: what it starts from runs no layer above its frontier"
+        one.why = f"{NOT_TRIED}: what it starts from runs no layer above its freezing"
         return None
     return trial
 

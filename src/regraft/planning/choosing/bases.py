@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...data import Prepared
-from ...frontier import frozen_up_to_head
+from ...freezing import frozen_up_to_head
 from ...training import Feed, HeadFeed, WholeFeed
 from ..passes import too_large, train_heads_alone, whole_feeds
 from ..setup import Log, Outcome, Setup, Solved, Source

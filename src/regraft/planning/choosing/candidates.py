@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import NetworkError, SettingError, near_names
-from ...frontier import frozen_up_to, frozen_up_to_head, held_layers
+from ...freezing import frozen_up_to, frozen_up_to_head, held_layers
 from ...methods import METHODS
 from ...networks.contract import Network
 from ..plan import BASES, THIRDS, Plan

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 from torch import Tensor
 
-from ...frontier import frozen_up_to_head
+from ...freezing import frozen_up_to_head
 from ...tasks import wilson_interval
 from ...training import HeadFeed, all_logits
 from ...training.courses import most_epochs

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...frontier import frozen_up_to_head
+from ...freezing import frozen_up_to_head
 from ...probes import LinearProbe, fit_logistic, fit_ridge, fit_temperature
 from ...probes.common import spread_out
 from ...training import Feed, HeadFeed

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...data import Prepared
-from ...frontier import Counter, Cut, cacheable_layers, find_cut
+from ...freezing import Counter, Cut, cacheable_layers, find_cut
 from ...networks.contract import Inputs, Network, Scores
 from ...networks.samples import placed
 

@@ -12,7 +12,7 @@ import torch
 from ...data import Dataset, Prepared
 from ...data.items import mean_of_windows
 from ...errors import DataError
-from ...frontier import Counter, check_engine
+from ...freezing import Counter, check_engine
 from ...networks.contract import Network
 from ...training import Settings
 from ..preparing import preprocessing_for, windowed

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...console import speaking
 from ...data import Dataset, Prepared
-from ...frontier import Counter, Kept
+from ...freezing import Counter, Kept
 from ...heads import retarget
 from ...networks.contract import Network
 from ..carry_out import adapted, checked_setup
@@ -84,7 +84,7 @@ class Bench:
 
     Attributes:
         network: with the trained weights that every trial starts from.
-        items: all items, prepared once, so that trials with the same frontier have the same cache.
+        items: all items, prepared once, so that trials with the same freezing have the same cache.
         folds: which of them learn, and which try the plan.
         judging: which of them no trial sees.
         fixed: settings that are the same in every trial.

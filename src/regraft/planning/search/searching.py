@@ -22,9 +22,9 @@ from ...data import Dataset, check_trainable
 from ...errors import SettingError, near_names
 from ...files.remote import at_hand, is_url
 from ...files.text import printable
-from ...frontier import Counter, check_engine
-from ...frontier.identity import frozen_digest
-from ...frontier.spread import sent
+from ...freezing import Counter, check_engine
+from ...freezing.identity import frozen_digest
+from ...freezing.spread import sent
 from ...networks.contract import Network
 from ...networks.folders import FACTS_FILE
 from ...scale import on_cluster

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data import Dataset, with_conditions
 from ...errors import DataError, NetworkError
-from ...frontier import frozen_up_to_head
+from ...freezing import frozen_up_to_head
 from ...methods import METHODS, Begun, Method
 from ...networks.contract import Network, Scores
 from ...networks.parts.coding import ENTRANCE, LAYERS, in_condition

@@ -19,7 +19,7 @@ from tests import torch_examples as examples
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import CacheError
-from regraft.frontier import (
+from regraft.freezing import (
     ActivationCache,
     Counter,
     Cut,
@@ -31,7 +31,7 @@ from regraft.frontier import (
     frozen_up_to,
     list_caches,
 )
-from regraft.frontier.cache import CHUNK, Column
+from regraft.freezing.cache import CHUNK, Column
 from regraft.networks.torch.family import open_torch
 
 N = 3 * CHUNK + 10
@@ -220,7 +220,7 @@ def test_views_go_through_the_frozen_part_once_each(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from tests.frontier.test_cache import CHUNK, Filling
+from tests.freezing.test_cache import CHUNK, Filling
 filling = Filling(sys.argv[1])
 inner, seen = filling.items.batch, [0]
 def counting(indices, view=0):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import regraft
 from regraft.data import Prepared, preprocessing_from_dict, read
 from regraft.errors import MissingExtraError, SettingError
-from regraft.frontier import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
+from regraft.freezing import Counter, Cut, FrozenPass, cacheable_layers, check_engine, engines, find_cut, run
 from regraft.networks.contract import Network
 from regraft.networks.torch.family import open_torch
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from tests import torch_examples as examples
-from tests.frontier.test_engines import INSTALLED, NETWORKS, _cut, _items
+from tests.freezing.test_engines import INSTALLED, NETWORKS, _cut, _items
 
 import regraft
 from regraft.errors import SettingError
-from regraft.frontier import FrozenPass, half
+from regraft.freezing import FrozenPass, half
 
 
 def _made(case: str, where: str | Path, **further: Any) -> tuple[list[np.ndarray], FrozenPass]:
@@ -71,7 +71,7 @@ def test_labels_that_judge_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.frontier.run.FEWEST", 1)
+    monkeypatch.setattr("regraft.freezing.run.FEWEST", 1)
     for step, expected in (
         (0.5, "was computed in bfloat16: 2.0 times as fast"),
         (2.0, "stayed in float32: bfloat16 took 2.00 times as long"),

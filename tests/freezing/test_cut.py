@@ -11,7 +11,7 @@ from tests import torch_examples as examples
 from torch import nn
 
 import regraft
-from regraft.frontier import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
+from regraft.freezing import Cut, Refusal, cacheable_layers, find_cut, frozen_up_to, frozen_up_to_head
 from regraft.networks.contract import Head, Network
 from regraft.networks.hub.opening import open_hub
 from regraft.networks.torch.family import open_torch
@@ -270,7 +270,7 @@ def test_a_transformer_layer_calls_what_is_replayed_inside_it() -> None:
 
 
 @pytest.mark.parametrize("frozen", [1, 3])
-def test_frontiers_below_taps_are_cached(frozen: int) -> None:
+def test_freeze_boundaries_below_taps_are_cached(frozen: int) -> None:
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True)]
     net = regraft.load(nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3)), inputs=(1, 8, 8))
@@ -278,7 +278,7 @@ def test_frontiers_below_taps_are_cached(frozen: int) -> None:
     options = {"strategy": "partial", "base": "probe", "epochs": 3, "learning_rate": 0.01, "validation": 0}
     both = [regraft.adapt(net, examples.pictures(40), frozen=frozen, cache=cache, **options) for cache in ("memory", None)]
     assert not [reason for reason in both[0].plan.reasons if "every epoch" in reason]
-    assert both[0].cost["frozen_forward_items"] == 2 * 40  # once to read all depths, once to keep what crosses the frontier
+    assert both[0].cost["frozen_forward_items"] == 2 * 40  # once to read all depths, once to keep what crosses the freezing
     for name, tensor in both[0].network.state().items():
         torch.testing.assert_close(tensor, both[1].network.state()[name], rtol=1e-3, atol=1e-4)
 
