@@ -57,12 +57,7 @@ def speaking(on: bool, *, words: bool = True) -> Iterator[None]:
 
 
 def show(text: object, *, lines: bool = False) -> None:
-    """Print a result to stdout, escaped.
-
-    Args:
-        text: what is to be shown; anything but a `str` is converted.
-        lines: whether its line breaks are our own and stay; names of others within it are escaped where they are put in.
-    """
+    """Print a result to stdout, escaped."""
     _write(sys.stdout, printable_lines(text) if lines else printable(text))
 
 
@@ -80,21 +75,14 @@ def say(sentence: str) -> None:
 def show_json(content: Any, *, indent: int | None = 1) -> None:
     """Print plain data as JSON on stdout; what a terminal could obey stands there as JSON escapes.
 
-    Args:
-        content: plain data; anything else in it is printed as its `str`.
-        indent: spaces a level; None: one line.
+    `indent`: spaces a level; None: one line.
     """
     text = json.dumps(content, ensure_ascii=not _encoding(sys.stdout).startswith("utf"), indent=indent, default=str)
     _write(sys.stdout, printable_json(text))
 
 
 def show_csv(rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
-    """Print rows as CSV on stdout; cells are escaped, and an apostrophe stands before those that a spreadsheet would run as a formula.
-
-    Args:
-        rows: the cells of each line.
-        raw: print the cells as they are, file names byte by byte.
-    """
+    """Print rows as CSV on stdout; cells are escaped, and an apostrophe stands before those that a spreadsheet would run as a formula."""
     held = io.StringIO()
     writer = csv.writer(held, lineterminator="\n")
     for row in rows:
@@ -108,14 +96,7 @@ def show_csv(rows: Iterable[Sequence[object]], *, raw: bool = False) -> None:
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", caption: str = "") -> None:
-    """Print a table to stdout; its cells are plain text, without markup.
-
-    Args:
-        headings: of the columns; the first is set to the left, the others to the right.
-        rows: the cells of each line.
-        title: stands above it.
-        caption: stands below it.
-    """
+    """Print a table to stdout; its cells are plain text, without markup."""
     from rich.console import Console
     from rich.table import Table
 
@@ -168,12 +149,8 @@ def spent(cost: Mapping[str, float]) -> dict[str, float]:
 def progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
     """Show a line that moves: the time that a piece of work has taken, and of so many steps a bar and the time left.
 
-    Args:
-        what: what is done or counted, such as "frozen part".
-        total: how many steps there are; None: not known.
-
-    Yields:
-        A function that is told how many more are done; parts of one move the bar as well.
+    `total`: how many steps there are; None: not known; yields: A function that is told how many more are done; parts of one move the bar as
+    well.
     """
     if not _SPEAKING.get()[0] or not sys.stderr.isatty():
         yield lambda _more: None

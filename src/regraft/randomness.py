@@ -27,9 +27,6 @@ def own_state() -> Iterator[None]:
     """Compute with gradients and in float32 while the context lasts, whatever the user has set around it. Also a decorator of functions.
 
     New tensors are made in the memory of the processor: what goes elsewhere is moved there.
-
-    Yields:
-        Nothing.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
@@ -49,12 +46,6 @@ def seeded(seed: int = 0) -> Iterator[None]:
     """Seed the shared generators while the context lasts; afterwards they are as they were before. Also a decorator of functions.
 
     Other threads that ask for the same wait. Keep it short: one epoch, not a training.
-
-    Args:
-        seed: equal seeds give equal numbers; of any size.
-
-    Yields:
-        Nothing.
     """
     with _LOCK, ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())

@@ -645,7 +645,7 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     """Search for the plan that adapts a network best. Every trial starts from the trained weights.
 
     A share of the items is kept aside: no trial sees it, and the best plan alone is judged by it, once, at the end. The others try the
-    plans. Trials with the same freezing share one feature cache.
+    plans. Trials with the same freeze boundary share one feature cache.
 
     Args:
         net: a `Network`, or whatever `load` opens.

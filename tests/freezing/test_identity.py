@@ -58,7 +58,7 @@ def test_every_cause_of_other_values_gives_another_key() -> None:
         "order": _key(_network(), _items(np.ascontiguousarray(examples.pictures(12)[0][::-1]))),
     }
     assert len({plain, *others.values()}) == len(others) + 1
-    assert _key(later, _items()) == plain  # layers above the freezing do not count
+    assert _key(later, _items()) == plain  # layers above the freeze boundary do not count
     assert _key(_network(), _items(view_seed=1)) == plain  # nor does the view seed where there is one view
 
 

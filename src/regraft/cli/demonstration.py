@@ -133,15 +133,7 @@ def handwritten() -> tuple[np.ndarray, np.ndarray]:
 def printed(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draw printed digits, turned and slanted a little.
 
-    Args:
-        count: how many.
-        seed: decides digits, fonts and how each is turned.
-
-    Returns:
-        Pictures (count, 1, 8, 8) in [0, 1], and names (count,).
-
-    Raises:
-        MissingExtraError: without matplotlib or Pillow.
+    Result: Pictures (count, 1, 8, 8) in [0, 1], and names (count,).
     """
     library = optional_import("matplotlib", "report", purpose=_PURPOSE)
     maker = optional_import("PIL.ImageFont", "vision", purpose=_PURPOSE)
@@ -187,16 +179,7 @@ def _small_cnn(seed: int) -> Any:
 
 
 def printed_reader(*, count: int = 4000, epochs: int = 10, seed: int = 0) -> Any:
-    """Return a small network that has learned to read printed digits, and nothing else.
-
-    Args:
-        count: how many printed digits it learns from.
-        epochs: passes over them.
-        seed: decides its first weights and the digits.
-
-    Returns:
-        The network.
-    """
+    """Return a small network that has learned to read printed digits, and nothing else."""
     from .. import verbs
 
     training: dict[str, Any] = {
@@ -215,13 +198,8 @@ def printed_reader(*, count: int = 4000, epochs: int = 10, seed: int = 0) -> Any
 def measured_curves(net: Any, draws: Mapping[int | None, int] = DRAWS, *, seed: int = 0) -> tuple[Curves, Any]:
     """Let everything learn from the same handwritten digits, and judge it on the same others.
 
-    Args:
-        net: the network that reads printed digits.
-        draws: examples of each class -> how many draws of them, each with test examples of its own; None: all but those that test.
-        seed: of the first draw.
-
-    Returns:
-        The learning curves, and the result of `regraft.adapt` in the first draw of the second size.
+    `draws`: examples of each class -> how many draws of them, each with test examples of its own; None: all but those that test; result:
+    The learning curves, and the result of `regraft.adapt` in the first draw of the second size.
     """
     pictures, names = handwritten()
     shares: dict[str, list[np.ndarray]] = {name: [] for name in (ADAPTED, SCRATCH, MLP, UNCHANGED, MAJORITY)}

@@ -69,11 +69,7 @@ class _Command(TyperCommand):
     """One command, which takes no option for the value of the option before it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Return the arguments left over.
-
-        Raises:
-            UsageError: if an option that takes a value is followed by another option.
-        """
+        """Return the arguments left over."""
         options = {name: option for option in self.params for name in option.opts if name.startswith("--")}
         for word, value in itertools.pairwise(args[: args.index("--")] if "--" in args else args):
             option: Any = options.get(word)
@@ -91,16 +87,7 @@ def command(  # over the limit: what a command is
     examples: Sequence[str] = (),
     interrupted: Callable[[Any], str] | None = None,
 ) -> None:
-    """Add a command to `app`.
-
-    Args:
-        app: the program, or a group of it.
-        name: of the command.
-        run: does the work; its docstring is the help.
-        panel: under which heading `regraft --help` lists it.
-        examples: command lines, shown below the help.
-        interrupted: as in `guarded`.
-    """
+    """Add a command to `app`."""
     epilog = "\n\n".join(("Examples:", *examples)) if examples else None
     app.command(name, cls=_Command, rich_help_panel=panel, epilog=epilog)(guarded(run, interrupted=interrupted, shown=f"regraft {name}"))
 

@@ -48,14 +48,7 @@ Target = str | list[str] | dict[str, str | list[str]] | None
 def class_names(path: Path | None) -> list[str] | None:
     """Read class names, one a line or as a JSON list; bytes that are not UTF-8 are kept, as in the names of files.
 
-    Args:
-        path: the file, or None.
-
-    Returns:
-        The names in order; None without a file.
-
-    Raises:
-        InputError: if the file cannot be read or holds no names.
+    `path`: the file, or None; result: The names in order; None without a file.
     """
     if path is None:
         return None
@@ -106,16 +99,8 @@ def check_given(
 ) -> None:
     """Raise where something is not there, or an option has no such value: told before torch is imported, and all at once.
 
-    Args:
-        network: a file, folder or name, or several; None where none is needed.
-        data: files and folders; None where nothing was given.
-        reading: how the data are read, as `regraft.read` takes it; columns of tables are looked for in their first lines.
-        places: option -> the file or folder given for it.
-        assigned: the words behind --set.
-        words: option of `VALUES` -> the value given for it.
-
-    Raises:
-        InputError: naming everything that is wrong.
+    `network`: a file, folder or name, or several; None where none is needed; `data`: files and folders; None where nothing was given;
+    `places`: option -> the file or folder given for it; `words`: option of `VALUES` -> the value given for it.
     """
     from ..data.read import EQUAL, unknown_kinds
     from ..data.readers.table_files import names_of_file
@@ -145,11 +130,7 @@ def check_given(
 
 
 def assignments(words: Sequence[str] | None) -> dict[str, str]:
-    """Return the names and values of `words` such as "optimizer=sgd", those behind --set.
-
-    Raises:
-        SettingError: if one is no such word, or names an argument or option of the command.
-    """
+    """Return the names and values of `words` such as "optimizer=sgd", those behind --set."""
     found = {}
     for word in words or ():
         name, equals, text = word.partition("=")
@@ -175,18 +156,7 @@ def opened(  # noqa: PLR0913  # over the limit: what `regraft.load` takes from t
 ) -> Any:
     """Open a network.
 
-    Args:
-        source: as `regraft.load` takes it.
-        weights: a weights-only file put into it, or "random".
-        source_classes: file with the class names of its rows.
-        head: the layer that is its head, where there are several candidates; or TASK=LAYER for each of several.
-        channels: of the pictures or signals that it shall take.
-        architecture: MODULE:NAME of what makes it, where the source holds weights alone.
-        inputs: the shape of an example, such as "3,224,224", or NAME=SHAPE for each of several tensors.
-        trust: open a PyTorch program, which runs code of the file.
-
-    Returns:
-        The network.
+    `inputs`: the shape of an example, such as "3,224,224", or NAME=SHAPE for each of several tensors.
     """
     from .. import verbs
 
@@ -217,21 +187,7 @@ def _shapes(given: Sequence[str] | None) -> tuple[int, ...] | dict[str, tuple[in
 def to_run(  # over the limit: what `regraft.load` takes from the command line
     source: str | Path, *, head: Sequence[str] | None, channels: int | None, architecture: str | None, trust: bool
 ) -> Any:
-    """Open a network that is to predict: an ONNX file by ONNX Runtime, without PyTorch; all others as `opened` does.
-
-    Args:
-        source: a saved folder, or a file.
-        head: as in `opened`.
-        channels: as in `opened`.
-        architecture: as in `opened`.
-        trust: as in `opened`.
-
-    Returns:
-        The network.
-
-    Raises:
-        SettingError: if something is to be changed about an ONNX file.
-    """
+    """Open a network that is to predict: an ONNX file by ONNX Runtime, without PyTorch; all others as `opened` does."""
     if Path(source).suffix.lower() != ".onnx":
         return opened(str(source), head=head, channels=channels, architecture=architecture, trust=trust)
     given = {"--head": " ".join(head) if head else None, "--channels": channels, "--architecture": architecture}
@@ -246,14 +202,7 @@ def to_run(  # over the limit: what `regraft.load` takes from the command line
 def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> dict[str, Any]:
     """Return the keyword that lets a network predict on an engine or a cluster, before it is opened; none for an ONNX file.
 
-    Args:
-        source: a saved folder, or a file, which is looked at by its ending alone.
-        engine: one of `regraft.freezing.ENGINES`; None for "auto".
-        cluster: "ray://HOST:PORT" or "auto"; None for this machine.
-
-    Raises:
-        SettingError: if there is no such engine, or one is asked for to run an ONNX file.
-        MissingExtraError: if it is not installed.
+    `engine`: one of `regraft.freezing.ENGINES`; None for "auto"; `cluster`: "ray://HOST:PORT" or "auto"; None for this machine.
     """
     if Path(source).suffix.lower() == ".onnx":
         asked = [f"{name} {value}" for name, value in {"--engine": engine, "--cluster": cluster}.items() if value is not None]
@@ -266,23 +215,14 @@ def run_by(source: str | Path, engine: str | None, *, cluster: str | None) -> di
 
 
 def wanted_weights(file: Path | None, random: bool) -> str | Path | None:
-    """Return the weights that a command asks for, as `regraft.load` takes them: of a `file`, `random` ones, or the network's own.
-
-    Raises:
-        SettingError: if both are asked for.
-    """
+    """Return the weights that a command asks for, as `regraft.load` takes them: of a `file`, `random` ones, or the network's own."""
     if random and file is not None:
         raise SettingError(f"--weights {str(file)!r} and --random-weights cannot both hold; give one of them.")
     return "random" if random else file
 
 
 def _imported(name: str) -> Any:
-    """Return a class or function of the user's own, whose module is looked for in the working folder first.
-
-    Raises:
-        SettingError: if the words are of another form.
-        InputError: if the module cannot be imported, or holds nothing of that name.
-    """
+    """Return a class or function of the user's own, whose module is looked for in the working folder first."""
     module, _, own = name.partition(":")
     if not module.strip() or not own.strip():
         raise SettingError(f"--architecture {name!r}: expected MODULE:NAME, such as mine.networks:Small.")
@@ -306,14 +246,7 @@ def _imported(name: str) -> Any:
 def wanted_target(given: Sequence[str] | None) -> Target:
     """Return what the words behind --target mean.
 
-    Args:
-        given: names of columns, or TASK=COLUMN for each; a task named twice has several columns (multi-label).
-
-    Returns:
-        As `regraft.read` takes it; None where nothing was given.
-
-    Raises:
-        SettingError: if only some of them name a task, or a task or column is empty.
+    Result: As `regraft.read` takes it; None where nothing was given.
     """
     if not given:
         return None
@@ -333,16 +266,7 @@ def wanted_target(given: Sequence[str] | None) -> Target:
 def named_pairs(given: Sequence[str] | None, *, option: str, form: str) -> dict[str, str]:
     """Return words such as OLD=NEW as a mapping.
 
-    Args:
-        given: the words behind an option.
-        option: its name, for messages.
-        form: what a word should look like, for messages.
-
-    Returns:
-        What stands before the first "=" -> what stands behind it.
-
-    Raises:
-        SettingError: if a word is not of that form, or one stands twice before the "=".
+    Result: What stands before the first "=" -> what stands behind it.
     """
     found: dict[str, str] = {}
     for before, after in (_pair(word, option=option, form=form) for word in given or ()):
@@ -362,15 +286,7 @@ def _pair(word: str, *, option: str, form: str) -> tuple[str, str]:
 def listed_names(text: str | None, *, option: str) -> list[str] | None:
     """Return names that stand between commas.
 
-    Args:
-        text: such as "price,hour", or None.
-        option: whose text it is, for messages.
-
-    Returns:
-        The names; None for None.
-
-    Raises:
-        SettingError: if a name is empty or stands twice.
+    `text`: such as "price,hour", or None; result: The names; None for None.
     """
     if text is None:
         return None
@@ -391,15 +307,8 @@ def own_columns(network: Any) -> list[str]:
 def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
     """Return which columns are to be read beside the items.
 
-    Args:
-        network: with its preprocessing.
-        asked: the names behind --columns; None takes those that the network reads.
-
-    Returns:
-        As `regraft.read` takes them; None where there are none.
-
-    Raises:
-        DataError: if the network reads no columns, or others than those.
+    `asked`: the names behind --columns; None takes those that the network reads; result: As `regraft.read` takes them; None where there are
+    none.
     """
     own = own_columns(network)
     if asked is None:
@@ -419,14 +328,8 @@ def columns_for(network: Any, asked: list[str] | None) -> list[str] | None:
 def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None) -> str | None:
     """Return as what kind data are to be read: the rows of a table are numbers where the network takes rows of numbers.
 
-    Args:
-        network: with its sample.
-        source: a folder, CSV or Parquet file.
-        asked: the kind that was asked for, or None.
-        files: the folder of the files that the table names, or None.
-
-    Returns:
-        The kind; None where the reader shall find out.
+    `asked`: the kind that was asked for, or None; `files`: the folder of the files that the table names, or None; result: The kind; None
+    where the reader shall find out.
     """
     from ..data.readers.tables import TABLE_EXTENSIONS
 
@@ -441,12 +344,7 @@ def kind_for(network: Any, source: str, *, asked: str | None, files: Any = None)
 def read_data(source: str, **options: Any) -> Any:
     """Read the data that a command was given.
 
-    Args:
-        source: a folder, CSV or Parquet file.
-        options: as `regraft.read` takes them; those that are None are left out.
-
-    Returns:
-        The data set.
+    `options`: as `regraft.read` takes them; those that are None are left out.
     """
     from ..data import read
 
@@ -455,15 +353,7 @@ def read_data(source: str, **options: Any) -> Any:
 
 
 def checked_kind(network: Any, data: Any) -> None:
-    """Raise unless a network takes items of the kind that the data have.
-
-    Args:
-        network: with its preprocessing.
-        data: the data set.
-
-    Raises:
-        DataError: naming both kinds.
-    """
+    """Raise unless a network takes items of the kind that the data have."""
     kind = network.preprocessing.item_kind
     if data.kind not in (kind, "array"):
         raise DataError(f"The network takes examples of the kind {kind!r}; received data of the kind {data.kind!r}.")

@@ -27,18 +27,7 @@ LEFT_OUT_SHOWN = 100
 
 
 def checked(data: Dataset, skip_bad: bool) -> Dataset:
-    """Return data of which every item can be decoded.
-
-    Args:
-        data: the data as read.
-        skip_bad: leave out what cannot be used, and note it, instead of raising.
-
-    Returns:
-        The same data, or those of its items that are usable with a note that lists the others.
-
-    Raises:
-        DataError: if items cannot be used and `skip_bad` is false, or if none can be used.
-    """
+    """Return data of which every item can be decoded."""
     bad = bad_items(data)
     data = _left_out(data, bad, what="cannot be used", skip_bad=skip_bad) if bad else data
     return data if data.kind != "audio" else _cut_told(data)
@@ -52,18 +41,7 @@ def _cut_told(data: Dataset) -> Dataset:
 
 
 def labelled(data: Dataset, skip_bad: bool) -> Dataset:
-    """Return data of which every item has a target of some task.
-
-    Args:
-        data: the data as read, of several tasks.
-        skip_bad: leave out the items without any target, and note it, instead of raising.
-
-    Returns:
-        The same data, or those of its items that have a target.
-
-    Raises:
-        DataError: if items have none and `skip_bad` is false, or if none has one.
-    """
+    """Return data of which every item has a target of some task."""
     known = np.any([data.targets_of(name).known for name in data.tasks], axis=0)
     bad = {int(index): "" for index in np.flatnonzero(~known)}
     tasks = ", ".join(map(repr, data.tasks))
@@ -85,11 +63,7 @@ def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: boo
 def bad_items(data: Dataset) -> dict[int, str]:
     """Decode every file, look at every number and text, and return what is wrong.
 
-    Args:
-        data: any data set.
-
-    Returns:
-        Index of the item -> reason, in order; empty where all is well.
+    Result: Index of the item -> reason, in order; empty where all is well.
     """
     if data.part_names:
         wrong = {name: bad_items(data.part(name)) for name in data.part_names}
@@ -106,11 +80,7 @@ def bad_items(data: Dataset) -> dict[int, str]:
 def rows_not_finite(items: Any) -> np.ndarray:
     """Return the rows that hold NaN or infinity, reading the array in chunks.
 
-    Args:
-        items: (N, ...) array, memory map or view of one.
-
-    Returns:
-        (n,) int64 rows, in order.
+    `items`: (N, ...) array, memory map or view of one; result: (n,) int64 rows, in order.
     """
     if items.dtype.kind not in "fc" or not len(items):
         return np.zeros(0, dtype=np.int64)

@@ -459,16 +459,7 @@ def _keeps_order(rows: np.ndarray, count: int) -> bool:
 
 
 def check_trainable(data: Dataset, *, judged_apart: bool = False) -> None:
-    """Check that something can be learned from the known targets of every task and that they can be split.
-
-    Args:
-        data: what a network is to be adapted to.
-        judged_apart: whether other items judge, so that a class may have a single one.
-
-    Raises:
-        DataError: if there are fewer than two classes with items, a class with one item, or targets that are all equal; where
-            there are several tasks, the message names the task.
-    """
+    """Check that something can be learned from the known targets of every task and that they can be split."""
     for name in data.tasks:
         data.targets_of(name).check_trainable(f"Task {name!r}: " if data.further else "", judged_apart=judged_apart)
 

@@ -24,13 +24,7 @@ def first_equal(items: Sequence[Any] | np.ndarray, kind: str, *, digest: Callabl
     Rows of an array are compared by a sum of their words with random factors, files by their length; only those that agree in it are
     read for their digest.
 
-    Args:
-        items: N raw items.
-        kind: of the data set.
-        digest: of the content of the example at an index, with what stands beside it.
-
-    Returns:
-        (N,) int64 indices; that of the example itself where none before it is equal. A file that cannot be read is equal to none.
+    Result: (N,) int64 indices; that of the example itself where none before it is equal. A file that cannot be read is equal to none.
     """
     first = np.arange(len(items))
     keys = _keys(items, kind)
@@ -56,15 +50,7 @@ def equal_in(
 ) -> np.ndarray:
     """Return for each example the first one of others that is equal to it.
 
-    Args:
-        items: N raw items.
-        others: M raw items.
-        kind: of both.
-        digest: as of `first_equal`, of the items.
-        other_digest: the same of the others.
-
-    Returns:
-        (N,) int64 indices among the others, -1 where none is equal.
+    Result: (N,) int64 indices among the others, -1 where none is equal.
     """
     found = np.full(len(items), -1)
     mine, theirs = _keys(items, kind), _keys(others, kind)

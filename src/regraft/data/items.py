@@ -88,9 +88,7 @@ class Clip:
     Attributes:
         source: the recording: a path, or a waveform.
         start: of the window, in seconds.
-        seconds: its length.
         of: index of the recording in the data that the windows were made from.
-        name: of the recording.
     """
 
     source: Any
@@ -162,9 +160,7 @@ class RowNames(Sequence[str]):
 class LazyItems(Sequence[Any]):
     """Items that a function of the user makes when they are asked for, one at a time: its data set need not stand several threads.
 
-    Args:
-        made: from an index to the item.
-        indices: (n,) what the function is given for each item.
+    `indices`: (n,) what the function is given for each item.
     """
 
     def __init__(self, made: Callable[[int], Any], indices: np.ndarray) -> None:
@@ -194,12 +190,7 @@ class LazyItems(Sequence[Any]):
 def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray) -> np.ndarray | list[Any]:
     """Return these items now: one array (n, ...) where they are rows of one, else a list.
 
-    Args:
-        items: all items.
-        indices: (n,) which ones.
-
-    Returns:
-        (n, ...) array in memory, or a list of n raw items.
+    `indices`: (n,) which ones; result: (n, ...) array in memory, or a list of n raw items.
     """
     rows = np.asarray(indices, dtype=np.int64)
     if isinstance(items, ArrayView):
@@ -212,12 +203,7 @@ def take(items: Sequence[Any] | np.ndarray, indices: Sequence[int] | np.ndarray)
 def as_rows(items: Sequence[Any] | np.ndarray, indices: np.ndarray) -> Sequence[Any]:
     """Return these items later: a view of rows where they are rows of an array, else a list of references.
 
-    Args:
-        items: all items.
-        indices: (n,) int64, which ones.
-
-    Returns:
-        A sequence of n items that holds no copy of array content; what is made when it is asked for, is not asked for.
+    `indices`: (n,) int64, which ones.
     """
     if isinstance(items, Parts):
         return items.rows(indices)
@@ -240,12 +226,7 @@ def whole_items(items: Sequence[Any] | np.ndarray) -> np.ndarray | None:
 def mean_of_windows(values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
     """Return the mean over the windows of each recording.
 
-    Args:
-        values: (N, …), of each item.
-        items: N.
-
-    Returns:
-        (recordings, …); the values themselves where the items are no windows.
+    `values`: (N, …), of each item; result: (recordings, …); the values themselves where the items are no windows.
     """
     owners = whole_items(items)
     if owners is None:
@@ -257,14 +238,7 @@ def mean_of_windows(values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np
 
 
 def as_numpy(values: Any) -> np.ndarray:
-    """Return an array, tensor, series or list as a numpy array, without copying where that is possible.
-
-    Args:
-        values: anything array-like; a torch tensor may be on any device.
-
-    Returns:
-        The array; lists that are ragged, or hold texts beside other values, become an object array; what is masked becomes NaN.
-    """
+    """Return an array, tensor, series or list as a numpy array, without copying where that is possible."""
     if type(values).__module__.split(".")[0] == "torch":
         return np.asarray(values.detach().cpu().numpy())
     if is_frame(values):
@@ -296,27 +270,12 @@ def _dense(sparse: Any) -> np.ndarray:
 
 
 def is_frame(value: Any) -> bool:
-    """Return whether a value is a pandas or polars object, without importing either library.
-
-    Args:
-        value: anything.
-
-    Returns:
-        True for data frames and series.
-    """
+    """Return whether a value is a pandas or polars object, without importing either library."""
     return type(value).__module__.split(".")[0] in ("pandas", "polars")
 
 
 def item_digest(item: Any, kind: str) -> bytes:
-    """Return the blake2b digest of an item's content, 16 bytes.
-
-    Args:
-        item: a path, array, text or PIL image.
-        kind: the data set's kind; a string is a text where this is "text" or "array", else a path.
-
-    Returns:
-        The digest: equal content, equal digest, wherever the item lies.
-    """
+    """Return the blake2b digest of an item's content, 16 bytes."""
     if isinstance(item, Clip):
         return digest_with(item_digest(item.source, "audio"), ("start", "seconds"), values=np.array([item.start, item.seconds]))
     if isinstance(item, Path) or (isinstance(item, str) and kind in ("image", "audio")):
@@ -335,13 +294,7 @@ def item_digest(item: Any, kind: str) -> bytes:
 def digest_with(digest: bytes, names: Sequence[str], *, values: np.ndarray) -> bytes:
     """Return an item's digest joined with the numbers beside it, 16 bytes.
 
-    Args:
-        digest: of the item alone.
-        names: of the k numbers.
-        values: (k,) numbers.
-
-    Returns:
-        The digest of them together.
+    `values`: (k,) numbers.
     """
     hasher = _hasher()
     for part in (digest, json.dumps(list(names)).encode(), np.asarray(values, dtype=np.float32).tobytes()):
@@ -354,15 +307,7 @@ def _hasher() -> hashlib.blake2b:
 
 
 def listed(values: Iterable[object], shown: int = 5) -> str:
-    """Return values for a message: the first few, then "and N more"; each as plain text of one line.
-
-    Args:
-        values: what to list.
-        shown: so many are written out.
-
-    Returns:
-        Such as `"a, b, c, d, e and 3 more"`.
-    """
+    """Return values for a message: the first few, then "and N more"; each as plain text of one line."""
     texts = list(values)
     more = len(texts) - shown
     return ", ".join(printable(text) for text in texts[:shown]) + (f" and {more} more" if more > 0 else "")

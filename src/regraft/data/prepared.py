@@ -28,9 +28,7 @@ class Prepared:
     """A data set with the preprocessing of a network; items are read when a batch is asked for, and then forgotten.
 
     Attributes:
-        data: the data set.
         preprocessing: fitted to the data if it was not fitted before.
-        view_seed: decides all augmented versions together.
         augment: how they are made: "light", "photo" or a callable.
     """
 
@@ -59,12 +57,8 @@ class Prepared:
     def batch(self, indices: Sequence[int] | np.ndarray, view: int = 0) -> Inputs:
         """Return some items as one batch.
 
-        Args:
-            indices: (n,) which items.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-
-        Returns:
-            Tensor (n, ...), or named tensors (n, length).
+        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version; result: Tensor (n, ...), or
+        named tensors (n, length).
         """
         seeds = [self._seed(int(index)) for index in indices] if view else None
         return (self._viewing if view else self.preprocessing).batch_of(self.data, indices, view=view, seeds=seeds)
@@ -75,16 +69,8 @@ class Prepared:
     ) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yield consecutive batches; where items are files, the next batch is read while the present one is in use.
 
-        Args:
-            batch_size: most items of one batch.
-            indices: (n,) which items, in this order; None for all.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-
-        Yields:
-            Indices (b,) int64 and the batch of these items.
-
-        Raises:
-            SettingError: if `batch_size` is less than 1.
+        `indices`: (n,) which items, in this order; None for all; `view`: 0 for the plain items, k > 0 for their k-th augmented version;
+        yields: Indices (b,) int64 and the batch of these items.
         """
         if batch_size < 1:
             raise SettingError(f"batch_size={batch_size} is out of range; expected 1 or more.")
@@ -97,15 +83,7 @@ class Prepared:
             yield part, self.batch(part, view)
 
     def identity(self, views: int) -> str:
-        """Return a digest of all that decides the batches.
-
-        Args:
-            views: how many views are used; from two on, their number and seed count too.
-
-        Returns:
-            32 hexadecimal digits: of the preprocessing, each item's content and columns in order, their conditions where the
-            preprocessing looks them up, and the views.
-        """
+        """Return a digest of all that decides the batches."""
         hasher = hashlib.blake2b(digest_size=16)
         hasher.update(json.dumps([self.preprocessing.to_dict(), self.data.kind, len(self)], sort_keys=True).encode())
         if views > 1:

@@ -30,11 +30,7 @@ SMALL = 0.02
 def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
     """Return the least and the most value of array items.
 
-    Args:
-        items: N arrays, read in chunks; or files, texts or PIL images.
-
-    Returns:
-        Both; None where the items are no arrays of numbers, or there are none.
+    Result: Both; None where the items are no arrays of numbers, or there are none.
     """
     if not len(items) or isinstance(items[0], str | Path) or not isinstance(items[0], np.ndarray) or not items[0].size:
         return None
@@ -47,17 +43,7 @@ def limits_of(items: Sequence[Any] | np.ndarray) -> Range | None:
 def check_range(given: Range | None, learned: Range | None, *, what: str = "arrays", small: bool = True) -> None:
     """Compare the values of arrays with those that were learned from.
 
-    Args:
-        given: least and most value of what is to be predicted or judged; None: nothing to compare.
-        learned: least and most value of the training; 0..1 and those of 8, 12 and 16 bits are ranges of pixels, others were measured.
-        what: what holds the values, for messages.
-        small: warn of values that fill a small part; one picture of many may be dark.
-
-    Raises:
-        DataError: if values lie far outside what was learned from.
-
-    Warns:
-        UserWarning: with the factor, if they fill a small part of it.
+    `given`: least and most value of what is to be predicted or judged; None: nothing to compare.
     """
     if given is None or learned is None:
         return

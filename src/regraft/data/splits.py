@@ -17,17 +17,9 @@ MANY_GROUPS = 2000
 def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarray:
     """Choose the second part so that every stratum gives its share of it.
 
-    Args:
-        strata: (N,) int64, the class or quantile of each item.
-        share: share of the second part, in (0, 1).
-        seed: equal seeds give equal parts.
-
-    Returns:
-        (N,) bool, true where an item belongs to the second part. A stratum of n items gives n * share of them, off by at most
-        one, at least one where n >= 2, and never all.
-
-    Raises:
-        DataError: if every stratum has a single item, so that nothing can be given.
+    `strata`: (N,) int64, the class or quantile of each item; `share`: share of the second part, in (0, 1); result: (N,) bool, true where an
+    item belongs to the second part. A stratum of n items gives n * share of them, off by at most one, at least one where n >= 2, and never
+    all.
     """
     generator = np.random.default_rng(seed)
     counts = np.bincount(strata)
@@ -62,20 +54,9 @@ def grouped_split(
     Greedy: in a random order, a group is taken if that brings the class counts nearer to the asked share. Of several orders
     the nearest result is kept. A group is never taken if a class would have no item left in the first part.
 
-    Args:
-        counts: (G, C) how many items of each class a group has.
-        sizes: (G,) how many items a group has.
-        share: share of the second part, in (0, 1).
-        seed: equal seeds give equal parts.
-        keep: every class keeps an item in the first part, or (C,) bool: which ones do; without it only the first part as a whole is
-            kept non-empty.
-        cover: afterwards take further groups so that each class with items in two groups has some in the second part.
-
-    Returns:
-        (G,) bool, true where a group belongs to the second part.
-
-    Raises:
-        DataError: if no group can be taken without emptying a class, or the first part.
+    `counts`: (G, C) how many items of each class a group has; `sizes`: (G,) how many items a group has; `share`: share of the second part,
+    in (0, 1); `keep`: every class keeps an item in the first part, or (C,) bool: which ones do; without it only the first part as a whole
+    is kept non-empty; result: (G,) bool, true where a group belongs to the second part.
     """
     generator = np.random.default_rng(seed)
     table = np.column_stack([counts, sizes]).astype(np.float64)

@@ -63,12 +63,7 @@ class Summary:
 def task_facts(name: str, targets: Targets) -> dict[str, Any]:
     """Return what is known of the targets of one task, and of what makes them unfit to learn from.
 
-    Args:
-        name: of the task.
-        targets: N targets.
-
-    Returns:
-        "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem".
+    Result: "name", "kind", "classes" (name -> count) or "numbers", "missing", "could_be" and "problem".
     """
     known = targets.known
     facts: dict[str, Any] = {"name": name, "kind": targets.task, "missing": int((~known).sum()), "could_be": list(targets.also)}
@@ -86,15 +81,7 @@ def task_facts(name: str, targets: Targets) -> dict[str, Any]:
 
 
 def item_facts(items: Sequence[Any] | np.ndarray, kind: str) -> dict[str, Any]:
-    """Return shape, type and range of arrays; sizes, formats and modes of pictures; durations and rates of sounds; lengths of texts.
-
-    Args:
-        items: N raw items; of files the heads are read, of 10,000 at most.
-        kind: of the data set.
-
-    Returns:
-        The facts by name; empty where nothing can be told without an optional library.
-    """
+    """Return shape, type and range of arrays; sizes, formats and modes of pictures; durations and rates of sounds; lengths of texts."""
     if isinstance(items, Parts):
         return {"inputs": {f"{name} ({items.kinds[name]})": item_facts(part, items.kinds[name]) for name, part in items.parts.items()}}
     if isinstance(items, np.ndarray | ArrayView):
@@ -155,12 +142,7 @@ def _array_facts(items: np.ndarray | ArrayView) -> dict[str, Any]:
 def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence[str]) -> dict[str, Any]:
     """Return what is known of what stands beside the items.
 
-    Args:
-        beside: "groups" and "conditions" (N,), "columns" (N, k) and "weights" (N,), or None.
-        column_names: k names.
-
-    Returns:
-        The facts of what there is, by the same names.
+    `beside`: "groups" and "conditions" (N,), "columns" (N, k) and "weights" (N,), or None.
     """
     groups, conditions, columns, weights = (beside[name] for name in ("groups", "conditions", "columns", "weights"))
     facts: dict[str, Any] = {}
@@ -176,14 +158,8 @@ def beside_facts(beside: Mapping[str, np.ndarray | None], column_names: Sequence
 def equal_facts(first: np.ndarray, targets: Targets, *, name_of: Callable[[int], str]) -> dict[str, Any]:
     """Return what is known of examples that are equal byte by byte.
 
-    Args:
-        first: (N,) index of the first example that is equal to each, as of `first_equal`.
-        targets: N targets.
-        name_of: what an example is called.
-
-    Returns:
-        "copies" (examples that are equal to one before them), "sets", "other_label" (copies with another label than the first) and
-        "named" (first and copy, some).
+    `first`: (N,) index of the first example that is equal to each, as of `first_equal`; result: "copies" (examples that are equal to one
+    before them), "sets", "other_label" (copies with another label than the first) and "named" (first and copy, some).
     """
     copies = np.flatnonzero(first != np.arange(len(first)))
     values = targets.values.reshape(len(first), -1)

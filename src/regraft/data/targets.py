@@ -30,7 +30,6 @@ class Targets:
             target is -1, NaN, or a row of NaN.
         classes: class names in row order; empty for regression.
         task: "classification", "multi-label" or "regression".
-        notes: what was decided.
         also: other kinds of task that the same labels could be of, where nobody said which is meant.
     """
 
@@ -52,15 +51,7 @@ class Targets:
         return np.asarray(~absent.any(axis=tuple(range(1, absent.ndim))))
 
     def check(self, count: int, *, missing: bool) -> None:
-        """Raise unless these are targets of so many items.
-
-        Args:
-            count: how many items.
-            missing: whether targets may be missing.
-
-        Raises:
-            DataError: if their number, range or shape is another, or one is missing that must not be.
-        """
+        """Raise unless these are targets of so many items."""
         if self.task not in TASKS:
             raise DataError(f"No task of data is called {self.task!r}{near_names(str(self.task), TASKS)}")
         if len(self) != count:
@@ -92,11 +83,7 @@ class Targets:
         return np.bincount(self.values[self.known], minlength=len(self.classes)).astype(np.int64)
 
     def table(self) -> np.ndarray:
-        """Return membership of strata, (N, S) of 0 and 1.
-
-        Returns:
-            A column for each class, or for each quantile of a regression; a last one for missing targets, where there are any.
-        """
+        """Return membership of strata, (N, S) of 0 and 1."""
         known = self.known
         table = (self.values > 0.5).astype(np.float64) if self.task == "multi-label" else self._strata(known)
         return table if known.all() else np.column_stack([table, ~known])
@@ -111,17 +98,7 @@ class Targets:
         return table
 
     def as_task(self, task: str) -> Targets:
-        """Return the same targets as those of another kind of task, where nothing is lost by that.
-
-        Args:
-            task: "classification", "multi-label" or "regression".
-
-        Returns:
-            Whole numbers as classes or numbers, one class as a list of one label, one label of several as a class.
-
-        Raises:
-            DataError: if there is no such kind of task, or the labels cannot be of it.
-        """
+        """Return the same targets as those of another kind of task, where nothing is lost by that."""
         if task not in TASKS:
             raise DataError(f"task={task!r} is no kind of task{near_names(str(task), TASKS)}")
         if task == self.task:
@@ -137,18 +114,7 @@ class Targets:
         return dataclasses.replace(self, values=self.values[rows])
 
     def with_classes(self, classes: Iterable[str]) -> Targets:
-        """Return the same targets indexed in another order of classes.
-
-        Args:
-            classes: names in the new order; they may be more than there are. A label that none of them has is taken for the one that
-                differs in case alone, where only one does, and a note says so.
-
-        Returns:
-            The targets; those of a regression are returned as they are.
-
-        Raises:
-            DataError: if items have labels that are not among `classes`; all are listed.
-        """
+        """Return the same targets indexed in another order of classes."""
         order = tuple(str(name) for name in classes)
         if self.task == "regression" or order == self.classes:
             return self
@@ -172,15 +138,7 @@ class Targets:
         return values
 
     def check_trainable(self, about: str = "", *, judged_apart: bool = False) -> None:
-        """Check that something can be learned from the known targets and that they can be split.
-
-        Args:
-            about: put before the message.
-            judged_apart: whether other items judge, so that a class may have a single one.
-
-        Raises:
-            DataError: if there are fewer than two classes with items, a class with one item, or targets that are all equal.
-        """
+        """Check that something can be learned from the known targets and that they can be split."""
         if self.task == "regression":
             values = self.values[self.known]
             if len(values) < 2 or np.ptp(values) == 0:
@@ -206,26 +164,14 @@ class Targets:
 def spelling_notes(taken: Mapping[str, str]) -> tuple[str, ...]:
     """Return a note on labels that were taken for classes which differ from them in case.
 
-    Args:
-        taken: label -> the class that it was taken for.
-
-    Returns:
-        One note, or none where all are spelled alike.
+    `taken`: label -> the class that it was taken for.
     """
     other = [f"{label!r} for {name!r}" for label, name in taken.items() if exact_name(label) != exact_name(name)]
     return (f"labels were taken for classes that differ from them in case alone: {listed(other)}",) if other else ()
 
 
 def wrong_task(task: str, why: str) -> DataError:
-    """Return the error that labels cannot be those of a kind of task.
-
-    Args:
-        task: that was asked for.
-        why: the reason, which ends a sentence.
-
-    Returns:
-        The error.
-    """
+    """Return the error that labels cannot be those of a kind of task."""
     return DataError(f"The labels cannot be read as those of a {task}: {why}. Choose another task= of {', '.join(TASKS)}, or other labels.")
 
 

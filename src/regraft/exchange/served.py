@@ -34,7 +34,6 @@ class ServedNetwork:
     """A network in an ONNX file: it predicts, and nothing else.
 
     Attributes:
-        session: of ONNX Runtime.
         heads: by task, with class names, kinds and thresholds; without weights.
         preprocessing: from raw items to what the network takes.
         coding: the conditions whose codes are in the file; None where there are none.
@@ -59,41 +58,20 @@ class ServedNetwork:
         return {one.name: np.zeros(sides[one.name], _DTYPES[one.type]) for one in self.session.get_inputs()}
 
     def head_of(self, task: str | None) -> Head:
-        """Return the head of one task; the first one for None.
-
-        Raises:
-            NetworkError: if there is no such task; the nearest names are listed.
-        """
+        """Return the head of one task; the first one for None."""
         return self.head if task is None else head_called(self.heads, task)
 
     def logits(self, items: Any, *, task: str | None = None) -> np.ndarray:
         """Return the scores before the activation of one task.
 
-        Args:
-            items: files, texts, arrays, or a Dataset.
-            task: None for the first.
-
-        Returns:
-            (N, C) float32.
-
-        Raises:
-            NetworkError: if there is no such task.
+        `task`: None for the first; result: (N, C) float32.
         """
         return self._scores(items)[self.head_of(task).task]
 
     def predict(self, items: Any, condition: str | None = None, *, unknown: bool = False) -> Predictions:
         """Return labels and probabilities of items; of every task, the first one foremost.
 
-        Args:
-            items: files, texts, arrays, or a Dataset.
-            condition: of all items, a name that the file knows or "mean"; None: that of each item, else the mean code.
-            unknown: not served: the rule for unknown items needs the features.
-
-        Returns:
-            The predictions.
-
-        Raises:
-            NetworkError: if `unknown` is asked for, or a condition of a file that knows none.
+        `condition`: of all items, a name that the file knows or "mean"; None: that of each item, else the mean code.
         """
         if unknown:
             raise NetworkError("unknown=True: an ONNX file holds no rule for unknown items. Give the saved folder instead of the file.")
@@ -132,16 +110,7 @@ class ServedNetwork:
 def serve(path: Path) -> ServedNetwork:
     """Open an ONNX file that regraft wrote, to be run by ONNX Runtime.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        The network, with class names, kinds, thresholds and preprocessing from the file's metadata.
-
-    Raises:
-        NetworkError: if it was not written by regraft, or does not hold what its metadata say.
-        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
-        MissingExtraError: if onnx or ONNX Runtime is not installed.
+    Result: The network, with class names, kinds, thresholds and preprocessing from the file's metadata.
     """
     model, texts = read_onnx_with_facts(path)
     shown = repr(printable(path))

@@ -29,10 +29,7 @@ class Format:
 
     Attributes:
         title: what it is called in messages and in `docs/security.md`.
-        suffixes: the endings it is known by.
-        reader: the library call that reads it.
         danger: what a hostile file could make that call do.
-        defence: what regraft does about it.
         error: raised where such a file cannot be read.
         largest: bytes above which it is not read; None: no limit but the memory.
     """
@@ -352,20 +349,7 @@ FORMATS: dict[str, Format] = {
 
 @contextmanager
 def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
-    """Check a file before its reader sees it, and turn what the reader raises into one error of regraft.
-
-    Args:
-        path: of the file. Only a regular file is opened: a FIFO, a device or a socket would stop the program or never end.
-        kind: a key of `FORMATS`.
-        remedy: what the user can do, added to the message of a damaged file; a full sentence.
-
-    Yields:
-        The path.
-
-    Raises:
-        InputError: of the class that the format names, if the file is missing, no regular file, too large, or cannot be read. Errors of
-            regraft that are raised inside pass unchanged.
-    """
+    """Check a file before its reader sees it, and turn what the reader raises into one error of regraft."""
     file = Path(path)
     _check(file, FORMATS[kind])
     with reading(_shown(file), kind, remedy=remedy):
@@ -374,19 +358,7 @@ def opening(path: str | Path, kind: str, *, remedy: str = "") -> Iterator[Path]:
 
 @contextmanager
 def reading(shown: str, kind: str, *, remedy: str = "") -> Iterator[None]:
-    """Turn what a reader raises while the context lasts into one error of regraft.
-
-    Args:
-        shown: what is read, such as "'photo.png'".
-        kind: a key of `FORMATS`.
-        remedy: as of `opening`.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InputError: of the class that the format names. Errors of regraft that are raised inside pass unchanged.
-    """
+    """Turn what a reader raises while the context lasts into one error of regraft."""
     form = FORMATS[kind]
     try:
         yield
@@ -422,8 +394,7 @@ def _check(file: Path, form: Format) -> None:
 def named_in_utf8(path: Path) -> Iterator[Path]:
     """Give a file to a library that takes names in UTF-8 alone.
 
-    Yields:
-        The path, or where it is not UTF-8, as old archives give names, a link to it of another name.
+    Yields: The path, or where it is not UTF-8, as old archives give names, a link to it of another name.
     """
     if os.fsencode(path).decode(errors="replace") == str(path):
         yield path
@@ -435,14 +406,7 @@ def named_in_utf8(path: Path) -> Iterator[Path]:
 
 
 def member(folder: Path, name: str) -> Path:
-    """Return the path of a file of a folder by a name that somebody else wrote; it may not exist.
-
-    Args:
-        name: relative, such as "model.safetensors" or "1_Pooling/config.json".
-
-    Raises:
-        UnsafeFileError: if the name, or a link of that name (see `within`), leads out of the folder.
-    """
+    """Return the path of a file of a folder by a name that somebody else wrote; it may not exist."""
     parts = name.replace("\\", "/").split("/")
     if not name.isprintable() or ":" in name or any(part in ("", ".", "..") for part in parts):
         raise UnsafeFileError(f"{printable(folder)!r} names the file {printable(name)!r}; expected a file inside the folder.")
@@ -450,12 +414,7 @@ def member(folder: Path, name: str) -> Path:
 
 
 def within(folder: Path, path: Path) -> Path:
-    """Return a path below a folder that somebody else gave; it may not exist.
-
-    Raises:
-        UnsafeFileError: if it is a link that leads out of the folder. Links of the Hugging Face cache, whose folders `snapshots/REVISION`
-            hold links into `blobs`, are followed.
-    """
+    """Return a path below a folder that somebody else gave; it may not exist."""
     try:
         root, target = folder.resolve(), path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
@@ -479,14 +438,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def writable(folder: str | Path, *, error: type[InputError]) -> Iterator[None]:
-    """Turn what the system has against writing into a folder into one error that names it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InputError: of the class `error`, in place of an `OSError`: no room, no right, a name that is none.
-    """
+    """Turn what the system has against writing into a folder into one error that names it."""
     try:
         yield
     except OSError as problem:

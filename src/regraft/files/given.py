@@ -16,11 +16,7 @@ LIBRARIES = ("timm", "torchvision", "keras", "hf")
 
 
 def missing_network(source: str) -> str:
-    """Return what is wrong with a network that is no name and lies nowhere; "" where nothing is.
-
-    Args:
-        source: a file or folder, or a name such as "timm:resnet18".
-    """
+    """Return what is wrong with a network that is no name and lies nowhere; "" where nothing is."""
     kind, _, name = source.partition(":")
     if (name and kind in LIBRARIES) or is_url(source) or Path(source).exists():
         return ""
@@ -29,11 +25,7 @@ def missing_network(source: str) -> str:
 
 
 def missing_data(source: str | Path) -> str:
-    """Return what is wrong with data that lie nowhere; "" where nothing is.
-
-    Args:
-        source: a file or folder, or a pattern of files, such as "photos/*/*.png".
-    """
+    """Return what is wrong with data that lie nowhere; "" where nothing is."""
     if is_url(source) or Path(source).exists() or matching(source):
         return ""
     if glob.has_magic(str(source)):
@@ -44,11 +36,7 @@ def missing_data(source: str | Path) -> str:
 
 
 def matching(source: str | Path) -> list[Path]:
-    """Return the files that a pattern with *, ? or [...] fits, in the order of their names; none for the path of a file or folder.
-
-    Args:
-        source: a pattern, such as "photos/*/*.png"; "**" stands for any folders. Hidden files fit none.
-    """
+    """Return the files that a pattern with *, ? or [...] fits, in the order of their names; none for the path of a file or folder."""
     text = str(source)
     if Path(source).exists() or not glob.has_magic(text):
         return []

@@ -42,16 +42,7 @@ _HELD: ContextVar[frozenset[Path]] = ContextVar("regraft_held", default=frozense
 def held_folder(folder: str | Path, *, error: type[InputError] = SettingError, wait: float = 0.0) -> Iterator[Path]:
     """Hold a folder: nobody else who asks for it gets it meanwhile. Within a hold, the same thread may hold it again.
 
-    Args:
-        folder: made where it is not there; what was made and is empty at the end is removed again. Of an address, a copy of what is there
-            is held, and brought there at the end.
-        wait: seconds to wait where another process holds it.
-
-    Yields:
-        Its real path, without links.
-
-    Raises:
-        InputError: of the class `error`, if it cannot be written, or another process or thread holds it.
+    `wait`: seconds to wait where another process holds it.
     """
     if is_url(folder):
         with at_hand(folder) as copy, held_folder(copy, error=error) as held:
@@ -117,14 +108,8 @@ def _taken(folder: Path, wait: float) -> int | None:
 def locked_file(path: Path, *, wait: float) -> int | None:
     """Open a file, made where it is not there, and lock it.
 
-    Args:
-        wait: seconds to wait where another process has locked it.
-
-    Returns:
-        The handle, to be closed; None where another process keeps the lock.
-
-    Raises:
-        OSError: if the file cannot be made or opened.
+    `wait`: seconds to wait where another process has locked it; result: The handle, to be closed; None where another process keeps the
+    lock.
     """
     deadline = time.monotonic() + wait
     while True:

@@ -32,17 +32,8 @@ _ONE_LARGE = threading.Lock()
 def picture_of(source: Any) -> Iterator[Any]:
     """Open a picture.
 
-    Args:
-        source: a path, of a format that PIL decodes by itself (it starts another program for PostScript), or the bytes of such a file;
-            or a PIL image.
-
-    Yields:
-        The PIL image, of which no more than the head has been read.
-
-    Raises:
-        DataError: if it cannot be decoded, or has more pixels than PIL admits.
-        UnsafeFileError: if the path is no regular file.
-        ValueError: never leaves: it becomes a DataError.
+    `source`: a path, of a format that PIL decodes by itself (it starts another program for PostScript), or the bytes of such a file; or a
+    PIL image; yields: The PIL image, of which no more than the head has been read.
     """
     image = optional_import("PIL.Image", "vision", purpose="reading images")
     if not isinstance(source, str | Path | bytes):
@@ -91,16 +82,8 @@ def is_cut_short(path: str | Path) -> bool:
 def recording_of(path: str | Path, *, rate: int | None = None) -> Iterator[Any]:
     """Open a sound file.
 
-    Args:
-        rate: in Hz, to which it will be resampled; None: it will not be.
-
-    Yields:
-        The `soundfile.SoundFile`, of which no more than the head has been read.
-
-    Raises:
-        DataError: if it cannot be decoded, or declares more samples than a file of its size can hold.
-        UnsafeFileError: if it is no regular file.
-        ValueError: never leaves: it becomes a DataError.
+    `rate`: in Hz, to which it will be resampled; None: it will not be; yields: The `soundfile.SoundFile`, of which no more than the head
+    has been read.
     """
     soundfile = optional_import("soundfile", "audio", purpose="reading audio files")
     with opening(path, "recording", remedy=_REPAIR) as checked:

@@ -34,16 +34,7 @@ _STORES = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data
 def read_onnx(path: Path, *, remedy: str = "") -> Any:
     """Read and check an ONNX file; no other file is read, whatever it says.
 
-    Args:
-        remedy: what the user can do where it cannot be read; a full sentence.
-
-    Returns:
-        The `onnx.ModelProto`, as `check_onnx_` leaves it.
-
-    Raises:
-        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
-        NetworkError: if it cannot be parsed, is too large, or declares more than it holds.
-        MissingExtraError: if onnx is not installed.
+    Result: The `onnx.ModelProto`, as `check_onnx_` leaves it.
     """
     return read_onnx_with_facts(path, remedy=remedy)[0]
 
@@ -51,11 +42,7 @@ def read_onnx(path: Path, *, remedy: str = "") -> Any:
 def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str, str]]:
     """Read and check an ONNX file as `read_onnx` does, with what it says of itself.
 
-    Args:
-        remedy: what the user can do where it cannot be read; a full sentence.
-
-    Returns:
-        The `onnx.ModelProto`, and its metadata: texts of whoever wrote the file, not checked.
+    Result: The `onnx.ModelProto`, and its metadata: texts of whoever wrote the file, not checked.
     """
     onnx = optional_import("onnx", "onnx", purpose="A network in ONNX form, or of your own class without architecture=,")
     with opening(path, "onnx", remedy=remedy):
@@ -66,16 +53,7 @@ def read_onnx_with_facts(path: Path, *, remedy: str = "") -> tuple[Any, dict[str
 
 
 def check_onnx_(model: Any, *, what: str, remedy: str = "") -> None:
-    """Check a model, and drop what an engine does not need: unknown fields, metadata, and claims about sizes within the network.
-
-    Args:
-        model: an `onnx.ModelProto`.
-        remedy: what the user can do where it is refused; a full sentence.
-
-    Raises:
-        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
-        NetworkError: if it holds no graph, or declares more than it holds.
-    """
+    """Check a model, and drop what an engine does not need: unknown fields, metadata, and claims about sizes within the network."""
     end = f" {remedy}" if remedy else ""
     if not model.HasField("graph") or not model.graph.output:
         raise NetworkError(f"{what} holds no network; expected a graph with outputs.{end}")

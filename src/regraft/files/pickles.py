@@ -27,15 +27,7 @@ _OTHERS = {
 
 
 def archived_names(archive: zipfile.ZipFile) -> list[str]:
-    """Return "module name" of every object that the pickle in an archive of PyTorch names.
-
-    Args:
-        archive: as `torch.save` writes it: one folder with `data.pkl` in it.
-
-    Raises:
-        ValueError: if it has several folders, so that a reader may take another pickle than this one, or the pickle is none to be read.
-        KeyError: if there is no pickle.
-    """
+    """Return "module name" of every object that the pickle in an archive of PyTorch names."""
     folders = {name.partition("/")[0] for name in archive.namelist()}
     if len(folders) != 1:
         raise ValueError(f"it has {len(folders)} folders, expected one")
@@ -44,14 +36,7 @@ def archived_names(archive: zipfile.ZipFile) -> list[str]:
 
 
 def names_in(file: IO[bytes]) -> Iterator[str]:
-    """Yield "module name" of every object that a pickle names, up to its end; steps that `torch.save` does not write by their own names.
-
-    Args:
-        file: at the beginning of a pickle; afterwards behind it.
-
-    Raises:
-        ValueError: if the pickle is damaged, or builds tuples within tuples without measure.
-    """
+    """Yield "module name" of every object that a pickle names, up to its end; steps that `torch.save` does not write by their own names."""
     stack: list[tuple[int, int]] = []
     known: dict[int, tuple[int, int]] = {}
     for opcode, argument, _ in pickletools.genops(file):

@@ -66,17 +66,6 @@ def pmml_of(network: DenseNetwork, version: str, *, application: str) -> bytes:
 
     Versions before 4.2 have no rectifier; a ReLU is then written exactly with two activations that they have: an arcus tangent so flat
     that it carries the value, one so steep that it carries the sign, and the squares of their sum and difference.
-
-    Args:
-        version: one of `PMML_VERSIONS`.
-        application: the version of what writes the file.
-
-    Returns:
-        The document in UTF-8.
-
-    Raises:
-        SettingError: if there is no such version.
-        NetworkError: if a name stands twice, or holds a character that XML does not have.
     """
     if version not in PMML_VERSIONS:
         raise SettingError(f"pmml_version={version!r} is unknown; expected one of {', '.join(PMML_VERSIONS)}.")

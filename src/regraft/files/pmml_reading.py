@@ -37,12 +37,7 @@ class _Line:
 def read_pmml(path: Path) -> tuple[DenseNetwork, tuple[str, ...]]:
     """Read the neural network of a PMML file.
 
-    Returns:
-        The network, and what had to be taken otherwise than the file says.
-
-    Raises:
-        UnsafeFileError: if the file declares a document type: entities grow without end, and name other files.
-        NetworkError: if it holds no neural network of dense layers, by the name of what it holds.
+    Result: The network, and what had to be taken otherwise than the file says.
     """
     with opening(path, "pmml", remedy="Export it again."):
         root = _tree(path.read_bytes(), shown=f"'{printable(path.name)}'")

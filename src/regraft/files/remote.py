@@ -42,14 +42,7 @@ def suffix_of(source: str | Path) -> str:
 
 @contextmanager
 def _reached(url: str, done: str = "read") -> Iterator[tuple[Any, str]]:
-    """Give the file system of an address, and the path in it; what it raises while the context lasts becomes one error.
-
-    Raises:
-        MissingExtraError: if fsspec, or what it needs for the protocol, is not installed.
-        SettingError: if there is no such protocol.
-        UnsafeFileError: if the address is a chain of several, of which one would read what another names.
-        DataError: if there is nothing, or it cannot be reached.
-    """
+    """Give the file system of an address, and the path in it; what it raises while the context lasts becomes one error."""
     library = optional_import("fsspec", "remote", purpose=f"{printable(url, width=60)!r}")
     protocol, known = url.partition("://")[0].lower(), library.available_protocols()
     if "::" in url:
@@ -69,11 +62,7 @@ def _reached(url: str, done: str = "read") -> Iterator[tuple[Any, str]]:
 
 
 def files_at(url: str) -> dict[str, str]:
-    """Return all files below a folder, by their paths within it in order, with their addresses; of a file nothing.
-
-    Raises:
-        DataError: if there is nothing, or it cannot be reached.
-    """
+    """Return all files below a folder, by their paths within it in order, with their addresses; of a file nothing."""
     with _reached(url) as (system, root):
         if system.isfile(root):
             return {}
@@ -99,18 +88,7 @@ def names_in(place: str | Path) -> list[str]:
 
 @contextmanager
 def stream_of(source: str | Path, kind: str) -> Iterator[BinaryIO]:
-    """Open a file here or elsewhere: the bytes that are asked for are read, or fetched.
-
-    Args:
-        source: a path or an address.
-        kind: a key of `FORMATS`.
-
-    Yields:
-        The stream.
-
-    Raises:
-        DataError: if there is nothing, it cannot be reached, or what reads it fails.
-    """
+    """Open a file here or elsewhere: the bytes that are asked for are read, or fetched."""
     if is_url(source):
         with _reached(str(source)) as (system, path), system.open(path, "rb") as stream:
             yield stream
@@ -121,11 +99,7 @@ def stream_of(source: str | Path, kind: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """Give a copy of a file, or of a folder with all that is in it, while the context lasts, under its own name.
-
-    Raises:
-        DataError: if there is nothing, or it cannot be reached.
-    """
+    """Give a copy of a file, or of a folder with all that is in it, while the context lasts, under its own name."""
     with tempfile.TemporaryDirectory(prefix="regraft-", ignore_cleanup_errors=True) as folder:
         with _reached(url) as (system, path):
             here = Path(folder) / _name_of(path)
@@ -143,11 +117,7 @@ def _name_of(path: str) -> str:
 
 
 def _fetch(system: Any, files: dict[str, str], *, folder: Path) -> None:
-    """Fetch files by their paths within a folder.
-
-    Raises:
-        UnsafeFileError: if one would lie outside of it.
-    """
+    """Fetch files by their paths within a folder."""
     for name, path in files.items():
         if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name or "\0" in name:
             raise UnsafeFileError(f"{printable(path)!r} would be fetched to a place outside of its folder.")
@@ -181,11 +151,7 @@ class _Copy:
         return {name: (one.st_size, one.st_mtime_ns) for name, one in facts.items()}
 
     def fetch(self) -> None:
-        """Fetch what is there; see, before any work, that something can be written.
-
-        Raises:
-            DataError: if it cannot be reached.
-        """
+        """Fetch what is there; see, before any work, that something can be written."""
         with _reached(self.url, "written") as (system, root):
             system.invalidate_cache()
             files = _below(system, root)
@@ -197,11 +163,7 @@ class _Copy:
         self.sent.update(self.files())
 
     def send(self, names: Iterable[str] | None = None) -> None:
-        """Bring what is there up to date, or some files of it. A file that makes its folder whole goes first, and comes last.
-
-        Raises:
-            DataError: if it cannot be written.
-        """
+        """Bring what is there up to date, or some files of it. A file that makes its folder whole goes first, and comes last."""
         now = self.files()
         changed = {name for name, facts in now.items() if self.sent.get(name) != facts}
         gone = set() if names is not None else self.sent.keys() - now.keys()
@@ -224,10 +186,6 @@ def at_hand(place: str | Path) -> Iterator[Path]:
     """Give a folder to work in: the one at a path, or a copy of the one at an address, which is brought up to date at the end.
 
     Killed at any moment, no half of a saved network at the address counts as one. Two processes must not write to one address at a time.
-
-    Raises:
-        DataError: before any work, if the address cannot be written.
-        SettingError: at the end, if it cannot be any more: the copy stays.
     """
     if not is_url(place):
         yield Path(place)
@@ -279,11 +237,7 @@ def taken(url: str, folder: Path) -> None:
 
 
 def brought(folder: Path, url: str) -> None:
-    """Put a folder that is whole to an address, where none is.
-
-    Raises:
-        DataError: if it cannot be written.
-    """
+    """Put a folder that is whole to an address, where none is."""
     with _reached(url, "written") as (system, root):
         system.invalidate_cache()
         if any(name in _SIGNS for name in _below(system, root)):

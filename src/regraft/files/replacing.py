@@ -60,15 +60,7 @@ def replaced_folder(
 ) -> Iterator[Path]:
     """Give a folder new content, all at once. What the user has put into it stays; what regraft wrote there before goes.
 
-    Args:
-        folder: made where it is not there.
-        finish: given the new folder when it holds all that stays; what it removes there, such as checkpoints, goes with the old content.
-
-    Yields:
-        An empty folder to write into.
-
-    Raises:
-        InputError: of the class `error`, if the folder cannot be written or another process holds it; the old content stays.
+    Yields: An empty folder to write into.
     """
     with held_folder(folder, error=error) as target, writable(target, error=error):
         staged = None
@@ -177,11 +169,7 @@ def _save_late_(old: Path, new: Path, *, leaves: Callable[[str], bool], linked: 
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Exchange the names of two folders, in one step.
-
-    Raises:
-        OSError: if the system, or the file system, cannot do that.
-    """
+    """Exchange the names of two folders, in one step."""
     names = os.fsencode(first), os.fsencode(second)
     call = getattr(_LIBRARY, _CALL)
     given = (_HERE, names[0], _HERE, names[1], _EXCHANGE) if sys.platform == "linux" else (*names, _EXCHANGE)
@@ -213,11 +201,7 @@ def _moved_in(staged: Path, target: Path, *, kind: Kind, finish: Callable[[Path]
 
 
 def settle_(folder: Path, kind: Kind) -> None:
-    """Finish what a killed process had begun: move new content that is whole to its place. Nothing is done where there is none.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Finish what a killed process had begun: move new content that is whole to its place. Nothing is done where there is none."""
     committed = folder / COMMITTED
     if committed.is_symlink() or not committed.is_dir():
         return

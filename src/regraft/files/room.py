@@ -29,12 +29,7 @@ _NO_SUCH_CALL = frozenset({errno.EINVAL, errno.ENOSYS, getattr(errno, "EOPNOTSUP
 def reserve(handle: int, size: int) -> None:
     """Make a file at least so large, each of its blocks on the disk; what is in it stays.
 
-    Args:
-        handle: of a file that is open for writing.
-        size: bytes.
-
-    Raises:
-        OSError: if the disk has no room.
+    `size`: bytes.
     """
     if hasattr(os, "posix_fallocate") and size:
         try:
@@ -49,14 +44,7 @@ def reserve(handle: int, size: int) -> None:
 
 
 def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
-    """Write bytes at an offset of a file, all of them.
-
-    Args:
-        handle: of a file that is open for writing.
-
-    Raises:
-        OSError: if it cannot be written. A write through a mapping would end the process in its place.
-    """
+    """Write bytes at an offset of a file, all of them."""
     left = memoryview(content).cast("B")
     os.lseek(handle, offset, os.SEEK_SET)
     while left:
@@ -66,11 +54,7 @@ def write_at(handle: int, offset: int, *, content: memoryview | bytes) -> None:
 def large_array(shape: Sequence[int], dtype: np.dtype, *, folder: Path | None = None) -> np.ndarray:
     """Return an array without content, in a file that goes with the process where it is large.
 
-    Args:
-        folder: where the file lies; None for the folder of temporary files.
-
-    Raises:
-        CacheError: if that has no room.
+    `folder`: where the file lies; None for the folder of temporary files.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:

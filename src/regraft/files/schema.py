@@ -76,16 +76,7 @@ Model = TypeVar("Model", bound=Plain)
 
 
 def checked(content: Any, schema: type[Model], *, what: str, error: type[InputError]) -> Model:
-    """Return plain data as an instance of a schema.
-
-    Args:
-        content: as `json.loads` gives it.
-        what: where it comes from, for the message.
-        error: class of the error that is raised.
-
-    Raises:
-        InputError: of the class `error`, with every wrong value by its place: what was received, what was expected.
-    """
+    """Return plain data as an instance of a schema."""
     try:
         return schema.model_validate(content)
     except ValidationError as problem:
@@ -107,29 +98,13 @@ def _shown(value: Any) -> str:
 
 
 def read_json(path: Path, kind: str, *, remedy: str = "") -> Any:
-    """Return the content of a JSON file of a known kind, unchecked.
-
-    Args:
-        kind: a key of `FORMATS`.
-        remedy: what the user can do where it is damaged.
-
-    Raises:
-        InputError: of the class that the format names, if it cannot be read.
-    """
+    """Return the content of a JSON file of a known kind, unchecked."""
     with opening(path, kind, remedy=remedy):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_lines(path: Path, kind: str, *, remedy: str = "") -> list[dict[str, Any]]:
-    """Return the entries of a file of JSON lines of a known kind, each of them a mapping.
-
-    Args:
-        kind: a key of `FORMATS`.
-        remedy: what the user can do where it is damaged.
-
-    Raises:
-        InputError: of the class that the format names, if it cannot be read, or a line holds something else.
-    """
+    """Return the entries of a file of JSON lines of a known kind, each of them a mapping."""
     with opening(path, kind, remedy=remedy):
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for number, entry in enumerate(entries, start=1):
@@ -144,8 +119,7 @@ def candidate_rows(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, s
 
     Of what was not tried no estimate is shown.
 
-    Args:
-        candidates: with "name", "predicted" and "seconds", "estimate" with its "interval" and "figure" ("accuracy" or "loss"), "why".
+    `candidates`: with "name", "predicted" and "seconds", "estimate" with its "interval" and "figure" ("accuracy" or "loss"), "why".
     """
     return [
         (
@@ -165,11 +139,7 @@ def was_tried(candidate: Mapping[str, Any]) -> bool:
 
 
 def outcomes(candidates: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (names of candidates, the outcome that they came to), each outcome once.
-
-    Args:
-        candidates: as for `candidate_rows`.
-    """
+    """Return (names of candidates, the outcome that they came to), each outcome once."""
     found: dict[str, list[str]] = {}
     for one in candidates:
         if one.get("why"):

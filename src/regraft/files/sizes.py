@@ -36,13 +36,7 @@ def memory() -> int | None:
 def refuse_expansion(declared: int, *, stored: int, what: str, error: type[InputError]) -> None:
     """Raise where a file declares far more than it holds, or more than the machine has.
 
-    Args:
-        declared: bytes that reading it would take.
-        stored: bytes that it has.
-        what: the file or its part, for the message; text that is safe to show.
-
-    Raises:
-        InputError: of the class `error`.
+    `declared`: bytes that reading it would take; `stored`: bytes that it has.
     """
     room = memory()
     if declared > max(_ALWAYS, _FACTOR * stored):
@@ -57,13 +51,7 @@ def refuse_expansion(declared: int, *, stored: int, what: str, error: type[Input
 def check_size(content: int, path: str | Path, *, kind: str, size: int | None = None) -> None:
     """Raise before memory is taken for what a file declares, if it cannot hold it or only was made to fill the memory.
 
-    Args:
-        content: the declared size in memory, in bytes.
-        kind: a key of `FORMATS`.
-        size: of the file, where it lies elsewhere.
-
-    Raises:
-        InputError: of the class that the format names.
+    `content`: the declared size in memory, in bytes.
     """
     size, form, whole = Path(path).stat().st_size if size is None else size, FORMATS[kind], memory()
     declared = f"'{printable(path)}' is a {form.title} of {_shown(size)} that declares {_shown(content)} of content"
@@ -83,16 +71,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 def open_archive(path: Path, *, error: type[InputError]) -> zipfile.ZipFile:
     """Open a zip archive whose parts have plain names and sizes that the file can hold.
 
-    Args:
-        error: class of the error for what is damaged.
-
-    Returns:
-        The archive; the caller closes it.
-
-    Raises:
-        UnsafeFileError: if a part names a place outside the archive or is a link.
-        InputError: of the class `error`, if it has a comment, or if parts share a name or their bytes, are encrypted, compressed in an
-            unusual way, or declare far more than the file holds.
+    Result: The archive; the caller closes it.
     """
     archive = zipfile.ZipFile(path)
     try:

@@ -19,48 +19,19 @@ def printable(text: object, *, width: int | None = None) -> str:
     Control characters, lone surrogates, line separators and characters that change the direction of text become escapes such as
     `\\x1b`. All other characters, of any script, stay.
 
-    Args:
-        text: what is to be shown; anything but a `str` is converted.
-        width: the greatest length; longer text ends in "…". None: no limit.
-
-    Returns:
-        The line.
-
-    Example:
-        >>> printable("red\\x1b[31m")
-        'red\\\\x1b[31m'
-        >>> printable("a very long name", width=8)
-        'a very …'
+    `width`: the greatest length; longer text ends in "…". None: no limit.
     """
     line = _safe(str(text))
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
 def printable_lines(text: object) -> str:
-    """Return text of several lines with each of them as `printable` gives it: for text of our own that has names of others in it.
-
-    Args:
-        text: what is to be shown; anything but a `str` is converted.
-
-    Returns:
-        The lines. A name within the text that holds a line break is one more line: escape it with `printable` where it is put in.
-    """
+    """Return text of several lines with each of them as `printable` gives it: for text of our own that has names of others in it."""
     return "\n".join(_safe(line) for line in str(text).split("\n"))
 
 
 def printable_json(text: str) -> str:
-    """Return JSON text in which nothing is left that a terminal could take for more than text; it reads back as the same data.
-
-    Args:
-        text: as `json.dumps` gives it; line breaks outside strings stay.
-
-    Returns:
-        The text, with JSON escapes in the strings.
-
-    Example:
-        >>> printable_json('["\\x9b31m"]')
-        '["\\\\u009b31m"]'
-    """
+    """Return JSON text in which nothing is left that a terminal could take for more than text; it reads back as the same data."""
     return "\n".join(line if line.isprintable() else "".join(map(_json_escaped, line)) for line in text.split("\n"))
 
 
@@ -87,13 +58,6 @@ def csv_cell(value: Any) -> Any:
     """Return a cell for a CSV file that no spreadsheet runs as a formula: text that begins with `= + - @` gets an apostrophe in front.
 
     Numbers, and text that reads as a number, stay as they are.
-
-    Returns:
-        The value, or the text with an apostrophe.
-
-    Example:
-        >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell(-0.5)
-        ("'=1+1", '-0.5', -0.5)
     """
     if not isinstance(value, str) or not value.startswith(_FORMULA):
         return value
@@ -105,11 +69,6 @@ def csv_cell(value: Any) -> Any:
 
 
 def notebook_html(text: object, *, title: str = "") -> str:
-    """Return text as a notebook shows it: a title, and lines as they are, in letters of one width.
-
-    Example:
-        >>> notebook_html("a < b")
-        '<div><pre style="line-height:1.3">a &lt; b</pre></div>'
-    """
+    """Return text as a notebook shows it: a title, and lines as they are, in letters of one width."""
     above = f"<p><b>{html.escape(printable(title))}</b></p>" if title else ""
     return f'<div>{above}<pre style="line-height:1.3">{html.escape(printable_lines(text))}</pre></div>'

@@ -29,12 +29,8 @@ _LONGEST = 200
 def replaced_file(path: Path) -> Iterator[Path]:
     """Write a file so that it is either the old or the new one, never half of it, whatever happens.
 
-    Yields:
-        The path of an empty file beside it, to be written. It takes the place of the old one at the end; where there is an exception, it
-        is removed. One that a killed process leaves behind is written over by the next call.
-
-    Raises:
-        OSError: if it cannot be written; the old file stays.
+    Yields: The path of an empty file beside it, to be written. It takes the place of the old one at the end; where there is an exception,
+    it is removed. One that a killed process leaves behind is written over by the next call.
     """
     partial = _beside(path)
     handle = locked_file(partial, wait=_PATIENCE)
@@ -64,11 +60,7 @@ def _beside(path: Path) -> Path:
 
 
 def flush_file(path: Path) -> None:
-    """Wait until what was written into a file at `path` is on the disk.
-
-    Raises:
-        OSError: if it cannot be put there.
-    """
+    """Wait until what was written into a file at `path` is on the disk."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -87,11 +79,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as `replaced_file` does.
-
-    Raises:
-        OSError: if it cannot be written; the old file stays, and nothing else is left behind.
-    """
+    """Write a file as `replaced_file` does."""
     with replaced_file(path) as partial:
         partial.write_bytes(content)
 
@@ -102,12 +90,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any, *, default: Callable[[Any], Any] | None = None) -> None:
-    """Write JSON, whole or not at all.
-
-    Args:
-        content: plain data. Lone surrogates are written as JSON escapes, so that reading gives the same text.
-        default: makes plain data of what is none.
-    """
+    """Write JSON, whole or not at all."""
     text = json_text(content, default=default)
     if len(text) <= _READABLE:
         text = json_text(content, indent=1, default=default)
@@ -124,9 +107,7 @@ def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
 def json_text(content: Any, *, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
     """Return plain data as JSON text that can be encoded as UTF-8: readable, and with lone surrogates as escapes.
 
-    Args:
-        indent: spaces a level; None: one line.
-        default: makes plain data of what is none.
+    `indent`: spaces a level; None: one line.
     """
     text = json.dumps(content, ensure_ascii=False, indent=indent, default=default)
     try:

@@ -47,7 +47,6 @@ class Column:
     Attributes:
         values: (rows, *shape), in memory, or mapped from a file and then only read.
         handle: of that file where it is open for writing; None where there is none.
-        offset: of the first row in it.
     """
 
     values: np.ndarray
@@ -74,8 +73,6 @@ class ActivationCache:
     """Rows of live outputs: one row for each item and view, in the order (view, item).
 
     Attributes:
-        live: what a row holds.
-        rows: number of rows.
         columns: one for each of `live`.
         done: (chunks,) uint32, the checksum of each finished chunk and 0 for the others.
         marks: the file that keeps `done`; None where the cache lives as long as the process.
@@ -96,14 +93,7 @@ class ActivationCache:
     def in_memory(cls, live: Sequence[Live], rows: int, *, dtype: str, folder: Path | None = None) -> ActivationCache:
         """Return an empty cache that lives as long as the process.
 
-        Args:
-            live: what a row holds.
-            rows: number of rows.
-            dtype: "float32" or "float16", for floating-point outputs.
-            folder: where large ones are kept, in files without a name; None for memory alone.
-
-        Returns:
-            The cache, no chunk done.
+        `folder`: where large ones are kept, in files without a name; None for memory alone.
         """
         kinds = [((rows, *part.shape), stored_type(part, dtype)) for part in live]
         made = [np.empty(*kind) if folder is None else large_array(*kind, folder=folder) for kind in kinds]
@@ -144,11 +134,7 @@ class ActivationCache:
         return sum(column.values.nbytes for column in self.columns)
 
     def put(self, start: int, values: Sequence[Tensor]) -> None:
-        """Write consecutive rows from `start`; `values` are (n, *shape) for each live output.
-
-        Raises:
-            CacheError: if a value is too large for float16, or cannot be written.
-        """
+        """Write consecutive rows from `start`; `values` are (n, *shape) for each live output."""
         for column, part, value in zip(self.columns, self.live, values, strict=True):
             largest = float(value.abs().amax()) if column.values.dtype == np.float16 and value.numel() else 0.0
             if _HALF < largest < np.inf:
@@ -162,11 +148,7 @@ class ActivationCache:
                 raise self._unwritten(problem) from problem
 
     def finish(self, rows: range) -> None:
-        """Mark a chunk, the range `rows`, as done: who opens the cache takes it if the checksum holds, whatever a crash kept from the disk.
-
-        Raises:
-            CacheError: if it cannot be written.
-        """
+        """Mark a chunk, the range `rows`, as done: who opens the cache takes it if the checksum holds, whatever a crash kept from the disk."""
         chunk = rows.start // CHUNK
         self.done[chunk] = self._checksum(chunk)
         if self.marks is not None and self.marks.handle is not None:
@@ -176,11 +158,7 @@ class ActivationCache:
                 raise self._unwritten(problem) from problem
 
     def flush(self) -> None:
-        """Wait until everything is on the disk: some report only then that they have no room.
-
-        Raises:
-            CacheError: if it cannot be written.
-        """
+        """Wait until everything is on the disk: some report only then that they have no room."""
         for column in [*self.columns, *([self.marks] if self.marks else [])]:
             if column.handle is not None:
                 try:

@@ -39,13 +39,7 @@ class Piece:
 def pieces_of(rows: range, count: int, *, batch_size: int) -> list[Piece]:
     """Split a chunk of rows into batches: within a view, and of so many items at most.
 
-    Args:
-        rows: of the chunk.
-        count: N items; row v * N + i is item i in the v-th view.
-        batch_size: items at a time.
-
-    Returns:
-        The batches, in the order of their rows.
+    Result: The batches, in the order of their rows.
     """
     pieces, start = [], rows.start
     while start < rows.stop:
@@ -62,10 +56,8 @@ class Check:
     """How rows are computed again.
 
     Attributes:
-        items: N prepared items.
         views: which views; row v * N + i is item i in the v-th of them.
         run: inputs -> live outputs, as for filling.
-        batch_size: as for filling.
         exact: whether the engine is the one that filled the cache, and its sums are the same in every run.
         rounding: largest difference by rounding, in proportion to the largest value of an output.
     """
@@ -78,11 +70,7 @@ class Check:
     rounding: float = ROUNDING
 
     def holds(self, cache: ActivationCache) -> bool:
-        """Tell whether the finished rows of a cache are those of today.
-
-        Args:
-            cache: some of its chunks may be missing.
-        """
+        """Tell whether the finished rows of a cache are those of today."""
         pieces = [piece for rows in cache.finished for piece in pieces_of(rows, len(self.items), batch_size=self.batch_size)]
         if not pieces:
             return True

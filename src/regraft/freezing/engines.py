@@ -81,8 +81,6 @@ class Work:
 
     Attributes:
         name: "The frozen part" or "The network", for notes.
-        network: of which it is a part.
-        layers: those that it runs.
         values: inputs -> results, by PyTorch as it is.
         module: makes a private copy as a module whose forward returns the results in order.
     """
@@ -144,13 +142,7 @@ class EngineLog:
 def check_engine(name: str, cluster: str | None = None) -> None:
     """Check, before any work, that what an engine needs is installed, and that a cluster answers.
 
-    Args:
-        name: one of `ENGINES`.
-        cluster: "ray://HOST:PORT" or "auto"; None where there is none.
-
-    Raises:
-        MissingExtraError: with what to install.
-        SettingError: if the cluster cannot be reached.
+    `cluster`: "ray://HOST:PORT" or "auto"; None where there is none.
     """
     if cluster is not None:
         check_cluster(cluster)
@@ -159,12 +151,7 @@ def check_engine(name: str, cluster: str | None = None) -> None:
 
 
 def engine_names(wanted: str, *, half: bool = False) -> dict[str, str]:
-    """Return the engines that a setting stands for, by their names in the identity of a cache; PyTorch as it is comes last.
-
-    Args:
-        wanted: one of `ENGINES`; "auto" stands for all that are installed and need no compiler.
-        half: also those that compute in bfloat16.
-    """
+    """Return the engines that a setting stands for, by their names in the identity of a cache; PyTorch as it is comes last."""
     chosen = [name for name, needed in _LIBRARIES.items() if all(map(find_spec, needed))] if wanted == "auto" else [wanted]
     libraries = {name: "torch" if name == "compile" else name for name in chosen if name != EAGER}
     named = {name: f"{name} {importlib.metadata.version(library)} float32" for name, library in libraries.items()}
@@ -180,16 +167,8 @@ def chosen_engine(  # over the limit: what a choice depends on
     With "auto", an engine is built where that, proving it included, is expected to take 3 % of the pass at most, or 13 % for networks
     with two-dimensional convolutions. Building is given up once it takes longer, and an engine that is not faster is left.
 
-    Args:
-        work: what is computed.
-        first: batches of the pass that PyTorch has computed, of which the first has two examples at least.
-        wanted: one of `ENGINES`.
-        rows: of the whole pass.
-        log: gets the seconds, and the engine.
-        say: told what runs instead of PyTorch, or why nothing else does.
-
-    Returns:
-        The engine, with the name `EAGER` for PyTorch as it is, and its values of the first batches.
+    `log`: gets the seconds, and the engine; result: The engine, with the name `EAGER` for PyTorch as it is, and its values of the first
+    batches.
     """
     seconds, eager = min(batch.seconds / len(batch) for batch in first), (Engine(EAGER, work.values), [batch.values for batch in first])
     building = _limit(work, seconds=seconds * rows) if wanted == "auto" else math.inf
@@ -240,10 +219,7 @@ class _FrozenModule(WholeNetwork):
 def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
     """Return the frozen part of a network as what an engine is to compute.
 
-    Args:
-        network: whose frozen part it is; it is not changed.
-        cut: where it ends.
-        values: inputs -> live outputs, by PyTorch as it is.
+    `values`: inputs -> live outputs, by PyTorch as it is.
     """
 
     def module() -> _FrozenModule:
@@ -259,8 +235,7 @@ def frozen_work(network: Network, cut: Cut, *, values: Values) -> Work:
 def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[float]) -> tuple[list[_Proved], list[str]]:
     """Build and prove engines; `ends` are the times at which building and proving are given up.
 
-    Returns:
-        Those that give PyTorch's values, with those of the `proof`, and why the others are not used.
+    Result: Those that give PyTorch's values, with those of the `proof`, and why the others are not used.
     """
     found, why = list[_Proved](), list[str]()
     names = {name: known for name, known in engine_names(wanted).items() if name != EAGER}
@@ -289,11 +264,7 @@ def _built(work: Work, *, wanted: str, proof: Sequence[Batch], ends: Sequence[fl
 
 
 def _in_time(expected: float, end: float) -> None:
-    """Raise if something is expected to be ready later than at the `end`.
-
-    Raises:
-        NetworkError: then.
-    """
+    """Raise if something is expected to be ready later than at the `end`."""
     if expected > end:
         raise NetworkError(f"building takes {expected - end:.1f} s longer than a pass of this length pays for")
 
@@ -341,11 +312,7 @@ def _compiled(module: WholeNetwork, sample: Sequence[Tensor]) -> Callable[[str],
 
 
 def _proved(name: str, values: Values, *, proof: Sequence[Batch], end: float) -> _Proved:
-    """Return an engine and its values of the `proof`, once it has given PyTorch's values on one example alone and on some batches.
-
-    Raises:
-        NetworkError: with how they differ, or that they come too late.
-    """
+    """Return an engine and its values of the `proof`, once it has given PyTorch's values on one example alone and on some batches."""
 
     def typed(inputs: Inputs) -> list[Tensor]:
         return [found.to(like.dtype) for found, like in zip(values(inputs), proof[0].values, strict=True)]
@@ -372,11 +339,7 @@ def _first(inputs: Inputs) -> Inputs:
 
 
 def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Return by how much values differ, in proportion to the largest one of their output.
-
-    Raises:
-        NetworkError: if that is more than `MOST_OFF`, or whole numbers differ.
-    """
+    """Return by how much values differ, in proportion to the largest one of their output."""
     largest = 0.0
     for at, (one, two) in enumerate(zip(expected, found, strict=True)):
         one, two = one.cpu(), two.cpu()

@@ -33,13 +33,7 @@ def halved(  # over the limit: what a choice depends on
     Both compute up to 256 examples, drawn at random. A ridge probe on what each gives is judged by its exact leave-one-out predictions of
     the first task: right or wrong for classes, the squared error for other targets.
 
-    Args:
-        engine: that computes in single precision.
-        items: N labelled ones.
-        compared: (n,) indices of those whose labels may be looked at.
-        live: names, shapes and types of what the frozen part gives.
-        device: its kind, such as "cpu".
-        measured: whether bfloat16 has to be faster, too.
+    `compared`: (n,) indices of those whose labels may be looked at; `live`: names, shapes and types of what the frozen part gives.
     """
     try:
         plain = engine.half() if engine.half is not None else _autocast(engine, device)

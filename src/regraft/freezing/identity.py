@@ -36,12 +36,7 @@ class Frozen:
 
 
 def frozen_identity(network: Network, layers: Collection[str]) -> Frozen:
-    """Return what some layers are: bytes of weights and statistics, options, plain attributes, and the code that they run.
-
-    Args:
-        network: the network.
-        layers: names of its frozen layers.
-    """
+    """Return what some layers are: bytes of weights and statistics, options, plain attributes, and the code that they run."""
     structure = _settled(network, layers)
     digest = hashlib.blake2b(structure.text.encode("utf-8", errors="surrogatepass"), digest_size=16)
     wanted = set(layers)
@@ -86,34 +81,14 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[s
 
 
 def frozen_digest(network: Network, layers: Collection[str]) -> str:
-    """Return a digest of the bytes and the structure of some layers.
-
-    Args:
-        network: the network.
-        layers: names of its frozen layers.
-
-    Returns:
-        Hexadecimal text; it differs if one weight, one moving statistic, one option or the code of these layers differs.
-    """
+    """Return a digest of the bytes and the structure of some layers."""
     return frozen_identity(network, layers).digest
 
 
 def cache_identity(  # over the limit: what a value depends on
     frozen: str, live: Collection[str], *, items: str, dtype: str, device: str = "cpu", engine: str = "eager"
 ) -> tuple[str, dict[str, Any]]:
-    """Return the name of a cache and the facts from which it is made.
-
-    Args:
-        frozen: `frozen_digest` of the layers.
-        live: names of the outputs that are kept.
-        items: identity of items, preprocessing, views and view seed (`Prepared.identity`).
-        dtype: "float32" or "float16".
-        device: kind of the device that computes it: another one rounds otherwise.
-        engine: that computes it, with version and precision; "eager" for PyTorch as it is.
-
-    Returns:
-        A hexadecimal key and the facts as plain data.
-    """
+    """Return the name of a cache and the facts from which it is made."""
     facts = {
         "format": _FORMAT,
         "frozen": frozen,
@@ -133,11 +108,7 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 
 def engine_of(device: torch.device) -> str:
-    """Return what decides how a network's values are rounded, beside the network and the size of a batch.
-
-    Args:
-        device: on which it runs.
-    """
+    """Return what decides how a network's values are rounded, beside the network and the size of a batch."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{name}, {capability}, {torch.get_num_threads()} threads, MKL-DNN {torch._C._has_mkldnn}"

@@ -72,13 +72,7 @@ class Kept:
         return self._caches[key][0] if key in self._caches else None
 
     def add(self, key: str, cache: ActivationCache, *, of: Any) -> None:
-        """Keep a cache; the oldest ones go where all together are larger than `MOST_KEPT`.
-
-        Args:
-            key: what it is a cache of.
-            cache: all of its chunks done.
-            of: the objects that the key names, so that no other ones get their ids.
-        """
+        """Keep a cache; the oldest ones go where all together are larger than `MOST_KEPT`."""
         self._caches[key] = (cache, of)
         while len(self._caches) > 1 and sum(one.bytes for one, _ in self._caches.values()) > MOST_KEPT:
             del self._caches[next(iter(self._caches))]
@@ -93,9 +87,7 @@ class FrozenPass:
         cut: where it ends.
         where: a folder, or "memory"; or an address, to which finished caches go from the user's folder, and from which they come.
         dtype: "float32" or "float16".
-        batch_size: items at a time.
         device: where it runs.
-        counter: told of every item.
         notes: told why a cache is not kept for other processes, once.
         kept: the caches that this run has in memory.
         engine: what computes on a CPU, one of `ENGINES`.
@@ -122,16 +114,6 @@ class FrozenPass:
         """Return the filled cache of these items and views; what a matching cache holds already is not computed again.
 
         Where something that decides the values has no content to compare, the cache lives as long as the process.
-
-        Args:
-            items: N prepared items.
-            views: which views; row v * N + i is item i in the v-th of them.
-
-        Returns:
-            The cache, with every chunk done.
-
-        Raises:
-            CacheError: if it cannot be written, or the disk has no room.
         """
         frozen = frozen_identity(self.network, self.cut.layers)
         if self.engine not in ("auto", self._wanted):
@@ -314,11 +296,7 @@ class FrozenPass:
 
 
 def _made(folder: Path) -> Path:
-    """Return a folder, made where it is not there.
-
-    Raises:
-        CacheError: if that cannot be.
-    """
+    """Return a folder, made where it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

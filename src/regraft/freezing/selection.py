@@ -52,32 +52,14 @@ def _extended(layers: Sequence[Layer], end: int) -> int:
 
 
 def frozen_up_to_head(network: Network) -> frozenset[str]:
-    """Return all layers that are called before the first of the heads.
-
-    Args:
-        network: with one head or several.
-
-    Returns:
-        Layer names.
-    """
+    """Return all layers that are called before the first of the heads."""
     heads = set(network.head_layers)
     position = next(index for index, layer in enumerate(network.layers) if layer.name in heads)
     return _prefix(network.layers, position)
 
 
 def frozen_up_to(network: Network, end: int | str) -> frozenset[str]:
-    """Return the layers of the first blocks, or all up to a block, layer or module, that one included.
-
-    Args:
-        network: the network.
-        end: number of blocks in [0, blocks - 1], a name, or "layers:8" for the first 8 layers as the family counts them: exactly these.
-
-    Returns:
-        Layer names; no head is ever among them.
-
-    Raises:
-        SettingError: if the number is out of range, the name is unknown, or nothing would be left to train.
-    """
+    """Return the layers of the first blocks, or all up to a block, layer or module, that one included."""
     layers, count = network.layers, counted_layers(end)
     if count is not None:
         return _first_counted(network, count)
@@ -163,16 +145,7 @@ def _with_those_between(layers: Sequence[Layer], held: Collection[str]) -> froze
 
 
 def matching_layers(network: Network, patterns: Sequence[str], *, setting: str) -> frozenset[str]:
-    """Return the layers with these names, or inside modules with these names.
-
-    Args:
-        network: the network.
-        patterns: names of layers or modules, or patterns as in file names, such as "layer4*".
-        setting: which setting gives them, for messages.
-
-    Raises:
-        SettingError: if one fits nothing; the nearest names are listed.
-    """
+    """Return the layers with these names, or inside modules with these names."""
     names = {layer.name: [name for name in prefixes(layer.name) if name] for layer in network.layers if layer.parameters}
     found = set[str]()
     for pattern in patterns:
@@ -191,13 +164,6 @@ def cacheable_layers(network: Network, frozen: Collection[str]) -> frozenset[str
 
     Those called before the first trainable one are among them; of the others those that, in a run of the network's sample, do not
     depend on what is trained: an edit may call its own modules first.
-
-    Args:
-        network: the network.
-        frozen: names of frozen layers.
-
-    Returns:
-        A subset of `frozen`.
     """
     names = [layer.name for layer in network.layers]
     end = next((at for at, layer in enumerate(network.layers) if layer.parameters and layer.name not in frozen), len(names))
@@ -218,29 +184,12 @@ def head_parameters(network: Network) -> frozenset[str]:
 
 
 def added_parameters(before: Network, after: Network) -> frozenset[str]:
-    """Return the names, as in `state()`, of the parameters that a network has and another has not.
-
-    Args:
-        before: the network as it was.
-        after: made out of it.
-
-    Returns:
-        Names in `after`.
-    """
+    """Return the names, as in `state()`, of the parameters that a network has and another has not."""
     return frozenset(name for names in after.layer_parameters().values() for name in names) - before.state().keys()
 
 
 def frozen_but(network: Network, trained: Collection[str]) -> frozenset[str]:
-    """Return what is frozen where only some parameters are trained.
-
-    Args:
-        network: the network.
-        trained: names of parameters, as in `state()`.
-
-    Returns:
-        Names of layers of which nothing is trained; and in layers of which a part is, the single names of the rest, moving averages
-        included: such a layer runs as in inference. Layers that hold nothing (dropout) stay open.
-    """
+    """Return what is frozen where only some parameters are trained."""
     layers = {layer.name for layer in network.layers}
     held: dict[str, set[str]] = {}
     for name in network.state():

@@ -30,7 +30,6 @@ class Shared:
     Attributes:
         values: inputs -> results.
         items: where batches come from.
-        batch_size: examples at a time.
         threads: that compute one operator, as in the process that waits: with other numbers sums are rounded otherwise.
     """
 
@@ -55,33 +54,14 @@ def _task(shared: Shared, chunk: Chunk) -> list[list[Tensor]]:
 
 
 def spread(shared: Shared, chunks: Iterable[Chunk], *, network: Network, cluster: str) -> Iterator[list[list[Tensor]]]:
-    """Return the results of the batches of each chunk, in order; each chunk is a task of a cluster.
-
-    Args:
-        shared: what is computed.
-        chunks: what each task computes.
-        network: tells how the parts of it that `shared` holds are sent.
-        cluster: "ray://HOST:PORT" or "auto".
-
-    Raises:
-        SettingError: if what is computed cannot be sent, or is not bit-identical then.
-    """
+    """Return the results of the batches of each chunk, in order; each chunk is a task of a cluster."""
     rows = np.arange(min(2, len(shared.items)))
     content = sent(shared, network, values=lambda one: one.values(one.items.batch(rows)))
     return on_cluster(_task, content, pieces=chunks, cluster=cluster, threads=shared.threads)
 
 
 def sent(shared: T, network: Network, *, values: Callable[[T], Sequence[Tensor]]) -> bytes:
-    """Return what all tasks share as bytes, after a copy made of them has proven itself.
-
-    Args:
-        shared: any object.
-        network: tells how the parts of it in `shared` are sent.
-        values: what the copy must give, bit by bit, as the original does.
-
-    Raises:
-        SettingError: if it cannot be sent, or is not bit-identical then.
-    """
+    """Return what all tasks share as bytes, after a copy made of them has proven itself."""
 
     def reduced(part: Any) -> Any:
         if isinstance(part, torch.memory_format):  # pickle would look for its name in the program that was started

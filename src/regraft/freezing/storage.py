@@ -45,8 +45,6 @@ class _Manifest(Plain):
 
     Attributes:
         facts: those of its identity; the name of the folder is their digest.
-        rows: number of rows.
-        chunk: rows in a chunk.
         arrays: shape of one row, and type, of each live output.
         engines: those that have computed rows of it.
         about: the network and the data in words, for people.
@@ -72,11 +70,7 @@ class CacheFolder:
 
     Attributes:
         path: of the folder; its name is the digest of the facts.
-        live: what a row holds.
-        rows: number of rows.
         dtype: "float32" or "float16", for floating-point outputs.
-        facts: of the identity.
-        engine: what computes now.
         about: the network and the data in words, for `list_caches`.
     """
 
@@ -100,14 +94,7 @@ class CacheFolder:
         return [] if found is None else found.engines
 
     def opened(self, *, writing: bool = False) -> ActivationCache | None:
-        """Return the cache that is there, with those chunks done whose checksums hold; None where there is none, or it is damaged.
-
-        Args:
-            writing: so that rows can be put into it; else nothing is written anywhere, and a read-only disk serves.
-
-        Raises:
-            CacheError: if it can be read but not written.
-        """
+        """Return the cache that is there, with those chunks done whose checksums hold; None where there is none, or it is damaged."""
         found = _manifest_in(self.path)
         if found is None or found.rows_of() != self._manifest().rows_of():
             return None
@@ -122,11 +109,7 @@ class CacheFolder:
         return cache
 
     def made(self) -> ActivationCache:
-        """Return an empty cache, its room on the disk taken; one that is there goes. Who has mapped that keeps what he sees.
-
-        Raises:
-            CacheError: if the folder cannot be written, or the disk has no room.
-        """
+        """Return an empty cache, its room on the disk taken; one that is there goes. Who has mapped that keeps what he sees."""
         kinds = self._kinds
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -241,8 +224,6 @@ class CacheEntry:
 
     Attributes:
         folder: where it lies.
-        rows: how many it is for.
-        done: how many of them are computed.
         size: in bytes.
         network: whose frozen part it is of; "" in caches of earlier versions.
         data: what the rows are of; as `network`.
@@ -259,14 +240,7 @@ class CacheEntry:
 
 
 def list_caches(root: Path) -> list[CacheEntry]:
-    """Return the caches below a folder, oldest first.
-
-    Args:
-        root: the folder given as `cache=`.
-
-    Returns:
-        One entry for each folder that holds a manifest of ours, the files that it names, and nothing else; links are not followed.
-    """
+    """Return the caches below a folder, oldest first."""
     found = []
     for folder in _subfolders(root):
         manifest, files = _manifest_in(folder), _own_files(folder)
@@ -308,15 +282,7 @@ def _own_files(folder: Path) -> dict[str, os.stat_result] | None:
 def clear_caches(root: Path, *, before: float = math.inf) -> list[CacheEntry]:
     """Delete the caches below a folder; anything else in it stays, and so does a cache that is being filled.
 
-    Args:
-        root: the folder given as `cache=`.
-        before: only those made earlier, in seconds since 1970.
-
-    Returns:
-        What was deleted.
-
-    Raises:
-        CacheError: if a cache cannot be deleted.
+    `before`: only those made earlier, in seconds since 1970.
     """
     return [entry for entry in list_caches(root) if entry.made < before and _deleted(entry.folder)]
 

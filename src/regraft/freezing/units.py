@@ -33,15 +33,7 @@ class _Nesting:
 
 @contextmanager
 def replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Put another forward in place of a module's own, on the instance only; its hooks still run.
-
-    Args:
-        module: any.
-        forward: takes what the module takes.
-
-    Yields:
-        Nothing.
-    """
+    """Put another forward in place of a module's own, on the instance only; its hooks still run."""
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
@@ -55,11 +47,7 @@ def replaced(module: Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def called_one_by_one() -> Iterator[None]:
-    """Let attention and transformer layers call the modules inside them: outside training, a fused step would read their weights alone.
-
-    Yields:
-        Nothing.
-    """
+    """Let attention and transformer layers call the modules inside them: outside training, a fused step would read their weights alone."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -70,16 +58,7 @@ def called_one_by_one() -> Iterator[None]:
 
 @contextmanager
 def other_weights(network: Network, layers: Collection[str], *, made: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put other values in place of all trained weights while the context lasts.
-
-    Args:
-        network: its weights come back at the end.
-        layers: names of frozen layers, which keep theirs.
-        made: gives the other values.
-
-    Yields:
-        Nothing.
-    """
+    """Put other values in place of all trained weights while the context lasts."""
     owned = [(name, parameter) for name, group in network.layer_parameters().items() for parameter in group.values()]
     trained = [one for name, one in owned if name not in layers and one.requires_grad and one.is_floating_point()]
     kept = [parameter.data for parameter in trained]
@@ -110,11 +89,6 @@ def frozen_units(network: Network, layers: Collection[str], *, sample: Inputs) -
     module may call modules from elsewhere. Nobody listens to a module inside it: what is taken from a record does not run, so that
     the listener would hear nothing. What it gives depends on nothing that is trained; if it does, the modules inside it are looked
     at. A module that runs both inside of one of them and outside is left alone.
-
-    Args:
-        network: in inference mode; whose frozen layers these are.
-        layers: their names.
-        sample: a batch.
     """
     outside = {prefix for layer in network.layers if layer.name not in layers for prefix in prefixes(layer.name)}
     inside = {prefix for name in layers for prefix in prefixes(name)} - outside
@@ -167,12 +141,6 @@ def independent(network: Network, names: Sequence[str], *, layers: Collection[st
     """Return the called modules none of whose calls read what is trained: a shared activation may also stand behind it.
 
     The trained weights are replaced by NaN for one run; what then changes depends on them.
-
-    Args:
-        network: in inference mode.
-        names: of its modules.
-        layers: the frozen ones.
-        sample: a batch.
     """
     plain = _digests(network, names, inputs=sample)
     with other_weights(network, layers, made=lambda values: torch.full_like(values, torch.nan)):

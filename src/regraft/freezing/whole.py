@@ -45,14 +45,7 @@ class WholePass:
     def __call__(self, function: Function, network: Network, *, items: Any, batch_size: int) -> np.ndarray:
         """Return the results of a function for the examples.
 
-        Args:
-            function: from the network and one batch to a tensor whose first axis is the examples.
-            network: it is not changed.
-            items: N examples, as its preprocessing reads them.
-            batch_size: examples at a time.
-
-        Returns:
-            (N, …) float32.
+        Result: (N, …) float32.
         """
         given = network.preprocessing.dataset(items)
         data = network.preprocessing.windows(given)
@@ -97,13 +90,7 @@ class WholePass:
 def whole_pass(engine: str, cluster: str | None = None) -> WholePass:
     """Return what runs a whole network on an engine.
 
-    Args:
-        engine: one of `ENGINES`.
-        cluster: "ray://HOST:PORT", "auto" or None.
-
-    Raises:
-        SettingError: if there is no such engine or cluster.
-        MissingExtraError: if what it needs is not installed.
+    `cluster`: "ray://HOST:PORT", "auto" or None.
     """
     if engine not in ENGINES:
         raise SettingError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}.")

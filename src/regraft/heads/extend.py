@@ -295,18 +295,7 @@ def _account(net: Network, changed: Network, *, names: Sequence[str], items: Dat
 
 
 def extension_figures(net: Network, data: Dataset, *, old: int) -> dict[str, Any]:
-    """Return how well an extended network tells its old and its new classes, all of them being possible answers.
-
-    Args:
-        data: examples of old or new classes, which chose nothing.
-        old: how many of the classes, the first ones, are old.
-
-    Returns:
-        "old_accuracy", "new_accuracy" and "harmonic_mean", in [0, 1]; those without examples are absent.
-
-    Raises:
-        DataError: if the data are not those of a classification.
-    """
+    """Return how well an extended network tells its old and its new classes, all of them being possible answers."""
     if data.task != "classification":
         raise DataError(f"Accuracy on old and new classes needs one class an example; the data are of the kind {data.task!r}.")
     data = data.with_classes(net.classes or ())

@@ -20,14 +20,7 @@ Hidden = Sequence[tuple[int, str]]
 
 
 def hidden_layers(hidden: Any, dropout: float) -> Hidden:
-    """Return layers as they are, once it is known that they are some.
-
-    Args:
-        dropout: share of what each gives that training drops, from 0 to below 1.
-
-    Raises:
-        SettingError: naming what was received and what was expected.
-    """
+    """Return layers as they are, once it is known that they are some."""
     if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not all(map(_is_layer, hidden)):
         raise SettingError(f"hidden={hidden!r}: expected units and what follows them for each layer, such as [(1000, 'relu')].")
     layers: Hidden = hidden
@@ -51,15 +44,7 @@ def _is_layer(given: object) -> bool:
 
 
 def check_deepened(net: Network, *, start: str, rename: Mapping[str, str] | None, task: str | None) -> None:
-    """Raise if a network cannot have layers below a new head, or the new head cannot start so.
-
-    Args:
-        rename: old classes whose rows were to be kept.
-
-    Raises:
-        SettingError: if rows are to be kept, or to be computed from what was never trained.
-        NetworkError: if the network has further heads, which would be lost.
-    """
+    """Raise if a network cannot have layers below a new head, or the new head cannot start so."""
     if start not in ("zeros", "random"):
         raise SettingError(
             f"start={start!r} computes class weights from features; those of hidden= are random until adapt has trained them."
@@ -74,18 +59,7 @@ def check_deepened(net: Network, *, start: str, rename: Mapping[str, str] | None
 
 
 def deepened(net: Network, classes: Sequence[str], *, layers: Hidden, dropout: float, kind: str, asked: Start) -> Network:
-    """Return a network whose new head reads what further layers of random weights give.
-
-    Args:
-        net: the network, with one head or none; the first of the layers takes the place of its head.
-        classes: names of the rows of the new head.
-        layers: one or more, lowest first.
-        dropout: share of what each gives that training drops.
-        asked: how its rows start, "zeros" or "random", and the seed of all that is drawn.
-
-    Returns:
-        The network, which knows that nothing has trained these layers; its account says so.
-    """
+    """Return a network whose new head reads what further layers of random weights give."""
     old, task = (net.head.classes or () if net.heads else ()), net.head.task if net.heads else "main"
     width = net.head.features if net.heads else net.sample_features().shape[1]
     ends = net.head.as_softmax() if net.heads and net.head.binary else net.head if net.heads else None

@@ -117,15 +117,8 @@ def retargeted_rows(old: Head, classes: Sequence[str], *, rename: Mapping[str, s
     class has is found but for its case where one class alone fits. Where an old class is called by several names ("tabby, tabby cat"),
     each of them finds it, unless another new class is called so in full.
 
-    Args:
-        old: N rows; without class names no row is carried over.
-        rename: old name -> new name.
-
-    Returns:
-        The new head, (M, d) rows, zeros where a class is new; and the account: kept, renamed, new, dropped.
-
-    Raises:
-        NetworkError: if `rename` has an old name that is not there, or a new one that is not among `classes`.
+    `rename`: old name -> new name; result: The new head, (M, d) rows, zeros where a class is new; and the account: kept, renamed, new,
+    dropped.
     """
     renamed = _checked_renaming(old.classes or (), classes, rename=rename or {})
     old_names = [renamed.get(row, name) for row, name in enumerate(old.classes or ())]

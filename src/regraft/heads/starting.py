@@ -51,12 +51,7 @@ def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
     A preprocessing that was only inferred learns the value range of pictures from the data. Everything that one operation computes must
     see the same range, and so must what the new network predicts later.
 
-    Args:
-        net: the network; it is not changed.
-        data: what was given, or None.
-
-    Returns:
-        The network, and None or a data set.
+    `data`: what was given, or None; result: The network, and None or a data set.
     """
     if data is None:
         return net, None
@@ -69,11 +64,7 @@ def ready_for(net: Network, data: Any) -> tuple[Network, Any]:
 
 
 def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -> Head:
-    """Return a head of zero rows.
-
-    Args:
-        kind: "classification", "multi-label" or "regression".
-    """
+    """Return a head of zero rows."""
     rows = np.zeros((len(classes), features), np.float32)
     return Head(task, tuple(classes), kind, "linear", "", rows, np.zeros(len(classes), np.float32))
 
@@ -81,13 +72,7 @@ def empty_head(task: str, classes: Sequence[str], *, kind: str, features: int) -
 def started(net: Network, head: Head, *, new: np.ndarray, old: Rows, start: Start) -> Head:
     """Return a head with the rows of its new classes filled in.
 
-    Args:
-        head: (C, d) rows, those of new classes zero.
-        new: (n,) rows of the new classes.
-        old: weight and bias of the rows that "mean" averages.
-
-    Raises:
-        DataError: if the data lack a new class, or have a label that is not among the head's.
+    `head`: (C, d) rows, those of new classes zero; `new`: (n,) rows of the new classes.
     """
     if start.how == "zeros" or not len(new):
         return head

@@ -33,15 +33,7 @@ Rows = tuple[np.ndarray, np.ndarray]
 def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
     """Return `count` copies of the mean old row: every new class starts as an average one.
 
-    Args:
-        weight: (C, d) old rows.
-        bias: (C,).
-
-    Returns:
-        Weight (n, d) and bias (n,).
-
-    Raises:
-        DataError: if there are no old rows.
+    `weight`: (C, d) old rows; `bias`: (C,); result: Weight (n, d) and bias (n,).
     """
     if not len(weight):
         raise DataError(f"start='mean' needs old rows to average; the network has {len(weight)}. Choose 'random', 'imprint' or 'probe'.")
@@ -51,17 +43,11 @@ def mean_rows(weight: np.ndarray, bias: np.ndarray, *, count: int) -> Rows:
 def imprinted_rows(features: np.ndarray, targets: np.ndarray, *, count: int, kept: Rows) -> Rows:
     """Return the normalised mean direction of each class, as long as the kept rows are on average, with their mean bias.
 
+    `features`: (N, d) of items of the new classes; `targets`: (N,) which new class, 0 to n - 1; `kept`: weight (C, d) and bias (C,) of the
+    kept rows; may be empty; result: Weight (n, d) and bias (n,).
+
     Source: Qi, Brown & Lowe, CVPR 2018, equations 5 and 6. Deviation: the head need not be a cosine classifier, so the rows take
     the kept rows' mean norm and bias; where none is kept, the norm is such that a feature of mean length scores 10 at most.
-
-    Args:
-        features: (N, d) of items of the new classes.
-        targets: (N,) which new class, 0 to n - 1.
-        count: n; every class has an item.
-        kept: weight (C, d) and bias (C,) of the kept rows; may be empty.
-
-    Returns:
-        Weight (n, d) and bias (n,).
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     directions = features / np.maximum(lengths, 1e-12)
@@ -78,15 +64,9 @@ def probed_rows(
 ) -> Rows:
     """Return rows of the closed-form ridge solution, aligned to the kept rows.
 
-    Args:
-        features: (N, d) of items of all classes that there are data for.
-        targets: (N,) class, 0 to `count` - 1.
-        kept: weight (C, d) and bias (C,) of the kept rows; may be empty.
-        wanted: (n,) which classes are new.
-        kind: of the targets: "classification", or else (N, C) of 0 and 1 ("multi-label") or numbers ("regression").
-
-    Returns:
-        Weight (n, d) and bias (n,).
+    `features`: (N, d) of items of all classes that there are data for; `targets`: (N,) class, 0 to `count` - 1; `kept`: weight (C, d) and
+    bias (C,) of the kept rows; may be empty; `wanted`: (n,) which classes are new; `kind`: of the targets: "classification", or else (N, C)
+    of 0 and 1 ("multi-label") or numbers ("regression"); result: Weight (n, d) and bias (n,).
     """
     probe = fit_ridge(features, targets, kind=kind, classes=count)
     return aligned_rows(probe.weight[wanted], probe.bias[wanted], kept=kept)
@@ -101,15 +81,10 @@ def separated_rows(features: np.ndarray, targets: np.ndarray, *, count: int, old
     bias, as weight alignment alone has it, the mean direction of features that are all positive swallows nearly every old item.
     Each new row depends on its own items and on the old rows only, so that extending one class at a time is extending at once.
 
+    `features`: (N, d) of items of the new classes; `targets`: (N,) which new class, 0 to n - 1; every class has an item; `old`: weight (C,
+    d) and bias (C,) of the rows before any extension; result: Weight (n, d) and bias (n,).
+
     Source: Qi, Brown & Lowe, CVPR 2018 (imprinting); Zhao et al., CVPR 2020, equation 5 (norms). Deviations: the direction and the bias.
-
-    Args:
-        features: (N, d) of items of the new classes.
-        targets: (N,) which new class, 0 to n - 1; every class has an item.
-        old: weight (C, d) and bias (C,) of the rows before any extension.
-
-    Returns:
-        Weight (n, d) and bias (n,).
     """
     weight = old[0]
     means = np.stack([features[targets == index].mean(0) for index in range(count)])
@@ -132,19 +107,13 @@ def fitted_rows(
     drawn counts as much as the examples that the statistics are of.
     It is a logistic regression in which the scores of the old classes are given; its penalty is chosen on examples left out.
 
+    `features`: (N, d) of examples of the new classes; `targets`: (N,) which new class, 0 to n - 1; every class has an example; `old`:
+    weight (C, d) and bias (C,) of the old rows; `known`: statistics of the same features, the C old classes first, in their order; None:
+    there are none; `stored`: features (M, d) and class indices (M,) of examples of old classes; None: there are none; result: Weight (n, d)
+    and bias (n,).
+
     Source: classifier alignment on drawn features, Zhang et al. (SLCA), ICCV 2023, section 3.3. Deviations: only new rows are fitted, and
     drawn scores are those of unseen examples.
-
-    Args:
-        features: (N, d) of examples of the new classes.
-        targets: (N,) which new class, 0 to n - 1; every class has an example.
-        count: n.
-        old: weight (C, d) and bias (C,) of the old rows.
-        known: statistics of the same features, the C old classes first, in their order; None: there are none.
-        stored: features (M, d) and class indices (M,) of examples of old classes; None: there are none.
-
-    Returns:
-        Weight (n, d) and bias (n,).
     """
     first = len(old[0])
     given = [*([] if stored is None else [stored]), (features, targets + first)]
@@ -175,14 +144,8 @@ def _drawn(known: ClassStatistics, old: Rows) -> tuple[np.ndarray, np.ndarray, n
 def lowest_biases(features: np.ndarray, targets: np.ndarray, *, rows: np.ndarray, old: Rows) -> np.ndarray:
     """Return the lowest bias of each new row at which 85 % of its class's items score above every old class.
 
-    Args:
-        features: (N, d) of items of the new classes.
-        targets: (N,) which new class, 0 to n - 1; every class has an item.
-        rows: (n, d) new rows.
-        old: weight (C, d) and bias (C,) of the old rows.
-
-    Returns:
-        (n,).
+    `features`: (N, d) of items of the new classes; `targets`: (N,) which new class, 0 to n - 1; every class has an item; `rows`: (n, d) new
+    rows; `old`: weight (C, d) and bias (C,) of the old rows; result: (n,).
     """
     highest = (features @ old[0].T + old[1]).max(1)
     gaps = highest - np.einsum("nd,nd->n", features, rows[targets])
@@ -193,15 +156,9 @@ def lowest_biases(features: np.ndarray, targets: np.ndarray, *, rows: np.ndarray
 def aligned_rows(weight: np.ndarray, bias: np.ndarray, *, kept: Rows) -> Rows:
     """Scale new rows so that their mean norm and mean bias equal those of the kept rows; without kept rows, leave them.
 
+    `weight`: (n, d) new rows; `bias`: (n,); `kept`: weight (C, d) and bias (C,) of the kept rows; result: Weight (n, d) and bias (n,).
+
     Source: weight alignment, Zhao et al., CVPR 2020, equation 5; the bias is treated alike.
-
-    Args:
-        weight: (n, d) new rows.
-        bias: (n,).
-        kept: weight (C, d) and bias (C,) of the kept rows.
-
-    Returns:
-        Weight (n, d) and bias (n,).
     """
     if not len(kept[0]) or not len(weight):
         return weight, bias

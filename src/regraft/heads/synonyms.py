@@ -32,8 +32,7 @@ def aliases(classes: Sequence[str]) -> dict[str, int]:
     lemma of the class at their position; the others get no lemmas. A full name is never an alias of another row, and an alias
     that could mean two rows is left out.
 
-    Returns:
-        alias -> row, 0 … C-1; a name is looked up as `aliases(classes).get(alias_form(name))`.
+    Result: alias -> row, 0 … C-1; a name is looked up as `aliases(classes).get(alias_form(name))`.
     """
     full = [alias_form(name) for name in classes]
     parts = [frozenset(map(alias_form, name.split(", "))) - {""} for name in classes]

@@ -32,7 +32,6 @@ class Account:
         entries: by heading ("kept", "renamed", "new", "dropped", "matched", "reshaped", "missing", "unexpected", "frozen"), the names;
             a heading that does not apply is absent.
         rules: name -> the rule by which it was matched.
-        notes: sentences for people.
         figures: name -> what was measured, such as "max_score_change".
     """
 

@@ -61,20 +61,8 @@ def write_pmml(
 ) -> Path:
     """Write a network of dense layers as a PMML file.
 
-    Args:
-        network: whose input is one row of numbers, or one array of numbers.
-        path: ends in `.pmml`.
-        version: "3.2", "4.1" or "4.4"; before 4.2 a ReLU is written with activations that these versions have.
-        what: "network", or "head" for the head alone, on its features.
-        columns: names of the inputs; None: x1, x2, …, of a head feature1, feature2, ….
-        target: the name of what is predicted; None: "class", or "value" for a regression.
-
-    Returns:
-        The path.
-
-    Raises:
-        NetworkError: if the standard has no words for the network, with the reason; nothing is written then.
-        SettingError: if an option is unknown.
+    `columns`: names of the inputs; None: x1, x2, …, of a head feature1, feature2, …; `target`: the name of what is predicted; None:
+    "class", or "value" for a regression.
     """
     refuse_program(network.origin, "exported as PMML")
     found = dense_network(network, what=what, columns=columns, target=target)
@@ -85,21 +73,7 @@ def write_pmml(
 
 
 def dense_network(network: Record, *, what: str, columns: Sequence[str] | None, target: str | None) -> DenseNetwork:
-    """Return what a network computes as dense layers, in double precision.
-
-    Args:
-        network: any.
-        what: "network" or "head".
-        columns: as `write_pmml` takes them.
-        target: likewise.
-
-    Returns:
-        The layers, with the mean and deviation of the preprocessing.
-
-    Raises:
-        NetworkError: with the reason.
-        SettingError: if `what` is unknown.
-    """
+    """Return what a network computes as dense layers, in double precision."""
     if what not in WHATS:
         raise SettingError(f"what={what!r} is unknown; expected one of {', '.join(map(repr, WHATS))}.")
     head = next(iter(network.heads.values()), None)

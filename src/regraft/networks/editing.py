@@ -41,27 +41,13 @@ class Editable(Record):
     def unedited(self, edit: Edit, *, code: Tensor | None = None) -> tuple[Self, tuple[str, ...]]:
         """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
 
-        Args:
-            edit: a `ScaleShift`, a `LowRank` or a `Codes` that the network has.
-            code: (size,), which is to stand for that of every item, of a `Codes`.
-
-        Raises:
-            NetworkError: if the family does not know such an edit.
+        `code`: (size,), which is to stand for that of every item, of a `Codes`.
         """
         body, biased = self.kind.unedit(self.body, edit, code=code)
         return self.with_body(body), biased
 
     def edited(self, edit: Edit, *, head: Head | None = None, seed: int = 0) -> Self:
-        """Return a copy with one more edit.
-
-        Args:
-            edit: what is changed.
-            head: the class weights of an edit of a head; zeros without it.
-            seed: of what does not start at a fixed value.
-
-        Raises:
-            NetworkError: if the network cannot be changed so.
-        """
+        """Return a copy with one more edit."""
         refuse_program(self.origin, edit.done)
         if isinstance(edit, Folded):
             body = self.kind.edit(self.body, Biased(edit.biased), head=None, seed=seed)
@@ -80,9 +66,6 @@ class Editable(Record):
 
         A network without a head gets one on its pooled output; a task that is not there yet becomes a branch on the same features. A
         derived head is only noted.
-
-        Raises:
-            NetworkError: if the rows do not fit what the head reads, or the network cannot be changed so.
         """
         refuse_program(self.origin, Rows.done)
         if head.parts and sum(head.parts) != len(head.weight):
@@ -101,16 +84,7 @@ class Editable(Record):
     def with_stack(self, head: Head, activation: str, *, dropout: float = 0.0) -> Self:
         """Return a copy with a new head on top of the first head's raw scores, which become features.
 
-        Args:
-            head: rows (M, C): the new head reads C activated scores.
-            activation: what the old scores go through, one of `ACTIVATIONS`.
-            dropout: share of the activated scores that training drops.
-
-        Returns:
-            A network with the new head alone.
-
-        Raises:
-            NetworkError: if the network cannot be changed so.
+        `head`: rows (M, C): the new head reads C activated scores.
         """
         return self.edited(Stack.of(head, between=activation, dropout=dropout or None), head=head)._without_learned()
 
@@ -120,11 +94,7 @@ class Editable(Record):
         return self
 
     def ended(self, block: str) -> Self:
-        """Return a copy that ends at the output of the block of that name, without what comes after, and mostly without a head.
-
-        Raises:
-            NetworkError: if there is no such block, or the network cannot be cut there.
-        """
+        """Return a copy that ends at the output of the block of that name, without what comes after, and mostly without a head."""
         refuse_program(self.origin, Cut.done)
         names = [known.name for known in self.blocks]
         if block not in names:
@@ -136,12 +106,6 @@ class Editable(Record):
 
         What gives no real numbers for each item (token ids) is left out; `tap_slices` tells what is there. What runs only after the
         last of the blocks is left out as well.
-
-        Args:
-            points: blocks, or "input", with their pools; each block once.
-
-        Raises:
-            NetworkError: if a block or pool is unknown, nothing can be read, or the network cannot be changed so.
         """
         refuse_program(self.origin, Taps.done)
         return self.edited(Taps(checked_points(points, [block.name for block in self.blocks])))._without_learned()
@@ -150,9 +114,6 @@ class Editable(Record):
         """Return a copy that takes pictures (or signals) of `count` channels: its first convolution's weights summed or repeated.
 
         One channel takes the sum over the old ones; more or fewer take them in turn, scaled by old / new count. The account says so.
-
-        Raises:
-            NetworkError: if the network does not begin with a convolution over channels.
         """
         refuse_program(self.origin, Channels.done)
         if count < 1:
@@ -164,9 +125,6 @@ class Editable(Record):
         """Return a copy whose head also reads `count` numbers beside each item: new weights are zero, so scores are as before.
 
         Its batches are named tensors: "columns" (N, count) beside what the network takes ("inputs" where that is one tensor).
-
-        Raises:
-            NetworkError: if the network has no head or several, or cannot be changed so.
         """
         refuse_program(self.origin, Columns.done)
         if len(self.heads) != 1 or count < 1:
@@ -177,18 +135,7 @@ class Editable(Record):
         return self.edited(Columns(count))._without_learned()
 
     def adjusted(self, points: Sequence[Point], *, form: str) -> Self:
-        """Return a copy to be trained: the values at these points are scaled and shifted by channel; at first nothing changes.
-
-        Args:
-            points: some of `points()`.
-            form: "lhuc": times 2 sigmoid(a), a = 0; "film": times g plus b, g = 1, b = 0.
-
-        Returns:
-            The copy, with further layers that hold a, or g and b; `settled` folds them into the weights.
-
-        Raises:
-            NetworkError: if the network cannot be changed so.
-        """
+        """Return a copy to be trained: the values at these points are scaled and shifted by channel; at first nothing changes."""
         refuse_program(self.origin, ScaleShift.done)
         self.refuse_training_form()
         if form not in FORMS:
@@ -198,17 +145,7 @@ class Editable(Record):
         return self.edited(ScaleShift(form, tuple(point.name for point in points)))
 
     def low_rank(self, rank: int, *, alpha: float, layers: Collection[str], seed: int = 0) -> Self:
-        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, B zero; `settled` adds it to W.
-
-        Args:
-            rank: 1 or more.
-            alpha: above 0.
-            layers: names of layers that are no heads.
-            seed: A is drawn from it, as the family's library draws it.
-
-        Raises:
-            NetworkError: if a layer cannot be changed so.
-        """
+        """Return a copy to be trained: W + (alpha / rank) B A in place of W in these layers, B zero; `settled` adds it to W."""
         refuse_program(self.origin, LowRank.done)
         self.refuse_training_form()
         if rank < 1 or not alpha > 0:
@@ -218,11 +155,7 @@ class Editable(Record):
         return self.edited(LowRank(rank, float(alpha), tuple(layers)), seed=seed)
 
     def refuse_training_form(self) -> None:
-        """Raise if the network holds what `adjusted` or `low_rank` added.
-
-        Raises:
-            NetworkError: saying what to do.
-        """
+        """Raise if the network holds what `adjusted` or `low_rank` added."""
         if any(isinstance(edit, TRAINING) for edit in self.edits):
             raise NetworkError("The network is in its training form; expected a plain one. Change or save what settled() returns.")
 
@@ -236,24 +169,13 @@ class Editable(Record):
         return twin
 
     def with_entrance(self) -> Self:
-        """Return a copy with a linear layer over the features (channels) before the input, the identity at first; it stays there.
-
-        Raises:
-            NetworkError: if the network takes token ids or several inputs.
-        """
+        """Return a copy with a linear layer over the features (channels) before the input, the identity at first; it stays there."""
         return self.edited(InputLayer())
 
     def coded(self, coding: Coding, *, seed: int = 0) -> Self:
         """Return a copy that takes a condition beside each item: named inputs with "condition", (N,) row numbers of its table of codes.
 
         The scores are those of the network as it is, to the bit: codes are small and random, what reads them is zero (or adds zero).
-
-        Args:
-            coding: how it takes codes, and of which conditions; without points, all of them.
-            seed: equal seeds give equal codes.
-
-        Raises:
-            NetworkError: if the network cannot be changed so, or takes codes already.
         """
         refuse_program(self.origin, Codes.done)
         if self.coding is not None:
@@ -262,11 +184,7 @@ class Editable(Record):
         return self.edited(Codes(coding), seed=seed)
 
     def recoded(self, conditions: Sequence[str], table: np.ndarray) -> Self:
-        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size); all else is as it was, to the bit.
-
-        Raises:
-            NetworkError: if it takes none, the table has another shape, or a number in it is not finite.
-        """
+        """Return a copy that knows these K conditions, with another table of codes, (1 + K, size); all else is as it was, to the bit."""
         values, expected = np.asarray(table, np.float32), (1 + len(conditions), self.code_table().shape[1])
         wrong, names = int((~np.isfinite(values)).sum()), set(conditions)
         if values.shape != expected or len(names) != len(conditions) or wrong:
@@ -281,11 +199,7 @@ class Editable(Record):
         return twin
 
     def folded(self, condition: str) -> Self:
-        """Return a plain network: the code of a known condition (or "mean") folded into the biases, the input "condition" gone.
-
-        Raises:
-            NetworkError: if the condition is not known; the known ones are listed.
-        """
+        """Return a plain network: the code of a known condition (or "mean") folded into the biases, the input "condition" gone."""
         table, coding = self.code_table().detach(), cast(Coding, self.coding)
         twin, biased = self.unedited(Codes(coding), code=table[coding.row(condition)].clone())
         twin.edits = (*self.edits, Folded(biased))

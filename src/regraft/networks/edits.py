@@ -59,11 +59,7 @@ def fits(*sides: int | None) -> bool:
 
 
 def checked_coding(coding: Coding | Mapping[str, Any]) -> Coding:
-    """Return a coding; plain data are checked.
-
-    Raises:
-        ValueError: if its size is out of range, or its conditions are not different or lack some of those learned.
-    """
+    """Return a coding; plain data are checked."""
     if isinstance(coding, Coding):
         return coding
     made = _CODING.validate_python(coding)
@@ -260,14 +256,7 @@ TRAINING = (ScaleShift, LowRank)
 
 
 def edit_from_dict(plain: Mapping[str, Any] | Edit) -> Edit:
-    """Return the edit that `to_dict` wrote as plain data.
-
-    Args:
-        plain: "edit", which says what kind it is, and its values; keys that are not known are left out.
-
-    Raises:
-        NetworkError: if there is no such kind; the nearest names are listed. Or if a value is missing or wrong.
-    """
+    """Return the edit that `to_dict` wrote as plain data."""
     if isinstance(plain, Edit):
         return plain
     name = plain.get("edit") if isinstance(plain, Mapping) else plain

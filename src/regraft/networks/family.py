@@ -47,11 +47,8 @@ class Body(abc.ABC):
 
     Attributes:
         module: the framework's own object.
-        sample: two made-up examples that it takes.
         input_shape: that of one example; () where there are several inputs.
-        layers: in the order of execution.
         blocks: the units in which depth is counted.
-        heads: by task, the first one first.
         found: where each head that has rows of its own was found, by task.
         coding: how it takes the codes of conditions; None where it takes none.
         account: what the edit that made it did to weights.
@@ -81,11 +78,7 @@ class Body(abc.ABC):
 
     @property
     def head(self) -> Head:
-        """The first head.
-
-        Raises:
-            NetworkError: if there is none.
-        """
+        """The first head."""
         if not self.heads:
             raise NetworkError("Received a network without a head; expected one. Give it a head with regraft.retarget.")
         return next(iter(self.heads.values()))
@@ -179,11 +172,7 @@ class Body(abc.ABC):
         return ()
 
     def code_table(self) -> Parameter:
-        """Return the module's own table of codes, (1 + K, size); row 0 is the mean code.
-
-        Raises:
-            NetworkError: if it takes none.
-        """
+        """Return the module's own table of codes, (1 + K, size); row 0 is the mean code."""
         raise NetworkError(f"{type(self.module).__name__} takes no codes; expected a network trained with strategy='codes'.")
 
     def put_codes_(self, table: np.ndarray) -> None:
@@ -239,12 +228,7 @@ class Body(abc.ABC):
 
     @abc.abstractmethod
     def structure(self, layers: Collection[str], *, ignored: Collection[str] = ()) -> Structure:
-        """Return what changes whenever the computation of these layers changes, their weights left aside.
-
-        Args:
-            layers: their names.
-            ignored: places, as the structure's `leaves` name them, whose values do not count.
-        """
+        """Return what changes whenever the computation of these layers changes, their weights left aside."""
 
     def layer_rows(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of the weight (C, d) and the bias (C,) that a linear `layer` has."""
@@ -276,24 +260,14 @@ class Body(abc.ABC):
     def fresh_rows(self, count: int, features: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows as the framework initialises its linear layers; here as `torch.nn.Linear` does, uniform within 1 / sqrt(d).
 
-        Args:
-            count: number of rows.
-            features: d.
-            seed: equal seeds give equal rows.
-
-        Returns:
-            Weight (count, d) and bias (count,).
+        Result: Weight (count, d) and bias (count,).
         """
         with seeded(seed):
             layer = torch.nn.Linear(features, count)
         return layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()
 
     def redraw_(self, seed: int) -> None:
-        """Draw all weights anew, as the framework draws them after `seed`.
-
-        Raises:
-            NetworkError: if the family cannot draw weights.
-        """
+        """Draw all weights anew, as the framework draws them after `seed`."""
         raise NetworkError(f"{type(self.module).__name__} has no weights that are drawn from seed={seed}. Use another strategy.")
 
     def reseed_(self, seed: int) -> None:  # noqa: B027  # nothing to do in most families
@@ -303,12 +277,7 @@ class Body(abc.ABC):
 
     @abc.abstractmethod
     def freeze_(self, layers: Collection[str]) -> None:
-        """Freeze exactly these layers and those that are `held`: no gradients, BatchNorm statistics unmoved, dropout off, in every mode.
-
-        Args:
-            layers: names of layers, or of single parameters as in `state()`: the rest of their layer is then trained, its BatchNorm
-                statistics unmoved all the same.
-        """
+        """Freeze exactly these layers and those that are `held`: no gradients, BatchNorm statistics unmoved, dropout off, in every mode."""
 
     def counted(self) -> tuple[str, ...]:
         """Return the names of the layers as people count them in this family, inputs, pools and dropout included."""
@@ -348,11 +317,7 @@ class Body(abc.ABC):
         return NotImplemented
 
     def ready_for_export_(self) -> None:
-        """Make a private copy one on the CPU, in inference mode, that exporters can read.
-
-        Raises:
-            NetworkError: if the family has none.
-        """
+        """Make a private copy one on the CPU, in inference mode, that exporters can read."""
         raise NetworkError(f"{type(self.module).__name__} cannot be exported; expected a network of PyTorch or Keras.")
 
     def name_for_export_(self) -> None:  # noqa: B027  # nothing to do in most families
@@ -410,17 +375,7 @@ class Family(Generic[B]):
         raise NetworkError(f"A network of the family {self.name!r} {what}")
 
     def edit(self, body: B, edit: Edit, *, head: Head | None, seed: int) -> B:
-        """Return a changed copy of a `body`.
-
-        Args:
-            body: left as it is.
-            edit: of any kind but `Folded`; what holds in every family has been checked.
-            head: the class weights of an edit of a head.
-            seed: of what does not start at a fixed value.
-
-        Raises:
-            NetworkError: if it cannot be changed so.
-        """
+        """Return a changed copy of a `body`."""
         work = self.edits.get(type(edit))
         if work is None:
             self._refuse(f"cannot be changed by {edit!r}.")
@@ -430,42 +385,18 @@ class Family(Generic[B]):
     def unedit(self, body: B, edit: Edit, *, code: Tensor | None) -> tuple[B, tuple[str, ...]]:
         """Return a copy in which what an edit has added is folded into the weights, and the names of layers that got a bias for it.
 
-        Args:
-            body: left as it is.
-            edit: a `ScaleShift`, a `LowRank` or a `Codes` that it has.
-            code: (size,), which is to stand for that of every example, of a `Codes`.
-
-        Raises:
-            NetworkError: if the family does not know such an edit.
+        `code`: (size,), which is to stand for that of every example, of a `Codes`.
         """
         self._refuse(f"cannot undo {edit!r}.")
 
     def write(self, body: B, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
-        """Write the weights of a `body` into `folder`, and return what opening them needs, as plain data.
-
-        Args:
-            body: to be saved.
-            folder: there already.
-            origin: what opening its source again needs.
-            edits: that were made since.
-
-        Raises:
-            NetworkError: if the family cannot.
-        """
+        """Write the weights of a `body` into `folder`, and return what opening them needs, as plain data."""
         self._refuse(f"cannot be saved in {printable(folder)!r}; save its weights yourself.")
 
     def export_own(self, body: B, path: Path) -> Path:
-        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`.
-
-        Raises:
-            NetworkError: if the framework cannot write the `body` so.
-        """
+        """Write a file that the framework itself opens, and return its path, which ends in one of `own_endings`."""
         self._refuse(f"has no file of its own; received {path.name!r}.")
 
     def put_file_(self, body: B, path: Path) -> Account:
-        """Put the weights of a file into a `body` of a similar architecture; return the account of the match.
-
-        Raises:
-            NetworkError: if the family reads no such file, or nothing in it matches.
-        """
+        """Put the weights of a file into a `body` of a similar architecture; return the account of the match."""
         self._refuse(f"takes no weights of a file; received {printable(path.name)!r}.")

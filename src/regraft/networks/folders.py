@@ -80,42 +80,19 @@ def replacing(
 ) -> AbstractContextManager[Path]:
     """Give a saved folder new content, all at once, as `replaced_folder` does.
 
-    Args:
-        folder: made where it is not there.
-        finish: given the new folder when it holds all that stays, such as `run/` with checkpoints.
-        error: class of what is raised where it cannot be written.
-
-    Returns:
-        A context that gives an empty folder to write into.
+    Result: A context that gives an empty folder to write into.
     """
     return replaced_folder(folder, _FOLDER, finish=finish, error=error)
 
 
 def save_network(network: Editable, folder: Path) -> None:
-    """Save a network into a folder: killed at any moment, the folder holds the old network or the new one.
-
-    Args:
-        network: any family.
-        folder: made where it is not there. What an earlier network had and this one has not goes; files of the user stay.
-
-    Raises:
-        NetworkError: if the folder cannot be written, or the network is an exported program.
-    """
+    """Save a network into a folder: killed at any moment, the folder holds the old network or the new one."""
     with replacing(folder) as staged:
         write_network(network, staged)
 
 
 def write_network(network: Editable, folder: Path) -> None:
-    """Write weights, what they were learned from, and `regraft.json` with a checksum of each.
-
-    Args:
-        network: any family.
-        folder: new, as `replacing` gives it.
-
-    Raises:
-        NetworkError: if the network is an exported program.
-        OSError: if the folder cannot be written; `replacing` makes an error of regraft of it.
-    """
+    """Write weights, what they were learned from, and `regraft.json` with a checksum of each."""
     refuse_program(network.origin, "saved")
     network.refuse_training_form()
     own = None if network.unknown is None else network.unknown.own_arrays()
@@ -153,15 +130,7 @@ def _checksum(path: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Compare each file of a saved network that is there with its checksum; folders of earlier versions have none.
-
-    Args:
-        folder: saved.
-        facts: content of its `regraft.json`.
-
-    Raises:
-        NetworkError: naming the file that has changed.
-    """
+    """Compare each file of a saved network that is there with its checksum; folders of earlier versions have none."""
     for name, known in (facts.get("files") or {}).items():
         path = folder / name
         with suppress(FileNotFoundError):  # gone since
@@ -184,15 +153,7 @@ def _head_facts(head: Head) -> dict[str, Any]:
 
 
 def read_heads_(network: Editable, facts: Mapping[str, Any]) -> None:
-    """Give an opened network's heads what their rows do not tell: class names, kinds, thresholds; and its derived heads.
-
-    Args:
-        network: with the heads that have rows of their own.
-        facts: content of `regraft.json`, which also says what was never trained.
-
-    Raises:
-        NetworkError: if the network does not have these heads.
-    """
+    """Give an opened network's heads what their rows do not tell: class names, kinds, thresholds; and its derived heads."""
     found: dict[str, Head] = {}
     called = {head.layer: task for task, head in network.heads.items() if head.layer}
     for plain in facts["heads"]:
@@ -229,16 +190,7 @@ def _known_head(network: Editable, plain: Mapping[str, Any]) -> Head:
 
 
 def read_learned_(network: Editable, folder: Path, *, facts: Mapping[str, Any]) -> None:
-    """Give an opened network the history and the class statistics that were saved with it; what was removed since is said.
-
-    Args:
-        network: opened.
-        folder: that it was opened from.
-        facts: content of its `regraft.json`.
-
-    Raises:
-        NetworkError: if a file is damaged.
-    """
+    """Give an opened network the history and the class statistics that were saved with it; what was removed since is said."""
     if _belongs(folder, HISTORY_FILE, facts=facts):
         entries = read_lines(folder / HISTORY_FILE, "history", remedy=_WITHOUT)
         for number, entry in enumerate(entries, start=1):
@@ -261,11 +213,7 @@ def _belongs(folder: Path, name: str, *, facts: Mapping[str, Any]) -> bool:
 
 
 def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.ndarray]:
-    """Return the class statistics that lie in a `file` of a saved folder.
-
-    Raises:
-        NetworkError: if there are none, or the file is damaged.
-    """
+    """Return the class statistics that lie in a `file` of a saved folder."""
     path = folder / file
     if not path.is_file():
         raise NetworkError(f"{str(folder)!r} holds no class statistics ({file}): expected a folder that regraft saved with them.")
@@ -274,14 +222,7 @@ def read_statistics(folder: Path, file: str = STATISTICS_FILE) -> dict[str, np.n
 
 
 def settled(folder: Path) -> None:
-    """Finish what a process that was killed while it replaced this folder had begun, and remove what it left beside the folder.
-
-    Args:
-        folder: saved, or not.
-
-    Raises:
-        NetworkError: if it has to be written and cannot be.
-    """
+    """Finish what a process that was killed while it replaced this folder had begun, and remove what it left beside the folder."""
     if os.path.lexists(folder / COMMITTED):
         with held_folder(folder, error=NetworkError, wait=_PATIENCE) as target:
             try:
@@ -297,18 +238,7 @@ def settled(folder: Path) -> None:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Read `regraft.json` of a saved folder.
-
-    Args:
-        folder: written by `save_network`.
-
-    Returns:
-        Its content, every value checked.
-
-    Raises:
-        NetworkError: if it is missing, not readable, or a value is not as regraft writes it.
-        UnsafeFileError: if a file of the network or its result is a link out of the folder.
-    """
+    """Read `regraft.json` of a saved folder."""
     settled(folder)
     for name in (CODES_FOLDER, *_OF_NETWORK, *_RESULT):
         member(folder, name)

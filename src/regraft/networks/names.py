@@ -24,13 +24,8 @@ def normal_name(name: object) -> str:
 def rows_of(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
     """Return the row of each name that is among class names: exactly, else but for its case where only one fits.
 
-    Args:
-        names: to be found; "a" and "A" are two of them.
-        known: class names in row order.
-
-    Returns:
-        Name -> row, without those that are not found. A name is found but for its case only where one of `names` and one of `known`
-        have that spelling, so that no two names find one row.
+    Result: Name -> row, without those that are not found. A name is found but for its case only where one of `names` and one of `known`
+    have that spelling, so that no two names find one row.
     """
     names = tuple(names)
     exact = {exact_name(name): row for row, name in enumerate(known)}
@@ -47,17 +42,7 @@ def rows_of(names: Iterable[str], known: Sequence[str]) -> dict[str, int]:
 
 
 def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
-    """Return class names as strings in their order.
-
-    Args:
-        classes: one name a row.
-
-    Returns:
-        The names as they were written.
-
-    Raises:
-        NetworkError: if there are none, one is empty, or two are the same once trimmed. Names that differ in case are different.
-    """
+    """Return class names as strings in their order."""
     names = tuple(str(name) for name in classes)
     if not names:
         raise NetworkError("The list of classes is empty; expected at least one class name.")
@@ -73,11 +58,7 @@ def checked_classes(classes: Iterable[object]) -> tuple[str, ...]:
 
 
 def index_of(name: str, classes: Sequence[str]) -> int:
-    """Return the row of the class called `name`, exactly or, where only one fits, but for its case.
-
-    Raises:
-        NetworkError: if it is not among `classes`; the nearest names are listed.
-    """
+    """Return the row of the class called `name`, exactly or, where only one fits, but for its case."""
     found = rows_of([name], classes)
     if found:
         return found[name]

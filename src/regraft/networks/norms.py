@@ -34,7 +34,6 @@ class Norm:
     """A layer with the statistics of what it read in its training, and sums of what it reads now.
 
     Attributes:
-        module: the layer.
         mean: (C,) that it has kept.
         variance: (C,) likewise.
         axis: of the channels in what it reads.
@@ -72,11 +71,7 @@ class Norm:
 
 
 def norms_of(modules: Mapping[str, Module]) -> list[Norm]:
-    """Return the normalising layers that have learned statistics: of no use are those that are as a layer begins, 0 and 1.
-
-    Args:
-        modules: all layers of a network of either family by name.
-    """
+    """Return the normalising layers that have learned statistics: of no use are those that are as a layer begins, 0 and 1."""
     return [norm for module in modules.values() if (norm := _norm_of(module)) is not None]
 
 
@@ -109,15 +104,7 @@ def misfit(
 ) -> tuple[float, int] | None:
     """Return how far a network's inputs are from those that it was trained with, as its first normalising layers tell.
 
-    Args:
-        modules: all layers of a network by name.
-        batches: of inputs.
-        run: makes one pass, in inference mode; it is left as soon as these layers have been reached.
-        first: how many layers are asked, in the order in which they are called.
-        measure: the number of one layer that is averaged over them; the divergence where nothing else is given.
-
-    Returns:
-        A number that is 0 where all fits, and how many layers tell it; None where no layer can.
+    Result: A number that is 0 where all fits, and how many layers tell it; None where no layer can.
     """
     reached: list[Norm] = []
 

@@ -54,18 +54,6 @@ def write_onnx(network: Record, path: Path, *, preprocessing: bool = False) -> P
 
     With the preprocessing in the graph, pictures are (N, H, W, C) in bytes, of any size and of as many channels as the network takes;
     rows of numbers are given as they were measured.
-
-    Args:
-        network: any; one that takes the codes of conditions has the input "condition", the row of the table of codes.
-        path: ends in `.onnx`.
-        preprocessing: put it in front of the network.
-
-    Returns:
-        The path.
-
-    Raises:
-        MissingExtraError: if a library is not installed.
-        NetworkError: if the network cannot be exported, with the reason; nothing is written then.
     """
     refuse_program(network.origin, "exported")
     twin = network.for_export()
@@ -128,9 +116,6 @@ def _put_preprocessing_(model: Any, network: Record) -> None:
     """Put the preprocessing in front of the graph, and note by how much results differ from those with the preprocessing itself.
 
     Differences are shares of the largest value of an output over all pictures: single pictures may give logits near zero.
-
-    Raises:
-        NetworkError: if they differ by more than rounding of pixels does.
     """
     plain, called = network.preprocessing.to_dict(), [value.name for value in model.graph.input]
     own = next(at for at, name in enumerate(called) if name not in ("columns", "condition"))

@@ -40,7 +40,6 @@ class Predictions:
     Attributes:
         labels: one class name an item; for multi-label, the names joined by "|"; for regression, the number as text.
         probabilities: (N, C); for regression, the values.
-        classes: names of the C columns.
         unknown: (N,) whether an item belongs to none of the classes, where that was asked.
         tasks: what it says for every task, by name; the fields above are those of the first.
         values: whether they are the values of a regression, and no probabilities.
@@ -63,9 +62,6 @@ class Predictions:
 
         The columns of further tasks have the task's name in front: "colour.label", "colour.p(red)". The column of a class holds its
         probability, "p(NAME)"; that of a regression the value, "NAME".
-
-        Raises:
-            MissingExtraError: if pandas is not installed.
         """
         first = next(iter(self.tasks), None)
         columns = {f"{task}.{name}": values for task, one in self.tasks.items() if task != first for name, values in one._columns().items()}
@@ -80,17 +76,7 @@ class Predictions:
 def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor, *, items: Any, batch_size: int) -> np.ndarray:
     """Run a function of a network over the batches of `items` in inference mode and return its results as one array.
 
-    Args:
-        function: from the network and one batch to a tensor whose first axis is the items.
-        network: gives the preprocessing.
-        items: whatever the preprocessing reads.
-        batch_size: items a batch.
-
-    Returns:
-        (N, …) float32.
-
-    Raises:
-        NetworkError: if the network cannot do without an input that the items do not give.
+    Result: (N, …) float32.
     """
     network.mode_(False)
     with torch.no_grad():
@@ -105,17 +91,7 @@ def concatenated(function: Callable[[Any, Inputs], Tensor], network: _Predictor,
 
 
 def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inputs) -> T:
-    """Return what a function makes of one batch.
-
-    Args:
-        function: of the network.
-        network: tells which inputs it takes.
-        batch: a tensor, or tensors by name.
-
-    Raises:
-        NetworkError: if it fails and inputs that the network takes are missing (some can be left out, so it is tried first), or are of
-            other shapes or types than those that it was opened with.
-    """
+    """Return what a function makes of one batch."""
     try:
         return function(batch)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -151,13 +127,8 @@ def _shapes(batch: Inputs) -> str:
 def predictions(raw: np.ndarray, head: Head) -> Predictions:
     """Turn raw scores into labels and probabilities.
 
-    Args:
-        raw: (N, C) scores before the activation.
-        head: its kind: "classification" (softmax, one label), "multi-label" (sigmoid, those at their threshold or above it) or
-            "regression"; its class names, or "0", "1", ….
-
-    Returns:
-        The predictions.
+    `raw`: (N, C) scores before the activation; `head`: its kind: "classification" (softmax, one label), "multi-label" (sigmoid, those at
+    their threshold or above it) or "regression"; its class names, or "0", "1", ….
     """
     names = head.classes if head.classes is not None else tuple(str(index) for index in range(raw.shape[1]))
     values = np.asarray(raw, np.float64)
@@ -172,14 +143,7 @@ def predictions(raw: np.ndarray, head: Head) -> Predictions:
 
 
 def result_head(made: Tensor) -> Head:
-    """Return what stands for the head of a network without one: its result, (N, C), probabilities where those of an item add up to 1.
-
-    Args:
-        made: its result for a few examples.
-
-    Raises:
-        NetworkError: if it has another shape.
-    """
+    """Return what stands for the head of a network without one: its result, (N, C), probabilities where those of an item add up to 1."""
     if made.ndim != 2:
         raise NetworkError(
             f"Received a network without a head, whose result has the shape {tuple(made.shape)} for {len(made)} examples; expected one "
@@ -198,12 +162,7 @@ def together(tasks: Mapping[str, Predictions]) -> Predictions:
 def grouped_scores(raw: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
     """Return log probabilities of groups of classes: `softmax` of them is the sum of the members' probabilities.
 
-    Args:
-        raw: (N, C) scores before a softmax.
-        groups: G lists of rows; each row stands in one of them.
-
-    Returns:
-        (N, G).
+    `raw`: (N, C) scores before a softmax; result: (N, G).
     """
     chances = raw.log_softmax(1)
     return torch.stack([chances[:, list(members)].logsumexp(1) for members in groups], 1)

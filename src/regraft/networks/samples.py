@@ -42,16 +42,7 @@ DRAWN = 1e-3
 
 
 def placed(inputs: Inputs, device: torch.device, *, order: torch.memory_format) -> Inputs:
-    """Return a batch on a device; pictures in an order in memory.
-
-    Args:
-        inputs: one batch.
-        device: where it goes.
-        order: as the network's `memory_order` gives it, or its `training_order` where gradients are computed.
-
-    Returns:
-        The batch.
-    """
+    """Return a batch on a device; pictures in an order in memory."""
     if order == torch.channels_last and is_pictures(inputs) and not isinstance(inputs, dict):
         return inputs.to(device, memory_format=order)
     return on_device(inputs, device)
@@ -76,10 +67,7 @@ def to_inputs(sample: Inputs) -> Inputs:
 def sample_of(shape: Sequence[int | None], *, integers: bool = False, batch: int = 2) -> Tensor:
     """Return a repeatable random batch, (batch, *shape): standard normal, or token ids 0 and 1; single whole numbers are 1, as a length.
 
-    Args:
-        shape: shape of one item; a free axis (None) gets length 32.
-        integers: token ids in place of real numbers.
-        batch: number of items.
+    `shape`: shape of one item; a free axis (None) gets length 32; `integers`: token ids in place of real numbers.
     """
     generator = torch.Generator().manual_seed(0)
     sizes = (batch, *(32 if size is None else int(size) for size in shape))
@@ -114,16 +102,7 @@ _RUNNING = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, As
 
 
 def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs) -> None:
-    """Raise if a network does not run on a sample.
-
-    Args:
-        run: calls the network with a batch.
-        module: the network, to be named.
-        sample: the batch.
-
-    Raises:
-        NetworkError: if what it calls raises.
-    """
+    """Raise if a network does not run on a sample."""
     try:
         with torch.no_grad():
             run(sample)
@@ -134,16 +113,7 @@ def check_sample(run: Callable[[Inputs], Any], module: Module, *, sample: Inputs
 def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape: Sequence[int] | None) -> Tensor:
     """Return a batch of two that the network accepts.
 
-    Args:
-        run: calls the network with a batch.
-        module: looked through for the layer that fixes the input.
-        shape: the shape of one item, where it is known.
-
-    Returns:
-        The batch, float32 or int64.
-
-    Raises:
-        NetworkError: if none is accepted; the message asks for `inputs=`.
+    `shape`: the shape of one item, where it is known.
     """
     integers = any(isinstance(layer, (torch.nn.Embedding, torch.nn.EmbeddingBag)) for layer in module.modules())
     if shape is None:
@@ -171,13 +141,6 @@ def named_sample(module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[st
     """Return two examples by the names of their tensors: what is called ids is whole numbers, a mask is all ones, a length is 1.
 
     Where a module with embeddings does not run on that, others of its inputs are whole numbers too: the fewest with which it runs.
-
-    Args:
-        module: takes these inputs by name, or in one mapping.
-        shapes: of one item of each input.
-
-    Raises:
-        NetworkError: if it takes no input of such a name.
     """
     taken = inspect.signature(module.forward).parameters
     unknown, whole = [name for name in shapes if name not in taken], in_one_mapping(module, shapes)
@@ -223,18 +186,7 @@ def three_items(sample: Inputs) -> Inputs:
 
 
 def differing_passes(network: Record) -> tuple[float, float]:
-    """Return by how much two passes over a network's sample differ, in inference, as a share of the largest score.
-
-    Args:
-        network: of any family.
-
-    Returns:
-        The share by which they differ because the network draws at random, and that because it gives an example something else in another
-        batch; 0 where it is no more than sums in another order make.
-
-    Raises:
-        NetworkError: if the network does not take one example more than its sample has.
-    """
+    """Return by how much two passes over a network's sample differ, in inference, as a share of the largest score."""
 
     def scored(seed: int, batch: Inputs) -> Tensor:
         with seeded(seed), torch.no_grad(), redirect_stderr(io.StringIO()):  # a module of torch.fx prints what fails

@@ -40,7 +40,6 @@ class Trace:
         order: names in the order in which their first call began.
         inputs: name -> first positional argument of its last call.
         outputs: name -> output of its last call.
-        result: what the run returned.
     """
 
     order: list[str] = field(default_factory=list)
@@ -52,12 +51,7 @@ class Trace:
 def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
     """Call `run` and record the calls of `modules` (inputs and outputs are kept: use a small batch).
 
-    Args:
-        modules: name -> module.
-        run: makes one forward pass.
-
-    Returns:
-        The record; modules that were not called are absent.
+    `modules`: name -> module; result: The record; modules that were not called are absent.
     """
     seen = Trace()
 
@@ -87,12 +81,7 @@ def trace(modules: Mapping[str, Module], run: Callable[[], Any]) -> Trace:
 def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[str, Tensor]]:
     """Record input and output of one module while the context lasts.
 
-    Args:
-        module: the module to watch.
-        replace_by_input: hand on the module's input in place of its output.
-
-    Yields:
-        A dict that receives "input" and "output".
+    `replace_by_input`: hand on the module's input in place of its output; yields: A dict that receives "input" and "output".
     """
     found: dict[str, Tensor] = {}
 
@@ -112,12 +101,7 @@ def capture(module: Module, *, replace_by_input: bool = False) -> Iterator[dict[
 def watching(heads: Sequence[Module], *, channels_last: bool) -> Iterator[Callable[[], Tensor]]:
     """Watch what the layers of one head read while the context lasts.
 
-    Args:
-        heads: the layers; what several of them read is put side by side.
-        channels_last: whether the channels of a map are its last axis; those of a sequence are always.
-
-    Yields:
-        What returns that of the last batch, (N, d), averaged over positions.
+    Yields: What returns that of the last batch, (N, d), averaged over positions.
     """
     with ExitStack() as stack:
         seen = [stack.enter_context(capture(head)) for head in heads]
@@ -209,14 +193,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def head_reading(head_output: Tensor, result: Tensor, *, channels_last: bool) -> str | None:
     """Tell how a network's result follows from the output of a linear layer.
 
-    Args:
-        head_output: the layer's output, (N, C), (N, C, …) or (N, …, C).
-        result: the network's own result, (N, C).
-        channels_last: whether the class axis of `head_output` is the last one.
-
-    Returns:
-        "linear", "softmax", "log_softmax" or "sigmoid" of the (averaged) output; "tail" for a further step without
-        weights (ReLU before the average, the choice of one token); None if the result does not follow from it.
+    `head_output`: the layer's output, (N, C), (N, C, …) or (N, …, C); `result`: the network's own result, (N, C); result: "linear",
+    "softmax", "log_softmax" or "sigmoid" of the (averaged) output; "tail" for a further step without weights (ReLU before the average, the
+    choice of one token); None if the result does not follow from it.
     """
     if result.ndim != 2 or head_output.ndim < 2:
         return None

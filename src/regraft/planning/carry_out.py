@@ -55,19 +55,8 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
 ) -> Result:
     """Adapt a network to data as a plan says.
 
-    Args:
-        net: the network; it is not changed.
-        plan: what to do; its classes are the data's where it names none.
-        out: folder for checkpoints and, at the end, the saved result.
-        resume: go on from the checkpoints in `out`; a result that is finished there, of the same network, data and plan, is returned.
-        reopen: opens the network of a finished folder; None: a finished folder is an error.
-
-    Returns:
-        The adapted network with history, scores, baselines and cost.
-
-    Raises:
-        InputError: if network, data, plan or folder do not fit together; nothing has been started then.
-        MissingExtraError: if the engine that the plan names is not installed.
+    `reopen`: opens the network of a finished folder; None: a finished folder is an error; result: The adapted network with history, scores,
+    baselines and cost.
     """
     check_engine(plan.settings.engine, plan.settings.cluster)
     check_trainable(data, judged_apart=test is not None)
@@ -167,17 +156,7 @@ def _carried_out(  # over the limit: as `carry_out`
 
 
 def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> tuple[Setup, list[str]]:
-    """Return what a strategy is given, once it is known that network, data and plan go together.
-
-    Args:
-        net: the network; it is not changed.
-
-    Returns:
-        The setup, whose network is a copy that has a head for each task, and sentences on what is frozen.
-
-    Raises:
-        InputError: naming all that does not go together, at once.
-    """
+    """Return what a strategy is given, once it is known that network, data and plan go together."""
     check_inputs(net, items.preprocessing)
     problems = [*task_problems(items.data, plan, holdout=parts.holdout), *switch_problems(net, items.data, plan=plan)]
     notes: list[str] = []
@@ -212,12 +191,7 @@ def _joined(problems: Sequence[InputError]) -> InputError:
 def adapted(setup: Setup, log: Log) -> Outcome:
     """Carry out a plan's strategy; then let probabilities and thresholds be such as examples that were not learned from say.
 
-    Args:
-        setup: as of `run_strategy`.
-        log: as of `run_strategy`.
-
-    Returns:
-        The adapted network, how to judge it, and the history.
+    Result: The adapted network, how to judge it, and the history.
     """
     with log.clock.during("solve"):
         outcome = run_strategy(setup, log)
@@ -259,11 +233,7 @@ def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
 def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) -> tuple[Setup, Outcome]:
     """Carry out what was chosen once more, on all examples, those that have judged included.
 
-    Args:
-        log: gets the time, and a note of it.
-
-    Returns:
-        The setup with all examples, and the network; nothing judges that one.
+    Result: The setup with all examples, and the network; nothing judges that one.
     """
     items, names = setup.items, ("strategy", "frozen", "block", "base")
     everything, none = np.arange(len(items)), np.arange(0)

@@ -30,15 +30,7 @@ _SHOWN = 3
 
 
 def with_network(net: Network, data: Dataset, *, plan: Plan) -> Summary:
-    """Return the summary of data with what `adapt` would make of them with a network: nothing is trained or written.
-
-    Args:
-        net: the network; it is not changed.
-
-    Returns:
-        The summary of the data as the network's head has them read, with "network" among its facts; what does not go together is
-        among its problems.
-    """
+    """Return the summary of data with what `adapt` would make of them with a network: nothing is trained or written."""
     data = as_heads_say(net, data)
     summary = data.summary()
     facts: dict[str, Any] = {"name": str(net.origin.get("source", net.family)), "takes": net.preprocessing.describe()}
@@ -74,14 +66,7 @@ def _classes(net: Network, data: Dataset) -> Mapping[str, Any]:
 
 
 def equal_across(data: Dataset, parts: Parts, *, test: Dataset | None = None) -> list[str]:
-    """Return a warning where examples that are equal byte by byte are both learned from and judged on.
-
-    Args:
-        test: further examples that judge; the holdout set is told of as well.
-
-    Returns:
-        One sentence for each set that judges, with how many and which; none where all is well.
-    """
+    """Return a warning where examples that are equal byte by byte are both learned from and judged on."""
     learned = data.subset(parts.learned_from)
     judging = {} if not len(parts.holdout) else {"holdout": (data.subset(parts.holdout), "Keep them on one side with group='byte-equal'.")}
     judging |= {} if test is None else {"test": (test, "Remove them from one of the two.")}
@@ -114,7 +99,6 @@ class WeightsFit:
 
     Attributes:
         shift: mean distance of the means, in running standard deviations.
-        layers: how many layers tell it.
         examples: on which it was measured, in words.
         sibling: the architecture of a similar name that fits best, and its own distance; None where none fits better.
     """
@@ -145,13 +129,7 @@ class WeightsFit:
 def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | None:
     """Measure the same as `weights_fit` on up to 32 of a user's examples.
 
-    Args:
-        net: it is not changed.
-        items: as the network takes them.
-        rows: (n,) those that may be looked at.
-
-    Returns:
-        What was measured; None where there is nothing to measure.
+    `rows`: (n,) those that may be looked at; result: What was measured; None where there is nothing to measure.
     """
     if not by_shape(net.account):  # a batch may name conditions that the network is yet to learn
         return None
@@ -162,14 +140,7 @@ def fit_on(net: Network, items: Prepared, *, rows: np.ndarray) -> WeightsFit | N
 def weights_fit(net: Network, items: Sequence[Any], *, batch: Inputs, examples: str) -> WeightsFit | None:
     """Measure whether the weights of a network are its own, where they were matched by order and shape alone.
 
-    Args:
-        net: it is not changed.
-        items: n examples.
-        batch: the same as the network takes them.
-        examples: what they are, in words.
-
-    Returns:
-        What was measured; None where the weights were matched by names, or no BatchNorm layer can tell.
+    Result: What was measured; None where the weights were matched by names, or no BatchNorm layer can tell.
     """
     if not by_shape(net.account):
         return None

@@ -60,10 +60,6 @@ def calibrate_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
     heads that no training has changed are left alone, and so are those whose probabilities fit already.
 
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2.
-
-    Args:
-        log: gets a note of each temperature.
-        outcome: with the trained network, and the feed to judge it with.
     """
     validation = _held_out_rows(setup, outcome)
     asked = [name for name, task in setup.tasks.items() if name not in outcome.solved and _is_trained(setup, outcome, task=task)]
@@ -120,11 +116,7 @@ def _scaled_(outcome: Outcome, *, task: str, factor: float, rows: np.ndarray) ->
 
 
 def fit_thresholds_(setup: Setup, outcome: Outcome) -> None:
-    """Give the multi-label heads their thresholds, fitted to the selection items, or else to the probe's leave-one-out scores.
-
-    Args:
-        outcome: with the trained network, and the feed to judge it with.
-    """
+    """Give the multi-label heads their thresholds, fitted to the selection items, or else to the probe's leave-one-out scores."""
     asked = {name: task for name, task in setup.tasks.items() if setup.data_of(name).task == "multi-label"}
     validation, made = _held_out_rows(setup, outcome), {}
     scores = _held_out(outcome, validation) if set(asked) - set(outcome.solved) and len(validation) else {}
@@ -145,9 +137,6 @@ def keep_statistics_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
 
     Where the backbone was trained, its features are computed by one pass of the feed, of fewer items where all would take too long.
     `regraft.extend` needs them: without, it knows of the old classes their rows alone.
-
-    Args:
-        outcome: with the trained network, its feed, and the source network's features, where they were computed.
     """
     data, network, same = setup.items.data, outcome.network, _same_features(setup, outcome)
     if setup.tasks[data.name] != network.head.task:
@@ -266,11 +255,7 @@ def _features(setup: Setup, log: Log, *, outcome: Outcome, rows: np.ndarray) -> 
 
 
 def note_idle_heads_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
-    """Take note of the heads that were left alone although what they read was trained.
-
-    Args:
-        outcome: with the trained network, and the layers that stayed frozen.
-    """
+    """Take note of the heads that were left alone although what they read was trained."""
     idle_layers = setup.on(outcome.network).idle_layers
     idle = [task for task, head in outcome.network.heads.items() if head.groups is None and head.layer in idle_layers]
     if idle and not _same_features(setup, outcome):
@@ -281,11 +266,7 @@ def note_idle_heads_(setup: Setup, log: Log, *, outcome: Outcome) -> None:
 
 
 def merged_history(earlier: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of earlier trainings, then those of this one; "run" counts the trainings from 1.
-
-    Args:
-        earlier: entries as a network keeps them; those without "run" are of the first.
-    """
+    """Return the entries of earlier trainings, then those of this one; "run" counts the trainings from 1."""
     before = [{"run": 1, **entry} for entry in earlier]
     run = 1 + max((int(entry["run"]) for entry in before), default=0)
     return before + [{"run": run, **entry} for entry in history]

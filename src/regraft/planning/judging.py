@@ -42,7 +42,6 @@ class Judged:
         examples: m items, which may be windows over the recordings.
         rows: (m,) which of all judging items these are.
         thresholds: of labels, or None.
-        metrics: further figures that are wanted.
         figures: what `judge` says, and "metrics" where some are wanted.
     """
 
@@ -82,11 +81,7 @@ def judged(  # over the limit: a network on some examples of its data
 ) -> ByTask:
     """Judge a network on some examples, each task on those whose target is known.
 
-    Args:
-        tasks: task of the data -> task of the network.
-
-    Returns:
-        Task -> scores and figures; a task without a known target is left out.
+    `tasks`: task of the data -> task of the network; result: Task -> scores and figures; a task without a known target is left out.
     """
     scores, found = all_logits(network, feed, indices=indices), ByTask()
     for name, task in tasks.items():
@@ -101,12 +96,7 @@ def judged(  # over the limit: a network on some examples of its data
 def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTask]:
     """Judge the adapted network on the holdout set and on the test set, where there are examples in them; baselines meet the last of them.
 
-    Args:
-        log: gets what a pass over the test set costs.
-        outcome: the network, and the feed to judge it with.
-
-    Returns:
-        "holdout" and, where there is a test set, "test".
+    Result: "holdout" and, where there is a test set, "test".
     """
     network, tasks, holdout, found = outcome.network, setup.tasks, setup.parts.holdout, dict[str, ByTask]()
     wanted = setup.settings.metrics
@@ -121,12 +111,7 @@ def judged_parts(setup: Setup, log: Log, *, outcome: Outcome) -> dict[str, ByTas
 def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> dict[str, Any]:
     """Return the figures of each part as plain data: those of the first task, and with several tasks "tasks" with those of each.
 
-    Args:
-        source: what the source network's features say.
-        parts: as of `judged_parts`.
-
-    Returns:
-        Part -> figures. In the last part each further task has its "baselines" among its figures.
+    Result: Part -> figures. In the last part each further task has its "baselines" among its figures.
     """
     first, last = setup.items.data.name, list(parts)[-1]
     if len(setup.tasks) == 1:
@@ -144,8 +129,7 @@ def scores_of(setup: Setup, source: Source, *, parts: Mapping[str, ByTask]) -> d
 def blind_scores(data: Dataset, rows: np.ndarray) -> np.ndarray:
     """Return the raw scores (C,) of the best answer that looks at no item: the shares of the classes or labels, or the mean.
 
-    Args:
-        rows: the items (n,) that it is made from, one or more.
+    `rows`: the items (n,) that it is made from, one or more.
     """
     if data.task == "classification":
         counts = np.bincount(data.targets[rows], minlength=len(data.classes))
@@ -158,11 +142,7 @@ def baselines(setup: Setup, source: Source, *, adapted: Judged) -> dict[str, Map
     """Return what needs no training of a network, judged on the same items: majority class, nearest class mean (or the
     mean target), the closed-form probe, and, of tables, trees on the raw columns.
 
-    Args:
-        source: what the source network's features say.
-
-    Returns:
-        name -> figures, with the paired difference to the adapted network.
+    Result: name -> figures, with the paired difference to the adapted network.
     """
     data = setup.data_of(adapted.data.name)
     fit = setup.known(data.name, setup.parts.training)
@@ -230,22 +210,14 @@ def _class_mean_scores(features: torch.Tensor, judging: torch.Tensor, *, data: D
 
 
 def compared_with(other: Judged, adapted: Judged) -> dict[str, Any]:
-    """Return the figures of another network on the same items.
-
-    Returns:
-        Figures, with the paired difference to the adapted network where there is one.
-    """
+    """Return the figures of another network on the same items."""
     if adapted.data.task != "classification":
         return other.figures
     return {**other.figures, "difference": paired_difference(adapted.right, other.right)}
 
 
 def worst_items(result: Judged) -> list[dict[str, Any]]:
-    """Return the wrongly classified items that the network was surest of, for the report.
-
-    Returns:
-        Name, true and predicted class, probability, and the item itself as picture, sound or text where it can be shown.
-    """
+    """Return the wrongly classified items that the network was surest of, for the report."""
     if result.data.task != "classification":
         return []
     chances = torch.from_numpy(result.scores).double().softmax(1).numpy()
@@ -255,11 +227,7 @@ def worst_items(result: Judged) -> list[dict[str, Any]]:
 
 
 def reliability_of(result: Judged) -> list[dict[str, Any]]:
-    """Return the points of a reliability diagram of a judged classification, for the report; nothing for other tasks.
-
-    Args:
-        result: its bins hold `LEAST_IN_BIN` items or more, where there are so many.
-    """
+    """Return the points of a reliability diagram of a judged classification, for the report; nothing for other tasks."""
     if result.data.task != "classification":
         return []
     chances = torch.from_numpy(result.scores).double().softmax(1).numpy()

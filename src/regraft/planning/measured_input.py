@@ -65,14 +65,7 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
     Its first layers with learned means and variances (BatchNorm) are compared with what arrives at them, of the data and of made-up
     pictures that are as varied as photographs. Where it has none, ridge regression on its features is: by losses on examples left out.
 
-    Args:
-        net: it is not changed.
-        own: inferred from the network's shape.
-        rows: (n,) indices of the examples that may be looked at; None for all.
-
-    Returns:
-        The preprocessing, which says what was measured; `own` where nothing can be measured, because the network was never trained, its
-        pictures are neither grey nor coloured, or the examples with labels are too few.
+    `own`: inferred from the network's shape; `rows`: (n,) indices of the examples that may be looked at; None for all.
     """
     if own.channels not in (1, 3) or net.origin.get("weights") == "random":
         return own
@@ -163,10 +156,7 @@ def _bylosses_of(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[
 def losses_of(scores: np.ndarray, targets: np.ndarray, *, kind: str) -> np.ndarray:
     """Return the loss of each example, (n,).
 
-    Args:
-        scores: (n, C) logits, or (n, …) predictions.
-        targets: (n,) classes, or (n, …).
-        kind: of the task.
+    `scores`: (n, C) logits, or (n, …) predictions; `targets`: (n,) classes, or (n, …).
     """
     given = torch.as_tensor(scores.reshape(len(scores), -1), dtype=torch.float64)
     if kind == "classification":
@@ -191,14 +181,10 @@ def _batches(own: ImagePreprocessing, pixels: Tensor) -> Iterator[Tensor]:
 def made_pictures(count: int, size: tuple[int, ...], *, channels: int) -> Tensor:
     """Return noise that is to a network's first layers what photographs are: varied in light, contrast, colour and fineness alike.
 
+    Result: (n, channels, height, width) in 0..255.
+
     Source: amplitudes fall with the frequency as in natural scenes (Field, JOSA A 4, 1987; the exponent is that of pictures scaled down);
     colours vary along the principal components of ImageNet's pixels (Krizhevsky, Sutskever & Hinton, NeurIPS 2012, section 4.1).
-
-    Args:
-        channels: 1 or 3.
-
-    Returns:
-        (n, channels, height, width) in 0..255.
     """
     drawn = np.random.default_rng(0)
     frequency = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in size), indexing="ij"))

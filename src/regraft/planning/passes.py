@@ -39,16 +39,7 @@ _OUTSIDE = (
 
 
 def feed_of(setup: Setup, log: Log, *, frozen: frozenset[str], items: Prepared | None = None) -> Feed:
-    """Return where batches come from when these layers are frozen: the feature cache if there is a freeze boundary.
-
-    Args:
-        setup: its network is frozen so.
-        log: gets the time, and a note where there is no boundary.
-        items: other examples than those learned from (a test set); they have no views.
-
-    Returns:
-        The feed; the cache is filled.
-    """
+    """Return where batches come from when these layers are frozen: the feature cache if there is a freeze boundary."""
     network, settings, learned = setup.network, setup.settings, items is None
     items, views = items or setup.items, setup.plan.views if learned else 1
     network.freeze_(frozen | setup.idle_layers)
@@ -119,10 +110,7 @@ def features_of(network: Network, feed: Feed, *, indices: np.ndarray) -> Tensor:
 def judging_features(setup: Setup, log: Log, *, features: Tensor, frozen: frozenset[str]) -> Tensor:
     """Return the source network's features of the examples that judge, (n, d), for the baselines; before anything is trained.
 
-    Args:
-        log: gets what a pass over the test set costs.
-        features: (N, d) of the examples learned from.
-        frozen: layers, for the freeze boundary of a test set.
+    `features`: (N, d) of the examples learned from.
     """
     if setup.test is None:
         return features[setup.parts.holdout]
@@ -135,11 +123,7 @@ def training_of(  # over the limit: what a training is made of
 ) -> Training:
     """Return a stage of training of what is not frozen.
 
-    Args:
-        setup: with the network and all that goes with it.
-        stage: a word for the history and the name of the checkpoint.
-        frozen: layers that stay frozen.
-        settings: other than the plan's, or None.
+    `settings`: other than the plan's, or None.
     """
     cluster = setup.settings.cluster
     if setup.all_but_heads <= frozen:
@@ -169,14 +153,8 @@ def train_heads(
 ) -> list[dict[str, Any]]:
     """Train the heads.
 
-    Args:
-        setup: its network is changed in place.
-        log: gets the time, and is told of every epoch.
-        frozen: layers that stay frozen; None: all but the heads.
-        settings: other than the plan's, or None.
-
-    Returns:
-        The history; nothing where the network holds all that is left.
+    `setup`: its network is changed in place; `frozen`: layers that stay frozen; None: all but the heads; `settings`: other than the plan's,
+    or None; result: The history; nothing where the network holds all that is left.
     """
     frozen = setup.all_but_heads if frozen is None else frozen
     training = training_of(setup, log, stage="head", feed=feed, frozen=frozen, settings=settings)
@@ -190,9 +168,7 @@ def train_heads(
 def train_heads_alone(setup: Setup, log: Log, *, features: Tensor) -> list[dict[str, Any]]:
     """Return the history of training the heads of a `setup` on what they read, `features` (N, d), all layers of them from the start.
 
-    Args:
-        setup: its network is changed in place.
-        log: gets the time, and is told of every epoch.
+    `setup`: its network is changed in place.
     """
     feed = HeadFeed(setup.network, features, setup.device)
     return train_heads(setup, log, feed=feed, settings=replace(setup.settings, unfreeze_every=None))

@@ -85,7 +85,7 @@ class Plan:
             mirrored, light and colour; for photographs), a callable of one picture (C, H, W) in 0..255, or "auto": "photo" for pictures
             that look like photographs, else "light"; "none": every version is the plain one.
         holdout: share of the items kept aside to judge; 0 goes with a test set.
-        validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the freezing.
+        validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the freeze boundary.
         seed: decides splits, order and dropout.
         rename: old class name -> new name, of the first task; its row is carried over.
         start: how the rows of new classes start: "auto": for "head", the methods and numbers from the closed-form probe, where its
@@ -373,11 +373,7 @@ def _block_words(block: str) -> str:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise if values of the plan are out of their range, all at once.
-
-    Raises:
-        SettingError: naming what was received and what was expected.
-    """
+    """Raise if values of the plan are out of their range, all at once."""
     problems = [*_about_strategy(plan), *_about_fresh(plan), *_about_probe(plan), *_about_method(plan), *_about_values(plan)]
     if problems:
         raise SettingError(" ".join(problems))
@@ -503,20 +499,7 @@ def _as_names(value: Any) -> Any:
 
 
 def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
-    """Make a plan from what the user asked for.
-
-    Args:
-        strategy: a name, or a plan, which is taken as it is.
-        options: frozen, block, base, probe, budget, views (4 where augment= asks for versions), augment, holdout, validation, seed,
-            classes, rename, start, statistics, false_alarm, trainable, fresh, the options of methods, and any setting. Settings that are
-            left out are those that suit the method.
-
-    Returns:
-        The plan, checked.
-
-    Raises:
-        SettingError: listing every unknown name and every value out of range.
-    """
+    """Make a plan from what the user asked for."""
     if isinstance(strategy, Plan):
         if options:
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")

@@ -56,26 +56,14 @@ _TRIED = 64
 
 
 def output_names(data: Dataset) -> tuple[str, ...]:
-    """Return what the outputs of a network for these data are called.
-
-    Returns:
-        The class names, or, for regression, "output 0", "output 1", ….
-    """
+    """Return what the outputs of a network for these data are called."""
     return data.classes or tuple(f"output {index}" for index in range(int(np.prod(data.targets.shape[1:], dtype=int))))
 
 
 def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = None) -> Preprocessing:
     """Return the network's own preprocessing, or one inferred from its input shape and the kind of the data; of pictures, measured.
 
-    Args:
-        net: with its preprocessing, which says whether it was only inferred.
-        rows: (n,) indices of the items that may be looked at, where others judge; None for all.
-
-    Returns:
-        The preprocessing, not yet fitted to the data.
-
-    Raises:
-        DataError: if the kind of the data, or the columns beside the items, do not go with the network.
+    `rows`: (n,) indices of the items that may be looked at, where others judge; None for all.
     """
     found = _suited(net, preprocessing_from_dict(net.preprocessing.to_dict()), data=data, shape=net.input_shape)
     if isinstance(found, ImagePreprocessing) and found.inferred:
@@ -86,13 +74,7 @@ def preprocessing_for(net: Network, data: Dataset, *, rows: np.ndarray | None = 
 def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | None = None) -> Prepared:
     """Return a data set as a network takes it, with views made as a plan says; "auto": pictures that look like photographs as such.
 
-    Args:
-        plan: how many views, and how they are made.
-        rows: (n,) indices of the items that may be looked at, where others judge; None for all.
-
-    Raises:
-        DataError: if the kind of the data does not go with the network.
-        SettingError: if the way to make views does not go with the items, or is a callable of a plan that was read from a file.
+    `rows`: (n,) indices of the items that may be looked at, where others judge; None for all.
     """
     augment = plan.augment
     if isinstance(augment, str) and augment.startswith(CALLABLE):
@@ -111,13 +93,7 @@ def prepared_for(net: Network, data: Dataset, *, plan: Plan, rows: np.ndarray | 
 def windowed(net: Network, data: Dataset, *, as_of: Dataset | None = None) -> Dataset:
     """Return data in which recordings that are longer than the network takes at once are windows over them.
 
-    Args:
-        net: the network.
-        data: the items.
-        as_of: the data that the length is decided by, where the network takes any; None: these.
-
-    Raises:
-        DataError: if the kind of the data does not go with the network, or a recording cannot be opened.
+    `as_of`: the data that the length is decided by, where the network takes any; None: these.
     """
     if data.kind != "audio":
         return data
@@ -188,11 +164,7 @@ def _try_out(net: Network, items: Prepared) -> None:
 
 
 def inferred_preprocessing(net: Network, known: Mapping[str, Preprocessing] | None = None) -> Preprocessing:
-    """Return what suits the shapes that a network takes, where nothing else is known.
-
-    Args:
-        known: what is known of some of several inputs, by name.
-    """
+    """Return what suits the shapes that a network takes, where nothing else is known."""
     known = known or {}
     named = net.sample if isinstance(net.sample, dict) and len(net.sample) > 1 else {}
     if not named:
@@ -221,9 +193,7 @@ def check_inputs(net: Network, own: Preprocessing) -> None:
 def check_items(net: Network, own: Preprocessing) -> None:
     """Let `of_batch` raise if a preprocessing makes tensors of other shapes or names than the sample's, and the network cannot take them.
 
-    Args:
-        net: the network; nothing is run where the shapes are the same.
-        own: its preprocessing. What makes spectrograms, or much larger items, is looked at when there are items; of tokens the names only.
+    `net`: the network; nothing is run where the shapes are the same.
     """
     named = net.sample if isinstance(net.sample, dict) else {"": net.sample}
     made = _tensors(own)
@@ -241,15 +211,7 @@ def check_items(net: Network, own: Preprocessing) -> None:
 
 
 def within_tokens(net: Network, own: Preprocessing) -> Preprocessing:
-    """Return a preprocessing of texts that gives the network no token, no position and no tensor that it does not know.
-
-    Args:
-        net: the network; its account says what was changed.
-        own: its preprocessing; any other is returned as it is.
-
-    Raises:
-        NetworkError: if the network cannot do without a token that its tokenizer does not add.
-    """
+    """Return a preprocessing of texts that gives the network no token, no position and no tensor that it does not know."""
     if not isinstance(own, TextPreprocessing) or own.vocabulary is not None:
         return own
     vocabulary, positions = known_tokens(net), known_positions(net, own.maximum)
@@ -327,11 +289,7 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
 
 
 def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPreprocessing:
-    """Return the preprocessing of items of several parts: that of a part by name, or by its kind, else one inferred from the input's shape.
-
-    Raises:
-        DataError: if the network takes a single input, or the parts are not those that it takes.
-    """
+    """Return the preprocessing of items of several parts: that of a part by name, or by its kind, else one inferred from the input's shape."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if len(named) < 2 and set(named) != set(data.part_names):
         one = next(iter(named), "inputs")
@@ -400,11 +358,7 @@ def _shortened(own: Preprocessing, data: Dataset) -> Preprocessing:
 
 
 def _open_length(net: Network, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Return the shape of waveforms that a network takes whose input nobody said: of any length, where it runs on longer ones too.
-
-    Raises:
-        DataError: if it takes one length only, which has to be said.
-    """
+    """Return the shape of waveforms that a network takes whose input nobody said: of any length, where it runs on longer ones too."""
     length = max(side or 1 for side in shape)
     wide = tuple(LONGER * length if side == length else side for side in shape)
     try:

@@ -59,11 +59,7 @@ class History(list[dict[str, Any]]):
         return [entry for entry in last if not str(entry.get("phase", "")).startswith(("search", "fold"))]
 
     def to_frame(self) -> Any:
-        """Return all entries as a table of pandas, one row an epoch, those of compared trainings included.
-
-        Raises:
-            MissingExtraError: if pandas is not installed.
-        """
+        """Return all entries as a table of pandas, one row an epoch, those of compared trainings included."""
         return optional_import("pandas", "tables", purpose="A table of the history").DataFrame(list(self))
 
 
@@ -192,17 +188,7 @@ def save_result(
     cost: Callable[[], dict[str, float]] | None = None,
     error: type[InputError] = NetworkError,
 ) -> None:
-    """Save a result into a folder, all at once.
-
-    Args:
-        folder: made where it is not there.
-        finish: given the new folder when it holds all that stays of the old one; removes what is no longer needed.
-        cost: gives what the work has cost once the network is written; the report shows it.
-        error: class of what is raised where it cannot be written.
-
-    Raises:
-        InputError: of the class `error`, if the folder cannot be written; what it held before is still there.
-    """
+    """Save a result into a folder, all at once."""
     with replacing(folder, finish=finish, error=error) as staged:
         write_network(result.network, staged)
         write_text(staged / "plan.json", result.plan.to_json())
@@ -216,27 +202,12 @@ def save_result(
 
 
 def made_now(title: str, verdict: str) -> dict[str, Any]:
-    """Return how every report begins.
-
-    Args:
-        verdict: a sentence that says what came out.
-
-    Returns:
-        Both, when it was made, and with which versions.
-    """
+    """Return how every report begins."""
     return {"title": title, "verdict": verdict, "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "versions": versions()}
 
 
 def check_unfinished(folder: Path, resume: bool = True, *, shown: object, remedy: str = "") -> None:
-    """Raise if a folder holds a finished network that is not to be replaced.
-
-    Args:
-        shown: the folder as the user named it.
-        remedy: what else can be done than to give another folder.
-
-    Raises:
-        SettingError: if it holds one.
-    """
+    """Raise if a folder holds a finished network that is not to be replaced."""
     settled(folder)
     if resume and (folder / FACTS_FILE).is_file():
         raise SettingError(f"{str(shown)!r} already holds a finished network. Give another folder with out={remedy}.")
@@ -252,17 +223,7 @@ def finished_run(folder: Path) -> str | None:
 
 
 def reopened(folder: Path, network: Network) -> Result:
-    """Return the result that a folder holds.
-
-    Args:
-        folder: as `save_result` writes it.
-
-    Returns:
-        What was saved: plan, history, scores, baselines, cost and facts.
-
-    Raises:
-        InputError: if a part of it is damaged.
-    """
+    """Return the result that a folder holds."""
     facts = read_facts(folder)
     made = {"title", "verdict", "created", "versions", "strategy", "history", "scores", "baselines", "account", "cost", "call"}
     own = {name: value for name, value in facts.items() if name not in made}

@@ -113,7 +113,6 @@ class Log:
         clock: seconds so far.
         counter: examples that went through the frozen part.
         kept: feature caches of this run that no other one takes up.
-        notes: sentences for the report.
         on_epoch: told of every epoch's entry in the history; what it raises ends the training.
     """
 
@@ -141,15 +140,7 @@ class Parts:
 def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
     """Split the examples: what chooses something never judges it.
 
-    Args:
-        judged_apart: whether other examples judge; then all are learned from where no class has one to spare.
-
-    Returns:
-        The parts; `validation` is empty where a class would be left with fewer than two examples to learn from.
-
-    Raises:
-        DataError: if the examples cannot be split, and no others judge.
-        SettingError: if the plan keeps nothing aside to judge, and no others judge.
+    Result: The parts; `validation` is empty where a class would be left with fewer than two examples to learn from.
     """
     if not plan.holdout:
         if not judged_apart:
@@ -162,13 +153,8 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
 def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.ndarray) -> Parts:
     """Split the examples to learn from into training and validation set.
 
-    Args:
-        plan: share of the latter, and seed.
-        rest: indices of the examples to learn from.
-
-    Returns:
-        The parts; `validation` is empty where a class would be left with fewer than two examples to learn from, or groups cannot be
-        split.
+    Result: The parts; `validation` is empty where a class would be left with fewer than two examples to learn from, or groups cannot be
+    split.
     """
     learning = data.subset(rest)
     counts = learning.class_counts()
@@ -211,7 +197,6 @@ class Checkpoints:
     """Where the trainings of a run go on from.
 
     Attributes:
-        folder: with the checkpoints of the stages.
         digest: of the run, as of `run_digest`.
         resume: whether to go on from those that are there.
     """
@@ -245,14 +230,11 @@ class Setup:
     Attributes:
         network: what is adapted, with its new head.
         items: the examples as the network takes them.
-        parts: which of them do what.
-        plan: what is done.
         tasks: task of the data -> task of the network.
         new_rows: task of the network -> rows of its new classes.
         test: further examples that judge, or None: then the holdout set does.
         old_head: the first head as it came, before its rows were changed; None where there was none.
         checkpoints: where trainings go on from; None without a folder.
-        additions: to the training.
         repeats: a training of the same strategy on fewer examples, which is to be repeated as it was; None: nothing is known yet.
     """
 
@@ -364,11 +346,7 @@ class Setup:
 
 
 def run_digest(setup: Setup) -> str:
-    """Return a digest of plan, data and starting weights, by which a run knows its own checkpoints.
-
-    Args:
-        setup: its network still has the weights that it starts with.
-    """
+    """Return a digest of plan, data and starting weights, by which a run knows its own checkpoints."""
     layers = [layer.name for layer in setup.network.layers]
     targets = [setup.items.data.targets_of(name) for name in setup.tasks]
     learned = hashlib.blake2b(b"".join(np.ascontiguousarray(part.values).tobytes() for part in targets), digest_size=12).hexdigest()
@@ -381,11 +359,7 @@ def run_digest(setup: Setup) -> str:
 
 
 def whole_digest(setup: Setup, digest: str) -> str:
-    """Return a digest of all that decides a result: of the run, and of what judges it and is kept with it.
-
-    Args:
-        digest: of the run, as of `run_digest`.
-    """
+    """Return a digest of all that decides a result: of the run, and of what judges it and is kept with it."""
     plan, test = setup.plan, setup.test
     judged = None if test is None else [test.identity(1), *(str(test.data.targets_of(name).values.tobytes()) for name in test.data.tasks)]
     facts = [digest, judged, plan.statistics, plan.false_alarm, plan.settings.baselines]
@@ -424,10 +398,7 @@ class Outcome:
     """What a strategy leaves behind.
 
     Attributes:
-        network: the adapted network.
-        feed: to judge it with.
         frozen: the layers that stayed frozen.
-        history: one dict an epoch.
         source: what the source network's features say.
         head_features: (N, D) what the head of the adapted network reads, where it is another and they were computed.
         test_feed: the same as `feed` for the test set, where it was computed.

@@ -28,14 +28,7 @@ def solve_heads_(setup: Setup, log: Log, *, feed: Feed, features: Tensor, scored
     With start="auto" the probe's rows are taken where its leave-one-out loss is lower than the loss of the present rows (some may have
     been carried over by name); neither has seen the examples that it is judged by. With "probe" and "imprint" the new rows are filled in.
 
-    Args:
-        setup: the heads of its network are changed in place.
-        log: gets a note where new rows cannot start so.
-        features: (N, d) what the heads read.
-        scored: a cheaper feed that gives the same scores, for those of the present rows.
-
-    Returns:
-        Task of the data -> its probe.
+    `setup`: the heads of its network are changed in place; `features`: (N, d) what the heads read; result: Task of the data -> its probe.
     """
     asked = setup.plan.start
     if setup.settings.epochs == 0 and asked not in ("probe", "imprint"):
@@ -95,12 +88,7 @@ def start_from_(setup: Setup, task: str, *, solved: Solved, feed: Feed, features
 
     Where a ReLU follows the head (SqueezeNet), a shift of all classes by the same amount keeps it open: a softmax does not see it.
 
-    Args:
-        setup: its network is changed in place.
-        features: (N, d) what the head reads.
-
-    Returns:
-        Whether the head has the probe's rows.
+    `setup`: its network is changed in place; `features`: (N, d) what the head reads; result: Whether the head has the probe's rows.
     """
     network, head, probe, few = setup.network, setup.network.heads[task], solved.probe, solved.rows[:64]
     rows = network.rows(head.layer)

@@ -35,12 +35,8 @@ Strategy = Callable[[Setup, Log], Outcome]
 def run_strategy(setup: Setup, log: Log) -> Outcome:
     """Carry out the plan's strategy.
 
-    Args:
-        setup: of the weights of its network, those that are trained are changed in place; nothing else is.
-        log: gets notes, the time, and what went through the frozen part.
-
-    Returns:
-        The adapted network, how to judge it, and the history.
+    `setup`: of the weights of its network, those that are trained are changed in place; nothing else is; result: The adapted network, how
+    to judge it, and the history.
     """
     outcome, plan = _STRATEGIES.get(setup.plan.strategy, by_method)(setup, log), setup.plan
     if outcome.chosen or outcome.measured is None:
@@ -72,9 +68,7 @@ def _head(setup: Setup, log: Log) -> Outcome:
 def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Outcome:
     """Train fresh layers and the heads from their start, on what is below them; then what is not frozen, where that is more.
 
-    Args:
-        setup: with the names of the layers in its plan.
-        frozen: layers of the second training; None: there is none.
+    `frozen`: layers of the second training; None: there is none.
     """
     network = setup.network
     fresh = matching_layers(network, setup.plan.fresh or (), setting="fresh")

@@ -42,10 +42,8 @@ class Tapped:
     Attributes:
         points: where, and how; each has at least one slice.
         features: (N, D) float32, the pooled outputs side by side, as they lie in the cache: only read.
-        slices: which columns come from which point.
         head_features: (N, d) what the first head reads of the same run; None for a network without a head.
         seconds: of the pass; next to nothing where the cache held it.
-        notes: what was left out, for people.
     """
 
     points: tuple[Tap, ...]

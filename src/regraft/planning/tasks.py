@@ -38,12 +38,8 @@ def matched_tasks(net: Network, data: Dataset) -> dict[str, str]:
     A task with the name of a head goes to it. The data's first task goes to the first head, where no other task has its name. Any
     other gets a branch of its own name.
 
-    Args:
-        data: with one task or several.
-
-    Returns:
-        Task of the data -> task of the network, in the order of the data. A first head without a name of its own ("main") is
-        called as the data's first task.
+    Result: Task of the data -> task of the network, in the order of the data. A first head without a name of its own ("main") is called as
+    the data's first task.
     """
     first = net.head.task if net.heads else "main"
     found = {name: name for name in data.tasks}
@@ -57,12 +53,6 @@ def as_heads_say(net: Network, data: Dataset) -> Dataset:
 
     Whole numbers are classes, or numbers for a network of numbers; rows with one 1 each are one-hot, or labels that do not exclude each
     other. Two whole numbers stay classes: a single output tells two classes as well.
-
-    Args:
-        data: whose notes then say what was decided.
-
-    Returns:
-        The data; unchanged where the user said what the labels are, or they can be of one kind only.
     """
     for name, task in matched_tasks(net, data).items():
         own, head = data.targets_of(name), net.heads.get(task, net.head if net.heads and name == data.name else None)
@@ -75,14 +65,7 @@ def as_heads_say(net: Network, data: Dataset) -> Dataset:
 
 
 def same_tasks(test: Dataset, data: Dataset) -> Dataset:
-    """Return a test set whose first task is called as that of the data, where that is the only difference.
-
-    Returns:
-        The test set, its classes in the order of the data's; tasks that the data have not are left out.
-
-    Raises:
-        DataError: if it has no target of the data's first task.
-    """
+    """Return a test set whose first task is called as that of the data, where that is the only difference."""
     name = data.name
     named = test if name in test.tasks or test.name in data.tasks else replace(test, name=name)
     if name not in named.tasks or not named.targets_of(name).known.any():
@@ -106,13 +89,9 @@ def _of_kind(test: Dataset, kind: str, *, name: str) -> Dataset:
 def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator[InputError]:
     """Give all that does not go together in a plan and the data's tasks.
 
-    Args:
-        plan: with weights of tasks, how heads are solved, and how class weights of new classes start.
-        holdout: (n,) indices of the examples that judge; none where only others do.
-
-    Yields:
-        SettingError: where a weight is of a task that the data have not, or a start or a probe needs another kind of task.
-        DataError: where no example that judges has a target of the first task.
+    `holdout`: (n,) indices of the examples that judge; none where only others do; yields: SettingError: where a weight is of a task that
+    the data have not, or a start or a probe needs another kind of task. DataError: where no example that judges has a target of the first
+    task.
     """
     for name in plan.settings.task_weights or {}:
         if name not in data.tasks:
@@ -203,16 +182,7 @@ def _tried_out(loss: Callable[..., Any], values: np.ndarray, *, outputs: int, ki
 def changed_heads(net: Network, items: Prepared, *, plan: Plan, fit: np.ndarray) -> tuple[Network, NewRows]:
     """Return a copy of the network with a head for each task of the data, and the fitted preprocessing.
 
-    Args:
-        net: the network; it is not changed.
-        plan: old names of classes, and how new rows start.
-        fit: (n,) indices of the items that are learned from.
-
-    Returns:
-        The network, and which rows of which task are new.
-
-    Raises:
-        DataError: if a start needs an item of every new class, and there is none.
+    `fit`: (n,) indices of the items that are learned from.
     """
     data, tasks = items.data, matched_tasks(net, items.data)
     changed, account, new = (

@@ -29,13 +29,7 @@ DRAWS = (
 def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -> None:
     """Let a network hold what the plan says, else what its owner has frozen; a head with new rows is trained in any case.
 
-    Args:
-        network: with its heads; its account takes note of the layers.
-        plan: with `trainable`.
-        new_rows: task of the network -> rows of its new classes.
-
-    Raises:
-        SettingError: if the plan names a layer that is not there.
+    `new_rows`: task of the network -> rows of its new classes.
     """
     if plan.trainable == ALL:
         network.hold_(())
@@ -50,18 +44,7 @@ def hold_(network: Network, plan: Plan, *, new_rows: Mapping[str, np.ndarray]) -
 
 
 def with_fresh(network: Network, plan: Plan) -> Plan:
-    """Return a plan that trains first the layers of a network that nothing has trained yet.
-
-    Args:
-        network: knows which layers `regraft.retarget` has built.
-        plan: with what the user names in `fresh`, if anything.
-
-    Returns:
-        The plan; "auto" becomes "head", which trains these layers on cached features.
-
-    Raises:
-        SettingError: if the strategy, or another setting, needs trained layers.
-    """
+    """Return a plan that trains first the layers of a network that nothing has trained yet."""
     names = tuple(dict.fromkeys([*(plan.fresh or ()), *network.fresh]))
     if plan.strategy == "scratch" or not names:
         return plan
@@ -79,17 +62,7 @@ def with_fresh(network: Network, plan: Plan) -> Plan:
 
 
 def without_solving(network: Network, plan: Plan, *, tasks: Iterable[str]) -> Plan:
-    """Return a plan for a network of several outputs that read different features, of which none is solved in closed form.
-
-    Args:
-        tasks: those of the network that the data have targets of.
-
-    Returns:
-        The plan; "auto" becomes "full", which trains all outputs together.
-
-    Raises:
-        SettingError: if the strategy begins with heads that are solved.
-    """
+    """Return a plan for a network of several outputs that read different features, of which none is solved in closed form."""
     apart = [task for task in tasks if task in network.heads and network.heads[task].apart]
     if not apart or plan.strategy == "scratch":
         return plan
@@ -120,11 +93,7 @@ def _last_frozen(network: Network, frozen: int | str) -> str:
 
 
 def _fresh_words(network: Network, plan: Plan) -> list[str]:
-    """Return what is to be said of layers below the head that look as if nothing had trained them.
-
-    Raises:
-        SettingError: if the plan names fresh layers that are not there, or heads, or frozen ones.
-    """
+    """Return what is to be said of layers below the head that look as if nothing had trained them."""
     if plan.fresh is not None:
         named = matching_layers(network, plan.fresh, setting="fresh")
         frozen = held_layers(network) | (frozen_up_to(network, plan.frozen) if plan.strategy == "partial" and plan.frozen else frozenset())
@@ -174,11 +143,7 @@ def _is_drawn(tensors: Sequence[Tensor]) -> bool:
 
 
 def check_trained(network: Network, plan: Plan) -> list[str]:
-    """Raise if what a network holds leaves a plan nothing to train; else return what is to be said of it.
-
-    Raises:
-        SettingError: saying which layers are frozen, and by whom.
-    """
+    """Raise if what a network holds leaves a plan nothing to train; else return what is to be said of it."""
     held, further = _held_names(network), [DRAWS] if network.draws else []
     further += [_last_frozen(network, plan.frozen)] if plan.strategy == "partial" and plan.frozen else []
     further += _fresh_words(network, plan)

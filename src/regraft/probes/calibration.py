@@ -16,19 +16,13 @@ _FACTORS = (1e-3, 1e3)
 def fit_temperature(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification", further: float = 1.0) -> float:
     """Return the factor of held-out scores with the lowest log-loss.
 
+    `scores`: (N, C) raw scores of items that the head did not see; `truth`: (N, C) of 0 and 1.
+
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2, equation (9); the factor is 1 / T there.
+
     Deviations: the targets are smoothed as by one further item, spread evenly over the classes (after Platt 1999, section 2.1), or
     the factor of separable classes would be without bound; one of every class is too flat (of 200 classes with 4 items each, 0.80
     right, the log-loss of new items is 0.75 with one in all and 1.18 with one of each). Of more than 8,192 items, as many are drawn.
-
-    Args:
-        scores: (N, C) raw scores of items that the head did not see.
-        truth: (N, C) of 0 and 1.
-        kind: "classification" (softmax) or "multi-label" (sigmoid).
-        further: the items that smooth the targets, above 0, where they are to be more or fewer than one.
-
-    Returns:
-        A factor between 0.001 and 1000: discriminant analysis of few items in many dimensions gives scores that are far too large.
     """
     drawn = np.random.default_rng(0).permutation(len(truth))[:_MOST] if len(truth) > _MOST else slice(None)
     scores, truth = scores[drawn], truth[drawn]
@@ -55,16 +49,12 @@ def log_loss(scores: np.ndarray, targets: np.ndarray) -> float:
 def fit_scales(scores: np.ndarray, truth: np.ndarray, *, kind: str = "classification") -> tuple[np.ndarray, np.ndarray]:
     """Return a factor and a shift for each class's score with the lowest log-loss: scores of several networks on one scale.
 
+    `scores`: (N, C) raw scores; `truth`: (N, C) of 0 and 1; result: Factors (C,) between 0.001 and 1000, and shifts (C,) to be added
+    afterwards.
+
     Source: Guo, Pleiss, Sun & Weinberger, ICML 2017, section 4.2 (vector scaling); for one class, Platt 1999.
+
     Deviations: the targets are smoothed as in `fit_temperature`; factors stay above 0, so that no class is turned into its opposite.
-
-    Args:
-        scores: (N, C) raw scores.
-        truth: (N, C) of 0 and 1.
-        kind: "classification" (softmax) or "multi-label" (sigmoid).
-
-    Returns:
-        Factors (C,) between 0.001 and 1000, and shifts (C,) to be added afterwards.
     """
     items, classes = len(truth), truth.shape[1] if kind == "classification" else 2
     truth, width = (truth * items + 1 / classes) / (items + 1), np.maximum(scores.std(axis=0), 1e-12)

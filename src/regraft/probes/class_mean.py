@@ -41,11 +41,7 @@ class ClassMeanProbe:
         return self.temperature * _scores(np.asarray(features), self.means, counts=self.counts, metric=self.metric)
 
     def linear(self) -> LinearProbe:
-        """Return the same head as weights and biases: of squared distances, half the square of the features is common to all classes.
-
-        Raises:
-            SettingError: if the metric is the cosine, which is not linear in the features.
-        """
+        """Return the same head as weights and biases: of squared distances, half the square of the features is common to all classes."""
         if self.metric != "euclidean":
             raise SettingError(f"metric={self.metric!r} gives scores that no linear head gives; fit the class means with 'euclidean'.")
         present = self.counts > 0
@@ -77,17 +73,12 @@ def fit_class_mean(
 ) -> ClassMeanProbe:
     """Fit class means; the score of an item left out uses the sum of its class without it, (S_c - x_i) / (n_c - 1).
 
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: they are left out together;
+    result: The probe; an item that is alone in its class has a held-out score for it below all others.
+
     Source: Mensink, Verbeek, Perronnin & Csurka, IEEE TPAMI 35, 2013, equation 1.
+
     Deviations: the unit of the squared distance stays that of all items when one is left out.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        metric: "euclidean" or "cosine".
-        groups: (N,) what items belong to: they are left out together.
-
-    Returns:
-        The probe; an item that is alone in its class has a held-out score for it below all others.
     """
     x = checked_features(features, least=2, what="The class mean")
     rows = checked_targets(targets, count=len(x), classes=classes)

@@ -80,9 +80,7 @@ class LinearProbe:
         Its temperature fits targets that one further item of every class smooths. From such rows `full` and `partial` came out 1 to 2
         points better, on ten pairs of small networks and data, than from those that fit best.
 
-        Args:
-            targets: of the N items that it was fitted to, (N,) class indices, or (N, C) of 0 and 1.
-            kind: "classification", "multi-label" or "regression", whose scores stay as they are.
+        `targets`: of the N items that it was fitted to, (N,) class indices, or (N, C) of 0 and 1.
         """
         if kind == "regression":
             return self
@@ -109,14 +107,7 @@ class HiddenLayer:
     def apply(self, features: npt.ArrayLike) -> np.ndarray:
         """Return what the layer makes of `features` (N, d).
 
-        Args:
-            features: (N, d).
-
-        Returns:
-            (N, M) float32.
-
-        Raises:
-            DataError: if the features are not d wide.
+        `features`: (N, d); result: (N, M) float32.
         """
         x, width = np.asarray(features), len(self.bias)
         if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
@@ -132,12 +123,7 @@ class HiddenLayer:
 
 @dataclass(frozen=True, eq=False)
 class LayeredProbe:
-    """A linear head that reads features through a layer.
-
-    Attributes:
-        layer: features to what the head reads.
-        head: with its penalty and temperature.
-    """
+    """A linear head that reads features through a layer."""
 
     layer: HiddenLayer
     head: LinearProbe
@@ -160,16 +146,7 @@ class LayeredProbe:
 def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A probe") -> np.ndarray:
     """Return features (N, d) as an array that is known to be finite.
 
-    Args:
-        features: (N, d) numbers.
-        least: N must not be lower.
-        what: who asks, the first words of the message.
-
-    Returns:
-        The array as given, or float64 where it held whole numbers.
-
-    Raises:
-        DataError: if the shape is another, there are fewer items, or a number is not finite.
+    `features`: (N, d) numbers.
     """
     table = np.asarray(features)
     if table.ndim != 2 or table.shape[1] == 0:
@@ -199,11 +176,7 @@ def _faulty_rows(table: np.ndarray) -> Iterator[int]:
 def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.ndarray:
     """Return class indices (N,) as int64.
 
-    Args:
-        targets: (N,) whole numbers from 0 to C-1.
-
-    Raises:
-        DataError: if the shape is another, or a number is no class.
+    `targets`: (N,) whole numbers from 0 to C-1.
     """
     truth = np.asarray(targets)
     rows = truth.astype(np.int64) if truth.dtype.kind in "iufb" else None
@@ -216,11 +189,7 @@ def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.n
 def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | None:
     """Return a number from 0 for the group of each item, (N,), or None where none were given.
 
-    Args:
-        groups: (N,) names or numbers, the same for items that belong together (speaker, session, patient).
-
-    Raises:
-        DataError: if there is not one group an item, or only one group in all.
+    `groups`: (N,) names or numbers, the same for items that belong together (speaker, session, patient).
     """
     if groups is None:
         return None
@@ -239,14 +208,7 @@ def folds_of(features: np.ndarray, targets: np.ndarray, *, groups: np.ndarray | 
     Items are ordered by their class and their place along one random direction of feature space, then dealt out in turn; groups go,
     the largest first, to the fold that has fewest items of their classes.
 
-    Args:
-        features: (N, d).
-        targets: (N,) class indices.
-        groups: (N,) numbers of `checked_groups`.
-        count: folds; fewer where there are fewer items or groups.
-
-    Returns:
-        (N,) numbers from 0.
+    `features`: (N, d); `targets`: (N,) class indices; `groups`: (N,) numbers of `checked_groups`; result: (N,) numbers from 0.
     """
     direction = np.asarray(np.random.default_rng(0).standard_normal(features.shape[1]), features.dtype)
     with np.errstate(invalid="ignore"):  # the features are finite; BLAS was seen to set the flag by what it reads beside them
@@ -284,10 +246,8 @@ def feature_scale(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTypeLi
     - Beside a typical deviation, it counts as at least 0.01 of that, and as 0.001 of the mean, which is one step of half precision: what
       varies by less cannot be told from rounding once the network runs in half precision, and weights stay below 100 a typical deviation.
 
-    Args:
-        mean: (d,).
-        deviation: (d,) standard deviations.
-        typical: deviation of features like these, one number or (d,); 0 where they have no common unit (columns of a table).
+    `mean`: (d,); `deviation`: (d,) standard deviations; `typical`: deviation of features like these, one number or (d,); 0 where they have
+    no common unit (columns of a table).
     """
     size, usual = np.abs(mean), np.broadcast_to(typical, mean.shape)
     dead = (deviation <= _ROUNDINGS * np.finfo(dtype).eps * np.maximum(size, usual)) | (deviation < _DEAD * usual)
@@ -301,9 +261,7 @@ def typical_deviation(mean: np.ndarray, deviation: np.ndarray, *, dtype: npt.DTy
 
     Half of the channels of a network may be as good as dead, and a few may be huge; neither moves the upper quartile.
 
-    Args:
-        mean: (d,).
-        deviation: (d,) standard deviations.
+    `mean`: (d,); `deviation`: (d,) standard deviations.
     """
     alive = deviation > _ROUNDINGS * np.finfo(dtype).eps * np.abs(mean)
     return float(np.quantile(deviation[alive], 0.75, method="lower")) if alive.any() else 0.0
@@ -343,13 +301,8 @@ def held_out_scores(
 ) -> np.ndarray:
     """Return the scores (N, C) of each item by a head that was fitted on the other folds.
 
-    Args:
-        fit: from the rows to fit on, to a function from rows to their scores (n, classes present there, ascending).
-        folds: (N,) the fold of each item.
-        targets: (N,) class indices.
-
-    Returns:
-        The scores; a class that a head did not see scores `NEVER` below the lowest.
+    `fit`: from the rows to fit on, to a function from rows to their scores (n, classes present there, ascending); `folds`: (N,) the fold of
+    each item; `targets`: (N,) class indices.
     """
     scores = np.empty((len(targets), classes))
     for fold in np.unique(folds):

@@ -50,6 +50,7 @@ def neighbour_scores(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes
     Items of the same of the `groups` do not vote for each other.
 
     Source: Wu, Xiong, Yu & Lin, CVPR 2018, section 3.4 (the vote; its 0.07).
+
     Deviations: shares are smoothed as by one further vote that is split evenly over the classes, so that all logs are finite.
     """
     x = checked_features(features, least=2, what="Nearest neighbours")
@@ -69,17 +70,13 @@ def fit_vote(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: int, g
     An example z_i of a standardised z weighs exp(-|z - z_i|^2 / 2 h^2). As |z|^2 is the same for all, a softmax over the linear scores
     (z z_i - |z_i|^2 / 2) / h^2 gives the same shares: so the vote is a network that every framework has.
 
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: items of the same group do not
+    vote for each other.
+
     Source: Nadaraya, Theory of Probability and its Applications 9, 1964; Watson, Sankhya A 26, 1964.
+
     Deviations: it stands for k nearest neighbours, whose choice of k no layer makes; h is chosen by the log-loss of each example by
     the others, among seven from the median distance to the nearest one, or, where examples are there twice, a share of all distances.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        groups: (N,) what items belong to: items of the same group do not vote for each other.
-
-    Returns:
-        The probe; its layer has N outputs, the penalty of its head is h^2.
     """
     x = checked_features(features, least=2, what="A vote of neighbours")
     rows = checked_targets(targets, count=len(x), classes=classes)

@@ -91,25 +91,15 @@ def fit_logistic(
     for labels, the sum of the binary ones. Penalties are tried from strong to weak, each from the solution before, a decade apart until
     the held-out loss rises; then at a half and at a quarter of a decade around the best.
 
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices, or (N, C) of 0 and 1 ("multi-label"); `groups`: (N,) what examples
+    belong to: they are left out together; `judges`: (m,) rows that judge the penalties and are then fitted too; None for 5 folds; result:
+    The probe, for features as given; its `penalty` is the factor of |W|^2 / 2, its held-out scores are of the `judges`, in their order, or
+    of all examples. With an offset its scores are to be added to `temperature` times that.
+
     Source: Radford et al. (CLIP), ICML 2021, appendix A.3 (the path); Liu & Nocedal, Mathematical Programming 45, 1989 (L-BFGS).
+
     Deviations: features are centred and scaled first, and those that do not vary have no weight; where there are more features than
     examples the problem is solved in the space that the examples span, which has the same minimum.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices, or (N, C) of 0 and 1 ("multi-label").
-        classes: C; a class without examples gets weights that are never the highest.
-        groups: (N,) what examples belong to: they are left out together.
-        standardise: divide each feature by its standard deviation, else all by one number.
-        judges: (m,) rows that judge the penalties and are then fitted too; None for 5 folds.
-
-    Returns:
-        The probe, for features as given; its `penalty` is the factor of |W|^2 / 2, its held-out scores are of the `judges`, in their
-        order, or of all examples. With an offset its scores are to be added to `temperature` times that.
-
-    Raises:
-        DataError: if targets or groups do not fit, or the examples are of fewer than 2 classes.
-        SettingError: if the kind is unknown.
     """
     x = checked_features(features, least=2, what="Logistic regression")
     members = checked_groups(groups, count=len(x))

@@ -26,23 +26,13 @@ def fit_random_projection(
 ) -> LayeredProbe:
     """Fit ridge regression on max(0, W x + b), W drawn once: no training.
 
+    `features`: (N, d) finite numbers; `groups`: (N,) what items belong to: they are left out together; `width`: M; None for 5 an item, at
+    most 2,000. Up to 10,000 pays where the features are many and the items more.
+
     Source: McDonnell, Gong, Parvaneh, Abbasnejad & van den Hengel (RanPAC), NeurIPS 2023, section 4: H = max(0, X W), (H'H + λ I)⁻¹ H'Y.
+
     Deviations: features are standardised first, which W and b contain; the penalty is chosen by exact leave-one-out, not on a part
     kept aside; the width follows the number of items.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: as of `fit_ridge`.
-        kind: "classification", "multi-label" or "regression".
-        classes: C, for "classification".
-        groups: (N,) what items belong to: they are left out together.
-        width: M; None for 5 an item, at most 2,000. Up to 10,000 pays where the features are many and the items more.
-
-    Returns:
-        The probe.
-
-    Raises:
-        SettingError: if the width is out of its range.
     """
     x = checked_features(features, least=3, what="A random projection")
     wide = min(_DEFAULT, _PER_ITEM * len(x)) if width is None else width

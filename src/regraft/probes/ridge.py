@@ -98,28 +98,15 @@ def fit_ridge(
     With the centred features X = U S V', the hat matrix is H = 1/N + U diag(s² / (s² + λ)) U'. The residual of item i by the fit
     without it is (y_i - ŷ_i) / (1 - h_i); those of a group G by the fit without all of it are (I - H_GG)⁻¹ (y_G - ŷ_G).
 
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices, (N, C) of 0 and 1 (multi-label), or (N, C) numbers (regression);
+    `groups`: (N,) what items belong to (speaker, session, patient): they are left out together.
+
     Source: the PRESS statistic (Allen, Technometrics 16, 1974); Hastie, Tibshirani & Friedman, The Elements of Statistical
     Learning, 2009, equation 7.64; for groups Cook & Weisberg, Residuals and Influence in Regression, 1982, chapter 3 (deletion of
     several rows). The temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
+
     Deviations: weights of the items and scales of the features stay those of all items when one is left out. More than 2²⁴ numbers
     are read in blocks of float32; of them 8,192 items, drawn at random (whole groups), judge the penalties, the scores are of all.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices, (N, C) of 0 and 1 (multi-label), or (N, C) numbers (regression).
-        kind: "classification", "multi-label" or "regression".
-        classes: C, for "classification"; a class without items gets a row that is never the highest.
-        groups: (N,) what items belong to (speaker, session, patient): they are left out together.
-        balanced: each class weighs the same, whatever its number of items; "classification" only.
-        standardise: divide each feature by its standard deviation, those that do not vary have no weight; the result is a head for
-            features as given all the same.
-
-    Returns:
-        The probe.
-
-    Raises:
-        DataError: if a feature is not finite, there are fewer than 3 items, or targets or groups do not fit.
-        SettingError: if `kind` is unknown, or `balanced` is asked for without classes.
     """
     if kind not in _KINDS:
         raise SettingError(f"kind={kind!r} is unknown{near_names(kind, _KINDS)}")

@@ -55,7 +55,6 @@ class ClassStatistics:
     """What linear discriminants need to know of features.
 
     Attributes:
-        classes: C names.
         counts: (C,) float64, items of each class; 0 where there are none.
         means: (C, d) float64; zeros for a class without items.
         scatter: (d, d) float64, within classes: the sum over items of (x - mean_c)(x - mean_c)'.
@@ -98,17 +97,9 @@ class ClassStatistics:
 
         A class in both gets n = n1 + n2, the mean m1 + (m2 - m1) n2 / n, and adds n1 n2 / n (m2 - m1)(m2 - m1)' to the scatter.
 
+        `key`: the form in which class names compare; as written by default.
+
         Source: Chan, Golub & LeVeque 1983, The American Statistician 37:242-247 (the pairwise update), for vectors and classes.
-
-        Args:
-            other: statistics of the same features of other items.
-            key: the form in which class names compare; as written by default.
-
-        Returns:
-            Statistics of this one's classes in their order and spelling, then of those that only `other` has.
-
-        Raises:
-            DataError: if the widths differ, or two names of one side become one.
         """
         if (self.means.shape[1], self.every) != (other.means.shape[1], other.every):
             widths = f"{self.means.shape[1]} and {other.means.shape[1]}"
@@ -132,18 +123,7 @@ class ClassStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.ArrayLike]) -> ClassStatistics:
-        """Return the statistics that `to_arrays` wrote.
-
-        Args:
-            arrays: the four arrays by their names, and "every" and "held_out" where they are there; others are not looked at.
-
-        Returns:
-            The statistics, as float64.
-
-        Raises:
-            DataError: if an array is missing, shapes do not fit together, a number is not finite, a count is negative, the names
-                cannot be read, or the scatter is not symmetric with a diagonal >= 0.
-        """
+        """Return the statistics that `to_arrays` wrote."""
         missing = [name for name in _ARRAYS if name not in arrays]
         if missing:
             raise DataError(f"Class statistics lack {', '.join(missing)}; expected the arrays {', '.join(_ARRAYS)}.")
@@ -162,15 +142,7 @@ class ClassStatistics:
 def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: Sequence[str]) -> ClassStatistics:
     """Return the class statistics of features, in chunks: a memory-mapped array is never held as a whole.
 
-    Args:
-        features: (N, d) finite numbers; N may be 0.
-        targets: (N,) integers, 0 … C-1.
-
-    Returns:
-        The statistics; a class without items has the count 0.
-
-    Raises:
-        DataError: if shapes do not fit together, a feature is not finite, or a target is no row of `classes`.
+    `features`: (N, d) finite numbers; N may be 0; `targets`: (N,) integers, 0 … C-1.
     """
     table, truth = features if isinstance(features, np.ndarray) else np.asarray(features), np.asarray(targets)
     if table.ndim != 2 or table.shape[1] == 0 or truth.shape != table.shape[:1]:
@@ -199,9 +171,8 @@ def held_out_factors(seen: tuple[np.ndarray, np.ndarray], unseen: tuple[np.ndarr
     A head is surer of what it was fitted to, the more so the fewer examples there are for its features: of 160 sentences in 384 to 3,840
     features, class means of unseen examples were 0.6 to 0.7 times as far apart, deviations 1.5 to 3.7 times as large.
 
-    Args:
-        seen: scores (N, C) and class indices (N,) of examples that the head was fitted to.
-        unseen: the same of others, (n, C) and (n,); of too few, (1, 1) is returned.
+    `seen`: scores (N, C) and class indices (N,) of examples that the head was fitted to; `unseen`: the same of others, (n, C) and (n,); of
+    too few, (1, 1) is returned.
     """
     classes = np.intersect1d(seen[1], unseen[1])
     apart, spread = np.zeros(2), np.zeros(2)
@@ -232,24 +203,16 @@ def fit_lda(
     With S = (1 - a) covariance + a trace / d I and class means about their own mean, the row of class c is S⁻¹ m_c and its bias
     -m_c' S⁻¹ m_c / 2 + ln prior_c, less the mean over the classes: what all classes have in common is no part of the scores.
 
+    `shrinkage`: a in [0, 1]; None takes that of OAS; `standardise`: shrink to the variances of the single features in place of their mean,
+    for features that have no common unit; result: weight (C, d) and bias (C,); scores are `features @ weight.T + bias`. A class without
+    items gets a row that is never the highest: the mean of the others, lowered.
+
     Source: Fisher 1936; Ledoit & Wolf 2004 for the target of the shrinkage; Chen, Wiesel, Eldar & Hero 2010, IEEE Transactions on
     Signal Processing 58:5016-5029, equation (23) (OAS), for the default a.
+
     Deviations: OAS takes the degrees of freedom in the place of n, as the class means are estimated; features that do not vary have no
     weight, and those that hardly do count as if they varied as `feature_scale` says; a floor of rounding size on the diagonal keeps S
     invertible; where nothing varies within classes, S is I times the mean variance of the class means.
-
-    Args:
-        shrinkage: a in [0, 1]; None takes that of OAS.
-        balanced: the same prior for all classes; else as their counts.
-        standardise: shrink to the variances of the single features in place of their mean, for features that have no common unit.
-
-    Returns:
-        weight (C, d) and bias (C,); scores are `features @ weight.T + bias`. A class without items gets a row that is never the
-        highest: the mean of the others, lowered.
-
-    Raises:
-        DataError: if no class has items.
-        SettingError: if `shrinkage` is out of its range.
     """
     if shrinkage is not None and not 0.0 <= shrinkage <= 1.0:
         raise SettingError(f"shrinkage={shrinkage} is out of its range; expected a number from 0 to 1, or None for the formula.")
@@ -295,13 +258,7 @@ class _WithinCovariance:
 
 
 def _within_covariance(statistics: ClassStatistics, *, shrinkage: float | None = None, standardise: bool = False) -> _WithinCovariance:
-    """Return the shrunk covariance within classes, of which `fit_lda` takes the inverse.
-
-    Args:
-        statistics: of classes of which some have items.
-        shrinkage: as for `fit_lda`.
-        standardise: as for `fit_lda`.
-    """
+    """Return the shrunk covariance within classes, of which `fit_lda` takes the inverse."""
     scale, means = statistics.scale(), statistics.means[statistics.counts > 0]
     live = np.isfinite(scale)
     if not live.any():
@@ -424,18 +381,12 @@ def fit_lda_probe(
 ) -> LinearProbe:
     """Fit shrinkage LDA; the statistics of each fold are taken once, and those of the rest are the sums of the others.
 
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: they are left out together.
+
     Source: that of `fit_lda`; the temperature is fitted to the held-out scores (Guo et al., ICML 2017, section 4.2).
+
     Deviations: held-out scores are of 5 folds, not of single items: the shrinkage changes with each item left out, so the inverse
     does not follow by an update of rank one.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        groups: (N,) what items belong to: they are left out together.
-        shrinkage: as for `fit_lda`; `penalty` of the probe says it (-1 for the formula).
-
-    Returns:
-        The probe.
     """
     x = checked_features(features, least=3, what="Discriminant analysis")
     rows = checked_targets(targets, count=len(x), classes=classes)

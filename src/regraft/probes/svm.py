@@ -40,22 +40,13 @@ def fit_svm(
 ) -> LinearProbe:
     """Fit one-against-the-rest machines with the squared hinge loss by scikit-learn's LIBLINEAR, along five penalties.
 
+    `features`: (N, d) finite numbers; `targets`: (N,) class indices; `groups`: (N,) what items belong to: they are left out together;
+    result: The probe, for features as given; its held-out scores are of the folds, its `penalty` is 1 / C of LIBLINEAR.
+
     Source: Fan, Chang, Hsieh, Wang & Lin (LIBLINEAR), JMLR 9, 2008, equation 3 with the squared loss.
+
     Deviations: the penalty is chosen by the log-loss of 5 folds after one scale is fitted to their scores, weaker ones are not tried
     after it has risen twice; features are centred and scaled first, and those that do not vary have no weight.
-
-    Args:
-        features: (N, d) finite numbers.
-        targets: (N,) class indices.
-        classes: C; a class without items gets a row that is never the highest.
-        groups: (N,) what items belong to: they are left out together.
-        standardise: divide each feature by its standard deviation, else all by one number.
-
-    Returns:
-        The probe, for features as given; its held-out scores are of the folds, its `penalty` is 1 / C of LIBLINEAR.
-
-    Raises:
-        DataError: if the items are of fewer than 2 classes.
     """
     x = checked_features(features, least=2, what="A support vector machine")
     rows = checked_targets(targets, count=len(x), classes=classes)

@@ -22,16 +22,9 @@ def tree_scores(  # over the limit: what is learned from, and what is scored
 ) -> tuple[str, np.ndarray]:
     """Return what trees that learned from rows say of others, with scikit-learn's own settings.
 
-    Args:
-        rows: (N, k) numbers, as they are; NaN is a missing one.
-        targets: (N,) class indices, or (N,) or (N, T) numbers.
-        others: (M, k).
-        classes: how many; 0 for numbers.
-        weights: (N,) how much each row counts; None: the same.
-        seed: equal seeds grow equal trees.
-
-    Returns:
-        "forest" or "boosting", and log probabilities (M, classes), or numbers (M, T).
+    `rows`: (N, k) numbers, as they are; NaN is a missing one; `targets`: (N,) class indices, or (N,) or (N, T) numbers; `others`: (M, k);
+    `weights`: (N,) how much each row counts; None: the same; result: "forest" or "boosting", and log probabilities (M, classes), or numbers
+    (M, T).
 
     Source:
         Breiman 2001, Machine Learning 45:5-32; Ke et al. 2017, LightGBM, which scikit-learn's histogram gradient boosting follows. That

@@ -73,14 +73,7 @@ class UnknownChoice:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> UnknownChoice:
-        """Return the choice that `to_dict` gave.
-
-        Args:
-            data: its dictionary, such as read from JSON.
-
-        Raises:
-            DataError: if a field is missing or the score is none of ours.
-        """
+        """Return the choice that `to_dict` gave."""
         checked(data, _Choice, what="The choice of a score of unknown items", error=DataError)
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
@@ -101,11 +94,7 @@ class _Choice(Plain):
 class UnknownJudge:
     """Tells which items belong to no class that a network knows, from the features that its head reads.
 
-    Args:
-        choice: which score, and from where on.
-        statistics: of those features of the known classes that are looked at.
-        every: 1 for all features; n for each n-th, beginning with the first.
-        reference: (R, d) those features of known items, for scores that need them; None for others.
+    `reference`: (R, d) those features of known items, for scores that need them; None for others.
     """
 
     def __init__(self, choice: UnknownChoice, statistics: ClassStatistics, *, every: int = 1, reference: np.ndarray | None = None) -> None:
@@ -125,11 +114,7 @@ class UnknownJudge:
         return np.asarray(self.scores(features) > self.choice.threshold)
 
     def check(self, width: int) -> None:
-        """Raise unless it looks at features of this width.
-
-        Raises:
-            DataError: naming both widths.
-        """
+        """Raise unless it looks at features of this width."""
         looked_at, known = len(range(0, width, self.every)), self.statistics.means.shape[1]
         if looked_at != known:
             raise DataError(f"It knows {known} features and looks at {looked_at} of {width}; both must be of one network.")
@@ -146,15 +131,7 @@ class UnknownJudge:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], arrays: Mapping[str, npt.ArrayLike]) -> UnknownJudge:
-        """Return the judge that `to_dict` gave.
-
-        Args:
-            data: its dictionary, such as read from JSON.
-            arrays: its own ones, or else the statistics of all features.
-
-        Raises:
-            DataError: if a field is missing or wrong, or the score needs the features of known items, which are not kept.
-        """
+        """Return the judge that `to_dict` gave."""
         choice, statistics = UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays)
         reference = np.asarray(arrays["reference"]) if "reference" in arrays else None
         if choice.score in _OF_ITEMS and reference is None:
@@ -187,22 +164,14 @@ def unknown_scores(
     - vim: the length of the part of the features outside the directions in which known items vary most, less the log of the sum of the
       exponentials of the logits.
 
+    `features`: (N, d) finite numbers; `reference`: (R, d) known items; "nearest", "combined" and "neighbour" need them; result: For each
+    name, (N,).
+
     Source: Hendrycks & Gimpel, ICLR 2017 (maximum probability); Vaze et al., ICLR 2022, section 4 (maximum logit); Liu et al., NeurIPS
     2020, equation 4 (energy); Lee et al., NeurIPS 2018, equation 2 (Mahalanobis); Ren et al., arXiv:2106.09022, equation 3 (relative);
     Sun et al., ICML 2022, section 3 (neighbours); Wang et al., CVPR 2022, section 4 (ViM). Deviations: "nearest" and "combined" are our
     own; for ViM half of the directions are principal, around the mean of all, and the scale that the paper takes from items is taken
     from the class means and the covariance.
-
-    Args:
-        features: (N, d) finite numbers.
-        reference: (R, d) known items; "nearest", "combined" and "neighbour" need them.
-
-    Returns:
-        For each name, (N,).
-
-    Raises:
-        SettingError: if a name is unknown, or one that needs `reference` is asked for without it.
-        DataError: if the widths differ.
     """
     unknown = next((name for name in names if name not in UNKNOWN_SCORES), None)
     if unknown is not None:

@@ -155,12 +155,7 @@ class _Facts(Plain):
 def write_facts(folder: str | Path, facts: dict[str, Any], *, scores: Sequence[str] = SCORES) -> Path:
     """Keep what a report is made of, so that it can be made again.
 
-    Args:
-        facts: as for `write_report`.
-        scores: the names of those that go into `scores.json`, the others into `report.json`.
-
-    Returns:
-        The path of `report.json`.
+    Result: The path of `report.json`.
     """
     write_json(Path(folder) / _SCORES_FILE, {name: facts[name] for name in scores if name in facts}, default=str)
     write_json(Path(folder) / _FACTS_FILE, {name: value for name, value in facts.items() if name not in scores}, default=str)
@@ -168,15 +163,7 @@ def write_facts(folder: str | Path, facts: dict[str, Any], *, scores: Sequence[s
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what `write_facts` kept, every value checked.
-
-    Returns:
-        The facts, for `write_report`.
-
-    Raises:
-        DataError: if the folder holds no `report.json`, or a file is not what `write_facts` writes.
-        UnsafeFileError: if a file is a link out of the folder.
-    """
+    """Return what `write_facts` kept, every value checked."""
     facts: dict[str, Any] = {}
     for name in (_SCORES_FILE, _FACTS_FILE):  # earlier versions wrote all of it into the second
         source = member(Path(folder), name)

@@ -24,9 +24,7 @@ class Axis:
     Attributes:
         name: what the values are, with their unit.
         low: the value at the left or lower end.
-        high: the value at the other end.
         percent: whether values in [0, 1] are shown in per cent.
-        log: whether equal distances are equal factors.
         whole: whether only whole numbers are values.
     """
 
@@ -64,10 +62,8 @@ class Bar:
     """One value with its interval, on a line of its own.
 
     Attributes:
-        name: what stands before it.
         value: in the unit of the axis; None where there is nothing to show.
         interval: (lo, hi), or None.
-        words: what stands behind it.
         strong: whether it is the one that the figure is about.
     """
 
@@ -81,8 +77,7 @@ class Bar:
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
     """Return one element.
 
-    Args:
-        **attributes: `_` in a name becomes `-`, a final one is dropped; values are escaped; None leaves one out.
+    `**attributes`: `_` in a name becomes `-`, a final one is dropped; values are escaped; None leaves one out.
     """
     given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     shown = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given)
@@ -90,12 +85,7 @@ def tag(name: str, content: str = "", /, **attributes: object) -> str:
 
 
 def text_tag(name: str, words: str, /, **attributes: object) -> str:
-    """Return one element that holds a text.
-
-    Args:
-        words: what it says, not escaped yet.
-        **attributes: as of `tag`.
-    """
+    """Return one element that holds a text."""
     return tag(name, html.escape(words), **attributes)
 
 
@@ -113,8 +103,7 @@ def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
 def legend(entries: Iterable[tuple[str, str]]) -> str:
     """Return what the marks of a figure mean; it wraps where it is narrow.
 
-    Args:
-        entries: (CSS classes of the mark, what it means).
+    `entries`: (CSS classes of the mark, what it means).
     """
     return tag("ul", "".join(tag("li", tag("i", class_=f"key {kind}") + html.escape(words)) for kind, words in entries), class_="legend")
 
@@ -122,8 +111,7 @@ def legend(entries: Iterable[tuple[str, str]]) -> str:
 def letters(entries: Iterable[tuple[str, str, bool]]) -> str:
     """Return what the letters in a figure stand for, one a line.
 
-    Args:
-        entries: (letter, what it means, whether it is the one that the figure is about).
+    `entries`: (letter, what it means, whether it is the one that the figure is about).
     """
     lines = (tag("li", text_tag("b", letter) + html.escape(words), class_="own" if own else None) for letter, words, own in entries)
     return tag("ul", "".join(lines), class_="legend letters")
@@ -132,14 +120,7 @@ def letters(entries: Iterable[tuple[str, str, bool]]) -> str:
 def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool = False, lines: Mapping[str, float] | None = None) -> str:
     """Return one row a value: its name, a dot with a whisker for its interval (or a bar from the left end), and its words.
 
-    Args:
-        title: for those who do not see it.
-        axis: of the values; it stands below the rows.
-        filled: draw bars, whose length is read from the left end of the axis.
-        lines: CSS class -> value of an upright line through all rows.
-
-    Returns:
-        Markup, or "" without bars.
+    `lines`: CSS class -> value of an upright line through all rows.
     """
     if not bars:
         return ""
@@ -162,14 +143,7 @@ def interval_rows(bars: Sequence[Bar], *, title: str, axis: Axis, filled: bool =
 
 
 def track_marks(bar: Bar, axis: Axis, *, filled: bool = False) -> str:
-    """Return the marks of one row.
-
-    Args:
-        filled: draw a bar from the left end and no dot.
-
-    Returns:
-        Markup of the marks, without the row.
-    """
+    """Return the marks of one row."""
     drawn = ""
     if bar.interval is not None:
         low, high = map(axis.at, bar.interval)
@@ -184,13 +158,7 @@ def track_marks(bar: Bar, axis: Axis, *, filled: bool = False) -> str:
 def stacked_bar(parts: Mapping[str, float], *, title: str, said: Mapping[str, str]) -> str:
     """Return one bar cut into parts, and below it a line for each part with its share.
 
-    Args:
-        parts: name -> size >= 0.
-        title: for those who do not see it.
-        said: name -> the size in words.
-
-    Returns:
-        Markup, or "" where all parts are 0.
+    `parts`: name -> size >= 0; `said`: name -> the size in words.
     """
     total = sum(parts.values())
     if total <= 0:

@@ -24,12 +24,9 @@ _SIDE = 96
 def picture_uri(source: npt.ArrayLike | str | Path) -> str | None:
     """Return a small PNG of a picture as a data URI.
 
-    Args:
-        source: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W); uint8 as it is, floats in [0, 1] times 255,
-            other numbers stretched from their least to their greatest.
-
-    Returns:
-        "data:image/png;base64,…", or None where Pillow is not installed or the picture cannot be read.
+    `source`: a file, or an array (H, W), (H, W, 1|3|4) or (1|3|4, H, W); uint8 as it is, floats in [0, 1] times 255, other numbers
+    stretched from their least to their greatest; result: "data:image/png;base64,…", or None where Pillow is not installed or the picture
+    cannot be read.
     """
     image = _library("PIL.Image", "vision")
     if image is None:
@@ -57,11 +54,8 @@ def _thumbnail(picture: Any, *, nearest: Any) -> Any:
 def sound_uri(source: tuple[npt.ArrayLike, int] | str | Path, *, seconds: float = 5.0) -> str | None:
     """Return the beginning of a sound as a data URI: WAV, one channel, 16 bit.
 
-    Args:
-        source: a file, or (waveform, rate): (N,) or (N, channels) floats in [-1, 1] or int16, and samples a second.
-
-    Returns:
-        "data:audio/wav;base64,…", or None where soundfile is needed and not installed or the file cannot be read.
+    `source`: a file, or (waveform, rate): (N,) or (N, channels) floats in [-1, 1] or int16, and samples a second; result:
+    "data:audio/wav;base64,…", or None where soundfile is needed and not installed or the file cannot be read.
     """
     if isinstance(source, tuple):
         waveform, rate = np.asarray(source[0]), int(source[1])

@@ -20,50 +20,20 @@ _SHARE = re.compile(r"(?<=\d) %")  # no line ends between a number and its unit
 
 
 def write_report(path: str | Path, facts: Mapping[str, Any]) -> Path:
-    """Write the report as one HTML file: no scripts, nothing fetched from elsewhere; for light, dark and paper.
-
-    Args:
-        path: the file to write, or a folder, which gets a `report.html`.
-        facts: plain data. "verdict" is needed; all else is shown where it is there: "title", "created", "versions", "network",
-            "data", "preprocessing", "strategy", "history", "scores", "baselines", "account", "cost", "call",
-            "reliability", "worst", "not_tried", "warnings".
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: if `facts` has no "verdict".
-        MissingExtraError: if jinja2 is not installed.
-    """
+    """Write the report as one HTML file: no scripts, nothing fetched from elsewhere; for light, dark and paper."""
     target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
     return _written(target, report_page(facts))
 
 
 def report_page(facts: Mapping[str, Any]) -> str:
-    """Return the page of `facts` that `write_report` writes.
-
-    Raises:
-        DataError: if `facts` has no "verdict".
-        MissingExtraError: if jinja2 is not installed.
-    """
+    """Return the page of `facts` that `write_report` writes."""
     if not facts.get("verdict"):
         raise DataError(f"A report needs a 'verdict'; received {sorted(facts)}. Make one with regraft.report.verdict(scores, baselines).")
     return _page("template.html", context(facts))
 
 
 def rendered(path: str | Path, template: str, *, content: Mapping[str, Any]) -> Path:
-    """Write a page whole or not at all.
-
-    Args:
-        template: the name of a template beside this file.
-
-    Returns:
-        The file.
-
-    Raises:
-        MissingExtraError: if jinja2 is not installed.
-        DataError: if the file cannot be written.
-    """
+    """Write a page whole or not at all."""
     return _written(Path(path), _page(template, content))
 
 

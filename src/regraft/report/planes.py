@@ -32,12 +32,7 @@ _MANY_FOLD = 50.0  # a loss that falls by more than this factor is drawn on a lo
 
 
 def plane(parts: Sequence[str], *, title: str, across: Axis, up: Axis, kind: str = "") -> str:
-    """Return marks within two axes with ticks and names.
-
-    Args:
-        parts: marks, as of `line`, `dot`, `whisker` and `rule`.
-        title: for those who do not see it.
-    """
+    """Return marks within two axes with ticks and names."""
     found = across.ticks(8)
     drawn = [rule(up.at(tick), kind="grid", level=True) for tick in up.ticks()]
     drawn += [text_tag("span", up.words(tick), class_="tick y", style=f"bottom:{up.at(tick):.2f}%") for tick in up.ticks()]
@@ -57,11 +52,7 @@ def line(points: Sequence[Point], kind: str) -> str:
 
 
 def dot(x: float, y: float, *, kind: str, hint: str = "") -> str:
-    """Return a dot.
-
-    Args:
-        x: per cent of the plane from its left.
-    """
+    """Return a dot."""
     return tag("i", class_=f"dot {kind}".strip(), style=f"left:{x:.2f}%;bottom:{y:.2f}%", title=hint or None)
 
 
@@ -71,11 +62,7 @@ def whisker(x: float, ends: Point) -> str:
 
 
 def rule(at: float, *, kind: str, level: bool = False, words: str = "") -> str:
-    """Return a line from edge to edge.
-
-    Args:
-        level: whether it lies, or else stands.
-    """
+    """Return a line from edge to edge."""
     return text_tag("i", words, class_=f"{kind} {'level' if level else 'stands'}", style=f"{'bottom' if level else 'left'}:{at:.2f}%")
 
 
@@ -83,10 +70,6 @@ def axis_of(values: Sequence[float], *, name: str, percent: bool = False, log: b
     """Return an axis on which `values` fill the figure.
 
     It begins at 0 where that costs less than a third of the height. Shares stay between 0 and 1.
-
-    Args:
-        percent: whether they are shares, shown in per cent.
-        log: whether the axis is logarithmic where values differ by large factors.
     """
     low, high = min(values), max(values)
     if log and low > 0 and high > _MANY_FOLD * low:
@@ -108,15 +91,8 @@ def line_chart(
 ) -> str:
     """Return lines over epochs, with a legend.
 
-    Args:
-        series: name -> points (epoch, value); values that are not finite must be left out.
-        title: for those who do not see it.
-        name: of the upright axis, with its unit.
-        percent: whether values in [0, 1] are shown in per cent.
-        marks: epoch -> what begins there, at an upright line with a number that the legend explains.
-
-    Returns:
-        Markup, or "" where no line has a point.
+    `series`: name -> points (epoch, value); values that are not finite must be left out; `marks`: epoch -> what begins there, at an upright
+    line with a number that the legend explains.
     """
     points = [point for each in series.values() for point in each]
     if not points:
@@ -162,12 +138,7 @@ def epochs_of(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """Return one quantity over the epochs.
 
-    Args:
-        history: one mapping an epoch, over all stages.
-        key: such as "train_loss".
-
-    Returns:
-        Points (epoch counted from 1 over all stages, value); epochs where the value is missing or not finite are left out.
+    Result: Points (epoch counted from 1 over all stages, value); epochs where the value is missing or not finite are left out.
     """
     points = [(float(number), entry.get(key)) for number, entry in enumerate(history, start=1)]
     return [(x, float(y)) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
@@ -188,15 +159,7 @@ def stage_starts(history: Sequence[Mapping[str, Any]]) -> dict[float, str]:
 
 
 def kept_epochs(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[float]:
-    """Return the epochs whose weights were kept: of each stage the one with the lowest validation loss.
-
-    Args:
-        history: one mapping an epoch, over all stages.
-        kept_start: the stage of which nothing was kept.
-
-    Returns:
-        Epochs counted from 1 over all stages; none of a stage without validation loss.
-    """
+    """Return the epochs whose weights were kept: of each stage the one with the lowest validation loss."""
     best: dict[object, tuple[float, float]] = {}
     for number, entry in enumerate(history, start=1):
         loss = entry.get("calibrated_loss", entry.get("validation_loss"))
@@ -214,8 +177,7 @@ Confusion = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
 def confusion_cells(confusion: Confusion) -> list[tuple[int, int, int]]:
     """Return (true, predicted, count) of the cells that are not 0.
 
-    Args:
-        confusion: the cells, as `judge` gives them; or, of earlier versions, (C, C) counts, rows true.
+    `confusion`: the cells, as `judge` gives them; or, of earlier versions, (C, C) counts, rows true.
     """
     if isinstance(confusion, Mapping):
         return list(zip(*(confusion[name] for name in CELL), strict=True))
@@ -223,15 +185,7 @@ def confusion_cells(confusion: Confusion) -> list[tuple[int, int, int]]:
 
 
 def confusion_matrix(confusion: Confusion, names: Sequence[str], *, title: str) -> str:
-    """Return a confusion matrix, each row coloured by its own shares, with a switch to the order by errors.
-
-    Args:
-        confusion: as for `confusion_cells`.
-        title: for those who do not see it.
-
-    Returns:
-        Markup; counts stand in the cells where there is room, and in a hint for each cell.
-    """
+    """Return a confusion matrix, each row coloured by its own shares, with a switch to the order by errors."""
     cells, count = confusion_cells(confusion), len(names)
     totals, errors = [0] * count, [0] * count
     for i, j, number in cells:

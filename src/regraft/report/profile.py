@@ -27,14 +27,7 @@ _CORNERS = {
 
 
 def write_profile(path: str | Path, facts: Mapping[str, Any]) -> Path:
-    """Write a profile as one HTML file: no scripts, nothing fetched from elsewhere.
-
-    Args:
-        facts: as of `Profile.to_dict`.
-
-    Returns:
-        The file.
-    """
+    """Write a profile as one HTML file: no scripts, nothing fetched from elsewhere."""
     counts = [(name, f"{count:,}") for name, count in facts["counts"].items()]
     shown = {
         "title": f"Profile of {facts['network']}",
@@ -134,11 +127,7 @@ def _bar(facts: Mapping[str, Any], part: Mapping[str, Any], *, name: str, mark: 
 
 
 def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
-    """Return the size × similarity plane with the data on it; None without a similarity.
-
-    Args:
-        facts: as of `Profile.to_dict`.
-    """
+    """Return the size × similarity plane with the data on it; None without a similarity."""
     share, items = facts["similarity"], max(int(facts["per_class"]), 1)
     if share is None:
         return None
@@ -163,11 +152,7 @@ def scenario_plane(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def learning_curve(facts: Mapping[str, Any]) -> Figure | None:
-    """Return the figure by the number of items, with intervals, and the forecast; None for a single point.
-
-    Args:
-        facts: as of `Profile.to_dict`.
-    """
+    """Return the figure by the number of items, with intervals, and the forecast; None for a single point."""
     points = facts["curve"]
     if len(points) < 2:
         return None
@@ -205,12 +190,7 @@ def _forecast(facts: Mapping[str, Any]) -> list[tuple[float, float, tuple[float,
 def plot_profile(facts: Mapping[str, Any], path: str | Path) -> Path:
     """Draw the figures by depth, and the learning curve, with matplotlib.
 
-    Args:
-        facts: as of `Profile.to_dict`.
-        path: the file to write; its ending chooses the format (.png, .pdf, .svg).
-
-    Returns:
-        The path.
+    `path`: the file to write; its ending chooses the format (.png, .pdf, .svg).
     """
     depths, points, scale = facts["depths"], facts["curve"], 1.0 if facts["kind"] == "regression" else 100.0
     figure = optional_import("matplotlib.figure", "report", purpose="A plot of the profile").Figure(

@@ -58,21 +58,12 @@ def _with_interval(figures: Mapping[str, Any], key: str, *, share: bool) -> str:
 
 
 def figure(body: str, *, title: str, caption: str) -> Figure | None:
-    """Return a figure with its heading and what there is to see on it; None where nothing was drawn.
-
-    Args:
-        body: markup, "" for none.
-        caption: what it shows, and what to look for.
-    """
+    """Return a figure with its heading and what there is to see on it; None where nothing was drawn."""
     return {"title": title, "body": body, "caption": caption} if body else None
 
 
 def tiles(facts: Mapping[str, Any], part: str, *, figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (name, value, note) of the figures that are read first.
-
-    Args:
-        facts: as for `write_report`.
-    """
+    """Return (name, value, note) of the figures that are read first."""
     where = f"on {figures['items']} {_PART.get(part, 'held-out')} examples" if figures.get("items") else ""
     found, cost = [], facts.get("cost") or {}
     strategy, network = facts.get("strategy") or {}, (facts.get("network") or {}).get("name")
@@ -111,11 +102,7 @@ def _ranked(baselines: Mapping[str, Any], figures: Mapping[str, Any]) -> list[tu
 
 
 def score_table(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures of all parts that judge: "parts", their names, and "rows", (name, a value for each part).
-
-    Args:
-        scores: by part, or of one part.
-    """
+    """Return the figures of all parts that judge: "parts", their names, and "rows", (name, a value for each part)."""
     parts = {name: figures for name, figures in scores.items() if isinstance(figures, Mapping) and figures and name in ("holdout", "test")}
     parts = parts or ({"held out": scores} if scores else {})
     rows = []
@@ -146,8 +133,7 @@ def remarks(figures: Mapping[str, Any]) -> list[str]:
 def comparison(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> Figure | None:
     """Return the adapted network beside the baselines, as dots with intervals; None where there is no baseline.
 
-    Args:
-        baselines: name -> figures on the same items.
+    `baselines`: name -> figures on the same items.
     """
     key = "accuracy" if "accuracy" in figures else "mae"
     ranked = _ranked(baselines, figures)
@@ -174,11 +160,7 @@ def ends_of(bars: Sequence[Bar]) -> list[float]:
 
 
 def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = None) -> list[Figure]:
-    """Return the learning curves, loss and accuracy by epoch.
-
-    Args:
-        kept_start: the stage of which nothing was kept.
-    """
+    """Return the learning curves, loss and accuracy by epoch."""
     losses = {"training": curve(history, "train_loss"), "validation": curve(history, "validation_loss")}
     accuracy = {"validation": curve(history, "validation_accuracy")}
     marks, kept = stage_starts(history), kept_epochs(history, kept_start=kept_start)
@@ -193,11 +175,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, kept_start: str | None = Non
 
 
 def class_figures(figures: Mapping[str, Any], reliability: Sequence[Mapping[str, Any]] = ()) -> list[Figure]:
-    """Return the confusion matrix, the recall of each class and the reliability diagram, where there is something to show.
-
-    Args:
-        reliability: bins of its items, with "items", "probability", "accuracy" and "interval".
-    """
+    """Return the confusion matrix, the recall of each class and the reliability diagram, where there is something to show."""
     found = [_confusion(figures), _recalls(figures), _reliability(reliability, error=figures.get("ece"))]
     return [each for each in found if each]
 
@@ -241,14 +219,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]], *, error: float | None) -> F
 
 
 def confused_pairs(confusion: Any, names: Sequence[str], *, count: int = 20) -> list[tuple[str, str, int, str]]:
-    """Return the errors made most often.
-
-    Args:
-        confusion: as for `confusion_cells`.
-
-    Returns:
-        (true, predicted, items, share of the true class's items), the most frequent first.
-    """
+    """Return the errors made most often."""
     cells, totals = confusion_cells(confusion), [0] * len(names)
     for i, _, number in cells:
         totals[i] += number
@@ -272,11 +243,7 @@ def task_sections(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def label_rows(figures: Mapping[str, Any]) -> list[list[str]]:
-    """Return a table of the labels of a multi-label task, headings first; nothing for other kinds.
-
-    Args:
-        figures: what `judge` gave; "thresholds" are one for each label, 0.5 where there are none.
-    """
+    """Return a table of the labels of a multi-label task, headings first; nothing for other kinds."""
     labels = figures.get("per_class") or {}
     if "micro_f1" not in figures or not labels:
         return []

@@ -47,14 +47,7 @@ _UNCACHED = (
 
 
 def context(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that the template shows.
-
-    Args:
-        facts: as for `write_report`.
-
-    Returns:
-        Words, tables (lists of rows) and figures (markup) by name; empty where the facts do not hold them.
-    """
+    """Return all that the template shows."""
     part, figures = judged_part(facts.get("scores") or {})
     history = epochs_of(facts.get("history") or ())
     names = list(figures.get("per_class") or {})

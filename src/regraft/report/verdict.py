@@ -32,13 +32,8 @@ _CONSTANT = ("majority", "mean")  # what one reaches without looking at the item
 def verdict(scores: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """Say in one sentence how good the adapted network is, and whether it is better than the best baseline.
 
-    Args:
-        scores: what `judge` gave, by part ({"holdout": …, "test": …}) or for one part; the test part is preferred.
-        baselines: name -> what `judge` gave on the same items; "difference", where it is there, is what
-            `paired_difference(adapted, baseline)` gave and is believed before the interval of unpaired shares.
-
-    Returns:
-        A sentence. It says so when the difference is within noise, when a baseline is better, and when there is none.
+    `baselines`: name -> what `judge` gave on the same items; "difference", where it is there, is what `paired_difference(adapted,
+    baseline)` gave and is believed before the interval of unpaired shares.
     """
     _, figures = judged_part(scores)
     if "accuracy" in figures:
@@ -72,11 +67,7 @@ def difference_interval(figures: Mapping[str, Any], other: Mapping[str, Any]) ->
     For two networks judged on the same items it is wider than the paired interval whenever they tend to fail together,
     so that what it calls better is better.
 
-    Args:
-        figures: with "accuracy" and "accuracy_interval".
-
-    Returns:
-        (lo, hi) of `figures` minus `other`, in [-1, 1].
+    Result: (lo, hi) of `figures` minus `other`, in [-1, 1].
 
     Source:
         Newcombe 1998, Statistics in Medicine 17:873-890, method 10.
@@ -111,12 +102,7 @@ def _bounds(figures: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float
 
 
 def difference_of(figures: Mapping[str, Any], other: Mapping[str, Any], *, key: str) -> str:
-    """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error", "no clear difference" within chance.
-
-    Args:
-        other: of another network on the same items.
-        key: "accuracy" or "mae".
-    """
+    """Return how far apart two networks are, in words: "+1.7 points", "12 % lower error", "no clear difference" within chance."""
     if key == "accuracy":
         low, high = _bounds(figures, other)
         points = round(100 * (figures[key] - other[key]), 1)

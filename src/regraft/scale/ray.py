@@ -28,15 +28,7 @@ _opened: dict[str, Any] = {}
 
 
 def check_cluster(cluster: str) -> None:
-    """Connect with a cluster, where that is not done yet.
-
-    Args:
-        cluster: "ray://HOST:PORT", or "auto" for the one that this machine is a part of (`RAY_ADDRESS`, or started with `ray start`).
-
-    Raises:
-        MissingExtraError: if Ray is not installed.
-        SettingError: if there is no such cluster.
-    """
+    """Connect with a cluster, where that is not done yet."""
     ray = _ray()
     if ray.is_initialized():
         return
@@ -52,23 +44,7 @@ def check_cluster(cluster: str) -> None:
 def on_cluster(  # over the limit: what a task is made of
     work: Callable[[Any, Any], T], shared: bytes, *, pieces: Iterable[Any], cluster: str, threads: int, in_order: bool = True
 ) -> Iterator[T]:
-    """Yield what a function gives for each piece; each piece is a task of Ray.
-
-    Args:
-        work: from what `shared` holds and one piece to a result; a function of a module that all machines have.
-        shared: of `packed`.
-        pieces: what the tasks differ in.
-        cluster: "ray://HOST:PORT" or "auto".
-        threads: processors that a task takes.
-        in_order: whether results come in the order of the pieces; else as they are done, and no piece is taken before a task can run.
-
-    Yields:
-        The results.
-
-    Raises:
-        SettingError: if no machine has so many processors.
-        RegraftError: if a task fails, or its machine was lost too often.
-    """
+    """Yield what a function gives for each piece; each piece is a task of Ray."""
     check_cluster(cluster)
     ray = _ray()
     kept = ray.put(shared)
@@ -102,11 +78,7 @@ class WorkerLostError(RegraftError):
 
 
 def other_machines(cluster: str) -> tuple[str, list[str]]:
-    """Return the address of this machine within a cluster, and the names of its other machines that have a processor.
-
-    Args:
-        cluster: "auto"; the program runs on one of its machines.
-    """
+    """Return the address of this machine within a cluster, and the names of its other machines that have a processor."""
     check_cluster(cluster)
     ray = _ray()
     here = ray.get_runtime_context().get_node_id()
@@ -120,19 +92,8 @@ def alongside(
 ) -> Iterator[Callable[[], None]]:
     """Run a function once on each of some machines, at the same time, beside what is done while the context lasts.
 
-    Args:
-        work: from what `shared` holds and a piece to anything; it ends by itself when this process no longer answers.
-        shared: of `packed`.
-        pieces: one for each machine.
-        machines: of `other_machines`.
-        threads: processors that each takes, where the machine has so many.
-
-    Yields:
-        What is to be called while this process waits for the others to begin: it takes a moment, and raises where one of them has ended.
-
-    Raises:
-        WorkerLostError: if one of them was lost.
-        RegraftError: if one of them fails.
+    Yields: What is to be called while this process waits for the others to begin: it takes a moment, and raises where one of them has
+    ended.
     """
     ray = _ray()
     kept, processors = ray.put(shared), {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
@@ -171,15 +132,7 @@ def _done(work: Callable[[Any, Any], T], shared: list[Any], *, piece: Any) -> T:
 
 
 def packed(shared: Any, reduced: Callable[[Any], Any]) -> bytes:
-    """Return what all tasks share, as bytes.
-
-    Args:
-        shared: any object; functions within functions are sent as well.
-        reduced: from one of the objects in it to how pickle is to make it again, or `NotImplemented` for pickle's own way.
-
-    Raises:
-        SettingError: if something in it cannot be sent.
-    """
+    """Return what all tasks share, as bytes."""
     library = optional_import("ray.cloudpickle", "ray", purpose="cluster=")
 
     class Packer(library.CloudPickler):  # type: ignore[misc, name-defined]  # the library has no types

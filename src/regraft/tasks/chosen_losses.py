@@ -35,17 +35,8 @@ Each = Callable[[Tensor, Tensor], Tensor]
 def chosen_loss(wanted: str | Callable[..., Any] | None, kind: str) -> Loss:
     """Return a loss by its name, or what a function of the user makes of logits and targets.
 
-    Args:
-        wanted: a name of `LOSSES` that is for this kind of task; a function of logits (B, C) and targets that returns a scalar or one
-            number an item, (B,); or None for the usual one.
-        kind: "classification", "multi-label" or "regression".
-
-    Returns:
-        A function as of `loss_for`.
-
-    Example:
-        >>> chosen_loss("mae", "regression")(torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 2.0])).item()
-        1.5
+    `wanted`: a name of `LOSSES` that is for this kind of task; a function of logits (B, C) and targets that returns a scalar or one number
+    an item, (B,); or None for the usual one.
     """
     if wanted is None or wanted in _USUAL:
         return loss_for(kind)

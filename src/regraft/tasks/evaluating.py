@@ -104,17 +104,7 @@ class Evaluation:
 def evaluated(net: Any, data: Dataset, *, named: bool, **running: Any) -> Evaluation:
     """Judge a network on data.
 
-    Args:
-        net: a network with heads, also one that is served from an ONNX file.
-        data: with labels; of several tasks, each is judged on the examples whose target is known.
-        named: whether the tasks of the data are named as those of the network; else the data are of its first task.
-        running: keywords of the network's `logits`, such as run=.
-
-    Returns:
-        The figures of each task.
-
-    Raises:
-        InputError: if the labels do not fit the network.
+    Result: The figures of each task.
     """
     heads = heads_of(net, list(data.tasks)) if named else {data.name: net.head}
     found: dict[str, Mapping[str, Any]] = {}
@@ -130,11 +120,7 @@ def evaluated(net: Any, data: Dataset, *, named: bool, **running: Any) -> Evalua
 
 
 def heads_of(net: Any, tasks: list[str]) -> dict[str, Head]:
-    """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it.
-
-    Args:
-        tasks: names of the tasks of the data, the first one foremost.
-    """
+    """Return the head of each task; the first task is that of a first head that nobody has named, whatever the data call it."""
     unasked = [task for task in net.heads if task not in tasks]
     unknown = tasks[0] not in net.heads and not get_close_matches(tasks[0], unasked)
     nameless = unknown and net.head.task == _NAMELESS and _NAMELESS in unasked
@@ -150,14 +136,7 @@ def names_of(heads: Mapping[Any, Head]) -> Any:
 def task_data(data: Dataset, head: Head, *, task: str | None = None) -> Dataset:
     """Return the items whose target of a task is known, with their targets as a head gives its scores.
 
-    Args:
-        task: of the data; None for the first.
-
-    Returns:
-        A data set with that task alone, its classes in the head's order.
-
-    Raises:
-        DataError: if the targets are of another kind than the head, or of none of its classes.
+    `task`: of the data; None for the first.
     """
     own = data.of_task(data.name if task is None else task)
     known = own if own.known.all() else own.subset(np.flatnonzero(own.known))

@@ -58,16 +58,8 @@ def classification_loss(
     Without weights the plain mean over the batch; with weights `sum(w[y] * loss) / sum(w[y])`, so that the scale of the
     weights does not change the step size.
 
-    Args:
-        scores: (B, C) raw scores, before the softmax.
-        targets: (B,) integers in 0 … C-1.
-        class_weight: (C,) weights >= 0, or None for all equal.
-        label_smoothing: in [0, 1): this share of the target mass is spread evenly over the C classes
-            (Szegedy et al. 2016, arXiv:1512.00567, section 7). With class weights the spread mass is weighted by class too.
-        sample_weight: (B,) factors of the items' losses, before the mean; None for 1.
-
-    Returns:
-        The loss, a scalar with the gradient of `scores`.
+    `scores`: (B, C) raw scores, before the softmax; `targets`: (B,) integers in 0 … C-1; `class_weight`: (C,) weights >= 0, or None for all
+    equal; `sample_weight`: (B,) factors of the items' losses, before the mean; None for 1.
     """
     weight = None if class_weight is None else class_weight.to(scores)
     truth = targets.long()
@@ -87,15 +79,9 @@ def multi_label_loss(
 ) -> Tensor:
     """Return the binary cross entropy of raw scores, in nats, averaged over items and labels.
 
-    Args:
-        scores: (B, C) raw scores, before the sigmoid.
-        targets: (B, C) numbers in [0, 1].
-        class_weight: (C,) weights >= 0 of the labels, or None for all equal; the mean is `sum(w * loss) / sum(w)`.
-        label_smoothing: in [0, 1): targets become `y * (1 - s) + s / 2`.
-        sample_weight: (B,) factors of the items' losses, before the mean; None for 1.
-
-    Returns:
-        The loss, a scalar with the gradient of `scores`.
+    `scores`: (B, C) raw scores, before the sigmoid; `targets`: (B, C) numbers in [0, 1]; `class_weight`: (C,) weights >= 0 of the labels,
+    or None for all equal; the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of the items' losses, before the mean; None
+    for 1.
     """
     smooth = targets.to(scores) * (1.0 - label_smoothing) + label_smoothing / 2.0
     losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, smooth, reduction="none")
@@ -112,18 +98,9 @@ def regression_loss(
 ) -> Tensor:
     """Return the mean squared error, in squared units of the targets.
 
-    Args:
-        scores: (B, C) predicted values.
-        targets: (B, C) true values; (B,) is taken for (B, 1).
-        class_weight: (C,) weights >= 0 of the outputs, or None for all equal; the mean is `sum(w * loss) / sum(w)`.
-        label_smoothing: must be 0; the argument exists so that all losses are called alike.
-        sample_weight: (B,) factors of the items' losses, before the mean; None for 1.
-
-    Returns:
-        The loss, a scalar with the gradient of `scores`.
-
-    Raises:
-        SettingError: if `label_smoothing` is not 0.
+    `scores`: (B, C) predicted values; `targets`: (B, C) true values; (B,) is taken for (B, 1); `class_weight`: (C,) weights >= 0 of the
+    outputs, or None for all equal; the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of the items' losses, before the
+    mean; None for 1.
     """
     if label_smoothing:
         raise SettingError(f"label_smoothing={label_smoothing} has no meaning for regression; leave it at 0.")
@@ -134,14 +111,7 @@ def regression_loss(
 def loss_for(kind: str) -> Loss:
     """Return the loss of one kind of task.
 
-    Args:
-        kind: "classification", "multi-label" or "regression".
-
-    Returns:
-        A function of `(scores, targets, *, class_weight, label_smoothing)`.
-
-    Raises:
-        SettingError: if there is no such kind.
+    Result: A function of `(scores, targets, *, class_weight, label_smoothing)`.
     """
     losses: dict[str, Loss] = dict(zip(KINDS, (classification_loss, multi_label_loss, regression_loss), strict=True))
     if kind not in losses:
@@ -155,15 +125,8 @@ def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[flo
     "balanced" gives `n / (k * n_c)` with n items in the k classes that have any (King & Zeng 2001, as scikit-learn
     does): every class then has the same total weight. A class without items gets weight 1; no item ever carries it.
 
-    Args:
-        counts: (C,) items of each class.
-        how: "balanced", the C weights themselves, or None.
-
-    Returns:
-        (C,) float64 weights, or None where all classes weigh the same by choice.
-
-    Raises:
-        SettingError: if `how` is another word, has another length than `counts`, or holds a weight below 0 or none above 0.
+    `counts`: (C,) items of each class; `how`: "balanced", the C weights themselves, or None; result: (C,) float64 weights, or None where
+    all classes weigh the same by choice.
     """
     if how is None:
         return None
@@ -187,10 +150,8 @@ def class_weights(counts: npt.ArrayLike, how: Literal["balanced"] | Sequence[flo
 def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:
     """Return the mean of a table of losses.
 
-    Args:
-        losses: (B, C).
-        class_weight: (C,) weights of the columns: the mean is `sum(w * loss) / sum(w)`.
-        sample_weight: (B,) factors of the rows.
+    `losses`: (B, C); `class_weight`: (C,) weights of the columns: the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of
+    the rows.
     """
     columns = (losses if sample_weight is None else losses * sample_weight.to(losses)[:, None]).mean(dim=0)
     if class_weight is None:
@@ -202,10 +163,7 @@ def mean_over_columns(losses: Tensor, class_weight: Tensor | None = None, *, sam
 def mean_over_items(losses: Tensor, weight: Tensor | None = None, *, sample_weight: Tensor | None = None) -> Tensor:
     """Return the mean of the losses of some items.
 
-    Args:
-        losses: (B,).
-        weight: (B,) of the class of each: the mean is `sum(w * loss) / sum(w)`.
-        sample_weight: (B,) factors of the losses.
+    `losses`: (B,); `weight`: (B,) of the class of each: the mean is `sum(w * loss) / sum(w)`; `sample_weight`: (B,) factors of the losses.
     """
     factored = losses if sample_weight is None else losses * sample_weight.to(losses)
     return factored.mean() if weight is None else torch.dot(factored, weight) / weight.sum()

@@ -33,16 +33,7 @@ _SMALLEST = 1e-12
 def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.ndarray:
     """Return what raw scores mean as probabilities.
 
-    Args:
-        scores: (N, C) raw scores, before any activation.
-        kind: "classification" or "softmax": rows sum to 1; "multi-label" or "sigmoid": each in [0, 1] by itself;
-            "regression" or "linear": the scores as they are.
-
-    Returns:
-        (N, C) float64.
-
-    Raises:
-        SettingError: if `kind` is another word.
+    `scores`: (N, C) raw scores, before any activation; result: (N, C) float64.
     """
     raw = np.asarray(scores, dtype=np.float64)
     if kind in ("classification", "softmax"):
@@ -61,12 +52,8 @@ def probabilities(scores: npt.ArrayLike, kind: str = "classification") -> np.nda
 def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """Return the mean negative natural logarithm of the true class's probability, in nats.
 
-    Args:
-        chances: (N, C) probabilities; each is clipped to at least 1e-12, so one sure error costs at most 27.6.
-        targets: (N,) integers in 0 … C-1.
-
-    Returns:
-        A number >= 0; ln C for a network that knows nothing.
+    `chances`: (N, C) probabilities; each is clipped to at least 1e-12, so one sure error costs at most 27.6; `targets`: (N,) integers in 0
+    … C-1; result: A number >= 0; ln C for a network that knows nothing.
     """
     table, truth = np.asarray(chances, dtype=np.float64), np.asarray(targets)
     true = table[np.arange(len(truth)), truth]
@@ -76,12 +63,7 @@ def log_loss(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
 def brier_score(chances: npt.ArrayLike, targets: npt.ArrayLike) -> float:
     """Return the mean squared distance between probabilities and the truth, summed over classes.
 
-    Args:
-        chances: (N, C) probabilities.
-        targets: (N,) integers in 0 … C-1.
-
-    Returns:
-        A number in [0, 2]; 0 is perfect.
+    `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
 
     Source:
         Brier 1950, Monthly Weather Review 78:1-3, equation (2).
@@ -97,16 +79,7 @@ def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *
     Items are sorted by the probability of the predicted class and divided into bins of equal size, which wastes no bin
     on confidences that do not occur.
 
-    Args:
-        chances: (N, C) probabilities.
-        targets: (N,) integers in 0 … C-1.
-        bins: how many; at most N are used.
-
-    Returns:
-        A number in [0, 1]; 0 is perfect.
-
-    Raises:
-        SettingError: if `bins` is below 1.
+    `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
 
     Source:
         Guo et al. 2017, arXiv:1706.04599, equation (3), with the equal-mass bins of Nixon et al. 2019, arXiv:1904.01685.
@@ -118,24 +91,10 @@ def expected_calibration_error(chances: npt.ArrayLike, targets: npt.ArrayLike, *
 def reliability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins: int = 10) -> list[dict[str, Any]]:
     """Return the points of a reliability diagram: how often the network is right, beside the probability that it gives.
 
-    Args:
-        chances: (N, C) probabilities.
-        targets: (N,) integers in 0 … C-1.
-        bins: how many, of equal size in items, from the lowest probability of the predicted class to the highest; at most N are used.
-
-    Returns:
-        For each bin "items" (how many), "probability" (mean of the predicted class), "accuracy" (share that is right) and its "interval"
-        [lo, hi] (Wilson, 95 %).
-
-    Raises:
-        SettingError: if `bins` is below 1.
+    `chances`: (N, C) probabilities; `targets`: (N,) integers in 0 … C-1.
 
     Source:
         Guo et al. 2017, arXiv:1706.04599, section 2.
-
-    Example:
-        >>> reliability([[0.9, 0.1], [0.4, 0.6]], [0, 0], bins=1)[0]["accuracy"]
-        0.5
     """
     return [
         {
@@ -161,15 +120,7 @@ def _bins_by_probability(chances: npt.ArrayLike, targets: npt.ArrayLike, *, bins
 def harmonic_mean(first: float, second: float) -> float:
     """Return the harmonic mean of two figures >= 0, such as the accuracies on old and on new classes: high only if both are.
 
-    Args:
-        first: a number >= 0.
-        second: a number >= 0.
-
-    Returns:
-        2 · first · second / (first + second); 0 where either is 0.
-
-    Raises:
-        DataError: if one is negative or not finite.
+    `first`: a number >= 0; `second`: a number >= 0.
     """
     if not all(0.0 <= value < float("inf") for value in (first, second)):
         raise DataError(f"The harmonic mean is of two finite numbers >= 0; received {first} and {second}.")
@@ -187,29 +138,17 @@ def judge(
 ) -> dict[str, Any]:
     """Return all figures of one set of items, as plain data.
 
-    Args:
-        scores: (N, C) raw scores, before the activation.
-        targets: (N,) integers for classification; (N, C) of 0 and 1 for multi-label; (N, C) or (N,) values for regression.
-        classes: names of the C columns; None names them "0", "1", …
-        kind: "classification", "multi-label" or "regression".
-        thresholds: for multi-label, (C,) probabilities from which a label counts as said (or one for all), as of `fit_thresholds`;
-            None takes 0.5, a raw score of 0.
-
-    Returns:
-        Always "items". Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the
-        classes that occur among truths or predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier",
-        "per_class" {name: {"recall", "interval", "items"}} (recall None without items), "confusion" {"true", "predicted", "count"}:
-        the cells of the confusion matrix that are not 0, as three lists; `confusion_matrix` makes the whole of it.
-        Multi-label, at the thresholds: "accuracy" (mean over labels) and its interval (bootstrap over items), "macro_f1",
-        "micro_f1"; without them "map" (mean average precision of the labels that occur, else None), "log_loss"; "per_class"
-        {name: {"precision" (None where the label is never said), "recall", "interval", "items", "average_precision"}};
-        and "thresholds", a list, where they were given.
-        Regression, mean over outputs: "mae" and "mae_interval" (bootstrap), "rmse", "r2" (None for a single item),
-        "per_class" {name: {"mae", "rmse", "r2"}}.
-
-    Raises:
-        SettingError: if `kind` is unknown, or `thresholds` are given for another kind than multi-label, or are not probabilities.
-        DataError: if shapes do not fit together, nothing is to be judged, a score is not finite, or a target is out of range.
+    `scores`: (N, C) raw scores, before the activation; `targets`: (N,) integers for classification; (N, C) of 0 and 1 for multi-label; (N,
+    C) or (N,) values for regression; `classes`: names of the C columns; None names them "0", "1", …; `thresholds`: for multi-label, (C,)
+    probabilities from which a label counts as said (or one for all), as of `fit_thresholds`; None takes 0.5, a raw score of 0; result:
+    Always "items". Classification: "accuracy", "accuracy_interval" [lo, hi] (Wilson, 95 %), "macro_f1" (mean over the classes that occur
+    among truths or predictions), "log_loss" (nats), "ece" (15 equal-mass bins), "brier", "per_class" {name: {"recall", "interval",
+    "items"}} (recall None without items), "confusion" {"true", "predicted", "count"}: the cells of the confusion matrix that are not 0, as
+    three lists; `confusion_matrix` makes the whole of it. Multi-label, at the thresholds: "accuracy" (mean over labels) and its interval
+    (bootstrap over items), "macro_f1", "micro_f1"; without them "map" (mean average precision of the labels that occur, else None),
+    "log_loss"; "per_class" {name: {"precision" (None where the label is never said), "recall", "interval", "items", "average_precision"}};
+    and "thresholds", a list, where they were given. Regression, mean over outputs: "mae" and "mae_interval" (bootstrap), "rmse", "r2" (None
+    for a single item), "per_class" {name: {"mae", "rmse", "r2"}}.
     """
     judges: dict[str, Callable[..., dict[str, Any]]] = {
         "classification": _classification,
@@ -239,18 +178,7 @@ def judge(
 def confusion_matrix(confusion: Mapping[str, Sequence[int]], classes: int) -> np.ndarray:
     """Return the whole confusion matrix of the cells that `judge` gives.
 
-    Args:
-        confusion: "true", "predicted" and "count", as many of each.
-
-    Returns:
-        (C, C) counts; rows are true, columns predicted.
-
-    Raises:
-        DataError: if a cell is of no class.
-
-    Example:
-        >>> confusion_matrix({"true": [0, 1], "predicted": [0, 0], "count": [5, 2]}, 2).tolist()
-        [[5, 0], [2, 0]]
+    Result: (C, C) counts; rows are true, columns predicted.
     """
     rows, columns = np.asarray(confusion["true"], np.int64), np.asarray(confusion["predicted"], np.int64)
     if max(rows.max(initial=-1), columns.max(initial=-1)) >= classes or min(rows.min(initial=0), columns.min(initial=0)) < 0:
@@ -387,17 +315,10 @@ def fit_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
     An item has the label where its probability is the threshold or above it. Candidates lie midway between neighbouring
     probabilities (and midway between 0 and the lowest); of equally good ones the nearest to 0.5 is taken. One sort for each label.
 
+    `scores`: (N, C) raw scores, before the logistic function; `targets`: (N, C) of 0 and 1; NaN where it is not known, and this entry is
+    left out; result: (C,) float64 in [0, 1]; 0.5 for labels with fewer than 3 known positive or 3 known negative items.
+
     Source: Lipton, Elkan & Naryanaswamy 2014, arXiv:1402.1892 (F1 is highest at a threshold of the probability).
-
-    Args:
-        scores: (N, C) raw scores, before the logistic function.
-        targets: (N, C) of 0 and 1; NaN where it is not known, and this entry is left out.
-
-    Returns:
-        (C,) float64 in [0, 1]; 0.5 for labels with fewer than 3 known positive or 3 known negative items.
-
-    Raises:
-        DataError: if shapes differ or are not (N, C), a score is not finite, or a target is none of 0, 1 and NaN.
     """
     raw, truth = np.asarray(scores, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     if raw.ndim != 2 or raw.shape != truth.shape:

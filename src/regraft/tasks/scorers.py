@@ -27,15 +27,8 @@ def metric_name(metric: Metric) -> str:
 def chosen_figures(metrics: Sequence[Metric], scores: np.ndarray, *, targets: np.ndarray, kind: str) -> dict[str, float]:
     """Return the figures of some metrics.
 
-    Args:
-        metrics: names of scorers of scikit-learn, or functions of the true and the predicted targets: whole numbers, rows of 0 and 1, or
-            numbers.
-        scores: (n, C) raw scores.
-        targets: (n,) or (n, C).
-        kind: "classification", "multi-label" or "regression".
-
-    Returns:
-        Name -> figure; NaN where these examples allow none, such as an area under a curve of one class.
+    `scores`: (n, C) raw scores; `targets`: (n,) or (n, C); result: Name -> figure; NaN where these examples allow none, such as an area
+    under a curve of one class.
     """
     return {metric_name(metric): _figure(metric, scores, targets=targets, kind=kind) for metric in metrics}
 
@@ -61,13 +54,7 @@ def _computed(metric: Metric, scores: np.ndarray, *, targets: np.ndarray, kind: 
 def metric_problems(metrics: Sequence[Metric], targets: np.ndarray, *, outputs: int, kind: str) -> list[str]:
     """Return what keeps metrics from being computed, tried on the targets themselves.
 
-    Args:
-        metrics: as of `chosen_figures`.
-        targets: (n,) or (n, C), one or more.
-        kind: "classification", "multi-label" or "regression".
-
-    Returns:
-        A sentence for each that fails.
+    `targets`: (n,) or (n, C), one or more.
     """
     known, found = get_scorer_names(), []
     scores = np.eye(outputs)[targets] if kind == "classification" else np.asarray(targets, np.float64).reshape(len(targets), -1)

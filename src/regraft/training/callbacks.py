@@ -30,14 +30,7 @@ class Callbacks:
     """The callbacks of one training. What one raises ends the training, which a folder can be continued from."""
 
     def __init__(self, given: Sequence[Any], module: Any, *, first: int = 0, advance: Callable[[float], None]) -> None:
-        """Take callbacks.
-
-        Args:
-            given: objects with some of the hooks, or functions of an epoch's number, from 0, and its figures.
-            module: the network's own object, for hooks that ask for a model.
-            first: number of the first epoch, from 0: epochs of earlier trainings come before it.
-            advance: told of each step, as a part of an epoch.
-        """
+        """Take callbacks."""
         self._given = tuple(given)
         self._module, self.first = module, first
         self._advance = advance
@@ -67,8 +60,7 @@ class Callbacks:
     def epoch_ended(self, entry: Mapping[str, Any]) -> bool:
         """Tell them of an epoch.
 
-        Returns:
-            Whether one of them wants the training to stop: it has set `stop_training` of the model, as those of Keras do.
+        Result: Whether one of them wants the training to stop: it has set `stop_training` of the model, as those of Keras do.
         """
         logs = keras_logs(entry)
         for one in self._given:
@@ -98,12 +90,7 @@ class Tracker:
     def __init__(self, wanted: Any, folder: Path, *, settings: Mapping[str, Any]) -> None:
         """Begin a run.
 
-        Args:
-            wanted: the name of a tracker, a tracker of accelerate that is there already, or None for none.
-
-        Raises:
-            SettingError: if there is no such tracker.
-            MissingExtraError: if its library is not installed.
+        `wanted`: the name of a tracker, a tracker of accelerate that is there already, or None for none.
         """
         self._tracker = None if wanted is None else _opened(wanted, folder)
         self._step = 0

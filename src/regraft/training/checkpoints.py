@@ -33,7 +33,6 @@ class Checkpoint:
     """One file that holds where a training stands.
 
     Attributes:
-        path: of the file.
         run: digest of plan, data and starting weights; a checkpoint of another run is refused.
     """
 
@@ -41,11 +40,7 @@ class Checkpoint:
     run: str
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write content so that the file is either the old or the new one, never half of it.
-
-        Raises:
-            SettingError: if it cannot be written.
-        """
+        """Write content so that the file is either the old or the new one, never half of it."""
         buffer = io.BytesIO()
         torch.save({**content, "run": self.run}, buffer)
         plain = buffer.getvalue()
@@ -60,11 +55,7 @@ class Checkpoint:
         send_now(self.path)
 
     def read(self) -> dict[str, Any] | None:
-        """Return what was written last, or None.
-
-        Raises:
-            SettingError: if the file is of another run, or damaged.
-        """
+        """Return what was written last, or None."""
         if not self.path.is_file():
             return None
         content = _content(self.path)
@@ -77,11 +68,7 @@ class Checkpoint:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds.
-
-    Raises:
-        SettingError: if it is damaged.
-    """
+    """Return what a checkpoint holds."""
     with opening(path, "checkpoint", remedy=_REMEDY):
         stored = path.read_bytes()
         plain, digest = stored[:-_DIGEST], stored[-_DIGEST:]
@@ -96,11 +83,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def clear_(folder: Path, runs: Container[str]) -> None:
-    """Remove the checkpoints of finished runs, and the folder if nothing is left in it; those of other runs, or damaged ones, stay.
-
-    Args:
-        folder: where checkpoints lie; it need not be there.
-    """
+    """Remove the checkpoints of finished runs, and the folder if nothing is left in it; those of other runs, or damaged ones, stay."""
     for path in sorted(folder.glob("*.pt")):
         with suppress(SettingError):  # nobody knows whose a damaged one is
             if _content(path)["run"] in runs:
@@ -126,8 +109,7 @@ class InMemory:
     def __init__(self, room: float = float("inf")) -> None:
         """Make an empty store.
 
-        Args:
-            room: bytes.
+        `room`: bytes.
         """
         self._room = room
         self._content: dict[str, Any] | None = None

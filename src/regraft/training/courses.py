@@ -32,9 +32,7 @@ FALLING = 0.25
 def most_epochs(settings: Settings, examples: int, *, judged: bool = True) -> int:
     """Return after how many epochs a training ends at the latest.
 
-    Args:
-        settings: with the number of epochs, or None for as many as there is progress.
-        judged: whether validation examples tell when there is no more progress; without them the training is short.
+    `settings`: with the number of epochs, or None for as many as there is progress.
     """
     if settings.epochs is not None:
         return settings.epochs
@@ -61,7 +59,6 @@ class Course:
 
     Attributes:
         start: epoch at which the rate begins to fall; None before.
-        epochs: length of the falling part.
         turned: how many epochs the weights had been trained for from which the falling part went on.
     """
 
@@ -94,16 +91,7 @@ class Course:
 
 
 def steady_factor(step: int, each: int, *, warmup: float, course: Course) -> float:
-    """Return the factor of the learning rate under the schedule "auto": a rise within the first epoch, steady, then a straight fall.
-
-    Args:
-        step: number of the step, from 0.
-        warmup: share of the first ten epochs in which the rate rises, at most one epoch, in [0, 1).
-        course: where the training stands.
-
-    Returns:
-        A number in (0, 1].
-    """
+    """Return the factor of the learning rate under the schedule "auto": a rise within the first epoch, steady, then a straight fall."""
     if course.start is not None:
         return max(1 - (step - course.start * each) / (course.epochs * each), 1e-3)
     rising = min(int(warmup * 10 * each), each)
@@ -114,13 +102,6 @@ def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
     """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
 
     Source: Loshchilov & Hutter, ICLR 2017, equation 5, without restarts.
-
-    Args:
-        step: number of the step, from 0.
-        warmup: share of the steps in which the rate rises, in [0, 1).
-
-    Returns:
-        A number in (0, 1].
     """
     rising = int(warmup * steps)
     if step < rising:
@@ -130,13 +111,7 @@ def cosine_factor(step: int, steps: int, *, warmup: float) -> float:
 
 @dataclass
 class PlateauFactor:
-    """Reduce on plateau: the learning rate is multiplied by a factor after some epochs without progress.
-
-    Attributes:
-        factor: of the learning rate.
-        best: lowest loss so far.
-        waited: epochs since then.
-    """
+    """Reduce on plateau: the learning rate is multiplied by a factor after some epochs without progress."""
 
     factor: float = 1.0
     best: float = math.inf
@@ -145,8 +120,7 @@ class PlateauFactor:
     def see_(self, loss: float, *, factor: float = 0.1, patience: int = 2) -> None:
         """Take note of the loss of an epoch.
 
-        Args:
-            factor: what the learning rate is multiplied with, in (0, 1).
+        `factor`: what the learning rate is multiplied with, in (0, 1).
         """
         if loss < self.best:
             self.best, self.waited = loss, 0
@@ -163,13 +137,7 @@ _FALLING = ("loss", "error", "rmse", "mae", "mse")
 def monitored_by(monitor: str | None, mode: str) -> tuple[str | None, float]:
     """Return the name in the history of what chooses the epoch, and 1.0 or -1.0, which makes the lowest the best.
 
-    Args:
-        monitor: a name as in the history or in Keras ("val_accuracy", "loss"), or of a metric alone; None for the usual loss.
-        mode: "min", "max", or "auto": by the name.
-
-    Example:
-        >>> monitored_by("val_accuracy", "auto")
-        ('validation_accuracy', -1.0)
+    `monitor`: a name as in the history or in Keras ("val_accuracy", "loss"), or of a metric alone; None for the usual loss.
     """
     if monitor is None:
         return None, 1.0

@@ -52,11 +52,9 @@ class CachedFeed(Feed):
     """The frozen part comes from the cache; only the trainable part is run.
 
     Attributes:
-        cut: the network in two parts.
         plain: view 0 of all N items.
         augmented: views 1, 2, … of the fitting items, or None.
         position: (N,) row of each item within a view of `augmented`; -1 where it has none.
-        views: how many views there are.
         device: where the trainable part runs.
     """
 
@@ -92,9 +90,6 @@ class WholeFeed(Feed):
     """The whole network runs on every item in every epoch.
 
     Attributes:
-        network: the network.
-        items: N prepared items.
-        views: how many views there are.
         device: where the network runs.
         counter: told of every item, where the network has a frozen part that is computed again.
     """
@@ -136,7 +131,6 @@ class HeadFeed(Feed):
     """The head alone, on features in memory.
 
     Attributes:
-        network: whose head is trained.
         features: (N, d) what the head reads.
         device: where the head runs.
         views: always 1.

@@ -67,17 +67,8 @@ class _Counted:
 def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | None = None, step: float | None = None) -> Minimised:
     """Minimise each row by the way of that name.
 
-    Args:
-        fit: "lbfgs", "adam" or "normalised".
-        start: (V, M).
-        steps: at most so many, 1 or more; None: 50 for L-BFGS, 200 for the others.
-        step: size of a step, above 0; None: 0.02 for Adam, 0.01 for the normalised loop. L-BFGS finds its own.
-
-    Returns:
-        The last values.
-
-    Raises:
-        SettingError: if there is no such way, or a number is out of range.
+    `start`: (V, M); `steps`: at most so many, 1 or more; None: 50 for L-BFGS, 200 for the others; `step`: size of a step, above 0; None:
+    0.02 for Adam, 0.01 for the normalised loop. L-BFGS finds its own.
     """
     if fit not in FITS:
         raise SettingError(f"fit={fit!r} is not known{near_names(str(fit), FITS)}")
@@ -94,12 +85,8 @@ def minimise(fit: str, evaluate: Evaluate, *, start: np.ndarray, steps: int | No
 def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Tensor, *, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return sums of losses by row, and the gradient of all of them together.
 
-    Args:
-        parts: batches of losses (B,) that depend on the parameter, with the row (B,) in 0 … count - 1 that each belongs to.
-        parameter: what the gradient is by; nothing is added to its own `grad`.
-
-    Returns:
-        (count,) float64, and the gradient in the shape of the parameter.
+    `parts`: batches of losses (B,) that depend on the parameter, with the row (B,) in 0 … count - 1 that each belongs to; result: (count,)
+    float64, and the gradient in the shape of the parameter.
     """
     totals, gradient = np.zeros(count), torch.zeros_like(parameter, requires_grad=False)
     for losses, rows in parts:
@@ -111,12 +98,7 @@ def value_and_gradient(parts: Iterable[tuple[Tensor, np.ndarray]], parameter: Te
 def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
     """Take steps of one length: z <- z - step * g / (rms(g) + 1e-5), the mean square over the numbers of one row.
 
-    Args:
-        start: (V, M).
-        step: root mean square of the change of one number.
-
-    Returns:
-        The last values.
+    `start`: (V, M).
     """
 
     def move(values: np.ndarray, gradient: np.ndarray, _number: int) -> np.ndarray:
@@ -129,11 +111,7 @@ def normalised(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float
 def adam(evaluate: Evaluate, start: np.ndarray, *, steps: int, step: float) -> Minimised:
     """Minimise by Adam with the usual constants, 0.9 and 0.999.
 
-    Args:
-        start: (V, M).
-
-    Returns:
-        The last values.
+    `start`: (V, M).
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
     """
@@ -197,16 +175,10 @@ class _Memory:
 def lbfgs(evaluate: Evaluate, start: np.ndarray, *, steps: int = 50, tolerance: float = 1e-6) -> Minimised:
     """Minimise by L-BFGS, each row with a memory and a line search of its own: together or alone, a row goes the same way.
 
-    Args:
-        evaluate: losses and gradients of some rows; only those that have not arrived are asked for.
-        start: (V, M).
-        tolerance: a row has arrived when a step lowers its loss by less than this share, or cannot be expected to; losses are
-            computed in single precision, about 1e-7.
-
-    Returns:
-        The last values, which are also the best.
+    `start`: (V, M); result: The last values, which are also the best.
 
     Source: Liu & Nocedal 1989, Mathematical Programming 45; Nocedal & Wright, Numerical Optimization, algorithms 7.4 and 3.1.
+
     Deviations: steps are shortened until the loss falls enough (Armijo); no second condition, pairs without curvature are left out. Until
     a curvature is known, steps go along the gradient, as far as it is long but 1 at most; where that is little beside the loss, further.
     """

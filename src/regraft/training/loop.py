@@ -58,11 +58,8 @@ class Training:
 
     Attributes:
         network: whose trainable part is trained, in place.
-        feed: batches and scores.
-        objective: what is minimised.
         fit: (n,) indices of the items to learn from.
         validation: (m,) indices of the items that choose the epoch, the rate and when to stop; may be empty.
-        settings: how it goes.
         seed: decides the order of the items, dropout and views.
         frozen: layers that stay frozen from the first epoch to the last.
         checkpoint: where to go on from, or None.
@@ -76,7 +73,6 @@ class Training:
         begun: a state of the same training to continue from, where the checkpoint holds none.
         tried: first epochs, in which patience does not end the training: those of the comparison that chose it.
         cluster: "auto" for one process on each machine of the Ray cluster that this one is a part of; None: this process alone.
-        team: the processes that train together.
     """
 
     network: Network
@@ -112,17 +108,13 @@ class Trained:
     """Where a training stands; what a checkpoint holds.
 
     Attributes:
-        rate: learning rate of the head.
         start_loss: validation loss before the first epoch; infinite where there is no validation set.
-        epoch: number of the next epoch.
         best_loss: lowest loss of an epoch so far: on the validation set, after temperature scaling of classifications; without a
             validation set, on the training set.
         best_epoch: how many epochs had run when it was reached.
         best: copy of the trained tensors at that epoch.
-        waited: epochs since then.
         course: where the schedule "auto" stands.
         plateau: state of the schedule "plateau".
-        history: one dict an epoch.
         anchors: id of a parameter -> where it is pulled back to; none in a checkpoint, for a run goes on from the same start.
     """
 
@@ -147,8 +139,7 @@ class Trained:
 def train(training: Training) -> list[dict[str, Any]]:
     """Train the part that is not frozen, and leave the best weights in the network.
 
-    Returns:
-        The history: one dict an epoch, over all resumes.
+    Result: The history: one dict an epoch, over all resumes.
     """
     return trained(training).history
 
@@ -282,11 +273,7 @@ def _epoch_(  # over the limit: what an epoch is made of
 
 
 def _fit_step(training: Training, optimizer: Optimizer, *, accelerator: Accelerator, indices: np.ndarray, payload: Payload) -> float:
-    """Learn from one batch and return its loss.
-
-    Raises:
-        SettingError: if BatchNorm has one value a channel, which has no variance.
-    """
+    """Learn from one batch and return its loss."""
     try:
         loss = _loss(training, accelerator, indices=indices, payload=payload)
     except ValueError as error:
@@ -377,11 +364,7 @@ def evaluate(training: Training, indices: np.ndarray) -> dict[str, float]:
 
 
 def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
-    """Return the figure of an `entry` of the history by which epochs are compared, the lower the better.
-
-    Args:
-        settings: with `monitor` and `mode`.
-    """
+    """Return the figure of an `entry` of the history by which epochs are compared, the lower the better."""
     name, sign = monitored_by(settings.monitor, settings.mode)
     if name is None or name not in entry:
         return value_of(entry, "calibrated_loss", "validation_loss", "train_loss")
@@ -391,12 +374,7 @@ def loss_of(entry: Mapping[str, Any], settings: Settings) -> float:
 def all_logits(network: Network, feed: Feed, *, indices: np.ndarray, team: Team = ALONE) -> dict[str, np.ndarray]:
     """Return the raw scores of every task of some items in inference mode, view 0, from one pass.
 
-    Args:
-        indices: (n,), one or more.
-        team: whose processes share the work, and all have the result.
-
-    Returns:
-        Task -> (n, C) float32.
+    `indices`: (n,), one or more; result: Task -> (n, C) float32.
     """
     network.mode_(False)
     consecutive = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]

@@ -22,14 +22,12 @@ class TaskObjective:
     """What is minimised for one task.
 
     Attributes:
-        task: name of the head.
         loss: from scores and targets to a scalar.
         targets: (N, …) of all items of the feed; a missing one is -1, NaN, or a row of NaN, and counts for nothing.
         class_weight: (C,) or None.
         label_smoothing: in [0, 1).
         weight: of this task in the sum, above 0.
         sample_weight: (N,) factors of the items' losses in training, or None.
-        kind: of the task, for the metrics.
         metrics: further figures, as of `chosen_figures`.
         calibrates: whether epochs are compared by the loss after temperature scaling; for classes alone.
     """
@@ -84,14 +82,7 @@ class Objective:
     def figures(self, scores: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, float]:
         """Return how good scores are, in the plain losses: no class weights, no smoothing.
 
-        Args:
-            scores: (n, C) raw scores by task.
-            indices: (n,) of which items.
-
-        Returns:
-            "validation_loss", the weighted sum; where a task calibrates, "calibrated_loss", the same after temperature scaling of each that
-            does; with a classification, "validation_accuracy" of the first; with several tasks also "TASK_loss" and "TASK_accuracy" of
-            each. A task without a known target is left out. Metrics of the user's choice are called "validation_NAME".
+        `scores`: (n, C) raw scores by task; `indices`: (n,) of which items.
         """
         losses, right, total, calibrated, scaled = {}, {}, 0.0, 0.0, False
         for part in self.parts:

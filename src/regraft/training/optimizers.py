@@ -17,11 +17,9 @@ __all__ = ["depth_factors", "make_optimizer", "set_rate_", "trained_depth"]
 def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]:
     """Return the learning-rate factor of each trained block, lowest first; the topmost has 1.
 
-    Source: discriminative fine-tuning (Howard & Ruder, ACL 2018, section 3.2).
+    `layer_decay`: factor from one block to the block below, in (0, 1]; None: 1.
 
-    Args:
-        trained_blocks: how many blocks are trained, 1 or more.
-        layer_decay: factor from one block to the block below, in (0, 1]; None: 1.
+    Source: discriminative fine-tuning (Howard & Ruder, ACL 2018, section 3.2).
     """
     decay = 1.0 if layer_decay is None else layer_decay
     return [decay ** (trained_blocks - 1 - index) for index in range(trained_blocks)]
@@ -30,13 +28,7 @@ def depth_factors(trained_blocks: int, layer_decay: float | None) -> list[float]
 def make_optimizer(network: Network, settings: Settings, *, rates: Mapping[str, float] | None = None) -> Optimizer:
     """Make the optimizer over all trainable parameters, in groups by depth and by whether they decay.
 
-    Args:
-        network: with its frozen layers set.
-        settings: optimizer, weight decay, momentum and layer decay.
-        rates: name as in `state()` -> factor of the learning rate of a parameter that has a group of its own, without weight decay.
-
-    Returns:
-        The optimizer; every group has a "factor" that its learning rate is multiplied with.
+    `rates`: name as in `state()` -> factor of the learning rate of a parameter that has a group of its own, without weight decay.
     """
     parameters = network.layer_parameters()
     apart = {id(one): factor for names in parameters.values() for name, one in names.items() if (factor := (rates or {}).get(name))}
@@ -90,10 +82,6 @@ def _apart(blocks: Iterable[Sequence[Parameter]]) -> list[list[Parameter]]:
 
 
 def set_rate_(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of the head; every group gets its factor of it.
-
-    Args:
-        optimizer: made by `make_optimizer`.
-    """
+    """Set the learning rate of the head; every group gets its factor of it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]

@@ -31,12 +31,7 @@ _FUSED = ("adamw", "adam", "sgd")
 def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
     """Make an optimizer by name.
 
-    Args:
-        name: one of `OPTIMIZERS`.
-        momentum: of "sgd" and "rmsprop".
-
-    Returns:
-        The optimizer, in its fused form where there is one; its learning rate is still to be set.
+    Result: The optimizer, in its fused form where there is one; its learning rate is still to be set.
     """
     options: dict[str, Any] = {"momentum": momentum} if name in ("sgd", "rmsprop") else {}
     options |= {"nesterov": momentum > 0} if name == "sgd" else {}
@@ -48,17 +43,7 @@ def named_optimizer(name: str, groups: Groups, *, momentum: float) -> Optimizer:
 
 
 def optimizer_by(factory: Callable[..., Any], groups: Groups) -> Optimizer:
-    """Make an optimizer by a function of the user.
-
-    Args:
-        factory: from groups of parameters to an optimizer.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        SettingError: if the function fails, or returns something else.
-    """
+    """Make an optimizer by a function of the user."""
     try:
         made = factory(groups)
     except Exception as error:

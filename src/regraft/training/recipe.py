@@ -71,7 +71,6 @@ class Recipe:
     """How a training is set.
 
     Attributes:
-        learning_rate: of the head.
         lowest: share of it that the lowest trained block has; 1 for one rate at all depths.
         batch_norm: "batch" or "frozen": the statistics that BatchNorm layers use while they are trained.
         start: a name of one of the starts that were offered.
@@ -92,13 +91,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a short training came to.
-
-    Attributes:
-        recipe: how it was set.
-        epochs: how long it was.
-        loss: its lowest validation loss.
-    """
+    """What a short training came to."""
 
     recipe: Recipe
     epochs: int
@@ -120,8 +113,6 @@ class Chosen:
     """What was chosen by comparisons.
 
     Attributes:
-        recipe: the best.
-        compared: all.
         tried: epochs that the best was trained for on all examples of its training; 0 where it was on a part of them.
         begun: the states in which it stands then, one for each fold; None where one was not kept.
     """
@@ -137,9 +128,7 @@ class Short:
     """A short training that may go on.
 
     Attributes:
-        recipe: how it is set.
         trainings: of each fold.
-        epochs: that are compared so far.
         curves: the loss after each epoch, of each fold; they may be longer.
     """
 
@@ -164,12 +153,7 @@ class Short:
         return float(np.mean([curve[: self.epochs] for curve in self.curves], axis=0).min())
 
     def announced_(self, compared: int, training: int) -> None:
-        """Say after the second epoch how long everything will take.
-
-        Args:
-            compared: epochs of all comparisons at most, on all folds.
-            training: epochs of the training and its repetition at most.
-        """
+        """Say after the second epoch how long everything will take."""
 
         def told(entry: Mapping[str, Any]) -> None:
             if entry["epoch"] == self.trainings[0].initial_epoch + 2:
@@ -219,17 +203,10 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
     First learning rates are compared, then the best of them with decays by depth, with frozen statistics of BatchNorm and from other
     starts; the best of all are continued. So is the usual rate in any case: what falls fast at first need not lead far.
 
+    `folds`: (training set, validation set) pairs in place of those of the training; `first`: what `first_short` gave of this training, as
+    far as it has come; None: not begun.
+
     Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviation: candidates of the second round depend on the first.
-
-    Args:
-        training: with settings; those that are given are not compared.
-        usual: learning rate in the middle of what is compared.
-        starts: what the training may begin with; the first is the usual one.
-        folds: (training set, validation set) pairs in place of those of the training.
-        first: what `first_short` gave of this training, as far as it has come; None: not begun.
-
-    Returns:
-        What was chosen.
     """
     settings = training.settings
     given = _usual_recipe(settings, usual, starts=starts)
@@ -271,10 +248,7 @@ def found_recipe(training: Training, *, usual: float, starts: Starts, folds: Fol
 def short_epochs(settings: Settings, examples: int, *, each: int | None = None) -> tuple[int, float]:
     """Return how many epochs the shortest training of a comparison has, and how many all of them together may have.
 
-    Args:
-        settings: with the number of epochs, or None.
-        examples: that the training learns from.
-        each: how many of them a short training learns from; None: as many as it may.
+    `settings`: with the number of epochs, or None; `each`: how many of them a short training learns from; None: as many as it may.
     """
     each = min(examples, LARGEST) if each is None else each
     allowed = SHARE * most_epochs(settings, examples) * examples / each
@@ -339,12 +313,7 @@ def trained_by(training: Training, chosen: Chosen, *, starts: Starts, part: int 
     The short training that won the comparison goes on, where it learned from the same examples. A run that was killed in between
     repeats it, with the same result.
 
-    Args:
-        chosen: how it is set, and how far it has come.
-        starts: what it may begin with.
-
-    Returns:
-        Where the training stands at its end.
+    Result: Where the training stands at its end.
     """
     put_start_(training, chosen.recipe, starts=starts)
     return trained(replace(with_recipe(training, chosen.recipe), begun=chosen.begun[part], tried=chosen.tried))
@@ -360,11 +329,7 @@ def course_of(state: Trained) -> tuple[int, int]:
 def refitted(training: Training, recipe: Recipe, *, starts: Starts, course: tuple[int, int], rows: np.ndarray) -> Trained:
     """Train by a recipe on more examples, for as many epochs as was best before.
 
-    Args:
-        rows: (n,) examples to learn from; none judge.
-
-    Returns:
-        Where the training stands at its end.
+    `rows`: (n,) examples to learn from; none judge; result: Where the training stands at its end.
     """
     settings = replace(training.settings, patience=None)
     again = replace(training, fit=rows, validation=rows[:0], settings=settings, course=course, phase="refit", keep_start=False)
@@ -382,8 +347,6 @@ class Measured:
     Attributes:
         training: the training, as it was asked for.
         starts: name -> weights before it.
-        recipe: what was chosen.
-        compared: all that was compared.
         history: one entry for each short training, then one for each epoch.
         course: steady and falling epochs of the best.
         kept_start: whether nothing was better than the weights before the training.
@@ -407,12 +370,7 @@ class Measured:
     def refit_(self, rows: np.ndarray, checkpoint: Store | None) -> History:
         """Train again with what was chosen, for as long as was best.
 
-        Args:
-            rows: (n,) the examples.
-            checkpoint: where to go on from, or None.
-
-        Returns:
-            The history of it.
+        `rows`: (n,) the examples; `checkpoint`: where to go on from, or None.
         """
         again = replace(self.training, checkpoint=checkpoint)
         history = refitted(again, self.recipe, starts=self.starts, course=self.course, rows=rows).history
@@ -432,17 +390,8 @@ def measured_training(  # over the limit: what is measured, on what, and what is
 ) -> Measured:
     """Choose how a training is set, and carry it out.
 
-    Args:
-        usual: learning rate in the middle of those that are compared.
-        starts: name -> weights before it; the first is the usual one.
-        folds: (training set, validation set) pairs that choose in place of those of the training; then the network is left with the
-            weights of the last fold, to be trained again on all examples.
-        known: where the choice is kept, for a run that goes on.
-        first: as of `found_recipe`.
-        during: what counts the time of the comparison, as "compare".
-
-    Returns:
-        What came of it.
+    `starts`: name -> weights before it; the first is the usual one; `folds`: (training set, validation set) pairs that choose in place of
+    those of the training; then the network is left with the weights of the last fold, to be trained again on all examples.
     """
     kept = known.read() if known is not None else None
     if kept is None:

@@ -22,12 +22,6 @@ def dropped(network: Network, share: float) -> Iterator[None]:
     All heads of a run lose the same numbers: a branch may read what the first head was given, and would lose some of it twice.
 
     Source: Srivastava et al., JMLR 15 (2014), section 4, in the form with the scale in training.
-
-    Args:
-        share: of the numbers that are dropped, in [0, 1); 0 does nothing.
-
-    Yields:
-        Nothing.
     """
     if not share:
         yield
@@ -46,8 +40,6 @@ class _Drop:
     """The hooks of one training step: on the heads, and around the network, which need not be what calls the heads.
 
     Attributes:
-        share: of the numbers that are dropped.
-        inside: whether the network itself is running.
         given: what the first head of this run was given, before and after.
     """
 

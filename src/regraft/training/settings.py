@@ -30,12 +30,12 @@ class Settings:
 
     Attributes:
         epochs: at most so many passes over the training set; 0 trains nothing; None: until the validation loss no longer falls.
-        batch_size: items a step.
-        optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop", "nadam", "adagrad" or "adamax"; or a function that makes one
-            of PyTorch's from groups of parameters, whose learning rate holds where `learning_rate` is left out.
-        loss: what is minimised for the first task, or a mapping from task to that: "cross_entropy", "focal" or "hinge" (classes, labels),
-            "mse", "mae", "huber", "msle" or "poisson" (numbers), or a function of logits (B, C) and targets that returns a scalar or (B,);
-            None: cross-entropy or squared error. The validation loss is the same; heads are then trained, not solved.
+        optimizer: "adamw", "adam", "sgd" (with Nesterov momentum), "rmsprop", "nadam", "adagrad" or "adamax"; or a function that makes
+            one of PyTorch's from groups of parameters, whose learning rate holds where `learning_rate` is left out.
+        loss: what is minimised for the first task, or a mapping from task to that: "cross_entropy", "focal" or "hinge" (classes,
+            labels), "mse", "mae", "huber", "msle" or "poisson" (numbers), or a function of logits (B, C) and targets that returns a
+            scalar or (B,);
+        None: cross-entropy or squared error. The validation loss is the same; heads are then trained, not solved.
         learning_rate: of the head; None: chosen by short trainings, judged on the validation set.
         weight_decay: decoupled for "adamw", else L2; of weights, not of biases and normalisation.
         dropout: share of the numbers that the heads read that are dropped in training, in [0, 1).
@@ -44,8 +44,8 @@ class Settings:
         distill: share of the loss in which what the old head says is the target, in [0, 1); 0 for none.
         co_tuning: weight of the loss in which the old head learns what its classes say of the new ones, 0 or more; 0 for none.
         momentum: of "sgd" and "rmsprop", in [0, 1).
-        schedule: "auto" (steady, then falling to 0 once the validation loss no longer falls), "cosine", "plateau" (`plateau_factor` after
-            `plateau_patience` epochs without progress) or "constant".
+        schedule: "auto" (steady, then falling to 0 once the validation loss no longer falls), "cosine", "plateau" (`plateau_factor`
+            after `plateau_patience` epochs without progress) or "constant".
         plateau_factor: of the learning rate under the schedule "plateau", in (0, 1).
         plateau_patience: epochs without progress after which that happens.
         min_learning_rate: below which no schedule lets the head's fall.
@@ -55,8 +55,8 @@ class Settings:
             those that give the lowest trained block 0.3 and 0.1 of the head's rate.
         batch_norm: statistics that BatchNorm layers use while they are trained: "batch", those of the batch; "frozen", those they have
             learned before; "auto": chosen as the rate is.
-        unfreeze_every: epochs between the stages of staged unfreezing: the head first, then block by block from the top;
-            None trains all at once.
+        unfreeze_every: epochs between the stages of staged unfreezing: the head first, then block by block from the top; None trains
+            all at once.
         patience: epochs without progress of the validation loss after which the rate falls (schedule "auto") or training stops; None
             never stops early.
         refit: train again on training and validation set with what was chosen: "auto", where they have fewer than 5,000 examples; True;
@@ -65,23 +65,24 @@ class Settings:
         clip_norm: largest norm of the gradient; None clips nothing.
         class_weight: "balanced", one weight a class, or None.
         label_smoothing: in [0, 1).
-        cache: folder of feature caches, "memory", or None ("none") to compute the frozen part every epoch; "auto": the user's cache folder.
+        cache: folder of feature caches, "memory", or None ("none") to compute the frozen part every epoch; "auto": the user's cache
+            folder.
         dtype: of cached activations, "float32" or "float16".
         engine: what computes frozen parts on a CPU: "eager" (PyTorch as it is), "compile" (torch.compile), "onnxruntime" or "openvino";
             "auto": of those installed, the fastest, where the pass is long enough to pay for building it, else "eager".
-        precision: of frozen parts: "float32"; "bfloat16", where a probe's leave-one-out accuracy on such features of 256 examples is within
-            one standard error of that in single precision; "auto": where bfloat16 is faster, too.
+        precision: of frozen parts: "float32"; "bfloat16", where a probe's leave-one-out accuracy on such features of 256 examples is
+            within one standard error of that in single precision; "auto": where bfloat16 is faster, too.
         cluster: of Ray, whose workers compute frozen parts and the trials of a search, and train more than a head together with this
-            process: "ray://HOST:PORT", or "auto" for the one that this machine is a part of; None: this machine alone.
+        process: "ray://HOST:PORT", or "auto" for the one that this machine is a part of; None: this machine alone.
         device: such as "cpu" or "cuda"; None: what the machine has.
         metrics: further figures of the first task, in the history ("validation_NAME"), the scores and the report: names of scorers of
             scikit-learn, or functions of the true and the predicted targets.
-        monitor: the figure of an epoch that chooses the best one, as in the history or by its name in Keras, such as "val_accuracy"; None:
-            the validation loss, of classes after temperature scaling.
+        monitor: the figure of an epoch that chooses the best one, as in the history or by its name in Keras, such as "val_accuracy";
+            None: the validation loss, of classes after temperature scaling.
         mode: "min", "max", or "auto": names that end in "loss" fall, all others rise.
         callbacks: objects with some of the hooks of Keras, or functions of an epoch's number (from 0) and its figures.
-        log_with: "tensorboard", "mlflow", "wandb" or another tracker of accelerate, or one of its objects: told of every epoch and of the
-            final figures. Files go to the folder "logs" beside the result, or where the program runs.
+        log_with: "tensorboard", "mlflow", "wandb" or another tracker of accelerate, or one of its objects: told of every epoch and of
+            the final figures. Files go to the folder "logs" beside the result, or where the program runs.
         task_weights: task -> weight (above 0) of its loss in the sum, where the data have several; 1 for those left out.
         baselines: also train the same architecture from scratch, as a yardstick.
     """
@@ -131,15 +132,7 @@ class Settings:
     def of(cls, given: Mapping[str, Any], *, also: Sequence[str] = ()) -> Settings:
         """Make settings from keywords.
 
-        Args:
-            given: name -> value; names left out keep their defaults.
-            also: names that are no settings but valid beside them, for the message about an unknown one.
-
-        Returns:
-            The settings, every value in its range.
-
-        Raises:
-            SettingError: listing every unknown name and every value out of range, at once.
+        `given`: name -> value; names left out keep their defaults; result: The settings, every value in its range.
         """
         known = [field.name for field in fields(cls)]
         problems = [unknown_setting(name, [*known, *also]) for name in given if name not in known]

@@ -45,7 +45,6 @@ class Team:
 
     Attributes:
         rank: of this one, from 0; the first one decides and keeps checkpoints.
-        size: how many there are.
     """
 
     rank: int = 0
@@ -58,12 +57,7 @@ class Team:
     def whole(self, scores: Scores, rows: int) -> Scores:
         """Return the scores of a whole batch in every process, from those of its parts; the gradient goes to this one's part.
 
-        Args:
-            scores: task -> (b, …) of this process.
-            rows: B, those of the batch.
-
-        Returns:
-            Task -> (B, …).
+        `scores`: task -> (b, …) of this process; result: Task -> (B, …).
         """
         if self.size == 1:
             return scores
@@ -221,18 +215,7 @@ def in_team(work: Callable[[T, Team], S], begun: Callable[[], T], *, sent: Calla
 
     Where a machine is lost, it is done once more with those that are left: `work` goes on from where it has kept itself.
 
-    Args:
-        work: of this process, the first one, and of the others.
-        begun: gives what this process works on, as it was before the work.
-        sent: gives what the others work on, packed.
-        most: processes that have something to do.
-        cluster: "auto"; the program runs on one of its machines.
-
-    Returns:
-        What the work of this process gives.
-
-    Raises:
-        RegraftError: if a process fails, or machines were lost too often.
+    Result: What the work of this process gives.
     """
     threads, content = torch.get_num_threads(), b""
     for _ in range(_RETRIES):

@@ -149,11 +149,7 @@ def _adapt(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _layers(text: str | None) -> list[tuple[int, str]]:
-    """Return the layers that a text such as "1000:relu,150" names.
-
-    Raises:
-        SettingError: if it names none.
-    """
+    """Return the layers that a text such as "1000:relu,150" names."""
     layers = []
     for word in [] if text is None else text.split(","):
         units, _, activation = word.strip().partition(":")
@@ -180,14 +176,7 @@ def _lists() -> set[str]:
 
 
 def as_words(plan: Any) -> list[str]:
-    """Return the options that make a plan again, but for the classes, which are those of the data.
-
-    Args:
-        plan: of `regraft.adapt`.
-
-    Returns:
-        Words such as "--strategy", "full", "--epochs", "4", "--set", "optimizer=sgd".
-    """
+    """Return the options that make a plan again, but for the classes, which are those of the data."""
     found = [info.default for one in inspect.signature(_adapt, eval_str=True).parameters.values() for info in one.annotation.__metadata__]
     own = {option for option in found if isinstance(option, str)}  # of an annotated option, its name
     words = ["--strategy", plan.strategy]
@@ -214,11 +203,7 @@ def _names(text: str, *, option: str) -> list[str] | None:
 def value_of(text: str) -> Any:
     """Return what a word of the command line stands for.
 
-    Args:
-        text: such as "3", "1e-3", "none", "true", "[1, 2]" or "sgd".
-
-    Returns:
-        The number, None, truth value, list or, where it is none of them, the text itself.
+    Result: The number, None, truth value, list or, where it is none of them, the text itself.
     """
     word = text.strip()
     if word.lower() in _WORDS:
@@ -232,11 +217,7 @@ def value_of(text: str) -> Any:
 def print_result(result: Any, folder: str | Path, *, as_json: bool = False, before: float = 0.0) -> None:
     """Print what an adaptation came to: verdict, plan, account, cost, and where everything lies.
 
-    Args:
-        result: of `regraft.adapt`.
-        folder: where it was saved.
-        as_json: print all figures as JSON instead.
-        before: seconds until the network was open and the data read.
+    `before`: seconds until the network was open and the data read.
     """
     report, shown = printed_report(folder)
     for note in result.facts["data"]["notes"]:
@@ -261,13 +242,7 @@ def printed_report(folder: str | Path) -> tuple[str | None, str]:
 
 
 def print_folder(folder: str | Path, report: str, *, unknown: bool) -> None:
-    """Print what a saved folder holds, and three commands that go on from there.
-
-    Args:
-        folder: of the network.
-        report: what `printed_report` says of its page.
-        unknown: whether the network tells items of no known class.
-    """
+    """Print what a saved folder holds, and three commands that go on from there."""
     show(f"Report: {report}")
     print_next(folder, unknown=unknown)
 

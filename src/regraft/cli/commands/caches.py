@@ -62,11 +62,7 @@ def _clear(*, cache: CacheFolder = None, older: Older = None, as_json: AsJson = 
 
 
 def _seconds(text: str) -> float:
-    """Return how long a time such as "30d" is.
-
-    Raises:
-        SettingError: if it is no time.
-    """
+    """Return how long a time such as "30d" is."""
     number, unit = text.strip()[:-1], text.strip()[-1:].lower()
     if unit not in _UNITS or not number.replace(".", "", 1).isdigit():
         raise SettingError(f"--older {text!r}: expected a time such as 30d, 12h or 45m.")

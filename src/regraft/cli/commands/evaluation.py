@@ -98,11 +98,7 @@ def _evaluate(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _knows(net: Any, condition: str, *, data: str) -> bool:
-    """Return whether a word is the name of a condition that a network knows, or of its mean code, rather than of a column of the data.
-
-    Raises:
-        NetworkError: if it is neither, for the data are a folder, which has no columns; the known conditions are listed.
-    """
+    """Return whether a word is the name of a condition that a network knows, or of its mean code, rather than of a column of the data."""
     from ...data.readers.tables import TABLE_EXTENSIONS
     from ...networks.parts.coding import MEAN
 

@@ -105,11 +105,7 @@ def _predict(  # noqa: PLR0913  # over the limit: the options of the command
 
 
 def _passed_on(files: list[Path], data: Any, *, wanted: list[str] | None) -> dict[str, list[str]]:
-    """Return columns of the table that the items come from: those `wanted`, or its id; nothing where there is no table.
-
-    Raises:
-        InputError: if a column is not there, or there is no table.
-    """
+    """Return columns of the table that the items come from: those `wanted`, or its id; nothing where there is no table."""
     from ...data.readers.table_files import columns_of_file, texts_of_file
     from ...data.readers.tables import TABLE_EXTENSIONS
 
@@ -131,11 +127,7 @@ def _passed_on(files: list[Path], data: Any, *, wanted: list[str] | None) -> dic
 
 
 def _items(net: Any, files: list[Path], *, texts: list[str], columns: list[str] | None, beside: Path | None, outside: bool) -> Any:
-    """Return the unlabelled items with their names.
-
-    Raises:
-        InputError: if there are none, texts are given to a network of another kind, beside a table or without the columns that it reads.
-    """
+    """Return the unlabelled items with their names."""
     from ...data.readers.tables import TABLE_EXTENSIONS
     from ...data.readers.unlabelled import read_files
 

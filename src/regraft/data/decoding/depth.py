@@ -43,19 +43,7 @@ PLAIN = Reading()
 
 
 def in_mode(picture: Any, reading: Reading, *, mode: str) -> Any:
-    """Return a picture of any mode in one of bytes.
-
-    Args:
-        picture: a PIL image.
-        reading: what its values mean.
-        mode: of PIL: "L", "RGB" or "RGBA"; the last one keeps what is transparent.
-
-    Returns:
-        A PIL image of that mode.
-
-    Raises:
-        DataError: if it holds values far outside the range, NaN or infinite ones.
-    """
+    """Return a picture of any mode in one of bytes."""
     if _is_deep(picture):
         return _in_bytes(picture, reading).convert(mode)
     if picture.mode not in TRANSPARENT and "transparency" not in picture.info:
@@ -88,11 +76,7 @@ def _in_bytes(picture: Any, reading: Reading) -> Any:
 def deep_limits(items: Sequence[Any] | np.ndarray) -> tuple[Range | None, Range | None]:
     """Return the least and the most value of pictures of more than 8 bits; up to 256 pictures, spread evenly, are looked at.
 
-    Args:
-        items: N files, PIL images or arrays; the pixels of those of 8 bits, and arrays, are not looked at.
-
-    Returns:
-        Of pictures of whole numbers, and of floating-point ones; None where there are none.
+    Result: Of pictures of whole numbers, and of floating-point ones; None where there are none.
     """
     if not len(items) or isinstance(items[0], np.ndarray):
         return None, None
@@ -125,12 +109,8 @@ def _is_deep(picture: Any) -> bool:
 def integer_range_of(limits: Range | None) -> Range | None:
     """Return what stands for black and white in pictures of whole numbers.
 
-    Args:
-        limits: least and most value found in the data set.
-
-    Returns:
-        0 to the smallest of 255, 4095, 65535 and the largest values of more bits that holds them; the limits where some are negative; None
-        where nothing is known.
+    Result: 0 to the smallest of 255, 4095, 65535 and the largest values of more bits that holds them; the limits where some are negative;
+    None where nothing is known.
     """
     if limits is None or limits == (0, 0):
         return None
@@ -142,11 +122,7 @@ def integer_range_of(limits: Range | None) -> Range | None:
 def float_range_of(limits: Range | None) -> Range | None:
     """Return what stands for black and white in floating-point pictures.
 
-    Args:
-        limits: least and most value found in the data set.
-
-    Returns:
-        (0, 1) for values within it, (0, 255) for others that use that range, else the limits; None where nothing is known.
+    Result: (0, 1) for values within it, (0, 255) for others that use that range, else the limits; None where nothing is known.
     """
     if limits is None or (limits[0] >= 0 and limits[1] <= 1):
         return None if limits is None else SHARES

@@ -25,42 +25,20 @@ _KIND_OF = {extension: kind for kind, extensions in EXTENSIONS.items() for exten
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key by which "img2" comes before "img10".
-
-    Args:
-        text: a name or relative path.
-
-    Returns:
-        Numbers and texts in turn, comparable with those of any other name.
-    """
+    """Return a sort key by which "img2" comes before "img10"."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def kind_of(path: Path) -> str | None:
     """Return what a file holds, by its extension.
 
-    Args:
-        path: the file; it is not opened.
-
-    Returns:
-        "image", "audio", "array" (of which each file is an item), or None where it is none of them.
+    Result: "image", "audio", "array" (of which each file is an item), or None where it is none of them.
     """
     return _KIND_OF.get(path.suffix.lower())
 
 
 def existing_folder(path: Path, what: str) -> Path:
-    """Return a folder after checking that it is one.
-
-    Args:
-        path: of the folder.
-        what: how the message begins, such as "The folder of the files".
-
-    Returns:
-        The path.
-
-    Raises:
-        DataError: if it does not exist or is a file.
-    """
+    """Return a folder after checking that it is one."""
     if not path.exists():
         raise DataError(f"{what} does not exist: {printable(path)}. Check the path; relative paths start at {Path.cwd()}.")
     if not path.is_dir():
@@ -69,14 +47,7 @@ def existing_folder(path: Path, what: str) -> Path:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files below a folder.
-
-    Args:
-        folder: where to look; links to folders are followed, but not in circles.
-
-    Returns:
-        The files in natural order; hidden files and folders are left out.
-    """
+    """Return all files below a folder."""
     return sorted(_walk(folder), key=lambda path: natural_key(path.relative_to(folder).as_posix()))
 
 
@@ -106,30 +77,14 @@ def _place(folder: Path) -> tuple[int, int]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder belongs to the operating system rather than to the user.
-
-    Args:
-        name: without its folder.
-
-    Returns:
-        True for names with a leading dot and the like.
-    """
+    """Return whether a file or folder belongs to the operating system rather than to the user."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def kind_of_files(paths: Iterable[Path], where: Path, *, kind: str | None) -> str:
     """Return the one kind of the files.
 
-    Args:
-        paths: the files found.
-        where: the folder they lie in, for messages.
-        kind: what the user said, or None.
-
-    Returns:
-        "image", "audio" or "array".
-
-    Raises:
-        DataError: if no file is of a known kind, or several kinds are there and the user has not said which.
+    `kind`: what the user said, or None.
     """
     files = list(paths)
     kinds = [kind_of(path) for path in files]

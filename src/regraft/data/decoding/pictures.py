@@ -28,17 +28,8 @@ LUMA = (0.299, 0.587, 0.114)
 def geometry(size: tuple[int, int], wanted: tuple[int, int], *, fraction: float, crop: bool) -> tuple[int, int, int, int]:
     """Return how a picture is resized and where it is cut.
 
-    Args:
-        size: (height, width) of the picture.
-        wanted: (height, width) of the result.
-        fraction: the part of the resized picture that is kept, in (0, 1].
-        crop: keep the aspect ratio: the picture just covers the wanted size.
-
-    Returns:
-        (height, width) to resize to, then (top, left) of the cut, all in pixels.
-
-    Raises:
-        DataError: if the picture is so narrow that it would be resized to more pixels than fit into memory.
+    `size`: (height, width) of the picture; `wanted`: (height, width) of the result; result: (height, width) to resize to, then (top, left)
+    of the cut, all in pixels.
     """
     target = [int(side / fraction) for side in wanted]
     if crop:
@@ -63,17 +54,7 @@ def decode(source: Any, channels: int, *, resized: Callable[[Any], Any], reading
 def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], reading: Reading = PLAIN) -> np.ndarray:
     """Return one picture as pixels.
 
-    Args:
-        source: a path or a PIL image; its EXIF orientation is applied.
-        channels: 1, 3 or 4.
-        resized: from PIL image to PIL image.
-        reading: what its values mean where they are no bytes, and what shows through transparent pixels.
-
-    Returns:
-        (h, w, channels) uint8.
-
-    Raises:
-        DataError: if the file cannot be decoded, holds values far outside the range, or does not come in that number of channels.
+    `reading`: what its values mean where they are no bytes, and what shows through transparent pixels; result: (h, w, channels) uint8.
     """
     if channels not in PIL_MODES:
         raise DataError(f"Pictures in files have 1, 3 or 4 channels and the network takes {channels}; give arrays of {channels} channels.")
@@ -90,17 +71,8 @@ def decoded(source: Any, channels: int, *, resized: Callable[[Any], Any], readin
 def pixel_batch(arrays: np.ndarray, channels: int, *, value_range: tuple[float, float] | None, background: str = "white") -> Tensor:
     """Return arrays of pictures as pixels; grey ones keep one channel, which the normalisation repeats.
 
-    Args:
-        arrays: (n, H, W), (n, H, W, C), or (n, C, H, W) where the last axis cannot be channels and the first can.
-        channels: what the network takes.
-        value_range: (least, most) value, which become 0 and 255; None: found from these arrays.
-        background: what shows through where a fourth channel, which the network does not take, says that pixels are transparent.
-
-    Returns:
-        (n, 1 or channels, H, W) float32 in 0..255.
-
-    Raises:
-        DataError: if the number of channels can neither be taken nor converted.
+    `arrays`: (n, H, W), (n, H, W, C), or (n, C, H, W) where the last axis cannot be channels and the first can; `value_range`: (least,
+    most) value, which become 0 and 255; None: found from these arrays; result: (n, 1 or channels, H, W) float32 in 0..255.
     """
     if arrays.dtype == np.uint8 and value_range in (None, SHARES, *STEPS):
         value_range = BYTES  # bytes leave no doubt, whatever the arrays of the training were
@@ -138,13 +110,8 @@ def _channels_first(arrays: np.ndarray, channels: int) -> np.ndarray:
 def value_range_of(items: Sequence[Any] | np.ndarray) -> tuple[float, float] | None:
     """Return the values that stand for black and white in array items.
 
-    Args:
-        items: N pictures; arrays are read in chunks.
-
-    Returns:
-        (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it; of whole numbers above 255 what
-        files of 12 or 16 bits have, as of `integer_range_of`; else the least and most value. None where the items are files or PIL
-        images.
+    Result: (0, 255) for bytes and for other numbers that use that range, (0, 1) for numbers within it; of whole numbers above 255 what
+    files of 12 or 16 bits have, as of `integer_range_of`; else the least and most value. None where the items are files or PIL images.
     """
     if len(items) and isinstance(items[0], np.ndarray) and items[0].dtype == np.uint8:
         return BYTES

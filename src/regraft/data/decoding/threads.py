@@ -25,12 +25,7 @@ def _pool() -> ThreadPoolExecutor:
 def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[Made]:
     """Apply a function to each value in the shared pool; a single value is done here.
 
-    Args:
-        function: releases the interpreter lock for most of its time (decoding, hashing, reading); never calls this again.
-        values: n inputs.
-
-    Returns:
-        n results in order.
+    `function`: releases the interpreter lock for most of its time (decoding, hashing, reading); never calls this again.
     """
     if len(values) < 2:
         return [function(value) for value in values]
@@ -38,15 +33,7 @@ def in_threads(function: Callable[[Given], Made], values: list[Given]) -> list[M
 
 
 def prefetched(function: Callable[[Given], Made], values: Iterable[Given]) -> Iterator[tuple[Given, Made]]:
-    """Yield each value with its result; the next result is made while the present one is in use.
-
-    Args:
-        function: makes a result, such as a batch.
-        values: its inputs.
-
-    Yields:
-        Pairs of value and result, in order.
-    """
+    """Yield each value with its result; the next result is made while the present one is in use."""
     given = iter(values)
     first = list(itertools.islice(given, 2))
     if len(first) < 2:  # nothing to make ahead

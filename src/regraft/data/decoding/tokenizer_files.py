@@ -51,13 +51,6 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     """Return what a folder in Hugging Face format says of its tokenizer, as the fields of `TextPreprocessing`.
 
     transformers sees a copy of the vocabulary files, and of the settings those that are allowed: no code, no class but its own, no path.
-
-    Args:
-        folder: with tokenizer.json, or a vocabulary from which transformers makes one.
-
-    Raises:
-        DataError: if there is none, it is damaged, or only Python code could use it.
-        UnsafeFileError: if a file is a link out of the folder.
     """
     files, shown = _vocabularies(folder), printable(folder)
     transformers = optional_import("transformers", "text", purpose="opening a tokenizer")
@@ -160,14 +153,7 @@ def _allowed_tokens(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def parsed_tokenizer(content: str) -> Any:
-    """Return the native tokenizer of a JSON text.
-
-    Args:
-        content: as `tokenizer.json` has it.
-
-    Raises:
-        DataError: if it is no tokenizer, or one whose rules make texts too long.
-    """
+    """Return the native tokenizer of a JSON text."""
     tokenizers = optional_import("tokenizers", "text", purpose="texts")
     remedy = "Give the network's own tokenizer: preprocessing=TextPreprocessing(folder)."
     try:
@@ -209,19 +195,7 @@ def _own_growth(rule: Mapping[str, Any]) -> float:
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
-    """Return texts as the tokenizer encodes them.
-
-    Args:
-        tokenizer: as `parsed_tokenizer` returns it.
-        texts: n texts.
-
-    Returns:
-        n encodings of the library `tokenizers`.
-
-    Raises:
-        DataError: if the tokenizer fails, or does not come to an end: its native code is left alone then, in a thread that ends with
-            the program.
-    """
+    """Return texts as the tokenizer encodes them."""
     seconds = PATIENCE + sum(map(len, texts)) / PACE
     answers: queue.SimpleQueue[tuple[list[Any], BaseException | None]] = queue.SimpleQueue()
 

@@ -32,13 +32,11 @@ class ArrayPreprocessing(Preprocessing):
     Attributes:
         shape: of one item as the network takes it (None: any length); None leaves shapes unchecked.
         mean: subtracted: one number, or as many as the last axis or the whole item has.
-        std: divided by, likewise.
         integers: the network takes integers (token ids); they stay int64.
         spread: standard deviation by position over the data, or one number; the measure of a view's noise. None before `fit`.
         value_range: (least, most) value of items of two axes or more, or of pixels, which later arrays are compared with.
-        inferred: made from the network's shape alone, because it carries no preprocessing of its own.
-
-    Views add Gaussian noise of 5 % of the spread (not to integers) and shift items of two axes or more by up to 5 % along the longest.
+        inferred: made from the network's shape alone, because it carries no preprocessing of its own. Views add Gaussian noise of 5 %
+            of the spread (not to integers) and shift items of two axes or more by up to 5 % along the longest.
     """
 
     kind: ClassVar[str] = "array"
@@ -70,17 +68,7 @@ class ArrayPreprocessing(Preprocessing):
         return sides if self.shape is not None and len(sides) == len(self.shape) else None
 
     def fit(self, data: Dataset) -> ArrayPreprocessing:
-        """Check the first item's shape and measure the spread of up to 2,000 items.
-
-        Args:
-            data: arrays of one shape.
-
-        Returns:
-            The fitted preprocessing.
-
-        Raises:
-            DataError: if the items are files or texts, or their shape does not fit.
-        """
+        """Check the first item's shape and measure the spread of up to 2,000 items."""
         if not isinstance(data[0], np.ndarray | np.generic | int | float):
             kind = f"{data.kind} items" if data.kind != self.kind else f"of the type {type(data[0]).__name__}"
             raise DataError(
@@ -102,16 +90,8 @@ class ArrayPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n arrays as the network takes them.
 
-        Args:
-            items: (n, ...) array or n arrays of one shape.
-            view: 0 for the plain arrays, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item.
-
-        Returns:
-            (n, *shape) float32, or int64 where `integers`.
-
-        Raises:
-            DataError: if the shape of the items does not fit the network.
+        `items`: (n, ...) array or n arrays of one shape; `view`: 0 for the plain arrays, k > 0 for their k-th augmented version; result:
+        (n, *shape) float32, or int64 where `integers`.
         """
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
@@ -206,13 +186,7 @@ def _fits(received: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 def augmented_array(array: np.ndarray, generator: np.random.Generator, *, noise: np.ndarray | float = 0.0) -> np.ndarray:
     """Return an item with noise, and shifted along its longest axis where it has two axes or more.
 
-    Args:
-        array: one item.
-        generator: decides noise and shift.
-        noise: standard deviation of the noise, by position or one number; 0 for none.
-
-    Returns:
-        An array of the same shape and type; what a shift leaves open is filled with the edge.
+    Result: An array of the same shape and type; what a shift leaves open is filled with the edge.
     """
     if np.any(noise):
         array = (array + generator.standard_normal(array.shape) * noise).astype(array.dtype)

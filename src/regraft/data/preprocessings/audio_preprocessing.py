@@ -51,20 +51,16 @@ class AudioPreprocessing(Preprocessing):
         sample_rate: in Hz; files are resampled to it, and waveforms in arrays are taken to have it.
         seconds: length of every item. None, for a network of any length: `fit` takes that of the longest recording, at most twice the
             median, and 30 s.
-        n_mels: mel bands.
         n_mfcc: coefficients, for "mfcc".
-        n_fft: window, in samples.
-        hop_length: step, in samples.
         layout: "channels_first" (1, n, frames) or "channels_last" (n, frames, 1); for waveforms (1, samples) or (samples, 1).
         channel: whether there is a channel axis; without it (n, frames) or (samples,).
         standardise: bring each item to mean 0 and standard deviation 1.
-        extractor: for "extractor": pairs of name and value, the class of Transformers that makes the features ("feature_extractor_type")
-            and its numbers. It fills up what is shorter than an item.
+        extractor: for "extractor": pairs of name and value, the class of Transformers that makes the features
+            ("feature_extractor_type") and its numbers. It fills up what is shorter than an item.
         as_: "array"; "mel": a log-mel spectrogram as a picture, for a network of pictures.
         picture: height, width and channels of that picture; None until the network is known.
-        inferred: made from the network's shape alone, because it carries no preprocessing of its own.
-
-    Views shift by up to 10 % of the length, change the gain by up to 6 dB, and add white noise at 20 dB below the signal.
+        inferred: made from the network's shape alone, because it carries no preprocessing of its own. Views shift by up to 10 % of the
+            length, change the gain by up to 6 dB, and add white noise at 20 dB below the signal.
     """
 
     kind: ClassVar[str] = "audio"
@@ -100,17 +96,8 @@ class AudioPreprocessing(Preprocessing):
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first", *, features: str = "log_mel") -> Self:
         """Return bands and a hop by which about two seconds fill the network's input exactly; whole recordings where it is open.
 
-        Args:
-            input_shape: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1);
-                None where a side is open.
-            layout: "channels_first" or "channels_last".
-            features: "log_mel" or "mfcc".
-
-        Returns:
-            The preprocessing; 64 bands and a hop of 256 where the shape leaves them open.
-
-        Raises:
-            DataError: if the shape is not that of a spectrogram.
+        `input_shape`: (1, n, frames), (n, frames, 1) or (n, frames), or a waveform's (samples,), (1, samples) or (samples, 1); None where a
+        side is open; result: The preprocessing; 64 bands and a hop of 256 where the shape leaves them open.
         """
         wave = _waveform_samples(input_shape)
         if wave is not None:
@@ -147,11 +134,7 @@ class AudioPreprocessing(Preprocessing):
         return self.seconds is not None
 
     def for_picture(self, shape: tuple[int | None, ...], layout: str) -> AudioPreprocessing:
-        """Return it for a network that takes pictures of a shape, (channels, height, width) or (height, width, channels).
-
-        Raises:
-            DataError: if that is no shape of pictures.
-        """
+        """Return it for a network that takes pictures of a shape, (channels, height, width) or (height, width, channels)."""
         sides = shape if layout == "channels_last" else (*shape[1:], *shape[:1])
         if len(sides) != 3 or (sides[2] or 3) > 4:
             raise DataError(f"as_='mel' makes a picture of each recording; the network takes items of the shape {shape}. Leave as_ out.")
@@ -161,17 +144,7 @@ class AudioPreprocessing(Preprocessing):
         return dataclasses.replace(self, picture=picture, n_mels=min(height, MOST_BANDS), hop_length=hop, layout=layout)
 
     def fit(self, data: Dataset) -> AudioPreprocessing:
-        """Fix the length of the items where it is open.
-
-        Args:
-            data: recordings.
-
-        Returns:
-            The fitted preprocessing.
-
-        Raises:
-            DataError: if the items are images or texts, or a recording cannot be opened.
-        """
+        """Fix the length of the items where it is open."""
         if data.kind in ("image", "text"):
             raise DataError(f"The network takes audio and the data are {data.kind} items; expected audio files or waveforms.")
         if self.seconds is not None:
@@ -232,16 +205,9 @@ class AudioPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n recordings as spectrograms; each is read and transformed in a thread.
 
-        Args:
-            items: n paths, or n waveforms (samples,) or (channels, samples).
-            view: 0 for the plain recordings, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item.
-
-        Returns:
-            (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32; for waveforms samples in place of bands and frames.
-
-        Raises:
-            DataError: if a file cannot be read or has no samples.
+        `items`: n paths, or n waveforms (samples,) or (channels, samples); `view`: 0 for the plain recordings, k > 0 for their k-th
+        augmented version; result: (n, 1, bands, frames), (n, bands, frames, 1) or (n, bands, frames) float32; for waveforms samples in
+        place of bands and frames.
         """
         return torch.from_numpy(self._arrays(items, view, seeds=seeds))
 
@@ -369,12 +335,7 @@ def _mono(wave: np.ndarray) -> np.ndarray:
 def fitted_length(wave: np.ndarray, samples: int) -> np.ndarray:
     """Return a waveform of exactly this length: its middle, or itself in the middle of silence.
 
-    Args:
-        wave: (n,).
-        samples: the wanted length.
-
-    Returns:
-        (samples,).
+    `wave`: (n,); result: (samples,).
     """
     excess = len(wave) - samples
     if excess >= 0:
@@ -385,12 +346,7 @@ def fitted_length(wave: np.ndarray, samples: int) -> np.ndarray:
 def augmented_waveform(wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return a waveform shifted in time, louder or softer, with white noise at 20 dB below it.
 
-    Args:
-        wave: (samples,).
-        generator: decides shift, gain and noise.
-
-    Returns:
-        (samples,) float32; what the shift leaves open is silence.
+    `wave`: (samples,); result: (samples,) float32; what the shift leaves open is silence.
     """
     most = int(len(wave) * SHIFT)
     offset = int(generator.integers(-most, most + 1))

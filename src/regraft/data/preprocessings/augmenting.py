@@ -55,17 +55,8 @@ def given_by_key(key: str) -> Callable[..., Any] | None:
 def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, seeds: Sequence[int]) -> Tensor:
     """Return items as the user's function augments them, each with the shared generators seeded by its own seed and view.
 
-    Args:
-        function: of one item, (c, h, w) of a picture in 0..255; returns the same shape.
-        items: (n, ...).
-        view: k > 0.
-        seeds: n numbers.
-
-    Returns:
-        (n, ...) float32.
-
-    Raises:
-        SettingError: if the function fails, or returns something else.
+    `function`: of one item, (c, h, w) of a picture in 0..255; returns the same shape; `items`: (n, ...); `view`: k > 0; result: (n, ...)
+    float32.
     """
     made = []
     for item, seed in zip(items, seeds, strict=True):
@@ -85,18 +76,13 @@ def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, 
 def photographs(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
     """Return pictures cropped and resized at random, half of them mirrored, and lit and coloured otherwise, each by its own seed.
 
+    `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`; `limits`: least
+    and most value; with None light and colour are left alone; result: (n, c, h, w).
+
     Source: torchvision's references/classification (RandomResizedCrop, RandomHorizontalFlip) and ColorJitter, by its functions v2.
+
     Deviations: a crop keeps half of the picture at least, not 8 %, which fits few epochs of fine-tuning; the order of the colour steps
     is fixed.
-
-    Args:
-        pictures: (n, c, h, w).
-        view: k > 0.
-        seeds: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`.
-        limits: least and most value; with None light and colour are left alone.
-
-    Returns:
-        (n, c, h, w).
     """
     steps = optional_import("torchvision.transforms.v2.functional", "vision", purpose="augment='photo'")
     drawn = [np.random.default_rng([seed, view]).uniform(-1, 1, 9) for seed in seeds]

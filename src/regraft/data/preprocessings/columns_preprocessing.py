@@ -26,13 +26,11 @@ class ColumnsPreprocessing(Preprocessing):
     """Items as `inner` makes them, and beside them columns of numbers, each minus its mean and divided by its deviation, float32.
 
     Attributes:
-        inner: from the items to their tensors.
         names: the k columns, in the order in which the network takes them.
         mean: of each column over the data; None before `fit`.
         std: standard deviation of each column over the data, 1 where a column is constant; None before `fit`.
-        inferred: made from the network's shape alone; `inner` says so for the items.
-
-    Views are those of `inner`; the columns are the same in each of them.
+        inferred: made from the network's shape alone; `inner` says so for the items. Views are those of `inner`; the columns are the
+            same in each of them.
     """
 
     kind: ClassVar[str] = "columns"
@@ -53,11 +51,7 @@ class ColumnsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: a shape does not say which columns stand beside the items.
-
-        Raises:
-            DataError: always.
-        """
+        """Refuse: a shape does not say which columns stand beside the items."""
         raise DataError(
             f"The input shape {input_shape} does not say which columns stand beside the items; expected ColumnsPreprocessing(inner, names)."
         )
@@ -73,17 +67,7 @@ class ColumnsPreprocessing(Preprocessing):
         return self.inner.fitted and self.mean is not None and self.std is not None
 
     def fit(self, data: Dataset) -> ColumnsPreprocessing:
-        """Measure mean and standard deviation of each column that are not known, and fit `inner` where it is not fitted.
-
-        Args:
-            data: items with the columns beside them.
-
-        Returns:
-            The fitted preprocessing.
-
-        Raises:
-            DataError: if the data lack a column.
-        """
+        """Measure mean and standard deviation of each column that are not known, and fit `inner` where it is not fitted."""
         inner = self.inner if self.inner.fitted else self.inner.fit(data)
         rows = self._rows(data).astype(np.float64)
         mean = self.mean or tuple(rows.mean(axis=0).tolist())
@@ -111,11 +95,7 @@ class ColumnsPreprocessing(Preprocessing):
         return self.inner.of_photographs(data)
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
-        """Refuse: raw items have no columns beside them; `batch_of` takes them from a data set.
-
-        Raises:
-            DataError: always; it names the columns.
-        """
+        """Refuse: raw items have no columns beside them; `batch_of` takes them from a data set."""
         raise DataError(f"{len(items)} raw items were received. {self._wanted()}")
 
     def batch_of(
@@ -123,17 +103,7 @@ class ColumnsPreprocessing(Preprocessing):
     ) -> dict[str, Tensor]:
         """Return some items of a data set as one batch, with their columns.
 
-        Args:
-            data: items with the columns beside them.
-            indices: (n,) which items.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            As `joined`.
-
-        Raises:
-            DataError: if the data lack a column.
+        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version.
         """
         rows = self._rows(data)[np.asarray(indices, dtype=np.int64)]
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), rows)
@@ -148,12 +118,8 @@ class ColumnsPreprocessing(Preprocessing):
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
         """Return a batch of `inner` together with its columns.
 
-        Args:
-            inputs: n items as `inner` makes them.
-            rows: (n, k) numbers as the data have them, in the order of `names`.
-
-        Returns:
-            The named tensors of `inner`, or its only one as "inputs", and "columns": (n, k) float32, minus mean, divided by std.
+        `rows`: (n, k) numbers as the data have them, in the order of `names`; result: The named tensors of `inner`, or its only one as
+        "inputs", and "columns": (n, k) float32, minus mean, divided by std.
         """
         columns = torch.from_numpy(self._scaled(rows))
         named = inputs if isinstance(inputs, dict) else {"inputs": inputs}
@@ -164,17 +130,7 @@ class ColumnsPreprocessing(Preprocessing):
         return np.asarray((rows - mean) / std, np.float32)
 
     def dataset(self, items: Any) -> Dataset:
-        """Return items without labels as a data set with the columns.
-
-        Args:
-            items: a `Dataset` with the columns, a data frame, or the path of a CSV or Parquet file with them.
-
-        Returns:
-            The data set.
-
-        Raises:
-            DataError: if there are no columns beside the items, or one of them is not there.
-        """
+        """Return items without labels as a data set with the columns."""
         table = isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS
         if is_frame(items) or table:
             return read_unlabelled(items, self.item_kind, columns=self.names)

@@ -27,13 +27,11 @@ class ConditionsPreprocessing(Preprocessing):
     """Items as `inner` makes them, and beside them the rows of their conditions in the network's table of codes, int64.
 
     Attributes:
-        inner: from the items to their tensors.
         names: the K conditions that the network knows, in the order of their rows; row 0 is the mean code.
         lenient: a condition that is not known takes row 0, instead of being an error.
         inputs: the name of the only tensor of `inner`, where that makes one without a name.
-        inferred: made from the network's shape alone; `inner` says so for the items.
-
-    Items without conditions take row 0. Views are those of `inner`; the conditions are the same in each of them.
+        inferred: made from the network's shape alone; `inner` says so for the items. Items without conditions take row 0. Views are
+            those of `inner`; the conditions are the same in each of them.
     """
 
     kind: ClassVar[str] = "conditions"
@@ -50,11 +48,7 @@ class ConditionsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: a shape does not say which conditions there are.
-
-        Raises:
-            DataError: always.
-        """
+        """Refuse: a shape does not say which conditions there are."""
         raise DataError(
             f"The input shape {input_shape} does not say which conditions there are; expected ConditionsPreprocessing(inner, names)."
         )
@@ -96,13 +90,7 @@ class ConditionsPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw items as one batch, all of them with the mean code.
 
-        Args:
-            items: n raw items in memory or paths of files.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            As `joined`.
+        `view`: 0 for the plain items, k > 0 for their k-th augmented version.
         """
         return self.joined(self.inner.batch(items, view, seeds=seeds), np.zeros(len(items), np.int64))
 
@@ -111,17 +99,7 @@ class ConditionsPreprocessing(Preprocessing):
     ) -> dict[str, Tensor]:
         """Return some items of a data set as one batch, with the rows of their conditions.
 
-        Args:
-            data: items, with conditions or without.
-            indices: (n,) which items.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            As `joined`.
-
-        Raises:
-            DataError: if a condition is not known, unless `lenient`.
+        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version.
         """
         return self.joined(self.inner.batch_of(data, indices, view=view, seeds=seeds), self._rows_of(data, indices))
 
@@ -139,28 +117,14 @@ class ConditionsPreprocessing(Preprocessing):
     def joined(self, inputs: Inputs, rows: np.ndarray) -> dict[str, Tensor]:
         """Return a batch of `inner` together with the rows of its conditions.
 
-        Args:
-            inputs: n items as `inner` makes them.
-            rows: (n,) rows of the table of codes.
-
-        Returns:
-            The named tensors of `inner`, or its only one by the name `inputs`, and "condition": (n,) int64.
+        `rows`: (n,) rows of the table of codes; result: The named tensors of `inner`, or its only one by the name `inputs`, and
+        "condition": (n,) int64.
         """
         named = inputs if isinstance(inputs, dict) else {self.inputs: inputs}
         return {**named, "condition": torch.from_numpy(np.asarray(rows, np.int64))}
 
     def rows(self, conditions: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return the rows of conditions (n,) in the table of codes, (n,) int64.
-
-        Args:
-            conditions: their names; "mean" is row 0, unless a condition is called so.
-
-        Returns:
-            1 + the position of each among `names`, or 0.
-
-        Raises:
-            DataError: if one is not known, unless `lenient`; the near and the known ones are listed.
-        """
+        """Return the rows of conditions (n,) in the table of codes, (n,) int64."""
         places = {"mean": 0} | {name: row for row, name in enumerate(self.names, start=1)}
         given = [str(name) for name in conditions]
         unknown = sorted({name for name in given if name not in places})
@@ -209,17 +173,7 @@ def _holding(preprocessing: Preprocessing, inner: Preprocessing) -> Preprocessin
 
 
 def with_conditions(preprocessing: Preprocessing, names: Sequence[str], *, lenient: bool = False, inputs: str = ANYWHERE) -> Preprocessing:
-    """Return a preprocessing that looks up these conditions, in place of those that it looked up before.
-
-    Args:
-        preprocessing: any.
-        names: of the conditions, in the order of their rows.
-        lenient: a condition that is not known takes the mean code.
-        inputs: the name of the only tensor of an item, where it looked up none before.
-
-    Returns:
-        The preprocessing; one that looked up none is put into another that does.
-    """
+    """Return a preprocessing that looks up these conditions, in place of those that it looked up before."""
     if isinstance(preprocessing, ConditionsPreprocessing):
         return dataclasses.replace(preprocessing, names=tuple(names), lenient=lenient)
     if known_conditions(preprocessing) is None:

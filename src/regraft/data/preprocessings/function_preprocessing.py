@@ -28,14 +28,11 @@ class FunctionPreprocessing(Preprocessing):
     """Pictures through a function. A folder cannot hold it: there it is known by its name, and has to be given again.
 
     Attributes:
-        name: of the function.
-        key: by which this process knows it.
         form: "picture": it takes a PIL picture; "keyword": an array as `image=`, as albumentations has it; "batch": pixels in 0..255,
             (n, height, width, 3), as Keras has it.
         height: of the network's input, in pixels.
         width: of the network's input, in pixels.
         layout: "channels_first" (C, H, W) or "channels_last" (H, W, C).
-        inferred: never.
     """
 
     kind: ClassVar[str] = "function"
@@ -74,16 +71,7 @@ class FunctionPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n pictures as the function makes them; views are turned, zoomed and shifted afterwards.
 
-        Args:
-            items: n paths, PIL pictures or uint8 arrays.
-            view: 0 for the plain pictures, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item.
-
-        Returns:
-            (n, ...) float32.
-
-        Raises:
-            DataError: if the function is not there, fails, or returns something of another shape than the network takes.
+        `view`: 0 for the plain pictures, k > 0 for their k-th augmented version; result: (n, ...) float32.
         """
         function = given_by_key(self.key)
         if function is None:
@@ -129,16 +117,7 @@ class FunctionPreprocessing(Preprocessing):
 def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int | None], *, layout: str) -> Preprocessing:
     """Return what a function does to pictures: as plain data where that is a scale and shift of each channel, else through the function.
 
-    Args:
-        function: of one picture (torchvision, timm), of `image=` (albumentations), of pictures (Hugging Face), or of a batch (Keras).
-        shape: of the network's input, without the batch axis.
-        layout: "channels_first" or "channels_last".
-
-    Returns:
-        The preprocessing.
-
-    Raises:
-        SettingError: if no form of call gives what the network takes, or two calls on one picture differ.
+    `function`: of one picture (torchvision, timm), of `image=` (albumentations), of pictures (Hugging Face), or of a batch (Keras).
     """
     sides = tuple(shape[1:] if layout == "channels_first" else shape[:2])
     channels = shape[0 if layout == "channels_first" else -1] if len(shape) == 3 else None

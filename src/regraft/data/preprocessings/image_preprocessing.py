@@ -47,19 +47,18 @@ class ImagePreprocessing(Preprocessing):
         scale: a factor on pixels in 0..255, before `mean` and `std`.
         mean: one number, or one for each channel in the network's channel order.
         std: one number, or one for each channel in the network's channel order.
-        bgr: the network takes blue first.
-        value_range: (least, most) value of array items, which becomes 0..255, and which later arrays are compared with; None before `fit`.
+        value_range: (least, most) value of array items, which becomes 0..255, and which later arrays are compared with; None before
+            `fit`.
         integer_range: (least, most) value of files and PIL images of 16 or 32 bits, which becomes 0..255; None: 0..65535.
         float_range: (least, most) value of floating-point files and PIL images, likewise; None: 0..1.
         background: what shows through transparent pixels: "white", "black", or "ignored" for the colour that is hidden there.
         as_is: array items are already normalised and have the network's shape; they pass unchanged.
         inferred: made from the network's shape alone, because it carries no preprocessing of its own.
         measured: what was compared before it was taken, in words, where a network that carries none was measured.
-        augment: how views are made; it is not saved.
-
-    With augment="light" views turn by up to 10 degrees, zoom by 0.9 to 1.1, shift by up to 8 %, and change brightness and contrast by up
-    to 20 %. They never mirror: digits and writing mean something else when mirrored. With "photo" see `photographs`; a callable gets each
-    picture as (C, H, W) float32 in 0..255, at the network's size.
+        augment: how views are made; it is not saved. With augment="light" views turn by up to 10 degrees, zoom by 0.9 to 1.1, shift by
+            up to 8 %, and change brightness and contrast by up to 20 %. They never mirror: digits and writing mean something else when
+            mirrored. With "photo" see `photographs`; a callable gets each picture as (C, H, W) float32 in 0..255, at the network's
+            size.
     """
 
     kind: ClassVar[str] = "image"
@@ -97,11 +96,7 @@ class ImagePreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Return pixels in 0..1 for a network that takes (C, H, W) or (H, W, C); 224 where a side is open, 3 channels likewise.
-
-        Raises:
-            DataError: if the shape does not have three axes.
-        """
+        """Return pixels in 0..1 for a network that takes (C, H, W) or (H, W, C); 224 where a side is open, 3 channels likewise."""
         shape = input_shape or (None, None, None)
         if len(shape) != 3:
             raise DataError(f"The network takes items of the shape {shape}; expected three axes for images. Give preprocessing=.")
@@ -120,17 +115,7 @@ class ImagePreprocessing(Preprocessing):
         return (self.channels, *sides) if self.layout == "channels_first" else (*sides, self.channels)
 
     def fit(self, data: Dataset) -> ImagePreprocessing:
-        """Record the value range of array items, and whether they are already what the network takes; that of files of 8 bits is 0..255.
-
-        Args:
-            data: pictures as files, PIL images or arrays.
-
-        Returns:
-            The fitted preprocessing.
-
-        Raises:
-            DataError: if the items are texts.
-        """
+        """Record the value range of array items, and whether they are already what the network takes; that of files of 8 bits is 0..255."""
         if data.kind == "text":
             raise DataError(f"The network takes images and the data are {len(data)} texts; expected files of images or arrays.")
         found = value_range_of(data.items)
@@ -170,11 +155,7 @@ class ImagePreprocessing(Preprocessing):
             warnings.warn(transparent, stacklevel=2)
 
     def transparent(self, data: Dataset) -> str:
-        """Return a sentence on arrays of which a fourth channel is read as transparency, and is not opaque; "" where there are none.
-
-        Args:
-            data: pictures; the first 256 are looked at.
-        """
+        """Return a sentence on arrays of which a fourth channel is read as transparency, and is not opaque; "" where there are none."""
         first = data.items[0] if len(data) else None
         ignored = self.as_is or self.channels not in (1, 3) or self.background == "ignored"
         if ignored or not isinstance(first, np.ndarray) or first.ndim != 3 or 4 not in (first.shape[2], first.shape[0]):
@@ -200,16 +181,8 @@ class ImagePreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Return n pictures as the network takes them; files are decoded in threads, arrays all at once.
 
-        Args:
-            items: (n, ...) array, or n paths, PIL images or arrays.
-            view: 0 for the plain pictures, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item.
-
-        Returns:
-            (n, C, H, W) or (n, H, W, C) float32.
-
-        Raises:
-            DataError: if a picture cannot be opened or has a wrong number of channels.
+        `items`: (n, ...) array, or n paths, PIL images or arrays; `view`: 0 for the plain pictures, k > 0 for their k-th augmented version;
+        result: (n, C, H, W) or (n, H, W, C) float32.
         """
         if self.as_is:
             return self._passed(items, view, seeds=seeds)
@@ -266,11 +239,7 @@ class ImagePreprocessing(Preprocessing):
     def pixels(self, items: Sequence[Any] | np.ndarray) -> Tensor:
         """Return n pictures at the network's size, before anything is subtracted or divided.
 
-        Args:
-            items: (n, ...) array, or n paths, PIL images or arrays.
-
-        Returns:
-            (n, 1 or C, height, width) in 0..255.
+        `items`: (n, ...) array, or n paths, PIL images or arrays; result: (n, 1 or C, height, width) in 0..255.
         """
         if _is_block(items):
             return self._fitted_pixels(self._pixels_of(np.asarray(items)))
@@ -320,11 +289,7 @@ class ImagePreprocessing(Preprocessing):
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return pictures as the network takes them.
 
-        Args:
-            pixels: (n, 1 or C, height, width) in 0..255.
-
-        Returns:
-            (n, C, H, W) or (n, H, W, C) float32.
+        `pixels`: (n, 1 or C, height, width) in 0..255; result: (n, C, H, W) or (n, H, W, C) float32.
         """
         if self.bgr and pixels.shape[1] == 3:
             pixels = pixels.flip(1)
@@ -338,15 +303,7 @@ class ImagePreprocessing(Preprocessing):
 
 
 def with_channels(plain: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return a preprocessing's plain data for another number of channels.
-
-    Args:
-        plain: of any kind; only that of images says how many channels there are.
-        count: of the network's new input.
-
-    Returns:
-        Plain data: one channel gets the mean of `mean` and `std` over the old ones, others take the old ones' in turn.
-    """
+    """Return a preprocessing's plain data for another number of channels."""
     if plain.get("kind") != ImagePreprocessing.kind:
         return plain
     numbers = {name: plain[name] for name in ("mean", "std") if isinstance(plain.get(name), list | tuple)}
@@ -388,14 +345,8 @@ def _is_block(items: Any) -> bool:
 def augmented_pictures(pictures: Tensor, view: int, *, seeds: Sequence[int], limits: tuple[float, float] | None) -> Tensor:
     """Return pictures slightly turned, zoomed, shifted and lit otherwise, each by its own seed and never mirrored.
 
-    Args:
-        pictures: (n, c, h, w).
-        view: k > 0.
-        seeds: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`.
-        limits: least and most value, to which the result is clamped; with None brightness and contrast are left alone.
-
-    Returns:
-        (n, c, h, w).
+    `pictures`: (n, c, h, w); `view`: k > 0; `seeds`: n numbers; picture i uses `np.random.default_rng([seeds[i], view])`; `limits`: least
+    and most value, to which the result is clamped; with None brightness and contrast are left alone; result: (n, c, h, w).
     """
     draws = np.stack([np.random.default_rng([seed, view]).uniform(-1, 1, 6) for seed in seeds])
     angle, zoom = draws[:, 0] * ROTATION, 1 + draws[:, 1] * ZOOM

@@ -33,8 +33,8 @@ class PartsPreprocessing(Preprocessing):
         parts: the preprocessing of each.
         columns: of each the columns of the table that it was learned from; empty where that was none, or before `fit`.
         inferred: made from the network's shapes alone.
-
-    Items that are no parts are those of the first input: the network runs without the others, where it can. Views are those of each part.
+        Items that are no parts are those of the first input: the network runs without the others, where it can. Views are those of each
+            part.
     """
 
     kind: ClassVar[str] = "parts"
@@ -52,11 +52,7 @@ class PartsPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: one shape does not say which inputs there are.
-
-        Raises:
-            DataError: always.
-        """
+        """Refuse: one shape does not say which inputs there are."""
         raise DataError(f"The input shape {input_shape} does not say which inputs there are; expected PartsPreprocessing(names, parts).")
 
     @classmethod
@@ -71,11 +67,7 @@ class PartsPreprocessing(Preprocessing):
         return all(part.fitted for part in self.parts)
 
     def fit(self, data: Dataset) -> PartsPreprocessing:
-        """Fit the preprocessing of each part that the data have, where it is not fitted.
-
-        Raises:
-            DataError: if the data have a part that the network does not take.
-        """
+        """Fit the preprocessing of each part that the data have, where it is not fitted."""
         given = dict(self._given(data))
         fitted = [part if part.fitted or name not in given else part.fit(given[name]) for name, part in self.by_name.items()]
         known = data.items.columns if isinstance(data.items, Parts) else {}
@@ -88,11 +80,7 @@ class PartsPreprocessing(Preprocessing):
         return dict(zip(self.names, self.parts, strict=True))
 
     def _given(self, data: Dataset) -> Iterator[tuple[str, Dataset]]:
-        """Yield the parts that a data set has, in the network's order.
-
-        Raises:
-            DataError: if one is none of the network's.
-        """
+        """Yield the parts that a data set has, in the network's order."""
         if not data.part_names:
             yield self.names[0], data
             return
@@ -110,11 +98,7 @@ class PartsPreprocessing(Preprocessing):
             self.by_name[name].check_values(part)
 
     def viewing(self, augment: str | Callable[..., Any]) -> PartsPreprocessing:
-        """Return this preprocessing with another way to make views of its pictures.
-
-        Raises:
-            SettingError: if the way is for pictures, and no part is one.
-        """
+        """Return this preprocessing with another way to make views of its pictures."""
         pictures = [name for name, part in self.by_name.items() if part.item_kind == "image"]
         if plain_name(augment) != "light" and not pictures:
             return dataclasses.replace(self, parts=(self.parts[0].viewing(augment), *self.parts[1:]))  # which says that it is none
@@ -128,13 +112,7 @@ class PartsPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw items as one batch.
 
-        Args:
-            items: n mappings from part to raw item, or a mapping from part to n of them.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            As `batch_of`.
+        `view`: 0 for the plain items, k > 0 for their k-th augmented version.
         """
         data = self.dataset(items)
         return self.batch_of(data, np.arange(len(data)), view=view, seeds=seeds)
@@ -142,17 +120,8 @@ class PartsPreprocessing(Preprocessing):
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
         """Return some items of a data set as one batch.
 
-        Args:
-            data: items of several parts, or of the first alone.
-            indices: (n,) which items.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            Tensors (n, ...) by the names of the inputs; the tensor of the first part alone, without a name, where there are no parts.
-
-        Raises:
-            DataError: if the data have a part that the network does not take.
+        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version; result: Tensors (n, ...) by the
+        names of the inputs; the tensor of the first part alone, without a name, where there are no parts.
         """
         made: dict[str, Any] = {
             name: self.by_name[name].batch_of(part, indices, view=view, seeds=seeds) for name, part in self._given(data)
@@ -165,18 +134,7 @@ class PartsPreprocessing(Preprocessing):
         return _named(made) if data.part_names else cast(Item, made[self.names[0]])
 
     def dataset(self, items: Any) -> Dataset:
-        """Return items without labels as a data set.
-
-        Args:
-            items: a `Dataset`; a mapping from part to N items; N mappings; a data frame, or the path of a table, whose columns are called
-                as the parts; anything else are items of the first part alone.
-
-        Returns:
-            The data set.
-
-        Raises:
-            DataError: if the parts differ in length, or one is none of the network's.
-        """
+        """Return items without labels as a data set."""
         if isinstance(items, Dataset | Parts):
             return items if isinstance(items, Dataset) else _unlabelled(items)
         if is_frame(items) or (isinstance(items, str | Path) and Path(items).suffix.lower() in TABLE_EXTENSIONS):

@@ -49,24 +49,12 @@ class Preprocessing(abc.ABC):
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
         """Return what suits a network that takes items of this shape.
 
-        Args:
-            input_shape: of one item without batch axis (None: any length); empty where it is unknown.
-            layout: "channels_first" or "channels_last".
-
-        Returns:
-            The preprocessing.
+        `input_shape`: of one item without batch axis (None: any length); empty where it is unknown.
         """
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from the plain data of its fields, which may come out of a file.
-
-        Args:
-            fields: by name.
-
-        Returns:
-            The preprocessing.
-        """
+        """Make it from the plain data of its fields, which may come out of a file."""
         return cls(**fields)
 
     @property
@@ -76,50 +64,21 @@ class Preprocessing(abc.ABC):
 
     @abc.abstractmethod
     def fit(self, data: Dataset) -> Preprocessing:
-        """Fix what depends on the data, such as the value range or the text length.
-
-        Args:
-            data: what the network is to be adapted to.
-
-        Returns:
-            The fitted preprocessing.
-        """
+        """Fix what depends on the data, such as the value range or the text length."""
 
     def check_values(self, data: Dataset) -> None:  # noqa: B027  # files and texts hold nothing to compare
-        """Compare the values of items with those that the network was trained with.
-
-        Args:
-            data: what is to be predicted or judged.
-
-        Raises:
-            DataError: if they lie far outside.
-        """
+        """Compare the values of items with those that the network was trained with."""
 
     @abc.abstractmethod
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Return n raw items as one batch.
 
-        Args:
-            items: n raw items in memory or paths of files.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            Tensor (n, ...) float32, or named tensors (n, length) int64.
+        `view`: 0 for the plain items, k > 0 for their k-th augmented version; result: Tensor (n, ...) float32, or named tensors (n, length)
+        int64.
         """
 
     def viewing(self, augment: str | Callable[..., Any]) -> Preprocessing:
-        """Return this preprocessing with another way to make views, which is not kept with it.
-
-        Args:
-            augment: "light" for the kind's own way; "photo" or a callable where the items are pictures.
-
-        Returns:
-            A copy, or this one.
-
-        Raises:
-            SettingError: if the kind has no such way.
-        """
+        """Return this preprocessing with another way to make views, which is not kept with it."""
         if augment == "light":
             return self
         raise SettingError(
@@ -144,14 +103,7 @@ class Preprocessing(abc.ABC):
     def batch_of(self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None) -> Inputs:
         """Return some items of a data set as one batch, with the columns beside them where the network takes any.
 
-        Args:
-            data: the data set.
-            indices: (n,) which items.
-            view: 0 for the plain items, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item; 0 where none are given.
-
-        Returns:
-            As `batch`.
+        `indices`: (n,) which items; `view`: 0 for the plain items, k > 0 for their k-th augmented version.
         """
         return self.batch(take(data.items, indices), view, seeds=seeds)
 
@@ -160,14 +112,8 @@ class Preprocessing(abc.ABC):
 
         Kinds that need PyTorch for it (arrays that are resized like pictures) import it here.
 
-        Args:
-            data: the data set.
-            indices: (n,) which items.
-            raw: leave out what a graph with the preprocessing in it does itself: pictures (n, H, W, C) in bytes, of one size; numbers as
-                they were measured.
-
-        Returns:
-            Array (n, ...), or arrays by name; their values are those of `batch_of`.
+        `indices`: (n,) which items; `raw`: leave out what a graph with the preprocessing in it does itself: pictures (n, H, W, C) in bytes,
+        of one size; numbers as they were measured; result: Array (n, ...), or arrays by name; their values are those of `batch_of`.
         """
         made = self.batch_of(data, indices)
         return {name: values.numpy() for name, values in made.items()} if isinstance(made, dict) else made.numpy()
@@ -183,13 +129,7 @@ class Preprocessing(abc.ABC):
     def item(self, item: Any, view: int = 0, seed: int = 0) -> Item:  # over the limit: which view, by which seed: one address
         """Return one raw item as the network takes it, without batch axis.
 
-        Args:
-            item: a raw item of the kind.
-            view: 0 for the plain item, k > 0 for its k-th augmented version.
-            seed: decides the augmentation together with `view`; it should differ from item to item.
-
-        Returns:
-            Array, or named arrays (text).
+        `view`: 0 for the plain item, k > 0 for its k-th augmented version.
         """
         made = self.batch([item], view, seeds=[seed])
         if isinstance(made, dict):
@@ -201,37 +141,21 @@ class Preprocessing(abc.ABC):
         return self
 
     def windows(self, data: Dataset) -> Dataset:
-        """Return data in which what is longer than the network takes, such as a recording, is several examples: windows over it.
-
-        Args:
-            data: the items.
-
-        Returns:
-            The same data where nothing is too long. Windows of one recording are one group.
-        """
+        """Return data in which what is longer than the network takes, such as a recording, is several examples: windows over it."""
         return data
 
     def averaged(self, values: np.ndarray, items: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Return the mean over the windows of each recording.
 
-        Args:
-            values: (N, …), of each item.
-            items: N, as of `windows`.
-
-        Returns:
-            (recordings, …); the values themselves where the items are no windows.
+        `values`: (N, …), of each item; result: (recordings, …); the values themselves where the items are no windows.
         """
         return mean_of_windows(values, items)
 
     def batches(self, items: Any, batch_size: int) -> Iterator[Inputs]:
         """Yield items of any supported form as consecutive batches.
 
-        Args:
-            items: a `Dataset`, raw items, an array (N, ...), or paths of files or folders.
-            batch_size: most items of one batch.
-
-        Yields:
-            Batches in the items' order, n <= `batch_size` items each.
+        `items`: a `Dataset`, raw items, an array (N, ...), or paths of files or folders; yields: Batches in the items' order, n <=
+        `batch_size` items each.
         """
         data = self.dataset(items)
         ready = self._ready(data).widened(data)
@@ -241,13 +165,7 @@ class Preprocessing(abc.ABC):
     def array_batches(self, items: Any, batch_size: int, *, raw: bool = False) -> Iterator[Item]:
         """Yield items as `batches` does, in arrays as `arrays_of` makes them.
 
-        Args:
-            items: a `Dataset`, raw items, an array (N, ...), or paths of files or folders.
-            batch_size: most items of one batch; where `raw`, pictures come one by one, each of its own size.
-            raw: as in `arrays_of`.
-
-        Yields:
-            Batches in the items' order.
+        `items`: a `Dataset`, raw items, an array (N, ...), or paths of files or folders.
         """
         data = self.dataset(items)
         ready, size = self._ready(data), 1 if raw and self.item_kind == "image" else batch_size
@@ -288,14 +206,7 @@ def _tuples(value: Any) -> Any:
 def from_dict(plain: dict[str, Any]) -> Preprocessing:
     """Make a preprocessing from plain data.
 
-    Args:
-        plain: `{"kind": "image", "height": 224, …}`: the kind and the fields that differ from their defaults.
-
-    Returns:
-        The preprocessing.
-
-    Raises:
-        DataError: if the kind or a field is unknown, or a value is of another type or out of its range.
+    `plain`: `{"kind": "image", "height": 224, …}`: the kind and the fields that differ from their defaults.
     """
     cls = _known(str(plain.get("kind")))
     valid = _kept(cls)
@@ -325,16 +236,7 @@ def _known(kind: str) -> type[Preprocessing]:
 def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None, layout: str) -> Preprocessing:
     """Return a preprocessing for a network that carries none; its description says that it was inferred.
 
-    Args:
-        kind: of the data: "array", "image", "audio" or "text".
-        input_shape: shape of one item without batch axis (None: any length), or None where it is unknown.
-        layout: "channels_first" (PyTorch) or "channels_last" (Keras).
-
-    Returns:
-        The preprocessing.
-
-    Raises:
-        DataError: if the kind is unknown, or the shape cannot be served (texts always need the network's own tokenizer).
+    `input_shape`: shape of one item without batch axis (None: any length), or None where it is unknown.
     """
     made = _known(kind).for_shape(() if input_shape is None else tuple(input_shape), layout)
     return dataclasses.replace(made, inferred=True)  # type: ignore[type-var]  # subclasses are dataclasses with that field
@@ -343,14 +245,7 @@ def default_preprocessing(kind: str, input_shape: tuple[int | None, ...] | None,
 def collate(items: Sequence[Item]) -> Inputs:
     """Stack items into one batch.
 
-    Args:
-        items: n arrays of one shape, or n dicts of arrays with the same names.
-
-    Returns:
-        Tensor (n, ...), or a dict of tensors.
-
-    Raises:
-        DataError: if there is no item, or shapes differ.
+    `items`: n arrays of one shape, or n dicts of arrays with the same names; result: Tensor (n, ...), or a dict of tensors.
     """
     if not items:
         raise DataError("A batch of 0 items was asked for; expected one item or more.")
@@ -371,18 +266,8 @@ def _stacked(arrays: list[np.ndarray]) -> torch.Tensor:
 def as_dataset(items: Any, kind: str) -> Dataset:
     """Return items without labels as a data set, whatever form they have.
 
-    Args:
-        items: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a
-            pattern of files; of pictures also one alone, as PIL image or array (H, W, C); a data set of another library, whose labels are
-            not looked at.
-        kind: of the preprocessing. A string is a path, except where this is "text": there it is a text, unless it is the path of a
-            table or .txt file that exists.
-
-    Returns:
-        The data set; its targets are zeros and mean nothing.
-
-    Raises:
-        DataError: if a path does not exist or there are no items.
+    `items`: a `Dataset`, raw items, an array or tensor (N, ...), a data frame or series; the path of a file, folder or table, or a pattern
+    of files; of pictures also one alone, as PIL image or array (H, W, C); a data set of another library, whose labels are not looked at.
     """
     if isinstance(items, Dataset):
         return items
@@ -434,12 +319,7 @@ def _pictures(array: np.ndarray) -> np.ndarray:
 def check_scaling(mean: Any, std: Any) -> None:
     """Raise unless numbers can be subtracted and divided by: otherwise predictions are no numbers, and nothing says so.
 
-    Args:
-        mean: a number, or numbers; None where nothing is subtracted.
-        std: likewise, above 0; None where nothing is divided.
-
-    Raises:
-        DataError: naming what was received and what was expected.
+    `mean`: a number, or numbers; None where nothing is subtracted; `std`: likewise, above 0; None where nothing is divided.
     """
     for name, value, low, expected in (("mean", mean, -LARGEST, "finite numbers"), ("std", std, SMALLEST, "finite numbers above 0")):
         if value is None:

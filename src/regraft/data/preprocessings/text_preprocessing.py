@@ -44,11 +44,9 @@ class TextPreprocessing(Preprocessing):
         vocabulary: token ids that the network knows, 0 to vocabulary - 1; None: not looked at.
         inputs: names of the tensors that the network takes.
         special: pairs of name and token, such as ("pad_token", "[PAD]").
-        pad_left: padding stands before the text.
         padded: tokens of every item where no `max_length` is given; None before `fit`.
-        inferred: never true; a tokenizer cannot be inferred.
-
-    Views replace 10 % of the tokens, special ones excepted, by the mask token, or the unknown token where there is no mask.
+        inferred: never true; a tokenizer cannot be inferred. Views replace 10 % of the tokens, special ones excepted, by the mask
+            token, or the unknown token where there is no mask.
     """
 
     kind: ClassVar[str] = "text"
@@ -78,11 +76,7 @@ class TextPreprocessing(Preprocessing):
 
     @classmethod
     def from_plain(cls, fields: dict[str, Any]) -> Self:
-        """Make it from plain data, which hold the tokenizer itself: a name or path out of a file is not followed.
-
-        Raises:
-            DataError: if they name a tokenizer instead.
-        """
+        """Make it from plain data, which hold the tokenizer itself: a name or path out of a file is not followed."""
         tokenizer = fields.get("tokenizer")
         if not isinstance(tokenizer, Path) and not (isinstance(tokenizer, str) and tokenizer.lstrip().startswith("{")):
             raise DataError(
@@ -93,11 +87,7 @@ class TextPreprocessing(Preprocessing):
 
     @classmethod
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
-        """Refuse: token ids mean nothing without the tokenizer that the network was trained with.
-
-        Raises:
-            DataError: always.
-        """
+        """Refuse: token ids mean nothing without the tokenizer that the network was trained with."""
         raise DataError(
             f"The network (input shape {input_shape}) carries no tokenizer, and texts need the one it was trained with; give "
             "preprocessing=TextPreprocessing(folder) with the folder of its tokenizer."
@@ -109,17 +99,7 @@ class TextPreprocessing(Preprocessing):
         return self.max_length is not None or self.padded is not None
 
     def fit(self, data: Dataset) -> TextPreprocessing:
-        """Fix the length: that of the longest text in tokens, rounded up to a multiple of 8, at most the maximum.
-
-        Args:
-            data: texts.
-
-        Returns:
-            The fitted preprocessing.
-
-        Raises:
-            DataError: if the items are not texts.
-        """
+        """Fix the length: that of the longest text in tokens, rounded up to a multiple of 8, at most the maximum."""
         if not isinstance(data[0], str) or data.kind != "text":
             raise DataError(f"The network takes texts and the data are {data.kind} items, such as {data.name_of(0)}; expected texts.")
         if self.max_length is not None:
@@ -172,16 +152,8 @@ class TextPreprocessing(Preprocessing):
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return n texts as token ids.
 
-        Args:
-            items: n texts.
-            view: 0 for the plain texts, k > 0 for their k-th augmented version.
-            seeds: n numbers, one for each item.
-
-        Returns:
-            Names in `inputs` -> (n, max_length or padded) int64; before `fit`, as long as the longest text of the batch.
-
-        Raises:
-            DataError: if an item is not a text.
+        `view`: 0 for the plain texts, k > 0 for their k-th augmented version; result: Names in `inputs` -> (n, max_length or padded) int64;
+        before `fit`, as long as the longest text of the batch.
         """
         return {name: torch.from_numpy(values) for name, values in self._arrays(items, view, seeds=seeds).items()}
 
@@ -266,14 +238,7 @@ def _over(items: Sequence[Any] | np.ndarray, tokens: int) -> list[Any]:
 def replaced_tokens(ids: np.ndarray, special: np.ndarray, *, generator: np.random.Generator, replacement: int) -> np.ndarray:
     """Return token ids of which about 10 % are replaced.
 
-    Args:
-        ids: (length,) int64.
-        special: (length,) bool, true for tokens that stay, such as padding and separators.
-        generator: decides which ones.
-        replacement: the id that is put in their place.
-
-    Returns:
-        (length,) int64.
+    `ids`: (length,) int64; `special`: (length,) bool, true for tokens that stay, such as padding and separators; result: (length,) int64.
     """
     chosen = (generator.random(len(ids)) < REPLACED) & ~special
     return np.where(chosen, replacement, ids)

@@ -32,16 +32,7 @@ Header = tuple[tuple[int, ...], np.dtype[Any]]
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     """Read a .npy file of numbers; nothing is allocated before its header has been compared with its length.
 
-    Args:
-        path: of the file.
-        mapped: leave the numbers in the file until they are asked for.
-
-    Returns:
-        The array, of one axis or more.
-
-    Raises:
-        DataError: if it is damaged, or holds something else than an array of numbers.
-        UnsafeFileError: if it holds objects, which are a pickle, or is no regular file.
+    Result: The array, of one axis or more.
     """
     with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
         _, dtype = _header(stream, size=checked.stat().st_size, shown=f"'{printable(checked)}'")
@@ -52,18 +43,7 @@ def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
 
 
 def array_items(paths: Sequence[Path]) -> LazyItems:
-    """Return files of which each holds one item as items that are read when they are asked for.
-
-    Args:
-        paths: of .npy files.
-
-    Returns:
-        One array for each file.
-
-    Raises:
-        DataError: if their shapes differ, or one is damaged.
-        UnsafeFileError: if one holds objects, or is no regular file.
-    """
+    """Return files of which each holds one item as items that are read when they are asked for."""
     shapes: dict[tuple[int, ...], Path] = {}
     for path in paths:
         with opening(path, "array", remedy=_ADVICE) as checked, checked.open("rb") as stream:
@@ -78,16 +58,8 @@ def array_items(paths: Sequence[Path]) -> LazyItems:
 def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
     """Return the items and labels of a .npy, .npz or HDF5 file.
 
-    Args:
-        path: of the file; of a .npz or HDF5 file the arrays are found by their names, such as X and y.
-        target: the name of the array of labels in it, or of a .npy file of labels beside it or elsewhere; N labels; None: found out.
-
-    Returns:
-        Items (N, ...), N labels, and a note on which arrays they are.
-
-    Raises:
-        DataError: if no labels are found, or a file is damaged.
-        UnsafeFileError: if a file holds objects, or is no regular file.
+    `target`: the name of the array of labels in it, or of a .npy file of labels beside it or elsewhere; N labels; None: found out; result:
+    Items (N, ...), N labels, and a note on which arrays they are.
     """
     if path.suffix.lower() == ".npz":
         return _from_archive(path, target)

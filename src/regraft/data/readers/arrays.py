@@ -26,17 +26,9 @@ __all__ = ["parts_of", "read_arrays", "read_examples"]
 def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     """Read a pair of items and labels.
 
-    Args:
-        source: (X, y): X an array or tensor (N, ...), a data frame of numbers, a list of N texts, paths, PIL images or arrays, or a
-            mapping from the name of each input of a network to one of these; y as `make_targets` takes it, or a mapping from task to
-            such labels, of which some may be missing.
-        options: `group`, `condition` and `columns` are arrays; `target` replaces y.
-
-    Returns:
-        The data; an array or memory map X is kept as it is, not copied.
-
-    Raises:
-        DataError: if the lengths differ, there is nothing, or items are not finite or not of one kind.
+    `source`: (X, y): X an array or tensor (N, ...), a data frame of numbers, a list of N texts, paths, PIL images or arrays, or a mapping
+    from the name of each input of a network to one of these; y as `make_targets` takes it, or a mapping from task to such labels, of which
+    some may be missing; result: The data; an array or memory map X is kept as it is, not copied.
     """
     if len(source) != 2:
         raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of items and their labels.")
@@ -65,15 +57,7 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
 def read_examples(source: Any, options: ReadOptions) -> Dataset:
     """Read a data set of PyTorch, Hugging Face or TensorFlow, or anything else that gives examples.
 
-    Args:
-        source: as `examples_of` takes it.
-        options: `target` is the name of the label in a mapping; `group`, `condition` and `columns` are arrays.
-
-    Returns:
-        The data; what has an index and a length is asked for each item when it is needed.
-
-    Raises:
-        DataError: as for `examples_of` and `read_arrays`.
+    Result: The data; what has an index and a length is asked for each item when it is needed.
     """
     found = examples_of(source, options.target)
     options = dataclasses.replace(options, target=None)
@@ -92,12 +76,7 @@ def read_examples(source: Any, options: ReadOptions) -> Dataset:
 def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = None) -> tuple[Parts, str]:
     """Return what a mapping from the inputs of a network to N items each is as a data set keeps it, and its kind, "parts".
 
-    Args:
-        values: name of the input -> N items, as X of a pair (X, y).
-        kind: of each input by name, where it is not to be found out.
-
-    Raises:
-        DataError: if there is no input, their lengths differ, or `kind` names something else.
+    `values`: name of the input -> N items, as X of a pair (X, y).
     """
     kinds = kind if isinstance(kind, Mapping) else {}
     unknown = [name for name in kinds if name not in values]

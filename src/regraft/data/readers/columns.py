@@ -20,13 +20,7 @@ _TYPES = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f":
 def column_facts(name: str, values: np.ndarray, *, use: str) -> dict[str, Any]:
     """Return what a column of a table was read as.
 
-    Args:
-        name: of the column.
-        values: (N,) its values.
-        use: what it is for, such as "target" or "items".
-
-    Returns:
-        "column", "type" and "use"; of numbers also "values" ("least", "most"), and "missing" where some are.
+    `values`: (N,) its values.
     """
     kind = values.dtype.kind
     facts: dict[str, Any] = {"column": name, "type": _TYPES.get(kind, "texts"), "use": use}
@@ -42,15 +36,8 @@ def column_facts(name: str, values: np.ndarray, *, use: str) -> dict[str, Any]:
 def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Return the columns given to a source that has none of its own.
 
-    Args:
-        columns: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None.
-        count: N.
-
-    Returns:
-        (N, k) float32 and k names ("column 0", … for an array), or None and no names.
-
-    Raises:
-        DataError: if names are given where there are no columns, or the shape is another.
+    `columns`: (N, k) or (N,) array, a mapping from name to (N,) array, a data frame, or None; result: (N, k) float32 and k names ("column
+    0", … for an array), or None and no names.
     """
     if columns is None:
         return None, ()
@@ -73,15 +60,7 @@ def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str
 def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return named columns as one array of numbers; a missing number becomes NaN.
 
-    Args:
-        named: k columns, (N,) each.
-        count: N.
-
-    Returns:
-        (N, k) float32, and the k names.
-
-    Raises:
-        DataError: if there is none, one has another length, or one holds something other than numbers.
+    `named`: k columns, (N,) each; result: (N, k) float32, and the k names.
     """
     if not named:
         raise DataError(f"columns={list(named)} names nothing; expected one column or more, or leave it out.")
@@ -96,15 +75,7 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
 def weight_numbers(weight: Any, count: int) -> np.ndarray | None:
     """Return how much each item counts.
 
-    Args:
-        weight: N numbers, 0 or more, not all of them 0; or None.
-        count: N.
-
-    Returns:
-        (N,) float32, or None.
-
-    Raises:
-        DataError: if a name is given where there are no columns, the length is another, or a number is out of range.
+    `weight`: N numbers, 0 or more, not all of them 0; or None; result: (N,) float32, or None.
     """
     if weight is None:
         return None

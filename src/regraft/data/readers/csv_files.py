@@ -48,10 +48,7 @@ class _Form:
     """How a CSV file is written.
 
     Attributes:
-        encoding: as Python names it.
-        separator: between fields.
         skipped: lines before the one that names the columns.
-        names: of the columns.
         codes: the columns in which digits are names, as in 007: they stay texts.
         notes: on what had to be found out.
     """
@@ -71,14 +68,7 @@ def columns_of_csv(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     what programs write for them, such as NA: a class may be called "NA" or "None". Spaces before a field are no part of it. Columns
     without a name and without content are left out.
 
-    Args:
-        path: the file; its first line, or the second one after "sep=;", names the columns.
-
-    Returns:
-        Name -> values, in the file's order; and notes on what had to be found out.
-
-    Raises:
-        DataError: if the encoding is unknown, a quote is not closed, lines differ in their number of fields, or columns share a name.
+    Result: Name -> values, in the file's order; and notes on what had to be found out.
     """
     form = _scanned(path, _form_of(path))
     found = _with_csv(path, form) if importlib.util.find_spec("pandas") is None else _with_pandas(path, form)
@@ -95,12 +85,7 @@ def names_of_csv(path: Path) -> list[str]:
 def texts_of_csv(path: Path, name: str) -> np.ndarray:
     """Return a column of a CSV as it is written.
 
-    Args:
-        path: a file that `columns_of_csv` has read.
-        name: of the column.
-
-    Returns:
-        (N,) texts, None where a field is empty.
+    Result: (N,) texts, None where a field is empty.
     """
     form = _form_of(path)
     at = form.names.index(name)
@@ -110,15 +95,7 @@ def texts_of_csv(path: Path, name: str) -> np.ndarray:
 
 
 def distinct_names(names: Sequence[str], table: str) -> None:
-    """Raise if columns share a name: which of them is meant cannot be told.
-
-    Args:
-        names: of the columns.
-        table: what it is called, for the message.
-
-    Raises:
-        DataError: listing those names.
-    """
+    """Raise if columns share a name: which of them is meant cannot be told."""
     repeated = [repr(name) for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(f"{table} has several columns of the same name: {listed(repeated)}. Rename or remove them.")

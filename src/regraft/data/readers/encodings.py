@@ -20,17 +20,7 @@ _SHOWN = {"utf-8-sig": "UTF-8", "cp1252": "cp1252 (Windows)"}
 
 
 def encoding_of(path: Path) -> tuple[str, tuple[str, ...]]:
-    """Return the encoding of a text file: UTF-8, UTF-16 with or without a mark, or else cp1252 (Windows), if all of it can be that.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Python's name of the encoding; and a note with examples where it had to be found out.
-
-    Raises:
-        DataError: if the file is not text, or in none of these encodings.
-    """
+    """Return the encoding of a text file: UTF-8, UTF-16 with or without a mark, or else cp1252 (Windows), if all of it can be that."""
     with path.open("rb") as stream:
         start = stream.read(1024)
     marked = _MARKS.get(start[:2])

@@ -28,8 +28,6 @@ class Examples:
 
     Attributes:
         items: N items: an array, a list, or such that are made when they are asked for.
-        labels: N labels.
-        note: how they were read.
         classes: class names by the number of the label, where the data set has them.
     """
 
@@ -42,11 +40,7 @@ class Examples:
 def are_examples(source: Any) -> bool:
     """Tell whether a value gives examples, by index and length or one after the other; a list does where its parts are pairs.
 
-    Args:
-        source: anything.
-
-    Returns:
-        False for arrays, tables, texts, mappings and pairs (X, y).
+    Result: False for arrays, tables, texts, mappings and pairs (X, y).
     """
     if isinstance(source, str | bytes | Mapping | np.ndarray) or any(hasattr(source, one) for one in ("to_numpy", "detach", "toarray")):
         return False
@@ -58,16 +52,9 @@ def are_examples(source: Any) -> bool:
 def examples_of(source: Any, target: Any) -> Examples:
     """Return the items and labels of a data set of another library.
 
-    Args:
-        source: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything else that
-            gives (item, label) or mappings, by index or one after the other, singly or in batches.
-        target: the name of the label in a mapping; None: found out.
-
-    Returns:
-        Items by index are made when they are asked for; what can only be gone through is gone through once, and held.
-
-    Raises:
-        DataError: if the examples are of another form, or what makes them fails.
+    `source`: a `torch.utils.data.Dataset` or `DataLoader`, a Hugging Face `datasets.Dataset`, a `tf.data.Dataset`, or anything else that
+    gives (item, label) or mappings, by index or one after the other, singly or in batches; `target`: the name of the label in a mapping;
+    None: found out.
     """
     inner = getattr(source, "dataset", None)
     loader = inner is not None and hasattr(source, "collate_fn")
@@ -81,17 +68,7 @@ def examples_of(source: Any, target: Any) -> Examples:
 
 
 def unlabelled(source: Any) -> Iterator[Any]:
-    """Yield the items of a data set of another library, without labels where it gives them.
-
-    Args:
-        source: as of `examples_of`; its examples may be items alone.
-
-    Yields:
-        One item after the other; those of a batch too.
-
-    Raises:
-        DataError: if what makes the examples fails.
-    """
+    """Yield the items of a data set of another library, without labels where it gives them."""
     batched, mapped = hasattr(source, "collate_fn"), _is_mapped(source) and not hasattr(source, "collate_fn")
     for example in _given(source[index] for index in range(len(source))) if mapped else _given(source):
         pair = isinstance(example, tuple | list) and len(example) == 2

@@ -24,15 +24,7 @@ SPLIT_NAMES = {"train", "training", "valid", "val", "validation", "dev", "test",
 def read_folder(folder: Path, options: ReadOptions) -> Dataset:
     """Read images, audio files or arrays (.npy), one folder for each class; with labels as `target`, all files below the folder.
 
-    Args:
-        folder: its folders are the classes; hidden files are left out, and the order is natural ("img2" before "img10").
-        options: `group`, `condition`, `columns` and `target` are arrays in that order; `target` may be a mapping from task to array.
-
-    Returns:
-        The data; no file has been opened.
-
-    Raises:
-        DataError: if there are no class folders, one is empty, no file is of a known kind, or the folders look like splits.
+    Result: The data; no file has been opened.
     """
     existing_folder(folder, "The folder of the data")
     files = files_below(folder) if options.target is not None else _class_files(folder)

@@ -20,16 +20,7 @@ Lists = list[list[Any] | None]
 def label_lists(values: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Return lists of labels as rows of 0 and 1.
 
-    Args:
-        values: N labels of any form, such as [["a", "b"], ["c"], []]; sets, tuples and arrays of texts count as lists, and so do rows of
-            numbers of different lengths. Rows of numbers of one length are no lists of labels.
-        classes: class names in the order of the columns; without it the sorted distinct labels.
-
-    Returns:
-        (N, C) float32, a row of NaN where the list is missing, and the C names; None where these are no lists.
-
-    Raises:
-        DataError: if single labels stand beside lists, none of them holds a label, or one is not among `classes`.
+    Result: (N, C) float32, a row of NaN where the list is missing, and the C names; None where these are no lists.
     """
     rows = _lists(values)
     if rows is None:
@@ -81,14 +72,7 @@ def _is_list(value: Any) -> bool:
 def label_text(label: Any) -> str:
     """Return one label as text.
 
-    Args:
-        label: a text, bytes in UTF-8, a number, or any other single value.
-
-    Returns:
-        The text.
-
-    Raises:
-        DataError: if it holds several values, or bytes that are no text.
+    `label`: a text, bytes in UTF-8, a number, or any other single value.
     """
     if isinstance(label, bytes):
         try:
@@ -102,14 +86,7 @@ def label_text(label: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value stands for a missing one: None, NaN, an empty or blank text, or the missing values of pandas.
-
-    Args:
-        value: anything.
-
-    Returns:
-        True for those.
-    """
+    """Return whether a value stands for a missing one: None, NaN, an empty or blank text, or the missing values of pandas."""
     if isinstance(value, float):
         return value != value
     return value is None or (isinstance(value, str | bytes) and not value.strip()) or type(value).__name__ in ("NAType", "NaTType")

@@ -23,7 +23,6 @@ class FilesBelow:
     Attributes:
         folder: where they lie.
         outside: whether a name may lead out of the folder: as an absolute path, by "..", or through a link.
-        paths: all files that were found.
     """
 
     def __init__(self, folder: Path, *, outside: bool) -> None:
@@ -64,16 +63,7 @@ class FilesBelow:
     def check(self, values: Sequence[str], found: Sequence[Path | None], *, table: str) -> tuple[str, ...]:
         """Check that nothing outside the folder is to be opened without having been allowed.
 
-        Args:
-            values: N names in a table.
-            found: what `find` returned for each.
-            table: what it is called, for the message.
-
-        Returns:
-            A note on names that lead out of the folder and were found in it all the same, by the name of the file alone.
-
-        Raises:
-            UnsafeFileError: if names lead out of the folder, also through links, and that was not allowed.
+        Result: A note on names that lead out of the folder and were found in it all the same, by the name of the file alone.
         """
         if self.outside:
             return ()

@@ -35,7 +35,6 @@ class Pictures(Sequence[Any]):
 
     Attributes:
         places: N things that say where each lies.
-        targets: N labels.
         read: from a place to the bytes of the file.
         classes: class names by the number of the label, where the source has them.
     """
@@ -53,15 +52,7 @@ class Pictures(Sequence[Any]):
 
 
 def pictures_at(url: str, labels: Any = None) -> Pictures:
-    """Return the pictures of a folder elsewhere.
-
-    Args:
-        url: of the folder, with one folder for each class.
-        labels: N labels in the natural order of the files, instead of the names of folders.
-
-    Raises:
-        DataError: if there are none, or all lie in one folder.
-    """
+    """Return the pictures of a folder elsewhere."""
     found = files_at(url)
     names = [name for name in found if kind_of(Path(name)) == "image" and not any(map(is_hidden, PurePosixPath(name).parts))]
     names.sort(key=natural_key)
@@ -80,14 +71,7 @@ def pictures_at(url: str, labels: Any = None) -> Pictures:
 
 
 def pictures_in_tar(source: str | Path) -> Pictures:
-    """Return the pictures of a WebDataset tar, here or elsewhere: the heads in the archive are read, then each picture where it lies.
-
-    Args:
-        source: path or address. The label of "x.jpg" is what "x.cls" says; where there are no such files, the folder that it lies in.
-
-    Raises:
-        DataError: if it is no such archive, is packed, or a picture has no label.
-    """
+    """Return the pictures of a WebDataset tar, here or elsewhere: the heads in the archive are read, then each picture where it lies."""
     labels: dict[str, str] = {}
     places: dict[str, tuple[int, int]] = {}
     with stream_of(source, "tar") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
@@ -122,12 +106,7 @@ def _key(name: str) -> str:
 def pictures_in_parquet(source: str | Path, target: str | None) -> Pictures | None:
     """Return the pictures that a column of a Parquet file holds, as Hugging Face writes them; None where none does.
 
-    Args:
-        source: path or address. Pictures are read by row group.
-        target: the column of the labels; None: found by its name.
-
-    Raises:
-        DataError: if it cannot be read, or has no column of labels.
+    `target`: the column of the labels; None: found by its name.
     """
     parquet = optional_import("pyarrow.parquet", "tables", purpose="reading a Parquet file")
     with stream_of(source, "parquet") as stream:

@@ -51,14 +51,7 @@ _OTHERS = {
 def columns_of_file(path: Path) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a CSV (comma, semicolon or tab; also packed by gzip), Parquet or JSON Lines file.
 
-    Args:
-        path: the file; the first line of a CSV names the columns.
-
-    Returns:
-        Name -> values, in the file's order; and notes on what was left out or had to be found out.
-
-    Raises:
-        DataError: if the file cannot be read, a CSV is empty or its lines differ in their number of fields, or two columns have one name.
+    Result: Name -> values, in the file's order; and notes on what was left out or had to be found out.
     """
     if path.suffix.lower() == ".parquet":
         with opening(path, "parquet", remedy="Write it again, or give a CSV file."):
@@ -85,12 +78,7 @@ def names_of_file(path: Path) -> list[str]:
 def texts_of_file(path: Path, name: str) -> np.ndarray | None:
     """Return a column as it is written, for labels such as 1.10, which as numbers would lose characters.
 
-    Args:
-        path: of the file.
-        name: of the column.
-
-    Returns:
-        (N,) texts, None where a field is empty; None for a file that keeps numbers and texts apart.
+    Result: (N,) texts, None where a field is empty; None for a file that keeps numbers and texts apart.
     """
     if keeps_types(path):
         return None

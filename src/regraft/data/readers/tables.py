@@ -80,10 +80,7 @@ class _Table:
 def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[str] | None], *, table: str) -> Iterator[str]:
     """Yield what is wrong with columns that a table does not have.
 
-    Args:
-        columns: those that it has.
-        wanted: what they are for -> the name of one, or of several; None: none.
-        table: what it is called.
+    `wanted`: what they are for -> the name of one, or of several; None: none.
     """
     held = list(columns)
     for what, names in wanted.items():
@@ -95,15 +92,7 @@ def absent_columns(columns: Iterable[str], wanted: Mapping[str, str | Iterable[s
 def read_table(path: Path, options: ReadOptions) -> Dataset:
     """Read a CSV (comma, semicolon or tab), TSV or Parquet file.
 
-    Args:
-        path: the file; the first line of a CSV names the columns.
-        options: see `read`; where `files` is not given and a column names files beside the table, those are the items.
-
-    Returns:
-        The data: files where a column names them, else the longest text column, else the numeric columns.
-
-    Raises:
-        DataError: if the table is empty, a column is unknown or ambiguous, or files of it do not exist.
+    Result: The data: files where a column names them, else the longest text column, else the numeric columns.
     """
     table = _file_table(path)
     if options.files is None and options.inputs is None and options.kind not in ("text", "array") and _names_files(table, path.parent):
@@ -114,15 +103,7 @@ def read_table(path: Path, options: ReadOptions) -> Dataset:
 def read_frame(frame: Any, options: ReadOptions) -> Dataset:
     """Read a pandas or polars data frame.
 
-    Args:
-        frame: the data frame; neither library is imported for it.
-        options: see `read`.
-
-    Returns:
-        The data, chosen as for a file.
-
-    Raises:
-        DataError: as for a file.
+    Result: The data, chosen as for a file.
     """
     return _read_columns(_frame_table(frame), options)
 
@@ -139,20 +120,8 @@ def read_unlabelled(  # over the limit: a table, and what its columns are
 ) -> Dataset:
     """Read items and the columns beside them from a table without looking for targets.
 
-    Args:
-        source: a data frame, or the path of a CSV or Parquet file.
-        kind: of the items.
-        columns: names of the columns beside the items.
-        files: the folder of the files that it names; None: its own.
-        outside: whether the table may name files outside its folder.
-        inputs: name of each input of a network of several -> its columns; `kind` is "parts" then.
-        numbered: make the number of its row, counted from 0, the group of each item: some rows may be left out.
-
-    Returns:
-        The data; the targets are zeros and mean nothing.
-
-    Raises:
-        DataError: as for a table with targets.
+    `files`: the folder of the files that it names; None: its own; `inputs`: name of each input of a network of several -> its columns;
+    `kind` is "parts" then; result: The data; the targets are zeros and mean nothing.
     """
     path = Path(source) if isinstance(source, str | Path) else None
     if path is not None and not path.exists():

@@ -52,16 +52,7 @@ class ReadOptions:
 def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
     """Return one label for each item as strings.
 
-    Args:
-        values: anything array-like of N labels, or None.
-        count: N.
-        what: "group" or "condition", for messages.
-
-    Returns:
-        (N,) str array, or None where none were given.
-
-    Raises:
-        DataError: if a column name is given where there are no columns, the length is not N, or a label is missing.
+    `values`: anything array-like of N labels, or None; result: (N,) str array, or None where none were given.
     """
     if values is None:
         return None
@@ -77,11 +68,7 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
 
 
 def _texts(values: list[Any], *, what: str) -> np.ndarray:
-    """Return labels as an array of texts, which takes as much room for each as for the longest.
-
-    Raises:
-        DataError: if that is more than labels need, or one holds a null character, which such an array would lose.
-    """
+    """Return labels as an array of texts, which takes as much room for each as for the longest."""
     texts = [label_text(value) for value in values]
     longest = max(map(len, texts), default=0)
     if longest * len(texts) * 4 > MOST_LABEL_BYTES:
@@ -100,16 +87,7 @@ def make_targets(values: Any, classes: Sequence[str] | None = None, *, task: str
     Strings, bytes and integers are classes; floating-point numbers are regression (or class indices, where `classes` is given);
     rows of 0 and 1 are one-hot where every row has exactly one 1, else multi-label, and so are lists of labels.
 
-    Args:
-        values: (N,) or (N, C), anything array-like, or N lists of labels.
-        classes: class names in row order; without it the sorted distinct labels.
-        task: "classification", "multi-label" or "regression", where that was said; else it is decided as above.
-
-    Returns:
-        The targets.
-
-    Raises:
-        DataError: if labels are missing, not finite, not among `classes`, or of a shape that has no meaning.
+    `values`: (N,) or (N, C), anything array-like, or N lists of labels.
     """
     lists = label_lists(values, classes)
     if lists is not None:
@@ -245,11 +223,7 @@ def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
 def missing_rows(array: np.ndarray) -> np.ndarray:
     """Return the rows of labels that are missing or not finite.
 
-    Args:
-        array: (N,) labels of any type.
-
-    Returns:
-        (n,) int64 rows, in order.
+    `array`: (N,) labels of any type; result: (n,) int64 rows, in order.
     """
     if array.dtype.kind == "f":
         return np.flatnonzero(~np.isfinite(array))
@@ -261,11 +235,7 @@ def missing_rows(array: np.ndarray) -> np.ndarray:
 def typed(array: np.ndarray) -> np.ndarray:
     """Return an object array of numbers as numbers, anything else as strings.
 
-    Args:
-        array: (N,) objects, none of them missing.
-
-    Returns:
-        (N,) int64, float64 or str.
+    `array`: (N,) objects, none of them missing; result: (N,) int64, float64 or str.
     """
     values = array.tolist()
     if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

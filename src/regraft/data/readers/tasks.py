@@ -31,7 +31,6 @@ class Beside:
         groups: (N,) str, or None.
         conditions: (N,) str, or None.
         columns: (N, k) float32, or None.
-        column_names: k names.
         weights: (N,) float32, or None.
     """
 
@@ -43,15 +42,7 @@ class Beside:
 
     @classmethod
     def of(cls, options: ReadOptions, count: int) -> Beside:
-        """Return what was given as arrays.
-
-        Args:
-            options: with `group`, `condition`, `columns` and `weight`.
-            count: N, how many items there are.
-
-        Returns:
-            It, checked to be of N rows.
-        """
+        """Return what was given as arrays."""
         groups = label_array(options.group, count, what="group")
         conditions = label_array(options.condition, count, what="condition")
         return cls(groups, conditions, *column_array(options.columns, count), weights=weight_numbers(options.weight, count))
@@ -79,42 +70,14 @@ def built(
     names: tuple[str, ...] | None = None,
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Return the data set of items, their targets by task, and what stands beside them.
-
-    Args:
-        items: N raw items.
-        kind: of the items.
-        tasks: N targets of each task.
-        beside: of N items.
-        options: whether items without any target are left out.
-        names: of the items.
-        notes: put before those of the targets.
-
-    Returns:
-        The data.
-
-    Raises:
-        DataError: if items have no target of any task and are not to be left out.
-    """
+    """Return the data set of items, their targets by task, and what stands beside them."""
     first = next(iter(tasks.values()))
     plain = Dataset(items, first.values, first.classes, kind, first.task, names=names, notes=tuple(notes), partial=True, **beside.given())
     return with_tasks(plain, tasks, skip_bad=options.skip_bad)
 
 
 def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -> Dataset:
-    """Return the same items with other targets.
-
-    Args:
-        data: N items.
-        tasks: N targets of each task.
-        skip_bad: leave out items without any target, and note it, instead of raising.
-
-    Returns:
-        The data set, with the notes of the targets after its own.
-
-    Raises:
-        DataError: if items have no target of any task and are not to be left out.
-    """
+    """Return the same items with other targets."""
     (name, first), *others = tasks.items()
     notes = [f"task {task!r}: {note}" if others else note for task, targets in tasks.items() for note in targets.notes]
     data = dataclasses.replace(
@@ -134,16 +97,7 @@ def with_tasks(data: Dataset, tasks: Mapping[str, Targets], *, skip_bad: bool) -
 def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[str, Targets]:
     """Return the targets of each task.
 
-    Args:
-        labels: of one task, as `make_targets` takes them, or a mapping from task to labels, of which some may be missing.
-        options: the classes that were asked for.
-        count: N, how many items there are.
-
-    Returns:
-        Name of the task -> N targets; "main" where no mapping was given.
-
-    Raises:
-        DataError: if there is no task, classes are given of a task that is not there, or labels of a task cannot be read.
+    Result: Name of the task -> N targets; "main" where no mapping was given.
     """
     if not isinstance(labels, Mapping):
         made = partial_targets if options.skip_bad else make_targets
@@ -172,16 +126,7 @@ def partial_targets(values: Any, classes: Sequence[str] | None = None, *, task: 
     The labels that are there are read as by `make_targets`. Where labels are missing, whole floating-point numbers of few distinct
     values are classes: tables keep a column of whole numbers with empty cells as floating-point numbers.
 
-    Args:
-        values: (N,) or (N, C), anything array-like.
-        classes: class names in row order; without it the sorted distinct labels.
-        task: as for `make_targets`.
-
-    Returns:
-        The targets: -1, NaN or a row of NaN where a label is missing.
-
-    Raises:
-        DataError: if all are missing, a row is missing in part, a number is infinite, or the rest cannot be read.
+    `values`: (N,) or (N, C), anything array-like; result: The targets: -1, NaN or a row of NaN where a label is missing.
     """
     lists = label_lists(values, classes)
     array = _array_of(values) if lists is None else lists[0]

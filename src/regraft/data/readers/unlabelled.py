@@ -32,16 +32,7 @@ def is_file_of_items(text: str) -> bool:
 def read_files(paths: Iterable[Path], kind: str) -> Dataset:
     """Read items from files.
 
-    Args:
-        paths: of files, folders, or patterns of files.
-        kind: of the items. "image" and "audio": each file is an item, unless a table names them. "text": one a line of a .txt file, or
-            the texts of a table. "array": the rows of .npy, .npz, HDF5 and tables; each .npy file of a folder or a pattern is one.
-
-    Returns:
-        The data; the targets are zeros and mean nothing.
-
-    Raises:
-        DataError: if a file is missing, of another form, or holds nothing.
+    Result: The data; the targets are zeros and mean nothing.
     """
     paths = list(paths)
     by_pattern = {file for path in paths for file in matching(path)}
@@ -67,11 +58,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
 
 
 def paths_of(path: Path, kind: str) -> list[Path]:
-    """Return the files of a kind below a folder, or the one file that a path names.
-
-    Raises:
-        DataError: if there is none.
-    """
+    """Return the files of a kind below a folder, or the one file that a path names."""
     if not path.is_dir():
         return [path]
     found = [file for file in files_below(path) if kind_of(file) == kind]

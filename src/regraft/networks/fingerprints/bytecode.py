@@ -19,11 +19,7 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 
 
 def constants_of(code: CodeType) -> list[Any]:
-    """Return all that decides what code does: its bytes, constants, the code of inner functions among them, and names.
-
-    Args:
-        code: of a function. Its place in a file and its documentation are left out.
-    """
+    """Return all that decides what code does: its bytes, constants, the code of inner functions among them, and names."""
     constants = code.co_consts
     documented = bool(constants) and isinstance(constants[0], str) and bool(code.co_flags & 0x01) and not _reads_first(code)
     return [
@@ -47,10 +43,6 @@ def read_globals(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return what code reads of its module and of others: dotted name -> value.
 
     A module whose attribute is read stands by that attribute. What an import inside the code brings is among it.
-
-    Args:
-        code: of a function, with the functions inside it.
-        names: the names of its module.
     """
     found: dict[str, Any] = {}
     for path in _paths(code):

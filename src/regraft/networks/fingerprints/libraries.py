@@ -17,12 +17,8 @@ __all__ = ["library_of"]
 def library_of(module: str) -> str | None:
     """Return the library that a module belongs to, with its version.
 
-    Args:
-        module: its dotted name.
-
-    Returns:
-        Such as "torch 2.9.1"; None for the user's own code: what is not installed, or was installed from a folder or a repository, for
-        its version stays the same while it changes.
+    Result: Such as "torch 2.9.1"; None for the user's own code: what is not installed, or was installed from a folder or a repository, for
+    its version stays the same while it changes.
     """
     return _library(module.partition(".")[0])
 

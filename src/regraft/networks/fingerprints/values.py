@@ -78,7 +78,6 @@ class Fingerprint:
     Attributes:
         known: id -> name of tensors and modules that have a digest of their own elsewhere.
         config_of: gives the plain data by which a value is known in place of its attributes, or None.
-        left_out: names of attributes that never count.
         ignored: places whose values do not count.
     """
 
@@ -107,26 +106,12 @@ class Fingerprint:
         return Structure("\n".join(lines), tuple(self._opaque), self._leaves, self._own)
 
     def of(self, value: Any, place: str = "") -> str:
-        """Return the digest of a value.
-
-        Args:
-            value: any.
-            place: what it is called, for the list of what is opaque.
-
-        Returns:
-            Hexadecimal text.
-        """
+        """Return the digest of a value."""
         self._place = []
         return self._at(place, value).hex()
 
     def module(self, module: Module, place: str, *, left_out: Iterable[str] = ()) -> str:
-        """Return the digest of a module's own class, attributes and hooks; not of the modules, parameters and buffers in it.
-
-        Args:
-            module: one that is known.
-            place: its name.
-            left_out: names of attributes that do not count.
-        """
+        """Return the digest of a module's own class, attributes and hooks; not of the modules, parameters and buffers in it."""
         self._place = [place or type(module).__name__]
         return _joined("module", [self._digest(type(module)), *self._module_parts(module, frozenset(left_out))]).hex()
 

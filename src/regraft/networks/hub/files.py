@@ -68,18 +68,7 @@ _MOST_CLASSES = 1_000_000
 
 
 def hub_folder(name: str, *, weights: bool) -> Path:
-    """Return the folder of a network in Hugging Face format.
-
-    Args:
-        name: a folder, or the id of a repository on the hub, of which the files that are read, and no others, are fetched.
-        weights: fetch its weights too.
-
-    Returns:
-        The folder.
-
-    Raises:
-        NetworkError: if there is no such folder or repository.
-    """
+    """Return the folder of a network in Hugging Face format."""
     if Path(name).is_dir():
         return Path(name)
     expected = "expected a folder in Hugging Face format (config.json, model.safetensors) or a hub id that can be reached"
@@ -94,12 +83,7 @@ def hub_folder(name: str, *, weights: bool) -> Path:
 
 
 def read_hub_json(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the content of one of a folder's JSON files, None where it has none of that name.
-
-    Raises:
-        NetworkError: if the file is damaged, or no mapping.
-        UnsafeFileError: if it is a link out of the folder.
-    """
+    """Return the content of one of a folder's JSON files, None where it has none of that name."""
     path = member(folder, name)
     if not path.exists():
         return None
@@ -110,12 +94,7 @@ def read_hub_json(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def read_hub_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a folder, float32, from `model.safetensors` or the files that its index names; never from a pickle.
-
-    Raises:
-        NetworkError: if there are none, or a file is missing or damaged.
-        UnsafeFileError: if a file lies outside the folder.
-    """
+    """Return the weights of a folder, float32, from `model.safetensors` or the files that its index names; never from a pickle."""
     files = [WEIGHTS_FILE]
     if not member(folder, WEIGHTS_FILE).exists():
         index = read_hub_json(folder, INDEX_FILE)
@@ -137,20 +116,7 @@ def read_hub_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) -> tuple[str, dict[str, Any]]:
-    """Return what may reach the library of a configuration that somebody else wrote.
-
-    Args:
-        content: of `config.json`, or what a saved network carries of it.
-        transformers: the library, whose classes declare the keys.
-        what: is opened, for the message.
-
-    Returns:
-        The type of the network, and the allowed keys with their checked values.
-
-    Raises:
-        UnsafeFileError: if a value could make the library read, fetch or run something.
-        NetworkError: if the type is not known, or a value is out of any reason.
-    """
+    """Return what may reach the library of a configuration that somebody else wrote."""
     for key, why in _REFUSED.items():
         if content.get(key):
             raise NetworkError(f"{what} has {key!r}: {why}.")
@@ -167,11 +133,7 @@ def checked_config(content: Mapping[str, Any], *, transformers: Any, what: str) 
 
 
 def _allowed(content: Mapping[str, Any], made_of: Any, *, what: str) -> dict[str, Any]:
-    """Return the allowed keys of one class of configurations, and in the same way those of the parts that it is always made of.
-
-    Raises:
-        UnsafeFileError: if the configuration names the networks that it is made of.
-    """
+    """Return the allowed keys of one class of configurations, and in the same way those of the parts that it is always made of."""
     declared, parts = _declared(made_of), getattr(made_of, "sub_configs", None) or {}
     named = [name for name, part in parts.items() if part.__name__ == "AutoConfig"]
     if named or declared & _FOREIGN:

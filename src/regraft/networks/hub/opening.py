@@ -31,7 +31,6 @@ class PooledEncoder(Module):
     """A bare Transformers encoder with pooled hidden states.
 
     Attributes:
-        encoder: the bare encoder.
         pooling: "mean" averages over the positions that are not padding; "cls" takes the first.
     """
 
@@ -64,19 +63,7 @@ _HUB_HEADS = {
 
 
 def open_hub(name: str, *, pretrained: bool) -> Opened:
-    """Open a Transformers classifier or bare encoder from a folder or a hub id; code that comes with it is never run.
-
-    Args:
-        name: a folder in Hugging Face format, or a hub id.
-        pretrained: with its trained weights (safetensors only).
-
-    Returns:
-        The module and its facts.
-
-    Raises:
-        NetworkError: if there is no such folder or id, it has no safetensors weights, or they are those of another network.
-        UnsafeFileError: if it names files or networks outside itself.
-    """
+    """Open a Transformers classifier or bare encoder from a folder or a hub id; code that comes with it is never run."""
     transformers = optional_import("transformers", "text", purpose=f"'hf:{printable(name)}'")
     folder, what = hub_folder(name, weights=pretrained), f"'hf:{printable(name)}'"
     content = read_hub_json(folder, "config.json")
@@ -109,9 +96,6 @@ def live_hub(module: Module) -> Opened | None:
     """Return what a classifier of Transformers in memory says of itself: its class names and what it takes; None of any other module.
 
     Its folder is opened again by its configuration, as long as that makes the same network.
-
-    Args:
-        module: any module.
     """
     kind = type(module)
     if not kind.__module__.startswith("transformers.models.") or not any(suffix in kind.__name__ for suffix in _HUB_HEADS):
@@ -149,16 +133,7 @@ def _class_names(settings: Any) -> tuple[str, ...] | None:
 
 
 def hub_module(config: Mapping[str, Any], *, what: str, limits: Limits) -> Module:
-    """Return the network of a configuration, plain data that a saved folder carries; nothing is fetched, and its weights mean nothing.
-
-    Args:
-        config: as `Opened.origin` has it.
-        what: is opened, for messages.
-        limits: of its tensors.
-
-    Raises:
-        NetworkError: if no network can be made of it.
-    """
+    """Return the network of a configuration, plain data that a saved folder carries; nothing is fetched, and its weights mean nothing."""
     transformers = optional_import("transformers", "text", purpose=what)
     settings, suffix = _settings(config, transformers=transformers, what=what, limits=limits)
     with building(what, limits, drawn=False), _quiet(transformers):
@@ -212,11 +187,7 @@ def _with_weights(made_of: Any, settings: Any, *, transformers: Any, tensors: Ma
 
 
 def _notes_on(folder: Path, content: Mapping[str, Any] | None, *, what: str) -> list[str]:
-    """Return what is said of an adapter, which is never followed: it names another network, which the library would fetch.
-
-    Raises:
-        NetworkError: if there is nothing but the adapter.
-    """
+    """Return what is said of an adapter, which is never followed: it names another network, which the library would fetch."""
     if not (folder / ADAPTER_FILE).exists():
         return []
     if content is None:

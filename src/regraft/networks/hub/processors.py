@@ -32,16 +32,7 @@ _TOLERANCE = 0.02
 def processor_of(found: Mapping[str, Any], *, transformers: Any, folder: Path) -> Any:
     """Return the processor that a preprocessor's file describes: a class of the library, given the numbers of the file alone.
 
-    Args:
-        found: content of preprocessor_config.json.
-        transformers: the library.
-        folder: to be named.
-
-    Returns:
-        The processor; None where the file names none of the library, or it needs what is not installed.
-
-    Raises:
-        NetworkError: if mean or deviation are no numbers.
+    Result: The processor; None where the file names none of the library, or it needs what is not installed.
     """
     named = found.get("image_processor_type") or found.get("feature_extractor_type")
     made_of = None
@@ -70,11 +61,7 @@ def sound_settings(found: Mapping[str, Any]) -> dict[str, Any]:
 def sound_extractor(settings: Mapping[str, Any]) -> Any:
     """Return what makes a network's features of sound (AST, Whisper): a class of the library, given these numbers alone.
 
-    Args:
-        settings: as `sound_settings` returns them; of a saved folder they go through it once more.
-
-    Returns:
-        The extractor; None where they name none of the library, or it needs what is not installed.
+    Result: The extractor; None where they name none of the library, or it needs what is not installed.
     """
     settings = sound_settings(settings)
     named = settings.get("feature_extractor_type")
@@ -112,17 +99,7 @@ def _is_plain(value: Any, deep: int = 2) -> bool:
 
 
 def numbers_of(processor: Mapping[str, Any], key: str, *, count: int, folder: Path) -> list[float]:
-    """Return mean or deviation of each channel, 0.5 where nothing is said.
-
-    Args:
-        processor: its settings.
-        key: "image_mean" or "image_std".
-        count: of the channels.
-        folder: to be named.
-
-    Raises:
-        NetworkError: if they are something else than so many numbers.
-    """
+    """Return mean or deviation of each channel, 0.5 where nothing is said."""
     given = processor.get(key) or [0.5] * count
     plain = isinstance(given, list | tuple) and len(given) == count and all(type(part) in (int, float) for part in given)
     if not plain or not all(math.isfinite(part) and (key != "image_std" or part > 0) for part in given):
@@ -139,11 +116,7 @@ def measured_processor(processor: Any) -> dict[str, Any] | None:
     Pictures of one colour show scale, mean, deviation and the order of the channels; a picture of slopes shows which part of it is kept,
     at which size.
 
-    Args:
-        processor: of Transformers, for pictures.
-
-    Returns:
-        The fields; None where it does something that they cannot say, such as padding or sizes that depend on the picture.
+    Result: The fields; None where it does something that they cannot say, such as padding or sizes that depend on the picture.
     """
     pictures = optional_import("PIL.Image", "vision", purpose="The processor of a network of pictures")
 

@@ -21,15 +21,7 @@ _TOKENS, _SAMPLES = 8, 32_000
 
 
 def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs:
-    """Return two examples.
-
-    Args:
-        module: of Transformers, a classifier or a bare encoder.
-        side: height and width of pictures, where the preprocessor names them.
-
-    Raises:
-        NetworkError: if it takes something else than texts, pictures or sound, or several of these.
-    """
+    """Return two examples."""
     config, name = cast(Any, module.config), str(getattr(module, "main_input_name", ""))
     if type(module).__name__.startswith("ImageGPT"):
         raise NetworkError(f"The model type {config.model_type!r} takes pictures as ids of colours; expected pixels, texts or sound.")
@@ -60,12 +52,7 @@ def hub_sample(module: Module, *, side: tuple[int, int] | None = None) -> Inputs
 
 
 def picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the pictures that a network takes.
-
-    Args:
-        config: of the network.
-        side: height and width, where the preprocessor names them.
-    """
+    """Return (channels, height, width) of the pictures that a network takes."""
     seen = config if getattr(config, "vision_config", None) is None else config.vision_config
     size = getattr(seen, "image_size", None) or side or _SIDE
     height, width = (size, size) if isinstance(size, int) else (int(part) for part in size)
@@ -73,12 +60,7 @@ def picture_shape(config: Any, *, side: tuple[int, int] | None) -> tuple[int, in
 
 
 def suited_tokens(module: Module, sample: Inputs) -> Inputs:
-    """Return a sample whose token ids are words: two that stand for nothing else, and the end where the network looks for it.
-
-    Args:
-        module: with the configuration of a text network, or any other.
-        sample: two examples; of other networks it is returned as it is.
-    """
+    """Return a sample whose token ids are words: two that stand for nothing else, and the end where the network looks for it."""
     config = getattr(module, "config", None) or getattr(getattr(module, "encoder", None), "config", None)
     named = sample if isinstance(sample, dict) else {"input_ids": sample}
     key = "inputs" if "inputs" in named else "input_ids"
@@ -100,13 +82,7 @@ def pad_token_(settings: Any, tokenizer: Mapping[str, Any], *, named: Mapping[st
 
     Where the tokenizer has none either, that is the token at the end of a text, as `TextPreprocessing` pads it.
 
-    Args:
-        settings: of a network; changed where it has no padding token.
-        tokenizer: content of tokenizer.json.
-        named: what the settings of the tokenizer call its special tokens.
-
-    Returns:
-        What is said of it; nothing where it was not changed.
+    Result: What is said of it; nothing where it was not changed.
     """
     inner = settings.get_text_config()
     if getattr(inner, "pad_token_id", None) is not None or not getattr(inner, "vocab_size", None):

@@ -24,12 +24,7 @@ def known_tokens(network: Network) -> int | None:
 
 
 def known_positions(network: Network, longest: int) -> int | None:
-    """Return how many tokens of a text a network takes, where that is fewer than `longest`; None where it takes as many.
-
-    Args:
-        network: of texts. It is run on longer ones only where it has a table that may be too short.
-        longest: number of tokens, 1 or more.
-    """
+    """Return how many tokens of a text a network takes, where that is fewer than `longest`; None where it takes as many."""
     ids = _ids(network)
     shortest = min(list(_tables(network))[1:], default=longest + _OFFSET)
     if ids is None or shortest >= longest + _OFFSET or _runs(network, longest):

@@ -287,7 +287,6 @@ class _Entry:
         code: the symbolic code (N, size).
         known: what replaces a symbolic tensor, by its id.
         pass_: puts the codes where they are read.
-        points: the names of the points.
     """
 
     inputs: dict[str, Any]

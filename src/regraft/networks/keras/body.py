@@ -129,9 +129,6 @@ class KerasBody(Body):
         """Let the layers draw their weights anew with their own initialisers.
 
         What a Normalization layer learnt about the raw data stays, and so does a fixed seed in an initialiser.
-
-        Raises:
-            NetworkError: if a layer of the user's own cannot be made again from its config.
         """
         with seeded(seed):
             for layer in self.layers:
@@ -185,9 +182,6 @@ class KerasBody(Body):
         """Freeze exactly these layers or single variables, and those that are held; all else becomes trainable.
 
         A container stands for its layers.
-
-        Raises:
-            NetworkError: if a name is neither a layer, a container nor a variable.
         """
         names = [layer.name for layer in self.layers]
         self.frozen = frozen_names(layers, names, modules=self.by_name, variables=self.variables()) | self.held
@@ -279,12 +273,8 @@ class KerasBody(Body):
     def split(self, frozen_layers: Collection[str]) -> Split | None:
         """Cut a functional or Sequential model at the border of its frozen layers.
 
-        Args:
-            frozen_layers: names of layers that depend on no layer outside them.
-
-        Returns:
-            Two functions that share the network's layers: from inputs to the live tensors (no gradients, inference), and from
-            these to raw scores in the present mode. None where the model is not made of such layers or carries masks.
+        Result: Two functions that share the network's layers: from inputs to the live tensors (no gradients, inference), and from these to
+        raw scores in the present mode. None where the model is not made of such layers or carries masks.
         """
         return split_graph(self, frozen_layers, scores=lambda run: self.with_derived(self.scores_of_run(run)))
 
@@ -314,11 +304,7 @@ class KerasBody(Body):
         return True
 
     def code_table(self) -> Parameter:
-        """Return the model's own table of codes, (1 + K, size).
-
-        Raises:
-            NetworkError: if it takes none.
-        """
+        """Return the model's own table of codes, (1 + K, size)."""
         if self.coding is None:
             raise NetworkError("The network knows no conditions; expected one that takes codes. Train codes with strategy='codes'.")
         return cast(Parameter, self.by_name[CODES].embeddings.value)
@@ -349,14 +335,7 @@ class KerasBody(Body):
 def inspected(module: Any, sample: Inputs, *, head: HeadChoice = None, heads: Sequence[Mapping[str, Any]] | None = None) -> KerasBody:
     """Return the body of a built model, which becomes its own, with the heads that are found.
 
-    Args:
-        module: the model.
-        sample: a batch that it takes.
-        head: the layer to take as head where several outputs have one, or those of several tasks.
-        heads: what a saved folder says of its heads; None to find one.
-
-    Raises:
-        NetworkError: if it has several heads and none is chosen, or `head` or `heads` are not there.
+    `heads`: what a saved folder says of its heads; None to find one.
     """
     body = KerasBody(module, sample)
     body.take_(module, sample)

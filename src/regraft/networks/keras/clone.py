@@ -163,14 +163,7 @@ def _number_nodes_(model: Any) -> None:
 
 
 def cloned(model: Any) -> Any:
-    """Return an independent copy of a Keras model: same class, same weights, no shared storage, not compiled.
-
-    Args:
-        model: any Keras model or layer.
-
-    Returns:
-        The copy. Functions that the model holds are shared. Torch hooks are not copied.
-    """
+    """Return an independent copy of a Keras model: same class, same weights, no shared storage, not compiled."""
     parts = _Parts()
     parts.number(model)
     try:

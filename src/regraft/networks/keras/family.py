@@ -43,11 +43,7 @@ class KerasFamily(Family[KerasBody]):
         return adjusting.settled(body) if code is None else adjusting.folded(body.copy(), code)
 
     def write(self, body: KerasBody, folder: Path, *, origin: Mapping[str, Any], edits: Sequence[Edit]) -> Mapping[str, Any]:
-        """Write `network.keras`, which plain Keras opens on any backend.
-
-        Raises:
-            NetworkError: if Keras cannot serialise the model.
-        """
+        """Write `network.keras`, which plain Keras opens on any backend."""
         save(body, body.module, target=Path(folder) / _FILE)
         facts = {"family": "keras", "file": _FILE, "inputs": list(body.input_shape) or None}
         return {**facts, "edits": [edit.to_dict() for edit in edits], "layers": layer_names(body.module)}
@@ -57,9 +53,6 @@ class KerasFamily(Family[KerasBody]):
 
         A model without a graph is written without its derived heads. An `.h5` file is in the form of Keras 2. A `.pt2` file is an
         exported program of PyTorch, which needs no Keras.
-
-        Raises:
-            NetworkError: if Keras cannot serialise the model, Keras 2 has no words for it, or a program would have several inputs.
         """
         with as_given(body):
             whole = changes.with_groups(body)
@@ -79,11 +72,7 @@ class KerasFamily(Family[KerasBody]):
         return path
 
     def put_file_(self, body: KerasBody, path: Path) -> Account:
-        """Put the weights or arrays of a file into a `body` of a similar architecture.
-
-        Raises:
-            NetworkError: if it holds no weights of Keras, or nothing in it matches.
-        """
+        """Put the weights or arrays of a file into a `body` of a similar architecture."""
         if path.suffix.lower() in ARRAY_ENDINGS:
             return put_arrays_(read_weight_arrays(path), target_weights(body), heads=body.head_layers)
         if path.suffix.lower() in KERAS_ENDINGS:
@@ -106,22 +95,8 @@ def open_keras(
 ) -> Network:
     """Open a live Keras 3 model.
 
-    Args:
-        model: functional, Sequential or subclassed; a model without weights as yet is built from `inputs`.
-        classes: class names in row order.
-        inputs: shape of one item without the batch axis, where the model does not know it.
-        origin: what opening it again needs.
-        take: use the model itself rather than a copy (for models made by regraft).
-        head: the name of the layer to take as head where several outputs have one; the other outputs are left out. Or the layer of each
-            task.
-        heads: what a saved folder says of its heads ("task", "layer", "activation", "parts", …): exactly these are taken.
-
-    Returns:
-        The network; the model given is not modified unless `take`.
-
-    Raises:
-        NetworkError: if no sample runs through it, it has several heads and none is chosen, `head` or `heads` are not there, or
-            `classes` do not fit its head.
+    `inputs`: shape of one item without the batch axis, where the model does not know it; result: The network; the model given is not
+    modified unless `take`.
     """
     if not isinstance(model, keras.Model):
         raise NetworkError(

@@ -52,14 +52,7 @@ def channels_last(layer: Any) -> bool:
 
 @contextmanager
 def linear_activation(layer: Any) -> Iterator[None]:
-    """Take a layer's activation away while the context lasts.
-
-    Args:
-        layer: a linear layer.
-
-    Yields:
-        Nothing.
-    """
+    """Take a layer's activation away while the context lasts."""
     before = layer.activation
     layer.activation = keras.activations.linear
     try:
@@ -76,15 +69,8 @@ def outputs_of(result: Any) -> list[Tensor]:
 def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Trace, run: Callable[[], Any]) -> dict[str, FoundHead]:
     """Find the linear layers from which the model's outputs follow.
 
-    Args:
-        modules: name -> layer.
-        layers: in the order of execution.
-        seen: the trace of one run.
-        run: makes the same run again.
-
-    Returns:
-        The candidates by layer name, in the order of the outputs; none where the results are embeddings or feature maps, or follow
-        from no linear layer.
+    `modules`: name -> layer; result: The candidates by layer name, in the order of the outputs; none where the results are embeddings or
+    feature maps, or follow from no linear layer.
     """
     wanted = sum(result.ndim == 2 for result in outputs_of(seen.result))
     found: dict[str, FoundHead] = {}
@@ -98,12 +84,7 @@ def find_heads(modules: Mapping[str, Any], layers: Sequence[Layer], *, seen: Tra
 def chosen_head(candidates: Mapping[str, FoundHead], head: str | None) -> FoundHead | None:
     """Return the only candidate, or the one asked for; None where there is none.
 
-    Args:
-        candidates: as `find_heads` returns them.
-        head: the name of one; None for the only one.
-
-    Raises:
-        NetworkError: if there are several and none is asked for, or `head` is not among them.
+    `head`: the name of one; None for the only one.
     """
     if head is not None:
         if head not in candidates:
@@ -123,14 +104,7 @@ def given_heads(
 ) -> dict[str, tuple[FoundHead, Head]]:
     """Return the heads that a saved folder speaks of, those with rows of their own, by task.
 
-    Args:
-        facts: for each head "task", "layer", "activation", and optionally "kind", "classes", "parts" and "groups".
-        modules: name -> layer.
-        seen: the trace of one run.
-        run: makes the same run again.
-
-    Raises:
-        NetworkError: if a layer is not there, or is not a linear one.
+    `modules`: name -> layer.
     """
     heads: dict[str, tuple[FoundHead, Head]] = {}
     for fact in facts:
@@ -189,11 +163,7 @@ def scores_from(layer: Any, features: Tensor) -> Tensor:
 
 
 def parts_hook(parts: Sequence[int]) -> Callable[..., Tensor | None]:
-    """Return a forward hook that makes a linear layer's output as if each group of rows were a layer of its own.
-
-    Args:
-        parts: sizes of the groups, in row order.
-    """
+    """Return a forward hook that makes a linear layer's output as if each group of rows were a layer of its own."""
 
     def hook(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):  # a symbolic call

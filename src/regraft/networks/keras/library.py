@@ -12,12 +12,7 @@ __all__ = ["keras"]
 
 
 def _opened() -> Any:
-    """Import Keras on its torch backend.
-
-    Raises:
-        MissingExtraError: if Keras is not installed.
-        NetworkError: if Keras runs on another backend.
-    """
+    """Import Keras on its torch backend."""
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
     library: Any = optional_import("keras", "keras", purpose="A Keras network")

@@ -20,9 +20,6 @@ class Opened:
     """The graph of a model in which the nested models that hold a certain layer are opened.
 
     Attributes:
-        name: of the model.
-        inputs: its symbolic inputs in their structure.
-        outputs: its symbolic outputs in theirs.
         steps: the nodes, each after all that it reads.
     """
 
@@ -32,11 +29,7 @@ class Opened:
     steps: list[Any]
 
     def node(self, layer: Any) -> Any:
-        """Return the last call of a layer.
-
-        Raises:
-            NetworkError: if the graph does not call it.
-        """
+        """Return the last call of a layer."""
         calls = [node for node in self.steps if node.operation is layer]
         if not calls:
             raise NetworkError(f"The layer '{layer.name}' is not called in the graph of '{self.name}'; expected a layer on its way.")
@@ -45,9 +38,7 @@ class Opened:
     def model(self, outputs: Any, *, inputs: Any = None) -> Any:
         """Return a model with these outputs, which holds nothing of what comes after them.
 
-        Args:
-            outputs: symbolic tensors in a structure.
-            inputs: others than those of the graph; None for the same.
+        `inputs`: others than those of the graph; None for the same.
         """
         model = keras.Model(self.inputs if inputs is None else inputs, outputs, name=self.name)
         for operation in model.operations:
@@ -73,15 +64,7 @@ def _with_parts(operation: Any) -> list[Any]:
 
 
 def opened(model: Any, *layers: Any) -> Opened:
-    """Return a model's graph with `layers` at its top level.
-
-    Args:
-        model: a private copy.
-        layers: of it.
-
-    Raises:
-        NetworkError: if the model, or a layer that holds one of `layers`, has no graph.
-    """
+    """Return a model's graph with `layers` at its top level."""
     graph = graph_of(model)
     if graph is None:
         raise no_graph(model)
@@ -114,14 +97,7 @@ def mapped(structure: Any, known: Mapping[int, Any]) -> Any:
 def replay_(nodes: Sequence[Any], known: dict[int, Any], *, layer: Any, steps: list[Any]) -> None:
     """Append nodes to `steps`; those that read what `known` replaces are called again, and models that hold `layer` are opened.
 
-    Args:
-        nodes: of a graph, each after all that it reads.
-        known: what replaces a symbolic tensor, by its id; what is made anew is added.
-        layer: of which models that hold it are opened; None for none.
-        steps: receives the nodes.
-
-    Raises:
-        NetworkError: if `layer` is inside a layer without a graph.
+    `layer`: of which models that hold it are opened; None for none.
     """
     for node in nodes:
         operation = node.operation
@@ -154,12 +130,7 @@ def last_called(layers: Sequence[Any]) -> Any:
 
 
 def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
-    """Return the output of the last of these layers that is called, and of the steps without weights that belong to it.
-
-    Args:
-        graph: that calls them.
-        layers: of one block, in the order of execution.
-    """
+    """Return the output of the last of these layers that is called, and of the steps without weights that belong to it."""
     node = graph.node(last_called(layers))
     at = next(index for index, step in enumerate(graph.steps) if step is node)
     made = {id(tensor) for step in graph.steps[: at + 1] for tensor in step.outputs}
@@ -173,15 +144,7 @@ def end_of(graph: Opened, layers: Sequence[Any]) -> Any:
 
 
 def named_inputs(graph: Opened, further: str) -> dict[str, Any]:
-    """Return the inputs by name; a single one that is not given by name so far is called "inputs" from now on.
-
-    Args:
-        graph: opened.
-        further: the name of an input that is to come.
-
-    Raises:
-        NetworkError: if a name that is needed is taken.
-    """
+    """Return the inputs by name; a single one that is not given by name so far is called "inputs" from now on."""
     inputs = keras.tree.flatten(graph.inputs)
     unnamed = len(inputs) == 1 and not isinstance(graph.inputs, dict)
     wanted = {further, "inputs"} if unnamed else {further}
@@ -221,7 +184,8 @@ class Rewiring:
         behind: the steps to put behind the outputs of layers, by the layers' id.
         skipped: layers that are left out, by their id, with the number of the input that is read in place of their output; None where
             nothing is left that reads it.
-        coded: whether nested models that are made anew take the code as a further input; where layers are skipped, they lose that input.
+        coded: whether nested models that are made anew take the code as a further input; where layers are skipped, they lose that
+            input.
         models: nested models that were made anew, by the id of the old one; filled in the course of the pass.
     """
 
@@ -233,10 +197,7 @@ class Rewiring:
     def outputs(self, graph: Any, known: dict[int, Any], *, code: Any = None) -> Any:
         """Return the outputs of a graph, in their structure, after the pass.
 
-        Args:
-            graph: of a private copy.
-            known: what replaces a symbolic tensor, by its id; more is added.
-            code: the symbolic code (N, size); None for none.
+        `code`: the symbolic code (N, size); None for none.
         """
         for node in steps_of(graph):
             read = self.skipped.get(id(node.operation), -1)

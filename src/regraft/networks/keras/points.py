@@ -26,7 +26,6 @@ class Site:
     Attributes:
         layer: into whose weights a shift or scale by channel folds: the linear layer, or the BatchNormalization behind it.
         linear: the linear layer; its own activation comes behind the point.
-        channels: C.
     """
 
     layer: Any
@@ -35,12 +34,7 @@ class Site:
 
 
 def channel_axis(layer: Any, rank: int) -> int:
-    """Return the axis of the channels in a layer's output.
-
-    Args:
-        layer: a linear layer, a convolution or a BatchNormalization.
-        rank: number of axes of the output, the batch axis included.
-    """
+    """Return the axis of the channels in a layer's output."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return int(layer.axis) % rank
     return rank - 1 if channels_last(layer) else 1

@@ -25,16 +25,7 @@ _FREE_SIZES = (32, 224, 64, 96, 128, 16, 299)
 
 
 def called(model: Any, inputs: Inputs, *, training: bool) -> Any:
-    """Call a model with one batch; named tensors go to the inputs of that name.
-
-    Args:
-        model: the model.
-        inputs: one batch.
-        training: the mode.
-
-    Returns:
-        What the model returns.
-    """
+    """Call a model with one batch; named tensors go to the inputs of that name."""
     graph = graph_of(model)
     if isinstance(inputs, dict) and graph is not None and not isinstance(graph.input, dict):
         return model([inputs[tensor.name] for tensor in graph.inputs], training=training)
@@ -53,12 +44,7 @@ def shapes_of(model: Any) -> dict[str, Any]:
 def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
     """Return a batch of two that a model accepts.
 
-    Args:
-        model: built, or to be built by running it.
-        inputs: the shape of one item, where it is known.
-
-    Raises:
-        NetworkError: if none is accepted; the message asks for `inputs=`.
+    `inputs`: the shape of one item, where it is known.
     """
     problem: Exception | None = None
     for size in _FREE_SIZES:
@@ -97,11 +83,7 @@ def _sized(shape: Sequence[int | None], size: int) -> tuple[int, ...]:
 
 
 def _built_shape(model: Any) -> tuple[int | None, ...]:
-    """Return the shape of one item with which a subclassed model was built.
-
-    Raises:
-        NetworkError: if it has not been built, or takes more than one tensor.
-    """
+    """Return the shape of one item with which a subclassed model was built."""
     shapes = [shape for shape in (getattr(model, "_build_shapes_dict", None) or {}).values() if isinstance(shape, (tuple, list))]
     if len(shapes) != 1 or any(isinstance(part, (tuple, list, dict)) for part in shapes[0]):
         raise NetworkError(
@@ -115,13 +97,7 @@ Split = tuple[Callable[[Inputs], list[Tensor]], Callable[[Sequence[Tensor]], Sco
 
 
 def split_graph(body: Body, frozen: Collection[str], *, scores: Callable[[Callable[[], Any]], Scores]) -> Split | None:
-    """Return the frozen and the live part of a body as functions, None where its graph cannot be cut so.
-
-    Args:
-        body: of a Keras model.
-        frozen: names of layers.
-        scores: makes scores of a run.
-    """
+    """Return the frozen and the live part of a body as functions, None where its graph cannot be cut so."""
     graph = graph_of(body.module)
     if graph is None or len(graph.inputs) != 1:
         return None
@@ -208,11 +184,7 @@ def _run_(steps: Sequence[Any], known: dict[int, Any], *, training: bool) -> Non
 
 
 def as_operators_(layers: Iterable[Any]) -> None:
-    """Let LSTM and GRU layers run as one operator each, where no mask is given; those with other activations stay as they are.
-
-    Args:
-        layers: of a private copy in inference mode, to be exported and thrown away.
-    """
+    """Let LSTM and GRU layers run as one operator each, where no mask is given; those with other activations stay as they are."""
     for layer in layers:
         if type(layer).__name__ in GATES and type(layer).__module__.startswith("keras.") and _is_usual(layer):
             object.__setattr__(layer, "inner_loop", partial(_run, layer, layer.inner_loop))

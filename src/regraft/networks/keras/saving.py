@@ -28,17 +28,7 @@ _NUMBER = re.compile(r"_\d+$")
 
 
 def save(body: KerasBody, module: Any, *, target: Path) -> None:
-    """Write a model that is a body's own or shares its layers, whole or not at all.
-
-    Args:
-        body: tells the layers' own flags.
-        module: the model.
-        target: a path that ends in ".keras".
-
-    Raises:
-        NetworkError: if Keras cannot serialise it.
-        OSError: if it cannot be written; nothing is left behind.
-    """
+    """Write a model that is a body's own or shares its layers, whole or not at all."""
     partial = target.with_name(f".{target.stem}.partial.keras")  # Keras takes no other ending
     with as_given(body), ExitStack() as stack:
         stack.callback(partial.unlink, missing_ok=True)
@@ -55,14 +45,7 @@ def save(body: KerasBody, module: Any, *, target: Path) -> None:
 
 @contextmanager
 def as_given(body: KerasBody) -> Iterator[None]:
-    """Give the layers their own `trainable` flags while the context lasts.
-
-    Args:
-        body: whose layers these are.
-
-    Yields:
-        Nothing.
-    """
+    """Give the layers their own `trainable` flags while the context lasts."""
     gradients = [(variable.value, variable.value.requires_grad) for variable in body.variables().values()]
     with ExitStack() as stack:
         for name, layer in body.named_with_root():
@@ -84,12 +67,7 @@ def layer_names(model: Any) -> list[str]:
 
 
 def rename_layers_(model: Any, names: Sequence[str]) -> None:
-    """Give the layers of a model the names that those of one of its class had: Keras numbers the names that it makes in each process.
-
-    Args:
-        model: a private copy.
-        names: as `layer_names` returned them, of a model that may have further layers.
-    """
+    """Give the layers of a model the names that those of one of its class had: Keras numbers the names that it makes in each process."""
     layers = [model, *named_modules(model).values()]
     own, known = ([_NUMBER.sub("", name) for name in every] for every in (layer_names(model), names))
     for block in SequenceMatcher(None, own, known, autojunk=False).get_matching_blocks():
@@ -124,18 +102,7 @@ _INSTEAD = "Export it as .keras or .onnx."
 
 
 def write_keras2(module: Any, sample: Any, *, kinds: Sequence[str], target: Path) -> None:
-    """Write a model, once Keras has opened the file and computed the same from it.
-
-    Args:
-        module: a sequential or functional model.
-        sample: what it takes, a batch.
-        kinds: of its outputs: "classification", "multi-label" or "regression"; the file says by which losses they would be trained.
-        target: a path that ends in ".h5".
-
-    Raises:
-        NetworkError: if Keras 2 has no words for it, by the name of the layer.
-        OSError: if it cannot be written; nothing is left behind.
-    """
+    """Write a model, once Keras has opened the file and computed the same from it."""
     if type(module).__name__ not in _MODELS:
         raise NetworkError(f"A model of the class {type(module).__name__} has no architecture in Keras 2's form. {_INSTEAD}")
     config = _old_model({"class_name": type(module).__name__, "config": module.get_config()})

@@ -25,15 +25,8 @@ _NORMALISERS = (keras.layers.Normalization, keras.layers.BatchNormalization)
 def resize_(model: Any, layer: Any, *, head: Head, activation: str, others: Collection[Any] | None = None) -> None:
     """Give a layer of a private copy the rows of `head`, whatever their number, and mend what depends on their number.
 
-    Args:
-        model: the copy.
-        layer: its head.
-        head: the rows (C, d).
-        activation: the activation that the model has now; where `head.activation` differs, it is changed.
-        others: the layers of the other heads, which keep their activations; None where the activation is the layer's own.
-
-    Raises:
-        NetworkError: if the rows have another number of features, or the activation cannot be changed.
+    `head`: the rows (C, d); `others`: the layers of the other heads, which keep their activations; None where the activation is the layer's
+    own.
     """
     old, head = layer.kernel.shape[-1], head.in_layer()
     features = int(np.prod(layer.kernel.shape[:-1]))
@@ -61,9 +54,7 @@ def retrack_(model: Any) -> None:
 def put_rows_(layer: Any, head: Head) -> None:
     """Give a linear layer, which keeps its place in the graph, the size and the rows of `head`.
 
-    Args:
-        layer: built, of any number of rows and features.
-        head: the rows (C, d).
+    `head`: the rows (C, d).
     """
     config, head = layer.get_config(), head.in_layer()
     config["units" if "units" in config else "filters"] = len(head.weight)
@@ -79,12 +70,7 @@ def put_rows_(layer: Any, head: Head) -> None:
 
 
 def reset_(layer: Any, settings: Mapping[str, Any]) -> None:
-    """Build a layer, which keeps its place in the graph, again with other settings; its variables keep their values.
-
-    Args:
-        layer: built.
-        settings: entries of its config. Variables that are new, or of another size, become zero, a scale ("gamma") one.
-    """
+    """Build a layer, which keeps its place in the graph, again with other settings; its variables keep their values."""
     if not settings:
         return
     old = {variable.name: variable.value for variable in layer.variables}
@@ -97,12 +83,7 @@ def reset_(layer: Any, settings: Mapping[str, Any]) -> None:
 
 
 def taken_activation_(layer: Any, *, name: str) -> Any | None:
-    """Take a layer's own activation away and return it as a layer of that name; None where it has none.
-
-    Args:
-        layer: a linear layer.
-        name: of the new layer.
-    """
+    """Take a layer's own activation away and return it as a layer of that name; None where it has none."""
     activation = layer.activation
     if activation is keras.activations.linear:
         return None
@@ -112,12 +93,7 @@ def taken_activation_(layer: Any, *, name: str) -> Any | None:
 
 
 def put_activation_(layer: Any, activation: Any) -> None:
-    """Give a layer an activation.
-
-    Args:
-        layer: a linear layer.
-        activation: a function, or a layer.
-    """
+    """Give a layer an activation."""
     if isinstance(activation, keras.Layer) or isinstance(layer.activation, keras.Layer):  # one that is a layer is among its parts
         reset_(layer, {"activation": keras.activations.serialize(activation)})
         if isinstance(activation, keras.Layer):
@@ -130,11 +106,7 @@ def put_activation_(layer: Any, activation: Any) -> None:
 def _rebuild_(layer: Any, config: Mapping[str, Any], *, shape: Sequence[int | None], resized: bool) -> None:
     """Put the inner life of a freshly built layer into `layer`, which keeps its place in the graph.
 
-    Args:
-        layer: a built layer.
-        config: of the fresh one.
-        shape: what it reads.
-        resized: whether that is another shape than before.
+    `resized`: whether that is another shape than before.
     """
     fresh = type(layer).from_config(dict(config))
     fresh.build(tuple(shape))
@@ -187,12 +159,7 @@ def _refresh_shapes_(container: Any, layer: Any, *, sizes: Mapping[int, int]) ->
 
 
 def holds(container: Any, layer: Any) -> bool:
-    """Tell whether `layer` is somewhere below `container`.
-
-    Args:
-        container: a layer or a model.
-        layer: a layer.
-    """
+    """Tell whether `layer` is somewhere below `container`."""
     return any(part is layer for part in container._flatten_layers(include_self=False))
 
 
@@ -209,16 +176,7 @@ def _note_input_shape_(operation: Any, node: Any) -> None:
 def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
     """Let a model with a graph take items of `count` channels: its first convolutions are summed or repeated over channels.
 
-    Args:
-        model: a private copy.
-        count: the new number.
-        first: the first layer with weights of its own that is not a normalisation.
-
-    Returns:
-        The layers whose weights have another size now, and the old number of channels.
-
-    Raises:
-        NetworkError: if the model has no graph or several inputs, or does not begin with a convolution over channels.
+    Result: The layers whose weights have another size now, and the old number of channels.
     """
     graph = graph_of(model)
     if graph is None or len(graph.inputs) != 1:
@@ -245,11 +203,7 @@ def rechannel_(model: Any, count: int, *, first: Any) -> tuple[list[Any], int]:
 
 
 def _refuse_other(first: Any) -> None:
-    """Raise if the first layer with weights is no convolution over all channels.
-
-    Raises:
-        NetworkError: naming it.
-    """
+    """Raise if the first layer with weights is no convolution over all channels."""
     plain = isinstance(first, _CONVOLUTIONS) and type(first).__name__.startswith("Conv") and first.groups == 1
     if not plain:
         received = "no layer with weights" if first is None else f"{type(first).__name__} '{first.name}'"
@@ -281,11 +235,7 @@ def _rechannel_graph_(container: Any, shapes: Sequence[Sequence[int | None]], *,
 
 
 def _rechannel_step_(node: Any, *, axis: int, changed: dict[int, Any]) -> bool:
-    """Fit one layer to what it reads now; tell whether its output has other channels too.
-
-    Raises:
-        NetworkError: if the layer has weights and is no convolution.
-    """
+    """Fit one layer to what it reads now; tell whether its output has other channels too."""
     layer, shape = node.operation, node.input_tensors[0].shape
     if not isinstance(layer, keras.Layer):
         return True

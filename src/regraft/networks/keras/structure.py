@@ -105,13 +105,7 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dict[str, Any]:
-    """Return the variables that a layer itself holds, by state name; those of its parts are not among them.
-
-    Args:
-        name: the layer's name, "" for the whole model.
-        layer: the layer.
-        trainable_only: leave out moving statistics and seeds.
-    """
+    """Return the variables that a layer itself holds, by state name; those of its parts are not among them."""
     prefix = f"{name}." if name else ""
     variables = list(layer._trainable_variables)
     if trainable_only and getattr(layer, "lora_enabled", False):  # the weights that a low-rank change is added to stay as they are
@@ -125,25 +119,14 @@ def own_variables(name: str, layer: Any, *, trainable_only: bool = False) -> dic
 
 
 def variables_below(name: str, modules: Mapping[str, Any], *, trainable_only: bool = False) -> dict[str, Any]:
-    """Return the variables that belong to the layer called `name`: a leaf's with those of its parts, a container's own only.
-
-    Args:
-        name: the layer's name.
-        modules: as `named_modules` returns them.
-        trainable_only: leave out moving statistics and seeds.
-    """
+    """Return the variables that belong to the layer called `name`: a leaf's with those of its parts, a container's own only."""
     layer = modules[name]
     inside = [part for part in modules if below(part, name)] if is_leaf(layer) and sublayers(layer) else [name]
     return {key: value for part in inside for key, value in own_variables(part, modules[part], trainable_only=trainable_only).items()}
 
 
 def layers_of(modules: Mapping[str, Any], order: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the layers in the order of execution; those that hold parameters and were not called come last.
-
-    Args:
-        modules: as `named_modules` returns them.
-        order: names of the modules called, by the beginning of their first call.
-    """
+    """Return the layers in the order of execution; those that hold parameters and were not called come last."""
     leaves, called = {name for name, module in modules.items() if is_leaf(module)}, set(order)
     inner = {name for name in modules if not leaves.isdisjoint(prefixes(name)[1:])}
     found = []
@@ -196,9 +179,7 @@ def _code_tensors(graph: Any, steps: Sequence[Any]) -> set[int]:
 def tap_slices(model: Any, head: Any) -> tuple[TapSlice, ...]:
     """Return which features come from which tap; none where the features are not those of taps.
 
-    Args:
-        model: any.
-        head: the layer that reads the features; None where they are the model's result.
+    `head`: the layer that reads the features; None where they are the model's result.
     """
     graph = graph_of(model)
     if graph is None and head is None:
@@ -271,11 +252,6 @@ def blocks_of_model(model: Any, modules: Mapping[str, Any], *, layers: Sequence[
     """Return the blocks of a model: stretches between the layers through which all data flow, at most 40.
 
     A normalisation on its own joins the block before it. A model without a graph has its children as blocks.
-
-    Args:
-        model: the model.
-        modules: as `named_modules` returns them.
-        layers: as `layers_of` returns them.
     """
     names = {id(module): name for name, module in modules.items()}
     groups = _stretches(model, names)
@@ -336,12 +312,7 @@ def layer_structure(  # over the limit: what a structure is of, and what does no
 ) -> Structure:
     """Return the structure of some layers: of all in them, of the containers whose own code calls them, and the graph of the whole.
 
-    Args:
-        model: the model.
-        modules: name -> layer, all of them.
-        layers: names of some of them.
-        beside: what else decides the values.
-        ignored: places whose values do not count.
+    `modules`: name -> layer, all of them.
     """
     named = {"": model, **modules}
     known = {id(module): name or "the network" for name, module in named.items()}
@@ -401,9 +372,7 @@ def _without_code(config: Any) -> Any:
 def _wiring(named: Mapping[str, Any], prints: Fingerprint) -> list[str]:
     """Return one line for each step of the functional graphs: what it reads, with which arguments it is called, and what it is.
 
-    Args:
-        named: name -> model and layers, for the nested graphs and the names.
-        prints: makes the digests.
+    `named`: name -> model and layers, for the nested graphs and the names.
     """
     names = {id(module): name for name, module in named.items() if name}
     lines = []

@@ -25,14 +25,6 @@ def tapped(model: Any, points: Sequence[Tap], *, layers: Mapping[str, Sequence[A
     """Return a model whose only output are the pooled outputs of several blocks side by side, (N, D).
 
     The pooling is made of operations, not layers: it stands on the side of the cut on which the block stands.
-
-    Args:
-        model: a private copy.
-        points: the blocks and their pools.
-        layers: of each of the blocks, in the order of execution.
-
-    Raises:
-        NetworkError: if the model has no graph, or nothing of the points can be read.
     """
     graph = opened(model, *map(last_called, layers.values()))
     for step in graph.steps:  # those of taps that the head reads already: names are free for the new ones

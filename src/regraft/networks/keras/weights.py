@@ -23,14 +23,7 @@ def frozen_names(
 ) -> frozenset[str]:
     """Return the names of layers and variables that the given names stand for: a container for all layers in it.
 
-    Args:
-        wanted: names of layers, containers or variables.
-        layers: names of all layers.
-        modules: name -> layer, containers too.
-        variables: names of all variables.
-
-    Raises:
-        NetworkError: if a name is none of these.
+    `modules`: name -> layer, containers too.
     """
     unknown = [name for name in wanted if name not in modules and name not in variables]
     if unknown:
@@ -45,9 +38,7 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
     A layer without weights is none of them: as in Keras, its flag says nothing (dropout goes on). That of the model itself does not
     count either: setting it sets those of all layers, so that a layer which differs was meant to.
 
-    Args:
-        modules: name -> layer, containers too.
-        trainable: name -> the flag that it came with.
+    `modules`: name -> layer, containers too; `trainable`: name -> the flag that it came with.
     """
     frozen = {name for name in modules if not all(trainable.get(outer, True) for outer in prefixes(name)[:-1])}
     holding = {
@@ -66,9 +57,7 @@ def held_names(modules: Mapping[str, Any], trainable: Mapping[str, bool]) -> fro
 def renamed(names: Iterable[str], now: Mapping[str, str]) -> frozenset[str]:
     """Return what layers and variables are called in a model made of the same layers; those that are gone are left out.
 
-    Args:
-        names: of layers and variables.
-        now: old name of a layer -> its new one.
+    `now`: old name of a layer -> its new one.
     """
     found = set[str]()
     for name in names:
@@ -81,10 +70,7 @@ def renamed(names: Iterable[str], now: Mapping[str, str]) -> frozenset[str]:
 def set_gradients_(layers: Iterable[str], modules: Mapping[str, Any], *, frozen: Collection[str]) -> set[str]:
     """Let all variables but the frozen ones have gradients, and return the layers that are frozen wholly.
 
-    Args:
-        layers: names of all layers.
-        modules: name -> layer.
-        frozen: names of layers and variables.
+    `modules`: name -> layer.
     """
     whole, frozen = set(), set(frozen)
     for name in layers:
@@ -99,9 +85,7 @@ def set_gradients_(layers: Iterable[str], modules: Mapping[str, Any], *, frozen:
 def still_modules(modules: Mapping[str, Any], frozen: Collection[str]) -> list[Any]:
     """Return the layers that run as in inference: the frozen ones, those with a frozen variable, and what is inside them.
 
-    Args:
-        modules: name -> layer.
-        frozen: names of layers and variables.
+    `modules`: name -> layer.
     """
     touched = {name for one in frozen for name in prefixes(one)}
     still = {name for name in touched if name in modules and is_leaf(modules[name])}
@@ -120,13 +104,7 @@ _KERAS_GENERATOR = ("global_random_seed", "global_seed_generator")
 
 
 def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
-    """Return what an initialiser draws with this seed in place of its own.
-
-    Args:
-        initializer: of a layer.
-        shape: of the result.
-        seed: equal seeds give equal numbers.
-    """
+    """Return what an initialiser draws with this seed in place of its own."""
     config = initializer.get_config()
     own = type(initializer).from_config({**config, "seed": seed} if "seed" in config else config)
     return np.asarray(keras.ops.convert_to_numpy(own(shape)), np.float32)
@@ -134,14 +112,7 @@ def drawn(initializer: Any, shape: tuple[int, ...], *, seed: int) -> np.ndarray:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that a process shares, and the one of Keras, while the context lasts; their states come back after it.
-
-    Args:
-        seed: of all of them.
-
-    Yields:
-        Nothing.
-    """
+    """Seed the generators that a process shares, and the one of Keras, while the context lasts; their states come back after it."""
     with randomness.seeded(seed):
         before = {name: _global_state.get_global_attribute(name) for name in _KERAS_GENERATOR}
         try:
@@ -156,12 +127,7 @@ def seeded(seed: int) -> Iterator[None]:
 def draw_(name: str, modules: Mapping[str, Any]) -> None:
     """Give one layer the weights of a freshly built twin.
 
-    Args:
-        name: the layer's name.
-        modules: name -> layer.
-
-    Raises:
-        NetworkError: if the twin cannot be made.
+    `modules`: name -> layer.
     """
     layer = modules[name]
     mine = variables_below(name, modules)

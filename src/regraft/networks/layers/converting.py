@@ -37,11 +37,7 @@ _TOLERANCE = 1e-4
 
 
 def as_torch(network: Network) -> Network:
-    """Return a Keras network as layers of PyTorch. Pictures become channels first, as PyTorch's convolutions have them.
-
-    Raises:
-        NetworkError: naming the layers that have none, or if the result computes something else.
-    """
+    """Return a Keras network as layers of PyTorch. Pictures become channels first, as PyTorch's convolutions have them."""
     _check(network)
     turned = _turns(network)
     sample = network.sample.cpu().movedim(-1, 1) if turned else network.sample.cpu()  # type: ignore[union-attr]  # checked to be one
@@ -60,14 +56,7 @@ def as_torch(network: Network) -> Network:
 
 
 def as_keras(network: Network) -> Network:
-    """Return a PyTorch network as a functional Keras model. Pictures become channels last, as Keras has them.
-
-    Args:
-        network: whose forward calls operators that have a row in `from_torch.ROWS`.
-
-    Raises:
-        NetworkError: naming the layers that call others, or if the result computes something else.
-    """
+    """Return a PyTorch network as a functional Keras model. Pictures become channels last, as Keras has them."""
     refuse_program(network.origin, "made of Keras layers")
     _check(network)
     turned, twin = _turns(network), network.for_export()
@@ -95,13 +84,7 @@ def as_keras(network: Network) -> Network:
 def as_application(network: Network, plain: Network, *, architecture: Any) -> Network:
     """Return a network in the architecture of a Keras model, which gets its weights, layer by layer, if it then is the same function.
 
-    Args:
-        network: of which the result says what it keeps.
-        plain: the same, of Keras layers.
-        architecture: has weights of the same shapes in the same order.
-
-    Raises:
-        NetworkError: if a shape differs, or the function does: padding and the order of steps are not seen in shapes.
+    `architecture`: has weights of the same shapes in the same order.
     """
     own, other = ([layer for layer in _leaves(one) if layer.weights] for one in (plain.module, architecture))
     for layer, aim in zip_longest(own, other):
@@ -169,11 +152,7 @@ def _turned_preprocessing(source: Network, made: Network) -> Any:
 
 
 def _difference(source: Network, made: Network, *, turned: bool) -> float:
-    """Return by how much two networks differ, relative to the largest score.
-
-    Raises:
-        NetworkError: if by more than rounding.
-    """
+    """Return by how much two networks differ, relative to the largest score."""
     source, made = source.copy(), made.copy()
     largest = 0.0
     for network in (source, made):

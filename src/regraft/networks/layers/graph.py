@@ -246,17 +246,7 @@ class Function(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer over steps (N, T, d): its outputs (N, T, u), or the last ones (N, u).
-
-    Args:
-        kind: "LSTM", "GRU" or "RNN".
-        inputs: d.
-        units: u.
-        both: in both directions.
-        steps: return the outputs of all steps.
-        backwards: read the last step first.
-        joined: how both directions become one: "concat", "sum", "mul" or "ave".
-    """
+    """A recurrent layer over steps (N, T, d): its outputs (N, T, u), or the last ones (N, u)."""
 
     def __init__(
         self,
@@ -314,16 +304,7 @@ class Recurrent(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of several heads; the weights of a head stand together, as Keras has them.
-
-    Args:
-        inputs: features of the queries, keys and values.
-        heads: their number.
-        sizes: of one head: features of queries and keys, and of values.
-        outputs: features of the result.
-        bias: whether there is one.
-        causal: no step looks at later ones.
-    """
+    """Attention of several heads; the weights of a head stand together, as Keras has them."""
 
     def __init__(self, *, inputs: Sequence[int], heads: int, sizes: Sequence[int], outputs: int, bias: bool, causal: bool) -> None:
         super().__init__()
@@ -419,12 +400,6 @@ class LayerGraph(nn.Module):
 
     Each step is plain data: "name", "kind" (one of `LAYERS`), "of" (the names of what it reads; "input" is what the network takes),
     and "settings". The names are those of its modules.
-
-    Args:
-        outputs: the names of the values that are returned.
-
-    Raises:
-        NetworkError: if a step is none that regraft writes.
     """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]], outputs: Sequence[str]) -> None:
@@ -458,14 +433,7 @@ def _is_plain(settings: Any) -> bool:
 
 
 def graph_module(origin: Mapping[str, Any]) -> LayerGraph:
-    """Return the module, its weights drawn anew, of a network that is made of layers.
-
-    Args:
-        origin: as `Network.origin`: "layers", the steps, and "outputs".
-
-    Raises:
-        NetworkError: if a step is none that regraft writes.
-    """
+    """Return the module, its weights drawn anew, of a network that is made of layers."""
     steps, outputs = origin.get("layers"), origin.get("outputs")
     if not isinstance(steps, list) or not isinstance(outputs, list):
         raise NetworkError(f"The origin {origin.get('source')!r} holds no list of layers; it holds {', '.join(map(str, origin))}.")

@@ -33,7 +33,6 @@ class Value:
     """A value within the network.
 
     Attributes:
-        name: of the layer that gives it.
         tensor: what that layer gives for the sample.
         first: whether its channels stand behind the batch, as PyTorch's convolutions have them, and last in Keras.
     """
@@ -48,9 +47,7 @@ class Call:
     """One call of a layer.
 
     Attributes:
-        layer: of Keras.
         values: what it reads: values, and numbers in place of them.
-        named: what it is given by name.
     """
 
     layer: Any
@@ -87,11 +84,7 @@ class KerasReader:
     _unmasked: set[int] = field(default_factory=set)  # tensors whose mask is gone as Keras runs: attention takes it off what it reads
 
     def read(self, model: Any) -> list[str]:
-        """Read a whole model and return the names of its outputs.
-
-        Raises:
-            NetworkError: naming the layers that have no row, or what of a layer PyTorch does not have.
-        """
+        """Read a whole model and return the names of its outputs."""
         self._check(model)
         with torch.no_grad():
             outputs = self._run(model, [Value("input", self.sample, self.first)])
@@ -160,9 +153,7 @@ class KerasReader:
     ) -> Value:
         """Add a step and return its value.
 
-        Args:
-            weights: its parameters and buffers by name; those that are not given keep their start.
-            first: where the channels of the result stand; None: where they stand in the first value.
+        `first`: where the channels of the result stand; None: where they stand in the first value.
         """
         module = layer_of(kind, settings).eval()
         state = module.state_dict()
@@ -216,11 +207,7 @@ class KerasReader:
         return Value(value.name, value.tensor, first=getattr(layer, "data_format", "channels_last") != "channels_first")
 
     def activated(self, layer: Any, value: Value) -> Value:
-        """Return a `value` after the activation of a `layer`.
-
-        Raises:
-            NetworkError: if PyTorch has none that computes the same.
-        """
+        """Return a `value` after the activation of a `layer`."""
         function = layer.activation
         name = getattr(function, "__name__", type(function).__name__)
         if name == "linear":

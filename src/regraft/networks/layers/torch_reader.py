@@ -70,7 +70,6 @@ class Operation:
     """One call of an operator.
 
     Attributes:
-        node: of the program.
         kind: its short name, such as "conv2d".
         given: its arguments by name: values, weights, numbers.
         names: of those that are weights, as the module calls them.
@@ -130,11 +129,7 @@ class TorchReader:
     _weights: dict[Node, str] = field(default_factory=dict)
 
     def read(self, program: Any, entry: Turned) -> list[Turned]:
-        """Return the outputs of a `program` for its input, `entry`.
-
-        Raises:
-            NetworkError: naming the layers that call for operators without a row.
-        """
+        """Return the outputs of a `program` for its input, `entry`."""
         graph, signature = program.graph, program.graph_signature
         calls = [node for node in graph.nodes if node.op == "call_function"]
         wrong = [node for node in calls if _kind(node) not in self.rows and not _is_size(node)]
@@ -199,11 +194,7 @@ class TorchReader:
         return [self._value(one) for one in given] if isinstance(given, list | tuple) else given
 
     def layer(self, call: Operation, kind: Any, /, *values: Any, weights: Sequence[Tensor | None] = (), **settings: Any) -> Any:
-        """Return what a new layer of Keras makes of a tensor; a module that is called again is one layer.
-
-        Args:
-            values: what it is called with: a tensor of Keras, or a list of them.
-        """
+        """Return what a new layer of Keras makes of a tensor; a module that is called again is one layer."""
         own = call.names and call.layer
         if own and call.layer in self._layers and weights:
             return self._layers[call.layer](*values)
@@ -229,11 +220,7 @@ class TorchReader:
     _taken: list[str] = field(default_factory=lambda: ["input"])
 
     def turned(self, call: Operation, value: Turned, *, axes: Sequence[int] | None = None) -> Any:
-        """Return the tensor of a value with its axes in another order: that of PyTorch where nothing is said.
-
-        Args:
-            axes: at which axis each one shall stand.
-        """
+        """Return the tensor of a value with its axes in another order: that of PyTorch where nothing is said."""
         wanted = tuple(axes) if axes is not None else tuple(range(len(value.axes)))
         if value.axes == wanted:
             return value.tensor
@@ -276,12 +263,7 @@ def _flat(values: Any) -> list[Any]:
 
 
 class States:
-    """The last states of a recurrent layer, (directions, N, u) in PyTorch.
-
-    Args:
-        whole: those of all directions side by side.
-        each: of each direction.
-    """
+    """The last states of a recurrent layer, (directions, N, u) in PyTorch."""
 
     def __init__(self, whole: Any, each: Sequence[Any]) -> None:
         self.whole, self.each = whole, each
@@ -310,11 +292,7 @@ def axes_of(call: Operation, dims: Any) -> list[int]:
 
 
 def edged(reader: TorchReader, call: Operation, *, tensor: Any, sides: Sequence[tuple[int, int]], fill: float = 0.0) -> Any:
-    """Return a tensor, channels last, with values put around its positions.
-
-    Args:
-        sides: how many before and behind each axis; negative ones are cut off.
-    """
+    """Return a tensor, channels last, with values put around its positions."""
     if not any(map(any, sides)):
         return tensor
     rank, layers = len(sides), keras.layers

@@ -20,11 +20,7 @@ def _snake(kind: str) -> str:
 
 
 def address_bases(weights: Iterable[Weight]) -> frozenset[str]:
-    """Return what self-made layer names begin with; empty where no layer class is known (PyTorch names are not self-made).
-
-    Args:
-        weights: of both sides.
-    """
+    """Return what self-made layer names begin with; empty where no layer class is known (PyTorch names are not self-made)."""
     kinds = {_snake(weight.kind) for weight in weights if weight.kind}
     if not kinds:
         return frozenset()
@@ -33,13 +29,7 @@ def address_bases(weights: Iterable[Weight]) -> frozenset[str]:
 
 
 class Places:
-    """The names of one side, with addresses replaced by places ("dense_7" -> "dense#2": the third Dense layer there).
-
-    Args:
-        weights: of one side, in their order.
-        bases: as `address_bases` returns them.
-        everything: whether all layer names count as addresses.
-    """
+    """The names of one side, with addresses replaced by places ("dense_7" -> "dense#2": the third Dense layer there)."""
 
     def __init__(self, weights: Sequence[Weight], bases: Collection[str], *, everything: bool) -> None:
         self._members: dict[tuple[str, str], list[tuple[int, str]]] = {}
@@ -72,21 +62,12 @@ class Places:
         return {(self._canonical[parent], base): len(members) for (parent, base), members in self._members.items()}
 
     def doubtful(self, other: Places) -> set[tuple[str, str]]:
-        """Return the self-made names whose numbers of layers differ.
-
-        Args:
-            other: the other side.
-        """
+        """Return the self-made names whose numbers of layers differ."""
         mine, theirs = self.counts(), other.counts()
         return {key for key in mine.keys() | theirs.keys() if mine.get(key, 0) != theirs.get(key, 0)}
 
     def reached(self, index: int, doubtful: Collection[tuple[str, str]]) -> tuple[str, str] | None:
-        """Return the first doubtful layer name through which a weight's name goes.
-
-        Args:
-            index: of the weight.
-            doubtful: as the method of that name returns them.
-        """
+        """Return the first doubtful layer name through which a weight's name goes."""
         keys = ((self._canonical[parent], base) for parent, base in self._paths[index] if base)
         return next((key for key in keys if key in doubtful), None)
 

@@ -21,13 +21,6 @@ def count_alignments(first: Sequence[object], second: Sequence[object]) -> int:
 
     Formula: with L the largest size for prefixes of length i and j, the alignments that use the pair (i, j) are those of
     (i-1, j-1) with L-1 pairs; the others leave out i or j, counted by inclusion and exclusion.
-
-    Args:
-        first: layers of one side.
-        second: layers of the other.
-
-    Returns:
-        An exact count; 1 where nothing is equal (the empty alignment).
     """
     sizes = _table(first, second)
     ways = [[1] * (len(second) + 1) for _ in range(len(first) + 1)]
@@ -41,16 +34,7 @@ def count_alignments(first: Sequence[object], second: Sequence[object]) -> int:
 
 
 def alignments(first: Sequence[object], second: Sequence[object], *, limit: int) -> list[tuple[tuple[int, int], ...]]:
-    """Return largest alignments as pairs of positions, at most `limit` of them.
-
-    Args:
-        first: layers of one side.
-        second: layers of the other.
-        limit: stop after so many.
-
-    Returns:
-        At least one alignment, the empty one where nothing is equal.
-    """
+    """Return largest alignments as pairs of positions, at most `limit` of them."""
     sizes = _table(first, second)
     found: list[tuple[tuple[int, int], ...]] = []
     waiting: list[tuple[int, int, tuple[tuple[int, int], ...]]] = [(len(first), len(second), ())]

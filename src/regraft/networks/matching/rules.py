@@ -47,20 +47,6 @@ def match(source: Sequence[Weight], target: Sequence[Weight], *, head: Collectio
 
     Names that Keras makes by itself (`dense_3`) are addresses: they count as "the third Dense layer", and not at all where file
     and network have different numbers of Dense layers.
-
-    Args:
-        source: the file's weights in its order.
-        target: the network's weights in the order of definition.
-        head: names of target layers whose size may differ from the file's.
-        by_address: whether the file orders its layers by class and running index, so that its order across classes says nothing:
-            where names do not match, the n-th layer of a class belongs to the n-th of that class.
-
-    Returns:
-        The pairs and their account.
-
-    Raises:
-        AmbiguousMatchError: if weights could go to more than one place.
-        NetworkError: if nothing matches, or nothing but names of other shapes.
     """
     names = _by_name(source, target)
     enough = max(1, min(len(source), len(target)) // 2)
@@ -217,11 +203,7 @@ def _by_order(source: Sequence[Weight], target: Sequence[Weight], *, head: Colle
 
 
 def _by_alignment(source: Sequence[Weight], target: Sequence[Weight], *, left: Iterable[int], free: Iterable[int]) -> _Found:
-    """Match layers in order by the shapes of their weights, as many as possible.
-
-    Raises:
-        AmbiguousMatchError: if there is more than one such alignment.
-    """
+    """Match layers in order by the shapes of their weights, as many as possible."""
     ours, theirs = _layers(source, left), _layers(target, free)
     first = [tuple(source[index].shape for index in group) for group in ours]
     second = [tuple(target[index].shape for index in group) for group in theirs]
@@ -269,11 +251,7 @@ def _rest_reshaped(source: Sequence[Weight], target: Sequence[Weight], *, found:
 
 
 def _matching(source: Sequence[Weight], target: Sequence[Weight], *, found: _Found) -> Matching:
-    """Return what was found with its account.
-
-    Raises:
-        NetworkError: if nothing was found but names of other shapes: the network would keep the weights that it had.
-    """
+    """Return what was found with its account."""
     if not found.pairs:
         raise _nothing(source, target, reshaped=found.reshaped)
     pairs = sorted(found.pairs, key=lambda pair: pair[1])

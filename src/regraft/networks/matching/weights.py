@@ -21,8 +21,6 @@ class Weight:
 
     Attributes:
         name: its full name; the part after the last dot is the tensor's name within its layer.
-        shape: its shape.
-        layer: the name of its layer.
         kind: the layer's class, "" where it is not known.
         value: the numbers (NumPy or torch), None where only the shape matters.
     """
@@ -48,13 +46,7 @@ class Matching:
 
 
 def numbers_note(source: Sequence[Weight], target: Sequence[Weight], *, pairs: Iterable[tuple[int, int, str]]) -> Account:
-    """Return an account that says which weights taken from a file are no finite numbers; an empty one where all are.
-
-    Args:
-        source: the file's weights with their values.
-        target: the network's weights.
-        pairs: what was taken, as `Matching.pairs`.
-    """
+    """Return an account that says which weights taken from a file are no finite numbers; an empty one where all are."""
     wrong = [printable(target[at].name, width=120) for given, at, _ in pairs if not _is_finite(source[given].value)]
     if not wrong:
         return Account()

@@ -32,11 +32,7 @@ _BATCH = -1
 class _OnnxPart(nn.Module):
     """A part of a network that ONNX Runtime runs: from one value, examples along its first axis, to another one.
 
-    Args:
-        content: of a model.
-        entry: the name of the value that it reads.
-        fills: what all its other inputs are filled with: type, shape and number by name.
-        single: give it one example at a time.
+    `fills`: what all its other inputs are filled with: type, shape and number by name.
     """
 
     def __init__(self, content: bytes, *, entry: str, fills: Mapping[str, Sequence[Any]], single: bool) -> None:
@@ -47,11 +43,7 @@ class _OnnxPart(nn.Module):
         self.weights = nn.Parameter(torch.zeros(1), requires_grad=False)  # stands for those in the content: a block has some
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return what the part makes of a `value`.
-
-        Raises:
-            NetworkError: if gradients are asked for, or it is to be exported.
-        """
+        """Return what the part makes of a `value`."""
         if torch.compiler.is_exporting():
             raise NetworkError(f"{self.entry!r} and what follows run in ONNX Runtime, which no exporter of PyTorch reads. Save the network")
         if torch.is_grad_enabled() and value.requires_grad:
@@ -87,11 +79,7 @@ def _filled(fill: Sequence[Any], count: int) -> np.ndarray:
 
 
 def frozen_graph(model: Any) -> tuple[Any, Tensor]:
-    """Return a model that notes how it is run in parts, and two made-up examples.
-
-    Raises:
-        NetworkError: if it takes several inputs by example, or none of the lengths that are tried can be run.
-    """
+    """Return a model that notes how it is run in parts, and two made-up examples."""
     session = session_of(model.SerializeToString(), threads=torch.get_num_threads())
     entry, fills, single = _inputs(session)
     sample, kind = None, session.get_inputs()[[one.name for one in session.get_inputs()].index(entry.name)]
@@ -200,15 +188,7 @@ def _head(model: Any) -> tuple[str, np.ndarray, np.ndarray, str | None] | None:
 
 
 def frozen_module(model: Any, how: str) -> nn.Module:
-    """Return a network of parts that ONNX Runtime runs, and of its linear head.
-
-    Args:
-        model: as `frozen_graph` returned it, or as it lies in a saved folder.
-        how: what its metadata say under `FROZEN`.
-
-    Raises:
-        NetworkError: if these do not fit the graph.
-    """
+    """Return a network of parts that ONNX Runtime runs, and of its linear head."""
     try:
         told = json.loads(how)
         entry, fills, single, cuts = told["entry"], dict(told["fills"]), bool(told["single"]), list(map(str, told["cuts"]))

@@ -33,15 +33,7 @@ class OwnFacts(Plain):
 
 
 def own_facts(texts: Mapping[str, str], *, what: str) -> OwnFacts | None:
-    """Return what the metadata of a file say; None where it was not written by regraft.
-
-    Args:
-        texts: by key, as the file has them.
-        what: the file, for messages.
-
-    Raises:
-        NetworkError: if they are not as regraft writes them.
-    """
+    """Return what the metadata of a file say; None where it was not written by regraft."""
     if not {"tasks", "preprocessing"} <= texts.keys():
         return None
     try:

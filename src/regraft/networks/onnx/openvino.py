@@ -17,15 +17,6 @@ def openvino_program(content: bytes, *, threads: int, precision: str = "float32"
     """Return a function that computes all outputs of a model, in order, from arrays by the name of the input.
 
     Left to itself, OpenVINO computes in 16 bits where the CPU can; here it computes in the precision that is asked for.
-
-    Args:
-        content: of a model that was exported in this process.
-        threads: that compute one operator.
-        precision: "float32" or "bfloat16".
-
-    Raises:
-        NetworkError: if OpenVINO does not take the model, or later, if it cannot be run on the arrays given.
-        MissingExtraError: if it is not installed.
     """
     library = optional_import("openvino", "engines", purpose="engine='openvino'")
     how = {"INFERENCE_PRECISION_HINT": _TYPES[precision], "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}

@@ -34,7 +34,6 @@ class ForeignOnnx:
         model: an `onnx.ModelProto` that has been checked, with one output; values within it have names that attributes may have.
         facts: what regraft wrote into the metadata; None for files of other tools.
         classes: names in the order of the scores, where the file has them.
-        notes: sentences for people.
     """
 
     model: Any
@@ -47,17 +46,6 @@ def read_foreign(path: Path) -> ForeignOnnx:
     """Read and check an ONNX file, cut at the scores of its first task: a label that is looked up behind them goes.
 
     These are the logits where regraft wrote the file, else the first output of real numbers.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        The network.
-
-    Raises:
-        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
-        NetworkError: if it cannot be parsed, is too large, declares more than it holds, or has unknown operators; they are named.
-        MissingExtraError: if onnx is not installed.
     """
     onnx, shown = optional_import("onnx", "onnx", purpose="A network in ONNX form"), repr(printable(path))
     with opening(path, "onnx"):
@@ -218,15 +206,7 @@ def _names(values: Any) -> str:
 
 
 def check_operators(graph: Any, *, shown: str) -> None:
-    """Raise where a graph calls for what is no operator of ONNX; a converter might look for it elsewhere.
-
-    Args:
-        graph: an `onnx.GraphProto`.
-        shown: the file, for the message.
-
-    Raises:
-        NetworkError: naming the operators.
-    """
+    """Raise where a graph calls for what is no operator of ONNX; a converter might look for it elsewhere."""
     known = importlib.import_module("onnx.defs").has
     wrong = {f"{node.domain or 'ONNX'}: {node.op_type}" for node in _nodes(graph) if node.domain not in _PLAIN or not known(node.op_type)}
     if wrong:

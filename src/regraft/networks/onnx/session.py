@@ -20,16 +20,7 @@ _SHARE_OF_MEMORY = 0.5
 
 
 def session_of(content: bytes, *, threads: int = 0) -> Any:
-    """Return a session that runs a checked model on the CPU; making it runs nothing of the model.
-
-    Args:
-        content: of a model that `check_onnx_` has passed.
-        threads: that compute one operator; 0: one a core.
-
-    Raises:
-        NetworkError: if ONNX Runtime does not take the model.
-        MissingExtraError: if it is not installed.
-    """
+    """Return a session that runs a checked model on the CPU; making it runs nothing of the model."""
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
@@ -46,13 +37,7 @@ def session_of(content: bytes, *, threads: int = 0) -> Any:
 def run_session(session: Any, feeds: Mapping[str, Any], *, seconds: float | None = None) -> list[Any]:
     """Return all outputs of a session, in order.
 
-    Args:
-        session: of `session_of`.
-        feeds: arrays by the name of the input.
-        seconds: after which the run is stopped; None: never.
-
-    Raises:
-        NetworkError: if it cannot be run on these arrays, or is stopped.
+    `seconds`: after which the run is stopped; None: never.
     """
     options = _onnxruntime().RunOptions()
     limit = None if seconds is None else threading.Timer(seconds, setattr, (options, "terminate", True))

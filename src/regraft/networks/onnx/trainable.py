@@ -46,16 +46,7 @@ _GROWING = ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "Upsa
 def open_onnx(path: Path) -> Opened:
     """Open an ONNX file as a PyTorch module that can be trained.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        The module with its weights, class names and preprocessing where the file has them, and notes.
-
-    Raises:
-        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
-        NetworkError: if an operator cannot be converted, its batch is fixed, or the module computes something else than ONNX Runtime.
-        MissingExtraError: if onnx, onnxscript, onnxruntime or onnx2pytorch is not installed.
+    Result: The module with its weights, class names and preprocessing where the file has them, and notes.
     """
     found, shown = read_foreign(path), repr(printable(path))
     if found.facts is not None and found.facts.preprocessing_inside:
@@ -85,11 +76,7 @@ def _converted(found: ForeignOnnx, *, shown: str) -> tuple[Module, dict[str, Ten
 
 
 def _frozen(found: ForeignOnnx, problem: NetworkError) -> tuple[Module, Tensor]:
-    """Return a network that ONNX Runtime runs in parts, and a sample.
-
-    Raises:
-        NetworkError: what was the problem with the trainable one, where this cannot be, either.
-    """
+    """Return a network that ONNX Runtime runs in parts, and a sample."""
     try:
         model, sample = frozen_graph(found.model)
         module = frozen_module(model, model.metadata_props[-1].value)
@@ -102,16 +89,7 @@ def _frozen(found: ForeignOnnx, problem: NetworkError) -> tuple[Module, Tensor]:
 
 
 def read_onnx_module(path: Path, *, what: str) -> Module:
-    """Return the module of a graph in a saved folder; its weights are those of the file that it came from.
-
-    Args:
-        path: of the graph, whose constants were folded before it was saved.
-        what: is opened, for messages.
-
-    Raises:
-        UnsafeFileError: if it refers to other files, or holds what is no operator of ONNX.
-        NetworkError: if it cannot be read or converted.
-    """
+    """Return the module of a graph in a saved folder; its weights are those of the file that it came from."""
     if not path.is_file():
         raise NetworkError(f"{what} holds no {path.name}, the graph that its weights belong to. Put it back from a copy.")
     model, facts = read_onnx_with_facts(path)
@@ -125,16 +103,7 @@ def read_onnx_module(path: Path, *, what: str) -> Module:
 
 
 def onnx_module(content: bytes, *, what: str) -> Module:
-    """Return a module of PyTorch's own layers that computes what a graph does.
-
-    Args:
-        content: of a model that has been checked, its constants folded.
-        what: is opened, for messages.
-
-    Raises:
-        NetworkError: if an operator cannot be converted.
-        MissingExtraError: if onnx2pytorch is not installed.
-    """
+    """Return a module of PyTorch's own layers that computes what a graph does."""
     library = optional_import("onnx2pytorch", "onnx", purpose=_PURPOSE)
     onnx = importlib.import_module("onnx")
     model = onnx.ModelProto.FromString(content)
@@ -256,11 +225,7 @@ def _stays_small(node: Any) -> bool | None:
 
 
 def _sample(session: Any, *, shown: str) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Return two made-up items for each input of a graph, by name, and what it makes of them.
-
-    Raises:
-        NetworkError: if an input is none of numbers, has no batch, or is too large, or none of the lengths that are tried can be run.
-    """
+    """Return two made-up items for each input of a graph, by name, and what it makes of them."""
     inputs = session.get_inputs()
     for one in inputs:
         sides = [side if isinstance(side, int) else _OPEN[-1] for side in one.shape]
@@ -302,11 +267,7 @@ def _batches(sample: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
 
 def _proven(module: Module, session: Any, *, sample: Mapping[str, Tensor], expected: np.ndarray, what: str) -> float:
-    """Return by how much a module differs from ONNX Runtime, relative to the largest score.
-
-    Raises:
-        NetworkError: if it differs by more than rounding, or cannot be run.
-    """
+    """Return by how much a module differs from ONNX Runtime, relative to the largest score."""
     largest = 0.0
     for batch in _batches(sample):
         with torch.no_grad(), building(what, Limits.of_memory()):

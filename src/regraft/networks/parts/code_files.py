@@ -48,15 +48,7 @@ COUNTER = "seed_generator_state"
 
 
 def code_digest(network: Record) -> str:
-    """Return a digest of every parameter and buffer of a network but its table of codes.
-
-    Args:
-        network: with codes, or without.
-
-    Returns:
-        32 hexadecimal digits: a code goes with the networks that have the same. It is made with the names of format 1, so that the
-        code files of all folders go together.
-    """
+    """Return a digest of every parameter and buffer of a network but its table of codes."""
     digest = hashlib.blake2b(digest_size=16)
     named = {network.former_name(name): tensor for name, tensor in shared_state(network).items()}
     for name, tensor in sorted(named.items()):
@@ -75,17 +67,7 @@ def shared_state(network: Record) -> dict[str, torch.Tensor]:
 def write_code(network: Record, folder: Path, *, condition: str, digest: str | None = None) -> Path:
     """Write the code of one condition into a saved folder, and nothing else.
 
-    Args:
-        network: knows the condition.
-        folder: that holds the network, or a copy of it.
-        condition: its name.
-        digest: `code_digest(network)`, where it is at hand.
-
-    Returns:
-        The path of the file, `codes/NAME.safetensors`.
-
-    Raises:
-        NetworkError: if the network does not know the condition, or the file cannot be written.
+    Result: The path of the file, `codes/NAME.safetensors`.
     """
     if network.coding is None:
         raise NetworkError(f"The condition {condition!r} has no code: this network knows no conditions. Train codes with strategy='codes'.")
@@ -117,12 +99,7 @@ def _checksum(code: np.ndarray) -> str:
 def write_codes(network: Record, folder: Path) -> str | None:
     """Write a code file for each condition of a network that was adapted to.
 
-    Args:
-        network: being saved into the folder.
-        folder: without code files.
-
-    Returns:
-        `code_digest(network)`; None where it takes no codes.
+    Result: `code_digest(network)`; None where it takes no codes.
     """
     if network.coding is None:
         return None
@@ -134,19 +111,7 @@ def write_codes(network: Record, folder: Path) -> str | None:
 
 
 def with_code_files(network: N, folder: Path) -> N:
-    """Return an opened network that knows the conditions whose code files lie in its folder.
-
-    Args:
-        network: with its own table of codes.
-        folder: that it was opened from.
-
-    Returns:
-        The network itself where there is none, or they say what its table says already.
-
-    Raises:
-        NetworkError: if a file is damaged, holds NaN or infinity or another number of values, or is of another network.
-        UnsafeFileError: if a file is a link out of the folder.
-    """
+    """Return an opened network that knows the conditions whose code files lie in its folder."""
     files = _files(folder)
     if not files:
         return network
@@ -162,18 +127,7 @@ def with_code_files(network: N, folder: Path) -> N:
 def table_with_files(coding: Coding, table: np.ndarray, *, folder: Path, digest: str) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the conditions and the table of codes of a network together with those of the code files in its folder.
 
-    Args:
-        coding: of the network.
-        table: (1 + K, size).
-        folder: with code files, or without.
-        digest: `code_digest` of the network.
-
-    Returns:
-        The names of all conditions, and the table, (1 + their number, size).
-
-    Raises:
-        NetworkError: if a file is damaged, holds NaN or infinity or another number of values, or is of another network.
-        UnsafeFileError: if a file is a link out of the folder.
+    `table`: (1 + K, size); result: The names of all conditions, and the table, (1 + their number, size).
     """
     codes = dict(_read(path, coding.size, digest=digest) for path in _files(folder))
     names = (*coding.conditions, *(name for name in codes if name not in coding.conditions))
@@ -206,11 +160,7 @@ def _file_name(condition: str) -> str:
 
 
 def _read(path: Path, size: int, *, digest: str) -> tuple[str, np.ndarray]:
-    """Return the condition and the code (size,) of one file.
-
-    Raises:
-        NetworkError: if it is damaged, or not a code of this network.
-    """
+    """Return the condition and the code (size,) of one file."""
     with opening(path, "code", remedy=_REMEDY), named_in_utf8(path) as plain, safe_open(plain, framework="numpy") as file:
         told, code = dict(file.metadata() or {}), file.get_tensor("code")
     name = _read_name(told, path)

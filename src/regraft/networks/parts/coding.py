@@ -30,7 +30,6 @@ class Coding:
     """How a network takes codes. Its table of codes is (1 + K, size): the mean code, then one row a condition.
 
     Attributes:
-        size: numbers in a code.
         conditions: the K names, in the order of the rows.
         into: "layers": each point adds its own linear map of the code before its activation; "entrance": a small network before the
             input reads the code; "input NAME": the code is that input of the network.
@@ -45,11 +44,7 @@ class Coding:
     learned: tuple[str, ...] = ()
 
     def row(self, condition: str) -> int:
-        """Return the row of a condition in the table of codes; 0 for "mean".
-
-        Raises:
-            NetworkError: if it is not known; the known ones are listed.
-        """
+        """Return the row of a condition in the table of codes; 0 for "mean"."""
         if condition in self.conditions:
             return 1 + self.conditions.index(condition)
         if condition == MEAN:
@@ -63,11 +58,7 @@ class Coding:
         )
 
     def refuse_unfit(self, sample: Inputs) -> None:
-        """Raise unless codes can go into a network that takes a `sample`, as far as that tells it.
-
-        Raises:
-            NetworkError: if the size is no number of numbers, or there is no input of that many real numbers beside another one.
-        """
+        """Raise unless codes can go into a network that takes a `sample`, as far as that tells it."""
         if self.size < 1:
             raise NetworkError(f"size={self.size}: a code has 1 number or more.")
         name, named = self.into.removeprefix(INPUT), sample if isinstance(sample, dict) else {}
@@ -101,12 +92,7 @@ class Coding:
 def drawn_codes(coding: Coding, *, seed: int) -> np.ndarray:
     """Return a first table of codes.
 
-    Args:
-        coding: its size and the number of its conditions.
-        seed: equal seeds give equal tables, in both families.
-
-    Returns:
-        (1 + K, size) float32, small and random; row 0, the mean code, is zero.
+    Result: (1 + K, size) float32, small and random; row 0, the mean code, is zero.
     """
     table = np.random.default_rng(seed).normal(0.0, CODE_SPREAD, (1 + len(coding.conditions), coding.size)).astype(np.float32)
     table[0] = 0

@@ -23,12 +23,7 @@ HeadChoice = str | Mapping[str, str] | None
 def two_rows(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the two rows of a softmax that says what the sigmoid of one row does.
 
-    Args:
-        weight: (1, d).
-        bias: (1,).
-
-    Returns:
-        (2, d) and (2,), the first ones zero.
+    `weight`: (1, d); `bias`: (1,); result: (2, d) and (2,), the first ones zero.
     """
     return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
 
@@ -36,23 +31,13 @@ def two_rows(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def one_row(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the row whose sigmoid says what a softmax of two rows does.
 
-    Args:
-        weight: (2, d).
-        bias: (2,).
-
-    Returns:
-        (1, d) and (1,).
+    `weight`: (2, d); `bias`: (2,); result: (1, d) and (1,).
     """
     return weight[1:] - weight[:1], bias[1:] - bias[:1]
 
 
 def told_binary(head: Head, facts: Mapping[str, Any]) -> Head:
-    """Return the head of a layer as a saved folder has it: binary, or of as many classes as the layer has rows.
-
-    Args:
-        head: as found in the network.
-        facts: what the folder says of it.
-    """
+    """Return the head of a layer as a saved folder has it: binary, or of as many classes as the layer has rows."""
     if head.binary == bool(facts.get("binary")):
         return head
     if head.binary:
@@ -72,13 +57,13 @@ class Head:
         layer: the name of the linear layer within the network.
         weight: (C, d) copy.
         bias: (C,) copy; zeros where the layer has none.
-        parts: sizes of the groups of rows that are multiplied apart, so that the scores of earlier rows stay as they were to the bit
-            (a wider product may round otherwise); empty for one product.
+        parts: sizes of the groups of rows that are multiplied apart, so that the scores of earlier rows stay as they were to the bit (a
+            wider product may round otherwise); empty for one product.
         thresholds: (C,) multi-label: the probability from which each label counts as present; None for 0.5.
-        groups: a derived head has no rows of its own: class g is the sum of the first head's probabilities of the rows `groups[g]`.
-            Its weight is then (G, C) of 0 and 1.
-        binary: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias` are
-            then the two rows of a softmax that says the same: zeros, and that row.
+        groups: a derived head has no rows of its own: class g is the sum of the first head's probabilities of the rows `groups[g]`. Its
+            weight is then (G, C) of 0 and 1.
+        binary: whether the layer has a single row, whose sigmoid is the probability of the second of two classes. `weight` and `bias`
+            are
         apart: whether it reads other features than the first head: it is trained, and never solved.
     """
 
@@ -119,9 +104,7 @@ class Head:
     def derived(self, task: str, groups: Mapping[str, Sequence[int]]) -> Head:
         """Return a head without rows of its own: each group's probability is the sum of this head's over its members.
 
-        Args:
-            task: its name.
-            groups: name -> row indices; each row stands in one group.
+        `groups`: name -> row indices; each row stands in one group.
         """
         member = np.zeros((len(groups), len(self.weight)), np.float32)
         for index, rows in enumerate(groups.values()):
@@ -130,11 +113,7 @@ class Head:
         return Head(task, tuple(groups), "classification", "linear", "", member, np.zeros(len(groups), np.float32), groups=own)
 
     def row(self, name: str) -> tuple[np.ndarray, np.floating[Any]]:
-        """Return weight (d,) and bias of one class.
-
-        Raises:
-            NetworkError: if there is no class of that name; the nearest names are listed.
-        """
+        """Return weight (d,) and bias of one class."""
         index = index_of(name, self.classes or ())
         return self.weight[index].copy(), self.bias[index]
 
@@ -173,15 +152,7 @@ class FoundHead:
 
 
 def head_called(heads: Mapping[str, Head], task: str) -> Head:
-    """Return the head of one task.
-
-    Args:
-        heads: by task.
-        task: a name.
-
-    Raises:
-        NetworkError: if there is no such task; the nearest names are listed.
-    """
+    """Return the head of one task."""
     if task not in heads:
         raise NetworkError(f"The network has no task {task!r}{near_names(task, heads)}")
     return heads[task]

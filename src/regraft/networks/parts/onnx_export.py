@@ -58,12 +58,7 @@ def input_names(sample: Inputs) -> list[str]:
 
 
 def batches_of(network: Body | Record, *, longer: Sequence[Mapping[int, Any]] = ()) -> Iterator[list[Tensor]]:
-    """Yield a batch of one example and one of three, of different conditions where the network takes their codes.
-
-    Args:
-        network: whose sample is repeated.
-        longer: for each input, the axes along which the second batch is longer than the sample.
-    """
+    """Yield a batch of one example and one of three, of different conditions where the network takes their codes."""
     names = input_names(network.sample)
     for count in (1, 3):
         tensors = [tensor[torch.arange(count) % len(tensor)] for tensor in sample_tensors(network.sample)]
@@ -76,16 +71,7 @@ def batches_of(network: Body | Record, *, longer: Sequence[Mapping[int, Any]] = 
 
 
 def check_size(state: Mapping[str, Tensor], *, purpose: str) -> None:
-    """Check, before any work, that the libraries are there and the weights fit into one file.
-
-    Args:
-        state: all weights by name.
-        purpose: what the libraries are for, the subject of a sentence.
-
-    Raises:
-        MissingExtraError: if a library is not installed.
-        NetworkError: if the weights are too many.
-    """
+    """Check, before any work, that the libraries are there and the weights fit into one file."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         optional_import(name, "onnx", purpose=purpose)
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
@@ -102,23 +88,7 @@ def onnx_model(
     axes: Sequence[Mapping[int, torch.export.Dim]],
     exported: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Return a module as PyTorch's exporter translates it.
-
-    Args:
-        whole: a private copy in inference mode, whose modules get the names that the exporter follows; its forward takes `*tensors` and
-            returns a tuple of tensors.
-        sample: a batch, on the CPU.
-        inputs: a name for each tensor that it takes.
-        outputs: a name for each tensor that it returns.
-        axes: for each tensor that it takes, which of its axes are free.
-        exported: told after the export, before the translation; what it raises ends both.
-
-    Returns:
-        An `onnx.ModelProto`.
-
-    Raises:
-        Exception: whatever the exporter raises: not every forward can be exported. `why_not_exported` gives the reason.
-    """
+    """Return a module as PyTorch's exporter translates it."""
     whole.__dict__["network"].name_for_export_()
     with _quiet():
         program = torch.export.export(whole, tuple(sample), dynamic_shapes={"tensors": tuple(map(dict, axes))}, strict=False)
@@ -155,18 +125,8 @@ def prove(
 ) -> float:
     """Compare what a program computes with what the module does.
 
-    Args:
-        whole: the module.
-        program: the same in another form: tensors -> tensors by name.
-        batches: some batches, of different sizes.
-        outputs: the names of what the module returns, in order.
-        state: all weights by name; where some have 16 bits, results may differ more.
-
-    Returns:
-        The largest difference, relative to the largest value of its output.
-
-    Raises:
-        NetworkError: with what differs.
+    `program`: the same in another form: tensors -> tensors by name; result: The largest difference, relative to the largest value of its
+    output.
     """
     coarse = any(tensor.is_floating_point() and tensor.element_size() < 4 for tensor in state.values())
     largest = 0.0

@@ -29,14 +29,7 @@ def items_of(plain: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_steps(plain: Mapping[str, Any]) -> None:
-    """Raise where a preprocessing cannot be part of a graph.
-
-    Args:
-        plain: its plain data.
-
-    Raises:
-        NetworkError: with the reason and what to do.
-    """
+    """Raise where a preprocessing cannot be part of a graph."""
     found = items_of(plain)
     if found["kind"] not in ("image", "array"):
         raise NetworkError(
@@ -56,11 +49,7 @@ def check_steps(plain: Mapping[str, Any]) -> None:
 
 
 def as_picture(pixels: np.ndarray) -> Any:
-    """Return pixels (H, W, C) uint8 as a PIL image.
-
-    Raises:
-        MissingExtraError: if pillow is not installed.
-    """
+    """Return pixels (H, W, C) uint8 as a PIL image."""
     image = optional_import("PIL.Image", "vision", purpose="A graph with the preprocessing of pictures")
     return image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
@@ -109,10 +98,7 @@ class _Steps:
 def put_steps_(model: Any, plain: Mapping[str, Any], *, items: str) -> None:
     """Let a graph take raw items: pictures (N, H, W, C) in bytes of any size, rows of numbers as they are measured.
 
-    Args:
-        model: an `onnx.ModelProto`, changed in place.
-        plain: the preprocessing as plain data, which `check_steps` has passed.
-        items: what the graph calls the input that takes the items; that of columns beside them is "columns".
+    `model`: an `onnx.ModelProto`, changed in place.
     """
     inputs = {value.name: value for value in model.graph.input}
     found, steps = items_of(plain), _Steps()

@@ -16,8 +16,6 @@ class Point:
 
     Attributes:
         name: of the layer whose output it is, and into whose weights a shift or scale by channel can be folded.
-        block: the name of its block.
-        channels: C.
     """
 
     name: str
@@ -28,15 +26,7 @@ class Point:
 def points_in(points: Sequence[Point], blocks: Collection[str] | None) -> tuple[Point, ...]:
     """Return the points of some blocks.
 
-    Args:
-        points: those of a network.
-        blocks: names of blocks; None for all.
-
-    Returns:
-        The points, in order.
-
-    Raises:
-        NetworkError: if a block has no point (the nearest names that have one are listed), or nothing is left.
+    `blocks`: names of blocks; None for all.
     """
     known = list(dict.fromkeys(point.block for point in points))
     wrong = [name for name in blocks or () if name not in known]

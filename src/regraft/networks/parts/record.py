@@ -35,13 +35,9 @@ class Record:
     """A network without what is done with one: `Body` and `Family` say what each name means.
 
     Attributes:
-        kind: what its framework can do.
-        body: the module, with its heads.
         origin: what opening its source again needs, before its edits are repeated.
-        account: of the changes of its weights.
         preprocessing: from items to what it takes; there once it is opened.
         input_guessed: whether nobody said what shape its input has.
-        history: that of all trainings so far.
         statistics: sums of the features by class, where a training kept them.
         unknown: tells which items belong to no known class, where a training has learned it.
         edits: the changes since it was opened from its source, in order.
@@ -160,12 +156,7 @@ class Record:
         return self.body.tap_slices
 
     def copy(self) -> Self:
-        """Return an independent copy: same weights, no shared storage.
-
-        Example:
-            >>> net.copy().classes
-            ('ant', 'bee', 'cat')
-        """
+        """Return an independent copy: same weights, no shared storage."""
         twin = copy.copy(self)
         twin.body, twin.origin = self.body.copy(), dict(self.origin)
         return twin
@@ -297,27 +288,11 @@ class Record:
         self.body.name_for_export_()
 
     def head_of(self, task: str | None) -> Head:
-        """Return the head of one task; the first one for None.
-
-        Raises:
-            NetworkError: if there is no such task; the nearest names are listed.
-
-        Example:
-            >>> net.head_of(None).task
-            'main'
-        """
+        """Return the head of one task; the first one for None."""
         return self.head if task is None else head_called(self.heads, task)
 
     def rename_task_(self, task: str, name: str) -> None:
-        """Call a task by another name.
-
-        Args:
-            task: its present name.
-            name: one that no other task has.
-
-        Raises:
-            NetworkError: if there is no such task, or the name is taken.
-        """
+        """Call a task by another name."""
         self.head_of(task)
         if name != task and name in self.heads:
             raise NetworkError(f"The task {task!r} cannot be called {name!r}: the network has one of that name already.")

@@ -46,15 +46,7 @@ def torch_layers(modules: Mapping[str, Module], order: Sequence[str], *, readers
 
     A layer is a module that owns parameters or has no modules below it. A parametrised weight (weight norm) belongs to its layer.
 
-    Args:
-        modules: name -> module, containers too.
-        order: names of the modules called, by the beginning of their first call.
-        readers: for modules that were not called and whose parameters are read: which call is next, "" for none.
-
-    Returns:
-        The layers that were called, in that order. One that owns parameters and was not called itself (attention reads the
-        weights of its projections directly) stands behind the nearest module around it that was, else before its reader; unused ones
-        stand last.
+    `modules`: name -> module, containers too.
     """
     layers = []
     for name in _with_uncalled(modules, order, readers=readers):
@@ -95,9 +87,7 @@ def _is_parametrization(name: str) -> bool:
 def uncalled(modules: Mapping[str, Module], called: Collection[str]) -> list[str]:
     """Return the names of the modules with parameters of their own that were not called, nor any module around them but the network.
 
-    Args:
-        modules: name -> module, containers too.
-        called: names of those that were called.
+    `modules`: name -> module, containers too.
     """
     return [name for name in _uncalled(modules, called) if not _around(name, called)]
 
@@ -107,12 +97,7 @@ def torch_units(modules: Mapping[str, Module], *, aside: Collection[str] = ()) -
 
     Embedding tables do not count: they are looked up, not computed, and would outweigh the layers of a small text encoder.
 
-    Args:
-        modules: name -> module, in the order of definition.
-        aside: names of modules that edits call while the network runs: they belong to the block in which they are called.
-
-    Returns:
-        Names such that every module is at or below exactly one of them, or above all of them, those `aside` apart.
+    `modules`: name -> module, in the order of definition.
     """
     children = _children(modules, aside)
     total = sum(_own_parameters(part) for part in modules.values() if not isinstance(part, Embedding))
@@ -145,14 +130,9 @@ def _children(modules: Mapping[str, Module], aside: Collection[str]) -> dict[str
 def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = False) -> tuple[Block, ...]:
     """Group layers into blocks in the order of execution.
 
-    Args:
-        layers: in the order of execution.
-        units: names of the modules that become blocks; a layer outside all of them (parameters held by the network itself,
-            such as a class token) joins the block that is open when it is met.
-        alone: whether the network itself is one layer, and a block: all units have been added to it.
-
-    Returns:
-        Blocks with at least one parameter each: units without parameters (pooling, activations) join the block before them.
+    `units`: names of the modules that become blocks; a layer outside all of them (parameters held by the network itself, such as a class
+    token) joins the block that is open when it is met; result: Blocks with at least one parameter each: units without parameters (pooling,
+    activations) join the block before them.
     """
     groups: dict[str, list[Layer]] = {}
     met = [next((unit for unit in units if below(layer.name, unit)), None) for layer in layers]
@@ -166,11 +146,7 @@ def blocks_of(layers: Sequence[Layer], units: Sequence[str], *, alone: bool = Fa
 def merged_blocks(groups: Sequence[tuple[str, Sequence[Layer]]]) -> tuple[Block, ...]:
     """Join groups without parameters to the block before them (the first ones to the block after).
 
-    Args:
-        groups: (name, layers) in the order of execution.
-
-    Returns:
-        The blocks, none of them frozen.
+    `groups`: (name, layers) in the order of execution; result: The blocks, none of them frozen.
     """
     merged: list[tuple[str, list[Layer]]] = []
     waiting: list[Layer] = []

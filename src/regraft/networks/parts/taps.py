@@ -62,15 +62,7 @@ class TapSlice(NamedTuple):
 
 
 def checked_points(points: Sequence[Tap], blocks: Collection[str]) -> tuple[Tap, ...]:
-    """Return the points, each pool once.
-
-    Args:
-        points: as a caller gave them.
-        blocks: the names of the network's blocks.
-
-    Raises:
-        NetworkError: if there is none, or one has an unknown block or pool, no pool, or the block of another one.
-    """
+    """Return the points, each pool once."""
     if not points:
         raise NetworkError(f"Received no points to read the network at; expected {INPUT!r} or blocks: {', '.join(blocks)}.")
     for at, tap in enumerate(points):
@@ -109,11 +101,7 @@ def nothing_left(points: Sequence[Tap]) -> NetworkError:
 
 
 def refuse_read_input(slices: Sequence[TapSlice], change: str) -> None:
-    """Raise if the `slices` of a network's features hold its own input, whose number a `change` of the input would change.
-
-    Raises:
-        NetworkError: saying in which order to do it.
-    """
+    """Raise if the `slices` of a network's features hold its own input, whose number a `change` of the input would change."""
     if any(part.block == INPUT for part in slices):
         raise NetworkError(f"Received {change} for a network whose input is tapped; change the untapped network, then tap it.")
 

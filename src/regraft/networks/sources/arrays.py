@@ -32,14 +32,7 @@ _HDF5 = b"\x89HDF"
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise where the name of a weights file is that of a pickle, as theanets and others write it.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        UnsafeFileError: with the lines that make arrays of it, where whoever trusts the file runs them.
-    """
+    """Raise where the name of a weights file is that of a pickle, as theanets and others write it."""
     name = path.name.lower()
     if name.endswith(_PICKLES):
         plain = printable(path.name)
@@ -51,18 +44,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_weight_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name, in its order.
-
-    Args:
-        path: ends in `.npz` or `.mat`.
-
-    Returns:
-        Arrays of numbers.
-
-    Raises:
-        UnsafeFileError: if it holds objects, which are a pickle, or names a place outside.
-        NetworkError: if it is damaged, declares more than it holds, or holds something else than numbers.
-    """
+    """Return the arrays of a file by name, in its order."""
     with opening(path, "weight arrays"):
         found = _of_archive(path) if path.suffix.lower() == ".npz" else _of_matlab(path)
     if not found:
@@ -117,20 +99,7 @@ def _of_matlab(path: Path) -> dict[str, np.ndarray]:
 
 
 def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: Collection[str]) -> Account:
-    """Put arrays of a file into the weights of a network, by name, else by order; matrices the other way round are transposed.
-
-    Args:
-        arrays: by name, in the file's order; arrays without names ("arr_0", …) are in the order of the network's weights.
-        target: the network's weights, in the order of definition; their values are its own tensors.
-        heads: layers whose size may differ from the file's.
-
-    Returns:
-        The account of the match.
-
-    Raises:
-        AmbiguousMatchError: if an array could go to more than one place; nothing has been changed.
-        NetworkError: if nothing matches, or arrays without names are not as many as the network's weights.
-    """
+    """Put arrays of a file into the weights of a network, by name, else by order; matrices the other way round are transposed."""
     named = _named(arrays, target)
     tries: list[tuple[int, bool, list[Weight], Matching]] = []
     failed: NetworkError | None = None

@@ -44,7 +44,6 @@ class Limits:
 
     Attributes:
         size: bytes of all tensors together.
-        count: tensors.
     """
 
     size: int
@@ -52,11 +51,7 @@ class Limits:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the limits of an architecture whose weights are at hand: three times their size, and room for tables and masks.
-
-        Args:
-            tensors: the weights, by name.
-        """
+        """Return the limits of an architecture whose weights are at hand: three times their size, and room for tables and masks."""
         held = 4 * sum(tensor.numel() for tensor in tensors.values())
         return cls(min(3 * held + _SLACK_BYTES, _memory()), 8 * len(tensors) + _SLACK_TENSORS)
 
@@ -66,15 +61,7 @@ class Limits:
         return cls(_memory(), _MOST_TENSORS)
 
     def check(self, edits: Sequence[Edit], *, what: str) -> None:
-        """Check the sizes that edits declare, before anything is made of that size.
-
-        Args:
-            edits: out of a saved folder.
-            what: is opened, for the message.
-
-        Raises:
-            NetworkError: if one is larger than the limits allow.
-        """
+        """Check the sizes that edits declare, before anything is made of that size."""
         most = self.size // 4
         for edit in edits:
             sizes = {name: value for name, value in edit.to_dict().items() if type(value) is int}
@@ -96,18 +83,7 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
 
     Some networks of transformers fetch kernels as soon as they are made.
 
-    Args:
-        what: is opened, for the message.
-        limits: of the tensors that are made.
-        drawn: random weights are drawn as the architecture wants it; otherwise, where a file replaces them all, they are copied from
-            one small block, which is much faster.
-        remedy: what the user can do, a full sentence.
-
-    Yields:
-        Nothing; tensors that are made meanwhile count.
-
-    Raises:
-        NetworkError: if the limits are exceeded, or the architecture cannot be made.
+    Yields: Nothing; tensors that are made meanwhile count.
     """
     constants = sys.modules.get("huggingface_hub.constants")
     try:
@@ -126,8 +102,7 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
 def cached_only_when_offline() -> Iterator[None]:
     """Without a way to the hub, look in its local cache only: the client would retry for most of a minute.
 
-    Yields:
-        Nothing; what the client of the hub is asked meanwhile is answered so.
+    Yields: Nothing; what the client of the hub is asked meanwhile is answered so.
     """
     constants: Any = optional_import("huggingface_hub.constants", "vision", purpose="Fetching trained weights")
     reached = urllib.request.getproxies() or _resolves(urlsplit(constants.ENDPOINT).hostname or "")

@@ -23,15 +23,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softsi
 def open_dense(path: Path) -> Opened:
     """Open the neural network of a PMML file as layers of PyTorch.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        The module with its weights, in single precision; class names and preprocessing; and notes, which name the columns in order.
-
-    Raises:
-        UnsafeFileError: if the file declares entities.
-        NetworkError: if it holds anything else than a neural network of dense layers.
+    Result: The module with its weights, in single precision; class names and preprocessing; and notes, which name the columns in order.
     """
     found, notes = read_pmml(path)
     name = _name_of(found)
@@ -54,14 +46,7 @@ def _name_of(network: DenseNetwork) -> str:
 
 
 def dense_module(name: str) -> nn.Sequential:
-    """Return freshly drawn dense layers.
-
-    Args:
-        name: such as "4,8tanh,3": four inputs, eight units with tanh, three without an activation.
-
-    Raises:
-        NetworkError: if it is no such name.
-    """
+    """Return freshly drawn dense layers."""
     sizes = [(part.rstrip("abcdefghijklmnopqrstuvwxyz"), part.lstrip("0123456789")) for part in name.split(",")]
     right = all(size.isascii() and size.isdigit() and int(size) and (not kind or kind in _ACTIVATIONS) for size, kind in sizes)
     if len(sizes) < 2 or not right:

@@ -35,15 +35,7 @@ def _h5() -> Any:
 def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
     """Raise unless everything in an HDF5 file lies in it, once, and is as large as it says.
 
-    Args:
-        file: open for reading.
-        size: bytes of the file.
-        shown: its name for messages; text that is safe to show.
-        texts: data sets may hold texts too, such as labels.
-
-    Raises:
-        UnsafeFileError: if a part of it lies elsewhere: links by name, external or virtual data sets, or filters that are plugins.
-        NetworkError: if it contains itself, declares more than it holds, or holds what is no number.
+    `size`: bytes of the file.
     """
     if file.id.get_create_plist().get_sizes() != (8, 8):
         raise NetworkError(f"{shown} holds addresses or lengths that are not of 8 bytes; expected a file as Keras writes it.")
@@ -60,12 +52,7 @@ def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
 def check_heaps(content: Any, shown: str) -> None:
     """Raise if a heap of texts holds a part of no length: the library would go round in it for ever, where nothing can stop it.
 
-    Args:
-        content: the bytes of the whole file, before it is opened.
-        shown: its name for messages.
-
-    Raises:
-        NetworkError: if there is one.
+    `content`: the bytes of the whole file, before it is opened.
     """
     start = content.find(_HEAP)
     while start >= 0:
@@ -127,12 +114,7 @@ def _check_attributes(item: Any, *, size: int, what: str) -> None:
 
 
 def _checked_size(data: Any, *, allowed: tuple[int, ...], what: str) -> int:
-    """Return the bytes that a data set takes in memory.
-
-    Raises:
-        UnsafeFileError: if its numbers lie elsewhere, or a plugin would have to be loaded for them.
-        NetworkError: if it holds no numbers, or fewer than it says.
-    """
+    """Return the bytes that a data set takes in memory."""
     facts = data.id.get_create_plist()
     if facts.get_external_count() or facts.get_layout() == _h5().h5d.VIRTUAL:
         raise UnsafeFileError(f"{what} takes its numbers from other files; expected them in the file itself. It is not opened.")

@@ -47,11 +47,7 @@ _GONE = {
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    """Return the architecture inside a file, None where there is none.
-
-    Raises:
-        NetworkError: if the file is damaged.
-    """
+    """Return the architecture inside a file, None where there is none."""
     with opening(path, file_kind(path), remedy="Save the model again with model.save()."):
         if file_kind(path) == "keras":
             with open_archive(path, error=NetworkError) as archive:
@@ -68,29 +64,14 @@ def _config(path: Path) -> dict[str, Any] | None:
 
 
 def is_full_model(path: str | Path) -> bool:
-    """Tell whether a file holds an architecture beside weights.
-
-    Args:
-        path: a `.keras`, `.h5` or `.hdf5` file.
-
-    Returns:
-        False for weights only.
-    """
+    """Tell whether a file holds an architecture beside weights."""
     return _config(Path(path)) is not None
 
 
 def open_keras_file(path: str | Path) -> Any:
     """Open a full Keras model, written by Keras 3 or Keras 2.
 
-    Args:
-        path: a `.keras`, `.h5` or `.hdf5` file.
-
-    Returns:
-        The keras.Model, not compiled.
-
-    Raises:
-        UnsafeFileError: if the file carries code (Lambda layers, pickled modules).
-        NetworkError: if it holds weights only, has classes that are not known, or cannot be read.
+    Result: The keras.Model, not compiled.
     """
     source = Path(path)
     config = _config(source)
@@ -111,16 +92,8 @@ def open_keras_file(path: str | Path) -> Any:
 def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None) -> Network:
     """Open the network of a saved folder.
 
-    Args:
-        path: of its weights, in a folder whose `regraft.json` has the content `facts`.
-        model: one of the user's class, as it was before its edits, which are then made again; None where the file says it all.
-
-    Returns:
-        The network with its weights and edits; its heads' class names are read elsewhere.
-
-    Raises:
-        UnsafeFileError: if the file carries code.
-        NetworkError: if it needs a model of the user's class, or the one given is another one.
+    `model`: one of the user's class, as it was before its edits, which are then made again; None where the file says it all; result: The
+    network with its weights and edits; its heads' class names are read elsewhere.
     """
     told, source = facts["network"], {"source": str(path.parent)}
     edits = tuple(edit_from_dict(edit) for edit in told.get("edits", ()))
@@ -155,11 +128,7 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
 
 
 def _check_shapes(model: Any, path: Path) -> None:
-    """Raise if a tensor of a model does not fit into the memory for one item; running the model would stop the machine.
-
-    Raises:
-        NetworkError: naming the layer.
-    """
+    """Raise if a tensor of a model does not fit into the memory for one item; running the model would stop the machine."""
     room = memory()
     for step in getattr(graph_of(model), "operations", ()) if room else ():
         for node in step._inbound_nodes:

@@ -87,11 +87,7 @@ _PATTERN = re.compile(r"[(){}|*+?\[\\]")
 
 
 def serialized_parts(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every part of a config that has a class name, whatever kind of value that is.
-
-    Args:
-        config: as it was read from a file.
-    """
+    """Yield every part of a config that has a class name, whatever kind of value that is."""
     if isinstance(config, Mapping):
         if "class_name" in config:
             yield cast("dict[str, Any]", config)
@@ -106,14 +102,6 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Raise unless everything that Keras would make from a config is known to be nothing but a part of a network.
 
     What the model was compiled with is not made; there classes of which nothing is known pass.
-
-    Args:
-        config: as it was read from the file.
-        path: of the file, for messages.
-
-    Raises:
-        UnsafeFileError: if it carries code, names a function or class that is no part of a network, or names another file.
-        NetworkError: if it names classes that are neither Keras' own nor registered.
     """
     unknown: list[str] = []
     compiled = {id(part) for part in serialized_parts(config.get("compile_config"))}
@@ -234,11 +222,7 @@ def _check_value(part: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_places(config: Any, path: Path) -> None:
-    """Raise if a setting names a file: some layers open what they are given.
-
-    Raises:
-        UnsafeFileError: naming the setting.
-    """
+    """Raise if a setting names a file: some layers open what they are given."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if isinstance(value, str) and key != "name" and (key == "vocabulary" or _PLACE.match(value)):
@@ -256,11 +240,7 @@ def _check_places(config: Any, path: Path) -> None:
 
 
 def _check_nodes(config: Any, path: Path) -> None:
-    """Raise if a layer is called on plain values only: Keras never writes that, and would compute it while it opens the file.
-
-    Raises:
-        NetworkError: naming the layer.
-    """
+    """Raise if a layer is called on plain values only: Keras never writes that, and would compute it while it opens the file."""
     for part in serialized_parts(config):
         for node in part.get("inbound_nodes") or ():
             if isinstance(node, Mapping) and not any(inner["class_name"] == "__keras_tensor__" for inner in serialized_parts(node)):

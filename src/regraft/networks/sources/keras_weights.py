@@ -38,18 +38,7 @@ def file_kind(path: Path) -> str:
 
 @contextmanager
 def opened_h5(path: str | Path) -> Iterator[h5py.File]:
-    """Open the HDF5 content of a Keras file, looked through: everything lies in the file itself and has the size that it declares.
-
-    Args:
-        path: `.h5`, `.hdf5`, `.weights.h5`, or `.keras` (its weights).
-
-    Yields:
-        The open file.
-
-    Raises:
-        UnsafeFileError: if a part of it lies in another file.
-        NetworkError: if the file is missing, or not what its ending says.
-    """
+    """Open the HDF5 content of a Keras file, looked through: everything lies in the file itself and has the size that it declares."""
     source = Path(path)
     kind = file_kind(source)
     with opening(source, kind, remedy="Save it again from Keras."):
@@ -69,11 +58,7 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
 
 
 def is_addressed(path: str | Path) -> bool:
-    """Tell whether a file has the layout of Keras 3: layers under their class and running index, weights under their number.
-
-    Args:
-        path: a Keras file.
-    """
+    """Tell whether a file has the layout of Keras 3: layers under their class and running index, weights under their number."""
     with opened_h5(path) as file:
         return _legacy_group(file) is None
 
@@ -86,14 +71,7 @@ def _legacy_group(file: Any) -> Any | None:
 
 
 def weight_bytes(path: str | Path) -> int:
-    """Return the bytes that all data sets of a file take in memory; raise where Keras would read one of them more than once.
-
-    Args:
-        path: a Keras file.
-
-    Raises:
-        NetworkError: if the file is damaged.
-    """
+    """Return the bytes that all data sets of a file take in memory; raise where Keras would read one of them more than once."""
     sizes: list[int] = []
     with opened_h5(path) as file:
         group = _legacy_group(file)
@@ -104,18 +82,7 @@ def weight_bytes(path: str | Path) -> int:
 
 
 def read_keras_weights(path: str | Path) -> list[Weight]:
-    """Return the weights of a Keras file in its order.
-
-    Args:
-        path: weights only or a full model, of Keras 2 or 3.
-
-    Returns:
-        The weights. In the layout of Keras 3 a weight is called "layer.0", "layer.1", … by its number within the layer, and the
-        layer by the name stored with it; layers of one class come in their order, classes in that of the alphabet.
-
-    Raises:
-        NetworkError: if the file holds no weights.
-    """
+    """Return the weights of a Keras file in its order."""
     with opened_h5(path) as file:
         group = _legacy_group(file)
         weights = _addressed(file) if group is None else _legacy(group)
@@ -125,11 +92,7 @@ def read_keras_weights(path: str | Path) -> list[Weight]:
 
 
 def _numbers(data: Any) -> np.ndarray:
-    """Return the numbers of a data set in the order of this machine; those of 16 bits that NumPy does not know, as float32.
-
-    Raises:
-        NetworkError: if they are of a kind that no network has.
-    """
+    """Return the numbers of a data set in the order of this machine; those of 16 bits that NumPy does not know, as float32."""
     value = np.asarray(data)
     if is_bfloat16(data):
         return np.asarray((value.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
@@ -154,11 +117,7 @@ def _attribute(group: Any, name: str) -> list[str]:
 
 
 def _listed(group: Any) -> list[tuple[str, str]]:
-    """Return layer and name of every weight.
-
-    Raises:
-        NetworkError: if one is listed twice, by whatever spelling of its name; each time would take memory.
-    """
+    """Return layer and name of every weight."""
     names = [(layer, name) for layer in _attribute(group, "layer_names") for name in _attribute(group[layer], "weight_names")]
     if len({address(group[layer][name]) for layer, name in names}) < len(names):
         raise NetworkError("The file lists a weight more than once; expected each weight once, as Keras writes it.")
@@ -208,11 +167,7 @@ def _addressed(file: Any) -> list[Weight]:
 def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: list[Weight]) -> None:
     """Append the weights of a group: its own first, then those of its parts.
 
-    Args:
-        group: one object of the file.
-        address: the name under which it is stored, "" for the whole.
-        path: (name, class in snake case) of the layers down to it.
-        weights: receives the weights.
+    `path`: (name, class in snake case) of the layers down to it.
     """
     own = group.get("vars")
     if isinstance(own, h5py.Group):
@@ -234,9 +189,7 @@ def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: lis
 def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
     """Return a network's weights without seeds, their values shared with it.
 
-    Args:
-        body: a Keras network.
-        numbered: call a weight by its number within the layer, as Keras 3 files do, in place of its name.
+    `numbered`: call a weight by its number within the layer, as Keras 3 files do, in place of its name.
     """
     modules = body.modules()
     weights = []
@@ -251,12 +204,7 @@ def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
 
 
 def _assign_(given: Weight, taken: Weight) -> None:
-    """Copy the numbers of one weight into another of the same shape, in place.
-
-    Args:
-        given: of a file.
-        taken: of the network.
-    """
+    """Copy the numbers of one weight into another of the same shape, in place."""
     with torch.no_grad():
         taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
 
@@ -264,16 +212,7 @@ def _assign_(given: Weight, taken: Weight) -> None:
 def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
     """Put the weights of a Keras file into a network of a similar architecture.
 
-    Args:
-        body: receives them.
-        path: `.weights.h5`, `.h5`, `.hdf5` or `.keras`.
-
-    Returns:
-        The account: matched and by which rule, reshaped, missing, unexpected.
-
-    Raises:
-        AmbiguousMatchError: if weights could go to more than one place; nothing has been changed.
-        NetworkError: if nothing matches, or the file cannot be read.
+    Result: The account: matched and by which rule, reshaped, missing, unexpected.
     """
     source = read_keras_weights(path)
     addressed = is_addressed(path)

@@ -24,16 +24,8 @@ __all__ = ["application", "open_application"]
 def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[Network, dict[str, Any]]:
     """Open a network of keras.applications.
 
-    Args:
-        source: "keras:NAME", such as "keras:VGG16".
-        pretrained: with its ImageNet weights.
-        inputs: (height, width, 3); other sizes than the network's own come without its ImageNet head.
-
-    Returns:
-        The network, with the ImageNet class names on its head, and its preprocessing as plain data.
-
-    Raises:
-        NetworkError: if keras.applications has no such network, or its weights cannot be fetched.
+    `inputs`: (height, width, 3); other sizes than the network's own come without its ImageNet head; result: The network, with the ImageNet
+    class names on its head, and its preprocessing as plain data.
     """
     make = _called(source.partition(":")[2])
     options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
@@ -53,11 +45,7 @@ def _called(name: str) -> Any:
 
 
 def application(name: str, shape: Sequence[int | None], *, head: Head) -> Any:
-    """Return the model called `name`, with random weights, for items of a `shape`, that ends in a linear layer as a `head` does.
-
-    Raises:
-        NetworkError: if there is none of that name, or it cannot be made so.
-    """
+    """Return the model called `name`, with random weights, for items of a `shape`, that ends in a linear layer as a `head` does."""
     last = None if head.activation == "linear" else head.activation
     options = {"input_shape": tuple(shape), "classes": len(head.in_layer().weight), "classifier_activation": last}
     return _untrained(_called(name), options, source=f"keras:{name}")
@@ -75,11 +63,7 @@ def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) 
 
 
 def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:
-    """Make a network with random weights.
-
-    Raises:
-        NetworkError: if Keras cannot make it: some are not there on the torch backend, some not at every size.
-    """
+    """Make a network with random weights."""
     try:
         return make(weights=None, **options)
     except ValueError as error:
@@ -104,12 +88,7 @@ def _class_names() -> tuple[str, ...] | None:
 def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
     """Find out by trying what `preprocess_input` does: output = factor * pixel + offset for each channel, maybe in reverse order.
 
-    Args:
-        home: the module with `preprocess_input`.
-        shape: (height, width, channels) of one item.
-
-    Returns:
-        An image preprocessing as plain data.
+    `shape`: (height, width, channels) of one item.
     """
     black = _answer(home, np.zeros(3, np.float32))
     red = _answer(home, np.array([255, 0, 0], np.float32)) - black

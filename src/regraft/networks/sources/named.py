@@ -24,15 +24,7 @@ _SOURCES = ("timm", "torchvision", "keras", "hf")
 def open_named(source: str, *, pretrained: bool) -> Opened:
     """Open a network that the user names: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID" (Keras: `keras_zoo`).
 
-    Args:
-        source: the kind and the name.
-        pretrained: with its trained weights; otherwise freshly drawn.
-
-    Returns:
-        The network's module and facts.
-
-    Raises:
-        NetworkError: if the kind of source is not known, or the name is not.
+    Result: The network's module and facts.
     """
     kind, _, name = source.partition(":")
     if kind == "timm":
@@ -49,17 +41,6 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
 
     Nothing is fetched, whatever the origin names: timm and torchvision make their own networks by name, dense layers are made by their
     sizes, and one of Hugging Face is made of the configuration that the folder holds; its name is not used.
-
-    Args:
-        origin: as `Opened.origin`.
-        limits: of its tensors.
-        what: is opened, for messages.
-
-    Returns:
-        The bare module.
-
-    Raises:
-        NetworkError: if the origin is none that regraft writes, or the network cannot be made in these limits.
     """
     source, config = origin.get("source"), origin.get("config")
     kind, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")

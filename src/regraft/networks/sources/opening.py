@@ -81,20 +81,8 @@ def open_source(
 ) -> Source:
     """Open a network from whatever the user has.
 
-    Args:
-        source: a live module or Keras model, a path, "timm:NAME" and so on, or a folder saved by regraft.
-        classes: class names in row order.
-        weights: a weights-only file put into `source`; "random": none, for a name.
-        architecture: the module, or a function that makes it, for a weights-only `source` or a saved folder.
-        inputs: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each.
-        head: the name of the layer that is its head, where there are several candidates; or the layer of each task.
-        trust: open a `.pt2` file, whose reader runs code that the file brings.
-
-    Returns:
-        The network, with the account of a weights file, and its preprocessing.
-
-    Raises:
-        NetworkError: if the source cannot be opened; the message says what would do.
+    `inputs`: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each; result: The
+    network, with the account of a weights file, and its preprocessing.
     """
     drawn = weights == RANDOM
     if drawn and str(source).partition(":")[0] not in LIBRARIES:
@@ -146,11 +134,7 @@ def _is_keras(source: Any) -> bool:
 
 @contextmanager
 def _keras_needed() -> Iterator[None]:
-    """Import Keras' files within this context, in the functions that need them: only a user of Keras pays for it.
-
-    Raises:
-        MissingExtraError: if keras or h5py is not installed.
-    """
+    """Import Keras' files within this context, in the functions that need them: only a user of Keras pays for it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -189,11 +173,7 @@ Family.becomes.update(torch=_as_torch, keras=_as_keras)
 
 
 def side_by_side(networks: Sequence[Network]) -> Network:
-    """Return one network without a head whose features are the results of all `networks`, which read the same inputs.
-
-    Raises:
-        NetworkError: if the networks are not of one family that knows such a form.
-    """
+    """Return one network without a head whose features are the results of all `networks`, which read the same inputs."""
     families = sorted({network.family for network in networks})
     if families not in (["torch"], ["keras"]):
         raise NetworkError(f"Received networks of the families {families}; expected PyTorch or Keras alone. Convert some: net.to('torch').")
@@ -422,13 +402,7 @@ def _edited(  # over the limit: what a folder says of a network, and what is giv
 ) -> Network:
     """Return a network as its folder says that it was made: of its origin, and by its edits. Its weights mean nothing yet.
 
-    Args:
-        folder: saved.
-        facts: the origin, with its edits.
-        sample: the shapes that it takes before any edit.
-        limits: of its tensors.
-        architecture: the live object, where one was given.
-        former: the folder is of format 1.
+    `sample`: the shapes that it takes before any edit.
     """
     origin = {name: value for name, value in facts.items() if name not in {"edits", "sample"}}
     edits, what = [edit_from_dict(edit) for edit in facts.get("edits", ())], repr(printable(folder))

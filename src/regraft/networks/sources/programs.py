@@ -32,18 +32,7 @@ __all__ = ["open_program", "open_torch_program"]
 def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> Network:
     """Open a network of a user's own class without the class: it predicts, but cannot be adapted further.
 
-    Args:
-        folder: saved by regraft.
-        facts: its `regraft.json`.
-        sample: two examples to run it with.
-
-    Returns:
-        The network, which knows the conditions whose code files lie in the folder.
-
-    Raises:
-        NetworkError: if the folder holds no ONNX form of it, or one that does not belong to it; the message names the class to give.
-        UnsafeFileError: if the ONNX form is not one that regraft writes, or there is only a program that code would have to open.
-        MissingExtraError: if ONNX Runtime is not installed.
+    Result: The network, which knows the conditions whose code files lie in the folder.
     """
     own, path = str(facts["network"]["origin"].get("class", "your class")), folder / PROGRAM_FILE
     if not path.is_file():
@@ -66,19 +55,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
 
 
 def open_torch_program(path: Path, *, trust: bool) -> Network:
-    """Open a PyTorch program that the user names himself, if he trusts it: its reader runs code that the file brings.
-
-    Args:
-        path: of a `.pt2` file.
-        trust: whether he said so.
-
-    Returns:
-        A network that predicts, without features.
-
-    Raises:
-        UnsafeFileError: without `trust`.
-        NetworkError: if it cannot be opened or run.
-    """
+    """Open a PyTorch program that the user names himself, if he trusts it: its reader runs code that the file brings."""
     if not trust:
         raise UnsafeFileError(
             f"{str(path)!r} is a PyTorch program: opening one runs code that the file brings. Where you trust whoever made it, trust=True "

@@ -26,15 +26,7 @@ def within(stored: int, *, what: str) -> Iterator[None]:
     The architecture in a file is small whatever it declares: a layer of a thousand million units is one number. Its weights are drawn
     before those of the file are read, and each drawing begins with a tensor of that size, which is refused here.
 
-    Args:
-        stored: bytes of the weights in the file.
-        what: the file, for the message; text that is safe to show.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        NetworkError: if the tensors made inside exceed it.
+    `stored`: bytes of the weights in the file.
     """
     with _Room(_ALWAYS + _FACTOR * stored, what=what):
         yield

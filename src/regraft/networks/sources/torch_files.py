@@ -70,15 +70,7 @@ def is_torch_file(path: Path) -> bool:
 def read_torch_weights(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors; nothing in it is ever run.
 
-    Args:
-        path: the file; its name ends as one of `TORCH_ENDINGS`.
-
-    Returns:
-        name -> tensor, in the file's order; tensors inside "state_dict", "model" and the like are found.
-
-    Raises:
-        UnsafeFileError: if the file is a pickle of objects rather than of tensors.
-        NetworkError: if it is no such file, holds no tensors, or special ones (sparse, quantized, ...).
+    Result: name -> tensor, in the file's order; tensors inside "state_dict", "model" and the like are found.
     """
     return _read(path)[0]
 
@@ -86,17 +78,7 @@ def read_torch_weights(path: Path) -> dict[str, Tensor]:
 def put_torch_file_(body: TorchBody, path: Path) -> Account:
     """Put the tensors of a file into a network, as `put_weights_` does.
 
-    Args:
-        body: receives them.
-        path: the file.
-
-    Returns:
-        The account; where the file holds several sets of weights, it says which were taken.
-
-    Raises:
-        UnsafeFileError: if the file is a pickle of objects rather than of tensors.
-        NetworkError: if it is no such file, or nothing in it matches.
-        AmbiguousMatchError: if a tensor could go to more than one place.
+    Result: The account; where the file holds several sets of weights, it says which were taken.
     """
     tensors, taken, others = _read(path)
     account = put_weights_(body, tensors)
@@ -107,12 +89,7 @@ def put_torch_file_(body: TorchBody, path: Path) -> Account:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
-    """Return the tensors, where in the file they lie, and where others lie.
-
-    Raises:
-        UnsafeFileError: if the file is a pickle of objects rather than of tensors.
-        NetworkError: if it is no such file, holds no tensors, or special ones (sparse, quantized, ...).
-    """
+    """Return the tensors, where in the file they lie, and where others lie."""
     shown = repr(printable(path))
     if path.suffix.lower() == ".safetensors":
         with opening(path, "safetensors"), named_in_utf8(path) as plain:
@@ -137,12 +114,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
 
 
 def _check_names(path: Path, shown: str) -> None:
-    """Raise unless the pickles in a file name nothing but plain tensors; they are read as text, not run.
-
-    Raises:
-        UnsafeFileError: if they name anything else.
-        NetworkError: if they name tensors of a special kind, or the file is damaged.
-    """
+    """Raise unless the pickles in a file name nothing but plain tensors; they are read as text, not run."""
     for name in _names(path, shown):
         kind = _SPECIAL.get(name.rpartition(" ")[2])
         if kind is not None:
@@ -199,11 +171,7 @@ def _sets_inside(content: Any, deeper: int = 3) -> dict[str, dict[str, Tensor]]:
 
 
 def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
-    """Raise unless a tensor is a plain one with a number of its own for each of its places, or nearly.
-
-    Raises:
-        NetworkError: naming the tensor.
-    """
+    """Raise unless a tensor is a plain one with a number of its own for each of its places, or nearly."""
     what = f"{shown}: {printable(name, width=120)!r}"
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized
     if not plain or tensor.device.type != "cpu":
@@ -223,16 +191,8 @@ def weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
 def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
     """Put named tensors into a network of any similar architecture.
 
-    Args:
-        body: receives them.
-        tensors: name -> tensor.
-
-    Returns:
-        The account of the match: matched and by which rule, reshaped, missing, unexpected; weights that are no finite numbers.
-
-    Raises:
-        AmbiguousMatchError: if a tensor could go to more than one place.
-        NetworkError: if nothing matches.
+    `tensors`: name -> tensor; result: The account of the match: matched and by which rule, reshaped, missing, unexpected; weights that are
+    no finite numbers.
     """
     source, target = weights_of(tensors), weights_of(body.state())
     head = set(body.head_layers)

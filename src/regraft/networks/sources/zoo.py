@@ -47,12 +47,9 @@ class Opened:
     """A module by name, and what is known of it.
 
     Attributes:
-        module: the native object.
         origin: what making the same architecture again needs, as plain data.
-        sample: two items to run it with.
         classes: class names in row order, where the source knows them.
         preprocessing: as plain data, where the source knows it.
-        notes: sentences for people.
         tasks: kind, classes, activation and thresholds of the heads, by task, where the source tells them.
     """
 
@@ -66,11 +63,7 @@ class Opened:
 
 
 def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -> Module:
-    """Make a network with its weights where they are wanted.
-
-    Raises:
-        NetworkError: if they cannot be fetched.
-    """
+    """Make a network with its weights where they are wanted."""
     if not pretrained:
         return make(False)
     try:
@@ -81,12 +74,7 @@ def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -
 
 
 def unreachable_weights(source: str, error: Exception) -> NetworkError:
-    """Return what is raised where the trained weights of a `source` cannot be fetched: its random ones know nothing.
-
-    Args:
-        source: such as "timm:resnet18".
-        error: why.
-    """
+    """Return what is raised where the trained weights of a `source` cannot be fetched: its random ones know nothing."""
     return NetworkError(
         f"The trained weights of {printable(source)!r} could not be fetched ({reason_of(error)}). Without them there is nothing to "
         "transfer. Connect this machine once, or give a file with weights=. For a network that knows nothing, give weights='random'."
@@ -102,29 +90,14 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_timm(name: str, *, pretrained: bool) -> Opened:
-    """Open a network of timm with its data configuration.
-
-    Args:
-        name: as timm has it, such as "tf_efficientnet_lite0".
-        pretrained: with its trained weights.
-
-    Returns:
-        The module and its facts.
-
-    Raises:
-        NetworkError: if timm does not know the name, or its weights cannot be fetched.
-    """
+    """Open a network of timm with its data configuration."""
     timm, source = _timm(name), f"timm:{name}"
     module = _fetched(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
     return _of_timm(module, timm, origin={"source": source})
 
 
 def live_timm(module: Module) -> Opened | None:
-    """Return what a network of timm in memory says of itself: its preprocessing and its class names; None of any other module.
-
-    Args:
-        module: any module.
-    """
+    """Return what a network of timm in memory says of itself: its preprocessing and its class names; None of any other module."""
     if not type(module).__module__.startswith("timm.models.") or not isinstance(getattr(module, "pretrained_cfg", None), dict):
         return None
     return _of_timm(module, optional_import("timm", "vision", purpose=type(module).__name__), origin={})
@@ -143,23 +116,12 @@ def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> Opened:
 
 
 def timm_module(name: str) -> Module:
-    """Return a network of timm with random weights; nothing is fetched.
-
-    Args:
-        name: as timm has it.
-
-    Raises:
-        NetworkError: if timm does not know the name.
-    """
+    """Return a network of timm with random weights; nothing is fetched."""
     return cast(Module, _timm(name).create_model(name, pretrained=False))
 
 
 def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
-    """Yield networks of timm whose names are near that of a module of timm, with random weights; nothing of any other module.
-
-    Args:
-        module: as timm made it, with the name of its architecture in `pretrained_cfg`.
-    """
+    """Yield networks of timm whose names are near that of a module of timm, with random weights; nothing of any other module."""
     config = getattr(module, "pretrained_cfg", None)
     if not type(module).__module__.startswith("timm.models.") or not isinstance(config, dict):
         return
@@ -182,16 +144,7 @@ def _known_interpolation(name: str) -> str:
 
 
 def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequence[float]) -> dict[str, Any]:
-    """Return a preprocessing of pictures as plain data, for a network of torch.
-
-    Args:
-        size: height, width and channels.
-        mean: of each channel, of values from 0 to 1.
-        std: of each channel.
-
-    Returns:
-        The fields of `ImagePreprocessing`, without how pictures of another size are fitted.
-    """
+    """Return a preprocessing of pictures as plain data, for a network of torch."""
     height, width, channels = size
     return {
         "kind": "image",
@@ -206,18 +159,7 @@ def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequen
 
 
 def open_torchvision(name: str, *, pretrained: bool) -> Opened:
-    """Open a classification network of torchvision with the transforms of its best weights.
-
-    Args:
-        name: as torchvision has it, such as "resnet18".
-        pretrained: with its trained weights.
-
-    Returns:
-        The module and its facts.
-
-    Raises:
-        NetworkError: if torchvision does not know the name, or its weights cannot be fetched.
-    """
+    """Open a classification network of torchvision with the transforms of its best weights."""
     models, source = _torchvision(name), f"torchvision:{name}"
     weights = models.get_model_weights(name).DEFAULT
 
@@ -245,14 +187,7 @@ def is_recipe(given: Any) -> bool:
 
 
 def torchvision_module(name: str) -> Module:
-    """Return a classification network of torchvision with random weights; nothing is fetched.
-
-    Args:
-        name: as torchvision has it.
-
-    Raises:
-        NetworkError: if torchvision does not know the name.
-    """
+    """Return a classification network of torchvision with random weights; nothing is fetched."""
     return _torchvision_made(_torchvision(name), name, weights=None)
 
 

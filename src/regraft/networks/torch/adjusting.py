@@ -169,10 +169,6 @@ def low_rank(twin: TorchBody, edit: LowRank, *, seed: int) -> TorchBody:
 
     A is drawn as `peft` draws it; B is zero. A layer NAME is called "NAME.base_layer" in the copy, its new parts "NAME.lora_A.default"
     and "NAME.lora_B.default".
-
-    Raises:
-        NetworkError: if a layer cannot be changed so; all such layers are named.
-        MissingExtraError: if `peft` is not installed.
     """
     layers = edit.layers
     _check(twin, layers)

@@ -176,11 +176,7 @@ class TorchBody(Body):
         return {task: result if found.whole else _sum_of(found, own) for task, found in self.found.items()}
 
     def feature_batch(self, inputs: Inputs) -> Tensor:
-        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output.
-
-        Raises:
-            NetworkError: if this is a program that does not give them.
-        """
+        """Return what the heads read, (N, d), averaged over positions; without a head, the pooled output."""
         if isinstance(self.module, OnnxProgram | TorchProgram):
             results = call_module(self.module, inputs)
             if FEATURES not in results:
@@ -385,11 +381,7 @@ class TorchBody(Body):
 
 
 def inspected(module: Module, sample: Inputs, *, head: HeadChoice = None) -> TorchBody:
-    """Return the body of a `module` that takes a `sample`, with the heads that are found, or whose layers `head` names.
-
-    Raises:
-        NetworkError: if it has several candidates for its head, or none of that name.
-    """
+    """Return the body of a `module` that takes a `sample`, with the heads that are found, or whose layers `head` names."""
     body = TorchBody(module, sample)
     body.take_sample_(sample)
     chosen = head if isinstance(head, Mapping) else {"main": head}

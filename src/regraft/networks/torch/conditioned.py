@@ -30,14 +30,7 @@ _OVER_CHANNELS: dict[int, type[Module]] = {3: Conv1d, 4: Conv2d, 5: Conv3d}
 
 
 def over_channels(old: int, new: int, *, rank: int, last: bool) -> Module:
-    """Return a linear layer over the channels of values of `rank` axes, at every position alike.
-
-    Args:
-        old: channels that it reads.
-        new: channels that it gives.
-        rank: number of axes, that of the items among them.
-        last: whether the channels are the last axis, not the one after the items.
-    """
+    """Return a linear layer over the channels of values of `rank` axes, at every position alike."""
     kind: Any = Linear if last or rank == 2 else _OVER_CHANNELS[rank]
     return cast(Module, kind(old, new) if kind is Linear else kind(old, new, 1))
 
@@ -72,7 +65,6 @@ class _AtSites(Graft):
     """A network with a part of its own at each of some sites.
 
     Attributes:
-        network: the network.
         sites: where, in the order of execution.
     """
 
@@ -140,13 +132,6 @@ class ResidualEntrance(Module):
 
     Each of its two layers reads the code: W and B together read [x; s]. W2, b2 and both B are zero at first: x passes as it is.
 
-    Args:
-        channels: features of the input.
-        size: numbers in a code.
-        hidden: h, the number of hidden units.
-        rank: number of axes of the input, that of the items among them.
-        last: whether the features are the last axis.
-
     Attributes:
         first: W1 and b1.
         last: W2 and b2.
@@ -188,12 +173,7 @@ class ResidualEntrance(Module):
 
 
 class EntranceNetwork(Graft):
-    """A network with a module before its input, whose shape it keeps.
-
-    Attributes:
-        entrance: that module.
-        network: the network.
-    """
+    """A network with a module before its input, whose shape it keeps."""
 
     entrance: Module
 
@@ -209,7 +189,6 @@ class CodedNetwork(_AtSites):
     """A network that takes the code of a condition beside each item.
 
     Attributes:
-        network: the network.
         codes: the table of codes, (1 + K, size).
         single: whether the network takes one tensor, here called "inputs", rather than named ones.
         sites: where codes are added before the activation, in the order of execution.
@@ -233,9 +212,7 @@ class CodedNetwork(_AtSites):
     def forward(self, condition: Tensor, **named: Tensor) -> Any:
         """Return what the network returns.
 
-        Args:
-            condition: (N,) row numbers of the table of codes.
-            named: what the network takes, "inputs" where that is one tensor.
+        `condition`: (N,) row numbers of the table of codes.
         """
         if self.filled is not None:
             name, shape, dtype = self.filled
@@ -267,7 +244,6 @@ class GivenInput(Graft):
 
     Attributes:
         network: the network; it takes named tensors.
-        name: of that input.
         given: holds its value for one item, (1, …).
         only: what the network calls the only other input, which then comes without a name; "" where there are several.
     """

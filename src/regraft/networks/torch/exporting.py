@@ -63,19 +63,7 @@ class LogitsAndFeatures(WholeNetwork):
 
 
 def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
-    """Return a network in ONNX form, its batch axis free, once it has given PyTorch's results for two sizes of a batch.
-
-    Args:
-        body: on the CPU, in inference mode; a private copy.
-
-    Returns:
-        The content of the file, and what opening it needs to know: the name of the table of codes, where there is one.
-
-    Raises:
-        MissingExtraError: if a library is not installed.
-        NetworkError: if its weights are too many, or the results are others.
-        Exception: whatever the exporter raises: not every forward can be exported.
-    """
+    """Return a network in ONNX form, its batch axis free, once it has given PyTorch's results for two sizes of a batch."""
     check_size(body.state(), purpose="A file that opens without the class")
     whole = LogitsAndFeatures(body).eval()
     model = _translated(whole, sample_tensors(body.sample))
@@ -90,13 +78,7 @@ def exported_onnx(body: TorchBody) -> tuple[bytes, dict[str, str]]:
 def write_program(body: TorchBody, folder: Path, *, own: str) -> dict[str, str]:
     """Write a network in ONNX form beside its weights, so that it predicts where its class is not; where that fails, say so.
 
-    Args:
-        body: of a class of the user's own.
-        folder: with its weights.
-        own: the class's whole name.
-
-    Returns:
-        What opening the file needs to know, or, as "no_program", why there is none.
+    Result: What opening the file needs to know, or, as "no_program", why there is none.
     """
     twin = body.copy()
     twin.ready_for_export_()
@@ -125,11 +107,7 @@ def _translated(whole: LogitsAndFeatures, sample: tuple[Tensor, ...]) -> Any:
 
 
 def _codes_of(whole: LogitsAndFeatures, body: TorchBody, *, model: Any) -> dict[str, str]:
-    """Return under which name the model holds the table of codes: opening a folder puts there what its code files say.
-
-    Raises:
-        NetworkError: if the model does not hold the table as it is.
-    """
+    """Return under which name the model holds the table of codes: opening a folder puts there what its code files say."""
     if body.coding is None:
         return {}
     table = body.code_table()
@@ -155,16 +133,7 @@ class _Named(Module):
 
 
 def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
-    """Write an exported program of a module in inference mode, its batch axis free.
-
-    Args:
-        module: any.
-        sample: a batch that it takes.
-        path: ends in `.pt2`.
-
-    Raises:
-        NetworkError: if its forward cannot be exported, with the reason; nothing is written then.
-    """
+    """Write an exported program of a module in inference mode, its batch axis free."""
     content = BytesIO()
     try:
         torch.export.save(exported_program(module, sample), content)
@@ -175,11 +144,7 @@ def export_module(module: Module, sample: Inputs, *, path: Path) -> None:
 
 
 def exported_program(module: Module, sample: Inputs) -> Any:
-    """Return a module in inference mode as an exported program, its batch axis free.
-
-    Raises:
-        Exception: whatever the exporter raises: not every forward can be exported. `why_not_exported` gives the reason.
-    """
+    """Return a module in inference mode as an exported program, its batch axis free."""
     axes = {0: torch.export.Dim("batch", min=1)}
     takes = signature(module.forward).parameters
     if isinstance(sample, dict):
@@ -192,15 +157,7 @@ def exported_program(module: Module, sample: Inputs) -> Any:
 
 
 def write_graph(module: Module, folder: Path) -> None:
-    """Write the ONNX graph that a module, or one within it, was made of, as opening the folder needs it.
-
-    Args:
-        module: of a network that came as an ONNX file.
-        folder: of its weights.
-
-    Raises:
-        NetworkError: if it was not made of an ONNX file.
-    """
+    """Write the ONNX graph that a module, or one within it, was made of, as opening the folder needs it."""
     for part in module.modules():
         if isinstance(content := getattr(part, GRAPH, None), bytes):
             write_bytes(folder / PROGRAM_FILE, content)

@@ -65,11 +65,7 @@ class TorchFamily(Family[TorchBody]):
         return path
 
     def put_file_(self, body: TorchBody, path: Path) -> Account:
-        """Put the tensors or arrays of a file into a `body` of any similar architecture.
-
-        Raises:
-            NetworkError: if it holds no weights of PyTorch, or nothing in it matches.
-        """
+        """Put the tensors or arrays of a file into a `body` of any similar architecture."""
         if path.suffix.lower() in ARRAY_ENDINGS:
             return put_arrays_(read_weight_arrays(path), weights_of(body.state()), heads=body.head_layers)
         if is_torch_file(path):
@@ -92,20 +88,8 @@ def open_torch(  # over the limit: what is known of a module beside it, each opt
 ) -> Network:
     """Open a live PyTorch module.
 
-    Args:
-        module: any module whose forward takes one tensor, or named tensors where `sample` is a dict.
-        classes: class names in row order.
-        inputs: shape of one item without the batch axis, when it cannot be known otherwise.
-        sample: a batch of two items to run it with, in place of `inputs`.
-        origin: what opening it again needs.
-        take: use the module itself rather than a copy (for modules made by regraft).
-        head: the name of the layer that is its head, where there are several candidates; or the layer of each task.
-
-    Returns:
-        The network; the module given is not modified unless `take`.
-
-    Raises:
-        NetworkError: if it is scripted, no sample runs through it, it has several candidates for its head, or `classes` do not fit it.
+    `inputs`: shape of one item without the batch axis, when it cannot be known otherwise; `sample`: a batch of two items to run it with, in
+    place of `inputs`; result: The network; the module given is not modified unless `take`.
     """
     inner, notes = unwrapped(module)
     own, further = made_plain(inner if take else copied(inner))

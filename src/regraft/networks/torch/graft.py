@@ -34,9 +34,6 @@ class Graft(Module):
     does. A part is called by its attribute; where the network has a child of that name, a number is added. The name "" stands for the
     innermost network, which is the user's own module.
 
-    Args:
-        before: parts that stand before the network, by their attributes.
-
     Attributes:
         network: the network, which may be a graft as well.
     """
@@ -75,13 +72,7 @@ class Graft(Module):
     def named_modules(  # over the limit: the signature is PyTorch's
         self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Module]]:
-        """Yield the modules with their names, this one and the network both as "".
-
-        Args:
-            memo: modules that were met already.
-            prefix: of all names.
-            remove_duplicate: yield each module once.
-        """
+        """Yield the modules with their names, this one and the network both as ""."""
         memo = set() if memo is None else memo
         if self.as_built:
             yield from super().named_modules(memo, prefix, remove_duplicate)
@@ -104,11 +95,7 @@ class Graft(Module):
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """Return the state by the names of `named_modules`.
 
-        Args:
-            args: none; PyTorch passes on what earlier versions took.
-            destination: receives the state; None for a new mapping.
-            prefix: of all names.
-            keep_vars: the parameters themselves, not detached.
+        `destination`: receives the state; None for a new mapping.
         """
         if self.as_built:
             return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
@@ -159,11 +146,7 @@ def for_exporter_(module: Module) -> None:
 
 
 def module_at(root: Module, name: str) -> Module:
-    """Return the module called `name` in a `root` with edits or without: "" is the network without its edits.
-
-    Raises:
-        AttributeError: if there is none.
-    """
+    """Return the module called `name` in a `root` with edits or without: "" is the network without its edits."""
     first, _, rest = name.partition(".")
     while isinstance(root, Graft):
         attribute = root.parts().get(first)
@@ -181,10 +164,7 @@ def find_graft(module: Module, kind: type[G]) -> G | None:
 def without(module: Module, edit: Graft, *, by: Module | None = None) -> Module:
     """Return a private copy of a module without one of the edits around it.
 
-    Args:
-        module: the copy.
-        edit: one of its edits.
-        by: what comes in its place; None for the network in it.
+    `by`: what comes in its place; None for the network in it.
     """
     if module is edit:
         return edit.network if by is None else by

@@ -22,17 +22,7 @@ __all__ = ["find_head"]
 def find_head(modules: Mapping[str, Module], seen: Trace, *, run: Callable[[], Any], wanted: str | None = None) -> FoundHead | None:
     """Find the row layer, or the several ones, from which the network's result follows.
 
-    Args:
-        modules: name -> module.
-        seen: the trace of one run.
-        run: makes the same run again.
-        wanted: the name of the layer to take where there are several candidates.
-
-    Returns:
-        The head, or None where the result follows from no row layer.
-
-    Raises:
-        NetworkError: if the network returns no tensor, has several results with a head each, or `wanted` is no row layer.
+    `modules`: name -> module; result: The head, or None where the result follows from no row layer.
     """
     main = as_tensor(seen.result)
     if isinstance(seen.result, list | tuple) and seen.result and all(isinstance(one, Mapping) for one in seen.result):

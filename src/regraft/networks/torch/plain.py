@@ -44,14 +44,7 @@ def copied(module: M) -> M:
 
 
 def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
-    """Return the module inside of what only runs it otherwise (`torch.compile`, `DataParallel`), and what to say of it.
-
-    Args:
-        module: of the user.
-
-    Raises:
-        NetworkError: if it, or a part of it, is a scripted module, whose layers cannot be reached.
-    """
+    """Return the module inside of what only runs it otherwise (`torch.compile`, `DataParallel`), and what to say of it."""
     notes: list[str] = []
     while True:
         compiled = getattr(module, "_orig_mod", None)
@@ -72,8 +65,7 @@ def unwrapped(module: Module) -> tuple[Module, tuple[str, ...]]:
 def made_plain(module: M) -> tuple[M, tuple[str, ...]]:
     """Change a private copy of a module to parametrised weight norm, an input without a name and encoders without nested tensors.
 
-    Returns:
-        It, with what to say of it.
+    Result: It, with what to say of it.
     """
     notes: list[str] = []
     taken = list(inspect.signature(module.forward).parameters.values())
@@ -131,16 +123,6 @@ def in_single_precision(module: Module, found: Callable[[bool], T]) -> tuple[T, 
     """Change a private copy of a module to float32 where it has no number of that type, and return what it then gives.
 
     One that casts its inputs itself, so that it runs only in the type it came in, is left so.
-
-    Args:
-        module: the copy.
-        found: runs it; is told whether it was changed.
-
-    Returns:
-        What `found` returned, and what to say of the change.
-
-    Raises:
-        NetworkError: if `found` does, whatever the type.
     """
     given = {name: one.dtype for name, one in module.state_dict(keep_vars=True).items() if one.is_floating_point()}
     kinds = {one.dtype for one in module.parameters() if one.is_floating_point()}

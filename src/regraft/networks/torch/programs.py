@@ -38,15 +38,7 @@ def logits_name(index: int) -> str:
 
 
 def refuse_program(origin: Mapping[str, Any], done: str) -> None:
-    """Raise where a network has been opened without its class.
-
-    Args:
-        origin: of the network.
-        done: what was asked of it, such as "saved".
-
-    Raises:
-        NetworkError: with what to do instead.
-    """
+    """Raise where a network has been opened without its class."""
     if origin.get("source") == "program":
         raise NetworkError(
             f"This network is the exported program of {origin.get('class')}: it predicts, but cannot be {done}. "
@@ -61,11 +53,7 @@ class OnnxProgram(Module):
 
     Attributes:
         names: of the network's inputs, in order; empty for one tensor without a name.
-        outputs: the names of its outputs.
         own: the class that it was exported from, for messages.
-
-    Raises:
-        NetworkError: if its inputs are not those expected.
     """
 
     def __init__(self, content: bytes, names: Sequence[str], *, called: Sequence[str] = ()) -> None:
@@ -84,11 +72,7 @@ class OnnxProgram(Module):
             )
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
-        """Return the outputs by name for its tensors, which may have the names of the network's inputs.
-
-        Raises:
-            NetworkError: if gradients are asked for, or the network cannot be run on these tensors.
-        """
+        """Return the outputs by name for its tensors, which may have the names of the network's inputs."""
         given = [*tensors, *(named[name] for name in self.names[len(tensors) :])]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
             raise NetworkError(
@@ -108,11 +92,7 @@ class OnnxProgram(Module):
 
 
 class TorchProgram(Module):
-    """A PyTorch program of a file that the user trusts. Its output is a mapping, as that of `OnnxProgram`, without features.
-
-    Raises:
-        NetworkError: if the program at the path takes several tensors without names.
-    """
+    """A PyTorch program of a file that the user trusts. Its output is a mapping, as that of `OnnxProgram`, without features."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -137,11 +117,7 @@ class TorchProgram(Module):
         return result
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> dict[str, Tensor]:
-        """Return the logits (N, C) by the name of the output; where the program returns probabilities, their logarithms.
-
-        Raises:
-            NetworkError: if the program cannot be run on these tensors.
-        """
+        """Return the logits (N, C) by the name of the output; where the program returns probabilities, their logarithms."""
         try:
             result = self._result(named or tensors[0])
         except (RuntimeError, AssertionError) as error:  # guards of the program: another shape than it was exported for

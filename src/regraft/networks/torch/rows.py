@@ -116,14 +116,6 @@ def is_rowwise(module: Module, inputs: Any, *, output: Any) -> bool:
     """Tell whether every score of a layer depends on one row of its weight: exchanging rows exchanges scores.
 
     Linear layers and 1x1 convolutions are. Others (cosine heads) are found by trying it.
-
-    Args:
-        module: with a matrix weight.
-        inputs: what it was called with.
-        output: what it returned.
-
-    Returns:
-        Whether it is.
     """
     if isinstance(module, (torch.nn.Linear, *_CONVOLUTIONS)):
         return True
@@ -155,14 +147,7 @@ def put_(layer: Module, weight: Tensor, *, bias: Tensor) -> None:
 def like(old: Module, weight: Tensor, bias: Tensor, *, parts: Sequence[int] = ()) -> Module:
     """Return a row layer like another with other rows.
 
-    Args:
-        old: linear layer, 1x1 convolution, or another row layer.
-        weight: (C, d) rows.
-        bias: (C,); the layer has a bias if `old` has, or if it is not zero.
-        parts: sizes of groups of rows that are multiplied apart; empty for one product.
-
-    Returns:
-        The layer.
+    `weight`: (C, d) rows; `bias`: (C,); the layer has a bias if `old` has, or if it is not zero.
     """
     device, dtype = cast(Tensor, old.weight).device, cast(Tensor, old.weight).dtype
     biased = isinstance(getattr(old, "bias", None), Tensor) or bool(bias.any())
@@ -210,15 +195,8 @@ def summed_layers(
 
     A layer that reads what another one of them gives is no head: the sum is then that of a residual connection.
 
-    Args:
-        modules: name -> module.
-        seen: the trace of one run.
-        names: of layers that may be heads, in the order of execution.
-        result: of the network, (N, C).
-        run: makes the same run again.
-
-    Returns:
-        The layers with their factors, and the activation of their sum; None where there are not at least two.
+    `modules`: name -> module; `result`: of the network, (N, C); result: The layers with their factors, and the activation of their sum;
+    None where there are not at least two.
     """
     outputs = {name: seen.outputs[name] for name in names}
     outputs = {name: output for name, output in outputs.items() if isinstance(output, Tensor) and output.shape == result.shape}
@@ -275,12 +253,7 @@ def _spoilt_input(layer: Module, run: Callable[[], Any]) -> bool:
 def joined_rows(rows: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of one head over the features of several layers side by side.
 
-    Args:
-        rows: weight (C, d) and bias (C,) of each layer.
-        shares: its factor in the sum.
-
-    Returns:
-        (C, sum of all d) and (C,).
+    `rows`: weight (C, d) and bias (C,) of each layer; result: (C, sum of all d) and (C,).
     """
     pairs = list(zip(rows, shares, strict=True))
     weight = np.concatenate([np.float32(share) * weight for (weight, _), share in pairs], 1)
@@ -292,11 +265,7 @@ def parted_rows(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows of each layer out of those of one head over the features of all of them.
 
-    Args:
-        weight: (C, sum of all d).
-        bias: (C,); all layers that have a bias get the same one.
-        layers: which have the widths d.
-        shares: their factors in the sum.
+    `weight`: (C, sum of all d); `bias`: (C,); all layers that have a bias get the same one.
     """
     biased = [isinstance(getattr(layer, "bias", None), Tensor) for layer in layers]
     whole = sum(share for share, has in zip(shares, biased, strict=True) if has) or sum(shares)

@@ -30,7 +30,6 @@ class Site:
         place: name of the module whose output the values are, or, if `before`, whose input.
         before: whether they are its input (a normalisation that calls its own activation).
         last: whether the channels are the last axis, not the one after the items.
-        channels: C.
         factor: rows for each item, one after the other (windows of a picture); 1 where each item is a row.
     """
 
@@ -55,16 +54,7 @@ Change = Callable[[Site, Tensor], Tensor]
 
 @contextmanager
 def changed_at(network: Module, sites: Sequence[Site], *, change: Change) -> Iterator[None]:
-    """Let the values at some sites be changed while the context lasts.
-
-    Args:
-        network: whose sites these are.
-        sites: some of them.
-        change: takes a site and its values, and returns what goes on from there.
-
-    Yields:
-        Nothing.
-    """
+    """Let the values at some sites be changed while the context lasts."""
 
     def output_of(site: Site) -> Callable[..., Tensor]:
         return lambda _module, _args, output: change(site, output)
@@ -155,11 +145,7 @@ def find_sites(
     Left out are layers that share their weights with others or compute them (weight norm, weight standardisation), and values whose
     rows do not belong to one item each.
 
-    Args:
-        modules: name -> module, in inference mode.
-        runs: call the network with two items, with three, and with the first of the two twice.
-        without: names of layers to leave out.
-        until: name of the layer at whose first call the search ends; None for the whole run.
+    `modules`: name -> module, in inference mode; `until`: name of the layer at whose first call the search ends; None for the whole run.
     """
     norms = [name for name, module in modules.items() if isinstance(module, _BatchNorm) and isinstance(module.weight, Parameter)]
     own = [name for name in norms if type(modules[name]).forward is not _BatchNorm.forward]
@@ -272,13 +258,7 @@ def _factor(site: Site, two: _Run, *, three: _Run, same: _Run) -> int:
 def fold_(layer: Module, *, scale: Tensor | None = None, shift: Tensor | None = None) -> bool:
     """Multiply what a layer gives by `scale` (C,) and add `shift` (C,), by changing its weight and bias.
 
-    Args:
-        layer: a linear layer, a convolution or a BatchNorm.
-        scale: one number a channel; None for 1.
-        shift: one number a channel; None for 0.
-
-    Returns:
-        Whether a bias had to be made for it.
+    `scale`: one number a channel; None for 1; `shift`: one number a channel; None for 0; result: Whether a bias had to be made for it.
     """
     target: Any = layer
     created = target.bias is None and shift is not None and bool(shift.any())

@@ -38,10 +38,8 @@ class Point:
     Attributes:
         block: the name of the block, or "input".
         module: the name of the module at its end; None for the network's input.
-        pools: those that its values have.
         channels_last: whether the channels are the last axis, not the one after the items.
         items_second: whether the items are on the second axis (recurrent layers that begin with time).
-        channels: C.
         cells: places of "rows" and of "columns".
     """
 
@@ -67,9 +65,7 @@ class Point:
     def pooled(self, values: Tensor, mask: Tensor | None) -> list[Tensor]:
         """Return each pool of the values, (N, width).
 
-        Args:
-            values: what the module gave.
-            mask: (N, L), 0 where a position of a sequence is only filling; one of another length is not applied.
+        `mask`: (N, L), 0 where a position of a sequence is only filling; one of another length is not applied.
         """
         arranged = self.arranged(values)
         fits = mask is not None and arranged.ndim == 3 and mask.ndim == 2 and mask.shape[1] == arranged.shape[2]
@@ -94,13 +90,7 @@ def _moments(values: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
 def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
     """Return one pool of values other than mean and standard deviation.
 
-    Args:
-        values: (N, C) for "vector", (N, C, L) for "token", (N, C, H, W) for "rows" and "columns".
-        pool: its name.
-        cells: places of rows and of columns; their means stand one cell after the other, the channels of a cell together.
-
-    Returns:
-        (N, width).
+    `values`: (N, C) for "vector", (N, C, L) for "token", (N, C, H, W) for "rows" and "columns"; result: (N, width).
     """
     if pool == "vector":
         return values
@@ -114,15 +104,7 @@ def pooled_by(values: Tensor, pool: str, *, cells: tuple[int, int]) -> Tensor:
 
 @contextmanager
 def listening(module: Module, hook: Callable[..., None]) -> Iterator[None]:
-    """Let a hook hear what a module hands on while the context lasts: behind all hooks that change what it gives.
-
-    Args:
-        module: any.
-        hook: takes the module, its arguments and its output.
-
-    Yields:
-        Nothing.
-    """
+    """Let a hook hear what a module hands on while the context lasts: behind all hooks that change what it gives."""
     with ExitStack() as stack:
 
         def begin(_module: Module, _args: Any) -> None:  # hooks run in the order in which they came: wrappers inside have come by now
@@ -162,14 +144,7 @@ def run_reading(modules: Mapping[str, Module], *, run: Callable[[], Any], keep: 
 
 @contextmanager
 def ended_by(end: Reached) -> Iterator[None]:
-    """Let a run end with this one, and no other: where networks that are read stand in each other, that of the outer one goes on.
-
-    Args:
-        end: what is raised where the run ends.
-
-    Yields:
-        Nothing.
-    """
+    """Let a run end with this one, and no other: where networks that are read stand in each other, that of the outer one goes on."""
     try:
         yield
     except Reached as reached:
@@ -185,15 +160,7 @@ def read_input(inputs: Inputs) -> Tensor | None:
 
 
 def read_point(tap: Tap, module: str | None, *, two: Tensor | None, three: Tensor | None, hint: tuple[int, bool]) -> Point | None:
-    """Return how a place is read; None where it holds no real numbers for each item.
-
-    Args:
-        tap: the block, and the pools asked for.
-        module: the module at its end.
-        two: what it gives for two items.
-        three: what it gives for three.
-        hint: as `width_hint` returns it.
-    """
+    """Return how a place is read; None where it holds no real numbers for each item."""
     if two is None or three is None or not two.is_floating_point() or two.ndim != three.ndim or two.ndim < 2:
         return None
     items = [axis for axis, sizes in enumerate(zip(two.shape, three.shape, strict=True)) if sizes == (2, 3)]
@@ -247,12 +214,7 @@ def _channels_last(values: Tensor, hint: tuple[int, bool]) -> bool:
 
 
 def width_hint(layers: Sequence[Module], *, given: bool) -> tuple[int, bool]:
-    """Return the number of channels that layers give, or read, and whether the layer that tells it is one of convolutional networks.
-
-    Args:
-        layers: in the order of execution.
-        given: the channels that the last layer gives; False for those that the first one reads.
-    """
+    """Return the number of channels that layers give, or read, and whether the layer that tells it is one of convolutional networks."""
     for layer in reversed(layers) if given else layers:
         width = _width(layer, _GIVEN if given else _READ)
         if width:

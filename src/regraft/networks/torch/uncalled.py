@@ -22,14 +22,7 @@ _Calls = list[tuple[str, bool]]
 def readers(modules: Mapping[str, Module], called: Collection[str], *, run: Callable[[], Any]) -> dict[str, str]:
     """Return which call first sees what was made of the parameters of modules that were not called themselves.
 
-    Args:
-        modules: name -> module, in inference mode.
-        called: names of those that one run calls.
-        run: makes one forward pass.
-
-    Returns:
-        For each such module that stands in no called module but the network itself: the name of the module that is called next with
-        what was made of it, "" where the result alone shows it. Those that change nothing (auxiliary heads) are left out.
+    `modules`: name -> module, in inference mode.
     """
     held = {name: [one for one in modules[name].parameters(recurse=False) if one.is_floating_point()] for name in uncalled(modules, called)}
     held = {name: parameters for name, parameters in held.items() if parameters}

@@ -65,11 +65,7 @@ class AttachedHead(Graft):
         self.head = head
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return raw scores (N, C) of whatever the network takes.
-
-        Raises:
-            NetworkError: if the network returns no tensor.
-        """
+        """Return raw scores (N, C) of whatever the network takes."""
         output = as_tensor(self.network(*tensors, **named))
         if output is None:
             raise NetworkError(f"The backbone {type(self.network).__name__} returned no tensor.")
@@ -80,7 +76,6 @@ class StackedHead(Graft):
     """A network whose raw scores go through an activation and a new linear head.
 
     Attributes:
-        network: the network with its old head.
         tapped: name of the old head within it, whose averaged output are the raw scores; "" where they are the network's own result.
         activation: one of `ACTIVATIONS`.
         head: a linear layer (M, C) over the C old scores.
@@ -113,8 +108,6 @@ class BranchedNetwork(Graft):
     """A network with further heads that read what its own head reads.
 
     Attributes:
-        network: the network.
-        tapped: name of its head.
         chosen: whether a step after the head (the choice of one token) also chooses what the branches read.
         branches: a linear head for each further task.
     """
@@ -141,7 +134,6 @@ class EndedNetwork(Graft):
 
     Attributes:
         network: the network; what runs after the end has been taken out.
-        end: name of the module.
         stops: whether the run ends there; False where what is left of the rest runs through (an exported program needs that).
     """
 
@@ -183,11 +175,7 @@ class TappedNetwork(Graft):
         self.stops = True
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return the pooled outputs, (N, D), of whatever the network takes.
-
-        Raises:
-            NetworkError: if one of the modules gave no tensor in this run.
-        """
+        """Return the pooled outputs, (N, D), of whatever the network takes."""
         points = {point.module: point for point in self.points}
         parts: dict[str | None, list[Tensor]] = {}
 
@@ -218,11 +206,7 @@ class Join(Module):
         self.columns: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the inputs, features, with the numbers that lie ready beside them.
-
-        Raises:
-            NetworkError: if none lie ready.
-        """
+        """Return the inputs, features, with the numbers that lie ready beside them."""
         if self.columns is None:
             raise NetworkError(f"Received features of shape {tuple(inputs.shape)} without columns; call the whole network with columns=.")
         axis = inputs.ndim - 1 if inputs.shape[-1] == self.features else 1

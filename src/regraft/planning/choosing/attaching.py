@@ -25,13 +25,7 @@ def attached(net: Network, items: Prepared, *, rows: np.ndarray) -> Network:
     The loss of ridge regression on examples left out each in turn decides: another place than the output is taken where it is lower by
     two standard errors of the difference. The output may be probabilities, or a single number, from which no new class can be read.
 
-    Args:
-        net: it is not changed; one with a head, or too few examples, is returned as it is.
-        items: all examples, as the network takes them; its preprocessing stays.
-        rows: (n,) indices of the training set.
-
-    Returns:
-        The network, whose account says what was measured.
+    `rows`: (n,) indices of the training set.
     """
     data = items.data
     known = rows[data.known[rows]]

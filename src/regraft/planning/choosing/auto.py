@@ -53,14 +53,10 @@ def choose_and_carry_out(setup: Setup, log: Log) -> Outcome:
     is trained as its strategy trains, and only then compared with what needs no training; where it is better, it is trained again on all
     examples that do not judge.
 
+    Result: The adapted network, how to judge it, the history of the winner, and what was compared.
+
     Source: successive halving (Jamieson & Talwalkar, AISTATS 2016). Deviations: no trial is run where none can be expected to bring
     enough (`Choice.expected_gain`), and one that cannot be expected to beat the best probe is dropped.
-
-    Args:
-        setup: its network is not changed.
-
-    Returns:
-        The adapted network, how to judge it, the history of the winner, and what was compared.
     """
     _check_budget(setup)
     tapped = read_depths(setup, log)
@@ -250,7 +246,7 @@ def _begun(choice: Choice, one: Candidate, *, promised: float = 0.0) -> Trial | 
         return None
     trial = trial_of(one, choice.base(one), source=setup.network, log=choice.log)
     if not trial.starts and one.strategy != "head":
-        one.why = f"{NOT_TRIED}: what it starts from runs no layer above its freezing"
+        one.why = f"{NOT_TRIED}: what it starts from runs no layer above its freeze boundary"
         return None
     return trial
 

@@ -27,9 +27,7 @@ class Base:
     """Where candidates start.
 
     Attributes:
-        setup: with a network of its own.
         features: (N, d) what its head reads at this start; None from scratch.
-        history: how it came there.
     """
 
     setup: Setup
@@ -48,12 +46,7 @@ class Base:
 def read_depths(setup: Setup, log: Log, *, items: Prepared | None = None) -> Tapped:
     """Read the network at every depth, in one pass over the examples.
 
-    Args:
-        setup: its network is not changed.
-        items: others than those learned from (a test set).
-
-    Returns:
-        What was read of all of them.
+    Result: What was read of all of them.
     """
     network, settings, compared = setup.network, setup.settings, setup.parts.learned_from if items is None else np.arange(0)
     items = items or setup.items
@@ -103,11 +96,7 @@ def scratch_base(setup: Setup) -> Base:
 def with_probe(setup: Setup, log: Log) -> Outcome:
     """Carry out the strategy "probe": one pass, and heads in closed form, fitted to all examples that do not judge.
 
-    Args:
-        setup: its network is not changed.
-
-    Returns:
-        The network that has them; nothing was trained.
+    Result: The network that has them; nothing was trained.
     """
     tapped = read_depths(setup, log)
     probed = probe_at(setup, tapped, rows=setup.parts.learned_from)

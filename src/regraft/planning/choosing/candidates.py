@@ -33,16 +33,9 @@ class Candidate:
 
     Attributes:
         strategy: "probe", "head", "partial", "full", "surgical", "scratch" or the name of a method.
-        name: for people.
-        frozen: as in a plan.
-        block: as in a plan.
-        base: as in a plan.
         predicted: seconds.
-        seconds: that it took.
         estimate: accuracy, or the loss of other tasks.
         interval: of the estimate, 95 %.
-        why: what came of it.
-        figure: what the estimate is of.
         options: of the method, where they are not its defaults.
     """
 
@@ -75,15 +68,7 @@ class Candidate:
 
 
 def candidates_of(setup: Setup, log: Log, *, base: str, dissimilar: bool) -> tuple[list[Candidate], bool]:
-    """Return what is compared beside the probes, and whether the plan asks for just that.
-
-    Args:
-        setup: with its network and plan. Candidates of the plan that are not those that are made here are what it asks for; a plan that was
-            carried out and comes back as it is asks for nothing, so that it is carried out in the same way again.
-        log: gets a note of what was not considered.
-        base: "probe" where training everything may start from the closed form on several depths as well, else "head".
-        dissimilar: whether the network's features are of little use for the data.
-    """
+    """Return what is compared beside the probes, and whether the plan asks for just that."""
     made = _made(setup, log, base=base, dissimilar=dissimilar)
     given = [_read(one) for one in setup.plan.candidates if one["strategy"] != "probe"]
     asked = bool(given) and [one.chosen() for one in given] != [one.chosen() for one in made]
@@ -137,11 +122,7 @@ def _read(one: Mapping[str, Any]) -> Candidate:
 
 
 def check_blocks(network: Network, plan: Plan) -> None:
-    """Raise if a plan, edited or not, names a block that is not there, or a candidate that the network cannot be trained as.
-
-    Raises:
-        SettingError: naming the first that does not fit, and what would.
-    """
+    """Raise if a plan, edited or not, names a block that is not there, or a candidate that the network cannot be trained as."""
     if plan.strategy == "partial":
         frozen_up_to(network, plan.frozen or 0)
     if plan.strategy == "probe" and plan.frozen is not None:
@@ -157,12 +138,7 @@ def check_blocks(network: Network, plan: Plan) -> None:
 
 
 def frozen_layers(network: Network, *, strategy: str, frozen: int | str | None, block: str | None) -> frozenset[str]:
-    """Return the layers that a strategy freezes once the head is trained, those that the network holds among them.
-
-    Args:
-        network: as it came, not tapped.
-        strategy: "partial", "full" or "surgical"; all others freeze nothing more.
-    """
+    """Return the layers that a strategy freezes once the head is trained, those that the network holds among them."""
     held = held_layers(network)
     if strategy == "partial":
         return frozen_up_to(network, frozen or 0) | held
@@ -176,9 +152,6 @@ def surgical_blocks(network: Network, third: str) -> list[tuple[str, ...]]:
     """Return the layers of each block of one third of those below the head, at least one block.
 
     Source: surgical fine-tuning (Lee et al., ICLR 2023, section 3).
-
-    Args:
-        third: "first", "middle" or "last".
     """
     heads = set(network.head_layers)
     below = [block.layers for block in network.blocks if heads.isdisjoint(block.layers)]

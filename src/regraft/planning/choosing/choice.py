@@ -53,16 +53,11 @@ class Choice:
 
     Attributes:
         setup: its network is the source with its new head.
-        log: gets notes and the time.
-        tapped: what was read of the network.
         features: (N, d) what its heads read.
         probes: task of the data -> closed-form head on these.
         probe: the best probe, on all items that do not judge.
         start: the probe that tuning may start from, of several depths where that can be.
-        costs: of this machine.
         old: how wrong the old head is on all items that do not judge, where all of its classes are carried over.
-        entries: all candidates, for the report.
-        bases: those that were made, by name.
         deadline: on the clock of `time.perf_counter`; None without a budget.
         asked: whether the plan names the candidates; then all are tried.
         chosen: how the best was made: strategy and what goes with it.
@@ -111,11 +106,7 @@ class Choice:
         return self.costs.training(frozen, items=items, epochs=epochs)
 
     def is_beaten_by(self, run: HeldOut) -> bool:
-        """Tell whether a trained network is better by more than chance than the best of what needs no training.
-
-        Args:
-            run: how wrong it is; where there are several tasks, the sum of the losses over all has to be lower as well.
-        """
+        """Tell whether a trained network is better by more than chance than the best of what needs no training."""
         several = len(self.setup.tasks) > 1 and not self.keeps_old
         better = is_better(run.errors, self.known.at(run.rows)[0], usual=self.usual(), overall=self.error, doubt=self.doubt)
         return better and not (several and run.loss >= self.probe.loss)
@@ -200,11 +191,7 @@ class Choice:
 
 
 def judged_old(setup: Setup, features: Tensor) -> HeldOut | None:
-    """Return how wrong the old head is on all items that do not judge, where it has all classes; else None.
-
-    Args:
-        setup: its network has the rows that were carried over.
-    """
+    """Return how wrong the old head is on all items that do not judge, where it has all classes; else None."""
     name = setup.items.data.name
     task = setup.tasks[name]
     if not setup.keeps_classes:
@@ -242,14 +229,9 @@ def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: 
     among several on the same examples looks better than it is; what then remains of the difference is believed as far as its standard
     error allows (the mean of a normal prior of deviation `usual` lies against tuning).
 
-    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope within 0 and 1.
+    `errors`: (m,) of the tuned network; `before`: (m,) of the closed form; NaN where it is not known.
 
-    Args:
-        errors: (m,) of the tuned network.
-        before: (m,) of the closed form; NaN where it is not known.
-        usual: deviation of such differences.
-        overall: the closed form's error on more examples than these, on which it may just have been unlucky.
-        doubt: how far tuning is taken to lie behind, in units of `usual`.
+    Source: regression estimator (Cochran, Sampling Techniques, 1977, equation 7.1), its slope within 0 and 1.
     """
     known = np.isfinite(before)
     mine, other, count = errors[known], before[known], int(known.sum())
@@ -267,9 +249,7 @@ def is_better(errors: np.ndarray, before: np.ndarray, *, usual: float, overall: 
 def figures_(candidate: Candidate, errors: Sequence[float] | np.ndarray, *, shares: bool) -> None:
     """Put the estimate and its interval into a candidate.
 
-    Args:
-        errors: (m,) 0 and 1, or losses.
-        shares: whether they are 0 and 1: the estimate is then the accuracy.
+    `errors`: (m,) 0 and 1, or losses.
     """
     table = np.asarray(errors)
     if shares:

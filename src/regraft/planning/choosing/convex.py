@@ -46,15 +46,9 @@ def solved_heads(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str], 
     leave-one-out error; or by the probe that the plan asks for. Where rows were carried over, the penalty is also tried on the distance
     from these, and they may stay as they are; what has the lowest held-out loss is taken.
 
-    Args:
-        setup: the heads of its network are changed in place.
-        feed: whose scores the heads make.
-        frozen: the layers below the heads.
-        source: with the features (N, d) that the heads read.
-
-    Returns:
-        How to judge the network, with one entry of the history for each penalty that was tried; None where a head is no plain linear
-        layer, and the loop has to do.
+    `setup`: the heads of its network are changed in place; `source`: with the features (N, d) that the heads read; result: How to judge the
+    network, with one entry of the history for each penalty that was tried; None where a head is no plain linear layer, and the loop has to
+    do.
     """
     features = source.features
     if features is None:
@@ -85,8 +79,6 @@ class _Found:
     Attributes:
         probe: the rows; its held-out scores are of `rows`.
         rows: (n,) the examples that judged it.
-        fitted: how many it was fitted to.
-        method: in words.
     """
 
     probe: LinearProbe

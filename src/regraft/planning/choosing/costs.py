@@ -45,11 +45,7 @@ class Costs:
         return self.reading + float(self.forward.sum())
 
     def training(self, frozen: Collection[str], *, items: int, epochs: int) -> float:
-        """Return the seconds of one pass through the frozen part and of `epochs` over the rest.
-
-        Args:
-            frozen: layers that are not trained; those below the first trained one come from the cache.
-        """
+        """Return the seconds of one pass through the frozen part and of `epochs` over the rest."""
         trained = np.array([not set(layers) <= set(frozen) for layers in self.layers])
         above = np.logical_or.accumulate(trained)
         reading = 0.0 if (~above).any() else self.reading
@@ -68,12 +64,6 @@ def measured_costs(setup: Setup) -> Costs:
     """Time reading, the forward pass by block, and steps of training at two depths, on a copy of the setup's network.
 
     Between the two depths the time of the backward pass goes to blocks in proportion to that of their forward pass.
-
-    Args:
-        setup: its network and clock are left as they are, but for the time that passes.
-
-    Returns:
-        The costs.
     """
     rows = setup.parts.training[:TIMED]
     twin = setup.network.copy()

@@ -45,8 +45,7 @@ _PLAIN_NAME = f"{JOINT}, means and deviations"
 def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Solve ridge regression on each depth alone and on all of them together.
 
-    Returns:
-        One for each depth and for the joint sets.
+    Result: One for each depth and for the joint sets.
     """
     blocks = list(dict.fromkeys(part.block for part in tapped.slices))
     sets = {block: tuple(part for part in tapped.slices if part.block == block) for block in blocks}
@@ -64,9 +63,8 @@ def by_ridge(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
 def probes_of(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Solve probes on each depth alone and on all of them together, and weigh them.
 
-    Returns:
-        One for each depth and for the joint sets, those that discriminant analysis solves better by it; then their weighed mean,
-        where the tasks have classes.
+    Result: One for each depth and for the joint sets, those that discriminant analysis solves better by it; then their weighed mean, where
+    the tasks have classes.
     """
     made = by_ridge(setup, tapped, rows=rows)
     promising = [best_of(part) for part in ([one for one in made if one.joint], [one for one in made if not one.joint]) if part]
@@ -92,14 +90,7 @@ def best_of(found: Sequence[Probed]) -> Probed:
 
 
 def probe_at(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> Probed:
-    """Return the probe that the plan asks for: of its block alone, or the best of all depths together.
-
-    Args:
-        setup: its plan may name a block, or its number.
-
-    Raises:
-        SettingError: if the block is not there, or gives nothing that can be read.
-    """
+    """Return the probe that the plan asks for: of its block alone, or the best of all depths together."""
     asked, method = setup.plan.frozen, setup.plan.probe
     if asked is None and method == "auto":
         found = probes_of(setup, tapped, rows=rows)
@@ -130,14 +121,7 @@ def _again(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray, me
 
 
 def block_of(network: Network, asked: int | str) -> str:
-    """Return the name of a block, or "input".
-
-    Args:
-        asked: the name, or the number of a block, from 1.
-
-    Raises:
-        SettingError: if there is none such; the nearest names are listed.
-    """
+    """Return the name of a block, or "input"."""
     names = [block.name for block in network.blocks]
     if isinstance(asked, int):
         if not 1 <= asked <= len(names):
@@ -161,11 +145,7 @@ def refitted(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) 
 
 
 def probed_network(setup: Setup, probed: Probed) -> Network:
-    """Return a network whose head is what was `probed`, on the setup's network as it was when it was read; further tasks are branches.
-
-    Raises:
-        NetworkError: if the network gives other features than those that were read.
-    """
+    """Return a network whose head is what was `probed`, on the setup's network as it was when it was read; further tasks are branches."""
     network = setup.network.tapped(probed.taps)
     found = [(part.block, part.pool, part.stop - part.start) for part in network.tap_slices]
     wanted = [(part.block, part.pool, part.stop - part.start) for part in probed.slices]
@@ -180,14 +160,7 @@ def probed_network(setup: Setup, probed: Probed) -> Network:
 
 
 def with_rows(network: Network, head: Head, *, probe: LinearProbe, layer: HiddenLayer | None) -> Network:
-    """Return a network with a head that was solved, read through a further layer where there is one.
-
-    Args:
-        network: with that head, or none.
-
-    Returns:
-        A copy with the head; other heads are lost behind a layer.
-    """
+    """Return a network with a head that was solved, read through a further layer where there is one."""
     weight, bias = probe.weight.astype(np.float32), probe.bias.astype(np.float32)
     solved = replace(head, layer="", parts=(), groups=None, thresholds=None, weight=weight, bias=bias)
     if layer is None:
@@ -210,13 +183,8 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
     """Return the weighed mean of some heads, the weights fitted to their held-out scores.
 
     Source: stacking (Wolpert, Neural Networks 5, 1992) with weights that are not negative (Breiman, Machine Learning 24, 1996).
+
     Deviations: the log-loss takes the place of the squared error, and the weights are drawn to equal ones.
-
-    Args:
-        members: heads of the same tasks; those fitted to other items than the best of them are left out.
-
-    Returns:
-        One probe on all features that any of them reads; none where a task has no classes, or fewer than two heads remain.
     """
     best = min(members, key=lambda one: one.loss)
     alike = [one for one in members if all(np.array_equal(one.rows[task], best.rows[task]) for task in setup.tasks)]
@@ -236,12 +204,7 @@ def stacked(setup: Setup, tapped: Tapped, *, members: Sequence[Probed], name: st
 def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the weights with the lowest log-loss of the weighed sum of `scores`, none of them negative.
 
-    Args:
-        scores: (M, n, C) held-out raw scores of M heads.
-        targets: (n,) class indices.
-
-    Returns:
-        (M,) weights, drawn to 1 / M each.
+    `scores`: (M, n, C) held-out raw scores of M heads; `targets`: (n,) class indices; result: (M,) weights, drawn to 1 / M each.
     """
     heads, count = len(scores), len(targets)
     equal, rows, truth = 1.0 / heads, np.arange(count), np.zeros(scores.shape[1:])
@@ -260,9 +223,7 @@ def stacking_weights(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def old_rows(setup: Setup, tapped: Tapped, *, rows: np.ndarray) -> list[Probed]:
     """Return the old head as a probe, calibrated, where it has all classes and reads something that was tapped; else nothing.
 
-    Args:
-        setup: its network has the rows that were carried over.
-        rows: the items (n,) to calibrate it on; it has not seen them.
+    `rows`: the items (n,) to calibrate it on; it has not seen them.
     """
     data, task = setup.items.data, setup.tasks[setup.items.data.name]
     head, read = setup.network.heads[task], _read_by_head(tapped)

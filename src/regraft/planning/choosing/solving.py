@@ -138,11 +138,7 @@ def columns_of(slices: Sequence[TapSlice]) -> np.ndarray:
 
 
 def by_discriminants(setup: Setup, tapped: Tapped, *, probed: Probed, rows: np.ndarray) -> list[Probed]:
-    """Return the same probe by discriminant analysis, where the tasks have classes and the features are few enough.
-
-    Returns:
-        The probe alone, or nothing.
-    """
+    """Return the same probe by discriminant analysis, where the tasks have classes and the features are few enough."""
     kinds = {setup.data_of(name).task for name in setup.tasks}
     if kinds != {"classification"} or len(probed.columns) > WIDEST_LDA:
         return []
@@ -172,10 +168,7 @@ def judged_probe(  # over the limit: what a probe is made of
 ) -> Probed:
     """Return heads with their held-out errors.
 
-    Args:
-        slices: what the heads read.
-        probes: task of the data -> head.
-        rows: task of the data -> the items that it was fitted to.
+    `probes`: task of the data -> head; `rows`: task of the data -> the items that it was fitted to.
     """
     losses = [
         part.weight * float(part.loss(torch.from_numpy(probes[task].loo_scores).float(), part.targets[rows[task]]))
@@ -219,11 +212,7 @@ def solved_by(  # over the limit: what a probe is made of
 def through_layer(  # over the limit: what a probe is made of
     setup: Setup, task: str, *, rows: np.ndarray, features: np.ndarray, method: str
 ) -> LayeredProbe:
-    """Return the head of one task that reads the features through a layer, random or of the examples themselves.
-
-    Args:
-        method: one of `WORDS` that put a layer before the head.
-    """
+    """Return the head of one task that reads the features through a layer, random or of the examples themselves."""
     data, groups = setup.data_of(task), _groups_of(setup, task, rows=rows)
     targets, classes = data.targets[rows], len(data.classes)
     if method == WORDS["knn"]:

@@ -36,13 +36,9 @@ class Trial:
     """A candidate with a network of its own.
 
     Attributes:
-        candidate: what is tried.
         base: where it starts.
-        setup: with its network.
-        log: gets notes and the time.
         frozen: layers that are not trained.
         starts: weights that it may begin with, as those of its strategy; none where nothing below the head is trained.
-        feed: of its trainings.
         tuning: by which method, where it is one.
         short: the training that is compared with those of others, once it has begun.
         found: the training whose settings were measured, once that is done.
@@ -83,11 +79,8 @@ class Trial:
     def finished(self, epochs: int | None) -> HeldOut:
         """Train with measured settings, as the strategy of that name does.
 
-        Args:
-            epochs: at most so many; None: as the settings say.
-
-        Returns:
-            What came of it on the validation set, or on folds where that is small.
+        `epochs`: at most so many; None: as the settings say; result: What came of it on the validation set, or on folds where that is
+        small.
         """
         began, setup, first = time.perf_counter(), self.setup, self.short if epochs is None and _is_small(self.setup) else None
         self.feed = self.feed if _is_small(setup) else feed_of(setup, self.log, frozen=self.frozen)
@@ -105,15 +98,7 @@ class Trial:
         return self._judged(*(found.held_out or self._held_out()))
 
     def judged_further(self, run: HeldOut, *, doubtful: Callable[[HeldOut], bool]) -> HeldOut:
-        """Judge a finished training on the training set as well, a fold after the other, each held out of a repetition of it.
-
-        Args:
-            run: what it came to on the validation set.
-            doubtful: whether what is known so far asks for a further fold.
-
-        Raises:
-            ValueError: if it has not been finished.
-        """
+        """Judge a finished training on the training set as well, a fold after the other, each held out of a repetition of it."""
         if self.found is None:
             raise ValueError("the trial has not been finished")
         setup, found, began, network = self.setup, self.found, time.perf_counter(), self.setup.network
@@ -136,11 +121,7 @@ class Trial:
     def refitted(self) -> Feed:
         """Train again on training and validation set where that is asked for, and take the network as its method leaves it.
 
-        Returns:
-            A feed of the network as it is left.
-
-        Raises:
-            ValueError: if it has not been finished.
+        Result: A feed of the network as it is left.
         """
         if self.found is None:
             raise ValueError("the trial has not been finished")
@@ -181,11 +162,7 @@ class Trial:
 
 
 def trial_of(candidate: Candidate, base: Base, *, source: Network, log: Log) -> Trial:
-    """Return a trial with a network of its own.
-
-    Args:
-        source: the network that the candidate's blocks are those of.
-    """
+    """Return a trial with a network of its own."""
     setup = base.setup.on(base.setup.network.copy())
     if candidate.strategy == "head":
         return Trial(candidate, base, setup, log, setup.all_but_heads, {}, replace(base, setup=setup).head_feed)
@@ -232,15 +209,9 @@ def blended_(network: Network, start: dict[str, Tensor], *, judged: Callable[[],
 
     Moving averages of BatchNorm are mixed alike; whole numbers stay those of the present.
 
+    Result: The share a of the tuned weights.
+
     Source: weight-space ensembles (Wortsman et al., CVPR 2022, equation 1).
-
-    Args:
-        network: with the weights after tuning.
-        start: tensors of its state, from before.
-        judged: gives the present network's loss on the items that choose.
-
-    Returns:
-        The share a of the tuned weights.
     """
     state = network.state()
     tuned = copied({name: state[name] for name in start})

@@ -85,17 +85,7 @@ def adapt_condition(net: Network, data: Dataset, *, asked: Asked, fitting: Fitti
 
 
 def saved_to(known: Network, folder: str | Path, *, conditions: Sequence[str]) -> list[Path]:
-    """Write the codes of some conditions into the folder of the network, or, where there is none yet, save the whole network there.
-
-    Args:
-        folder: where the network that was adapted lies, or a copy of it: nothing but code files is written there; or a new one.
-
-    Returns:
-        What was written.
-
-    Raises:
-        NetworkError: if the folder holds another network.
-    """
+    """Write the codes of some conditions into the folder of the network, or, where there is none yet, save the whole network there."""
     where = Path(folder)
     if not (where / FACTS_FILE).is_file():
         return [known.save(where)]

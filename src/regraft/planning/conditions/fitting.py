@@ -35,8 +35,8 @@ class Fitting:
         fit: "lbfgs", "adam" or "normalised".
         steps: at most so many; None: as suits the fit.
         step: the size of one; None: as suits the fit.
-        prior: "auto": 1 for one or two items, else 0.3, unless leaving items out in turn speaks for another weight (from five
-            items on); a weight >= 0; None: no prior.
+        prior: "auto": 1 for one or two items, else 0.3, unless leaving items out in turn speaks for another weight (from five items
+            on); a weight >= 0; None: no prior.
         unsupervised: None, "pseudo" (labels that the network gives with the code of the start) or "entropy".
         seed: decides which items are left out together.
     """
@@ -88,13 +88,7 @@ def rows_needed(counts: Sequence[int], *, choosing: bool) -> int:
 def fit_codes(losses: CodeLosses, fitting: Fitting, *, prior: CodePrior | None, start: np.ndarray) -> Fitted:
     """Fit one code for each of the rows of `losses`; none depends on which others are fitted with it.
 
-    Args:
-        losses: with the items of each of the V conditions.
-        prior: over codes, or None.
-        start: (V, M).
-
-    Returns:
-        The codes.
+    `prior`: over codes, or None; `start`: (V, M).
     """
     members = losses.members
     before = np.array([part.mean() for part in losses.each(start, members)])

@@ -36,9 +36,8 @@ class CodedItems:
         network: of which nothing but the table of codes may change.
         table: its table of codes, (1 + V, M).
         counter: items that went through the part below the first use of the code.
-        cached: whether there is such a part, computed once.
-
-    It is made of a network with V rows beside that of the mean code, the prepared items, and the device to work on.
+        cached: whether there is such a part, computed once. It is made of a network with V rows beside that of the mean code, the
+            prepared items, and the device to work on.
     """
 
     def __init__(self, network: Network, items: Prepared, *, device: torch.device) -> None:
@@ -59,12 +58,7 @@ class CodedItems:
     def scores(self, rows: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[slice, Scores]]:
         """Score pairs, some at a time, with the gradient of the table of codes where gradients are on.
 
-        Args:
-            rows: (P,) of the table.
-            chosen: (P,) items.
-
-        Yields:
-            Which of the pairs, and their raw scores by task.
+        `rows`: (P,) of the table; `chosen`: (P,) items; yields: Which of the pairs, and their raw scores by task.
         """
         for start in range(0, len(rows), self._size):
             part = slice(start, start + self._size)

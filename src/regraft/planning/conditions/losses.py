@@ -23,10 +23,7 @@ __all__ = ["Aim", "CodeLosses", "entropies", "item_losses"]
 def item_losses(kind: str, scores: Tensor, *, targets: Tensor) -> Tensor:
     """Return the loss of each item, (B,), in nats: its negative log-likelihood; for regression, the squared error.
 
-    Args:
-        kind: "classification", "multi-label" (summed over the labels) or "regression" (summed over the outputs).
-        scores: (B, C) raw.
-        targets: (B,) int64, or (B, C) numbers.
+    `scores`: (B, C) raw; `targets`: (B,) int64, or (B, C) numbers.
     """
     if kind == "classification":
         return functional.cross_entropy(scores, targets.long(), reduction="none")
@@ -49,7 +46,6 @@ class Aim:
     """What one head is to say of the items.
 
     Attributes:
-        task: of the network.
         kind: "classification", "multi-label" or "regression".
         targets: (n,) or (n, C), those that are not known in any form; None: the entropy is what counts.
         weights: (n,) of each item's loss; 0 where its target is not known.
@@ -73,7 +69,6 @@ class CodeLosses:
     """Sums of losses over the items of each row of codes.
 
     Attributes:
-        items: the items.
         aims: what the heads are to say of them.
         members: V arrays, the items of each row.
     """

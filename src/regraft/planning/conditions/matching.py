@@ -23,17 +23,8 @@ __all__ = ["aims_of", "condition_groups", "scaled", "target_aims", "with_heads_o
 def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known: Collection[str]) -> dict[str, np.ndarray]:
     """Return the items of each condition that is asked for.
 
-    Args:
-        data: with conditions, or all of one.
-        names: one condition, several, or None for all of the data's.
-        known: conditions that are refused, because their codes are there already.
-
-    Returns:
-        Name -> (n,) indices, in the order asked for, or else of the data.
-
-    Raises:
-        DataError: if the data have no items, no conditions to tell several apart by, or lack one of them.
-        SettingError: if a name stands twice, cannot be one, or is known already.
+    `names`: one condition, several, or None for all of the data's; result: Name -> (n,) indices, in the order asked for, or else of the
+    data.
     """
     given = None if data.conditions is None else np.array([str(name) for name in data.conditions])
     if names is None and given is None:
@@ -74,18 +65,7 @@ def _check_names(wanted: Sequence[str], known: Collection[str]) -> None:
 
 
 def with_heads_of(net: Network, data: Dataset, *, supervised: bool) -> Dataset:
-    """Return the items with targets in the order of the network's classes, each task called as the head that it goes to.
-
-    Args:
-        data: whose tasks have the names of heads; the first one may have another, and goes to the first head then.
-
-    Returns:
-        The data set; without supervision as it came.
-
-    Raises:
-        DataError: if a task goes to no head, is of another kind, or has labels that are no classes of its head.
-        NetworkError: if the head's classes have no names.
-    """
+    """Return the items with targets in the order of the network's classes, each task called as the head that it goes to."""
     if not supervised:
         return data
     first, further = data.of_task(data.name), {}
@@ -121,16 +101,8 @@ def _ordered(targets: Targets, head: Head) -> Targets:
 def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarray, members: Sequence[np.ndarray]) -> tuple[Aim, ...]:
     """Return what the heads are to say of the items.
 
-    Args:
-        how: None: what their targets say; "pseudo": what the first head says of them now; "entropy": anything, as long as it is sure.
-        codes: (V, M) of the conditions now.
-
-    Returns:
-        An aim for each task.
-
-    Raises:
-        DataError: if a condition has no item whose target is known.
-        NetworkError: if labels are to be guessed of a head that tells none.
+    `how`: None: what their targets say; "pseudo": what the first head says of them now; "entropy": anything, as long as it is sure;
+    `codes`: (V, M) of the conditions now.
     """
     if how is None:
         aims = target_aims(data)
@@ -175,9 +147,7 @@ def scaled(held: CodedItems, aims: Sequence[Aim], *, codes: np.ndarray, members:
 
     That makes them negative log-likelihoods, up to a constant, as the others are: the prior is weighed against nothing else.
 
-    Args:
-        codes: (V, M), mean codes.
-        members: V arrays, the items of each.
+    `codes`: (V, M), mean codes.
     """
     found = []
     for aim in aims:

@@ -20,15 +20,7 @@ __all__ = ["proved", "told"]
 def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collection[str]) -> Account:
     """Compare a network that knows further conditions with the one that it was made from.
 
-    Args:
-        table: (1 + K, M) codes before.
-        digest: `code_digest` of the network before.
-
-    Returns:
-        How much was compared, and that it is equal to the bit.
-
-    Raises:
-        NetworkError: if anything but the codes that were fitted is not as it was.
+    `table`: (1 + K, M) codes before; result: How much was compared, and that it is equal to the bit.
     """
     after, parameters = code_digest(known), {name for held in known.layer_parameters().values() for name in held}
     own = known.code_table()
@@ -55,9 +47,7 @@ def proved(known: Network, table: np.ndarray, *, digest: str, changed: Collectio
 def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: Account) -> Account:
     """Return the account of codes that were fitted.
 
-    Args:
-        counts: condition -> items, in the order of the codes.
-        proof: what `proved` says.
+    `counts`: condition -> items, in the order of the codes.
     """
     lines = [
         f"the code of {name!r} was fitted to {count} items{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "

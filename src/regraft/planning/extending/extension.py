@@ -41,7 +41,6 @@ class Asked:
         old_data: further examples of old classes; None: none.
         statistics: class statistics of the old classes; None: none are used.
         holdout: share of the examples that only judges.
-        seed: chooses it.
     """
 
     start: str | None = None
@@ -170,21 +169,7 @@ class Extension:
 def extended(
     net: Network, data: Dataset, *, asked: Asked, test: Dataset | None = None, out: str | Path | None = None, skip_bad: bool = False
 ) -> Extension:
-    """Add the classes of data that a network lacks, and judge it on examples that are kept aside.
-
-    Args:
-        net: the network, with class names; it is not changed.
-        data: examples of new classes, or of new and old ones.
-        asked: how; its `old_data` a data set.
-        out: folder that the result is saved in.
-        skip_bad: leave out examples that cannot be used, instead of stopping.
-
-    Returns:
-        The extended network with scores.
-
-    Raises:
-        InputError: if something does not fit; nothing has been written then.
-    """
+    """Add the classes of data that a network lacks, and judge it on examples that are kept aside."""
     with nullcontext() if out is None else held_folder(out) as folder:
         if folder is not None:
             check_unfinished(folder, shown=out)
@@ -247,14 +232,7 @@ def _too_sure(part: str, figures: Mapping[str, Any], *, classes: int) -> str:
 
 
 def figures_line(figures: Mapping[str, Any], classes: int) -> str:
-    """Say in one sentence how well an extended network tells old and new classes.
-
-    Args:
-        figures: with "old_accuracy", "new_accuracy" and "harmonic_mean", as far as there are examples, and their numbers.
-
-    Returns:
-        The sentence.
-    """
+    """Say in one sentence how well an extended network tells old and new classes."""
     said = []
     if "old_accuracy" in figures:
         before = f" ({_percent(figures['old_accuracy_before'])} before)" if "old_accuracy_before" in figures else ""

@@ -23,7 +23,6 @@ class Parts:
 
     Attributes:
         classes: the old names, then the new ones.
-        count: how many are old.
         new: examples of new classes to learn from.
         old: examples of old classes to learn from; None: none.
         judging: examples that only judge; None: none.
@@ -49,14 +48,7 @@ class Parts:
 
 
 def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
-    """Return examples with a label of the first head.
-
-    Args:
-        skip_bad: leave out examples that cannot be used, instead of stopping.
-
-    Raises:
-        DataError: if their labels are of another kind, or an example may have several.
-    """
+    """Return examples with a label of the first head."""
     found = checked(data, skip_bad)
     if len(found.tasks) > 1:
         found = found.of_task(net.head.task if net.head.task in found.tasks else found.name)
@@ -72,18 +64,7 @@ def labelled(net: Network, data: Dataset, *, skip_bad: bool = False) -> Dataset:
 def parted(net: Network, shown: Dataset, *, stored: Dataset | None, fits_old: bool, holdout: float, seed: int) -> Parts:
     """Part examples: a share of all is kept aside, and whole groups stay together.
 
-    Args:
-        shown: examples of new classes, or of new and old ones.
-        stored: further examples of old classes, or None.
-        fits_old: whether examples of old classes are learned from; else they only judge, but for those of a group that is learned from.
-        holdout: the share.
-
-    Returns:
-        The parts.
-
-    Raises:
-        NetworkError: if the network has no class names.
-        DataError: if no class is new, or the data are of different kinds.
+    `stored`: further examples of old classes, or None.
     """
     old, new = _old_names(net), _new_names(net, shown)
     both = [each.with_classes((*old, *new)) for each in (shown, stored) if each is not None]
@@ -141,8 +122,7 @@ def _repeated(count: int, data: Dataset, *, fits_old: bool) -> str:
 def _held(both: Sequence[Dataset], *, holdout: float, seed: int) -> tuple[list[np.ndarray], str]:
     """Choose the share that is kept aside, of all data together, so that a group is never on both sides.
 
-    Returns:
-        (n,) bool for each data set; and why nothing could be kept aside, else "".
+    Result: (n,) bool for each data set; and why nothing could be kept aside, else "".
     """
     sizes = [len(data) for data in both]
     held, reason = np.zeros(sum(sizes), bool), ""

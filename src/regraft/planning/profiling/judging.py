@@ -53,7 +53,6 @@ class Held:
 
     Attributes:
         scores: (N, C).
-        value: the figure.
         credits: (m,) parts of the figure, whose mean it is (of a figure that is no mean: jackknife values).
         clusters: (m,) numbers of those that belong together, or None.
         floor: the least standard error: a share of 100 % of few items is not sure either.
@@ -78,14 +77,11 @@ class Held:
 def judged(case: Case, scores: np.ndarray) -> Held:
     """Judge scores of items that the probe had not seen.
 
+    `scores`: (N, C) raw scores, or predicted numbers; result: Accuracy, mean average precision or R² (mean over outputs), with what its
+    error follows from.
+
     Source: for the mean average precision, whose error is that of a jackknife over 20 parts, Efron & Tibshirani, An Introduction to
     the Bootstrap, 1993, chapter 11; for groups the cluster-robust variance (Liang & Zeger, Biometrika 73, 1986).
-
-    Args:
-        scores: (N, C) raw scores, or predicted numbers.
-
-    Returns:
-        Accuracy, mean average precision or R² (mean over outputs), with what its error follows from.
     """
     if case.kind == "classification":
         right = (scores.argmax(axis=1) == case.targets).astype(np.float64)
@@ -128,11 +124,7 @@ def _standard_error(credits: np.ndarray, clusters: np.ndarray | None) -> float:
 
 
 def fold_numbers(case: Case, count: int) -> np.ndarray:
-    """Return the fold of each item, (N,), groups kept whole, drawn the same way each time.
-
-    Args:
-        count: folds; fewer where there are fewer groups.
-    """
+    """Return the fold of each item, (N,), groups kept whole, drawn the same way each time."""
     units = np.arange(len(case)) if case.groups is None else case.groups
     number = int(units.max()) + 1
     return np.asarray((np.random.default_rng(0).permutation(number) % min(count, number))[units])
@@ -144,11 +136,7 @@ def nested_choice(case: Case, candidates: list[Held]) -> tuple[int, Held]:
     In each of 5 folds the best on the items of the others is taken. Source: Stone, JRSS B 36, 1974 (cross-validatory choice and
     assessment).
 
-    Args:
-        candidates: judged on them, one or more.
-
-    Returns:
-        The number of the best on all items, and the judgement of the scores put together from the choices of the folds.
+    Result: The number of the best on all items, and the judgement of the scores put together from the choices of the folds.
     """
     best = int(np.argmax([held.value for held in candidates]))
     folds, scores = fold_numbers(case, CHOICES), candidates[best].scores.copy()

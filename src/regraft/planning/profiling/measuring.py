@@ -57,19 +57,7 @@ class _Measuring:
 
 
 def measure_profile(net: Network, data: Dataset, *, settings: Settings, device: torch.device, seed: int = 0) -> Profile:
-    """Measure what each depth of a network knows of data.
-
-    Args:
-        net: it is not changed.
-        data: checked items of one task; those whose target is missing are passed over.
-        device: where the network runs.
-
-    Returns:
-        The profile.
-
-    Raises:
-        DataError: if nothing can be left out and judged, or the network gives no finite numbers.
-    """
+    """Measure what each depth of a network knows of data."""
     check_engine(settings.engine, settings.cluster)
     clock, counter = Clock(), Counter()
     _check_targets(data)
@@ -105,11 +93,7 @@ def _of_recordings(tapped: Tapped, windows: Dataset) -> Tapped:
 
 
 def _check_targets(data: Dataset) -> None:
-    """Raise unless an item that is left out can be judged.
-
-    Raises:
-        DataError: if there are too few items, or no class has two.
-    """
+    """Raise unless an item that is left out can be judged."""
     known = data.targets_of(data.name)
     count, counts = int(known.known.sum()), known.counts()
     if count < 4:
@@ -147,11 +131,7 @@ def _case_of(data: Dataset, rows: np.ndarray) -> tuple[Case, int, list[str]]:
 
 
 def _tables(tapped: Tapped, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the features of each depth, (n, d), in order, what the head reads last where no block ends with the same.
-
-    Raises:
-        DataError: if one is not finite.
-    """
+    """Return the features of each depth, (n, d), in order, what the head reads last where no block ends with the same."""
     features = tapped.features[torch.from_numpy(rows)].numpy()
     tables = {tap.block: features[:, tapped.columns(tap.block)] for tap in tapped.points}
     if tapped.head_features is not None:

@@ -46,7 +46,6 @@ class Joint:
 
     Attributes:
         method: "ridge" or "shrinkage LDA", whichever is better on left-out items.
-        held: its judgement.
         others: that of each method.
         items: how many items each of its fits saw, as far as it matters for the learning curve.
     """
@@ -99,11 +98,7 @@ def coordinates(features: np.ndarray) -> np.ndarray:
 def joint_probe(case: Case, table: np.ndarray) -> Joint:
     """Judge ridge regression and, for classes, shrinkage LDA on all depths together.
 
-    Args:
-        table: (N, r), as of `coordinates`.
-
-    Returns:
-        The better of the two, and both.
+    `table`: (N, r), as of `coordinates`; result: The better of the two, and both.
     """
     probe = fit_ridge(table, case.targets, kind=case.kind, classes=case.classes, groups=case.groups)
     others = {"ridge": judged(case, probe.loo_scores)}
@@ -119,12 +114,8 @@ def curve_points(case: Case, table: np.ndarray, *, joint: Joint, seed: int) -> l
 
     Each share of the items is drawn a few times, classes in their proportion and groups whole; the others judge.
 
-    Args:
-        table: (N, r), as of `coordinates`.
-        joint: judged on all of them, the last point.
-
-    Returns:
-        (items, figure, standard error), ascending; shares that leave fewer than two items a class on average are left out.
+    `table`: (N, r), as of `coordinates`; result: (items, figure, standard error), ascending; shares that leave fewer than two items a class
+    on average are left out.
     """
     draw, points = np.random.default_rng(seed), []
     for share, times in SHARES:
@@ -178,15 +169,9 @@ _DRAWS = 400
 def fit_curves(items: np.ndarray, values: np.ndarray, *, errors: np.ndarray) -> np.ndarray:
     """Fit a - b n^-c with a <= 1, b >= 0 and c from 0.1 to 2 by weighted least squares, to several sets of figures at once.
 
+    `items`: (k,) numbers of items; `values`: (m, k) figures; `errors`: (k,) their standard errors; result: (m, 3): a, b and c of each.
+
     Source: Cortes, Jackel, Solla, Vapnik & Denker, Learning Curves, NIPS 1993 (the power law).
-
-    Args:
-        items: (k,) numbers of items.
-        values: (m, k) figures.
-        errors: (k,) their standard errors.
-
-    Returns:
-        (m, 3): a, b and c of each.
     """
     weights = 1 / np.square(np.maximum(errors, 1e-4))
     found, lowest = np.zeros((len(values), 3)), np.full(len(values), np.inf)
@@ -215,11 +200,7 @@ def expected_gain(points: Sequence[tuple[int, float, float]], now: int, *, later
 
     The curve is fitted again to 400 draws of its points, each within its error (a parametric bootstrap).
 
-    Args:
-        points: (items, figure, standard error), ascending.
-
-    Returns:
-        The gain, low and high; None for fewer than three points.
+    `points`: (items, figure, standard error), ascending; result: The gain, low and high; None for fewer than three points.
     """
     if len(points) < 3:
         return None
@@ -237,9 +218,7 @@ _AT_ONCE = 1024
 def old_scores(network: Network, features: Tensor) -> np.ndarray | None:
     """Return the raw scores (N, S) of the head of a classification; None where the network has no such head.
 
-    Args:
-        network: with the head that it came with.
-        features: (N, d) what the head reads.
+    `features`: (N, d) what the head reads.
     """
     if not network.heads or network.head.kind != "classification" or network.head.groups is not None or len(network.head.weight) < 2:
         return None
@@ -252,11 +231,7 @@ def old_scores(network: Network, features: Tensor) -> np.ndarray | None:
 
 
 def shared_rows(head: Head, classes: tuple[str, ...]) -> np.ndarray:
-    """Return for each new class the row of the old one of its name, or -1, (C,).
-
-    Args:
-        classes: C new names; they compare as in `regraft.retarget`.
-    """
+    """Return for each new class the row of the old one of its name, or -1, (C,)."""
     numbers = np.arange(1, len(head.weight) + 1, dtype=np.float32)[:, None]
     counted = replace(head, weight=numbers, bias=np.zeros(len(numbers), np.float32))
     return np.asarray(retargeted_rows(counted, classes)[0].weight[:, 0].astype(np.int64) - 1)
@@ -265,9 +240,7 @@ def shared_rows(head: Head, classes: tuple[str, ...]) -> np.ndarray:
 def mapped_scores(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return (N, C) scores of the new classes by the old rows of their names; a class without one is never the highest.
 
-    Args:
-        scores: (N, S) of the old head.
-        rows: (C,) as of `shared_rows`, one or more of them not -1.
+    `scores`: (N, S) of the old head; `rows`: (C,) as of `shared_rows`, one or more of them not -1.
     """
     found = scores[:, np.maximum(rows, 0)]
     found[:, rows < 0] = found[:, rows >= 0].min(axis=1, keepdims=True) - NEVER
@@ -279,13 +252,11 @@ def relation_scores(scores: np.ndarray, targets: np.ndarray, *, classes: int, gr
 
     P(t | s) is estimated on the items without the one (or the group) that is scored.
 
+    `scores`: (N, S) raw scores of the old head; `targets`: (N,) class indices; `groups`: (N,) numbers from 0 of items left out together, or
+    None.
+
     Source: Nguyen, Hassner, Seeger & Archambeau, ICML 2020, section 3 (the empirical predictor of LEEP); You, Kou, Long & Wang,
     Co-Tuning, NeurIPS 2020, section 4.1 (the relation of classes).
-
-    Args:
-        scores: (N, S) raw scores of the old head.
-        targets: (N,) class indices.
-        groups: (N,) numbers from 0 of items left out together, or None.
     """
     chances = softmax(scores, axis=1)
     wanted = np.eye(classes)[targets]

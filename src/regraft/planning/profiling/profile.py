@@ -30,8 +30,6 @@ class Depth:
 
     Attributes:
         block: a block's name; "input" for what the network takes, "before the head" for what its head reads.
-        value: the figure.
-        error: its standard error.
         numbers: of one item, that were read there.
     """
 

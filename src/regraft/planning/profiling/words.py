@@ -35,10 +35,7 @@ class Found:
 
     Attributes:
         depths: block -> its judgement, in order.
-        joint: that of all depths together.
         honest: that of the choice of the best depth.
-        chance: the figure without looking.
-        kind: of the task.
         per_class: items of a class (of all items for regression).
     """
 
@@ -114,8 +111,7 @@ def points_of(difference: float, kind: str) -> str:
 def read_figures(found: Found) -> Reading:
     """Say what the figures mean.
 
-    Returns:
-        Scenario, advice and sentences, the most important first.
+    Result: Scenario, advice and sentences, the most important first.
     """
     size = "large" if found.per_class >= (MANY_ITEMS if found.kind == "regression" else MANY_PER_CLASS) else "small"
     share = found.similarity
@@ -170,11 +166,7 @@ def _choice(found: Found) -> str:
 def warnings_of(found: Found, *, counts: Mapping[str, int], naive: Held | None, constant: list[str], rows: bool) -> tuple[str, ...]:
     """Return what may make the figures mean something else.
 
-    Args:
-        counts: items of each class.
-        naive: the joint probe with items left out one by one though they are of groups, or None.
-        constant: depths where all items give the same.
-        rows: whether items are rows of numbers, so that the input's statistics are the items themselves.
+    `naive`: the joint probe with items left out one by one though they are of groups, or None.
     """
     said, shallow = [], found.depths.get(INPUT)
     top = found.attainable.value - found.chance

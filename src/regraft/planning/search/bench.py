@@ -55,13 +55,7 @@ def shown_values(values: Mapping[str, Any]) -> str:
 def carried_out(net: Network, items: Prepared, *, plan: Plan, parts: Parts, log: Log | None = None) -> Outcome:
     """Train a copy of a network as a plan says, on given parts of the examples.
 
-    Args:
-        net: the trained network; it is not changed.
-        plan: what is done; its own shares are not used.
-        log: told of what is done; what its `on_epoch` raises ends the trial.
-
-    Returns:
-        The adapted network, and how to judge it.
+    Result: The adapted network, and how to judge it.
     """
     setup, _ = checked_setup(net, items, plan=plan, parts=parts)
     outcome = adapted(setup, log or Log())
@@ -84,11 +78,9 @@ class Bench:
 
     Attributes:
         network: with the trained weights that every trial starts from.
-        items: all items, prepared once, so that trials with the same freezing have the same cache.
+        items: all items, prepared once, so that trials with the same freeze boundary have the same cache.
         folds: which of them learn, and which try the plan.
-        judging: which of them no trial sees.
         fixed: settings that are the same in every trial.
-        metric: the figure that chooses.
         longest: most epochs of one fold, for the steps that are reported to a pruner.
         counter: items that went through the frozen part in all trials.
         kept: feature caches in memory, where these are not kept in a folder.
@@ -117,11 +109,7 @@ class Bench:
     def run(self, values: Mapping[str, Any], report: Callable[[float, int], None]) -> TrialFigures:
         """Carry out one trial.
 
-        Args:
-            report: told of a figure and its step after every epoch; what it raises ends the trial.
-
-        Returns:
-            The figure and the loss on each fold.
+        Result: The figure and the loss on each fold.
         """
         began, figures, losses = time.perf_counter(), [], []
         network, plan = self.prepared(values)
@@ -162,17 +150,6 @@ def deepened(  # over the limit: the three names of the space
     """Put layers of random weights between the backbone and a new head, and let the plan train them first.
 
     The old head's place is taken by the first of them; its rows are not kept.
-
-    Args:
-        net: the network; it is not changed.
-        data: of one classification; gives the classes of the new head.
-        plan: with the strategy "head" or "full".
-        head_layers: how many; 0 returns network and plan as they are.
-        head_units: units of each.
-        head_activation: what follows each of them but the first, "relu" or "linear".
-
-    Returns:
-        The network and the plan.
     """
     if not head_layers:
         return net, plan

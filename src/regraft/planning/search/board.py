@@ -43,12 +43,10 @@ class Options:
     """How the trials are chosen.
 
     Attributes:
-        trials: how many, over all processes.
         sampler: "tpe", "random" or "grid".
         pruner: "median", "hyperband" or None.
         seed: the trial of a number is always the same, whether the search was interrupted or not.
         direction: "maximize" or "minimize".
-        steps: most steps that a trial reports.
         identity: digest of network, data and space; a study of another one is refused.
         first: values of the first trial, which need not be of the space; None where the sampler takes all.
     """
@@ -68,8 +66,6 @@ class Taken:
     """A trial that this process works on.
 
     Attributes:
-        row: of the database.
-        values: of the names that are searched.
         trial: Optuna's, of the study in memory.
         lock: handle of the file that keeps others from it; None where the study is in memory.
     """
@@ -85,8 +81,6 @@ class Board:
     """The trials of one study.
 
     Attributes:
-        options: how they are chosen.
-        space: what is searched.
         fixed: settings that are the same in every trial.
         folder: for the database, or None: then the study lives as long as the process.
     """
@@ -118,11 +112,7 @@ class Board:
         return nullcontext() if self.folder is None else held_folder(self.folder, wait=math.inf)
 
     def trials(self) -> list[KeptTrial]:
-        """Return the trials that count, in their order.
-
-        Raises:
-            SettingError: if one has values that are not in the space: they would become settings of a training.
-        """
+        """Return the trials that count, in their order."""
         kept = self.database.trials()
         for trial in kept:
             values = trial.facts.values
@@ -136,8 +126,7 @@ class Board:
     def next(self) -> Taken | None:
         """Take the next trial: one of a process that was killed, with the values that it had, before a new one.
 
-        Returns:
-            The trial; None where none is left to take.
+        Result: The trial; None where none is left to take.
         """
         with self.alone():
             kept = self.trials()
@@ -168,8 +157,7 @@ class Board:
     def carry_out(self, run: Run) -> KeptTrial | None:
         """Take the next trial and carry it out with `run`.
 
-        Returns:
-            The trial at its end; None where none is left to take.
+        Result: The trial at its end; None where none is left to take.
         """
         taken = self.next()
         if taken is None:
@@ -188,8 +176,7 @@ class Board:
     def waited(self) -> bool:
         """Wait a moment where another process works on a trial: if it is killed, that trial is to be taken again.
 
-        Returns:
-            False where no trial is under way; what killed processes left is gone then.
+        Result: False where no trial is under way; what killed processes left is gone then.
         """
         if any(trial.state == "RUNNING" for trial in self.trials()):
             time.sleep(_POLL)

@@ -78,11 +78,8 @@ class TrialFacts(Plain):
     """What is noted of a trial.
 
     Attributes:
-        values: of the names that are searched.
         folds: the figure on each fold.
         losses: the loss on each fold.
-        seconds: how long it took.
-        error: why it failed.
     """
 
     values: dict[str, str | int | float | bool | None] | None = None
@@ -107,12 +104,9 @@ class KeptTrial:
     """A trial as it is kept.
 
     Attributes:
-        row: its number in the database.
         state: "RUNNING", "COMPLETE", "PRUNED" or "FAIL"; where a trial is running, its process may have been killed.
-        facts: what is noted of it.
         value: its figure, where it came to its end.
         reports: step -> figure that a pruner was told.
-        rungs: what a pruner has noted.
     """
 
     row: int
@@ -132,13 +126,7 @@ class KeptTrial:
 class Database:
     """The trials of one study, and what is noted of it. Who writes holds the folder.
 
-    Args:
-        folder: where it is kept; None: in memory.
-        direction: "maximize" or "minimize".
-
-    Raises:
-        SettingError: if there is a database that is damaged, of another version of Optuna, or of something else.
-        UnsafeFileError: if it holds what Optuna did not put there.
+    `folder`: where it is kept; None: in memory.
     """
 
     def __init__(self, folder: Path | None, direction: str) -> None:
@@ -164,11 +152,7 @@ class Database:
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Turn what the database raises while the context lasts into one error.
-
-        Raises:
-            SettingError: if it is damaged, the disk is full, it cannot be written, or another program keeps it locked.
-        """
+        """Turn what the database raises while the context lasts into one error."""
         if self.folder is None:
             yield
             return
@@ -186,11 +170,7 @@ class Database:
                 raise
 
     def facts(self) -> StudyFacts:
-        """Return what is noted of the study.
-
-        Raises:
-            SettingError: if it is something else.
-        """
+        """Return what is noted of the study."""
         with self._reached():
             return checked(self._storage.get_study_user_attrs(self._study), StudyFacts, what=self._shown, error=SettingError)
 
@@ -201,11 +181,7 @@ class Database:
                 self._storage.set_study_user_attr(self._study, name, value)
 
     def trials(self) -> list[KeptTrial]:
-        """Return the trials that count, in their order.
-
-        Raises:
-            SettingError: if something else is noted of one.
-        """
+        """Return the trials that count, in their order."""
         with self._reached():
             return [kept for trial in self._storage.get_all_trials(self._study, deepcopy=False) if (kept := self._kept(trial)).counts]
 
@@ -221,14 +197,7 @@ class Database:
         return "the study in memory" if self.folder is None else repr(printable(self.folder / STUDY_FILE))
 
     def begin(self, trial: Any, values: Mapping[str, Any]) -> int:
-        """Add a trial that runs, with all that is known of it, at once.
-
-        Args:
-            trial: Optuna's trial of the study in memory, which knows what its values were taken from.
-
-        Returns:
-            Its row.
-        """
+        """Add a trial that runs, with all that is known of it, at once."""
         optuna = optuna_library()
         running = optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING,
@@ -265,11 +234,7 @@ def unwritable(folder: Path, error: BaseException) -> SettingError:
 
 
 def _made(folder: Path) -> None:
-    """Make the database where there is none, whole or not at all.
-
-    Raises:
-        SettingError: if it cannot be written.
-    """
+    """Make the database where there is none, whole or not at all."""
     path = folder / STUDY_FILE
     if os.path.lexists(path):
         return
@@ -288,12 +253,7 @@ def _blank() -> bytes:
 
 
 def _check(path: Path) -> None:
-    """Raise where a file is not a database as the installed Optuna makes them: opening it would run its triggers, and add tables to it.
-
-    Raises:
-        SettingError: if it is something else, damaged, or of another version.
-        UnsafeFileError: if it has parts that Optuna does not make.
-    """
+    """Raise where a file is not a database as the installed Optuna makes them: opening it would run its triggers, and add tables to it."""
     shown, left = repr(printable(path)), _is_left(path)
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -311,11 +271,7 @@ def _check(path: Path) -> None:
 
 
 def _is_left(path: Path) -> bool:
-    """Tell whether a killed process has left a journal beside a database.
-
-    Raises:
-        UnsafeFileError: if one of the files that SQLite opens is none, or the journal names a further one.
-    """
+    """Tell whether a killed process has left a journal beside a database."""
     for name in (path.name, *(f"{path.name}-{part}" for part in ("journal", "wal", "shm"))):
         place = path.with_name(name)
         if os.path.lexists(place) and not stat.S_ISREG(place.lstat().st_mode):
@@ -331,12 +287,7 @@ def _is_left(path: Path) -> bool:
 
 
 def _compare(found: sqlite3.Connection, blank: sqlite3.Connection, *, shown: str) -> None:
-    """Raise where the parts of a database are not those of a blank one.
-
-    Raises:
-        SettingError: if some are missing, or it is of another version.
-        UnsafeFileError: if there are others.
-    """
+    """Raise where the parts of a database are not those of a blank one."""
     wanted, given = _parts(blank), _parts(found)
     if given.get("alembic_version") == wanted["alembic_version"]:
         versions = [(one.execute("SELECT version_num FROM alembic_version").fetchone() or [""])[0] for one in (found, blank)]

@@ -55,13 +55,11 @@ class Asked:
 
     Attributes:
         space: as plain data; None for the default one.
-        trials: how many, over all processes.
         sampler: "tpe", "random" or "grid".
         pruner: "median", "hyperband" or None.
         folds: how many, or None for one split.
         holdout: share of the items that judge the best plan; without folds also of the others that try the plans.
         metric: the figure that chooses; None for the first one of the kind of task.
-        seed: decides splits and trials.
         out: folder for the study, or None.
         budget: no trial is begun after so long, such as "10m"; None: no limit.
     """
@@ -83,11 +81,7 @@ class Asked:
         return Plan("auto", budget=self.budget).seconds or math.inf
 
     def check(self, kind: str) -> None:
-        """Raise if a value is out of its range, all at once.
-
-        Raises:
-            SettingError: naming what was received and what was expected.
-        """
+        """Raise if a value is out of its range, all at once."""
         problems = [
             f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}{near_names(str(value), map(str, allowed))}"
             for name, value, allowed in (
@@ -111,16 +105,7 @@ class Asked:
 def run_search(net: Network, data: Dataset, *, asked: Asked, settings: Mapping[str, Any], test: Dataset | None = None) -> Study:
     """Search for the best plan.
 
-    Args:
-        net: the trained network; every trial starts from its weights, and it is not changed.
-        settings: that are the same in every trial, as of `adapt`.
-        test: checked items that judge the best plan besides.
-
-    Returns:
-        The study; the best plan was carried out once more and judged on items that no trial has seen.
-
-    Raises:
-        SettingError: if something is out of its range, or no trial came to its end.
+    Result: The study; the best plan was carried out once more and judged on items that no trial has seen.
     """
     optuna_library()
     check_engine(settings.get("engine", "auto"), settings.get("cluster"))

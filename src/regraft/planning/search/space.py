@@ -59,8 +59,6 @@ class Range:
 
     Attributes:
         low: lowest; whole numbers at both ends make a range of whole numbers.
-        high: highest.
-        log: uniform in the logarithm.
         step: distance of the values, or None.
         points: how many of them a grid takes.
     """
@@ -109,15 +107,7 @@ class Space:
     def from_dict(cls, plain: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
         """Read a space from plain data.
 
-        Args:
-            plain: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value.
-            fixed: settings that are the same in every trial.
-
-        Returns:
-            The space.
-
-        Raises:
-            SettingError: listing every unknown name and every value out of its range, at once.
+        `plain`: name -> list of choices, {"low", "high", "log", "step", "points"}, or one value.
         """
         if not isinstance(plain, Mapping) or not plain:
             raise SettingError(f"space={str(plain)[:80]!r}: expected a mapping from names of settings to choices or ranges.")
@@ -143,11 +133,7 @@ class Space:
         }
 
     def problems(self, fixed: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what is wrong with single values, tried in a plan with the `fixed` settings.
-
-        Yields:
-            Sentences.
-        """
+        """Yield what is wrong with single values, tried in a plan with the `fixed` settings."""
         strategies = self.entries.get("strategy", ())
         for name, owner in _OWNERS.items():
             if not isinstance(strategies, Range) and owner in strategies and name not in {*self.entries, *fixed}:
@@ -163,11 +149,7 @@ class Space:
     def suggested(self, trial: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values that an Optuna trial takes; names that mean nothing beside the others are left out.
 
-        Args:
-            fixed: settings that are the same in every trial.
-
-        Returns:
-            Name -> value.
+        Result: Name -> value.
         """
         values: dict[str, Any] = {}
         for name, entry in self.entries.items():
@@ -193,12 +175,7 @@ class Space:
 
 
 def default_space(network: Network, kind: str, *, several: bool = False) -> dict[str, Any]:
-    """Return what is searched where nobody says otherwise.
-
-    Args:
-        kind: "classification", "multi-label" or "regression".
-        several: whether there are further tasks; heads of several layers are for one classification alone.
-    """
+    """Return what is searched where nobody says otherwise."""
     heads = set(network.head_layers)
     count = next((number for number, block in enumerate(network.blocks) if not heads.isdisjoint(block.layers)), len(network.blocks))
     depths = sorted({count * share // 4 for share in (1, 2, 3)} - {0, count})
@@ -221,11 +198,7 @@ def default_space(network: Network, kind: str, *, several: bool = False) -> dict
 
 
 def plan_for(values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Plan:
-    """Return the plan of one trial; layers below the head are a change of the network and no part of it.
-
-    Args:
-        fixed: settings that are the same in every trial.
-    """
+    """Return the plan of one trial; layers below the head are a change of the network and no part of it."""
     given = {name: value for name, value in {**fixed, **values}.items() if name not in HEAD_NAMES}
     strategy = given.pop("strategy", "head")
     for name, owner in _OWNERS.items():

@@ -31,11 +31,7 @@ _DIGITS = 12
 def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], list[tuple[float, str]]]:
     """Return where values stand on an axis from 0 to 1, and its labels.
 
-    Args:
-        values: numbers, or anything else, which is put at equal distances.
-
-    Returns:
-        A place for each value, None for None's that stand for "absent" (the empty word); and (place, label).
+    Result: A place for each value, None for None's that stand for "absent" (the empty word); and (place, label).
     """
     shown = [value for value in values if value != ""]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in shown) and shown:
@@ -52,15 +48,7 @@ def positions(values: Sequence[Any], *, log: bool) -> tuple[list[float | None], 
 def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names: Sequence[str], logs: Sequence[str]) -> Path:
     """Draw trials as lines over parallel axes.
 
-    Args:
-        points: name -> value, best first.
-        path: the file to write; its ending chooses the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        DataError: if there is no trial.
+    `points`: name -> value, best first.
     """
     if not points:
         raise DataError(f"Nothing to draw: none of 0 finished trials has values of {', '.join(names)}.")
@@ -86,15 +74,7 @@ def plot_trials(points: Sequence[Mapping[str, Any]], path: str | Path, *, names:
 def plot_importances(importances: Mapping[str, float], path: str | Path) -> Path:
     """Draw shares as bars.
 
-    Args:
-        importances: name -> share.
-        path: the file to write; its ending chooses the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        DataError: if there are none.
+    `importances`: name -> share.
     """
     if not importances:
         raise DataError(f"Nothing to draw: importances={dict(importances)}; they take four finished trials or more with different figures.")
@@ -134,7 +114,6 @@ class TrialRecord:
         state: "complete", "pruned" or "failed".
         figure: mean over the folds, None where the trial did not come to its end.
         folds: the figure on each fold.
-        seconds: how long it took.
         error: why it failed, or "".
         losses: the loss on each fold: log-loss, or for regression the root mean squared error.
     """
@@ -157,11 +136,7 @@ class TrialRecord:
         return math.sqrt(sum((figure - self.figure) ** 2 for figure in self.folds) / (count - 1) / count)
 
     def rank(self, direction: str) -> tuple[float, float, int]:
-        """Return what trials are put in order by, the lowest first: the figure; of equal ones the loss; then which was earlier.
-
-        Args:
-            direction: "maximize" or "minimize".
-        """
+        """Return what trials are put in order by, the lowest first: the figure; of equal ones the loss; then which was earlier."""
         if self.figure is None:
             return math.inf, math.inf, self.number
         loss = sum(self.losses) / len(self.losses) if self.losses else math.inf

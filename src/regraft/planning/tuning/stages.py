@@ -47,7 +47,6 @@ class HeadFirst:
     Attributes:
         source: what the source network's features say.
         features: (N, d) of all examples: what the heads read.
-        history: of their training.
     """
 
     source: Source
@@ -58,13 +57,7 @@ class HeadFirst:
 def trained_head(setup: Setup, log: Log, *, feed: Feed, frozen: frozenset[str]) -> HeadFirst:
     """Solve the heads, then train them on what they read.
 
-    Args:
-        setup: the heads of its network are changed in place.
-        feed: of the whole network or of what is above a freeze boundary.
-        frozen: the layers below that boundary.
-
-    Returns:
-        What the source network's features say, and the history.
+    `setup`: the heads of its network are changed in place; result: What the source network's features say, and the history.
     """
     source, features = _solved_head(setup, log, feed=feed, frozen=frozen)
     return HeadFirst(source, features, train_heads_alone(setup, log, features=features))
@@ -82,12 +75,7 @@ def trained_layers(  # over the limit: what is trained, and on what
 ) -> Outcome:
     """Train what is not frozen, with what the old head says where that is asked for.
 
-    Args:
-        setup: its network is changed in place.
-        feed: of the network, for these frozen layers.
-
-    Returns:
-        The network, and the history of both trainings.
+    `setup`: its network is changed in place; result: The network, and the history of both trainings.
     """
     other = taught(setup, log, features=head.features)
     same = other.network is setup.network
@@ -161,11 +149,7 @@ def begun_method(setup: Setup, *, strategy: str, options: Mapping[str, Any]) -> 
 def by_method(setup: Setup, log: Log) -> Outcome:
     """Train the heads, then the network in the form that a method gives it, and keep it as the method leaves it.
 
-    Args:
-        setup: the heads of its network are changed in place.
-
-    Returns:
-        The network, how to judge it, and the history.
+    `setup`: the heads of its network are changed in place; result: The network, how to judge it, and the history.
     """
     plan = setup.plan
     if setup.network.coding is not None:
@@ -252,14 +236,7 @@ def names_in(network: Network, names: Iterable[str]) -> frozenset[str]:
 
 
 def take_over_(network: Network, trained: Network) -> None:
-    """Give a network the weights and moving averages of another one, which has further layers.
-
-    Args:
-        network: gets them, in place.
-
-    Raises:
-        NetworkError: if it lacks one.
-    """
+    """Give a network the weights and moving averages of another one, which has further layers."""
     found, state = trained.state(), network.state()
     missing = [name for name in state if name not in found]
     if missing:

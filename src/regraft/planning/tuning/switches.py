@@ -27,8 +27,7 @@ OLD_HEAD = "old head"
 def switch_problems(net: Network, data: Dataset, *, plan: Plan) -> Iterator[InputError]:
     """Give all that keeps the old head from saying what a plan asks of it.
 
-    Yields:
-        SettingError: naming the setting, and what is lacking.
+    Yields: SettingError: naming the setting, and what is lacking.
     """
     settings = plan.settings
     usable = bool(net.heads) and net.head.kind == "classification" and net.head.groups is None and len(net.head.weight) > 1
@@ -51,8 +50,7 @@ def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
     What it says is recorded once, on the plain items, before the network is tuned. Where it goes on being trained, the network is a
     copy with one more head.
 
-    Args:
-        features: (N, d) what they read.
+    `features`: (N, d) what they read.
     """
     settings, data, head = setup.settings, setup.items.data, setup.old_head
     if head is None or not (settings.distill or settings.co_tuning):

@@ -42,18 +42,7 @@ Fold = tuple[np.ndarray, np.ndarray]
 def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: float, seed: int) -> list[Fold]:
     """Return how the items that do not judge are split.
 
-    Args:
-        data: N items.
-        rest: indices of those that do not judge.
-        folds: how many, or None for one split.
-        holdout: share of the part that tries, where `folds` is None.
-        seed: equal seeds give equal folds.
-
-    Returns:
-        One fold or more; groups are never on both sides of one.
-
-    Raises:
-        DataError: if there are fewer groups, or items of some class, than folds.
+    `folds`: how many, or None for one split; `holdout`: share of the part that tries, where `folds` is None.
     """
     part = data.subset(rest)
     if folds is None:
@@ -74,13 +63,7 @@ def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: flo
 
 
 def usual_rate(network: Network, settings: Settings, *, drawn: bool = False) -> float:
-    """Return the learning rate around which others are compared.
-
-    Args:
-        network: what is trained.
-        settings: with the optimizer; "sgd" takes ten times the rate.
-        drawn: whether the weights are freshly drawn.
-    """
+    """Return the learning rate around which others are compared."""
     attends = any("Attention" in type(module).__name__ for module in network.modules().values())
     rate = (3 * ATTENTION_RATE if drawn else ATTENTION_RATE) if attends else OTHER_RATE
     return 10 * rate if settings.optimizer == "sgd" else rate
@@ -107,11 +90,7 @@ def tuned(  # over the limit: what is trained, from where
 
 
 def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
-    """Repeat a training on training and validation set, where that is asked for; leave its start in the network, where that was better.
-
-    Args:
-        log: gets what was compared and chosen, and whether the training was repeated.
-    """
+    """Repeat a training on training and validation set, where that is asked for; leave its start in the network, where that was better."""
     training, rows, refits = found.training, setup.parts.learned_from, setup.refits and setup.settings.epochs != 0
     if found.kept_start:
         put_start_(replace(training, fit=rows if setup.refits else training.fit), found.recipe, starts=found.starts)
@@ -123,8 +102,7 @@ def refit_(setup: Setup, log: Log, *, found: Measured) -> None:
 def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts) -> History:
     """Carry out a training whose settings and length are `known`, on other examples, and return its history.
 
-    Args:
-        starts: name -> weights that it may begin with.
+    `starts`: name -> weights that it may begin with.
     """
     recipe = known.recipe if known.recipe.start in starts else replace(known.recipe, start=next(iter(starts)))
     if known.kept_start:
@@ -137,8 +115,7 @@ def _repeated_(log: Log, known: Measured, *, training: Training, starts: Starts)
 def _note_(log: Log, found: Measured, *, refitted_on: int | None) -> None:
     """Take down what was compared and chosen for a training.
 
-    Args:
-        refitted_on: how many examples of training and validation set it was repeated on; None: it was not.
+    `refitted_on`: how many examples of training and validation set it was repeated on; None: it was not.
     """
     stage = found.training.stage
     by = f"by {len(found.compared)} short trainings" if found.compared else "as given, or usual where nothing was"
@@ -183,8 +160,7 @@ def starts_of(setup: Setup, *, frozen: frozenset[str], features: Tensor | None =
     below the head hardly moves away from features that were learned for other classes. Numbers, whose scale has to be learned,
     may begin with either. Solved are the heads of trainings of few steps, and those that the plan asks for (`start`, `probe`).
 
-    Args:
-        features: (N, d) what the heads read; None where the heads have not been solved.
+    `features`: (N, d) what the heads read; None where the heads have not been solved.
     """
     network, fit = setup.network, setup.parts.training
     now = weights_of(network, frozen)
