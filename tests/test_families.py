@@ -243,7 +243,7 @@ def test_short_forms_say_what_it_is(name: str) -> None:
     told = repr(regraft.retarget(net, ["cat", "dog", "bus", "car", "cow", "hen"]))
     assert "main: classification, 6 rows (cat, dog, bus, car, cow and 1 more)" in told
     data = regraft.read((pictures, labels))
-    assert repr(data) == "<Dataset of 60 items (array); main: classification, 3 classes (bus, cat, dog)>"
+    assert repr(data) == "<Dataset of 60 examples (array); main: classification, 3 classes (bus, cat, dog)>"
     result = regraft.adapt(net, data, strategy="head", **QUICK)
     assert repr(result) == f"<Result of strategy 'head': {result.verdict}>"
 

@@ -145,7 +145,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
         note = f"{_DRAWS}: two passes over the same examples differ by {share:.0%} of the largest score. {_DRAWS_MEANS}"
         network.account = network.account.joined(Account(notes=(note,)))
     if opened.unknown is not None and channels is None:
-        with _own_part(source, "rule for unknown items"):
+        with _own_part(source, "rule for unknown examples"):
             network.unknown = UnknownJudge.from_dict(*opened.unknown)
             network.unknown.check(network.head.features)
     return network

@@ -46,7 +46,7 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(pictures: Path, tmp_path: 
     (pictures / "dark" / "3.png").write_bytes(b"no picture")
     result = run("adapt", TINY, pictures, "--out", tmp_path / "out", "--skip-bad", *HEAD)
     assert result.exit_code == 0, result.output
-    assert "1 of 16 items cannot be used: dark/3.png" in result.stderr
+    assert "1 of 16 examples cannot be used: dark/3.png" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_skip_bad_goes_on_and_lists_what_was_left_out(pictures: Path, tmp_path: 
     [
         (lambda folder: (folder / "empty").mkdir(), "'empty'"),
         (lambda folder: [path.unlink() for path in (folder / "dark").iterdir()] and (folder / "dark").rmdir(), "only one class: 'bright'"),
-        (lambda folder: [path.unlink() for path in list((folder / "dark").iterdir())[1:]], "one item cannot be split: 'dark'"),
+        (lambda folder: [path.unlink() for path in list((folder / "dark").iterdir())[1:]], "one example cannot be split: 'dark'"),
     ],
-    ids=["an empty class", "one class", "a class with one item"],
+    ids=["an empty class", "one class", "a class with one example"],
 )
 def test_classes_that_cannot_be_learned(change: object, said: str, pictures: Path, tmp_path: Path) -> None:
     assert callable(change)

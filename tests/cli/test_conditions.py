@@ -45,7 +45,7 @@ def numbers(folder: Path) -> Path:
 def test_a_new_condition_is_learned_told_and_used(folder: Path, table: Path) -> None:
     result = run("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--prior", "0.1")
     assert result.exit_code == 0, result.output
-    assert "The code of 'gil' was fitted to 6 items" in result.stdout and "codes/hal.safetensors (" in result.stdout
+    assert "The code of 'gil' was fitted to 6 examples" in result.stdout and "codes/hal.safetensors (" in result.stdout
     assert "Bit-equal before and after" in result.stdout
     assert {path.name for path in (folder / "codes").iterdir()} == {"gil.safetensors", "hal.safetensors"}
     shown = run("predict", folder, numbers(folder), "--condition", "gil", "--probabilities")
@@ -142,7 +142,7 @@ def test_what_adapt_condition_refuses(folder: Path, table: Path) -> None:
     assert "no column 'speakr'" in refused("adapt-condition", folder, table, "--target", "label", "--condition", "speakr")
     assert "expected --name NAME for all of them, or --condition COL" in refused("adapt-condition", folder, table, "--target", "label")
     known = refused("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--name", "jil")
-    assert "no items of the condition 'jil'; did you mean 'gil'" in known
+    assert "no examples of the condition 'jil'; did you mean 'gil'" in known
     assert "--prior 'much'" in refused("adapt-condition", folder, table, "--target", "label", "--condition", "speaker", "--prior", "much")
     run("adapt-condition", folder, table, "--target", "label", "--condition", "speaker")
     again = refused("adapt-condition", folder, table, "--target", "label", "--condition", "speaker")

@@ -74,11 +74,11 @@ def test_evaluate_judges_each_task_on_the_items_that_have_its_target(saved: Save
         "parity": (3, 1.0),
     }
     shown = run("evaluate", folder / "net", data, *pairs).stdout
-    assert "main: 3 items" in shown and "parity: 3 items" in shown
+    assert "main: 3 examples" in shown and "parity: 3 examples" in shown
     named = json.loads(run("evaluate", folder / "net", data, "--target", "digit=digit", "--target", "parity=parity", "--json").stdout)
     assert named["tasks"] == {"digit": plain["main"], "parity": plain["parity"]}
     parity = [folder / "net", data, "--target", "parity=parity", "--kind", "array"]
-    assert "1 of 4 items have no target of any task ('parity')" in refused("evaluate", *parity)
+    assert "1 of 4 examples have no target of any task ('parity')" in refused("evaluate", *parity)
     alone = json.loads(run("evaluate", *parity, "--skip-bad", "--json").stdout)
     assert alone["items"] == 3 and set(alone["per_class"]) == {"even", "odd"}
     assert "no task 'partiy'; did you mean 'parity'?" in refused("evaluate", folder / "net", data, "--target", "partiy=parity")

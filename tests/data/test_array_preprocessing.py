@@ -33,9 +33,9 @@ def test_wrong_shape():
         ArrayPreprocessing((3, 32, 32)).batch(np.zeros((2, 8, 8)))
     with pytest.raises(DataError, match=r"shape \(5,\); expected \(6,\), as the network takes it. Reshape X.$"):
         ArrayPreprocessing((6,)).fit(read((np.zeros((2, 5)), [0, 1])))
-    with pytest.raises(DataError, match=r"takes arrays and the data are text items, such as item 0"):
+    with pytest.raises(DataError, match=r"takes arrays and the data are text examples, such as example 0"):
         ArrayPreprocessing().fit(read((["a", "b"], [0, 1])))
-    with pytest.raises(DataError, match=r"has 2 numbers for items of the shape \(3,\)"):
+    with pytest.raises(DataError, match=r"has 2 numbers for examples of the shape \(3,\)"):
         ArrayPreprocessing(mean=(1.0, 2.0)).batch(np.zeros((2, 3)))
 
 
@@ -62,7 +62,7 @@ def test_files_for_a_network_of_unknown_preprocessing(shape, example):
     own = ArrayPreprocessing(shape=shape, inferred=True)
     picture = pytest.importorskip("PIL.Image").new("RGB", (8, 8))
     with pytest.raises(
-        DataError, match=r"are of the type Image, such as item 0; .* give regraft.load .*" + re.escape(f"such as {example}.")
+        DataError, match=r"are of the type Image, such as example 0; .* give regraft.load .*" + re.escape(f"such as {example}.")
     ):
         own.fit(own.dataset(picture))
     assert from_dict(ast.literal_eval(example)).item_shape == (shape if len(shape) == 3 else (3, 224, 224))

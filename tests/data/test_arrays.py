@@ -83,24 +83,24 @@ def test_groups_and_conditions():
 @pytest.mark.parametrize(
     ("source", "more", "message"),
     [
-        ((X, [0, 1]), {}, "X has 4 items and y has 2"),
+        ((X, [0, 1]), {}, "X has 4 examples and y has 2"),
         ((X,), {}, r"A tuple of 1 was received; expected a pair"),
         ((X[:0], []), {}, r"The data are empty: X has the shape \(0, 3\)"),
         ((np.float32(3), [1]), {}, "X is a single float32"),
         ((X, ["a", None, "b", ""]), {}, "missing or not finite in rows 1, 3"),
         ((X, [0.5, np.nan, 1, np.inf]), {}, "missing or not finite in rows 1, 3"),
-        ((X, ["cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed: 'cat' \(1 items\) and 'cat ' \(1 items\)"),
+        ((X, ["cat", "cat ", "dog", "dog"]), {}, r"the same once trimmed: 'cat' \(1 examples\) and 'cat ' \(1 examples\)"),
         ((X, np.full((4, 2), 0.5)), {}, "values other than 0 and 1, such as .*0.5"),
         ((X, np.eye(4)), {"classes": ["a"]}, "4 columns and 1 class names"),
         ((X, np.zeros((4, 1, 2))), {}, r"Targets have the shape \(4, 1, 2\)"),
         ((X, [0, 1, 0, 1]), {"group": "speaker"}, "group='speaker' names a column, and this source has no columns"),
         ((X, [0, 1, 0, 1]), {"target": "speaker"}, r"target='speaker' names a column, and \(X, y\) has no columns"),
-        ((X, [0, 1, 0, 1]), {"group": ["a"]}, r"group has the shape \(1,\) for 4 items"),
+        ((X, [0, 1, 0, 1]), {"group": ["a"]}, r"group has the shape \(1,\) for 4 examples"),
         ((X, [0, 1, 0, 1]), {"condition": ["a", None, "b", "c"]}, "condition is missing in rows 1"),
         ((X, [0, 1, 0, 1]), {"kind": "text"}, "expected a list of texts"),
         ((X, [0, 1, 0, 1]), {"kind": "pictures"}, "No kind of data is called 'pictures'"),
         ((X.astype("datetime64[s]"), [0, 1, 0, 1]), {}, r"X has the shape \(4, 3\) and the type datetime64"),
-        ((["a", 3], [0, 1]), {}, r"item 1 \(int in place of a text\)"),
+        ((["a", 3], [0, 1]), {}, r"example 1 \(int in place of a text\)"),
         (([np.zeros(2), np.zeros(3)], [0, 1]), {}, r"differ in shape, such as \[\(2,\), \(3,\)\]"),
         (([{}, {}], [0, 1]), {}, "X is a list of object values"),
         (3, {}, "Data of the type int cannot be read"),
@@ -117,7 +117,7 @@ def test_unknown_path_kind(tmp_path):
 
 
 def test_override_of_a_data_set_has_its_length():
-    with pytest.raises(DataError, match="target has 1 labels for 4 items"):
+    with pytest.raises(DataError, match="target has 1 labels for 4 examples"):
         read(read((X, [0, 1, 0, 1])), target=[1])
 
 
@@ -144,7 +144,7 @@ def test_missing_labels_beside_texts_are_no_class(labels):
 def test_numbers_as_objects_and_what_is_masked():
     assert read((np.array([[1, 2.5], [3, True]], dtype=object), ["a", "b"])).items.tolist() == [[1, 2.5], [3, 1]]
     for gone in (np.array([[1, 2.5], [3, None]], dtype=object), np.ma.masked_array([[1, 2], [3, 4]], [[0, 0], [0, 1]])):
-        with pytest.raises(DataError, match=r"1 of 2 items cannot be used: item 1 \(NaN"):
+        with pytest.raises(DataError, match=r"1 of 2 examples cannot be used: example 1 \(NaN"):
             read((gone, ["a", "b"]))
     with pytest.raises(DataError, match=r"X has the shape \(2, 2\) and holds 'x' \(str\); expected numbers"):
         read((np.array([[1, 2], [3, "x"]], dtype=object), ["a", "b"]))

@@ -85,7 +85,7 @@ def test_errors(tmp_path, recordings):
         AudioPreprocessing("mel")
     with pytest.raises(DataError, match="n_mfcc=80 is more than n_mels=64"):
         AudioPreprocessing("mfcc", n_mfcc=80)
-    with pytest.raises(DataError, match="takes audio and the data are text items"):
+    with pytest.raises(DataError, match="takes audio and the data are text examples"):
         AudioPreprocessing().fit(read((["a", "b"], [0, 1])))
 
 

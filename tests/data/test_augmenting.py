@@ -111,9 +111,9 @@ def test_a_function_is_seeded_by_item_and_view_and_leaves_the_generators_alone()
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        (lambda picture: picture[:, :8], r"returned the shape \(3, 8, 32\) for an item of the shape \(3, 32, 32\)"),
+        (lambda picture: picture[:, :8], r"returned the shape \(3, 8, 32\) for an example of the shape \(3, 32, 32\)"),
         (lambda picture: picture * float("nan"), "not finite"),
-        (lambda _: None, "failed on an item"),
+        (lambda _: None, "failed on an example"),
         (lambda picture: picture.nothing, "AttributeError"),
     ],
 )
@@ -141,7 +141,7 @@ def test_each_way_has_an_identity_and_none_is_saved() -> None:
 @pytest.mark.parametrize("augment", ["photo", lambda item: item])
 def test_other_kinds_than_pictures_say_so(augment: Any) -> None:
     data = read((np.random.default_rng(0).normal(size=(6, 4)), [0, 1] * 3))
-    with pytest.raises(SettingError, match="is for pictures; the network takes items of the kind 'array'"):
+    with pytest.raises(SettingError, match="is for pictures; the network takes examples of the kind 'array'"):
         Prepared(data, ArrayPreprocessing(), augment=augment)
 
 

@@ -15,11 +15,11 @@ def test_corrupt_pictures(pictures):
     (pictures / "dog/1.png").write_bytes(b"no picture")
     data = read(pictures)
     assert list(bad_items(data)) == [1, 3]
-    with pytest.raises(DataError, match=r"2 of 5 items cannot be used: cat/2.png \(.*\), dog/1.png \(it has none of the formats"):
+    with pytest.raises(DataError, match=r"2 of 5 examples cannot be used: cat/2.png \(.*\), dog/1.png \(it has none of the formats"):
         checked(data, skip_bad=False)
     kept = checked(data, skip_bad=True)
     assert kept.names == ("cat/1.png", "cat/10.png", "dog/2.png") and "left out: 2 of 5" in kept.notes[-1]
-    with pytest.raises(DataError, match="expected at least one usable item"):
+    with pytest.raises(DataError, match="expected at least one usable example"):
         checked(data.subset([1, 3]), skip_bad=True)
 
 
@@ -49,7 +49,7 @@ def test_numbers_in_chunks(monkeypatch):
     assert list(rows_not_finite(items)) == [7, 31]
     assert list(rows_not_finite(items.astype(np.float32)[:8])) == [7]
     assert not len(rows_not_finite(np.zeros((3, 2), int)))
-    with pytest.raises(DataError, match=r"2 of 50 items cannot be used: item 7 \(NaN or infinity\), item 31"):
+    with pytest.raises(DataError, match=r"2 of 50 examples cannot be used: example 7 \(NaN or infinity\), example 31"):
         read((items, [0, 1] * 25))
     assert len(read((items, [0, 1] * 25), skip_bad=True)) == 48
 

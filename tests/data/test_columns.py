@@ -74,7 +74,7 @@ def test_columns_of_folders_and_arrays(pictures, tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (np.zeros((5, 2)), r"Column 'column 0' has the shape \(5,\) for 6 items"),
+        (np.zeros((5, 2)), r"Column 'column 0' has the shape \(5,\) for 6 examples"),
         (np.zeros((6, 2, 2)), r"columns has the shape \(6, 2, 2\); expected \(6, k\)"),
         (["age"], r"columns=\['age'\] names columns, and this source has none"),
         ("age", "columns='age' names columns"),
@@ -95,7 +95,7 @@ def test_errors_of_tables(tmp_path):
         read(table(tmp_path, "u,age,label\n1,2,x\n3,,y\n"), columns=["age"])
     with pytest.raises(DataError, match="no column of texts or numbers besides target, group, condition and columns"):
         read(table(tmp_path, "age,label\n1,x\n3,y\n"), columns=["age"])
-    with pytest.raises(DataError, match=r"have the shape \(2, 1\) and the names \['a', 'b'\] for 2 items"):
+    with pytest.raises(DataError, match=r"have the shape \(2, 1\) and the names \['a', 'b'\] for 2 examples"):
         Dataset(X[:2], np.array([0, 1]), ("a", "b"), "array", columns=np.zeros((2, 1)), column_names=("a", "b"))
 
 
@@ -114,7 +114,7 @@ def test_fit_and_batches():
     assert [len(inputs["columns"]) for _, inputs in prepared.batches(4)] == [4, 2]
     again = preprocessing_from_dict(json.loads(json.dumps(made.to_dict())))
     assert again == made and again.to_dict()["inner"]["kind"] == "array"
-    assert "beside each item 2 columns: age, dose" in again.describe()
+    assert "beside each example 2 columns: age, dose" in again.describe()
     new = read((X[:1], [0]), columns={"age": [3.5], "dose": [11]})
     assert next(again.batches(new, 2))["columns"].tolist() == [[0, 1]]
 
@@ -141,7 +141,9 @@ def test_tables_without_labels_are_predicted_from(source, tmp_path):
 
 def test_errors_of_the_preprocessing(tmp_path):
     fitted = ColumnsPreprocessing(ArrayPreprocessing((2,)), ("age", "dose")).fit(SOURCES["mapping"](tmp_path))
-    wanted = r"takes columns 'age', 'dose' beside each item; give a Dataset read with columns=\['age', 'dose'\], or a table that has them"
+    wanted = (
+        r"takes columns 'age', 'dose' beside each example; give a Dataset read with columns=\['age', 'dose'\], or a table " r"that has them"
+    )
     with pytest.raises(DataError, match=wanted):
         next(fitted.batches(X, 2))
     with pytest.raises(DataError, match=wanted):
@@ -152,7 +154,7 @@ def test_errors_of_the_preprocessing(tmp_path):
         next(fitted.batches(read((X, Y), columns={"age": Y, "dosis": Y}), 2))
     with pytest.raises(DataError, match=r"The table does not exist: .*nowhere.csv"):
         next(fitted.batches(tmp_path / "nowhere.csv", 2))
-    with pytest.raises(DataError, match="does not say which columns stand beside the items"):
+    with pytest.raises(DataError, match="does not say which columns stand beside the examples"):
         default_preprocessing("columns", (2,), "channels_first")
     with pytest.raises(DataError, match=r"the names \['a', 'a'\]"):
         ColumnsPreprocessing(ArrayPreprocessing(), ("a", "a"))

@@ -89,11 +89,11 @@ def test_split_multi_label_and_regression():
 def test_split_errors():
     with pytest.raises(SettingError, match=r"holdout=1.5 is out of range"):
         made([0, 1]).split(1.5)
-    with pytest.raises(DataError, match="Data of 1 item cannot be split"):
+    with pytest.raises(DataError, match="Data of 1 example cannot be split"):
         made([0]).split()
-    with pytest.raises(DataError, match="2 items cannot be split: every class has one item"):
+    with pytest.raises(DataError, match="2 examples cannot be split: every class has one example"):
         made([0, 1]).split()
-    with pytest.raises(DataError, match="1 groups cannot be split: each of them holds all items"):
+    with pytest.raises(DataError, match="1 groups cannot be split: each of them holds all examples"):
         made([0, 1], groups=np.array(["x", "x"])).split()
 
 
@@ -106,7 +106,7 @@ def test_subset_is_a_view_of_a_memory_map(tmp_path):
     np.testing.assert_array_equal(np.asarray(data.items), items[[1, 8]])
     np.testing.assert_array_equal(data[1], items[8])
     np.testing.assert_array_equal(np.asarray(data.items[:1]), items[[1]])
-    assert data.name_of(0) == "item 1"
+    assert data.name_of(0) == "example 1"
 
 
 def test_names_groups_conditions_travel():
@@ -137,9 +137,9 @@ def test_with_classes():
 
 
 def test_constructor_errors():
-    with pytest.raises(DataError, match="3 items and 2 targets"):
+    with pytest.raises(DataError, match="3 examples and 2 targets"):
         made([0, 1], items=[1, 2, 3])
-    with pytest.raises(DataError, match="2 items and 1 groups"):
+    with pytest.raises(DataError, match="2 examples and 1 groups"):
         made([0, 1], groups=np.array(["g"]))
     with pytest.raises(DataError, match="Class indices run from 0 to 2; expected 0 to 1"):
         made([0, 2])
@@ -155,10 +155,10 @@ def test_check_trainable():
     check_trainable(made([0, 0, 1, 1]))
     with pytest.raises(DataError, match="only one class: 'a'"):
         check_trainable(made([0, 0]))
-    with pytest.raises(DataError, match="Classes with one item cannot be split: 'b'"):
+    with pytest.raises(DataError, match="Classes with one example cannot be split: 'b'"):
         check_trainable(made([0, 0, 1]))
     check_trainable(made([0, 0, 1]), judged_apart=True)
     with pytest.raises(DataError, match="All 2 targets are equal"):
         check_trainable(made(np.ones(2), (), task="regression"))
-    with pytest.raises(DataError, match="No item has any of the 2 labels"):
+    with pytest.raises(DataError, match="No example has any of the 2 labels"):
         check_trainable(made(np.zeros((3, 2), "f4"), task="multi-label"))

@@ -26,7 +26,7 @@ def test_recordings(recordings):
 def test_labels_for_the_files(pictures):
     data = read(pictures, target=[0.5, 1, 2, 3, 4])
     assert data.task == "regression" and len(data) == 5
-    with pytest.raises(DataError, match=r"target has the shape \(2,\) for 5 items"):
+    with pytest.raises(DataError, match=r"target has the shape \(2,\) for 5 examples"):
         read(pictures, target=[1, 2])
 
 

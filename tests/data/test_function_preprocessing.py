@@ -116,7 +116,7 @@ def test_an_adapted_network_uses_its_function_and_the_folder_says_that_it_must_b
 
 
 def test_what_cannot_be_used_is_refused_when_it_is_given() -> None:
-    with pytest.raises(SettingError, match=r"makes items of the shape \(3, 16, 8\); the network takes pictures of 16x16"):
+    with pytest.raises(SettingError, match=r"makes examples of the shape \(3, 16, 8\); the network takes pictures of 16x16"):
         torch_network(preprocessing=lambda picture: halved(picture)[..., :8])
     with pytest.raises(SettingError, match="failed on a picture: ZeroDivisionError"):
         torch_network(preprocessing=lambda picture: 1 / 0)
@@ -124,7 +124,7 @@ def test_what_cannot_be_used_is_refused_when_it_is_given() -> None:
         torch_network(preprocessing=lambda picture: halved(picture) + torch.rand(1))
     with pytest.raises(SettingError, match="is a int; expected plain data"):
         torch_network(preprocessing=7)
-    with pytest.raises(SettingError, match=r"function of pictures; the network takes items of the shape \(3,\)"):
+    with pytest.raises(SettingError, match=r"function of pictures; the network takes examples of the shape \(3,\)"):
         regraft.load(nn.Linear(3, 2), inputs=(3,), preprocessing=halved)
     with pytest.raises(DataError, match="uint8 arrays; received an array of float64"):
         torch_network(preprocessing=halved).predict(np.zeros((2, 20, 20, 3)))

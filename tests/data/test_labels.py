@@ -39,7 +39,7 @@ def test_lists_of_one_label_each_and_of_ids() -> None:
     assert read((X, [[7, 10], [7], [], [8]])).classes == ("7", "8", "10")
     assert read((X, LISTS["lists"]), classes=["c", "b", "a", "d"]).targets.tolist() == [[0, 1, 1, 0], [1, 0, 0, 0], [0] * 4, [0, 0, 1, 0]]
     kept = read((X, [["a"], None, ["b"], []]), skip_bad=True)
-    assert len(kept) == 3 and kept.targets.tolist() == [[1, 0], [0, 1], [0, 0]] and "item 1" in kept.notes[-1]
+    assert len(kept) == 3 and kept.targets.tolist() == [[1, 0], [0, 1], [0, 0]] and "example 1" in kept.notes[-1]
     frame = pytest.importorskip("pandas").DataFrame({"a": [1, 2, 3, 4], "b": [1, 2, 3, 4], "label": LISTS["lists"]})
     assert read(frame).targets.tolist() == ROWS
 
@@ -59,13 +59,13 @@ def test_bytes_are_texts(labels: Any, classes: tuple[str, ...]) -> None:
         ([b"\xff", b"a", b"a", b"b"], {}, "bytes that are no text in UTF-8"),
         ([{"a": 1}, {"b": 1}, {}, {}], {}, "A label is of the type dict"),
         ([["a"], "b", ["c"], []], {}, "Row 1 has the label 'b' and other rows have lists"),
-        ([["a"], None, ["b"], []], {}, "item 1.*skip_bad=True"),
+        ([["a"], None, ["b"], []], {}, "example 1.*skip_bad=True"),
         ([[], [], [], []], {}, "None of the 4 lists of labels holds a label"),
         ([["a"], ["z"], ["b"], []], {"classes": ["a", "b"]}, "not among the 2 classes: 'z'"),
         (["a", " ", "b", "a"], {}, "missing or not finite in rows 1; .*skip_bad=True"),
         (["a", "b", "c", "d"], {"task": "regression"}, "a label such as 'a' is no number"),
         ([0.5, 1, 2, 3], {"task": "regresion"}, "no kind of task; did you mean 'regression'"),
-        (LISTS["lists"], {"task": "classification"}, "2 items have no label, or several"),
+        (LISTS["lists"], {"task": "classification"}, "2 examples have no label, or several"),
         (LISTS["lists"], {"task": "regression"}, "they are of the kind 'multi-label'"),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_kind_of_task_is_as_said(labels: Any, task: str, targets: Any, class
 def test_what_is_doubtful_is_pointed_out() -> None:
     many = np.zeros((44, 3), np.float32)
     assert "44 distinct whole numbers are read as classes; for numbers give task='regression'" in read((many, list(range(44)))).notes[0]
-    assert "the label -1 (1 items) is read as a class" in read((X, [-1, 0, 1, 1])).notes[0]
+    assert "the label -1 (1 examples) is read as a class" in read((X, [-1, 0, 1, 1])).notes[0]
     assert read((X, [-2, -1, 0, 1])).notes == () and read((many, list(range(44))), task="regression").notes == ()
     assert len(read((X, ["a", "", "b", None]), skip_bad=True)) == 2 and len(read((X, [1.5, np.nan, 2, 3]), skip_bad=True)) == 3
 

@@ -60,7 +60,7 @@ def test_defaults_say_that_they_are_inferred():
 def test_collate():
     assert collate([np.zeros(3), np.ones(3)]).tolist() == [[0, 0, 0], [1, 1, 1]]
     assert collate([{"a": np.zeros(2)}, {"a": np.ones(2)}])["a"].shape == (2, 2)
-    with pytest.raises(DataError, match="A batch of 0 items"):
+    with pytest.raises(DataError, match="A batch of 0 examples"):
         collate([])
     with pytest.raises(DataError, match=r"have 2 shapes, such as \[\(2,\), \(3,\)\]"):
         collate([np.zeros(2), np.zeros(3)])
@@ -80,7 +80,7 @@ def test_items_of_every_form(pictures, tmp_path):
         as_dataset([tmp_path / "ghost.png"], "image")
     with pytest.raises(DataError, match="holds no audio files"):
         as_dataset(pictures, "audio")
-    with pytest.raises(DataError, match="No items were received"):
+    with pytest.raises(DataError, match="No examples were received"):
         as_dataset([], "text")
 
 
@@ -108,5 +108,5 @@ def test_one_picture_is_one_item_in_every_form(form: str, tmp_path: Path) -> Non
 
 
 def test_a_missing_item_is_told_by_its_place() -> None:
-    with pytest.raises(DataError, match="Items 1 of 2 are None"):
+    with pytest.raises(DataError, match="Examples 1 of 2 are None"):
         next(IMAGE.batches([GREEN, None], 4))

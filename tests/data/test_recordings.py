@@ -157,10 +157,10 @@ def test_a_network_of_pictures_is_shown_a_spectrogram(sounds: Path, family: str)
 
 def test_what_the_network_cannot_take_is_told_in_our_words(sounds: Path) -> None:
     pytest.importorskip("librosa")
-    with pytest.raises(NetworkError, match=r"cannot run on items of the shape and type \(1, 64, 126\)"):
+    with pytest.raises(NetworkError, match=r"cannot run on examples of the shape and type \(1, 64, 126\)"):
         regraft.adapt(_torch(preprocessing={"kind": "audio"}), sounds, strategy="probe")
     pictures = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    with pytest.raises(NetworkError, match=r"cannot run on items of the shape and type \(1, 64, 126\)"):
+    with pytest.raises(NetworkError, match=r"cannot run on examples of the shape and type \(1, 64, 126\)"):
         regraft.adapt(regraft.load(pictures, inputs=(3, 32, 32), preprocessing={"kind": "audio"}), sounds, strategy="probe")
 
 

@@ -69,7 +69,7 @@ def test_each_column_of_a_table_has_a_type_and_a_use(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_learned_from_is_a_problem() -> None:
-    assert "one item" in regraft.read((ROWS, ["a", "a", "a", "b"])).summary().facts["problems"][0]
+    assert "one example" in regraft.read((ROWS, ["a", "a", "a", "b"])).summary().facts["problems"][0]
 
 
 # ── equal examples ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

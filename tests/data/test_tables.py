@@ -50,7 +50,7 @@ def test_texts(csv):
     assert data.notes[0].endswith("left out: id; for the numeric columns give kind='array'")
     codes = read(csv("x,code,label\n1,ab,p\n2,cd,q\n"))
     assert codes.kind == "array" and codes.notes[0].endswith("left out: code; for texts give kind='text'")
-    with pytest.raises(DataError, match=r"item 1 \(missing text\)"):
+    with pytest.raises(DataError, match=r"example 1 \(missing text\)"):
         read(csv("review,label\nfine,1\n,0\n"))
 
 
@@ -206,7 +206,7 @@ def test_words_for_missing_numbers(csv, word):
     np.testing.assert_array_equal(columns["a"], [1, np.nan, 4])
     assert columns["who"].tolist() == [word, "me", "1"] and columns["label"].tolist() == ["x", word, "y"]  # among texts it is one
     assert word == "nan" or notes == (f"the column 'a' holds numbers; missing are the fields with '{word}'",)
-    with pytest.raises(DataError, match=r"1 of 3 items cannot be used: item 1 \(NaN"):
+    with pytest.raises(DataError, match=r"1 of 3 examples cannot be used: example 1 \(NaN"):
         read(path, kind="array")
     commas = read(csv(f"a;b;label\n1,5;1;x\n{word};2;y\n2;3;x\n"), skip_bad=True)
     assert np.asarray(commas.items).tolist() == [[1.5, 1], [2, 3]]

@@ -97,7 +97,7 @@ def test_whole_numbers_beside_empty_cells_are_classes_and_others_are_numbers():
 
 def test_items_without_any_target():
     labels = {"a": ["x", None, "y", None, "x"], "b": [0.5, np.nan, np.nan, 1.5, 2.5]}
-    with pytest.raises(DataError, match=r"1 of 5 items have no target of any task \('a', 'b'\): item 1\. .*skip_bad=True"):
+    with pytest.raises(DataError, match=r"1 of 5 examples have no target of any task \('a', 'b'\): example 1\. .*skip_bad=True"):
         read((X, labels))
     kept = read((X, labels), skip_bad=True)
     assert len(kept) == 4 and kept.targets.tolist() == [0, 1, -1, 0] and "left out: 1 of 5" in kept.notes[-1]
@@ -139,7 +139,7 @@ def test_check_trainable_names_the_task():
     check_trainable(data.of_task("a"))
     with pytest.raises(DataError, match=r"^All 4 targets are equal"):
         check_trainable(data.of_task("b"))
-    with pytest.raises(DataError, match="Task 'a': Classes with one item cannot be split: 'y'"):
+    with pytest.raises(DataError, match="Task 'a': Classes with one example cannot be split: 'y'"):
         check_trainable(read((X, {"a": ["x", "x", "y", None, None], "b": [1, 1, 2, 2, 2]})))
 
 
@@ -185,7 +185,7 @@ def test_errors_of_the_data_set():
     half = Targets(np.array([[1, np.nan]] * 5, np.float32), ("p", "q"), "multi-label")
     with pytest.raises(DataError, match=r"in rows 0, 1, 2, 3, 4; .* a missing target is a whole row of NaN"):
         dataclasses.replace(data, further={"c": half})
-    with pytest.raises(DataError, match="The data have 5 items and 4 targets"):
+    with pytest.raises(DataError, match="The data have 5 examples and 4 targets"):
         dataclasses.replace(data, further={"b": data.further["b"].taken(np.arange(4))})
 
 

@@ -65,9 +65,9 @@ def test_views_replace_tokens_but_not_special_ones(made):
 def test_errors(made, tmp_path, pictures):
     with pytest.raises(DataError, match="holds no tokenizer that can be opened"):
         TextPreprocessing(str(tmp_path))
-    with pytest.raises(DataError, match="An item is a int: '3'; expected a text"):
+    with pytest.raises(DataError, match="An example is a int: '3'; expected a text"):
         made.batch(["a", 3])
-    with pytest.raises(DataError, match=r"takes texts and the data are image items, such as cat/1.png"):
+    with pytest.raises(DataError, match=r"takes texts and the data are image examples, such as cat/1.png"):
         made.fit(read(pictures))
 
 

@@ -165,7 +165,7 @@ def test_links_in_class_folders_make_no_copies(tmp_path: Path, name: str) -> Non
 def test_what_is_no_file_stops_nothing(tmp_path: Path, name: str) -> None:
     folder = _pictures(tmp_path / "d")
     UNUSABLE[name](folder / "a")
-    with pytest.raises(DataError, match=r"1 of 5 items cannot be used: a/x.png"):
+    with pytest.raises(DataError, match=r"1 of 5 examples cannot be used: a/x.png"):
         regraft.data.checked(regraft.read(folder), False)
     assert len(regraft.data.checked(regraft.read(folder), True)) == 4
     assert regraft.read(folder).summary().facts["items"]["unreadable"] == 1
@@ -195,5 +195,5 @@ def test_a_named_column_that_numbers_the_rows_is_pointed_out(tmp_path: Path) -> 
 def test_what_is_no_item_is_one_error(items: object, kind: str) -> None:
     if kind in ("array", "text") and items in ([3], [b"x"], [{"a": 1}]):
         return  # an array of one number; refused where its shape and type are checked
-    with pytest.raises(DataError, match=r"Items of the type|An item is of the type|are None|No items were received"):
+    with pytest.raises(DataError, match=r"Examples of the type|An example is of the type|are None|No examples were received"):
         as_dataset(items, kind)

@@ -194,7 +194,7 @@ def test_the_commands_run_files_without_pytorch(tmp_path: Path) -> None:
     assert [cell.split(",")[1] for cell in inside.strip(" ~").split("~")[1:]] == net.predict(pictures).labels
     assert [cell.split(",")[1] for cell in rows.strip(" ~").split("~")[1:]] == labels
     assert json.loads(judged[2:].strip().replace("~", "\n"))["accuracy"] == 1.0
-    assert unknown.startswith("2 ") and "holds no rule for unknown items" in unknown
+    assert unknown.startswith("2 ") and "holds no rule for unknown examples" in unknown
     assert head.startswith("2 ") and "is run as it is" in head
 
 

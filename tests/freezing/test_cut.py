@@ -289,7 +289,7 @@ def test_freeze_boundaries_below_taps_are_cached(frozen: int) -> None:
         (examples.AroundTrained, FLOATS, "shared", "behind the trainable part"),
         (examples.TimeMajorRows, torch.randn(5, 3, 4), "low", "differ"),
         (examples.BatchMean, torch.randn(5, 4), "mid", "differ"),
-        (examples.PerItem, torch.randn(5, 4), "low", "outputs for two items"),
+        (examples.PerItem, torch.randn(5, 4), "low", "outputs for two examples"),
         (examples.Cnn, PICTURES, 0, "no frozen module"),
     ],
 )

@@ -49,7 +49,7 @@ def test_every_cause_of_other_values_gives_another_key() -> None:
         "weight": _key(weight, _items()),
         "statistic": _key(statistic, _items()),
         "option": _key(option, _items()),
-        "one item": _key(_network(), _items(one_bit)),
+        "one example": _key(_network(), _items(one_bit)),
         "preprocessing": _key(_network(), _items(mean=0.5)),
         "dtype": _key(_network(), _items(), dtype="float16"),
         "views": _key(_network(), _items(), views=3),

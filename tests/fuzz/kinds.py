@@ -52,7 +52,7 @@ def _table(path: Path, change: Callable[[bytes, random.Random], bytes]) -> Way:
 
     def use() -> None:
         data = regraft.read(path, target="label")
-        _check(len(data.items) == len(data.targets) > 0, "items without targets")
+        _check(len(data.items) == len(data.targets) > 0, "examples without targets")
         _check_predictions(net, data, count=len(data.items))
 
     return path, use, change

@@ -79,7 +79,7 @@ def test_what_is_missing_is_said() -> None:
         regraft.retarget(net, NEW, start="zero")
     with pytest.raises(SettingError, match="give them with data="):
         regraft.retarget(net, NEW, start="imprint")
-    with pytest.raises(DataError, match="no item of 'submarine'"):
+    with pytest.raises(DataError, match="no example of 'submarine'"):
         regraft.retarget(net, (*NEW, "submarine"), start="probe", data=data)
     with pytest.raises(DataError, match="ship"):
         regraft.retarget(net, NEW[:3], start="probe", data=data)

@@ -165,7 +165,7 @@ def test_an_adaptation_network_before_the_input(name: str) -> None:
 def test_items_that_lack_an_input_are_told_which() -> None:
     net = regraft.load(opened("two inputs").module)
     for ask in (net.predict, net.logits, net.features):
-        with pytest.raises(NetworkError, match="takes the inputs 'X', 'Z', and the items do not give 'Z'"):
+        with pytest.raises(NetworkError, match="takes the inputs 'X', 'Z', and the examples do not give 'Z'"):
             ask(np.zeros((3, 6), np.float32))
 
 

@@ -444,7 +444,7 @@ class _Position(nn.Module):
         (nn.LSTM(6, 5, proj_size=3, batch_first=True), "projections"),
         (nn.Softplus(beta=2), "beta=2"),
         (_Compared(lambda x: x * nn.functional.mse_loss(x, x * 2)), "a mean over examples"),
-        (_Compared(lambda x: torch.cat(torch.broadcast_tensors(x, x[:, :1] * 2), 1)), "items of the shapes (7, 6), (1, 6)"),
+        (_Compared(lambda x: torch.cat(torch.broadcast_tensors(x, x[:, :1] * 2), 1)), "examples of the shapes (7, 6), (1, 6)"),
     ],
 )
 def test_operators_without_a_counterpart_are_refused_by_the_layer_that_calls_them(layer: nn.Module, said: str) -> None:

@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_said_before_any_work(family: str) -> None:
             regraft.load(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), inputs=(3,)), regraft.read(inputs, target=labels)
         )
     hours[3, 1] = np.nan
-    with pytest.raises(DataError, match=r"item 3 \('aux_input': NaN or infinity\)"):
+    with pytest.raises(DataError, match=r"example 3 \('aux_input': NaN or infinity\)"):
         regraft.read(inputs, target=labels)
     assert len(regraft.read(inputs, target=labels, skip_bad=True)) == COUNT - 1
 

@@ -168,9 +168,9 @@ def test_the_code_is_an_input_of_the_network() -> None:
 def test_items_that_lack_an_input_are_told_which() -> None:
     net = regraft.load(Both(), inputs={"X": (6,), "Z": (2, 2)})
     for ask in (net.predict, net.logits, net.features):
-        with pytest.raises(NetworkError, match="takes the inputs 'X', 'Z', and the items do not give 'Z'"):
+        with pytest.raises(NetworkError, match="takes the inputs 'X', 'Z', and the examples do not give 'Z'"):
             ask(np.zeros((3, 6), np.float32))
-    with pytest.raises(NetworkError, match="the items do not give 'condition'"):
+    with pytest.raises(NetworkError, match="the examples do not give 'condition'"):
         net.coded(replace(CODING, into="input Z")).predict(np.zeros((3, 6), np.float32))
     alone = regraft.load(mlp(), inputs=(6,))
     with pytest.raises(regraft.errors.DataError, match="has the shape"):

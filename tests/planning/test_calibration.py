@@ -89,8 +89,8 @@ def test_too_sure_a_network_is_made_believable(
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"validation": 0.1}, "fewer choosing items than are needed"),
-        ({"strategy": "probe"}, "solved in closed form: it has its temperature from the items left out"),
+        ({"validation": 0.1}, "fewer choosing examples than are needed"),
+        ({"strategy": "probe"}, "solved in closed form: it has its temperature from the examples left out"),
         ({"epochs": 0}, "nothing was trained"),
     ],
 )

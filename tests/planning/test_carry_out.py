@@ -385,7 +385,7 @@ def test_one_item_of_each_class_will_do_where_others_judge(family: str, strategy
     result = regraft.adapt(net, (items[lone], names[lone]), test=(items, names), strategy=strategy, **QUICK)
     assert list(result.scores) == ["test"] and result.scores["test"]["items"] == 60
     assert set(result.baselines) >= {"majority", "class_mean"}
-    with pytest.raises(DataError, match=r"one item cannot be split: 'class 0', .*Add items, remove the class, or give .* test=\."):
+    with pytest.raises(DataError, match=r"one example cannot be split: 'class 0', .*Add examples, remove the class, or give .* test=\."):
         regraft.adapt(net, (items[lone], names[lone]), strategy=strategy, **QUICK)
     more = np.concatenate([lone, np.flatnonzero(names == names[0])[1:9]])  # this class has items to spare
     result = regraft.adapt(net, (items[more], names[more]), test=(items, names), strategy=strategy, **QUICK)
@@ -405,7 +405,7 @@ def test_what_cannot_be_used_is_left_out_also_of_arrays() -> None:
     items, names = examples.pictures(40)
     items = items.copy()
     items[3] = np.nan
-    with pytest.raises(DataError, match=r"item 3 .*skip_bad=True"):
+    with pytest.raises(DataError, match=r"example 3 .*skip_bad=True"):
         regraft.adapt(_net(), (items, names), strategy="head", **QUICK)
     assert sum(regraft.adapt(_net(), (items, names), strategy="head", skip_bad=True, **QUICK).facts["data"]["split"].values()) == 39
     assert regraft.profile(_net(), (items, names), skip_bad=True, cache="memory").items == 39

@@ -375,7 +375,7 @@ def test_a_budget_is_kept_and_one_that_is_too_small_says_what_fits(monkeypatch: 
     assert result.cost["total"] < 30 and _named(result, "chosen")
     monkeypatch.setattr(auto_module, "pass_seconds", lambda _job: 100.0)
     with pytest.raises(
-        SettingError, match=r"budget='10s': one pass over 90 items takes about 100 s here.*200s or more, or at most 9 items"
+        SettingError, match=r"budget='10s': one pass over 90 examples takes about 100 s here.*200s or more, or at most 9 examples"
     ):
         regraft.adapt(_net(), _hard(), budget="10s", **QUICK)
     monkeypatch.setattr(auto_module, "pass_seconds", lambda _job: 0.2)
@@ -455,13 +455,13 @@ def test_how_hard_the_choosing_items_are_is_taken_into_account() -> None:
     assert not is_better(elsewhere, before, usual=0.1, overall=0.1)
 
 
-@pytest.mark.parametrize("what", ["one item a class", "two items a class", "constant", "more classes than items to learn from"])
+@pytest.mark.parametrize("what", ["one example a class", "two examples a class", "constant", "more classes than examples to learn from"])
 def test_hard_data_end_in_a_network_or_in_a_clear_error(what: str) -> None:
-    if what == "one item a class":
+    if what == "one example a class":
         with pytest.raises(DataError):
             regraft.adapt(_net(), (examples.pictures(3)[0], list("abc")), **QUICK)
         return
-    pictures, labels = examples.pictures(6 if what == "two items a class" else 40)
+    pictures, labels = examples.pictures(6 if what == "two examples a class" else 40)
     if what == "constant":
         pictures = np.zeros_like(pictures)
     if what.startswith("more"):

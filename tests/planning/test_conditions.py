@@ -40,7 +40,7 @@ def test_only_the_new_code_is_fitted_and_the_account_proves_it(family: str, into
     assert figures["loss_after"] < figures["loss_before"]
     assert figures["parameters_equal"] + figures["buffers_equal"] == len(state) and figures["codes_equal"] == 1 + len(KNOWN)
     assert known.account.entries["new"] == ["code new"]
-    assert "the code of 'new' was fitted to 9 items" in str(known.account) and "prior weight 0.3" in str(known.account)
+    assert "the code of 'new' was fitted to 9 examples" in str(known.account) and "prior weight 0.3" in str(known.account)
     assert net.coding.conditions == KNOWN and known.coding.conditions == (*KNOWN, "new") and known.coding.learned == KNOWN
     assert not np.allclose(known.predict(data).probabilities, known.predict(data, "mean").probabilities)
     assert np.array_equal(known.predict(data).probabilities, known.predict(data, "new").probabilities)
@@ -201,11 +201,11 @@ def test_names() -> None:
     again = regraft.adapt_condition(net, items(("ben",)), "ben", replace=True)
     assert again.coding.conditions == KNOWN and not np.array_equal(again.codes["ben"], net.codes["ben"])
     assert again.account.figures["codes_equal"] == len(KNOWN)
-    with pytest.raises(DataError, match="no items of the condition 'nev'; did you mean 'new'"):
+    with pytest.raises(DataError, match="no examples of the condition 'nev'; did you mean 'new'"):
         regraft.adapt_condition(net, data, "nev")
     with pytest.raises(DataError, match="no conditions beside them, and no name"):
         regraft.adapt_condition(net, (data.items, data.targets))
-    with pytest.raises(DataError, match=r"items of 2 conditions .* cannot be told apart"):
+    with pytest.raises(DataError, match=r"examples of 2 conditions .* cannot be told apart"):
         regraft.adapt_condition(net, (data.items, np.array(CLASSES)[data.targets]), ["p", "q"])
     for names in (3, ["new", 3]):
         with pytest.raises(SettingError, match=r"Received 3 \(int\) as the name of a condition; expected text, '3'"):
@@ -223,9 +223,9 @@ def test_items_and_settings() -> None:
         regraft.adapt_condition(net, (rows, np.array([*"abcd", *"abcda"])), "new")
     rows[3, 2] = np.nan
     spoiled = dataclasses.replace(data, items=rows)
-    with pytest.raises(DataError, match="1 of 9 items cannot be used"):
+    with pytest.raises(DataError, match="1 of 9 examples cannot be used"):
         regraft.adapt_condition(net, spoiled, "new")
-    assert "8 items" in str(regraft.adapt_condition(net, spoiled, "new", skip_bad=True).account)
+    assert "8 examples" in str(regraft.adapt_condition(net, spoiled, "new", skip_bad=True).account)
     for wrong, words in (
         ({"start": "middle"}, "start='middle'"),
         ({"prior": -1}, "prior=-1"),

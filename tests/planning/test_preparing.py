@@ -35,7 +35,7 @@ def _table(folder: Path) -> Path:
 @pytest.mark.parametrize("opened", [_torch, _keras])
 @pytest.mark.parametrize("verb", ["adapt", "profile"])
 def test_columns_that_are_too_many_are_named_with_the_remedy(opened: Any, verb: str, tmp_path: Path) -> None:
-    said = r"An item has 4 numbers; .* shape \(3,\).* width, height, depth, hour\. .*columns= \(regraft.join"
+    said = r"An example has 4 numbers; .* shape \(3,\).* width, height, depth, hour\. .*columns= \(regraft.join"
     with pytest.raises(DataError, match=said) as raised:
         getattr(regraft, verb)(opened(), _table(tmp_path))
     assert "--columns (regraft.join" in as_options(str(raised.value))
@@ -48,7 +48,7 @@ def test_columns_beside_rows_are_taken_by_a_joined_network_which_names_those_tha
     torch.manual_seed(0)
     joined, quick = regraft.join(_torch(), ["hour"]), {"strategy": "head", "epochs": 1, "cache": "memory"}
     assert regraft.adapt(joined, regraft.read(_table(tmp_path), columns=["hour"]), **quick).network.classes == ("a", "b")
-    with pytest.raises(DataError, match=r"An item has 3 numbers; .* shape \(4,\).* 3 numeric columns: width, height, depth"):
+    with pytest.raises(DataError, match=r"An example has 3 numbers; .* shape \(4,\).* 3 numeric columns: width, height, depth"):
         wider = regraft.load(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), inputs=(4,))
         regraft.adapt(regraft.join(wider, ["hour"]), regraft.read(_table(tmp_path), columns=["hour"]), **quick)
 

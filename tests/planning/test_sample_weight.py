@@ -68,9 +68,9 @@ def test_a_column_of_a_table_and_subsets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weight", "said"),
     [
-        ([1.0, 2.0], r"'sample_weight' has the shape \(2,\) for 40 items"),
-        (np.r_[-1.0, np.ones(39)], r"item 0 has -1; expected a number for each item, 0 or more"),
-        (np.r_[np.ones(39), np.nan], r"item 39 has nan"),
+        ([1.0, 2.0], r"'sample_weight' has the shape \(2,\) for 40 examples"),
+        (np.r_[-1.0, np.ones(39)], r"example 0 has -1; expected a number for each example, 0 or more"),
+        (np.r_[np.ones(39), np.nan], r"example 39 has nan"),
         (np.zeros(40), r"all are 0"),
         ("count", r"sample_weight='count' names a column, and this source has none"),
     ],

@@ -112,7 +112,7 @@ def test_all_that_does_not_go_together_is_said_at_once(family: str) -> None:
     data = read((np.zeros((24, 6), np.float32), np.array(["a", "b", "c"])[np.arange(24) % 3]))
     with pytest.raises(SettingError) as raised:
         regraft.adapt(_net(family), data, strategy="codes", co_tuning=1.0, task_weights={"mood": 2.0}, trainable="all")
-    for words in ("no task 'mood'", "co_tuning=1.0 is for classes other than the old ones", "24 items without conditions"):
+    for words in ("no task 'mood'", "co_tuning=1.0 is for classes other than the old ones", "24 examples without conditions"):
         assert str(raised.value).count(words) == 1
     with pytest.raises(SettingError) as raised:
         regraft.adapt(_net(family), data, strategy="partial", frozen="nowhere", task_weights={"mood": 2.0})

@@ -234,7 +234,7 @@ def test_new_rows_start_as_asked_and_old_ones_stay(start: str) -> None:
 def test_a_start_that_the_data_do_not_allow_is_refused_before_training() -> None:
     with pytest.raises(SettingError, match="'main' is multi-label"):
         regraft.adapt(_torch(), _labels(), strategy="head", start="imprint", **QUICK)
-    with pytest.raises(DataError, match="no item of 'white'"):
+    with pytest.raises(DataError, match="no example of 'white'"):
         regraft.adapt(_torch(), _other_colours(), strategy="head", start="probe", classes=("crimson", "green", "pink", "white"), **QUICK)
 
 

@@ -58,5 +58,5 @@ def test_what_is_no_number_is_refused(items: np.ndarray) -> None:
     net = regraft.load(_rows(), inputs=(8,))
     with pytest.raises(InputError, match=r"expected numbers"):
         regraft.adapt(net, (items, LABELS), strategy="head", epochs=1)
-    with pytest.raises(InputError, match=r"Items of the type .* and the shape \(8,\) .*expected numbers"):
+    with pytest.raises(InputError, match=r"Examples of the type .* and the shape \(8,\) .*expected numbers"):
         net.predict(items)

@@ -52,7 +52,7 @@ def test_the_rule_goes_with_the_classes_that_it_was_learned_for(tmp_path: Path) 
     net = _adapted().network
     assert net.unknown is not None and 0.5 < max(net.unknown.to_dict()["auroc"].values()) <= 1
     for other in (regraft.retarget(net, ["kind 1", "new"]), regraft.extend(net, ["new"]), regraft.stack(net, ["a", "b"])):
-        with pytest.raises(NetworkError, match=r"no rule for items of no known class"):
+        with pytest.raises(NetworkError, match=r"no rule for examples of no known class"):
             other.predict(_items(range(2), 2, seed=0)[0], unknown=True)
     two = regraft.adapt(regraft.load(nn.Sequential(nn.Linear(10, 3)), inputs=(10,)), _items(range(2), 10, seed=0), **QUICK)
     assert two.network.unknown is None and any("which takes three" in reason for reason in two.plan.reasons)

@@ -117,14 +117,14 @@ def test_one_item_a_class(fit: Callable[..., Any]) -> None:
 def test_faults_are_refused(fit: Callable[..., Any]) -> None:
     features, labels = blobs(12)
     features[5, 2] = np.nan
-    with pytest.raises(DataError, match=r"received 12 items, not finite in item 5"):
+    with pytest.raises(DataError, match=r"received 12 examples, not finite in example 5"):
         fit(features, labels, classes=4)
     features[5, 2] = 0
     with pytest.raises(DataError, match="12 whole numbers from 0 to 2"):
         fit(features, labels, classes=3)
     with pytest.raises(DataError, match=r"received the shape \(12,\)"):
         fit(features[:, 0], labels, classes=4)
-    with pytest.raises(DataError, match="received 1 items"):
+    with pytest.raises(DataError, match="received 1 examples"):
         fit(features[:1], labels[:1], classes=4)
 
 

@@ -51,7 +51,7 @@ def test_neighbours_find_classes_of_several_clusters() -> None:
     assert (fit_class_mean(features, labels, classes=2).loo_scores.argmax(1) == labels).mean() < 0.75
     twins = np.repeat(draw.normal(size=(40, 60)), 2, axis=0), np.repeat(draw.integers(0, 2, 40), 2)
     assert (neighbour_scores(*twins, classes=2, groups=np.repeat(np.arange(40), 2)).argmax(1) == twins[1]).mean() < 0.75
-    with pytest.raises(DataError, match="received 1 items"):
+    with pytest.raises(DataError, match="received 1 examples"):
         neighbour_scores(features[:1], labels[:1], classes=2)
 
 
@@ -186,7 +186,7 @@ def test_the_choice_refuses_what_says_nothing() -> None:
         choose_unknown(features, labels, false_alarm=5)
     with pytest.raises(DataError, match="3 or more of them; received 2"):
         choose_unknown(features, labels % 2)
-    with pytest.raises(DataError, match="kept aside is of a class with other items"):
+    with pytest.raises(DataError, match="kept aside is of a class with other examples"):
         choose_unknown(features[:8], np.arange(8))
     with pytest.raises(DataError, match="it lacks 'threshold'"):
         UnknownChoice.from_dict({name: value for name, value in choose_unknown(features, labels).to_dict().items() if name != "threshold"})

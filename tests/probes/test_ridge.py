@@ -57,5 +57,5 @@ def test_constant_features_say_the_mean_and_bad_ones_are_refused() -> None:
     np.testing.assert_allclose(np.ones((1, 4)) @ probe.weight.T + probe.bias, [[3.5]])
     with pytest.raises(DataError, match="finite"):
         fit_ridge(np.full((4, 2), np.nan), np.array([0, 1, 0, 1]), classes=2)
-    with pytest.raises(DataError, match="received 2 items"):
+    with pytest.raises(DataError, match="received 2 examples"):
         fit_ridge(np.zeros((2, 2)), np.array([0, 1]), classes=2)

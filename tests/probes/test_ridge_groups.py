@@ -92,9 +92,9 @@ def test_faults_are_named() -> None:
         fit_ridge(x, labels, kind="regresion")
     with pytest.raises(SettingError, match="no meaning for kind='regression'"):
         fit_ridge(x, labels, kind="regression", balanced=True)
-    with pytest.raises(DataError, match=r"group of each of 6 items; received the shape \(2,\)"):
+    with pytest.raises(DataError, match=r"group of each of 6 examples; received the shape \(2,\)"):
         fit_ridge(x, labels, classes=2, groups=["a", "b"])
-    with pytest.raises(DataError, match="All 6 items are of the group 'a'"):
+    with pytest.raises(DataError, match="All 6 examples are of the group 'a'"):
         fit_ridge(x, labels, classes=2, groups=["a"] * 6)
-    with pytest.raises(DataError, match=r"\(6, C\), one row an item"):
+    with pytest.raises(DataError, match=r"\(6, C\), one row an example"):
         fit_ridge(x, np.zeros((5, 2)), kind="multi-label")

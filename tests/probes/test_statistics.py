@@ -95,7 +95,7 @@ def test_names_are_matched_by_the_key_and_keep_the_first_spelling() -> None:
         (np.zeros((3, 2)), [0, 1], r"\(2,\)"),
         (np.zeros((1, 2)), [3], "from 0 to 2"),
         (np.zeros((1, 2)), [0.5], "from 0 to 2"),
-        ([[0.0], [np.inf]], [0, 1], "item 1 are not finite"),
+        ([[0.0], [np.inf]], [0, 1], "example 1 are not finite"),
     ],
 )
 def test_what_has_no_statistics_is_refused(features: object, targets: object, message: str) -> None:

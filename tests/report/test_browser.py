@@ -101,7 +101,7 @@ def profile_facts(kind: str) -> dict[str, Any]:
         "per_class": 60,
         "size": "small",
         "likeness": "similar",
-        "scenario": "Small data (60 items per class), similar to what the network was trained on.",
+        "scenario": "Small data (60 examples per class), similar to what the network was trained on.",
         "advice": "train a head on the deepest features; the network would be overfitted by fine-tuning.",
         "agrees": False,
         "findings": ["The measurement disagrees: a probe on all depths together beats the deepest features, 99.7 % against 94.0 %.", LONG],

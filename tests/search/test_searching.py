@@ -341,7 +341,7 @@ def test_too_many_folds_are_refused() -> None:
     grouped, plain = read(examples.pictures(60), group=groups), read(examples.pictures(12))
     with pytest.raises(DataError, match=r"folds=9: 4 groups are left"):
         folds_of(grouped, np.arange(60), folds=9, holdout=0.2, seed=0)
-    with pytest.raises(DataError, match=r"folds=5: 4 items of the class 'class 0' are left"):
+    with pytest.raises(DataError, match=r"folds=5: 4 examples of the class 'class 0' are left"):
         folds_of(plain, np.arange(12), folds=5, holdout=0.2, seed=0)
 
 

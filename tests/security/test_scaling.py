@@ -74,5 +74,5 @@ def test_predictions_that_are_no_numbers_are_said(family: str) -> None:
     items = np.ones((5, 3), np.float32)
     net.predict(items)
     items[2, 1] = np.nan
-    with pytest.warns(UserWarning, match="scores of 1 of 5 items are no numbers"):
+    with pytest.warns(UserWarning, match="scores of 1 of 5 examples are no numbers"):
         net.predict(items)

@@ -13,7 +13,7 @@ from regraft.freezing import Refusal
 @pytest.mark.parametrize("family", ["torch", "keras"])
 def test_the_verdict_says_that_nothing_was_cached(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        importlib.import_module("regraft.planning.passes"), "find_cut", lambda *_args, **_named: Refusal("its items are mixed")
+        importlib.import_module("regraft.planning.passes"), "find_cut", lambda *_args, **_named: Refusal("its examples are mixed")
     )
     result = adapted(family, strategy="partial", frozen=1, epochs=2, refit=False)
     assert "The network could not be taken apart: its frozen part ran in every epoch." in result.verdict

@@ -51,11 +51,11 @@ def labelled(data: Dataset, skip_bad: bool) -> Dataset:
 def _left_out(data: Dataset, bad: Mapping[int, str], *, what: str, skip_bad: bool) -> Dataset:
     reasons = {index: f" ({reason})" if reason else "" for index, reason in bad.items()}
     named = listed((data.name_of(index) + reason for index, reason in reasons.items()), LEFT_OUT_SHOWN if skip_bad else 5)
-    count = f"{len(bad)} of {len(data)} items {what}: {named}"
+    count = f"{len(bad)} of {len(data)} examples {what}: {named}"
     if not skip_bad:
         raise DataError(f"{count}. Repair or remove them, or leave them out with skip_bad=True.")
     if len(bad) == len(data):
-        raise DataError(f"{count}; expected at least one usable item.")
+        raise DataError(f"{count}; expected at least one usable example.")
     kept = data.subset([index for index in range(len(data)) if index not in bad])
     return dataclasses.replace(kept, notes=(*kept.notes, f"left out: {count}"))
 

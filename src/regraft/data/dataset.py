@@ -81,7 +81,7 @@ class Dataset:
         for what in ("groups", "conditions", "names", "weights"):
             values = getattr(self, what)
             if values is not None and len(values) != len(self.items):
-                raise DataError(f"The data have {len(self.items)} items and {len(values)} {what}; expected one for each item.")
+                raise DataError(f"The data have {len(self.items)} examples and {len(values)} {what}; expected one for each example.")
         if self.name in self.further:
             raise DataError(f"Two tasks are called {self.name!r}: {list(self.tasks)}; expected a name of its own for each.")
         for name in self.tasks:
@@ -95,7 +95,7 @@ class Dataset:
         tasks = [(name, self.targets_of(name)) for name in self.tasks]
         named = {name: f", {len(one.classes)} classes ({listed(one.classes)})" if one.classes else "" for name, one in tasks}
         told = [f"{name}: {one.task}{named[name]}" for name, one in tasks]
-        return f"<Dataset of {len(self)} items ({self.kind}); {'; '.join(told)}>"
+        return f"<Dataset of {len(self)} examples ({self.kind}); {'; '.join(told)}>"
 
     def __getitem__(self, index: int) -> Any:
         return self.items[index]
@@ -123,7 +123,7 @@ class Dataset:
             (('left', 'right'), 'array')
         """
         if not isinstance(self.items, Parts) or name not in self.items.parts:
-            raise DataError(f"The items have no part {name!r}{near_names(name, self.part_names)}")
+            raise DataError(f"The examples have no part {name!r}{near_names(name, self.part_names)}")
         return dataclasses.replace(self, items=self.items.parts[name], kind=self.items.kinds[name])
 
     @property
@@ -264,7 +264,7 @@ class Dataset:
         if not 0 < holdout < 1:
             raise SettingError(f"holdout={holdout} is out of range; expected a share between 0 and 1, such as 0.2.")
         if len(self) < 2:
-            raise DataError(f"Data of {len(self)} item cannot be split; expected two or more.")
+            raise DataError(f"Data of {len(self)} example cannot be split; expected two or more.")
         chosen = self._chosen(holdout, seed)
         return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
@@ -311,7 +311,7 @@ class Dataset:
             >>> data.name_of(3)
             'item 3'
         """
-        return f"item {index}" if self.names is None else self.names[index]
+        return f"example {index}" if self.names is None else self.names[index]
 
     def digest(self, index: int) -> bytes:
         """Return the digest of an item's content.
@@ -470,12 +470,14 @@ def _check_columns(data: Dataset) -> None:
     names, shape = data.column_names, () if data.columns is None else data.columns.shape
     if data.columns is None or shape != (len(data), len(names)) or len(set(names)) != len(names):
         raise DataError(
-            f"The columns have the shape {shape} and the names {list(names)} for {len(data)} items; expected one row for each item and "
+            f"The columns have the shape {shape} and the names {list(names)} for {len(data)} examples; expected one row for "
+            f"each example and "
             "as many different names as columns."
         )
     absent = ~np.isfinite(data.columns)
     if absent.any():
         found = [f"{name!r} in rows {listed(np.flatnonzero(absent[:, at]))}" for at, name in enumerate(names) if absent[:, at].any()]
         raise DataError(
-            f"Columns beside the items are missing or not finite: {listed(found, 12)}; expected a number in each row. Fill or remove them."
+            f"Columns beside the examples are missing or not finite: {listed(found, 12)}; expected a number in each row. Fill "
+            f"or remove them."
         )

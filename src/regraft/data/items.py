@@ -154,7 +154,7 @@ class RowNames(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> RowNames: ...
     def __getitem__(self, index: int | slice) -> str | RowNames:
-        return RowNames(self.rows[index]) if isinstance(index, slice) else f"item {self.rows[index]}"
+        return RowNames(self.rows[index]) if isinstance(index, slice) else f"example {self.rows[index]}"
 
 
 class LazyItems(Sequence[Any]):

@@ -246,7 +246,7 @@ def _again(data: Dataset, options: ReadOptions) -> Dataset:
     if options.target is not None:
         several = isinstance(options.target, Mapping)
         if not several and (len(options.target) != len(data) or isinstance(options.target, str)):
-            raise DataError(f"target has {len(options.target)} labels for {len(data)} items; expected an array of one for each item.")
+            raise DataError(f"target has {len(options.target)} labels for {len(data)} examples; expected an array of one for each example.")
         tasks = targets_by_task(options.target, options, count=len(data))
         data = with_tasks(data, tasks, skip_bad=options.skip_bad)
     elif options.task is not None:

@@ -28,7 +28,9 @@ def stratified_split(strata: np.ndarray, share: float, *, seed: int) -> np.ndarr
         members = np.flatnonzero(strata == stratum)
         chosen[generator.permutation(members)[:quota]] = True
     if not chosen.any():
-        raise DataError(f"{len(strata)} items cannot be split: every class has one item; expected a class with two or more. Add items.")
+        raise DataError(
+            f"{len(strata)} examples cannot be split: every class has one example; expected a class with two or more. Add examples."
+        )
     return chosen
 
 
@@ -101,7 +103,8 @@ class _Search:
         options = [group for group in range(len(self.table)) if self.allowed(self.table[group])]
         if not options:
             raise DataError(
-                f"{len(self.table)} groups cannot be split: each of them holds all items of some class (or all items); expected every "
+                f"{len(self.table)} groups cannot be split: each of them holds all examples of some class (or all examples); "
+                f"expected every "
                 "class in two groups or more. Give finer groups, or none."
             )
         chosen = np.zeros(len(self.table), dtype=bool)

@@ -55,18 +55,20 @@ class Targets:
         if self.task not in TASKS:
             raise DataError(f"No task of data is called {self.task!r}{near_names(str(self.task), TASKS)}")
         if len(self) != count:
-            raise DataError(f"The data have {count} items and {len(self)} targets; expected one for each item.")
+            raise DataError(f"The data have {count} examples and {len(self)} targets; expected one for each example.")
         if self.task == "classification":
             self._check_range(MISSING if missing else 0)
             return
         if self.task == "multi-label" and self.values.shape != (count, len(self.classes)):
             expected = (count, len(self.classes))
-            raise DataError(f"Multi-label targets have the shape {self.values.shape}; expected {expected} (items, classes).")
+            raise DataError(f"Multi-label targets have the shape {self.values.shape}; expected {expected} (examples, classes).")
         absent = np.isnan(self.values).reshape(count, int(np.prod(self.values.shape[1:], dtype=int)))
         wrong = np.flatnonzero(absent.any(axis=1) & ~(absent.all(axis=1) & missing))
         if wrong.size:
             whole = "; a missing target is a whole row of NaN" if missing else ""
-            raise DataError(f"Targets are missing (NaN) in rows {listed(wrong)}; expected one for each item{whole}. Fill or remove them.")
+            raise DataError(
+                f"Targets are missing (NaN) in rows {listed(wrong)}; expected one for each example{whole}. Fill or remove them."
+            )
 
     def _check_range(self, least: int) -> None:
         count = len(self.classes)
@@ -150,14 +152,14 @@ class Targets:
         present = [name for name, count in zip(self.classes, counts, strict=True) if count]
         if len(present) < 2 and self.task == "classification":
             found = listed(map(repr, present)) or "none"
-            raise DataError(f"{about}The data have only one class: {found}; expected items of two classes or more.")
+            raise DataError(f"{about}The data have only one class: {found}; expected examples of two classes or more.")
         if not present:
-            raise DataError(f"{about}No item has any of the {len(self.classes)} labels; expected rows with a 1 in them.")
+            raise DataError(f"{about}No example has any of the {len(self.classes)} labels; expected rows with a 1 in them.")
         single = listed(repr(name) for name, count in zip(self.classes, counts, strict=True) if count == 1)
         if single and not judged_apart:
             raise DataError(
-                f"{about}Classes with one item cannot be split: {single}; expected two or more, one to learn from and one that judges. "
-                "Add items, remove the class, or give other items that judge with test=."
+                f"{about}Classes with one example cannot be split: {single}; expected two or more, one to learn from and one that judges. "
+                "Add examples, remove the class, or give other examples that judge with test=."
             )
 
 
@@ -195,7 +197,7 @@ def _as_classes(targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:
     if targets.task == "multi-label":
         counts = targets.values[known].sum(axis=1)
         if (counts != 1).any():
-            raise wrong_task("classification", f"{int((counts != 1).sum())} items have no label, or several")
+            raise wrong_task("classification", f"{int((counts != 1).sum())} examples have no label, or several")
         values[known] = targets.values[known].argmax(axis=1)
         return values, targets.classes
     numbers = targets.values[known]

@@ -74,7 +74,7 @@ class ServedNetwork:
         `condition`: of all items, a name that the file knows or "mean"; None: that of each item, else the mean code.
         """
         if unknown:
-            raise NetworkError("unknown=True: an ONNX file holds no rule for unknown items. Give the saved folder instead of the file.")
+            raise NetworkError("unknown=True: an ONNX file holds no rule for unknown examples. Give the saved folder instead of the file.")
         if condition is not None and self.coding is None:
             raise NetworkError(f"Received condition={condition!r}; this file knows no conditions. Leave it out.")
         row = None if condition is None or self.coding is None else self.coding.row(condition)
@@ -102,7 +102,7 @@ class ServedNetwork:
             free = [name for name in inputs if name not in named]
             left = [name for name in named if name not in inputs]
             if len(free) != len(left) or len(free) > 1:
-                raise DataError(f"The file takes the inputs {', '.join(inputs)}; the items give {', '.join(named) or 'none'}.")
+                raise DataError(f"The file takes the inputs {', '.join(inputs)}; the examples give {', '.join(named) or 'none'}.")
             named |= {name: named.pop(own) for name, own in zip(free, left, strict=True)}
             yield {name: np.ascontiguousarray(values, inputs[name]) for name, values in named.items()}
 

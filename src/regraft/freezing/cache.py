@@ -148,7 +148,7 @@ class ActivationCache:
                 raise self._unwritten(problem) from problem
 
     def finish(self, rows: range) -> None:
-        """Mark a chunk, the range `rows`, as done: who opens the cache takes it if the checksum holds, whatever a crash kept from the disk."""
+        """Mark a chunk, the range `rows`, as done. Its checksum decides whether it is used when the cache is opened after a crash."""
         chunk = rows.start // CHUNK
         self.done[chunk] = self._checksum(chunk)
         if self.marks is not None and self.marks.handle is not None:

@@ -131,14 +131,14 @@ def _batch_slot(module: str, call: int, *, leaf: int, small: Any, large: Any) ->
     if not isinstance(small, Tensor) or not isinstance(large, Tensor):
         return None
     if small.ndim != large.ndim:
-        raise _Refused(f"the output of '{module}' has {small.ndim} axes for two items and {large.ndim} for three")
+        raise _Refused(f"the output of '{module}' has {small.ndim} axes for two examples and {large.ndim} for three")
     axes = [axis for axis, (two, three) in enumerate(zip(small.shape, large.shape, strict=True)) if two != three]
     if not axes:
         return None
     axis = axes[0]
     factor, rest = divmod(small.shape[axis], 2)
     if len(axes) > 1 or rest or large.shape[axis] != 3 * factor:
-        raise _Refused(f"the output of '{module}' has shape {tuple(small.shape)} for two items and {tuple(large.shape)} for three")
+        raise _Refused(f"the output of '{module}' has shape {tuple(small.shape)} for two examples and {tuple(large.shape)} for three")
     return _Slot(module, call, leaf, axis, factor)
 
 
@@ -147,11 +147,11 @@ def _calls(network: Network, names: Sequence[str], *, two: Inputs, three: Inputs
     calls: dict[str, list[_Call]] = {}
     for name in names:
         if len(small[name]) != len(large[name]):
-            raise _Refused(f"'{name}' is called {len(small[name])} times for two items and {len(large[name])} times for three")
+            raise _Refused(f"'{name}' is called {len(small[name])} times for two examples and {len(large[name])} times for three")
         calls[name] = []
         for number, ((leaves, spec), (others, _)) in enumerate(zip(small[name], large[name], strict=True)):
             if len(leaves) != len(others):
-                raise _Refused(f"'{name}' gives {len(leaves)} outputs for two items and {len(others)} for three")
+                raise _Refused(f"'{name}' gives {len(leaves)} outputs for two examples and {len(others)} for three")
             slots = [
                 _batch_slot(name, number, leaf=index, small=leaf, large=other)
                 for index, (leaf, other) in enumerate(zip(leaves, others, strict=True))

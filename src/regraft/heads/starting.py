@@ -37,7 +37,7 @@ class Start:
         if self.how not in STARTS:
             raise SettingError(f"start={self.how!r} is not known{near_names(str(self.how), STARTS)}")
         if self.how in ("imprint", "probe") and self.data is None:
-            raise SettingError(f"start={self.how!r} computes new rows from items of the new classes; give them with data=.")
+            raise SettingError(f"start={self.how!r} computes new rows from examples of the new classes; give them with data=.")
 
 
 def as_data(given: Any) -> Dataset:
@@ -99,11 +99,15 @@ def _from_data(net: Network, head: Head, *, new: np.ndarray, kept: Rows, start: 
     features, targets = net.features(data), data.targets
     if data.task != "classification":
         if start.how == "imprint":
-            raise SettingError(f"start='imprint' averages the items of each class; the data are of the kind {data.task!r}. Choose 'probe'.")
+            raise SettingError(
+                f"start='imprint' averages the examples of each class; the data are of the kind {data.task!r}. Choose 'probe'."
+            )
         return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new, kind=data.task)
     lacking = [(head.classes or ())[index] for index in new if index not in targets]
     if lacking:
-        raise DataError(f"The data show no item of {', '.join(map(repr, lacking[:5]))}; start={start.how!r} needs one of every new class.")
+        raise DataError(
+            f"The data show no example of {', '.join(map(repr, lacking[:5]))}; start={start.how!r} needs one of every new class."
+        )
     if start.how == "probe":
         return probed_rows(features, targets, count=len(head.weight), kept=kept, wanted=new)
     inside = np.isin(targets, new)

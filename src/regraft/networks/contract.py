@@ -185,7 +185,7 @@ class Network(Editable):
         row = self.coding.row(condition) if self.coding is not None and condition is not None else None
         if unknown and self.unknown is None:
             raise NetworkError(
-                "unknown=True: this network has no rule for items of no known class. regraft.adapt learns one from three classes on; "
+                "unknown=True: this network has no rule for examples of no known class. regraft.adapt learns one from three classes on; "
                 "where it did not, its report says why. A head that was changed afterwards, as regraft.extend does, has none: adapt it "
                 f"again. Its heads: {', '.join(map(repr, self.heads)) or 'none'}."
             )
@@ -204,8 +204,9 @@ class Network(Editable):
         wrong = int(np.isnan(raw).any(1).sum())
         if wrong:
             warnings.warn(
-                f"The scores of {wrong} of {len(raw)} items are no numbers, so that their labels mean nothing. Look for NaN or infinity in "
-                "these items, or in the weights of the network.",
+                f"The scores of {wrong} of {len(raw)} examples are no numbers, so that their labels mean nothing. Look for NaN "
+                f"or infinity in "
+                "these examples, or in the weights of the network.",
                 stacklevel=2,
             )
         parts = np.split(raw, widths[:-1], axis=1)

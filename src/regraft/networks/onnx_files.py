@@ -93,7 +93,8 @@ def _model(network: Record, twin: Record) -> Any:
                 raise
     if any(free) and not any(lengths):
         warnings.warn(
-            f"The ONNX file takes items of the shape {_shapes(sample)} only: the exporter fixed their length. Longer and shorter ones have "
+            f"The ONNX file takes examples of the shape {_shapes(sample)} only: the exporter fixed their length. Longer and "
+            f"shorter ones have "
             "to be cut or padded to it.",
             stacklevel=4,
         )

@@ -103,17 +103,19 @@ def of_batch(function: Callable[[Inputs], T], network: _Predictor, *, batch: Inp
             given, known = _shapes(batch), _shapes(network.sample)
             if isinstance(error, IndexError) and isinstance(batch, torch.Tensor) and not batch.is_floating_point():
                 raise NetworkError(
-                    f"The network cannot run on items of the numbers {int(batch.min())} to {int(batch.max())}: it has no row for some of "
+                    f"The network cannot run on examples of the numbers {int(batch.min())} to {int(batch.max())}: it has no "
+                    f"row for some of "
                     f"them. Expected numbers of tokens or categories that it knows. ({reason_of(error)})"
                 ) from error
             if given == known:
                 raise
             raise NetworkError(
-                f"The network cannot run on items of the shape and type {given}; it was opened with {known}. Give items of that shape, or "
+                f"The network cannot run on examples of the shape and type {given}; it was opened with {known}. Give examples "
+                f"of that shape, or "
                 f"a preprocessing= that makes them. ({reason_of(error)})"
             ) from error
         raise NetworkError(
-            f"The network takes the inputs {', '.join(map(repr, names))}, and the items do not give {' and '.join(map(repr, missing))}. "
+            f"The network takes the inputs {', '.join(map(repr, names))}, and the examples do not give {' and '.join(map(repr, missing))}. "
             f"Where {missing[0]!r} is the code of a condition, regraft.adapt_condition(net, data, input={missing[0]!r}) learns it; where "
             f"it is at hand, net.scores takes tensors by name. (Without it: {str(error).partition(chr(10))[0]})"
         ) from error

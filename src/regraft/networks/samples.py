@@ -130,10 +130,10 @@ def first_working_sample(run: Callable[[Tensor], Any], module: Module, *, shape:
             return option
         except _RUNNING as error:
             problem = error
-    received = f"items of shape {tuple(shape)}" if shape is not None else "no shape of its items"
+    received = f"examples of shape {tuple(shape)}" if shape is not None else "no shape of its examples"
     raise NetworkError(
         f"{type(module).__name__} cannot be run on a sample: received {received}. "
-        f"Give the shape of one item without the batch, such as inputs=(3, 224, 224). Last problem: {problem}"
+        f"Give the shape of one example without the batch, such as inputs=(3, 224, 224). Last problem: {problem}"
     )
 
 

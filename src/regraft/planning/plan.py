@@ -452,7 +452,7 @@ def _about_method(plan: Plan) -> Iterator[str]:
 
 def _about_values(plan: Plan) -> Iterator[str]:
     if not is_whole(plan.views) or plan.views < 1:
-        yield f"views={plan.views!r}: expected a whole number, 1 or more; the plain item counts as one."
+        yield f"views={plan.views!r}: expected a whole number, 1 or more; the plain example counts as one."
     elif plan.augment == "none" and plan.views > 1:
         yield f"views={plan.views} with augment='none' are {plan.views} times the same. Leave one of them out."
     if not callable(plan.augment) and plan.augment not in AUGMENTS and not str(plan.augment).startswith(CALLABLE):

@@ -270,7 +270,7 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
         return replace(own, inner=_suited(net, own.inner, data=data, shape=shape, columns=columns))
     if data.columns is not None and not columns:
         raise DataError(
-            f"The data have the columns {', '.join(map(repr, data.column_names))} beside the items, which this network does not take. "
+            f"The data have the columns {', '.join(map(repr, data.column_names))} beside the examples, which this network does not take. "
             f"Use regraft.join(net, {list(data.column_names)}) first, or read the data without columns=."
         )
     if data.part_names:
@@ -289,11 +289,11 @@ def _suited(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[int
 
 
 def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPreprocessing:
-    """Return the preprocessing of items of several parts: that of a part by name, or by its kind, else one inferred from the input's shape."""
+    """Return the preprocessing of examples of several parts: of each part by its name or kind, else inferred from the input's shape."""
     named = net.sample if isinstance(net.sample, dict) else {}
     if len(named) < 2 and set(named) != set(data.part_names):
         one = next(iter(named), "inputs")
-        raise DataError(f"The items have the parts {', '.join(map(repr, data.part_names))}; this network takes one input, {one!r}.")
+        raise DataError(f"The examples have the parts {', '.join(map(repr, data.part_names))}; this network takes one input, {one!r}.")
     known = own.by_name if isinstance(own, PartsPreprocessing) else {}
     made = {}
     for name in sorted(data.part_names, key=lambda part: list(named).index(part) if part in named else -1):
@@ -302,7 +302,7 @@ def _of_parts(net: Network, own: Preprocessing, *, data: Dataset) -> PartsPrepro
         if part.inferred or part.item_kind != kind:
             if name not in named:
                 inputs = ", ".join(map(repr, named))
-                raise DataError(f"The items have the part {name!r}; the network takes the inputs {inputs}{near_names(name, named)}")
+                raise DataError(f"The examples have the part {name!r}; the network takes the inputs {inputs}{near_names(name, named)}")
             shape, integers = tuple(named[name].shape[1:]), not named[name].is_floating_point()
             part = _inferred_array(net, shape, integers=integers) if kind == "array" else default_preprocessing(kind, shape, net.layout)
         if isinstance(part, TextPreprocessing) and name in named:
@@ -317,8 +317,9 @@ def _check_rows(own: ArrayPreprocessing, data: Dataset) -> None:
         replace(own, mean=None, std=None).batch(np.asarray(data[0])[None])
     except DataError as error:
         raise DataError(
-            f"An item has {len(data[0])} numbers; the network takes items of the shape {own.shape}. The data were read so: "
-            f"{'; '.join(data.notes)}. Name the columns that are no part of an item: numbers beside it with columns= (regraft.join makes a "
+            f"An example has {len(data[0])} numbers; the network takes examples of the shape {own.shape}. The data were read so: "
+            f"{'; '.join(data.notes)}. Name the columns that are no part of an example: numbers beside it with columns= "
+            f"(regraft.join makes a "
             "network read them), others with target=, group= or condition=; remove what is left over from the table."
         ) from error
 
@@ -331,7 +332,7 @@ def _for_items(net: Network, own: Preprocessing, *, data: Dataset, shape: tuple[
         if data.kind not in (own.item_kind, "array"):
             shown = "regraft.load(…, preprocessing={'kind': 'audio', 'as_': 'mel'}) shows it a log-mel spectrogram of each recording"
             remedy = shown if (data.kind, own.item_kind) == ("audio", "image") else f"Read them with kind={own.item_kind!r}"
-            raise DataError(f"The network takes items of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. {remedy}.")
+            raise DataError(f"The network takes examples of the kind {own.item_kind!r}; received data of the kind {data.kind!r}. {remedy}.")
         return _shortened(own, data)
     if data.kind == "audio" and net.input_guessed and len(shape) in (1, 2):
         return default_preprocessing("audio", _open_length(net, shape), net.layout)

@@ -99,7 +99,8 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
     other = [name for name in data.tasks if data.targets_of(name).task != "classification"]
     if plan.start == "imprint" and other:
         yield SettingError(
-            f"start='imprint' averages the items of each class; the task {other[0]!r} is {data.targets_of(other[0]).task}. Choose 'probe'."
+            f"start='imprint' averages the examples of each class; the task {other[0]!r} is {data.targets_of(other[0]).task}. "
+            f"Choose 'probe'."
         )
     unsuited = [name for name in data.tasks if data.targets_of(name).task not in PROBE_KINDS.get(plan.probe, KINDS)]
     if unsuited:
@@ -120,7 +121,7 @@ def task_problems(data: Dataset, plan: Plan, *, holdout: np.ndarray) -> Iterator
     yield from _loss_problems(data, plan)
     yield from _figure_problems(data, plan)
     if len(holdout) and not data.known[holdout].any():
-        yield DataError(f"None of the {len(holdout)} items that judge have a target of the task {data.name!r}. Raise holdout=.")
+        yield DataError(f"None of the {len(holdout)} examples that judge have a target of the task {data.name!r}. Raise holdout=.")
 
 
 def _loss_problems(data: Dataset, plan: Plan) -> Iterator[SettingError]:
@@ -251,7 +252,8 @@ def _check_shown(shown: Dataset, new: np.ndarray, *, start: str) -> None:
     lacking = [shown.classes[row] for row in new if len(counts) and not counts[row]]
     if lacking:
         raise DataError(
-            f"The items to learn from show no item of {', '.join(map(repr, lacking[:5]))}; start={start!r} needs one of every new class."
+            f"The examples to learn from show no example of {', '.join(map(repr, lacking[:5]))}; start={start!r} needs one of "
+            f"every new class."
         )
 
 

@@ -150,13 +150,13 @@ def checked_features(features: npt.ArrayLike, *, least: int = 1, what: str = "A 
     """
     table = np.asarray(features)
     if table.ndim != 2 or table.shape[1] == 0:
-        raise DataError(f"{what} takes features (N, d); received the shape {table.shape}. Pool or flatten them to one row an item.")
+        raise DataError(f"{what} takes features (N, d); received the shape {table.shape}. Pool or flatten them to one row an example.")
     table = table if table.dtype in (np.float32, np.float64) else table.astype(np.float64)
     row = next((row for row in _faulty_rows(table)), -1)
     if len(table) < least or row >= 0:
-        finite = "all finite" if row < 0 else f"not finite in item {row}"
+        finite = "all finite" if row < 0 else f"not finite in example {row}"
         raise DataError(
-            f"{what} needs {least} or more items with finite features; received {len(table)} items, {finite}. "
+            f"{what} needs {least} or more examples with finite features; received {len(table)} examples, {finite}. "
             "Features that are not finite come from a network that has diverged or from NaN in its input."
         )
     return table
@@ -182,7 +182,7 @@ def checked_targets(targets: npt.ArrayLike, *, count: int, classes: int) -> np.n
     rows = truth.astype(np.int64) if truth.dtype.kind in "iufb" else None
     if rows is None or truth.shape != (count,) or not np.array_equal(rows, truth) or not 0 <= rows.min() <= rows.max() < classes:
         seen = f"{truth.dtype} {truth.shape}, such as {truth.ravel()[:3].tolist()}"
-        raise DataError(f"Targets must be {count} whole numbers from 0 to {classes - 1}, one an item; received {seen}. Check `classes`.")
+        raise DataError(f"Targets must be {count} whole numbers from 0 to {classes - 1}, one an example; received {seen}. Check `classes`.")
     return rows
 
 
@@ -195,10 +195,10 @@ def checked_groups(groups: npt.ArrayLike | None, *, count: int) -> np.ndarray | 
         return None
     names = np.asarray(groups)
     if names.shape != (count,):
-        raise DataError(f"Expected the group of each of {count} items; received the shape {names.shape}.")
+        raise DataError(f"Expected the group of each of {count} examples; received the shape {names.shape}.")
     kinds, numbers = np.unique(names, return_inverse=True)
     if len(kinds) < 2:
-        raise DataError(f"All {count} items are of the group {names.tolist()[0]!r}; one can only be left out where there are 2 or more.")
+        raise DataError(f"All {count} examples are of the group {names.tolist()[0]!r}; one can only be left out where there are 2 or more.")
     return numbers.astype(np.int64)
 
 

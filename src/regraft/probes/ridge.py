@@ -111,7 +111,7 @@ def fit_ridge(
     if kind not in _KINDS:
         raise SettingError(f"kind={kind!r} is unknown{near_names(kind, _KINDS)}")
     if balanced and kind != "classification":
-        raise SettingError(f"balanced=True weighs the items of each class; it has no meaning for kind={kind!r}. Leave it out.")
+        raise SettingError(f"balanced=True weighs the examples of each class; it has no meaning for kind={kind!r}. Leave it out.")
     x = checked_features(features, least=3, what="Ridge regression")
     y, root = _wanted(targets, kind=kind, classes=classes, count=len(x), balanced=balanced)
     members = checked_groups(groups, count=len(x))
@@ -136,7 +136,7 @@ def _wanted(targets: npt.ArrayLike, *, kind: str, classes: int, count: int, bala
     y = np.asarray(targets, np.float64)
     if y.ndim == 0 or len(y) != count or not np.isfinite(y).all():
         finite = bool(np.isfinite(y).all())
-        raise DataError(f"Expected finite targets ({count}, C), one row an item; received the shape {y.shape}, finite: {finite}.")
+        raise DataError(f"Expected finite targets ({count}, C), one row an example; received the shape {y.shape}, finite: {finite}.")
     return y.reshape(count, -1), np.ones(count)
 
 

@@ -158,7 +158,9 @@ def statistics_of(features: npt.ArrayLike, targets: npt.ArrayLike, *, classes: S
         part = table[start : start + step].astype(np.float64)
         if not np.isfinite(part).all():
             row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
-            raise DataError(f"The features of item {row} are not finite: the network has diverged, or its input holds NaN. Check the data.")
+            raise DataError(
+                f"The features of example {row} are not finite: the network has diverged, or its input holds NaN. Check the data."
+            )
         here, new_counts, new_means = _centre_(part, rows[start : start + step])
         counts, means, correction = _merged(counts, means, rows=here, new_counts=new_counts, new_means=new_means)
         scatter += part.T @ part + correction
@@ -218,7 +220,7 @@ def fit_lda(
         raise SettingError(f"shrinkage={shrinkage} is out of its range; expected a number from 0 to 1, or None for the formula.")
     present = statistics.counts > 0
     if not present.any():
-        raise DataError(f"None of the {len(present)} classes has items; a discriminant needs at least one.")
+        raise DataError(f"None of the {len(present)} classes has examples; a discriminant needs at least one.")
     means, counts = statistics.means[present], statistics.counts[present]
     weight, offsets = np.zeros(means.shape), np.zeros(len(counts))
     within = _within_covariance(statistics, shrinkage=shrinkage, standardise=standardise)

@@ -54,8 +54,8 @@ def fit_svm(
     present = np.unique(rows)
     if len(present) < 2:
         raise DataError(
-            f"A support vector machine needs items of 2 or more classes; received {len(x)} of class {present[0]}. "
-            "Add items of another class."
+            f"A support vector machine needs examples of 2 or more classes; received {len(x)} of class {present[0]}. "
+            "Add examples of another class."
         )
     mean, scale = spread_out(x, standardise=standardise)
     table = ((x - mean) / scale).astype(x.dtype)

@@ -74,7 +74,7 @@ class UnknownChoice:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> UnknownChoice:
         """Return the choice that `to_dict` gave."""
-        checked(data, _Choice, what="The choice of a score of unknown items", error=DataError)
+        checked(data, _Choice, what="The choice of a score of unknown examples", error=DataError)
         return cls(**{field.name: data[field.name] for field in fields(cls)})
 
 
@@ -135,12 +135,12 @@ class UnknownJudge:
         choice, statistics = UnknownChoice.from_dict(data), ClassStatistics.from_arrays(arrays)
         reference = np.asarray(arrays["reference"]) if "reference" in arrays else None
         if choice.score in _OF_ITEMS and reference is None:
-            raise DataError(f"The score {choice.score!r} of unknown items needs the features of known items, which are missing.")
+            raise DataError(f"The score {choice.score!r} of unknown examples needs the features of known examples, which are missing.")
         if reference is not None and (reference.ndim != 2 or not len(reference) or reference.shape[1] != statistics.means.shape[1]):
             shape = f"{statistics.means.shape[1]} features"
-            raise DataError(f"The features of known items have the shape {reference.shape}; expected one or more rows of {shape}.")
+            raise DataError(f"The features of known examples have the shape {reference.shape}; expected one or more rows of {shape}.")
         if reference is not None and not (reference.dtype.kind == "f" and np.isfinite(reference).all()):
-            raise DataError(f"The features of known items are of type {reference.dtype}; expected finite floating-point numbers.")
+            raise DataError(f"The features of known examples are of type {reference.dtype}; expected finite floating-point numbers.")
         return cls(choice, statistics, every=int(data.get("every", 1)), reference=reference)
 
 
@@ -175,11 +175,11 @@ def unknown_scores(
     """
     unknown = next((name for name in names if name not in UNKNOWN_SCORES), None)
     if unknown is not None:
-        raise SettingError(f"No score of unknown items is called {unknown!r}{near_names(unknown, UNKNOWN_SCORES)}")
+        raise SettingError(f"No score of unknown examples is called {unknown!r}{near_names(unknown, UNKNOWN_SCORES)}")
     lacking = [name for name in names if name in _OF_ITEMS and reference is None]
     if lacking:
-        raise SettingError(f"The score {lacking[0]!r} needs `reference`, the features of known items; give it, or leave the score out.")
-    x = checked_features(features, what="A score of unknown items")
+        raise SettingError(f"The score {lacking[0]!r} needs `reference`, the features of known examples; give it, or leave the score out.")
+    x = checked_features(features, what="A score of unknown examples")
     if x.shape[1] != statistics.means.shape[1]:
         raise DataError(f"Features are {x.shape[1]} wide, the statistics {statistics.means.shape[1]}; both must be of one network.")
     found: dict[str, np.ndarray] = {}
@@ -265,12 +265,12 @@ def choose_unknown(
     """
     if not 0 < false_alarm < 1:
         raise SettingError(f"false_alarm={false_alarm} is out of its range; expected a share between 0 and 1, such as 0.05.")
-    x = checked_features(features, least=6, what="The choice of a score of unknown items")
+    x = checked_features(features, least=6, what="The choice of a score of unknown examples")
     given, names = np.asarray(targets), UNKNOWN_SCORES
     rows = checked_targets(given, count=len(x), classes=int(given.max(initial=0)) + 1 if given.dtype.kind in "iu" else 0)
     kinds, rows = np.unique(rows, return_inverse=True)
     if len(kinds) < 3:
-        raise DataError(f"Hiding classes in turn needs 3 or more of them; received {len(kinds)}. Give items that are unknown instead.")
+        raise DataError(f"Hiding classes in turn needs 3 or more of them; received {len(kinds)}. Give examples that are unknown instead.")
     folds = folds_of(x, rows, groups=checked_groups(groups, count=len(x)), count=_REPEATS)
     hidden_in = np.random.default_rng(seed).permutation(len(kinds)) % min(_REPEATS, len(kinds))
     repeats = [
@@ -304,8 +304,8 @@ def _hidden(
     known &= np.isin(rows, seen)  # a class of which no item was fitted on is not known
     if not known.any():
         raise DataError(
-            f"None of the {int((~away & unseen).sum())} items kept aside is of a class with other items to fit on; "
-            "give 2 or more items (groups) of each class."
+            f"None of the {int((~away & unseen).sum())} examples kept aside is of a class with other examples to fit on; "
+            "give 2 or more examples (groups) of each class."
         )
     statistics = statistics_of(x[fitted], here, classes=[str(kind) for kind in seen])
     asked = np.concatenate([x[known], x[away]])

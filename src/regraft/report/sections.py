@@ -182,7 +182,7 @@ def _account(account: Mapping[str, Any]) -> dict[str, Any]:
         rules[str(rule)] = rules.get(str(rule), 0) + 1
     rows = [(key, _HEADINGS[key], [_phrase(name) for name in account[key]]) for key in _HEADINGS if account.get(key)]
     found = (account.get("figures") or {}).items()
-    figures = [(str(name).replace("_", " ").replace(" items", " examples"), f"{value:.4g}") for name, value in found]
+    figures = [(str(name).replace("_", " ").replace(" examples", " examples"), f"{value:.4g}") for name, value in found]
     return {"rows": rows, "rules": list(rules.items()), "figures": figures, "notes": [str(note) for note in account.get("notes") or ()]}
 
 

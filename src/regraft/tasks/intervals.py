@@ -36,7 +36,7 @@ def bootstrap_interval(values: npt.ArrayLike) -> tuple[float, float]:
     """
     items = np.asarray(values)
     if items.ndim == 0 or len(items) == 0:
-        raise DataError(f"An interval needs at least one item; received an array of shape {items.shape}.")
+        raise DataError(f"An interval needs at least one example; received an array of shape {items.shape}.")
     generator = np.random.default_rng(0)
     draws = [float(np.mean(items[generator.integers(len(items), size=len(items))])) for _ in range(_RESAMPLES)]
     low, high = np.quantile(draws, [(1.0 - 0.95) / 2.0, 1.0 - (1.0 - 0.95) / 2.0])
@@ -54,7 +54,7 @@ def paired_difference(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> dic
     """
     a, b = np.asarray(correct_a, dtype=bool).ravel(), np.asarray(correct_b, dtype=bool).ravel()
     if len(a) != len(b) or len(a) == 0:
-        raise DataError(f"Expected the same items judged twice, at least one; received {len(a)} and {len(b)}.")
+        raise DataError(f"Expected the same examples judged twice, at least one; received {len(a)} and {len(b)}.")
     both, only_a, only_b = int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum())
     low, high = _newcombe(both, only_a, only_b=only_b, neither=len(a) - both - only_a - only_b)
     return {

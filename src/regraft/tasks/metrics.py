@@ -161,14 +161,14 @@ def judge(
         raise SettingError(f"thresholds are for multi-label scores; received them with kind={kind!r}: leave them out.")
     raw = np.asarray(scores, dtype=np.float64)
     if raw.ndim != 2 or 0 in raw.shape:
-        raise DataError(f"Scores must have shape (N, C) with at least one item; received {raw.shape}.")
+        raise DataError(f"Scores must have shape (N, C) with at least one example; received {raw.shape}.")
     names = [str(name) for name in classes] if classes is not None else [str(column) for column in range(raw.shape[1])]
     if len(names) != raw.shape[1]:
         raise DataError(f"Scores have {raw.shape[1]} columns and there are {len(names)} class names; expected as many.")
     broken = int((~np.isfinite(raw)).any(axis=1).sum())
     if broken:
         raise DataError(
-            f"The scores of {broken} of {len(raw)} items are not finite: the network has diverged, or its input holds NaN. "
+            f"The scores of {broken} of {len(raw)} examples are not finite: the network has diverged, or its input holds NaN. "
             "Lower learning_rate, set clip_norm, or check the data."
         )
     settings = {} if thresholds is None else {"thresholds": _checked_thresholds(thresholds, labels=len(names))}
@@ -287,7 +287,7 @@ def _checked_thresholds(thresholds: npt.ArrayLike, *, labels: int) -> np.ndarray
 
 def _checked_targets(targets: np.ndarray, items: int, *, classes: int) -> np.ndarray:
     if targets.shape != (items,):
-        raise DataError(f"Expected {items} targets, one integer for each item; received shape {targets.shape}.")
+        raise DataError(f"Expected {items} targets, one integer for each example; received shape {targets.shape}.")
     whole = targets.astype(np.int64)
     if not np.array_equal(whole, targets) or whole.min() < 0 or whole.max() >= classes:
         span = f"{targets.min()} … {targets.max()} ({targets.dtype})"
@@ -300,7 +300,7 @@ def _checked_table(targets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         raise DataError(f"Expected targets of the shape of the scores, {shape}; received {targets.shape}.")
     table = targets.astype(np.float64)
     if not np.isfinite(table).all():
-        raise DataError(f"{int((~np.isfinite(table)).sum())} targets are not finite; leave those items out.")
+        raise DataError(f"{int((~np.isfinite(table)).sum())} targets are not finite; leave those examples out.")
     return table
 
 
@@ -325,7 +325,7 @@ def fit_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> np.ndarray:
         raise DataError(f"Scores and targets must both have the shape (N, C); received {raw.shape} and {truth.shape}.")
     if not np.isfinite(raw).all():
         raise DataError(
-            f"{int((~np.isfinite(raw)).any(axis=1).sum())} of {len(raw)} items have scores that are not finite; leave them out."
+            f"{int((~np.isfinite(raw)).any(axis=1).sum())} of {len(raw)} examples have scores that are not finite; leave them out."
         )
     known = ~np.isnan(truth)
     if not np.isin(truth[known], (0, 1)).all():

@@ -70,7 +70,7 @@ class ArrayPreprocessing(Preprocessing):
     def fit(self, data: Dataset) -> ArrayPreprocessing:
         """Check the first item's shape and measure the spread of up to 2,000 items."""
         if not isinstance(data[0], np.ndarray | np.generic | int | float):
-            kind = f"{data.kind} items" if data.kind != self.kind else f"of the type {type(data[0]).__name__}"
+            kind = f"{data.kind} examples" if data.kind != self.kind else f"of the type {type(data[0]).__name__}"
             raise DataError(
                 f"The network takes arrays and the data are {kind}, such as {data.name_of(0)}; expected numbers (X, y). For files and "
                 f"texts give regraft.load the network's preprocessing=, such as {self._of_pictures()}."
@@ -133,7 +133,7 @@ class ArrayPreprocessing(Preprocessing):
     def _as_numbers(self, arrays: np.ndarray) -> np.ndarray:
         """Return arrays in the type that the network takes, where nothing is lost by that but digits."""
         if arrays.dtype.kind not in "biuf":
-            raise DataError(f"Items of the type {arrays.dtype} and the shape {arrays.shape[1:]} were received; expected numbers.")
+            raise DataError(f"Examples of the type {arrays.dtype} and the shape {arrays.shape[1:]} were received; expected numbers.")
         if self.integers and arrays.dtype.kind == "f" and (arrays != np.round(arrays)).any():
             odd = float(arrays[arrays != np.round(arrays)].flat[0])
             raise DataError(f"The network takes whole numbers, of tokens or categories; received {odd:g} ({arrays.dtype}). Give integers.")
@@ -148,7 +148,7 @@ class ArrayPreprocessing(Preprocessing):
             return tuple(1 if side == 1 else next(open_sides) for side in self.shape)
         picture = len(self.shape) == 3 and len(received) in (2, 3)
         hint = " For pictures to be resized to it, read the data with kind='image'." if picture else ""
-        raise DataError(f"An item has the shape {received}; expected {self.shape}, as the network takes it. Reshape X.{hint}")
+        raise DataError(f"An example has the shape {received}; expected {self.shape}, as the network takes it. Reshape X.{hint}")
 
     def _noise(self, array: np.ndarray) -> np.ndarray | float:
         if self.integers or self.spread is None:
@@ -162,7 +162,9 @@ class ArrayPreprocessing(Preprocessing):
             return constant
         if constant.size == int(np.prod(shape)):
             return constant.reshape(shape)
-        raise DataError(f"mean, std or spread has {constant.size} numbers for items of the shape {shape}; expected 1, {shape[-1:]} or all.")
+        raise DataError(
+            f"mean, std or spread has {constant.size} numbers for examples of the shape {shape}; expected 1, {shape[-1:]} or all."
+        )
 
 
 def _range_of(shown: np.ndarray) -> Range | None:

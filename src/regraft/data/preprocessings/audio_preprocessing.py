@@ -110,7 +110,8 @@ class AudioPreprocessing(Preprocessing):
             expected = "(1, bands, frames), (bands, frames, 1) or (bands, frames)"
             shown = "preprocessing={'kind': 'audio', 'as_': 'mel'}"
             raise DataError(
-                f"The network takes items of the shape {shape}; expected {expected} for audio. {shown} at regraft.load shows a network of "
+                f"The network takes examples of the shape {shape}; expected {expected} for audio. {shown} at regraft.load "
+                f"shows a network of "
                 "pictures a log-mel spectrogram of each recording; else give it a preprocessing= that makes what it takes."
             )
         bands, frames = sides
@@ -137,7 +138,7 @@ class AudioPreprocessing(Preprocessing):
         """Return it for a network that takes pictures of a shape, (channels, height, width) or (height, width, channels)."""
         sides = shape if layout == "channels_last" else (*shape[1:], *shape[:1])
         if len(sides) != 3 or (sides[2] or 3) > 4:
-            raise DataError(f"as_='mel' makes a picture of each recording; the network takes items of the shape {shape}. Leave as_ out.")
+            raise DataError(f"as_='mel' makes a picture of each recording; the network takes examples of the shape {shape}. Leave as_ out.")
         height, width, channels = (side or default for side, default in zip(sides, (224, 224, 3), strict=True))
         hop = max(1, round((self.seconds or SECONDS) * self.sample_rate / max(width - 1, 1)))
         picture = (height, width, channels)
@@ -146,7 +147,7 @@ class AudioPreprocessing(Preprocessing):
     def fit(self, data: Dataset) -> AudioPreprocessing:
         """Fix the length of the items where it is open."""
         if data.kind in ("image", "text"):
-            raise DataError(f"The network takes audio and the data are {data.kind} items; expected audio files or waveforms.")
+            raise DataError(f"The network takes audio and the data are {data.kind} examples; expected audio files or waveforms.")
         if self.seconds is not None:
             return self
         lengths = self._lengths(data.recordings().items)

@@ -65,10 +65,10 @@ def by_function(function: Callable[[Tensor], Any], items: Tensor, *, view: int, 
                 result = torch.as_tensor(function(item.clone())).to(torch.float32)
             except Exception as error:
                 kind, name = type(error).__name__, plain_name(function)
-                raise SettingError(f"augment={name!r} failed on an item of the shape {tuple(item.shape)}: {kind}: {error}") from error
+                raise SettingError(f"augment={name!r} failed on an example of the shape {tuple(item.shape)}: {kind}: {error}") from error
         if result.shape != item.shape or not bool(torch.isfinite(result).all()):
             words = f"the shape {tuple(result.shape)}" if result.shape != item.shape else "numbers that are not finite"
-            raise SettingError(f"augment={plain_name(function)!r} returned {words} for an item of the shape {tuple(item.shape)}.")
+            raise SettingError(f"augment={plain_name(function)!r} returned {words} for an example of the shape {tuple(item.shape)}.")
         made.append(result)
     return torch.stack(made)
 

@@ -53,7 +53,8 @@ class ColumnsPreprocessing(Preprocessing):
     def for_shape(cls, input_shape: tuple[int | None, ...], layout: str = "channels_first") -> Self:
         """Refuse: a shape does not say which columns stand beside the items."""
         raise DataError(
-            f"The input shape {input_shape} does not say which columns stand beside the items; expected ColumnsPreprocessing(inner, names)."
+            f"The input shape {input_shape} does not say which columns stand beside the examples; expected "
+            f"ColumnsPreprocessing(inner, names)."
         )
 
     @property
@@ -96,7 +97,7 @@ class ColumnsPreprocessing(Preprocessing):
 
     def batch(self, items: Sequence[Any] | np.ndarray, view: int = 0, *, seeds: Sequence[int] | None = None) -> Inputs:
         """Refuse: raw items have no columns beside them; `batch_of` takes them from a data set."""
-        raise DataError(f"{len(items)} raw items were received. {self._wanted()}")
+        raise DataError(f"{len(items)} raw examples were received. {self._wanted()}")
 
     def batch_of(
         self, data: Dataset, indices: Sequence[int] | np.ndarray, *, view: int = 0, seeds: Sequence[int] | None = None
@@ -135,13 +136,13 @@ class ColumnsPreprocessing(Preprocessing):
         if is_frame(items) or table:
             return read_unlabelled(items, self.item_kind, columns=self.names)
         if not isinstance(items, Dataset):
-            raise DataError(f"Items without columns were received ({type(items).__name__}). {self._wanted()}")
+            raise DataError(f"Examples without columns were received ({type(items).__name__}). {self._wanted()}")
         self._order(items)
         return items
 
     def describe(self) -> str:
         """Return one line for people."""
-        return f"{self.inner.describe()}; beside each item {len(self.names)} columns: {', '.join(self.names)}"
+        return f"{self.inner.describe()}; beside each example {len(self.names)} columns: {', '.join(self.names)}"
 
     def _rows(self, data: Dataset) -> np.ndarray:
         order = self._order(data)
@@ -150,7 +151,7 @@ class ColumnsPreprocessing(Preprocessing):
     def _order(self, data: Dataset) -> list[int]:
         """Return where the data have each of the columns."""
         if data.columns is None:
-            raise DataError(f"The {len(data)} items have no columns beside them. {self._wanted()}")
+            raise DataError(f"The {len(data)} examples have no columns beside them. {self._wanted()}")
         missing = [name for name in self.names if name not in data.column_names]
         if missing:
             found = ", ".join(map(repr, missing))
@@ -159,4 +160,6 @@ class ColumnsPreprocessing(Preprocessing):
 
     def _wanted(self) -> str:
         names = ", ".join(map(repr, self.names))
-        return f"This network takes columns {names} beside each item; give a Dataset read with columns=[{names}], or a table that has them."
+        return (
+            f"This network takes columns {names} beside each example; give a Dataset read with columns=[{names}], or a table that has them."
+        )

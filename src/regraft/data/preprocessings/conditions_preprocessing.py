@@ -133,7 +133,7 @@ class ConditionsPreprocessing(Preprocessing):
             hint = f"{near} Known: {known}." if near.endswith("?") else f". Known: {known}."
             raise DataError(
                 f"The network knows no condition {listed(map(repr, unknown))}{hint} Learn their codes with regraft.adapt_condition, or "
-                "take the mean code: predict(items, condition='mean')."
+                "take the mean code: predict(examples, condition='mean')."
             )
         return np.array([places.get(name, 0) for name in given], np.int64)
 

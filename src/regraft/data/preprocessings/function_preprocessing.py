@@ -83,7 +83,7 @@ class FunctionPreprocessing(Preprocessing):
         sides = made.shape[1:3] if self.layout == "channels_last" else made.shape[2:]
         if made.ndim != 4 or tuple(sides) != (self.height, self.width):
             raise DataError(
-                f"preprocessing={self.name!r} makes items of the shape {tuple(made.shape[1:])}; the network takes pictures of "
+                f"preprocessing={self.name!r} makes examples of the shape {tuple(made.shape[1:])}; the network takes pictures of "
                 f"{self.height}x{self.width}, {self.layout}. Give a function that ends in that shape."
             )
         if not view:
@@ -123,7 +123,7 @@ def preprocessing_of_function(function: Callable[..., Any], shape: Sequence[int 
     channels = shape[0 if layout == "channels_first" else -1] if len(shape) == 3 else None
     name = plain_name(function).partition(" ")[2]
     if len(shape) != 3 or channels not in (None, 1, 3):
-        raise SettingError(f"preprocessing={name!r} is a function of pictures; the network takes items of the shape {tuple(shape)}.")
+        raise SettingError(f"preprocessing={name!r} is a function of pictures; the network takes examples of the shape {tuple(shape)}.")
     height, width = (int(side or 224) for side in sides)
     plain = _scaling(function, height, width=width) if layout == "channels_last" else None
     if plain is not None:

@@ -99,7 +99,7 @@ class ImagePreprocessing(Preprocessing):
         """Return pixels in 0..1 for a network that takes (C, H, W) or (H, W, C); 224 where a side is open, 3 channels likewise."""
         shape = input_shape or (None, None, None)
         if len(shape) != 3:
-            raise DataError(f"The network takes items of the shape {shape}; expected three axes for images. Give preprocessing=.")
+            raise DataError(f"The network takes examples of the shape {shape}; expected three axes for images. Give preprocessing=.")
         channels, height, width = shape if layout == "channels_first" else (shape[2], shape[0], shape[1])
         return cls(height=height or DEFAULT_SIZE, width=width or DEFAULT_SIZE, channels=channels or 3, layout=layout)
 

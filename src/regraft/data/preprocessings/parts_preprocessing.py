@@ -88,7 +88,7 @@ class PartsPreprocessing(Preprocessing):
         if unknown:
             near = near_names(unknown[0], self.names)
             raise DataError(
-                f"The items have the part {unknown[0]!r}; the network takes the inputs {', '.join(map(repr, self.names))}{near}"
+                f"The examples have the part {unknown[0]!r}; the network takes the inputs {', '.join(map(repr, self.names))}{near}"
             )
         yield from ((name, data.part(name)) for name in self.names if name in data.part_names)
 
@@ -142,14 +142,16 @@ class PartsPreprocessing(Preprocessing):
         if isinstance(items, list | tuple) and items and all(isinstance(one, Mapping) for one in items):
             odd = next((row for row, one in enumerate(items) if set(one) != set(items[0])), None)
             if odd is not None:
-                raise DataError(f"Item 0 has the parts {list(items[0])}, and item {odd} has {list(items[odd])}; expected the same in each.")
+                raise DataError(
+                    f"Example 0 has the parts {list(items[0])}, and example {odd} has {list(items[odd])}; expected the same in each."
+                )
             items = {name: [one[name] for one in items] for name in items[0]}
         if not isinstance(items, Mapping):
             return as_dataset(items, self.parts[0].item_kind)
         found = {str(name): as_dataset(values, self._kind(str(name))) for name, values in items.items()}
         counts = {name: len(part) for name, part in found.items()}
         if len(set(counts.values())) != 1:
-            raise DataError(f"The inputs differ in length: {counts}; expected one item of each for every example.")
+            raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
         return _unlabelled(Parts({name: part.items for name, part in found.items()}, {name: part.kind for name, part in found.items()}))
 
     def _columns(self) -> dict[str, Sequence[str]]:

@@ -82,7 +82,7 @@ class Preprocessing(abc.ABC):
         if augment == "light":
             return self
         raise SettingError(
-            f"augment={plain_name(augment)!r} is for pictures; the network takes items of the kind {self.item_kind!r}. Leave it out, or "
+            f"augment={plain_name(augment)!r} is for pictures; the network takes examples of the kind {self.item_kind!r}. Leave it out, or "
             "read pictures with kind='image'."
         )
 
@@ -248,7 +248,7 @@ def collate(items: Sequence[Item]) -> Inputs:
     `items`: n arrays of one shape, or n dicts of arrays with the same names; result: Tensor (n, ...), or a dict of tensors.
     """
     if not items:
-        raise DataError("A batch of 0 items was asked for; expected one item or more.")
+        raise DataError("A batch of 0 examples was asked for; expected one example or more.")
     first = items[0]
     if isinstance(first, dict):
         rows = [item for item in items if isinstance(item, dict)]
@@ -259,7 +259,7 @@ def collate(items: Sequence[Item]) -> Inputs:
 def _stacked(arrays: list[np.ndarray]) -> torch.Tensor:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) > 1:
-        raise DataError(f"The items of a batch have {len(shapes)} shapes, such as {shapes[:3]}; expected one.")
+        raise DataError(f"The examples of a batch have {len(shapes)} shapes, such as {shapes[:3]}; expected one.")
     return torch.from_numpy(np.stack(arrays))
 
 
@@ -276,7 +276,7 @@ def as_dataset(items: Any, kind: str) -> Dataset:
         return read_files(map(Path, named), kind)
     rows = _unlabelled(items, kind)
     if not len(rows):
-        raise DataError(f"No items were received ({type(items).__name__} of length 0); expected one or more.")
+        raise DataError(f"No examples were received ({type(items).__name__} of length 0); expected one or more.")
     return Dataset(rows, np.zeros(len(rows), dtype=np.float32), (), kind, "regression", names=_names(rows))
 
 
@@ -295,14 +295,16 @@ def _unlabelled(items: Any, kind: str) -> Sequence[Any] | np.ndarray:
     if type(items).__module__.split(".")[0] == "PIL":
         return [items]
     if not isinstance(items, Iterable) and not are_examples(items):
-        raise DataError(f"Items of the type {type(items).__name__} were received; expected files, texts or arrays, one or a list of them.")
+        raise DataError(
+            f"Examples of the type {type(items).__name__} were received; expected files, texts or arrays, one or a list of them."
+        )
     values = list(unlabelled(items)) if are_examples(items) else list(items)
     absent = [at for at, value in enumerate(values) if value is None]
     if absent:
-        raise DataError(f"Items {listed(absent)} of {len(values)} are None; expected files, texts or arrays. Leave them out.")
+        raise DataError(f"Examples {listed(absent)} of {len(values)} are None; expected files, texts or arrays. Leave them out.")
     odd = next((value for value in values if of_files and isinstance(value, bytes | int | float | Mapping)), None)
     if odd is not None:
-        raise DataError(f"An item is of the type {type(odd).__name__}; expected files or arrays ({kind}).")
+        raise DataError(f"An example is of the type {type(odd).__name__}; expected files or arrays ({kind}).")
     if of_files:
         return [Path(value) if isinstance(value, str) else value for value in values]
     if values and not isinstance(values[0], str):

@@ -47,11 +47,11 @@ class _Array(_Any):
             return self
         whole = math.prod(side or 1 for side in self.shape)
         if whole > MOST:
-            raise ValueError(f"items of the shape {self.shape}, more than {MOST} numbers")
+            raise ValueError(f"examples of the shape {self.shape}, more than {MOST} numbers")
         for name in ("mean", "std", "spread"):
             value = getattr(self, name)
             if isinstance(value, list) and len(value) not in (1, *self.shape[-1:], whole):
-                raise ValueError(f"{len(value)} numbers of {name} for items of the shape {self.shape}")
+                raise ValueError(f"{len(value)} numbers of {name} for examples of the shape {self.shape}")
         return self
 
 

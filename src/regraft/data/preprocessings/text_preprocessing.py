@@ -101,7 +101,7 @@ class TextPreprocessing(Preprocessing):
     def fit(self, data: Dataset) -> TextPreprocessing:
         """Fix the length: that of the longest text in tokens, rounded up to a multiple of 8, at most the maximum."""
         if not isinstance(data[0], str) or data.kind != "text":
-            raise DataError(f"The network takes texts and the data are {data.kind} items, such as {data.name_of(0)}; expected texts.")
+            raise DataError(f"The network takes texts and the data are {data.kind} examples, such as {data.name_of(0)}; expected texts.")
         if self.max_length is not None:
             return self
         return dataclasses.replace(self, padded=self._rounded(int(self.counts(data.items).max(initial=1))))
@@ -226,7 +226,7 @@ class TextPreprocessing(Preprocessing):
         texts = list(items)
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
-            raise DataError(f"An item is a {type(wrong).__name__}: {str(wrong)[:80]!r}; expected a text, as the network takes it.")
+            raise DataError(f"An example is a {type(wrong).__name__}: {str(wrong)[:80]!r}; expected a text, as the network takes it.")
         return encoded(self._fast if tokenizer is None else tokenizer, [str(text) for text in texts])
 
 

@@ -51,7 +51,7 @@ def array_items(paths: Sequence[Path]) -> LazyItems:
         shapes.setdefault(shape, path)
     if len(shapes) > 1:
         shown = listed(f"{shape} in {path.name}" for shape, path in shapes.items())
-        raise DataError(f"The arrays differ in shape: {shown}; expected one shape for all files, as each file is one item.")
+        raise DataError(f"The arrays differ in shape: {shown}; expected one shape for all files, as each file is one example.")
     return LazyItems(lambda index: read_array(paths[index]), np.arange(len(paths)))
 
 
@@ -67,14 +67,16 @@ def array_file(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
         return _from_h5(path, target)
     items = read_array(path, mapped=True)
     if target is not None and not isinstance(target, str):
-        return items, target, f"items are the rows of {printable(path.name)}"
+        return items, target, f"examples are the rows of {printable(path.name)}"
     beside = [path.with_name(target), Path(target)] if target else [path.with_name(f"{name}.npy") for name in _LABELS[:-1]]
     found = next((one for one in beside if one.is_file() and one != path), None)
     if found is None:
         wanted = f"the file {target!r}, beside it or from here" if target else f"{listed(f'{name}.npy' for name in _LABELS[:-1])} beside it"
-        raise DataError(f"{printable(path)} holds items and no labels, and there is no {wanted}. Name a .npy file of labels with target=.")
+        raise DataError(
+            f"{printable(path)} holds examples and no labels, and there is no {wanted}. Name a .npy file of labels with target=."
+        )
     labels = _labels_of(found)
-    return items, labels, f"items are the rows of {printable(path.name)}, labels those of {printable(found.name)}"
+    return items, labels, f"examples are the rows of {printable(path.name)}, labels those of {printable(found.name)}"
 
 
 def _labels_of(path: Path) -> np.ndarray:
@@ -114,7 +116,7 @@ def _from_h5(path: Path, target: Any) -> tuple[np.ndarray, Any, str]:
             item, label = _names_in(list(parts), target, shown=shown)
             made = [_array_of_h5(parts[name], h5py, path=checked, shown=shown) for name in [item, *([label] if label else [])]]
     if made[0].dtype.kind not in "biuf":
-        raise DataError(f"{shown}: {printable(item)} holds texts; expected numbers, (items, …).")
+        raise DataError(f"{shown}: {printable(item)} holds texts; expected numbers, (examples, …).")
     return made[0], made[1] if label else target, _note_of(list(parts), item, label=label)
 
 
@@ -124,13 +126,13 @@ def _array_of_h5(part: Any, h5py: Any, *, path: Path, shown: str) -> np.ndarray:
         return np.asarray(part.asstr()[()]).astype(np.str_)
     if part.dtype.kind not in "biuf" or not part.shape:
         received = f"an array of the shape {part.shape} and the type {part.dtype}"
-        raise DataError(f"{shown}: {printable(part.name)} holds {received}; expected numbers, (items, …).")
+        raise DataError(f"{shown}: {printable(part.name)} holds {received}; expected numbers, (examples, …).")
     return np.asarray(part[()])
 
 
 def _note_of(names: list[str], item: str, *, label: str) -> str:
     others = [name for name in names if name not in (item, label)]
-    return f"items are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
+    return f"examples are the array {item!r}, labels {label!r}" + (f"; left out: {listed(map(repr, others))}" if others else "")
 
 
 def _names_in(names: list[str], target: Any, *, shown: str) -> tuple[str, str]:
@@ -171,7 +173,7 @@ def _header(stream: IO[bytes], *, size: int, shown: str, kinds: str = "biuf") ->
     if dtype.hasobject:
         raise UnsafeFileError(f"{shown} holds objects, which are a pickle, and reading one runs code. Convert it to an array of numbers.")
     if dtype.kind not in kinds or not shape or min(shape) < 0:
-        raise DataError(f"{shown} holds an array of the shape {shape} and the type {dtype}; expected numbers, (items, …).")
+        raise DataError(f"{shown} holds an array of the shape {shape} and the type {dtype}; expected numbers, (examples, …).")
     declared, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if declared > held:
         raise DataError(

@@ -31,7 +31,7 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
     some may be missing; result: The data; an array or memory map X is kept as it is, not copied.
     """
     if len(source) != 2:
-        raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of items and their labels.")
+        raise DataError(f"A tuple of {len(source)} was received; expected a pair (X, y) of examples and their labels.")
     items, kind = parts_of(source[0], options.kind) if isinstance(source[0], Mapping) else _items(source[0], _of_one(options.kind))
     labels = source[1] if options.target is None else options.target
     if labels is None:
@@ -40,9 +40,9 @@ def read_arrays(source: Sequence[Any], options: ReadOptions) -> Dataset:
         raise DataError(f"target={labels!r} names a column, and (X, y) has no columns; expected an array of {len(items)} labels.")
     labels = as_numpy(labels) if hasattr(labels, "toarray") else labels
     if len(items) == 0:
-        raise DataError(f"The data are empty: X has {_size(items)}; expected one item or more.")
+        raise DataError(f"The data are empty: X has {_size(items)}; expected one example or more.")
     if not isinstance(labels, Mapping) and len(labels) != len(items):
-        raise DataError(f"X has {len(items)} items and y has {len(labels)}; expected one label for each item.")
+        raise DataError(f"X has {len(items)} examples and y has {len(labels)}; expected one label for each example.")
     data = built(
         items,
         kind,
@@ -90,7 +90,7 @@ def parts_of(values: Mapping[str, Any], kind: str | Mapping[str, str] | None = N
     found = {str(name): _items(one, kinds.get(name)) for name, one in values.items()}
     counts = {name: len(items) for name, (items, _) in found.items()}
     if len(set(counts.values())) > 1:
-        raise DataError(f"The inputs differ in length: {counts}; expected one item of each for every example.")
+        raise DataError(f"The inputs differ in length: {counts}; expected one example of each for every example.")
     return Parts({name: items for name, (items, _) in found.items()}, {name: kind for name, (_, kind) in found.items()}), "parts"
 
 
@@ -101,7 +101,7 @@ def _of_one(kind: str | Mapping[str, str] | None) -> str | None:
 
 
 def _size(items: Any) -> str:
-    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{len(items)} items"
+    return f"the shape {items.shape}" if isinstance(items, np.ndarray) else f"{len(items)} examples"
 
 
 def _is_paths(items: Any) -> bool:
@@ -116,7 +116,7 @@ def _items(values: Any, kind: str | None) -> tuple[list[Any] | LazyItems | np.nd
         return _listed_items(list(values), kind)
     array = as_numpy(values)
     if array.ndim == 0:
-        raise DataError(f"X is a single {type(values).__name__}; expected N items.")
+        raise DataError(f"X is a single {type(values).__name__}; expected N examples.")
     if array.dtype.kind in "OUS" and array.ndim == 1:
         return _listed_items(array.tolist(), kind)
     if array.dtype.kind == "O":
@@ -173,4 +173,4 @@ def _array_items(arrays: list[np.ndarray], kind: str | None) -> tuple[list[Any] 
     if kind in ("image", "audio"):
         return list(arrays), kind
     sizes = sorted(shapes)[:3]
-    raise DataError(f"The items of X differ in shape, such as {sizes}; expected one shape, or kind='image' or kind='audio'.")
+    raise DataError(f"The examples of X differ in shape, such as {sizes}; expected one shape, or kind='image' or kind='audio'.")

@@ -53,7 +53,7 @@ def column_array(columns: Any, count: int) -> tuple[np.ndarray | None, tuple[str
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2:
-        raise DataError(f"columns has the shape {array.shape}; expected ({count}, k): k numbers beside each item.")
+        raise DataError(f"columns has the shape {array.shape}; expected ({count}, k): k numbers beside each example.")
     return column_numbers({f"column {at}": array[:, at] for at in range(array.shape[1])}, count)
 
 
@@ -67,7 +67,7 @@ def column_numbers(named: Mapping[str, np.ndarray], count: int) -> tuple[np.ndar
     for name, values in named.items():
         if values.shape != (count,):
             raise DataError(
-                f"Column {name!r} has the shape {values.shape} for {count} items; expected one number for each item: ({count},)."
+                f"Column {name!r} has the shape {values.shape} for {count} examples; expected one number for each item: ({count},)."
             )
     return np.column_stack([_numbers(name, values) for name, values in named.items()]).astype(np.float32), tuple(named)
 
@@ -84,8 +84,8 @@ def weight_numbers(weight: Any, count: int) -> np.ndarray | None:
     numbers = column_numbers({"sample_weight": as_numpy(weight)}, count)[0][:, 0]
     wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
     if len(wrong) or not numbers.any():
-        found = f"item {wrong[0]} has {numbers[wrong[0]]:g}" if len(wrong) else "all are 0"
-        raise DataError(f"sample_weight: {found}; expected a number for each item, 0 or more, and some above 0.")
+        found = f"example {wrong[0]} has {numbers[wrong[0]]:g}" if len(wrong) else "all are 0"
+        raise DataError(f"sample_weight: {found}; expected a number for each example, 0 or more, and some above 0.")
     return np.asarray(numbers)
 
 

@@ -112,7 +112,7 @@ def _form_of(path: Path) -> _Form:
         hint = _HINT.fullmatch(header)
         header = stream.readline() if hint else header
     if not header.strip():
-        raise DataError(f"{printable(path)} is empty; expected a first line of column names and one line for each item.")
+        raise DataError(f"{printable(path)} is empty; expected a first line of column names and one line for each example.")
     outside = re.sub(r'"[^"]*"', "", header)
     separator = hint[1] if hint else max(",", ";", "\t", "|", key=outside.count)
     if header.count(separator) >= MOST_COLUMNS:

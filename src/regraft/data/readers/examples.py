@@ -19,7 +19,7 @@ TARGET_NAMES = ("label", "target", "class", "category", "y")
 _LABELS = ("targets", "labels")
 """Where the data sets of torchvision keep the labels of all examples: nothing has to be decoded for them."""
 MOST_SHOWN = 5
-_ADVICE = "expected (item, label), or a mapping in which target= names the label"
+_ADVICE = "expected (example, label), or a mapping in which target= names the label"
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ def _mapped(source: Any, target: str | None) -> Examples:
         raise DataError(f"The data set ({kind}) is empty; expected one example or more.")
     tensors = getattr(source, "tensors", None)
     if isinstance(tensors, tuple) and len(tensors) == 2:
-        return Examples(as_numpy(tensors[0]), as_numpy(tensors[1]), f"items and labels are the tensors of the {kind}")
+        return Examples(as_numpy(tensors[0]), as_numpy(tensors[1]), f"examples and labels are the tensors of the {kind}")
     first = _example(source, 0, target=target)
     label, item = first.names
     columns = getattr(source, "column_names", None)
@@ -148,7 +148,7 @@ def _parted(example: Any, target: str | None, *, index: int) -> _Example:
         others = [name for name in names if name != label]
         if label is None or len(others) != 1:
             near = near_names(str(target), names) if target else "."
-            raise DataError(f"Example {index} has the parts {listed(map(repr, names), 12)}; {_ADVICE} and one other is the item{near}")
+            raise DataError(f"Example {index} has the parts {listed(map(repr, names), 12)}; {_ADVICE} and one other is the example{near}")
         return _Example(example[others[0]], example[label], (label, others[0]))
     if isinstance(example, tuple | list) and len(example) == 2 and target is None:
         return _Example(*example)
@@ -180,7 +180,7 @@ def _once(source: Any, target: str | None, *, batched: bool) -> Examples:
         items += [_item(found.item)] if single else [_item(one) for one in found.item]
         labels += [_plain(found.label)] if single else [_plain(one) for one in found.label]
         if len(items) != len(labels):
-            raise DataError(f"Batch {index} has other numbers of items and of labels: {len(found.item)} and {len(found.label)}.")
+            raise DataError(f"Batch {index} has other numbers of examples and of labels: {len(found.item)} and {len(found.label)}.")
     if not items:
         raise DataError(f"The data set ({type(source).__name__}) gave no example; expected one or more. An iterator can be read only once.")
     return Examples(items, labels, f"{len(items):,} examples of the {type(source).__name__} were read once through, and are held in memory")

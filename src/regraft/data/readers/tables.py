@@ -167,7 +167,7 @@ def _holds_texts(values: np.ndarray) -> bool:
 
 def _read_columns(table: _Table, options: ReadOptions) -> Dataset:
     if not len(table):
-        raise DataError(f"{table.name} is empty: {len(table.columns)} columns and no rows; expected one row for each item.")
+        raise DataError(f"{table.name} is empty: {len(table.columns)} columns and no rows; expected one row for each example.")
     beside = _beside(table, options)
     target, classes = _target_columns(table, options)
     options = dataclasses.replace(options, classes={**(options.classes or {}), **classes} or None)
@@ -259,7 +259,7 @@ def _own_items(table: _Table, kind: str | None) -> tuple[list[str | None] | np.n
         raise DataError(
             f"{table.name} has no column of {wanted} besides target, group, condition and columns: {listed(table.columns, 12)}."
         )
-    note = f"items are the {len(numbers)} numeric columns: {listed(numbers, 20)}"
+    note = f"examples are the {len(numbers)} numeric columns: {listed(numbers, 20)}"
     note += _note_on_others([name for name in free if name not in numbers and name not in rows], rows)
     note += "; for texts give kind='text'" if texts and kind is None else ""
     counting = [name for name, values in numbers.items() if _counts_rows(values)]
@@ -317,7 +317,7 @@ def _are_labels(values: np.ndarray, numbers: int) -> bool:
 def _text_items(texts: Columns, rows: list[str], *, numbers: list[str]) -> tuple[list[str | None], str, str, list[str]]:
     lengths = {name: np.mean([len(str(value)) for value in values]) for name, values in texts.items()}
     name = max(lengths, key=lambda column: lengths[column])
-    note = f"items are the texts of the column {name!r}" + _note_on_others([*(one for one in texts if one != name), *numbers], rows)
+    note = f"examples are the texts of the column {name!r}" + _note_on_others([*(one for one in texts if one != name), *numbers], rows)
     note += "; for the numeric columns give kind='array'" if numbers else ""
     return [value if isinstance(value, str) else None for value in texts[name].tolist()], "text", note, [name]
 

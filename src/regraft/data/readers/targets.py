@@ -60,7 +60,7 @@ def label_array(values: Any, count: int, *, what: str) -> np.ndarray | None:
         raise DataError(f"{what}={values!r} names a column, and this source has no columns; expected an array of {count} labels.")
     array = as_numpy(values)
     if array.ndim != 1 or len(array) != count:
-        raise DataError(f"{what} has the shape {array.shape} for {count} items; expected one label for each item: ({count},).")
+        raise DataError(f"{what} has the shape {array.shape} for {count} examples; expected one label for each item: ({count},).")
     missing = missing_rows(array)
     if missing.size:
         raise DataError(f"{what} is missing in rows {listed(missing)}; expected a label in each row.")
@@ -143,7 +143,8 @@ def _from_rows(array: np.ndarray, classes: Sequence[str] | None) -> Targets:
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise DataError(
             f"Targets of the shape {array.shape} hold values other than 0 and 1, such as {_odd_value(array)!r}; expected one-hot or "
-            "multi-label rows of 0 and 1, or one label for each item. Several numbers of each item are several tasks: {'name': numbers, …}."
+            "multi-label rows of 0 and 1, or one label for each example. Several numbers of each example are several tasks: "
+            "{'name': numbers, …}."
         )
     names = tuple(classes) if classes else tuple(str(column) for column in range(array.shape[1]))
     if len(names) != array.shape[1]:
@@ -192,7 +193,7 @@ def _number_notes(distinct: np.ndarray, counts: np.ndarray) -> Iterator[str]:
     if len(distinct) > FEW_VALUES:
         yield f"the {len(distinct)} distinct whole numbers are read as classes; for numbers give task='regression'"
     if distinct[0] == -1 and len(distinct) > 1 and distinct[1] in (0, 1):
-        yield f"the label -1 ({counts[0]} items) is read as a class; where it means that the label is missing, leave it empty"
+        yield f"the label -1 ({counts[0]} examples) is read as a class; where it means that the label is missing, leave it empty"
 
 
 def _known_rows(distinct: np.ndarray, labels: list[str], *, classes: Sequence[str]) -> np.ndarray:
@@ -215,8 +216,8 @@ def _check_distinct(labels: list[str], counts: np.ndarray) -> None:
         other = seen.setdefault(exact_name(label), row)
         if other != row:
             raise DataError(
-                f"Two labels are the same once trimmed: {labels[other]!r} ({counts[other]} items) and {label!r} "
-                f"({counts[row]} items). Make them equal, or rename one."
+                f"Two labels are the same once trimmed: {labels[other]!r} ({counts[other]} examples) and {label!r} "
+                f"({counts[row]} examples). Make them equal, or rename one."
             )
 
 

@@ -112,7 +112,7 @@ def targets_by_task(labels: Any, options: ReadOptions, *, count: int) -> dict[st
     for name, values in zip(names, labels.values(), strict=True):
         if isinstance(values, str) or len(values) != count:
             what = f"the column name {values!r}, and this source has no columns" if isinstance(values, str) else f"{len(values)} labels"
-            raise DataError(f"Task {name!r} was given {what}; expected an array of {count} labels, one for each item.")
+            raise DataError(f"Task {name!r} was given {what}; expected an array of {count} labels, one for each example.")
         try:
             found[name] = partial_targets(values, options.classes_of(name, first=name == names[0]), task=options.task_of(name))
         except DataError as error:

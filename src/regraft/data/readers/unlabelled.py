@@ -53,7 +53,7 @@ def read_files(paths: Iterable[Path], kind: str) -> Dataset:
         names = [name for _, named in parts for name in named]
         items = [text for texts, _ in parts for text in texts] if kind == "text" else _joined([rows for rows, _ in parts], found)
     if not names:
-        raise DataError(f"No items were found in {listed(found)}; expected one or more.")
+        raise DataError(f"No examples were found in {listed(found)}; expected one or more.")
     return Dataset(items, np.zeros(len(names), np.float32), (), kind, "regression", names=tuple(names))
 
 
@@ -96,5 +96,5 @@ def _joined(parts: list[Any], paths: list[Path]) -> np.ndarray:
     if len(shapes) > 1:
         (first, other), (second, path) = list(shapes.items())[:2]
         shown = f"{printable(other)} have the shape {first}, those of {printable(path)} {second}"
-        raise DataError(f"The items of {shown}; expected one shape.")
+        raise DataError(f"The examples of {shown}; expected one shape.")
     return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)

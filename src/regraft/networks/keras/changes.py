@@ -177,7 +177,7 @@ def _with_columns(twin: KerasBody, count: int) -> KerasBody:
     features = node.input_tensors[0]
     if len(features.shape) != 2 or sum(step.operation is layer for step in graph.steps) != 1:
         received = f"reads values of shape {tuple(features.shape)}" if len(features.shape) != 2 else "is called more than once"
-        raise NetworkError(f"The head '{layer.name}' {received}; columns are joined to one vector of features for each item, (N, d).")
+        raise NetworkError(f"The head '{layer.name}' {received}; columns are joined to one vector of features for each example, (N, d).")
     inputs = named_inputs(graph, "columns")
     columns = keras.Input((count,), name="columns", dtype=features.dtype)
     joined = keras.layers.Concatenate(name=f"{graph.free_name('columns')}_joined")([features, columns])

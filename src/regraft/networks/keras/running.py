@@ -55,10 +55,10 @@ def sample_for(model: Any, inputs: Sequence[int] | None) -> Inputs:
             return sample
         except Exception as error:  # Keras and the user's own layers raise errors of any class
             problem = error
-    received = f"items of shape {tuple(inputs)}" if inputs is not None else "no shape of its items"
+    received = f"examples of shape {tuple(inputs)}" if inputs is not None else "no shape of its examples"
     raise NetworkError(
         f"{type(model).__name__} '{model.name}' cannot be run on a sample: received {received}. "
-        f"Give the shape of one item without the batch, such as inputs=(224, 224, 3). Last problem: {problem}"
+        f"Give the shape of one example without the batch, such as inputs=(224, 224, 3). Last problem: {problem}"
     )
 
 
@@ -88,7 +88,7 @@ def _built_shape(model: Any) -> tuple[int | None, ...]:
     if len(shapes) != 1 or any(isinstance(part, (tuple, list, dict)) for part in shapes[0]):
         raise NetworkError(
             f"{type(model).__name__} '{model.name}' does not state the shape of what it takes ({len(shapes)} shapes known). "
-            "Give the shape of one item without the batch, such as inputs=(224, 224, 3)."
+            "Give the shape of one example without the batch, such as inputs=(224, 224, 3)."
         )
     return tuple(shapes[0][1:])
 

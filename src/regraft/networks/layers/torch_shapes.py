@@ -239,7 +239,7 @@ def _broadcast(_reader: TorchReader, call: Operation) -> list[Turned]:
     values: list[Turned] = call["tensors"]
     shapes = [value.shape[1:] for value in values]
     if not all(side == shapes[0] or _alone(call.node, at) for at, side in enumerate(shapes)):
-        raise call.refusal(f"items of the shapes {', '.join(map(str, shapes))}")
+        raise call.refusal(f"examples of the shapes {', '.join(map(str, shapes))}")
     return values
 
 

@@ -24,7 +24,7 @@ _PLACE = "same place among the layers of its class"
 _TAIL = "same end of the name"
 ORDER = "order and shape"
 _ALIGNED = "only alignment by shape"
-_PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answer on an item that you know."
+_PROVES_NOTHING = "Order and shape alone prove nothing: check the network's answer on an example that you know."
 
 
 def by_shape(account: Account) -> bool:

@@ -75,7 +75,7 @@ class Coding:
         if not named[name].is_floating_point() or count != self.size:
             raise NetworkError(
                 f"into={self.into!r} with codes of {self.size} numbers: that input holds {count} numbers of {named[name].dtype} for each "
-                f"item; expected {self.size} real ones."
+                f"example; expected {self.size} real ones."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def check_steps(plain: Mapping[str, Any]) -> None:
     found = items_of(plain)
     if found["kind"] not in ("image", "array"):
         raise NetworkError(
-            f"preprocessing=True: items of the kind {found['kind']!r} need a tokenizer or a resampling, which no operator of ONNX does. "
+            f"preprocessing=True: examples of the kind {found['kind']!r} need a tokenizer or a resampling, which no operator of ONNX does. "
             "Leave it out, and give the file what the network takes; its metadata describe the preprocessing."
         )
     if found["kind"] == "image" and found["as_is"]:

@@ -135,7 +135,7 @@ def _check_shapes(model: Any, path: Path) -> None:
             sizes = [math.prod(size or 1 for size in tensor.shape) for tensor in node.output_tensors]
             if room is not None and max(sizes, default=0) * 4 > room / 4:
                 raise NetworkError(
-                    f"{printable(path.name)!r}: the layer {printable(step.name)!r} gives {max(sizes):,} numbers for one item; "
+                    f"{printable(path.name)!r}: the layer {printable(step.name)!r} gives {max(sizes):,} numbers for one example; "
                     f"this machine has {room:,} bytes of memory. Build the model with a smaller input and pass it with its weights."
                 )
         if isinstance(step, keras.Model):

@@ -90,7 +90,7 @@ def _place_of_input(body: TorchBody, change: str) -> tuple[Point, Tensor]:
     place = read_point(Tap(ENTRY, ("mean",)), None, two=sample, three=three, hint=width_hint(layers, given=False))
     if place is None or place.channels > _WIDEST or sample.ndim > 5:
         raise NetworkError(
-            f"{change} reads vectors of at most {_WIDEST} features, or channels; this network takes items of shape {body.input_shape}. "
+            f"{change} reads vectors of at most {_WIDEST} features, or channels; this network takes examples of shape {body.input_shape}. "
             "Change its layers instead."
         )
     return place, sample

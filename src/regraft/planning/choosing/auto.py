@@ -97,9 +97,9 @@ def _check_budget(setup: Setup) -> None:
     needed = pass_seconds(setup)
     if needed > budget:
         fits = int(len(setup.items) * budget / needed)
-        fewer = f", or at most {fits:,} items" if fits > 1 else ""
+        fewer = f", or at most {fits:,} examples" if fits > 1 else ""
         raise SettingError(
-            f"budget={setup.plan.budget!r}: one pass over {len(setup.items):,} items takes about {needed:.3g} s here. "
+            f"budget={setup.plan.budget!r}: one pass over {len(setup.items):,} examples takes about {needed:.3g} s here. "
             f"Give {math.ceil(2 * needed)}s or more{fewer}."
         )
 
@@ -158,7 +158,7 @@ def _without_trials(choice: Choice) -> Final | None:
         errors = choice.old.errors
     if np.isfinite(errors).all():
         figures_(entry, errors, shares=setup.items.data.task == "classification")
-    choice.log.notes.append("Too few items to keep some aside for choosing: closed-form heads were compared by leaving items out.")
+    choice.log.notes.append("Too few examples to keep some aside for choosing: closed-form heads were compared by leaving examples out.")
     if choice.probe.error <= float(errors.mean()):
         entry.why = "no better than the probe"
         _crown_(choice, None)

@@ -103,7 +103,7 @@ def _by_condition(setup: Setup, log: Log) -> list[Candidate]:
     names = ("codes",) if count >= ENOUGH_CONDITIONS else ("bias", "scale_shift")
     if count < ENOUGH_CONDITIONS:
         log.notes.append(
-            f"The items to learn from have {count} conditions; codes are learned from about {ENOUGH_CONDITIONS} or more. 'bias' and "
+            f"The examples to learn from have {count} conditions; codes are learned from about {ENOUGH_CONDITIONS} or more. 'bias' and "
             "'scale_shift' were considered in place of 'codes'."
         )
     made = []

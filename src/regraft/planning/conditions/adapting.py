@@ -103,7 +103,8 @@ def _coding(net: Network) -> Coding:
     if net.coding is None:
         raise NetworkError(
             f"This network ({net.family}, {len(net.blocks)} blocks) takes no codes of conditions. Train some on data of many conditions, "
-            "regraft.adapt(net, data, strategy='codes'), or name its input that is the code, input='Z', where it has one beside its items."
+            "regraft.adapt(net, data, strategy='codes'), or name its input that is the code, input='Z', where it has one "
+            "beside its examples."
         )
     return net.coding
 

@@ -29,23 +29,23 @@ def condition_groups(data: Dataset, names: str | Sequence[str] | None, *, known:
     given = None if data.conditions is None else np.array([str(name) for name in data.conditions])
     if names is None and given is None:
         raise DataError(
-            f"The {len(data)} items have no conditions beside them, and no name was given. Read them with condition=, a column or an "
+            f"The {len(data)} examples have no conditions beside them, and no name was given. Read them with condition=, a column or an "
             "array, or give the name of the condition that all of them are of."
         )
     several = names is None or (isinstance(names, Iterable) and not isinstance(names, str))
     asked: list[str] = list(names or ()) if several else [cast(str, names)]
     wanted = asked if names is not None or given is None else list(dict.fromkeys(given.tolist()))
     if not wanted or not len(data):
-        raise DataError(f"{len(data)} items of {len(wanted)} conditions were received; expected one or more of each.")
+        raise DataError(f"{len(data)} examples of {len(wanted)} conditions were received; expected one or more of each.")
     _check_names(wanted, known)
     if given is None:
         if len(wanted) > 1:
             shown = listed(map(repr, wanted))
-            raise DataError(f"The items of {len(wanted)} conditions ({shown}) cannot be told apart. Read them with condition=.")
+            raise DataError(f"The examples of {len(wanted)} conditions ({shown}) cannot be told apart. Read them with condition=.")
         return {wanted[0]: np.arange(len(data))}
     absent = [name for name in wanted if not (given == name).any()]
     if absent:
-        raise DataError(f"The data have no items of the condition {absent[0]!r}{near_names(absent[0], sorted(set(given.tolist())))}")
+        raise DataError(f"The data have no examples of the condition {absent[0]!r}{near_names(absent[0], sorted(set(given.tolist())))}")
     return {name: np.flatnonzero(given == name) for name in wanted}
 
 
@@ -109,7 +109,7 @@ def aims_of(held: CodedItems, data: Dataset, *, how: str | None, codes: np.ndarr
         known = np.any([aim.weights.numpy() > 0 for aim in aims], axis=0)
         without = [row for row, part in enumerate(members) if not known[part].any()]
         if without:
-            raise DataError(f"{len(without)} of {len(members)} conditions have no item with a target; expected one or more of each.")
+            raise DataError(f"{len(without)} of {len(members)} conditions have no example with a target; expected one or more of each.")
         return aims
     head, ones = held.network.head, torch.ones(len(data))
     if head.kind == "regression":

@@ -50,7 +50,7 @@ def told(fitted: Fitted, counts: Mapping[str, int], *, fitting: Fitting, proof: 
     `counts`: condition -> items, in the order of the codes.
     """
     lines = [
-        f"the code of {name!r} was fitted to {count} items{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
+        f"the code of {name!r} was fitted to {count} examples{_how(fitting)}: loss {fitted.before[row]:.4g} -> {fitted.after[row]:.4g}; "
         f"{_prior_words(float(fitted.weights[row]), fitting)}{_idle_words(fitted, row)}"
         for row, (name, count) in enumerate(counts.items())
     ]
@@ -85,7 +85,7 @@ def _idle_words(fitted: Fitted, row: int) -> str:
 
 def _prior_words(weight: float, fitting: Fitting) -> str:
     if math.isinf(weight):
-        return "items left out in turn were best told with the mean code, which was kept"
+        return "examples left out in turn were best told with the mean code, which was kept"
     if not weight:
         return "no prior" if fitting.prior is None or fitting.prior == 0 else "no prior: the network has not learned two codes or more"
     return f"prior weight {weight:g}"

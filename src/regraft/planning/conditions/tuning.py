@@ -86,7 +86,7 @@ def tune_input(
     if not evaluate(begun, np.arange(len(begun)))[1].any():
         raise SettingError(
             f"The loss has no slope at the start ({'zeros' if start is None else 'as given'}), so that no step can be taken; many "
-            "networks answer alike to inputs near zero. Give another with start=, such as an item, or small random numbers."
+            "networks answer alike to inputs near zero. Give another with start=, such as an example, or small random numbers."
         )
     found = minimise(fit, evaluate, start=begun, steps=steps, step=step)
     values = found.values.astype(np.float32).reshape(len(whole.names), *shape)
@@ -144,7 +144,9 @@ def _whole(net: Network, data: Dataset | Sequence[str]) -> _Wanted:
     if isinstance(net.sample, dict):
         raise SettingError(f"input=None: the network takes several inputs; choose one with input={next(iter(net.sample))!r} or another.")
     if isinstance(data, Dataset):
-        raise SettingError(f"Received {len(data)} items and no input=; expected class names, or the name of the input beside the items.")
+        raise SettingError(
+            f"Received {len(data)} examples and no input=; expected class names, or the name of the input beside the examples."
+        )
     head, wanted = net.head, (data,) if isinstance(data, str) else tuple(map(str, data))
     classes = head.classes or ()
     unknown = [one for one in wanted if one not in classes]
@@ -163,7 +165,7 @@ def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
     if name not in named:
         raise SettingError(f"input={name!r}: the network has no input of that name{near_names(name, named) or '; it takes one tensor.'}")
     if not isinstance(data, Dataset):
-        raise SettingError(f"input={name!r} is learned for items that stand beside it; received {type(data).__name__}, expected data.")
+        raise SettingError(f"input={name!r} is learned for examples that stand beside it; received {type(data).__name__}, expected data.")
     kept, rest = with_heads_of(net, data, supervised=True), [other for other in named if other != name]
     items = Prepared(kept, preprocessing_for(net, kept))
     found: dict[str, list[Tensor]] = {}
@@ -174,7 +176,9 @@ def _beside(net: Network, data: Any, *, name: str) -> _Wanted:
     inputs = {key: torch.cat(parts) for key, parts in found.items() if key != name}
     missing = [other for other in rest if other not in inputs]
     if missing:
-        raise SettingError(f"input={name!r}: the network also takes {missing[0]!r}, which the items do not give; they give {list(inputs)}.")
+        raise SettingError(
+            f"input={name!r}: the network also takes {missing[0]!r}, which the examples do not give; they give {list(inputs)}."
+        )
     groups, rows = (("",), np.zeros(len(kept), np.int64)) if data.conditions is None else _by_condition(data.conditions)
     return _Wanted(_real(named[name], f"input={name!r}"), groups, inputs, name, target_aims(kept), rows)
 

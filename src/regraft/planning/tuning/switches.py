@@ -64,9 +64,11 @@ def taught(setup: Setup, log: Log, *, features: Tensor) -> Setup:
     rows, share = shared_rows(head, data.classes), settings.distill
     if (rows >= 0).all():
         term = SoftTargets(setup.tasks[data.name], _tensor(old_chances(scores, rows)), share)
-        log.notes.append(f"A share of {share:g} of the targets is what the old head said of the plain items before the network was tuned.")
+        log.notes.append(
+            f"A share of {share:g} of the targets is what the old head said of the plain examples before the network was tuned."
+        )
         return _with_term(setup, term, share=1 - share)
-    log.notes.append(f"A share of {share:g} of the loss holds the {len(head.weight)} old classes at what they were on the plain items.")
+    log.notes.append(f"A share of {share:g} of the loss holds the {len(head.weight)} old classes at what they were on the plain examples.")
     term = SoftTargets(OLD_HEAD, _tensor(old_chances(scores, temperature=TEMPERATURE)), share, TEMPERATURE)
     return _with_old_head(setup, head, term=term, share=1 - share)
 

@@ -55,7 +55,7 @@ def folds_of(data: Dataset, rest: np.ndarray, *, folds: int | None, holdout: flo
     counts = part.class_counts()
     if stratified and not grouped and counts[counts > 0].min() < folds:
         name, few = data.classes[int(np.where(counts > 0, counts, counts.max()).argmin())], int(counts[counts > 0].min())
-        raise DataError(f"folds={folds}: {few} items of the class {name!r} are left to search with; expected one a fold or more.")
+        raise DataError(f"folds={folds}: {few} examples of the class {name!r} are left to search with; expected one a fold or more.")
     kind = {(True, True): StratifiedGroupKFold, (True, False): StratifiedKFold, (False, True): GroupKFold, (False, False): KFold}
     splitter = kind[stratified, grouped](folds, shuffle=True, random_state=seed)
     parts = splitter.split(rest, part.targets if stratified else None, part.groups)
