@@ -79,7 +79,7 @@ def measured_preprocessing(net: Network, data: Dataset, *, own: ImagePreprocessi
     twin = net.copy()
     twin.mode_(False)
     run = twin.scores if twin.heads else twin.feature_batch
-    found = _by_statistics(twin, pixels, tried=tried, run=run) or _bylosses_of(twin, data.subset(shown), pixels=pixels, tried=tried)
+    found = _by_statistics(twin, pixels, tried=tried, run=run) or _by_losses(twin, data.subset(shown), pixels=pixels, tried=tried)
     if found is None:
         return own
     kept = {name: getattr(own, name) for name in ("value_range", "integer_range", "float_range")}  # decided where it is fitted
@@ -124,7 +124,7 @@ def _by_statistics(net: Network, pixels: Tensor, *, tried: Mapping[str, ImagePre
     return _Found(tuple(order), by, apart, second < NEAR * best, best > POOR)
 
 
-def _bylosses_of(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
+def _by_losses(net: Network, data: Dataset, *, pixels: Tensor, tried: Mapping[str, ImagePreprocessing]) -> _Found | None:
     """Compare by the loss of ridge regression on examples left out; what is assumed otherwise stays unless another is surely better."""
     known = np.flatnonzero(data.known)
     targets = data.targets[known]
