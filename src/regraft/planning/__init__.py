@@ -1,4 +1,4 @@
-"""Plan, then carry out."""
+"""Plan of an adaptation, and its execution."""
 
 from .carry_out import carry_out
 from .plan import STRATEGIES, Plan, make_plan

@@ -1,4 +1,4 @@
-"""Carry out a plan: split, change the head, train what the strategy leaves open, judge."""
+"""Execution of a plan: split the data, change the head, train what the strategy leaves open, evaluate."""
 
 from __future__ import annotations
 
@@ -53,10 +53,9 @@ def carry_out(  # over the limit: network, data and plan, and how a folder goes 
     resume: bool = True,
     reopen: Callable[[Path], Network] | None = None,
 ) -> Result:
-    """Adapt a network to data as a plan says.
+    """Adapt a network to data as a plan says; return the adapted network with history, scores, baselines and cost.
 
-    `reopen`: opens the network of a finished folder; None: a finished folder is an error; result: The adapted network with history, scores,
-    baselines and cost.
+    `reopen` opens the network of a finished folder. If it is None, a finished folder is an error.
     """
     check_engine(plan.settings.engine, plan.settings.cluster)
     check_trainable(data, judged_apart=test is not None)
@@ -81,7 +80,7 @@ _ANEW = ", or resume=False to replace it"
 def _carried_out(  # over the limit: as `carry_out`
     net: Network, data: Dataset, *, plan: Plan, test: Dataset | None, out: Path | None, resume: bool, finished: str | None
 ) -> Result | None:
-    """Carry out a plan; None where `finished`, the digest of the run that `out` holds the result of, is that of this one."""
+    """Carry out a plan; return None if `finished`, the digest of the run whose result is in `out`, equals the digest of this run."""
     plan = with_fresh(net, replace(plan, classes=plan.classes or data.classes))
     plan = without_solving(net, plan, tasks=matched_tasks(net, data).values())
     tracker = Tracker(plan.settings.log_with, (out or Path()) / "logs", settings=plan.settings.to_dict())
@@ -136,14 +135,14 @@ def _carried_out(  # over the limit: as `carry_out`
         digests.add(digest)
     network = last.network
     if {plan.strategy, outcome.chosen.get("strategy")} & {"full", "scratch"}:
-        network.origin.pop("weights", None)  # they are no longer those that it began with
+        network.origin.pop("weights", None)  # the pretrained weights have changed
     leave_ready_(network)
     if fit is not None:
         network.account = network.account.joined(Account(notes=(fit.words(),), figures={"arriving_means_shift": fit.shift}))
         facts |= {"weights_fit": fit.words() if fit.is_poor else ""}
     history = merged_history(net.history, last.history)
     network.history = tuple(history)
-    earlier = () if plan.chosen else plan.reasons  # those of an earlier choice are not those of this one
+    earlier = () if plan.chosen else plan.reasons  # reasons of an earlier choice do not apply to this one
     reasons = tuple(dict.fromkeys([*earlier, *log.notes]))
     plan = replace(plan, reasons=reasons, candidates=outcome.candidates, chosen=dict(outcome.chosen))
     tracker.end(scores)
@@ -156,7 +155,7 @@ def _carried_out(  # over the limit: as `carry_out`
 
 
 def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, test: Prepared | None = None) -> tuple[Setup, list[str]]:
-    """Return what a strategy is given, once it is known that network, data and plan go together."""
+    """Return the setup of a strategy, after checking that network, data and plan fit together, and notes for the user."""
     check_inputs(net, items.preprocessing)
     problems = [*task_problems(items.data, plan, holdout=parts.holdout), *switch_problems(net, items.data, plan=plan)]
     notes: list[str] = []
@@ -184,15 +183,12 @@ def checked_setup(net: Network, items: Prepared, *, plan: Plan, parts: Parts, te
 
 
 def _joined(problems: Sequence[InputError]) -> InputError:
-    """Return one error, of the class of the first of these, that says what all of them say."""
+    """Return one error of the class of the first of `problems` that contains all their messages."""
     return type(problems[0])(" ".join(dict.fromkeys(map(str, problems))))
 
 
 def adapted(setup: Setup, log: Log) -> Outcome:
-    """Carry out a plan's strategy; then let probabilities and thresholds be such as examples that were not learned from say.
-
-    Result: The adapted network, how to judge it, and the history.
-    """
+    """Run a plan's strategy, then calibrate the probabilities and fit the thresholds on examples that were not learned from."""
     with log.clock.during("solve"):
         outcome = run_strategy(setup, log)
     with log.clock.during("evaluate"):
@@ -202,9 +198,9 @@ def adapted(setup: Setup, log: Log) -> Outcome:
 
 
 def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
-    """Train the same architecture from scratch on the same examples; return how its first task is judged, and the digest of that run.
+    """Train the same architecture from scratch on the same examples; return the evaluation of its first task and the digest of the run.
 
-    Rate, length and schedule are its own: those of the adaptation are for a network that is trained already.
+    Learning rate, epochs and schedule are the defaults: those of the adaptation suit a network that is already trained.
     """
     own = (
         "epochs",
@@ -231,9 +227,9 @@ def _from_scratch(net: Network, setup: Setup) -> tuple[Judged, str]:
 
 
 def _on_everything(net: Network, log: Log, *, setup: Setup, outcome: Outcome) -> tuple[Setup, Outcome]:
-    """Carry out what was chosen once more, on all examples, those that have judged included.
+    """Refit the chosen setting on all examples, including the holdout set; return the new setup and outcome.
 
-    Result: The setup with all examples, and the network; nothing judges that one.
+    Nothing evaluates this network.
     """
     items, names = setup.items, ("strategy", "frozen", "block", "base")
     everything, none = np.arange(len(items)), np.arange(0)

@@ -1,4 +1,4 @@
-"""The plan: what will be done and why, as plain data. Made first, then carried out."""
+"""The plan: what will be done and why, as plain data. It is made first and carried out afterwards."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ __all__ = ["PROBES", "SOLVING", "STRATEGIES", "THROUGH_LAYERS", "AdaptKeywords",
 STARTS_OF_ROWS = ("auto", *STARTS)
 STRATEGIES = ("auto", "probe", "head", "partial", "full", "surgical", "scratch", *METHODS)
 VIEWS = 4
-"""Versions of each fitting item, where it is said how they are made and not how many."""
+"""Default number of augmented copies of each training example where `augment` is given without `views`."""
 THIRDS = ("first", "middle", "last")
 AUTO_BLOCK = "auto"
 ALL = "all"
-"""Of `trainable`: whatever its owner has frozen."""
+"""Value of `trainable`: all layers, also those that the owner of the network has frozen."""
 BASES = ("head", "probe")
 FRESH = ("auto", "head", "partial", "full")
-"""Strategies that may train layers below the head from their start first."""
+"""Strategies that can first train layers below the head from their initial weights."""
 PROBES = ("auto", "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn")
-"""How heads are solved."""
+"""Solvers of closed-form heads."""
 THROUGH_LAYERS = ("random_projection", "knn")
-"""Of these, those that put a layer before the head."""
+"""Solvers that put a layer before the head."""
 SOLVING = ("probe", "head", "partial", "full", "surgical", *METHODS)
-"""Strategies that begin with a head that is solved."""
+"""Strategies that begin with a solved head."""
 _TUNING = ("partial", "full", "surgical", *METHODS)
-"""Strategies that train below the heads, from trained weights: the switches go with them."""
+"""Strategies that train below the heads from trained weights; the switches apply to them."""
 _OF_THE_LOOP = (
     *("epochs", "batch_size", "optimizer", "loss", "learning_rate", "weight_decay", "dropout", "l1", "momentum", "schedule", "warmup"),
     *("layer_decay", "unfreeze_every", "patience", "min_delta", "clip_norm", "plateau_factor", "plateau_patience", "min_learning_rate"),
     *("decay", "monitor", "callbacks"),
 )
-"""Settings that mean something in an epoch loop only: where one is given, heads are trained by the loop, not solved."""
+"""Settings that apply to the epoch loop only. If one is given, heads are trained by the loop instead of solved."""
 _NAMES = ("trainable", "fresh")
-"""What a plan says by names of layers, or patterns of them."""
+"""Fields of a plan that hold layer names or patterns."""
 _OWN = (
     *("frozen", "block", "base", "probe", "budget", "views", "augment", "holdout", "validation", "seed", "classes", "rename"),
     *("start", "statistics", "false_alarm", *_NAMES),
 )
-"""What a plan is asked for by name, besides settings and the options of methods."""
+"""Options of a plan that are neither settings nor options of methods."""
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -66,41 +66,44 @@ class Plan:
     Attributes:
         strategy: "auto", "probe", "head", "partial", "full", "surgical", "scratch", or the name of a method: "bias", "scale_shift",
             "lora", "lin" or "codes".
-        options: of the method, such as form="lhuc" of "scale_shift"; those that are left out have their defaults.
-        classes: class names of the new head, in row order; where the data have several tasks, of the first.
-        frozen: for "partial": a number of blocks, the name of a block, layer or module, that one included, or "layers:8" for the first 8
-            layers as the network's library counts them; for "probe": the block
-            whose output alone is read, by name or number; None reads all depths.
-        block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained; "auto": the one with the largest
-            gradient in proportion to its weights, once the head is trained.
-        base: what "partial", "full" and "surgical" start from: "head", the network's own head; or "probe", the closed-form head on all
+        options: options of the method, such as form="lhuc" of "scale_shift"; missing options take their defaults.
+        classes: class names of the new head, in row order; of the first task if the data have several.
+        frozen: for "partial": a number of blocks; the name of the last frozen block, layer or module; or "layers:8" for the first 8
+            layers as the network's library counts them. For "probe": name or number of the only block whose output is read; None reads
+            all depths.
+        block: for "surgical": "first", "middle" or "last", the third of the blocks that is trained; "auto" takes the third with the
+            largest gradient relative to its weights, after the head is trained.
+        base: what "partial", "full" and "surgical" start from: "head" is the network's own head, "probe" the closed-form head on all
             depths.
-        probe: how the head is solved that "probe" and "head" end with, and, where it is named, that what trains below the heads starts
-            from: "ridge", "lda", "logistic", "svm", "class_mean" or, for "probe" and "head", "random_projection" or "knn"; "auto": for
-            "probe" the best of ridge regression, discriminant analysis and their weighed mean, for "head" logistic regression (ridge
-            regression for numbers).
-        budget: for "auto": "10m", "30s" or "1h", of which the judging is no part; "auto" or None: until nothing is worth its cost.
-        views: fixed versions of each fitting item, the plain one included.
-        augment: how the versions are made: "light" (turned, zoomed, shifted and lit a little, never mirrored), "photo" (random crops,
-            mirrored, light and colour; for photographs), a callable of one picture (C, H, W) in 0..255, or "auto": "photo" for pictures
-            that look like photographs, else "light"; "none": every version is the plain one.
-        holdout: share of the items kept aside to judge; 0 goes with a test set.
-        validation: share of the others kept aside to choose the epoch, the learning rate and, for "auto", the freeze boundary.
-        seed: decides splits, order and dropout.
-        rename: old class name -> new name, of the first task; its row is carried over.
-        start: how the rows of new classes start: "auto": for "head", the methods and numbers from the closed-form probe, where its
-            leave-one-out loss is lower than that of the present rows, those carried over included, for other trainings from zeros;
-            "zeros", "random", "mean", "imprint" or "probe": the new rows so.
-        statistics: keep the sums of the features by class with the network, where they cost next to nothing.
-        false_alarm: share of known items that `predict(..., unknown=True)` may call unknown, between 0 and 1.
-        trainable: exactly these layers are trained, and the heads with new rows, as far as the strategy trains them: names of layers or
-            modules, or patterns such as "layer4*"; "all": any; None: those that the owner of the network has not frozen.
-        fresh: layers below the head that were never trained, by name or pattern: they and the head are trained first, from their start,
-            on the features below them; nothing is solved on what they give.
-        settings: of the training.
-        reasons: sentences for people.
-        candidates: what "auto" compares; none: those that suit network and data. Afterwards with what came of each.
-        chosen: what "auto" found best: strategy and what goes with it, for a plan of its own.
+        probe: solver of the head: "ridge", "lda", "logistic", "svm" or "class_mean"; for "probe" and "head" also "random_projection" or
+            "knn". A named solver also gives the start of strategies that train below the heads. "auto" means, for "probe", the best of
+            ridge regression, discriminant analysis and their weighted mean; for "head", logistic regression (ridge regression for
+            regression targets).
+        budget: for "auto": time limit without the evaluation, such as "30s", "10m" or "1h"; "auto" or None: continue until no candidate
+            is worth its cost.
+        views: number of augmented copies of each training example, including the plain one.
+        augment: how the augmented copies are made: "light" (small rotations, zooms, shifts and brightness changes, no mirroring),
+            "photo" (random crops, mirroring, brightness and colour changes; for photographs), a callable of one picture (C, H, W) in
+            0..255, "none" (every copy is plain), or "auto" ("photo" for pictures that look like photographs, else "light").
+        holdout: share of the examples in the holdout set; 0 requires a test set.
+        validation: share of the remaining examples in the validation set, which chooses the epoch, the learning rate and, for "auto",
+            the freeze boundary.
+        seed: seed of splits, order and dropout.
+        rename: old class name -> new name, for the first task; the class weights are carried over.
+        start: initial weights of new classes: "zeros", "random", "mean", "imprint" or "probe". "auto": for "head", the methods and
+            regression, the closed-form probe if its leave-one-out loss is lower than the loss of the present class weights, including
+            those carried over; for other trainings zeros.
+        statistics: store the feature sums of each class with the network if they cost almost nothing.
+        false_alarm: share of known examples that `predict(..., unknown=True)` may call unknown, between 0 and 1.
+        trainable: names of layers or modules, or patterns such as "layer4*": only these layers and heads with new classes are trained,
+            as far as the strategy trains them. "all" allows all layers; None allows those that the owner of the network has not frozen.
+        fresh: names or patterns of layers below the head that were never trained. They and the head are trained first, on the features
+            below them; no head is solved on their outputs.
+        settings: settings of the training.
+        reasons: sentences for the user.
+        candidates: candidates that "auto" compares; if empty, those that suit network and data. After the run they include their
+            results.
+        chosen: strategy and options that "auto" found best; they can form a new plan.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -144,7 +147,7 @@ class Plan:
         return float(found[1]) * _SECONDS[found[2]] if found else None
 
     def loss_of(self, task: str, *, first: str) -> Any:
-        """Return the setting `loss` for a `task` of the data, whose first one is `first`; None for the usual loss.
+        """Return the setting `loss` for a `task` of the data whose first task is `first`; None means the default loss.
 
         Example:
             >>> regraft.Plan("full").loss_of("main", first="main") is None
@@ -154,7 +157,7 @@ class Plan:
         return given.get(task) if isinstance(given, Mapping) else given if task == first else None
 
     def of_the_loop(self) -> tuple[str, ...]:
-        """Return what is given that means something in an epoch loop only, such as "dropout=0.2".
+        """Return the given settings that apply to the epoch loop only, such as "dropout=0.2".
 
         Example:
             >>> plan.of_the_loop()
@@ -167,7 +170,7 @@ class Plan:
         return tuple(found)
 
     def given(self) -> dict[str, Any]:
-        """Return what makes this plan again beside the strategy: the seed, and all options and settings that are not as usual.
+        """Return the arguments that recreate this plan, apart from the strategy: the seed, and options and settings that are not defaults.
 
         Example:
             >>> regraft.Plan("head", validation=0.3).given()
@@ -180,7 +183,7 @@ class Plan:
         return own | self.options | {name: value for name, value in told.items() if value != getattr(settings, name)}
 
     def to_call(self) -> str:
-        """Return the call of Python that makes this plan again: all that is not as usual, and the seed.
+        """Return the Python call that recreates this plan: the seed and every argument that differs from its default.
 
         Example:
             >>> print(regraft.Plan("head").to_call())
@@ -195,7 +198,7 @@ class Plan:
         return f"regraft.adapt(\n    net,\n    data,\n    strategy={self.strategy!r},\n{''.join(said)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data.
+        """Return the plan as plain data that `from_dict` reads.
 
         Example:
             >>> plan.to_dict()["classes"]
@@ -209,16 +212,16 @@ class Plan:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Plan:
-        """Return the plan that `to_dict` wrote, edited or not.
+        """Return the plan that plain data describe.
 
         Args:
-            plain: as `to_dict` gives it.
+            plain: a plan as `to_dict` gives it, edited or not.
 
         Returns:
-            The plan.
+            The plan with its values checked.
 
         Raises:
-            SettingError: if a name is unknown or a value out of its range.
+            SettingError: if a name is unknown or a value is out of range.
 
         Example:
             >>> regraft.Plan.from_dict(plan.to_dict()).to_dict() == plan.to_dict()
@@ -252,7 +255,7 @@ class Plan:
         """Return the plan from the text that `to_json` wrote.
 
         Raises:
-            SettingError: if it is not JSON, a name is unknown or a value out of its range.
+            SettingError: if the text is not JSON, a name is unknown or a value is out of range.
 
         Example:
             >>> regraft.Plan.from_json(plan.to_json()).to_dict() == plan.to_dict()
@@ -265,7 +268,7 @@ class Plan:
         return cls.from_dict(plain)
 
     def with_reasons(self, *reasons: str) -> Plan:
-        """Return the plan with further reasons.
+        """Return the plan with these reasons appended.
 
         Example:
             >>> plan.with_reasons("Small data.").reasons[-1]
@@ -302,7 +305,7 @@ class Plan:
 
 
 class AdaptKeywords(SettingKeywords, total=False):
-    """The keywords of `adapt`: settings, what else a `Plan` is made from, and the options of the methods."""
+    """Keywords of `adapt`: the settings, the further fields of a `Plan`, and the options of the methods."""
 
     frozen: int | str | None
     block: str | None
@@ -327,7 +330,7 @@ class AdaptKeywords(SettingKeywords, total=False):
 
 
 class SearchKeywords(AdaptKeywords, total=False):
-    """The keywords of `search`: those of `adapt`, and arguments of it that are the same in every trial."""
+    """Keywords of `search`: those of `adapt`, and the arguments that are the same in every trial."""
 
     strategy: str
     validation: float
@@ -335,7 +338,7 @@ class SearchKeywords(AdaptKeywords, total=False):
 
 
 class _Form(Plain):
-    """The types of a plan's plain data; `check_plan` knows the ranges. Lists may be tuples, in plain data that live code makes."""
+    """Types of a plan's plain data; `check_plan` checks the ranges. Live code may pass tuples as lists."""
 
     strategy: str
     classes: Annotated[list[str], Field(strict=False)] = Field(default_factory=list)
@@ -356,7 +359,7 @@ class _Form(Plain):
 
 
 def _as_code(value: Any) -> str:
-    """Return a value as a call of Python has it; functions by name."""
+    """Return a value as Python source; functions by name."""
     if isinstance(value, tuple) and any(callable(one) for one in value):
         return f"[{', '.join(map(_as_code, value))}]"
     if isinstance(value, Mapping):
@@ -373,14 +376,14 @@ def _block_words(block: str) -> str:
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise if values of the plan are out of their range, all at once."""
+    """Raise one `SettingError` that names all values of the plan that are out of range."""
     problems = [*_about_strategy(plan), *_about_fresh(plan), *_about_probe(plan), *_about_method(plan), *_about_values(plan)]
     if problems:
         raise SettingError(" ".join(problems))
 
 
 def _about_strategy(plan: Plan) -> Iterator[str]:
-    known = tuple(dict.fromkeys((*STRATEGIES, *METHODS)))  # a program may have added a method of its own
+    known = tuple(dict.fromkeys((*STRATEGIES, *METHODS)))  # a program may have registered its own method
     if plan.strategy not in known:
         yield f"strategy={plan.strategy!r} is not known{near_names(str(plan.strategy), known)}."
     elif plan.strategy == "partial" and plan.frozen is None:
@@ -491,7 +494,7 @@ def _number(value: Any) -> bool:
 
 
 def _as_names(value: Any) -> Any:
-    """Return names as a plan has them: of one, or of several in a list, a tuple."""
+    """Return one name, or a list or tuple of names, as the tuple that a plan holds; "all" stays as it is."""
     if isinstance(value, str):
         return value if value == ALL else (value,)
     names = tuple(value) if isinstance(value, Sequence) else value
@@ -499,7 +502,7 @@ def _as_names(value: Any) -> Any:
 
 
 def make_plan(strategy: str | Plan, options: Mapping[str, Any]) -> Plan:
-    """Make a plan from what the user asked for."""
+    """Return the plan for the strategy and the options that the user gave."""
     if isinstance(strategy, Plan):
         if options:
             raise SettingError(f"A plan was given and {', '.join(options)} besides; put them into the plan, which is carried out as it is.")

@@ -1,4 +1,4 @@
-"""What a strategy is given: a setup that nobody changes, and a log that takes down what it did and what that cost."""
+"""Setup and log of a strategy: the setup is fixed, the log records what was done and what it cost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 MOST_REFITTED = 5000
-"""Training and validation examples together from which refit="auto" does without the second training."""
+"""Number of training and validation examples from which refit="auto" skips the second training."""
 _NO_PART_OF_A_RUN = frozenset(
     {
         "reasons",
@@ -62,12 +62,12 @@ _NO_PART_OF_A_RUN = frozenset(
         "log_with",
     }
 )
-"""Names in a plan and its settings that change nothing in how a network is trained: a run that was killed goes on with others."""
+"""Names in a plan and its settings that do not affect the trained weights: a killed run can resume with other values."""
 
 
 @dataclass
 class Clock:
-    """Seconds by kind of work. Work within other work counts as its own kind alone, so that the kinds add up to the total."""
+    """Seconds by kind of work. Nested work counts only as its own kind, so the kinds add up to the total."""
 
     began: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
@@ -76,7 +76,7 @@ class Clock:
 
     @contextmanager
     def during(self, kind: str) -> Iterator[None]:
-        """Count the time of a piece of work, one of `console.STEPS`, and show it on the terminal."""
+        """Measure a piece of work of one of the kinds in `console.STEPS`, and show it on the terminal."""
         self._turn()
         self.running.append(kind)
         try:
@@ -87,14 +87,14 @@ class Clock:
             self.running.pop()
 
     def _turn(self) -> None:
-        """Charge the time since the last turn to the innermost kind."""
+        """Add the time since the last turn to the innermost kind."""
         now = time.perf_counter()
         if self.running:
             self.seconds[self.running[-1]] += now - self.since
         self.since = now
 
     def cost(self, counter: Counter) -> dict[str, float]:
-        """Return the seconds by kind, in total, and the examples that the counter saw go through the frozen part."""
+        """Return the seconds by kind and in total, and the number of examples that passed through the frozen part."""
         self._turn()
         total, log = time.perf_counter() - self.began, counter.engines
         return {
@@ -107,13 +107,13 @@ class Clock:
 
 @dataclass
 class Log:
-    """What is taken down while a strategy is carried out: the only thing that changes.
+    """Record of a running strategy, the only object that changes.
 
     Attributes:
         clock: seconds so far.
-        counter: examples that went through the frozen part.
-        kept: feature caches of this run that no other one takes up.
-        on_epoch: told of every epoch's entry in the history; what it raises ends the training.
+        counter: number of examples that passed through the frozen part.
+        kept: feature caches of this run.
+        on_epoch: called with the history entry of every epoch; an exception ends the training.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -125,7 +125,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Parts:
-    """Indices of the training, the validation and the holdout set: the examples that are learned from, that choose, and that judge."""
+    """Indices of the training, the validation and the holdout set."""
 
     training: np.ndarray
     validation: np.ndarray
@@ -133,14 +133,14 @@ class Parts:
 
     @property
     def learned_from(self) -> np.ndarray:
-        """The examples that do not judge, (n,), in order."""
+        """Indices (n,) of the training and the validation set together, sorted."""
         return np.sort(np.concatenate([self.training, self.validation]))
 
 
 def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
-    """Split the examples: what chooses something never judges it.
+    """Split the examples into training, validation and holdout set.
 
-    Result: The parts; `validation` is empty where a class would be left with fewer than two examples to learn from.
+    The validation set is empty if a class would keep fewer than two training examples, or if the groups cannot be split.
     """
     if not plan.holdout:
         if not judged_apart:
@@ -151,10 +151,9 @@ def parts_of(data: Dataset, plan: Plan, *, judged_apart: bool = False) -> Parts:
 
 
 def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.ndarray) -> Parts:
-    """Split the examples to learn from into training and validation set.
+    """Split `rest` into training and validation set.
 
-    Result: The parts; `validation` is empty where a class would be left with fewer than two examples to learn from, or groups cannot be
-    split.
+    The validation set is empty if a class would keep fewer than two training examples, or if the groups cannot be split.
     """
     learning = data.subset(rest)
     counts = learning.class_counts()
@@ -167,7 +166,7 @@ def learning_parts(data: Dataset, plan: Plan, *, rest: np.ndarray, holdout: np.n
 
 
 def _split(data: Dataset, share: float, *, seed: int, needed: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of both parts; the second is empty where no class has an item, or a group, to spare and it is not `needed`."""
+    """Return the indices of both parts; if no class has a spare example or group, the second is empty, or `DataError` if it is `needed`."""
     try:
         return data.split_indices(share, seed=seed)
     except DataError:
@@ -178,12 +177,12 @@ def _split(data: Dataset, share: float, *, seed: int, needed: bool) -> tuple[np.
 
 @dataclass(frozen=True)
 class Additions:
-    """What a method, or what the old head says, adds to a training.
+    """Additions of a method, or of a switch that uses the old head, to a training.
 
     Attributes:
-        terms: what is added to the loss, and `share` is the factor of the rest, as of `Objective`.
-        rates: factors of the learning rate, as of `Training`.
-        helpers: tasks of heads that are trained although the data have no targets of them.
+        terms: terms added to the loss, and `share`, the factor of the task losses, as in `Objective`.
+        rates: factors of the learning rate, as in `Training`.
+        helpers: tasks whose heads are trained although the data have no targets for them.
     """
 
     terms: tuple[Callable[[Scores, np.ndarray], Tensor], ...] = ()
@@ -194,11 +193,11 @@ class Additions:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where the trainings of a run go on from.
+    """Checkpoints of the trainings of a run.
 
     Attributes:
-        digest: of the run, as of `run_digest`.
-        resume: whether to go on from those that are there.
+        digest: digest of the run, from `run_digest`.
+        resume: whether to resume from existing checkpoints.
     """
 
     folder: Path
@@ -206,7 +205,7 @@ class Checkpoints:
     resume: bool = True
 
     def of_stage(self, stage: str) -> Checkpoint:
-        """Return that of one `stage`; one that is there is removed where nothing is to be resumed."""
+        """Return the checkpoint of one `stage`; without `resume`, an existing file is removed."""
         checkpoint = Checkpoint(self.folder / f"{stage}.pt", self.digest)
         if not self.resume:
             checkpoint.path.unlink(missing_ok=True)
@@ -214,7 +213,7 @@ class Checkpoints:
 
 
 def usable_device(name: str | None) -> torch.device:
-    """Return the device called `name`, or the fastest there is for None; `SettingError` if the machine has no such device."""
+    """Return the device called `name`, or the fastest one if it is None; `SettingError` if the machine has no such device."""
     wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=wanted)
@@ -225,17 +224,17 @@ def usable_device(name: str | None) -> torch.device:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What is known before a strategy begins, on some network. No field and nothing in one changes, but for the network's weights.
+    """Everything that a strategy is given, for one network. Only the weights of the network change.
 
     Attributes:
-        network: what is adapted, with its new head.
-        items: the examples as the network takes them.
+        network: the network to adapt, with its new head.
+        items: the examples with the network's preprocessing.
         tasks: task of the data -> task of the network.
-        new_rows: task of the network -> rows of its new classes.
-        test: further examples that judge, or None: then the holdout set does.
-        old_head: the first head as it came, before its rows were changed; None where there was none.
-        checkpoints: where trainings go on from; None without a folder.
-        repeats: a training of the same strategy on fewer examples, which is to be repeated as it was; None: nothing is known yet.
+        new_rows: task of the network -> row indices of its new classes.
+        test: test set; None means that the holdout set judges.
+        old_head: the first head before its class weights were changed; None if there was none.
+        checkpoints: checkpoints of the trainings; None without an output folder.
+        repeats: earlier training of the same strategy on fewer examples, to repeat with the same settings; None if there is none.
     """
 
     network: Network
@@ -251,69 +250,69 @@ class Setup:
     repeats: Measured | None = None
 
     def on(self, network: Network) -> Setup:
-        """Return the same with another network, which is moved to the device."""
+        """Return the same setup with another network, which is moved to the device."""
         network.move_(self.device)
         return replace(self, network=network)
 
     @property
     def settings(self) -> Settings:
-        """The settings of the plan."""
+        """Settings of the plan."""
         return self.plan.settings
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device on which the network runs."""
         return usable_device(self.settings.device)
 
     @property
     def refits(self) -> bool:
-        """Whether trainings are repeated on training and validation set together, with what was chosen."""
+        """Whether trainings are repeated on training and validation set together, with the chosen settings."""
         wanted, examples = self.settings.refit, len(self.parts.training) + len(self.parts.validation)
         return wanted is not False and len(self.parts.validation) > 0 and (wanted is True or examples < MOST_REFITTED)
 
     def data_of(self, name: str) -> Dataset:
-        """Return the examples with the targets of the data's task `name` alone."""
+        """Return the examples with only the targets of the task `name`."""
         return self.items.data.of_task(name)
 
     def known(self, name: str, indices: np.ndarray) -> np.ndarray:
-        """Return those of the `indices` whose target of the data's task `name` is known."""
+        """Return the `indices` whose target of the task `name` is known."""
         return np.asarray(indices[self.items.data.targets_of(name).known[indices]])
 
     @property
     def open_tasks(self) -> dict[str, str]:
-        """Task of the data -> task of the network, of the heads whose rows may be changed: those that the network does not hold."""
+        """Task of the data -> task of the network, for the heads that may change: those that the network does not hold."""
         held = {task for task in self.tasks.values() if any(map(self.network.holds, self.network.layers_of(task)))}
         return {name: task for name, task in self.tasks.items() if task not in held}
 
     @property
     def apart(self) -> bool:
-        """Whether a head that is trained reads other features than the first one: then none is solved in closed form."""
+        """Whether a trained head reads other features than the first head. If so, no head is solved in closed form."""
         return any(self.network.heads[task].apart for task in self.tasks.values())
 
     @property
     def idle_layers(self) -> frozenset[str]:
-        """The layers of the heads that the data have no targets for: they stay frozen."""
+        """Layers of the heads without targets in the data; they stay frozen."""
         trained = {layer for task in (*self.tasks.values(), *self.additions.helpers) for layer in self.network.layers_of(task)}
         return frozenset(self.network.head_layers) - trained
 
     @property
     def all_but_heads(self) -> frozenset[str]:
-        """Every layer but those of the heads that are trained."""
+        """Every layer except those of the trained heads."""
         trained = set(self.network.head_layers) - self.idle_layers
         return frozenset(layer.name for layer in self.network.layers if layer.name not in trained)
 
     @property
     def keeps_classes(self) -> bool:
-        """Whether the first task has classes, and all of them were carried over from the old head."""
+        """Whether the first task is a classification and all its classes were carried over from the old head."""
         data = self.items.data
         return data.task == "classification" and not len(self.new_rows.get(self.tasks[data.name], np.zeros(1)))
 
     def checkpoint(self, stage: str) -> Checkpoint | None:
-        """Return where a stage goes on from, or None without a folder."""
+        """Return the checkpoint of a stage, or None without an output folder."""
         return None if self.checkpoints is None else self.checkpoints.of_stage(stage)
 
     def objective(self) -> Objective:
-        """Return what is minimised: the weighted sum of each task's loss against its targets."""
+        """Return the objective: the weighted sum of the losses of all tasks."""
         weights = self.settings.task_weights or {}
         parts = tuple(self._part(name, task, weight=float(weights.get(name, 1.0))) for name, task in self.tasks.items())
         return Objective(parts, self.additions.terms, self.additions.share)
@@ -337,7 +336,7 @@ class Setup:
         return TaskObjective(task, own, targets, by_class, smoothing, weight, **further)
 
     def _sample_weight(self) -> Tensor | None:
-        """Return how much each example counts, (N,), 1 on the mean of those that are learned from; None where all count the same."""
+        """Return the weight of each example, (N,), with mean 1 on the training set; None if all count the same."""
         weights = self.items.data.weights
         if weights is None:
             return None
@@ -346,7 +345,7 @@ class Setup:
 
 
 def run_digest(setup: Setup) -> str:
-    """Return a digest of plan, data and starting weights, by which a run knows its own checkpoints."""
+    """Return a digest of plan, data and starting weights, which identifies the checkpoints of a run."""
     layers = [layer.name for layer in setup.network.layers]
     targets = [setup.items.data.targets_of(name) for name in setup.tasks]
     learned = hashlib.blake2b(b"".join(np.ascontiguousarray(part.values).tobytes() for part in targets), digest_size=12).hexdigest()
@@ -359,7 +358,7 @@ def run_digest(setup: Setup) -> str:
 
 
 def whole_digest(setup: Setup, digest: str) -> str:
-    """Return a digest of all that decides a result: of the run, and of what judges it and is kept with it."""
+    """Return a digest of everything that decides a result: the run, its evaluation, and what is stored with it."""
     plan, test = setup.plan, setup.test
     judged = None if test is None else [test.identity(1), *(str(test.data.targets_of(name).values.tobytes()) for name in test.data.tasks)]
     facts = [digest, judged, plan.statistics, plan.false_alarm, plan.settings.baselines]
@@ -368,24 +367,24 @@ def whole_digest(setup: Setup, digest: str) -> str:
 
 @dataclass(frozen=True)
 class Solved:
-    """The closed-form head of one task, and the (n,) examples that it was solved on."""
+    """Closed-form head of one task, and the (n,) examples that it was solved on."""
 
     probe: LinearProbe
     rows: np.ndarray
 
     def thresholds(self, targets: np.ndarray) -> np.ndarray:
-        """Return (C,) thresholds of labels, fitted to the leave-one-out scores; `targets` (N, C) are those of all examples."""
+        """Return (C,) label thresholds fitted to the leave-one-out logits; `targets` (N, C) are those of all examples."""
         return fit_thresholds(self.probe.loo_scores, targets[self.rows])
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the source network's features say, before anything is trained: what the baselines are made of, as far as it was computed.
+    """Features of the source network before training, as far as they were computed; the baselines are made from them.
 
     Attributes:
-        features: (N, d) of the examples learned from.
-        judging: (n, d) of the examples that judge, those of the holdout or the test set.
-        probes: task of the data -> its closed-form head on these features.
+        features: (N, d), filled in for the examples that are learned from.
+        judging: (n, d) features of the test set, or of the holdout set without one.
+        probes: task of the data -> closed-form head on these features.
     """
 
     features: Tensor | None = None
@@ -395,17 +394,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a strategy leaves behind.
+    """Result of a strategy.
 
     Attributes:
         frozen: the layers that stayed frozen.
-        source: what the source network's features say.
-        head_features: (N, D) what the head of the adapted network reads, where it is another and they were computed.
-        test_feed: the same as `feed` for the test set, where it was computed.
-        solved: task of the data -> the closed-form head that the network has, where it has one.
-        measured: the training whose settings were measured; None where there was none.
-        candidates: what was compared, as plain data, in the order of the report.
-        chosen: how the best of them was made: strategy and what goes with it.
+        source: features of the source network.
+        head_features: (N, D) input of the adapted network's head, if it differs from the source features and was computed.
+        test_feed: feed of the test set, if it was made.
+        solved: task of the data -> closed-form head that the network has, if any.
+        measured: training whose settings were measured; None if there was none.
+        candidates: compared candidates as plain data, in the order of the report.
+        chosen: strategy and options of the best candidate.
     """
 
     network: Network
@@ -422,5 +421,5 @@ class Outcome:
 
     @property
     def held_out(self) -> tuple[Mapping[str, np.ndarray], np.ndarray] | None:
-        """Scores by task of examples that the training had not learned from before it was repeated on all, and which examples."""
+        """Logits by task of examples that were not learned from before the training was repeated on all, and their indices."""
         return None if self.measured is None else self.measured.held_out

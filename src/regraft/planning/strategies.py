@@ -1,4 +1,4 @@
-"""What each strategy does with a setup. A strategy chooses what is frozen; the loop is the same for all."""
+"""The strategies: each chooses what is frozen and where training starts; the training loop is the same for all."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ from .tuning.tuned import starts_of, tuned, weights_of
 __all__ = ["run_strategy"]
 
 MOST_LOOKED_AT = 256
-"""Items whose mean gradient is taken at most."""
+"""Largest number of examples whose mean gradient is computed."""
 Strategy = Callable[[Setup, Log], Outcome]
 
 
 def run_strategy(setup: Setup, log: Log) -> Outcome:
-    """Carry out the plan's strategy.
+    """Run the plan's strategy; return the adapted network, what evaluates it, and the history.
 
-    `setup`: of the weights of its network, those that are trained are changed in place; nothing else is; result: The adapted network, how
-    to judge it, and the history.
+    Trained weights of the setup's network are changed in place. Nothing else is changed.
     """
     outcome, plan = _STRATEGIES.get(setup.plan.strategy, by_method)(setup, log), setup.plan
     if outcome.chosen or outcome.measured is None:
@@ -47,7 +46,7 @@ def run_strategy(setup: Setup, log: Log) -> Outcome:
 
 
 def _head(setup: Setup, log: Log) -> Outcome:
-    """Everything but the heads is frozen: they are solved where nothing needs a loop, else trained."""
+    """Freeze everything but the heads; solve them in closed form where no setting needs the epoch loop, else train them."""
     if setup.plan.fresh:
         return _with_fresh(setup, log, frozen=None)
     network = setup.network
@@ -66,9 +65,9 @@ def _head(setup: Setup, log: Log) -> Outcome:
 
 
 def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Outcome:
-    """Train fresh layers and the heads from their start, on what is below them; then what is not frozen, where that is more.
+    """Train the fresh layers and the heads on the features below them, then train what is not `frozen`.
 
-    `frozen`: layers of the second training; None: there is none.
+    `frozen` holds the layers that are frozen in the second training. If it is None, there is no second training.
     """
     network = setup.network
     fresh = matching_layers(network, setup.plan.fresh or (), setting="fresh")
@@ -82,13 +81,13 @@ def _with_fresh(setup: Setup, log: Log, *, frozen: frozenset[str] | None) -> Out
 
 
 def _measured(setup: Setup, log: Log, *, frozen: frozenset[str], stage: str, drawn: bool = False) -> Outcome:
-    """Train what is not frozen, with measured settings, from the weights at hand; `drawn`: at a rate for layers that are freshly drawn."""
+    """Train what is not frozen from the present weights, with measured settings; `drawn`: at a rate for newly initialised layers."""
     feed, starts = feed_of(setup, log, frozen=frozen), starts_of(setup, frozen=frozen)
     return tuned(setup, log, feed=feed, frozen=frozen, stage=stage, starts=starts, drawn=drawn)
 
 
 def _surgical(setup: Setup, log: Log) -> Outcome:
-    """One third of the blocks is trained, and the heads (Lee et al., ICLR 2023)."""
+    """Train one third of the blocks and the heads (Lee et al., ICLR 2023)."""
     if setup.plan.block != AUTO_BLOCK:
         return _from_base(setup, log)
     below = frozen_up_to_head(setup.network)
@@ -98,7 +97,7 @@ def _surgical(setup: Setup, log: Log) -> Outcome:
 
 
 def _from_base(setup: Setup, log: Log) -> Outcome:
-    """Everything up to a block is frozen, or nothing, or all but a third of the blocks: tuning starts from a trained or solved head."""
+    """Train what the plan does not freeze, starting from a trained or a solved head ("partial", "full", "surgical" with a named third)."""
     plan = setup.plan
     frozen = frozen_layers(setup.network, strategy=plan.strategy, frozen=plan.frozen, block=plan.block)
     if plan.base == "probe":
@@ -119,10 +118,10 @@ def _from_base(setup: Setup, log: Log) -> Outcome:
 
 
 def _third_by_gradient(setup: Setup, log: Log) -> str:
-    """Return the third of the blocks with the largest gradient in proportion to its weights, in inference mode.
+    """Return the third of the blocks with the largest gradient relative to its weights, computed in inference mode.
 
-    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviations: whole thirds are compared, once, before
-    they are trained, and the largest is trained; the authors scale the learning rate of every layer in every step.
+    Source: surgical fine-tuning (Lee et al., ICLR 2023, section 4.2, Auto-RGN). Deviation: regraft compares whole thirds once, before
+    training, and trains the third with the largest value. The authors scale the learning rate of every layer in every step.
     """
     network, parameters = setup.network, setup.network.layer_parameters()
     layers = {third: [name for block in surgical_blocks(network, third) for name in block] for third in THIRDS}
@@ -143,7 +142,7 @@ def _third_by_gradient(setup: Setup, log: Log) -> str:
 
 
 def _scratch(setup: Setup, log: Log) -> Outcome:
-    """Nothing is kept but what the network holds: the same architecture, freshly drawn."""
+    """Train the same architecture from newly initialised weights; held layers keep their weights."""
     setup = replace(setup, network=setup.network.reinitialised(setup.plan.seed))
     frozen, start = held_layers(setup.network), weights_of(setup.network, frozenset())
     feed = feed_of(setup, log, frozen=frozen)
