@@ -1,4 +1,4 @@
-"""The verbs: plan, then carry out. Everything else is below."""
+"""Public functions of regraft: open a network, read data, adapt, evaluate and predict."""
 
 from __future__ import annotations
 
@@ -82,28 +82,30 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     Args:
         source: a live `torch.nn.Module` or Keras 3 model, a path (`.keras`, `.h5`, `.hdf5`, `.pmml`, `.onnx`, `.safetensors`
             with `architecture`, a folder saved by regraft), "timm:NAME", "torchvision:NAME", "keras:NAME" or "hf:PATH_OR_ID".
-        classes: class names in row order; of a network with several tasks, a mapping from task to class names.
-        weights: a weights-only file put into `source`, arrays in `.npz` or `.mat` included; the account says what matched. "random": a
-            network by name as its library draws it; without that, weights that cannot be fetched are an error.
-        architecture: the module, or a function that makes it, for a weights-only `source` or a folder of your own torch class.
-        inputs: shape of one item without the batch axis, when it cannot be known otherwise; of a module that takes several tensors by
+        classes: class names in the order of the network's outputs. For a network with several tasks, a mapping from task to class names.
+        weights: a weights-only file to load into `source` (arrays in `.npz` or `.mat` also work). The account lists what matched.
+            "random" gives a network by name its library's random initialisation. Without it, weights that cannot be downloaded are an
+            error.
+        architecture: the module, or a function that builds it, for a weights-only `source` or a folder with your own torch class.
+        inputs: shape of one example without the batch axis, when the source does not tell it. For a module that takes several tensors by
             name, the shape of each: {"X": (40,), "Z": (8,)}.
-        preprocessing: as plain data, a `Preprocessing` or a function of pictures (Keras' `preprocess_input`, transforms of torchvision,
-            timm or albumentations, a processor of Hugging Face), in place of what the source knows; of a network of several inputs, a
-            mapping from the name of an input to one of these.
-        head: the name of the layer that is its head, where there are several candidates. To keep several outputs as tasks: their layers,
-            the foremost first, or a mapping from the name of the task to its layer.
-        channels: of the pictures or signals that it shall take: the first layer's weights are summed (1) or repeated, and accounted.
-        trust: open a PyTorch program (`.pt2`) that `source` names. **This runs code of the file**: only for files of your own, or of people
-            whom you trust. The network predicts and nothing else. No other file is opened in another way.
+        preprocessing: replaces the preprocessing of the source. Plain data, a `Preprocessing`, or an image function (Keras'
+            `preprocess_input`, transforms of torchvision, timm or albumentations, a Hugging Face processor). For a network with several
+            inputs, a mapping from input name to one of these.
+        head: name of the head layer, where there are several candidates. To keep several outputs as tasks, give a list of their layers
+            (main task first) or a mapping from task name to layer.
+        channels: number of channels of your images or signals. The first layer's weights are summed (1 channel) or repeated, and the
+            account records the change.
+        trust: open a PyTorch program (`.pt2`). **This runs code from the file**: use it only for your own files or files from people you
+            trust. Such a network can only predict. The option does not affect other formats.
 
     Returns:
-        The network; a live object given is not modified.
+        The network. A live object passed as `source` is not modified.
 
     Raises:
-        NetworkError: if it cannot be opened; the message says what would do.
-        UnsafeFileError: if opening it would run code, or read other files.
-        SettingError: if `channels` is no number of channels.
+        NetworkError: if the network cannot be opened. The message says what to do.
+        UnsafeFileError: if opening the file would run code or read other files.
+        SettingError: if `channels` is not a whole number of 1 or more.
 
     Example:
         >>> import torch, regraft
@@ -125,7 +127,7 @@ def load(  # noqa: PLR0913  # over the limit: the public contract
     for task, names in classes.items() if isinstance(classes, Mapping) else ():
         network.name_classes_(names, task)
     if isinstance(preprocessing, dict) and isinstance(opened.preprocessing, dict) and not _names_a_kind(preprocessing, network):
-        preprocessing = {**opened.preprocessing, **preprocessing}  # the network's own, but for what is given
+        preprocessing = {**opened.preprocessing, **preprocessing}  # given values override the network's own
     given = preprocessing if preprocessing is not None else opened.preprocessing
     network = network if channels is None else network.with_channels(channels)
     if given is None:
@@ -157,7 +159,7 @@ def _names_a_kind(preprocessing: dict[str, Any], network: Network) -> bool:
 
 
 def _given_preprocessing(network: Network, given: Any, *, channels: int | None) -> Preprocessing:
-    """Return the preprocessing that a user gives for a network: plain data, a `Preprocessing`, or a function."""
+    """Return the user's preprocessing (plain data, a `Preprocessing` or a function) as a `Preprocessing`."""
     if isinstance(given, Preprocessing):
         return given
     given = recipe_spec(given) if is_recipe(given) else given
@@ -175,14 +177,14 @@ def _given_preprocessing(network: Network, given: Any, *, channels: int | None) 
 
 
 def _preprocessing(plain: dict[str, Any], channels: int | None) -> Preprocessing:
-    """Return a preprocessing from its plain data, for another number of channels where one is given."""
+    """Build a preprocessing from plain data, with `channels` channels if given."""
     made = preprocessing_from_dict(plain)
     return made if channels is None else preprocessing_from_dict(with_channels(made.to_dict(), channels))
 
 
 @contextmanager
 def _own_part(source: Any, name: str) -> Iterator[None]:
-    """Say of what is wrong with a part that a network brings that it is the network's."""
+    """Re-raise errors in a part stored with a network as a `NetworkError` that names the network."""
     try:
         yield
     except UnsafeFileError:
@@ -214,36 +216,40 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
     """Adapt a network to data.
 
     Args:
-        net: a `Network`, or whatever `load` opens.
-        data: a `Dataset`, or whatever `read` reads.
+        net: a `Network`, or anything that `load` opens.
+        data: a `Dataset`, or anything that `read` reads.
         strategy: "auto", "probe", "head", "partial" (with frozen=), "full", "surgical" (with block=), "scratch", "bias", "scale_shift",
             "lora", "lin", "codes" (for data with conditions), or a `Plan`.
-        holdout: share of the examples kept aside to judge, from 0 to below 1; 0 goes with `test`.
-        validation: share of the others that chooses the epoch, the learning rate and, for "auto", the strategy.
-        test: further data that only judge.
-        budget: for "auto": "30s", "10m" or "1h"; None or "auto": until nothing that is left can be expected to do better.
-        views: fixed versions of each fitting item, the plain one included.
-        seed: decides splits, order, dropout and views.
+        holdout: share of the examples in the holdout set, from 0 to below 1. Use 0 together with `test`.
+        validation: share of the remaining examples in the validation set. It selects the epoch, the learning rate and, for "auto", the
+            strategy.
+        test: additional labelled data for evaluation only.
+        budget: time limit for "auto": "30s", "10m" or "1h". None or "auto" stops when no remaining candidate is expected to do better.
+        views: number of fixed augmented copies of each training example, including the plain one.
+        seed: seed for splits, order, dropout and augmentation.
         out: folder for checkpoints and the saved result.
-        resume: go on after an interruption; where `out` holds the finished result of the same network, data and plan, return that.
-        task: what the labels are: "classification", "multi-label" or "regression"; without it, where they could be of several kinds (whole
-            numbers, rows with one 1 each), that of the network's own head, and a note says so.
-        max_length: of texts, in tokens, as of `read`.
-        sample_weight: as of `read`: a column name or an array of a number for each example, how much it counts in what is minimised.
-        settings: frozen, trainable (exactly these layers, by name or pattern such as "layer4*", in place of those that are not frozen by
-            their own flags; "all": any), fresh (layers below the head that were never trained), classes, rename (old class -> new one),
-            start (how rows of new classes start; "auto": the closed-form probe where that is better), probe (how heads are solved:
-            "ridge", "lda", "logistic", "svm", "class_mean", "random_projection", "knn"), augment (how views are made: "auto", "none",
-            "light", "photo" or a callable of one picture; but for the first two, 4 views where views= does not say how many),
-            statistics (whether class statistics are kept with the network), skip_bad,
-            the options of the methods (form, blocks, rank, alpha, layers, size, training), and those of `regraft.training.Settings`;
-            unknown names are an error that lists the near ones.
+        resume: continue an interrupted run. If `out` holds the finished result of the same network, data and plan, return it.
+        task: kind of the labels: "classification", "multi-label" or "regression". If it is omitted and the labels are ambiguous (whole
+            numbers, rows with a single 1), the kind of the network's own head is used and a note says so.
+        max_length: maximum length of texts in tokens, as in `read`.
+        sample_weight: weight of each example in the loss: a column name or an array, as in `read`.
+        settings: further options. An unknown name raises an error that lists similar names.
+            `frozen`: where the freeze boundary lies.
+            `trainable`: train exactly these layers (names or patterns such as "layer4*"), whatever their own flags say; "all" trains any.
+            `fresh`: layers below the head that were never trained.
+            `classes`, `rename` (old class -> new class): the classes of the new head.
+            `start`: initialisation of new class weights; "auto" uses the closed-form probe where that is better.
+            `probe`: solver for heads: "ridge", "lda", "logistic", "svm", "class_mean", "random_projection" or "knn".
+            `augment`: "auto", "none", "light", "photo" or a callable of one image. The last three make 4 views unless `views` is given.
+            `statistics`: whether class statistics are saved with the network.
+            `skip_bad`: leave out unusable examples instead of raising an error.
+            Also the options of the methods (form, blocks, rank, alpha, layers, size, training) and of `regraft.training.Settings`.
 
     Returns:
         The adapted network with its plan, history, scores, baselines, account and cost.
 
     Raises:
-        InputError: if something does not fit; nothing has been started then.
+        InputError: if the input is invalid. It is checked before training starts.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -267,18 +273,19 @@ def adapt(  # noqa: PLR0913  # over the limit: the public contract
 
 @own_state()
 def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float = 0.15, seed: int = 0, **reading: Any) -> Summary:
-    """Tell what was read and how, and with a network what `adapt` would make of it. Nothing is trained or written.
+    """Summarise a data set and, with a network, what `adapt` would do with it. Nothing is trained or written.
 
     Args:
-        data: a `Dataset`, or whatever `read` reads.
-        net: a `Network`, or whatever `load` opens; None: the data alone.
-        holdout: as of `adapt`.
-        validation: as of `adapt`.
-        seed: as of `adapt`.
+        data: a `Dataset`, or anything that `read` reads.
+        net: a `Network`, or anything that `load` opens. None checks the data alone.
+        holdout: as in `adapt`.
+        validation: as in `adapt`.
+        seed: as in `adapt`.
         reading: keywords of `read`.
 
     Returns:
-        The summary; `print` shows it in words. What cannot be used is left out and listed; `adapt` stops at it without skip_bad=True.
+        The summary; `print` shows it as text. Unusable examples are left out and listed. `adapt` raises an error for them unless
+        skip_bad=True.
 
     Raises:
         InputError: if nothing can be read, or the network cannot be opened.
@@ -305,23 +312,23 @@ def check(data: Any, net: Any = None, *, holdout: float = 0.2, validation: float
 def evaluate(
     net: Any, data: Any, *, skip_bad: bool = False, engine: str = "auto", cluster: str | None = None, **reading: Any
 ) -> Evaluation:
-    """Judge a network on labelled data. Nothing is trained or written.
+    """Evaluate a network on labelled data. Nothing is trained or written.
 
-    Class names are matched by name, whatever their order in the data.
+    Classes are matched by name; their order in the data does not matter.
 
     Args:
-        net: a `Network`, or whatever `load` opens; it is not changed.
-        data: a `Dataset`, or whatever `read` reads, with labels. Several tasks are judged by the heads of their names.
-        skip_bad: leave out examples that cannot be used, instead of stopping.
-        engine: what computes the network on a CPU, as of `predict`.
-        cluster: as of `predict`.
-        reading: keywords of `read`, such as target="species"; for data that are not read yet.
+        net: a `Network`, or anything that `load` opens. It is not changed.
+        data: a `Dataset`, or anything that `read` reads, with labels. Each task is evaluated with the head of the same name.
+        skip_bad: leave out unusable examples instead of raising an error.
+        engine: inference engine on the CPU, as in `predict`.
+        cluster: as in `predict`.
+        reading: keywords of `read`, for example target="species", if `data` is not a `Dataset`.
 
     Returns:
-        The figures of each task with 95 % intervals, the confusion matrix and the recall of each class.
+        The metrics of each task with 95 % intervals, the confusion matrix and the recall of each class.
 
     Raises:
-        SettingError: if keywords of `read` are given for a `Dataset`, or there is no such engine.
+        SettingError: if keywords of `read` are given with a `Dataset`, or the engine is unknown.
         MissingExtraError: if the engine is not installed.
         InputError: if the data do not fit the network.
 
@@ -355,26 +362,26 @@ def evaluate(
 def predict(
     net: Any, examples: Any, *, condition: str | None = None, unknown: bool = False, engine: str = "auto", cluster: str | None = None
 ) -> Predictions:
-    """Return labels and probabilities of many examples, on the engine that is fastest for them.
+    """Predict labels and probabilities of many examples with the fastest inference engine.
 
     Args:
-        net: a `Network`, or whatever `load` opens; it is not changed.
+        net: a `Network`, or anything that `load` opens. It is not changed.
         examples: files, texts, arrays, or a `Dataset`.
-        condition: as of `Network.predict`.
-        unknown: as of `Network.predict`.
-        engine: what computes the network on a CPU: "eager" (PyTorch as it is, as in `Network.predict`), "compile" (torch.compile),
-            "onnxruntime" or "openvino"; an engine is used once it has given PyTorch's values on the first examples, else PyTorch runs.
-            "auto": the fastest one where the examples are so many that building it pays.
-        cluster: of Ray, whose workers run PyTorch on 256 examples a task: "ray://HOST:PORT", or "auto" for the one that this machine is a
-            part of; None: this machine alone.
+        condition: as in `Network.predict`.
+        unknown: as in `Network.predict`.
+        engine: inference engine on the CPU: "eager" (plain PyTorch, as in `Network.predict`), "compile" (torch.compile), "onnxruntime" or
+            "openvino". The engine is used only if it reproduces PyTorch's values on the first examples; otherwise PyTorch runs. "auto"
+            chooses the fastest engine if there are enough examples to repay its build time.
+        cluster: address of a Ray cluster, "ray://HOST:PORT", or "auto" for the cluster that this machine belongs to. Its workers run
+            PyTorch on 256 examples per task. None runs on this machine.
 
     Returns:
-        The predictions; their notes say what ran in place of PyTorch, and how much faster.
+        The predictions. Their notes name the engine that replaced PyTorch and its speed-up.
 
     Raises:
-        SettingError: if there is no such engine or cluster.
+        SettingError: if the engine or the cluster does not exist.
         MissingExtraError: if the engine, or Ray, is not installed.
-        NetworkError: as of `Network.predict`.
+        NetworkError: as in `Network.predict`.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -388,7 +395,7 @@ def predict(
 
 
 def _reopened(folder: Path, network: Network) -> Network:
-    """Open the network of a finished folder; its module, where the folder holds weights alone, is made as that of the given network."""
+    """Load the network of a finished folder. If the folder holds weights only, reuse the module of the given network."""
     try:
         return load(folder)
     except NetworkError:
@@ -441,39 +448,39 @@ def extend(  # noqa: PLR0913  # over the limit: the public contract
     out: str | Path | None = None,
     skip_bad: bool = False,
 ) -> Network | Extension:
-    """Add classes to a network; everything before the head stays as it is.
+    """Add classes to a network. Everything before the head stays unchanged.
 
-    The class weights and the logits of the old classes stay bit-identical, which is measured on the examples given and stands in the
-    account as `max_score_change`. Only `statistics=` solves all class weights anew.
+    The class weights and the logits of the old classes stay bit-identical. The change is measured on the given examples, and the account
+    records it as `max_score_change`. Only `statistics=` solves all class weights again.
 
-    Two calls: `extend(net, classes, data)` adds the classes that are named and returns the network. `extend(net, data)` adds those that
-    the data show and the network lacks, judges the result on a share of the examples that is kept aside, and returns an `Extension`
-    with network, scores and report.
+    There are two calls. `extend(net, classes, data)` adds the named classes and returns the network. `extend(net, data)` adds the classes
+    that occur in the data but not in the network, evaluates the result on a holdout set, and returns an `Extension` with network, scores
+    and report.
 
     Args:
-        net: a `Network` with class names; with data alone also whatever `load` opens. It is not changed.
-        classes: the names to add, none of which is there already; or the data.
-        data: examples of the new classes: a `Dataset`, or whatever `read` reads. Without `classes` old classes may be among them.
-        start: how the new class weights start: "imprint" (the default where only new classes are shown), the direction from the old
-            classes to the new one; "probe", the closed-form solution among the new classes, aligned to the old ones; "random", "mean"
-            or "zeros" (the default without data).
-        old_data: some examples of the old classes: the new class weights are then fitted to old and new ones, every class weighing the
-            same.
-        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those of `net`. The weights
-            of all classes are then the closed-form joint solution (linear discriminant analysis): nothing is forgotten, and the order
-            of extensions does not matter.
-        test: examples of old or new classes that only judge.
-        holdout: with data alone, the share of the examples that only judges; None: 0.2.
-        seed: of "random", and of the choice of what judges.
-        out: with data alone, the folder that network, scores and report are saved in.
-        skip_bad: with data alone, leave out examples that cannot be used, instead of stopping.
+        net: a `Network` with class names. With data alone, also anything that `load` opens. It is not changed.
+        classes: names of the classes to add, none of which the network has; or the data.
+        data: examples of the new classes: a `Dataset`, or anything that `read` reads. Without `classes` it may contain old classes.
+        start: initialisation of the new class weights. "imprint" (default if only new classes have examples): the direction from the old
+            classes to the new one. "probe": the closed-form solution among the new classes, aligned to the old ones. "random", "mean" or
+            "zeros" (default without data).
+        old_data: some examples of the old classes. The new class weights are then fitted to old and new examples, and every class has
+            the same total weight.
+        statistics: class statistics of the old classes: a folder saved by regraft, its arrays, or True for those stored in `net`. The
+            weights of all classes are then solved jointly in closed form (linear discriminant analysis). No class is forgotten, and the
+            order of extensions does not matter.
+        test: examples of old or new classes for evaluation only.
+        holdout: with data alone, the share of the examples in the holdout set. None means 0.2.
+        seed: seed for "random" and for the split.
+        out: with data alone, the folder where network, scores and report are saved.
+        skip_bad: with data alone, leave out unusable examples instead of raising an error.
 
     Returns:
-        A new network, new classes after the old ones; or, with data alone, the `Extension` that holds it.
+        A new network with the new classes after the old ones; with data alone, the `Extension` that holds it.
 
     Raises:
-        SettingError: if arguments do not go together.
-        InputError: if anything else does not fit; nothing has been written then.
+        SettingError: if the arguments do not go together.
+        InputError: if any other input is invalid. Nothing has been written in that case.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -504,7 +511,7 @@ def _read(data: Any, skip_bad: bool) -> Dataset:
 
 
 def _are_data(given: Any) -> bool:
-    """Tell data from a list of class names."""
+    """Return whether the argument is data and not a list of class names."""
     if isinstance(given, list | tuple):
         return any(not isinstance(one, str | int | float | np.generic) for one in given)
     return not (isinstance(given, Set | Iterator | range) or getattr(given, "ndim", None) == 1)
@@ -529,33 +536,32 @@ def adapt_condition(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad: bool = False,
     device: str | None = None,
 ) -> Network:
-    """Learn the code of a new condition from a few examples of it. Nothing else of the network changes, and the account proves that.
+    """Learn the code of a new condition from a few examples of it. Nothing else in the network changes, and the account proves it.
 
     Args:
-        net: a `Network` with codes (`adapt` with strategy="codes"), or whatever `load` opens.
-        data: a `Dataset`, or whatever `read` reads; one item will do.
-        name: what to call the condition that all items are of; where the data have conditions, which of them, one or several; None for
-            all. Several are fitted in one batch, each as it would be alone.
-        start: "mean", "zero" or "nearest", the known code under which the items have the least loss.
-        fit: "lbfgs", "adam", or "normalised": z <- z - step * g / (rms(g) + 1e-5), full batches all.
-        steps: at most so many; None: as suits the fit.
-        step: the size of one; None: as suits the fit.
-        prior: the codes learned before say where a new one is to be expected. "auto": with the weight 1 for one or two items, else 0.3,
-            unless leaving items out in turn speaks for another (from five items on); a weight; or None for no prior.
-        unsupervised: None: the labels count; "pseudo": those that the network gives now; "entropy": it is to become sure.
-        input: the name of the network's input that is the code, for a network that was trained with one beside its items.
-        replace: fit the codes of known conditions anew.
-        seed: decides which items are left out together, where there are more than five.
-        out: the folder of this network, or a copy of it: the code files are written there, and nothing else; or a new folder, into which
-            the whole network is saved.
-        skip_bad: leave out items that cannot be used, instead of stopping.
-        device: where the network runs; None: the fastest there is.
+        net: a `Network` with codes (`adapt` with strategy="codes"), or anything that `load` opens.
+        data: a `Dataset`, or anything that `read` reads. One example is enough.
+        name: name for the condition of all examples. If the data have conditions: which of them to learn, one or several; None for all.
+            Several conditions are fitted in one batch, each independently of the others.
+        start: initial code: "mean", "zero", or "nearest" (the known code with the lowest loss on the examples).
+        fit: full-batch optimiser: "lbfgs", "adam", or "normalised", z <- z - step * g / (rms(g) + 1e-5).
+        steps: maximum number of steps. None uses the default of the optimiser.
+        step: step size. None uses the default of the optimiser.
+        prior: weight of a prior given by the codes learned before. "auto": 1 for one or two examples, otherwise 0.3; from five examples
+            on, cross-validation may choose another weight. None for no prior.
+        unsupervised: None uses the labels, "pseudo" the network's current predictions as labels, "entropy" entropy minimisation.
+        input: name of the input that holds the code, for a network that was trained with a code as a second input.
+        replace: fit the codes of known conditions again.
+        seed: seed for the cross-validation folds if there are more than five examples.
+        out: the folder of this network, or a copy of it: only the code files are written. Or a new folder: the whole network is saved.
+        skip_bad: leave out unusable examples instead of raising an error.
+        device: device to run on. None chooses the fastest available.
 
     Returns:
-        A network that also knows these conditions: `codes[name]`, `predict(items, condition=name)`.
+        A network that also has these conditions: `codes[name]`, `predict(examples, condition=name)`.
 
     Raises:
-        InputError: if something does not fit; nothing has been written then.
+        InputError: if the input is invalid. Nothing has been written in that case.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -591,23 +597,24 @@ def tune_input(
     steps: int | None = None,
     step: float | None = None,
 ) -> TunedInput:
-    """Learn an input of a frozen network by gradient: all of it, or one named input beside given items. Codes are one case of that.
+    """Optimise an input of a frozen network by gradient descent: the whole input, or one named input. Codes are a special case.
 
     Args:
-        net: a `Network`, or whatever `load` opens; it is not changed.
-        data: without `input`, the names of classes: each gets an input that the network takes for it. With `input`, a `Dataset`, or
-            whatever `read` reads: its items stand beside the input, which is one for all of them, or for each of their conditions.
-        input: the name of the input; None: all that the network takes.
-        start: an array in the shape of the input; None: zeros.
-        fit: "normalised": z <- z - step * g / (rms(g) + 1e-5), "adam" or "lbfgs", full batches all.
-        steps: at most so many; None: as suits the fit.
-        step: the size of one; None: as suits the fit.
+        net: a `Network`, or anything that `load` opens. It is not changed.
+        data: without `input`, class names: for each, an input is learned that the network assigns to this class. With `input`, a
+            `Dataset`, or anything that `read` reads: its examples are the other inputs. One value is learned for all examples, or one for
+            each of their conditions.
+        input: name of the input to optimise. None optimises the whole input.
+        start: initial value, in the shape of the input. None: zeros.
+        fit: full-batch optimiser: "normalised", z <- z - step * g / (rms(g) + 1e-5), "adam" or "lbfgs".
+        steps: maximum number of steps. None uses the default of the optimiser.
+        step: step size. None uses the default of the optimiser.
 
     Returns:
-        `values` (V, ...), what they are for in `names`, and the `path` of their losses.
+        The learned `values` (V, ...), their `names` (classes or conditions), and the `path` of their losses.
 
     Raises:
-        InputError: if something does not fit.
+        InputError: if the input is invalid.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -642,34 +649,34 @@ def search(  # noqa: PLR0913  # over the limit: the public contract
     max_length: int | None = None,
     **settings: Unpack[SearchKeywords],
 ) -> Study:
-    """Search for the plan that adapts a network best. Every trial starts from the trained weights.
+    """Search for the best plan to adapt a network. Every trial starts from the trained weights.
 
-    A share of the items is kept aside: no trial sees it, and the best plan alone is judged by it, once, at the end. The others try the
-    plans. Trials with the same freeze boundary share one feature cache.
+    A holdout set is split off first. No trial sees it; only the best plan is evaluated on it, once, at the end. The trials use the
+    remaining examples. Trials with the same freeze boundary share one feature cache.
 
     Args:
-        net: a `Network`, or whatever `load` opens.
-        data: a `Dataset`, or whatever `read` reads.
-        space: name of a setting -> list of choices, or {"low", "high", "log", "step", "points"}; None for a sensible one.
-        trials: how many, over all processes that work on the study.
+        net: a `Network`, or anything that `load` opens.
+        data: a `Dataset`, or anything that `read` reads.
+        space: setting name -> list of choices, or {"low", "high", "log", "step", "points"}. None uses a default space.
+        trials: number of trials, counted over all processes that work on the study.
         sampler: "tpe", "random" or "grid".
-        pruner: "median" or "hyperband" stops trials that fall behind, None none.
-        folds: try every plan on so many folds, stratified, and by group where there are groups; None for one split.
-        holdout: share of the items that judge the best plan; without folds also of the others that try the plans.
-        metric: the figure that chooses; None: accuracy, macro_f1 (multi-label) or rmse (regression).
-        seed: decides splits and trials; one process repeats them.
-        test: further data that judge the best plan besides.
-        budget: "30s", "10m" or "1h": no trial is begun after that; None: all are.
-        out: folder of the study (SQLite): a further call goes on there, and several processes may work on it at once.
-        task: as of `read`.
-        max_length: as of `read`.
-        settings: as of `adapt`, the same in every trial.
+        pruner: "median" or "hyperband" stops unpromising trials early. None runs every trial to its end.
+        folds: number of cross-validation folds per trial (stratified; grouped if the data have groups). None uses a single split.
+        holdout: share of the examples in the holdout set. Without folds, also the share of the remaining examples that evaluate the trials.
+        metric: metric that selects the best trial. None: accuracy, macro_f1 (multi-label) or rmse (regression).
+        seed: seed for splits and trials. Runs are reproducible in a single process.
+        test: additional labelled data to evaluate the best plan on.
+        budget: "30s", "10m" or "1h": no trial starts after this time. None sets no limit.
+        out: folder of the study (SQLite). A later call continues the study, and several processes may share it.
+        task: as in `read`.
+        max_length: as in `read`.
+        settings: as in `adapt`, the same in every trial.
 
     Returns:
         The study: `study.table()`, `study.best` (a plan for `adapt`), `study.result`, `study.plot(path)`.
 
     Raises:
-        InputError: if something does not fit; nothing has been started then, or if no trial came to its end.
+        InputError: if the input is invalid (checked before the first trial), or if no trial finished.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -704,24 +711,24 @@ def profile(  # noqa: PLR0913  # over the limit: the public contract
     skip_bad: bool = False,
     **settings: Unpack[SettingKeywords],
 ) -> Profile:
-    """Measure what each depth of a network knows of data, before anything is adapted: one pass over the data, then closed-form probes.
+    """Measure how well the features at each depth of a network predict the labels: one forward pass, then closed-form probes.
 
     Args:
-        net: a `Network`, or whatever `load` opens; it is not changed.
-        data: a `Dataset`, or whatever `read` reads; where it has groups, whole groups are left out.
-        task: as of `read`.
-        of_task: which task, where the data have several; None for the first.
-        max_length: as of `read`.
-        seed: of the draws of the learning curve.
+        net: a `Network`, or anything that `load` opens. It is not changed.
+        data: a `Dataset`, or anything that `read` reads. If it has groups, cross-validation leaves out whole groups.
+        task: as in `read`.
+        of_task: the task to profile, if the data have several. None for the first.
+        max_length: as in `read`.
+        seed: seed for the subsets of the learning curve.
         out: folder for profile.json and profile.html.
-        skip_bad: leave out items that cannot be used, instead of stopping.
+        skip_bad: leave out unusable examples instead of raising an error.
         settings: cache and device, as in `regraft.training.Settings`.
 
     Returns:
         The profile: profile.table(), .summary(), .plot(path), .plan(), .report(path), .to_dict().
 
     Raises:
-        InputError: if something does not fit.
+        InputError: if the input is invalid.
 
     Example:
         >>> import numpy as np, torch, regraft
@@ -746,13 +753,13 @@ def profile(  # noqa: PLR0913  # over the limit: the public contract
 
 
 def _usable(data: Any, skip_bad: bool, **reading: Any) -> Dataset:
-    """Read data that are not read yet, and see that every item can be used; those that cannot are left out where that was asked."""
+    """Read data unless they are a `Dataset`, and check every example. With `skip_bad`, leave out unusable examples."""
     given = {name: value for name, value in reading.items() if value is not None}
     return checked(data if isinstance(data, Dataset) and not given else read(data, skip_bad=skip_bad, **given), skip_bad)
 
 
 def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> Dataset:
-    """Read data for a network; without labels, as it reads items to predict, unless they are given in pairs."""
+    """Read data for a network. Unlabelled data that are not a tuple are read with the network's preprocessing, as in `predict`."""
     if isinstance(data, Dataset):
         return data
     if not unlabelled or isinstance(data, tuple):
@@ -763,7 +770,7 @@ def _read_for(net: Network, data: Any, *, unlabelled: bool, skip_bad: bool) -> D
 
 @seeded()
 def _opened_for(source: Any, data: Dataset) -> Network:
-    """Open a network; where its source does not tell the shape of its items, take that of the data."""
+    """Open a network. If a live source does not tell its input shape, use the shape of the first example."""
     try:
         return load(source)
     except NetworkError:
