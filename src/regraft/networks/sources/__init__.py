@@ -1,1 +1,1 @@
-"""Where networks come from: live objects, files, names, saved folders."""
+"""Sources of networks: live objects, files, names and saved folders."""

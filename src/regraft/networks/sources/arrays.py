@@ -1,4 +1,4 @@
-"""Weights as arrays by name: NumPy's `.npz` and MATLAB's `.mat`, read without running anything, for networks of both families."""
+"""Weights as named arrays: NumPy `.npz` and MATLAB `.mat`, read without running code, for networks of both families."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HDF5 = b"\x89HDF"
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise where the name of a weights file is that of a pickle, as theanets and others write it."""
+    """Raise if the file name is that of a pickle, which theanets and other libraries write."""
     name = path.name.lower()
     if name.endswith(_PICKLES):
         plain = printable(path.name)
@@ -44,7 +44,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_weight_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name, in its order."""
+    """Return the arrays of a file by name, in file order."""
     with opening(path, "weight arrays"):
         found = _of_archive(path) if path.suffix.lower() == ".npz" else _of_matlab(path)
     if not found:
@@ -78,7 +78,7 @@ def _check_header(stream: IO[bytes], *, size: int, shown: str) -> None:
 
 
 def _of_matlab(path: Path) -> dict[str, np.ndarray]:
-    """Return the variables of a file of MATLAB's version 4 to 7; its vectors get one axis."""
+    """Return the variables of a MATLAB file of version 4 to 7. Row and column vectors become one-dimensional."""
     with path.open("rb") as file:
         start = file.read(4)
     if start == _HDF5 or not start:
@@ -99,7 +99,7 @@ def _of_matlab(path: Path) -> dict[str, np.ndarray]:
 
 
 def put_arrays_(arrays: Mapping[str, np.ndarray], target: Sequence[Weight], *, heads: Collection[str]) -> Account:
-    """Put arrays of a file into the weights of a network, by name, else by order; matrices the other way round are transposed."""
+    """Load arrays into the weights of a network by name, else by order. Matrices are transposed if more of them match that way."""
     named = _named(arrays, target)
     tries: list[tuple[int, bool, list[Weight], Matching]] = []
     failed: NetworkError | None = None
@@ -133,7 +133,7 @@ def _weight(name: str, values: np.ndarray) -> Weight:
 
 
 def _named(arrays: Mapping[str, np.ndarray], target: Sequence[Weight]) -> dict[str, np.ndarray]:
-    """Return arrays by names that have dots, as far as they are those of the network in another spelling."""
+    """Return the arrays under dotted names, which match those of the network where only the spelling differs."""
     if all(_UNNAMED.match(name) for name in arrays):
         if len(arrays) != len(target):
             shown = ", ".join(f"{weight.name} {weight.shape}" for weight in target[:8])

@@ -1,4 +1,4 @@
-"""Architectures made under a limit: what a file declares is compared with what it holds before memory is taken."""
+"""Build architectures under a limit: the declared size is compared with the available weights before memory is allocated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..edits import Edit
 __all__ = ["Limits", "building", "cached_only_when_offline"]
 
 _hub_switch = threading.RLock()
-"""Held while the client of the hub is switched off or on: the switch is one for all threads."""
+"""Held while the offline switch of the hub client changes, because all threads share it."""
 
 _MIB = 2**20
 _SLACK_BYTES = 256 * _MIB
@@ -35,15 +35,16 @@ _MOST_TENSORS = 20_000
 _SHAPED = ("empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "arange", "linspace", "logspace", "eye")
 _MAKERS = frozenset(getattr(torch, name) for name in (*_SHAPED, "empty_strided", "empty_permuted", "tril_indices", "triu_indices"))
 _TILE = 65_537
-"""Length of the block of random numbers that stands for drawn weights; a prime, so that no two rows of a weight are equal."""
+"""Length of the random block that stands for drawn weights. It is prime, so that no two rows of a weight are equal."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What making an architecture may take.
+    """Limits on building an architecture.
 
     Attributes:
         size: bytes of all tensors together.
+        count: number of tensors.
     """
 
     size: int
@@ -51,17 +52,17 @@ class Limits:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the limits of an architecture whose weights are at hand: three times their size, and room for tables and masks."""
+        """Return the limits for known weights: three times their size, plus room for tables and masks, and at most the machine's memory."""
         held = 4 * sum(tensor.numel() for tensor in tensors.values())
         return cls(min(3 * held + _SLACK_BYTES, _memory()), 8 * len(tensors) + _SLACK_TENSORS)
 
     @classmethod
     def of_memory(cls) -> Self:
-        """Return the limits of an architecture of which not all weights are at hand: the machine's memory."""
+        """Return the limits for an architecture whose weights are not all known: the machine's memory."""
         return cls(_memory(), _MOST_TENSORS)
 
     def check(self, edits: Sequence[Edit], *, what: str) -> None:
-        """Check the sizes that edits declare, before anything is made of that size."""
+        """Raise if an edit declares a size above the limit. This runs before anything of that size is built."""
         most = self.size // 4
         for edit in edits:
             sizes = {name: value for name, value in edit.to_dict().items() if type(value) is int}
@@ -73,17 +74,16 @@ class Limits:
 def _memory() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not on every system
+    except (AttributeError, OSError, ValueError):  # not available on every system
         return 64 * 1024 * _MIB
 
 
 @contextmanager
 def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "") -> Iterator[None]:
-    """Make an architecture from what a file says, within limits and without the network; whatever goes wrong is one error.
+    """Build an architecture from a file within limits and without network access. Any failure becomes a NetworkError.
 
-    Some networks of transformers fetch kernels as soon as they are made.
-
-    Yields: Nothing; tensors that are made meanwhile count.
+    All tensors made inside the context count. Hub access is off because some networks of transformers fetch kernels when they are built.
+    `drawn=False` fills weights with placeholder numbers instead of drawing them.
     """
     constants = sys.modules.get("huggingface_hub.constants")
     try:
@@ -93,17 +93,14 @@ def building(what: str, limits: Limits, *, drawn: bool = True, remedy: str = "")
         raise
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # values of a file reach a library's code: it may fail in any way
+    except BaseException as error:  # values of a file reach a library's code, which may fail in any way
         end = f" {remedy}" if remedy else ""
         raise NetworkError(f"{what} cannot be made into a network: {type(error).__name__}: {reason_of(error)}.{end}") from error
 
 
 @contextmanager
 def cached_only_when_offline() -> Iterator[None]:
-    """Without a way to the hub, look in its local cache only: the client would retry for most of a minute.
-
-    Yields: Nothing; what the client of the hub is asked meanwhile is answered so.
-    """
+    """Restrict the hub client to its local cache while the hub is unreachable. Otherwise it would retry for most of a minute."""
     constants: Any = optional_import("huggingface_hub.constants", "vision", purpose="Fetching trained weights")
     reached = urllib.request.getproxies() or _resolves(urlsplit(constants.ENDPOINT).hostname or "")
     with _hub_switch, _without_hub(constants, when=not reached):
@@ -128,7 +125,7 @@ def _resolves(host: str) -> bool:
 
 
 class _Counted(TorchFunctionMode):
-    """Counts the tensors that are made, before they are; see `building`."""
+    """Counter of tensors that stops before a limit is exceeded; see `building`."""
 
     def __init__(self, what: str, limits: Limits, *, drawn: bool) -> None:
         super().__init__()
@@ -145,7 +142,8 @@ class _Counted(TorchFunctionMode):
         return func(*args, **named)
 
     def _copied_(self, name: str, args: tuple[Any, ...], *, named: Mapping[str, Any]) -> bool:
-        """Fill a tensor in place of drawing it; return whether that was possible. A draw repeated until it suits is drawn in the end."""
+        """Fill a tensor instead of drawing it, and return whether that was possible. A draw that is repeated too often is made after
+        all."""
         tensor = args[0] if args else named["tensor"]
         self.copies += 1
         return self.copies <= 4 * self.count + 100 and _filled_(
@@ -164,15 +162,15 @@ class _Counted(TorchFunctionMode):
 
 
 def _renamed(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of a function that draws by one name each: "from" is a keyword, and functions and methods differ."""
+    """Return the arguments of a draw under uniform names, because functions and methods differ and "from" is a keyword."""
     names = {"from": "low", "a": "low", "to": "high", "b": "high", "mean": "low", "std": "high"}
     return {names[name]: value for name, value in named.items() if name in names}
 
 
 def _filled_(tensor: Tensor, span: tuple[float, float] | None, *, seed: int) -> bool:
-    """Fill a tensor with copies of one block of numbers between two; return whether that was possible.
+    """Fill a tensor with copies of one random block within a range, and return whether that was possible.
 
-    Each tensor has another block: of two equal heads whose mean is the result, each would seem to be the only one.
+    Each tensor gets another block. Otherwise two heads whose mean is the output would be equal, and each would look like the only one.
     """
     if span is None:
         return True
@@ -201,7 +199,7 @@ def _by_inputs(tensor: Tensor, *_given: Any, **_named: Any) -> tuple[float, floa
 
 
 def _left(_tensor: Tensor, *_given: Any, **_named: Any) -> None:
-    """Leave uniform numbers as they are, where normal ones would be made of them."""
+    """Keep uniform numbers where normal ones would be derived from them."""
 
 
 _RANGES: dict[str, Callable[..., tuple[float, float] | None]] = {
@@ -211,4 +209,4 @@ _RANGES: dict[str, Callable[..., tuple[float, float] | None]] = {
     "kaiming_normal_": _by_inputs,
     "erfinv_": _left,
 }
-"""Between which numbers a function draws, by its name."""
+"""Range of the numbers that a random initializer draws, by function name."""

@@ -1,4 +1,4 @@
-"""Several networks of PyTorch as one without a head: they read the same inputs, and their results stand side by side."""
+"""Combine several PyTorch networks into one without a head. They read the same inputs, and their outputs are concatenated."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..tracing import as_tensor
 __all__ = ["COMBINED", "SideBySide", "torch_side_by_side"]
 
 COMBINED = "combined"
-"""The origin of such a network; "parts" says where each of them came from."""
+"""Origin of a combined network. Its "parts" hold the origins of the parts."""
 _WITHOUT_CLASSES = {"module", "onnx"}
-"""Origins whose modules a folder cannot make again without more than their own description."""
+"""Origins whose modules cannot be rebuilt from their description alone."""
 
 
 class SideBySide(Module):
-    """Networks whose results, (N, C) each, are concatenated. The names in each part follow its attributes."""
+    """Networks whose outputs, (N, C) each, are concatenated. The parameter names of each part follow its attributes."""
 
     def __init__(self, parts: Sequence[Module]) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class SideBySide(Module):
         self.parts = ModuleList(parts)
 
     def forward(self, *tensors: Tensor, **named: Tensor) -> Tensor:
-        """Return the results of all parts, in their order."""
+        """Return the concatenated outputs of all parts, in order."""
         return torch.cat([cast(Tensor, as_tensor(part(*tensors, **named))) for part in self.parts], 1)
 
 
 def torch_side_by_side(networks: Sequence[Network]) -> Network:
-    """Return one network without a head whose features are the results of all `networks`, which read the same inputs."""
+    """Return one headless network whose features are the concatenated outputs of `networks`. All of them read the same inputs."""
     parts = [network.origin | {"edits": [edit.to_dict() for edit in network.edits]} for network in networks]
     unknown = any(part["source"] in _WITHOUT_CLASSES for part in parts)
     origin = {"source": "module", "class": COMBINED} if unknown else {"source": COMBINED, "parts": parts}

@@ -1,4 +1,4 @@
-"""Networks of dense layers that other tools wrote as PMML: PyTorch modules, made again from the sizes of their layers."""
+"""Dense networks that other tools wrote as PMML, rebuilt as PyTorch modules from the sizes of their layers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "softsi
 
 
 def open_dense(path: Path) -> Opened:
-    """Open the neural network of a PMML file as layers of PyTorch.
+    """Open the neural network of a PMML file as PyTorch layers in single precision.
 
-    Result: The module with its weights, in single precision; class names and preprocessing; and notes, which name the columns in order.
+    The result carries class names, preprocessing, and a note that lists the columns in order.
     """
     found, notes = read_pmml(path)
     name = _name_of(found)
@@ -40,13 +40,13 @@ def open_dense(path: Path) -> Opened:
 
 
 def _name_of(network: DenseNetwork) -> str:
-    """Return the sizes of the layers, with the activation behind each: "4,8tanh,3"."""
+    """Return the layer sizes with the activation after each: "4,8tanh,3"."""
     sizes = [f"{len(layer.bias)}{'' if layer.activation == 'linear' else layer.activation}" for layer in network.layers]
     return ",".join([str(len(network.columns)), *sizes])
 
 
 def dense_module(name: str) -> nn.Sequential:
-    """Return freshly drawn dense layers."""
+    """Return dense layers with random weights, for a name such as "4,8tanh,3"."""
     sizes = [(part.rstrip("abcdefghijklmnopqrstuvwxyz"), part.lstrip("0123456789")) for part in name.split(",")]
     right = all(size.isascii() and size.isdigit() and int(size) and (not kind or kind in _ACTIVATIONS) for size, kind in sizes)
     if len(sizes) < 2 or not right:

@@ -1,7 +1,7 @@
-"""HDF5 files, looked through before a number of them is read.
+"""Check HDF5 files before any of their numbers is read.
 
-HDF5 is a file system within a file: a data set may lie in any other file of the machine (external storage, virtual data sets,
-external links), a group may contain itself, and a few bytes may declare a shape of a million million numbers. Keras writes none of it.
+HDF5 is a file system within a file. A data set may lie in any other file of the machine (external storage, virtual data sets, external
+links). A group may contain itself. A few bytes may declare a shape of 10^12 numbers. Keras writes none of these.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["address", "check_h5", "check_heaps", "is_bfloat16"]
 
 _DEEPEST = 100
 _HEAP = b"GCOL\x01"
-"""The first bytes of a heap of texts."""
+"""First bytes of a global heap, which holds texts."""
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "checksum", 32000: "lzf"}
 _INTEGER, _FLOAT, _STRING, _OPAQUE, _ENUM = 0, 1, 3, 5, 8
-"""What HDF5 calls the classes of its types."""
+"""HDF5 type classes."""
 _NUMBERS = (_INTEGER, _FLOAT, _ENUM, _OPAQUE)
-"""Classes of the types of data sets; truth values are enumerations, bfloat16 is opaque."""
+"""Type classes of data sets. Booleans are enumerations, and bfloat16 is opaque."""
 _FACTS = (_INTEGER, _FLOAT, _ENUM, _STRING)
-"""Classes of the types of attributes."""
+"""Type classes of attributes."""
 
 
 def _h5() -> Any:
@@ -33,9 +33,9 @@ def _h5() -> Any:
 
 
 def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
-    """Raise unless everything in an HDF5 file lies in it, once, and is as large as it says.
+    """Raise unless everything in an HDF5 file lies in the file itself, once, and has the declared size.
 
-    `size`: bytes of the file.
+    `size` is the size of the file in bytes.
     """
     if file.id.get_create_plist().get_sizes() != (8, 8):
         raise NetworkError(f"{shown} holds addresses or lengths that are not of 8 bytes; expected a file as Keras writes it.")
@@ -50,9 +50,9 @@ def check_h5(file: Any, *, size: int, shown: str, texts: bool = False) -> None:
 
 
 def check_heaps(content: Any, shown: str) -> None:
-    """Raise if a heap of texts holds a part of no length: the library would go round in it for ever, where nothing can stop it.
+    """Raise if a heap of texts holds an object of length zero, which would put the library into an endless loop.
 
-    `content`: the bytes of the whole file, before it is opened.
+    `content` holds the bytes of the whole file before it is opened.
     """
     start = content.find(_HEAP)
     while start >= 0:
@@ -60,7 +60,7 @@ def check_heaps(content: Any, shown: str) -> None:
         at = start + 16
         while at + 16 <= min(end, len(content)):
             number, length = int.from_bytes(content[at : at + 2], "little"), int.from_bytes(content[at + 8 : at + 16], "little")
-            step = (length + 7) // 8 * 8 + 16 if number else length  # what is free counts with its own header
+            step = (length + 7) // 8 * 8 + 16 if number else length  # the size of free space includes its own header
             if step % 2**64 == 0:
                 raise NetworkError(f"{shown} is damaged: a heap of texts holds a part of 0 bytes; expected a file as Keras writes it.")
             at += step
@@ -68,7 +68,7 @@ def check_heaps(content: Any, shown: str) -> None:
 
 
 def _items(file: Any, shown: str) -> Iterator[tuple[Any, str]]:
-    """Yield every group and data set with its name, each group once; not by recursion, as the file chooses the depth."""
+    """Yield every group and data set with its name, each group once. The walk is iterative, because the file chooses the depth."""
     root = file["/"]
     waiting = [(root, "/", 0)]
     seen = {address(root)}
@@ -98,7 +98,7 @@ def _items(file: Any, shown: str) -> Iterator[tuple[Any, str]]:
 
 
 def address(item: Any) -> tuple[int, int]:
-    """Return what tells one object of a file, `item`, from another, however it was reached."""
+    """Return a key that identifies an object of a file, however it was reached."""
     facts = _h5().h5o.get_info(item.id)
     return facts.fileno, facts.addr
 
@@ -114,7 +114,7 @@ def _check_attributes(item: Any, *, size: int, what: str) -> None:
 
 
 def _checked_size(data: Any, *, allowed: tuple[int, ...], what: str) -> int:
-    """Return the bytes that a data set takes in memory."""
+    """Return the size of a data set in memory, in bytes. Raise if its numbers are not stored plainly in the file."""
     facts = data.id.get_create_plist()
     if facts.get_external_count() or facts.get_layout() == _h5().h5d.VIRTUAL:
         raise UnsafeFileError(f"{what} takes its numbers from other files; expected them in the file itself. It is not opened.")
@@ -133,9 +133,9 @@ def _checked_size(data: Any, *, allowed: tuple[int, ...], what: str) -> int:
             f"{what} declares the shape {data.shape}, {declared:,} bytes, and holds {data.id.get_storage_size():,}; nothing was read. "
             "The file is damaged, or made to fill the memory."
         )
-    return int(max(declared, math.prod(data.chunks or ()) * kind.get_size()))  # a chunk is unpacked as a whole
+    return int(max(declared, math.prod(data.chunks or ()) * kind.get_size()))  # a chunk is decompressed as a whole
 
 
 def is_bfloat16(data: Any) -> bool:
-    """Tell whether a data set holds numbers of 16 bits as Keras writes them, which HDF5 has no type for."""
+    """Return whether a data set holds bfloat16 numbers as Keras writes them. HDF5 has no type for them."""
     return bool(data.dtype.itemsize == 2 and data.dtype.kind == "V" and data.attrs.get("dtype") == "bfloat16")

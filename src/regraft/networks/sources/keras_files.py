@@ -1,4 +1,4 @@
-"""Open Keras files without running code that they carry, and put weights files into a network."""
+"""Open Keras files without running code that they carry, and load weights files into a network."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _GONE = {
     "SimpleRNN": ("time_major",),
     "Conv2DTranspose": ("groups",),
 }
-"""Settings that Keras 2 wrote and Keras 3 does not know; all of them at their only working value."""
+"""Settings that Keras 2 wrote and Keras 3 rejects. Each has only one working value."""
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    """Return the architecture inside a file, None where there is none."""
+    """Return the architecture in a file; None if the file holds weights only."""
     with opening(path, file_kind(path), remedy="Save the model again with model.save()."):
         if file_kind(path) == "keras":
             with open_archive(path, error=NetworkError) as archive:
@@ -64,15 +64,12 @@ def _config(path: Path) -> dict[str, Any] | None:
 
 
 def is_full_model(path: str | Path) -> bool:
-    """Tell whether a file holds an architecture beside weights."""
+    """Return whether a file holds an architecture in addition to weights."""
     return _config(Path(path)) is not None
 
 
 def open_keras_file(path: str | Path) -> Any:
-    """Open a full Keras model, written by Keras 3 or Keras 2.
-
-    Result: The keras.Model, not compiled.
-    """
+    """Open a full Keras model written by Keras 3 or Keras 2. The returned keras.Model is not compiled."""
     source = Path(path)
     config = _config(source)
     if config is None:
@@ -90,10 +87,10 @@ def open_keras_file(path: str | Path) -> Any:
 
 
 def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None) -> Network:
-    """Open the network of a saved folder.
+    """Open the network of a saved folder with its weights and edits. The class names are read elsewhere.
 
-    `model`: one of the user's class, as it was before its edits, which are then made again; None where the file says it all; result: The
-    network with its weights and edits; its heads' class names are read elsewhere.
+    `model` is an instance of the user's class as it was before its edits, which are applied again. It is None if the file holds the whole
+    architecture.
     """
     told, source = facts["network"], {"source": str(path.parent)}
     edits = tuple(edit_from_dict(edit) for edit in told.get("edits", ()))
@@ -128,7 +125,7 @@ def open_saved_keras(path: Path, facts: Mapping[str, Any], *, model: Any = None)
 
 
 def _check_shapes(model: Any, path: Path) -> None:
-    """Raise if a tensor of a model does not fit into the memory for one item; running the model would stop the machine."""
+    """Raise if one example's output of a layer exceeds a quarter of the memory, because running such a model would exhaust the machine."""
     room = memory()
     for step in getattr(graph_of(model), "operations", ()) if room else ():
         for node in step._inbound_nodes:
@@ -156,7 +153,8 @@ def _loaded(path: Path, config: dict[str, Any]) -> Any:
 
 
 def _own_layers(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the layers of Keras that an architecture names as Keras 2 did, without a module: within others Keras 3 finds none of them."""
+    """Return the Keras layers that an architecture names without a module, as Keras 2 wrote them. Keras 3 does not find nested ones
+    itself."""
     names = {part["class_name"] for part in serialized_parts(config) if not part.get("module")}
     return {name: getattr(keras.layers, name) for name in names if isinstance(getattr(keras.layers, name, None), type)}
 
@@ -167,7 +165,7 @@ def _write_config_(path: Path, config: dict[str, Any]) -> None:
 
 
 def _drop_gone_settings_(config: dict[str, Any]) -> bool:
-    """Take settings of Keras 2 that Keras 3 refuses out of a config; tell whether there were any."""
+    """Remove the Keras 2 settings that Keras 3 rejects from a config. Return whether there were any."""
     dropped = False
     for part in serialized_parts(config):
         inner = part.get("config")

@@ -1,8 +1,8 @@
-"""Which objects the architecture inside a Keras file may name.
+"""Allow-list for the architecture inside a Keras file.
 
-Keras builds a network from names: of classes, of functions, of modules. Which object a name stands for depends on where in the file it
-stands, so a list of forbidden names can always be passed by another spelling. Here a name is looked up in every place where Keras
-would look, and **each** object found must be one of those reviewed below, by the module that it was written in. All else is refused.
+Keras builds a network from the names of classes, functions and modules. The object behind a name depends on the position of the name in the
+file, so another spelling can always bypass a list of forbidden names. This module looks a name up in every place where Keras would look.
+**Each** object found must come from one of the reviewed modules below. Everything else is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..keras.library import keras
 
 __all__ = ["check_config", "serialized_parts"]
 
-_PACKAGES = (  # every class in them only computes
+_PACKAGES = (  # all classes in these packages only compute
     "keras.src.layers.activations",
     "keras.src.layers.attention",
     "keras.src.layers.convolutional",
@@ -42,7 +42,7 @@ _PACKAGES = (  # every class in them only computes
     "keras.src.optimizers",
     "keras.src.regularizers",
 )
-_MODULES = {  # of packages that hold other things too
+_MODULES = {  # single modules of packages that also hold other things
     *(f"keras.src.layers.core.{name}" for name in ("dense", "einsum_dense", "embedding", "identity", "input_layer", "masking")),
     *(f"keras.src.layers.core.{name}" for name in ("reversible_embedding", "wrapper")),
     *(f"keras.src.layers.preprocessing.{name}" for name in ("category_encoding", "discretization", "hashed_crossing", "hashing")),
@@ -65,7 +65,7 @@ _MODULES = {  # of packages that hold other things too
     "keras.src.quantizers.quantizers",
     "keras.src.random.seed_generator",
 }
-_CALL_OTHERS = {  # they call a function that the file may name
+_CALL_OTHERS = {  # these call a function that the file may name
     *("AssociativeScan", "Cond", "ForiLoop", "JVP", "Map", "Scan", "Switch", "VectorizedMap", "WhileLoop"),
     *("associative_scan", "cond", "custom_gradient", "fori_loop", "jvp", "map", "scan", "switch", "vectorize", "vectorized_map"),
     "while_loop",
@@ -77,17 +77,17 @@ _FUNCTIONS = (
     *(f"keras.src.ops.{name}" for name in ("linalg", "math", "nn", "numpy")),
 )
 _DATA = {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__", "TensorShape"}
-"""Class names that stand for plain values."""
+"""Class names of plain values."""
 _CODE = {"Lambda", "__lambda__", "__typespec__", "CompositeTensor", "TypeSpec"}
 _CODE |= {"TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"}
-"""Class names that stand for code, for the message where Keras has no such class here."""
+"""Class names of code. They select the error message where this Keras has no such class."""
 _NUMBERS = re.compile(r"bool|u?int(4|8|16|32|64)|b?float\d+\w*|complex(64|128)")
 _PLACE = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|[\w+.-]+://")
 _PATTERN = re.compile(r"[(){}|*+?\[\\]")
 
 
 def serialized_parts(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every part of a config that has a class name, whatever kind of value that is."""
+    """Yield every part of a config that has a class name."""
     if isinstance(config, Mapping):
         if "class_name" in config:
             yield cast("dict[str, Any]", config)
@@ -99,9 +99,9 @@ def serialized_parts(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raise unless everything that Keras would make from a config is known to be nothing but a part of a network.
+    """Raise unless everything that Keras would build from a config is a known part of a network.
 
-    What the model was compiled with is not made; there classes of which nothing is known pass.
+    Unknown classes in the compile config pass, because the model is not compiled.
     """
     unknown: list[str] = []
     compiled = {id(part) for part in serialized_parts(config.get("compile_config"))}
@@ -133,7 +133,7 @@ def _shown(path: Path) -> str:
 
 
 def _called(part: Mapping[str, Any]) -> str:
-    """Return what a part names: its class, or its function."""
+    """Return the name of the class or function in a part."""
     inner = part.get("config")
     name = inner if part["class_name"] == "function" and isinstance(inner, str) else part["class_name"]
     return printable(name, width=80)
@@ -152,11 +152,11 @@ def _carries_code(part: Mapping[str, Any], path: Path) -> UnsafeFileError:
     )
 
 
-# ── what a name stands for ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── resolving names ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _resolved(part: Mapping[str, Any]) -> list[Any]:
-    """Return everything that Keras may take for a part of a config, by whichever of its ways; nothing where the right way finds nothing."""
+    """Return every object that Keras may resolve a part to, by any of its lookups. Return nothing if the module lookup finds nothing."""
     inner, module = part.get("config"), part.get("module")
     names = [part["class_name"], part.get("registered_name"), inner if part["class_name"] == "function" else None]
     spelled = [name for name in dict.fromkeys(names) if isinstance(name, str) and name != "function"]
@@ -169,7 +169,7 @@ def _resolved(part: Mapping[str, Any]) -> list[Any]:
 
 
 def _of_the_module(module: str, name: str) -> list[Any]:
-    """Return what a name stands for in a module of Keras: by its public name, or as the module has it. No module is imported."""
+    """Return the objects that a name stands for in a Keras module: its public name and the module attribute. No module is imported."""
     if module.split(".")[0] != "keras":
         return []
     public, owner = keras.src.api_export.get_symbol_from_name(f"{module}.{name}"), sys.modules.get(module)
@@ -178,7 +178,7 @@ def _of_the_module(module: str, name: str) -> list[Any]:
 
 
 def _without_a_module(name: str) -> list[Any]:
-    """Return what a bare name stands for: a layer or a model in old files, else one of the objects that Keras knows by their names."""
+    """Return the objects that a bare name stands for: layers, models (in old files), and other objects that Keras finds by name."""
     models = {"Functional": keras.src.models.Functional, "Model": keras.Model, "Sequential": keras.Sequential}
     families = [vars(keras.src.layers), models]
     for family in ("activations", "constraints", "dtype_policies", "initializers", "losses", "metrics", "optimizers", "regularizers"):
@@ -186,14 +186,14 @@ def _without_a_module(name: str) -> list[Any]:
     return [family[name] for family in families if name in family]
 
 
-# ── what is admitted ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── admitted objects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _is_admitted(item: Any) -> bool:
-    """Tell whether an object is a part of a network and no more: one of Keras' own that was reviewed, or one that the user registered."""
+    """Return whether an object is a reviewed Keras object or one that the user registered."""
     home = getattr(item, "__module__", None) or ""
     if home.split(".")[0] != "keras" and callable(item):
-        return True  # Keras finds objects of others only where the user registered them
+        return True  # Keras finds foreign objects only if the user registered them
     if not isinstance(item, (type, FunctionType)) or item.__name__ in _CALL_OTHERS:
         return False
     if isinstance(item, FunctionType):
@@ -203,7 +203,7 @@ def _is_admitted(item: Any) -> bool:
 
 
 def _is_code(part: Mapping[str, Any]) -> bool:
-    """Tell whether a name that Keras does not know stands for code anyway."""
+    """Return whether a name that Keras does not know stands for code anyway."""
     module, name = part.get("module"), str(part["class_name"])
     root = module.split(".")[0] if isinstance(module, str) else ""
     called = _called(part)
@@ -222,7 +222,7 @@ def _check_value(part: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_places(config: Any, path: Path) -> None:
-    """Raise if a setting names a file: some layers open what they are given."""
+    """Raise if a setting names a file, because some layers open it."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if isinstance(value, str) and key != "name" and (key == "vocabulary" or _PLACE.match(value)):
@@ -240,7 +240,7 @@ def _check_places(config: Any, path: Path) -> None:
 
 
 def _check_nodes(config: Any, path: Path) -> None:
-    """Raise if a layer is called on plain values only: Keras never writes that, and would compute it while it opens the file."""
+    """Raise if a layer is called on plain values only. Keras never writes such a call, and would compute it while opening the file."""
     for part in serialized_parts(config):
         for node in part.get("inbound_nodes") or ():
             if isinstance(node, Mapping) and not any(inner["class_name"] == "__keras_tensor__" for inner in serialized_parts(node)):

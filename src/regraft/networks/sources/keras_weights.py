@@ -1,4 +1,4 @@
-"""Read the weights inside Keras files: the layout of Keras 3 (`.weights.h5`, `.keras`) and the older one (`.h5`, `.hdf5`)."""
+"""Reader for the weights in Keras files: the Keras 3 layout (`.weights.h5`, `.keras`) and the legacy layout (`.h5`, `.hdf5`)."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _INSIDE = re.compile(r"(forward|backward)_.*|.*_cell(_\d+)?")
 
 
 def file_kind(path: Path) -> str:
-    """Return the key of `FORMATS` for the Keras file at a `path`."""
+    """Return the key of `FORMATS` for a Keras file."""
     return "keras" if path.suffix.lower() == ".keras" else "h5"
 
 
 @contextmanager
 def opened_h5(path: str | Path) -> Iterator[h5py.File]:
-    """Open the HDF5 content of a Keras file, looked through: everything lies in the file itself and has the size that it declares."""
+    """Open the HDF5 content of a Keras file after checking it: all data lie in the file itself and have the declared size."""
     source = Path(path)
     kind = file_kind(source)
     with opening(source, kind, remedy="Save it again from Keras."):
@@ -58,7 +58,7 @@ def opened_h5(path: str | Path) -> Iterator[h5py.File]:
 
 
 def is_addressed(path: str | Path) -> bool:
-    """Tell whether a file has the layout of Keras 3: layers under their class and running index, weights under their number."""
+    """Return whether a file has the Keras 3 layout: layers by class and running index, weights by number."""
     with opened_h5(path) as file:
         return _legacy_group(file) is None
 
@@ -71,7 +71,7 @@ def _legacy_group(file: Any) -> Any | None:
 
 
 def weight_bytes(path: str | Path) -> int:
-    """Return the bytes that all data sets of a file take in memory; raise where Keras would read one of them more than once."""
+    """Return the total size in bytes of all data sets in memory. Raise if Keras would read one of them more than once."""
     sizes: list[int] = []
     with opened_h5(path) as file:
         group = _legacy_group(file)
@@ -82,7 +82,7 @@ def weight_bytes(path: str | Path) -> int:
 
 
 def read_keras_weights(path: str | Path) -> list[Weight]:
-    """Return the weights of a Keras file in its order."""
+    """Return the weights of a Keras file in file order."""
     with opened_h5(path) as file:
         group = _legacy_group(file)
         weights = _addressed(file) if group is None else _legacy(group)
@@ -92,7 +92,7 @@ def read_keras_weights(path: str | Path) -> list[Weight]:
 
 
 def _numbers(data: Any) -> np.ndarray:
-    """Return the numbers of a data set in the order of this machine; those of 16 bits that NumPy does not know, as float32."""
+    """Return the numbers of a data set in native byte order. bfloat16, which NumPy lacks, becomes float32."""
     value = np.asarray(data)
     if is_bfloat16(data):
         return np.asarray((value.view(np.uint16).astype(np.uint32) << 16).view(np.float32))
@@ -101,7 +101,7 @@ def _numbers(data: Any) -> np.ndarray:
     return value.astype(value.dtype.newbyteorder("="), copy=False)
 
 
-# ── Keras 2 and the older layout ─────────────────────────────────────────────────────────────────────────────────────────
+# ── legacy layout (Keras 2) ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _texts(values: Any) -> list[str]:
@@ -109,7 +109,7 @@ def _texts(values: Any) -> list[str]:
 
 
 def _attribute(group: Any, name: str) -> list[str]:
-    """Return a list attribute, which Keras divides into numbered parts where it is long."""
+    """Return a list attribute. Keras splits long lists into numbered parts."""
     if name in group.attrs:
         return _texts(group.attrs[name])
     parts = sorted((key for key in group.attrs if re.fullmatch(name + r"\d+", key)), key=lambda key: int(key[len(name) :]))
@@ -117,7 +117,7 @@ def _attribute(group: Any, name: str) -> list[str]:
 
 
 def _listed(group: Any) -> list[tuple[str, str]]:
-    """Return layer and name of every weight."""
+    """Return (layer, weight name) of every weight."""
     names = [(layer, name) for layer in _attribute(group, "layer_names") for name in _attribute(group[layer], "weight_names")]
     if len({address(group[layer][name]) for layer, name in names}) < len(names):
         raise NetworkError("The file lists a weight more than once; expected each weight once, as Keras writes it.")
@@ -135,14 +135,14 @@ def _legacy(group: Any) -> list[Weight]:
 
 
 def _legacy_path(layer: str, name: str) -> tuple[list[str], str]:
-    """Return the containers and layers above a weight, from the top-level layer on, and the weight's own name."""
+    """Return the path of containers and layers above a weight, from the top-level layer down, and the weight's own name."""
     *path, variable = re.sub(r":\d+$", "", name).split("/")
     path = path[path.index(layer) :] if layer in path else [layer, *path]
     return [part for at, part in enumerate(path) if at == 0 or part != path[at - 1]], variable
 
 
 def _leaf(path: Sequence[str]) -> Sequence[str]:
-    """Leave out the parts of a wrapper: a bidirectional layer counts as one."""
+    """Drop the path components inside a wrapper, because a bidirectional layer counts as one leaf."""
     inside = next((at for at, part in enumerate(path) if at and _INSIDE.fullmatch(part)), len(path))
     return path[:inside]
 
@@ -165,9 +165,9 @@ def _addressed(file: Any) -> list[Weight]:
 
 
 def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: list[Weight]) -> None:
-    """Append the weights of a group: its own first, then those of its parts.
+    """Append the weights of a group: its own first, then those of its children.
 
-    `path`: (name, class in snake case) of the layers down to it.
+    `path` lists (name, class in snake case) of the layers down to the group.
     """
     own = group.get("vars")
     if isinstance(own, h5py.Group):
@@ -187,9 +187,9 @@ def _walk(group: Any, address: str, *, path: list[tuple[str, str]], weights: lis
 
 
 def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
-    """Return a network's weights without seeds, their values shared with it.
+    """Return the weights of a network without its seeds. The values share memory with the network.
 
-    `numbered`: call a weight by its number within the layer, as Keras 3 files do, in place of its name.
+    `numbered` names each weight by its number within the layer, as Keras 3 files do.
     """
     modules = body.modules()
     weights = []
@@ -204,15 +204,15 @@ def target_weights(body: KerasBody, *, numbered: bool = False) -> list[Weight]:
 
 
 def _assign_(given: Weight, taken: Weight) -> None:
-    """Copy the numbers of one weight into another of the same shape, in place."""
+    """Copy one weight into another of the same shape, in place."""
     with torch.no_grad():
         taken.value.copy_(torch.from_numpy(np.ascontiguousarray(given.value)))
 
 
 def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
-    """Put the weights of a Keras file into a network of a similar architecture.
+    """Load the weights of a Keras file into a network of a similar architecture.
 
-    Result: The account: matched and by which rule, reshaped, missing, unexpected.
+    The returned account lists the matched weights with their rules, and the reshaped, missing and unexpected ones.
     """
     source = read_keras_weights(path)
     addressed = is_addressed(path)
@@ -226,7 +226,7 @@ def put_keras_weights_(body: KerasBody, path: str | Path) -> Account:
 
 
 def _renamed(account: Account, readable: Mapping[str, str]) -> Account:
-    """Return an account that calls the network's weights by their names in place of their numbers."""
+    """Return an account that lists the network's weights by name instead of by number."""
     ours = {key: [readable.get(name, name) for name in names] for key, names in account.entries.items() if key != "unexpected"}
     rules = {readable.get(name, name): rule for name, rule in account.rules.items()}
     notes = tuple(" ".join([readable.get(note.split(" ")[0], note.split(" ")[0]), *note.split(" ")[1:]]) for note in account.notes)

@@ -1,4 +1,4 @@
-"""Networks of keras.applications by name, with the preprocessing that each of them was trained with."""
+"""Networks of keras.applications by name, with the preprocessing of their training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ __all__ = ["application", "open_application"]
 
 
 def open_application(source: str, *, pretrained: bool, inputs: Sequence[int] | None = None) -> tuple[Network, dict[str, Any]]:
-    """Open a network of keras.applications.
+    """Open a network of keras.applications, with ImageNet class names on its head and its preprocessing as plain data.
 
-    `inputs`: (height, width, 3); other sizes than the network's own come without its ImageNet head; result: The network, with the ImageNet
-    class names on its head, and its preprocessing as plain data.
+    `inputs` is (height, width, 3). With it, the network comes without its ImageNet head.
     """
     make = _called(source.partition(":")[2])
     options = {} if inputs is None else {"input_shape": tuple(inputs), "include_top": False}
@@ -45,7 +44,8 @@ def _called(name: str) -> Any:
 
 
 def application(name: str, shape: Sequence[int | None], *, head: Head) -> Any:
-    """Return the model called `name`, with random weights, for items of a `shape`, that ends in a linear layer as a `head` does."""
+    """Return a keras.applications model with random weights for examples of `shape`, ending in a layer that has the size and activation of
+    `head`."""
     last = None if head.activation == "linear" else head.activation
     options = {"input_shape": tuple(shape), "classes": len(head.in_layer().weight), "classifier_activation": last}
     return _untrained(_called(name), options, source=f"keras:{name}")
@@ -55,15 +55,15 @@ def _made(make: Any, options: dict[str, Any], *, pretrained: bool, source: str) 
     if not pretrained:
         return _untrained(make, options, source=source)
     try:
-        with redirect_stdout(sys.stderr):  # Keras tells of downloads on stdout, where the commands write their results
+        with redirect_stdout(sys.stderr):  # Keras reports downloads on stdout, where the commands write their results
             return make(weights="imagenet", **options)
-    except Exception as error:  # Keras wraps whatever a download raises in a bare Exception
-        _untrained(make, options, source=source)  # what cannot be made at all is told first
+    except Exception as error:  # Keras wraps any error of a download in a bare Exception
+        _untrained(make, options, source=source)  # report a network that cannot be built at all first
         raise unreachable_weights(source, error) from error
 
 
 def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:
-    """Make a network with random weights."""
+    """Build a network with random weights."""
     try:
         return make(weights=None, **options)
     except ValueError as error:
@@ -71,12 +71,12 @@ def _untrained(make: Any, options: dict[str, Any], *, source: str) -> Any:
 
 
 def _home(make: Any) -> ModuleType:
-    """Return the module that a network's function was written in: `preprocess_input` stands beside it."""
+    """Return the module that defines a network's function. It also holds `preprocess_input`."""
     return sys.modules[make.__module__]
 
 
 def _class_names() -> tuple[str, ...] | None:
-    """Return the ImageNet class names if Keras has fetched them before; nothing is fetched for them."""
+    """Return the ImageNet class names if Keras has fetched them already. Nothing is downloaded."""
     tools = sys.modules[keras.applications.imagenet_utils.decode_predictions.__module__]
     index = tools.CLASS_INDEX
     if index is None:
@@ -86,9 +86,9 @@ def _class_names() -> tuple[str, ...] | None:
 
 
 def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
-    """Find out by trying what `preprocess_input` does: output = factor * pixel + offset for each channel, maybe in reverse order.
+    """Measure what `preprocess_input` does: output = factor * pixel + offset per channel, possibly in reverse channel order.
 
-    `shape`: (height, width, channels) of one item.
+    `shape` is (height, width, channels) of one example.
     """
     black = _answer(home, np.zeros(3, np.float32))
     red = _answer(home, np.array([255, 0, 0], np.float32)) - black
@@ -110,6 +110,6 @@ def _spec(home: ModuleType, shape: Sequence[int | None]) -> dict[str, Any]:
 
 
 def _answer(home: ModuleType, pixel: np.ndarray) -> np.ndarray:
-    """Return what becomes of one pixel, (3,)."""
+    """Return the preprocessed value (3,) of one pixel."""
     made = home.preprocess_input(np.broadcast_to(pixel, (1, 2, 2, 3)).copy(), data_format="channels_last")
     return np.asarray(np.asarray(made)[0, 0, 0], np.float64)

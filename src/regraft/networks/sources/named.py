@@ -1,4 +1,4 @@
-"""Networks by name: opened where the user names one, or made again, without the network, where a saved folder does."""
+"""Networks by name: opened on the user's request, or rebuilt without network access for a saved folder."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ _SOURCES = ("timm", "torchvision", "keras", "hf")
 
 
 def open_named(source: str, *, pretrained: bool) -> Opened:
-    """Open a network that the user names: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID" (Keras: `keras_zoo`).
-
-    Result: The network's module and facts.
-    """
+    """Open a network by name: "timm:NAME", "torchvision:NAME" or "hf:PATH_OR_ID". `keras_zoo` handles Keras names."""
     kind, _, name = source.partition(":")
     if kind == "timm":
         return open_timm(name, pretrained=pretrained)
@@ -37,10 +34,10 @@ def open_named(source: str, *, pretrained: bool) -> Opened:
 
 
 def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Module:
-    """Make the architecture of a saved network from what its folder says of its origin; its weights mean nothing yet.
+    """Rebuild the architecture of a saved network from the origin in its folder. Its weights are placeholders.
 
-    Nothing is fetched, whatever the origin names: timm and torchvision make their own networks by name, dense layers are made by their
-    sizes, and one of Hugging Face is made of the configuration that the folder holds; its name is not used.
+    Nothing is downloaded, whatever the origin names. timm and torchvision build their networks by name, and dense layers follow from their
+    sizes. A Hugging Face network is built from the configuration in the folder, and its name is not used.
     """
     source, config = origin.get("source"), origin.get("config")
     kind, _, name = source.partition(":") if isinstance(source, str) else ("", "", "")
@@ -57,6 +54,6 @@ def made_again(origin: Mapping[str, Any], *, limits: Limits, what: str) -> Modul
             "It was changed since it was saved: save the network again, or open it with architecture=."
         )
     if kind != "dense":
-        optional_import(kind, "vision", purpose=what)  # before the switch of the hub's client that it brings is set
+        optional_import(kind, "vision", purpose=what)  # sets the switch of the hub client, so it must come before `building`
     with building(what, limits, drawn=False):
         return makers[kind](name)

@@ -1,4 +1,4 @@
-"""Open any source of a network: live object, file, name or saved folder."""
+"""Open a network from any source: a live object, a file, a name, or a saved folder."""
 
 from __future__ import annotations
 
@@ -47,22 +47,24 @@ __all__ = ["Source", "open_source", "side_by_side"]
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _PROGRAM, _DENSE, _ONNX = ".pt2", ".pmml", ".onnx"
 RANDOM = "random"
-"""In place of a file of weights: none, the network as its library draws it."""
+"""Value of `weights` that keeps the random initial weights of the library."""
 _REPLACED = 5
-"""How often a folder that is replaced meanwhile is opened anew."""
+"""Attempts to open a folder that another process keeps replacing."""
 Architecture = Module | Callable[[], Any] | None
 Shapes = Sequence[int] | Mapping[str, Sequence[int]] | None
-"""Of one item without the batch axis; of a network that takes several tensors by name, of each."""
+"""Shape of one example without the batch axis; a mapping of input name to shape where the network takes several tensors."""
 
 
 Rule = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
-"""A rule as plain data, and the arrays of its statistics."""
+"""Rule for out-of-distribution examples as plain data, and the arrays of its statistics."""
 
 
 @dataclass
 class Source:
-    """An opened network; the preprocessing (None: to be inferred) that its source knows; and the rule for unknown items, as plain data
-    with the arrays of its statistics."""
+    """Opened network with the facts that its source knows.
+
+    `preprocessing` is plain data, or None if it must be inferred. `unknown` is the rule for out-of-distribution examples.
+    """
 
     network: Network
     preprocessing: dict[str, Any] | None = None
@@ -79,10 +81,10 @@ def open_source(
     head: HeadChoice = None,
     trust: bool = False,
 ) -> Source:
-    """Open a network from whatever the user has.
+    """Open a network from any source.
 
-    `inputs`: shape of one item without the batch axis; of a module that takes several tensors by name, the shape of each; result: The
-    network, with the account of a weights file, and its preprocessing.
+    `inputs` is the shape of one example without the batch axis, or a mapping of input name to shape. The returned network carries the
+    account of its weights file. `weights="random"` is valid for names only.
     """
     drawn = weights == RANDOM
     if drawn and str(source).partition(":")[0] not in LIBRARIES:
@@ -128,13 +130,14 @@ def _open(source: Any, architecture: Architecture, *, inputs: Shapes, pretrained
 
 
 def _is_keras(source: Any) -> bool:
-    """Tell a Keras model without importing keras."""
+    """Return whether `source` is a Keras model, without importing keras."""
     return any(kind.__module__.split(".")[0] == "keras" and kind.__name__ == "Layer" for kind in type(source).__mro__)
 
 
 @contextmanager
 def _keras_needed() -> Iterator[None]:
-    """Import Keras' files within this context, in the functions that need them: only a user of Keras pays for it."""
+    """Turn a missing keras or h5py into a MissingExtraError. Functions import the Keras modules inside this context, so that other users do
+    not pay for it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -173,7 +176,7 @@ Family.becomes.update(torch=_as_torch, keras=_as_keras)
 
 
 def side_by_side(networks: Sequence[Network]) -> Network:
-    """Return one network without a head whose features are the results of all `networks`, which read the same inputs."""
+    """Return one headless network whose features are the concatenated outputs of `networks`. All of them read the same inputs."""
     families = sorted({network.family for network in networks})
     if families not in (["torch"], ["keras"]):
         raise NetworkError(f"Received networks of the families {families}; expected PyTorch or Keras alone. Convert some: net.to('torch').")
@@ -186,7 +189,7 @@ def side_by_side(networks: Sequence[Network]) -> Network:
 
 
 def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
-    """Return the network of a live object, with what one of Transformers or timm says of itself."""
+    """Return the network of a live object. Models of Transformers and timm bring their own class names and preprocessing."""
     known = None if _is_keras(source) else live_hub(source) or live_timm(source)
     if known is None:
         return Source(_open_live(source, inputs, head=head))
@@ -199,17 +202,17 @@ def _of_live(source: Any, inputs: Shapes, *, head: HeadChoice) -> Source:
 
 
 def _open_known(known: Opened, inputs: Shapes, *, head: HeadChoice) -> Network:
-    """Return the network of a live module with the sample that is known of it, where nothing else is said and it takes that."""
+    """Open a live module with its known sample if the user gave no shape and the module accepts the sample."""
     if inputs is None:
         try:
             return open_torch(known.module, sample=known.sample, head=head)
-        except Exception:  # a Python forward may fail in any way, of one of another size than its library's own, say
+        except Exception:  # a Python forward may fail in any way, for instance if the module was built for another input size
             return _open_live(known.module, inputs, head=head)
     return _open_live(known.module, inputs, head=head)
 
 
 def _at_size(preprocessing: dict[str, Any] | None, shape: Sequence[int | None]) -> dict[str, Any] | None:
-    """Return the preprocessing of pictures for those (channels, height, width) that a network was opened with."""
+    """Return image preprocessing adapted to the shape (channels, height, width) of the network; None if the channels differ."""
     if preprocessing is None or len(shape) != 3:
         return preprocessing
     return None if shape[0] != preprocessing["channels"] else preprocessing | {"height": shape[1], "width": shape[2]}
@@ -224,7 +227,7 @@ def _open_name(kind: str, source: str, *, inputs: Sequence[int] | None, pretrain
 
 
 def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, head: HeadChoice) -> Source:
-    """Return the network of a module of PyTorch with its facts."""
+    """Return the network of an opened PyTorch module with its origin, class names, tasks and notes."""
     sample = opened.sample if inputs is None else sample_of(inputs)
     with building(repr(printable(source)), Limits.of_memory()):
         network = open_torch(opened.module, sample=sample, origin=opened.origin, take=True, head=head)
@@ -241,7 +244,7 @@ def _of_opened(source: str, opened: Opened, *, inputs: Sequence[int] | None, hea
 
 
 def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give the first head what its source tells of the first task: its name, kind, classes, activation and thresholds."""
+    """Apply the facts of the first task to the first head: name, kind, classes, activation and thresholds."""
     if not tasks or not network.heads:
         return
     task, told = next(iter(tasks.items()))
@@ -256,7 +259,7 @@ def _tell_heads_(network: Network, tasks: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def _made(architecture: Architecture) -> Any:
-    """Return the live object of `architecture`: itself, or what the function makes."""
+    """Return the live object of `architecture`: the object itself, or the result of calling the function."""
     return (
         architecture() if callable(architecture) and not isinstance(architecture, Module) and not _is_keras(architecture) else architecture
     )
@@ -281,7 +284,7 @@ def _open_file(path: Path, architecture: Architecture, *, inputs: Shapes, head: 
         raise NetworkError(f"{path.name!r} has the ending {suffix!r}; expected one of {known}.")
     elif architecture is None:
         if suffix not in (".safetensors", *ARRAY_ENDINGS):
-            read_torch_weights(path)  # a pickle of objects is refused before anything else is said
+            read_torch_weights(path)  # refuse a pickle of objects before asking for an architecture
         raise NetworkError(
             f"{path.name!r} holds weights only; give the network that they belong to with architecture=, "
             "a module or a function that makes it."
@@ -300,7 +303,7 @@ def _put_file_(network: Network, path: Path) -> Account:
 
 
 def _open_folder(folder: Path, architecture: Architecture) -> Source:
-    """Open a saved folder, and once more where another process has replaced it meanwhile: files of two networks are none."""
+    """Open a saved folder. Retry if another process replaced it meanwhile, because files of two saves do not belong together."""
     facts = read_facts(folder)
     for _ in range(_REPLACED):
         try:
@@ -318,12 +321,12 @@ def _open_folder(folder: Path, architecture: Architecture) -> Source:
 
 def _opened_folder(folder: Path, facts: Mapping[str, Any], *, architecture: Architecture) -> Source:
     try:
-        with opening(folder / FACTS_FILE, "facts"):  # values that fit the schema and not each other fail in any way
+        with opening(folder / FACTS_FILE, "facts"):  # values that fit the schema may still contradict each other, and then fail in any way
             source = _open_facts(folder, facts, architecture=architecture)
     except UnsafeFileError:
         raise
     except NetworkError as error:
-        check_files(folder, facts)  # a file that has changed is the reason, whatever it led to
+        check_files(folder, facts)  # a changed file is the cause, whatever error it led to
         if printable(folder) in str(error):
             raise
         raise type(error)(f"The network in {printable(folder)!r} cannot be opened: {error}") from error
@@ -339,7 +342,7 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
         facts = _with_present_names(facts, network)
     read_heads_(network, facts)
     read_learned_(network, folder, facts=facts)
-    if network.origin.get("source") != "program":  # which has taken its codes from the folder already
+    if network.origin.get("source") != "program":  # a program has already taken its codes from the folder
         network.coding = Coding.from_dict(facts["coding"]) if facts.get("coding") else None
         network = with_code_files(network, folder)
     network.account = Account.from_dict(facts["account"]).joined(network.account)
@@ -348,7 +351,7 @@ def _open_facts(folder: Path, facts: Mapping[str, Any], *, architecture: Archite
 
 
 def _with_present_names(facts: Mapping[str, Any], network: Network) -> Mapping[str, Any]:
-    """Return the content of `regraft.json` with the names that an opened PyTorch `network` has now: format 1 had others."""
+    """Return the facts of `regraft.json` with the current module names of a PyTorch network. Format 1 used other names."""
     if facts.get("format", 1) > 1 or network.origin.get("source") == "program":
         return facts
     heads = [{**head, "layer": present_name(network.module, head["layer"]) if head["layer"] else ""} for head in facts["heads"]]
@@ -360,7 +363,7 @@ def _with_present_names(facts: Mapping[str, Any], network: Network) -> Mapping[s
 
 
 def _rule_for_unknown(network: Network, facts: Mapping[str, Any], *, folder: Path) -> Rule | None:
-    """Return the rule and its statistics: those of the network, or its own where it has some."""
+    """Return the out-of-distribution rule and its statistics. The folder's own statistics take precedence over those of the network."""
     rule = facts.get("unknown")
     if rule is None:
         return None
@@ -383,12 +386,12 @@ def _sample_from(facts: Mapping[str, Any]) -> Inputs:
         if "mask" in name:
             tensors[name] = torch.ones_like(tensor)
         if name == "condition" and not tensor.is_floating_point():
-            tensors[name] = torch.zeros_like(tensor)  # the row that every table of codes has
+            tensors[name] = torch.zeros_like(tensor)  # every table of codes has row 0
     return tensors[""] if list(tensors) == [""] else tensors
 
 
 def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits) -> Module:
-    """Return the bare module of a saved folder: of the ONNX graph that lies in it, or what its origin says."""
+    """Return the bare module of a saved folder, built from its ONNX graph or from its origin."""
     what = repr(printable(folder))
     if origin["source"] == ONNX_SOURCE:
         return read_onnx_module(member(folder, PROGRAM_FILE), what=what)
@@ -400,9 +403,9 @@ def _made_again(folder: Path, origin: Mapping[str, Any], *, sample: Mapping[str,
 def _edited(  # over the limit: what a folder says of a network, and what is given beside it
     folder: Path, facts: Mapping[str, Any], *, sample: Mapping[str, Any], limits: Limits, architecture: Any = None, former: bool = False
 ) -> Network:
-    """Return a network as its folder says that it was made: of its origin, and by its edits. Its weights mean nothing yet.
+    """Rebuild a network from the origin and edits in its folder. Its weights are placeholders.
 
-    `sample`: the shapes that it takes before any edit.
+    `sample` holds the input shapes before any edit.
     """
     origin = {name: value for name, value in facts.items() if name not in {"edits", "sample"}}
     edits, what = [edit_from_dict(edit) for edit in facts.get("edits", ())], repr(printable(folder))
@@ -429,7 +432,7 @@ def _open_torch_folder(folder: Path, facts: Mapping[str, Any], *, architecture: 
     sized = _edited(folder, origin, sample=sample, limits=limits, architecture=live, former=former)
     if former:
         tensors = {present_name(sized.module, name): tensor for name, tensor in tensors.items()}
-    state = sized.module.state_dict()  # which also says of which version its names are: some modules ask for it
+    state = sized.module.state_dict()  # the state also carries version metadata, which some modules need to load
     if set(state) == set(tensors):
         state.update(tensors)
         tensors = state

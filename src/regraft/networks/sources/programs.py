@@ -1,4 +1,4 @@
-"""Networks without their classes: the ONNX form in a saved folder, and PyTorch programs that the user trusts. Both predict only."""
+"""Networks without their classes, for prediction only: the ONNX form in a saved folder, and PyTorch programs that the user trusts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = ["open_program", "open_torch_program"]
 
 
 def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> Network:
-    """Open a network of a user's own class without the class: it predicts, but cannot be adapted further.
+    """Open a network of a user's own class without the class. It predicts, but cannot be adapted further.
 
-    Result: The network, which knows the conditions whose code files lie in the folder.
+    The network knows the conditions whose code files lie in the folder.
     """
     own, path = str(facts["network"]["origin"].get("class", "your class")), folder / PROGRAM_FILE
     if not path.is_file():
@@ -55,7 +55,7 @@ def open_program(folder: Path, facts: Mapping[str, Any], *, sample: Inputs) -> N
 
 
 def open_torch_program(path: Path, *, trust: bool) -> Network:
-    """Open a PyTorch program that the user names himself, if he trusts it: its reader runs code that the file brings."""
+    """Open a PyTorch program that the user names, if `trust` is set. Its reader runs code from the file."""
     if not trust:
         raise UnsafeFileError(
             f"{str(path)!r} is a PyTorch program: opening one runs code that the file brings. Where you trust whoever made it, trust=True "
@@ -83,7 +83,7 @@ def _line(folder: Path, own: str) -> str:
 
 
 def _refusal(folder: Path, facts: Mapping[str, Any], *, own: str) -> NetworkError:
-    """Return the error of a folder without an ONNX form of its network."""
+    """Return the error for a folder without an ONNX form of its network."""
     about = f"The network in {str(folder)!r} is of the class {own}, which is never imported by itself"
     remedy = f"Give it with architecture=, a module or a function that makes it: {_line(folder, own)}."
     old, weights = folder / UNOPENED_PROGRAM_FILE, folder / Path(facts["network"]["file"]).name
@@ -102,7 +102,7 @@ def _refusal(folder: Path, facts: Mapping[str, Any], *, own: str) -> NetworkErro
 
 
 def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: str) -> Coding | None:
-    """Put the codes of the code files in a folder into a model's table; return the coding with their conditions."""
+    """Write the codes of a folder's code files into a model's table. Return the coding with their conditions."""
     if not facts.get("coding"):
         return None
     coding, name = Coding.from_dict(facts["coding"]), facts["network"].get("codes")
@@ -121,7 +121,7 @@ def _with_codes_(model: Any, facts: Mapping[str, Any], *, folder: Path, remedy: 
 
 
 def _check_outputs(network: Network, heads: Sequence[Mapping[str, Any]], *, remedy: str) -> None:
-    """Raise unless a program gives the logits of these heads, and their features."""
+    """Raise unless a program outputs the features and the logits of these heads."""
     with torch.no_grad():
         found = cast(dict[str, Tensor], network.module(*_tensors(network.sample)))
     shapes = {name: list(values.shape[1:]) for name, values in found.items()}
@@ -139,7 +139,7 @@ def _tensors(sample: Inputs) -> tuple[Tensor, ...]:
 
 
 def _head_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
-    """Return a head with its rows; NaN where the weights file holds none of that layer, which computes them."""
+    """Return a head with its class weights. They are NaN if the weights file does not hold them directly."""
     rows, features = 1 if head.get("binary") else head["rows"], head["features"]
     weight, bias = tensors.get(f"{head['layer']}.weight"), tensors.get(f"{head['layer']}.bias")
     values = np.full((rows, features), np.nan, np.float32)

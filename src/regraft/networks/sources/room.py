@@ -1,4 +1,4 @@
-"""The memory that building a network from a file may take."""
+"""Memory limit for building a network from a file."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["within"]
 
 _ALWAYS = 2**30
 _FACTOR = 16
-"""Drawing a weight takes a few tensors of its size, and a file may hold it in fewer bits than it is drawn in."""
+"""Initializing a weight takes a few tensors of its size, and the file may store it in fewer bits than it is drawn in."""
 
 
 @contextmanager
 def within(stored: int, *, what: str) -> Iterator[None]:
-    """Stop what is built inside before it takes far more memory than a file holds.
+    """Stop a build before it takes far more memory than the file holds.
 
-    The architecture in a file is small whatever it declares: a layer of a thousand million units is one number. Its weights are drawn
-    before those of the file are read, and each drawing begins with a tensor of that size, which is refused here.
+    An architecture in a file is small whatever it declares: a layer of 10^9 units is one number. Keras draws weights before it reads those
+    of the file. Each draw begins with a tensor of the declared size, which is refused here.
 
-    `stored`: bytes of the weights in the file.
+    `stored` is the size in bytes of the weights in the file.
     """
     with _Room(_ALWAYS + _FACTOR * stored, what=what):
         yield
 
 
 class _Room(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of every tensor that is made from a size alone."""
+    """Counter of the bytes of every tensor that is created from a size."""
 
     def __init__(self, left: int, *, what: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ class _Room(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.what = what
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, after its result has been counted where its size is an argument."""
+        """Run an operation. Count its result first if the operation takes a size."""
         named = kwargs or {}
         size = args[0] if args else named.get("size")
         device = torch.device(named.get("device") or "cpu")

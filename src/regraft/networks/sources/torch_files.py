@@ -1,4 +1,4 @@
-"""Weights files of PyTorch: opened without running code, and put into a network with an account."""
+"""PyTorch weights files: opened without running code, and loaded into a network with an account."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PARTS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "params", "module", "weights"),
     *("ema", "ema_state_dict", "state_dict_ema", "model_ema", "params_ema"),
 )
-"""Where the weights lie in checkpoints of other programs; averaged ones are taken where there are no others."""
+"""Keys under which other programs store weights in checkpoints. Averaged weights are used only if there are no others."""
 
 _COUNTERS = ("num_batches_tracked",)
 _PLAIN = {
@@ -46,7 +46,8 @@ _PLAIN = {
     "builtins complex",
     "__builtin__ complex",
 }
-"""What a pickle of plain tensors names; `torch.load(weights_only=True)` admits more, some of which makes tensors out of nothing."""
+"""Names in a pickle of plain tensors. `torch.load(weights_only=True)` admits more, and some of those allocate tensors without stored
+data."""
 _SPECIAL = {
     "_rebuild_sparse_tensor": "sparse",
     "_rebuild_qtensor": "quantized",
@@ -59,26 +60,26 @@ _SPECIAL = {
     "_rebuild_device_tensor_from_cpu_tensor": "foreign",
 }
 _OLD_STREAMS = 5
-"""Pickles one after the other in a file of PyTorch before 1.6; the numbers follow."""
+"""Number of consecutive pickles in a file of PyTorch before 1.6; the raw numbers follow."""
 
 
 def is_torch_file(path: Path) -> bool:
-    """Tell whether the name of a file at `path` is that of a PyTorch weights file."""
+    """Return whether the file name has the ending of a PyTorch weights file."""
     return path.name.lower().endswith(TORCH_ENDINGS)
 
 
 def read_torch_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of named tensors; nothing in it is ever run.
+    """Read a file of named tensors without running code.
 
-    Result: name -> tensor, in the file's order; tensors inside "state_dict", "model" and the like are found.
+    Return a mapping of name to tensor in file order. Tensors nested under "state_dict", "model" and similar keys are found.
     """
     return _read(path)[0]
 
 
 def put_torch_file_(body: TorchBody, path: Path) -> Account:
-    """Put the tensors of a file into a network, as `put_weights_` does.
+    """Load the tensors of a file into a network, as `put_weights_` does.
 
-    Result: The account; where the file holds several sets of weights, it says which were taken.
+    If the file holds several sets of weights, the account says which one was used.
     """
     tensors, taken, others = _read(path)
     account = put_weights_(body, tensors)
@@ -89,7 +90,7 @@ def put_torch_file_(body: TorchBody, path: Path) -> Account:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
-    """Return the tensors, where in the file they lie, and where others lie."""
+    """Return the tensors, their key in the file, and the keys of other sets."""
     shown = repr(printable(path))
     if path.suffix.lower() == ".safetensors":
         with opening(path, "safetensors"), named_in_utf8(path) as plain:
@@ -110,11 +111,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str, list[str]]:
     return tensors, taken, [name for name, _ in others]
 
 
-# ── before PyTorch sees the file ─────────────────────────────────────────────────────────────────────────────────────────
+# ── before PyTorch reads the file ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _check_names(path: Path, shown: str) -> None:
-    """Raise unless the pickles in a file name nothing but plain tensors; they are read as text, not run."""
+    """Raise unless the pickles in a file name only plain tensors. The pickles are parsed as text and not run."""
     for name in _names(path, shown):
         kind = _SPECIAL.get(name.rpartition(" ")[2])
         if kind is not None:
@@ -128,7 +129,7 @@ def _check_names(path: Path, shown: str) -> None:
 
 def _names(path: Path, shown: str) -> Iterator[str]:
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # what PyTorch itself goes by
+        if file.read(4) != b"PK\x03\x04":  # PyTorch itself checks these bytes
             file.seek(0)
             for _ in range(_OLD_STREAMS):
                 yield from names_in(file)
@@ -140,7 +141,7 @@ def _names(path: Path, shown: str) -> Iterator[str]:
 
 
 def _is_storage(name: str) -> bool:
-    """Tell whether "module name" is a kind of storage or a data type, such as "torch FloatStorage" or "torch float32"."""
+    """Return whether "module name" is a storage class or a data type, such as "torch FloatStorage" or "torch float32"."""
     module, _, own = name.partition(" ")
     if module not in ("torch", "torch.storage", "torch.cuda"):
         return False
@@ -155,11 +156,11 @@ def _not_tensors(shown: str, name: str = "") -> UnsafeFileError:
     )
 
 
-# ── what it gave ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── after PyTorch has read it ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _sets_inside(content: Any, deeper: int = 3) -> dict[str, dict[str, Tensor]]:
-    """Return the sets of named tensors in a checkpoint, by where they lie; the one to be taken comes first."""
+    """Return the sets of named tensors in a checkpoint by key. The set to use comes first."""
     if not isinstance(content, Mapping):
         return {}
     found: dict[str, dict[str, Tensor]] = {}
@@ -171,7 +172,7 @@ def _sets_inside(content: Any, deeper: int = 3) -> dict[str, dict[str, Tensor]]:
 
 
 def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
-    """Raise unless a tensor is a plain one with a number of its own for each of its places, or nearly."""
+    """Raise unless a tensor is a plain one whose storage holds about as many numbers as its shape declares."""
     what = f"{shown}: {printable(name, width=120)!r}"
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized
     if not plain or tensor.device.type != "cpu":
@@ -180,7 +181,7 @@ def _check_tensor(tensor: Tensor, *, name: str, shown: str) -> None:
 
 
 def weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
-    """Return the weights of a state, without counters, their values shared with it."""
+    """Return the weights of a state dict without counters. The values share memory with it."""
     return [
         Weight(name, tuple(tensor.shape), name.rpartition(".")[0], "", tensor)
         for name, tensor in tensors.items()
@@ -189,10 +190,10 @@ def weights_of(tensors: Mapping[str, Tensor]) -> list[Weight]:
 
 
 def put_weights_(body: TorchBody, tensors: Mapping[str, Tensor]) -> Account:
-    """Put named tensors into a network of any similar architecture.
+    """Load named tensors into a network of any similar architecture.
 
-    `tensors`: name -> tensor; result: The account of the match: matched and by which rule, reshaped, missing, unexpected; weights that are
-    no finite numbers.
+    The returned account lists the matched weights with their rules, the reshaped, missing and unexpected ones, and weights that are not
+    finite.
     """
     source, target = weights_of(tensors), weights_of(body.state())
     head = set(body.head_layers)

@@ -1,7 +1,7 @@
-"""Networks of timm and torchvision by name, with or without their trained weights.
+"""Networks of timm and torchvision by name, with or without trained weights.
 
-Each opener returns the bare module with its facts; `Opened.preprocessing` is plain data for `regraft.data`. A name is that of an entry
-in the library's own list: never a path, nor a repository on the hub.
+Each opener returns the bare module with its facts. `Opened.preprocessing` is plain data for `regraft.data`. A name must be in the library's
+own list. Paths and hub repositories are not accepted.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ __all__ = [
 ]
 
 _SIBLINGS = 5
-"""Architectures of other names that are compared with one."""
+"""Number of similarly named architectures to compare with one."""
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 @dataclass
 class Opened:
-    """A module by name, and what is known of it.
+    """Module of a named network, with the facts that its source knows.
 
     Attributes:
-        origin: what making the same architecture again needs, as plain data.
-        classes: class names in row order, where the source knows them.
-        preprocessing: as plain data, where the source knows it.
-        tasks: kind, classes, activation and thresholds of the heads, by task, where the source tells them.
+        origin: plain data to rebuild the same architecture.
+        classes: class names in the order of the head's outputs, or None.
+        preprocessing: plain data, or None.
+        tasks: kind, classes, activation and thresholds of the heads, by task, if the source knows them.
     """
 
     module: Module
@@ -63,7 +63,7 @@ class Opened:
 
 
 def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -> Module:
-    """Make a network with its weights where they are wanted."""
+    """Build a network, with its trained weights if requested."""
     if not pretrained:
         return make(False)
     try:
@@ -74,7 +74,7 @@ def _fetched(make: Callable[[bool], Module], pretrained: bool, *, source: str) -
 
 
 def unreachable_weights(source: str, error: Exception) -> NetworkError:
-    """Return what is raised where the trained weights of a `source` cannot be fetched: its random ones know nothing."""
+    """Return the error for trained weights that cannot be fetched. Random weights are no substitute."""
     return NetworkError(
         f"The trained weights of {printable(source)!r} could not be fetched ({reason_of(error)}). Without them there is nothing to "
         "transfer. Connect this machine once, or give a file with weights=. For a network that knows nothing, give weights='random'."
@@ -82,7 +82,7 @@ def unreachable_weights(source: str, error: Exception) -> NetworkError:
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names with a running number behind those that occur more than once (ImageNet has two cranes)."""
+    """Return the names with a running number appended to duplicates (ImageNet has two cranes)."""
     lowered = [name.strip().casefold() for name in names]
     return tuple(
         name if lowered.count(key) == 1 else f"{name} ({index})" for index, (name, key) in enumerate(zip(names, lowered, strict=True))
@@ -90,14 +90,14 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_timm(name: str, *, pretrained: bool) -> Opened:
-    """Open a network of timm with its data configuration."""
+    """Open a network of timm with its preprocessing."""
     timm, source = _timm(name), f"timm:{name}"
     module = _fetched(lambda trained: cast(Module, timm.create_model(name, pretrained=trained)), pretrained, source=source)
     return _of_timm(module, timm, origin={"source": source})
 
 
 def live_timm(module: Module) -> Opened | None:
-    """Return what a network of timm in memory says of itself: its preprocessing and its class names; None of any other module."""
+    """Return the preprocessing and class names of a live timm network; None for any other module."""
     if not type(module).__module__.startswith("timm.models.") or not isinstance(getattr(module, "pretrained_cfg", None), dict):
         return None
     return _of_timm(module, optional_import("timm", "vision", purpose=type(module).__name__), origin={})
@@ -116,12 +116,12 @@ def _of_timm(module: Module, timm: Any, *, origin: dict[str, Any]) -> Opened:
 
 
 def timm_module(name: str) -> Module:
-    """Return a network of timm with random weights; nothing is fetched."""
+    """Return a timm network with random weights, without downloading anything."""
     return cast(Module, _timm(name).create_model(name, pretrained=False))
 
 
 def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
-    """Yield networks of timm whose names are near that of a module of timm, with random weights; nothing of any other module."""
+    """Yield timm networks with names similar to that of a timm module, with random weights. Yield nothing for other modules."""
     config = getattr(module, "pretrained_cfg", None)
     if not type(module).__module__.startswith("timm.models.") or not isinstance(config, dict):
         return
@@ -132,7 +132,7 @@ def timm_siblings(module: Module) -> Iterator[tuple[str, Opened]]:
 
 
 def _timm(name: str) -> Any:
-    """Return the library, if it knows the name: what timm would look up on the hub or in a folder is none."""
+    """Return timm if its list contains the name. timm itself would also accept hub repositories and folders."""
     timm = optional_import("timm", "vision", purpose=f"'timm:{printable(name)}'")
     if not _NAME.fullmatch(name) or not timm.is_model(name.split(".")[0]):
         raise NetworkError(f"timm knows no network called {printable(name)!r}{near_names(name, timm.list_models())}")
@@ -144,7 +144,7 @@ def _known_interpolation(name: str) -> str:
 
 
 def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequence[float]) -> dict[str, Any]:
-    """Return a preprocessing of pictures as plain data, for a network of torch."""
+    """Return image preprocessing as plain data, for a PyTorch network."""
     height, width, channels = size
     return {
         "kind": "image",
@@ -159,7 +159,7 @@ def image_spec(size: tuple[int, int, int], mean: Sequence[float], *, std: Sequen
 
 
 def open_torchvision(name: str, *, pretrained: bool) -> Opened:
-    """Open a classification network of torchvision with the transforms of its best weights."""
+    """Open a torchvision classification network with the transforms of its best weights."""
     models, source = _torchvision(name), f"torchvision:{name}"
     weights = models.get_model_weights(name).DEFAULT
 
@@ -172,7 +172,7 @@ def open_torchvision(name: str, *, pretrained: bool) -> Opened:
 
 
 def recipe_spec(recipe: Any) -> dict[str, Any]:
-    """Return the transforms of a classification network of torchvision, `recipe`, as plain data."""
+    """Return the transforms of a torchvision classification network as plain data."""
     side = recipe.crop_size[0]
     return image_spec((side, side, 3), recipe.mean, std=recipe.std) | {
         "resize": "crop",
@@ -182,12 +182,12 @@ def recipe_spec(recipe: Any) -> dict[str, Any]:
 
 
 def is_recipe(given: Any) -> bool:
-    """Return whether something `given` is such transforms, `weights.transforms()`."""
+    """Return whether `given` is a torchvision preset of transforms, as `weights.transforms()` returns."""
     return type(given).__module__ == "torchvision.transforms._presets" and type(given).__name__ == "ImageClassification"
 
 
 def torchvision_module(name: str) -> Module:
-    """Return a classification network of torchvision with random weights; nothing is fetched."""
+    """Return a torchvision classification network with random weights, without downloading anything."""
     return _torchvision_made(_torchvision(name), name, weights=None)
 
 
@@ -202,7 +202,7 @@ def _torchvision(name: str) -> Any:
 def _torchvision_made(models: Any, name: str, *, weights: Any) -> Module:
     made: dict[str, Any] = {}
     if weights is None and models.get_model_builder(name).__annotations__.get("return") is models.VisionTransformer:
-        made["image_size"] = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]  # with weights, torchvision sets it itself
+        made["image_size"] = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]  # torchvision sets it with weights
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return cast(Module, models.get_model(name, weights=weights, **made))
